@@ -10,186 +10,85 @@ from fastmlp.system import forks  # noqa: F401  # forks wait for the imports tha
 from fastmlp.training import formats
 
 if TYPE_CHECKING:
-    from fastmlp.backend.registry import backends
-    from fastmlp.distributed.data_parallel import DataParallel
-    from fastmlp.distributed.ranks import RankError
-    from fastmlp.distributed.shards import shard
-    from fastmlp.estimators.classifier import MLPClassifier
-    from fastmlp.estimators.display import LossCurveDisplay
-    from fastmlp.estimators.regressor import MLPRegressor
-    from fastmlp.files.archive import CheckpointError
-    from fastmlp.files.mapped import MappedArray
-    from fastmlp.fitting import fit
-    from fastmlp.many.predicting import predict_many
-    from fastmlp.many.training import InterruptedMany, fit_many
-    from fastmlp.model.activations import Activation
-    from fastmlp.model.averages import EMA, SWA
-    from fastmlp.model.embeddings import Periodic, PiecewiseLinear
-    from fastmlp.model.heads import Head
-    from fastmlp.model.initializers import Normal, Uniform
-    from fastmlp.model.inputs import Categories, Numbers, SparseNumbers
-    from fastmlp.model.layers import (
-        Activate,
-        Add,
-        BatchNorm,
-        Concatenate,
-        Dense,
-        Dropout,
-        LayerNorm,
-        Members,
-        PReLU,
-        Residual,
-        RMSNorm,
-        Scale,
-        Swish,
-    )
-    from fastmlp.model.losses import Loss, RowLoss
-    from fastmlp.model.network import Network
-    from fastmlp.model.optimizers import *  # noqa: F403  # all of its table
-    from fastmlp.model.own_layers import Layer
-    from fastmlp.model.own_losses import (
-        BinaryFocal,
-        CrossEntropy,
-        Focal,
-        Gaussian,
-        Huber,
-        NegativeBinomial,
-        Quantiles,
-    )
-    from fastmlp.model.own_rules import Rule
-    from fastmlp.model.schedules import (
-        Constant,
-        Cosine,
-        CosineRestarts,
-        Exponential,
-        InverseScaling,
-        OneCycle,
-        Schedule,
-        StepDecay,
-        Warmup,
-    )
-    from fastmlp.searches.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
-    from fastmlp.searches.searches import (
-        GridSearchCV,
-        HalvingGridSearchCV,
-        HalvingRandomSearchCV,
-        RandomizedSearchCV,
-    )
-    from fastmlp.searches.validation import (
-        cross_val_predict,
-        cross_val_score,
-        cross_validate,
-        learning_curve,
-        validation_curve,
-    )
-    from fastmlp.system.interrupts import Interrupted
-    from fastmlp.tables.errors import TableError
-    from fastmlp.tables.estimators import TableClassifier, TableRegressor
-    from fastmlp.training.callbacks import (
-        Callback,
-        EarlyStopping,
-        Progress,
-        ReduceLROnPlateau as ReduceLROnPlateau,
-        TimeLimit,
-    )
-    from fastmlp.training.checkpoint import Checkpoint
-    from fastmlp.training.divergence import DivergenceError
-    from fastmlp.training.model import Model
-    from fastmlp.training.pruning import MedianStopping, OptunaPruning
-    from fastmlp.training.rate_finder import RateSearch, find_rate
-    from fastmlp.training.saving import load, save
-    from fastmlp.training.stepper import Stepper
-
-    __all__ = [
-        "EMA",
-        "SWA",
-        "Activate",
-        "Activation",
-        "Add",
-        "BatchNorm",
-        "BinaryFocal",
-        "Callback",
-        "Categories",
-        "Checkpoint",
-        "CheckpointError",
-        "Concatenate",
-        "Constant",
-        "Cosine",
-        "CosineRestarts",
-        "CrossEntropy",
-        "DataParallel",
-        "Dense",
-        "DivergenceError",
-        "Dropout",
-        "EarlyStopping",
-        "Exponential",
-        "Focal",
-        "Gaussian",
-        "GridSearchCV",
-        "HalvingGridSearchCV",
-        "HalvingRandomSearchCV",
-        "Head",
-        "Huber",
-        "Interrupted",
-        "InterruptedMany",
-        "InverseScaling",
-        "Layer",
-        "LayerNorm",
-        "Loss",
-        "LossCurveDisplay",
-        "MLPClassifier",
-        "MLPEnsembleClassifier",
-        "MLPEnsembleRegressor",
-        "MLPRegressor",
-        "MappedArray",
-        "MedianStopping",
-        "Members",
-        "Model",
-        "NegativeBinomial",
-        "Network",
-        "Normal",
-        "Numbers",
-        "OneCycle",
-        "OptunaPruning",
-        "PReLU",
-        "Periodic",
-        "PiecewiseLinear",
-        "Progress",
-        "Quantiles",
-        "RMSNorm",
-        "RandomizedSearchCV",
-        "RankError",
-        "RateSearch",
-        "Residual",
-        "RowLoss",
-        "Rule",
-        "Scale",
-        "Schedule",
-        "SparseNumbers",
-        "StepDecay",
-        "Stepper",
-        "Swish",
-        "TableClassifier",
-        "TableError",
-        "TableRegressor",
-        "TimeLimit",
-        "Uniform",
-        "Warmup",
-        "__version__",
-        "backends",
-        "cross_val_predict",
-        "cross_val_score",
-        "cross_validate",
-        "find_rate",
-        "fit",
-        "fit_many",
-        "learning_curve",
-        "load",
-        "predict_many",
-        "save",
-        "shard",
-        "validation_curve",
-    ]
+    from fastmlp.backend.registry import backends as backends
+    from fastmlp.distributed.data_parallel import DataParallel as DataParallel
+    from fastmlp.distributed.ranks import RankError as RankError
+    from fastmlp.distributed.shards import shard as shard
+    from fastmlp.estimators.classifier import MLPClassifier as MLPClassifier
+    from fastmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
+    from fastmlp.estimators.regressor import MLPRegressor as MLPRegressor
+    from fastmlp.files.archive import CheckpointError as CheckpointError
+    from fastmlp.files.mapped import MappedArray as MappedArray
+    from fastmlp.fitting import fit as fit
+    from fastmlp.many.predicting import predict_many as predict_many
+    from fastmlp.many.training import InterruptedMany as InterruptedMany
+    from fastmlp.many.training import fit_many as fit_many
+    from fastmlp.model.activations import Activation as Activation
+    from fastmlp.model.averages import EMA as EMA
+    from fastmlp.model.averages import SWA as SWA
+    from fastmlp.model.embeddings import Periodic as Periodic
+    from fastmlp.model.embeddings import PiecewiseLinear as PiecewiseLinear
+    from fastmlp.model.gates import *  # noqa: F403
+    from fastmlp.model.heads import Head as Head
+    from fastmlp.model.initializers import Normal as Normal
+    from fastmlp.model.initializers import Uniform as Uniform
+    from fastmlp.model.inputs import Categories as Categories
+    from fastmlp.model.inputs import Numbers as Numbers
+    from fastmlp.model.inputs import SparseNumbers as SparseNumbers
+    from fastmlp.model.layers import *  # noqa: F403
+    from fastmlp.model.losses import Loss as Loss
+    from fastmlp.model.losses import RowLoss as RowLoss
+    from fastmlp.model.network import Network as Network
+    from fastmlp.model.norms import *  # noqa: F403
+    from fastmlp.model.optimizers import *  # noqa: F403
+    from fastmlp.model.own_layers import Layer as Layer
+    from fastmlp.model.own_losses import BinaryFocal as BinaryFocal
+    from fastmlp.model.own_losses import CrossEntropy as CrossEntropy
+    from fastmlp.model.own_losses import Focal as Focal
+    from fastmlp.model.own_losses import Gaussian as Gaussian
+    from fastmlp.model.own_losses import Huber as Huber
+    from fastmlp.model.own_losses import NegativeBinomial as NegativeBinomial
+    from fastmlp.model.own_losses import Quantiles as Quantiles
+    from fastmlp.model.own_rules import Rule as Rule
+    from fastmlp.model.schedules import Constant as Constant
+    from fastmlp.model.schedules import Cosine as Cosine
+    from fastmlp.model.schedules import CosineRestarts as CosineRestarts
+    from fastmlp.model.schedules import Exponential as Exponential
+    from fastmlp.model.schedules import InverseScaling as InverseScaling
+    from fastmlp.model.schedules import OneCycle as OneCycle
+    from fastmlp.model.schedules import Schedule as Schedule
+    from fastmlp.model.schedules import StepDecay as StepDecay
+    from fastmlp.model.schedules import Warmup as Warmup
+    from fastmlp.searches.ensembles import MLPEnsembleClassifier as MLPEnsembleClassifier
+    from fastmlp.searches.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
+    from fastmlp.searches.searches import GridSearchCV as GridSearchCV
+    from fastmlp.searches.searches import HalvingGridSearchCV as HalvingGridSearchCV
+    from fastmlp.searches.searches import HalvingRandomSearchCV as HalvingRandomSearchCV
+    from fastmlp.searches.searches import RandomizedSearchCV as RandomizedSearchCV
+    from fastmlp.searches.validation import cross_val_predict as cross_val_predict
+    from fastmlp.searches.validation import cross_val_score as cross_val_score
+    from fastmlp.searches.validation import cross_validate as cross_validate
+    from fastmlp.searches.validation import learning_curve as learning_curve
+    from fastmlp.searches.validation import validation_curve as validation_curve
+    from fastmlp.system.interrupts import Interrupted as Interrupted
+    from fastmlp.tables.errors import TableError as TableError
+    from fastmlp.tables.estimators import TableClassifier as TableClassifier
+    from fastmlp.tables.estimators import TableRegressor as TableRegressor
+    from fastmlp.training.callbacks import Callback as Callback
+    from fastmlp.training.callbacks import EarlyStopping as EarlyStopping
+    from fastmlp.training.callbacks import Progress as Progress
+    from fastmlp.training.callbacks import ReduceLROnPlateau as ReduceLROnPlateau
+    from fastmlp.training.callbacks import TimeLimit as TimeLimit
+    from fastmlp.training.checkpoint import Checkpoint as Checkpoint
+    from fastmlp.training.divergence import DivergenceError as DivergenceError
+    from fastmlp.training.model import Model as Model
+    from fastmlp.training.pruning import MedianStopping as MedianStopping
+    from fastmlp.training.pruning import OptunaPruning as OptunaPruning
+    from fastmlp.training.rate_finder import RateSearch as RateSearch
+    from fastmlp.training.rate_finder import find_rate as find_rate
+    from fastmlp.training.saving import load as load
+    from fastmlp.training.saving import save as save
+    from fastmlp.training.stepper import Stepper as Stepper
 
 __version__ = "0.1.0"
 
@@ -216,21 +115,6 @@ _HOME = {
     "model.initializers": ("Normal", "Uniform"),
     "model.embeddings": ("Periodic", "PiecewiseLinear"),
     "model.inputs": ("Categories", "Numbers", "SparseNumbers"),
-    "model.layers": (
-        "Activate",
-        "Add",
-        "BatchNorm",
-        "Concatenate",
-        "Dense",
-        "Dropout",
-        "LayerNorm",
-        "Members",
-        "PReLU",
-        "RMSNorm",
-        "Residual",
-        "Scale",
-        "Swish",
-    ),
     "system.interrupts": ("Interrupted",),
     "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
@@ -282,14 +166,19 @@ _HOME = {
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
 
-_TABLES = ("model.optimizers",)
-"""Modules with tables `NAMED` of classes, whose names are public as well."""
-
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
+_TABLES = {"model.layers": "LAYERS", "model.optimizers": "NAMED"}
+"""Tables of public classes, by the module that has them: an entry there is public."""
 
-def _names_of(module: str) -> list[str]:
-    return [kind.__name__ for kind in importlib.import_module(f"fastmlp.{module}").NAMED]
+
+def _of_tables() -> dict[str, Any]:
+    """Return the public classes of tables by name."""
+    found: dict[str, Any] = {}
+    for home, name in _TABLES.items():
+        table = getattr(importlib.import_module(f"fastmlp.{home}"), name)
+        found |= table if isinstance(table, dict) else {kind.__name__: kind for kind in table}
+    return found
 
 
 def _read_table(*file: Any) -> Any:
@@ -303,17 +192,19 @@ formats.register_file("table", _read_table)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__all__":
-        return __dir__()
     if name in ("onnx", "testing", "torch"):
         return importlib.import_module(f"fastmlp.{name}")
-    tables = [] if name.startswith("_") or name in _MODULE_OF else _TABLES
-    home = next((module for module in tables if name in _names_of(module)), _MODULE_OF.get(name))
-    if home is None:
+    if name in _MODULE_OF:
+        found = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    elif name == "__all__":
+        found = sorted({"__version__", *_MODULE_OF, *_of_tables()})
+    elif name.startswith("_") or name not in (tables := _of_tables()):
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{home}"), name)
-    return found  # and looked up only once
+    else:
+        found = tables[name]
+    globals()[name] = found  # and looked up only once
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*_MODULE_OF, "__version__", *(name for module in _TABLES for name in _names_of(module))})
+    return __getattr__("__all__")

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+from layered import formulas
 from own_pieces import hard, mish, sine
 from problems import COMPILED_DTYPES
 from scipy.special import erf, expit
@@ -91,6 +92,10 @@ LAYERED = {
         *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4, own_sine)),
         Dense(2),
     ],
+}
+LAYERED |= {
+    f"{name} of the table": [Dense(6, "tanh", name="low"), Dense(6), layer, Dense(2)]
+    for name, layer in formulas().items()
 }
 LAYERED["first"][0] = Residual(*LAYERED["first"][0].layers, name="sum")
 """Lists of layers with all kinds of operations."""

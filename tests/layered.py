@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING
+
 import fastmlp
 from fastmlp import (
     Activate,
@@ -18,6 +20,7 @@ from fastmlp import (
     Scale,
     Swish,
 )
+from fastmlp.model.part import LAYERS
 
 INPUTS, OUTPUTS, ROWS = 7, 3, 50
 BLOCK = Residual(LayerNorm(), Dense(9, "silu"), Dense(11))
@@ -50,6 +53,26 @@ LISTS = {
         Dense(OUTPUTS),
     ],
     "one layer": [RMSNorm(), Dense(OUTPUTS)],
+}
+
+REQUIRED = {"groups": 3, "layer": "low"}
+"""Fields that a layer has no default for."""
+
+
+def sample(kind):
+    """A layer of a class of the table, as a user makes it with the fewest arguments."""
+    fields = kind.__dataclass_fields__.values()
+    return kind(**{one.name: REQUIRED[one.name] for one in fields if one.default is MISSING})
+
+
+def formulas():
+    """The layers of the table that are a formula of a row, by the names of their classes."""
+    return {name: sample(kind) for name, kind in LAYERS.items() if kind.formula and name != "Residual"}
+
+
+LISTS |= {
+    f"{name} of the table": [Dense(12, "tanh", name="low"), Dense(12), layer, Dense(OUTPUTS)]
+    for name, layer in formulas().items()
 }
 
 

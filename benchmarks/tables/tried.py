@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastmlp.model.layers import Dense, Dropout, LayerNorm, Members, Part, PReLU, Residual, Scale, Swish
+from fastmlp.model.gates import PReLU, Scale, Swish
+from fastmlp.model.layers import Dense, Dropout, Members, Residual
+from fastmlp.model.norms import LayerNorm
+from fastmlp.model.part import Part
 from fastmlp.tables.recipe import BINNED, PLAIN, PRESETS, WAVES, Recipe
 from fastmlp.tables.selection import LEAST_FOLDS
 

@@ -293,7 +293,8 @@ def pass_back(
             by_second[...] = delta.sum(axis=0) if one.trains_bias else 0
         found: tuple[Any, ...] = ()
         if not one.is_dense:
-            *found_, by_gain = operate_gradient(one, x, views, delta, passed.batch)
+            other = passed.source(one.sources[-1])
+            *found_, by_gain = operate_gradient(one, x, other, views, delta, passed.batch)
             found = tuple(found_)
             if by_gain is not None:
                 by_first[...] = by_gain
@@ -306,7 +307,7 @@ def pass_back(
             if by_inputs or one.sources[0] != INPUTS:
                 found = (by_members(one, product(own, w.T, w.shape)),)
         for source, by_source in zip(one.sources, found, strict=False):
-            if source == INPUTS and not by_inputs:  # of blocks, each reads columns of its own
+            if by_source is None or (source == INPUTS and not by_inputs):  # of blocks, each reads its columns
                 continue
             by_output[source] = by_output[source] + by_source if source in by_output else by_source
     return by_output.get(INPUTS)

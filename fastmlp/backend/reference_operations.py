@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend.reference_losses import activate, activate_gradient, logistic
+from fastmlp.backend.reference_layers import FORMULAS
+from fastmlp.backend.reference_losses import activate, activate_gradient
 from fastmlp.model.backend import Array
-from fastmlp.model.layers import RMSNorm
 from fastmlp.model.layout import Views
 from fastmlp.model.operations import Operation
 from fastmlp.model.own_layers import backward_on_array, on_array
@@ -59,15 +59,14 @@ class NormBatch(NamedTuple):
         return mean, self.mean((x - mean) ** 2)
 
 
-def members_of(
+def networks_of(
     one: Operation, x: Array, other: Array, views: Views
 ) -> list[tuple[Operation, Array, Array, Views]]:
-    """Return for each member its operation, its units of both sources, and its parameters."""
-    parts = [np.split(array, one.members, axis=-1) for array in (x, other, *views)]
-    return [
-        (one._replace(members=1), own, second, Views(*rest))
-        for own, second, *rest in zip(*parts, strict=True)
-    ]
+    """Return for each network of `Members` its operation, its units of both sources, and its parameters."""
+    k = one.networks
+    parts = [np.split(array, k, axis=-1) for array in (x, other, *views)]
+    alone = one._replace(networks=1, members=one.members // k)
+    return [(alone, own, second, Views(*rest)) for own, second, *rest in zip(*parts, strict=True)]
 
 
 def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
@@ -75,55 +74,42 @@ def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBat
 
     batch : None where a batch norm goes by its running mean and variance
     """
-    if one.members > 1:
-        return np.hstack([operate(*own, batch=batch) for own in members_of(one, x, other, views)])
+    if one.networks > 1 and one.members > 1:
+        return np.hstack([operate(*own, batch=batch) for own in networks_of(one, x, other, views)])
     gain, shift, state = views
     layer: Any = one.layer
+    if one.second:
+        x, other = x[:, : one.second], other[:, one.second :]
     match one.kind.name:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else state
             return (x - mean) / np.sqrt(variance + x.dtype.type(layer.epsilon)) * gain + shift
-        case "layer_norm":
-            centred = x - x.mean(axis=1, keepdims=True)
-            variance = (centred * centred).mean(axis=1, keepdims=True)
-            return centred / np.sqrt(variance + layer.epsilon) * gain + shift
-        case "rms_norm":
-            return x / root_mean_square(layer, x) * gain
-        case "scale":
-            return x * gain
-        case "prelu":
-            return np.where(x > 0, x, gain * x)
-        case "swish":
-            return x * logistic(gain * x)
         case "activation":
             return activate(one.activation, x)
-        case "add":
-            return x + other
         case "concatenate":
             return np.hstack([x, other])
         case "copy":
             return x
         case "members":
             return np.tile(x, one.n_out // one.n_in)
-        case "scale_shift":
-            return x * gain + shift
         case "own":
             return on_array(one.kind.piece, x, gain)
-    raise AssertionError(one)
+    found: Array = FORMULAS[one.kind.name][0](layer, x, other, gain, shift)
+    return found
 
 
 def operate_gradient(
-    one: Operation, x: Array, views: Views, delta: Array, batch: NormBatch | None
+    one: Operation, x: Array, other: Array, views: Views, delta: Array, batch: NormBatch | None
 ) -> tuple[Array, Array | None, Array | None]:
     """Return the derivatives of the loss by both sources of an operation and by its gain, given delta.
 
     delta : that by its output; batch : as for `operate`
     """
-    if one.members > 1:
-        deltas = np.split(delta, one.members, axis=1)
+    if one.networks > 1 and one.members > 1:
+        deltas = np.split(delta, one.networks, axis=1)
         found = [
-            operate_gradient(own, units, arrays, by_output, batch)
-            for (own, units, _, arrays), by_output in zip(members_of(one, x, x, views), deltas, strict=True)
+            operate_gradient(*own, by_output, batch)
+            for own, by_output in zip(networks_of(one, x, other, views), deltas, strict=True)
         ]
         every: list[Any] = [
             None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)
@@ -131,6 +117,8 @@ def operate_gradient(
         return every[0], every[1], every[2]
     layer: Any = one.layer
     gain = views.first
+    if one.second:
+        x, other = x[:, : one.second], other[:, one.second :]
     match one.kind.name:
         case "batch_norm":
             mean, variance = batch.moments(x) if batch else views.state
@@ -139,40 +127,21 @@ def operate_gradient(
             if batch:
                 by_x = by_x - batch.mean(by_x) - normal * batch.mean(by_x * normal)
             return by_x, None, (delta * normal).sum(axis=0)
-        case "layer_norm":
-            centred = x - x.mean(axis=1, keepdims=True)
-            deviation = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + layer.epsilon)
-            normal, own = centred / deviation, delta * gain
-            along = (own * normal).mean(axis=1, keepdims=True)
-            by_x = (own - own.mean(axis=1, keepdims=True) - normal * along) / deviation
-            return by_x, None, (delta * normal).sum(axis=0)
-        case "rms_norm":
-            size = root_mean_square(layer, x)
-            normal, own = x / size, delta * gain
-            by_x = (own - normal * (own * normal).mean(axis=1, keepdims=True)) / size
-            return by_x, None, (delta * normal).sum(axis=0)
-        case "scale" | "scale_shift":
-            return delta * gain, None, (delta * x).sum(axis=0)
-        case "members":
-            return delta.reshape(len(x), -1, one.n_in).sum(axis=1), None, None
-        case "prelu":
-            return np.where(x > 0, delta, delta * gain), None, np.where(x > 0, 0, delta * x).sum(axis=0)
-        case "swish":
-            s = logistic(gain * x)
-            slope = x * s * (1 - s)
-            return delta * (s + gain * slope), None, (delta * x * slope).sum(axis=0)
         case "activation":
             return activate_gradient(one.activation, x, activate(one.activation, x), delta), None, None
-        case "add":
-            return delta, delta, None
         case "concatenate":
             return delta[:, : one.n_in], delta[:, one.n_in :], None
         case "copy":
             return delta, None, None
+        case "members":
+            return delta.reshape(len(x), -1, one.n_in).sum(axis=1), None, None
         case "own":
             by_x, by_parameters = backward_on_array(one.kind.piece, x, gain, delta)
             return by_x, None, by_parameters
-    raise AssertionError(one)
+    by_x, by_other, by_gain = FORMULAS[one.kind.name][1](layer, delta, x, other, gain)
+    if one.second and by_other is not None:
+        by_x, by_other = np.hstack([by_x, by_other]), None
+    return by_x, by_other, None if by_gain is None else by_gain.sum(axis=0)
 
 
 def angles(x: Array, frequencies: Array, phases: Array | float) -> Array:
@@ -241,9 +210,3 @@ def embed_gradient(
                 by_table[...] = 0
                 np.add.at(by_table, rows[rows >= 0], by_units[rows >= 0])
     return None
-
-
-def root_mean_square(layer: RMSNorm, x: Array) -> Array:
-    """Return the root of each row's mean square (rows, 1), with the norm's epsilon."""
-    epsilon = np.finfo(x.dtype).eps if layer.epsilon is None else layer.epsilon
-    return np.sqrt((x * x).mean(axis=1, keepdims=True) + x.dtype.type(epsilon))

@@ -8,10 +8,11 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.model.initializers import Normal
-from fastmlp.model.layers import LAYERS, Part, checked_layers
+from fastmlp.model.layers import checked_layers
 from fastmlp.model.network import Network
+from fastmlp.model.part import LAYERS, Part
 
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (*LAYERS, Normal)}
+KINDS: dict[str, type[Any]] = {**LAYERS, Normal.__name__: Normal}
 
 MOST_CHARACTERS = 10_000
 """Python's parser takes no deeper text than it has room for; this is far below."""

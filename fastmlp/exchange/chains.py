@@ -14,9 +14,11 @@ from fastmlp.exchange.formulas import named
 from fastmlp.formulas.expressions import Expression
 from fastmlp.model import layers, own_layers
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
+from fastmlp.model.gates import Concatenate
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
+from fastmlp.model.part import Part
 from fastmlp.training.portable import Parts
 
 Array = NDArray[Any]
@@ -32,7 +34,7 @@ class ImportedLayer(NamedTuple):
     other : the place in the chain of what it reads besides the layer before it; INPUTS for the inputs
     """
 
-    layer: layers.Part | Expression
+    layer: Part | Expression
     arrays: tuple[Array, ...] = ()
     other: int | None = None
 
@@ -96,7 +98,7 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
             place += 1
         if isinstance(layer.layer, layers.Dense):
             units = layer.layer.units
-        elif isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
+        elif isinstance(layer.layer, Concatenate) and layer.other is not None:
             units += widths[layer.other]
         widths[number] = units
     return inputs
@@ -113,11 +115,11 @@ def _takes(layer: ImportedLayer) -> int:
     return max(map(len, layer.arrays)) if own else len(layer.arrays[0])
 
 
-def _with_names(chain: Sequence[ImportedLayer]) -> list[layers.Part]:
+def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
     """Return the layers; those that others read besides the one before have names."""
     read = {layer.other for layer in chain}
     names = {place: "inputs" if place == INPUTS else f"layer{place}" for place in read if place is not None}
-    found: list[layers.Part] = []
+    found: list[Part] = []
     if INPUTS in names:
         found.append(layers.Activate("identity", name=names[INPUTS]))
     for place, one in enumerate(chain):

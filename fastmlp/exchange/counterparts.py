@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.exchange.formulas import ARRAYS
 from fastmlp.exchange.steps import ExportStep, step_of
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
-from fastmlp.model import layers
+from fastmlp.model.gates import ReadsEarlier
+from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Operation
+from fastmlp.model.part import LAYERS, Part
 
 Named = tuple[str, dict[str, Any]]
 """A name, and the options that make it ours."""
@@ -72,28 +73,28 @@ def counterpart_of(step: ExportStep) -> Counterpart:
     return table.get(step.label, Counterpart()) if named else Counterpart()
 
 
-def layer_of(kind: str) -> type[layers.Part]:
+def layer_of(kind: str) -> type[Part]:
     """Return the class of the layers that are a kind of operation."""
-    return next(layer for layer in layers.LAYERS if layer.kind == kind)
+    return next(layer for layer in LAYERS.values() if layer.kind == kind)
 
 
-def sample_layers(**options: Any) -> list[layers.Part]:
+def sample_layers(**options: Any) -> list[Part]:
     """Return a layer of every kind that has a formula, by which it is found in other programs' models.
 
     options : of the layers that have them
     """
-    found: list[layers.Part] = []
-    for layer in layers.LAYERS:
-        if issubclass(layer, layers.ReadsEarlier) and layer.kind:
-            found.append(layer(""))
-        elif layer.kind in KINDS and KINDS[layer.kind].vectors:
+    found: list[Part] = []
+    for layer in LAYERS.values():
+        if issubclass(layer, ReadsEarlier):
+            found.append(layer(""))  # type: ignore[call-arg]
+        elif layer.parameters and layer is not GroupNorm:  # which is a LayerNorm of each group
             known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
             found.append(layer(**{name: value for name, value in options.items() if name in known}))
     return found
 
 
-def layer_step(layer: layers.Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
+def layer_step(layer: Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
     """Return the step of a layer by itself, whose arrays (units,) are ones."""
-    kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, layers.ReadsEarlier))
-    arrays = {name: np.ones(units, dtype) for name in ARRAYS[: kind.vectors + kind.state]}
+    kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, ReadsEarlier))
+    arrays = {name: np.ones(units, dtype) for name in (*layer.parameters, *layer.state)}
     return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)

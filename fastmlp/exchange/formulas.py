@@ -1,14 +1,13 @@
 """Formulas of activations, operations and blocks of inputs as expressions, which every format writes out.
 
-Those of activations and operations are traced from the reference, which has them in NumPy: what is added
-there is in every format.
+Those of activations are traced from the reference, those of layers are the layers' own: what is added there
+is in every format.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, c
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
 from fastmlp.model.operations import Operation
+from fastmlp.model.own_layers import number_variable
 
 Array = NDArray[Any]
 
@@ -48,31 +48,44 @@ def formula(activation: str | Activation) -> Expression:
 def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
     """Return what an operation computes of a row before its activation, as an expression.
 
-    Its variables are `Z`, `OTHER` and `array_variables`.
+    Its variables are `Z`, `OTHER` and `array_variables`. That of a batch norm, which is no formula of a row,
+    is traced from the reference.
     """
-    if one.kind.piece is not None:
-        return _of_units(one.kind.piece.value, one.n_in)
-    layer: Any = one.layer
-    if getattr(layer, "epsilon", 0.0) is None:
-        layer = replace(layer, epsilon=float(np.finfo(dtype).eps))
-    plain = one._replace(layer=layer, activation="identity")
-    z, other, gain, shift, *state = (variable(name) for name in (Z, OTHER, *ARRAYS))
-    given: Any = gain, shift, state
-    found: Any = operate(plain, z, other, given, None)  # type: ignore[arg-type]
-    return _of_units(found, one.n_in)
+    row = one.kind.row
+    if row is None:
+        z, other, gain, shift, *state = (variable(name) for name in (Z, OTHER, *ARRAYS))
+        given: Any = gain, shift, state
+        plain = one._replace(activation="identity")
+        traced: Any = operate(plain, z, other, given, None)  # type: ignore[arg-type]
+        return _of_units(traced, one.n_in, {})
+    epsilon = float(np.finfo(dtype).eps)
+    known = {
+        number_variable(name): constant(epsilon if value is None else value)
+        for name, value in zip(row.numbers, one.numbers, strict=True)
+    }
+    if one.kind.piece is None:
+        known |= {parameter.variable: variable(parameter.name) for parameter in row.parameters}
+    return _of_units(row.value, one.n_in, known)
 
 
 def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's `row_formula` that are its arrays, in their order."""
-    piece = one.kind.piece
-    return ARRAYS if piece is None else tuple(parameter.variable for parameter in piece.parameters)
+    if one.kind.row is None:
+        return ARRAYS
+    own = one.kind.piece is not None
+    return tuple(parameter.variable if own else parameter.name for parameter in one.kind.parameters)
 
 
-def _of_units(expression: Expression, units: int) -> Expression:
-    """Return an expression of rows of so many units: the sum of as many ones is that number."""
+def _of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:
+    """Return an expression of rows of so many units: the sum of as many ones is that number.
+
+    known : what stands in the place of variables
+    """
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation in (VARIABLE, CONSTANT):
+        if node.operation == VARIABLE:
+            return known.get(node.operands[0], node)
+        if node.operation == CONSTANT:
             return node
         if node.operation == "sum" and parts[0].names() == {ONES}:
             return constant(float(units))

@@ -17,8 +17,9 @@ from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
 from fastmlp.exchange.steps import step_of
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
-from fastmlp.model import activations, layers
+from fastmlp.model import activations
 from fastmlp.model.operations import INPUTS, KINDS, Operation
+from fastmlp.model.part import Part
 from fastmlp.model.precision import FLOATS
 from fastmlp.system.packages import needed
 
@@ -222,7 +223,7 @@ class Found(NamedTuple):
     source : the value that it reads; arrays : its parameters, each (units,); nodes : how many it is
     """
 
-    layer: layers.Part
+    layer: Part
     source: str
     arrays: tuple[NDArray[Any], ...]
     nodes: int

@@ -33,6 +33,7 @@ from fastmlp.exchange.onnx_nodes import (
 )
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers
+from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.losses import Loss
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.precision import FLOATS
@@ -48,7 +49,7 @@ PASSED = ("Identity", "Dropout", "Cast", "Flatten", "Reshape")
 JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
     one.onnx[0]: (layer_of(kind), comparable(one.onnx[1]))
     for kind, one in OPERATIONS.items()
-    if one.onnx[0] and issubclass(layer_of(kind), layers.ReadsEarlier)
+    if one.onnx[0] and issubclass(layer_of(kind), ReadsEarlier)
 }
 """The operators that may join two layers' values, with the layers that do so and with their attributes."""
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import (
-    ARRAYS,
     OTHER,
     UNIT_FORMULAS,
     UnitFormula,
@@ -21,12 +20,11 @@ from fastmlp.exchange.formulas import (
 )
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.embeddings import Embedding
+from fastmlp.model.gates import Scale
 from fastmlp.model.inputs import Numbers, SparseNumbers, sparse_columns
-from fastmlp.model.layers import Scale
-from fastmlp.model.layout import embedding_views, operation_views, parameter_count
+from fastmlp.model.layout import embedding_views, operation_views, parameter_count, parameter_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
-from fastmlp.model.own_layers import parts_of
 
 STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
 """The kinds of steps that are no formula; every format has an entry for each. Their arrays:
@@ -254,16 +252,43 @@ class _Steps:
             if one.members > 1:  # all members have them under one name
                 named = self.shared.setdefault(place, named)
             return self.append(one._replace(members=1), sources, named)
+        own = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
+        own = {name: array.reshape(one.networks, -1)[member or 0] for name, array in own.items()}
         if member is not None:
-            k = self.network.members
-            each = k // one.members  # in which it counts the units of all
-            one = one._replace(members=1, n_in=one.n_in // each, n_out=one.n_out // each)
-            arrays = [array.reshape(k, -1)[member] for array in arrays]
-        own = dict(zip(ARRAYS, arrays, strict=False))
+            cuts = max(one.members // one.networks, 1)
+            shares = one.width // one.networks // cuts, one.members * one.n_in // one.networks // cuts
+            one = one._replace(networks=1, members=cuts, n_out=shares[0], n_in=shares[1])
         if (piece := one.kind.piece) is not None:
-            parts = parts_of(piece.parameters, arrays[0], one.n_out)
-            own = {f"{piece.name}_{parameter.name}": array for parameter, array in parts.items()}
+            own = {f"{piece.name}_{name}": array for name, array in own.items()}
+        if one.second:
+            return self.append_gate(one, sources)
+        if one.members > 1:
+            return self.append_groups(one, sources, own)
         return self.append(one, sources, self.named(own))
+
+    def append_gate(self, one: Operation, sources: tuple[int, ...]) -> int:
+        """Append a gate, and before it the halves of a row that it reads."""
+        halves = (self.append_part(sources[0], start, one.n_in, 2 * one.n_in) for start in (0, one.second))
+        return self.append(one._replace(second=0), tuple(halves), self.named({}))
+
+    def append_part(self, source: int, start: int, units: int, width: int) -> int:
+        """Append what takes some units of a source of so many, one after another."""
+        places = self.named({"places": np.arange(start, start + units)})
+        return self.append(Operation(GATHER, "", (), width, units), (source,), places)
+
+    def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
+        """Append an operation on each group of units, and their concatenation."""
+        units, width, whole = one.n_in, one.width, -1
+        bare = one._replace(members=1, dropout=0.0)
+        for start in range(0, width, units):
+            part = (self.append_part(sources[0], start, units, width),)
+            arrays = {name: array[start : start + units] for name, array in own.items()}
+            part = (self.append(bare, part, self.named(arrays)),)
+            if start > 0:
+                joined = Operation(KINDS["concatenate"], "", (), start, start + units)
+                part = (self.append(joined, (whole, *part), {}),)
+            whole = part[0]
+        return self.append(one._replace(kind=KINDS["copy"], members=1, n_out=width), (whole,), {})
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
         """Append operations [first, last), or a member's; places : of their outputs, written."""

@@ -74,7 +74,7 @@ def write(
     variables : the texts of its variables; known : of some of its nodes, by their ids
     """
     uses: Counter[int] = Counter()
-    expression.fold(lambda node, _: uses.update(map(id, node.parts)), known)
+    expression.fold(lambda node, _: uses.update(map(id, node.parts)), dict(known or {}))
     lines: list[str] = []
 
     def step(node: Expression, parts: list[str]) -> str:
@@ -90,7 +90,7 @@ def write(
         lines.append(statement.format(name=name, value=text))
         return name
 
-    return lines, expression.fold(step, known)
+    return lines, expression.fold(step, dict(known or {}))
 
 
 # --- programs of loops ---------------------------------------------------------------------------------

@@ -25,9 +25,11 @@ from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers, own_layers
+from fastmlp.model.gates import Concatenate
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
+from fastmlp.model.part import Part
 from fastmlp.model.pieces import restored
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
@@ -146,7 +148,7 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
             raise ValueError(f"module {name!r}: {one} has no counterpart; a chain keeps its rows")
         return None
     if isinstance(one, _own().Concatenated):
-        return ImportedLayer(layers.Concatenate(""), other=other)
+        return ImportedLayer(Concatenate(""), other=other)
     for own, counterpart in OPERATIONS.items():
         if counterpart.torch[0] and isinstance(one, getattr(torch.nn, counterpart.torch[0])):
             return ImportedLayer(_of_module(layer_of(own), one), _arrays(name, one))
@@ -159,7 +161,7 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
     return ImportedLayer(_read_activation(name, one, kind))
 
 
-def _of_module(layer: type[layers.Part], one: Any) -> layers.Part:
+def _of_module(layer: type[Part], one: Any) -> Part:
     """Return the layer that a module is; what is None there is by default here, and a momentum of 0."""
     names = [field.name for field in fields(layer) if field.name in FIELDS]  # type: ignore[arg-type]
     known = {name: getattr(one, FIELDS[name]) for name in names}
@@ -181,7 +183,7 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
     return weight, np.zeros_like(weight) if bias is None else bias, *state
 
 
-def _of_formula(expression: Expression, parameters: Sequence[str]) -> layers.Part | Expression:
+def _of_formula(expression: Expression, parameters: Sequence[str]) -> Part | Expression:
     """Return the layer whose formula an expression is, the expression itself if it is an activation.
 
     parameters : the variables that are its arrays

@@ -107,14 +107,12 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         self.fold(step)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
-    def fold(
-        self, step: Callable[[Expression, list[Any]], Any], known: Mapping[int, Any] | None = None
-    ) -> Any:
+    def fold(self, step: Callable[[Expression, list[Any]], Any], known: dict[int, Any] | None = None) -> Any:
         """Return step(node, results of its operands) of this node, each node of the graph visited once.
 
-        known : results by the id of a node, which is not visited then
+        known : results by the id of a node, which is not visited then; those of other nodes are added
         """
-        done: dict[int, Any] = dict(known or {})
+        done: dict[int, Any] = {} if known is None else known
         todo = [self]
         while todo:
             node = todo[-1]
@@ -173,7 +171,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
 
         return self.fold(step)
 
-    def on_numbers(self, values: Mapping[str, Any], known: Mapping[int, Any] | None = None) -> Any:
+    def on_numbers(self, values: Mapping[str, Any], known: dict[int, Any] | None = None) -> Any:
         """Return its value for numbers of `fastmlp.formulas` in place of variables; known as in `fold`."""
 
         def step(node: Expression, parts: list[Any]) -> Any:
@@ -228,8 +226,8 @@ def as_expression(value: Any) -> Expression:
     raise Refused(f"it computes with {type(value).__name__}, where a number is required")
 
 
-NUMBER, ONES = "number", "ones"
-"""The variables that are one number for all units of a row, and 1 for each of them.
+NUMBER, ONES, COUNT = "number", "ones", "number_#"
+"""The variables that are one number for all units of a row, 1 for each unit, and the number of units.
 
 Every variable whose name begins with NUMBER and an underscore is one number, too.
 """

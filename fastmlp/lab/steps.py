@@ -15,10 +15,11 @@ from fastmlp.lab import peers
 from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
 from fastmlp.lab.peer_training import PeerTraining
 from fastmlp.lab.timing import CLOCKS, Clock, StepsTimer, Trained, once, timed
-from fastmlp.model.layers import Dense, Part
+from fastmlp.model.layers import Dense
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
+from fastmlp.model.part import Part
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.training.model import Model
 

@@ -7,6 +7,7 @@ once more, in NumPy.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.formulas.tracing import trace
-from fastmlp.model.own_layers import Parameter, checked_parameters, derivatives, traced
+from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
 from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
@@ -116,6 +117,11 @@ class Activation(Piece):
         # Of np.sign it is the number 0, whatever delta is.
         self.backward = lambda delta, **read: delta.number(by_delta.on_numbers({"delta": delta, **read}))
         self.short, self.short_backward = _is_short(value), _is_short(slope)
+
+    @functools.cached_property
+    def row(self) -> RowFunction:
+        """The function of an activation with parameters, as an operation has it."""
+        return RowFunction(self.value, self.parameters)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.value, self.derivative, self.parameters)

@@ -18,16 +18,10 @@ from fastmlp.model.activations import Activation
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, checked_init
 from fastmlp.model.inputs import Blocks, checked_inputs
-from fastmlp.model.layers import (
-    Dense,
-    Dropout,
-    Part,
-    checked_activation,
-    checked_dropout,
-    checked_layers,
-)
+from fastmlp.model.layers import Dense, Dropout, checked_activation, checked_dropout, checked_layers
 from fastmlp.model.lowering import lowered
 from fastmlp.model.operations import Operation
+from fastmlp.model.part import Part
 
 MAX_PARAMETERS = 2**31
 """A network beyond this is refused before anything is allocated: 8 GiB in float32, and its

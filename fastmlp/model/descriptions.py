@@ -15,20 +15,21 @@ from fastmlp.model.activations import Activation
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
-from fastmlp.model.layers import LAYERS, Residual
+from fastmlp.model.layers import Residual
 from fastmlp.model.losses import Loss, RowLoss
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import OWN_LOSSES
 from fastmlp.model.own_rules import Rule
+from fastmlp.model.part import LAYERS
 from fastmlp.model.pieces import Piece
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
     **{
         kind.__name__: kind
-        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS, *OPTIMIZERS, *OWN_LOSSES)
+        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS.values(), *OPTIMIZERS, *OWN_LOSSES)
     },
     "Residual": lambda layers, name: Residual(*layers, name=name),
 }

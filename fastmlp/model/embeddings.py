@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.layers import MOST_UNITS, Part
+from fastmlp.model.part import MOST_UNITS, Part
 
 Array = NDArray[Any]
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.layers import MOST_UNITS, checked_layers, without_penalties
+from fastmlp.model.layers import checked_layers, without_penalties
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.objective import Objective
+from fastmlp.model.part import MOST_UNITS
 
 Array = NDArray[Any]
 

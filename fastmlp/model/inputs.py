@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.embeddings import OF_NUMBERS, Embedding, NumberEmbedding
-from fastmlp.model.layers import MOST_UNITS, Part
 from fastmlp.model.operations import Operation
+from fastmlp.model.part import MOST_UNITS, Part
 from fastmlp.model.sparse import MOST_COLUMNS
 
 Array = NDArray[Any]

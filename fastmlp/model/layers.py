@@ -1,20 +1,20 @@
 """Layers: the parts that a `Network` is made of, as frozen descriptions without arrays.
 
-Definitions and defaults are PyTorch's (``torch.nn``), initial weights and biases those of `Network`.
+Definitions and defaults are PyTorch's (``torch.nn``), initial weights and biases those of `Network`. Here are
+the layers that shape a network; `norms` and `gates` have those that are a formula of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, Activation
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
 from fastmlp.model.own_layers import Layer
-
-MOST_UNITS = 2**31
+from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
 
 
 def checked_activation(what: str, given: object) -> str | Activation:
@@ -29,35 +29,7 @@ def checked_dropout(given: object) -> float:
     return checks.real("dropout", given, 0, 1, open_high=True)
 
 
-class Part:
-    """A part of a network. Its name, if it has one, is that by which `Add` and `Concatenate` read it.
-
-    kind : that of its operation, of `fastmlp.model.operations.KINDS`; "" for `Dropout`, which ends another
-    """
-
-    kind: ClassVar[str] = ""
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name is None:
-            return
-        if not (isinstance(self.name, str) and self.name.isidentifier()):
-            raise ValueError(f"a layer's name must be a word like 'low', got {checks.shown(self.name)}")
-        if self.name in {kind.__name__ for kind in LAYERS}:
-            raise ValueError(f"a layer's name must not be that of a kind of layers, got {self.name!r}")
-
-    def __repr__(self) -> str:
-        known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
-        own = [(field, getattr(self, field.name)) for field in known]
-        given = [f"{field.name}={value!r}" for field, value in own if value != field.default]
-        return f"{type(self).__name__}({', '.join(given)})"
-
-    def _set(self, **values: object) -> None:
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
-
-
-@dataclass(frozen=True, repr=False)
+@layer("dense")
 class Dense(Part):
     """A dense layer: activation(x W + b), W of (inputs, units) and b of (units,).
 
@@ -82,7 +54,6 @@ class Dense(Part):
         For a value out of range or an unknown name.
     """
 
-    kind: ClassVar[str] = "dense"
     units: int
     activation: str | Activation = "identity"
     bias: bool = True
@@ -106,81 +77,7 @@ class Dense(Part):
         )
 
 
-@dataclass(frozen=True, repr=False)
-class LayerNorm(Part):
-    """(x - mean) / sqrt(variance + epsilon) of each row, times a trained gain, plus a trained shift.
-
-    Ba, Kiros and Hinton, "Layer normalization" (2016). The variance is not the unbiased one.
-
-    Parameters
-    ----------
-    epsilon : float, above 0
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "layer_norm"
-    epsilon: float = 1e-5
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
-
-
-@dataclass(frozen=True, repr=False)
-class BatchNorm(Part):
-    """(x - mean) / sqrt(variance + epsilon) of each unit over the batch, times a trained gain, plus a shift.
-
-    Ioffe and Szegedy, "Batch normalization" (2015). Predictions go by running means and variances, which
-    every step moves: running = (1 - momentum) running + momentum of the batch's. The running variance is the
-    unbiased one, that which normalises is not. Sample weights do not enter. One row is no batch: where it
-    would be the last of an epoch, it joins the batch before it. With a communicator the statistics are those
-    of all processes' rows; local SGD goes by each one's own, and averages the running ones.
-
-    Parameters
-    ----------
-    momentum : float in (0, 1]
-    epsilon : float, above 0
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "batch_norm"
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(
-            momentum=checks.real("momentum", self.momentum, 0, 1, open_low=True),
-            epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True),
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class RMSNorm(Part):
-    """x / sqrt(mean of x^2 + epsilon) of each row, times a trained gain.
-
-    Zhang and Sennrich, "Root mean square layer normalization" (2019).
-
-    Parameters
-    ----------
-    epsilon : float, above 0, optional
-        If None, the distance from 1 to the next number of the dtype.
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "rms_norm"
-    epsilon: float | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilon is not None:
-            self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
-
-
-@dataclass(frozen=True, repr=False)
+@layer("")
 class Dropout(Part):
     """Each unit is 0 with probability `rate` while training; the others are scaled by 1 / (1 - rate).
 
@@ -195,7 +92,7 @@ class Dropout(Part):
         self._set(rate=checked_dropout(self.rate))
 
 
-@dataclass(frozen=True, repr=False)
+@layer("activation")
 class Activate(Part):
     """An activation by itself, after a norm say, or a `Layer` of your own; either may stand without it.
 
@@ -206,7 +103,6 @@ class Activate(Part):
     name : str, optional
     """
 
-    kind: ClassVar[str] = "activation"
     activation: str | Activation | Layer
     name: str | None = None
 
@@ -214,108 +110,11 @@ class Activate(Part):
         super().__post_init__()
         if not isinstance(self.activation, Layer):
             self._set(activation=checked_activation("activation", self.activation))
-        elif self.activation.name in {kind.__name__ for kind in LAYERS}:
+        elif self.activation.name in LAYERS:
             raise ValueError(f"{self.activation!r} has the name of a kind of layers; give it another name")
 
 
-@dataclass(frozen=True, repr=False)
-class PReLU(Part):
-    """x where x > 0, else a trained slope for each unit times x.
-
-    He and others, "Delving deep into rectifiers" (2015).
-
-    Parameters
-    ----------
-    initial : float
-        The slope at first.
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "prelu"
-    initial: float = 0.25
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(initial=checks.real("initial", self.initial, -1e6, 1e6))
-
-
-@dataclass(frozen=True, repr=False)
-class Swish(Part):
-    """x sigmoid(beta x), with a trained beta for each unit.
-
-    Ramachandran, Zoph and Le, "Searching for activation functions" (2017).
-
-    Parameters
-    ----------
-    initial : float
-        Beta at first.
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "swish"
-    initial: float = 1.0
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(initial=checks.real("initial", self.initial, -1e6, 1e6))
-
-
-@dataclass(frozen=True, repr=False)
-class Scale(Part):
-    """x times a trained factor for each unit, 1 at first.
-
-    Parameters
-    ----------
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "scale"
-    name: str | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class ReadsEarlier(Part):
-    """A layer that reads an earlier one besides that below it."""
-
-    layer: str
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.instance("layer", self.layer, str, "the name of an earlier layer")
-
-
-@dataclass(frozen=True, repr=False)
-class Add(ReadsEarlier):
-    """x plus the output of an earlier layer of as many units.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "add"
-
-
-@dataclass(frozen=True, repr=False)
-class Concatenate(ReadsEarlier):
-    """x and, after its units, those of an earlier layer.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    kind: ClassVar[str] = "concatenate"
-
-
-@dataclass(frozen=True, repr=False)
+@layer("members")
 class Members(Part):
     """So many networks from here on, which share the matrix of every `Dense` after it: BatchEnsemble, TabM.
 
@@ -337,7 +136,6 @@ class Members(Part):
     member's units. `Add` and `Concatenate` read layers after it; heads do not go with it.
     """
 
-    kind: ClassVar[str] = "members"
     count: int
     name: str | None = None
 
@@ -346,7 +144,7 @@ class Members(Part):
         self._set(count=checks.whole("count", self.count, 2, MOST_UNITS))
 
 
-@dataclass(frozen=True, init=False, repr=False)
+@layer("add")
 class Residual(Part):
     """x + layers(x): He and others, "Deep residual learning for image recognition" (2016).
 
@@ -357,7 +155,6 @@ class Residual(Part):
     name : str, optional
     """
 
-    kind: ClassVar[str] = "add"
     layers: tuple[Part, ...]
     name: str | None = None
 
@@ -370,24 +167,16 @@ class Residual(Part):
         return f"Residual({', '.join([*map(repr, self.layers), *name])})"
 
 
-LAYERS: tuple[type[Part], ...] = tuple(
-    kind
-    for kind in vars().copy().values()
-    if isinstance(kind, type) and issubclass(kind, Part) and kind is not Part
-)
-"""All kinds of layers: those that this file defines."""
-
-
 def checked_layers(given: object) -> tuple[Part, ...]:
     """Return layers as a tuple, an activation or a `Layer` as `Activate`; TypeError or ValueError if not."""
     if isinstance(given, (str, Part, Activation, Layer)) or not isinstance(given, Sequence):
         raise TypeError(f"layers must be a list of layers, got {checks.shown(given)}")
     if not given:
         raise ValueError("layers must hold at least one layer")
-    names = ", ".join(kind.__name__ for kind in LAYERS)
+    names, kinds = ", ".join(sorted(LAYERS)), tuple(LAYERS.values())
     for one in given:
-        if not isinstance(one, (str, Activation, Layer, *LAYERS)) or (
-            isinstance(one, Part) and type(one) not in LAYERS
+        if not isinstance(one, (str, Activation, Layer, *kinds)) or (
+            isinstance(one, Part) and type(one) not in kinds
         ):
             hint = " (the class; make an instance of it)" if isinstance(one, type) else ""
             raise TypeError(

@@ -19,7 +19,7 @@ from fastmlp.model.embeddings import Embedding, PiecewiseLinear
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import parts_of
+from fastmlp.model.own_layers import BIAS, parts_of
 
 Array = NDArray[Any]
 
@@ -73,7 +73,7 @@ def operation_views(vector: Array, network: Network) -> list[Views]:
 def _state_shape(one: Operation) -> tuple[int, ...]:
     if isinstance(one.layer, Embedding):
         return (-1,)
-    return one.kind.state, -1 if one.kind.state else 0
+    return len(one.kind.state), -1 if one.kind.state else 0
 
 
 def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
@@ -117,29 +117,35 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
     After `Members` a `Dense` has "r" (members, n_in), "weights", "s" and "biases" (members, n_out); others
     have a row for each member. Of inputs see `fastmlp.model.embeddings` and `inputs`.
     """
-    members_begin = next((one.weights for one in network.operations if one.kind.name == "members"), None)
     found: dict[str, dict[str, Array]] = {}
-    for one, (first, second, state) in zip(network.operations, operation_views(vector, network), strict=True):
+    for one, views in zip(network.operations, operation_views(vector, network), strict=True):
         if isinstance(one.layer, Embedding):
             found[one.name] = embedding_views(vector, one)
             continue
-        names = ("weights", "biases") if one.is_dense else ("gain", "shift", "mean", "variance")
-        own = zip(names, (first, second, *state), strict=False)
-        arrays = {name: array for name, array in own if array.size}
-        if one.kind.piece is not None:
-            parts = parts_of(one.kind.piece.parameters, first.reshape(one.members, -1).T, one.n_out)
-            arrays = {parameter.name: array.T for parameter, array in parts.items()}
-            if one.members == 1:
-                arrays = {name: array[0] for name, array in arrays.items()}
-        elif members_begin is not None and one.weights >= members_begin and not one.is_dense:
-            renamed = {"gain": one.part, "shift": "biases"} if one.part else {}
-            arrays = {
-                renamed.get(name, name): array.reshape(network.members, -1) for name, array in arrays.items()
-            }
+        if one.is_dense:
+            arrays = {"weights": views.first, "biases": views.second}
+        else:
+            arrays = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
+            if one.networks == 1:
+                arrays = {name: array.reshape(-1) for name, array in arrays.items()}
+            if one.part:
+                renamed = {"gain": one.part, "shift": "biases"}
+                arrays = {renamed[name]: array for name, array in arrays.items()}
         if not one.trains_bias:
             arrays.pop("biases", None)
-        if arrays:
+        if arrays := {name: array for name, array in arrays.items() if array.size}:
             found[one.name] = found.get(one.name, {}) | arrays
+    return found
+
+
+def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
+    """Return the parameters of an operation that is no product by name, a row for each of its networks."""
+    units = one.width // one.networks
+    found: dict[str, Array] = {}
+    for section, wanted in ((views.first, False), (views.second, True)):
+        own = [parameter for parameter in one.kind.parameters if (parameter.shape == BIAS) == wanted]
+        parts = parts_of(own, section.reshape(one.networks, -1).T, units) if own else {}
+        found |= {parameter.name: array.T for parameter, array in parts.items()}
     return found
 
 
@@ -150,12 +156,12 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
     others: list[tuple[Operation, Views]] = []
     if len(dense) < len(network.operations):  # the views take longer than the draws of a small chain
         others = list(zip(network.operations, operation_views(parameters, network), strict=True))
-    for one, (gain, shift, state) in others:
+    for one, views in others:
         if isinstance(one.layer, Embedding):
             one.layer.draw(embedding_views(parameters, one), rng)
-        elif not one.is_dense:
-            gain[...], shift[...] = getattr(one.layer, "initial", 1.0), 0.0
-            state[...] = np.arange(len(state))[:, None]  # a mean of 0, a variance of 1
+            continue
+        for name, row in zip(one.kind.state, views.state, strict=True):
+            row[...] = name == "variance"
     for one in dense:
         weights = draw_weights(one.layer.weight_init, one.n_in, one.n_out, rng)
         parameters[one.weights : one.biases] = weights.reshape(-1)
@@ -164,10 +170,10 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
     if network.members > 1:
         draw_members(others, network, rng)
     for one, views in others:
-        if one.kind.piece is not None:
-            each = views.first.reshape(one.members, -1).T
-            for own, array in parts_of(one.kind.piece.parameters, each, one.n_out).items():
-                array[...] = own.drawn(array.size, rng).reshape(array.shape)
+        arrays = parameter_views(one, views)
+        for parameter in () if one.part else one.kind.parameters:
+            array = arrays[parameter.name].T
+            array[...] = parameter.drawn(array.size, rng, one.layer).reshape(array.shape)
     return parameters
 
 
@@ -176,6 +182,8 @@ def draw_members(
 ) -> None:
     """Draw what members have for themselves: the first r as signs, biases as of one network for all."""
     own = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
+    for _, views in (*own["r"], *own["s"]):
+        views.first[...] = 1
     first = own["r"][0][1].first
     first[...] = rng.integers(0, 2, first.size) * 2 - 1
     for (before, _), (after, views) in zip(own["r"], own["s"], strict=True):

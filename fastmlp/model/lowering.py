@@ -9,19 +9,13 @@ from typing import Any
 from fastmlp import checks
 from fastmlp.model.activations import activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
+from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.heads import Head
 from fastmlp.model.inputs import Blocks, Categories, Numbers, SparseNumbers, columns_of, sparse_columns
-from fastmlp.model.layers import (
-    Activate,
-    Add,
-    Concatenate,
-    Dense,
-    Dropout,
-    Members,
-    Part,
-    Residual,
-)
+from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
+from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
+from fastmlp.model.part import Part
 
 
 class _Lowering:
@@ -54,9 +48,8 @@ class _Lowering:
         given = layer.name if layer is not None else None
         name = more.pop("own_name", given) or f"{kind.label}{self.counts[kind.label]}"
         n_in = more.pop("n_in", None) or self.width(sources[0])
-        self.operations.append(
-            Operation(kind, name, sources, n_in, n_out, layer=layer, within=self.within, **more)
-        )
+        own = {"layer": layer, "within": self.within, "networks": self.members, **more}
+        self.operations.append(Operation(kind, name, sources, n_in, n_out, **own))
         place = len(self.operations) - 1
         if given is not None:
             self.remember(given, place)
@@ -114,23 +107,53 @@ class _Lowering:
                     inner = self.add(one, inner)
                 self.within = around
                 return self.joined(KINDS["add"], (inner, source), layer, "a Residual")
-            case Add():
-                return self.joined(
-                    KINDS["add"], (source, self.named(layer.layer)), layer, f"Add({layer.layer!r})"
-                )
             case Concatenate():
                 both = source, self.named(layer.layer)
-                return self.append_by_row(KINDS["concatenate"], both, layer)
+                units = [self.width(one) // self.members for one in both]
+                return self.append_by_row(KINDS["concatenate"], both, layer, *units)
+            case ReadsEarlier():
+                both, what = (source, self.named(layer.layer)), f"{type(layer).__name__}({layer.layer!r})"
+                return self.joined(KINDS[layer.kind], both, layer, what)
+            case GLU():
+                return self.gated(layer, source)
+            case GroupNorm():
+                return self.grouped(layer, source)
         kind = KINDS[layer.kind]
-        if kind.formula is None and not kind.state:
-            return self.append_by_row(kind, (source,), layer)
-        return self.append(kind, (source,), self.width(source), layer)
+        if kind.is_unitwise or kind.state:  # the units of all members are one row
+            return self.append(kind, (source,), self.width(source), layer)
+        return self.append_by_row(kind, (source,), layer)
 
-    def append_by_row(self, kind: Kind, sources: tuple[int, ...], layer: Part) -> int:
-        """Append an operation on whole rows, of which each member has its own."""
-        first, total = self.width(sources[0]), sum(map(self.width, sources))
+    def append_by_row(self, kind: Kind, sources: tuple[int, ...], layer: Part, *units: int) -> int:
+        """Append an operation on whole rows, of which each member has its own; units : of each source."""
         k = self.members
-        return self.append(kind, sources, total // k, layer, n_in=first // k, members=k)
+        units = units or (self.width(sources[0]) // k,)
+        return self.append(kind, sources, sum(units), layer, n_in=units[0], members=k)
+
+    def gated(self, layer: GLU, source: int) -> int:
+        """Append a gate of the halves of each row, and before it the product that `units` asks for."""
+        if layer.units is not None:
+            around = self.within
+            self.within = (*([layer.name] if layer.name else ()), type(layer).__name__, *around)
+            source = self.add(Dense(2 * layer.units), source)
+            self.within = around
+        units, odd = divmod(self.width(source) // self.members, 2)
+        if odd:
+            raise ValueError(
+                f"{layer!r} needs a layer of an even number of units before it, got {2 * units + 1}"
+            )
+        self.pinned.add(source)
+        return self.append(
+            KINDS[layer.kind], (source, source), units, layer, n_in=units, members=self.members, second=units
+        )
+
+    def grouped(self, layer: GroupNorm, source: int) -> int:
+        """Append a norm of groups of units."""
+        units = self.width(source) // self.members
+        if units % layer.groups:
+            raise ValueError(f"{layer!r} needs a multiple of {layer.groups} units before it, got {units}")
+        units //= layer.groups
+        cuts = self.members * layer.groups
+        return self.append(KINDS[layer.kind], (source,), units, layer, n_in=units, members=cuts)
 
     def shared(self, layer: Dense, source: int) -> int:
         """Append a product that all members share, their factors before and after it, and its activation."""
@@ -206,10 +229,11 @@ class _Lowering:
         return source
 
     def joined(self, kind: Kind, both: tuple[int, int], layer: Part, what: str) -> int:
-        """Append the sum of two operations, which must have the same units."""
+        """Append a formula of the rows of two operations, which must have the same units."""
         widths = tuple(map(self.width, both))
         if widths[0] != widths[1]:
-            raise ValueError(f"{what} adds layers of {widths[0]} and {widths[1]} units; they must be equal")
+            verb = "adds" if kind.name == "add" else "multiplies"
+            raise ValueError(f"{what} {verb} layers of {widths[0]} and {widths[1]} units; they must be equal")
         return self.append(kind, both, widths[0], layer)
 
     def named(self, name: str) -> int:
@@ -272,7 +296,9 @@ def lowered(
         adds = []
         for source in found[i].sources:
             adds.append(source in written)
-            written.add(source)
+            if not found[i].second:  # whose sources are the parts of one row
+                written.add(source)
+        written.update(found[i].sources)
         below = found[found[i].sources[0]] if found[i].sources[0] != INPUTS else None
         gates = (
             found[i].is_dense
@@ -298,7 +324,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
         end = start
         while end + 1 < len(found) - 1 and readers.count(end) == 1 and found[end].dropout == 0:
             following = found[end + 1]
-            if following.sources != (end,) or not following.is_unitwise or following.is_head:
+            if following.sources != (end,) or not following.kind.is_unitwise or following.is_head:
                 break
             end += 1
         if end > start:
@@ -331,7 +357,7 @@ def _placed(
         else:
             gain, shift = (one.members * length for length in one.kind.lengths(one.n_out))
             biases, trained = start + gain, start + gain + shift
-            end = trained + one.kind.state * one.n_out
+            end = trained + len(one.kind.state) * one.n_out
         one = one._replace(weights=start, biases=biases, trained=trained, end=end)
         first = one.sources[0]
         if one.in_run:

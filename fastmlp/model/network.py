@@ -19,13 +19,14 @@ from fastmlp.model.embeddings import PiecewiseLinear
 from fastmlp.model.heads import Head, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import Block, Categories, Table, columns_of, sparse_columns, tables_of
-from fastmlp.model.layers import Dense, Part, checked_layers, without_penalties
+from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation, own_kind
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import Huber, Quantiles
+from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")
 
@@ -202,7 +203,7 @@ class Network:
                 "penalises": any(one.l1 > 0 or one.l2 > 0 for one in operations),
                 "needs_batches": any(one.kind.state for one in operations),
             }
-        derived["members"] = max((one.members for one in operations), default=1)
+        derived["members"] = max((one.networks for one in operations), default=1)
         n_in, n_out = derived["widths"][0], derived["widths"][-1]
         convention = checks.choice("convention", convention, CONVENTIONS)
         if heads:

@@ -6,38 +6,30 @@ makes it of a network's layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from fastmlp.formulas import elementary
-from fastmlp.formulas.numbers import where
 from fastmlp.model.activations import Activation
 from fastmlp.model.embeddings import EMBEDDINGS, Embedding, Grouped
-from fastmlp.model.layers import Dense, Part
-from fastmlp.model.own_layers import Layer
+from fastmlp.model.gates import ScaleShift
+from fastmlp.model.layers import Dense
+from fastmlp.model.norms import BatchNorm
+from fastmlp.model.own_layers import BIAS, Layer, Parameter, RowFunction
+from fastmlp.model.part import LAYERS, Part, parameters_of, row_function_of
 
-Formula = Callable[..., Any]
 
-
-class Kind(NamedTuple):
+@dataclass(frozen=True)
+class Kind:
     """A kind of operation.
 
     name : of the kind, and of unnamed layers; the key of its machine code
-    vectors : how many parameters it has for each unit: 0, a gain, or a gain and a shift. `dense` has a matrix
-    state : how many numbers more for each unit, which no optimiser steps: a running mean and variance
-    kept : numbers of a row that its backward pass needs besides its input and output
-    formula : formula(x, gain), or formula(x, gain, shift), of one unit, on the numbers of `fastmlp.formulas`;
-        None if it is not unitwise
-    backward : backward(delta, x, gain), the derivatives of the loss by x and by the gain, of one unit
-    piece : of `own`, a user's `Layer` or an `Activation` with parameters, which has all that in expressions
+    layer : the class that has its formula, parameters and state; None of kinds that are no formula of a row
+    piece : of `own`, a user's `Layer` or an `Activation` with parameters, which has them instead
     """
 
     name: str
-    vectors: int = 0
-    kept: int = 0
-    state: int = 0
-    formula: Formula | None = None
-    backward: Formula | None = None
+    layer: type[Part] | None = None
     piece: Layer | Activation | None = None
 
     @property
@@ -50,11 +42,41 @@ class Kind(NamedTuple):
         """The name of the kind in machine code."""
         return self.piece.key if self.piece is not None else self.name
 
-    def lengths(self, units: int) -> tuple[int, int]:
-        """Return how many numbers its gain and its shift have; all parameters of a piece are its gain."""
+    @functools.cached_property
+    def row(self) -> RowFunction | None:
+        """The formula of a row, or of two, that the operation computes; None if it is no such formula."""
         if self.piece is not None:
-            return sum(one.length(units) for one in self.piece.parameters), 0
-        return (self.vectors > 0) * units, (self.vectors > 1) * units
+            return self.piece.row
+        return row_function_of(self.layer) if self.layer is not None else None
+
+    @functools.cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The trained parameters, those of shape BIAS last; none of products and of blocks of inputs."""
+        if self.piece is not None:
+            return self.piece.parameters
+        return parameters_of(self.layer) if self.layer is not None else ()
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of the numbers of each unit that no optimiser steps: a running mean and variance."""
+        return self.layer.state if self.layer is not None else ()
+
+    @functools.cached_property
+    def kept(self) -> int:
+        """How many numbers of a row are saved for backward."""
+        return len(self.row.code.kept) if self.row is not None else 0
+
+    @functools.cached_property
+    def is_unitwise(self) -> bool:
+        """Whether each number of a row is taken by itself: an activation, or a formula of one unit."""
+        return self.name == "activation" or (self.row is not None and self.row.is_unitwise)
+
+    def lengths(self, units: int) -> tuple[int, int]:
+        """Return how many numbers the weights and the biases of a row of so many units have."""
+        numbers = [0, 0]
+        for one in self.parameters:
+            numbers[one.shape == BIAS] += one.length(units)
+        return numbers[0], numbers[1]
 
 
 class UnitRun(NamedTuple):
@@ -68,44 +90,13 @@ class UnitRun(NamedTuple):
         return "run of " + "+".join(part.key for part in self.parts)
 
 
-def swish_backward(delta: Any, x: Any, beta: Any) -> tuple[Any, Any]:
-    """The derivatives of x s, s = sigmoid(beta x): by x s + beta x s (1 - s), by beta x^2 s (1 - s)."""
-    s = elementary.sigmoid(beta * x)
-    slope = x * (s * (1.0 - s))
-    return delta * (s + beta * slope), delta * (x * slope)
-
-
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("dense"),
-        Kind("copy"),
-        Kind("activation"),
-        Kind("layer_norm", vectors=2, kept=2),
-        Kind("rms_norm", vectors=1, kept=1),
-        Kind("batch_norm", vectors=2, state=2),
-        Kind("fixed_norm", vectors=2, state=2),  # a batch norm in predictions
-        Kind("scale", 1, 0, 0, lambda x, gain: x * gain, lambda delta, x, gain: (delta * gain, delta * x)),
-        Kind(
-            "prelu",
-            1,
-            0,
-            0,
-            lambda x, slope: where(x > 0.0, x, slope * x),
-            lambda delta, x, slope: (where(x > 0.0, delta, delta * slope), where(x > 0.0, 0.0, delta * x)),
-        ),
-        Kind("members"),
-        Kind(
-            "scale_shift",
-            2,
-            0,
-            0,
-            lambda x, gain, shift: x * gain + shift,
-            lambda delta, x, gain: (delta * gain, delta * x),
-        ),
-        Kind("swish", 1, 0, 0, lambda x, beta: x * elementary.sigmoid(beta * x), swish_backward),
-        Kind("add"),
-        Kind("concatenate"),
+        *(Kind(name) for name in ("dense", "copy", "activation", "members", "concatenate")),
+        *(Kind(one.kind, one) for one in LAYERS.values() if one.formula or one.state),
+        Kind("scale_shift", ScaleShift),
+        Kind("fixed_norm", BatchNorm),  # a batch norm in predictions
         *(Kind(one.kind) for one in EMBEDDINGS),
         Kind("categories"),
         Kind("own"),
@@ -117,7 +108,7 @@ KINDS = {
 def own_kind(given: str | Activation | Layer) -> Kind | None:
     """Return the kind of an operation that a user's layer is, or an activation with parameters, or None."""
     if isinstance(given, Layer) or (isinstance(given, Activation) and given.parameters):
-        return KINDS["own"]._replace(piece=given)
+        return Kind("own", piece=given)
     return None
 
 
@@ -146,8 +137,12 @@ class Operation(NamedTuple):
     column : of those that read the inputs, the first column; of categories, their first one of all categories
     sparse_in : of a product, how many of its inputs, the last ones, are columns of X that may be sparse rows
     is_head : whether it gives the logits of a head
-    members : of an operation on the rows of several networks, as a product that they share, how many: a row
-        of its source is so many rows of n_in units, its own so many of n_out; each has a gain and a shift
+    networks : how many networks it is of: those of `Members` before it
+    members : how many rows a row of its source is cut in, of n_in units each, and its own row, of n_out: one
+    for
+        each of several networks, and in a `GroupNorm` one for each of its groups
+    second : where in a row of its second source the units that it reads begin: a gate reads two halves of a
+    row
     part : of such a layer the arrays that the operation has, "r", "s" or none
     by_group : whether the units of each column of a block lie together, (columns, rows, units)
     run : of the last of a run of unitwise operations after a product that members share, what the run is.
@@ -180,7 +175,9 @@ class Operation(NamedTuple):
     sparse_in: int = 0
     by_group: bool = False
     is_head: bool = False
+    networks: int = 1
     members: int = 1
+    second: int = 0
     part: str = ""
     run: UnitRun | None = None
     joined: bool = False
@@ -208,9 +205,12 @@ class Operation(NamedTuple):
         return self.kind.name == "dense"
 
     @property
-    def is_unitwise(self) -> bool:
-        """Whether it takes each number of a row by itself, by a formula of its kind or an activation."""
-        return self.kind.formula is not None or self.kind.name == "activation"
+    def numbers(self) -> tuple[float | None, ...]:
+        """The hyperparameters of its formula; None for the dtype's machine epsilon."""
+        names = self.kind.row.numbers if self.kind.row is not None else ()
+        if isinstance(self.kind.piece, Layer):
+            return tuple(self.kind.piece.numbers[name] for name in names)
+        return tuple(getattr(self.layer, name) for name in names)
 
     @property
     def in_run(self) -> bool:

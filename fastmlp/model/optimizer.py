@@ -151,7 +151,7 @@ class Optimizer:
             return self, self
         factor = 1.0 if self.layer_decays is None else _factor(self.layer_decays, number, operation)
         first, second = True, self.decay_biases
-        if operation.kind.vectors or operation.kind.piece is not None:
+        if operation.kind.parameters:
             first = self.decay_norms
             second = self.decay_biases if operation.part else first  # a shift, or the biases of members
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import keyword
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, total, variable
+from fastmlp.formulas.rows import RowFormula
 from fastmlp.formulas.tracing import trace
 from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
 from fastmlp.model.pieces import NAME, Piece, one_number, restored
@@ -23,32 +25,103 @@ Array = NDArray[Any]
 SHAPES = {"units": "unit", "layer": NUMBER}
 """What the names of a parameter's variables begin with, by its shape."""
 
+BIAS = "bias"
+"""The shape of a parameter of fastmlp's own layers that is added to each unit: it has the biases' rates."""
+
+
+MOST_NUMBERS = 4
+"""The most hyperparameters of a layer: a program's record of an operation has room for them."""
+
+EMPTY: Mapping[str, float] = MappingProxyType({})
+
 
 class Parameter(NamedTuple):
-    """A trained parameter of a user's layer or activation.
+    """A trained parameter of a layer or an activation.
 
-    shape : "units", one number for each unit, or "layer", one for all
-    initial : what it is drawn by, or its first value
+    shape : "units", one number for each unit, "layer", one for all, or BIAS
+    initial : what it is drawn by, or its first value, or the name of the layer's field with that
     """
 
     name: str
     shape: str
-    initial: Normal | Uniform | float
+    initial: Normal | Uniform | float | str
 
     @property
     def variable(self) -> str:
         """Its variable in expressions."""
-        return f"{SHAPES[self.shape]}_{self.name}"
+        return f"{SHAPES.get(self.shape, SHAPES['units'])}_{self.name}"
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether each unit has a number of it."""
+        return self.shape != "layer"
 
     def length(self, units: int) -> int:
         """Return how many numbers it has."""
-        return units if self.shape == "units" else 1
+        return units if self.by_unit else 1
 
-    def drawn(self, numbers: int, rng: np.random.Generator) -> Array:
-        """Return first values (numbers,) float64."""
-        if isinstance(self.initial, float):
-            return np.full(numbers, self.initial)
-        return self.initial.draw((numbers,), rng)
+    def drawn(self, numbers: int, rng: np.random.Generator, layer: Any = None) -> Array:
+        """Return first values (numbers,) float64; layer : whose field may have them."""
+        initial = getattr(layer, self.initial) if isinstance(self.initial, str) else self.initial
+        if isinstance(initial, float):
+            return np.full(numbers, initial)
+        return initial.draw((numbers,), rng)
+
+
+class RowFunction:
+    """A function of a row, or of two: what an operation that is no product computes.
+
+    value : the output of a unit, of the rows `z` and `other` and the variables of parameters and
+    hyperparameters
+    parameters : in the order in which they lie in the flat vector, those of shape BIAS last
+    numbers : names of its hyperparameters
+    sources : the variables of its rows
+    """
+
+    def __init__(
+        self,
+        value: Expression,
+        parameters: tuple[Parameter, ...],
+        numbers: tuple[str, ...] = (),
+        sources: tuple[str, ...] = ("z",),
+    ) -> None:
+        self.value, self.parameters, self.numbers, self.sources = value, parameters, numbers, sources
+
+    @property
+    def weights(self) -> tuple[Parameter, ...]:
+        """The parameters that are no biases."""
+        return tuple(one for one in self.parameters if one.shape != BIAS)
+
+    @functools.cached_property
+    def code(self) -> RowFormula:
+        """The formula as programs are written from it."""
+        return RowFormula(self.value, (*self.sources, *(one.variable for one in self.weights)))
+
+    @property
+    def is_unitwise(self) -> bool:
+        """Whether each number is computed by itself, with at most one weight and one bias of its own."""
+        by_unit = len(self.weights) <= 1 and all(one.by_unit for one in self.parameters)
+        return by_unit and len(self.sources) == 1 and self.code.is_unitwise
+
+
+def number_variable(name: str) -> str:
+    """Return the variable of a hyperparameter in expressions."""
+    return f"{NUMBER}_{name}"
+
+
+def function_of_a_row(
+    what: str,
+    function: Callable[..., Any],
+    parameters: tuple[Parameter, ...],
+    numbers: tuple[str, ...],
+    reads_other: bool,
+) -> RowFunction:
+    """Return a traced function of a row, and by name of parameters, numbers and a second row."""
+    given = {one.name: variable(one.variable) for one in parameters}
+    given |= {name: variable(number_variable(name)) for name in numbers}
+    given |= {"other": variable("other")} if reads_other else {}
+    (value,) = trace(what, functools.partial(function, **given), variable("z"))
+    return RowFunction(value, parameters, numbers, ("z", "other") if reads_other else ("z",))
 
 
 def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Parameter, ...]:
@@ -72,11 +145,25 @@ def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Para
     return tuple(found)
 
 
+def checked_numbers(what: str, given: Mapping[str, float] | None, taken: set[str]) -> dict[str, float]:
+    """Return hyperparameters as a user gives them; ValueError or TypeError in one line."""
+    checks.instance(f"numbers of {what}", given or {}, Mapping, "a dict of names and numbers")
+    found = {}
+    for name, number in (given or {}).items():
+        if not isinstance(name, str) or not NAME.fullmatch(name) or keyword.iskeyword(name) or name in taken:
+            raise ValueError(f"a number of {what} must have a name of its own, got {checks.shown(name)}")
+        found[checks.plain(name)] = checks.real(f"{name} of {what}", number)
+    if len(found) > MOST_NUMBERS:
+        raise ValueError(f"{what} may have {MOST_NUMBERS} numbers, got {len(found)}")
+    return found
+
+
 def traced(
-    what: str, function: Callable[..., Any], parameters: Sequence[Parameter]
+    what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = ()
 ) -> tuple[Expression, ...]:
-    """Return what a function computes of a row z and its parameters, which it gets by name."""
+    """Return what a function computes of a row z, its parameters and numbers, which it gets by name."""
     named = {one.name: variable(one.variable) for one in parameters}
+    named |= {name: variable(number_variable(name)) for name in numbers}
     values = trace(what, functools.partial(function, **named) if named else function, variable("z"))
     known = values[0].names() if len(values) == 1 else {"z", *(one.variable for one in parameters)}
     if "z" not in known:
@@ -115,6 +202,9 @@ class Layer(Piece):
     parameters : dict of str to (str, initial), optional
         By name a shape, "units" (one number for each unit) or "layer" (one number), and what it is drawn by:
         a `Normal`, a `Uniform`, or a number.
+    numbers : dict of str to float, optional
+        By name hyperparameters, which the function takes by name, too, and which are not trained: an epsilon,
+        a slope. Layers that differ in these alone share their machine code.
 
     Notes
     -----
@@ -132,32 +222,49 @@ class Layer(Piece):
         The output of a unit, of the row z and the parameters' variables.
     parameters : tuple of `Parameter`
         In the order in which they lie in the flat vector.
+    numbers : dict of str to float
     derivatives : dict of str to expression
         See `derivatives`.
     """
 
     value: Expression
     parameters: tuple[Parameter, ...]
+    numbers: dict[str, float]
     derivatives: dict[str, Expression]
 
     def __init__(
-        self, name: str, function: Callable[..., Any], parameters: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        function: Callable[..., Any],
+        parameters: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, float] | None = None,
     ) -> None:
         what = f"the layer {checks.shown(name)}"
         own = checked_parameters(what, parameters)
-        value = one_number(what, traced(what, function, own))
+        constants = checked_numbers(what, numbers, {one.name for one in own})
+        value = one_number(what, traced(what, function, own, constants))
         if not is_row(value):
             raise ValueError(f"{what} must return a number for each unit of the row, got one for all")
-        self._set(name, value, own)
+        self._set(name, value, own, constants)
 
-    def _set(self, name: str, value: Expression, parameters: Sequence[Any]) -> None:
+    def _set(
+        self, name: str, value: Expression, parameters: Sequence[Any], numbers: Mapping[str, float] = EMPTY
+    ) -> None:
         self.parameters = tuple(Parameter(*one) for one in parameters)
-        names = tuple(one.name for one in self.parameters)
-        self._identify(name, (), value, form=names, data=self.parameters)
+        self.numbers = dict(numbers)
+        names, data = tuple(one.name for one in self.parameters), self.parameters
+        form: Any = (names, *numbers) if numbers else names
+        self._identify(name, (), value, form=form, data=(data, self.numbers) if numbers else data)
         self.value, self.derivatives = value, derivatives(value, self.parameters)
 
+    @functools.cached_property
+    def row(self) -> RowFunction:
+        """The function as an operation has it."""
+        return RowFunction(self.value, self.parameters, (*self.numbers,))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (type(self), self.name, self.value, self.parameters)
+        parts = (self.parameters, self.numbers) if self.numbers else (self.parameters,)
+        return restored, (type(self), self.name, self.value, *parts)
 
 
 def on_array(piece: Any, x: Array, flat: Array) -> Array:
@@ -175,8 +282,9 @@ def backward_on_array(piece: Any, x: Array, flat: Array, delta: Array) -> tuple[
     return np.broadcast_to(by["z"], x.shape), sums
 
 
-def variables(piece: Any, x: Array, flat: Array) -> dict[str, Array]:
+def variables(piece: Any, x: Array, flat: Array) -> dict[str, Any]:
     """Return the arrays that a piece's expressions take, by the names of their variables."""
     parts = parts_of(piece.parameters, flat, x.shape[1])
     own = {one.variable: part for one, part in parts.items()}
+    own |= {number_variable(name): number for name, number in getattr(piece, "numbers", {}).items()}
     return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **own}

@@ -9,9 +9,10 @@ from typing import Any
 from fastmlp.model.averages import EMA, with_average
 from fastmlp.model.descriptions import described
 from fastmlp.model.inputs import Blocks
-from fastmlp.model.layers import Dense, Dropout, Part
+from fastmlp.model.layers import Dense, Dropout
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
+from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
 from fastmlp.tables.tasks import Task
 

@@ -15,8 +15,9 @@ from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.run import Request, run, tasks
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.lab.timing import Time
-from fastmlp.model.layers import Dense, Dropout, LayerNorm, Residual
+from fastmlp.model.layers import Dense, Dropout, Residual
 from fastmlp.model.network import Network
+from fastmlp.model.norms import LayerNorm
 from fastmlp.model.optimizers import SGD, Adam
 from fastmlp.testing.cases import Sizes
 from fastmlp.testing.slots import SLOTS

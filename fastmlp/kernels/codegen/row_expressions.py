@@ -1,7 +1,8 @@
 """Code for expressions with sums and maxima over a row's units: loops over the units, one after another.
 
-Separate because losses of rows and users' layers are both written so. A loop computes its terms again from the row's
-numbers, so that no buffer is needed; results are written in the last one.
+Separate because losses of rows and layers are both written so. A loop computes its terms again from the row's units,
+so that no buffer is needed; what is one number for the row is computed before the loop; results are written in the
+last one.
 """
 
 # mypy: ignore-errors
@@ -9,6 +10,7 @@ numbers, so that no buffer is needed; results are written in the last one.
 from numba.core import cgutils
 
 from fastmlp.formulas import elementary
+from fastmlp.formulas.expressions import node_is_row
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import folded
@@ -82,45 +84,66 @@ class OneByOne:
         return RunningReduction(operation, self.like)
 
 
-def loops_of(expressions):
-    """Return the loop in which each node is known, by its id, and the reductions of each loop, by theirs."""
-    loop_of, reductions = {}, {}
+def loops_of(expressions, known):
+    """Return the loop in which each node is known, by its id, and the reductions of each loop, by theirs.
+
+    known : nodes, by their ids, whose values need no loop
+    """
+    loop_of, reductions = dict.fromkeys(known, 0), {}
 
     def step(node, parts):
         first = max(parts, default=0)
         if node.operation in OPERATIONS and OPERATIONS[node.operation].reduces:
             reductions.setdefault(first, {})[id(node)] = node
             first += 1
-        loop_of[id(node)] = first
         return first
 
     for expression in expressions:
-        expression.fold(step)
+        expression.fold(step, loop_of)
     return loop_of, reductions
 
 
-def emit_row(units, read, rows, numbers=()):
-    """Write expressions of a row; return the values of their sums and maxima, by the ids of nodes.
+def emit_numbers(expression, fixed, known):
+    """Write the largest parts of an expression that are one number for the row; add their values to `known`."""
+    is_row, todo = {}, [expression]
+    expression.fold(node_is_row, is_row)
+    while todo:
+        node = todo.pop()
+        if id(node) not in known and node.parts:
+            if is_row[id(node)]:
+                todo += node.parts
+            else:
+                node.on_numbers(fixed, known)
 
-    units : the loops over them, as of `OneByOne`; read(unit, mask) : the values of variables, by name
+
+def emit_row(units, read, rows, fixed, numbers=(), known=()):
+    """Write expressions of a row; return the values of its numbers, by the ids of nodes.
+
+    units : the loops over them, as of `OneByOne`; read(unit, mask) : the values of rows' variables, by name
     rows : pairs of an expression that differs from unit to unit, and write(unit, mask, number) for its values
+    fixed : the values of variables that are one number for the row, by name
     numbers : expressions that are one number for the row
+    known : values of numbers, by the ids of nodes
     """
-    known = {}
-    loop_of, reductions = loops_of([*(expression for expression, _ in rows), *numbers])
-    last = max([0, *(loop_of[id(expression)] for expression, _ in rows), *reductions])
+    known = dict(known)
+    loop_of, reductions = loops_of([*(expression for expression, _ in rows), *numbers], known)
+    last = max([*(loop_of[id(expression)] for expression, _ in rows), *reductions], default=-1)
     for loop in range(last + 1):
         nodes = list(reductions.get(loop, {}).values())
         found = {id(node): units.reduction(node.operation) for node in nodes}
+        ends = rows if loop == last else ()
+        for expression in (*(node.operands[0] for node in nodes), *(expression for expression, _ in ends)):
+            emit_numbers(expression, fixed, known)
 
-        def body(unit, mask, loop=loop, nodes=nodes, found=found, known=known):
-            values = read(unit, mask)
+        def body(unit, mask, nodes=nodes, found=found, ends=ends):
+            values, here = {**fixed, **read(unit, mask)}, dict(known)
             for node in nodes:
-                found[id(node)].take(unit, mask, node.operands[0].on_numbers(values, known))
-            if loop == last:
-                for expression, write in rows:
-                    write(unit, mask, expression.on_numbers(values, known))
+                found[id(node)].take(unit, mask, node.operands[0].on_numbers(values, here))
+            for expression, write in ends:
+                write(unit, mask, expression.on_numbers(values, here))
 
         units.over(body)
-        known = known | {key: reduction.whole() for key, reduction in found.items()}
+        known.update((key, reduction.whole()) for key, reduction in found.items())
+    for expression in numbers:
+        expression.on_numbers(fixed, known)
     return known

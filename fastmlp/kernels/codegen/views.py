@@ -240,16 +240,27 @@ def each_member(typing_context, array, members, units):
     return result(array, types.intp, types.intp), emit
 
 
-@intrinsic
-def constants_of(typing_context, rule):
-    """Return a RULE's constants, float64."""
+def _floats(field, record):
+    """Return the signature, and the code, of the view of a record's float64 numbers."""
     result = types.Array(types.float64, 1, "C")
 
     def emit(context, builder, signature, values):
-        length = INT(rule.typeof("constants").nitems)
-        return view(context, builder, result, _within(builder, values[0], rule.offset("constants")), [length])
+        length = INT(record.typeof(field).nitems)
+        return view(context, builder, result, _within(builder, values[0], record.offset(field)), [length])
 
-    return result(rule), emit
+    return result(record), emit
+
+
+@intrinsic
+def constants_of(typing_context, rule):
+    """Return a RULE's constants, float64."""
+    return _floats("constants", rule)
+
+
+@intrinsic
+def numbers_of(typing_context, operation):
+    """Return the hyperparameters of an OPERATION, float64."""
+    return _floats("numbers", operation)
 
 
 @intrinsic

@@ -21,17 +21,16 @@ def emit_row_loss(entry, each, arrays, scale):
     arrays : the values of the expressions' variables, by unit; those of "output" become the scaled derivatives
     scale : the factor of the row's loss, or of several rows', a `Symbol`
     """
-    arrays = {**arrays, ONES: RepeatedNumber(scale.number(1.0))}
+    arrays, fixed = {**arrays, ONES: RepeatedNumber(scale.number(1.0))}, {NUMBER: arrays[NUMBER][0]}
 
     def read(unit, mask):
-        return {name: array[unit] for name, array in arrays.items()}
+        return {name: array[unit] for name, array in arrays.items() if name != NUMBER}
 
     def write(unit, mask, number):
         arrays["output"][unit] = scale * number
 
-    known = emit_row(OneByOne(each, scale), read, [(entry.delta, write)], [entry.value])
-    # A row's loss has no variable of a unit outside of its sums and maxima.
-    value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][0]}, known)
+    known = emit_row(OneByOne(each, scale), read, [(entry.delta, write)], fixed, [entry.value])
+    value = known[id(entry.value)]
     return value if isinstance(value, Symbol) else scale.number(value)
 
 

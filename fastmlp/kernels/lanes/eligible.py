@@ -9,7 +9,7 @@ import functools
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import LOSS_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.eligible import KINDS_OF_ROWS, has_one_step, is_plain, is_small, steps_of
+from fastmlp.kernels.small.eligible import has_one_step, has_stage, is_plain, is_small, steps_of
 from fastmlp.kernels.small.lane_layout import LaneConstants, layout_of
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.layout import parameter_count
@@ -39,8 +39,12 @@ def lane_program(network, optimizer, dtype, rows=0, stays=False):
 @functools.lru_cache(maxsize=1024)
 def _program(network, rule, clips_norm, dtype, rows, stays):
     """`lane_program` of all optimisers of a rule, whatever their numbers."""
-    known = all(one.kind.name in KINDS_OF_ROWS for one in network.operations)
-    if not known or network.heads or network.blocks or not is_small(network):
+    if (
+        not all(map(has_stage, network.operations))
+        or network.heads
+        or network.blocks
+        or not is_small(network)
+    ):
         return None
     if not all(is_plain(one, network) for one in network.operations if one.is_dense):
         return None

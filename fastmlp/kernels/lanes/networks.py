@@ -160,7 +160,7 @@ def chunk(constants):
                     for p in range(count):
                         slots[p] = source[p]
             of_all = constants.rows or stops_at[0] - starts_at[0]
-            step = LaneStep(v, constants, held[0], pointers[2])
+            step = LaneStep(v, constants, held[0], pointers[2], numbers_at)
             data = GatheredRows(step, pointers[2], bases, order_at, of_all if constants.stays else BLOCK_ROWS)
             of_rule = [numbers_at[i] for i in range(ROOM_FOR_CONSTANTS)]
             l2_of_lane, of_loss = numbers_at[L2], numbers_at.at(LOSS_PARAMETERS)

@@ -117,6 +117,9 @@ def numbers_of(
         if one.dropout > 0:
             row = constants.row_of_dropout(number)
             numbers[row : row + 2] = chances(one.dropout)
+        row, epsilon = constants.row_of_numbers(number), np.finfo(constants.dtype).eps
+        given = [epsilon if value is None else value for value in one.numbers]
+        numbers[row : row + len(given)] = given
     return numbers
 
 

@@ -12,6 +12,7 @@ from fastmlp.kernels.codegen.views import (
     chosen,
     each_member,
     matrix,
+    numbers_of,
     output_of,
     rows_of,
     span,
@@ -84,11 +85,12 @@ def operation_forward(call, start, rows, number, first, last):
     if here.kind == ADD and stands_in_place(here, below) and below.dropout == 0:
         pass_on(other, 0, True, out)
         return
-    k = here.members
+    k, numbers = here.members, numbers_of(here)
     kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
     kept = rows_of(kept, first * k, last * k)
-    x, other = each_member(x, k, here.n_in), each_member(other, k, second.width // k)
-    operate(here.kind, here.epsilon, k, gain, shift, x, other, kept, each_member(out, k, here.n_out))
+    x, other = each_member(x, k, below.width // k), each_member(other, k, second.width // k)
+    out = each_member(out, k, here.n_out)
+    operate(here.kind, numbers, k, here.second, gain, shift, x, other, kept, out)
 
 
 def stands_in_place(here, below):
@@ -134,12 +136,16 @@ def operation_backward(call, rows, of_all, number, first, last):
     if kind == ADD and stands_in_place(here, below):
         pass_on(delta, 0, adds_other, by_other)
         return
-    k = here.members
+    k, numbers, n_other = here.members, numbers_of(here), second.width // here.members
+    other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
     kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
     kept = rows_of(kept, first * k, last * k)
-    x, by_source = each_member(x, k, here.n_in), each_member(by_source, k, here.n_in)
-    delta, by_other = each_member(delta, k, here.n_out), each_member(by_other, k, second.width // k)
-    operate_gradient(kind, k, gain, x, kept, delta, adds, adds_other, by_source, by_other)
+    x, by_source = each_member(x, k, below.width // k), each_member(by_source, k, below.width // k)
+    other, by_other = each_member(other, k, n_other), each_member(by_other, k, n_other)
+    delta = each_member(delta, k, here.n_out)
+    operate_gradient(
+        kind, numbers, k, here.second, gain, x, other, kept, delta, adds, adds_other, by_source, by_other
+    )  # fmt: skip
 
 
 def whole_sums(call, step, first, last, worker, workers):
@@ -205,6 +211,7 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
             update_vectors(call, step, number, rate, bias_rate)
         return
     below = call.operations[here.source]
+    second = call.operations[chosen(here.other < 0, here.source, here.other)]
     of_gain = span(call.gradients, here.weights, here.biases)
     of_shift = span(call.gradients, here.biases, here.trained)
     if here.kind == BATCH_NORM:  # `whole_backward` has written both, of all ranks, of which one counts
@@ -221,8 +228,10 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
         else:
             k = here.members
             kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-            x, delta = each_member(x, k, here.n_in), each_member(delta, k, here.n_out)
-            gain_gradient(here.kind, k, gain, x, kept, delta, of_gain)
+            x, delta = each_member(x, k, below.width // k), each_member(delta, k, here.n_out)
+            other = output_of(memory, call.activations, call.dropped, second, rows)
+            other, numbers = each_member(other, k, second.width // k), numbers_of(here)
+            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, kept, delta, of_gain)
     else:
         clear(of_gain)
     if len(of_shift) > 0 and here.kind != BATCH_NORM:

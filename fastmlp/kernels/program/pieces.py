@@ -46,19 +46,23 @@ def apply_rule_one(rate, constants, t, g, p, moments):
     coded(CODE, rate, constants, t, g, p, moments)
 
 
-def operate_one(epsilon, members, gain, shift, x, other, kept, out):
+def operate_one(numbers, members, second, gain, shift, x, other, kept, out):
     """`operate` for the constant code CODE."""
-    coded(CODE, epsilon, members, gain, shift, x, other, kept, out)
+    coded(CODE, numbers, members, second, gain, shift, x, other, kept, out)
 
 
-def operate_gradient_one(members, gain, x, kept, delta, adds, adds_other, below, below_other):
+def operate_gradient_one(
+    numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+):
     """`operate_gradient` for the constant code CODE."""
-    coded(CODE, members, gain, x, kept, delta, adds, adds_other, below, below_other)
+    coded(
+        CODE, numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+    )  # fmt: skip
 
 
-def gain_gradient_one(members, gain, x, kept, delta, out):
+def gain_gradient_one(numbers, members, second, gain, x, other, kept, delta, out):
     """`gain_gradient` for the constant code CODE."""
-    coded(CODE, members, gain, x, kept, delta, out)
+    coded(CODE, numbers, members, second, gain, x, other, kept, delta, out)
 
 
 def run_forward_one(operations, last, parameters, z, out):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.layout import first_byte
+from fastmlp.model.own_layers import MOST_NUMBERS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 SLICE_ROWS = 8
@@ -59,8 +60,9 @@ OPERATION = np.dtype(
             for name in ("adds", "adds_other", "gates", "gated", "trains_bias", "gives_logits")
         ),
         *((name, np.int64) for name in ("column", "sparse_in", "groups", "by_group", "touched_only")),
-        *((name, np.int64) for name in ("members", "width", "joined", "run", "in_run", "sums")),
+        *((name, np.int64) for name in ("members", "second", "width", "joined", "run", "in_run", "sums")),
         *((name, np.float64) for name in ("dropout", "l1", "l2", "epsilon", "momentum")),
+        ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
     align=True,
 )
@@ -71,7 +73,9 @@ adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
 run : of the last of a run how many operations it has, else 0
-epsilon, momentum : of a norm; touched_only : whether a step moves only rows of its tables that a batch has
+epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
+epsilon
+touched_only : whether a step moves only rows of its tables that a batch has
 """
 
 
@@ -144,12 +148,13 @@ class Shape(NamedTuple):
         head_numbers: NDArray[np.float64],
         tables: NDArray[np.int64],
         n_in: int,
+        members: int,
     ) -> Shape:
-        """Return the shape of these records; n_in : columns of X"""
+        """Return the shape of these records; n_in : columns of X; members : networks"""
         n_out = head_numbers.shape[1]
         numbers = {
             "depth": len(operations), "size": operations[-1]["end"], "n_in": n_in, "n_out": n_out,
-            "n_heads": len(heads), "columns": len(tables), "members": operations["members"].max(),
+            "n_heads": len(heads), "columns": len(tables), "members": members,
         }  # fmt: skip
         records = {
             "operations": operations, "objective": objective, "heads": heads, "head_numbers": head_numbers,

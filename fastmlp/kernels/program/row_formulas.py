@@ -1,4 +1,5 @@
-"""Operations on a row that are no product, as code for one row: norms, unitwise operations, users' layers.
+"""Formulas of a row as code: norms, gates, sums, users' layers, all written from the expressions of their
+kinds.
 
 Separate because two programs have this text: that of all networks, where the units are a run-time value
 (`row_operations`), and that of one small network, where they are an integer (`fastmlp.kernels.small`).
@@ -8,12 +9,11 @@ sum of one number after another waits for each addition, 4 cycles a unit.
 
 # mypy: ignore-errors
 
-from fastmlp.formulas.expressions import ONES
-from fastmlp.formulas.numbers import sqrt
+from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT32
-from fastmlp.kernels.codegen.vectors import carried, folded
+from fastmlp.model.own_layers import BIAS, number_variable
 
 LANES = 16
 
@@ -23,13 +23,14 @@ class Row:
 
     v : vectors of LANES lanes
     units : how many numbers it has, an integer or a `Symbol`; count : the same as a float
-    places : by name those of x, other, delta, kept and out, and of gain and shift
+    places : by name those of x, other, delta, kept, out and out2, and of gain and shift
+    numbers : the hyperparameters of the operation, each a `Symbol`
     """
 
-    def __init__(self, v, units, count, places):
+    def __init__(self, v, units, count, places, numbers=()):
         self.v, self.builder, self.units, self.places = v, v.builder, units, places
         self.like = Symbol(v.builder, v.zero)
-        self.count = self.like.number(count)
+        self.count, self.numbers = self.like.number(count), [self.like.number(number) for number in numbers]
 
     def second(self, units, name, number):
         """A row of so many units, whose array of this name begins at element `number` of the one here."""
@@ -84,155 +85,112 @@ class Row:
 
         self.over(do)
 
-    def total(self, term, *names):
-        """The sum of term(elements of arrays) over the units, in every lane."""
-        rest = self.units % LANES
 
-        def added(unit, totals, mask=None):
-            new = term(*(self.load(name, unit, mask) for name in names)).value
-            return [
-                self.builder.fadd(
-                    totals[0], new if mask is None else self.builder.select(mask, new, self.v.zero)
-                )
-            ]
+SOURCES = {"z": "x", "other": "other"}
+"""The array of each source of a formula, by its variable."""
 
-        totals = carried(self.builder, 0, self.units - rest, [self.v.zero], added, LANES)
-        (total,) = added(self.units - rest, totals, self.v.first(rest))
-        return self.like.number(folded(self.builder, Symbol(self.builder, total), lambda a, b: a + b))
+OUT = {"z": "out", "other": "out2"}
+"""The array of the derivative by each source."""
 
 
-class Norm:
-    """A norm of rows; `centres` says whether of distances from a row's mean, plus a shift."""
+class _Writer:
+    """Writes expressions of a row for a kind of operation.
 
-    def __init__(self, centres):
-        self.centres = centres
+    places : of the parameters, by variable: section, place in it, and whether each unit has a number
+    """
 
-    def _distance(self, row):
-        """The function of x that is normalised, as `forward` has kept it."""
-        mean = row.number("kept", 0) if self.centres else None
-        return (lambda x: x - mean) if self.centres else (lambda x: x)
+    def __init__(self, kind, row, arrays):
+        """arrays : by variable the array that expressions read"""
+        self.row, self.function, self.arrays, self.places = row, kind.row, arrays, {}
+        at = {"gain": 0, "shift": 0}
+        for one in kind.row.parameters:
+            section = "shift" if one.shape == BIAS else "gain"
+            self.places[one.variable] = section, at[section], one.by_unit
+            at[section] = at[section] + (row.units if one.by_unit else 1)
 
-    def _factor(self, row):
-        """The factor of a row's numbers, as `forward` has kept it."""
-        return row.number("kept", int(self.centres))
+    def read(self, wanted):
+        """Return the values of rows' variables, of those that are wanted: see `emit_row`."""
+        row = self.row
 
-    def forward(self, kind, row, epsilon):
-        """out = the operation of x (units,) with gain and shift (units,); kept : what `backward` reads."""
-        if self.centres:
-            row.keep(0, row.total(lambda x: x, "x") / row.count)
-        distance = self._distance(row)
-        spread = row.total(lambda x: distance(x) * distance(x), "x") / row.count + row.like.number(epsilon)
-        factor = 1.0 / sqrt(spread)
-        row.keep(int(self.centres), factor)
-        if self.centres:
-            row.write(lambda x, gain, shift: distance(x) * factor * gain + shift, ("x", "gain", "shift"))
+        def values(unit, mask):
+            found = {
+                name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted
+            }
+            for name, (section, at, by_unit) in self.places.items():
+                if by_unit and name in wanted:
+                    found[name] = row.load(section, unit + at, mask)
+            return {**found, ONES: row.like.number(1.0)}
+
+        return values
+
+    def write(self, ends, numbers=(), known=()):
+        """Write expressions, as `emit_row` does."""
+        row, names = self.row, map(number_variable, self.function.numbers)
+        fixed = {COUNT: row.count, **dict(zip(names, row.numbers, strict=True))}
+        for name, (section, at, by_unit) in self.places.items():
+            if not by_unit:
+                fixed[name] = row.number(section, at)
+        wanted = set().union(*(expression.names() for expression in (*(end for end, _ in ends), *numbers)))
+        return emit_row(row, self.read(wanted), ends, fixed, numbers, known)
+
+
+def forward(kind, row):
+    """Write out = the operation of x and other (units,); keep what the derivatives read."""
+    code = kind.row.code
+    ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
+    known = _Writer(kind, row, SOURCES).write(ends, code.kept)
+    for place, node in enumerate(code.kept):
+        row.keep(place, known[id(node)])
+
+
+def _kept(kind, row):
+    """The numbers that `forward` has kept, by the ids of their nodes."""
+    return {id(node): row.number("kept", place) for place, node in enumerate(kind.row.code.kept)}
+
+
+def backward(kind, row, adds):
+    """Write out and out2 = the derivatives of the loss by x and other, given delta, that by the output.
+
+    adds : for each source whether to add to what is there, a `Symbol` or a bool
+    """
+
+    def end(name, array, adds):
+        return kind.row.code.derivatives[name], lambda *at: row.store(array, *at, adds)
+
+    ends = [end(name, OUT[name], one) for name, one in zip(kind.row.sources, adds, strict=False)]
+    _Writer(kind, row, {**SOURCES, "delta": "delta"}).write(ends, known=_kept(kind, row))
+
+
+def gradient(kind, row):
+    """Add to out, as the gain, the derivatives by the parameters that are no biases, of one row."""
+    writer, by_unit, by_layer = _Writer(kind, row, {**SOURCES, "delta": "delta"}), [], []
+    for one in kind.row.weights:
+        (_, at, _), derivative = writer.places[one.variable], kind.row.code.derivatives[one.variable]
+
+        def write(unit, mask, number, at=at):
+            row.store("out", unit + at, mask, number, True)
+
+        if one.by_unit:
+            by_unit.append((derivative, write))
         else:
-            row.write(lambda x, gain: x * factor * gain, ("x", "gain"))
-
-    def backward(self, kind, row, adds):
-        """out = the derivative of the loss by x, given delta, that by the output; or += where `adds`."""
-        distance, factor = self._distance(row), self._factor(row)
-        along = row.total(lambda d, gain: d * gain, "delta", "gain") / row.count if self.centres else None
-        across = (
-            row.total(lambda d, gain, x: d * gain * distance(x), "delta", "gain", "x") * factor / row.count
-        )
-
-        def by_x(d, gain, x):
-            own = d * gain - along if self.centres else d * gain
-            return factor * (own - distance(x) * factor * across)
-
-        row.write(by_x, ("delta", "gain", "x"), adds=adds)
-
-    def gradient(self, kind, row):
-        """out += the derivatives of the loss by the gain, of one row."""
-        distance, factor = self._distance(row), self._factor(row)
-        row.write(lambda d, x: d * (distance(x) * factor), ("delta", "x"), adds=True)
+            by_layer.append((derivative, at))
+    known = writer.write(by_unit, [derivative for derivative, _ in by_layer], _kept(kind, row))
+    for derivative, at in by_layer:
+        row.add_number("out", at, row.like.number(known[id(derivative)]))
 
 
-class Unitwise:
-    """An operation whose entry has the formula of one unit; as `Norm`."""
-
-    def forward(self, kind, row, epsilon):
-        """Write the output: see `Norm.forward`; nothing is kept."""
-        row.write(kind.formula, ("x", "gain", "shift")[: 1 + kind.vectors])
-
-    def backward(self, kind, row, adds):
-        """Write the input's delta: see `Norm.backward`."""
-        row.write(lambda d, x, gain: kind.backward(d, x, gain)[0], ("delta", "x", "gain"), adds=adds)
-
-    def gradient(self, kind, row):
-        """Add to the parameters' gradients: see `Norm.gradient`."""
-        row.write(lambda d, x, gain: kind.backward(d, x, gain)[1], ("delta", "x", "gain"), adds=True)
+def unit_value(kind, x, own, numbers):
+    """Return a unitwise formula of x; own : parameters of the unit; numbers : hyperparameters."""
+    return x.number(kind.row.code.value.on_numbers(_unit(kind, x, own, numbers)))
 
 
-ROWS_BACKWARD = {"z": "x", "delta": "delta"}
-"""The row that each variable of a derivative is."""
+def unit_gradient(kind, delta, x, own, numbers):
+    """Return the derivatives by x, and by the parameters that are no biases, given that by the output."""
+    values = {**_unit(kind, x, own, numbers), "delta": delta}
+    return [x.number(one.on_numbers(values)) for one in kind.row.code.derivatives.values()]
 
 
-class Own:
-    """A user's layer, or an activation with parameters; the gain is all parameters. Methods as of `Norm`."""
-
-    def _parameters(self, kind, row):
-        """The place of each parameter in the gain, and whether each unit has its own, by its variable."""
-        found, at = {}, 0
-        for one in kind.piece.parameters:
-            found[one.variable] = at, one.shape == "units"
-            at = at + (row.units if one.shape == "units" else 1)
-        return found
-
-    def _numbers(self, kind, row):
-        places = self._parameters(kind, row).items()
-        return {name: row.number("gain", at) for name, (at, by_unit) in places if not by_unit}
-
-    def _emit(self, kind, row, arrays, rows, numbers=()):
-        """Write expressions; arrays : by variable the array of the row that they read"""
-        places = {name: at for name, (at, by_unit) in self._parameters(kind, row).items() if by_unit}
-
-        def read(unit, mask):
-            values = {name: row.load(array, unit, mask) for name, array in arrays.items()}
-            own = {name: row.load("gain", unit + at, mask) for name, at in places.items()}
-            return {**values, **own, **self._numbers(kind, row), ONES: row.like.number(1.0)}
-
-        return emit_row(row, read, rows, numbers)
-
-    def forward(self, kind, row, epsilon):
-        """Write the output: see `Norm.forward`; nothing is kept."""
-
-        def write(unit, mask, number):
-            row.store("out", unit, mask, number)
-
-        self._emit(kind, row, {"z": "x"}, [(kind.piece.value, write)])
-
-    def backward(self, kind, row, adds):
-        """Write the input's delta: see `Norm.backward`."""
-
-        def write(unit, mask, number):
-            row.store("out", unit, mask, number, adds)
-
-        self._emit(kind, row, ROWS_BACKWARD, [(kind.piece.derivatives["z"], write)])
-
-    def gradient(self, kind, row):
-        """Add to the parameters' gradients: see `Norm.gradient`."""
-        by_unit, by_layer = [], []
-        for name, (at, is_by_unit) in self._parameters(kind, row).items():
-
-            def write(unit, mask, number, at=at):
-                row.store("out", unit + at, mask, number, True)
-
-            if is_by_unit:
-                by_unit.append((kind.piece.derivatives[name], write))
-            else:
-                by_layer.append((kind.piece.derivatives[name], at))
-        numbers = [expression for expression, _ in by_layer]
-        known = self._emit(kind, row, ROWS_BACKWARD, by_unit, numbers)
-        for expression, at in by_layer:
-            total = row.like.number(expression.on_numbers(self._numbers(kind, row), known))
-            row.add_number("out", at, total)
-
-
-ROW_KINDS = {"layer_norm": Norm(True), "rms_norm": Norm(False), "own": Own()}
-
-
-def writer_of(kind):
-    """Return what writes the code of a kind for a row; None where it is no operation on the units of one."""
-    return ROW_KINDS.get(kind.name) or (Unitwise() if kind.formula is not None else None)
+def _unit(kind, x, own, numbers):
+    variables = [one.variable for one in kind.row.parameters]
+    values = dict(zip(map(number_variable, kind.row.numbers), numbers, strict=True))
+    return {"z": x, **values, **dict(zip(variables, own, strict=True)), ONES: x.number(1.0)}

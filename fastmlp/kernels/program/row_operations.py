@@ -1,6 +1,6 @@
-"""Operations on rows that are no product: norms, unitwise operations, sums, concatenations.
+"""Operations on rows that are no product: formulas of a row, concatenations, copies for several networks.
 
-What is done to one row stands in `row_formulas`, formulas of units in `fastmlp.model.operations`.
+The code of a formula of a row stands in `row_formulas`.
 """
 
 # mypy: ignore-errors
@@ -12,37 +12,44 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import ITEMSIZE
+from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, data_pointer
 from fastmlp.kernels.codegen.views import chosen, vector
-from fastmlp.kernels.codes import ADD, CONCATENATE, COPY, MEMBERS, OPERATION_CODES
-from fastmlp.kernels.program.row_formulas import LANES, Row, writer_of
+from fastmlp.kernels.codes import CONCATENATE, COPY, MEMBERS, OPERATION_CODES
+from fastmlp.kernels.program import row_formulas
+from fastmlp.kernels.program.row_formulas import LANES, Row
+
+MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
+"""What a hyperparameter that is NaN stands for, by the bytes of a number."""
 
 
 def _of_row(names):
-    """Make of write(kind, row, *numbers), which writes code, the intrinsic (code, count, *arrays, *numbers).
+    """Make of write(kind, row, *values), which writes code, the intrinsic (code, count, numbers, *arrays,
+    *values).
 
     names : what the arrays are called, of which the first is a row; count : its units as a float
-    code : of the kind
+    code : of the kind; numbers : its hyperparameters (MOST_NUMBERS,) float64
     """
 
     def decorate(write):
         def call(typing_context, code, *kinds):
             if not literal(code):
                 return None
-            count, *arrays = kinds[: len(names) + 1]
+            count, numbers, *arrays = kinds[: len(names) + 2]
 
             def emit(context, builder, signature, packed):
                 values = [builder.extract_value(packed[1], i) for i in range(len(kinds))]
                 kind = OPERATION_CODES[code.literal_value]
-                if writer_of(kind) is not None:
-                    pairs = zip(arrays, values[1:], strict=False)
+                if getattr(kind, "row", None) is not None:
+                    pairs = zip(arrays, values[2:], strict=False)
                     places = [data_pointer(context, builder, *pair) for pair in pairs]
-                    units = Symbol(builder, context.make_array(arrays[0])(context, builder, values[1]).nitems)
+                    units = Symbol(builder, context.make_array(arrays[0])(context, builder, values[2]).nitems)
                     v = Vectors(builder, count, LANES * ITEMSIZE[count])
                     given = dict(zip(names, places, strict=True))
-                    row = Row(v, units, Symbol(builder, values[0]), given)
-                    write(kind, row, *(Symbol(builder, value) for value in values[len(names) + 1 :]))
+                    first = data_pointer(context, builder, numbers, values[1])
+                    own = [number_at(builder, first, i, v.itemsize) for i in range(len(kind.row.numbers))]
+                    row = Row(v, units, Symbol(builder, values[0]), given, own)
+                    write(kind, row, *(Symbol(builder, value) for value in values[len(names) + 2 :]))
                 return context.get_dummy_value()
 
             return types.none(code, types.StarArgTuple(kinds)), emit
@@ -54,38 +61,41 @@ def _of_row(names):
     return decorate
 
 
-@_of_row(("x", "gain", "shift", "kept", "out"))
-def row_forward(kind, row, epsilon):
-    """out (units,) = the operation of the row x (units,); kept : what the others read."""
-    writer_of(kind).forward(kind, row, epsilon)
+def number_at(builder, first, place, itemsize):
+    """A hyperparameter, float64."""
+    double = FLOATS[types.float64]
+    number = Symbol(builder, builder.load(builder.gep(first, [INT(place)], source_etype=double), typ=double))
+    return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
 
 
-@_of_row(("x", "gain", "kept", "delta", "out"))
-def row_backward(kind, row, adds):
-    """out (units,) = the derivative of the loss by x, given delta, that by the output; or += where `adds`."""
-    writer_of(kind).backward(kind, row, adds)
+@_of_row(("x", "other", "gain", "shift", "kept", "out"))
+def row_forward(kind, row):
+    """out (units,) = the operation of the rows x and other (units,); kept : what the others read."""
+    row_formulas.forward(kind, row)
 
 
-@_of_row(("x", "gain", "kept", "delta", "out"))
+@_of_row(("x", "other", "gain", "kept", "delta", "out", "out2"))
+def row_backward(kind, row, adds, adds_other):
+    """out, out2 (units,) = the derivatives by x and other, given delta; or += where adds, adds_other."""
+    row_formulas.backward(kind, row, (adds, adds_other))
+
+
+@_of_row(("x", "other", "gain", "kept", "delta", "out"))
 def row_gradient(kind, row):
     """out, as the gain, += the derivative of the loss by it, of one row."""
-    writer_of(kind).gradient(kind, row)
+    row_formulas.gradient(kind, row)
 
 
-def operate(code, epsilon, members, gain, shift, x, other, kept, out):
-    """out (rows, n_out) = the operation `code` of x (rows, n_in), and of other (rows, ..) where it reads two.
+def operate(code, numbers, members, second, gain, shift, x, other, kept, out):
+    """out (rows, n_out) = the operation `code` of x (rows, ..), and of other (rows, ..) where it reads two.
 
+    numbers : hyperparameters, see OPERATION; second : where in a row of other the units begin that it reads
     members : whose rows follow one another in turn, each with its own part of gain and shift
     gain, shift : (members * n_out,), or empty; the gain of a user's layer is all its parameters
-    epsilon : of a norm, negative for that of the dtype
-    kept : (rows, 2), written by norms: the mean of a row, and the factor of its numbers
+    kept : (rows, n), written: what the operation saves for backward
     """
     rows, n_in = x.shape
-    if code == ADD:
-        for i in range(rows):
-            for j in range(n_in):
-                out[i, j] = x[i, j] + other[i, j]
-    elif code == CONCATENATE:
+    if code == CONCATENATE:
         for i in range(rows):
             for j in range(n_in):
                 out[i, j] = x[i, j]
@@ -98,17 +108,14 @@ def operate(code, epsilon, members, gain, shift, x, other, kept, out):
     elif code == COPY:
         pass_on(x, 0, False, out)
     else:
-        added, width = x.dtype.type(epsilon), kept.shape[1]
-        if epsilon < 0:
-            added = x.dtype.type(2.0**-52 if x.itemsize == 8 else 2.0**-23)
+        n, width, stride = out.shape[1], kept.shape[1], other.shape[1]
         gains, shifts, member = len(gain) // members, len(shift) // members, 0
         for i in range(rows):
-            own, target, held = (
-                vector(x, i * n_in, n_in), vector(out, i * n_in, n_in), vector(kept, i * width, width),
+            row_forward(
+                code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
+                vector(gain, member * gains, gains), vector(shift, member * shifts, shifts),
+                vector(kept, i * width, width), vector(out, i * n, n),
             )  # fmt: skip
-            own_gain = vector(gain, member * gains, gains)
-            own_shift = vector(shift, member * shifts, shifts)
-            row_forward(code, x.dtype.type(n_in), own, own_gain, own_shift, held, target, added)
             member = following(member, members)
 
 
@@ -117,7 +124,9 @@ def following(member, members):
     return chosen(member + 1 == members, 0, member + 1)
 
 
-def operate_gradient(code, members, gain, x, kept, delta, adds, adds_other, below, below_other):
+def operate_gradient(
+    code, numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+):
     """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out), that by the output.
 
     below_other : that by the second source; adds, adds_other : whether to add to what is there
@@ -130,17 +139,18 @@ def operate_gradient(code, members, gain, x, kept, delta, adds, adds_other, belo
         pass_on(delta, 0, adds, below)
         for left in range(n_in, delta.shape[1], n_in):
             pass_on(delta, left, True, below)
-    elif code in (ADD, COPY):
+    elif code == COPY:
         pass_on(delta, 0, adds, below)
-        if code == ADD:
-            pass_on(delta, 0, adds_other, below_other)
     else:
-        width, gains, member = kept.shape[1], len(gain) // members, 0
+        n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
+        gains, member = len(gain) // members, 0
         for i in range(rows):
-            own, d = vector(x, i * n_in, n_in), vector(delta, i * n_in, n_in)
-            held, target = vector(kept, i * width, width), vector(below, i * n_in, n_in)
-            own_gain = vector(gain, member * gains, gains)
-            row_backward(code, x.dtype.type(n_in), own, own_gain, held, d, target, adds)
+            at = i * stride + second
+            row_backward(
+                code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, at, n),
+                vector(gain, member * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+                vector(below, i * n_in, n), vector(below_other, at, n), adds, adds_other,
+            )  # fmt: skip
             member = following(member, members)
 
 
@@ -158,14 +168,17 @@ def pass_on(delta, left, adds, below):
                 target[j] = source[j]
 
 
-def gain_gradient(code, members, gain, x, kept, delta, out):
+def gain_gradient(code, numbers, members, second, gain, x, other, kept, delta, out):
     """out, as the gain, = the derivative of the loss by the gain, a sum over rows, one after another."""
     rows, n_in = x.shape
-    width, gains, member = kept.shape[1], len(gain) // members, 0
+    n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
+    gains, member = len(gain) // members, 0
     for j in range(len(out)):
         out[j] = 0
     for i in range(rows):
-        own, d = vector(x, i * n_in, n_in), vector(delta, i * n_in, n_in)
-        held, own_gain = vector(kept, i * width, width), vector(gain, member * gains, gains)
-        row_gradient(code, x.dtype.type(n_in), own, own_gain, held, d, vector(out, member * gains, gains))
+        row_gradient(
+            code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
+            vector(gain, member * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+            vector(out, member * gains, gains),
+        )  # fmt: skip
         member = following(member, members)

@@ -1,6 +1,6 @@
 """Runs of unitwise operations: each number goes through all of them while it is in registers.
 
-Formulas are those of each operation by itself, in `fastmlp.model.operations` and `activations`; the numbers
+Formulas are those of each operation by itself; the numbers
 between them, which the way back needs, are computed again. `Operation.run` says which operations are a run.
 """
 
@@ -19,8 +19,10 @@ from fastmlp.kernels.codegen.types import BYTE, INT
 from fastmlp.kernels.codegen.vectors import Vectors, counted, data_pointer, smaller
 from fastmlp.kernels.codes import OPERATION_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.row_formulas import LANES
+from fastmlp.kernels.program.row_formulas import LANES, unit_gradient, unit_value
+from fastmlp.kernels.program.row_operations import number_at
 from fastmlp.model.operations import Kind, UnitRun
+from fastmlp.model.own_layers import BIAS
 
 STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""
@@ -30,20 +32,30 @@ class RunPart(NamedTuple):
     """An operation of a run in code that is being written.
 
     part : its kind, or its activation
-    gain, shift : places of these in memory
+    parameters : places in memory of its gain and its shift, of those that it has
+    numbers : its hyperparameters
     sums : where, among all sums, those of its gain begin, a `Symbol`; length : how many numbers both are
     """
 
     part: Any
-    gain: Any
-    shift: Any
+    parameters: Any
+    numbers: Any
     sums: Any
     length: Any
 
-    @property
-    def vectors(self):
-        """Whether it has a gain, and a shift: 0, 1 or 2."""
-        return self.part.vectors if isinstance(self.part, Kind) else 0
+    def value(self, x, own):
+        """The formula of a number; own : its parameters"""
+        return (
+            unit_value(self.part, x, own, self.numbers)
+            if isinstance(self.part, Kind)
+            else self.part.formula(x)
+        )
+
+    def gradient(self, delta, x, own):
+        """The derivatives by the number, and by its parameters that are no shift."""
+        if isinstance(self.part, Kind):
+            return unit_gradient(self.part, delta, x, own, self.numbers)
+        return [backward_of(self.part, delta, x, x.number(self.part.formula(x)))]
 
 
 class RunWriter:
@@ -68,8 +80,15 @@ class RunWriter:
                 self._field(own, records.dtype.offset(name))
                 for name in ("weights", "biases", "trained", "sums")
             )
-            places = (self.v.shift(base, at * self.v.itemsize) for at in (weights, biases))
-            self.members.append(RunPart(part, *places, sums, trained - weights))
+            parameters = part.parameters if isinstance(part, Kind) else ()
+            places = [
+                self.v.shift(base, (biases if one.shape == BIAS else weights) * self.v.itemsize)
+                for one in parameters
+            ]
+            numbers_at = builder.gep(own, [INT(records.dtype.offset("numbers"))], source_etype=BYTE)
+            count = len(part.row.numbers) if isinstance(part, Kind) else 0
+            given = [number_at(builder, numbers_at, i, self.v.itemsize) for i in range(count)]
+            self.members.append(RunPart(part, places, given, sums, trained - weights))
 
     def _field(self, record, offset):
         place = self.builder.gep(record, [INT(offset)], source_etype=BYTE)
@@ -84,12 +103,12 @@ class RunWriter:
         return Symbol(self.builder, self.v.load(self.at(place, unit), mask))
 
     def passed(self, unit, row, mask):
-        """What each member reads of a vector of a row, and its gain; and at last what the run gives."""
+        """What each member reads of a vector of a row, and its parameters; and at last what the run gives."""
         value, found = self.load(self.z, row * self.width + unit, mask), []
         for one in self.members:
-            own = [self.load(place, unit, mask) for place in (one.gain, one.shift)[: one.vectors]]
-            found.append((value, *own[:1]))
-            value = value.number(one.part.formula(value, *own))
+            own = [self.load(place, unit, mask) for place in one.parameters]
+            found.append((value, own))
+            value = value.number(one.value(value, own))
         return found, value
 
     def forward(self, out):
@@ -111,7 +130,7 @@ class RunWriter:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
                     for one, place in zip(self.members, own, strict=True):
-                        for vector in range(one.vectors):
+                        for vector in range(len(one.parameters)):
                             self.v.over(units, self._clear(place, vector * self.width + left))
                 with counted(self.builder, rows) as row:
                     self.v.over(units, self._back(own, delta, begin + row, left))
@@ -122,18 +141,16 @@ class RunWriter:
     def _back(self, own, delta, row, left):
         def write(unit, mask):
             unit = left + unit
-            found, _ = self.passed(unit, row, mask)
+            passed, _ = self.passed(unit, row, mask)
             place = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(place, mask))
-            for one, read, to in reversed([*zip(self.members, found, own, strict=True)]):
-                if one.vectors > 1:
-                    self._add(to, self.width + unit, by_output, mask)
-                if isinstance(one.part, Kind):
-                    by_output, by_gain = one.part.backward(by_output, *read)
-                    self._add(to, unit, by_gain, mask)
-                else:
-                    z = read[0]
-                    by_output = z.number(backward_of(one.part, by_output, z, z.number(one.part.formula(z))))
+            for one, read, to in reversed([*zip(self.members, passed, own, strict=True)]):
+                found = one.gradient(by_output, *read)
+                if len(one.parameters) > len(found) - 1:  # a shift, whose derivative is that by the output
+                    found.append(by_output)
+                by_output = found[0]
+                for number, by_parameter in enumerate(found[1:]):
+                    self._add(to, number * self.width + unit, by_parameter, mask)
             self.v.store(by_output.value, place, mask)
 
         return write

@@ -31,6 +31,7 @@ from fastmlp.model.activations import activation_of
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
+from fastmlp.model.norms import BatchNorm
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
 
@@ -49,11 +50,12 @@ def shape_of(network: Network) -> Shape:
         record["run"] = len(one.run.parts) if one.run else 0
         record["source"], record["other"] = (*one.sources, NONE)[:2]
         record["adds"], record["adds_other"] = (*one.adds, False)[:2]
-        epsilon = getattr(one.layer, "epsilon", 0.0)
         record["gives_logits"] = one.is_head or one is network.operations[-1]
         record["touched_only"] = getattr(one.layer, "sparse", False)
-        record["momentum"] = getattr(one.layer, "momentum", 0.0)
-        record["epsilon"] = MACHINE_EPSILON if epsilon is None else epsilon
+        if isinstance(one.layer, BatchNorm):
+            record["momentum"], record["epsilon"] = one.layer.momentum, one.layer.epsilon
+        given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
+        record["numbers"][: len(given)] = given
     ours = network.objective
     objective = objective_of(np.array(ours.loss_parameters))
     objective["divisor"], objective["value_divisor"] = ours.divisor, ours.value_divisor
@@ -63,7 +65,7 @@ def shape_of(network: Network) -> Shape:
     objective["penalises"] = network.penalises
     heads, numbers = _heads(network)
     tables = np.array(network.tables, np.int64).reshape(-1, 5)
-    return Shape.of(operations, objective, heads, numbers, tables, network.n_in)
+    return Shape.of(operations, objective, heads, numbers, tables, network.n_in, network.members)
 
 
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
@@ -89,12 +91,12 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
 COPIED = (
     *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "kept", "kept_units"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "groups", "by_group"),
-    *("members", "width", "joined", "in_run", "sums"),
+    *("members", "second", "width", "joined", "in_run", "sums"),
 )
 """Fields of an operation that its record has as they are."""
 
-NONE, MACHINE_EPSILON = -1, -1.0
-"""No second source; the epsilon of a norm that is the dtype's."""
+NONE, MACHINE_EPSILON = -1, float("nan")
+"""No second source; a hyperparameter that is the dtype's epsilon."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -29,22 +29,8 @@ MOST_UNITS, MOST_PARAMETERS, MOST_LAYERS = 128, 1 << 14, 8
 MOST_OPERATIONS = 24
 """The most operations of a network with a program: each is compiled."""
 
-KINDS_OF_ROWS = {
-    *(
-        "dense",
-        "copy",
-        "activation",
-        "layer_norm",
-        "rms_norm",
-        "scale",
-        "prelu",
-        "swish",
-        "add",
-        "concatenate",
-        "own",
-    ),
-}
-"""The kinds of operations that have a stage: all on one row."""
+STAGES = {"dense", "copy", "activation", "concatenate"}
+"""The kinds of operations with a stage of their own; a formula of a row has one, too."""
 
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
@@ -59,12 +45,17 @@ def has_stages(network):
     The logits of hidden layers are not kept, so a derivative must be computed from the activation's value.
     """
     for one in network.operations:
-        if one.kind.name not in KINDS_OF_ROWS or (one.is_dense and not is_plain(one, network)):
+        if not has_stage(one) or (one.is_dense and not is_plain(one, network)):
             return False
     hidden = [activation_of(one.activation) for one in network.operations[:-1] if one.is_dense]
     if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
     return has_element_loss(network)
+
+
+def has_stage(one):
+    """Whether an operation has a stage: one of its own, or a formula of a row, of a network without `Members`."""
+    return one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
 
 
 def has_element_loss(network):
@@ -120,7 +111,7 @@ def _stays_zero(optimizer):
 
 def is_small(network):
     """Whether a network is small enough to gain by constants."""
-    widths = network.n_in, *(one.n_out for one in network.operations)
+    widths = network.n_in, *(one.width for one in network.operations)
     fits = len(network.widths) <= MOST_LAYERS and len(network.operations) <= MOST_OPERATIONS
     return fits and max(widths) <= MOST_UNITS and network.operations[-1].end <= MOST_PARAMETERS
 
@@ -131,8 +122,8 @@ def steps_of(network):
         ACTIVATION_CODES.code(activation_of(one.activation)), OPERATION_CODES.code(one.kind)
     return tuple(
         Step(
-            one.kind.key, one.sources, one.n_in, one.n_out, activation_of(one.activation).key, one.dropout,
-            one.adds, one.weights, getattr(one.layer, "epsilon", None),
+            one.kind.key, one.sources, one.members * one.n_in, one.width, activation_of(one.activation).key,
+            one.dropout, one.adds, one.weights, one.members, one.second,
         )
         for one in network.operations
     )  # fmt: skip

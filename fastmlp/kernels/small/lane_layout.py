@@ -25,8 +25,8 @@ STRIDES = 3
 """Numbers of a call's `lane_places` after the addresses: see `LaneSteps.strides`."""
 
 L2, STEPS, CLIP_NORM, KEY, LOSS_PARAMETERS = range(ROOM_FOR_CONSTANTS, ROOM_FOR_CONSTANTS + 5)
-"""Rows of a call's `lane_numbers`, after the constants of a rule; the loss's parameters are the last but for a
-threshold and a scale of each operation that drops units."""
+"""Rows of a call's `lane_numbers`, after the constants of a rule; after the loss's parameters come a threshold and a
+scale of each operation that drops units, and the hyperparameters of all operations."""
 
 
 class LaneConstants(NamedTuple):
@@ -74,10 +74,15 @@ class LaneConstants(NamedTuple):
         """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
         return LOSS_PARAMETERS + self.n_out + 2 * sum(one.dropout > 0 for one in self.operations[:number])
 
+    def row_of_numbers(self, number: int) -> int:
+        """Return the row of `lane_numbers` with the first hyperparameter of an operation."""
+        before = self.operations[:number]
+        return self.row_of_dropout(len(self.operations)) + sum(one.numbers for one in before)
+
     @property
     def numbers(self) -> int:
         """The rows of `lane_numbers`."""
-        return self.row_of_dropout(len(self.operations))
+        return self.row_of_numbers(len(self.operations))
 
 
 def lengths(one: Step) -> tuple[int, int]:
@@ -123,7 +128,11 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
 
     for number, one in enumerate(operations):
         outputs = take(one.n_out)
-        drops, kept, entry = one.dropout > 0, one.entry.kept, ACTIVATION_CODES.of_key(one.activation)
+        drops, kept, entry = (
+            one.dropout > 0,
+            one.members * one.entry.kept,
+            ACTIVATION_CODES.of_key(one.activation),
+        )
         reads_logits = "z" in entry.reads
         keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
         units.append(

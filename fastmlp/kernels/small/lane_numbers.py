@@ -164,8 +164,8 @@ class LaneRow(Row):
     step : a `LaneStep`; places : by name the numbers of x, other, delta, ..
     """
 
-    def __init__(self, step, units, places):
-        super().__init__(step.v, units, float(units), places)
+    def __init__(self, step, units, places, numbers=()):
+        super().__init__(step.v, units, float(units), places, numbers)
         self.step = step
 
     def second(self, units, name, number):
@@ -198,24 +198,6 @@ class LaneRow(Row):
     def reduction(self, operation):
         """Return what takes the terms of a sum or maximum: see `Row.reduction`."""
         return LaneReduction(operation, self.step)
-
-    def total(self, term, *names):
-        """The sum of term(elements of arrays) over the units: `LANES` sums at a time, as of `Row`."""
-        return summed(
-            self.step, self.units, LANES, lambda unit: term(*(self.load(name, unit) for name in names))
-        )
-
-
-def summed(step, count, lanes, term):
-    """The sum of term(i) for i below count, `lanes` sums at a time, which are added by halves."""
-    rest = count % lanes
-
-    def added(first, totals):
-        return [(Symbol(step.builder, total) + term(first + i)).value for i, total in enumerate(totals)]
-
-    totals = step.carried(count - rest, [step.v.zero] * lanes, added, lanes)
-    totals = [*added(count - rest, totals[:rest]), *totals[rest:]]
-    return halved([Symbol(step.builder, total) for total in totals])
 
 
 def halved(terms, join=lambda a, b: a + b):

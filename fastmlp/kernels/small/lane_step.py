@@ -19,10 +19,10 @@ from fastmlp.kernels.codegen.vectors import Vectors, carried, counted
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
 from fastmlp.kernels.elementwise import batched
 from fastmlp.kernels.elementwise.dropout import is_kept, row_word, scramble
-from fastmlp.kernels.program.row_formulas import writer_of
+from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.small.lane_layout import BLOCK_ROWS, layout_of, lengths, reads_rows
 from fastmlp.kernels.small.lane_numbers import LaneRow, NumberPlace
-from fastmlp.kernels.small.row_stages import epsilon_of, row_backward, row_forward
+from fastmlp.kernels.small.row_stages import row_backward, row_forward
 from fastmlp.model.operations import INPUTS
 
 SUMS, TILE_UNITS = 8, 2
@@ -43,12 +43,13 @@ class LaneStep:
 
     constants : a `LaneConstants`; memory : the place of the workspace, see `layout_of`
     parameters : of `lane_numbers`; all other arrays are of the same kind
+    numbers : a call's `lane_numbers`, where operations have hyperparameters
     inputs, targets, scales : of the rows that it goes on with, and the factors of their losses
     """
 
     inputs = targets = scales = None
 
-    def __init__(self, v, constants, parameters, memory=None):
+    def __init__(self, v, constants, parameters, memory=None, numbers=None):
         self.v, self.builder, self.constants, self.unrolled = v, v.builder, constants, parameters.unrolled
         self.wide = Vectors(v.builder, types.float64, v.lanes * 8)
         self.operations, self.layout = constants.operations, layout_of(constants)
@@ -62,7 +63,7 @@ class LaneStep:
             numbers if places.dropped == places.outputs else parameters.part(memory, places.dropped)
             for numbers, places in zip(self.outputs, self.layout.units, strict=True)
         ]
-        self.losses = parameters.room(self.wide, BLOCK_ROWS)
+        self.losses, self.numbers = parameters.room(self.wide, BLOCK_ROWS), numbers
         self.zero, self.none = Symbol(self.builder, v.zero), Symbol(self.builder, self.wide.zero)
 
     # --- loops ---------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ class LaneStep:
             if one.kind == "dense":
                 self.dense_forward(number, rows)
             else:
-                for r in self.each(rows):
-                    row_forward(one, self.row(number, r), epsilon_of(one, self.v.itemsize))
+                for r, cut in self.cuts(one, rows):
+                    row_forward(one, self.row(number, r, cut))
             if dropout is not None:
                 self.drop(number, rows, dropout, first, self.outputs[number], self.dropped[number])
 
@@ -164,20 +165,35 @@ class LaneStep:
         """The activation of an operation."""
         return ACTIVATION_CODES.of_key(self.operations[number].activation)
 
-    def row(self, number, r, out=None):
-        """A row of an operation that is no product; out : where it writes, if not to its outputs"""
+    def cuts(self, one, rows):
+        """Yield each row, and each that a row of an operation is cut in; or indices of written loops, once."""
+        for r in self.each(rows):
+            for cut in self.each(one.members) if one.members > 1 else (0,):
+                yield r, cut
+
+    def width(self, number):
+        """The numbers of a row of what an operation with this number gives."""
+        return self.constants.n_in if number == INPUTS else self.operations[number].n_out
+
+    def row(self, number, r, cut, out=None):
+        """A row of an operation that is no product, or that of a cut; out : where it writes, if not to its outputs"""
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
-        x, kept = self.source(one.sources[0]), self.kept[number]
+        gains, shifts = (length // one.members for length in lengths(one))
+        at, kept = r * one.n_out + cut * one.units, self.kept[number]
         places = {
-            "x": x.at(r * one.n_in), "gain": gain, "shift": shift,
-            "kept": kept and kept.at(r * one.entry.kept),
-            "out": self.outputs[number].at(r * one.n_out), "a": self.outputs[number].at(r * one.n_out),
-            "delta": self.deltas[number].at(r * one.n_out),
+            "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
+            "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
+            "kept": kept and kept.at((r * one.members + cut) * one.entry.kept),
+            "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
+            "delta": self.deltas[number].at(at),
         }  # fmt: skip
         if len(one.sources) > 1:
-            places["other"] = self.source(one.sources[1]).at(r * self.operations[one.sources[1]].n_out)
-        return LaneRow(self, one.n_in, places | (out or {}))
+            second = one.sources[1]
+            places["other"] = self.source(second).at(r * self.width(second) + cut * one.units + one.second)
+        row = self.constants.row_of_numbers(number)
+        numbers = [self.numbers[row + i] for i in range(one.numbers)]
+        return LaneRow(self, one.units, places | (out or {}), numbers)
 
     def drop(self, number, rows, dropout, first, source, target):
         """Write an operation's dropout of a block of rows; nothing where it has none."""
@@ -330,17 +346,19 @@ class LaneStep:
         one = self.operations[number]
         kind, (gains, shifts) = one.entry, lengths(one)
         gain, shift = self.matrix(self.gradients, one)
-        below = {"out": self.deltas[one.sources[0]]}
-        if len(one.sources) > 1:
-            below["out2"] = self.deltas[one.sources[1]]
-        for r in self.each(rows):
+        below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
+
+        starts = zip(below.items(), one.sources, (0, one.second), strict=False)
+        starts = [(name, numbers, self.width(source), second) for (name, numbers), source, second in starts]
+        for r, cut in self.cuts(one, rows):
             if gains:
-                writer_of(kind).gradient(kind, self.row(number, r, {"out": gain}))
+                out = gain.at(cut * (gains // one.members))
+                row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
             out = {
-                name: numbers.at(r * self.operations[source].n_out)
-                for (name, numbers), source in zip(below.items(), one.sources, strict=True)
+                name: numbers.at(r * width + cut * one.units + second)
+                for name, numbers, width, second in starts
             }
-            row_backward(one, self.row(number, r, out))
+            row_backward(one, self.row(number, r, cut, out))
         if shifts:
             self.sum_rows(rows, one.n_out, self.deltas[number], shift)
 

@@ -21,8 +21,9 @@ class Step(NamedTuple):
     """An operation of a small network: what `fastmlp.model.operations.Operation` says of it, in constants.
 
     kind : the key of an entry of `KINDS`, or of a user's layer
+    n_in, n_out : the numbers of a row that it reads of its first source, and of its own
     activation : the key of what ends a product, or of the operation `activation` itself
-    epsilon : of a norm, None for that of the dtype
+    members : the rows that a row is cut in; second : where a row of the second source begins
     """
 
     kind: str
@@ -33,12 +34,23 @@ class Step(NamedTuple):
     dropout: float
     adds: tuple[bool, ...]
     flat: int
-    epsilon: float | None
+    members: int
+    second: int
 
     @property
     def entry(self) -> Kind:
         """The entry of its kind."""
         return OPERATION_CODES.of_key(self.kind)
+
+    @property
+    def units(self) -> int:
+        """The units of each row that a row of its first source is cut in."""
+        return self.n_in // self.members
+
+    @property
+    def numbers(self) -> int:
+        """How many hyperparameters it has."""
+        return len(self.entry.row.numbers) if self.entry.row is not None else 0
 
 
 class ProgramConstants(NamedTuple):
@@ -89,7 +101,8 @@ class PaddedLayer(NamedTuple):
     input_deltas : -1 where it reads the rows of X
     other, other_stride, other_deltas : of its second source, or -1
     added : where a product writes what is then added to input_deltas; -1 where it is the first that writes there
-    kept : (R, 2), of a norm
+    kept : (R, members * kept), the numbers of each row that an operation saves for backward
+    numbers : the hyperparameters of an operation
     ends_below : whether it is what ends its source's deltas with the derivative of the activation
     gain, shift : of an operation that is no product, how many numbers these have; of a user's layer the gain is
         all parameters, one after another
@@ -115,6 +128,7 @@ class PaddedLayer(NamedTuple):
     other_deltas: int = -1
     added: int = -1
     kept: int = -1
+    numbers: int = -1
     ends_below: bool = True
     gain: int = 0
     shift: int = 0
@@ -226,7 +240,7 @@ def plan(constants):
         other, other_stride, other_deltas = -1, 0, -1
         if len(one.sources) > 1:
             second_source = one.sources[1]
-            other, other_deltas = given[second_source], deltas_of[second_source]
+            other, other_deltas = given[second_source] + one.second, deltas_of[second_source] + one.second
             other_stride = strides[second_source]
         ends_below = False
         if source != INPUTS:
@@ -240,7 +254,8 @@ def plan(constants):
                 weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(2 * rows) if one.entry.kept else -1, ends_below, *lengths[i],
+                take(one.members * one.entry.kept * rows) if one.entry.kept else -1,
+                take(one.numbers) if one.numbers else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip
         given[i], deltas_of[i] = dropped, deltas

@@ -36,6 +36,7 @@ def train_blocks(call, worker, workers):
     if SECTIONS > 2:
         for k in range(2, SECTIONS):
             take_section(own, k, vector(call.moments, (k - 2) * call.size, call.size))
+    take_numbers(own, call.operations)
     constants, parameter = constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0]
     inputs, targets, weights, order = call.inputs, call.targets, call.weights, call.order
     for s in range(call.steps):
@@ -121,6 +122,7 @@ def block_names(constants):
         ),
         "GAINS": where.gains > where.weights,
         "clear": clear_of(where),
+        "take_numbers": row_stages.take_numbers(operations, layers, stages.Memory),
         "take_section": copies(where, stages.Memory, inwards=True),
         "give_section": copies(where, stages.Memory, inwards=False),
         "SECTIONS": where.sections,

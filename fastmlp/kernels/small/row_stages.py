@@ -1,4 +1,4 @@
-"""The stages of a small network's operations on rows: norms, unitwise operations, sums, concatenations, dropout.
+"""The stages of a small network's operations on rows: formulas of a row, activations, concatenations, dropout.
 
 Separate because a row is taken by itself here, masked at its end, so that padding stays 0; products and activations
 of `fastmlp.kernels.small.stages` run over padding.
@@ -6,34 +6,52 @@ of `fastmlp.kernels.small.stages` run over padding.
 
 # mypy: ignore-errors
 
+from llvmlite import ir
+from numba import types
+
 from fastmlp.kernels.codegen.scalars import backward_of
-from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import BYTE, INT
+from fastmlp.kernels.codegen.vectors import counted, data_pointer
 from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.elementwise.column_sums import emit_sums
 from fastmlp.kernels.elementwise.dropout import emit_drop, scramble
+from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import chances
-from fastmlp.kernels.program.row_formulas import LANES, Row, writer_of
+from fastmlp.kernels.program.row_formulas import LANES, Row
+from fastmlp.kernels.program.row_operations import number_at
 from fastmlp.kernels.small.padded import up
 
-MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-"""The epsilon of a norm that has none of its own, by the bytes of a number."""
 
+def _each_row(memory, rows, one, layer, offsets, do):
+    """Write do(row) for each row of an operation, or for each that a row is cut in.
 
-def _each_row(memory, rows, units, offsets, do):
-    """Write do(row) for each row; offsets : by name an array's offset and the distance of its rows, 0 for one row."""
-    v = memory.vectors(LANES)
-    with counted(memory.builder, rows) as i:
+    offsets : by name an array's offset, the distance of its rows (0 for one row), and of those that a row is cut in
+    """
+    v, builder = memory.vectors(LANES), memory.builder
+    numbers = [
+        Symbol(builder, v.broadcast(memory.at(layer.numbers + number))) for number in range(one.numbers)
+    ]
+
+    def write(i, cut):
         places = {
-            name: memory.at(i * stride + at if stride else at) for name, (at, stride) in offsets.items()
+            name: memory.at(i * stride + cut * step + at if stride else cut * step + at)
+            for name, (at, stride, step) in offsets.items()
         }
-        do(Row(v, units, float(units), places))
+        do(Row(v, one.units, float(one.units), places, numbers))
+
+    with counted(builder, rows) as i:
+        if one.members == 1:
+            write(i, 0)
+        else:
+            with counted(builder, one.members) as cut:
+                write(i, cut)
 
 
-def row_forward(one, row, epsilon):
-    """Write an operation that is no product on a row, a `Row`; epsilon : of a norm"""
+def row_forward(one, row):
+    """Write an operation that is no product on a row, a `Row`."""
     match one.kind:
-        case "add":
-            row.write(lambda x, other: x + other, ("x", "other"))
         case "copy":
             row.write(lambda x: x, ("x",))
         case "activation":
@@ -42,15 +60,12 @@ def row_forward(one, row, epsilon):
             row.write(lambda x: x, ("x",))
             row.second(one.n_out - one.n_in, "out", one.n_in).write(lambda other: other, ("other",))
         case _:
-            writer_of(one.entry).forward(one.entry, row, epsilon)
+            row_formulas.forward(one.entry, row)
 
 
 def row_backward(one, row):
     """Write the deltas of a row's sources to out and out2, or add to them."""
     match one.kind:
-        case "add":
-            row.write(lambda d: d, ("delta",), adds=one.adds[0])
-            row.write(lambda d: d, ("delta",), "out2", adds=one.adds[1])
         case "copy":
             row.write(lambda d: d, ("delta",), adds=one.adds[0])
         case "activation":
@@ -61,41 +76,44 @@ def row_backward(one, row):
             second = row.second(one.n_out - one.n_in, "delta", one.n_in)
             second.write(lambda d: d, ("delta",), "out2", adds=one.adds[1])
         case _:
-            writer_of(one.entry).backward(one.entry, row, one.adds[0])
+            row_formulas.backward(one.entry, row, one.adds)
 
 
-def epsilon_of(one, itemsize):
-    """Return the epsilon of a norm; itemsize : bytes of a number"""
-    return MACHINE_EPSILON[itemsize] if one.epsilon is None else one.epsilon
+def _offsets(one, layer, out, others):
+    """The offsets of an operation's arrays: see `_each_row`; out : that of what it writes; others : by name"""
+    units, kept = one.units, one.entry.kept
+    offsets = {
+        "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.members),
+        "shift": (max(layer.biases, 0), 0, layer.shift // one.members),
+        "kept": (max(layer.kept, 0), one.members * kept, kept), "out": out,
+    }  # fmt: skip
+    if layer.other >= 0:
+        offsets["other"] = layer.other, layer.other_stride, units
+    return offsets | others
 
 
 def forward(one, layer):
     """The stage of an operation that is no product."""
-    x, out = (layer.inputs, layer.in_stride), (layer.outputs, layer.out_stride)
-    offsets = {"x": x, "out": out, "gain": (max(layer.weights, 0), 0), "shift": (max(layer.biases, 0), 0)}
-    offsets["kept"] = max(layer.kept, 0), 2
-    if layer.other >= 0:
-        offsets["other"] = layer.other, layer.other_stride
-
-    def stage(memory, rows):
-        do = lambda row: row_forward(one, row, epsilon_of(one, memory.itemsize))
-        _each_row(memory, rows, one.n_in, offsets, do)
-
-    return stage
+    offsets = _offsets(one, layer, (layer.outputs, layer.out_stride, one.units), {})
+    return lambda memory, rows: _each_row(
+        memory, rows, one, layer, offsets, lambda row: row_forward(one, row)
+    )
 
 
 def backward(one, layer):
     """The stage that writes the deltas of its sources, or adds to them; None where it reads the rows of X."""
     if layer.input_deltas < 0:
         return None
-    offsets = {
-        "x": (layer.inputs, layer.in_stride), "a": (layer.outputs, layer.out_stride),
-        "delta": (layer.deltas, layer.out_stride), "out": (layer.input_deltas, layer.in_stride),
-        "gain": (max(layer.weights, 0), 0), "kept": (max(layer.kept, 0), 2),
+    units = one.units
+    others = {
+        "a": (layer.outputs, layer.out_stride, units), "delta": (layer.deltas, layer.out_stride, units),
     }  # fmt: skip
     if layer.other >= 0:
-        offsets["out2"] = layer.other_deltas, layer.other_stride
-    return lambda memory, rows: _each_row(memory, rows, one.n_in, offsets, lambda row: row_backward(one, row))
+        others["out2"] = layer.other_deltas, layer.other_stride, units
+    offsets = _offsets(one, layer, (layer.input_deltas, layer.in_stride, units), others)
+    return lambda memory, rows: _each_row(
+        memory, rows, one, layer, offsets, lambda row: row_backward(one, row)
+    )
 
 
 def gradient(one, layer, plan, adds):
@@ -104,22 +122,45 @@ def gradient(one, layer, plan, adds):
         return None
     kind = one.entry
     gain, shift = plan.section + layer.weights, plan.section + layer.biases
-    offsets = {
-        "x": (layer.inputs, layer.in_stride), "delta": (layer.deltas, layer.out_stride), "out": (gain, 0),
-        "gain": (layer.weights, 0), "kept": (max(layer.kept, 0), 2),
-    }  # fmt: skip
+    others = {"delta": (layer.deltas, layer.out_stride, one.units)}
+    offsets = _offsets(one, layer, (gain, 0, layer.gain // one.members), others)
 
     def stage(memory, rows):
         v = memory.vectors(layer.lanes)
         if not adds:
             with counted(memory.builder, up(layer.gain, v.lanes), v.lanes) as i:
                 v.store(v.zero, memory.at(i + gain))
-        _each_row(memory, rows, one.n_in, offsets, lambda row: writer_of(kind).gradient(kind, row))
+        _each_row(memory, rows, one, layer, offsets, lambda row: row_formulas.gradient(kind, row))
         if layer.shift:
             stride = layer.out_stride
             emit_sums(v, rows, stride, memory.at(layer.deltas), stride * v.itemsize, memory.at(shift), adds)
 
     return stage
+
+
+def take_numbers(operations, layers, memory_of):
+    """Return the intrinsic (work, operations) that copies hyperparameters to the workspace.
+
+    memory_of : `stages.Memory`
+    """
+
+    @Intrinsic
+    def take(typingctx, work, records):
+        def codegen(context, builder, signature, values):
+            memory = memory_of(context, builder, work, values[0])
+            first = data_pointer(context, builder, records, values[1])
+            for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
+                offset = number * records.dtype.size + records.dtype.offset("numbers")
+                place, v = builder.gep(first, [INT(offset)], source_etype=BYTE), memory.v
+                for i in range(one.numbers):
+                    value = number_at(builder, place, i, memory.itemsize)
+                    rounded = Symbol(builder, ir.Constant(v.scalar, 0.0)).number(value)
+                    builder.store(rounded.value, memory.at(layer.numbers + i))
+            return context.get_dummy_value()
+
+        return types.none(work, records), codegen
+
+    return take
 
 
 def drop(one, number, source, target, stride):

@@ -1,0 +1,192 @@
+"""Layers of one unit, or of a unit of each of two rows: slopes, gates, sums and products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.formulas.expressions import operate
+from fastmlp.model.part import MOST_UNITS, Part, layer
+
+MOST_INITIAL = 1e6
+
+
+def sigmoid(x: Any) -> Any:
+    """Return 1 / (1 + exp(-x)); scipy.special's `expit` would load SciPy."""
+    return operate("expit", x)
+
+
+def gelu(x: Any) -> Any:
+    """Return x times the normal distribution function of x."""
+    return 0.5 * x * (1.0 + operate("erf", x * 0.5**0.5))
+
+
+@layer("scale", lambda x, gain: x * gain, gain=("units", 1.0))
+class Scale(Part):
+    """x times a trained factor for each unit, 1 at first.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    name: str | None = None
+
+
+@layer(
+    "scale_shift",
+    lambda x, gain, shift: x * gain + shift,
+    public=False,
+    gain=("units", 1.0),
+    shift=("bias", 0.0),
+)
+class ScaleShift(Part):
+    """x times a factor, plus a shift: what each of several networks makes of the product that they share."""
+
+
+class _Initial(Part):
+    """A layer whose trained numbers have a common first value."""
+
+    initial: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(initial=checks.real("initial", self.initial, -MOST_INITIAL, MOST_INITIAL))
+
+
+@layer("prelu", lambda x, gain: np.where(x > 0.0, x, gain * x), gain=("units", "initial"))
+class PReLU(_Initial):
+    """x where x > 0, else a trained slope for each unit times x.
+
+    He and others, "Delving deep into rectifiers" (2015).
+
+    Parameters
+    ----------
+    initial : float
+        The slope at first.
+    name : str, optional
+    """
+
+    initial: float = 0.25
+    name: str | None = None
+
+
+@layer("swish", lambda x, gain: x * sigmoid(gain * x), gain=("units", "initial"))
+class Swish(_Initial):
+    """x sigmoid(beta x), with a trained beta for each unit.
+
+    Ramachandran, Zoph and Le, "Searching for activation functions" (2017).
+
+    Parameters
+    ----------
+    initial : float
+        Beta at first.
+    name : str, optional
+    """
+
+    initial: float = 1.0
+    name: str | None = None
+
+
+# --- sums and products with an earlier layer ----------------------------------------------------------
+
+
+class ReadsEarlier(Part):
+    """A layer that reads an earlier layer besides that below it."""
+
+    layer: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.instance("layer", self.layer, str, "the name of an earlier layer")
+
+
+@layer("add", lambda x, other: x + other)
+class Add(ReadsEarlier):
+    """x plus the output of an earlier layer of as many units.
+
+    Parameters
+    ----------
+    layer : str
+        The earlier layer's name.
+    name : str, optional
+    """
+
+    layer: str
+    name: str | None = None
+
+
+@layer("multiply", lambda x, other: x * other)
+class Multiply(ReadsEarlier):
+    """x times the output of an earlier layer of as many units.
+
+    Parameters
+    ----------
+    layer : str
+        The earlier layer's name.
+    name : str, optional
+    """
+
+    layer: str
+    name: str | None = None
+
+
+@layer("concatenate")
+class Concatenate(ReadsEarlier):
+    """x and, after its units, those of an earlier layer.
+
+    Parameters
+    ----------
+    layer : str
+        The earlier layer's name.
+    name : str, optional
+    """
+
+    layer: str
+    name: str | None = None
+
+
+# --- gated linear units, of the halves of a row -----------------------------------------------------------
+
+
+@layer("glu", lambda x, other: x * sigmoid(other))
+class GLU(Part):
+    """a sigmoid(b) of the halves a and b of each row, as ``torch.nn.GLU``.
+
+    Dauphin and others, "Language modeling with gated convolutional networks" (2017).
+
+    Parameters
+    ----------
+    units : int, optional
+        The layer brings its product: a `Dense` of twice as many units stands before the gate. Without `units`
+        the layer before has an even number of units, and half of them are left.
+    name : str, optional
+    """
+
+    units: int | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.units is not None:
+            self._set(units=checks.whole("units", self.units, 1, MOST_UNITS // 2))
+
+
+@layer("reglu", lambda x, other: np.where(other > 0.0, x * other, 0.0))
+class ReGLU(GLU):
+    """a relu(b) of the halves a and b of each row; parameters as of `GLU`.
+
+    Shazeer, "GLU variants improve transformer" (2020), as are `GEGLU` and `SwiGLU`.
+    """
+
+
+@layer("geglu", lambda x, other: x * gelu(other))
+class GEGLU(GLU):
+    """a gelu(b) of the halves a and b of each row, the exact gelu; parameters as of `GLU`."""
+
+
+@layer("swiglu", lambda x, other: x * (other * sigmoid(other)))
+class SwiGLU(GLU):
+    """a b sigmoid(b) of the halves a and b of each row; parameters as of `GLU`."""

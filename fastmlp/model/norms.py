@@ -1,0 +1,119 @@
+"""Norms: layers that give the units of a row, or of a batch, a common mean and deviation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.model.part import MOST_UNITS, Part, layer
+
+
+def layer_norm(x: Any, gain: Any, shift: Any, epsilon: Any) -> Any:
+    """Return the row with mean 0 and variance 1, scaled and shifted."""
+    distance = x - np.mean(x)
+    return distance / np.sqrt(np.mean(distance * distance) + epsilon) * gain + shift
+
+
+def rms_norm(x: Any, gain: Any, epsilon: Any) -> Any:
+    """Return the row with mean square 1, scaled."""
+    return x / np.sqrt(np.mean(x * x) + epsilon) * gain
+
+
+@layer("layer_norm", layer_norm, gain=("units", 1.0), shift=("bias", 0.0))
+class LayerNorm(Part):
+    """(x - mean) / sqrt(variance + epsilon) of each row, times a trained gain, plus a trained shift.
+
+    Ba, Kiros and Hinton, "Layer normalization" (2016). The variance is not the unbiased one.
+
+    Parameters
+    ----------
+    epsilon : float, above 0
+    name : str, optional
+    """
+
+    epsilon: float = 1e-5
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
+
+
+@layer("group_norm", layer_norm, gain=("units", 1.0), shift=("bias", 0.0))
+class GroupNorm(Part):
+    """`LayerNorm` of each group of units, of which a row has `groups` one after another, with one gain and
+    shift a unit.
+
+    Wu and He, "Group normalization" (2018).
+
+    Parameters
+    ----------
+    groups : int
+        How many groups a row has; the number of units is a multiple of it.
+    epsilon : float, above 0
+    name : str, optional
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(
+            groups=checks.whole("groups", self.groups, 1, MOST_UNITS),
+            epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True),
+        )
+
+
+@layer("rms_norm", rms_norm, gain=("units", 1.0))
+class RMSNorm(Part):
+    """x / sqrt(mean of x^2 + epsilon) of each row, times a trained gain.
+
+    Zhang and Sennrich, "Root mean square layer normalization" (2019).
+
+    Parameters
+    ----------
+    epsilon : float, above 0, optional
+        If None, the distance from 1 to the next number of the dtype.
+    name : str, optional
+    """
+
+    epsilon: float | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon is not None:
+            self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
+
+
+@layer("batch_norm", state=("mean", "variance"), gain=("units", 1.0), shift=("bias", 0.0))
+class BatchNorm(Part):
+    """(x - mean) / sqrt(variance + epsilon) of each unit over the batch, times a trained gain, plus a shift.
+
+    Ioffe and Szegedy, "Batch normalization" (2015). Predictions go by running means and variances, which
+    every step moves: running = (1 - momentum) running + momentum of the batch's. The running variance is the
+    unbiased one, that which normalises is not. Sample weights do not enter. One row is no batch: where it
+    would be the last of an epoch, it joins the batch before it. With a communicator the statistics are those
+    of all processes' rows; local SGD goes by each one's own, and averages the running ones.
+
+    Parameters
+    ----------
+    momentum : float in (0, 1]
+    epsilon : float, above 0
+    name : str, optional
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(
+            momentum=checks.real("momentum", self.momentum, 0, 1, open_low=True),
+            epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True),
+        )

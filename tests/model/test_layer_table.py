@@ -1,0 +1,158 @@
+"""The table of layers: each entry has a second opinion, is public, and derives what all programs need."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layered import INPUTS, OUTPUTS, formulas, train
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Dense,
+    Dropout,
+    GroupNorm,
+    Layer,
+    LayerNorm,
+    Members,
+    Network,
+    Residual,
+    Scale,
+    SwiGLU,
+)
+from fastmlp.backend import registry
+from fastmlp.backend.reference_layers import FORMULAS
+from fastmlp.kernels.lanes.eligible import lane_program
+from fastmlp.kernels.small.eligible import specialize
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.operations import KINDS
+from fastmlp.model.part import LAYERS
+
+X = np.random.default_rng(0).normal(size=(20, INPUTS))
+Y = X[:, :OUTPUTS] ** 2
+
+
+def networks():
+    """A network for each layer of the table that is a formula, and some of its places."""
+    for name, one in formulas().items():
+        yield name, Network(inputs=INPUTS, layers=[Dense(12, "tanh", name="low"), Dense(12), one, Dense(3)])
+    inner = [Dense(4), GroupNorm(2), SwiGLU(3), GroupNorm(3), Dense(4, "tanh"), Residual(SwiGLU(2), Dense(4))]
+    yield "groups and gates of members", Network(inputs=INPUTS, layers=[Members(3), *inner, Dense(3)])
+    yield "a gate after dropout", Network(inputs=INPUTS, layers=[Dense(8), Dropout(0.3), SwiGLU(), Dense(3)])
+
+
+NETWORKS = dict(networks())
+
+
+def test_every_formula_has_a_reference_of_the_same_name():
+    assert {kind.name for kind in KINDS.values() if kind.row and kind.layer} == {*FORMULAS}
+
+
+def test_every_layer_is_public():
+    assert {*LAYERS} <= {*fastmlp.__all__}
+    assert all(getattr(fastmlp, name) is kind for name, kind in LAYERS.items())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_references_gradients_are_differences(name):
+    network, gradient = NETWORKS[name], registry.get("reference").gradient
+    parameters = np.random.default_rng(1).normal(0, 0.5, parameter_count(network))
+    data, found, unused = Data(X, Y, np.ones(len(X))), np.empty_like(parameters), np.empty_like(parameters)
+    gradient(network, parameters, data, 7, 0, found)
+    trained = found != 0  # the biases of a product that members share stay 0
+    for direction in np.random.default_rng(2).choice([-1.0, 1.0], (20, len(parameters))) * trained:
+        sides = [parameters + step * direction for step in (-1e-6, 1e-6)]
+        low, high = (gradient(network, side, data, 7, 0, unused) for side in sides)
+        assert (high - low) / 2e-6 == pytest.approx(found @ direction, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_all_programs_train_as_the_reference(name, dtype):
+    options = {"optimizer": SGD(0.05, momentum=0.9), "dtype": dtype}
+    expected = train(NETWORKS[name], (X, Y), backend="reference", **{**options, "dtype": "float64"})
+    allowed = 1e-12 if dtype == "float64" else 1e-5
+    for backend in ("fused", "specialized"):
+        got = train(NETWORKS[name], (X, Y), backend=backend, **options)
+        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
+        np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=0, atol=10 * allowed)
+
+
+@pytest.mark.parametrize("name", formulas())
+def test_no_formula_leaves_the_small_programs(name):
+    for dtype in ("float32", "float64"):
+        assert specialize(NETWORKS[name], SGD(), 16, np.dtype(dtype)) is not None
+        assert lane_program(NETWORKS[name], SGD(), np.dtype(dtype)) is not None
+
+
+@pytest.mark.parametrize("backend", ["fused", "specialized"])
+def test_a_hyperparameter_is_no_part_of_the_program(backend):
+    """So that a search over it compiles once: networks that differ in it alone have one program."""
+    few, many = (NETWORKS["LayerNorm"].replaced(layers=_with(epsilon)) for epsilon in (1e-5, 0.5))
+    programs = [specialize(one, SGD(), 16, np.dtype("float64")) for one in (few, many)]
+    assert programs[0] == programs[1]
+    lanes = [lane_program(one, SGD(), np.dtype("float64")) for one in (few, many)]
+    assert lanes[0] == lanes[1]
+    options = {"optimizer": SGD(0.05)}
+    for one in (few, many):
+        expected, got = (train(one, (X, Y), backend=name, **options) for name in ("reference", backend))
+        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=1e-12)
+    assert not np.allclose(
+        *(train(one, (X, Y), backend=backend, **options).predict(X) for one in (few, many))
+    )
+
+
+def _with(epsilon):
+    return [Dense(12, "tanh", name="low"), Dense(12), LayerNorm(epsilon), Dense(3)]
+
+
+def test_models_of_one_call_have_their_own_hyperparameters():
+    both = [NETWORKS["LayerNorm"].replaced(layers=_with(epsilon)) for epsilon in (1e-5, 0.5) * 4]
+    given = {"optimizer": SGD(0.05), "epochs": 3, "dtype": "float64", "backend": "specialized"}
+    models = fastmlp.fit_many(both, X, Y, seed=[*range(8)], **given)
+    for seed, (network, model) in enumerate(zip(both, models, strict=True)):
+        alone = fastmlp.fit(network, X, Y, seed=seed, **given)
+        np.testing.assert_array_equal(model.parameters, alone.parameters)
+
+
+def test_an_own_layers_numbers_are_no_part_of_its_code():
+    def leaky(x, slope):
+        return np.where(x > 0, x, slope * x)
+
+    one, other = (Layer("leaky", leaky, numbers={"slope": slope}) for slope in (0.1, 0.4))
+    assert (one.key, one != other) == (other.key, True)
+    for piece in (one, other):
+        layers = [Dense(12), piece, Dense(3)]
+        expected, got = (train(layers, (X, Y), backend=name) for name in ("reference", "fused"))
+        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=1e-10)
+    with pytest.raises(
+        ValueError, match="a number of the layer 'leaky' must have a name of its own, got 'gain'"
+    ):
+        Layer("leaky", lambda x, gain: x * gain, {"gain": ("units", 1.0)}, {"gain": 1.0})
+
+
+def test_what_a_norm_saves_for_backward_is_its_mean_and_factor():
+    kept = {
+        name: KINDS[name].kept for name in ("layer_norm", "group_norm", "rms_norm", "prelu", "glu", "add")
+    }
+    assert kept == {"layer_norm": 2, "group_norm": 2, "rms_norm": 1, "prelu": 0, "glu": 0, "add": 0}
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: SwiGLU(), r"SwiGLU\(\) needs a layer of an even number of units before it, got 7"),
+        (lambda: GroupNorm(2), r"GroupNorm\(groups=2\) needs a multiple of 2 units before it, got 7"),
+        (lambda: SwiGLU(units=0), "units must be at least 1, got 0"),
+        (lambda: GroupNorm(0), "groups must be at least 1, got 0"),
+    ],
+)
+def test_units_that_do_not_fit_are_refused(layer, message):
+    with pytest.raises(ValueError, match=message):
+        Network(inputs=4, layers=[Dense(7), layer(), Dense(2)])
+
+
+def test_a_name_that_is_a_layers_is_refused_for_new_layers_too():
+    with pytest.raises(ValueError, match="must not be that of a kind of layers, got 'GroupNorm'"):
+        Scale(name="GroupNorm")
