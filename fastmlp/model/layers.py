@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastmlp import checks
+from fastmlp.model import gates, norms  # noqa: F401  # whose layers are in the table, too
 from fastmlp.model.activations import HIDDEN, Activation
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
 from fastmlp.model.own_layers import Layer
