@@ -161,7 +161,7 @@ def rounding(given, rows):
         if one.is_dense:
             value, off = product(value, off, *arrays, eps)
         elif one.kind.name == "concatenate":
-            value, off = map(np.hstack, zip((value, off), other, strict=True))
+            value, off = map(np.hstack, zip(*(passed[source] for source in one.sources), strict=True))
         elif one.kind.name == "gather":
             places = arrays[0].astype(int)
             value, off = value[:, places], off[:, places]

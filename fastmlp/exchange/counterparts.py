@@ -67,10 +67,11 @@ ACTIVATIONS = {
 
 
 def counterpart_of(step: ExportStep) -> Counterpart:
-    """Return the names of a step."""
-    table = ACTIVATIONS if step.one.kind.name == "activation" else OPERATIONS
-    named = isinstance(step.one.activation, str)
-    return table.get(step.label, Counterpart()) if named else Counterpart()
+    """Return the names of a step; a user's own layer or activation has none, whatever its name."""
+    kind, activation = step.one.kind.name, step.one.activation
+    if kind != "activation":
+        return OPERATIONS.get(kind, Counterpart())
+    return ACTIVATIONS.get(activation, Counterpart()) if isinstance(activation, str) else Counterpart()
 
 
 def layer_of(kind: str) -> type[Part]:

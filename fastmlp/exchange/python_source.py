@@ -46,7 +46,7 @@ def _of_tables(step: ExportStep, codes: str, *tables: str) -> str:
 
 STRUCTURES: dict[str, Callable[..., str]] = {
     "dense": lambda step, x, w, b: f"{x} @ {w} + {b}",
-    "concatenate": lambda step, x, other: f"np.hstack([{x}, {other}])",
+    "concatenate": lambda step, *parts: f"np.hstack([{', '.join(parts)}])",
     "gather": lambda step, x, places: f"{x}[:, {places}]",
     "grouped": _of_groups,
     "categories": _of_tables,

@@ -30,6 +30,7 @@ STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
 """The kinds of steps that are no formula; every format has an entry for each. Their arrays:
 
 dense : W (n_in, n_out) and b (n_out,), which is 0 where it is not trained
+concatenate : none, of any number of sources
 gather : the places of the units that it takes, (n_out,) int64
 grouped : W (groups, n_in, n_out) and b (groups, n_out)
 categories : a table for each column, see `with_unknown`

@@ -67,11 +67,11 @@ class Formula(torch.nn.Module):  # type: ignore[misc]  # its base may not be ins
 
 
 class Concatenated(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """The units of a tensor (rows, units) and, after them, those of another."""
+    """The units of a tensor (rows, units) and, after them, those of others."""
 
-    def forward(self, x: Any, other: Any) -> Any:
-        """Return the tensor (rows, units of both)."""
-        return torch.cat([x, other], dim=1)
+    def forward(self, *parts: Any) -> Any:
+        """Return the tensor (rows, units of all)."""
+        return torch.cat(parts, dim=1)
 
 
 class Gathered(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed

@@ -13,7 +13,7 @@ import pytest
 from exchanged import agrees, blocks_of, filled, own_gated, own_sine
 
 import fastmlp
-from fastmlp import Activate, Categories, Dense, Network, Numbers, SparseNumbers
+from fastmlp import Activate, Categories, Dense, Layer, Network, Numbers, SparseNumbers
 from fastmlp.exchange import python_source
 from fastmlp.exchange.steps import graph_of
 from fastmlp.model.embeddings import NumberEmbedding
@@ -48,10 +48,11 @@ PARTS = {one for one in PUBLIC if isinstance(one, type) and issubclass(one, (Par
 PARTS -= {SparseNumbers}  # which are `Numbers` before: tests/model/test_sparse_numbers.py
 CASES = {kind.__name__: network_of(made(kind)) for kind in sorted(PARTS, key=lambda kind: kind.__name__)}
 CASES |= {"own layer": network_of(Activate(own_gated)), "own activation": network_of(Activate(own_sine))}
+CASES["own prelu"] = network_of(Activate(Layer("prelu", lambda x, w: w * x * x, {"w": ("units", 0.5)})))
 
 REFUSED = {
-    "to_keras_weights": {"Swish", "Scale", "Members", "own layer", "own activation", "Periodic"}
-    | {"PiecewiseLinear", *(kind.__name__ for kind in BLOCKS)},
+    "to_keras_weights": {"Swish", "Scale", "Members", "own layer", "own activation"}
+    | {"own prelu", "Periodic", "PiecewiseLinear", *(kind.__name__ for kind in BLOCKS)},
     "to_sklearn": {*CASES},  # a layer has a name
 }
 """The parts that a format has not, and says so."""
