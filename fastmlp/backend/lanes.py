@@ -101,7 +101,7 @@ def program_of(
     rows : of an epoch, dense ones; batch_size : of a step
     shuffled : whether an epoch of one step has an order of its own, as scikit-learn's have
     """
-    if registry.is_reference(name) or not registry.choice_of(name).exact or optimizer.averaging is not None:
+    if registry.is_reference(name) or not registry.choice_of(name).exact:
         return None
     from fastmlp.kernels.estimates import lane_seconds
     from fastmlp.kernels.lanes.eligible import lane_program

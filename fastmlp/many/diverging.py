@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.averages import exchange
 from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -44,7 +45,9 @@ def divergence_of(
 
     def advance(state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         objectives = np.empty(len(chunk.starts))
+        exchange(network, optimizer, state.parameters, state.moments, state.step)
         after = backend.train_chunk(network, optimizer, state, data, chunk, key, 1, objectives)
+        exchange(network, optimizer, after.parameters, after.moments, after.step)
         return after, objectives
 
     state, objectives = last_finite(advance, state, chunk, Draft(optimizer.moment_rows, 1))

@@ -31,11 +31,13 @@ from fastmlp import (
     RMSNorm,
     RMSprop,
     Scale,
+    ScheduleFreeAdamW,
     Swish,
 )
 from fastmlp.backend import registry
 from fastmlp.kernels.lanes.eligible import lane_program, lanes_of
 from fastmlp.kernels.lanes.training import LaneTask, train_in_lanes
+from fastmlp.model.averages import exchange
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import TrainState
@@ -59,6 +61,8 @@ CASES = {
     "sklearn's": (
         Network([20, 17, 2], "silu", **LABELS, convention="sklearn", l2=0.1), SGD(0.05, momentum=0.9), 30, 8,
     ),
+    "averaged": (Network([5, 6, 2], "tanh"), replace(AdamW(0.01), averaging=("ema", 0.9)), 33, 16),
+    "unrolled, schedule-free": (Network([3, 4, 2], "tanh"), ScheduleFreeAdamW(0.01, warmup=3), 4, 4),
     "six moments": (Network([5, 6, 2], "tanh", output="identity"), six_moments(0.01), 33, 16),
     "huber": (Network([4, 8, 3], "elu", output="identity", loss="huber"), Adam(0.01, amsgrad=True), 33, 16),
     "layers": (Network(inputs=5, layers=LAYERS, **CLASSES, l2=0.1), Adam(0.01), 40, 18),
@@ -101,7 +105,8 @@ CASES |= {
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip
-QUICK = "six moments", "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
+QUICK = "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
+QUICK += "averaged", "unrolled, schedule-free", "six moments"
 TURNS = {
     name: "float32" if name.endswith("7 rows") or (place % 2 and not name.endswith("rows")) else "float64"
     for place, name in enumerate(CASES)
@@ -167,7 +172,9 @@ def assert_bits_of_tasks(tasks):
     for lane, (network, optimizer, state, data, chunk, key) in enumerate(tasks):
         alone = TrainState(*(array.copy() for array in state[:3]), state.step)
         losses = np.empty(len(chunk.starts))
-        registry.get("fused").train_chunk(network, optimizer, alone, data, chunk, key, 1, losses)
+        exchange(network, optimizer, alone.parameters, alone.moments, alone.step)
+        alone = registry.get("fused").train_chunk(network, optimizer, alone, data, chunk, key, 1, losses)
+        exchange(network, optimizer, alone.parameters, alone.moments, alone.step)
         after = result.write(lane, state)
         assert after.step == state.step + len(losses)
         np.testing.assert_array_equal(result.losses[:, lane], losses)

@@ -9,7 +9,7 @@ import pytest
 from going_on import assert_same
 from in_lanes import ALONE, X, Y, network
 
-from fastmlp import SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
+from fastmlp import EMA, SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
 from fastmlp.kernels.lanes.blocks import LaneBlocks
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks, trainings
@@ -39,10 +39,11 @@ def vectors(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "shuffle", "optimizer"), [(16, True, Adam), (16, False, SGD), (None, True, Adam)]
+    ("batch_size", "shuffle", "optimizer", "average"),
+    [(16, True, Adam, None), (16, False, SGD, None), (None, True, Adam, None), (16, True, SGD, EMA(0.9))],
 )
 @pytest.mark.usefixtures("together")
-def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, optimizer):
+def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, optimizer, average):
     """In every order: of the first models, of the last, of some between, and at last of all."""
     lanes = lanes_of(np.dtype("f8"))
     count = 4 * lanes - 1
@@ -54,7 +55,7 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
 
     kinds = {end: rates(end) for end in {*ends}}
     own = [X + place % 2 for place in range(count)]
-    options = {"epochs": 14, "batch_size": batch_size, "shuffle": shuffle, **ALONE}
+    options = {"epochs": 14, "batch_size": batch_size, "shuffle": shuffle, "average": average, **ALONE}
     given = {"optimizer": [kinds[end] for end in ends], "seed": 3, "threads": 1}
     models = fit_many([network(i) for i in range(count)], own, Y, **given, **options)
     assert vectors[0] == 4

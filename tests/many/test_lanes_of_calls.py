@@ -16,6 +16,9 @@ from in_lanes import ALONE, X, Y, network
 from own_pieces import gated
 
 from fastmlp import (
+    EMA,
+    SGD,
+    SWA,
     Activation,
     Adam,
     Callback,
@@ -25,6 +28,7 @@ from fastmlp import (
     EarlyStopping,
     InterruptedMany,
     Network,
+    ScheduleFreeAdamW,
     fit,
     fit_many,
 )
@@ -51,6 +55,27 @@ def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(tog
         assert_same(model, fit(own, X, Y, **one, **ALONE))
     assert sum(together) == 19 if not callbacks else sum(together) > 19
     assert max(together) == (7 if not callbacks else lanes_of(np.dtype("f8")))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": ScheduleFreeAdamW(0.02, warmup=3)},
+        {"optimizer": SGD(0.02, 0.9), "average": EMA(0.9)},
+        {"optimizer": Adam(0.02), "average": SWA(0.4), "callbacks": [Callback()]},
+    ],
+    ids=["a block, schedule-free", "a block, ema", "each looked into, swa"],
+)
+def test_averages_of_weights_have_the_bits_of_fit_alone(together, options):
+    epochs = [2, 3, 5] if "callbacks" in options else [5, 5, 5]
+    given = {**options, "batch_size": 16, **ALONE}
+    models = fit_many(network(1), X, Y, epochs=epochs, seed=3, threads=1, **given)
+    for i, model in enumerate(models):
+        alone = fit(network(1), X, Y, epochs=epochs[i], seed=3 + i, **given)
+        assert_same(model, alone)
+        further = [one.fit_more(X, Y, epochs=2) for one in (model, alone)]
+        assert_same(*further)
+    assert together
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

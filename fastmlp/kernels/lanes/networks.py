@@ -9,6 +9,7 @@ All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of 
 from llvmlite import ir
 from numba import types
 
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.arrays import VectorNumbers
 from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.symbols import Symbol
@@ -120,6 +121,18 @@ def dropout_of(step, numbers):
     return lambda before: DropoutMasks(scramble(key ^ whole(before)), chances)
 
 
+def exchange(kept, count, taken=None):
+    """Swap the parameters and the last moments of networks, see `fastmlp.model.averages.exchange`.
+
+    kept : parameters and each moment, `count` numbers each; taken : of which lanes, all without
+    """
+    first, last = kept[0], kept[-1]
+    with counted(first.builder, count) as i:
+        one, other = first[i], last[i]
+        first[i] = other if taken is None else where(taken, other, one)
+        last[i] = one if taken is None else where(taken, one, other)
+
+
 def chunk(constants):
     """The intrinsic that takes all steps of a chunk of as many networks as there are lanes."""
 
@@ -153,6 +166,8 @@ def chunk(constants):
                 LaneNumbers(v, pointers[0]),
                 *(LaneNumbers(v, v.shift(pointers[1], k * count * v.bytes)) for k in range(rule.moments)),
             ]
+            if rule.reads_last:
+                exchange(kept, count, numbers_at[STEPS] > 0.0)
             held = kept
             if constants.rows:
                 held = [LaneRegisters(v, Slots()) for _ in kept]
@@ -201,6 +216,8 @@ def chunk(constants):
                 for slots, target in zip(held, kept, strict=True):
                     for p in range(count):
                         target[p] = slots[p]
+            if rule.reads_last:
+                exchange(kept, count)
             return context.get_dummy_value()
 
         scalars = types.float64, types.float64, types.boolean
