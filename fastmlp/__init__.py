@@ -198,7 +198,7 @@ def __getattr__(name: str) -> Any:
         found = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
     elif name == "__all__":
         found = sorted({"__version__", *_MODULE_OF, *_of_tables()})
-    elif name.startswith("_") or name not in (tables := _of_tables()):
+    elif not name[:1].isupper() or name not in (tables := _of_tables()):  # Python asks for modules, too
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
     else:
         found = tables[name]

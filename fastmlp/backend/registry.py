@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -39,7 +40,7 @@ _paths: dict[str, Path] = {}
 
 def variants() -> dict[str, Variant]:
     """Return the compiled backends' declarations by name: bases first, files given last."""
-    named = {name: variant for name, variant in shipped().items() if name in own()}
+    named = {name: variant for name, variant in shipped().items() if name not in _by_dtype()}
     return {**named, **plugins(), **registered}
 
 
@@ -63,8 +64,18 @@ def own() -> Mapping[str, Choice]:
 
 
 def given() -> tuple[str, ...]:
-    """Return the names of the backends that plugins and files declare."""
-    return (*plugins(), *registered)
+    """Return the names of the backends that are not in `own`: of further files, plugins and given files."""
+    return (*further(), *plugins(), *registered)
+
+
+@functools.cache
+def further() -> tuple[str, ...]:
+    """Return the names of the package's variants without an estimate, which "auto" does not choose."""
+    known = {*own(), *_by_dtype()}
+    folder = Path(__file__).parents[1] / "kernels" / "variants"
+    if known >= {info.name for info in pkgutil.iter_modules([str(folder)])}:
+        return ()  # so that none of them is loaded
+    return tuple(name for name in shipped() if name not in known)
 
 
 def get(name: str) -> Backend:
@@ -207,8 +218,6 @@ def register_file(path: str | Path) -> str:
 @functools.cache
 def shipped() -> dict[str, Variant]:
     """Return the variants of the package, bases first."""
-    import pkgutil
-
     package = importlib.import_module("fastmlp.kernels.variants")
     found = [
         declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))

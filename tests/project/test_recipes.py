@@ -21,12 +21,29 @@ BLOCK = re.compile(
     re.S,
 )
 
+LAYER = """
+listed = [fastmlp.Dense(5), fastmlp.{}, fastmlp.Dense(2)]
+network = fastmlp.Network(inputs=3, layers=listed)
+assert specialize(network, optimizer, 16, np.dtype(float)) is not None
+assert lane_program(network, optimizer, np.dtype(float)) is not None
+assert restored(described(network)) == network
+assert type(listed[1]).__name__ in fastmlp.__all__
+model = fastmlp.fit(network, X, y, epochs=1, backend="reference")
+exec(model.to_numpy_source(), scope := {{}})
+np.testing.assert_allclose(scope["predict"](X.tolist()), model.predict(X), rtol=1e-9)
+model.to_c("model.h")
+model.to_onnx("model.onnx")
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+(found,) = session.run(None, {{"X": X}})
+np.testing.assert_allclose(found, model.predict(X), rtol=1e-9)
+"""
+"""A layer in every program and format: what its neighbours have."""
+
 TRIALS = {
     "An activation": 'network = fastmlp.Network([3, 5, 2], "hard_tanh")',
-    "A unitwise operation with trained gains": (
-        "listed = [fastmlp.Dense(5), layers.SoftShrink(), fastmlp.Dense(2)]\n"
-        "network = fastmlp.Network(inputs=3, layers=listed)"
-    ),
+    "A unitwise layer with trained numbers": LAYER.format("SoftShrink()"),
+    "A norm of rows": LAYER.format("AbsoluteNorm()"),
+    "A gate of two sources": LAYER.format("Bilinear(4)"),
     "A loss": 'network = fastmlp.Network([3, 5, 2], output="sigmoid", loss="log_cosh")',
     "An optimiser with three moments": (
         "optimizer = fastmlp.AggregatedMomentum(0.1)\n"
@@ -36,6 +53,12 @@ TRIALS = {
         "assert 'AggregatedMomentum' in dir(fastmlp) and 'aggregatedmomentum' in optimizers.BY_NAME\n"
         "assert 'aggregatedmomentum' in step_cases.OPTIMIZERS"
     ),
+    "A backend": (
+        "assert 'plain_bias' in fastmlp.backends()\n"
+        "model = fastmlp.fit(network, X, y, epochs=2, seed=0, backend='plain_bias')\n"
+        "expected = fastmlp.fit(network, X, y, epochs=2, seed=0, backend='reference')\n"
+        "np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-4, atol=1e-6)"
+    ),
     "A kind of first operation": (
         "listed = [fastmlp.Dense(5, 'tanh'), fastmlp.Dense(2)]\n"
         "network = fastmlp.Network(inputs=[fastmlp.Numbers(3, embeddings.Powers(2))], layers=listed)"
@@ -44,7 +67,7 @@ TRIALS = {
 
 TRIAL = """
 import functools
-import numpy as np, fastmlp
+import numpy as np, fastmlp, onnxruntime
 from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model import embeddings, layers, optimizers
@@ -109,11 +132,14 @@ def cooked(folder):
 
 PLACES = {
     "An activation": 2,
-    "A unitwise operation with trained gains": 3,  # one of them is the reference
+    **dict.fromkeys(
+        ("A unitwise layer with trained numbers", "A norm of rows", "A gate of two sources"), 2
+    ),  # one of them is the reference
     "A loss": 2,
     "An optimiser with three moments": 2,  # one of them is the reference
     "A kind of first operation": 3,
     "A format of exports": 2,
+    "A backend": 1,
 }
 """The most files that each may touch: the measure of the design."""
 
