@@ -34,16 +34,19 @@ class Counterpart(NamedTuple):
     keras: str = ""
 
 
+ATTRIBUTES: dict[str, dict[str, Any]] = {"LayerNormalization": {"axis": -1}, "Concat": {"axis": 1}}
+"""Of operators of ONNX."""
+
 OPERATIONS = {
-    "dense": Counterpart(("Linear", {}), ("Gemm", {}), "Dense"),
-    "layer_norm": Counterpart(("LayerNorm", {}), ("LayerNormalization", {"axis": -1}), "LayerNormalization"),
-    "rms_norm": Counterpart(("RMSNorm", {}), NONE, "RMSNormalization"),
-    "batch_norm": Counterpart(("BatchNorm1d", {}), ("BatchNormalization", {}), "BatchNormalization"),
-    "prelu": Counterpart(("PReLU", {}), ("PRelu", {}), "PReLU"),
-    "add": Counterpart(onnx=("Add", {})),
-    "concatenate": Counterpart(onnx=("Concat", {"axis": 1})),
+    one.kind: Counterpart(
+        (one.counterparts.get("torch", ""), {}),
+        (onnx := one.counterparts.get("onnx", ""), ATTRIBUTES.get(onnx, {})),
+        one.counterparts.get("keras", ""),
+    )
+    for one in LAYERS.values()
+    if one.counterparts
 }
-"""By kinds of operations. Their arrays are there in the order that they have here."""
+"""By kinds of operations, as their layers say. Their arrays are there in the order that they have here."""
 
 ACTIVATIONS = {
     "relu": Counterpart(("ReLU", {}), ("Relu", {})),

@@ -175,9 +175,14 @@ class _Steps:
     """
 
     def __init__(
-        self, network: Network, parameters: NDArray[Any], dropout: bool = False, before: _Steps | None = None
+        self,
+        network: Network,
+        parameters: NDArray[Any],
+        dropout: bool = False,
+        whole: bool = False,
+        before: _Steps | None = None,
     ) -> None:
-        self.network, self.parameters, self.dropout = network, parameters, dropout
+        self.network, self.parameters, self.dropout, self.whole = network, parameters, dropout, whole
         self.views = operation_views(parameters, network)
         self.blocks = iter(inputs_of(network))
         self.found: list[ExportStep] = [] if before is None else before.found
@@ -263,8 +268,9 @@ class _Steps:
             own = {f"{piece.name}_{name}": array for name, array in own.items()}
         if one.second:
             return self.append_gate(one, sources)
-        if one.members > 1:
+        if one.members > 1 and not self.whole:
             return self.append_groups(one, sources, own)
+        one = one._replace(members=1, n_in=one.members * one.n_in, n_out=one.width)
         return self.append(one, sources, self.named(own))
 
     def append_gate(self, one: Operation, sources: tuple[int, ...]) -> int:
@@ -391,15 +397,18 @@ def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
     return found
 
 
-def graph_of(network: Network, parameters: NDArray[Any], dropout: bool = False) -> ExportGraph:
+def graph_of(
+    network: Network, parameters: NDArray[Any], dropout: bool = False, whole: bool = False
+) -> ExportGraph:
     """Return the graph of a network, whose arrays are views of a flat (P,) vector where nothing is folded.
 
     After `Members` there are the steps of the first member, of the second, .., and the mean of their ends.
 
     dropout : whether there are steps of dropout
+    whole : whether a norm of groups is one step, which the format has a counterpart of
     """
     network, parameters = folded(network, parameters)
-    made = _Steps(network, parameters, dropout)
+    made = _Steps(network, parameters, dropout, whole)
     made.walk_all(INPUTS)
     inputs = inputs_of(network)
     return ExportGraph(_functions(made.found), inputs, parameters.dtype, network.widths, network)

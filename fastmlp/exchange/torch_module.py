@@ -42,16 +42,16 @@ LEAST = {"threshold": 20.0}
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
 """Modules that leave a matrix (rows, units) as it is when predicting; Flatten if it leaves the rows."""
 
-FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum"}
+FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum", "groups": "num_groups"}
 """What torch.nn calls the fields of layers."""
 
-SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters")
+SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters", "num_channels")
 """What torch.nn calls the units of a layer."""
 
 
 def to_torch(network: Network, parameters: Array) -> Any:
     """Return a module with a copy of the parameters: a `torch.nn.Sequential` if each reads the one before."""
-    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, dropout=True)
+    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, True, True)
     made: list[Any] = []
     read: list[tuple[int, ...]] = []
     shared: dict[tuple[str, ...], Any] = {}
@@ -175,7 +175,7 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]
     weight, bias, *state = arrays
     if weight is None:
-        weight = np.ones(getattr(one, "normalized_shape", None) or one.num_features, np.float32)
+        weight = np.ones(next(getattr(one, size) for size in SIZES if hasattr(one, size)), np.float32)
     if not hasattr(one, "running_mean"):
         return (weight,) if bias is None else (weight, bias)
     if state[0] is None:

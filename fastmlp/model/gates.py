@@ -56,7 +56,12 @@ class _Initial(Part):
         self._set(initial=checks.real("initial", self.initial, -MOST_INITIAL, MOST_INITIAL))
 
 
-@layer("prelu", lambda x, gain: np.where(x > 0.0, x, gain * x), gain=("units", "initial"))
+@layer(
+    "prelu",
+    lambda x, gain: np.where(x > 0.0, x, gain * x),
+    counterparts={"torch": "PReLU", "onnx": "PRelu", "keras": "PReLU"},
+    gain=("units", "initial"),
+)
 class PReLU(_Initial):
     """x where x > 0, else a trained slope for each unit times x.
 
@@ -103,7 +108,7 @@ class ReadsEarlier(Part):
         checks.instance("layer", self.layer, str, "the name of an earlier layer")
 
 
-@layer("add", lambda x, other: x + other)
+@layer("add", lambda x, other: x + other, counterparts={"onnx": "Add"})
 class Add(ReadsEarlier):
     """x plus the output of an earlier layer of as many units.
 
@@ -118,7 +123,7 @@ class Add(ReadsEarlier):
     name: str | None = None
 
 
-@layer("multiply", lambda x, other: x * other)
+@layer("multiply", lambda x, other: x * other, counterparts={"onnx": "Mul"})
 class Multiply(ReadsEarlier):
     """x times the output of an earlier layer of as many units.
 
@@ -133,7 +138,7 @@ class Multiply(ReadsEarlier):
     name: str | None = None
 
 
-@layer("concatenate")
+@layer("concatenate", counterparts={"onnx": "Concat"})
 class Concatenate(ReadsEarlier):
     """x and, after its units, those of an earlier layer.
 

@@ -30,7 +30,7 @@ def checked_dropout(given: object) -> float:
     return checks.real("dropout", given, 0, 1, open_high=True)
 
 
-@layer("dense")
+@layer("dense", counterparts={"torch": "Linear", "onnx": "Gemm", "keras": "Dense"})
 class Dense(Part):
     """A dense layer: activation(x W + b), W of (inputs, units) and b of (units,).
 

@@ -21,7 +21,13 @@ def rms_norm(x: Any, gain: Any, epsilon: Any) -> Any:
     return x / np.sqrt(np.mean(x * x) + epsilon) * gain
 
 
-@layer("layer_norm", layer_norm, gain=("units", 1.0), shift=("bias", 0.0))
+@layer(
+    "layer_norm",
+    layer_norm,
+    counterparts={"torch": "LayerNorm", "onnx": "LayerNormalization", "keras": "LayerNormalization"},
+    gain=("units", 1.0),
+    shift=("bias", 0.0),
+)
 class LayerNorm(Part):
     """(x - mean) / sqrt(variance + epsilon) of each row, times a trained gain, plus a trained shift.
 
@@ -41,7 +47,13 @@ class LayerNorm(Part):
         self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
 
 
-@layer("group_norm", layer_norm, gain=("units", 1.0), shift=("bias", 0.0))
+@layer(
+    "group_norm",
+    layer_norm,
+    counterparts={"torch": "GroupNorm", "keras": "GroupNormalization"},
+    gain=("units", 1.0),
+    shift=("bias", 0.0),
+)
 class GroupNorm(Part):
     """`LayerNorm` of each group of units, of which a row has `groups` one after another, with one gain and
     shift a unit.
@@ -68,7 +80,12 @@ class GroupNorm(Part):
         )
 
 
-@layer("rms_norm", rms_norm, gain=("units", 1.0))
+@layer(
+    "rms_norm",
+    rms_norm,
+    counterparts={"torch": "RMSNorm", "keras": "RMSNormalization"},
+    gain=("units", 1.0),
+)
 class RMSNorm(Part):
     """x / sqrt(mean of x^2 + epsilon) of each row, times a trained gain.
 
@@ -90,7 +107,13 @@ class RMSNorm(Part):
             self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
 
 
-@layer("batch_norm", state=("mean", "variance"), gain=("units", 1.0), shift=("bias", 0.0))
+@layer(
+    "batch_norm",
+    state=("mean", "variance"),
+    counterparts={"torch": "BatchNorm1d", "onnx": "BatchNormalization", "keras": "BatchNormalization"},
+    gain=("units", 1.0),
+    shift=("bias", 0.0),
+)
 class BatchNorm(Part):
     """(x - mean) / sqrt(variance + epsilon) of each unit over the batch, times a trained gain, plus a shift.
 

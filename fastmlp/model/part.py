@@ -26,6 +26,7 @@ class Part:
     """
 
     kind: ClassVar[str] = ""
+    counterparts: ClassVar[Mapping[str, str]] = {}
     formula: ClassVar[Formula | None] = None
     parameters: ClassVar[Mapping[str, tuple[str, Any]]] = {}
     state: ClassVar[tuple[str, ...]] = ()
@@ -56,6 +57,7 @@ def layer(
     formula: Formula | None = None,
     state: tuple[str, ...] = (),
     public: bool = True,
+    counterparts: Mapping[str, str] | None = None,
     **parameters: tuple[str, Any],
 ) -> Callable[[Class], Class]:
     """Return a decorator that makes a layer of a class: a frozen dataclass that the registry has.
@@ -73,6 +75,8 @@ def layer(
         0.
     public : bool
         Whether users may name it.
+    counterparts : mapping of str to str, optional
+        What "torch", "onnx" and "keras" call it; a format without a name gets the formula.
     **parameters : tuple of (str, object)
         The shape of each trained parameter, and its first value or the name of the field with that: "units"
         (a number for each unit), "layer" (one number), or "bias" (a number for each unit, which is added to
@@ -80,7 +84,7 @@ def layer(
     """
 
     def decorate(made: Class) -> Class:
-        made.kind, made.state = kind, state
+        made.kind, made.state, made.counterparts = kind, state, counterparts or {}
         if formula is not None:
             made.formula = staticmethod(formula)
         if parameters:

@@ -107,8 +107,8 @@ class Model(Portable):
         """Per layer with parameters its arrays, views into `parameters`, by its name and theirs.
 
         A layer without a name is "dense1", "layer_norm1", .. A `Dense` has "weights" (n_in, n_out) and
-        "biases" (n_out,), a norm "gain" and "shift" (n_out,), `BatchNorm` its running "mean" and "variance",
-        too; `Scale`, `PReLU` and `Swish` have a "gain".
+        "biases" (n_out,), other layers the parameters that docs/layers.md names, as "gain" and "shift"
+        (n_out,), and `BatchNorm` its running "mean" and "variance".
         """
         return named_views(self.parameters, self.network)
 

@@ -152,7 +152,7 @@ def test_torch_of_layers(case, dtype):
     if case == "members":
         with pytest.raises(ValueError, match="is of one of several networks"):
             Model.from_torch(module)
-    elif any(one.second or one.members > 1 for one in given.network.operations):
+    elif any(one.second for one in given.network.operations):
         with pytest.raises(ValueError, match=r"cannot read module '.*', Gathered"):  # parts of a row
             Model.from_torch(module)
     else:
@@ -230,7 +230,7 @@ def test_keras_weights(case):
 
 @pytest.mark.parametrize(("case", "has"), [("Scale", "scale"), ("Swish", "swish"), ("own", "own_sine")])
 def test_what_keras_has_not_is_named(case, has):
-    said = f"takes one input, one output, and Dense, .*, PReLU; this network has {has}$"
+    said = f"takes one input, one output, and .*Dense.*; this network has {has}$"
     with pytest.raises(ValueError, match=said):
         model(case, np.float32).to_keras_weights()
 

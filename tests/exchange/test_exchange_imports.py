@@ -163,11 +163,11 @@ def test_logits_may_be_given_an_output(tmp_path):
             [
                 ("Gemm", ["X", "square"], "z", {}),
                 ("Sin", ["z"], "s", {}),
-                ("Mul", ["s", "z"], "a", {}),
+                ("Div", ["s", "z"], "a", {}),
                 ("Gemm", ["a", "square"], "y", {}),
                 ("Add", ["y", "s"], "out", {}),
             ],
-            "Mul .'a'. computes with 'z', which is no layer's value",
+            "Div .'a'. computes with 'z', which is no layer's value",
         ),
         (
             [

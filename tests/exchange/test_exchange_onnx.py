@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exchanged import LAYERED, PIECES, SAME_AGAIN, agrees, each_case, each_dtype, inputs, model
+from exchanged import LAYERED, PIECES, SAME_AGAIN, agrees, each_case, each_dtype, inputs, model, network
 
 from fastmlp import Model
 from fastmlp.exchange import onnx_graph
@@ -55,6 +55,11 @@ def test_onnx_of_a_users_layers_is_not_read_back(dtype, tmp_path):
 @each_dtype
 @pytest.mark.parametrize("case", [case for case in LAYERED if case != "own"])
 def test_onnx_of_layers(case, dtype, tmp_path):
+    if any(one.second or (one.networks == 1 and one.members > 1) for one in network(case).operations):
+        _, path = written_as_onnx(case, dtype, tmp_path)  # where onnxruntime agrees
+        with pytest.raises(ValueError, match="(cannot read the operator Gather|Concat .* is no layer)"):
+            Model.from_onnx(path)  # parts of a row
+        return
     given, back = through_onnx(case, dtype, tmp_path)
     if case in SAME_AGAIN:
         assert back.network == given.network
