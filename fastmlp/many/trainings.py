@@ -26,7 +26,7 @@ class Trainings:
     """Trainings that worker threads take, some at a time in lanes and all others one after another.
 
     results : of all models; None of those that have not come to their end
-    reason : why all trainings stop; None while they go on
+    reason : why all trainings stop, the first reason if there are several; None while they go on
     """
 
     def __init__(self, results: list[Ended | None]) -> None:
@@ -38,9 +38,9 @@ class Trainings:
 
     def stop(self, reason: str) -> None:
         """Stop all trainings after their chunks, and begin no other. A signal's handler may call it."""
-        self.reason = reason
+        self.reason = self.reason or reason
         for run in list(self._running.values()):
-            _stop(run, reason)
+            _stop(run, self.reason)
 
     def run_alone(self, prepared: Prepared) -> bool:
         """Train the only model in this thread, as `fit` does; return whether Ctrl-C ended it.
@@ -49,9 +49,9 @@ class Trainings:
         """
         interrupted = False
         try:
-            self.results[0] = prepared.train()
+            self.results[0] = prepared.train(functools.partial(self._begin, 0))
         except BaseException as error:  # kept in no variable: its frames hold the rows
-            self._take_over(0, error)
+            self._take_over(0, error, self._running.pop(0, None))
             interrupted = isinstance(error, KeyboardInterrupt)
         self._raise_error()
         return interrupted
@@ -98,8 +98,12 @@ class Trainings:
         self._raise_error()
 
     def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose frames hold this one, and the rows
 
     def _work(self, by_lanes: bool = True) -> None:
         """Take trainings until none is left, or all stop.
@@ -170,20 +174,23 @@ class Trainings:
 
     def _end(self, index: int, result: Model | BaseException) -> None:
         """Take over what one of several trainings came to."""
-        self._running.pop(index, None)
-        self._take_over(index, result)
+        self._take_over(index, result, self._running.pop(index, None))
         if self.results[index] is not None:
             self._count(1)
 
-    def _take_over(self, index: int, result: Model | BaseException) -> None:
+    def _take_over(self, index: int, result: Model | BaseException, run: Any) -> None:
+        """Take over what a training came to; run : its own, or None if it has not begun
+
+        An error may be that of another training, which a callback has made.
+        """
         context = result.__context__ if isinstance(result, KeyboardInterrupt) else None
-        if isinstance(context, DivergenceError):  # see `deferred`; the call itself raises after Ctrl-C
-            result = context
-        if isinstance(result, Interrupted):  # of a training in the main thread
-            self.results[index] = result.model
-        elif isinstance(result, DivergenceError):
-            self.results[index] = result.with_traceback(None)  # whose frames hold the rows
-            result.__context__ = None
+        # See `deferred`; the call itself raises after Ctrl-C.
+        diverged = _divergence_of(run, context) or _divergence_of(run, result)
+        if diverged is not None:
+            self.results[index] = diverged.with_traceback(None)  # whose frames hold the rows
+            diverged.__context__ = None
+        elif isinstance(result, Interrupted) and run and result.model.parameters is run.parameters:
+            self.results[index] = result.model  # of a training in the main thread
         elif isinstance(result, BaseException):
             self.fail(index, result)
         else:
@@ -194,6 +201,13 @@ class Trainings:
         with self._taking:
             self._done += ended
             self._bar.move(self._done)
+
+
+def _divergence_of(run: Run | None, error: object) -> DivergenceError | None:
+    """Return an error that is the divergence of a run; None if it is none, or that of another run."""
+    if isinstance(error, DivergenceError) and run is not None and error.history is run.history:
+        return error
+    return None
 
 
 def _stop(run: Run | BlockTraining, reason: str) -> None:

@@ -19,6 +19,7 @@ from fastmlp.training import resuming
 from fastmlp.training.callbacks import Callback, Run, with_state
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.lifecycle import train
+from fastmlp.training.loop import Training
 from fastmlp.training.metrics import metrics_of
 from fastmlp.training.mixing import Mixing
 from fastmlp.training.model import Model
@@ -47,9 +48,9 @@ class Prepared(NamedTuple):
     training: Continuation
     ranks: Ranks
 
-    def train(self) -> Model:
-        """Take all steps; return the model. Errors as of `fit`."""
-        return self.ended(train(*self.parts, self.ranks.begin))
+    def train(self, begin: Callable[..., Training] | None = None) -> Model:
+        """Take all steps; return the model. Errors as of `fit`; begin : as of `lifecycle.train`"""
+        return self.ended(train(*self.parts, begin or self.ranks.begin))
 
     @property
     def parts(self) -> tuple[Plan, TrainState, list[Callback], Snapshot | None]:

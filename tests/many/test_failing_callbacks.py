@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+import threading
+import weakref
+
+import numpy as np
 import pytest
 from problems import data_set
+from selection import campaign
 
-from fastmlp import SGD, Adam, Callback, Checkpoint, Network, fit, fit_many
+from fastmlp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    Callback,
+    Checkpoint,
+    Dense,
+    DivergenceError,
+    EarlyStopping,
+    Head,
+    Interrupted,
+    Network,
+    fit,
+    fit_many,
+)
 from fastmlp.backend import lanes
+from fastmlp.kernels.jit.engine import rehearsing
 from fastmlp.many import blocks
+from fastmlp.system import budget
 
 X, Y = data_set("diabetes", 48)
 SMALL = Network([10, 4, 1], hidden="tanh")
@@ -15,7 +38,7 @@ OPTIONS = {"epochs": 3, "batch_size": 16, "seed": 0, "backend": "fused", "progre
 FAILING = 2
 """The place of the model whose callback raises."""
 
-HOOKS = ("on_train_begin", "next_epoch", "on_epoch_end", "on_chunk_end", "state_dict", "on_train_end")
+HOOKS = ("on_train_begin", "next_epoch", "on_epoch_end", "on_chunk_end", "on_train_end", "state_dict")
 
 
 class Mine(Exception):
@@ -173,3 +196,243 @@ def test_of_fit(hook, threads):
     with pytest.raises(Mine, match=f"^{hook}$"):
         fit(SMALL, X, Y, optimizer=SGD(0.1), callbacks=[raises], threads=threads, **OPTIONS)
     assert raises.ended == ([] if hook == "on_train_begin" else [None])
+
+
+# --- errors of trainings that a callback makes -------------------------------------------------------------
+
+
+class Another(Callback):
+    """Trains a network of its own at the end of an epoch, which does not end well."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def on_epoch_end(self, run):
+        if run.epoch == 2 and run.model_index in (0, FAILING):
+            self.fails()
+
+
+def diverges():
+    fit(Network([1, 1]), [[1e30]], [1e30], optimizer=SGD(1e30), epochs=3, backend="reference", progress=False)
+
+
+def is_interrupted():
+    class Signals(Callback):
+        def on_epoch_end(self, run):
+            signal.raise_signal(signal.SIGINT)
+
+    fit(Network([10, 2, 1]), X, Y, callbacks=[Signals()], backend="reference", progress=False)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_models", [1, 8])
+@pytest.mark.usefixtures("in_lanes")
+def test_a_training_in_a_callback_that_diverges_is_no_model_s(threads, n_models):
+    with pytest.raises(DivergenceError) as caught:
+        fit_many(SMALL, X, Y, n_models=n_models, threads=threads, callbacks=[Another(diverges)], **OPTIONS)
+    assert caught.value.parameters.shape == (2,)
+    assert "in the training of model" in caught.value.__notes__[0]
+
+
+def test_the_model_of_a_training_in_a_callback_that_ctrl_c_ends_is_no_model_s():
+    with pytest.raises(Interrupted) as caught:
+        fit_many(SMALL, X, Y, n_models=1, callbacks=[Another(is_interrupted)], **OPTIONS)
+    assert caught.value.model.network.sizes == (10, 2, 1)
+    assert caught.value.__notes__ == ["in the training of model 0"]
+
+
+# --- what is left ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("in_lanes")
+def test_a_call_that_several_callbacks_have_ended_goes_on_from_its_file(tmp_path, threads):
+    """Those that the others' errors have stopped had not come to their ends."""
+
+    class RaisesInSome(Callback):
+        def __init__(self, models):
+            self.models = models
+
+        def on_epoch_end(self, run):
+            if run.epoch == 2 and run.model_index in self.models:
+                raise Mine(run.model_index)
+
+    path = tmp_path / "call.npz"
+
+    def call(models=(), **more):
+        given = {"threads": threads, **OPTIONS, "callbacks": [RaisesInSome(models), Checkpoint(path)], **more}
+        return fit_many(SMALL, X, Y, n_models=8, **given)
+
+    with pytest.raises(Mine):
+        call((1, 4, 6))
+    resumed, whole = call(resume=path), call(callbacks=[RaisesInSome(())])
+    assert [one.stop_reason for one in resumed] == [None] * 8
+    for one, other in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_an_error_leaves_nothing_to_the_garbage_collector(n_models, threads):
+    class Remembers(Callback):
+        def on_epoch_end(self, run):
+            parameters.append(weakref.ref(run.parameters))
+            raise Mine
+
+    parameters = []
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(Mine):
+            fit_many(SMALL, X, Y, n_models=n_models, threads=threads, callbacks=[Remembers()], **OPTIONS)
+        assert len(parameters) >= 1
+        assert [one() for one in parameters] == [None] * len(parameters)
+    finally:
+        gc.enable()
+
+
+# --- all of it at random -----------------------------------------------------------------------------------
+
+NETWORKS = {
+    "small": SMALL,
+    "wide": Network([10, 40, 40, 1], hidden="relu", dropout=0.1),
+    "batch norm": Network(inputs=10, layers=[Dense(6), BatchNorm(), Dense(1)]),
+    "heads": Network(
+        inputs=10, layers=[Dense(6, "relu")], heads={"one": Head(1), "other": Head(1, loss="huber")}
+    ),
+}
+
+
+class Falsy(Exception):
+    """An error that is false, as that of a library with a length."""
+
+    def __bool__(self):
+        return False
+
+
+def recursion():
+    recursion()
+
+
+def raising(error):
+    def fails():
+        raise error
+
+    return fails
+
+
+ERRORS = (
+    *(Mine, ValueError, KeyboardInterrupt, SystemExit, StopIteration, GeneratorExit, MemoryError),
+    *(AssertionError, Falsy, OSError, StopAsyncIteration),
+)
+
+
+class Fails(Callback):
+    """Fails in a hook, of some models, from an epoch on."""
+
+    def __init__(self, hook, models, epoch, fails):
+        self.hook, self.models, self.epoch, self.fails = hook, models, epoch, fails
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        copied = type(self)(self.hook, self.models, self.epoch, self.fails)
+        copied.seen = self.seen
+        return copied
+
+    def _called(self, hook, run):
+        self.seen.append((hook, run.model_index))
+        if hook == self.hook and run.model_index in self.models and run.epoch >= self.epoch:
+            self.fails()
+
+    def on_train_begin(self, run):
+        self._run = run
+        self._called("on_train_begin", run)
+
+    def next_epoch(self, run):
+        self._called("next_epoch", run)
+        return run.epoch + 1
+
+    def on_epoch_end(self, run):
+        self._called("on_epoch_end", run)
+
+    def on_chunk_end(self, run):
+        self._called("on_chunk_end", run)
+
+    def on_train_end(self, run):
+        self._called("on_train_end", run)
+
+    def state_dict(self):
+        self._called("state_dict", self._run)
+        return {"epoch": self._run.epoch}
+
+    def load_state_dict(self, run, state):
+        pass
+
+
+class InBetween(Fails):
+    """One that never fails."""
+
+
+def around():
+    """What a call leaves as it was: threads, the handler of Ctrl-C, shares of cores, and no rehearsal."""
+    threads = {one.ident for one in threading.enumerate() if "tqdm" not in one.name}
+    return threads, signal.getsignal(signal.SIGINT), budget.share(), [*budget.limits], rehearsing.resolve
+
+
+def at_random(seed, path):
+    """Draw a call whose callbacks fail; hold what it raises and leaves, and its file, to what they should be.
+
+    Returns what it was, in words.
+    """
+    rng = np.random.default_rng(seed)
+    count, epochs, files = int(rng.integers(1, 10)), int(rng.integers(2, 7)), rng.random() < 0.6
+    name, hook = str(rng.choice([*NETWORKS])), str(rng.choice(HOOKS[: 5 + files]))
+    models = sorted(int(one) for one in rng.permutation(count)[: rng.integers(1, count + 1)])
+    kind = [*ERRORS, RecursionError, DivergenceError][rng.integers(len(ERRORS) + 2)]
+    fails = {RecursionError: recursion, DivergenceError: diverges}.get(kind) or raising(kind(seed))
+    at = 0 if hook in ("on_train_begin", "on_train_end") else int(rng.integers(1, epochs))
+    failing = Fails(hook, models, at, fails)
+    never = Fails("none", (), 0, None)
+    given = {
+        "n_models": count, "threads": int(rng.integers(1, 3)), "epochs": epochs, "batch_size": 16, "seed": 0,
+        "backend": str(rng.choice(["fused", "auto", "specialized", "reference"])),
+        "progress": bool(rng.random() < 0.1), "validation": 0.25 if rng.random() < 0.4 else None,
+        "optimizer": Adam(0.01) if rng.random() < 0.5 else SGD(0.05, 0.9),
+    }  # fmt: skip
+    stops = [EarlyStopping(patience=2)] if given["validation"] else []
+    order = rng.permutation(2 + len(stops))
+    words = f"{kind.__name__} in {hook} of {models}, {name}, {given}, seed {seed}"
+    targets = {"one": Y, "other": Y} if name == "heads" else Y
+
+    def call(one, to_file, **more):
+        several = [one, InBetween("none", (), 0, None), *stops]
+        several = [several[place] for place in order] + [Checkpoint(path, every=1 + seed % 3)] * to_file
+        return fit_many(NETWORKS[name], X, targets, callbacks=several, **given, **more)
+
+    before, caught = around(), None
+    try:
+        call(failing, files)
+    except BaseException as error:
+        caught = error
+    assert around() == before, words
+    if caught is None:
+        assert hook not in ("on_train_begin", "on_train_end"), words
+    else:
+        assert isinstance(caught, kind), f"{words}: {caught!r}"
+        assert caught.__notes__[-1] in [f"in the training of model {index}" for index in models], words
+    begun = [model for one, model in failing.seen if one == "on_train_begin"]
+    ended = [model for one, model in failing.seen if one == "on_train_end"]
+    assert len(ended) == len({*ended}), words
+    assert {*begun} - {*ended} <= ({*models} if hook == "on_train_begin" else set()), words
+    whole = call(never, False)
+    again = call(never, True, resume=path) if files and path.exists() else whole
+    for one, other in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(one.parameters, other.parameters, words)
+        assert (one.history, one.stop_reason) == (other.history, other.stop_reason), words
+    return words
+
+
+@campaign  # 0.1 to 1 s each
+@pytest.mark.parametrize("seed", range(300))
+def test_callbacks_that_fail_at_random(seed, tmp_path):
+    at_random(seed, tmp_path / "call.npz")
