@@ -4,6 +4,7 @@ The pages are plain Markdown, which a forge shows as well. The API comes from do
 the scripts in examples/, which are run while the site is built.
 """
 
+import importlib
 import importlib.util
 import os
 import re
@@ -56,6 +57,16 @@ def keep_underscores(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\w+)_( : |$)", r"\1\\_\2", line) for line in lines]
 
 
+def list_classes(app, docname, source):
+    """Have every class of a table where a page says `.. autoclasses:: module:table`."""
+
+    def classes(found):
+        table = getattr(importlib.import_module(found[1]), found[2])
+        return "\n\n".join(f".. autoclass:: fastmlp.{kind.__name__}" for kind in table)
+
+    source[0] = re.sub(r"^\.\. autoclasses:: (\S+):(\w+)$", classes, source[0], flags=re.M)
+
+
 def draw_charts(app):
     """Draw what index.md shows."""
     folder = Path(app.srcdir)
@@ -65,6 +76,7 @@ def draw_charts(app):
 def setup(app):
     """Have charts drawn before pages are read, and docstrings changed before napoleon reads them."""
     app.connect("builder-inited", draw_charts)
+    app.connect("source-read", list_classes)
     app.connect("autodoc-process-docstring", keep_underscores, priority=400)
 
 

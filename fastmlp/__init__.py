@@ -36,19 +36,14 @@ if TYPE_CHECKING:
     from fastmlp.model.inputs import Numbers as Numbers
     from fastmlp.model.inputs import SparseNumbers as SparseNumbers
     from fastmlp.model.layers import *  # noqa: F403
-    from fastmlp.model.losses import Loss as Loss
-    from fastmlp.model.losses import RowLoss as RowLoss
+    from fastmlp.model.likelihoods import *  # noqa: F403
+    from fastmlp.model.losses import *  # noqa: F403
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
     from fastmlp.model.own_layers import Layer as Layer
-    from fastmlp.model.own_losses import BinaryFocal as BinaryFocal
-    from fastmlp.model.own_losses import CrossEntropy as CrossEntropy
-    from fastmlp.model.own_losses import Focal as Focal
-    from fastmlp.model.own_losses import Gaussian as Gaussian
-    from fastmlp.model.own_losses import Huber as Huber
-    from fastmlp.model.own_losses import NegativeBinomial as NegativeBinomial
-    from fastmlp.model.own_losses import Quantiles as Quantiles
+    from fastmlp.model.own_losses import Loss as Loss
+    from fastmlp.model.own_losses import RowLoss as RowLoss
     from fastmlp.model.own_rules import Rule as Rule
     from fastmlp.model.schedules import Constant as Constant
     from fastmlp.model.schedules import Cosine as Cosine
@@ -116,7 +111,6 @@ _HOME = {
     "model.embeddings": ("Periodic", "PiecewiseLinear"),
     "model.inputs": ("Categories", "Numbers", "SparseNumbers"),
     "system.interrupts": ("Interrupted",),
-    "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
     "training.pruning": ("MedianStopping", "OptunaPruning"),
     "training.rate_finder": ("RateSearch", "find_rate"),
@@ -124,15 +118,7 @@ _HOME = {
     "training.stepper": ("Stepper",),
     "model.network": ("Network",),
     "model.own_layers": ("Layer",),
-    "model.own_losses": (
-        "BinaryFocal",
-        "CrossEntropy",
-        "Focal",
-        "Gaussian",
-        "Huber",
-        "NegativeBinomial",
-        "Quantiles",
-    ),
+    "model.own_losses": ("Loss", "RowLoss"),
     "backend.registry": ("backends",),
     "model.own_rules": ("Rule",),
     "model.schedules": (
@@ -168,7 +154,7 @@ _HOME = {
 
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-_TABLES = {"model.layers": "LAYERS", "model.optimizers": "NAMED"}
+_TABLES = {"model.layers": "LAYERS", "model.losses": "OWN_LOSSES", "model.optimizers": "NAMED"}
 """Tables of public classes, by the module that has them: an entry there is public."""
 
 

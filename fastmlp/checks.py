@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,25 @@ def listed(names: Sequence[str]) -> str:
     """Return names in one line, of very many the first ones."""
     more = f", .. ({len(names)} in all)" if len(names) > MOST_LISTED else ""
     return ", ".join(names[:MOST_LISTED]) + more
+
+
+Documented = TypeVar("Documented")
+
+
+def listing(**tables: Iterable[str]) -> Callable[[Documented], Documented]:
+    """Return a decorator that lists a table's names in a docstring, where a line begins with {table}."""
+
+    def names(found: re.Match[str]) -> str:
+        indent, table, rest = found.groups()
+        text = ", ".join(tables[table]) + rest
+        return textwrap.fill(text, 110, initial_indent=indent, subsequent_indent=indent)
+
+    def decorate(documented: Documented) -> Documented:
+        text = documented.__doc__
+        documented.__doc__ = text and re.sub(r"^( *)\{(\w+)\}(.*)$", names, text, flags=re.MULTILINE)
+        return documented
+
+    return decorate
 
 
 def choice(what: str, value: object, choices: Sequence[str], more: str = "") -> str:

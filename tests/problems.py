@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import sklearn.datasets
 
-from fastmlp.model.losses import LOSSES
+from fastmlp.model.losses import LOSSES, loss_of
 
 PAIRS = tuple(
     (output, loss)
@@ -20,9 +20,9 @@ PAIRS = tuple(
 """Every valid pair of output and loss, of losses with one output a target."""
 
 LIKELIHOODS = tuple(
-    (entry.outputs[0], loss) for loss, entry in LOSSES.items() if entry.outputs_per_target == 2
+    (entry.outputs[0], loss) for loss, entry in LOSSES.items() if entry.outputs_per_target > 1
 )
-"""Those of two outputs a target."""
+"""Those of several outputs a target."""
 
 COMPILED_DTYPES = (np.float32, np.float64)
 
@@ -31,20 +31,23 @@ def eps(dtype):
     return float(np.finfo(dtype).eps)
 
 
-def targets_for(loss, rng, rows, n_out):
-    """Targets (rows, n_out) on which the loss is defined: probabilities, counts or real numbers."""
-    match loss:
-        case "gaussian":
-            return np.tile(rng.standard_normal((rows, n_out // 2)), 2)
-        case "negative_binomial":
-            return np.tile(rng.poisson(2.0, (rows, n_out // 2)).astype(float), 2)
-        case "cross_entropy" | "focal":
+def y_for(loss, rng, rows, n_out):
+    """A y on which the loss is defined: probabilities, counts or real numbers, (rows, targets)."""
+    entry = loss_of(loss or "mse")
+    shape = rows, n_out // entry.outputs_per_target
+    match entry.targets:
+        case "distributions":
             return rng.dirichlet(np.ones(n_out), rows)
-        case "binary_cross_entropy" | "binary_focal":
-            return rng.random((rows, n_out))
-        case "poisson" | "poisson_deviance":
-            return rng.poisson(2.0, (rows, n_out)).astype(float)
-    return rng.standard_normal((rows, n_out))
+        case "within [0, 1]":
+            return rng.random(shape)
+        case "at least 0":
+            return rng.poisson(2.0, shape).astype(float)
+    return rng.standard_normal(shape)
+
+
+def targets_for(loss, rng, rows, n_out):
+    """What `fit` makes of `y_for`: (rows, n_out)."""
+    return np.tile(y_for(loss, rng, rows, n_out), loss_of(loss or "mse").outputs_per_target)
 
 
 def parameters_for(sizes, rng, scale=0.6):

@@ -14,9 +14,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from fastmlp.model.embeddings import PiecewiseLinear
 from fastmlp.model.inputs import Block, Blocks, Categories
+from fastmlp.model.losses import CrossEntropy
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import AdamW, Optimizer
-from fastmlp.model.own_losses import CrossEntropy
 from fastmlp.model.schedules import BEGINNING, Constant, Since
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Cells

@@ -14,10 +14,10 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array
 from fastmlp.model.heads import Head, columns_of_heads
-from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.losses import Quantiles, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
-from fastmlp.model.own_losses import Quantiles
+from fastmlp.model.own_losses import Loss
 
 
 def logistic(z: Array) -> Array:
@@ -217,10 +217,8 @@ def output_loss(
             loss, delta = focal(objective, z, a, targets)
         case "binary_focal":
             loss, delta = binary_focal(objective, z, targets)
-        case "gaussian":
-            loss, delta = gaussian(z, targets)
-        case "negative_binomial":
-            loss, delta = negative_binomial(z, targets)
+        case name if entry.outputs_per_target > 1:
+            loss, delta = globals()[name](z, targets)
         case _:
             loss, by_a = element_loss(objective, a, targets)
             delta = activate_gradient(objective.output, z, a, by_a)

@@ -151,8 +151,9 @@ def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
     others = SGD(0.1, 0.9), SGD(0.1, 0.9, True), Adam(clip_norm=1.0)
     optimizers = cycle((*(kind(0.1) for kind in NAMED), *others))
     for loss, entry in LOSSES.items():
-        for output, units in product(entry.outputs, (1, 2, 100)):
-            if (output != "softmax" or units > 1) and units % entry.outputs_per_target == 0:
+        for output, targets in product(entry.outputs, (1, 2, 100)):
+            if output != "softmax" or targets > 1:
+                units = targets * entry.outputs_per_target
                 layers, chosen = (3, 32, 32, units), (next(hidden), next(hidden))
                 network = Network(layers, chosen, output, loss, dropout=0.1, l1=0.1, l2=0.1)
                 yield network, next(optimizers), ROWS

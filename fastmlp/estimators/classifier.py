@@ -23,8 +23,8 @@ from fastmlp.estimators.probabilities import are_probabilities, check_probabilit
 from fastmlp.estimators.rows import ValidatedRows
 from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
-from fastmlp.model.losses import Loss
-from fastmlp.model.own_losses import BinaryFocal, Focal
+from fastmlp.model.losses import BinaryFocal, Focal
+from fastmlp.model.own_losses import Loss
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]

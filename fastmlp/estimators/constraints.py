@@ -11,8 +11,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
 from fastmlp.model.activations import Activation
-from fastmlp.model.losses import Loss
 from fastmlp.model.optimizers import OPTIMIZERS
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.schedules import Schedule
 
 Constraints = dict[str, Any]

@@ -16,7 +16,7 @@ from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
 from fastmlp.estimators.lbfgs import FTOL
 from fastmlp.estimators.parameters import partial_fit_context
-from fastmlp.model.losses import Loss
+from fastmlp.model.own_losses import Loss
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
@@ -30,6 +30,7 @@ def _output(loss: str) -> str:
 _ENDS = [(_output(loss), loss) for loss in LOSSES]
 
 
+@checks.listing(losses=LOSSES)
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's MLPRegressor, trained by fastmlp: the same steps from the same random_state.
 
@@ -40,10 +41,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     Parameters
     ----------
     loss : str or Loss
-        Also mae, huber or pinball: means over rows and outputs, with the output "identity"; or these with
-        their parameters, as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a `Loss` or `RowLoss` of your own,
-        with its output. Where that has a parameter for each output, and y one
-        column, there are as many outputs, as for several quantiles.
+        {losses}:
+        means over rows and outputs, with the output "identity" (poisson: "exp"); or these with their
+        parameters, as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a `Loss` or `RowLoss` of your own, with its
+        output. Where that has a parameter for each output, and y one column, there are as many outputs, as
+        for several quantiles.
     huber_delta : float
         Where huber turns from quadratic to linear; above 0.
     quantile : float
@@ -191,7 +193,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         if isinstance(self.loss, Loss):
             if self.loss.outputs_per_target > 1:
                 raise ValueError(
-                    f"MLPRegressor predicts one number for a target, and {self.loss!r} has two; "
+                    f"MLPRegressor predicts one number for a target, and {self.loss!r} has "
+                    f"{self.loss.outputs_per_target}; "
                     "train it with fastmlp.fit"
                 )
             return self.loss.outputs[0], self.loss

@@ -26,9 +26,9 @@ from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers, own_layers
 from fastmlp.model.gates import Concatenate
-from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 from fastmlp.model.pieces import restored
 from fastmlp.system.packages import needed

@@ -16,11 +16,11 @@ from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Residual
-from fastmlp.model.losses import Loss, RowLoss
+from fastmlp.model.losses import OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS
 from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import OWN_LOSSES
+from fastmlp.model.own_losses import BuiltInLoss, Loss, RowLoss
 from fastmlp.model.own_rules import Rule
 from fastmlp.model.part import LAYERS
 from fastmlp.model.pieces import Piece
@@ -62,7 +62,7 @@ def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> A
     of_piece : describes a user's piece; in a file by its name and digest, as a file holds no code. A function
         for a rate is described by a digest.
     """
-    if isinstance(value, Piece) and not isinstance(value, OWN_LOSSES):
+    if isinstance(value, Piece) and not isinstance(value, BuiltInLoss):
         return of_piece(value)
     if callable(value):
         return {"function": ByFunction(value).digest}

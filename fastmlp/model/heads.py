@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.layers import checked_layers, without_penalties
-from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.losses import loss_of
 from fastmlp.model.objective import Objective
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import MOST_UNITS
 
 Array = NDArray[Any]

@@ -1,16 +1,21 @@
-"""Likelihoods of two outputs for each target, a mean and a spread: formulas of `fastmlp.model.losses`.
+"""Likelihoods, losses of several outputs for each target, as a mean and a spread: see `fastmlp.model.losses`.
 
-Separate because a formula takes two outputs, and gives two derivatives. Each leaves out what depends on the
-targets alone.
+A formula takes the outputs of a target as a tuple, and gives the loss and a tuple of the derivatives by them.
+Each leaves out what depends on the targets alone.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from fastmlp.formulas import elementary
 from fastmlp.formulas.numbers import at_least, at_most, fma, where
+from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in
+
+LIKELIHOODS: dict[str, Loss] = {}
+"""All by name."""
 
 LEAST_LOG_VARIANCE = math.log(1e-6)
 """Least log variance of `gaussian`: less counts as this, as with the eps of torch.nn.GaussianNLLLoss."""
@@ -19,24 +24,38 @@ MOST_LOG_DISPERSION = 20.0
 """Most log dispersion of `negative_binomial`: numbers beyond this, or below its negative, count as it."""
 
 
-def gaussian(mean: Any, log_variance: Any, y: Any) -> tuple[Any, Any, Any]:
+@built_in(LIKELIHOODS, "identity", by_logit=True, outputs_per_target=2)
+def gaussian(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """(log v + (y - mean)^2 / v) / 2, where log v is the second output; its derivatives by both.
 
     Below the least v the derivative by log v is that of torch.nn.GaussianNLLLoss, so that v can grow again.
     """
+    mean, log_variance = z
     held = at_least(log_variance, LEAST_LOG_VARIANCE)
     precision, r = elementary.exp(-held), mean - y
     scaled = r * precision
     passed = elementary.exp(at_most(log_variance - held, 0.0))
-    return 0.5 * fma(r, scaled, held), scaled, 0.5 * passed * fma(-r, scaled, 1.0)
+    return 0.5 * fma(r, scaled, held), (scaled, 0.5 * passed * fma(-r, scaled, 1.0))
 
 
-def negative_binomial(log_mean: Any, log_dispersion: Any, y: Any) -> tuple[Any, Any, Any]:
+@dataclass(frozen=True)
+class Gaussian(BuiltInLoss):
+    """-log of a normal density, of two outputs a target: its mean, and the logarithm of its variance.
+
+    As torch.nn.GaussianNLLLoss(input=mean, var=exp(log variance)), whose eps of 1e-6 is the least variance.
+    A network for k columns of y has 2 k outputs: k means, then k log variances.
+    """
+
+    entry = LIKELIHOODS["gaussian"]
+
+
+@built_in(LIKELIHOODS, "identity", by_logit=True, outputs_per_target=2, targets="at least 0")
+def negative_binomial(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """-log of the probability of y, of mean m and variance m + d m^2, but for log(y!).
 
     With r = 1 / d it is log G(r) - log G(y + r) + r log(1 + m / r) + y log(1 + r / m), G the gamma function.
     """
-    limit = MOST_LOG_DISPERSION
+    (log_mean, log_dispersion), limit = z, MOST_LOG_DISPERSION
     held = at_most(at_least(log_dispersion, -limit), limit)
     beyond = (log_dispersion > limit) | (log_dispersion < -limit)
     r, u = elementary.exp(-held), log_mean + held  # e^u = m / r
@@ -45,7 +64,19 @@ def negative_binomial(log_mean: Any, log_dispersion: Any, y: Any) -> tuple[Any, 
     by_u = fma(r, a, -y * (1.0 - a))
     log_ratio, by_r = log_gamma_ratio(y, r)
     value = fma(r, of_r, fma(y, of_y, -log_ratio))
-    return value, by_u, where(beyond, 0.0, fma(r, by_r - of_r, by_u))
+    return value, (by_u, where(beyond, 0.0, fma(r, by_r - of_r, by_u)))
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(BuiltInLoss):
+    """-log of the probability of a count but for log(y!), of two outputs a target.
+
+    They are the logarithms of the mean m and of the dispersion d, for a variance of m + d m^2; d counts as
+    within e^-20 and e^20. So torch.distributions.NegativeBinomial(1 / d, logits=log m + log d) has it. A
+    network for k columns of y has 2 k outputs: k log means, then k log dispersions.
+    """
+
+    entry = LIKELIHOODS["negative_binomial"]
 
 
 RAISED = 8

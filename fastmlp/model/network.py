@@ -20,12 +20,13 @@ from fastmlp.model.heads import Head, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import Block, Categories, Table, columns_of, sparse_columns, tables_of
 from fastmlp.model.layers import Dense, checked_layers, without_penalties
-from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.likelihoods import LIKELIHOODS
+from fastmlp.model.losses import LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation, own_kind
 from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import Huber, Quantiles
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")
@@ -35,6 +36,7 @@ LEAST_SCALE = 2.0**-149
 """The least number above 0 of float32."""
 
 
+@checks.listing(losses=LOSSES, likelihoods=LIKELIHOODS)
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Network:
     """A multi-layer perceptron and the objective that it minimises.
@@ -51,12 +53,12 @@ class Network:
         Activation of the last layer: identity, sigmoid, softmax, exp. None: what the loss goes with,
         identity where that is one of several.
     loss : str or Loss, optional
-        None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or mse, mae,
-        huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance, pinball, focal, binary_focal,
-        gaussian or negative_binomial; one with its parameters, as `Huber(0.5)`, `Quantiles`,
-        `CrossEntropy(smoothing=0.1)` or `Focal`; or a `Loss` or `RowLoss` of your own. Means over all
-        elements; over rows for cross_entropy, focal and `RowLoss`; over targets, of which each has two
-        outputs, for gaussian and negative_binomial.
+        None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or one of
+        {losses};
+        one with its parameters, as `Huber(0.5)`, `Quantiles`, `CrossEntropy(smoothing=0.1)` or `Focal`; or
+        a `Loss` or `RowLoss` of your own. Means over all elements; over rows for cross_entropy, focal and
+        `RowLoss`; over targets, of which each has several outputs, for
+        {likelihoods}.
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
         by 1 / (1 - p). One for all hidden layers or one for each.

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Self
 
 from fastmlp import checks
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.losses import LOSSES, Loss, loss_of
-from fastmlp.model.own_losses import named
+from fastmlp.model.losses import LOSSES, loss_of, named
+from fastmlp.model.own_losses import Loss
 
 USUAL_LOSSES = {"sigmoid": "binary_cross_entropy", "softmax": "cross_entropy"}
 """The losses of outputs, where none is given; mse for other outputs."""
@@ -43,7 +43,8 @@ class Objective(NamedTuple):
                 f"output, got {len(entry.parameter)}"
             )
         if n_out % entry.outputs_per_target:
-            raise ValueError(f"loss {entry.name!r} needs two outputs for each target, got {n_out} outputs")
+            needed = f"{entry.outputs_per_target} outputs for each target"
+            raise ValueError(f"loss {entry.name!r} needs {needed}, got {n_out} outputs")
         if output == "softmax" and n_out == 1:
             raise ValueError("output 'softmax' needs at least 2 output units, got 1")
         return cls(n_out, output, loss, convention)

@@ -19,10 +19,10 @@ from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import ONES, Expression, variable
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.activations import ACTIVATIONS, Activation
-from fastmlp.model.losses import LOSSES, Loss, loss_of
+from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import OwnLoss
+from fastmlp.model.own_losses import BuiltInLoss, Loss
 
 Array = NDArray[Any]
 Function = Callable[[Array], Array]
@@ -67,9 +67,9 @@ def check(piece: Activation | Layer | Loss | str) -> None:
             _check_layer(piece)
         case Activation():
             _check_expressions(repr(piece), piece.value, piece.derivative)
-        case OwnLoss():
+        case BuiltInLoss():
             for output in piece.outputs:
-                _check_own_loss(Network([1, 2], output=output, loss=piece))
+                _check_own_loss(Network([1, _units(piece)], output=output, loss=piece))
         case Loss():
             _check_loss(piece)
         case "softmax":
@@ -77,13 +77,19 @@ def check(piece: Activation | Layer | Loss | str) -> None:
         case str() if piece in ACTIVATIONS:
             _check_own_activation(piece)
         case str() if piece in LOSSES:
+            sizes = [1, _units(LOSSES[piece])]
             for output in LOSSES[piece].outputs:
-                _check_own_loss(Network([1, 2], output=output, loss=piece, huber_delta=0.7, quantile=0.3))
+                _check_own_loss(Network(sizes, output=output, loss=piece, huber_delta=0.7, quantile=0.3))
         case str():
             choices = ", ".join([*ACTIVATIONS, *LOSSES])
             raise ValueError(f"no activation or loss is named {piece!r}; choose from: {choices}")
         case _:
             raise TypeError(f"an Activation, a Layer, a Loss or a name has a slope to check, got {piece!r}")
+
+
+def _units(loss: Loss) -> int:
+    """Return the outputs of one target, and at least two."""
+    return max(2, loss.outputs_per_target)
 
 
 # --- slopes and differences --------------------------------------------------------------------------------
@@ -287,8 +293,8 @@ def _check_own_loss(network: Network) -> None:
     z, y = _rows(network.output, units)
     z = z[np.abs(z[:, 0]) < 105]
     y = y[: len(z)]
-    if loss_of(network.loss).outputs_per_target > 1:
-        y = np.abs(y[:, [0, 0]])
+    if (per_target := loss_of(network.loss).outputs_per_target) > 1:
+        y = np.abs(y[:, [0] * per_target])
     codes = list(LOSSES).index(loss_of(network.loss).name), list(ACTIVATIONS).index(network.output)
     kernel = slot(variants()["baseline"], "output_loss")
 

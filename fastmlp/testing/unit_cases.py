@@ -10,11 +10,11 @@ import numpy as np
 
 from fastmlp.backend import reference, reference_losses, reference_operations
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
-from fastmlp.model.losses import LOSSES, Loss, loss_of
+from fastmlp.model.losses import LOSSES, BinaryFocal, CrossEntropy, Huber, Quantiles, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_losses import BinaryFocal, CrossEntropy, Huber, Quantiles
+from fastmlp.model.own_losses import Loss
 from fastmlp.testing import not_finite
 from fastmlp.testing.cases import (
     Array,
@@ -81,8 +81,8 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             targets = rng.random((rows, n_out)).astype(dtype)
             if entry.targets == "distributions":
                 targets /= targets.sum(axis=1, keepdims=True)
-            if entry.outputs_per_target > 1:
-                targets = np.tile(targets[:, : n_out // 2], 2)
+            per_target = entry.outputs_per_target
+            targets = np.tile(targets[:, : n_out // per_target], per_target)
             expected = reference_losses.output_loss(objective, wide(z), wide(targets), wide(weights))
             yield _loss_case(objective, z, targets, weights, scratch, expected)
             lost = z.copy()
@@ -114,10 +114,11 @@ def _loss_case(
     size = (1 + np.nanmax(np.abs(z), initial=0) + np.nanmax(outputs, initial=0)) ** 2
     share = weights.max() / total
     relative: Array | float = 0.0
-    if loss_of(objective.loss).outputs_per_target > 1:
+    if (per_target := loss_of(objective.loss).outputs_per_target) > 1:
         # A likelihood's precisions are exponentials of logits, each with a relative error of the logit's
         # size, and they are factors of logarithms that cancel.
-        precisions = np.tile(np.exp(-np.hsplit(wide(z), 2)[1]), 2)
+        spreads = np.hsplit(wide(z), per_target)[1:]
+        precisions = np.tile(np.exp(-np.min(spreads, axis=0)), per_target)
         terms = np.nan_to_num(np.abs(expected[1]) + share * precisions)
         relative = 2 * eps(z.dtype) * (1 + np.nanmax(np.abs(z), initial=0)) * terms
     # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.model.heads import Head
 from fastmlp.model.inputs import Blocks, columns_of, sparse_columns
-from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.training.input_rows import check_codes, joined
@@ -191,8 +192,8 @@ def clean_targets_of(
 ) -> Array:
     """Return y as a clean (rows, n_out) array on which a loss is defined.
 
-    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. Of a loss with two outputs a target
-    y is (rows, n_out / 2), or (rows,), and comes twice, side by side.
+    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. Of a loss with k outputs a target
+    y is (rows, n_out / k), or (rows,), and comes k times, side by side.
     """
     array = checks.real_array(what, value, OF_LABELS)
     n_out = objective.n_out
@@ -204,7 +205,7 @@ def clean_targets_of(
     per_target = loss.outputs_per_target
     if loss.takes_one_column and array.shape in ((rows,), (rows, 1)):
         array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
-    elif per_target > 1:  # the targets of both halves of the outputs
+    elif per_target > 1:  # the targets of the first outputs, of the second ones, ..
         n_out //= per_target
     if array.shape != (rows, n_out) and (array.shape, n_out) != ((rows,), 1):
         required = f"({rows}, {n_out})"

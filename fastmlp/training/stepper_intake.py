@@ -11,8 +11,9 @@ from fastmlp import checks
 from fastmlp.model.backend import Batch
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import sparse_columns
-from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
+from fastmlp.model.own_losses import Loss
 from fastmlp.model.sparse import SparseRows
 from fastmlp.training.data import by_head, clean_blocks, of_labels, targets_of_head
 from fastmlp.training.input_rows import joined

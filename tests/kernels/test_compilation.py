@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from compiled import AfterOneStep, compilations
 from numba.core.runtime import _nrt_python, rtsys
-from problems import COMPILED_DTYPES, PAIRS, targets_for
+from problems import COMPILED_DTYPES, PAIRS, targets_for, y_for
 from processes import python
 from selection import campaign, crossed, few, is_given, matrix
 from terminals import WATCHED
@@ -45,8 +45,7 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     """Fit, validate and predict: all that a user reaches."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, sizes[0])).astype(dtype) if X is None else X
-    per_target = LOSSES[network.get("loss", "mse")].outputs_per_target
-    y = targets_for(network.get("loss"), rng, rows, sizes[-1])[:, : sizes[-1] // per_target].astype(dtype)
+    y = y_for(network.get("loss"), rng, rows, sizes[-1]).astype(dtype)
     options = network.pop("fit", {})
     model = fastmlp.fit(
         fastmlp.Network(sizes, **network), X, y, epochs=2, seed=0, backend=backend, validation=(X, y),

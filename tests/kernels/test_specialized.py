@@ -7,7 +7,7 @@ import pytest
 from differing import differences
 from exchanged import own_gated, own_sine
 from own_pieces import quantiles, six_moments, smoothed
-from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
+from problems import COMPILED_DTYPES, eps, parameters_for, y_for
 from selection import campaign, matrix
 
 import fastmlp
@@ -33,6 +33,7 @@ from fastmlp.backend import auto, registry
 from fastmlp.backend.choice import choose
 from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.variants import specialized
+from fastmlp.model.losses import LOSSES
 from fastmlp.testing.step_cases import OPTIMIZERS
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
@@ -93,6 +94,14 @@ def test_every_rule_has_the_bits_of_fused(name):
     assert ours.history == theirs.history
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_has_programs_of_small_networks(loss):
+    entry = LOSSES[loss]
+    network = Network([3, 4, 2 * entry.outputs_per_target], "tanh", entry.outputs[0], loss)
+    assert specialize(network) is not None
+    assert lane_program(network, Adam(), FLOAT32) is not None
+
+
 def test_programs_differ_where_their_constants_do():
     network = Network([3, 4, 2])
     bound = [
@@ -148,6 +157,8 @@ TRAININGS = [
     (Network([100, 3], **CLASSES), SGD(0.1, 0.9, True), 65),
     (Network([4, 1, 17, 5], ["elu", "softplus"], l2=0.1), RMSprop(0.01, epsilon=1e-3, momentum=0.5), 1200),
     (Network([8, 16, 1], "identity", **BINARY), Adam(0.01, epsilon=1e-3), 128),
+    (Network([3, 4, 2], "tanh", loss="negative_binomial"), SGD(0.1), 5),
+    (Network([5, 9, 4], "tanh", loss="gaussian", l2=0.1), Adam(0.01, epsilon=1e-3), 70),
 ]
 
 
@@ -177,7 +188,7 @@ def test_a_program_for_one_network_equals_the_reference(which, dtype):
     rng = np.random.default_rng(which)
     rows = 2 * batch_size + 1 + batch_size // 3  # the last batch of an epoch is short
     n_in, n_out = network.n_in, network.n_out
-    X, y = rng.standard_normal((rows, n_in)), targets_for(network.loss, rng, rows, n_out)
+    X, y = rng.standard_normal((rows, n_in)), y_for(network.loss, rng, rows, n_out)
     weights = rng.integers(0, 3, rows).astype(float)
     initial = parameters_for(network.sizes, rng, 1 / np.sqrt(max(network.sizes)))
     options = {

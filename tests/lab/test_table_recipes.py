@@ -16,7 +16,7 @@ from benchmarks.tables.recipe_report import report
 from benchmarks.tables.recipes import GivenRegressor, trained
 from benchmarks.tables.sets import CHOOSE, Split
 from benchmarks.tables.tried import TRIED
-from fastmlp.model.own_losses import CrossEntropy
+from fastmlp.model.losses import CrossEntropy
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.tasks import Regression
 

@@ -207,7 +207,7 @@ def test_estimators_take_them():
         (lambda: Quantiles([]), "levels must hold a number"),
         (lambda: CrossEntropy(1.0), "smoothing"),
         (lambda: Focal(-1), "gamma must be"),
-        (lambda: Network([3, 3], loss=Gaussian()), "two outputs for each target, got 3"),
+        (lambda: Network([3, 3], loss=Gaussian()), "2 outputs for each target, got 3"),
         (lambda: Network([3, 3], output="exp", loss=Focal()), "output 'exp' does not go with loss"),
         (lambda: Network([3, 3], loss=Quantiles([0.1, 0.9])), "a number or 3 of them"),
         (lambda: fastmlp.fit(Network([5, 4], loss=Gaussian()), X, X[:, :4]), r"\(40, 2\), got \(40, 4\)"),

@@ -45,6 +45,7 @@ TRIALS = {
     "A norm of rows": LAYER.format("AbsoluteNorm()"),
     "A gate of two sources": LAYER.format("Bilinear(4)"),
     "A loss": 'network = fastmlp.Network([3, 5, 2], output="sigmoid", loss="log_cosh")',
+    "A likelihood of three outputs": 'network = fastmlp.Network([3, 5, 6], "tanh", loss="zero_inflated")',
     "An optimiser with three moments": (
         "optimizer = fastmlp.AggregatedMomentum(0.1)\n"
         "assert specialize(network, optimizer, 16, np.dtype(float)) is not None\n"
@@ -65,6 +66,22 @@ TRIALS = {
     ),
 }
 
+COMPLETE = {
+    "A loss": """
+assert "log_cosh" in fastmlp.Network.__doc__ and "log_cosh" in fastmlp.MLPRegressor.__doc__
+fastmlp.MLPRegressor("log_cosh").partial_fit(X, y)
+is_small(network)
+fastmlp.testing.check("log_cosh")
+""",
+    "A likelihood of three outputs": """
+assert "zero_inflated" in fastmlp.Network.__doc__ and "ZeroInflated" in fastmlp.__all__
+assert fastmlp.Network([3, 5, 6], "tanh", loss=fastmlp.ZeroInflated()) == network
+is_small(network)
+fastmlp.testing.check("zero_inflated")
+""",
+}
+"""What shows that a new thing has all that its neighbours have, besides what `complete` tries."""
+
 TRIAL = """
 import functools
 import numpy as np, fastmlp, onnxruntime
@@ -74,9 +91,24 @@ from fastmlp.model import embeddings, layers, optimizers
 from fastmlp.model.descriptions import described, restored
 from fastmlp.testing import step_cases
 
+def is_small(network):
+    dtype = np.dtype(float)
+    assert specialize(network, optimizer, 16, dtype) and lane_program(network, optimizer, dtype)
+
+def complete(model):
+    expected = model.predict(X)
+    fastmlp.save(model, "model.npz")
+    np.testing.assert_array_equal(fastmlp.load("model.npz").predict(X), expected)
+    model.to_onnx("model.onnx"), model.to_c("model.h")
+    own = {{}}
+    exec(model.to_numpy_source(), own)
+    of_onnx = fastmlp.Model.from_onnx("model.onnx").predict(X)
+    for predicted in (own["predict"](X), model.jit_predict(X), of_onnx):
+        np.testing.assert_allclose(predicted, expected, rtol=1e-9, atol=1e-12)
+
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = np.abs(X[:, :2]) / 4
-for change in {changes!r}:
+for change, more in {changes!r}:
     network, optimizer = fastmlp.Network([3, 5, 2]), fastmlp.SGD(0.1, 0.9)
     exec(change)
     fit = functools.partial(fastmlp.fit, network, X, y, optimizer=optimizer, batch_size=16, seed=0)
@@ -89,6 +121,9 @@ for change in {changes!r}:
     resumed = fit(epochs=3, backend=found[-1].backend, resume="half")
     np.testing.assert_array_equal(resumed.parameters, found[-1].parameters)
     np.testing.assert_array_equal(fastmlp.load("half").predict(X), half.predict(X))
+    if more:
+        complete(found[0])
+        exec(more)
 """
 
 
@@ -136,6 +171,7 @@ PLACES = {
         ("A unitwise layer with trained numbers", "A norm of rows", "A gate of two sources"), 2
     ),  # one of them is the reference
     "A loss": 2,
+    "A likelihood of three outputs": 2,
     "An optimiser with three moments": 2,  # one of them is the reference
     "A kind of first operation": 3,
     "A format of exports": 2,
@@ -154,5 +190,6 @@ def test_recipes_touch_as_many_files_as_they_say(tmp_path):
 def test_recipes_serve_every_backend(tmp_path):
     """On the programs of the templates, by rows, and of single networks; others have one of them."""
     cooked(tmp_path)
-    script = TRIAL.format(changes=list(TRIALS.values()), backends=[*PROGRAMS, "specialized"])
+    changes = [(trial, COMPLETE.get(what, "")) for what, trial in TRIALS.items()]
+    script = TRIAL.format(changes=changes, backends=[*PROGRAMS, "specialized"])
     python("-W", "error", "-c", script, cwd=tmp_path)

@@ -22,8 +22,19 @@ def shifted(build, pointer, offset):
 class VectorNumbers:
     """An array (n,) of a dtype or of int64, whose elements are numbers in code that is being written."""
 
+    units = None
+    """How many there are, of an argument of jitted code."""
+
     def __init__(self, builder, dtype, pointer):
         self.builder, self.kind, self.pointer = builder, FLOATS.get(dtype, INT), pointer
+
+    @classmethod
+    def of_array(cls, context, builder, kind, value):
+        """The numbers of an array that jitted code gives."""
+        made = cls(builder, kind.dtype, data_pointer(context, builder, kind, value))
+        shape = context.make_array(kind)(context, builder, value).shape
+        made.units = Symbol(builder, builder.extract_value(shape, 0))
+        return made
 
     def _place(self, unit):
         return self.builder.gep(self.pointer, [integer(unit)], source_etype=self.kind)

@@ -8,6 +8,7 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas import elementary, numbers
 from fastmlp.formulas.numbers import where
+from fastmlp.kernels.codegen.arrays import VectorNumbers
 from fastmlp.kernels.codegen.symbols import Symbol, jittable
 from fastmlp.kernels.codegen.types import BYTE
 from fastmlp.kernels.codegen.vectors import FLOATS, INT, data_pointer
@@ -64,8 +65,7 @@ def backward_of(entry, delta, z, a):
 def chain_of(entry, output, by_a, a):
     """Return the loss's derivative by a logit, given its derivative by_a by the output a (or by the logit already).
 
-    output : the code of the output's activation, an integer `Symbol`. For softmax the caller must subtract a times
-        the row's sum of a * by_a from the result.
+    output : the code of the output's activation, an integer `Symbol`; for softmax by_a is less the row's sum of a * by_a
     """
     found = by_a
     if not entry.by_logit:
@@ -74,18 +74,6 @@ def chain_of(entry, output, by_a, a):
                 new = by_a * a if code == SOFTMAX else activation.backward(by_a, a=a)
                 found = where(output.equals(code), new, found)
     return found
-
-
-@intrinsic
-def output_chain(typing_context, loss, output, by_a, a):
-    """Return the derivative by a logit, see `chain_of`; loss : its code, a constant."""
-    if literal(loss) and isinstance(a, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-
-        def emit(context, builder, signature, values):
-            return chain_of(entry, *(Symbol(builder, value) for value in values[1:])).value
-
-        return a(loss, types.intp, a, a), emit
 
 
 @intrinsic
@@ -101,65 +89,102 @@ def within_bounds(typing_context, loss, clips, value):
         return value(loss, types.boolean, value), emit
 
 
-ELEMENT, LOG, PAIR, ROW = range(4)
-"""The forms of losses: of an element, of the logarithm of softmax, of two outputs, and of a user's row."""
+TARGET, LOG, ROW = range(3)
+"""The forms of losses: of a target and its outputs, of the logarithm of softmax, and of a user's row."""
 
 
 def form_of(entry):
     """Return which of the forms a loss has."""
     if entry.element is None:
         return ROW
-    return LOG if entry.of_logs else PAIR if entry.outputs_per_target == 2 else ELEMENT
+    return LOG if entry.of_logs else TARGET
+
+
+def _number_of(fact):
+    """Return the intrinsic of a whole number that a fact of a loss's entry is."""
+
+    @intrinsic
+    def number(typing_context, loss):
+        if literal(loss):
+            found = INT(fact(LOSS_CODES[loss.literal_value]))
+            return types.int64(loss), lambda context, builder, signature, values: found
+
+    return number
+
+
+loss_form, outputs_per_target = map(_number_of, (form_of, lambda entry: entry.outputs_per_target))
+
+
+def emit_target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j):
+    """Write the loss of target j of a row, or of several; return it, not scaled, a `Symbol`.
+
+    output : the code of the output's activation, an integer `Symbol`; scale : the factor of the row's loss
+    along : of softmax the row's sum of a times the derivative by a, else 0
+    logits, expected, outputs : the numbers of a row by unit; outputs become the scaled derivatives by the logits
+    """
+    places = entry.places(j, logits.units)
+    z, a = ([numbers[place] for place in places] for numbers in (logits, outputs))
+    value, slopes = entry.of_target(z, a, expected[j], parameter)
+    for place, slope, own in zip(places, slopes, a):
+        outputs[place] = scale * chain_of(entry, output, slope - along, own)
+    return value
 
 
 @intrinsic
-def loss_form(typing_context, loss):
-    """Return the form of a loss; loss : its code, a constant."""
-    if literal(loss):
-        form = form_of(LOSS_CODES[loss.literal_value])
+def target_loss(typing_context, loss, output, along, scale, parameter, z, targets, delta, j):
+    """Return the loss of target j of a row, as `emit_target_loss`; 0 where it has another form.
+
+    loss : its code, a constant; z, targets, delta : (units,); delta holds the outputs
+    """
+    if literal(loss) and isinstance(scale, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
+        arrays = z, targets, delta
 
         def emit(context, builder, signature, values):
-            return INT(form)
+            numbers = [Symbol(builder, value) for value in values[1:5]]
+            if form_of(entry) != TARGET:
+                return numbers[2].number(0.0).value
+            rows = [VectorNumbers.of_array(context, builder, *pair) for pair in zip(arrays, values[5:8])]
+            return emit_target_loss(entry, *numbers, *rows, Symbol(builder, values[8])).value
 
-        return types.int64(loss), emit
-
-
-def _terms(loss, form, z, results, kinds, call):
-    """Return what an intrinsic returns that calls the formula of a loss; zeros where it has another form."""
-    if not literal(loss) or not isinstance(z, types.Float):
-        return None
-    entry = LOSS_CODES[loss.literal_value]
-
-    def emit(context, builder, signature, values):
-        numbers = [Symbol(builder, value) for value in values[1:]]
-        found = (
-            call(entry.element, *numbers) if form_of(entry) == form else [numbers[0].number(0.0)] * results
-        )
-        return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
-
-    return types.UniTuple(z, results)(loss, *kinds), emit
+        return scale(loss, types.intp, scale, scale, scale, *arrays, types.intp), emit
 
 
 @intrinsic
-def element_loss(typing_context, loss, z, a, y, parameter):
-    """Return the loss of one element, and its derivative by a or by z; loss : its code, a constant."""
-    return _terms(loss, ELEMENT, z, 2, (z,) * 4, lambda formula, *numbers: formula(*numbers))
+def target_slope(typing_context, loss, z, a, y, parameter):
+    """Return the derivative of the loss by a or by z, of one output a target; 0 where it is another loss.
+
+    loss : its code, a constant
+    """
+    if literal(loss) and isinstance(z, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
+
+        def emit(context, builder, signature, values):
+            z, a, y, parameter = (Symbol(builder, value) for value in values[1:])
+            if "softmax" not in entry.outputs or form_of(entry) != TARGET:
+                return z.number(0.0).value
+            return entry.of_target([z], [a], y, parameter)[1][0].value
+
+        return z(loss, z, z, z, z), emit
 
 
 @intrinsic
 def log_loss(typing_context, loss, z, a, y, first, second, before):
     """Return the loss of units up to one, and its derivative by z = log(a); loss : its code, a constant.
 
-    first, second : the loss's parameters; before : the loss of the units before
+    first, second : the loss's parameters; before : the loss of the units before. Zeros where it has another form
     """
-    call = lambda formula, z, a, y, *rest: formula(z, a, y, rest[:2], rest[2])
-    return _terms(loss, LOG, z, 2, (z,) * 6, call)
+    if literal(loss) and isinstance(z, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
 
+        def emit(context, builder, signature, values):
+            z, a, y, *parameters, before = (Symbol(builder, value) for value in values[1:])
+            found = [z.number(0.0)] * 2
+            if form_of(entry) == LOG:
+                found = entry.element(z, a, y, parameters, before)
+            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
 
-@intrinsic
-def pair_loss(typing_context, loss, z, second, y):
-    """Return the loss of two outputs, and its derivatives by both; loss : its code, a constant."""
-    return _terms(loss, PAIR, z, 3, (z,) * 3, lambda formula, *numbers: formula(*numbers))
+        return types.UniTuple(z, 2)(loss, *[z] * 6), emit
 
 
 @intrinsic

@@ -16,7 +16,15 @@ from fastmlp.formulas.expressions import NUMBER
 from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.arrays import RepeatedNumber, VectorNumbers
 from fastmlp.kernels.codegen.row_expressions import Running
-from fastmlp.kernels.codegen.scalars import LOG, PAIR, ROW, chain_of, clipped, form_of, literal, log_chain_of
+from fastmlp.kernels.codegen.scalars import (
+    LOG,
+    ROW,
+    clipped,
+    emit_target_loss,
+    form_of,
+    literal,
+    log_chain_of,
+)
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
 from fastmlp.kernels.codegen.types import FLOATS, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, folded
@@ -205,22 +213,16 @@ def emit_element_losses(entry, output, clips, parameters, logits, expected, outp
             outputs[j] = scales * log_chain_of(entry, slope, outputs[j], along.value)
         sums[LOSSES] = scales * (clipped.formula(clips, total.value) if entry.clips else total.value)
         return
-    if form == PAIR:
-        half = logits.units // 2
-        for j in logits.each(half):
-            value, by_first, by_second = entry.element(logits[j], logits[j + half], expected[j])
-            total.value = fma(scales, value, total.value)
-            outputs[j], outputs[j + half] = scales * by_first, scales * by_second
-        sums[LOSSES] = total.value
-        return
-    of_unit = lambda j: entry.element(logits[j], outputs[j], expected[j], none + parameters[j])
     if "softmax" in entry.outputs:
         with builder.if_then(output.equals(SOFTMAX).value):
             for j in outputs.each():
-                along.value = fma(outputs[j], of_unit(j)[1], along.value)
-    for j in outputs.each():
-        value, slope = of_unit(j)
+                z, a = logits[j], outputs[j]
+                _, (slope,) = entry.of_target([z], [a], expected[j], none + parameters[j])
+                along.value = fma(a, slope, along.value)
+    for j in outputs.each(outputs.units // entry.outputs_per_target):
+        value = emit_target_loss(
+            entry, output, along.value, scales, none + parameters[j], logits, expected, outputs, j
+        )
         value = clipped.formula(clips, value) if entry.clips else value
         total.value = fma(scales, value, total.value)
-        outputs[j] = scales * chain_of(entry, output, slope - along.value, outputs[j])
     sums[LOSSES] = total.value

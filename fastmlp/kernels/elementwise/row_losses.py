@@ -10,7 +10,7 @@ from fastmlp.kernels.codegen.arrays import RepeatedNumber, VectorNumbers
 from fastmlp.kernels.codegen.row_expressions import OneByOne, emit_row
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import counted, data_pointer
+from fastmlp.kernels.codegen.vectors import counted
 from fastmlp.kernels.codes import LOSS_CODES
 
 
@@ -51,16 +51,13 @@ def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
             names = ("parameter", "logit", "target", "output")
             pairs = zip(signature.args[2:], values[2:], strict=True)
             arrays = {
-                name: VectorNumbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
-                for name, (kind, value) in zip(names, pairs, strict=True)
+                name: VectorNumbers.of_array(context, builder, *pair)
+                for name, pair in zip(names, pairs, strict=True)
             }
             arrays[NUMBER] = RepeatedNumber(arrays["parameter"][0])
-            units = Symbol(
-                builder, builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0)
-            )
 
             def each():
-                with counted(builder, units) as unit:
+                with counted(builder, arrays["logit"].units) as unit:
                     yield unit
 
             return emit_row_loss(entry, each, arrays, scaled).value

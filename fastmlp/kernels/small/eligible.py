@@ -59,9 +59,9 @@ def has_stage(one):
 
 
 def has_element_loss(network):
-    """Whether the loss is a formula of each output, with one parameter for all."""
+    """Whether the loss is a formula of each target, with one parameter for all."""
     loss = loss_of(network.loss)
-    if loss.element is None or loss.outputs_per_target > 1:
+    if loss.element is None:
         return False
     return loss.of_logs == (network.output == "softmax") and len({*network.objective.loss_parameters}) == 1
 
@@ -147,7 +147,7 @@ def specialize(network, optimizer, rows, dtype):
         BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
     )  # fmt: skip
     objective = network.objective
-    means = (objective.divisor, objective.value_divisor) == (network.n_out, 1)
+    means = (objective.divisor, objective.value_divisor) == (network.n_out // loss.outputs_per_target, 1)
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):

@@ -18,6 +18,7 @@ from fastmlp.kernels.codegen.arrays import RepeatedNumber, VectorNumbers
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT32, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, smaller
+from fastmlp.kernels.codes import LOSS_CODES
 from fastmlp.kernels.elementwise import batched
 from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.program.step_numbers import loss_share
@@ -33,6 +34,7 @@ def chunk(constants):
     totals (steps,) and rates (steps, 2) are float64.
     """
     lanes, count = constants.lanes, constants.parameters
+    of_row = constants.n_out // LOSS_CODES.of_key(constants.loss).outputs_per_target
 
     @Intrinsic
     def run(
@@ -68,7 +70,7 @@ def chunk(constants):
                     return found
 
                 step.inputs, step.targets = columns(x_data, constants.n_in), columns(y_data, constants.n_out)
-                share = loss_share.formula(float(constants.n_out), totals_at[s])
+                share = loss_share.formula(float(of_row), totals_at[s])
                 scales = columns(counting, 1)
                 shares = batched.counts(share, scales[0])
                 scales[0] = shares.choose(Symbol(builder, v.first(stop - start)), shares, 0.0)

@@ -15,20 +15,19 @@ import numpy as np
 
 from fastmlp.kernels.codegen.scalars import (
     LOG,
-    PAIR,
     ROW,
     activation,
     activation_backward,
-    element_loss,
     exp,
     fma,
     log,
     log_chain,
     log_loss,
     loss_form,
-    output_chain,
-    pair_loss,
+    outputs_per_target,
     step_element,
+    target_loss,
+    target_slope,
     within_bounds,
 )
 from fastmlp.kernels.codes import SOFTMAX
@@ -160,7 +159,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
 
     `output` and `loss` are codes, `parameters` (n_out,) float64 are `Objective.loss_parameters`; the factor
     of row i is share * weights[i]. A likelihood with its canonical output is computed from the logits. One of
-    two outputs a target has their first halves, then their second ones, and the targets twice.
+    several outputs a target has all first outputs, then all second ones, .., and the targets as often.
     """
     activate(output, z, delta)
     clips, form = parameters[0] < 0, loss_form(loss)
@@ -174,8 +173,6 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
         elif form == LOG:
             row = log_losses(loss, scale, parameters, z[i], targets[i], delta[i])
             objective += scale * within_bounds(loss, clips, row)
-        elif form == PAIR:
-            objective += scale * pair_losses(loss, scale, z[i], targets[i], delta[i])
         elif form == ROW:
             objective += scale * row_loss(loss, scale, parameters, z[i], targets[i], delta[i])
         else:
@@ -183,13 +180,12 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
             if output == SOFTMAX:
                 for j in range(z.shape[1]):
                     a, parameter = delta[i, j], z.dtype.type(parameters[j])
-                    along += a * element_loss(loss, z[i, j], a, targets[i, j], parameter)[1]
+                    along += a * target_slope(loss, z[i, j], a, targets[i, j], parameter)
             row = 0.0
-            for j in range(z.shape[1]):
-                a, parameter = delta[i, j], z.dtype.type(parameters[j])
-                value, slope = element_loss(loss, z[i, j], a, targets[i, j], parameter)
+            for j in range(z.shape[1] // outputs_per_target(loss)):
+                parameter = z.dtype.type(parameters[j])
+                value = target_loss(loss, output, along, scale, parameter, z[i], targets[i], delta[i], j)
                 row += within_bounds(loss, clips, value)
-                delta[i, j] = scale * output_chain(loss, output, slope - along, a)
             objective += scale * row
     return objective
 
@@ -210,16 +206,6 @@ def log_losses(loss, scale, parameters, z, targets, delta):
     for j in range(len(z)):
         row, slope = log_loss(loss, z[j] - top - log_total, delta[j], targets[j], first, second, row)
         delta[j] = scale * log_chain(loss, slope, delta[j], along)
-    return row
-
-
-def pair_losses(loss, scale, z, targets, delta):
-    """Return the losses of one row's pairs of outputs; delta becomes scale times their derivatives."""
-    half, row = len(z) // 2, 0.0
-    for j in range(half):
-        value, by_first, by_second = pair_loss(loss, z[j], z[j + half], targets[j])
-        row += value
-        delta[j], delta[j + half] = scale * by_first, scale * by_second
     return row
 
 
