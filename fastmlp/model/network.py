@@ -81,7 +81,8 @@ class Network:
         Columns of X, of a network of `layers`; or blocks of them, of which X is a list or a dict, too.
     layers : sequence of layers, str or Activation
         In the place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists them), names of
-        activations, and a `Layer` or an `Activation` of your own; the last one is a `Dense` of n_out units. Such a list of like `Dense` layers is the chain that `sizes` describe.
+        activations, and a `Layer` or an `Activation` of your own; the last one is a `Dense` of n_out units.
+        Such a list of like `Dense` layers is the chain that `sizes` describe.
     heads : dict of `Head`
         In the place of the last `Dense`, output and loss: several of them, by their names. Targets and
         predictions are dicts of these names; what is minimised is the sum of their losses.
