@@ -33,7 +33,7 @@ class _Total:
         """How many times each thread is within it, by the thread's id."""
         self.counted: tuple[float, float | None] = (0.0, None)
         """The seconds until the last thread left, and since when one is within: one object, for readers."""
-        self._unsaid: tuple[str, float, float] | None = None
+        self.unsaid: tuple[str, float, float] | None = None
         """A line that is written if it takes long; the time, and the seconds spent, when it was announced."""
 
     def begin(self) -> None:
@@ -55,19 +55,19 @@ class _Total:
         """Have a line written once `LONG_SECONDS` more were spent, unless another line waits for that."""
         with _lock:
             due = self._due()
-            self._unsaid = self._unsaid or (line, time.perf_counter(), self.seconds())
+            self.unsaid = self.unsaid or (line, time.perf_counter(), self.seconds())
         if due is not None:
             say(due)
 
     def _due(self) -> str | None:
         """Return the line that is to be written now; forget it after so long a time of other work."""
-        if self._unsaid is None:
+        if self.unsaid is None:
             return None
-        line, began, before = self._unsaid
+        line, began, before = self.unsaid
         spent = self.seconds() - before
         if max(spent, time.perf_counter() - began - spent) < LONG_SECONDS:
             return None
-        self._unsaid = None
+        self.unsaid = None
         return line if spent >= LONG_SECONDS else None
 
     def forget_others(self) -> None:

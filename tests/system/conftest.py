@@ -18,7 +18,7 @@ def now(monkeypatch):
     time = types.SimpleNamespace(seconds=0.0, perf_counter=lambda: time.seconds, time=lambda: time.seconds)
     monkeypatch.setattr(clock, "time", time)
     monkeypatch.setattr(clock.total, "counted", (0.0, None))  # what this process has compiled is not whole
-    monkeypatch.setattr(clock.total, "_unsaid", None)
+    monkeypatch.setattr(clock.total, "unsaid", None)
     return time
 
 

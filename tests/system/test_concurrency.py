@@ -336,7 +336,9 @@ def test_what_owns_machine_code_is_kept_by_no_cache_that_threads_share_without_a
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for function in vars(importlib.import_module(info.name)).values():
                 if isinstance(function, functools._lru_cache_wrapper):
-                    kept.append((function.__qualname__, str(function.__annotations__.get("return"))))
+                    kept.append(
+                        (function.__qualname__, str(function.__wrapped__.__annotations__.get("return")))
+                    )
     assert len(kept) > 20
     owners = ("Engine", "Entry", "Entries", "Backend", "Names", "Spent")
     assert [name for name, made in kept if made in owners] == []
