@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import erf
 
-from fastmlp.backend.reference_losses import logistic
+from fastmlp.backend.reference_losses import activate, activate_gradient, logistic
 from fastmlp.model.backend import Array
 
 Gradient = tuple[Array, Array | None, Array | None]
@@ -27,7 +26,7 @@ def normal(x: Array, epsilon: float) -> tuple[Array, Array]:
     return centred / deviation, deviation
 
 
-def normal_gradient(delta: Array, x: Array, epsilon: float) -> Array:
+def by_normal(delta: Array, x: Array, epsilon: float) -> Array:
     """Return the derivative by x, given that by the normal rows."""
     along, deviation = normal(x, epsilon)
     mean = delta.mean(axis=-1, keepdims=True)
@@ -40,7 +39,7 @@ def layer_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) ->
 
 
 def layer_norm_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array) -> Gradient:
-    return normal_gradient(delta * gain, x, layer.epsilon), None, delta * normal(x, layer.epsilon)[0]
+    return by_normal(delta * gain, x, layer.epsilon), None, delta * normal(x, layer.epsilon)[0]
 
 
 def group_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
@@ -50,7 +49,7 @@ def group_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) ->
 
 def group_norm_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array) -> Gradient:
     shape = len(x), layer.groups, -1
-    by_x = normal_gradient((delta * gain).reshape(shape), x.reshape(shape), layer.epsilon)
+    by_x = by_normal((delta * gain).reshape(shape), x.reshape(shape), layer.epsilon)
     return by_x.reshape(x.shape), None, delta * normal(x.reshape(shape), layer.epsilon)[0].reshape(x.shape)
 
 
@@ -140,13 +139,12 @@ def reglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array
 
 
 def geglu(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
-    return x * other * (1 + erf(other / np.sqrt(x.dtype.type(2)))) / 2
+    return x * activate("gelu", other)
 
 
 def geglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array) -> Gradient:
-    below = (1 + erf(other / np.sqrt(x.dtype.type(2)))) / 2
-    density = np.exp(-other * other / 2) / np.sqrt(x.dtype.type(2 * np.pi))
-    return delta * other * below, delta * x * (below + other * density), None
+    gate = activate("gelu", other)
+    return delta * gate, activate_gradient("gelu", other, gate, delta * x), None
 
 
 def swiglu(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
@@ -161,6 +159,6 @@ def swiglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Arra
 FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Gradient]]] = {
     name: (function, globals()[f"{name}_gradient"])
     for name, function in [*globals().items()]
-    if f"{name}_gradient" in globals() and name != "normal"
+    if f"{name}_gradient" in globals() and function.__module__ == __name__
 }
 """The two functions of each layer, by the name of its kind."""

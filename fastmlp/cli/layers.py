@@ -12,7 +12,7 @@ from fastmlp.model.layers import checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.part import LAYERS, Part
 
-KINDS: dict[str, type[Any]] = {**LAYERS, Normal.__name__: Normal}
+KINDS: dict[str, type[Any]] = dict(sorted({**LAYERS, Normal.__name__: Normal}.items()))
 
 MOST_CHARACTERS = 10_000
 """Python's parser takes no deeper text than it has room for; this is far below."""

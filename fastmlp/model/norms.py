@@ -107,6 +107,9 @@ class RMSNorm(Part):
             self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
 
 
+# --- of a batch ------------------------------------------------------------------------------------------
+
+
 @layer(
     "batch_norm",
     state=("mean", "variance"),

@@ -74,7 +74,7 @@ def test_a_regressor_of_layers_goes_on(wine):
         ({"hidden_layer_sizes": (20,)}, r"layers replaces hidden_layer_sizes; leave that at \(100,\)"),
         ({"dropout": 0.1}, "layers replaces dropout"),
         ({"activation": "tanh"}, "layers replaces activation"),
-        ({"layers": [3]}, "a layer must be one of Dense"),
+        ({"layers": [3]}, "a layer must be one of Activate, "),
         ({"layers": []}, "layers must hold at least one layer"),
         ({"solver": "lbfgs"}, "Dropout and BatchNorm need solver"),
         ({"batch_size": 1}, "at least 2 rows in every batch"),

@@ -54,7 +54,7 @@ class Pending:
             np.testing.assert_array_equal(one.numpy(), other)
 
 
-def otherwise(rng, module):
+def otherwise(rng, module, seed):
     """The module in another guise."""
     match int(rng.integers(4)):
         case 0:
@@ -63,7 +63,7 @@ def otherwise(rng, module):
             return pickle.loads(pickle.dumps(module))
         case 2:
             old = module.stepper
-            other = Module(old.network, seed=old._seed, dtype=module.dtype_name, backend=old.backend)
+            other = Module(old.network, seed=seed, dtype=module.dtype_name, backend=old.backend)
             other.load_state_dict(module.state_dict())
             other.stepper.steps = old.steps
             return other.train(module.training)
@@ -94,7 +94,7 @@ def tried(seed):
                         torch.autograd.grad(one.out.sum(), one.wanted(module))
                 pending.clear()
             case 6:
-                module = otherwise(rng, module)
+                module = otherwise(rng, module, seed)
                 pending.clear()
                 for p in module.parameters():
                     p.requires_grad_(bool(rng.random() < 0.8))

@@ -115,7 +115,8 @@ def test_without_a_group(benchmark):
 def test_a_benchmark_that_fails_or_is_skipped_is_so_once_and_says_why(tmp_path):
     (tmp_path / "test_failing.py").write_text(FAILING)
     command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error", "-rs"]
-    done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    alone = {"PYTHONPATH": str(ROOT), "PYTEST_XDIST_WORKER": None}  # pytest-benchmark times in no worker
+    done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, **alone)
     assert "1 failed, 1 passed, 1 skipped, 1 error in " in done.stdout
     assert "ERROR at teardown of test_without_a_group" in done.stdout
     assert "every row of the table has 2 threads, this keeps " in done.stdout

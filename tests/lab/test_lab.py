@@ -56,7 +56,7 @@ def test_a_slot_is_timed_for_those_that_have_their_own():
 
 
 def test_what_is_read_and_written_counts_twice():
-    row = SlotRow("apply_rule", "sgd", Sizes(1, 4, 4), "float64")
+    row = SlotRow("apply_rule", "adam", Sizes(1, 4, 4), "float64")
     numbers = 5 * 4
     # The parameters and both moments are there before and after; the gradient is read, and the constants.
     constants = row.made().arguments[2].nbytes

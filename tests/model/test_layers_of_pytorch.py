@@ -8,6 +8,8 @@ from layered import INPUTS, LISTS, OUTPUTS, ROWS, network, tensors, train
 from selection import seeds
 
 from fastmlp import (
+    GEGLU,
+    GLU,
     SGD,
     Activate,
     Adam,
@@ -15,12 +17,16 @@ from fastmlp import (
     BatchNorm,
     Concatenate,
     Dense,
+    GroupNorm,
     LayerNorm,
+    Multiply,
     PReLU,
+    ReGLU,
     Residual,
     RMSNorm,
     Scale,
     Stepper,
+    SwiGLU,
     Swish,
 )
 
@@ -66,9 +72,14 @@ def as_pytorch(torch, model):
             for part in layer.layers:
                 inner = one(part, inner, seen, training)
             return x + inner
-        if isinstance(layer, (Add, Concatenate)):
+        if isinstance(layer, (Add, Multiply, Concatenate)):
             other = seen[layer.layer]
-            return x + other if isinstance(layer, Add) else torch.cat([x, other], dim=1)
+            if isinstance(layer, Concatenate):
+                return torch.cat([x, other], dim=1)
+            return x + other if isinstance(layer, Add) else x * other
+        if isinstance(layer, GLU):
+            first, gate = x.chunk(2, dim=1)
+            return F.glu(x) if type(layer) is GLU else first * getattr(F, GATES[type(layer)])(gate)
         counts[kind] = counts.get(kind, 0) + 1
         own = arrays[layer.name or f"{kind}{counts[kind]}"]
         match layer:
@@ -82,6 +93,8 @@ def as_pytorch(torch, model):
                 )
             case LayerNorm():
                 x = F.layer_norm(x, x.shape[1:], own["gain"], own["shift"], layer.epsilon)
+            case GroupNorm():
+                x = F.group_norm(x, layer.groups, own["gain"], own["shift"], layer.epsilon)
             case RMSNorm():
                 x = F.rms_norm(x, x.shape[1:], own["gain"], layer.epsilon)
             case PReLU():
@@ -104,16 +117,21 @@ def as_pytorch(torch, model):
     return forward, [array for own in arrays.values() for array in own.values()]
 
 
+GATES = {ReGLU: "relu", GEGLU: "gelu", SwiGLU: "silu"}
+"""What PyTorch calls the functions of gates that it has no layers of."""
+
 NAMES = {
     "dense": Dense,
     "layer_norm": LayerNorm,
     "batch_norm": BatchNorm,
+    "group_norm": GroupNorm,
     "rms_norm": RMSNorm,
     "prelu": PReLU,
     "swish": Swish,
     "scale": Scale,
     "residual": Residual,
-    "add": Add,
+    "add": (Add, Multiply),
+    "gate": GLU,
     "concatenate": Concatenate,
     "activation": Activate,
 }

@@ -46,7 +46,7 @@ MISTAKES = {
     "Dense(8": "layers must be a list like",
     "": "layers must hold at least one layer",
     "Dense(8)], [Dense(8)": "layers must be a list like",
-    "Dens(8)": "unknown layer 'Dens'; choose from: Dense",
+    "Dens(8)": "unknown layer 'Dens'; choose from: Activate, ",
     "Dense(8, rleu)": r"Dense\(8, rleu\): unknown activation 'rleu'",
     "Dense(8, slope=3)": r"Dense\(8, slope=3\): got an unexpected keyword argument 'slope'",
     "Dense(units=2, **{'units': 3})": "layers",
@@ -58,7 +58,7 @@ MISTAKES = {
     "*[Dense(8)]": "layers",
     "Residual(" * 500 + ")" * 500: "layers must be a list like",
     "-" * 9000: "layers must be a list like",
-    "8": "a layer must be one of Dense",
+    "8": "a layer must be one of Activate, ",
 }
 
 
