@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from fastmlp import checks
+from fastmlp.model.layout import layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.system.packages import needed
@@ -68,20 +69,25 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
         self._hold(Stepper(described, SGD(), most_rows=most_rows, threads=threads, **options))
 
     def _hold(self, stepper: Stepper) -> None:
-        self.stepper = stepper
+        self.stepper, network = stepper, stepper.network
         shared: Any = lambda view: torch.nn.Parameter(torch.from_numpy(view))  # noqa: E731
-        if stepper.network.is_chain:
+        if network.is_chain:
             for name in ("weights", "biases"):
                 setattr(self, name, torch.nn.ParameterList(map(shared, getattr(stepper, name))))
+            by_layer = layer_views(stepper.gradients, network)
+            self._gradients = [*(weights for weights, _ in by_layer), *(biases for _, biases in by_layer)]
         else:
-            taken = {*dir(torch.nn.ModuleDict()), *dir(self)}
-            if clashing := [name for name in stepper.layers if name in taken]:
+            first, each = stepper.parameters.ctypes.data, stepper.parameters.itemsize
+            state = {first + each * i for one in network.operations for i in range(one.trained, one.end)}
+            made = {layer: _Arrays(arrays, shared, state) for layer, arrays in stepper.layers.items()}
+            if clashing := [layer for layer in made if layer in {*dir(torch.nn.ModuleDict()), *dir(self)}]:
                 raise ValueError(
                     f"a module of PyTorch's can have no layer {clashing[0]!r}; give it another name"
                 )
-            self.layers = torch.nn.ModuleDict(
-                {layer: _Arrays(arrays, shared) for layer, arrays in stepper.layers.items()}
-            )
+            self.layers, gradients = torch.nn.ModuleDict(made), named_views(stepper.gradients, network)
+            self._gradients = [
+                gradients[layer][name] for layer in made for name, _ in made[layer].named_parameters()
+            ]
         self._addresses = [parameter.data_ptr() for parameter in self.parameters()]
         self._dtype = torch.from_numpy(stepper.parameters).dtype
 
@@ -89,7 +95,8 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
         """Return the outputs (rows, n_out) for a tensor X (rows, n_in); errors as of `Stepper.forward`."""
         if not isinstance(X, torch.Tensor):
             raise TypeError(f"X must be a tensor, got {checks.shown(X)}")
-        if X.dtype != self._dtype or X.layout != torch.strided or X.device.type != "cpu":
+        fits = X.dtype == self._dtype or (self.stepper.network.blocks and X.dtype == torch.int64)
+        if not fits or X.layout != torch.strided or X.device.type != "cpu":
             raise ValueError(
                 f"X must be a dense tensor of {self._dtype} on the CPU, "
                 f"got one of {X.dtype}, {X.layout}, on {X.device}"
@@ -120,12 +127,14 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
 
 
 class _Arrays(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has no types here
-    """The arrays of one layer: parameters, and the running state of a batch norm as buffers."""
+    """The arrays of one layer: parameters, and buffers of those at the addresses `state`, which stay."""
 
-    def __init__(self, arrays: dict[str, Any], shared: Any) -> None:
+    def __init__(self, arrays: dict[str, Any], shared: Any, state: set[int]) -> None:
         super().__init__()
         for name, view in arrays.items():
-            if name in ("mean", "variance"):
+            if hasattr(self, name):
+                raise ValueError(f"a layer of PyTorch's can have no parameter {name!r}; give it another name")
+            if view.ctypes.data in state:
                 self.register_buffer(name, torch.from_numpy(view))
             else:
                 setattr(self, name, shared(view))
@@ -164,7 +173,7 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
                 "fastmlp.torch.Module has no second derivative; leave out create_graph=True, "
                 "or use Model.to_torch()"
             )
-        X, *parameters = ctx.saved_tensors
+        X, *_ = ctx.saved_tensors  # which raises where one has changed since
         stepper = ctx.module.stepper
         if stepper.changes != ctx.changes:
             raise RuntimeError("the stepper of this module has changed its parameters since the forward")
@@ -174,15 +183,9 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
             _taken(ctx, X)
         by_inputs = stepper.backward(by_outputs.contiguous().numpy(), inputs=ctx.needs_input_grad[1])
         _write_state(ctx.module, now)
-        flat, first = torch.from_numpy(stepper.gradients.copy()), stepper.parameters.ctypes.data
-        places = [(address - first) // stepper.parameters.itemsize for address in ctx.module._addresses]
-        found = [
-            flat[place : place + one.numel()].view(one.shape)
-            for place, one in zip(places, parameters, strict=True)
-        ]
-        gradients = zip(found, ctx.needs_input_grad[2:], strict=True)
+        pairs = zip(ctx.module._gradients, ctx.needs_input_grad[2:], strict=True)
         of_X = None if by_inputs is None else torch.from_numpy(by_inputs)
-        return None, of_X, *(gradient if needs else None for gradient, needs in gradients)
+        return None, of_X, *(torch.tensor(gradient) if needs else None for gradient, needs in pairs)
 
 
 def _taken(ctx: Any, X: Any) -> Any:

@@ -15,6 +15,7 @@ from fastmlp import (
     Dense,
     Dropout,
     LayerNorm,
+    Members,
     Network,
     PReLU,
     Residual,
@@ -36,8 +37,8 @@ def pick(rng, options):
     return options[int(rng.integers(len(options)))]
 
 
-def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True):
-    """Layers of so many inputs; own, plain : layers of a user's, and of ours, that may be among them"""
+def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False):
+    """Layers of so many inputs; own, plain : layers of a user's, and of ours, that may be among them."""
     layers, width, names = [], inputs, {}
 
     def named(prefix, share):
@@ -75,12 +76,19 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True):
                 if names and rng.random() < 0.5:
                     inner.append(Concatenate(pick(rng, [*names])))
                 layers.append(Residual(*inner, Dense(width), name=named("s", 0.5)))
+    if members and rng.random() < 0.2:
+        layers.insert(int(rng.integers(len(layers) + 1)), Members(int(rng.integers(2, 4))))
     return [*layers, Dense(int(rng.integers(1, 4)))]
 
 
 def drawn_network(rng, **options):
     """A network of these layers, with a scale of its inputs and an output; options : of `drawn_layers`"""
-    inputs = int(rng.integers(1, MOST_UNITS))
-    layers = drawn_layers(rng, inputs, **options)
-    output = pick(rng, ["identity", "identity", "sigmoid", "exp"])
-    return Network(inputs=inputs, layers=layers, input_scale=pick(rng, [1.0, 0.5]), output=output, loss="mse")
+    inputs, output = int(rng.integers(1, MOST_UNITS)), pick(rng, ["identity", "identity", "sigmoid", "exp"])
+    given = {"input_scale": pick(rng, [1.0, 0.5]), "output": output, "loss": "mse"}
+    while True:
+        layers = drawn_layers(rng, inputs, **options)
+        try:
+            return Network(inputs=inputs, layers=layers, **given)
+        except ValueError as error:  # what reads a layer before Members
+            if "stands before Members" not in str(error):
+                raise

@@ -254,9 +254,43 @@ def test_parameters_that_have_left_the_shared_memory_are_refused(move):
         module(torch.ones(2, 3))
 
 
+def test_what_no_step_moves_is_a_buffer():
+    """An optimiser with a decay would move it; a parameter of a user's may have the name of a statistic."""
+    X = tensor(40, 3).numpy()
+    bins = fastmlp.PiecewiseLinear(4)
+    network = Network(inputs=[fastmlp.Numbers(3, bins)], layers=[fastmlp.Dense(2)])
+    module = Module(fastmlp.fit(network, [X], X[:, :2], epochs=1, seed=0))
+    assert [name for name, _ in module.named_buffers()] == [
+        f"layers.piecewise_linear1.{name}" for name in ("edges", "slopes")
+    ]
+    mean = fastmlp.Layer("shifted", lambda x, mean: x - mean, {"mean": ("units", 0.5)})
+    module = Module(
+        Network(inputs=3, layers=[mean, fastmlp.BatchNorm(name="norm"), fastmlp.Dense(2)]), seed=0
+    )
+    assert {name for name, _ in module.named_buffers()} == {"layers.norm.mean", "layers.norm.variance"}
+    module(torch.from_numpy(X.astype("f"))).square().sum().backward()
+    assert module.layers["shifted1"].mean.grad.shape == (3,)
+
+
+def test_gradients_of_members_have_their_places():
+    """Of a layer with two parameters those of the members lie in turns."""
+    both = fastmlp.Layer(
+        "both", lambda x, a, b: np.tanh(a * x) + b, {"a": ("units", 0.7), "b": ("units", 0.2)}
+    )
+    layers = [fastmlp.Dense(4, "tanh"), fastmlp.Members(3), fastmlp.Dense(5), both, fastmlp.Dense(2)]
+    module, X = (
+        Module(Network(inputs=3, layers=layers), seed=0, dtype="f8", backend="reference"),
+        tensor(6, 3),
+    )
+    assert torch.autograd.gradcheck(lambda *parameters: module(X), (*module.parameters(),))
+
+
 def test_a_name_that_a_module_has_is_refused():
     network = Network(
         inputs=4, layers=[fastmlp.Dense(4, name="train"), fastmlp.LayerNorm(), fastmlp.Dense(2)]
     )
     with pytest.raises(ValueError, match="can have no layer 'train'; give it another name"):
         Module(network)
+    own = fastmlp.Layer("own", lambda x, training: x * training, {"training": ("units", 1.0)})
+    with pytest.raises(ValueError, match="can have no parameter 'training'; give it another name"):
+        Module(Network(inputs=4, layers=[own, fastmlp.Dense(2)]))

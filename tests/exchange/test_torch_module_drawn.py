@@ -74,7 +74,7 @@ def tried(seed):
     """A module through forwards, backwards, steps and copies."""
     rng = np.random.default_rng(seed)
     backend = pick(rng, ["reference", "fused"])
-    network = drawn_network(rng, **({"own": ()} if backend == "fused" else {}))
+    network = drawn_network(rng, members=True, **({"own": ()} if backend == "fused" else {}))
     name = pick(rng, ["float32", "float64"])
     module = Module(network, seed=seed, dtype=name, backend=backend, most_rows=8)
     pending = []
