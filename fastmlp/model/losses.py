@@ -20,7 +20,7 @@ from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.numbers import DtypeConstant, at_least, at_most, fma, magnitude, where
 from fastmlp.model import likelihoods
-from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in
+from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in, numbers_of
 
 LOSSES: dict[str, Loss] = {}
 """All by name, with their usual parameters; the classes have those with others.
@@ -144,12 +144,8 @@ class Quantiles(BuiltInLoss):
     levels: float | Sequence[float] = 0.5
 
     def _parameter(self) -> tuple[float, ...]:
-        listed = isinstance(self.levels, (Sequence, np.ndarray)) and not isinstance(self.levels, str)
-        given = self.levels if listed else [self.levels]
-        found = tuple(checks.real("a level", one, 0, 1, open_low=True, open_high=True) for one in given)  # type: ignore[union-attr]
-        if not found:
-            raise ValueError("levels must hold a number, got none")
-        object.__setattr__(self, "levels", found if listed else found[0])
+        found = numbers_of("levels", self.levels, 0, 1, open_low=True, open_high=True)
+        object.__setattr__(self, "levels", found if np.ndim(self.levels) else found[0])
         return found
 
 

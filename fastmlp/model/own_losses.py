@@ -101,7 +101,7 @@ class Loss(Piece):
     ) -> None:
         what = f"the loss {checks.shown(name)}"
         output = checks.choice("output", output, OUTPUTS)
-        numbers = None if parameter is None else _numbers(f"the parameter of {what}", parameter)
+        numbers = None if parameter is None else numbers_of(f"the parameter of {what}", parameter)
         source = "logit" if _first_parameter(function) in ("logit", "logits") else "output"
         given = [variable(source), variable("target")]
         if numbers is not None:
@@ -250,11 +250,12 @@ def _first_parameter(function: object) -> str:
         return ""
 
 
-def _numbers(what: str, given: object) -> tuple[float, ...]:
-    """Return a number, or a sequence of them, as floats."""
+def numbers_of(what: str, given: object, *bounds: float, **open_ends: bool) -> tuple[float, ...]:
+    """Return a number, or a sequence of them, as floats; bounds, open_ends : as of `checks.real`"""
     given = given[()] if isinstance(given, np.ndarray) and given.ndim == 0 else given
     listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
-    found = tuple(checks.real(what, value) for value in (given if listed else [given]))  # type: ignore[attr-defined]
+    values: Any = given if listed else [given]
+    found = tuple(checks.real(what, value, *bounds, **open_ends) for value in values)
     if not found:
         raise ValueError(f"{what} must hold a number, got none")
     return found

@@ -69,7 +69,7 @@ def check(piece: Activation | Layer | Loss | str) -> None:
             _check_expressions(repr(piece), piece.value, piece.derivative)
         case BuiltInLoss():
             for output in piece.outputs:
-                _check_own_loss(Network([1, _units(piece)], output=output, loss=piece))
+                _check_own_loss(Network([1, max(2, piece.outputs_per_target)], output=output, loss=piece))
         case Loss():
             _check_loss(piece)
         case "softmax":
@@ -77,7 +77,7 @@ def check(piece: Activation | Layer | Loss | str) -> None:
         case str() if piece in ACTIVATIONS:
             _check_own_activation(piece)
         case str() if piece in LOSSES:
-            sizes = [1, _units(LOSSES[piece])]
+            sizes = [1, max(2, LOSSES[piece].outputs_per_target)]  # of one target
             for output in LOSSES[piece].outputs:
                 _check_own_loss(Network(sizes, output=output, loss=piece, huber_delta=0.7, quantile=0.3))
         case str():
@@ -85,11 +85,6 @@ def check(piece: Activation | Layer | Loss | str) -> None:
             raise ValueError(f"no activation or loss is named {piece!r}; choose from: {choices}")
         case _:
             raise TypeError(f"an Activation, a Layer, a Loss or a name has a slope to check, got {piece!r}")
-
-
-def _units(loss: Loss) -> int:
-    """Return the outputs of one target, and at least two."""
-    return max(2, loss.outputs_per_target)
 
 
 # --- slopes and differences --------------------------------------------------------------------------------

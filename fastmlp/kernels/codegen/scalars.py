@@ -9,10 +9,10 @@ from numba.extending import intrinsic
 from fastmlp.formulas import elementary, numbers
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.arrays import VectorNumbers
-from fastmlp.kernels.codegen.symbols import Symbol, jittable
+from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_like, jittable
 from fastmlp.kernels.codegen.types import BYTE
 from fastmlp.kernels.codegen.vectors import FLOATS, INT, data_pointer
-from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
+from fastmlp.kernels.codes import BY_KIND, LOSS_CODES, RULE_CODES, SOFTMAX
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.losses import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY, within
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
@@ -31,29 +31,51 @@ def literal(code):
     return isinstance(code, types.IntegerLiteral)
 
 
-@intrinsic
-def activation(typing_context, code, z):
-    """Return the activation of one number; code : a constant."""
-    if literal(code) and isinstance(z, types.Float):
-        formula = ACTIVATION_CODES[code.literal_value].formula
+def of_code(kind, results=1):
+    """Make of write(entry, *arguments), which writes code, the intrinsic (code, *arguments); code : a constant.
 
-        def emit(context, builder, signature, values):
-            return formula(Symbol(builder, values[1])).value
+    kind : of codes, of `BY_KIND`; the entry is that of the code
+    results : how many floats it returns, of the type of the first float among the arguments, which others take.
+        Numbers come as `Symbol`s, and arrays (n,) as `VectorNumbers`
+    """
 
-        return z(code, z), emit
+    def decorate(write):
+        def call(typing_context, code, *kinds):
+            floats = [kind for kind in kinds if isinstance(kind, types.Float)]
+            if not literal(code) or not floats:
+                return None
+            taken = [floats[0] if kind in floats else types.unliteral(kind) for kind in kinds]
+
+            def emit(context, builder, signature, values):
+                given = [
+                    VectorNumbers.of_array(context, builder, kind, value)
+                    if isinstance(kind, types.Array)
+                    else Symbol(builder, value)
+                    for kind, value in zip(taken, values[1:])
+                ]
+                found = write(BY_KIND[kind][code.literal_value], *given)
+                if results == 1:
+                    return found.value
+                return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+
+            result = floats[0] if results == 1 else types.UniTuple(floats[0], results)
+            return result(code, *taken), emit
+
+        return intrinsic_like(write, call)
+
+    return decorate
 
 
-@intrinsic
-def activation_backward(typing_context, code, delta, z, a):
-    """Return delta times the derivative at z, where the activation is a; code : a constant."""
-    if literal(code) and isinstance(z, types.Float):
-        entry = ACTIVATION_CODES[code.literal_value]
+@of_code("activation")
+def activation(entry, z):
+    """Return the activation of one number."""
+    return entry.formula(z)
 
-        def emit(context, builder, signature, values):
-            delta, z, a = (Symbol(builder, value) for value in values[1:])
-            return backward_of(entry, delta, z, a).value
 
-        return delta(code, delta, z, a), emit
+@of_code("activation")
+def activation_backward(entry, delta, z, a):
+    """Return delta times the derivative at z, where the activation is a."""
+    return backward_of(entry, delta, z, a)
 
 
 def backward_of(entry, delta, z, a):
@@ -76,17 +98,10 @@ def chain_of(entry, output, by_a, a):
     return found
 
 
-@intrinsic
-def within_bounds(typing_context, loss, clips, value):
-    """Return the loss of one element, bounded where `Objective.clips` says so; loss : its code, a constant."""
-    if literal(loss) and isinstance(value, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-
-        def emit(context, builder, signature, values):
-            symbols = [Symbol(builder, value) for value in values[1:]]
-            return (clipped.formula(*symbols) if entry.clips else symbols[1]).value
-
-        return value(loss, types.boolean, value), emit
+@of_code("loss")
+def within_bounds(entry, clips, value):
+    """Return the loss of one element, bounded where `Objective.clips` says so."""
+    return clipped.formula(clips, value) if entry.clips else value
 
 
 TARGET, LOG, ROW = range(3)
@@ -130,73 +145,37 @@ def emit_target_loss(entry, output, along, scale, parameter, logits, expected, o
     return value
 
 
-@intrinsic
-def target_loss(typing_context, loss, output, along, scale, parameter, z, targets, delta, j):
-    """Return the loss of target j of a row, as `emit_target_loss`; 0 where it has another form.
+@of_code("loss")
+def target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j):
+    """Return the loss of target j of a row, as `emit_target_loss`; 0 where it has another form."""
+    if form_of(entry) != TARGET:
+        return scale.number(0.0)
+    return emit_target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j)
 
-    loss : its code, a constant; z, targets, delta : (units,); delta holds the outputs
+
+@of_code("loss")
+def target_slope(entry, z, a, y, parameter):
+    """Return the derivative of the loss by a or by z, of one output a target; 0 where it is another loss."""
+    if "softmax" not in entry.outputs or form_of(entry) != TARGET:
+        return z.number(0.0)
+    return entry.of_target([z], [a], y, parameter)[1][0]
+
+
+@of_code("loss", results=2)
+def log_loss(entry, z, a, y, first, second, before):
+    """Return the loss of units up to one, and its derivative by z = log(a); zeros where it has another form.
+
+    first, second : the loss's parameters; before : the loss of the units before
     """
-    if literal(loss) and isinstance(scale, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-        arrays = z, targets, delta
-
-        def emit(context, builder, signature, values):
-            numbers = [Symbol(builder, value) for value in values[1:5]]
-            if form_of(entry) != TARGET:
-                return numbers[2].number(0.0).value
-            rows = [VectorNumbers.of_array(context, builder, *pair) for pair in zip(arrays, values[5:8])]
-            return emit_target_loss(entry, *numbers, *rows, Symbol(builder, values[8])).value
-
-        return scale(loss, types.intp, scale, scale, scale, *arrays, types.intp), emit
+    if form_of(entry) != LOG:
+        return [z.number(0.0)] * 2
+    return entry.element(z, a, y, (first, second), before)
 
 
-@intrinsic
-def target_slope(typing_context, loss, z, a, y, parameter):
-    """Return the derivative of the loss by a or by z, of one output a target; 0 where it is another loss.
-
-    loss : its code, a constant
-    """
-    if literal(loss) and isinstance(z, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-
-        def emit(context, builder, signature, values):
-            z, a, y, parameter = (Symbol(builder, value) for value in values[1:])
-            if "softmax" not in entry.outputs or form_of(entry) != TARGET:
-                return z.number(0.0).value
-            return entry.of_target([z], [a], y, parameter)[1][0].value
-
-        return z(loss, z, z, z, z), emit
-
-
-@intrinsic
-def log_loss(typing_context, loss, z, a, y, first, second, before):
-    """Return the loss of units up to one, and its derivative by z = log(a); loss : its code, a constant.
-
-    first, second : the loss's parameters; before : the loss of the units before. Zeros where it has another form
-    """
-    if literal(loss) and isinstance(z, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-
-        def emit(context, builder, signature, values):
-            z, a, y, *parameters, before = (Symbol(builder, value) for value in values[1:])
-            found = [z.number(0.0)] * 2
-            if form_of(entry) == LOG:
-                found = entry.element(z, a, y, parameters, before)
-            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
-
-        return types.UniTuple(z, 2)(loss, *[z] * 6), emit
-
-
-@intrinsic
-def log_chain(typing_context, loss, slope, a, along):
-    """Return the derivative by a logit from that by log(a), which sum to `along`; loss : its code, a constant."""
-    if literal(loss) and isinstance(a, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
-
-        def emit(context, builder, signature, values):
-            return log_chain_of(entry, *(Symbol(builder, value) for value in values[1:])).value
-
-        return a(loss, a, a, a), emit
+@of_code("loss")
+def log_chain(entry, slope, a, along):
+    """Return the derivative by a logit from that by log(a), which sum to `along`."""
+    return log_chain_of(entry, slope, a, along)
 
 
 def log_chain_of(entry, slope, a, along):

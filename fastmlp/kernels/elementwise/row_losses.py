@@ -2,16 +2,12 @@
 
 # mypy: ignore-errors
 
-from numba import types
-from numba.extending import intrinsic
-
 from fastmlp.formulas.expressions import NUMBER, ONES
-from fastmlp.kernels.codegen.arrays import RepeatedNumber, VectorNumbers
+from fastmlp.kernels.codegen.arrays import RepeatedNumber
 from fastmlp.kernels.codegen.row_expressions import OneByOne, emit_row
-from fastmlp.kernels.codegen.scalars import literal
+from fastmlp.kernels.codegen.scalars import of_code
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import counted
-from fastmlp.kernels.codes import LOSS_CODES
 
 
 def emit_row_loss(entry, each, arrays, scale):
@@ -34,32 +30,20 @@ def emit_row_loss(entry, each, arrays, scale):
     return value if isinstance(value, Symbol) else scale.number(value)
 
 
-@intrinsic
-def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
-    """Return a user's loss of one row; 0 for a loss of fastmlp's own. loss : its code, a constant
+@of_code("loss")
+def row_loss(entry, scale, parameters, logits, targets, outputs):
+    """Return a user's loss of one row; 0 for a loss of fastmlp's own.
 
-    z, targets, delta : (units,); delta holds the outputs, and becomes scale times the derivative by z
+    logits, targets, outputs : (units,); outputs become scale times the derivative by the logits
     parameters : (units,) float64
     """
-    if literal(loss) and isinstance(scale, types.Float):
-        entry = LOSS_CODES[loss.literal_value]
+    if entry.element:
+        return scale.number(0.0)
+    arrays = {"parameter": parameters, "logit": logits, "target": targets, "output": outputs}
+    arrays[NUMBER] = RepeatedNumber(parameters[0])
 
-        def emit(context, builder, signature, values):
-            scaled = Symbol(builder, values[1])
-            if entry.element:
-                return scaled.number(0.0).value
-            names = ("parameter", "logit", "target", "output")
-            pairs = zip(signature.args[2:], values[2:], strict=True)
-            arrays = {
-                name: VectorNumbers.of_array(context, builder, *pair)
-                for name, pair in zip(names, pairs, strict=True)
-            }
-            arrays[NUMBER] = RepeatedNumber(arrays["parameter"][0])
+    def each():
+        with counted(scale.builder, logits.units) as unit:
+            yield unit
 
-            def each():
-                with counted(builder, arrays["logit"].units) as unit:
-                    yield unit
-
-            return emit_row_loss(entry, each, arrays, scaled).value
-
-        return scale(loss, scale, parameters, z, targets, delta), emit
+    return emit_row_loss(entry, each, arrays, scale)
