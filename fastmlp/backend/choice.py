@@ -56,17 +56,18 @@ def is_ready(
     threads: int | None,
     mixed: bool = False,
 ) -> bool:
-    """Return whether what "auto" begins with finds its machine code, and compiles nothing.
+    """Return whether what "auto" begins with trains, validates and predicts without compiling anything.
 
     rows : rows of a batch; mixed : whether products are of bfloat16 numbers
     """
     if mixed:
-        entries = registry.entries(registry.mixed_backend("auto").name)
-        return entries.is_ready(network, optimizer, f"float{8 * dtype.itemsize}", None)
-    auto, work = _auto()
-    of_work = work.of(network, without_rates(optimizer), rows, dtype, threads)
-    chosen = auto(of_work, may_request=False)
-    return chosen.is_ready(chosen.chosen)
+        entries, bound = registry.entries(registry.mixed_backend("auto").name), None
+    else:
+        auto, work = _auto()
+        of_work = work.of(network, without_rates(optimizer), rows, dtype, threads)
+        entries, bound = (chosen := auto(of_work, may_request=False).chosen).entries, chosen.bound
+    name = f"float{8 * dtype.itemsize}"
+    return entries.is_ready(network, optimizer, name, bound) and entries.has(("evaluate", "predict"), name)
 
 
 @functools.cache  # an import within a function takes half a microsecond every time

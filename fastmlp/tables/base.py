@@ -240,8 +240,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         groups, self.shortened_ = selection.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
         regresses = self._task == Regression.name
-        validated = [pair for group in groups for pair in zip(group.validated, group.held, strict=True)]
-        self.errors_: HeldErrors | None = errors_of(validated, X, targets) if regresses else None
+        judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
+        self.errors_: HeldErrors | None = errors_of(judged, targets) if regresses else None
 
     @property
     def recipe_(self) -> Recipe:

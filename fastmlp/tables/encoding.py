@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,8 +74,10 @@ class Encoding:
             If a column cannot be used as the kind that it is set to be, or none is left.
         """
         kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
+        there = {*frame.columns}
         for name, kind in kinds_given.items():
-            checks.choice("column", name, frame.columns)
+            if name not in there:
+                checks.choice("column", name, frame.columns)
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
         columns: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
@@ -95,7 +98,7 @@ class Encoding:
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
         return cls(tuple(columns), numbers_first=True)
 
-    @property
+    @cached_property
     def used(self) -> list[Column]:
         """The columns that X is made of, in the order of X."""
         used = [column for column in (*self.columns, *self.codes) if not isinstance(column, Dropped)]
@@ -144,8 +147,8 @@ class Encoding:
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
         """Return in words what sets a frame's rows apart from those that were learned from."""
-        frame = self._parsed(frame)
-        return [line for column in self.used for line in column.remarks(frame[column.name])]
+        by_name = self._by_name(frame)
+        return [line for column in self.used for line in column.remarks(by_name[column.name])]
 
     @property
     def is_sparse(self) -> bool:
@@ -236,32 +239,36 @@ class Encoding:
         TableError
             If a column is missing, or a value is not of its column's kind.
         """
-        for column in self.used:
-            if column.name not in frame.columns:
-                raise TableError(
-                    f"there is no such column; there are: {checks.listed(frame.columns)}", column.name
-                )
+        used, names = self.used, frame.columns
+        for column in used:
+            if column.name in frame.columns:
+                continue
+            name = column.name
+            raise TableError(f"there is no such column; there are: {checks.listed(names)}", name)
         for start in range(0, max(1, len(frame)), TOGETHER):
             try:
-                part = self._parsed(frame[start : start + TOGETHER])
-                blocks = [column.encoded(part[column.name]) for column in self.used]
+                part = self._by_name(frame[start : start + TOGETHER])
+                blocks = [column.encoded(part[column.name]) for column in used]
             except TableError as error:
                 raise error.within(None, start) from None
             for place, whole in (given or {}).items():
                 own, cells = whole[start : start + TOGETHER], blocks[place]
                 blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
-            yield (
-                self._sparse(len(part), blocks, dtype)
-                if self.is_sparse
-                else self._dense(len(part), blocks, dtype)
-            )
+            rows = min(TOGETHER, len(frame) - start)
+            yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
-    def _parsed(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return a frame with numbers in place of texts where they are codes, too."""
+    def _by_name(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
+        """Return a frame's columns by name, with numbers in place of texts where they are codes, too.
+
+        A frame looks for a name from its first column on: of thousands it takes longer than all else.
+        """
         import polars as pl
 
-        columns = (frame[code.name] for code in self.codes)
-        return frame.with_columns(parsed(one, "number") for one in columns if one.dtype == pl.String)
+        columns = {series.name: series for series in frame.get_columns()}
+        for code in self.codes:
+            if columns[code.name].dtype == pl.String:
+                columns[code.name] = parsed(columns[code.name], "number")
+        return columns
 
     def _dense(self, rows: int, blocks: list[Cells], dtype: Any) -> Array:
         out, first = np.zeros((rows, self.width), dtype), 0

@@ -131,8 +131,8 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         values = values[:, 0]
     elif len(shape) != 1:
         raise TableError(f"y must have shape (rows,), has {shape}")
-    if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in frame.columns for one in values):
-        raise TableError(
-            f"y must be the name of one column, got those of {len(values)}: {checks.listed([*values])}"
-        )
+    there = {*frame.columns}
+    if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
+        names = checks.listed([*values])
+        raise TableError(f"y must be the name of one column, got those of {len(values)}: {names}")
     return frame, _column("" if name is None else str(name), values)

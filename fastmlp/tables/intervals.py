@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.tables.inputs import predicted
-from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
@@ -62,18 +60,18 @@ class HeldErrors(NamedTuple):
         return np.interp(predicted, self.places, self.sizes)
 
 
-def errors_of(validated: Sequence[tuple[Model, Array]], X: Any, targets: Array) -> HeldErrors:
+def errors_of(judged: Sequence[tuple[Array, Array]], targets: Array) -> HeldErrors:
     """Return the errors on the rows that networks have held out, in the unit of targets.
 
     Of several networks that have held out the same rows it is the mean that errs.
 
-    validated : networks with the rows that each held out, one array where they are the same
-    X, targets : of all rows
+    judged : for each network what it predicts, (rows, 1), and the rows that it held out, one array where they
+        are the same; targets : of all rows
     """
-    parts = {id(rows): rows for _, rows in validated}
+    parts = {id(rows): rows for _, rows in judged}
     outputs: dict[int, list[Array]] = {part: [] for part in parts}
-    for model, rows in validated:
-        outputs[id(rows)].append(predicted(model, X[rows])[:, 0])
+    for predicted, rows in judged:
+        outputs[id(rows)].append(predicted[:, 0])
     means = np.concatenate([np.mean(one, axis=0) for one in outputs.values()]).astype(float)
     return scaled_errors(means, np.concatenate([targets[rows] for rows in parts.values()]) - means)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastmlp import checks
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
-from fastmlp.tables.texts import MISSING, guessed, parsed
+from fastmlp.tables.texts import MISSING, as_numbers, guessed, parsed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,10 +43,11 @@ def columns_to_read(names: list[str], read_options: ReadOptions) -> list[str]:
     """Return the columns that are to be read; TableError if one of them is not there."""
     if read_options.only is None:
         return names
+    there, only = set(names), set(read_options.only)
     for name in read_options.only:
-        if name not in names:
+        if name not in there:
             raise TableError(f"there is no such column; there are: {checks.listed(names)}", name)
-    return [name for name in names if name in read_options.only]
+    return [name for name in names if name in only]
 
 
 def parsed_as(read_options: ReadOptions) -> dict[str, str | None]:
@@ -58,13 +59,21 @@ def typed(part: pl.DataFrame, known: dict[str, str | None], guess: bool = True) 
     """Return a part with its texts parsed as they are known to be; what is unknown is guessed, and kept."""
     import polars as pl
 
+    kinds = ("number", None) if guess else ("number",)
+    texts = [
+        one.name for one in part.get_columns() if one.dtype == pl.String and known.get(one.name) in kinds
+    ]
+    # All at once: for each column alone an expression of polars' takes 60 us, however few rows there are.
+    numbers = {one.name: one for one in part.select(as_numbers(pl.col(texts))).get_columns()}
     columns = []
     for series in part.get_columns():
+        name = series.name
         if series.dtype == pl.String:
-            if guess and known.get(series.name) is None:
-                known[series.name] = guessed(series)
-            kind = known.get(series.name)
-            if kind in ("number", "date"):
-                series = parsed(series, kind)
+            if guess and known.get(name) is None:
+                known[name] = guessed(series, numbers[name])
+            if known.get(name) == "number":
+                series = parsed(series, "number", found=numbers[name])
+            elif known.get(name) == "date":
+                series = parsed(series, "date")
         columns.append(series)
     return pl.DataFrame(columns)

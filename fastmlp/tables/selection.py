@@ -18,6 +18,7 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.inputs import predicted
 from fastmlp.tables.members import FOLDS, MemberSettings, Visits, best_epoch, folds, train_member, weights_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
@@ -40,7 +41,8 @@ class Group:
 
     planned, recipe : as it was meant, and as they follow it in the time that there is
     rows : that each of them is trained on or holds out
-    models : those that hold out rows first; held : for each of these, the rows that it held out
+    models : those that hold out rows first; held, outputs : for each of these, the rows that it held out, and
+        what it predicts of them, (rows, n_out)
     seconds : that the last one took, without compiling
     """
 
@@ -49,6 +51,7 @@ class Group:
     rows: int
     models: list[Model] = field(default_factory=list)
     held: list[Array] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -116,15 +119,19 @@ def train(
             seeded = settings._replace(seed=settings.seed + place)
             return train_member(X, targets, weights, task, recipe, seeded, *part, [moving, *more], epochs)
 
-        groups, begun = _firsts(planned, parts[0], member, settings.deadline)
+        def outputs(model: Model, held: Array) -> Array:
+            # within the time of the networks: the first prediction loads code, and may compile some
+            return predicted(model, X[held])
+
+        groups, begun = _firsts(planned, parts[0], member, outputs, settings.deadline)
         is_whole = groups[0].rows == len(targets)
         for place in range(1, most if is_whole else 1):
             groups = near_best(groups)
             part = parts[place] if place < len(parts) else whole
-            if not _followed(groups, part, place, member, settings.deadline):
+            if not _followed(groups, part, place, member, outputs, settings.deadline):
                 break
         else:
-            groups = _longest(near_best(groups), parts[0], member, settings.deadline)
+            groups = _longest(near_best(groups), parts[0], member, outputs, settings.deadline)
         groups = near_best(groups)
     less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
@@ -143,11 +150,13 @@ def near_best(groups: Sequence[Group]) -> list[Group]:
 
 def _firsts(
     recipes: Sequence[Recipe], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
-    deadline: Deadline,
+    outputs: Callable[[Model, Array], Array], deadline: Deadline,
 ) -> tuple[list[Group], int]:  # fmt: skip
     """Return a group of one network for each recipe whose training does not diverge, and how many there were.
 
     A recipe was not there if the time had no room for it.
+
+    outputs : returns what a network predicts of rows
     """
     groups: list[Group] = []
     whole = 0.0 if deadline.seconds is None else deadline.left
@@ -163,18 +172,22 @@ def _firsts(
             if recipe is recipes[-1] and not groups:
                 raise
             continue
+        if found is not None:
+            own, part, model = found  # where there is no time for all rows others have as few
+            groups.append(
+                Group(recipe, own, sum(map(len, part)), [model], [part[1]], [outputs(model, part[1])])
+            )
         lap = stopwatch.lap()
         whole -= lap.compiling
         if found is None:
             return groups, place
-        own, part, model = found  # where there is no time for all rows others have as few
-        groups.append(Group(recipe, own, sum(map(len, part)), [model], [part[1]], lap.working))
+        groups[-1].seconds = lap.working
     return groups, len(recipes)
 
 
 def _longest(
     groups: list[Group], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
-    deadline: Deadline,
+    outputs: Callable[[Model, Array], Array], deadline: Deadline,
 ) -> list[Group]:  # fmt: skip
     """Return one network of the best recipe that has all the time that is left, if its loss is less.
 
@@ -190,17 +203,18 @@ def _longest(
         return groups
     assert found is not None
     own, used, model = found
-    longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]])
+    longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]], [outputs(model, used[1])])
     return [longest] if longest.loss < best.loss else groups
 
 
 def _followed(
-    groups: list[Group], part: Part, place: int, trained: Callable[..., Model], deadline: Deadline
-) -> bool:
+    groups: list[Group], part: Part, place: int, trained: Callable[..., Model],
+    outputs: Callable[[Model, Array], Array], deadline: Deadline,
+) -> bool:  # fmt: skip
     """Train one more network in each group; return whether there was time for all.
 
     part : without rows held out for a network of all rows
-    place : of the network in its group; trained : takes it and the epochs, too
+    place : of the network in its group; trained : takes it and the epochs, too; outputs : as for `_firsts`
     """
     for group in [group for group in groups if place < (group.recipe.members or 1)]:
         if deadline.left < group.seconds:
@@ -215,9 +229,11 @@ def _followed(
             continue
         if allowance.is_over:
             return False
-        group.seconds = stopwatch.lap().working
         group.models.append(model)
-        group.held += [part[1]] if len(part[1]) else []
+        if len(part[1]):
+            group.held.append(part[1])
+            group.outputs.append(outputs(model, part[1]))
+        group.seconds = stopwatch.lap().working
     return True
 
 

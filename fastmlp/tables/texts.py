@@ -6,7 +6,7 @@ say what their columns are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
 from fastmlp.tables.errors import TableError
@@ -36,20 +36,23 @@ FORMATS = (
 """Formats of dates, in the order in which they are tried; none leaves the month in doubt."""
 
 
-def guessed(texts: pl.Series) -> str | None:
-    """Return number, date or text for what a column of texts holds; None if it holds nothing."""
-    values = texts.drop_nulls()
-    if not len(values):
+def guessed(texts: pl.Series, numbers: pl.Series | None = None) -> str | None:
+    """Return number, date or text for what a column of texts holds; None if it holds nothing.
+
+    numbers : the texts as `as_numbers` returns them
+    """
+    there = texts.count()
+    if not there:
         return None
-    if as_numbers(values).count() >= MOSTLY * len(values):
+    if (as_numbers(texts) if numbers is None else numbers).count() >= MOSTLY * there:
         return "number"
-    if as_dates(values).count() >= MOSTLY * len(values):
+    if as_dates(texts).count() >= MOSTLY * there:
         return "date"
     return "text"
 
 
-def as_numbers(texts: pl.Series) -> pl.Series:
-    """Return texts as Float64, null where they are no numbers."""
+def as_numbers(texts: Any) -> Any:
+    """Return texts, a series or an expression of polars', as Float64, null where they are no numbers."""
     import polars as pl
 
     return texts.str.strip_chars().cast(pl.Float64, strict=False)
@@ -77,20 +80,21 @@ def _parsed(texts: pl.Series, format: str) -> pl.Series:
     return parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
 
 
-def parsed(texts: pl.Series, kind: str, hint: str | None = None) -> pl.Series:
+def parsed(texts: pl.Series, kind: str, hint: str | None = None, found: pl.Series | None = None) -> pl.Series:
     """Return a column of texts as numbers or dates.
 
     kind : number or date; hint : what to do about a text that is none
+    found : the texts as `as_numbers` or `as_dates` returns them
 
     Raises
     ------
     TableError
         With the row of the first text that is no number, or no date.
     """
-    found = as_numbers(texts) if kind == "number" else as_dates(texts)
-    wrong = found.is_null() & texts.is_not_null()
-    if wrong.any():
-        row = int(wrong.arg_true()[0])
+    if found is None:
+        found = as_numbers(texts) if kind == "number" else as_dates(texts)
+    if found.null_count() > texts.null_count():
+        row = int((found.is_null() & texts.is_not_null()).arg_true()[0])
         text = checks.shown(texts[row])
         hint = hint or f"the column is taken as {kind}s: choose another kind, or name this as missing"
         raise TableError(f"{text} is not a {kind}; {hint}", texts.name, row + 1)

@@ -20,6 +20,7 @@ from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression
+from fastmlp.training.model import Model
 
 QUICK = {"backend": "reference", "threads": 1, "random_state": 0}
 
@@ -37,6 +38,14 @@ def rows_of_numbers(rows):
     return frame.with_columns(y=pl.col("a") * pl.col("b") + 0.1 * pl.col("c"))
 
 
+@pytest.fixture
+def _process_clock(monkeypatch):
+    """Limits are of the process's own time: on a busy machine others' time would count as well."""
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, clock, time.process_time)
+
+
+@pytest.mark.usefixtures("_process_clock")
 def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
     limit, began = 4, time.monotonic()
     model = TableClassifier(**QUICK, preset="fast", epochs=2000, time_limit=limit)
@@ -60,6 +69,7 @@ def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows(tmp_path):
     assert TableRegressor.load(tmp_path / "model").shortened_ == model.shortened_ is not None
 
 
+@pytest.mark.usefixtures("_process_clock")
 def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkeypatch):
     slow = Recipe(hidden=(2048, 2048), batch_size=8)  # some seconds an epoch
     monkeypatch.setitem(
@@ -69,6 +79,57 @@ def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkey
         model = TableRegressor(**QUICK, time_limit=3).fit(rows_of_numbers(3000), "y")
     assert {recipe.hidden for recipe, _ in model.groups_} == {(4,)}
     assert len(model.models_) > 1
+
+
+@pytest.mark.usefixtures("_process_clock")
+def test_what_is_predicted_of_rows_held_out_is_part_of_the_time(monkeypatch):
+    """As where the first prediction of a process compiles."""
+    predict = Model.predict
+
+    def slow(model, X):
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            pass
+        return predict(model, X)
+
+    monkeypatch.setattr(Model, "predict", slow)
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match="left room for 1 of 7 networks"):
+        TableRegressor(**QUICK, preset="fast", epochs=1, members=7, time_limit=1).fit(
+            rows_of_numbers(60), "y"
+        )
+    assert time.monotonic() - began < 1.1
+
+
+def wide(columns):
+    names = [f"c{place}" for place in range(columns)]
+    return pl.DataFrame(np.random.default_rng(0).normal(size=(12, columns)).round(3), schema=names)
+
+
+def seconds_of_columns(columns, folder):
+    """Seconds of the process that each step of a model of so many columns takes."""
+    frame, path, found = wide(columns), folder / "wide.csv", {}
+    frame.write_csv(path)
+    model = TableRegressor(**QUICK, preset="fast", hidden=(2,), epochs=1, members=1)
+    for name, step in (
+        ("fit", lambda: model.fit(path, "c0")),
+        ("predict", lambda: model.predict(frame)),
+        ("save", lambda: model.save(folder / "model")),
+        ("load", lambda: TableRegressor.load(folder / "model")),
+        ("predict a file", lambda: model.predict(path)),
+    ):
+        began = time.process_time()
+        step()
+        found[name] = time.process_time() - began
+    return found
+
+
+@pytest.mark.slow  # 6 s
+def test_a_table_takes_time_by_its_columns_and_not_by_their_square(tmp_path):
+    few, many = ([seconds_of_columns(columns, tmp_path) for _ in range(2)] for columns in (500, 5000))
+    for step in few[0]:
+        least, most = (min(one[step] for one in timed) for timed in (few, many))
+        assert most < 2 * 10 * least, step
 
 
 class Compiles(Callback):
@@ -243,6 +304,28 @@ print(model.models_[0].backend, seconds_compiling())
     backend, seconds = done.stdout.split()
     assert backend == "reference"
     assert float(seconds) == 0
+
+
+@pytest.mark.slow  # compiles anew, 8 s
+def test_a_short_limit_does_not_compile_what_validates_and_predicts(tmp_path):
+    """In a process that finds the machine code of the training alone."""
+    code = """
+import numpy as np, warnings
+warnings.simplefilter("ignore")
+from fastmlp import TableRegressor, fit
+from fastmlp.system.compiling import seconds_compiling
+from fastmlp.tables.recipe import PLAIN
+from fastmlp.tables.tasks import Regression
+X = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+recipe = PLAIN.resolved(100)
+network, optimizer = recipe.network(3, Regression(0.0, 1.0)), recipe.optimizer_of(1)
+model = fit(network, X, X[:, 0], optimizer=optimizer, batch_size=recipe.batch_size, epochs=1)
+before = seconds_compiling()
+limited = TableRegressor(preset="fast", members=1, epochs=2, time_limit=10).fit(X, X[:, 0])
+print(model.backend, limited.models_[0].backend, seconds_compiling() - before)
+"""
+    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path), FASTMLP_BACKGROUND="0")
+    assert done.stdout == "fused reference 0.0\n"
 
 
 def test_a_search_without_time_tries_the_recipes_own_settings():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
@@ -131,6 +131,12 @@ class Entries:
                 return False
             self._ready.add(key)
         return True
+
+    def has(self, templates: Iterable[str], dtype: str) -> bool:
+        """Whether entry points are on the disk, or in this process."""
+        return all(
+            (one, dtype) in self._entries or (self.lasting and self._is_kept(one, dtype)) for one in templates
+        )
 
     def is_generic(self, dtype: str) -> bool:
         """Whether trainings run code that came with the wheel, and is not for the very processor."""
