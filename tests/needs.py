@@ -7,6 +7,7 @@ Windows is known by what it lacks and not by its name, so that a process on Linu
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 
@@ -36,5 +37,8 @@ locks = posix("locks that go with their holder")
 modes = posix("modes, owners and kinds of files")
 reads_proc = linux("/proc")
 
+EMULATOR = shutil.which("qemu-x86_64") if platform.machine() in ("x86_64", "AMD64") else None
+
+emulator = pytest.mark.skipif(EMULATOR is None, reason="no qemu of x86: Debian's package is qemu-user")
 compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium: Debian's package is chromium")

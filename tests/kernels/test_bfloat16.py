@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
+from selection import campaign
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Members, Network
@@ -36,6 +37,9 @@ F4 = np.dtype(np.float32)
 SHAPES = [(1, 32, 32), (3, 33, 40), (45, 70, 50), (33, 100, 129), (130, 300, 64), (600, 64, 33)]
 """Rows, inputs and units: whole blocks, and edges of each kind."""
 
+DRAWN = [tuple(map(int, shape)) for shape in np.random.default_rng(0).integers(1, [700, 600, 600], (100, 3))]
+"""More of them, also with more tiles than stay in L2."""
+
 
 def numbers(rng, *shape):
     array = aligned(int(np.prod(shape)), F4).reshape(shape)
@@ -60,7 +64,16 @@ def check(got, a, b, more=0.0):
 
 @pytest.mark.parametrize("name", POSSIBLE)
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize(("rows", "n_in", "n_out"), SHAPES)
+@pytest.mark.parametrize(
+    ("rows", "n_in", "n_out"),
+    [
+        *SHAPES,
+        *(
+            pytest.param(rows, max(n_in, LEAST_SIDE), max(n_out, LEAST_SIDE), marks=campaign)
+            for rows, n_in, n_out in DRAWN
+        ),
+    ],
+)
 def test_rounded_operands_are_multiplied(rows, n_in, n_out, ordered, name):
     variant, rng = registry.shipped()[name], np.random.default_rng(rows)
     x, w, b = numbers(rng, rows + 5, n_in), numbers(rng, n_in, n_out), numbers(rng, n_out)

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import needs
+import numpy as np
 import pages
 import pytest
 from processes import python
@@ -167,7 +168,7 @@ print(json.dumps([state.parameters.tobytes().hex(), len(engine.compiled), "numba
 WRITE = """
 import sys
 from fastmlp.cli.prebuilding import write
-write(*sys.argv[1:], ["float32"], ["update"])
+write(*sys.argv[1:3], ["float32"], sys.argv[3].split(","))
 print("null")
 """
 
@@ -175,7 +176,7 @@ print("null")
 @pytest.mark.slow  # two processes that compile
 @of_a_level
 def test_a_step_from_an_empty_cache(tmp_path):
-    run(WRITE, HERE, tmp_path / HERE, **LEVELS[HERE].environment, FASTMLP_CACHE="0")
+    run(WRITE, HERE, tmp_path / HERE, "update", **LEVELS[HERE].environment, FASTMLP_CACHE="0")
     cache = tmp_path / "cache"
     bits, compiled, loaded = run(UPDATE, tmp_path, FASTMLP_CACHE_DIR=str(cache))
     assert (compiled, loaded) == (0, False)
@@ -196,7 +197,7 @@ def others():
 @pytest.mark.slow  # a process that compiles
 @pytest.mark.parametrize("level", others())
 def test_code_is_written_for_processors_of_another_level(tmp_path, level):
-    run(WRITE, level, tmp_path / level, **LEVELS[level].environment, FASTMLP_CACHE="0")
+    run(WRITE, level, tmp_path / level, "update", **LEVELS[level].environment, FASTMLP_CACHE="0")
     assert (tmp_path / level / store.prebuilt_file(level, "names", store.package_digest(), "json")).is_file()
     assert [*(tmp_path / level).glob("update_*.bin")]
 
@@ -338,3 +339,177 @@ def test_a_long_training_has_code_for_the_very_processor_compiled(installed, tmp
         time.sleep(0.1)
     assert [*Path(tmp_path).rglob("train_chunk_*.bin")]
     assert len([*Path(tmp_path).rglob("*.bin")]) > 10
+
+
+# --- wheels, variables and processors drawn at random --------------------------------------------------
+
+SMALL = """
+import hashlib, json, sys
+from pathlib import Path
+import numpy as np
+from fastmlp import SGD, Adam, Network, RMSprop
+from fastmlp.backend import registry
+from fastmlp.kernels.codegen.machine import target
+from fastmlp.kernels.jit import engine, prebuilt
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
+
+prebuilt.PLACE, bits, rng = Path(sys.argv[1]), hashlib.sha256(), np.random.default_rng(0)
+network = Network([20, 33, 5], ["gelu"], "softmax", "cross_entropy", l2=1e-3)
+X, out = rng.random((60, 20), np.float32), np.empty((60, 5), np.float32)
+for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
+    backend = registry.get(name)
+    for optimizer in (SGD(momentum=0.9), Adam(clip_norm=0.5), RMSprop()):
+        state = initial_state(rng.standard_normal(parameter_count(network), np.float32))
+        state.gradients[:] = state.parameters[::-1]
+        backend.update(network, optimizer, state, 0.01, 0.02)
+        backend.predict(network, state.parameters, X, out)
+        bits.update(state.parameters.tobytes() + out.tobytes())
+print(json.dumps([prebuilt.level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))
+"""
+
+QUIET = {"FASTMLP_BACKGROUND": "0", "FASTMLP_TUNE": "0"}
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """A folder with the code of updates and predictions in float32, for each level of this kind."""
+    place = tmp_path_factory.mktemp("levels")
+    for name in (HERE, *others()):
+        run(WRITE, name, place / name, "update,predict", **LEVELS[name].environment, FASTMLP_CACHE="0")
+    return place
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A cache that processors and releases share."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def bits_of(tmp_path_factory, levels):
+    """A function that returns the bits of `SMALL` compiled for a processor by LLVM's names, or a level."""
+    known = {}
+
+    def bits(cpu, features):
+        if (cpu, features) not in known:
+            processor = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+            cache = tmp_path_factory.mktemp("compiled")
+            _, found, compiled, _ = run(
+                SMALL, levels, "compute", FASTMLP_CACHE_DIR=str(cache), **QUIET, **processor
+            )
+            assert compiled > 0
+            known[cpu, features] = found
+        return known[cpu, features]
+
+    return bits
+
+
+VARIABLES = (
+    {}, {}, {"FASTMLP_GENERIC": "0"}, {"FASTMLP_CACHE": "0"}, {"FASTMLP_CACHE_BYTES": str(1 << 20)},
+    {"FASTMLP_CACHE_BYTES": "a lot"}, {"FASTMLP_CACHE_DIR": os.devnull}, {"FASTMLP_CACHE_DIR": "/proc/none"},
+    {"NUMBA_OPT": "3"}, {"NUMBA_BOUNDSCHECK": "0"}, {"NUMBA_ENABLE_AVX": "1"},
+)  # fmt: skip
+
+
+def damaged(rng, folder):
+    """Do to some files, or to all, what a bad disk or a broken build does; return what that is."""
+    files = sorted(folder.iterdir())
+    what = ("nothing", "nothing", "cut", "turned", "gone", "empty", "a file", "another level")[
+        rng.integers(8)
+    ]
+    for file in rng.choice(files, [1, 5, len(files)][rng.integers(3)], replace=False):
+        content = bytearray(file.read_bytes())
+        if what == "cut":
+            file.write_bytes(content[: rng.integers(len(content))])
+        elif what == "turned":
+            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+            file.write_bytes(content)
+        elif what == "empty":
+            file.write_bytes(b"")
+        elif what == "gone":
+            file.unlink()
+    if what == "a file":
+        shutil.rmtree(folder)
+        folder.touch()
+    elif what == "another level":
+        shutil.rmtree(folder)
+        shutil.copytree(folder.parent / others()[0], folder)
+    return what
+
+
+@campaign
+@of_a_level
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_wheel_and_odd_variables_change_no_bit(seed, levels, shared, bits_of, tmp_path):
+    rng = np.random.default_rng(seed)
+    place, variables = tmp_path / "levels", VARIABLES[rng.integers(len(VARIABLES))]
+    shutil.copytree(levels, place)
+    what = damaged(rng, place / HERE)
+    cache = str(shared if rng.random() < 0.6 else tmp_path / "cache")
+    level, bits, compiled, (cpu, features) = run(
+        SMALL, place, "compute", **{"FASTMLP_CACHE_DIR": cache, **QUIET, **variables}
+    )
+    taken = not {"FASTMLP_GENERIC", *(name for name in variables if name.startswith("NUMBA"))} & {*variables}
+    assert level == (HERE if taken else None)
+    assert bits == bits_of(cpu, features)
+    if taken and what == "nothing" and "FASTMLP_CACHE" not in variables:
+        assert compiled == 0
+
+
+WITH_AVX2 = ("Haswell-noTSX", "Skylake-Client-noTSX-IBRS", "EPYC-Rome", "Cascadelake-Server-noTSX", "max")
+OLDER = ("Nehalem", "Westmere", "SandyBridge", "IvyBridge", "Denverton")
+"""Processors by qemu's names, which emulates no AVX-512."""
+
+FEATURES = ("avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe", "xsave")
+"""Features of AVX2's level that a processor may lack, by qemu's names, and NumPy needs none of."""
+
+
+def emulated(processor, *arguments, **environment):
+    """What a new process on an emulated processor prints as JSON, in its last line."""
+    command = [needs.EMULATOR, "-cpu", processor, sys.executable, "-W", "error", "-c", *map(str, arguments)]
+    environment = {**os.environ, **QUIET, **environment}
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=pages.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=needs.PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@campaign
+@needs.emulator
+@pytest.mark.parametrize("seed", range(40))
+def test_an_emulated_processor_takes_a_wheels_code_if_it_has_all_that_the_code_uses(
+    seed, levels, shared, bits_of
+):
+    rng = np.random.default_rng(seed)
+    newer = rng.random() < 0.7
+    processor = rng.choice(WITH_AVX2 if newer else OLDER)
+    lacking = rng.choice(FEATURES, [0, 0, 1, 2][rng.integers(4)], replace=False) if newer else ()
+    serves = newer and not len(lacking)
+    level, bits, compiled, _ = emulated(
+        ",".join([processor, *(f"-{name}" for name in lacking)]),
+        SMALL, levels, "compute" if serves else "look", FASTMLP_CACHE_DIR=str(shared),
+    )  # fmt: skip
+    assert level == ("x86-64-v3" if serves else None)
+    assert compiled == 0
+    if serves:
+        assert bits == bits_of(*LEVELS["x86-64-v3"].environment.values())
+
+
+@campaign  # an emulated compiler takes two minutes
+@needs.emulator
+@pytest.mark.parametrize("processor", ["Nehalem", "Haswell-noTSX,-movbe"])
+def test_an_emulated_processor_of_no_level_compiles(processor, levels, bits_of, tmp_path):
+    level, bits, compiled, target = emulated(
+        processor, SMALL, levels, "compute", FASTMLP_CACHE_DIR=str(tmp_path)
+    )
+    assert level is None
+    assert compiled > 0
+    assert bits == bits_of(*target)
