@@ -241,7 +241,8 @@ import os, sys
 from fastmlp.kernels.jit import store
 
 user = int(sys.argv[1])
-os.setgroups([]), os.setgid(user), os.setuid(user)  # Python itself may lie where that user cannot read
+store.compiler()  # Python and Numba may lie where that user cannot read
+os.setgroups([]), os.setgid(user), os.setuid(user)
 print(store.load("piece", "key") is not None, store.names().get("what"), store.why_not_kept(), sep="\\n")
 store.save("piece", "another key", store.MachineCode("f", b"", ()))
 """
