@@ -241,7 +241,7 @@ import os, sys
 from fastmlp.kernels.jit import store
 
 user = int(sys.argv[1])
-store.compiler()  # Python and Numba may lie where that user cannot read
+store.compiler(), store.package_digest()  # Python and our sources may lie where that user cannot read
 os.setgroups([]), os.setgid(user), os.setuid(user)
 print(store.load("piece", "key") is not None, store.names().get("what"), store.why_not_kept(), sep="\\n")
 store.save("piece", "another key", store.MachineCode("f", b"", ()))
