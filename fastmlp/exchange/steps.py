@@ -204,14 +204,14 @@ class _Steps:
         part: UnitFormula | None = None,
     ) -> int:
         """Append an operation, and what ends it; arrays : see `named`, part : see `step_of`."""
-        end = one._replace(kind=KINDS["activation"], n_in=one.n_out, activation="identity", dropout=0.0)
+        end = one._replace(kind=KINDS["activation"], layer=None, n_in=one.n_out, activation="identity")
         made = []
         if one.kind.name not in ("activation", "copy"):
             made.append(one._replace(activation="identity", dropout=0.0))
         if one.activation != "identity":
-            made.append(end._replace(activation=one.activation))
+            made.append(end._replace(activation=one.activation, dropout=0.0))
         if self.dropout and one.dropout:
-            made.append(end._replace(kind=KINDS["copy"], dropout=one.dropout))
+            made.append(end._replace(kind=KINDS["copy"]))
         for each in made:
             each = each._replace(sources=sources, is_head=one.is_head and each is made[-1])
             step = step_of(each, arrays, self.parameters.dtype, part)
@@ -285,17 +285,13 @@ class _Steps:
 
     def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
         """Append an operation on each group of units, and their concatenation."""
-        units, width, whole = one.n_in, one.width, -1
-        bare = one._replace(members=1, dropout=0.0)
-        for start in range(0, width, units):
-            part = (self.append_part(sources[0], start, units, width),)
+        units, bare, parts = one.n_in, one._replace(members=1, dropout=0.0), []
+        for start in range(0, one.width, units):
+            part = self.append_part(sources[0], start, units, one.width)
             arrays = {name: array[start : start + units] for name, array in own.items()}
-            part = (self.append(bare, part, self.named(arrays)),)
-            if start > 0:
-                joined = Operation(KINDS["concatenate"], "", (), start, start + units)
-                part = (self.append(joined, (whole, *part), {}),)
-            whole = part[0]
-        return self.append(one._replace(kind=KINDS["copy"], members=1, n_out=width), (whole,), {})
+            parts.append(self.append(bare, (part,), self.named(arrays)))
+        joined = one._replace(kind=KINDS["concatenate"], layer=None, members=1, n_out=one.width)
+        return self.append(joined, tuple(parts), {})
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
         """Append operations [first, last), or a member's; places : of their outputs, written."""
