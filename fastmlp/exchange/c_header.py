@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,10 @@ def header(graph: ExportGraph, name: str) -> str:
     Each block of inputs and each head has an argument of its own.
     """
     writer, inputs, steps = CWriter(graph.dtype, f"{name}_"), graph.inputs, graph.steps
-    given = {one.number: _word("x", one.name) if one.named else one.name.lower() for one in inputs}
-    taken = {end: _word("out", head) if graph.has_heads else "out" for head, end in graph.outputs.items()}
+    words = iter(_words(name, "x", [one.name for one in inputs if one.named]))
+    given = {one.number: next(words) if one.named else one.name.lower() for one in inputs}
+    heads = _words(name, "out", graph.outputs) if graph.has_heads else ["out"]
+    taken = dict(zip(graph.outputs.values(), heads, strict=True))
     buffers, calls = writer.write(graph, given, taken)
     types = {one.number: "int32_t" if one.levels else writer.real for one in inputs}
     signature = [f"const {types[number]} *{text}" for number, text in given.items()]
@@ -123,9 +125,18 @@ def header(graph: ExportGraph, name: str) -> str:
 _NOUNS = ("numbers", "codes, -1 where missing")
 
 
-def _word(kind: str, name: str) -> str:
-    """Return the name of an argument of C; letters that C99 lacks are written by their numbers."""
-    return f"{kind}_" + "".join(c if c.isascii() else f"_{ord(c):x}_" for c in name)
+def _words(prefix: str, kind: str, names: Iterable[str]) -> list[str]:
+    """Return the names of arguments of C; letters that C99 lacks are written by their numbers.
+
+    _ goes before a name that another argument has, or that begins as the header's functions and arrays do.
+    """
+    found: list[str] = []
+    for name in names:
+        word = f"{kind}_" + "".join(c if c.isascii() else f"_{ord(c):x}_" for c in name)
+        while word in found or word.startswith(f"{prefix}_"):
+            word = f"_{word}"
+        found.append(word)
+    return found
 
 
 def framed(name: str, what: str, parts: list[str]) -> str:

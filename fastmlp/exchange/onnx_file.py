@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ class OnnxFile(NamedTuple):
 def load(path: str | Path) -> OnnxFile:
     """Return what a file holds; ValueError in one line if it is not valid."""
     onnx = needed("onnx", "onnx", "Model.from_onnx")
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe waits for its writer, a device has no end
+        raise ValueError(f"{str(path)!r} is not a file")
     try:
         model = onnx.load(path, format="protobuf")
         onnx.checker.check_model(os.fspath(path))
@@ -52,7 +55,8 @@ def load(path: str | Path) -> OnnxFile:
     except OSError:
         raise
     except Exception as error:  # protobuf's, or of the C++ parts of onnx: they have no base in common
-        raise ValueError(f"{str(path)!r} is no valid ONNX file: {' '.join(str(error).split())}") from None
+        reason = checks.printable(" ".join(str(error).split()))
+        raise ValueError(f"{str(path)!r} is no valid ONNX file: {reason}") from None
     return OnnxFile(model, arrays, inputs, types)
 
 

@@ -213,7 +213,7 @@ def model_of(graph: ExportGraph) -> Any:
     Raises
     ------
     ValueError
-        If an input and a head have one name.
+        If an input and an output have one name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
     several = graph.network is not None and graph.network.members > 1
@@ -221,7 +221,7 @@ def model_of(graph: ExportGraph) -> Any:
     written = OnnxGraph(graph.dtype, prefix="" if described_by is None else PREFIX)
     outputs = written.walk(graph, [one.name for one in graph.inputs])
     if both := [one.name for one in graph.inputs if one.name in outputs]:
-        raise ValueError(f"an input and a head have the name {both[0]!r}; in ONNX names are unlike")
+        raise ValueError(f"an input and an output have the name {both[0]!r}; in ONNX names are unlike")
     kind = onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
     described = onnx.helper.make_tensor_value_info
     starts = [

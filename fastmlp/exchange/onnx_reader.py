@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
 from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
 from fastmlp.exchange.counterparts import OPERATIONS, layer_of
 from fastmlp.exchange.formulas import Z
@@ -126,7 +127,8 @@ class GraphValues:
     def _take(self, node: Any) -> int:
         """Take a single node; return 1."""
         if node.domain not in STANDARD:
-            raise ValueError(f"cannot read the operator {node.domain}.{node.op_type}")
+            operator = checks.printable(f"{node.domain}.{node.op_type}")
+            raise ValueError(f"cannot read the operator {operator}")
         array = array_of(node, self.arrays)
         if array is not None:
             self.arrays[node.output[0]] = array

@@ -192,9 +192,10 @@ class _Steps:
         """By their places, the matrices of products that members share, as steps have them."""
 
     def named(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the arrays of the next operation by names of their own."""
+        """Return the arrays of the next operation by names of their own: w1 of 1 is none of w of 11."""
         number, self.operations = self.operations, self.operations + 1
-        return {f"{name}{number}": array for name, array in arrays.items() if array.size}
+        apart = {name: "_" if name[-1] == "_" or name[-1].isdigit() else "" for name in arrays}
+        return {f"{name}{apart[name]}{number}": array for name, array in arrays.items() if array.size}
 
     def append(
         self,
@@ -233,7 +234,7 @@ class _Steps:
             return self.append(one._replace(kind=KINDS["copy"]), sources, {})
         arrays = dict(zip("Wb", own.values(), strict=False))
         if one.kind.name == "categories":
-            arrays = {f"table{i}_": with_unknown(table) for i, table in enumerate(own.values())}
+            arrays = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
         return self.append(one, sources, self.named(arrays))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:

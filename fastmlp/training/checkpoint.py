@@ -147,7 +147,12 @@ Written = tuple[dict[str, Any], dict[str, Array]]
 
 
 def content_of(model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> Written:
-    """Return what a file holds of a model, with more arrays and entries of the header."""
+    """Return what a file holds of a model, with more arrays and entries of the header.
+
+    ValueError where a parameter is not finite: `load` would refuse the file, and an older one would be gone.
+    """
+    if not checks.finite(model.parameters):
+        raise ValueError("a parameter of the model is not finite, and no file holds such a model")
     header = {
         "format": FORMAT,
         "network": described(model.network),

@@ -40,6 +40,8 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     ------
     TypeError
         If the model is none, or the list holds anything but a Model or a DivergenceError.
+    ValueError
+        If a parameter is not finite; what was there before is still there then.
     OSError
         If the file cannot be written; nothing is left behind then.
     """

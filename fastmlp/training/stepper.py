@@ -354,8 +354,9 @@ class Stepper(Intake):
 
         Raises
         ------
-        OSError
-            If the file cannot be written; what was there before is still there then.
+        ValueError, OSError
+            If a parameter is not finite, or if the file cannot be written; what was there before is still
+            there then.
         """
         write(path, self.model(), self.optimizer, self._exchanged(self._held()))
 

@@ -342,5 +342,5 @@ def test_what_takes_no_blocks_or_heads_says_so(name, call, said):
 def test_in_onnx_a_block_and_a_head_have_names_that_differ(tmp_path):
     network = Network(inputs={"sex": Numbers(1)}, layers=[Dense(2)], heads={"sex": Head(1)})
     model = fastmlp.fit(network, NUMBERS[:, :1], {"sex": NUMBERS[:, 1]}, epochs=0, backend="reference")
-    with pytest.raises(ValueError, match="an input and a head have the name 'sex'"):
+    with pytest.raises(ValueError, match="an input and an output have the name 'sex'"):
         model.to_onnx(tmp_path / "never.onnx")

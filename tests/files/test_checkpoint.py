@@ -99,6 +99,23 @@ def test_a_description_may_be_longer_than_a_million_characters(network, tmp_path
     np.testing.assert_array_equal(loaded.parameters, model.parameters)
 
 
+def test_what_load_would_refuse_is_not_written(tmp_path):
+    """The file of before would be gone."""
+    path, model = tmp_path / "m", trained(epochs=1)
+    fastmlp.save(model, path)
+    stepper = fastmlp.Stepper(model.network, "sgd", initial=model, dtype="f8", backend="reference")
+    broken = fastmlp.load(path)
+    broken.parameters[3] = stepper.parameters[3] = np.inf
+    for save in (
+        lambda: fastmlp.save(broken, path),
+        lambda: fastmlp.save([broken], path),
+        lambda: stepper.save(path),
+    ):
+        with pytest.raises(ValueError, match=r"^a parameter of the model is not finite"):
+            save()
+    np.testing.assert_array_equal(fastmlp.load(path).parameters, model.parameters)
+
+
 # --- golden files ---------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ def mistaken(rng, stepper, folder):
             lambda: stepper.step(pick(rng, rest[:1] + rest[2:]), y),
             lambda: stepper.forward(X, out=np.empty((len(X), 77), X.dtype)),
             lambda: stepper.forward(pick(rng, rest[:1] + rest[2:])),
-            lambda: stepper.backward(wrong),
+            lambda: stepper.backward(np.ones((1, 77), X.dtype)),
             lambda: stepper.backward(y, out=np.empty((1, 77), X.dtype)),
             lambda: setattr(stepper, "rate_factor", -1),
             lambda: stepper.load(folder / "no file"),
@@ -94,7 +94,7 @@ def otherwise(rng, stepper, folder):
             return copy.deepcopy(stepper)
         case 2:
             return pickle.loads(pickle.dumps(stepper))
-        case 3:
+        case 3 if np.isfinite(stepper.parameters).all():
             stepper.save(folder / "s")
             other = Stepper(
                 stepper.network, stepper.optimizer, dtype=stepper.parameters.dtype, backend=stepper.backend

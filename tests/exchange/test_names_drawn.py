@@ -1,0 +1,167 @@
+"""Odd names in exports: keywords of C and Python, other alphabets, names of our own, names that collide."""
+
+from __future__ import annotations
+
+import ctypes
+import keyword
+import subprocess
+
+import needs
+import numpy as np
+import pytest
+from drawn_networks import SMOOTH, pick
+from selection import seeds
+
+import fastmlp
+from fastmlp import Activation, Add, Categories, Dense, Head, Layer, Network, Numbers
+from fastmlp.exchange.c_header import KEYWORDS
+from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.training.options import own_pieces
+
+WORDS = (
+    *("int", "double", "main", "restrict", "auto", "exp", "y0", "j1", "NAN", "M_PI", "size_t", "errno"),
+    *("class", "lambda", "None", "True", "def", "print", "np", "special", "math", "self", "len", "range"),
+    *("X", "x", "x0", "X0", "X1", "out", "out0", "output", "real", "rows", "predict", "row0", "a0", "t0"),
+    *("v0", "W", "W0", "b0", "gain0", "dense", "concatenate", "z", "other", "j", "n", "row_sum_0", "sign"),
+    *("é", "_e9_", "变量", "ﬁ", "fi", "Ω", "ª", "_", "__class__", "__init__", "_x", "a" * 200, "A", "a"),
+)  # fmt: skip
+PLAIN = tuple(word for word in WORDS if word.isascii() and word[0] != "_")
+PIECES = tuple(one for one in PLAIN if one not in ACTIVATIONS)
+OF_PARAMETERS = tuple(one for one in PLAIN if not keyword.iskeyword(one))
+C_NAMES = tuple(one for one in PLAIN if one not in KEYWORDS)
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
+
+
+def word(rng, words, taken):
+    """One of the words, of which none is taken twice."""
+    taken.add(one := pick(rng, [one for one in words if one not in taken]))
+    return one
+
+
+def own_layer(rng, taken):
+    first, second = (word(rng, OF_PARAMETERS, taken) for _ in range(2))
+    space: dict = {}
+    exec(f"def scaled(x_of_layer, {first}, {second}): return x_of_layer * {first} + {second}", space)
+    parameters = {first: ("units", fastmlp.Normal(1.0)), second: (pick(rng, ["units", "layer"]), 0.25)}
+    return Layer(word(rng, PIECES, taken), space["scaled"], parameters)
+
+
+def drawn_named(rng):
+    """A network all of whose parts have odd names."""
+    taken: set = set()
+    own = [own_layer(rng, taken), *(Activation(word(rng, PIECES, taken), np.sin) for _ in range(2))]
+    name = word(rng, WORDS, names := set())
+    layers = [Dense(3, pick(rng, [*SMOOTH, *own[1:]]), name=name), own[0], Dense(3, "tanh"), Add(name)]
+    for _ in range(rng.integers(0, 5)):
+        layers += [pick(rng, [*own, "tanh"]), Dense(3)]
+    kinds = [Numbers(2), Numbers(1, fastmlp.Periodic(2)), Categories([3, 2])]
+    blocks = {word(rng, WORDS, names): pick(rng, kinds) for _ in range(rng.integers(1, 4))}
+    inputs = pick(rng, [2, blocks, [*blocks.values()]])
+    if rng.random() < 0.5:
+        return Network(inputs=inputs, layers=[*layers, Dense(2)])
+    heads = {word(rng, WORDS, names): Head(int(rng.integers(1, 3))) for _ in range(rng.integers(1, 3))}
+    return Network(inputs=inputs, layers=layers, heads=heads)
+
+
+def blocks_of(network):
+    return network.blocks or (Numbers(network.n_in),)
+
+
+def rows_of(rng, network):
+    """Five rows of X, in its blocks."""
+    return [
+        rng.integers(-1, 5, (5, one.columns))
+        if isinstance(one, Categories)
+        else rng.normal(size=(5, one.columns))
+        for one in blocks_of(network)
+    ]
+
+
+def run_c(folder, name, network, rows):
+    """What a strict compiler makes of the header says of rows."""
+    kinds = ["int32_t" if isinstance(one, Categories) else "double" for one in blocks_of(network)]
+    units = [head.units for head in network.heads.values()] if network.head_names else [network.n_out]
+    given = [f"const {kind} *p{i}" for i, kind in enumerate(kinds)] + [
+        f"double *q{i}" for i in range(len(units))
+    ]
+    passed = ", ".join(one.split("*")[1] for one in given)
+    signature = f"void run({', '.join(given)})"
+    (folder / "all.c").write_text(
+        f'#include <stdint.h>\n#include "{name}.h"\n'
+        f"{signature};\n{signature} {{ {name}_predict({passed}); }}\n"
+    )
+    command = [needs.COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    library, found = ctypes.CDLL(str(folder / "all.so")), [np.empty((5, width)) for width in units]
+    clean = [np.ascontiguousarray(x, np.int32 if x.dtype.kind == "i" else float) for x in rows]
+    for row in range(5):
+        library.run(*(one[row].ctypes.data_as(ctypes.c_void_p) for one in (*clean, *found)))
+    return np.concatenate(found, axis=1)
+
+
+def checked(network, folder, name):
+    """A model of a network predicts the same in every format; name : of the functions of C"""
+    from onnx.reference import ReferenceEvaluator
+
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    model = fastmlp.Stepper(network, "sgd", seed=0, dtype="f8", backend="reference").model()
+    rows = rows_of(np.random.default_rng(0), network)
+    X = rows if network.blocks else rows[0]
+
+    def beside(outputs):
+        return np.concatenate([*outputs.values()], axis=1) if network.head_names else np.asarray(outputs)
+
+    space: dict = {}
+    exec(compile(model.to_numpy_source(), "source", "exec"), space)
+    found = {"numpy": beside(space["predict"](X))}
+    model.to_c(folder / f"{name}.h", name=name)
+    if needs.COMPILER is not None:
+        found["c"] = run_c(folder, name, network, rows)
+    with torch.no_grad():
+        outputs = model.to_torch()(*map(torch.from_numpy, rows))
+    found["torch"] = beside({k: v.numpy() for k, v in outputs.items()} if network.head_names else outputs)
+    fastmlp.save(model, folder / "m")
+    found["file"] = beside(fastmlp.load(folder / "m", pieces=own_pieces(network)).predict(X))
+    given = [one.name or f"X{i}" for i, one in enumerate(network.blocks)] or ["X"]
+    if not {*given} & {*(network.head_names or ["output"])}:
+        model.to_onnx(folder / "x.onnx")
+        session = ReferenceEvaluator(str(folder / "x.onnx"))
+        outputs = session.run(None, dict(zip(session.input_names, rows, strict=True)))
+        found["onnx"] = np.concatenate(outputs, axis=1)
+    for format, outputs in found.items():
+        np.testing.assert_allclose(outputs, beside(model.predict(X)), rtol=1e-9, atol=1e-12, err_msg=format)
+
+
+def tried(seed, folder):
+    """A network with odd names."""
+    rng = np.random.default_rng(seed)
+    checked(drawn_named(rng), folder, word(rng, C_NAMES, set()))
+
+
+@pytest.mark.parametrize("seed", seeds(4, 20, 300))
+def test_odd_names_are_exported_as_others(seed, tmp_path):
+    pytest.importorskip("onnx")
+    tried(seed, tmp_path)
+
+
+def test_arrays_of_a_users_layers_are_apart_in_every_format(tmp_path):
+    """With w of step 11 and w1 of step 1 there were two arrays of one name."""
+    pytest.importorskip("onnx")
+    drawn = ("units", fastmlp.Normal(1.0))
+    for other in ("w1", "w_", "w_1"):
+        space: dict = {}
+        exec(f"def scaled(x, w, {other}): return x * w + {other}", space)
+        own = Layer("own", space["scaled"], {"w": drawn, other: drawn})
+        network = Network(inputs=3, layers=[*[own, Dense(3, "tanh")] * 7, Dense(2)])
+        checked(network, tmp_path, "x")
+    model = fastmlp.Stepper(network, "sgd", seed=0, dtype="f8", backend="reference").model()
+    np.testing.assert_allclose(model.jit_predict(X := np.eye(3)), model.predict(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["x", "out", "x_dense", "_x"])
+def test_arguments_of_a_header_are_not_named_as_its_functions(name, tmp_path):
+    pytest.importorskip("onnx")
+    inputs = {one: Numbers(1) for one in ("concatenate", "_dense", "W0", "predict", "é", "_e9_")}
+    heads = {one: Head(1) for one in ("W1", "dense", "b0")}
+    checked(Network(inputs=inputs, layers=["tanh", Dense(3)], heads=heads), tmp_path, name)
