@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,16 @@ share = functools.partial(number, low=0, high=1, open_high=True)
 positive = functools.partial(number, low=0, open_low=True)
 """positive(default): the field of a number above 0."""
 
+
+@functools.cache
+def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], object]]]:
+    """Return the names of fields with the check of each, of those that have one."""
+    found = [
+        (one.name, checks.flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)
+    ]
+    return [(name, check) for name, check in found if check is not None]
+
+
 UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
 """Fields of an optimiser whose weight_decay is for all parameters."""
 
@@ -126,10 +136,8 @@ class Optimizer:
             if (given := getattr(self, name)) is not None:
                 factors = checked_factors(name, given)
                 object.__setattr__(self, name, None if isinstance(given, Mapping) and not given else factors)
-        for one in fields(self):
-            check = checks.flag if one.type == "bool" else one.metadata.get("check")
-            if check is not None:
-                check(one.name, getattr(self, one.name))
+        for name, check in _checks(type(self)):  # type: ignore[arg-type]
+            check(name, getattr(self, name))
         other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")

@@ -227,10 +227,7 @@ class SparseAdam(Optimizer):
     Parameters
     ----------
     learning_rate, layer_rates : see `Optimizer`
-    beta1, beta2 : float
-        Decay of the first and the second moment, in [0, 1).
-    epsilon : float
-        Added to the root of the second moment before that is corrected; above 0.
+    beta1, beta2, epsilon : see `Adam` with epsilon_hat=True
 
     Notes
     -----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,13 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.tracing import trace
-from fastmlp.model.optimizer import Factors
-from fastmlp.model.optimizers import RuleOptimizer
+from fastmlp.model.optimizers import Optimizer, RuleOptimizer
 from fastmlp.model.pieces import NAME, of_one_element, restored
 from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Formula, Link, StepRule
 
 Array = NDArray[Any]
 
-RESERVED = (
-    *("self", "learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays"),
-    *("decay_norms", "decay_biases"),
-)
+RESERVED = ("self", "weight_decay", *(one.name for one in fields(Optimizer) if one.repr))
 """Names that a constant may not have: they are parameters of the optimiser."""
 
 
@@ -88,18 +85,7 @@ class Rule(StepRule):
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.values, self.constants)
 
-    def __call__(
-        self,
-        learning_rate: Any = 1e-3,
-        *,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        layer_rates: Factors | None = None,
-        layer_decays: Factors | None = None,
-        decay_norms: bool = True,
-        decay_biases: bool = True,
-        **constants: float,
-    ) -> Any:
+    def __call__(self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, **given: Any) -> Any:
         """Return an optimiser that takes this step.
 
         Parameters
@@ -107,26 +93,17 @@ class Rule(StepRule):
         learning_rate : float, Schedule or function
         weight_decay : float
             At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
-        clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : as for every optimiser
-        constants : float
-            By name; those that are not given have their defaults.
+        **given
+            Constants by name, those that are not given have their defaults; and clip_norm, layer_rates,
+            layer_decays, decay_norms and decay_biases, as for every optimiser.
         """
-        unknown = [name for name in constants if name not in self.constants]
+        options = {name: given.pop(name) for name in RESERVED if name in given}
+        unknown = [name for name in given if name not in self.constants]
         if unknown:
             choices = ", ".join([*self.constants, *RESERVED[1:]])
             raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
-        values = tuple({**self.constants, **constants}.values())
-        return RuleOptimizer(
-            learning_rate,
-            self,
-            values,
-            weight_decay,
-            clip_norm=clip_norm,
-            layer_rates=layer_rates,
-            layer_decays=layer_decays,
-            decay_norms=decay_norms,
-            decay_biases=decay_biases,
-        )
+        values = tuple({**self.constants, **given}.values())
+        return RuleOptimizer(learning_rate, self, values, weight_decay, **options)
 
     def on_arrays(
         self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float

@@ -18,9 +18,7 @@ class TrainState(NamedTuple):
 
     parameters : (P,) floating, laid out as `fastmlp.model.layout` says
     gradients : (P,) floating, of the last step; a backend that never forms them leaves it as it is
-    moments : (rows, P) floating, as many rows as the optimiser's rule remembers numbers, and 2 at least; SGD
-        keeps its velocity in row 0, RMSprop the mean square in row 0 and its momentum in row 1, Adam the
-        first moment in row 0, the second in row 1, and the greatest second one in row 2 with amsgrad
+    moments : (rows, P) floating, a row for each number that the optimiser's rule remembers, and 1 at least
     step : updates done so far
     threads : that shared the last of them
     """
@@ -73,6 +71,6 @@ def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> Tra
     return TrainState(
         parameters,
         np.zeros(parameters.size, parameters.dtype),
-        np.zeros((max(2, moment_rows), parameters.size), parameters.dtype),
+        np.zeros((max(1, moment_rows), parameters.size), parameters.dtype),
         step,
     )

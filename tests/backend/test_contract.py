@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp import SGD, Network
+from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.state import initial_state
@@ -33,7 +33,7 @@ def gradient(gradients=None, **data):
 
 
 def update(**arrays):
-    return lambda b: b.update(NETWORK, SGD(), initial_state(np.ones(P))._replace(**arrays), 0.1, 0.1)
+    return lambda b: b.update(NETWORK, Adam(), initial_state(np.ones(P))._replace(**arrays), 0.1, 0.1)
 
 
 def train(losses=2, **fields):

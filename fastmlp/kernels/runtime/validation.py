@@ -67,7 +67,7 @@ def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
     moment_rows : that the optimiser uses
     """
     parameters, gradients, moments = state[:3]
-    count, rows, dtype = shape.words["size"], max(2, moment_rows, len(moments)), parameters.dtype
+    count, rows, dtype = shape.words["size"], max(moment_rows, len(moments)), parameters.dtype
     check_arrays(
         dtype if dtype in FLOATS else FLOATS[1],
         ("parameters", parameters, (count,)),
