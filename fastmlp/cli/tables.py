@@ -133,7 +133,7 @@ def train(arguments: argparse.Namespace) -> int:
     called = time.monotonic()
     from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
-    from fastmlp.tables.inferred import row_numbers
+    from fastmlp.tables.inferred import firsts_of_copies, row_numbers
     from fastmlp.tables.report import compared, simpler
 
     with telling(arguments.dataset):
@@ -163,7 +163,9 @@ def train(arguments: argparse.Namespace) -> int:
         if task != Classification.name and arguments.class_weight is not None:
             raise Mistake("--class-weight is for classifications, and this is a regression")
         with Bar(None, "", "holding out rows"):
-            held = _held(y, task, share, seed)
+            dropped = [name for name, kind in kinds.items() if kind == "drop"]
+            firsts = firsts_of_copies(frame, y, [*numbered, *dropped])
+            held = _held(y, task, share, seed, firsts)
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
         )
@@ -174,7 +176,9 @@ def train(arguments: argparse.Namespace) -> int:
             targets = Targets(estimator.task_, y[~held])
             X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
             del frame  # the table is no longer there while networks are trained
-            estimator.train(X, y[~held], deadline=deadline)
+            if firsts is not None:
+                firsts = np.searchsorted(np.flatnonzero(~held), firsts[~held])
+            estimator.train(X, y[~held], deadline=deadline, firsts=firsts)
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
@@ -281,10 +285,16 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
     return name
 
 
-def _held(y: Array, task: str, share: float, seed: int) -> Array:
-    """Return which rows are held out, (rows,), of every class as large a share, if each has rows enough."""
+def _held(y: Array, task: str, share: float, seed: int, firsts: Array | None = None) -> Array:
+    """Return which rows are held out, (rows,), of every class as large a share, if each has rows enough.
+
+    firsts : as `firsts_of_copies` returns them; copies of a row are held out with it
+    """
     from sklearn.model_selection import train_test_split
 
+    if firsts is not None:
+        different, places = np.unique(firsts, return_inverse=True)
+        return _held(y[different], task, share, seed)[places]
     left = len(y) - int(np.ceil(share * len(y)))
     if left < LEAST_ROWS - 1:
         raise Mistake(

@@ -22,6 +22,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.inferred import firsts_of_copies
 from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of
@@ -170,9 +171,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         del whole
         self.learn(frame, values, target.name, row_numbers)
         targets = Targets(self.task_, values)
+        firsts = firsts_of_copies(frame, values, self.encoding_.dropped)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
         del frame, X  # what was read from a file is no longer there while members are trained
-        self.train(encoded, values, weights, deadline)
+        self.train(encoded, values, weights, deadline, firsts)
         if self.shortened_ is not None:
             warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
         return self
@@ -212,12 +214,20 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.report_ = None
         self._name(frame.columns, target)
 
-    def train(self, X: Any, y: Array, weights: Array | None = None, deadline: Deadline | None = None) -> None:
+    def train(
+        self,
+        X: Any,
+        y: Array,
+        weights: Array | None = None,
+        deadline: Deadline | None = None,
+        firsts: Array | None = None,
+    ) -> None:
         """Train the members: the second half of `fit`.
 
         X : (rows, n) as `encoding_` encodes rows in `floats`, with their targets
         y, weights : (rows,), the targets and weights
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
+        firsts : as `firsts_of_copies` returns them, whose copies are held out together
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline
         numbers = self.encoding_.numbers
@@ -227,7 +237,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         several = have_three(X, numbers) if any(one.embeds for one in recipes) else np.zeros(0, bool)
         settings = members.MemberSettings(
-            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype
+            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, firsts
         )
         self.trials_: list[SearchTrial] = []
         if self.search is not None:

@@ -106,6 +106,11 @@ class Encoding:
         return sorted(used, key=lambda one: (behind and one.mostly_zeros, isinstance(one, Text)))
 
     @property
+    def dropped(self) -> list[str]:
+        """The names of the columns that are not used."""
+        return [column.name for column in self.columns if isinstance(column, Dropped)]
+
+    @property
     def places(self) -> dict[str, list[slice]]:
         """The columns of X that each column of the table becomes, by its name."""
         found: dict[str, list[slice]] = {}

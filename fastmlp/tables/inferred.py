@@ -1,17 +1,18 @@
-"""Which kind a column is, by its dtype and its values, where nobody says.
+"""Which kind a column is, where nobody says, and which rows are copies, by dtypes and values.
 
 Separate from `kinds`: what a kind makes of a column does not depend on why it is of that kind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastmlp import checks
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import MOST_LEVELS, Column
+from fastmlp.tables.columns import MOST_LEVELS, Array, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import Date, Dropped, Number, Text
 from fastmlp.tables.values import numbers
@@ -30,6 +31,13 @@ HEAD = 1000
 
 WORDS = 3
 """Words of a mean text from which on it is a text, and no name."""
+
+
+TOLD_APART = 0.5
+"""Values of some column of numbers, as a share of the different rows, from which on others are copies."""
+
+ALIKE = 0.95
+"""Share of the rows that are like an earlier one and have its target, too, if they are copies."""
 
 
 def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
@@ -94,3 +102,21 @@ def _numbers_the_rows(series: pl.Series) -> bool:
             if not ((steps >= 1) & (steps % 1 == 0)).all():
                 return False
     return bool(steps.mean() < 2)
+
+
+def firsts_of_copies(frame: pl.DataFrame, y: Array, without: Collection[str] = ()) -> Array | None:
+    """Return for each row the place of the first row that is the same (rows,); None if there are no copies.
+
+    Rows are copies if values and targets are the same, where numbers or dates tell different rows apart: rows
+    of a few categories are the same by chance.
+
+    y : the targets (rows,); without : columns that do not count, as numbers of the rows
+    """
+    columns = frame.drop(without, strict=False)
+    _, firsts, places = np.unique(columns.hash_rows().to_numpy(), return_index=True, return_inverse=True)
+    is_later = firsts[places] != np.arange(len(y))
+    if not is_later.any() or (y == y[firsts[places]])[is_later].mean() < ALIKE:
+        return None
+    measured = (one for one in columns.get_columns() if one.dtype.is_numeric() or one.dtype.is_temporal())
+    tells_apart = any(one.n_unique() >= TOLD_APART * len(firsts) for one in measured)
+    return firsts[places] if tells_apart else None

@@ -26,7 +26,10 @@ FOLDS = 5
 
 
 class MemberSettings(NamedTuple):
-    """Where a training runs, and how long: as for `fit`; several : columns of X, as for `inputs_of`."""
+    """Where a training runs, and how long: as for `fit`.
+
+    several : columns of X, as for `inputs_of`; firsts : of copies, as for `folds`
+    """
 
     seed: int
     several: Array
@@ -35,6 +38,7 @@ class MemberSettings(NamedTuple):
     threads: int | None = None
     shown: bool | None = False
     dtype: Any = None
+    firsts: Array | None = None
 
 
 def train_member(
@@ -94,10 +98,19 @@ class Visits(Callback):
         self.bar.move(self.after)
 
 
-def folds(targets: Array, task: Task, seed: int) -> Iterator[Part]:
-    """Yield (rows to train on, rows held out), each ascending, with the classes' shares in each part."""
+def folds(targets: Array, task: Task, seed: int, firsts: Array | None = None) -> Iterator[Part]:
+    """Yield (rows to train on, rows held out), each ascending, with the classes' shares in each part.
+
+    firsts : (rows,) as `firsts_of_copies` returns them: copies of a row are held out with it
+    """
     from sklearn.model_selection import KFold, StratifiedKFold
 
+    if firsts is not None:
+        different = np.unique(firsts)
+        for part in folds(targets[different], task, seed):
+            trained, held = (np.flatnonzero(np.isin(firsts, different[rows])) for rows in part)
+            yield trained, held
+        return
     count = min(FOLDS, len(targets))
     is_stratified = isinstance(task, Classification) and np.bincount(targets).max() >= count
     kind = StratifiedKFold if is_stratified else KFold

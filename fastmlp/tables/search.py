@@ -62,7 +62,7 @@ def searched(
     given : hidden or learning_rate, if they are to remain as the recipe has them
     """
     whole = recipe.resolved(len(targets))
-    rows, held = next(folds(targets, task, settings.seed))
+    rows, held = next(folds(targets, task, settings.seed, settings.firsts))
     layers = (whole.hidden,) if "hidden" in given else HIDDEN
     rates = (1.0,) if "learning_rate" in given else RATES
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]

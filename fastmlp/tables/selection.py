@@ -100,7 +100,7 @@ def train(
     weights = weights_of(targets, weights, task, planned[0])
     most = max(recipe.members or 1 for recipe in planned)
     few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // len(targets)))
-    parts = [*islice(folds(targets, task, settings.seed), min(most, few))]
+    parts = [*islice(folds(targets, task, settings.seed, settings.firsts), min(most, few))]
     if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     whole = np.arange(len(targets)), np.empty(0, int)
