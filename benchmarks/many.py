@@ -23,7 +23,6 @@ import fastmlp
 from benchmarks.start import print_heading
 from fastmlp.backend import lanes
 from fastmlp.lab.timing import CLOCKS, in_alternation, once
-from fastmlp.model.descriptions import with_formulas
 
 Call = Callable[[], object]
 
@@ -63,8 +62,7 @@ def notebook_in_jax(X: np.ndarray, y: np.ndarray, models: int, steps: int) -> Ca
 
 def compiled(network: fastmlp.Network, optimizer: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> None:
     """Have both programs on the disk as after some such calls: of the network alone, and of many together."""
-    described = with_formulas((network, optimizer, "float32", len(X), batch_size, False))
-    lanes.compile_in_background(*described)
+    lanes.program_of("specialized", network, optimizer, len(X), batch_size, np.dtype("f4"))._compile()
     given = {"optimizer": optimizer, "epochs": 1, "batch_size": batch_size, "backend": "specialized"}
     fastmlp.fit(network, X, y, **given)
 

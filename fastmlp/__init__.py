@@ -87,9 +87,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-BACKGROUND_TASKS = "fastmlp.backend.background_tasks"
-"""The module with the table of functions that background processes call, see `fastmlp.system.background`."""
-
 _HOME = {
     "model.activations": ("Activation",),
     "model.averages": ("EMA", "SWA"),

@@ -1,9 +1,8 @@
 """The choice of `backend="auto"`: time saved over the rest of a training, against time to compile.
 
 It chooses among backends that give the same bits, so that what lies on the disk decides over time alone, and
-a training may change from one to another between two chunks. What trainings of a network have taken so far
-counts: once it is as much as its own program takes to compile, that is compiled in the background, however
-short each training is.
+a training may change from one to another between two chunks. A training begins on the fastest one whose
+machine code is there; `fastmlp.backend.programs` decides when the code of a faster one is compiled.
 
 A user's backend may have other bits. It is taken from the first step to the last or not at all, whether it is
 on the disk or not.
@@ -12,8 +11,7 @@ on the disk or not.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -21,35 +19,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import registry, tuning
-from fastmlp.kernels.jit import store, tuned
-from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries, about_seconds_of_a_network
-from fastmlp.kernels.jit.spent import key_of, spent
+from fastmlp.backend import programs, registry
+from fastmlp.kernels.jit import tuned
+from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Array, Backend, Chunk, Data, dry_run, empty_losses
-from fastmlp.model.descriptions import restored, with_formulas
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
-from fastmlp.system import background
 from fastmlp.system.compiling import Stopwatch
-
-LONG_SECONDS = 10.0
-"""A training that takes so long may have two things done in the background, for the next ones.
-
-The machine's constants are measured; and where it runs code that came with a wheel, code for the very
-processor is compiled.
-"""
-
-REPEAT_SECONDS = 60.0
-"""The seconds between two requests of a process for the same program."""
 
 
 class Candidate(NamedTuple):
     """A backend, for one training.
 
     seconds : of a step, as it says itself; exact : see `Choice.exact`
-    bound : the program of the network alone that it would take, if it has one; key : `key_of` it, or ""
+    bound : the program of the network alone that it would take, if it has one
+    key : what stands for the program that it would take
     """
 
     name: str
@@ -59,9 +45,11 @@ class Candidate(NamedTuple):
     entries: Entries
     key: str
 
-    def cost(self) -> float:
-        """Return the seconds that it takes to compile what serves this network alone, about."""
-        return 0.0 if self.bound is None else about_seconds_of_a_network()
+    def is_ready(self, dtype: str) -> bool:
+        """Return whether its machine code is on the disk, or in this process."""
+        if self.bound is None:
+            return self.entries.has(("train_chunk",), dtype)
+        return self.entries.has_network(self.bound, dtype)
 
 
 class Field(NamedTuple):
@@ -91,13 +79,10 @@ class Auto:
 
     work : the training; only : the name of a backend, if no other shall be taken
     exact : whether no backend of other bits shall be taken
-    may_request : whether it may request work in the background; not where it only says what it would do
     now, chosen : the backend, and the candidate that it is; binds : see `Field`
     """
 
-    def __init__(
-        self, work: Work, exact: bool = False, only: str | None = None, may_request: bool = True
-    ) -> None:
+    def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
         assert work.network is not None
         assert work.optimizer is not None
         tuned.take_kept()
@@ -112,21 +97,12 @@ class Auto:
             alone = field(work._replace(threads=1), only)
         self.chosen = self._first(alone)
         self.now = registry.get(self.chosen.name)
-        self._better: Candidate | None = None
-        if may_request:
-            self._look_for_better()
-            is_long = self.is_long
-            if (self._better or is_long) and can_request():
-                if tuning.is_due():
-                    requested(f"tune-{store.hash_of(store.compiler())}", "tune", tuple)
-                if is_long and self.chosen.entries.is_generic(self._dtype):
-                    # For later trainings: background processes load nothing generic.
-                    self._requested(self.chosen)
+        self._lost_before = programs.lost(self._fastest.key)
 
     @property
     def program(self) -> str:
         """What stands for the fastest backend's program of the network alone; "" if that has none."""
-        return self._fastest.key
+        return self._fastest.key if self._fastest.bound else ""
 
     @property
     def steps(self) -> float:
@@ -134,15 +110,9 @@ class Auto:
         return self._left
 
     @property
-    def is_long(self) -> bool:
-        """Whether two more things may be done in the background; see `LONG_SECONDS`."""
-        return self._left * self.chosen.seconds > LONG_SECONDS
-
-    @property
     def lasting(self) -> Backend | None:
-        """The backend, if all later trainings of the same work begin with it and ask for nothing else."""
-        lasts = self.chosen is self._fastest and not self.is_long and self.is_ready(self.chosen)
-        return self.now if lasts else None
+        """The backend, if all later trainings of the same work begin with it, too."""
+        return self.now if self.chosen is self._fastest and self.is_ready(self.chosen) else None
 
     def for_all(self, steps: float) -> Auto:
         """Return the choice for a training with others that find its program: so many steps in all.
@@ -152,20 +122,6 @@ class Auto:
         if not self.chosen.exact or not math.isfinite(steps):
             return self
         return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
-
-    def request_partner(self, steps: float, predicted: Sequence[int]) -> None:
-        """Begin to compile in another process what trainings of so many steps in all lack.
-
-        predicted : numbers of rows that are predicted later
-        """
-        from fastmlp.kernels.runtime.preparing import request_partner
-
-        if not can_request():
-            return
-        later = self.for_all(steps)
-        if later.chosen.entries.lasting and not later.is_ready(later.chosen):
-            what = later.chosen.name, self.network, self.optimizer, self._dtype
-            request_partner(*what, [self._work.rows], predicted)
 
     def _first(self, alone: Field | None) -> Candidate:
         """Return what the training begins with. alone : on one thread, where one may be of other bits"""
@@ -177,26 +133,15 @@ class Auto:
                     return other
         if self.is_ready(self._fastest):
             return self._fastest
-
-        def seconds(one: Candidate) -> float:
-            waits = one.bound is not None and (one is self._fastest or not self.is_ready(one))
-            return (one.cost() if waits else 0.0) + one.seconds * min(self._left, 1e15)
-
-        best = min(self._exact, key=seconds)
-        if best is self._fastest or not self.is_ready(best):
-            ready = [one for one in self._exact if self.is_ready(one)]
-            if ready and can_request():
-                return min(ready, key=seconds)
-        return best
+        ready = [one for one in self._exact if self.is_ready(one)]
+        for_all_networks = [one for one in self._exact if one.bound is None]
+        return min(ready or for_all_networks or self._exact, key=attrgetter("seconds"))
 
     def is_ready(self, one: Candidate) -> bool:
         """Return whether the training finds a backend's machine code on the disk, or in this process."""
-        if one.name in self._ready:
-            return True
-        found = one.entries.is_ready(self.network, self.optimizer, self._dtype, one.bound)
-        if found:
+        if one.name not in self._ready and one.is_ready(self._dtype):
             self._ready.add(one.name)
-        return found
+        return one.name in self._ready
 
     @property
     def faster(self) -> Candidate | None:
@@ -207,25 +152,26 @@ class Auto:
         """Return the seconds that the fastest backend saves over the rest of the training."""
         return self._left * (self.chosen.seconds - self._fastest.seconds)
 
-    def spent(self) -> float:
-        """Return the seconds that trainings have taken so far without the program that the fastest one is."""
-        return spent().seconds(self._fastest.key) if self._fastest.bound else 0.0
+    def is_due(self) -> bool:
+        """Return whether the fastest backend is worth compiling, in this training or in others like it.
 
-    def pays(self) -> bool:
-        """Return whether compiling the fastest backend in the background is worth it."""
-        cost = about_seconds_of_a_network()
-        return self.saved() > cost or self.spent() >= cost
+        As many seconds as earlier trainings have lost are expected to come in later ones.
+        """
+        return programs.is_due(self._fastest.key, max(self.saved(), self._lost_before))
 
-    def _look_for_better(self) -> None:
-        """Have a faster program compiled in the background, where that is worth it."""
-        faster = self.faster
-        if faster is not None and self.pays() and self._requested(faster):
-            self._better = faster
+    def _take_faster(self, faster: Candidate) -> None:
+        """Change to the fastest backend if its code is there, or to be compiled here."""
+        if self.is_ready(faster) or (
+            self.is_due() and programs.compiled_here(faster.key, lambda: self._compile(faster))
+        ):
+            self.chosen, self.now = faster, registry.get(faster.name)
 
-    def _requested(self, one: Candidate) -> bool:
-        """Have a backend's code compiled in the background; return whether that may happen."""
-        name = f"{one.name}-{one.key or store.hash_of(repr(with_formulas(self._work)))}"
-        return requested(name, "compile", lambda: (one.name, with_formulas(self._work)))
+    def _compile(self, one: Candidate) -> None:
+        """Compile all that a backend calls: it takes a step."""
+        rows = self._work.rows
+        state, data, chunk = dry_run(self.network, self.optimizer, np.dtype(self._dtype), [rows], rows)
+        losses = empty_losses(self.network, 1)
+        registry.get(one.name).train_chunk(self.network, self.optimizer, state, data, chunk, 0, 1, losses)
 
     def train_chunk(
         self,
@@ -239,17 +185,15 @@ class Auto:
         losses: NDArray[np.float64],
     ) -> TrainState:
         """Take a chunk's steps; by a faster backend than before, if it has been compiled meanwhile."""
-        if self._better is not None and self.is_ready(self._better):
-            self.chosen, self._better = self._better, None
-            self.now = registry.get(self.chosen.name)
         faster = self.faster
-        stopwatch = Stopwatch() if faster is not None and faster.bound is not None else None
+        if faster is not None:
+            self._take_faster(faster)
+            stopwatch = Stopwatch()
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= losses.shape[-1]
-        if faster is not None and stopwatch is not None:
-            spent().add(faster.key, stopwatch.lap().working)
-            if self._better is None:
-                self._look_for_better()
+        if faster is not None and self.chosen is not faster:
+            share = 1 - faster.seconds / self.chosen.seconds
+            programs.lose(faster.key, share * stopwatch.lap().working)
         return after
 
     @property
@@ -264,31 +208,6 @@ class Auto:
     def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
         """Evaluate by the present backend."""
         return self.now.evaluate(network, parameters, data)
-
-
-recent_requests: dict[str, tuple[float, bool]] = {}
-"""When this process has made a request last, and whether it may be done, by the request's name."""
-
-
-def requested(request: str, task: str, arguments: Callable[[], tuple[Any, ...]]) -> bool:
-    """Have a task done in the background, unless it has just been requested; return whether it may be done.
-
-    request : its name; arguments() gives what the task is called with, of JSON's types
-    """
-    when, possible = recent_requests.get(request, (-math.inf, False))
-    if time.monotonic() > when + REPEAT_SECONDS:
-        possible = can_request() and background.request(store.directory(), request, task, *arguments())
-        recent_requests[request] = time.monotonic(), possible
-    return possible
-
-
-def can_request() -> bool:
-    """Return whether a background process can compile, and the disk keep what it compiles."""
-    try:
-        store.directory(to_write=True)
-    except store.StoreUnusable:
-        return False
-    return background.is_possible()
 
 
 def field(work: Work, only: str | None = None) -> Field:
@@ -312,7 +231,7 @@ def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
         choice = registry.choice_of(name)
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
             bound = _bound(choice, work)
-            key = key_of(bound) if bound else ""
+            key = programs.key_of(bound) if bound else name
             yield Candidate(name, seconds, choice.exact, bound, registry.entries(name), key)
 
 
@@ -320,15 +239,3 @@ def _bound(choice: Choice, work: Work) -> Bound | None:
     if choice.specialize is None or work.network is None or work.optimizer is None:
         return None
     return choice.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))
-
-
-def compile_in_background(name: str, work: Any) -> None:
-    """Take a step by a backend, for all that it compiles; the background process does this.
-
-    work : a `Work` as `with_formulas` describes it
-    """
-    work = Work(*restored(work))
-    auto = Auto(work._replace(steps=1), only=name)
-    network, optimizer = auto.network, auto.optimizer
-    dry = dry_run(network, optimizer, np.dtype(f"f{work.itemsize}"), [work.rows], work.rows)
-    auto.train_chunk(network, optimizer, *dry, 0, 1, empty_losses(network, 1))

@@ -61,13 +61,12 @@ def is_ready(
     rows : rows of a batch; mixed : whether products are of bfloat16 numbers
     """
     if mixed:
-        entries, bound = registry.entries(registry.mixed_backend("auto").name), None
+        entries, trains = registry.entries(registry.mixed_backend("auto").name), True
     else:
         auto, work = _auto()
-        of_work = work.of(network, without_rates(optimizer), rows, dtype, threads)
-        entries, bound = (chosen := auto(of_work, may_request=False).chosen).entries, chosen.bound
-    name = f"float{8 * dtype.itemsize}"
-    return entries.is_ready(network, optimizer, name, bound) and entries.has(("evaluate", "predict"), name)
+        chosen = auto(work.of(network, without_rates(optimizer), rows, dtype, threads)).chosen
+        entries, trains = chosen.entries, chosen.is_ready(dtype.name)
+    return trains and entries.has(("train_chunk", "evaluate", "predict"), dtype.name)
 
 
 @functools.cache  # an import within a function takes half a microsecond every time

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fastmlp.backend import registry
 from fastmlp.model.backend import Array, Chunk, Data, dry_run
-from fastmlp.model.descriptions import restored, with_formulas
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, without_rates
 from fastmlp.model.state import TrainState
@@ -57,32 +56,32 @@ class LaneProgram(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """Whether it need not be compiled."""
-        entries = registry.entries(VARIANT)
-        return entries.is_ready(self.network, self.optimizer, self.dtype.name, self.bound)
+        return registry.entries(VARIANT).has_network(self.bound, self.dtype.name)
 
     def saved_by(self, steps: int, as_one: bool) -> float:
         """Return the seconds that a model of so many steps saves. as_one : without a training of its own"""
         return steps * self.saved + as_one * TRAINING_SECONDS
 
     def is_worth(self, saved: float) -> bool:
-        """Return whether to use it where that saves so many seconds: it is ready, or compiling takes less."""
-        from fastmlp.kernels.jit.entries import about_seconds_of_a_network
+        """Return whether to use it now where that saves so many seconds: it is ready, or compiled here."""
+        if saved <= 0 or self.is_ready:
+            return saved > 0
+        from fastmlp.backend import programs
 
-        return saved > 0 and (self.is_ready or saved > about_seconds_of_a_network())
+        key = programs.key_of(self.bound)
+        return programs.is_due(key, saved) and programs.compiled_here(key, self._compile)
 
-    def spend(self, seconds: float) -> None:
-        """Count what trainings have taken without it; have it compiled in the background at its price."""
-        from fastmlp.backend.auto import requested
-        from fastmlp.kernels.jit.entries import about_seconds_of_a_network
-        from fastmlp.kernels.jit.spent import key_of, spent
+    def lose(self, seconds: float) -> None:
+        """Count seconds that trainings have taken without it."""
+        from fastmlp.backend import programs
 
-        key = key_of(self.bound)
-        spent().add(key, seconds)
-        if spent().seconds(key) >= about_seconds_of_a_network():
-            parts = (
-                self.network, self.optimizer, self.dtype.name, self.rows, self.batch_size, self.shuffled,
-            )  # fmt: skip
-            requested(f"lanes-{key}", "compile lanes", lambda: with_formulas(parts))
+        share = self.saved / (self.saved + self.seconds)
+        programs.lose(programs.key_of(self.bound), share * seconds)
+
+    def _compile(self) -> None:
+        """Compile all that it calls: it takes a step."""
+        dry = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
+        train_in_lanes(self, [task_of(self.network, self.optimizer, *dry, 0)])
 
 
 def program_of(
@@ -137,10 +136,7 @@ def train_in_lanes(program: LaneProgram, tasks: Sequence[LaneTask]) -> LaneResul
     """Take the steps of tasks; see `fastmlp.kernels.lanes.training`."""
     from fastmlp.kernels.lanes.training import train_in_lanes
 
-    entries = registry.entries(VARIANT)
-    found = train_in_lanes(entries, program.bound, tasks)
-    entries.mark_ready(program.network, program.optimizer, program.dtype.name, program.bound)
-    return found
+    return train_in_lanes(registry.entries(VARIANT), program.bound, tasks)
 
 
 def blocks_of(
@@ -157,15 +153,3 @@ def blocks_of(
 
     members = LaneMembers(kinds, kind_of, data, data_of, keys)
     return LaneBlocks(registry.entries(VARIANT), program.bound, members, parameters)
-
-
-def compile_in_background(*described: Any) -> None:
-    """Take a step in lanes, for all that it compiles; the background process does this.
-
-    described : the parts of a `LaneProgram`, as `with_formulas` describes them
-    """
-    network, optimizer, name, rows, batch_size, shuffled = restored([*described])
-    program = program_of(VARIANT, network, optimizer, rows, batch_size, np.dtype(name), shuffled)
-    assert program is not None
-    dry = dry_run(network, optimizer, program.dtype, [batch_size])
-    train_in_lanes(program, [task_of(network, program.optimizer, *dry, 0)])

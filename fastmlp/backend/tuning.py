@@ -1,7 +1,6 @@
 """Measures the constants of `fastmlp.kernels.tuning.table`: whole steps with each value, in alternation.
 
-A second of it is done once a machine: by `fastmlp warmup`, or by the process that compiles in the background,
-never in a training itself. `fastmlp tune` does more.
+`fastmlp warmup` does a second of it, `fastmlp tune` more, and a training none.
 """
 
 from __future__ import annotations
@@ -180,17 +179,6 @@ def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
     found = measure(seconds)
     tuned.keep({one.name: one.best for one in found})
     return found
-
-
-def tune_in_background() -> None:
-    """Tune in a background process, unless another process has done it."""
-    if is_due():
-        tune()
-
-
-def is_due() -> bool:
-    """Whether this machine's constants are not known, and may be measured."""
-    return tuned.is_enabled() and not tuned.is_known()
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:

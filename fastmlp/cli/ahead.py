@@ -169,7 +169,6 @@ def _train(backend: str, dtype: str) -> None:
     for network, optimizer, rows in _networks():
         _fit(backend, dtype, network, optimizer, rows)
     _fit(backend, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
-    registry.entries(backend).mark_ready_for_all(dtype)
 
 
 def _fit(

@@ -14,10 +14,9 @@ KINDS = {
     "programs": "of backends, and of single networks",
     "pieces": "that programs share: matrix products, activations, losses, optimisers",
     "names": "of programs, by the sources that they were compiled from",
-    "marks": "of trainings of which everything is there",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
-    "requests": "to a process that compiles in the background",
+    "others": "of earlier versions",
 }
 """What there may be, in the order in which it is shown."""
 
@@ -81,11 +80,9 @@ def _kind(name: str) -> str:
             return "programs" if is_program else "pieces"
         case "json":
             return "names"
-        case "done":
-            return "marks"
         case "tmp":
             return "abandoned"
-    return "locks" if "lock" in name else "requests"
+    return "locks" if name.startswith("lock.") else "others"
 
 
 def _removed(place: PrivateDirectory, name: str) -> bool:

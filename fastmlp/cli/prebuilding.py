@@ -22,7 +22,7 @@ from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit import lazy, store
 from fastmlp.kernels.jit.bind import Program
 from fastmlp.kernels.jit.engine import key_of_piece, undisturbed
-from fastmlp.kernels.jit.entries import ENTRY_POINTS, EVERY
+from fastmlp.kernels.jit.entries import ENTRY_POINTS
 from fastmlp.kernels.jit.prebuilt import LEVELS
 from fastmlp.model.precision import DTYPES
 
@@ -85,7 +85,6 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
     with undisturbed():
         for (name, source), dtype in product(programs.items(), dtypes):
             yield name, dtype, "bin", store.content_of(source.compiled(dtype))
-            yield name, f"{dtype} {EVERY}", "done", b""
         for piece, key in _pieces():
             code = lazy.compiled_piece(piece.name, piece.types, key)
             yield piece.name, key_of_piece(piece.types, key), "bin", store.content_of(code)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmlp.backend.auto import Auto, can_request, field
+from fastmlp.backend import programs
+from fastmlp.backend.auto import Auto, field
 from fastmlp.backend.registry import is_reference, mixed, variants
 from fastmlp.kernels.jit.entries import about_seconds_of_a_network
 from fastmlp.kernels.variant import Work
@@ -51,29 +52,23 @@ def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list
 
 def outlook(work: Work) -> list[str]:
     """Return what a training of work.steps steps takes: what it begins on, and when it changes to what."""
-    auto = Auto(work, may_request=False)
+    auto = Auto(work)
     begins, faster = auto.chosen, auto.faster
     found = "is compiled already" if auto.is_ready(begins) else "is compiled first"
     lines = [f"A training of {work.steps} steps begins on {begins.name}, which {found}."]
     if faster is None:
         return [*lines, "It stays there: no backend of the same bits has a smaller estimate."]
     seconds = about_seconds_of_a_network()
-    cost, saved, spent = (f"{value:.2g} s" for value in (seconds, auto.saved(), auto.spent()))
-    if not can_request():
-        lines.append(
-            f"It stays there: {faster.name} is faster, but nothing is compiled in another process here."
-        )
-    elif auto.pays():
-        before = int(seconds / begins.seconds)
-        in_time = work.steps is None or before < work.steps
-        takes = f"This changes over then, after about {before} steps." if in_time else "Later ones take that."
-        lines.append(f"{faster.name} is compiled in the background, in about {cost}. {takes}")
+    cost, saved, lost = (f"{value:.2g} s" for value in (seconds, auto.saved(), programs.lost(faster.key)))
+    before = int(seconds / (begins.seconds - faster.seconds))
+    if auto.saved() < 2 * seconds:
+        lines.append(f"It stays there: {faster.name} would save {saved} and takes {cost} to compile.")
     else:
         lines.append(
-            f"It stays there: {faster.name} would save {saved} and takes {cost} to compile. Trainings have "
-            f"taken {spent} without it so far; once that is {cost}, it is compiled meanwhile and taken."
+            f"After about {before} steps it has lost {cost} without {faster.name}, which is compiled then, "
+            f"in as long, and taken."
         )
-    return lines
+    return [*lines, f"Trainings of this process have lost {lost} without it so far."]
 
 
 def table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple[Any, list[str]]:

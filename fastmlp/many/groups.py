@@ -87,7 +87,7 @@ class ModelGroup:
         """Whether their program is there, or may be compiled now."""
         return self.lanes > 1 and self.program is not None and self.program.is_worth(self._saved)
 
-    def spend(self, seconds: float) -> None:
-        """Count what they have taken without their program, if one would save time."""
+    def lose(self, seconds: float) -> None:
+        """Count seconds that they have taken without their program, if one would save time."""
         if self.lanes > 1 and self.program is not None:
-            self.program.spend(seconds)
+            self.program.lose(seconds)

@@ -154,4 +154,4 @@ class Lanes:
                 lane.training.pace = seconds / steps
         taken = self._stopwatch.lap().working
         if program is None:
-            self._group.spend(taken)
+            self._group.lose(taken)

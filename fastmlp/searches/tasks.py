@@ -16,7 +16,6 @@ from typing import Any
 
 from fastmlp.estimators.joint import TrainingThread
 from fastmlp.model.state import TrainState
-from fastmlp.searches.ahead import Ahead
 from fastmlp.searches.call_arguments import Call
 from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.searches.warning_filters import set_warning_state, warning_state
@@ -152,7 +151,6 @@ class TaskGroup:
         self.threads = threads
         self.abandoned = False
         self.turns: SimpleQueue[None] = SimpleQueue()
-        self._ahead = Ahead(threads)
         self._fresh: deque[TaskThread] = deque()
         self._ready: deque[TaskThread] = deque()
         self._training: list[tuple[TaskThread, Awaited]] = []
@@ -185,7 +183,6 @@ class TaskGroup:
 
     def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
         """Add the training that a task is about to wait for."""
-        self._ahead.note(awaited.plan, len(self._fresh) + len(self._begun), task.calls)
         self._training.append((task, awaited))
         self._bytes += awaited.bytes
         return awaited

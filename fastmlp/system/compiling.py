@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastmlp.system import forks
@@ -29,6 +29,8 @@ class _Total:
     """Seconds during which at least one thread was within `compiling`."""
 
     def __init__(self) -> None:
+        self.uncounted: set[int] = set()
+        """The ids of threads whose compilations nobody waits for."""
         self._depths: Counter[int] = Counter()
         """How many times each thread is within it, by the thread's id."""
         self.counted: tuple[float, float | None] = (0.0, None)
@@ -101,6 +103,8 @@ def compiling(
 ) -> Iterator[None]:
     """Count the time of a `with` block as spent compiling, and say on stderr and in the log that this begins.
 
+    In a thread of `uncounted` it does neither.
+
     Parameters
     ----------
     what : what is compiled, in words; None writes no line
@@ -108,6 +112,9 @@ def compiling(
     again : when the same will be compiled again, in words
     fault : whether that is a fault, which is said in any case; the line is a notice otherwise
     """
+    if threading.get_ident() in total.uncounted:
+        yield
+        return
     if what is not None:
         line = f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}"
         if fault:
@@ -119,6 +126,19 @@ def compiling(
         yield
     finally:
         total.end()
+
+
+def uncounted(compile_code: Callable[[], object]) -> Callable[[], None]:
+    """Return a function for a thread that compiles while others train: its time counts for nobody."""
+
+    def run() -> None:
+        total.uncounted.add(threading.get_ident())
+        try:
+            compile_code()
+        finally:
+            total.uncounted.discard(threading.get_ident())
+
+    return run
 
 
 def seconds_compiling() -> float:

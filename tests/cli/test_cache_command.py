@@ -14,7 +14,6 @@ from fastmlp.cli.cache import KINDS
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.system import background
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +45,10 @@ def filled(place, monkeypatch):
     for name in (f"activate.relu.{digest}", f"update_all.{digest}"):
         store.save(name, "float32", code)
     store.Names().put("fused predict", f"predict_{digest}")
-    store.mark(f"train_chunk_{digest}", "float32 relu")
     with store.only_one("any", "key"):
         pass
-    monkeypatch.setattr(background, "is_served", lambda directory: True)
-    assert background.request(
-        store.directory(), f"fused-{store.hash_of('work')}", "nobody serves in this test"
-    )
+    (place / f"train_chunk_{digest}.{digest * 2}.done").touch()
     (place / f"train_chunk_{digest}.0123abcd.tmp").write_bytes(bytes(7))
-    (place / "background.lock").touch()
 
 
 @needs.locks
@@ -64,8 +58,8 @@ def test_it_is_listed_by_kind(place, filled, capsys):
     assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
     by_kind = counts(found)
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
-        "programs": 3, "pieces": 2, "names": 1, "marks": 1, "abandoned": 1, "locks": 3, "requests": 1,
-        "together": 12,
+        "programs": 3, "pieces": 2, "names": 1, "abandoned": 1, "locks": 2, "others": 1,
+        "together": 10,
     }  # fmt: skip
     assert {*by_kind} == {*KINDS, "together"}
     files = [path.stat().st_size for path in place.iterdir()]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -17,7 +15,6 @@ import pytest
 from processes import python
 
 from fastmlp.kernels.jit import store
-from fastmlp.system import background
 from fastmlp.system.private_directory import (
     NO_DIRECTORY,
     OTHERS_COULD_WRITE,
@@ -285,49 +282,6 @@ def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     ]  # fmt: skip
     assert done.stderr == ""
     assert sorted(place.iterdir()) == before
-
-
-@needs_root
-@pytest.mark.parametrize("content", ["a pickle", "a task"])
-@pytest.mark.parametrize("when", ["before it is asked", "before it is served"])
-def test_a_stranger_has_nothing_run_by_putting_a_directory_in_place_of_ours(
-    shared, tmp_path, monkeypatch, content, when
-):
-    place, proof = shared / "fastmlp", tmp_path / "proof"
-    planted = tmp_path / "planted"
-    planted.write_bytes(
-        pickle.dumps((Path.touch, (proof,)))
-        if content == "a pickle"
-        else json.dumps(["touch", str(proof)]).encode()
-    )
-    begun, start = [], background.start_process
-
-    def swap():
-        """Take the directory away, and put one with a request in its place."""
-        move = 'mv "$1" "$1.away" && mkdir "$1" && cat > "$1/x.request" && cp "$1/x.request" "$1/y.request"'
-        with open(planted, "rb") as file:
-            stranger(["sh", "-c", move, "sh"], place, stdin=file)
-
-    def swap_and_start(*given):
-        if when == "before it is served":
-            swap()
-        begun.append(start(*given))
-        return begun[-1]
-
-    monkeypatch.setattr(background, "TABLE", "background_tasks")
-    monkeypatch.setattr(background, "start_process", swap_and_start)
-    shared.chmod(0o755)
-    make(place)
-    directory = opened(place)  # when the way was good
-    shared.chmod(0o777)
-    if when == "before it is asked":
-        swap()
-    assert background.request(directory, "own", "sleep", 0)
-    assert [process.wait(needs.PATIENCE) for process in begun] == [1]
-    assert not proof.exists()
-    monkeypatch.setenv(store.PLACE, str(shared))
-    with pytest.raises(store.StoreUnusable, match="others could write to"):
-        store.directory()
 
 
 IN_A_CONTAINER = """

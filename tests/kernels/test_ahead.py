@@ -163,8 +163,7 @@ def test_it_compiles_all_that_auto_may_need_and_a_second_one_says_so(warm):
 def test_after_it_no_network_compiles_anything(warm, seed):
     """Every other time a process beside could compile: it is asked for what would pay, and nobody waits."""
     cache, dtypes, _ = warm
-    background = "01"[seed % 2]
-    run("-W", "default", "-c", RANDOM, str(seed), "30", dtypes, FASTMLP_BACKGROUND=background, **cache)
+    run("-W", "default", "-c", RANDOM, str(seed), "30", dtypes, **cache)
 
 
 @pytest.mark.slow  # compiles what of one backend no other test has

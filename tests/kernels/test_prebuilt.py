@@ -9,9 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
-from pathlib import Path
 
 import needs
 import numpy as np
@@ -27,8 +25,6 @@ from fastmlp.kernels.jit import prebuilt, store
 from fastmlp.kernels.jit.prebuilt import LEVELS
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.model.precision import DTYPES
-from fastmlp.system import background
-from fastmlp.system.budget import cores
 
 HERE = prebuilt.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
@@ -86,12 +82,12 @@ CODE = MachineCode("of the wheel", b"object code", ("memset",))
 
 @pytest.fixture
 def carried(tmp_path, monkeypatch):
-    """The folder of a level with one piece and a mark; the user's cache is empty."""
+    """The folder of a level with one piece; the user's cache is empty."""
     folder = tmp_path / HERE
     folder.mkdir()
-    for kind, content in (("bin", store.content_of(CODE)), ("done", b"")):
-        file = folder / store.prebuilt_file(HERE, "piece", "key", kind)
-        file.write_bytes(store.checksum_of(content) + content)
+    content = store.content_of(CODE)
+    file = folder / store.prebuilt_file(HERE, "piece", "key", "bin")
+    file.write_bytes(store.checksum_of(content) + content)
     monkeypatch.setattr(prebuilt, "PLACE", tmp_path)
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
     return folder
@@ -102,7 +98,6 @@ def test_the_users_cache_goes_first(carried):
     assert store.load("piece", "key") == CODE
     assert store.has("piece", "key")
     assert not store.is_own("piece", "key")
-    assert store.is_marked("piece", "key")
     own = CODE._replace(symbol="of this processor")
     store.save("piece", "key", own)
     assert store.load("piece", "key") == own
@@ -116,7 +111,6 @@ def test_the_users_cache_goes_first(carried):
 def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
     monkeypatch.setenv(store.SWITCH, "0")
     assert store.load("piece", "key") is None
-    assert not store.is_marked("piece", "key")
 
 
 @of_a_level
@@ -131,7 +125,7 @@ def test_no_directory_is_needed(carried, monkeypatch):
 def test_the_cache_command_shows_the_code_of_the_wheel(carried, capsys):
     assert main(["cache"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(rf"^prebuilt   2 files, \d+ bytes of the wheel, for {HERE}$", shown, re.M)
+    assert re.search(rf"^prebuilt   1 file, \d+ bytes of the wheel, for {HERE}$", shown, re.M)
 
 
 @of_a_level
@@ -325,22 +319,6 @@ def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed
     assert bits == compiled_here
 
 
-@of_a_level
-@pytest.mark.slow
-@pytest.mark.xdist_group("packaging")
-@pytest.mark.skipif(cores() < background.LEAST_CORES, reason="no background process on so few cores")
-@pytest.mark.parametrize("installed", [SHARE], indirect=True)
-def test_a_long_training_has_code_for_the_very_processor_compiled(installed, tmp_path):
-    settings = {"FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_TUNE": "0", "FASTMLP_BACKGROUND": "1"}
-    in_folder(installed, LONG, **settings)
-    latest = time.monotonic() + needs.PATIENCE
-    while not [*Path(tmp_path).rglob("train_chunk_*.done")]:
-        assert time.monotonic() < latest
-        time.sleep(0.1)
-    assert [*Path(tmp_path).rglob("train_chunk_*.bin")]
-    assert len([*Path(tmp_path).rglob("*.bin")]) > 10
-
-
 # --- wheels, variables and processors drawn at random --------------------------------------------------
 
 SMALL = """
@@ -368,7 +346,7 @@ for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
 print(json.dumps([prebuilt.level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))
 """
 
-QUIET = {"FASTMLP_BACKGROUND": "0", "FASTMLP_TUNE": "0"}
+QUIET = {"FASTMLP_TUNE": "0"}
 
 
 @pytest.fixture(scope="module")

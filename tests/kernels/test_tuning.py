@@ -5,7 +5,6 @@ That none changes a bit stands in test_arithmetic.py.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pages
 import pytest
 
 import fastmlp
-from fastmlp.backend import auto, background_tasks, tuning
+from fastmlp.backend import tuning
 from fastmlp.backend.auto import Auto
 from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
@@ -26,7 +25,6 @@ from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
 from fastmlp.kernels.tuning import reading, table
 from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
 from fastmlp.kernels.variant import Work
-from fastmlp.system import background
 
 NAME = "pack_rows"
 USUAL, OTHER, *_ = TABLE[NAME].values
@@ -166,17 +164,6 @@ def test_steps_are_measured_with_each_value(monkeypatch):
     assert value(NAME) == USUAL
 
 
-@pytest.fixture
-def requested(monkeypatch):
-    """What background processes are requested to do."""
-    requests = []
-    monkeypatch.setattr(background, "is_possible", lambda: True)
-    monkeypatch.setattr(background, "request", lambda place, name, *call: requests.append(call) or True)
-    monkeypatch.setattr(Auto, "is_ready", lambda self, one: True)
-    monkeypatch.setattr(auto, "recent_requests", {})
-    return requests
-
-
 def begin(steps):
     return Auto(Work.of(fastmlp.Network([784, 512, 10]), fastmlp.SGD(0.1), 512, np.dtype("f4"), 1, steps))
 
@@ -184,48 +171,13 @@ def begin(steps):
 @pytest.mark.parametrize("begins", ["a program", "auto"])
 def test_later_processes_take_what_was_measured(place, monkeypatch, begins):
     usual, *_, chosen = TABLE["thread_us"].values
-    assert not tuned.is_known()
     tuned.keep({"thread_us": chosen, "of another release": 3})
-    assert tuned.is_known()
     for switch, expected in (("0", usual), ("1", chosen)):
         monkeypatch.setenv("FASTMLP_TUNE", switch)
         tuned.take_kept.cache_clear()
         with forced({}):
             engine.common.__wrapped__() if begins == "a program" else begin(10)
             assert value("thread_us") == expected
-
-
-def test_only_a_long_training_has_them_measured_in_the_background(place, requested, monkeypatch):
-    begin(10)
-    assert requested == []
-    begin(10**6)
-    assert [background_tasks.TASKS[task] for (task,) in requested] == [tuning.tune_in_background]
-    begin(10**6)
-    assert len(requested) == 1, "a process is begun for each training, until one holds the lock"
-    auto.recent_requests.clear()
-    monkeypatch.setenv("FASTMLP_TUNE", "0")
-    begin(10**6)
-    monkeypatch.setenv("FASTMLP_TUNE", "1")
-    tuned.keep({})
-    begin(10**6)
-    assert len(requested) == 1
-
-
-def test_without_a_background_process_nothing_is_measured(place, requested, monkeypatch):
-    monkeypatch.setattr(background, "is_possible", lambda: False)
-    begin(10**6)
-    assert requested == []
-
-
-def test_a_background_process_measures_once(place, monkeypatch):
-    measured = []
-    monkeypatch.setattr(
-        tuning, "measure", lambda seconds: measured.append(seconds) or [found(([4] * 4, [3] * 4))]
-    )
-    tuning.tune_in_background()
-    tuning.tune_in_background()
-    assert measured == [tuning.QUICK_SECONDS]
-    assert json.loads(store.names().get(tuned.KEPT)) == {NAME: OTHER}
 
 
 def test_the_command_measures_and_says_what_it_chose(monkeypatch, capsys):

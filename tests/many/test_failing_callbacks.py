@@ -28,7 +28,6 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.backend import lanes
-from fastmlp.kernels.jit.engine import rehearsing
 from fastmlp.many import blocks
 from fastmlp.system import budget
 
@@ -374,9 +373,9 @@ class InBetween(Fails):
 
 
 def around():
-    """What a call leaves as it was: threads, the handler of Ctrl-C, shares of cores, and no rehearsal."""
+    """What a call leaves as it was: threads, the handler of Ctrl-C, and shares of cores."""
     threads = {one.ident for one in threading.enumerate() if "tqdm" not in one.name}
-    return threads, signal.getsignal(signal.SIGINT), budget.share(), [*budget.limits], rehearsing.resolve
+    return threads, signal.getsignal(signal.SIGINT), budget.share(), [*budget.limits]
 
 
 def at_random(seed, path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import signal
 import threading
@@ -32,13 +31,11 @@ from fastmlp import (
     fit,
     fit_many,
 )
-from fastmlp.backend import auto, lanes
-from fastmlp.backend.background_tasks import TASKS
+from fastmlp.backend import lanes, programs
 from fastmlp.kernels import estimates
-from fastmlp.kernels.jit import engine, entries
+from fastmlp.kernels.jit import engine
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks, groups
-from fastmlp.model.descriptions import with_formulas
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
@@ -221,26 +218,24 @@ def test_few_short_trainings_compile_nothing(monkeypatch):
     fit_many(network(0), X, Y, n_models=2, epochs=1, **ALONE)
 
 
-def test_a_program_is_compiled_in_the_background_once_trainings_have_taken_its_price(monkeypatch):
-    requests = []
-    monkeypatch.setattr(auto, "requested", lambda name, task, arguments: requests.append((task, arguments())))
+def test_a_program_is_compiled_once_trainings_have_lost_its_price(monkeypatch):
+    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 1e-9)
+    monkeypatch.setattr(programs, "share", lambda: 1)
     monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
-    other = Network([10, 7, 1], hidden="tanh")
+    other, taken = Network([10, 7, 1], hidden="tanh"), []
+    train = lanes.blocks_of
+    monkeypatch.setattr(lanes, "blocks_of", lambda *given: taken.append(given) or train(*given))
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
-    assert not requests
-    monkeypatch.setattr(entries, "about_seconds_of_a_network", lambda: 1e-9)
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: False)
+    assert not taken
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
-    assert {task for task, _ in requests} == {"compile lanes"}
+    assert taken
 
 
 def test_a_program_that_costs_time_is_neither_taken_nor_compiled(monkeypatch):
     def taken(*_):
         raise AssertionError("a slower program was taken, because it was on the disk")
 
-    requests = []
-    monkeypatch.setattr(auto, "requested", lambda *request: requests.append(request))
-    monkeypatch.setattr(entries, "about_seconds_of_a_network", lambda: 1e-9)
+    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 1e-9)
     monkeypatch.setattr(estimates, "lane_seconds", lambda *_: 1.0)
     monkeypatch.setattr(lanes, "train_in_lanes", taken)
     monkeypatch.setattr(lanes, "blocks_of", taken)
@@ -248,7 +243,6 @@ def test_a_program_that_costs_time_is_neither_taken_nor_compiled(monkeypatch):
         monkeypatch.setattr(lanes.LaneProgram, "is_ready", is_ready)
         for callbacks in ([], [Callback()]):
             fit_many(network(0), X, Y, n_models=2, epochs=1, callbacks=callbacks, **ALONE)
-    assert not requests
 
 
 def test_models_that_would_go_no_faster_together_go_one_after_another(monkeypatch):
@@ -264,11 +258,10 @@ def test_models_that_would_go_no_faster_together_go_one_after_another(monkeypatc
 
 
 @pytest.mark.slow
-def test_the_background_process_compiles_what_trainings_find():
+def test_a_thread_compiles_what_trainings_find():
     odd = Network([10, 9, 1], hidden="tanh")
-    parts = json.loads(json.dumps(with_formulas((odd, Adam(0.0), "float64", 48, 16, False))))
-    TASKS["compile lanes"](*parts)
     program = lanes.program_of("fused", odd, Adam(), 48, 16, np.dtype("f8"))
+    program._compile()
     assert program.is_ready
     known = len(engine.compiled)
     models = fit_many(odd, X, Y, n_models=5, seed=0, epochs=1, batch_size=16, **ALONE)

@@ -5,6 +5,7 @@ The scenarios run in processes of their own under a watchdog, since a deadlock c
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import os
@@ -24,7 +25,7 @@ from selection import campaign
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store
-from fastmlp.system import budget
+from fastmlp.system import budget, locks
 from fastmlp.system.budget import blas_threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
@@ -110,7 +111,7 @@ assert outcome(5, 1) == EXPECTED[5]
 """,
     "a fork while another thread sets the BLAS": """
 import time, warnings
-from fastmlp.system import budget
+from fastmlp.system import budget, locks
 warnings.simplefilter("ignore", DeprecationWarning)
 taken = threading.Event()
 def hold():
@@ -283,10 +284,52 @@ def test_where_each_thread_has_its_own_number_it_is_given_back_its_own(monkeypat
         library.set_num_threads(before)
 
 
+@needs.locks
+def test_a_lock_is_waited_for_in_vain_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(store, "MOST_PATIENCE", 0.3)
+
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+
+    def waited():
+        before = len(pauses)
+        with store.only_one("piece", "key") as free:
+            return free, len(pauses) > before
+
+    with store.only_one("piece", "key"):  # a holder that is stopped; to the system each descriptor is another
+        assert [waited(), waited()] == [(False, True), (False, False)]
+    assert waited() == (True, False)
+    with store.only_one("piece", "key"):
+        assert waited() == (False, True), "it has been free since"
+
+
+@needs.locks
+def test_nobody_waits_for_locks_that_a_file_system_has_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+
+    def flock(descriptor, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")  # Lustre without -o flock
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    store.directory()  # which is held from now on
+    opened = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else None
+    began = time.monotonic()
+    with store.only_one("piece", "key") as free:
+        assert free
+    assert time.monotonic() - began < store.MOST_PATIENCE / 2
+    assert opened is None or len(os.listdir("/proc/self/fd")) == opened
+
+
 ONCE = """
 import threading, time
 from fastmlp.backend import registry
-from fastmlp.kernels.jit import each, engine, rehearsal, spent, store
+from fastmlp.kernels.jit import each, engine, store
 from fastmlp.kernels.runtime import adapter
 
 made = []
@@ -299,14 +342,14 @@ def slow(make):
         return found
     return slowed
 
-for module in (engine, rehearsal, each):
+for module in (engine, each):
     module.Engine = slow(engine.Engine) if module is engine else engine.Engine
 adapter.compiled_backend = slow(adapter.compiled_backend)
-store.Names, spent.Spent = slow(store.Names), slow(spent.Spent)
+store.Names = slow(store.Names)
 
 ALL = {
-    "pieces": engine.common, "nothing": rehearsal._nothing, "each": each.each, "names": store.names,
-    "sums": spent.spent, "backend": lambda: registry.shipped_backend("baseline"),
+    "pieces": engine.common, "each": each.each, "names": store.names,
+    "backend": lambda: registry.shipped_backend("baseline"),
     "entries": lambda: registry._own_entries("fused"),
 }
 barrier, found = threading.Barrier(8), {name: [] for name in ALL}
@@ -326,8 +369,8 @@ print({name: len({id(one) for one in ones}) for name, ones in found.items()}, le
 
 
 def test_of_several_threads_one_makes_what_a_process_has_once():
-    names = ("pieces", "nothing", "each", "names", "sums", "backend", "entries")
-    assert python("-c", ONCE).stdout == f"{dict.fromkeys(names, 1)} 6\n"
+    names = ("pieces", "each", "names", "backend", "entries")
+    assert python("-c", ONCE).stdout == f"{dict.fromkeys(names, 1)} 4\n"
 
 
 def test_what_owns_machine_code_is_kept_by_no_cache_that_threads_share_without_a_lock():
@@ -419,7 +462,7 @@ print(hashlib.sha256(found[0]).hexdigest())
 @pytest.mark.parametrize("turn", range(30))
 def test_threads_of_several_processes_train_on_one_cold_cache(turn, tmp_path):
     """As a pool of workers on a new machine."""
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_BACKGROUND": "1"}
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path)}
     command, pipe = [sys.executable, "-X", "faulthandler", "-c", COLD], subprocess.PIPE
     processes = [
         subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) for _ in range(5)

@@ -30,7 +30,7 @@ from benchmarks import pinning
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import sleeping
-from fastmlp.system import background, budget, interrupts, locks, private_directory, renaming
+from fastmlp.system import budget, interrupts, private_directory, renaming
 
 CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
@@ -92,7 +92,6 @@ import fastmlp
 from benchmarks import pinning
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
-from fastmlp.system import background
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = (X[:, 0] > 0).astype(float)
@@ -119,7 +118,6 @@ with store.only_one("program", "key"):  # nobody is waited for
     store.write("program", "key", "bin", b"machine code")
 store.write("program", "key", "bin", b"machine code")
 assert store.read("program", "key", "bin") == b"machine code"
-assert not background.is_possible()
 print("as on Windows")
 """
 
@@ -272,15 +270,6 @@ def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
         assert private_directory.why_not_trusted(open_to_all)
     monkeypatch.setattr(private_directory, "HELD", False)
     assert private_directory.why_not_trusted(open_to_all) is None
-
-
-def test_no_background_process_without_locks(monkeypatch):
-    monkeypatch.setenv(background.SWITCH, "1")
-    monkeypatch.setattr(background, "cores", lambda: 8)
-    monkeypatch.setattr(locks, "EXIST", True)
-    assert background.is_possible()
-    monkeypatch.setattr(locks, "EXIST", False)
-    assert not background.is_possible()
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ X = np.random.default_rng(0).normal(size=(100, 3))
 model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=4, search=1).fit(X, X[:, 0])
 print(model.models_[0].backend, seconds_compiling())
 """
-    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path), FASTMLP_BACKGROUND="0")
+    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path))
     backend, seconds = done.stdout.split()
     assert backend == "reference"
     assert float(seconds) == 0
@@ -324,7 +324,7 @@ before = seconds_compiling()
 limited = TableRegressor(preset="fast", members=1, epochs=2, time_limit=10).fit(X, X[:, 0])
 print(model.backend, limited.models_[0].backend, seconds_compiling() - before)
 """
-    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path), FASTMLP_BACKGROUND="0")
+    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path))
     assert done.stdout == "fused reference 0.0\n"
 
 

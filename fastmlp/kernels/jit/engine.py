@@ -89,15 +89,8 @@ def can_link(code: MachineCode) -> bool:
     return all(map(binding.address_of_symbol, code.externals))
 
 
-class Loaded(NamedTuple):
-    """A piece in memory. alone : whether it calls no other pieces"""
-
-    address: int
-    alone: bool
-
-
-loaded_pieces: dict[tuple[str, tuple[str, ...], str], Loaded] = {}
-"""The pieces that the process has loaded, by name, types of arguments, and code's key."""
+loaded_pieces: dict[tuple[str, tuple[str, ...], str], int] = {}
+"""The addresses of the pieces that the process has loaded, by name, types of arguments, and code's key."""
 
 compiled: list[str] = []
 """What the process has compiled because the disk had no such code: names and keys."""
@@ -131,22 +124,12 @@ def address_of(name: str, types: tuple[str, ...], key: str) -> int:
     types : Numba's names of the types of its arguments
     key : of the activation, loss or rule that its code stands for; "" without a code
     """
-    found = loaded(name, types, key)
-    assert found is not None
-    return found.address
-
-
-def loaded(name: str, types: tuple[str, ...], key: str, patient: bool = True) -> Loaded | None:
-    """Return a piece, as `address_of`; None where another process compiles it, unless patient."""
     request = name, types, key
     if request not in loaded_pieces:
         with lock, compiling():
             if request not in loaded_pieces:
                 compile_code = lambda: _compiler().compiled_piece(name, types, key)  # noqa: E731
-                code = code_of(name, key_of_piece(types, key), compile_code, patient)
-                if code is None:
-                    return None
-                loaded_pieces[request] = Loaded(common().load(code), RESOLVE not in code.externals)
+                loaded_pieces[request] = common().load(code_of(name, key_of_piece(types, key), compile_code))
     return loaded_pieces[request]
 
 
@@ -155,18 +138,11 @@ def key_of_piece(types: tuple[str, ...], key: str) -> str:
     return f"{', '.join(types)} {key}"
 
 
-def code_of(
-    name: str, key: str, compile_code: Callable[[], MachineCode], patient: bool = True
-) -> MachineCode | None:
-    """Return machine code from the disk. If there is none, compile it, in one process at a time.
-
-    patient : whether to wait while another process compiles it; otherwise None is returned
-    """
+def code_of(name: str, key: str, compile_code: Callable[[], MachineCode]) -> MachineCode:
+    """Return machine code from the disk. If there is none, compile it, in one process at a time."""
     code = store.load(name, key)
     if code is None or not can_link(code):
-        with store.only_one(name, key, patient) as free:
-            if not (free or patient):
-                return None
+        with store.only_one(name, key):
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
                 with undisturbed():
@@ -210,23 +186,8 @@ def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...
     return name, tuple(types), key
 
 
-PASSING = 1
-"""The mark of an address that the caller shall not keep, added to it: no function begins at an odd one."""
-
-
-class _Rehearsing(threading.local):
-    """What finds pieces for this thread instead of `address_of`: see `fastmlp.kernels.jit.rehearsal`."""
-
-    resolve: Callable[[int, int, int], int] | None = None
-
-
-rehearsing = _Rehearsing()
-
-
 def _resolve(request: int, length: int, code: int) -> int:
     """Return the address of a piece, as `described` takes it; compiled code calls this."""
-    if rehearsing.resolve is not None:
-        return rehearsing.resolve(request, length, code)
     return address_of(*described(request, length, code))
 
 
@@ -273,18 +234,13 @@ def error_of(address: int) -> BaseException:
     return error
 
 
-def entry_of(
-    name: str, kind: str, compile_code: Callable[[], MachineCode], patient: bool = True
-) -> Entry | None:
+def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
     """Return an entry point in an engine of its own; it is loaded, or compiled if the disk has none.
 
-    kind : of the network's numbers; patient : as for `loaded`
+    kind : of the network's numbers
     """
     with lock:
-        code = code_of(name, kind, compile_code, patient)
-        if code is None:
-            return None
-        engine = Engine()
+        code, engine = code_of(name, kind, compile_code), Engine()
         return Entry(engine.load(code), engine)
 
 

@@ -10,11 +10,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from typing import Any
 
-from fastmlp.kernels.codes import BY_KIND
-from fastmlp.kernels.jit import rehearsal, store
+from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.engine import (
     Entry,
     entry_of,
@@ -24,9 +22,6 @@ from fastmlp.kernels.jit.engine import (
     undisturbed,
 )
 from fastmlp.kernels.variant import Bound
-from fastmlp.model.losses import loss_of
-from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = (
@@ -34,11 +29,6 @@ ENTRY_POINTS = (
     *("forward", "backward", "penalize"),
 )
 """The templates that Python calls: of `kernels.program.step_templates`, and then of `pass_templates`."""
-
-EVERY = "every one of fastmlp's own"
-"""The mark of a program whose pieces of fastmlp's own are all on the disk, as after `fastmlp warmup`."""
-
-OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
 
 MOST_BOUND = 64
 """The most networks whose own entry points a process keeps."""
@@ -48,16 +38,6 @@ def name_of(digest: str, bound: Bound) -> str:
     """Return the name of one network's machine code; digest : of what is common to all such programs."""
     constants = hashlib.sha256(f"{digest} {bound.constants!r}".encode()).hexdigest()[:16]
     return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
-
-
-@lru_cache(maxsize=64)
-def pieces_of(network: Network, optimizer: Optimizer) -> str:
-    """Return the names of a training's activations, loss and rule, whose machine code it calls."""
-    kinds = dict.fromkeys((one.run or one.kind).key for one in network.operations if not one.is_dense)
-    activations = (one.activation for one in network.operations)
-    outputs = (head.output for head in network.heads.values())
-    parts = *activations, *outputs, *kinds, *map(loss_of, network.losses), *optimizer.rules
-    return ",".join(getattr(part, "key", str(part)) for part in parts)
 
 
 class Entries:
@@ -72,21 +52,15 @@ class Entries:
     def __init__(self, name: str, load: Callable[[], Any], lasting: bool) -> None:
         self._name, self._load, self.lasting = name, load, lasting
         self._entries: dict[tuple[str, str], Entry] = {}
-        self._ready: set[tuple[str, str, Bound | None]] = set()
-        self._missing: dict[tuple[str, str, Bound | None], float] = {}
-        """When the disk was last searched for a training that it did not have."""
-        self.of_network = lru_cache(MOST_BOUND)(self._of_network)
+        self._of_networks: dict[tuple[Bound, str], Entry] = {}
+        """The entry points of single networks, the last made one last."""
+        self._missing: dict[tuple[Bound, str], float] = {}
+        """When the disk was last searched for one that it did not have."""
 
-    def get(self, template: str, dtype: str, prepare: Callable[[], object] | None = None) -> Entry:
-        """Return an entry point for networks of a NumPy dtype.
-
-        prepare : is called where the disk has none, before it is compiled
-        """
+    def get(self, template: str, dtype: str) -> Entry:
+        """Return an entry point for networks of a NumPy dtype."""
         found = self._entries.get((template, dtype))
         if found is None:
-            if prepare is not None and not (rehearsal.is_under_way() or self._is_kept(template, dtype)):
-                with compiling():
-                    prepare()
             with lock:
                 found = self._entries.get((template, dtype)) or self._entry(
                     f"{self._name} {template}",
@@ -100,65 +74,44 @@ class Entries:
                 announced_programs.add(_in_words(self._name, dtype))
         return found
 
-    def _is_kept(self, template: str, dtype: str) -> bool:
-        """Whether an entry point is on the disk, or none of this variant ever is."""
-        kept = store.names().get(f"{self._name} {template}")
-        return not self.lasting or (kept is not None and store.has(kept, dtype))
-
-    def _of_network(self, bound: Bound, dtype: str) -> Entry:
+    def of_network(self, bound: Bound, dtype: str) -> Entry:
         """Return the entry point of one network."""
-        return self._entry(
-            bound.template, dtype, lambda: self._load().source_of(bound),
-            lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
-        )  # fmt: skip
-
-    def is_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> bool:
-        """Whether a training finds its machine code on the disk, or in this process.
-
-        bound : the program of the network alone, if it has one
-        """
-        key = pieces_of(network, optimizer), dtype, bound
-        if key not in self._ready:
-            now = time.monotonic()
-            if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
-                return False
-            name, pieces = self._training(bound), key[0]
-            marks = [pieces, EVERY] if bound is None and OWN.issuperset(pieces.split(",")) else [pieces]
-            if not name or not any(store.is_marked(name, f"{dtype} {mark}") for mark in marks):
-                self._missing = (
-                    {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
-                )
-                return False
-            self._ready.add(key)
-        return True
+        key = bound, dtype
+        found = self._of_networks.get(key)
+        if found is None:
+            with lock:
+                found = self._of_networks.get(key) or self._entry(
+                    bound.template, dtype, lambda: self._load().source_of(bound),
+                    lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
+                )  # fmt: skip
+                if len(self._of_networks) >= MOST_BOUND:
+                    del self._of_networks[next(iter(self._of_networks))]
+                self._of_networks[key] = found
+        return found
 
     def has(self, templates: Iterable[str], dtype: str) -> bool:
-        """Whether entry points are on the disk, or in this process."""
+        """Return whether entry points are in this process, or on the disk."""
         return all(
-            (one, dtype) in self._entries or (self.lasting and self._is_kept(one, dtype)) for one in templates
+            (one, dtype) in self._entries or self._is_kept(f"{self._name} {one}", dtype) for one in templates
         )
 
-    def is_generic(self, dtype: str) -> bool:
-        """Whether trainings run code that came with the wheel, and is not for the very processor."""
-        kept = self._training(None)
-        return bool(kept) and store.has(kept, dtype) and not store.is_own(kept, dtype)
+    def has_network(self, bound: Bound, dtype: str) -> bool:
+        """Return whether the entry point of one network is in this process, or on the disk."""
+        key = bound, dtype
+        if key in self._of_networks:
+            return True
+        now = time.monotonic()
+        if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
+            return False
+        if self._is_kept(bound.template, dtype, bound):
+            return True
+        self._missing = {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
+        return False
 
-    def mark_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> None:
-        """Mark a training's machine code as complete, after the training."""
-        key = pieces_of(network, optimizer), dtype, bound
-        if key not in self._ready and not rehearsal.is_under_way():
-            self._ready.add(key)
-            if name := self._training(bound):
-                store.mark(name, f"{dtype} {key[0]}")
-
-    def mark_ready_for_all(self, dtype: str) -> None:
-        """Mark the code of all trainings with pieces of fastmlp's own, after all pieces were called."""
-        store.mark(self._training(None), f"{dtype} {EVERY}")
-
-    def _training(self, bound: Bound | None) -> str:
-        """Return the name of a training's program, "" if it is not known."""
-        kept = store.names().get(bound.template if bound else f"{self._name} train_chunk")
-        return name_of(kept, bound) if bound and kept else kept or ""
+    def _is_kept(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
+        """Return whether the disk has an entry point, under the name kept for a description."""
+        kept = store.names().get(what) if self.lasting else None
+        return kept is not None and store.has(name_of(kept, bound) if bound else kept, dtype)
 
     @compiling()
     def _entry(
@@ -188,13 +141,10 @@ class Entries:
             with announced(made.name, self._name, dtype, network, made.identity.unknown):
                 code: store.MachineCode = made.compiled(dtype)
             if network:
-                store.names().put(MEASURED, f"{time.thread_time() - began:.2g}")
+                _measured[:] = [time.thread_time() - began]
             return code
 
-        found = entry_of(name(kept), dtype, compiled, patient=not rehearsal.is_under_way())
-        if found is None:
-            raise rehearsal.Busy
-        return found
+        return entry_of(name(kept), dtype, compiled)
 
     def _put_names(self) -> None:
         """Keep the names of all entry points: a process without the compiler may need any of them."""
@@ -211,13 +161,13 @@ ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 
 ABOUT_SECONDS_OF_A_NETWORK = 2
 """The time to compile the entry point of one network, in seconds."""
 
-MEASURED = "seconds of one network's program"
-"""The name under which the seconds of the last such compilation on this machine are kept."""
+_measured = [float(ABOUT_SECONDS_OF_A_NETWORK)]
+"""The seconds that the last such compilation of this process took."""
 
 
 def about_seconds_of_a_network() -> float:
     """Return how long compiling the program of one network takes on this machine, about."""
-    return float(store.names().get(MEASURED) or ABOUT_SECONDS_OF_A_NETWORK)
+    return _measured[0]
 
 
 announced_programs: set[str] = set()
@@ -239,8 +189,7 @@ def announced(
     key = f"{name} {dtype}" if network else what
     if network:
         what, once = f"{what} and a {network} network", "once for this network"
-    quiet = rehearsal.is_under_way() and not name.startswith(ENTRY_POINTS[0])  # another process has said it
-    if quiet or key in announced_programs:
+    if key in announced_programs:
         return compiling()
     announced_programs.add(key)
     reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"

@@ -32,7 +32,7 @@ from numba.extending import intrinsic, register_jitable
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import PASSING, RESOLVE, Compiler, address_of, key_of_piece, provide
+from fastmlp.kernels.jit.engine import RESOLVE, Compiler, address_of, key_of_piece, provide
 from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
 from fastmlp.kernels.jit.type_names import type_of
@@ -293,10 +293,8 @@ def _finder(context, module):
     # Without an address Python has set an error, and the entry point puts the arithmetic back.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)
-        kept = builder.icmp_unsigned("==", builder.and_(address, INT(PASSING)), INT(0))
-        with cgutils.if_likely(builder, kept):
-            builder.store_atomic(address, cell, "release", 8)
-    builder.ret(builder.and_(address, INT(~PASSING)))
+        builder.store_atomic(address, cell, "release", 8)
+    builder.ret(address)
     return finder
 
 

@@ -46,11 +46,14 @@ When they take more, the least recently loaded files are removed.
 ROOM = 1 << 20
 """Bytes that must be free before a message promises to keep a program: 0.3 MB, and its pieces the rest."""
 
-NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
+NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; `.tmp` is the ending of a file that is being written."""
 
-OTHERS = re.compile(r"lock\.([0-9a-f]|names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
-"""The name of a lock, or of a request (`fastmlp.system.background`)."""
+OTHERS = re.compile(
+    r"lock\.([0-9a-f]|names)"
+    r"|lock\.partner|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
+)
+"""The name of a lock, or of what versions before 1.0 left."""
 
 ABANDONED_SECONDS = 3600
 """An unfinished file of this age was left by a process that was killed."""
@@ -355,16 +358,6 @@ def package_digest() -> str | None:
     return text.hexdigest()[:16] if content else None
 
 
-def mark(name: str, key: str) -> None:
-    """Mark a program, for all processes: all that it calls for this key is on the disk."""
-    write(name, key, "done", b"")
-
-
-def is_marked(name: str, key: str) -> bool:
-    """Whether a program was marked. Its files may have been removed since."""
-    return has(name, key, "done")
-
-
 LOOK_SECONDS = 0.05
 """Between two looks at the disk for what was not there: two took 140 us, half of the smallest training."""
 
@@ -409,7 +402,7 @@ class Names:
     def put(self, what: str, name: str) -> None:
         """Keep a name, with those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
-            with _alone("lock.names", MOST_PATIENCE), making:
+            with _alone("lock.names"), making:
                 self._known = {**self._known, **self._read(), what: name}
                 write("names", self._package, "json", json.dumps(self._known).encode())
 
@@ -420,23 +413,15 @@ def names() -> Names:
     return Names()
 
 
-def only_one(name: str, key: str, patient: bool = True) -> contextlib.AbstractContextManager[bool]:
-    """Return a context for one process at a time: others that compile the same name and key wait for it.
-
-    patient : whether to wait; otherwise the context gives False while another process is in it
-    """
-    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE if patient else 0.0)
+def only_one(name: str, key: str) -> contextlib.AbstractContextManager[bool]:
+    """Return a context for one process at a time: others that compile the same name and key wait for it."""
+    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
 
 
-def only_partner() -> contextlib.AbstractContextManager[bool]:
-    """Return a context for the one process that helps trainings to compile; it gives False to others."""
-    return _alone("lock.partner", 0.0)
-
-
-def _alone(lock: str, patience: float) -> contextlib.AbstractContextManager[bool]:
+def _alone(lock: str) -> contextlib.AbstractContextManager[bool]:
     """`fastmlp.system.locks.alone` for a lock in the directory; free where there is no directory."""
     try:
-        return alone(directory(), lock, patience)
+        return alone(directory(), lock, MOST_PATIENCE)
     except StoreUnusable:
         return contextlib.nullcontext(True)
 

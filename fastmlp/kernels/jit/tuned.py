@@ -22,11 +22,6 @@ def is_enabled() -> bool:
     return os.environ.get(SWITCH) != "0"
 
 
-def is_known() -> bool:
-    """Return whether this machine's constants are on the disk."""
-    return store.names().get(KEPT) is not None
-
-
 @once
 def take_kept() -> None:
     """Take the constants on the disk, before the first program runs: none may change during a training."""

@@ -110,7 +110,7 @@ class LaneBlocks:
         starts, stops, totals : as of `Chunk`
         """
         lanes, blocks, dtype = self._lanes, len(self._parameters), self._parameters.dtype
-        network, optimizer = self._kinds[0]
+        network, _ = self._kinds[0]
         entry = self._entries.of_network(self._bound, NAMES[dtype])
         self._numbers[:, STEPS] = step
         found = new_objectives(len(starts), blocks * lanes)
@@ -133,7 +133,6 @@ class LaneBlocks:
             if block and len(orders) > 1:
                 np.stack([orders[i] for i in own[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
-        self._entries.mark_ready(network, optimizer, NAMES[dtype], self._bound)
         return found.T[: self._models]
 
     @property

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit import tuned
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.jit.rehearsal import is_under_way
 from fastmlp.kernels.program.records import BARRIER
 from fastmlp.kernels.runtime.calls import (
     NAMES,
@@ -28,7 +27,6 @@ from fastmlp.kernels.runtime.calls import (
 from fastmlp.kernels.runtime.chunks import Idle, PreparedCall, kind_of
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
 from fastmlp.kernels.runtime.predictions import Reusable, known_predictions, prediction_of
-from fastmlp.kernels.runtime.preparing import prepare, request_partner
 from fastmlp.kernels.runtime.summing import Summing
 from fastmlp.kernels.runtime.validation import (
     check_array,
@@ -206,8 +204,6 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         threads = ready.run()
         if summing is not None:
             summing.check()
-        if known is None:
-            entries.mark_ready(network, optimizer, NAMES[dtype], ready.bound)
         idle.leave(kind, state, ready)
         return state.at(state.step + len(losses), threads)
 
@@ -231,13 +227,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
                 work_of_step = work_of_step.with_inputs(data.inputs.numbers_of_row)
             workers = choice.workers(work_of_step)
             cores = work_of_step.threads if threads is None else None
-        if bound:
-            what = network, optimizer, NAMES[dtype]
-            if entries.lasting and not (is_under_way() or entries.is_ready(*what, bound)):
-                request_partner(name, *what, [rows])  # for predictions: this process is at the program
-            entry = entries.of_network(bound, NAMES[dtype])
-        else:
-            entry = entries.get("train_chunk", NAMES[dtype], lambda: begin(network, optimizer, data, chunk))
+        own = NAMES[dtype]
+        entry = entries.of_network(bound, own) if bound else entries.get("train_chunk", own)
         extent = extent_of(network, isinstance(data.inputs, SparseRows))
         private, barrier = bound.private if bound else 0, np.zeros(BARRIER, np.int64)
         work = workspace(extent, rows, workers, dtype, private, buffers=choice.buffers)
@@ -248,13 +239,5 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         return PreparedCall(
             network, optimizer, entry, call, bound, workers, cores, barrier, work.memory.nbytes
         )
-
-    def begin(network: Network, optimizer: Optimizer, data: Data, chunk: Chunk) -> None:
-        """Prepare a training on dense rows of which the disk has nothing."""
-        rows = sorted({*(chunk.stops - chunk.starts).tolist()} - {0})
-        if entries.lasting and rows and isinstance(data.inputs, np.ndarray):
-            what = network, optimizer, NAMES[data.inputs.dtype], rows
-            request_partner(name, *what)
-            prepare(train_chunk, predict, *what)
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)

@@ -14,7 +14,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import Entry
-from fastmlp.kernels.jit.rehearsal import is_under_way
 from fastmlp.kernels.program.records import Call
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.tuning.table import VALUES
@@ -119,9 +118,7 @@ class Idle:
         return found if found.share is None or found.share == share() else None
 
     def leave(self, kind: Kind, state: TrainState, ready: PreparedCall) -> None:
-        """Leave a call for others: not after an error, when workers may have abandoned it, or a rehearsal."""
-        if is_under_way():
-            return
+        """Leave a call for others; not after an error, when workers may have abandoned it."""
         if ready.bytes < KEPT_BYTES:
             kept = self._small.setdefault(kind, [])
             if len(kept) < MOST_OF_A_KIND:
