@@ -5,7 +5,6 @@ They are zeros, whose pages a system maps when they are written: of 10 to 40 GB 
 
 from __future__ import annotations
 
-
 import needs
 import numpy as np
 import pytest
