@@ -5,8 +5,6 @@ They are zeros, whose pages a system maps when they are written: of 10 to 40 GB 
 
 from __future__ import annotations
 
-import resource
-
 import needs
 import numpy as np
 import pytest
@@ -31,6 +29,8 @@ from fastmlp.model.inputs import MOST_LEVELS
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 BOUND = 2**31
 """The first number that no int32 is."""

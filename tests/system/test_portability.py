@@ -129,7 +129,7 @@ def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_pa
 
 
 COLLECTING = """
-
+import contextlib
 import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
 
 for name in ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "polars", "pyarrow.dataset", "torch"):
