@@ -17,7 +17,6 @@ import pytest
 from fastmlp.backend import registry
 from fastmlp.system.budget import cores
 
-os.environ.setdefault("FASTMLP_BACKGROUND", "0")  # nothing is measured beside a compiler
 os.environ.setdefault("FASTMLP_TUNE", "0")  # nor with constants that another run has chosen
 
 FEW = 4

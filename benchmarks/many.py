@@ -62,7 +62,7 @@ def notebook_in_jax(X: np.ndarray, y: np.ndarray, models: int, steps: int) -> Ca
 
 def compiled(network: fastmlp.Network, optimizer: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> None:
     """Have both programs on the disk as after some such calls: of the network alone, and of many together."""
-    lanes.program_of("specialized", network, optimizer, len(X), batch_size, np.dtype("f4"))._compile()
+    lanes.program_of("specialized", network, optimizer, len(X), batch_size, np.dtype("f4")).compile()
     given = {"optimizer": optimizer, "epochs": 1, "batch_size": batch_size, "backend": "specialized"}
     fastmlp.fit(network, X, y, **given)
 

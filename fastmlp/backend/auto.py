@@ -159,14 +159,14 @@ class Auto:
         """
         return programs.is_due(self._fastest.key, max(self.saved(), self._lost_before))
 
-    def _take_faster(self, faster: Candidate) -> None:
+    def take_faster(self, faster: Candidate) -> None:
         """Change to the fastest backend if its code is there, or to be compiled here."""
         if self.is_ready(faster) or (
-            self.is_due() and programs.compiled_here(faster.key, lambda: self._compile(faster))
+            self.is_due() and programs.compiled_here(faster.key, lambda: self.compile(faster))
         ):
             self.chosen, self.now = faster, registry.get(faster.name)
 
-    def _compile(self, one: Candidate) -> None:
+    def compile(self, one: Candidate) -> None:
         """Compile all that a backend calls: it takes a step."""
         rows = self._work.rows
         state, data, chunk = dry_run(self.network, self.optimizer, np.dtype(self._dtype), [rows], rows)
@@ -187,7 +187,7 @@ class Auto:
         """Take a chunk's steps; by a faster backend than before, if it has been compiled meanwhile."""
         faster = self.faster
         if faster is not None:
-            self._take_faster(faster)
+            self.take_faster(faster)
             stopwatch = Stopwatch()
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= losses.shape[-1]

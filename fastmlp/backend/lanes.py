@@ -69,7 +69,7 @@ class LaneProgram(NamedTuple):
         from fastmlp.backend import programs
 
         key = programs.key_of(self.bound)
-        return programs.is_due(key, saved) and programs.compiled_here(key, self._compile)
+        return programs.is_due(key, saved) and programs.compiled_here(key, self.compile)
 
     def lose(self, seconds: float) -> None:
         """Count seconds that trainings have taken without it."""
@@ -78,7 +78,7 @@ class LaneProgram(NamedTuple):
         share = self.saved / (self.saved + self.seconds)
         programs.lose(programs.key_of(self.bound), share * seconds)
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
         """Compile all that it calls: it takes a step."""
         dry = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
         train_in_lanes(self, [task_of(self.network, self.optimizer, *dry, 0)])

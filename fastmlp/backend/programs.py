@@ -27,8 +27,8 @@ if "FASTMLP_BACKGROUND" in os.environ:
     )
 
 _lock = threading.Lock()
-_lost: dict[str, float] = {}
-_compilers: dict[str, threading.Thread] = {}
+seconds_lost: dict[str, float] = {}
+compilers: dict[str, threading.Thread] = {}
 """The thread that compiles a program, or has."""
 
 
@@ -40,13 +40,13 @@ def key_of(bound: Bound) -> str:
 
 def lost(key: str) -> float:
     """Return the seconds that trainings have lost without a program. key : of the program"""
-    return _lost.get(key, 0.0)
+    return seconds_lost.get(key, 0.0)
 
 
 def lose(key: str, seconds: float) -> None:
     """Count seconds that a part of a training has lost without its program."""
     with _lock:
-        _lost[key] = lost(key) + seconds
+        seconds_lost[key] = lost(key) + seconds
 
 
 def is_due(key: str, to_come: float) -> bool:
@@ -61,7 +61,7 @@ def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:
     the caller meets the same error.
     """
     with _lock:
-        compiler = _compilers.get(key)
+        compiler = compilers.get(key)
         if compiler is not None:
             return not compiler.is_alive()
         if share() == 1:
@@ -71,5 +71,5 @@ def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:
             compiler.start()
         except RuntimeError:  # "can't start new thread"
             return True
-        _compilers[key] = compiler
+        compilers[key] = compiler
         return False

@@ -13,8 +13,8 @@ from fastmlp.kernels.jit import store
 def place(tmp_path, monkeypatch):
     """A cache of the test's, with nothing in it, and no trainings before."""
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(programs, "_lost", {})
-    monkeypatch.setattr(programs, "_compilers", {})
+    monkeypatch.setattr(programs, "seconds_lost", {})
+    monkeypatch.setattr(programs, "compilers", {})
     store.names.cache_clear()
     yield tmp_path / "fastmlp"
     store.names.cache_clear()

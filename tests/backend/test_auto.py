@@ -73,7 +73,7 @@ def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, pla
     done = []
     assert programs.compiled_here("a", lambda: done.append(threading.current_thread())) == here
     if not here:
-        (compiler,) = programs._compilers.values()
+        (compiler,) = programs.compilers.values()
         compiler.join()
         assert done == [compiler]
         assert compiler.daemon
@@ -91,12 +91,12 @@ def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(chosen, "_compile", fail)
-    chosen._take_faster(chosen.faster)
-    (compiler,) = programs._compilers.values()
+    monkeypatch.setattr(chosen, "compile", fail)
+    chosen.take_faster(chosen.faster)
+    (compiler,) = programs.compilers.values()
     compiler.join()
     assert chosen.name == "fused"
-    chosen._take_faster(chosen.faster)
+    chosen.take_faster(chosen.faster)
     assert chosen.name == "specialized"
 
 
@@ -192,7 +192,7 @@ class Until(fastmlp.Callback):
         ready = [one.name for one in os.scandir(os.environ["FASTMLP_CACHE_DIR"] + "/fastmlp")]
         self.chunks += any(one.startswith("train_chunk@") and one.endswith(".bin") for one in ready)
     def on_epoch_end(self, run):
-        if self.chunks > 3 and not any(one.is_alive() for one in programs._compilers.values()):
+        if self.chunks > 3 and not any(one.is_alive() for one in programs.compilers.values()):
             run.stop("changed")
     def next_epoch(self, run):
         return run.epoch + 500
@@ -204,7 +204,7 @@ epochs = len(model.history["loss"])
 same = fit("fused", epochs)
 assert np.array_equal(model.parameters, same.parameters)
 assert model.history == same.history
-print(model.backend, len(programs._compilers))
+print(model.backend, len(programs.compilers))
 """
 
 
@@ -260,10 +260,10 @@ from fastmlp.backend.auto import Auto
 from choosing import work
 
 chosen = Auto(work(10**8))
-programs.lose(chosen._fastest.key, 100.0)
-chosen._take_faster(chosen.faster)
+programs.lose(chosen.faster.key, 100.0)
+chosen.take_faster(chosen.faster)
 time.sleep(float(sys.argv[1]))
-print([one.is_alive() for one in programs._compilers.values()])
+print([one.is_alive() for one in programs.compilers.values()])
 """
 
 

@@ -261,7 +261,7 @@ def test_models_that_would_go_no_faster_together_go_one_after_another(monkeypatc
 def test_a_thread_compiles_what_trainings_find():
     odd = Network([10, 9, 1], hidden="tanh")
     program = lanes.program_of("fused", odd, Adam(), 48, 16, np.dtype("f8"))
-    program._compile()
+    program.compile()
     assert program.is_ready
     known = len(engine.compiled)
     models = fit_many(odd, X, Y, n_models=5, seed=0, epochs=1, batch_size=16, **ALONE)
