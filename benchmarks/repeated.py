@@ -1,8 +1,8 @@
 """Many short trainings of one network, not one of which is worth a program of its own.
 
 python -m benchmarks.repeated fits 4-20-14-3 again and again, by "fused" and by "auto", each in a new process.
-"auto" has the network's program compiled once the fits have lost as long as that takes. All begin with the same
-cache, which has all but that program, and "auto" runs a second time with what it left there.
+"auto" has the network's program compiled once the fits have lost as long as that takes. All begin with the
+same cache, which has all but that program, and "auto" runs a second time with what it left there.
 """
 
 import argparse

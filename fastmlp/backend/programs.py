@@ -18,12 +18,9 @@ from fastmlp.kernels.variant import Bound
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import uncounted
 
-if "FASTMLP_BACKGROUND" in os.environ:
+for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
     warnings.warn(
-        "FASTMLP_BACKGROUND has no effect: no process compiles in the background any more; "
-        "version 2.0 will not know it",
-        FutureWarning,
-        stacklevel=2,
+        f"{name} has no effect any more, and version 2.0 will not know it", FutureWarning, stacklevel=2
     )
 
 _lock = threading.Lock()

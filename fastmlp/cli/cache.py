@@ -37,11 +37,13 @@ def add_command(commands: Any) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from fastmlp.kernels.jit import prebuilt, store
+    from fastmlp.kernels.codegen import machine
+    from fastmlp.kernels.jit import store
 
-    level = prebuilt.level() if not store.is_off() and not arguments.clear else None
-    if level is not None and (carried := prebuilt.sizes(level)):
-        print(f"prebuilt   {_shown(len(carried), sum(carried))} of the wheel, for {level}")
+    if not arguments.clear:
+        print(f"level      {machine.level() or 'none: code is for this very processor'}")
+        if carried := [file.stat().st_size for file in store.CARRIED.glob("*")]:
+            print(f"carried    {_shown(len(carried), sum(carried))} in {store.CARRIED}")
     try:
         place = store.directory()
     except store.StoreUnusable as refused:

@@ -1,6 +1,6 @@
-"""Compiles what wheels carry (`fastmlp.kernels.jit.prebuilt`), for processors of which this one need be none.
+"""Compiles what wheels carry, for processors of which this one need be none.
 
-`python -m fastmlp.cli.prebuilding FOLDER LEVEL..` writes a folder for each level. `fastmlp.cli.ahead` has
+`python -m fastmlp.cli.prebuilding FOLDER LEVEL..` writes files for each level. `fastmlp.cli.ahead` has
 programs run, which name what they call as they do. Here each piece that compiled code may request is
 compiled, then what these may request, until nothing is left.
 """
@@ -18,22 +18,28 @@ from pathlib import Path
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.kernels.codegen.machine import LEVELS
 from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit import lazy, store
 from fastmlp.kernels.jit.bind import Program
 from fastmlp.kernels.jit.engine import key_of_piece, undisturbed
 from fastmlp.kernels.jit.entries import ENTRY_POINTS
-from fastmlp.kernels.jit.prebuilt import LEVELS
 from fastmlp.model.precision import DTYPES
 
 BACKENDS = ("fused", "packed")
 """What serves every network, and begins a training while a program of the network alone is compiled."""
 
-CHILD = "import sys; from fastmlp.cli.prebuilding import write; write(*sys.argv[1:])"
+CHILD = """
+import sys
+from fastmlp.kernels.codegen.machine import compile_for
+compile_for(sys.argv[1])
+from fastmlp.cli.prebuilding import write
+write(sys.argv[2])
+"""
 
 
 def main() -> int:
-    """Write a folder for each level, all at a time, in processes that compile for one each."""
+    """Write the files of each level, all at a time, in processes that compile for one each."""
     folder, *levels = sys.argv[1:]
     try:
         for level in levels:
@@ -46,25 +52,19 @@ def main() -> int:
     Path(folder).mkdir(parents=True, exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, level, str(Path(folder, level))],
-            env={**inherited, **LEVELS[level].environment, store.SWITCH: "0"},
-        )
+        subprocess.Popen([sys.executable, "-c", CHILD, level, folder], env={**inherited, store.SWITCH: "0"})
         for level in levels
     ]
     return max(process.wait() for process in running)
 
 
-def write(
-    level: str, place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS
-) -> None:
-    """Write a level's folder, in a process that compiles for the level and has compiled nothing before.
+def write(place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
+    """Write the files of the level that this process compiles for; it has compiled nothing before.
 
     templates : the entry points
     """
-    Path(place).mkdir()
     for name, key, kind, content in _files(dtypes, templates):
-        file = Path(place, store.prebuilt_file(level, name, key, kind))
+        file = Path(place, store.file_name(name, key, kind))
         file.write_bytes(store.checksum_of(content) + content)
 
 

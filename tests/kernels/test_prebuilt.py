@@ -20,16 +20,18 @@ from selection import campaign
 
 from fastmlp.cli import prebuilding
 from fastmlp.cli.main import main
-from fastmlp.kernels.codegen.machine import machine_of
-from fastmlp.kernels.jit import prebuilt, store
-from fastmlp.kernels.jit.prebuilt import LEVELS
+from fastmlp.kernels.codegen import machine
+from fastmlp.kernels.codegen.machine import LEVELS
+from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.model.precision import DTYPES
 
-HERE = prebuilt.level()
+HERE = machine.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
+EXACT = dict(zip(machine.PROCESSOR, machine.processor()[1:], strict=False))
+"""Variables of Numba's that have code compiled for this very processor."""
 
-of_a_level = pytest.mark.skipif(HERE is None, reason="no level serves this processor")
+of_a_level = pytest.mark.skipif(HERE is None, reason="this processor meets no level")
 
 
 def run(code, *arguments, cwd=pages.ROOT, **environment):
@@ -39,81 +41,86 @@ def run(code, *arguments, cwd=pages.ROOT, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
-def test_a_level_has_the_tiles_of_its_processors(level):
-    features = level.environment["NUMBA_CPU_FEATURES"]
+def features_of(level):
+    return ",".join(f"+{one}" for one in sorted(level.features))
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_level_has_the_tiles_of_its_processors(name):
+    level, tiles = LEVELS[name], {"x86-64-v4": machine.AVX512, "x86-64-v3": machine.AVX2}
     for triple in level.triples:
-        assert machine_of(f"{triple}-unknown-linux-gnu", level.cpu, features) == level.machine
+        found = machine.machine_of(f"{triple}-unknown-linux-gnu", level.cpu, features_of(level))
+        assert found.tiles == tiles.get(name, machine.NEON).tiles
 
 
-LEVEL = "import json; from fastmlp.kernels.jit import prebuilt; print(json.dumps(prebuilt.level()))"
+LEVEL = "import json; from fastmlp.kernels.codegen import machine; print(json.dumps(machine.level()))"
 
 
 @pytest.mark.slow  # a process each
 @of_a_level
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("NUMBA_CPU_NAME", "generic"),
-        ("NUMBA_CPU_FEATURES", "+sse4.2"),
-        ("NUMBA_ENABLE_AVX", "0"),
-        ("NUMBA_OPT", "2"),
-        ("NUMBA_BOUNDSCHECK", "1"),
-        (prebuilt.SWITCH, "0"),
-    ],
+    ("variable", "value"), [*zip(machine.PROCESSOR, ("generic", "+sse4.2", "0"), strict=True)]
 )
-def test_code_of_another_kind_is_not_taken_from_a_wheel(variable, value):
+def test_code_is_for_the_processor_that_a_variable_of_numbas_names(variable, value):
     assert run(LEVEL, **{variable: value}) is None
 
 
-def test_a_processor_that_lacks_one_feature_takes_none(monkeypatch):
+@of_a_level
+def test_a_process_is_held_to_a_level(monkeypatch):
+    for name in (HERE, *(other for other in LEVELS if LEVELS[other].features < LEVELS[HERE].features)):
+        monkeypatch.setenv(machine.LEVEL, name)
+        if LEVELS[name].triples == LEVELS[HERE].triples:
+            assert machine.level.__wrapped__() == name
+    for wrong in ("v3", FOREIGN, ""):
+        monkeypatch.setenv(machine.LEVEL, wrong)
+        with pytest.raises(ValueError, match=f"^FASTMLP_LEVEL must be a level that .*{HERE}.*got '{wrong}'$"):
+            machine.level.__wrapped__()
+
+
+def test_a_processor_that_lacks_one_feature_is_of_a_lower_level(monkeypatch):
+    for name in machine.PROCESSOR:
+        monkeypatch.delenv(name, raising=False)
     for name, level in LEVELS.items():
         for missing in (None, *level.features):
             features = ",".join(f"+{one}" for one in level.features - {missing})
-            triple = f"{level.triples[0]}-unknown-linux-gnu", "any", features
-            monkeypatch.setattr(prebuilt, "target", lambda triple=triple: triple)
-            monkeypatch.setattr(prebuilt.machine, "host", lambda triple=triple: machine_of(*triple))
-            found = prebuilt.level.__wrapped__()
-            assert found == name if missing is None else found != name
+            found = f"{level.triples[0]}-unknown-linux-gnu", "any", features
+            monkeypatch.setattr(machine, "processor", lambda found=found: found)
+            assert (machine.level.__wrapped__() == name) == (missing is None)
 
 
-CODE = MachineCode("of the wheel", b"object code", ("memset",))
+CODE = MachineCode("of the package", b"object code", ("memset",))
 
 
 @pytest.fixture
 def carried(tmp_path, monkeypatch):
-    """The folder of a level with one piece; the user's cache is empty."""
-    folder = tmp_path / HERE
+    """The package's own folder, with one piece; the user's cache is empty."""
+    folder = tmp_path / "carried"
     folder.mkdir()
     content = store.content_of(CODE)
-    file = folder / store.prebuilt_file(HERE, "piece", "key", "bin")
+    file = folder / store.file_name("piece", "key", "bin")
     file.write_bytes(store.checksum_of(content) + content)
-    monkeypatch.setattr(prebuilt, "PLACE", tmp_path)
+    monkeypatch.setattr(store, "CARRIED", folder)
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
     return folder
 
 
-@of_a_level
 def test_the_users_cache_goes_first(carried):
     assert store.load("piece", "key") == CODE
     assert store.has("piece", "key")
-    assert not store.is_own("piece", "key")
-    own = CODE._replace(symbol="of this processor")
+    own = CODE._replace(symbol="of the user's")
     store.save("piece", "key", own)
     assert store.load("piece", "key") == own
-    assert store.is_own("piece", "key")
     (file,) = (carried.parent / "cache" / "fastmlp").glob("piece.*.bin")
     file.write_bytes(file.read_bytes()[:-1])
     assert store.load("piece", "key") == CODE
 
 
-@of_a_level
 def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
     monkeypatch.setenv(store.SWITCH, "0")
     assert store.load("piece", "key") is None
+    assert not store.has("piece", "key")
 
 
-@of_a_level
 def test_no_directory_is_needed(carried, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
     with pytest.raises(store.StoreUnusable):
@@ -122,13 +129,14 @@ def test_no_directory_is_needed(carried, monkeypatch):
 
 
 @of_a_level
-def test_the_cache_command_shows_the_code_of_the_wheel(carried, capsys):
+def test_the_cache_command_shows_the_level_and_the_code_of_the_package(carried, capsys):
     assert main(["cache"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(rf"^prebuilt   1 file, \d+ bytes of the wheel, for {HERE}$", shown, re.M)
+    assert re.search(
+        rf"^level      {HERE}\ncarried    1 file, \d+ bytes in {re.escape(str(carried))}$", shown, re.M
+    )
 
 
-@of_a_level
 def test_each_damaged_byte_of_the_wheels_code_is_noticed(carried):
     (file,) = carried.glob("*.bin")
     whole = file.read_bytes()
@@ -150,9 +158,9 @@ from pathlib import Path
 import numpy as np
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
-from fastmlp.kernels.jit import engine, prebuilt
+from fastmlp.kernels.jit import engine, store
 from fastmlp.model.state import initial_state
-prebuilt.PLACE = Path(sys.argv[1])
+store.CARRIED = Path(sys.argv[1])
 state = initial_state(np.linspace(-1, 1, 5 * 7 + 7 + 7 * 2 + 2, dtype=np.float32))
 state.gradients[:] = state.parameters[::-1]
 registry.get("fused").update(Network([5, 7, 2]), Adam(clip_norm=0.5), state, 0.01, 0.02)
@@ -161,8 +169,10 @@ print(json.dumps([state.parameters.tobytes().hex(), len(engine.compiled), "numba
 
 WRITE = """
 import sys
+from fastmlp.kernels.codegen.machine import compile_for
+compile_for(sys.argv[1])
 from fastmlp.cli.prebuilding import write
-write(*sys.argv[1:3], ["float32"], sys.argv[3].split(","))
+write(sys.argv[2], ["float32"], sys.argv[3].split(","))
 print("null")
 """
 
@@ -170,9 +180,10 @@ print("null")
 @pytest.mark.slow  # two processes that compile
 @of_a_level
 def test_a_step_from_an_empty_cache(tmp_path):
-    run(WRITE, HERE, tmp_path / HERE, "update", **LEVELS[HERE].environment, FASTMLP_CACHE="0")
+    (tmp_path / HERE).mkdir()
+    run(WRITE, HERE, tmp_path / HERE, "update", FASTMLP_CACHE="0")
     cache = tmp_path / "cache"
-    bits, compiled, loaded = run(UPDATE, tmp_path, FASTMLP_CACHE_DIR=str(cache))
+    bits, compiled, loaded = run(UPDATE, tmp_path / HERE, FASTMLP_CACHE_DIR=str(cache))
     assert (compiled, loaded) == (0, False)
     assert not [*cache.rglob("*.bin")]
     compiled_here, compiled, loaded = run(UPDATE, tmp_path / "none", FASTMLP_CACHE_DIR=str(cache))
@@ -191,9 +202,9 @@ def others():
 @pytest.mark.slow  # a process that compiles
 @pytest.mark.parametrize("level", others())
 def test_code_is_written_for_processors_of_another_level(tmp_path, level):
-    run(WRITE, level, tmp_path / level, "update", **LEVELS[level].environment, FASTMLP_CACHE="0")
-    assert (tmp_path / level / store.prebuilt_file(level, "names", store.package_digest(), "json")).is_file()
-    assert [*(tmp_path / level).glob("update_*.bin")]
+    run(WRITE, level, tmp_path, "update", FASTMLP_CACHE="0")
+    assert len([*tmp_path.glob("names.*.json")]) == 1
+    assert [*tmp_path.glob("update_*.bin")]
 
 
 TRAIN = """
@@ -235,21 +246,6 @@ for backend in ("fused", "packed", "auto"):
 print(json.dumps([fastmlp.__file__, found, len(engine.compiled), "numba" in sys.modules]))
 """
 
-LONG = """
-import json
-import numpy as np
-import fastmlp
-
-class Stop(fastmlp.Callback):
-    def on_epoch_end(self, run):
-        run.stop("it is about what is asked for")
-
-X = np.random.default_rng(0).random((4096, 300), np.float32)
-network = fastmlp.Network([300, 300, 10], output="softmax", loss="cross_entropy")
-fastmlp.fit(network, X, np.arange(4096) % 10, epochs=10**6, seed=0, progress=False, callbacks=[Stop()])
-print("null")
-"""
-
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory, request):
@@ -278,7 +274,7 @@ def installed(tmp_path_factory, request):
 @pytest.mark.parametrize(
     ("level", "error"),
     [
-        ("v5", "unknown level 'v5'; choose from: x86-64-v3, x86-64-v4, aarch64"),
+        ("v5", f"unknown level 'v5'; choose from: {', '.join(LEVELS)}"),
         (FOREIGN, f"the level {FOREIGN!r} cannot be compiled for on {platform.machine()}"),
     ],
 )
@@ -306,7 +302,9 @@ SHARE = "float32"
     [pytest.param(SHARE, marks=pytest.mark.slow), pytest.param(",".join(DTYPES), marks=campaign)],
     indirect=True,
 )
-def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed, tmp_path, rows, request):
+def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_for_this_very_processor(
+    installed, tmp_path, rows, request
+):
     dtypes = request.node.callspec.params["installed"]
     place, bits, compiled, loaded = in_folder(
         installed, TRAIN, rows, dtypes, FASTMLP_CACHE_DIR=str(tmp_path / "empty"), FASTMLP_TUNE="0"
@@ -314,7 +312,7 @@ def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed
     assert place.startswith(str(installed))
     assert compiled == 0
     assert not loaded
-    place, compiled_here, compiled, _ = run(TRAIN, rows, dtypes, **{prebuilt.SWITCH: "0"})
+    place, compiled_here, compiled, _ = run(TRAIN, rows, dtypes, **EXACT)
     assert place.startswith(str(pages.ROOT))
     assert bits == compiled_here
 
@@ -327,12 +325,12 @@ from pathlib import Path
 import numpy as np
 from fastmlp import SGD, Adam, Network, RMSprop
 from fastmlp.backend import registry
-from fastmlp.kernels.codegen.machine import target
-from fastmlp.kernels.jit import engine, prebuilt
+from fastmlp.kernels.codegen.machine import level, target
+from fastmlp.kernels.jit import engine, store
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 
-prebuilt.PLACE, bits, rng = Path(sys.argv[1]), hashlib.sha256(), np.random.default_rng(0)
+store.CARRIED, bits, rng = Path(sys.argv[1]), hashlib.sha256(), np.random.default_rng(0)
 network = Network([20, 33, 5], ["gelu"], "softmax", "cross_entropy", l2=1e-3)
 X, out = rng.random((60, 20), np.float32), np.empty((60, 5), np.float32)
 for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
@@ -343,7 +341,7 @@ for name in ("fused", "packed") if sys.argv[2] == "compute" else ():
         backend.update(network, optimizer, state, 0.01, 0.02)
         backend.predict(network, state.parameters, X, out)
         bits.update(state.parameters.tobytes() + out.tobytes())
-print(json.dumps([prebuilt.level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))
+print(json.dumps([level(), bits.hexdigest(), len(engine.compiled), target()[1:]]))
 """
 
 QUIET = {"FASTMLP_TUNE": "0"}
@@ -351,10 +349,10 @@ QUIET = {"FASTMLP_TUNE": "0"}
 
 @pytest.fixture(scope="module")
 def levels(tmp_path_factory):
-    """A folder with the code of updates and predictions in float32, for each level of this kind."""
+    """A folder with the code of updates and predictions in float32, for all levels of this kind."""
     place = tmp_path_factory.mktemp("levels")
     for name in (HERE, *others()):
-        run(WRITE, name, place / name, "update,predict", **LEVELS[name].environment, FASTMLP_CACHE="0")
+        run(WRITE, name, place, "update,predict", FASTMLP_CACHE="0")
     return place
 
 
@@ -384,7 +382,7 @@ def bits_of(tmp_path_factory, levels):
 
 
 VARIABLES = (
-    {}, {}, {"FASTMLP_GENERIC": "0"}, {"FASTMLP_CACHE": "0"}, {"FASTMLP_CACHE_BYTES": str(1 << 20)},
+    {}, {}, {"FASTMLP_CACHE": "0"}, {"FASTMLP_CACHE_BYTES": str(1 << 20)},
     {"FASTMLP_CACHE_BYTES": "a lot"}, {"FASTMLP_CACHE_DIR": os.devnull}, {"FASTMLP_CACHE_DIR": "/proc/none"},
     {"NUMBA_OPT": "3"}, {"NUMBA_BOUNDSCHECK": "0"}, {"NUMBA_ENABLE_AVX": "1"},
 )  # fmt: skip
@@ -393,9 +391,7 @@ VARIABLES = (
 def damaged(rng, folder):
     """Do to some files, or to all, what a bad disk or a broken build does; return what that is."""
     files = sorted(folder.iterdir())
-    what = ("nothing", "nothing", "cut", "turned", "gone", "empty", "a file", "another level")[
-        rng.integers(8)
-    ]
+    what = ("nothing", "nothing", "cut", "turned", "gone", "empty", "a file")[rng.integers(7)]
     for file in rng.choice(files, [1, 5, len(files)][rng.integers(3)], replace=False):
         content = bytearray(file.read_bytes())
         if what == "cut":
@@ -410,9 +406,6 @@ def damaged(rng, folder):
     if what == "a file":
         shutil.rmtree(folder)
         folder.touch()
-    elif what == "another level":
-        shutil.rmtree(folder)
-        shutil.copytree(folder.parent / others()[0], folder)
     return what
 
 
@@ -421,17 +414,18 @@ def damaged(rng, folder):
 @pytest.mark.parametrize("seed", range(60))
 def test_a_damaged_wheel_and_odd_variables_change_no_bit(seed, levels, shared, bits_of, tmp_path):
     rng = np.random.default_rng(seed)
-    place, variables = tmp_path / "levels", VARIABLES[rng.integers(len(VARIABLES))]
+    place, variables = tmp_path / "carried", VARIABLES[rng.integers(len(VARIABLES))]
     shutil.copytree(levels, place)
-    what = damaged(rng, place / HERE)
+    what = damaged(rng, place)
     cache = str(shared if rng.random() < 0.6 else tmp_path / "cache")
     level, bits, compiled, (cpu, features) = run(
         SMALL, place, "compute", **{"FASTMLP_CACHE_DIR": cache, **QUIET, **variables}
     )
-    taken = not {"FASTMLP_GENERIC", *(name for name in variables if name.startswith("NUMBA"))} & {*variables}
-    assert level == (HERE if taken else None)
+    assert level == (None if "NUMBA_ENABLE_AVX" in variables else HERE)
     assert bits == bits_of(cpu, features)
-    if taken and what == "nothing" and "FASTMLP_CACHE" not in variables:
+    if what == "nothing" and not any(
+        name == "FASTMLP_CACHE" or name.startswith("NUMBA") for name in variables
+    ):
         assert compiled == 0
 
 
@@ -478,7 +472,7 @@ def test_an_emulated_processor_takes_a_wheels_code_if_it_has_all_that_the_code_u
     assert level == ("x86-64-v3" if serves else None)
     assert compiled == 0
     if serves:
-        assert bits == bits_of(*LEVELS["x86-64-v3"].environment.values())
+        assert bits == bits_of(LEVELS["x86-64-v3"].cpu, features_of(LEVELS["x86-64-v3"]))
 
 
 @campaign  # an emulated compiler takes two minutes

@@ -19,6 +19,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
+from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.codegen.subnormals import arithmetic, flushing_arithmetic
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.system import forks
@@ -31,8 +32,15 @@ INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.In
 class _Codegen(JITCPUCodegen):
     """Optimises code and emits none, since a function that others inline needs no machine code of its own.
 
-    It frees LLVM's pass managers, which llvmlite does not do: 33 KiB a function, 4 MB a program.
+    It compiles for `machine.target`. It frees LLVM's pass managers, which llvmlite does not do: 33 KiB a
+    function, 4 MB a program.
     """
+
+    def _get_host_cpu_name(self):
+        return target()[1]
+
+    def _get_host_cpu_features(self):
+        return target()[2]
 
     def _add_module(self, module):
         pass

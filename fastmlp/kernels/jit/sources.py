@@ -4,7 +4,7 @@ Of fastmlp's own functions the digest has the text of `fastmlp.kernels`, `formul
 a name, and the values that it closes over. Of a user's function it has the text of its file, and of each
 module that the function names; the values of plain numbers, strings, tuples and arrays that it names; the
 same of the functions that it calls.
-Functions of Python, NumPy, Numba and llvmlite count by their names: the releases stand in the cache's key.
+Functions of Python, NumPy, Numba and llvmlite count by their names: a user's digest has their releases.
 Where code names anything else, may read files or the environment, or has no file, the digest is unknown, and
 each process compiles the code for itself.
 
@@ -29,7 +29,7 @@ from numba.core.typing import templates
 from numba.extending import _Intrinsic
 
 from fastmlp.kernels.jit.disposable import Intrinsic
-from fastmlp.kernels.jit.store import package_digest
+from fastmlp.kernels.jit.store import package_digest, releases
 from fastmlp.model.pieces import Piece
 from fastmlp.system.names_read import codes_within, names_of
 
@@ -88,7 +88,7 @@ class Identity:
         walk = _Walk()
         texts = [package, *map(walk.text_of, self._parts)]
         if walk.files:
-            texts += map(walk.text_of, _overloads())
+            texts += [releases(), *map(walk.text_of, _overloads())]
         self._inner = walk.identities
         self._of_users = bool(walk.files) or any(inner._of_users for inner in walk.identities)
         return _hash(texts, *walk.files.values())

@@ -1,10 +1,10 @@
 """Keeps machine code on the disk, between processes; it does not need Numba.
 
-Every piece of machine code is a file with a checksum. A file is loaded only if no other user but root could
-have written it or its directory (`fastmlp.system.private_directory`), and if its checksum is right; otherwise
-it is looked for in what came with the wheel (`fastmlp.kernels.jit.prebuilt`), or the code is compiled again.
-A file's name has a digest of all that its code is made of, and a hash of its key: the types, the processor
-and the compiler.
+Every piece of machine code is a file with a checksum. It is looked for in the user's directory, where a file
+is loaded only if no other user but root could have written it or its directory
+(`fastmlp.system.private_directory`), and then in the package's own folder, which a build has filled. A file
+whose checksum is wrong counts as none, and the code is compiled again. A file's name has a digest of all that
+its code is made of, and a hash of its key: the types and the level of processors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import llvmlite
 import numpy as np
 
-from fastmlp.kernels.codegen.machine import target
-from fastmlp.kernels.jit import prebuilt
+from fastmlp.kernels.codegen import machine
 from fastmlp.system.locks import alone, making, once
 from fastmlp.system.notices import say
 from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
@@ -35,7 +34,13 @@ PLACE = "FASTMLP_CACHE_DIR"
 """The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""
 
 SWITCH = "FASTMLP_CACHE"
-"""The environment variable that turns the cache off if it is 0, and what came with the wheel as well."""
+"""The environment variable that turns the cache off if it is 0, and the package's own folder as well."""
+
+CARRIED = Path(__file__).parents[2] / "prebuilt"
+"""The package's own folder. Plain files: to open a zip file of 850 of them took a new process 4 ms."""
+
+SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+"""NUMBA_* variables that machine code depends on, besides those that name the processor."""
 
 BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 """The environment variable for the most bytes that the files may take, and its default.
@@ -78,12 +83,19 @@ class StoreUnusable(Exception):
 
 
 @functools.cache
-def compiler() -> str:
-    """Return what machine code depends on besides source and types: versions, settings, the processor."""
-    settings = [os.environ.get(f"NUMBA_{name}") for name in prebuilt.SETTINGS]
-    return repr(
-        (_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3], settings, target())
-    )
+def compiled_for() -> str:
+    """Return what machine code depends on besides source and types: level or processor, and settings.
+
+    fastmlp's own code serves all releases of Python, NumPy and Numba; the digest of a user's has `releases`.
+    """
+    settings = {name: value for name in SETTINGS if (value := os.environ.get(f"NUMBA_{name}"))}
+    return repr((sys.platform, machine.level() or machine.processor(), settings))
+
+
+@functools.cache
+def releases() -> str:
+    """Return the releases that a user's code depends on."""
+    return repr((_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3]))
 
 
 def _numba_version() -> str:
@@ -182,16 +194,12 @@ def load(name: str, key: str) -> MachineCode | None:
 
 
 def has(name: str, key: str, kind: str = "bin") -> bool:
-    """Whether machine code of a name and a key is there, sound or not; or a file of another kind."""
-    return is_own(name, key, kind) or _prebuilt(name, key, kind) is not None
-
-
-def is_own(name: str, key: str, kind: str = "bin") -> bool:
-    """Whether it is in the directory: what came with the wheel does not count."""
+    """Whether machine code of a name and a key is there; or a file of another kind."""
+    file = file_name(name, key, kind)
     try:
-        return directory().has(file_name(name, key, kind))
+        return directory().has(file) or _carried(file) is not None
     except (OSError, StoreUnusable):
-        return False
+        return _carried(file) is not None
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
@@ -214,7 +222,7 @@ def read(name: str, key: str, kind: str) -> bytes | None:
     except (OSError, StoreUnusable):
         content = None
     if content is None:
-        return _prebuilt(name, key, kind)
+        return _carried(file)
     with contextlib.suppress(OSError):
         place.touch(file)  # the time of the last use, by which files are removed
     return content
@@ -226,17 +234,14 @@ def _checked(content: bytes) -> bytes | None:
     return content if checksum_of(content) == checksum else None
 
 
-def _prebuilt(name: str, key: str, kind: str) -> bytes | None:
-    """Return what came with the wheel in place of a file; None also where nothing shall be read."""
-    if is_off() or (level := prebuilt.level()) is None:
+def _carried(file: str) -> bytes | None:
+    """Return the content of a file in the package's own folder; None also where nothing shall be read."""
+    if is_off():
         return None
-    found = prebuilt.read(level, prebuilt_file(level, name, key, kind))
-    return None if found is None else _checked(found)
-
-
-def prebuilt_file(level: str, name: str, key: str, kind: str) -> str:
-    """Return the name of a file that came with the wheel."""
-    return _named(name, f"prebuilt {level} {key}", kind)
+    try:
+        return _checked((CARRIED / file).read_bytes())
+    except OSError:
+        return None
 
 
 def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
@@ -272,11 +277,7 @@ def checksum_of(content: bytes) -> bytes:
 
 def file_name(name: str, key: str, kind: str) -> str:
     """Return the name of a file."""
-    return _named(name, f"{compiler()} {key}", kind)
-
-
-def _named(name: str, text: str, kind: str) -> str:
-    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(text)}.{kind}"
+    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(f'{compiled_for()} {key}')}.{kind}"
 
 
 def hash_of(text: str) -> str:
@@ -374,7 +375,7 @@ class Names:
         self._seen: tuple[int, int] | None = None
         """The inode and the length of the file when it was read last; its content only grows."""
         self._looked = time.monotonic()
-        found = _prebuilt("names", self._package, "json") if self._package else None
+        found = _carried(file_name("names", self._package, "json")) if self._package else None
         self._known = {**json.loads(found or "{}"), **self._read()}
 
     def _read(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 
+from fastmlp.kernels.codegen.machine import processor
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.tuning import table
 from fastmlp.system.locks import once
@@ -13,8 +14,8 @@ from fastmlp.system.locks import once
 SWITCH = "FASTMLP_TUNE"
 """The environment variable that turns this off if it is 0: nothing is measured, and the usual values hold."""
 
-KEPT = "measured constants"
-"""The name that the constants are kept under, for each package, compiler and processor."""
+KEPT = f"measured constants of {processor()[1]}"
+"""The name that the constants are kept under, for each package and processor."""
 
 
 def is_enabled() -> bool:

@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from fastmlp.kernels.codegen.machine import AVX512, host, target
+from fastmlp.kernels.codegen.machine import AVX512, host, processor
 
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
@@ -22,7 +22,7 @@ TILES = (*VECTORS, "amx-tile", "amx-bf16")
 
 def why_no_vectors(needs: tuple[str, ...] = VECTORS) -> str | None:
     """Return why `vdpbf16ps` cannot be used here; None if it can."""
-    _, cpu, features = target()
+    _, cpu, features = processor()
     lacking = [name for name in needs if f"+{name}" not in features.split(",")]
     if host() != AVX512:
         lacking = ["avx512f"]
