@@ -80,7 +80,7 @@ def _kind(name: str) -> str:
         case "bin":
             is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", name)
             return "programs" if is_program else "pieces"
-        case "json":
+        case "name":
             return "names"
         case "tmp":
             return "abandoned"

@@ -7,7 +7,6 @@ compiled, then what these may request, until nothing is left.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -80,7 +79,8 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
         for template in templates
     }
     kept = {what: source.kept for what, source in sources.items()}
-    yield "names", package, "json", json.dumps(kept).encode()
+    for what, name in kept.items():
+        yield "name", f"{package} {what}", "name", name.encode()
     programs = {source.name: source for source in sources.values()}  # both backends have some in common
     with undisturbed():
         for (name, source), dtype in product(programs.items(), dtypes):

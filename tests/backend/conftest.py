@@ -15,9 +15,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(programs, "seconds_lost", {})
     monkeypatch.setattr(programs, "compilers", {})
-    store.names.cache_clear()
-    yield tmp_path / "fastmlp"
-    store.names.cache_clear()
+    monkeypatch.setattr(store, "known_names", {})
+    return tmp_path / "fastmlp"
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def filled(place, monkeypatch):
         store.save(name, "float32", code)
     for name in (f"activate.relu.{digest}", f"update_all.{digest}"):
         store.save(name, "float32", code)
-    store.Names().put("fused predict", f"predict_{digest}")
+    store.keep_name("fused predict", f"predict_{digest}")
     with store.only_one("any", "key"):
         pass
     (place / f"train_chunk_{digest}.{digest * 2}.done").touch()

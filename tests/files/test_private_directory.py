@@ -240,7 +240,7 @@ from fastmlp.kernels.jit import store
 user = int(sys.argv[1])
 store.compiled_for(), store.package_digest()  # our sources may lie where that user cannot read
 os.setgroups([]), os.setgid(user), os.setuid(user)
-print(store.load("piece", "key") is not None, store.names().get("what"), store.why_not_kept(), sep="\\n")
+print(store.load("piece", "key") is not None, store.name_of("what"), store.why_not_kept(), sep="\\n")
 store.save("piece", "another key", store.MachineCode("f", b"", ()))
 """
 
@@ -270,7 +270,7 @@ def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     shared.chmod(0o755)
     monkeypatch.setenv(store.PLACE, str(shared))
     store.save("piece", "key", store.MachineCode("f", b"code", ()))
-    store.Names().put("what", "name")
+    store.keep_name("what", "name")
     place = shared / "fastmlp"
     before = sorted(place.iterdir())
     change, found, why = ROOTS[what]

@@ -5,11 +5,10 @@ That none changes a bit stands in test_arithmetic.py.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 
-import needs
 import numba
 import numpy as np
 import pages
@@ -36,9 +35,8 @@ def place(tmp_path, monkeypatch):
     """A cache of the test's, with nothing in it, and constants that may be measured."""
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FASTMLP_TUNE", "1")
-    store.names.cache_clear()
-    yield tmp_path / "fastmlp"
-    store.names.cache_clear()
+    monkeypatch.setattr(store, "known_names", {})
+    return tmp_path / "fastmlp"
 
 
 def found(*trials):
@@ -50,31 +48,14 @@ def found(*trials):
     return MeasuredConstant(NAME, seconds)
 
 
-def test_an_older_process_does_not_undo_what_a_later_one_has_kept(place):
-    older, later = store.Names(), store.Names()
-    older.put("program", "a")
-    later.put(tuned.KEPT, "measured")
-    older.put("another", "b")
-    assert store.Names().get(tuned.KEPT) == "measured"
-    later.put(tuned.KEPT, "again")
-    assert older.get(tuned.KEPT) == "measured"  # no constant changes under a training
-    older.put("third", "c")
-    assert store.Names().get(tuned.KEPT) == "again"
-
-
-@needs.locks
-def test_no_name_is_lost_where_many_keep_theirs_at_once(place, monkeypatch):
-    monkeypatch.setattr(store, "MOST_PATIENCE", needs.PATIENCE)  # on a busy disk a rename takes a second
-
-    def keep(writer):
-        kept = store.Names()
-        for number in range(10):
-            kept.put(f"{writer} {number}", "a")
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(keep, range(8)))
-    kept = store.Names()
-    assert all(kept.get(f"{writer} {number}") == "a" for writer in range(8) for number in range(10))
+def test_no_constant_changes_under_a_training(place):
+    tuned.keep({"thread_us": 5})
+    first = store.name_of(tuned.KEPT)
+    content = json.dumps({"thread_us": 40})
+    store.write("name", f"{store.package_digest()} {tuned.KEPT}", "name", content.encode())
+    assert store.name_of(tuned.KEPT) == first
+    store.known_names.clear()
+    assert store.name_of(tuned.KEPT) == content
 
 
 def test_a_value_that_saves_time_is_taken():

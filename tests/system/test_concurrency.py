@@ -345,11 +345,9 @@ def slow(make):
 for module in (engine, each):
     module.Engine = slow(engine.Engine) if module is engine else engine.Engine
 adapter.compiled_backend = slow(adapter.compiled_backend)
-store.Names = slow(store.Names)
 
 ALL = {
-    "pieces": engine.common, "each": each.each, "names": store.names,
-    "backend": lambda: registry.shipped_backend("baseline"),
+    "pieces": engine.common, "each": each.each, "backend": lambda: registry.shipped_backend("baseline"),
     "entries": lambda: registry._own_entries("fused"),
 }
 barrier, found = threading.Barrier(8), {name: [] for name in ALL}
@@ -369,8 +367,8 @@ print({name: len({id(one) for one in ones}) for name, ones in found.items()}, le
 
 
 def test_of_several_threads_one_makes_what_a_process_has_once():
-    names = ("pieces", "each", "names", "backend", "entries")
-    assert python("-c", ONCE).stdout == f"{dict.fromkeys(names, 1)} 4\n"
+    names = ("pieces", "each", "backend", "entries")
+    assert python("-c", ONCE).stdout == f"{dict.fromkeys(names, 1)} 3\n"
 
 
 def test_what_owns_machine_code_is_kept_by_no_cache_that_threads_share_without_a_lock():
@@ -412,18 +410,18 @@ def test_threads_that_need_one_entry_point_compile_it_once(monkeypatch):
     source = SimpleNamespace(
         name="predict_0", kept="", identity=SimpleNamespace(unknown="x"), compiled=compiled
     )
-    monkeypatch.setattr(entries, "entry_of", lambda name, dtype, compile_code, patient: compile_code())
+    monkeypatch.setattr(entries, "entry_of", lambda name, dtype, compile_code: compile_code())
     program = entries.Entries("mine", lambda: SimpleNamespace(source=lambda _: source), lasting=False)
     assert len({*at_once(lambda: program.get("predict_0", "float32"))}) == len(made) == 1
 
 
 def test_threads_that_look_for_a_name_at_once_all_find_it(monkeypatch, tmp_path):
     monkeypatch.setenv(store.PLACE, str(tmp_path))
-    monkeypatch.setattr(store, "LOOK_SECONDS", 0)
-    read, names, others = store.read, store.Names(), store.Names()
-    others.put("a program", "its name")
+    store.keep_name("a program", "its name")
+    monkeypatch.setattr(store, "known_names", {})
+    read = store.read
     monkeypatch.setattr(store, "read", lambda *given: [read(*given), time.sleep(0.05)][0])
-    assert at_once(lambda: names.get("a program")) == ["its name"] * 4
+    assert at_once(lambda: store.name_of("a program")) == ["its name"] * 4
 
 
 COLD = """

@@ -110,7 +110,7 @@ class Entries:
 
     def _is_kept(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
         """Return whether the disk has an entry point, under the name kept for a description."""
-        kept = store.names().get(what) if self.lasting else None
+        kept = store.name_of(what) if self.lasting else None
         return kept is not None and store.has(name_of(kept, bound) if bound else kept, dtype)
 
     @compiling()
@@ -124,13 +124,13 @@ class Entries:
         name : name(kept) gives the name of its machine code from the kept one
         network : the sizes of the only network that it serves, or empty
         """
-        kept = store.names().get(what) if self.lasting and not is_compiler_loaded() else None
+        kept = store.name_of(what) if self.lasting and not is_compiler_loaded() else None
         if kept is None:
             with undisturbed():
                 made = source()
             kept = made.kept
             if self.lasting and made.identity.unknown is None:
-                store.names().put(what, kept)
+                store.keep_name(what, kept)
                 self._put_names()
         else:
             known_to_compiler[what] = source
@@ -151,8 +151,8 @@ class Entries:
         program = self._load()
         for template in ENTRY_POINTS:
             what = f"{self._name} {template}"
-            if store.names().get(what) is None:
-                store.names().put(what, program.source(template).kept)
+            if store.name_of(what) is None:
+                store.keep_name(what, program.source(template).kept)
 
 
 ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 2, "backward": 2}

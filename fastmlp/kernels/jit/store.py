@@ -14,19 +14,20 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import llvmlite
 import numpy as np
 
 from fastmlp.kernels.codegen import machine
-from fastmlp.system.locks import alone, making, once
+from fastmlp.system.locks import alone
 from fastmlp.system.notices import say
 from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
 
@@ -51,12 +52,12 @@ When they take more, the least recently loaded files are removed.
 ROOM = 1 << 20
 """Bytes that must be free before a message promises to keep a program: 0.3 MB, and its pieces the rest."""
 
-NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
+NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|name)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; `.tmp` is the ending of a file that is being written."""
 
 OTHERS = re.compile(
-    r"lock\.([0-9a-f]|names)"
-    r"|lock\.partner|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
+    r"lock\.[0-9a-f]"
+    r"|lock\.(names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
 )
 """The name of a lock, or of what versions before 1.0 left."""
 
@@ -363,55 +364,36 @@ LOOK_SECONDS = 0.05
 """Between two looks at the disk for what was not there: two took 140 us, half of the smallest training."""
 
 
-class Names:
-    """The names of machine code, kept for processes that load no compiler, by a description of the program.
+known_names: dict[str, str] = {}
+"""The names of machine code that this process knows, by a description of the program."""
 
-    A name has a digest of all that a program reaches, and only a process with the compiler can compute it.
-    Names are kept in a file for the digest of our sources, because those names depend on no other files.
+_looked_for: dict[str, float] = {}
+"""When the disk was last searched for a name that it did not have."""
+
+
+def name_of(what: str) -> str | None:
+    """Return the name of machine code by a description of its program; None if it is not known.
+
+    A name has a digest of all that a program reaches, which only a process with the compiler can compute. It
+    is kept on the disk for a digest of fastmlp's sources, on which alone it depends. Another process may have
+    kept it since.
     """
-
-    def __init__(self) -> None:
-        self._package = package_digest()
-        self._seen: tuple[int, int] | None = None
-        """The inode and the length of the file when it was read last; its content only grows."""
-        self._looked = time.monotonic()
-        found = _carried(file_name("names", self._package, "json")) if self._package else None
-        self._known = {**json.loads(found or "{}"), **self._read()}
-
-    def _read(self) -> dict[str, Any]:
-        """Return the content of the file if it has changed since it was read last, else nothing."""
-        if self._package is None:
-            return {}
-        try:
-            found = directory().status(file_name("names", self._package, "json"))
-        except (OSError, StoreUnusable):
-            return {}
-        seen, self._seen = self._seen, (found.st_ino, found.st_size)
-        if seen == self._seen:
-            return {}
-        content = read("names", self._package, "json")
-        return {} if content is None else dict(json.loads(content))
-
-    def get(self, what: str) -> str | None:
-        """Return a name; None if it is not known. Another process may have added it to the file."""
-        if what not in self._known and (now := time.monotonic()) >= self._looked + LOOK_SECONDS:
-            with making:  # `_read` gives to one thread what is new
-                self._known, self._looked = {**self._read(), **self._known}, now
-        found: str | None = self._known.get(what)
+    found = known_names.get(what)
+    if found is not None or (now := time.monotonic()) < _looked_for.get(what, -math.inf) + LOOK_SECONDS:
         return found
+    package = package_digest()
+    content = read("name", f"{package} {what}", "name") if package else None
+    if content is None:
+        _looked_for[what] = now
+        return None
+    return known_names.setdefault(what, content.decode())
 
-    def put(self, what: str, name: str) -> None:
-        """Keep a name, with those that other processes have kept since the file was read."""
-        if self._package is not None and self._known.get(what) != name:
-            with _alone("lock.names"), making:
-                self._known = {**self._known, **self._read(), what: name}
-                write("names", self._package, "json", json.dumps(self._known).encode())
 
-
-@once
-def names() -> Names:
-    """Return the names that are kept for this package."""
-    return Names()
+def keep_name(what: str, name: str) -> None:
+    """Keep a name for later processes."""
+    if (package := package_digest()) and known_names.get(what) != name:
+        known_names[what] = name
+        write("name", f"{package} {what}", "name", name.encode(), prunes=False)
 
 
 def only_one(name: str, key: str) -> contextlib.AbstractContextManager[bool]:

@@ -26,11 +26,11 @@ def is_enabled() -> bool:
 @once
 def take_kept() -> None:
     """Take the constants on the disk, before the first program runs: none may change during a training."""
-    kept = store.names().get(KEPT) if is_enabled() else None
+    kept = store.name_of(KEPT) if is_enabled() else None
     if kept is not None:
         table.take(json.loads(kept))
 
 
 def keep(values: Mapping[str, int]) -> None:
     """Write constants to the disk, for later processes."""
-    store.names().put(KEPT, json.dumps(dict(values)))
+    store.keep_name(KEPT, json.dumps(dict(values)))
