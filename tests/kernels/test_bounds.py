@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from processes import importing, python
 
-from fastmlp.backend.registry import own
 from fastmlp.testing.slots import SLOTS
 
 pytestmark = pytest.mark.slow  # everything compiles anew: a minute
@@ -41,7 +40,7 @@ def test_no_slot_indexes_beyond_an_array(report_figure, request):
     # In float32 alone, and without what one network's program is written as: Numba does not check that.
     said = checking(*SLOTS_AGREE, *given, "-k", "float32 and not specialized")
     ran = int(re.fullmatch(r"(\d+) passed, \d+ deselected in .*", said.splitlines()[-1])[1])
-    assert ran >= (len(own()) - 1) * len(SLOTS)
+    assert ran >= 2 * len(SLOTS), "those of baseline and tiled; other variants share theirs"
     report_figure(f"{ran} slots under NUMBA_BOUNDSCHECK=1")
 
 

@@ -75,7 +75,7 @@ from fastmlp.model.rules import ROOM_FOR_CONSTANTS, RULES
 g, p, moments = np.full(35, 2.0, "f"), np.ones(35, "f"), np.zeros((2, 35), "f")
 moments[1] = 4
 constants = np.zeros(ROOM_FOR_CONSTANTS)
-constants[:3] = 0.5, 0.5, 0.25
+constants[1:4] = 0.5, 0.5, 0.25  # after the weight decay
 slot(tiled.VARIANT, "apply_rule")(RULE_CODES.code(RULES["adam"]), 0.125, constants, 1.0, g, p, moments)
 assert np.allclose(p, 1 - 0.25 / (2 * 2**0.5 + 0.25)), p
 print(8 * machine.host().vector_bytes)
