@@ -245,11 +245,10 @@ class Encoding:
             If a column is missing, or a value is not of its column's kind.
         """
         used, names = self.used, frame.columns
+        there = {*names}
         for column in used:
-            if column.name in frame.columns:
-                continue
-            name = column.name
-            raise TableError(f"there is no such column; there are: {checks.listed(names)}", name)
+            if column.name not in there:
+                raise TableError(f"there is no such column; there are: {checks.listed(names)}", column.name)
         for start in range(0, max(1, len(frame)), TOGETHER):
             try:
                 part = self._by_name(frame[start : start + TOGETHER])
