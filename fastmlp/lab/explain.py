@@ -11,7 +11,6 @@ from typing import Any
 from fastmlp.backend import programs
 from fastmlp.backend.auto import Auto, field
 from fastmlp.backend.registry import is_reference, mixed, variants
-from fastmlp.kernels.jit.entries import about_seconds_of_a_network
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
@@ -58,7 +57,7 @@ def outlook(work: Work) -> list[str]:
     lines = [f"A training of {work.steps} steps begins on {begins.name}, which {found}."]
     if faster is None:
         return [*lines, "It stays there: no backend of the same bits has a smaller estimate."]
-    seconds = about_seconds_of_a_network()
+    seconds = programs.about_seconds_of_a_network()
     cost, saved, lost = (f"{value:.2g} s" for value in (seconds, auto.saved(), programs.lost(faster.key)))
     before = int(seconds / (begins.seconds - faster.seconds))
     if auto.saved() < 2 * seconds:

@@ -15,6 +15,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(programs, "seconds_lost", {})
     monkeypatch.setattr(programs, "compilers", {})
+    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 2.0)
     monkeypatch.setattr(store, "known_names", {})
     return tmp_path / "fastmlp"
 

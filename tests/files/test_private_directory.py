@@ -270,6 +270,7 @@ def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     shared.chmod(0o755)
     monkeypatch.setenv(store.PLACE, str(shared))
     store.save("piece", "key", store.MachineCode("f", b"code", ()))
+    monkeypatch.setattr(store, "known_names", {})
     store.keep_name("what", "name")
     place = shared / "fastmlp"
     before = sorted(place.iterdir())
