@@ -342,7 +342,7 @@ def test_its_backends_are_no_bases(monkeypatch):
 )
 def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason):
     features = features or ",".join(f"+{name}" for name in processor.TILES)
-    monkeypatch.setattr(processor, "target", lambda: ("", "cpu", features))
+    monkeypatch.setattr(processor, "processor", lambda: ("", "cpu", features))
     monkeypatch.setattr(processor, "host", lambda: processor.AVX512)
     monkeypatch.setattr(processor.sys, "platform", platform)
     monkeypatch.setattr(processor.ctypes, "CDLL", lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer))

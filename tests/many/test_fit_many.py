@@ -255,9 +255,9 @@ def test_a_callback_that_raises_ends_the_call_and_names_the_model():
 
     Seen.begun.clear()
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
-        fit_many_fused(SMALL, X, Y, n_models=40, epochs=3, callbacks=[Seen(), Raises()], threads=2)
+        fit_many_fused(SMALL, X, Y, n_models=80, epochs=3, callbacks=[Seen(), Raises()], threads=2)
     assert caught.value.__notes__ == ["in the training of model 2"]
-    assert len(Seen.begun) < 40
+    assert len(Seen.begun) < 80
 
 
 def test_one_bar_shows_all_models(capsys):

@@ -174,7 +174,7 @@ def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
         now.seconds += 4
         return "code"
 
-    def entry_of(name, dtype, compile_code, patient):
+    def entry_of(name, dtype, compile_code):
         now.seconds += 5  # it is not found on the disk
         return compile_code()
 

@@ -345,7 +345,10 @@ OF_LATER_THREADS = {"_context", "_handle", "_os_thread_handle", "_set_os_name"}
 
 OVERRIDDEN = {
     "Parameters": {"_get_param_names", "_validate_params"},
-    "_Codegen": {"_add_module", "_function_pass_manager", "_module_pass_manager"},
+    "_Codegen": {
+        *("_add_module", "_function_pass_manager", "_module_pass_manager"),
+        *("_get_host_cpu_name", "_get_host_cpu_features"),
+    },
     "_WrittenLibrary": {"_optimize_final_module", "_optimize_functions"},
     "BFloat": {"_to_string"},
     "TogetherBackend": {"apply_async", "default_n_jobs"},
