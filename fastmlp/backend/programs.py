@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
-from fastmlp.kernels.jit.entries import about_seconds_of_a_network
+from fastmlp.kernels.jit.entries import about_seconds_of_a_network as about_seconds_of_a_network
 from fastmlp.kernels.jit.store import hash_of
 from fastmlp.kernels.variant import Bound
 from fastmlp.system.budget import share
