@@ -42,8 +42,10 @@ def _cache(arguments: argparse.Namespace) -> int:
 
     if not arguments.clear:
         print(f"level      {machine.level() or 'none: code is for this very processor'}")
-        if carried := [file.stat().st_size for file in store.CARRIED.glob("*")]:
+        if carried := [file.stat().st_size for file in store.CARRIED.glob("*.*.*")]:
             print(f"carried    {_shown(len(carried), sum(carried))} in {store.CARRIED}")
+        with contextlib.suppress(OSError):
+            print(f"installed  {(store.CARRIED / 'why.txt').read_text().strip()}")
     try:
         place = store.directory()
     except store.StoreUnusable as refused:

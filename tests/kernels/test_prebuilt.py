@@ -36,7 +36,7 @@ of_a_level = pytest.mark.skipif(HERE is None, reason="this processor meets no le
 
 def run(code, *arguments, cwd=pages.ROOT, **environment):
     """What a new process prints as JSON, in its last line."""
-    environment = {"PYTHONPATH": None, **environment}
+    environment = {"PYTHONPATH": None, store.PREBUILD: None, **environment}
     done = python("-W", "error", "-c", code, *arguments, cwd=cwd, **environment)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -100,6 +100,7 @@ def carried(tmp_path, monkeypatch):
     file = folder / store.file_name("piece", "key", "bin")
     file.write_bytes(store.checksum_of(content) + content)
     monkeypatch.setattr(store, "CARRIED", folder)
+    monkeypatch.delenv(store.PREBUILD, raising=False)
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
     return folder
 
@@ -116,9 +117,12 @@ def test_the_users_cache_goes_first(carried):
 
 
 def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
-    monkeypatch.setenv(store.SWITCH, "0")
-    assert store.load("piece", "key") is None
-    assert not store.has("piece", "key")
+    for name, value in ((store.SWITCH, "0"), (store.PREBUILD, "none")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert store.load("piece", "key") is None
+            assert not store.has("piece", "key")
+    assert store.load("piece", "key") == CODE
 
 
 def test_no_directory_is_needed(carried, monkeypatch):
@@ -203,7 +207,7 @@ def others():
 @pytest.mark.parametrize("level", others())
 def test_code_is_written_for_processors_of_another_level(tmp_path, level):
     run(WRITE, level, tmp_path, "update", FASTMLP_CACHE="0")
-    assert len([*tmp_path.glob("names.*.json")]) == 1
+    assert [*tmp_path.glob("name.*.name")]
     assert [*tmp_path.glob("update_*.bin")]
 
 
@@ -247,34 +251,91 @@ print(json.dumps([fastmlp.__file__, found, len(engine.compiled), "numba" in sys.
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory, request):
-    """A folder with the package of a wheel, which is built for this processor's level and some dtypes."""
-    pytest.importorskip("build", reason="needs fastmlp[publish]")
-    folder, dtypes = tmp_path_factory.mktemp("wheel"), request.param.split(",")
-    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
+def unpacked(folder, change=None, **environment):
+    """Return the package of a wheel, and its name, as pip builds it of a copy that `change` changes."""
+    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery", "prebuilt")
     shutil.copytree(pages.ROOT, folder / "source", ignore=shutil.ignore_patterns(*names))
-    compiles = folder / "source" / "fastmlp" / "cli" / "prebuilding.py"
-    text = compiles.read_text()
-    assert text.count(" = DTYPES,") == 1
-    compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
+    if change is not None:
+        change(folder / "source")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder]
+    variables = {name: value for name, value in os.environ.items() if name != store.PREBUILD}
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"],
-        env={**os.environ, "FASTMLP_PREBUILD": HERE}, check=True, capture_output=True,
-    )  # fmt: skip
+        [*command, folder / "source"], env={**variables, **environment}, check=True, capture_output=True
+    )
     assert not (folder / "source" / "fastmlp" / "prebuilt").exists()
     (wheel,) = folder.glob("fastmlp-*-py3-none-*.whl")
-    assert not wheel.name.endswith("any.whl")
     assert wheel.stat().st_size < 15e6
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "target")
-    return folder / "target"
+    return folder / "target", wheel.name
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory, request):
+    """A folder with the package of a wheel, which is built for this processor's level and some dtypes."""
+    dtypes = request.param.split(",")
+
+    def change(source):
+        compiles = source / "fastmlp" / "cli" / "prebuilding.py"
+        text = compiles.read_text()
+        assert text.count(" = DTYPES,") == 1
+        compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
+
+    found, wheel = unpacked(tmp_path_factory.mktemp("wheel"), change, FASTMLP_PREBUILD=HERE)
+    assert not wheel.endswith("any.whl")
+    return found
+
+
+FIRST = """
+import json, sys, warnings
+import fastmlp
+from fastmlp.kernels.jit import engine
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+
+warnings.simplefilter("ignore")  # that five epochs are few
+from scipy.sparse import csr_array
+
+for load, kind in (
+    (load_digits, fastmlp.MLPClassifier), (load_breast_cancer, fastmlp.MLPClassifier),
+    (load_diabetes, fastmlp.MLPRegressor),
+):
+    X, y = load(return_X_y=True)
+    for rows in (X, X.astype("float32"), csr_array(X)):
+        kind(max_iter=5, random_state=0).fit(rows, y).predict(rows)
+network = fastmlp.Network([X.shape[1], 128, 10], output="softmax", loss="cross_entropy")
+model = fastmlp.fit(network, X, y.astype(int) % 10, optimizer=fastmlp.Adam(0.002), epochs=20, seed=0)
+model.predict(X)
+print(json.dumps([fastmlp.__file__, engine.compiled, "numba" in sys.modules]))
+"""
+
+
+@pytest.mark.slow  # compiles for half a minute of processor time
+@pytest.mark.xdist_group("packaging")
+def test_pip_compiles_what_first_calls_need_for_the_machine_that_it_runs_on(tmp_path):
+    found, wheel = unpacked(tmp_path)
+    assert not wheel.endswith("any.whl")
+    assert "manylinux" not in wheel, "an index would take it, and it serves few processors"
+    place, compiled, loaded = in_folder(found, FIRST, FASTMLP_CACHE_DIR=str(tmp_path / "empty"))
+    assert place.startswith(str(found))
+    assert (compiled, loaded) == ([], False)
+    assert f"for {HERE or 'this processor'}" in (found / "fastmlp" / "prebuilt" / "why.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")
+def test_an_installation_does_not_fail_where_nothing_can_be_compiled(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "numba.py").write_text("raise ImportError('no compiler here')")
+    found, wheel = unpacked(tmp_path, PYTHONPATH=str(tmp_path / "broken"))
+    assert wheel.endswith("any.whl")
+    why = (found / "fastmlp" / "prebuilt" / "why.txt").read_text()
+    assert why == "nothing was compiled: ImportError: no compiler here\n"
 
 
 @pytest.mark.parametrize(
     ("level", "error"),
     [
-        ("v5", f"unknown level 'v5'; choose from: {', '.join(LEVELS)}"),
+        ("v5", f"unknown level 'v5'; choose from: host, {', '.join(LEVELS)}"),
         (FOREIGN, f"the level {FOREIGN!r} cannot be compiled for on {platform.machine()}"),
     ],
 )
@@ -433,8 +494,8 @@ WITH_AVX2 = ("Haswell-noTSX", "Skylake-Client-noTSX-IBRS", "EPYC-Rome", "Cascade
 OLDER = ("Nehalem", "Westmere", "SandyBridge", "IvyBridge", "Denverton")
 """Processors by qemu's names, which emulates no AVX-512."""
 
-FEATURES = ("avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe", "xsave")
-"""Features of AVX2's level that a processor may lack, by qemu's names, and NumPy needs none of."""
+FEATURES = ("avx2", "fma", "bmi2", "f16c", "abm", "movbe", "xsave")
+"""Features of AVX2's level that a processor may lack, by qemu's names, of which glibc and NumPy need none."""
 
 
 def emulated(processor, *arguments, **environment):

@@ -40,6 +40,9 @@ SWITCH = "FASTMLP_CACHE"
 CARRIED = Path(__file__).parents[2] / "prebuilt"
 """The package's own folder. Plain files: to open a zip file of 850 of them took a new process 4 ms."""
 
+PREBUILD = "FASTMLP_PREBUILD"
+"""The environment variable by which builds fill that folder; "none" has a process read nothing there, too."""
+
 SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 """NUMBA_* variables that machine code depends on, besides those that name the processor."""
 
@@ -237,7 +240,7 @@ def _checked(content: bytes) -> bytes | None:
 
 def _carried(file: str) -> bytes | None:
     """Return the content of a file in the package's own folder; None also where nothing shall be read."""
-    if is_off():
+    if is_off() or os.environ.get(PREBUILD) == "none":
         return None
     try:
         return _checked((CARRIED / file).read_bytes())
