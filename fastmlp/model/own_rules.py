@@ -18,7 +18,7 @@ from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Form
 
 Array = NDArray[Any]
 
-RESERVED = ("self", "weight_decay", *(one.name for one in fields(Optimizer) if one.repr))
+RESERVED = ("self", "learning_rate", "weight_decay", *(one.name for one in fields(Optimizer)[1:] if one.repr))
 """Names that a constant may not have: they are parameters of the optimiser."""
 
 

@@ -39,6 +39,9 @@ TOLD_APART = 0.5
 ALIKE = 0.95
 """Share of the rows that are like an earlier one and have its target, too, if they are copies."""
 
+LEAST_DIFFERENT = 20
+"""Different rows of a table with copies; fewer are no table to hold rows out of by themselves."""
+
 
 def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
     """Return the column by what its dtype and its values suggest; TableError if they suggest nothing."""
@@ -115,7 +118,9 @@ def firsts_of_copies(frame: pl.DataFrame, y: Array, without: Collection[str] = (
     columns = frame.drop(without, strict=False)
     _, firsts, places = np.unique(columns.hash_rows().to_numpy(), return_index=True, return_inverse=True)
     is_later = firsts[places] != np.arange(len(y))
-    if not is_later.any() or (y == y[firsts[places]])[is_later].mean() < ALIKE:
+    if len(firsts) < LEAST_DIFFERENT or not is_later.any():
+        return None
+    if (y == y[firsts[places]])[is_later].mean() < ALIKE:
         return None
     measured = (one for one in columns.get_columns() if one.dtype.is_numeric() or one.dtype.is_temporal())
     tells_apart = any(one.n_unique() >= TOLD_APART * len(firsts) for one in measured)
