@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.runtime import adapter, chunks, predictions, stepping, workspace
+from fastmlp.kernels.runtime import adapter, calls, chunks, stepping, workspace
 from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
@@ -113,24 +113,17 @@ _kept = []
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     names = (
-        (adapter, "workspace"),
+        (calls, "workspace"),
         (chunks.Idle, "take"),
         (adapter, "lists_for"),
-        (adapter, "tables_for"),
-        (predictions, "workspace"),
-        (stepping, "workspace"),
-        (stepping, "column_lists"),
-        (stepping, "tables_for"),
+        (stepping, "lists_for"),
+        (calls, "tables_for"),
     )
     before = [getattr(*name) for name in names]
-    adapter.workspace = predictions.workspace = stepping.workspace = functools.partial(
-        guarded_workspace, side
-    )
+    calls.workspace = functools.partial(guarded_workspace, side)
     chunks.Idle.take = lambda *_: None  # what is kept has no walls
-    adapter.lists_for = functools.partial(guarded_lists, side, adapter.lists_for)
-    adapter.tables_for = functools.partial(guarded_lists, side, adapter.tables_for)
-    stepping.column_lists = functools.partial(guarded_lists, side, stepping.column_lists)
-    stepping.tables_for = functools.partial(guarded_lists, side, stepping.tables_for)
+    adapter.lists_for = stepping.lists_for = functools.partial(guarded_lists, side, calls.lists_for)
+    calls.tables_for = functools.partial(guarded_lists, side, calls.tables_for)
     try:
         yield
     finally:

@@ -38,7 +38,7 @@ def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
 
 
 def _predict_compiled(name: str, predictions: list[PredictArguments]) -> None:
-    from fastmlp.kernels.runtime.many_predictions import predict_all
+    from fastmlp.kernels.runtime.predictions import predict_all
 
     flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
     threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))

@@ -9,7 +9,7 @@ import pytest
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.kernels.runtime import adapter, chunks
+from fastmlp.kernels.runtime import calls, chunks
 from fastmlp.kernels.tuning import table
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
@@ -24,13 +24,13 @@ OPTIMIZER = fastmlp.Adam()
 @pytest.fixture
 def made(monkeypatch):
     """A list that grows with every workspace that a backend makes."""
-    plain, found = adapter.workspace, []
+    plain, found = calls.workspace, []
 
     def workspace(*given, **options):
         found.append(given)
         return plain(*given, **options)
 
-    monkeypatch.setattr(adapter, "workspace", workspace)
+    monkeypatch.setattr(calls, "workspace", workspace)
     return found
 
 
@@ -77,9 +77,10 @@ def test_small_ones_are_few_and_a_large_one_is_not_among_them():
     idle, kinds = chunks.Idle(), range(2 * chunks.MOST_KINDS)
     state, *_ = chunk_of(SMALL)
     small, large = (
-        chunks.PreparedCall(SMALL, OPTIMIZER, None, None, None, 1, None, None, size)
-        for size in (1, chunks.KEPT_BYTES)
+        calls.NetworkCall(None, None, network, np.dtype("f8"), 64, optimizer=OPTIMIZER)
+        for network in (SMALL, LARGE)
     )
+    assert small.bytes < chunks.KEPT_BYTES <= large.bytes
     for kind in kinds:
         for _ in range(2 * chunks.MOST_OF_A_KIND):
             idle.leave((kind,), state, small)

@@ -288,7 +288,7 @@ def test_predictions_of_one_model_share_a_workspace():
     for rows in (9, 1, 5, 9, 300, 2):
         assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(expected, (rows, 1)))
         (idle,) = prediction_of(network, model.parameters).idle
-        blocks.append(idle.batch)
+        blocks.append(idle.rows)
     assert blocks == [9, 9, 9, 9, 256, 256]
 
 

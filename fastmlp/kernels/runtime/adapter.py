@@ -1,4 +1,4 @@
-"""Makes a `Backend` of a variant: checks what it is given, allocates buffers, and calls machine code."""
+"""Makes a `Backend` of a variant: checks what it is given, and runs machine code on calls."""
 
 from __future__ import annotations
 
@@ -11,22 +11,10 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit import tuned
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.program.records import BARRIER
-from fastmlp.kernels.runtime.calls import (
-    NAMES,
-    accumulating,
-    call_of,
-    extent_of,
-    lists_for,
-    matrices_for,
-    tables_for,
-    words_of,
-    words_of_heads,
-    words_of_ranks,
-)
-from fastmlp.kernels.runtime.chunks import Idle, PreparedCall, kind_of
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
-from fastmlp.kernels.runtime.predictions import Reusable, known_predictions, prediction_of
+from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of
+from fastmlp.kernels.runtime.chunks import Idle, kind_of
+from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
+from fastmlp.kernels.runtime.predictions import PredictCall, known_predictions, prediction_of
 from fastmlp.kernels.runtime.summing import Summing
 from fastmlp.kernels.runtime.validation import (
     check_array,
@@ -36,7 +24,6 @@ from fastmlp.kernels.runtime.validation import (
     check_parameters,
     check_state,
 )
-from fastmlp.kernels.runtime.workspace import workspace
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
@@ -62,10 +49,18 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
     for module in choice.libraries:
         importlib.import_module(module)
     tuned.take_kept()  # first, because `thread_us` decides the number of threads of the first step
+    own = CompiledBackend(choice, entries)
+    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk)
 
-    idle = Idle()
 
-    def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
+class CompiledBackend:
+    """The functions of a variant, as `Backend` describes them."""
+
+    def __init__(self, choice: Choice, entries: Entries) -> None:
+        self._choice, self._entries, self._idle = choice, entries, Idle()
+
+    def predict(self, network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
+        """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
         known, dtype = known_predictions.get(id(parameters)), parameters.dtype
         if known is None or known.network is not network or known.dtype is not dtype:
             known = prediction_of(network, parameters)
@@ -76,67 +71,72 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             check_array("inputs", inputs, (rows, network.n_in), dtype)
         check_array("out", out, (rows, network.n_out), dtype)
         try:
-            work = idle.pop()
+            call = idle.pop()
         except IndexError:
-            work = None
+            call = None
         if (
-            work is None
-            or work.sparse != sparse
-            or work.entries is not entries
-            or (work.batch < rows and work.batch < value("predicted_rows"))
+            call is None
+            or call.sparse != sparse
+            or call.entries is not self._entries
+            or (call.rows < rows and call.rows < value("predicted_rows"))
         ):
-            batch = min(rows, value("predicted_rows"))
-            extent = extent_of(network, sparse)
-            work = Reusable(entries, extent, sparse, known.shape, dtype, batch, choice.buffers)
+            call = PredictCall(self._entries, self._choice.buffers, idle.network, dtype, rows, sparse)
+            call.keep()
         try:
-            work.predict(parameters, inputs, out)
+            call.predict(parameters, inputs, out)
         finally:
-            if work.kept:
-                idle.append(work)
+            if call.kept:
+                idle.append(call)
 
-    def evaluate(network: Network, parameters: Array, data: Data) -> Any:
-        shape = resting_shape_of(network)
-        check_parameters(shape, parameters)
-        check_data(shape, data, parameters.dtype)
-        batch = min(EVALUATED_ROWS, len(data.inputs))
-        losses = np.empty(1)
-        arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
-        extent = extent_of(network, isinstance(data.inputs, SparseRows))
-        work = workspace(extent, batch, 1, parameters.dtype, buffers=choice.buffers)
-        heads = words_of_heads(network, data)
-        call = call_of(shape, work, parameters=parameters, steps=1, **words_of(data), **arrays, **heads)
-        entries.get("evaluate", NAMES[parameters.dtype])(call.address)
-        return evaluated(network, heads["head_losses"][:, 0] if heads else losses)
+    def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
+        """Return the loss over all rows of data, or an array with those of heads."""
+        check_parameters(resting_shape_of(network), parameters)
+        losses = self._on_all_rows("evaluate", network, parameters, data, {})
+        return evaluated(network, losses[1:] if network.heads else losses)
 
     def gradient(
-        network: Network,
-        parameters: Array,
-        data: Data,
-        key: int,
-        step: int,
-        gradients: Array,
+        self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
-        shape, rows = shape_of(network), len(data.inputs)
-        check_parameters(shape, parameters)
-        check_data(shape, data, parameters.dtype)
+        """Write the gradient over all rows of data to gradients (P,); return the objective."""
+        check_parameters(shape_of(network), parameters)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        losses = np.empty(1)
-        arrays: dict[str, Any] = {
-            "parameters": parameters, "gradients": gradients, "losses": losses,
-            "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
-            "barrier": np.zeros(BARRIER, np.int64),
-            "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
+        rows = len(data.inputs)
+        given = {
+            "gradients": gradients, "rates": np.zeros((1, 2)), "starts": np.zeros(1, np.int64),
+            "stops": np.full(1, rows), "step": step, "key": key,
         }  # fmt: skip
-        extent = extent_of(network, isinstance(data.inputs, SparseRows))
-        work = workspace(extent, rows, 1, parameters.dtype, buffers=choice.buffers)
-        arrays |= lists_for(data.inputs, rows, 1) | tables_for(network, rows, 1)
-        rules = no_rules(len(shape.operations))
-        arrays |= words_of(data) | words_of_heads(network, data)
-        call = call_of(shape, work, rules, steps=1, step=step, key=key, leads=1, **arrays)
-        entries.get("gradient", NAMES[parameters.dtype])(call.address)
-        return float(losses[0])
+        if isinstance(data.inputs, SparseRows):
+            given |= lists_for(data.inputs, data.inputs.most(rows), rows, 1)
+        return float(self._on_all_rows("gradient", network, parameters, data, given)[0])
+
+    def _on_all_rows(
+        self, template: str, network: Network, parameters: Array, data: Data, given: dict[str, Any]
+    ) -> NDArray[np.float64]:
+        """Run an entry point on all rows at once; return the loss, and those of heads (1 + heads,).
+
+        given : what the entry point reads besides
+        """
+        check_data(shape_of(network), data, parameters.dtype)
+        inputs, targets, weights = data
+        rows, losses = len(inputs), np.empty((1 + len(network.heads), 1))
+        resting, sparse = template == "evaluate", isinstance(inputs, SparseRows)
+        entry = self._entries.get(template, NAMES[parameters.dtype])
+        most = min(EVALUATED_ROWS, rows) if resting else rows
+        call = NetworkCall(
+            entry, self._choice.buffers, network, parameters.dtype, most, resting=resting, sparse=sparse
+        )
+        totals = weights.sum(dtype=np.float64, keepdims=True)
+        head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
+        call.set({
+            **words_of(inputs), "parameters": parameters, "targets": targets, "weights": weights,
+            "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
+            "steps": 1, **given,
+        })  # fmt: skip
+        call.run()
+        return losses[:, 0]
 
     def update(
+        self,
         network: Network,
         optimizer: Optimizer,
         state: TrainState,
@@ -144,19 +144,21 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         bias_rate: float,
         touched: NDArray[np.bool_] | None = None,
     ) -> TrainState:
-        shape = shape_of(network)
-        check_state(shape, state, optimizer.moment_rows)
-        given: dict[str, Any] = dict(zip(TrainState._fields, state[:3], strict=False))
-        given |= {"rules": rules_of(optimizer, network), "rates": np.array([[rate, bias_rate]])}
+        """Apply the gradient of a state; return the state after the step."""
+        check_state(shape_of(network), state, optimizer.moment_rows)
+        dtype = state.parameters.dtype
+        entry = self._entries.get("update", NAMES[dtype])
+        call = NetworkCall(entry, self._choice.buffers, network, dtype, None, optimizer=optimizer)
+        given: dict[str, Any] = {"rates": np.array([[rate, bias_rate]]), "step": state.step, "steps": 1}
         if touched is not None:
             check_array("touched", touched, (network.sparse_in,), np.bool_)
             given |= {"touched": touched, "marks": len(touched)}
-        given |= matrices_for(network, optimizer, state.parameters.dtype, 1, choice.buffers)
-        call = call_of(shape, None, step=state.step, steps=1, **given)
-        entries.get("update", NAMES[state.parameters.dtype])(call.address)
+        call.set({**given, **dict(zip(state._fields, state[:3], strict=False))})
+        call.run()
         return state.at(state.step + 1)
 
     def train_chunk(
+        self,
         network: Network,
         optimizer: Optimizer,
         state: TrainState,
@@ -167,77 +169,71 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         losses: NDArray[np.float64],
         shared: Shared | None = None,
     ) -> TrainState:
-        shape, dtype = shape_of(network), state.parameters.dtype
+        """Take a chunk's steps; write the objectives to losses (steps,), and return the state after them."""
+        shape, dtype, sums = shape_of(network), state.parameters.dtype, losses
         check_state(shape, state, optimizer.moment_rows)
         check_data(shape, data, dtype)
-        heads: dict[str, Any] = {}
         if network.heads:
-            totals: Any = chunk.head_totals
-            heads = {"head_totals": totals, "head_losses": losses[1:]}
-            check_array("head_totals", totals, losses[1:].shape, np.float64)
-            losses = losses[0]
-        check_array("losses", losses, chunk.starts.shape, np.float64)
-        dense = not isinstance(data.inputs, SparseRows)
-        if dense and optimizer.rule.touched_only and network.takes_sparse:
-            data, dense = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs)))), False
+            check_array("head_totals", chunk.head_totals, losses[1:].shape, np.float64)  # type: ignore[arg-type]
+            sums = losses[0]
+        check_array("losses", sums, chunk.starts.shape, np.float64)
+        if optimizer.rule.touched_only and network.takes_sparse and not isinstance(data.inputs, SparseRows):
+            data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
+        inputs, targets, weights = data
         kind = kind_of(network, optimizer, state, data, chunk, threads, shared)
-        known = idle.take(kind, state)
+        known = self._idle.take(kind, state)
         if known is None or chunk is not known.chunk:
             check_chunk(chunk, 1 if shared is None else 0, network.needs_batches)
             if network.needs_batches:
                 network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
-        ready = known or made_for(network, optimizer, data, chunk, threads, shared)
-        summing = None if shared is None else Summing(shared, state.gradients, ready.barrier)
-        if chunk is not ready.chunk:
-            ready.show_chunk(chunk)
+        call = known or self._made_for(network, optimizer, data, chunk, threads, shared)
+        if chunk is not call.chunk:
+            call.show_chunk(chunk)
         given = {
-            "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
-            "step": state.step, "key": key, "losses": losses, "leads": 1, **words_of(data),
+            **words_of(inputs), "parameters": state.parameters, "gradients": state.gradients,
+            "moments": state.moments, "step": state.step, "key": key, "losses": sums, "targets": targets,
+            "weights": weights, "leads": 1,
         }  # fmt: skip
-        if not dense:
-            given |= lists_for(data.inputs, chunk.batch_size, ready.workers)
-        if heads:
-            given |= heads
-        if shared is not None and summing is not None:
-            given |= words_of_ranks(shared, summing, chunk)
-        ready.call.show(given)
-        threads = ready.run()
+        if isinstance(inputs, SparseRows):
+            given |= lists_for(inputs, inputs.most(chunk.batch_size), chunk.batch_size, call.workers)
+        if network.heads:
+            given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
+        summing = None
+        if shared is not None:
+            summing = Summing(shared, state.gradients, call.barrier)
+            given |= summing.words_of(chunk)
+        call.show(given)
+        threads = call.run()
         if summing is not None:
             summing.check()
-        idle.leave(kind, state, ready)
-        return state.at(state.step + len(losses), threads)
+        self._idle.leave(kind, state, call)
+        return state.at(state.step + len(sums), threads)
 
-    def made_for(
+    def _made_for(
+        self,
         network: Network,
         optimizer: Optimizer,
         data: Data,
         chunk: Chunk,
         threads: int | None,
         shared: Shared | None,
-    ) -> PreparedCall:
+    ) -> NetworkCall:
         """Return a new call for a chunk, and for others of its kind."""
+        choice, entries, inputs = self._choice, self._entries, data.inputs
         rows, dtype, bound, workers, cores = chunk.batch_size, data.targets.dtype, None, 1, None
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
-        if choice.specialize is not None and whole and isinstance(data.inputs, np.ndarray):
+        if choice.specialize is not None and whole and isinstance(inputs, np.ndarray):
             bound = choice.specialize(network, optimizer, rows, dtype)
         if choice.workers is not None and bound is None:
             typical = rows if shared is None else shared.rows
             work_of_step = Work.of(network, optimizer, typical, dtype, threads)
-            if isinstance(data.inputs, SparseRows):
-                work_of_step = work_of_step.with_inputs(data.inputs.numbers_of_row)
+            if isinstance(inputs, SparseRows):
+                work_of_step = work_of_step.with_inputs(inputs.numbers_of_row)
             workers = choice.workers(work_of_step)
             cores = work_of_step.threads if threads is None else None
         own = NAMES[dtype]
         entry = entries.of_network(bound, own) if bound else entries.get("train_chunk", own)
-        extent = extent_of(network, isinstance(data.inputs, SparseRows))
-        private, barrier = bound.private if bound else 0, np.zeros(BARRIER, np.int64)
-        work = workspace(extent, rows, workers, dtype, private, buffers=choice.buffers)
-        matrices = matrices_for(network, optimizer, dtype, workers, choice.buffers)
-        given = {"barrier": barrier, **matrices, **accumulating(network, optimizer, dtype, chunk)}
-        given |= tables_for(network, rows, workers)
-        call = call_of(shape_of(network), work, rules_of(optimizer, network), **given)
-        return PreparedCall(
-            network, optimizer, entry, call, bound, workers, cores, barrier, work.memory.nbytes
-        )
-
-    return Backend(name, predict, evaluate, gradient, update, train_chunk)
+        return NetworkCall(
+            entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer,
+            sparse=isinstance(inputs, SparseRows), microbatch=chunk.microbatch, bound=bound, share=cores,
+        )  # fmt: skip

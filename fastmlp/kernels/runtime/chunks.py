@@ -6,18 +6,11 @@ call is found again by the identity of the descriptions, which never change.
 
 from __future__ import annotations
 
-import functools
 import weakref
-from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
-from fastmlp.kernels.jit.engine import Entry
-from fastmlp.kernels.program.records import Call
-from fastmlp.kernels.runtime.threads import run
+from fastmlp.kernels.runtime.calls import NetworkCall
 from fastmlp.kernels.tuning.table import VALUES
-from fastmlp.kernels.variant import Bound
 from fastmlp.model.backend import Chunk, Data, Shared
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -34,44 +27,6 @@ The system hands out memory of this size page by page, and clears each page firs
 
 MOST_KINDS, MOST_OF_A_KIND = 8, 2
 """The most kinds of calls that a backend keeps for other trainings, and of each: 8 MiB at most."""
-
-
-@dataclass(slots=True)
-class PreparedCall:
-    """A call that takes chunks of one kind, with its workspace.
-
-    network, optimizer : whose steps it takes; they are held, so that their ids are no others'
-    share : of the cores, where its workers go by that; None where they do not
-    bytes : of the workspace
-    chunk : whose steps it takes, if nobody can write to its arrays
-    """
-
-    network: Network
-    optimizer: Optimizer
-    entry: Entry
-    call: Call
-    bound: Bound | None
-    workers: int
-    share: int | None
-    barrier: NDArray[Any]
-    bytes: int
-    chunk: Chunk | None = None
-
-    def show_chunk(self, chunk: Chunk) -> None:
-        """Have the call take a chunk's steps."""
-        arrays = order, starts, stops, totals, rates = chunk[:5]
-        given = {"order": order, "starts": starts, "stops": stops, "totals": totals, "rates": rates}
-        self.call.show({**given, "visits": len(order), "steps": len(starts)})
-        self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
-
-    def run(self) -> int:
-        """Take the steps of the chunk; return the number of workers."""
-        if self.workers == 1:
-            self.entry(self.call.address)
-            return 1
-        self.barrier[...] = 0
-        return run(functools.partial(self.entry, self.call.address), self.workers, self.barrier)
-
 
 Kind = tuple[Any, ...]
 """All that a call goes by, but for the share of the cores."""
@@ -100,14 +55,14 @@ class Idle:
     """The calls of one backend that no chunk uses now. No two chunks share one at one time."""
 
     def __init__(self) -> None:
-        self._small: dict[Kind, list[PreparedCall]] = {}
-        self.large: dict[int, tuple[Kind, PreparedCall, weakref.ref[Any]]] = {}
+        self._small: dict[Kind, list[NetworkCall]] = {}
+        self.large: dict[int, tuple[Kind, NetworkCall, weakref.ref[Any]]] = {}
         """Large calls, by the ids of gradients, of which there is one array as long as a training runs.
 
         Chunks of one training never run at once. The reference removes the entry when that is deleted.
         """
 
-    def take(self, kind: Kind, state: TrainState) -> PreparedCall | None:
+    def take(self, kind: Kind, state: TrainState) -> NetworkCall | None:
         """Return a call of a kind, which is the chunk's until it leaves it; None if there is none."""
         try:
             found = self._small[kind].pop()
@@ -117,18 +72,18 @@ class Idle:
                 return None
         return found if found.share is None or found.share == share() else None
 
-    def leave(self, kind: Kind, state: TrainState, ready: PreparedCall) -> None:
+    def leave(self, kind: Kind, state: TrainState, call: NetworkCall) -> None:
         """Leave a call for others; not after an error, when workers may have abandoned it."""
-        if ready.bytes < KEPT_BYTES:
+        if call.bytes < KEPT_BYTES:
             kept = self._small.setdefault(kind, [])
             if len(kept) < MOST_OF_A_KIND:
-                kept.append(ready)
+                kept.append(call)
             if len(self._small) > MOST_KINDS:
                 oldest, *_ = self._small
                 self._small.pop(oldest, None)
         else:
             large, key = self.large, id(state.gradients)
-            large[key] = kind, ready, weakref.ref(state.gradients, lambda _: large.pop(key, None))
+            large[key] = kind, call, weakref.ref(state.gradients, lambda _: large.pop(key, None))
 
 
 NONE: Any = None, None, None

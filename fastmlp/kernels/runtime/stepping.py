@@ -9,21 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.engine import Entry, error_of
+from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.program.records import BARRIER, WORDS, Call
-from fastmlp.kernels.runtime.calls import (
-    NAMES,
-    call_of,
-    column_lists,
-    extent_of,
-    matrices_for,
-    tables_for,
-    words_of_sparse,
-)
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
+from fastmlp.kernels.program.records import WORDS, Call
+from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of
+from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, shape_of
 from fastmlp.kernels.runtime.threads import run
-from fastmlp.kernels.runtime.workspace import workspace
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.inputs import table_marks
@@ -40,29 +31,18 @@ Alone = Callable[[], int | None]
 
 
 class Calls(NamedTuple):
-    """The calls on one kind of inputs, dense or sparse: a whole step, and its two halves."""
+    """The calls on dense or on sparse inputs, which share a workspace: a whole step, and its two halves."""
 
-    step: Call
+    step: NetworkCall
     halves: Call
 
 
 class StepProgram(NamedTuple):
-    """What takes a whole step.
+    """What takes a whole step; alone : takes it on this thread, see `Entry.on`"""
 
-    alone : takes it on this thread, see `Entry.on`
-    most : rows that it has room for
-    """
-
-    entry: Entry
-    call: Call
+    call: NetworkCall
     alone: Alone
     workers: int
-    most: int
-
-    @classmethod
-    def of(cls, entry: Entry, call: Call, workers: int, most: int) -> StepProgram:
-        """Return what takes a whole step by this entry point on this call."""
-        return cls(entry, call, entry.on(call.address), workers, most)
 
 
 class CompiledSteps:
@@ -86,10 +66,9 @@ class CompiledSteps:
         self._choice, self._entries, self._network, self._optimizer = choice, entries, network, optimizer
         self._state, self._batch, self._key, self._threads = state, batch, key, threads
         self._most_rows = most_rows = len(batch.inputs)
-        self._dtype, count = state.parameters.dtype, len(network.operations)
+        self._dtype = state.parameters.dtype
         self.rates = np.zeros((1, 2))
         self._loss, self._total, self._stop = np.zeros(1), np.zeros(1), np.zeros(1, np.int64)
-        self._barrier = np.zeros(BARRIER, np.int64)
         self._head_totals, self._head_losses = np.zeros((2, len(network.heads), 1))
         self._order = np.arange(most_rows)
         self._operations = {
@@ -98,17 +77,16 @@ class CompiledSteps:
         }
         self._moves_touched = network.moves_touched(optimizer)
         self._touched_only = optimizer.rule.touched_only and network.takes_sparse
-        self._rules, self._no_rules = rules_of(optimizer, network), no_rules(count)
         changes = network.penalises or optimizer.clip_norm is not None or optimizer.rule.orthogonal
         self._applied = np.empty_like(state.gradients) if changes else state.gradients
         """The gradient that the optimiser applies, where it differs from that of the loss."""
         self._passing_gradient = np.empty_like(state.gradients)
         """What a whole step writes of its gradient; few pages of it are ever touched."""
         self._penalises = network.penalises
-        self._update = self._call(None, gradients=self._applied, **self._matrices(1))
         self._calls: dict[bool, Calls] = {}
-        self._forwards: dict[bool, tuple[Call, Alone]] = {}
-        self._programs: list[StepProgram] = []
+        self._forwards: dict[bool, Alone] = {}
+        self._own: list[NetworkCall] = []
+        """The calls of the program of the network alone."""
         self._chosen: dict[tuple[bool, int], StepProgram] = {}
         self._shares: dict[int, int] = {}
         self._terms = -1
@@ -134,7 +112,7 @@ class CompiledSteps:
         words = call.words
         words[STEP], words[SAMPLES], self._stop[0], self._total[0] = at, rows, rows, total
         if program.workers > 1:
-            self._run(program.entry, call, program.workers)
+            run(functools.partial(call.entry, call.address), program.workers, call.barrier)
         elif (failed := program.alone()) is not None:
             raise error_of(failed)
         return self._loss.item()
@@ -142,14 +120,15 @@ class CompiledSteps:
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
         """Write the outputs of a batch; training : whether units are dropped, as in step `at`."""
         dense = sparse is None
-        call, alone = self._passing = self._forwards.get(dense) or self._make_forward(dense)
+        calls = self._passing = self._calls.get(dense) or self._make_calls(dense)
+        alone, call = self._forwards.get(dense) or self._make_forward(dense), calls.halves
         if sparse is not None:
             self._tell_sparse(call, sparse)
         words = call.words
         words[SAMPLES], words[STEP], words[OPERATIONS] = rows, at, self._operations[training]
         self._sparse, self._rows = sparse, rows
         if self._threads > 1:
-            self._run(self._forward, call, self._workers(rows))
+            self._run("forward", calls, self._workers(rows))
         elif (failed := alone()) is not None:
             raise error_of(failed)
         if self._norms is not None:
@@ -160,11 +139,11 @@ class CompiledSteps:
 
         by_inputs : whether to write its derivative by the inputs, too
         """
-        call, _ = self._passing
+        calls = self._passing
         if self._statistics is not None:  # a backward, or the user, has overwritten them
             self._state.gradients[self._norms] = self._statistics
-        call.words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
-        self._run(self._backward, call, self._workers(self._rows))
+        calls.halves.words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
+        self._run("backward", calls, self._workers(self._rows))
 
     def update(self, at: int) -> None:
         """Take the optimiser's step `at` along the gradient of the loss and of the penalties."""
@@ -173,7 +152,7 @@ class CompiledSteps:
             np.copyto(self._applied, self._state.gradients)
         if self._penalises:
             self._total[0] = self._rows
-            self._penalize(call.address)
+            self._entries.get("penalize", NAMES[self._dtype])(call.address)
         call.words[STEP] = at
         if self._touched_only and self._rows:
             touched = touched_by(self._batch.inputs[: self._rows] if self._sparse is None else self._sparse)
@@ -182,73 +161,65 @@ class CompiledSteps:
             inputs = self._batch.inputs[: self._rows] if self._sparse is None else self._sparse.dense
             marks = table_marks(self._network.operations, inputs)
             call.set({"row_marks": marks, "table_rows": len(marks)})
-        self._apply(call.address)
+        call.run()
 
     @functools.cached_property
-    def _forward(self) -> Entry:
-        return self._entries.get("forward", NAMES[self._dtype])
+    def _update(self) -> NetworkCall:
+        call = self._call(None, gradients=self._applied)
+        call.entry = self._entries.get("update", NAMES[self._dtype])
+        return call
 
-    @functools.cached_property
-    def _backward(self) -> Entry:
-        return self._entries.get("backward", NAMES[self._dtype])
+    def _run(self, template: str, calls: Calls, workers: int) -> None:
+        """Run an entry point on the halves of a step."""
+        entry = self._entries.get(template, NAMES[self._dtype])
+        run(functools.partial(entry, calls.halves.address), workers, calls.step.barrier)
 
-    @functools.cached_property
-    def _apply(self) -> Entry:
-        return self._entries.get("update", NAMES[self._dtype])
-
-    @functools.cached_property
-    def _penalize(self) -> Entry:
-        return self._entries.get("penalize", NAMES[self._dtype])
-
-    def _run(self, entry: Entry, call: Call, workers: int) -> None:
-        if workers == 1:
-            entry(call.address)
-        else:
-            self._barrier[...] = 0
-            run(functools.partial(entry, call.address), workers, self._barrier)
-
-    def _call(self, work: Any, rules: Any = None, **given: Any) -> Call:
-        """Return a call on the arrays that stay where they are."""
+    def _call(
+        self,
+        rows: int | None,
+        workers: int = 1,
+        gradients: NDArray[Any] | None = None,
+        sparse: bool = False,
+        bound: Bound | None = None,
+    ) -> NetworkCall:
+        """Return a call on the arrays that stay where they are. gradients : in the place of the state's"""
         state = self._state
-        arrays = {"parameters": state.parameters, "gradients": state.gradients, "moments": state.moments}
-        arrays |= self._batch._asdict()
-        arrays["out"] = arrays.pop("outputs")
-        numbers = {
-            "starts": np.zeros(1, np.int64), "stops": self._stop, "totals": self._total, "rates": self.rates,
-            "losses": self._loss, "barrier": self._barrier, "steps": 1, "key": self._key, "leads": 1,
-            "head_totals": self._head_totals, "head_losses": self._head_losses,
-        }  # fmt: skip
-        return call_of(shape_of(self._network), work, rules or self._rules, **{**arrays, **numbers, **given})
-
-    def _matrices(self, workers: int) -> dict[str, Any]:
-        buffers = self._choice.buffers
-        return matrices_for(self._network, self._optimizer, self._dtype, workers, buffers)
+        entry = self._entries.of_network(bound, NAMES[self._dtype]) if bound else None
+        call = NetworkCall(
+            entry, self._choice.buffers, self._network, self._dtype, rows, workers,
+            optimizer=self._optimizer, sparse=sparse, bound=bound,
+        )  # fmt: skip
+        given = self._batch._asdict()
+        given["out"] = given.pop("outputs")
+        call.set({
+            **given, "parameters": state.parameters, "moments": state.moments,
+            "gradients": state.gradients if gradients is None else gradients, "starts": np.zeros(1, np.int64),
+            "stops": self._stop, "totals": self._total, "rates": self.rates, "losses": self._loss,
+            "steps": 1, "key": self._key, "head_totals": self._head_totals, "head_losses": self._head_losses,
+        })  # fmt: skip
+        return call
 
     def _make_calls(self, dense: bool) -> Calls:
-        """Return the calls on one kind of inputs, which share a workspace."""
-        extent = extent_of(self._network, not dense)
-        workers = self._workers(self._most_rows)
-        work = workspace(extent, self._most_rows, workers, self._dtype, buffers=self._choice.buffers)
-        tables = tables_for(self._network, self._most_rows, workers)
-        calls = self._calls[dense] = Calls(
-            self._call(work, gradients=self._passing_gradient, **self._matrices(workers), **tables),
-            self._call(work, self._no_rules, **tables),
-        )
+        """Return the calls on one kind of inputs."""
+        rows, none = self._most_rows, no_rules(len(self._network.operations))
+        step = self._call(rows, self._workers(rows), gradients=self._passing_gradient, sparse=not dense)
+        given = {"gradients": self._state.gradients, "rules": none.address, "moment_rows": none.moments}
+        calls = self._calls[dense] = Calls(step, Call(step.words, given, step, none))
         return calls
 
-    def _make_forward(self, dense: bool) -> tuple[Call, Alone]:
-        call = (self._calls.get(dense) or self._make_calls(dense)).halves
-        self._forwards[dense] = made = call, self._forward.on(call.address)
-        return made
+    def _make_forward(self, dense: bool) -> Alone:
+        entry = self._entries.get("forward", NAMES[self._dtype])
+        alone = self._forwards[dense] = entry.on(self._calls[dense].halves.address)
+        return alone
 
     def _tell_sparse(self, call: Call, inputs: SparseRows) -> None:
         terms = len(inputs.values)
         if terms > self._terms:
             self._terms, workers = 2 * terms, self._workers(self._most_rows)
-            lists = column_lists(self._terms, self._most_rows, inputs.n_in, self._dtype, workers)
+            lists = lists_for(inputs, self._terms, self._most_rows, workers)
             for one in self._calls[False]:
                 one.set(lists)
-        call.set(words_of_sparse(inputs))
+        call.set(words_of(inputs))
 
     def _choose(self, dense: bool, rows: int) -> StepProgram:
         """Return what takes steps of so many rows: the program of the network alone, if it has one."""
@@ -256,29 +227,20 @@ class CompiledSteps:
         if specialize is not None and dense:
             bound = specialize(self._network, self._optimizer, rows, self._dtype)
         if bound is None:
-            entry = self._entries.get("train_chunk", NAMES[self._dtype])
-            calls = self._calls.get(dense) or self._make_calls(dense)
-            program = StepProgram.of(entry, calls.step, self._workers(rows), self._most_rows)
+            call, workers = (self._calls.get(dense) or self._make_calls(dense)).step, self._workers(rows)
+            call.entry = self._entries.get("train_chunk", NAMES[self._dtype])
         else:
             # All have the same bits: a short batch needs no program of its own.
-            same = (one for one in self._programs if one.most >= rows)
-            program = next(same, None) or self._bound(bound, rows)
-        self._chosen[dense, rows] = program
+            same = (one for one in self._own if one.rows >= rows)
+            call, workers = next(same, None) or self._call_of_network(bound, rows), 1
+        program = self._chosen[dense, rows] = StepProgram(call, call.entry.on(call.address), workers)
         return program
 
-    def _bound(self, bound: Bound, rows: int) -> StepProgram:
-        work = workspace(
-            extent_of(self._network, False),
-            rows,
-            1,
-            self._dtype,
-            bound.private,
-            buffers=self._choice.buffers,
-        )
-        call = self._call(work, order=self._order, visits=self._most_rows)
-        program = StepProgram.of(self._entries.of_network(bound, NAMES[self._dtype]), call, 1, rows)
-        self._programs.append(program)
-        return program
+    def _call_of_network(self, bound: Bound, rows: int) -> NetworkCall:
+        call = self._call(rows, bound=bound)
+        call.set({"order": self._order, "visits": self._most_rows})
+        self._own.append(call)
+        return call
 
     def _workers(self, rows: int) -> int:
         """Return how many workers take a batch of so many rows."""

@@ -26,11 +26,12 @@ def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]
     fails, the others leave the barrier, the result is invalid, and the worker's error is raised. Returns the
     number of workers.
 
-    barrier : (BARRIER,) int64 of zeros, at which the program waits
+    barrier : (BARRIER,) int64, at which the program waits, cleared
     """
     if workers == 1:
         program(0, 1)
         return 1
+    barrier[...] = 0
     return _Gang(program, barrier).run(workers)
 
 
