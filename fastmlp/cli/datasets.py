@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.cli import shipped
 
 Array = NDArray[Any]
 
@@ -45,6 +46,18 @@ RECIPES = {
     "diabetes": DatasetSettings("identity", "mse", (64,), 60, 32, dropout=0.5),
 }
 """Every data set; all but xor ship with scikit-learn."""
+
+
+FOLDER = "datasets/data"
+"""In the package of scikit-learn."""
+
+FILES = {
+    "digits": ("digits.csv.gz", 0),
+    "breast_cancer": ("breast_cancer.csv", 1),
+    "wine": ("wine_data.csv", 1),
+    "iris": ("iris.csv", 1),
+}
+"""Files there whose last column has the targets, and how many lines are before the first row."""
 
 
 class SplitDataset(NamedTuple):
@@ -91,7 +104,7 @@ def load(name: str, seed: int) -> SplitDataset:
         If there is no such data set.
     """
     checks.choice("data set", name, tuple(RECIPES))
-    X, y = _xor() if name == "xor" else shipped.read(name)
+    X, y = _xor() if name == "xor" else shipped(name)
     classes = 0 if name == "diabetes" else int(y.max()) + 1
     if not RECIPES[name].held_out:
         return SplitDataset(name, X, y, X, y, classes)
@@ -104,6 +117,30 @@ def load(name: str, seed: int) -> SplitDataset:
         mean, deviation = _moments(y)
         y, held_y = (y - mean) / deviation, (held_y - mean) / deviation
     return SplitDataset(name, X, y, held_X, held_y, classes)
+
+
+def shipped(name: str) -> tuple[Array, Array]:
+    """Return inputs (rows, n_in) float64 and targets (rows,) of a data set that scikit-learn ships.
+
+    They are read from its files, which 1.7 to 1.9 have: its import takes as much as all the rest of
+    `fastmlp train`. Where it has no such files it loads them itself.
+    """
+    spec = importlib.util.find_spec("sklearn")  # which imports nothing
+    places = spec.submodule_search_locations if spec is not None else None
+    folder = Path(next(iter(places or [""])), FOLDER)
+    try:
+        if name == "diabetes":
+            X, y = (np.loadtxt(folder / f"diabetes_{file}.csv.gz") for file in ("data_raw", "target"))
+            return X, y
+        file, header = FILES[name]
+        numbers = np.loadtxt(folder / file, delimiter=",", skiprows=header)
+        return np.ascontiguousarray(numbers[:, :-1]), numbers[:, -1].astype(np.int64)
+    except OSError:
+        from sklearn import datasets
+
+        options = {"scaled": False} if name == "diabetes" else {}
+        X, y = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
+        return X, y
 
 
 def _held_out(labels: Array, seed: int) -> NDArray[np.bool_]:

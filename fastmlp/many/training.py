@@ -13,7 +13,6 @@ from fastmlp import checks
 from fastmlp.many.arguments import Arguments
 from fastmlp.many.checkpointing import CallFile, Resumed
 from fastmlp.many.preparing import Preparation
-from fastmlp.many.single import plain_training
 from fastmlp.many.trainings import Ended, Trainings
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
@@ -137,32 +136,6 @@ def fit_many(
         "accumulate": accumulate, "mixup": mixup,
     }  # fmt: skip
     threads = None if threads is None else checks.whole("threads", threads, 1)
-    single = None
-    if resume is None:
-        single = plain_training(given, n_models, callbacks, metrics, progress, threads)
-    if single is not None:
-        trainings = Trainings([None])
-        interrupted = trainings.run_alone(single)
-    else:
-        trainings, interrupted = _trained(given, n_models, callbacks, metrics, progress, threads, resume)
-    if interrupted:
-        raise InterruptedMany(trainings.results)
-    return cast(list[Ended], trainings.results)
-
-
-def _trained(
-    given: dict[str, Any],
-    n_models: int | None,
-    callbacks: Iterable[Callback],
-    metrics: Any,
-    progress: bool | None,
-    threads: int | None,
-    resume: str | os.PathLike[str] | None,
-) -> tuple[Trainings, bool]:
-    """Train any models; return what they came to, and whether Ctrl-C ended them.
-
-    given : as of `Arguments`; all else as of `fit_many`
-    """
     shown = None if progress is None else checks.flag("progress", progress)
     called = check_callbacks(callbacks, False)
     files = [one for one in called if isinstance(one, Checkpoint)]
@@ -172,7 +145,7 @@ def _trained(
     arguments = Arguments(given, n_models)
     count = arguments.count
     if not count:
-        return Trainings([]), False
+        return []
     resumed = None if resume is None else Resumed(resume, _pieces(arguments.networks), count)
     seeds = arguments.seeds() if resumed is None or given["seed"] is not None else resumed.seeds
     trainings = Trainings([None] * count if resumed is None else resumed.diverged())
@@ -194,7 +167,9 @@ def _trained(
         finally:
             if file is not None:
                 file.write()
-    return trainings, signal.SIGINT in signals
+    if signal.SIGINT in signals:
+        raise InterruptedMany(trainings.results)
+    return cast(list[Ended], trainings.results)
 
 
 def _pieces(networks: list[Any]) -> list[Piece]:

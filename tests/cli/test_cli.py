@@ -12,7 +12,7 @@ from processes import python
 
 import fastmlp
 from fastmlp.backend.registry import mixed, variants
-from fastmlp.cli import datasets, shipped, train
+from fastmlp.cli import datasets, train
 from fastmlp.cli.main import main
 
 QUICK = ["--backend", "fused", "--quiet"]
@@ -180,14 +180,14 @@ def test_the_split_holds_out_a_fifth_and_standardises_by_the_rest(name):
         np.testing.assert_allclose(*shares, atol=1 / len(task.held_inputs))
 
 
-@pytest.mark.parametrize("folder", [shipped.FOLDER, "elsewhere"])
-@pytest.mark.parametrize("name", shipped.TABLES)
+@pytest.mark.parametrize("folder", [datasets.FOLDER, "elsewhere"])
+@pytest.mark.parametrize("name", [*datasets.FILES, "diabetes"])
 def test_shipped_data_sets_are_what_scikit_learn_loads(monkeypatch, name, folder):
     """Read from its files, and by itself where it keeps them elsewhere."""
-    monkeypatch.setattr(shipped, "FOLDER", folder)
+    monkeypatch.setattr(datasets, "FOLDER", folder)
     options = {"scaled": False} if name == "diabetes" else {}
     expected = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True, **options)
-    for got, array in zip(shipped.read(name), expected, strict=True):
+    for got, array in zip(datasets.shipped(name), expected, strict=True):
         np.testing.assert_array_equal(got, array)
         assert got.dtype == array.dtype
 

@@ -1,4 +1,4 @@
-"""One model of `fit_many` whose arguments are plain: prepared as by `fit`, and all else as of several."""
+"""One model of `fit_many`: trained as by `fit`, in the thread of its call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.backend import registry
-from fastmlp.many import training
 from fastmlp.training import setup
 
 X, Y = data_set("diabetes", 48)
@@ -42,7 +41,7 @@ PLAIN = {
     "validation": {"n_models": 1, "validation": 0.25, "seed": 3, "dtype": np.float32},
     "blank lists": {"n_models": 1, "callbacks": [], "metrics": [], "seed": 3, "threads": 2},
 }
-"""Arguments of one model that need no more than `fit`."""
+"""Arguments of one model that are those of `fit`, or lists of one."""
 
 OTHERS = {
     "callbacks": {"callbacks": [Callback()]},
@@ -51,20 +50,7 @@ OTHERS = {
     "sparse rows": {"X": sparse.csr_array(X)},
     "a bar": {"progress": True},
 }
-"""Arguments of one model that need more."""
-
-
-@pytest.fixture
-def prepared_alone(monkeypatch):
-    """What each call got of `plain_training`."""
-    found, plain_training = [], training.plain_training
-
-    def noted(*given):
-        found.append(plain_training(*given))
-        return found[-1]
-
-    monkeypatch.setattr(training, "plain_training", noted)
-    return found
+"""Arguments of one model that `fit_many` reads by itself."""
 
 
 def trained(given):
@@ -73,10 +59,9 @@ def trained(given):
 
 
 @pytest.mark.parametrize("given", PLAIN)
-def test_plain_arguments_are_those_of_fit(given, prepared_alone):
+def test_plain_arguments_are_those_of_fit(given):
     options = PLAIN[given]
     [model] = trained(options)
-    assert len([one for one in prepared_alone if one is not None]) == 1
     own = {name: value[0] if isinstance(value, list) and value else value for name, value in options.items()}
     for name in ("networks", "X", "y", "n_models"):
         own.pop(name, None)
@@ -87,10 +72,9 @@ def test_plain_arguments_are_those_of_fit(given, prepared_alone):
 
 
 @pytest.mark.parametrize("given", OTHERS)
-def test_others_are_prepared_as_those_of_many(given, prepared_alone):
+def test_others_train_as_by_fit(given):
     options = {"seed": 3, **OTHERS[given]}
     [model] = trained({"n_models": 1, **options})
-    assert prepared_alone == [None]
     rows = options.pop("rows", slice(None))
     assert_same(model, fit(SMALL, options.pop("X", X)[rows], Y[rows], **{**OPTIONS, **options}))
 
@@ -149,14 +133,13 @@ def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(monkeypatch):
     assert len(setup.kept) == 1
 
 
-def test_one_that_diverges_leaves_its_error(prepared_alone):
+def test_one_that_diverges_leaves_its_error():
     [error] = trained({"n_models": 1, "optimizer": SGD(1e200), "seed": 3})
     with pytest.raises(DivergenceError) as alone:
         fit(SMALL, X, Y, optimizer=SGD(1e200), seed=3, **OPTIONS)
     assert isinstance(error, DivergenceError)
     np.testing.assert_array_equal(error.parameters, alone.value.parameters)
     assert (error.step, error.history, error.__traceback__) == (alone.value.step, alone.value.history, None)
-    assert prepared_alone[0] is not None
 
 
 def at_epoch(number, do):
