@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmlp import Adam, Network
 from fastmlp.kernels.variant import Work
-from fastmlp.training import setup
+from fastmlp.training import options as fit_options
 
 NETWORK, OPTIMIZER = Network([8, 16, 3], "tanh"), Adam()
 
@@ -18,5 +18,5 @@ def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
 
 def have_chosen(patch, backend):
     """Have `fit` take a backend, whatever it has kept of earlier trainings; patch : pytest's monkeypatch"""
-    patch.setattr(setup, "choose", lambda *_: backend)
-    patch.setattr(setup, "kept", {})
+    patch.setattr(fit_options, "choose", lambda *_: backend)
+    patch.setattr(fit_options, "kept", {})

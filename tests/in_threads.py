@@ -35,7 +35,7 @@ class LeftAlone(Exception):
 
 
 class Rank:
-    """One of them: see `fastmlp.distributed.communicator.Communicator`."""
+    """One of them: see `fastmlp.distributed.ranks.Communicator`."""
 
     def __init__(self, group, rank):
         self._group, self.rank, self.size = group, rank, group.size

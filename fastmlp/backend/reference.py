@@ -35,10 +35,7 @@ from fastmlp.model.operations import INPUTS, Operation
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
 from fastmlp.model.precision import takes_bfloat16
 from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
-from fastmlp.model.state import TrainState
-
-Array = NDArray[Any]
-
+from fastmlp.model.state import Array, TrainState
 
 Product = Callable[[Any, Any, tuple[int, ...]], Any]
 

@@ -203,7 +203,7 @@ def _whole(what: str, text: str, count: int | None = None, separator: str = ",")
 
 
 def _network(text: str, layers: str) -> Any:
-    from fastmlp.cli.layers import layers_of
+    from fastmlp.cli.given import layers_of
     from fastmlp.lab.steps import classifier
 
     sizes = _whole("network", text, separator="-")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-
-Array = NDArray[Any]
+from fastmlp.model.state import Array
 
 HELD_OUT = 5
 """Training never sees one row of so many."""

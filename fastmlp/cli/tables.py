@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.cli.given import BadFile, Mistake, check_precision, refuse_unwritable, widths
-from fastmlp.cli.layers import layers_of, refuse_with_layers
+from fastmlp.cli.given import (
+    BadFile,
+    Mistake,
+    check_precision,
+    layers_of,
+    refuse_unwritable,
+    refuse_with_layers,
+    widths,
+)
 from fastmlp.cli.table_report import described, print_json, print_model, print_scores
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
+from fastmlp.model.state import Array
 from fastmlp.system.bars import Bar
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
-
-Array = NDArray[Any]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},

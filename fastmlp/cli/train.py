@@ -15,8 +15,15 @@ from fastmlp import checks
 from fastmlp.backend.registry import is_reference
 from fastmlp.cli import tables
 from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
-from fastmlp.cli.given import TRAINED_IN, Mistake, check_precision, widths
-from fastmlp.cli.layers import layers_of, network_in_words, refuse_with_layers
+from fastmlp.cli.given import (
+    TRAINED_IN,
+    Mistake,
+    check_precision,
+    layers_of,
+    network_in_words,
+    refuse_with_layers,
+    widths,
+)
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.layers import Dense
 from fastmlp.model.network import Network

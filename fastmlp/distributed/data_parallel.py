@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.distributed.communicator import Communicator, check_sums, place_of
 from fastmlp.distributed.mpi import MPI, is_mpi
+from fastmlp.distributed.ranks import Communicator, check_sums, place_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DataParallel:
     Parameters
     ----------
     communicator : mpi4py.MPI.Intracomm, or an object with the methods of
-        `fastmlp.distributed.communicator.Communicator`
+        `fastmlp.distributed.ranks.Communicator`
     average_every : int, optional
         None sums the gradients of all processes in every step. k lets each process take k steps by itself, on
         its own rows of each batch, and then averages parameters and moments: local SGD (Stich 2019). They are

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from numpy.typing import NDArray
 
 from fastmlp.distributed import ends
-from fastmlp.distributed.communicator import all_of
+from fastmlp.distributed.ranks import all_of
 from fastmlp.system.budget import affinity
 from fastmlp.system.notices import say
 
@@ -63,7 +63,7 @@ def is_mpi(value: object) -> bool:
 
 
 class MPI:
-    """A `Communicator` (`fastmlp.distributed.communicator`) of mpi4py's.
+    """A `Communicator` (`fastmlp.distributed.ranks`) of mpi4py's.
 
     communicator : mpi4py.MPI.Intracomm
     timeout : seconds that one collective may take, waiting for the slowest rank included

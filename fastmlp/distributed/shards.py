@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.distributed.communicator import place_of
 from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.distributed.ranks import place_of
 from fastmlp.system.packages import needed
 
 Path = str | os.PathLike[str]

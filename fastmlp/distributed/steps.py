@@ -25,12 +25,10 @@ from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows, touched_by
-from fastmlp.model.state import TrainState
+from fastmlp.model.state import Array, TrainState
 
 _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
 """The very same network for every chunk, by which backends find what they have prepared."""
-
-Array = NDArray[Any]
 
 
 class _Spread:

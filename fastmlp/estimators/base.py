@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
@@ -17,14 +17,13 @@ from sklearn.utils.validation import validate_data
 from fastmlp import checks
 from fastmlp.backend.choice import calls_blas, choose, settled
 from fastmlp.estimators import lbfgs
-from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, warn
+from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.joint import Joint, Wanted, among_others, generator_of, train_here
 from fastmlp.estimators.parameters import Parameters
 from fastmlp.estimators.rows import ValidatedRows, rows_of, split
-from fastmlp.estimators.scoring import scoring_of
 from fastmlp.estimators.streaming import (
     AUTO_BATCH,
     Stream,
@@ -38,7 +37,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import TrainState, initial_state
+from fastmlp.model.state import Array, TrainState, initial_state
 from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
@@ -50,8 +49,6 @@ from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.streamed import Streamed
 from fastmlp.training.windows import Windows
-
-Array = NDArray[Any]
 
 THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
@@ -15,19 +15,22 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
-from fastmlp.estimators.constraints import CLASSIFIER
-from fastmlp.estimators.labels import accuracy, binarizer_of
+from fastmlp.estimators.labels import (
+    accuracy,
+    are_probabilities,
+    binarizer_of,
+    check_probabilities,
+    targets_of,
+)
 from fastmlp.estimators.lbfgs import FTOL
-from fastmlp.estimators.parameters import partial_fit_context
-from fastmlp.estimators.probabilities import are_probabilities, check_probabilities, targets_of
+from fastmlp.estimators.parameters import CLASSIFIER, partial_fit_context
 from fastmlp.estimators.rows import ValidatedRows
 from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.losses import BinaryFocal, Focal
 from fastmlp.model.own_losses import Loss
+from fastmlp.model.state import Array
 from fastmlp.training.model import Model
-
-Array = NDArray[Any]
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped

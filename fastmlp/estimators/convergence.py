@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
@@ -11,11 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import get_scorer
 
+from fastmlp.estimators.rows import ValidatedRows
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.sparse import SparseRows
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import OWN_CURVES
+from fastmlp.training.threads import interruptible
 
 LEAST_RATE = 1e-6
 """Where "adaptive" stops instead of dividing the rate by 5 once more."""
@@ -208,3 +214,33 @@ def fresh_curves(estimator: Any) -> None:
     estimator.best_loss_ = None if estimator.early_stopping else math.inf
     estimator.validation_scores_ = [] if estimator.early_stopping else None
     estimator.best_validation_score_ = -math.inf if estimator.early_stopping else None
+
+
+def scoring_of(estimator: Any, held_out: ValidatedRows | None) -> Callable[[Run], float] | None:
+    """Return a function that scores the parameters after an epoch; None if the training loss decides.
+
+    The function raises LeftBehind if that takes long and the training shall stop.
+    """
+    if not estimator.early_stopping or held_out is None:
+        return None
+    inputs, weights, count = unpacked(held_out.inputs), held_out.score_weights, len(held_out.targets)
+    metric = estimator.stopping_metric
+    if metric == "loss":
+        return lambda run: -run.history["validation_loss"][-1]
+    y = estimator._decoded(held_out.targets)
+    if metric is None:
+
+        def score() -> float:
+            return estimator._default_score(y, estimator._decoded(estimator._outputs(inputs)), weights)
+
+        return lambda run: interruptible(run, count, score)
+    scorer = get_scorer(metric)
+    # The rows held out have no feature names, and an estimator with such names would warn of that. They
+    # are scaled already.
+    nameless = object.__new__(type(estimator))
+    named = {name: value for name, value in vars(estimator).items() if name != "feature_names_in_"}
+    nameless.__dict__ = named | {"_scale": 1.0}
+    X = inputs.matrix() if isinstance(inputs, SparseRows) else inputs
+    takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
+    options = {"sample_weight": weights} if weights is not None and takes_weights else {}
+    return lambda run: interruptible(run, count, lambda: float(scorer(nameless, X, y, **options)))

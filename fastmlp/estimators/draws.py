@@ -18,10 +18,10 @@ from sklearn.utils import check_random_state
 from fastmlp import checks
 from fastmlp.model.activations import Activation
 from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
+from fastmlp.model.state import Array
 from fastmlp.training.data import clean
-from fastmlp.training.seeding import KnownState
+from fastmlp.training.start import KnownState
 
-Array = NDArray[Any]
 Start = tuple[list[Array], list[Array]]
 
 

@@ -6,7 +6,6 @@ import operator
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -19,10 +18,9 @@ from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs
+from fastmlp.model.state import Array
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import is_sparse
-
-Array = NDArray[Any]
 
 SPARSE = ["csr", "csc"]
 """The sparse formats that are taken as they are."""

@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.estimators.convergence import warn
-from fastmlp.model.backend import Backend, Data
+from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.pace import is_long, most_seconds
-
-Array = NDArray[Any]
-
+from fastmlp.training.threads import is_long, most_seconds
 
 FTOL = 2.220446049250313e-09
 """SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils._param_validation import validate_parameter_constraints
+from sklearn.metrics import get_scorer_names
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
+
+from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
+from fastmlp.model.activations import Activation
+from fastmlp.model.optimizers import OPTIMIZERS
+from fastmlp.model.own_losses import Loss
+from fastmlp.model.schedules import Schedule
 
 PLAIN = {bool, int, float, str, type(None), np.float64, np.int64}
 """Types of parameters that never change, and that hold no memory of a user's."""
@@ -112,3 +120,58 @@ class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
                 "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
             )
         return True
+
+
+# --- constraints of scikit-learn's
+
+Constraints = dict[str, Any]
+
+COMMON: Constraints = {
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+    "activation": [StrOptions({*ACTIVATIONS}), Activation, "array-like"],
+    "solver": [StrOptions({"lbfgs", "sgd", "adam"}), *OPTIMIZERS],
+    "alpha": [Interval(Real, 0, None, closed="left")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule, callable],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "power_t": [Interval(Real, 0, None, closed="left")],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "shuffle": ["boolean"],
+    "random_state": ["random_state"],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "verbose": ["verbose"],
+    "warm_start": ["boolean"],
+    "momentum": [Interval(Real, 0, 1, closed="both")],
+    "nesterovs_momentum": ["boolean"],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "beta_1": [Interval(Real, 0, 1, closed="left")],
+    "beta_2": [Interval(Real, 0, 1, closed="left")],
+    "epsilon": [Interval(Real, 0, None, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+    "ftol": [Interval(Real, 0, None, closed="left")],
+    "max_fun": [Interval(Integral, 1, None, closed="left")],
+    "layers": [list, tuple, None],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+    "init": "no_validation",
+    "input_scale": [Interval(Real, 0, None, closed="neither")],
+    "validation_set": [tuple, list, None],
+    "stopping_metric": [StrOptions({"loss", *get_scorer_names()}), callable, None],
+    "callbacks": ["array-like"],
+    "max_time": [Interval(Real, 0, None, closed="neither"), None],
+    "progress": ["boolean"],
+    "backend": [str],
+    "threads": [Interval(Integral, 1, None, closed="left"), None],
+    "dtype": "no_validation",
+}
+
+CLASSIFIER: Constraints = COMMON | {
+    "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    "loss": [StrOptions({"log_loss"}), Loss],
+}
+
+REGRESSOR: Constraints = COMMON | {
+    "loss": [StrOptions({*LOSSES}), Loss],
+    "huber_delta": [Interval(Real, 0, None, closed="neither")],
+    "quantile": [Interval(Real, 0, 1, closed="neither")],
+}

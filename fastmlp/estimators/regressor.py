@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
-from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
 from fastmlp.estimators.lbfgs import FTOL
-from fastmlp.estimators.parameters import partial_fit_context
+from fastmlp.estimators.parameters import REGRESSOR, partial_fit_context
 from fastmlp.model.own_losses import Loss
+from fastmlp.model.state import Array
 from fastmlp.training.model import Model
-
-Array = NDArray[Any]
 
 
 def _output(loss: str) -> str:

@@ -10,14 +10,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp import checks
-from fastmlp.model.backend import Data
+from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean
 from fastmlp.training.sparse_data import clean_rows, is_sparse
-
-Array = NDArray[Any]
 
 
 class ValidatedRows(NamedTuple):

@@ -17,8 +17,7 @@ from fastmlp.model.backend import Data
 from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
 from fastmlp.training.sources.tables import is_table
 from fastmlp.training.streaming import source_of
-from fastmlp.training.window import Window
-from fastmlp.training.windows import RowFormat, Windows
+from fastmlp.training.windows import RowFormat, Window, Windows
 
 Array = NDArray[Any]
 

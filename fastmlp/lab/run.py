@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fastmlp.backend.registry import variants
-from fastmlp.lab import slots, steps
+from fastmlp.lab import phases, steps
 from fastmlp.lab.machine import MeasuredMachine, measured
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, Wrong
 from fastmlp.lab.peers import peers_of
-from fastmlp.lab.phases import phases
 from fastmlp.lab.rows import SlotRow, has_its_own, slot_rows
 from fastmlp.lab.steps import StepRow, step_rows
 from fastmlp.model.network import Network
@@ -94,7 +93,7 @@ def run(
             own = [m for m in found if m.variant in variants()]
             if with_phases and isinstance(task.row, StepRow) and threads == 1 and own:
                 fastest = min(own, key=lambda m: m.time.median).variant
-                phased += phases(task.row, fastest, request.budget, request.clock)
+                phased += phases.phases(task.row, fastest, request.budget, request.clock)
         measurements += found
         done(task)
     return Results(machine, measurements, wrong, phased)
@@ -103,4 +102,4 @@ def run(
 def _measured(task: MeasurementTask, request: Request) -> Iterator[Measurement | Wrong]:
     if isinstance(task.row, StepRow):
         return steps.measure(task.row, task.names, request.budget, request.clock)
-    return slots.measure(task.row, task.names, request.budget, request.clock)
+    return phases.measure(task.row, task.names, request.budget, request.clock)

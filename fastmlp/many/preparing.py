@@ -12,7 +12,7 @@ from fastmlp.fitting import fit
 from fastmlp.many.arguments import Arguments, named
 from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.checkpointing import CallFile, KeepInCallFile, Resumed
-from fastmlp.many.groups import ModelGroup, program_of, saved_together
+from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.model.backend import Array, Data
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.options import FitOptions
@@ -79,7 +79,7 @@ class Preparation:
             given = self._arguments.of(index)
             network, X, y = given.pop("network"), given.pop("X"), given.pop("y")
             options = FitOptions(
-                **given, fit=fit, seed=self._seeds[index], window=None, callbacks=called, progress=False,
+                **given, fit=fit, seed=self._seeds[index], window=None, callbacks=(*called,), progress=False,
                 threads=self._threads, resume=saved, metrics=self._metrics,
             )  # fmt: skip
             training = prepared(network, X, y, options, trainings=self._group_sizes.get(index, 1))

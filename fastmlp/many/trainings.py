@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
-from fastmlp.many.groups import ModelGroup
-from fastmlp.many.lanes import Lanes, LaneTraining
+from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.training.callbacks import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.ensemble import BaggingClassifier, BaggingRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -17,9 +17,8 @@ from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange import c_header, onnx_graph
 from fastmlp.exchange.steps import ExportGraph, mean_graph
 from fastmlp.many.predicting import outputs_of, predict_many
+from fastmlp.model.state import Array
 from fastmlp.searches.backend import together
-
-Array = NDArray[Any]
 
 MOST_COPIED = 1 << 23
 """Numbers of X that are copied at once where members read some columns each: one call predicts such rows."""

@@ -33,10 +33,9 @@ from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.joint import Wanted, give
 from fastmlp.estimators.regressor import MLPRegressor
-from fastmlp.searches.call_arguments import Call
 from fastmlp.searches.preprocessing import FOLD, key_after
 from fastmlp.searches.tasks import TaskThread
-from fastmlp.searches.warning_filters import set_warning_state, warning_state
+from fastmlp.searches.turns import Call, set_warning_state, warning_state
 from fastmlp.training.callbacks import Run
 
 NETWORKS = (MLPClassifier, MLPRegressor)

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from fastmlp.estimators.joint import Joint
 from fastmlp.estimators.parameters import PLAIN
-from fastmlp.searches.call_arguments import Call, arguments_of
+from fastmlp.searches.turns import Call, arguments_of
 
 FOLD = ("X", "y", "train")
 """Arguments of scikit-learn's functions that say what rows a pipeline is fitted on."""

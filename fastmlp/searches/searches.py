@@ -9,8 +9,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # what 
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.searches.backend import together
-from fastmlp.searches.going_on import trainings_go_on
 from fastmlp.searches.plots import plot
+from fastmlp.searches.trainings import trainings_go_on
 
 
 class _Search:

@@ -16,9 +16,8 @@ from typing import Any
 
 from fastmlp.estimators.joint import TrainingThread
 from fastmlp.model.state import TrainState
-from fastmlp.searches.call_arguments import Call
 from fastmlp.searches.trainings import Awaited, train_together
-from fastmlp.searches.warning_filters import set_warning_state, warning_state
+from fastmlp.searches.turns import Call, set_warning_state, warning_state
 from fastmlp.system.interrupts import POLL
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.plan import Plan

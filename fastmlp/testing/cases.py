@@ -1,4 +1,8 @@
-"""One call of a slot: its arguments, what the reference makes of them, and the largest error allowed."""
+"""One call of a slot: its arguments, what the reference makes of them, and the largest error allowed.
+
+Arrays have guards around them: a kernel that writes beyond one changes a guard, and what it reads beyond is
+NaN, or -1. Inputs have NaN, infinities, and zeros that meet infinities, which a kernel must not swallow.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,85 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backend.registry import get_variant
 from fastmlp.kernels.runtime.workspace import scratch_length
-from fastmlp.testing.guards import guarded, overrun
+from fastmlp.model.layout import ALIGNMENT
+from fastmlp.model.state import Array
 
-Array = NDArray[Any]
+NAN, ZERO_TIMES_INFINITY, NOT_FINITE = "NaN", "0 times inf", "NaN and inf"
+"""The labels of the cases."""
+
+
+def operands(rng: np.random.Generator, a: Array, b: Array) -> Iterator[tuple[str, Array, Array]]:
+    """Yield labels and operands of a product, a (n, k) and b (k, m): as they are, and not finite.
+
+    NaN is in one row of a and one column of b. A 0 of each meets an infinity of the other, which is NaN.
+    """
+    yield "", a, b
+    (n, k), m = a.shape, b.shape[1]
+    first, second = a.copy(), b.copy()
+    first[rng.integers(n), rng.integers(k)] = np.nan
+    second[rng.integers(k), rng.integers(m)] = np.nan
+    yield NAN, first, second
+    first, second = a.copy(), b.copy()
+    for zero, infinite in ((first, second.T), (second.T, first)):
+        term = rng.integers(k)
+        zero[rng.integers(len(zero)), term] = 0
+        infinite[rng.integers(len(infinite)), term] = np.inf
+    yield ZERO_TIMES_INFINITY, first, second
+
+
+def values(
+    rng: np.random.Generator, array: Array, some: tuple[float, ...] = (np.nan, np.inf, -np.inf, -0.0)
+) -> Iterator[tuple[str, Array]]:
+    """Yield a label and an array: as it is, and with a few of its numbers replaced by others."""
+    yield "", array
+    changed = array.copy()
+    changed.reshape(-1)[rng.integers(array.size, size=len(some))] = some
+    yield NAN if np.isnan(some).all() else NOT_FINITE, changed
+
+
+LEAST = 256
+"""Bytes of a guard at least: the widest vector, four times."""
+
+GUARD = 0xFF
+"""Each byte of a guard."""
+
+
+class _GuardedBytes(np.ndarray[Any, Any]):
+    """The bytes of a guarded array, its base. between : slice of those that are not guards"""
+
+    between: slice
+
+
+def guarded(array: Array) -> Array:
+    """Return a copy that begins at a cache line, with a row of guards before it and one after it.
+
+    A guard is as long as a row of the array, and at least `LEAST` bytes.
+    """
+    row = array.nbytes // max(1, len(array)) if array.ndim > 1 else 0
+    guard = -(-max(row, LEAST) // ALIGNMENT) * ALIGNMENT
+    memory = _GuardedBytes(guard + array.nbytes + guard + ALIGNMENT, np.uint8)
+    memory[:] = GUARD
+    first = guard + -memory.ctypes.data % ALIGNMENT
+    memory.between = slice(first, first + array.nbytes)
+    inside: Array = np.ndarray(array.shape, array.dtype, memory, first)
+    inside[...] = array
+    return inside
+
+
+def overrun(array: Array) -> str | None:
+    """Return where a guard of a guarded array was changed, in words; None if none was, or there is none."""
+    memory = array.base
+    if not isinstance(memory, _GuardedBytes):
+        return None
+    before, after = memory[: memory.between.start] != GUARD, memory[memory.between.stop :] != GUARD
+    if after.any():
+        return f"element {int(after.argmax()) // array.itemsize + 1} after its end"
+    if before.any():
+        return f"element {int(before[::-1].argmax()) // array.itemsize + 1} before its beginning"
+    return None
 
 
 def wide(array: Array) -> Array:

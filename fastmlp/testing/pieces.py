@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
@@ -23,8 +22,8 @@ from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import BuiltInLoss, Loss
+from fastmlp.model.state import Array
 
-Array = NDArray[Any]
 Function = Callable[[Array], Array]
 
 MIDDLE = np.linspace(-12, 12, 241)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp.model.sparse import SparseRows
-from fastmlp.testing import not_finite
+from fastmlp.model.state import Array
+from fastmlp.testing import cases
 from fastmlp.testing.cases import (
-    Array,
     Case,
     CaseMaker,
     Sizes,
@@ -48,7 +48,7 @@ def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Ite
     b = drawn(rng, dtype, n_out)
     scratch = scratch_of(sizes, dtype)
     normal = drawn(rng, dtype, rows, n_in), drawn(rng, dtype, n_in, n_out)
-    for label, x, w in not_finite.operands(rng, *normal):
+    for label, x, w in cases.operands(rng, *normal):
         expected = _product(x, w) + wide(b)
         bound = _dot_bound(dtype, x, w) + few_ulp(dtype, b)
         arguments = (x, w, b, scratch, unset(dtype, rows, n_out, found=label))
@@ -59,7 +59,7 @@ def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Size
     rows, n_in, n_out = sizes
     normal = drawn(rng, dtype, rows, n_in), drawn(rng, dtype, rows, n_out)
     scratch = scratch_of(sizes, dtype)
-    for label, columns, delta in not_finite.operands(rng, normal[0].T, normal[1]):
+    for label, columns, delta in cases.operands(rng, normal[0].T, normal[1]):
         x, bound = np.ascontiguousarray(columns.T), _dot_bound(dtype, columns, delta)
         arguments = (x, delta, scratch, unset(dtype, n_in, n_out, found=label))
         yield Case(label, arguments, {3: _product(columns, delta)}, None, {3: bound}, 2, not label)
@@ -77,7 +77,7 @@ def _affine_sparse(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes)
     b, dense = drawn(rng, dtype, n_out), _sparse(rng, dtype, 3 * rows, n_in)
     normal = drawn(rng, dtype, n_in, n_out)
     orders = ("ordered", rng.integers(0, 3 * rows, rows)), ("straight", np.empty(0, np.int64))
-    for found, samples, w in not_finite.operands(rng, dense, normal):
+    for found, samples, w in cases.operands(rng, dense, normal):
         for label, order in orders:
             x = samples[order if len(order) else slice(rows)]
             bound = _dot_bound(dtype, x, w, _of_non_zeros) + few_ulp(dtype, b)
@@ -92,7 +92,7 @@ def _weight_gradient_sparse(rng: np.random.Generator, dtype: np.dtype[Any], size
     normal, dense = drawn(rng, dtype, rows, n_out), _sparse(rng, dtype, n_in, rows)
     places = rng.permutation(n_in)
     lists = ("listed", places, np.argsort(places)), ("every", places[:0], slice(None))
-    for found, columns, delta in not_finite.operands(rng, dense, normal):
+    for found, columns, delta in cases.operands(rng, dense, normal):
         expected = _of_non_zeros(columns, delta)
         bound = _dot_bound(dtype, columns, delta, _of_non_zeros)
         for label, listed, at in lists:
@@ -104,7 +104,7 @@ def _weight_gradient_sparse(rng: np.random.Generator, dtype: np.dtype[Any], size
 
 def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     ones = np.ones((1, sizes.rows))
-    for label, delta in not_finite.values(rng, drawn(rng, dtype, sizes.rows, sizes.n_out)):
+    for label, delta in cases.values(rng, drawn(rng, dtype, sizes.rows, sizes.n_out)):
         expected, bound = _product(ones, delta)[0], _dot_bound(dtype, ones, delta)[0]
         out = unset(dtype, sizes.n_out, found=label)
         yield Case(label, (delta, out), {1: expected}, None, {1: bound}, None, not label)
@@ -114,7 +114,7 @@ def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes
     rows, n_in, n_out = sizes
     normal = drawn(rng, dtype, rows, n_out), drawn(rng, dtype, n_in, n_out)
     scratch = scratch_of(sizes, dtype)
-    for label, delta, transposed in not_finite.operands(rng, normal[0], normal[1].T):
+    for label, delta, transposed in cases.operands(rng, normal[0], normal[1].T):
         w, bound = np.ascontiguousarray(transposed.T), _dot_bound(dtype, delta, transposed)
         arguments = (delta, w, scratch, unset(dtype, rows, n_in, found=label))
         yield Case(label, arguments, {3: _product(delta, transposed)}, None, {3: bound}, 2, not label)
@@ -122,7 +122,7 @@ def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes
 
 def _gather(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     order = rng.integers(0, 3 * sizes.rows, sizes.rows)
-    for label, source in not_finite.values(rng, drawn(rng, dtype, 3 * sizes.rows, sizes.n_in)):
+    for label, source in cases.values(rng, drawn(rng, dtype, 3 * sizes.rows, sizes.n_in)):
         out = unset(dtype, sizes.rows, sizes.n_in, found=label)
         yield Case(label, (source, order, out), {2: wide(source[order])}, None, {2: 0.0}, None, not label)
 

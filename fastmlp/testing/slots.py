@@ -14,8 +14,7 @@ import numpy as np
 
 from fastmlp.testing.cases import Case, CaseMaker, Sizes
 from fastmlp.testing.product_cases import PRODUCTS
-from fastmlp.testing.step_cases import STEPS
-from fastmlp.testing.unit_cases import UNITS
+from fastmlp.testing.unit_cases import STEPS, UNITS
 
 AGREEMENT_SIZES = (
     Sizes(1, 1, 1),

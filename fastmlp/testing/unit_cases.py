@@ -1,4 +1,4 @@
-"""Calls of the slots that work on units or weights one by one: activations, losses, penalties, dropout."""
+"""Calls of the slots that work on units or weights one by one: activations, losses, rules, dropout."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backend import reference, reference_losses, reference_operations
+from fastmlp.backend.reference_rules import take_step
+from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
 from fastmlp.model.losses import LOSSES, BinaryFocal, CrossEntropy, Huber, Quantiles, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation
+from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
 from fastmlp.model.own_losses import Loss
-from fastmlp.testing import not_finite
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+from fastmlp.model.state import Array, initial_state
+from fastmlp.testing import cases
 from fastmlp.testing.cases import (
-    Array,
     Case,
     CaseMaker,
     Sizes,
@@ -34,7 +38,7 @@ from fastmlp.testing.cases import (
 def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     normal = 4 * drawn(rng, dtype, sizes.rows, sizes.n_out)
     # NumPy's formula of gelu and silu is NaN at -inf, where the kernels have the limit.
-    for found, z in not_finite.values(rng, normal, (np.inf, -0.0, np.nan)):
+    for found, z in cases.values(rng, normal, (np.inf, -0.0, np.nan)):
         for code, name in enumerate(ACTIVATIONS):
             with np.errstate(invalid="ignore"):
                 expected = reference_losses.activate(name, wide(z))
@@ -49,8 +53,8 @@ def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> I
 
 def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     normal = 4 * drawn(rng, dtype, sizes.rows, sizes.n_out)
-    deltas = not_finite.values(rng, drawn(rng, dtype, *normal.shape))
-    logits = not_finite.values(rng, normal, (np.nan, -0.0))
+    deltas = cases.values(rng, drawn(rng, dtype, *normal.shape))
+    logits = cases.values(rng, normal, (np.nan, -0.0))
     for (found, delta), (_, z) in zip(deltas, logits, strict=True):
         for code, name in enumerate(HIDDEN):
             a = np.array(
@@ -89,7 +93,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             lost[0, -1] = np.nan  # of a row that counts
             with np.errstate(invalid="ignore"):
                 expected = reference_losses.output_loss(objective, wide(lost), wide(targets), wide(weights))
-                yield _loss_case(objective, lost, targets, weights, scratch, expected, not_finite.NAN)
+                yield _loss_case(objective, lost, targets, weights, scratch, expected, cases.NAN)
             if entry.clips and not entry.parameter:  # by scikit-learn: labels, and logits that saturate
                 objective = Objective.checked(n_out, output, loss, "sklearn")
                 far, labels = 20 * z, np.eye(n_out, dtype=dtype)[rng.integers(0, n_out, rows)]
@@ -144,7 +148,7 @@ def _penalised(w: Array, l1: float, l2: float) -> Operation:
 
 def _penalty(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     normal = drawn(rng, dtype, sizes.n_in, sizes.n_out)
-    for (found, w), (l1, l2) in itertools.product(not_finite.values(rng, normal, (np.nan,)), PENALTIES):
+    for (found, w), (l1, l2) in itertools.product(cases.values(rng, normal, (np.nan,)), PENALTIES):
         expected = reference.penalty(_penalised(w, l1, l2), wide(w))
         bound = 8 * eps(dtype) * np.sqrt(sizes.n_out) * expected
         label = labelled(f"l1={l1:g},l2={l2:g}", found)
@@ -153,7 +157,7 @@ def _penalty(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> It
 
 def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     normal, dw = drawn(rng, dtype, sizes.n_in, sizes.n_out), drawn(rng, dtype, sizes.n_in, sizes.n_out)
-    for (found, w), (l1, l2) in itertools.product(not_finite.values(rng, normal, (np.nan,)), PENALTIES):
+    for (found, w), (l1, l2) in itertools.product(cases.values(rng, normal, (np.nan,)), PENALTIES):
         by_w = reference.penalty_gradient(_penalised(w, l1, l2), wide(w))
         bound = few_ulp(dtype, np.abs(dw) + np.abs(by_w))
         label = labelled(f"l1={l1:g},l2={l2:g}", found)
@@ -162,7 +166,7 @@ def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Siz
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     normal = drawn(rng, dtype, sizes.rows, sizes.n_out)
-    for found, a in not_finite.values(rng, normal, (np.nan,)):
+    for found, a in cases.values(rng, normal, (np.nan,)):
         # A step writes dropped activations to another array, and dropped deltas in place.
         for key, step, layer, first, p, out in (
             (7, 0, 0, 0, 0.5, unset(dtype, *a.shape, found=found)),
@@ -187,3 +191,61 @@ UNITS: dict[str, CaseMaker] = {
     "drop": _drop,
 }
 """The slots of units and weights, with what makes their cases."""
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    **{kind.__name__.lower(): kind(0.01) for kind in NAMED},
+    "momentum": SGD(0.1, 0.9),
+    "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "rmsprop with momentum": RMSprop(0.01, momentum=0.9),
+    "adam, epsilon hat": Adam(0.001, epsilon_hat=True),
+    "amsgrad": Adam(0.001, amsgrad=True),
+    "adamw, amsgrad": AdamW(0.001, amsgrad=True),
+    "schedule-free, warmup": ScheduleFreeAdamW(0.01, weight_decay=0.1, warmup=9),
+}
+"""Optimisers by labels: all of fastmlp's, and more settings of some, so that every rule is among them."""
+
+STEPS_BEFORE = 3
+"""The reference's steps before that of a case, which make its moments."""
+
+
+def _vector(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Array:
+    """Return as many numbers (P,) as a network of one layer has parameters."""
+    return drawn(rng, dtype, (sizes.n_in + 1) * sizes.n_out)
+
+
+def _clip(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    network, parameters = Network([sizes.n_in, sizes.n_out]), _vector(rng, dtype, sizes)
+    gradients = cases.values(rng, _vector(rng, dtype, sizes), (np.nan,))
+    for (found, gradient), clip_norm in itertools.product(gradients, (0.5, 1e6)):
+        state = initial_state(wide(parameters))._replace(gradients=wide(gradient))
+        expected = reference.update(network, SGD(0.0, clip_norm=clip_norm), state, 0.0, 0.0).gradients
+        label, bound = labelled(f"at {clip_norm:g}", found), few_ulp(dtype, expected)
+        yield Case(label, (clip_norm, gradient), {1: expected}, None, {1: bound}, None, not found)
+
+
+def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    parameters, before = _vector(rng, dtype, sizes), _vector(rng, np.dtype(float), sizes)
+    gradients = cases.values(rng, _vector(rng, dtype, sizes), (np.nan,))
+    for (found, gradient), (label, optimizer) in itertools.product(gradients, OPTIMIZERS.items()):
+        rate, t = float(optimizer.rates(np.array([STEPS_BEFORE]), 1)[0, 0]), STEPS_BEFORE + 1
+        rates, moments = np.full(parameters.shape, rate), np.zeros((optimizer.moment_rows, parameters.size))
+        for step in range(1, t):
+            take_step(optimizer, wide(parameters), before / step, moments, rates, step)
+        constants = np.zeros(ROOM_FOR_CONSTANTS)
+        constants[: len(optimizer.constants)] = optimizer.constants
+        scalars = RULE_CODES.code(optimizer.rule), rate, constants, float(t)
+        arguments = (*scalars, gradient, parameters, moments.astype(dtype))
+        p, kept = (wide(array) for array in arguments[-2:])
+        # A step adds terms of about this size, each with an error of a few ulp.
+        terms = np.abs(gradient) + gradient * gradient + np.abs(kept).sum(axis=0)
+        take_step(optimizer, p, wide(gradient), kept, rates, t)
+        written = {5: p, 6: kept}
+        bound = {i: few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
+        yield Case(labelled(label, found), arguments, written, None, bound, None, not found)
+
+
+STEPS: dict[str, CaseMaker] = {
+    "clip": _clip,
+    "apply_rule": _apply_rule,
+}
+"""The slots of steps, with what makes their cases."""

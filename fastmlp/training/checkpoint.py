@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import registry
@@ -24,12 +23,11 @@ from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
-from fastmlp.model.state import Snapshot
+from fastmlp.model.state import Array, Snapshot
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
 
-Array = NDArray[Any]
 Path = str | os.PathLike[str]
 
 MOST_BLAS_THREADS = 1 << 12

@@ -18,22 +18,21 @@ from fastmlp.model.schedules import Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import KEPT_STEPS, Batches, visited_weights
+from fastmlp.training.batches import KEPT_STEPS, MIXED_BYTES, Batches, visited_weights
 from fastmlp.training.callbacks import Callback, Progress, Run, states_of
-from fastmlp.training.divergence import DivergenceError, last_finite, sound
-from fastmlp.training.draft import Draft
+from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.epoch_losses import EpochLosses
-from fastmlp.training.mixing import MIXED_BYTES
-from fastmlp.training.pace import (
+from fastmlp.training.plan import Plan
+from fastmlp.training.threads import (
     LAYER_SECONDS,
+    TRIAL_SECONDS,
+    Threads,
     interruptible,
     is_long,
     most_seconds,
     rows_at_once,
     visited_by_a_row,
 )
-from fastmlp.training.plan import Plan
-from fastmlp.training.threads import TRIAL_SECONDS, Threads
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""

@@ -7,15 +7,14 @@ of 64-128-10 takes 200. The targets of a training's rows are checked once, befor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.model.losses import loss_of
 from fastmlp.model.objective import Objective
+from fastmlp.model.state import Array
 
-Array = NDArray[Any]
 Measure = Callable[[Array], float]
 """The value of a metric of outputs; y and weights are known."""
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.backend import Data
+from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from fastmlp.training.measures import Measure
     from fastmlp.training.ranks import Ranks
 
-Array = NDArray[Any]
 Metric = str | Callable[[Array, Array], float]
 Given = list[Metric] | dict[str, list[Metric]]
 """The metrics of a network, or of its heads by their names."""

@@ -12,8 +12,7 @@ from fastmlp.model.backend import Data, Evaluate, TrainChunk
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.training.batches import Orders
-from fastmlp.training.mixing import Mixing
+from fastmlp.training.batches import Mixing, Orders
 
 
 class ChunkRunner(Protocol):

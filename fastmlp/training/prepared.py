@@ -16,18 +16,17 @@ from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.training import resuming
+from fastmlp.training.batches import Mixing
 from fastmlp.training.callbacks import Callback, Run, with_state
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.lifecycle import train
 from fastmlp.training.loop import Training
 from fastmlp.training.metrics import metrics_of
-from fastmlp.training.mixing import Mixing
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
-from fastmlp.training.options import FitOptions
+from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.plan import Plan
 from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.setup import Setup, StepSetup
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters
 

@@ -13,14 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.backend import Backend, Data
+from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.network import Network
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.loop import Training
 from fastmlp.training.plan import ChunkRunner
 
 T = TypeVar("T")
-Array = NDArray[Any]
 _NOTHING = nullcontext()
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from numpy.typing import NDArray
-
 from fastmlp.backend import registry
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import Snapshot
+from fastmlp.model.state import Array, Snapshot
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.training.checkpoint import MOST_BLAS_THREADS, OWN_CURVES, Saved
 from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
 from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks import Ranks
-
-Array = NDArray[Any]
 
 
 def setting(

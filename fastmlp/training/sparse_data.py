@@ -10,12 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
 from fastmlp.backend.registry import is_reference
-from fastmlp.model.backend import Backend
+from fastmlp.model.backend import Array, Backend
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -23,8 +22,6 @@ from fastmlp.model.sparse import MOST_COLUMNS, Inputs, SparseRows, density_of
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
-
-Array = NDArray[Any]
 
 
 TOGETHER = 1 << 20

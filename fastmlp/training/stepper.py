@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend import registry
@@ -18,14 +18,13 @@ from fastmlp.model.layout import aligned, layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.schedules import Schedule
-from fastmlp.model.state import initial_state
+from fastmlp.model.state import Array, initial_state
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.model import Model
+from fastmlp.training.saving import StepperState, read, write
 from fastmlp.training.start import Streams, dropout_key, initial_parameters
-from fastmlp.training.stepper_file import StepperState, read, write
 from fastmlp.training.stepper_intake import Intake
 
-Array = NDArray[Any]
 Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 
 

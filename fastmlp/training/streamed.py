@@ -20,11 +20,10 @@ from fastmlp.training.callbacks import Callback
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.epoch_losses import HEADROOM, EpochLosses
 from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Training
-from fastmlp.training.pace import interruptible
 from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
-from fastmlp.training.window import Window
-from fastmlp.training.windows import RowFormat, Windows
+from fastmlp.training.threads import interruptible
+from fastmlp.training.windows import RowFormat, Window, Windows
 
 
 @dataclass(frozen=True)

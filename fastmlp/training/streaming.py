@@ -13,16 +13,14 @@ from numpy.typing import DTypeLike
 from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.training.batches import batches_of
+from fastmlp.training.batches import Mixing, batches_of
 from fastmlp.training.data import clean_targets, floating_dtype
 from fastmlp.training.lifecycle import train
-from fastmlp.training.mixing import Mixing
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
-from fastmlp.training.options import FitOptions, step_rows
+from fastmlp.training.options import FitOptions, Setup, step_rows
 from fastmlp.training.prepared import EpochRows, ready
 from fastmlp.training.rows import validation_rows
-from fastmlp.training.setup import Setup
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse

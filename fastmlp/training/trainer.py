@@ -14,13 +14,11 @@ import numpy as np
 
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.network import Network
-from fastmlp.training.batches import batches_of
-from fastmlp.training.mixing import mixing_of
-from fastmlp.training.options import FitOptions, drawn_seed, step_rows
+from fastmlp.training.batches import batches_of, mixing_of
+from fastmlp.training.options import FitOptions, drawn_seed, setup_of, step_rows
 from fastmlp.training.prepared import EpochRows, Prepared, ready
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.rows import arrays_of, check_no_blocks, cleaned, scaled, split
-from fastmlp.training.setup import setup_of
 from fastmlp.training.start import Streams
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.mixed import processor, room
 from fastmlp.model.layout import aligned
 from fastmlp.model.precision import LEAST_SIDE, takes_bfloat16
-from fastmlp.training import setup
+from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
 
@@ -277,7 +277,7 @@ def test_other_backends_are_refused():
 
 
 def test_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr(setup, "kept", {})  # a process has one processor
+    monkeypatch.setattr(fit_options, "kept", {})  # a process has one processor
     for name in processor.WHY_NOT:
         monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (

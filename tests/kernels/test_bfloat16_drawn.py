@@ -36,7 +36,7 @@ from fastmlp import (
 from fastmlp.backend import registry
 from fastmlp.kernels.mixed import processor
 from fastmlp.model.precision import takes_bfloat16
-from fastmlp.training import setup
+from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
 
@@ -138,8 +138,8 @@ def trained(network, X, y, options, dtype="bfloat16", backend="auto", workers=No
         if workers is not None:
             variant = registry.shipped()[POSSIBLE[0]]._replace(workers=lambda work: workers)
             several = registry.backend_of(variant)
-            patch.setattr(setup, "choose", lambda *_, **__: several)
-            patch.setattr(setup, "kept", {})
+            patch.setattr(fit_options, "choose", lambda *_, **__: several)
+            patch.setattr(fit_options, "kept", {})
         try:
             return fastmlp.fit(network, X, y, dtype=dtype, backend=backend, **options)
         except fastmlp.DivergenceError:

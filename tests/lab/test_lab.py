@@ -8,7 +8,7 @@ import pytest
 from lab_results import CPU, MACHINE, measurement, results
 
 from fastmlp.backend import registry
-from fastmlp.lab import machine, phases, rows, slots, steps, timing, words
+from fastmlp.lab import machine, phases, rows, steps, timing, words
 from fastmlp.lab.measurements import Measurement, PhaseTime, Wrong, read, winners, written
 from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.rows import SlotRow
@@ -48,7 +48,7 @@ def test_a_slot_is_timed_for_those_that_have_their_own():
     ]
     assert own == ["baseline", "blas", "tiled"]
     row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")
-    found = list(slots.measure(row, ["baseline", "tiled"], 0.01, CPU))
+    found = list(phases.measure(row, ["baseline", "tiled"], 0.01, CPU))
     assert [m.variant for m in found] == ["baseline", "tiled"]
     assert found[0].flops == 2 * 32 * 30 * 100
     assert found[0].traffic == 4 * (32 * 30 + 30 * 100 + 100 + 32 * 100)
@@ -65,14 +65,14 @@ def test_what_is_read_and_written_counts_twice():
 
 def test_slots_that_work_in_place_are_given_their_input_in_every_round():
     row = SlotRow("drop", "p=0.1, in place", Sizes(8, 8, 8), "float32")
-    (found,) = slots.measure(row, ["baseline"], 1e-3, CPU)
+    (found,) = phases.measure(row, ["baseline"], 1e-3, CPU)
     assert found.time.rounds >= timing.LEAST_ROUNDS
 
 
 def test_a_wrong_slot_is_reported_and_not_timed(wrong_variant):
     name = registry.register_file(wrong_variant)
     row = SlotRow("bias_gradient", "", Sizes(8, 4, 4), "float64")
-    found = list(slots.measure(row, ["baseline", name], 1e-3, CPU))
+    found = list(phases.measure(row, ["baseline", name], 1e-3, CPU))
     assert [type(one) for one in found] == [Wrong, Measurement]
     assert found[0].variant == name
     assert "off by" in found[0].message or "expected" in found[0].message

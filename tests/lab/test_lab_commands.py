@@ -17,7 +17,7 @@ from missing import without
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
 from fastmlp.kernels.mixed import processor
-from fastmlp.lab import explain, rows, slots
+from fastmlp.lab import explain, phases, rows
 from fastmlp.lab.measurements import STEP, Measurement
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
@@ -187,7 +187,7 @@ def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch
     assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out
     assert registry.register_file(f"{name}.py") == name
     label = rows.labels_of(slot)[0]
-    (found,) = slots.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
+    (found,) = phases.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
     assert isinstance(found, Measurement), found
     refused(["new-variant", name, "--slot", slot], capsys)  # it stands there, and is registered
 

@@ -35,7 +35,8 @@ from fastmlp.backend import lanes, programs
 from fastmlp.kernels import estimates
 from fastmlp.kernels.jit import engine
 from fastmlp.kernels.lanes.eligible import lanes_of
-from fastmlp.many import blocks, groups
+from fastmlp.many import blocks
+from fastmlp.many import lanes as many_lanes
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
@@ -167,8 +168,8 @@ def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, w
         found.append(threading.current_thread())
         take(self, steps)
 
-    monkeypatch.setattr(groups, "SECONDS_OF_A_THREAD", worth)
-    monkeypatch.setattr(groups, "MOST", lanes)
+    monkeypatch.setattr(many_lanes, "SECONDS_OF_A_THREAD", worth)
+    monkeypatch.setattr(many_lanes, "MOST", lanes)
     monkeypatch.setattr(blocks.BlockTraining, "take_steps", noted)
     fit_many(network(1), X, Y, n_models=2 * lanes, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
     assert (threading.current_thread() in found) == (worth > 1)

@@ -10,9 +10,9 @@ from problems import data_set
 from scipy import sparse
 
 from fastmlp import Dense, LayerNorm, Network, fit, predict_many
-from fastmlp.backend import predicting
 from fastmlp.kernels.jit.each import each, table_of
 from fastmlp.kernels.jit.engine import _SIGNATURE
+from fastmlp.many import predicting
 
 X, Y = data_set("diabetes", 60)
 NETWORKS = [

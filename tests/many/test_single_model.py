@@ -27,7 +27,7 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.backend import registry
-from fastmlp.training import setup
+from fastmlp.training import options as fit_options
 
 X, Y = data_set("diabetes", 48)
 SMALL = Network([10, 4, 1], hidden="tanh")
@@ -126,11 +126,11 @@ def test_what_raises_while_it_is_read_is_read_once():
 
 
 def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(monkeypatch):
-    monkeypatch.setattr(setup, "kept", {})
+    monkeypatch.setattr(fit_options, "kept", {})
     monkeypatch.setattr(registry, "registered", {})
     for _ in range(3):
         trained({"n_models": 1})
-    assert len(setup.kept) == 1
+    assert len(fit_options.kept) == 1
 
 
 def test_one_that_diverges_leaves_its_error():

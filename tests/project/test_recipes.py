@@ -52,7 +52,7 @@ TRIALS = {
         "assert lane_program(network, optimizer, np.dtype(float)) is not None\n"
         "assert restored(described(optimizer)) == optimizer\n"
         "assert 'AggregatedMomentum' in dir(fastmlp) and 'aggregatedmomentum' in optimizers.BY_NAME\n"
-        "assert 'aggregatedmomentum' in step_cases.OPTIMIZERS"
+        "assert 'aggregatedmomentum' in unit_cases.OPTIMIZERS"
     ),
     "A backend": (
         "assert 'plain_bias' in fastmlp.backends()\n"
@@ -89,7 +89,7 @@ from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model import embeddings, layers, optimizers
 from fastmlp.model.descriptions import described, restored
-from fastmlp.testing import step_cases
+from fastmlp.testing import unit_cases
 
 def is_small(network):
     dtype = np.dtype(float)

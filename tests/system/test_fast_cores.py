@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastmlp.system import budget, fast_cores
-from fastmlp.system.fast_cores import EFFICIENCY, on_linux, on_macos, on_windows, worth_using
+from fastmlp.system import budget
+from fastmlp.system.budget import EFFICIENCY, on_linux, on_macos, on_windows, worth_using
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_training_takes_no_efficiency_cores_and_trainings_at_once_take_all(mon
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     monkeypatch.setattr(budget, "cores", lambda: 8)
-    monkeypatch.setattr(fast_cores, "speeds", lambda cores: (1.0,) * 4 + (EFFICIENCY,) * 4)
+    monkeypatch.setattr(budget, "speeds", lambda cores: (1.0,) * 4 + (EFFICIENCY,) * 4)
     assert budget.share() == 4
     with budget.training():
         assert budget.share() == 4

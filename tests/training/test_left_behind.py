@@ -18,7 +18,8 @@ from fastmlp import Checkpoint, Interrupted
 from fastmlp.backend import choice, reference
 from fastmlp.estimators import base
 from fastmlp.system import interrupts
-from fastmlp.training import checkpoint, loop, pace, setup
+from fastmlp.training import checkpoint, loop, threads
+from fastmlp.training import options as fit_options
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -45,7 +46,7 @@ def held(monkeypatch):
 
     module : the one that chooses the backend
     """
-    monkeypatch.setattr(pace, "LONG_SECONDS", 0)
+    monkeypatch.setattr(threads, "LONG_SECONDS", 0)
     monkeypatch.setattr(interrupts, "PATIENCE", 0.01)
     gates = []
 
@@ -69,11 +70,11 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(step, h
     def callbacks():
         return [fastmlp.EarlyStopping(), Checkpoint(path, 99)]
 
-    held(setup, "train_chunk", step)
+    held(fit_options, "train_chunk", step)
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
     assert checkpoint.read_training(path).snapshot.step == step
-    monkeypatch.setattr(setup, "choose", choice.choose)
+    monkeypatch.setattr(fit_options, "choose", choice.choose)
     resumed = fit(resume=path, callbacks=callbacks(), **options)
     whole = fit(callbacks=callbacks(), **options)
     assert resumed.history == whole.history
@@ -87,7 +88,9 @@ def estimator(**options):
 
 @pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:Stochastic Optimizer")
 def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_before(held, monkeypatch):
-    monkeypatch.setattr(pace, "LONG_SECONDS", pace.most_seconds(73, 20))  # of the 50 rows, not of a batch
+    monkeypatch.setattr(
+        threads, "LONG_SECONDS", threads.most_seconds(73, 20)
+    )  # of the 50 rows, not of a batch
     held(base, "evaluate", 2)
     stopped = estimator(validation_set=(X, Y)).fit(X, Y)
     monkeypatch.setattr(base, "choose", choice.choose)

@@ -12,7 +12,7 @@ from selection import matrix
 import fastmlp
 from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, Network, Numbers
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.training.mixing import mixing_of
+from fastmlp.training.batches import mixing_of
 from fastmlp.training.start import Streams
 
 RNG = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def test_chunks_do_not_show_and_a_training_goes_on_to_the_bit(chunk_steps, tmp_p
     with pytest.raises(fastmlp.CheckpointError, match=r"mixup \(0.4 then, None now\)"):
         fit(resume=path, mixup=None)
     assert_same(fit(epochs=1).fit_more(X, Y, epochs=2), whole)
-    monkeypatch.setattr("fastmlp.training.mixing.MIXED_BYTES", 1)
+    monkeypatch.setattr("fastmlp.training.batches.MIXED_BYTES", 1)
     assert_same(fit(), whole)
 
 

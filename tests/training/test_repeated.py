@@ -15,7 +15,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
-from fastmlp.training import setup
+from fastmlp.training import options as fit_options
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((24, 3)), RNG.random((24, 2))
@@ -53,7 +53,7 @@ WRONG = {
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No setups that other tests have left, and no backends."""
-    monkeypatch.setattr(setup, "kept", {})
+    monkeypatch.setattr(fit_options, "kept", {})
     monkeypatch.setattr(registry, "registered", {})
 
 
@@ -80,7 +80,7 @@ def test_an_option_that_changes_between_two_calls_is_seen(name):
             for _ in range(3):
                 assert outcome(**more) == usual
             again = [outcome(**changed) for _ in range(2)]
-            setup.kept.clear()
+            fit_options.kept.clear()
             assert again == [outcome(**changed)] * 2
             assert again[0] != usual, "the change has no effect"
     assert outcome(**more) == usual
@@ -109,7 +109,7 @@ def test_a_training_goes_on_by_the_backend_that_it_had():
 def test_a_seed_of_its_own_is_no_other_setup():
     fit(seed=0)
     assert not {"checked", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
-    assert len(setup.kept) == 1
+    assert len(fit_options.kept) == 1
 
 
 @pytest.mark.parametrize("changed", ["X", "y"])
@@ -162,14 +162,14 @@ def test_what_was_given_as_a_list_may_have_changed():
 
 def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
     fit(progress=None)
-    monkeypatch.setattr("fastmlp.training.setup.is_watched", lambda: True)
+    monkeypatch.setattr("fastmlp.training.options.is_watched", lambda: True)
     monkeypatch.setattr("fastmlp.training.options.is_watched", lambda: True)
     assert calls_of(lambda: fit(progress=None))["on_chunk_end"] > 0
 
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    setup.kept.clear()
+    fit_options.kept.clear()
     found = [[], [], [], []]
 
     def run(seed):
@@ -223,18 +223,18 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
 
 def test_the_cores_that_are_left_count(monkeypatch):
     fit(backend="specialized")  # "auto" keeps to it
-    setup.kept.clear()
-    monkeypatch.setattr("fastmlp.training.setup.share", lambda: 3)
+    fit_options.kept.clear()
+    monkeypatch.setattr("fastmlp.training.options.share", lambda: 3)
     fit(threads=None, backend="auto")
-    monkeypatch.setattr("fastmlp.training.setup.share", lambda: 1)
+    monkeypatch.setattr("fastmlp.training.options.share", lambda: 1)
     fit(threads=None, backend="auto")
-    (known,) = setup.kept.values()
+    (known,) = fit_options.kept.values()
     assert len(known.steps) == 2
 
 
 def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch):
     found, of = [], Work.of
-    monkeypatch.setattr("fastmlp.training.setup.share", lambda: 3)
+    monkeypatch.setattr("fastmlp.training.options.share", lambda: 3)
 
     def noted(*given):
         found.append(of(*given))
@@ -257,10 +257,10 @@ def test_nothing_keeps_rows_or_models_alive():
 
 
 def test_as_many_are_kept_as_are_bounded():
-    for n_hidden in range(setup.MOST_KEPT + 3):
+    for n_hidden in range(fit_options.MOST_KEPT + 3):
         fit(fastmlp.Network([3, 1 + n_hidden, 2]), epochs=0)
     for rows in range(1, 24):
         for threads in (1, 2):
             fit(x=X[:rows], y=Y[:rows], epochs=0, threads=threads)
-    assert len(setup.kept) <= setup.MOST_KEPT
-    assert all(len(one.steps) <= setup.MOST_KEPT for one in setup.kept.values())
+    assert len(fit_options.kept) <= fit_options.MOST_KEPT
+    assert all(len(one.steps) <= fit_options.MOST_KEPT for one in fit_options.kept.values())

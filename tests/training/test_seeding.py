@@ -7,8 +7,7 @@ import pytest
 
 from fastmlp import Dense, Network, Normal, Uniform
 from fastmlp.model.layout import drawn, parameter_count
-from fastmlp.training.seeding import FEW, LARGEST, SeededGenerators
-from fastmlp.training.start import drawn_starts
+from fastmlp.training.start import FEW, LARGEST, SeededGenerators, drawn_starts
 
 SEEDS = [0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**64 + 9, 2**96, 2**127 + 2**70 + 5, 2**128 - 1, 2**200 + 3]
 

@@ -16,7 +16,7 @@ from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
-from fastmlp.training import batches, loop, pace
+from fastmlp.training import batches, loop, threads
 from fastmlp.training.start import IndependentOrders
 
 # The same sums in another order or grouping: some ulp a step.
@@ -148,7 +148,7 @@ def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend
     weights[256:512] = 0  # a part of the 256 rows that one has at least
     options = {"epochs": 2, "validation": (rows, targets, weights)}
     whole = fit(backend, **options)
-    monkeypatch.setattr(pace, "LONG_SECONDS", 0)
+    monkeypatch.setattr(threads, "LONG_SECONDS", 0)
     parts = fit(backend, **options)
     np.testing.assert_allclose(parts.history["validation_loss"], whole.history["validation_loss"], RELATIVE)
 

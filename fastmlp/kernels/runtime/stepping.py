@@ -84,7 +84,7 @@ class CompiledSteps:
         """What a whole step writes of its gradient; few pages of it are ever touched."""
         self._penalises = network.penalises
         self._calls: dict[bool, Calls] = {}
-        self._forwards: dict[bool, Alone] = {}
+        self._forwards: dict[bool, tuple[Calls, Alone]] = {}
         self._own: list[NetworkCall] = []
         """The calls of the program of the network alone."""
         self._chosen: dict[tuple[bool, int], StepProgram] = {}
@@ -120,8 +120,8 @@ class CompiledSteps:
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
         """Write the outputs of a batch; training : whether units are dropped, as in step `at`."""
         dense = sparse is None
-        calls = self._passing = self._calls.get(dense) or self._make_calls(dense)
-        alone, call = self._forwards.get(dense) or self._make_forward(dense), calls.halves
+        calls, alone = self._forwards.get(dense) or self._make_forward(dense)
+        self._passing, call = calls, calls.halves
         if sparse is not None:
             self._tell_sparse(call, sparse)
         words = call.words
@@ -207,10 +207,11 @@ class CompiledSteps:
         calls = self._calls[dense] = Calls(step, Call(step.words, given, step, none))
         return calls
 
-    def _make_forward(self, dense: bool) -> Alone:
+    def _make_forward(self, dense: bool) -> tuple[Calls, Alone]:
+        calls = self._calls.get(dense) or self._make_calls(dense)
         entry = self._entries.get("forward", NAMES[self._dtype])
-        alone = self._forwards[dense] = entry.on(self._calls[dense].halves.address)
-        return alone
+        made = self._forwards[dense] = calls, entry.on(calls.halves.address)
+        return made
 
     def _tell_sparse(self, call: Call, inputs: SparseRows) -> None:
         terms = len(inputs.values)

@@ -1,9 +1,24 @@
-"""Filters of warnings, which Python has once for all threads: tasks that take turns have their own each."""
+"""Arguments of calls by name, and filters of warnings, of which tasks that take turns have their own each."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+_signature = functools.lru_cache(maxsize=8)(inspect.signature)
+"""It takes as long as scaling the rows of a small search."""
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """Return a call's arguments by the names that its function gives them."""
+    function, given, named = call
+    return _signature(inspect.unwrap(function)).bind(*given, **named).arguments
+
 
 WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
 """What `warnings.catch_warnings` changes, for all threads of the process, until its block ends."""
