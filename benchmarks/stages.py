@@ -19,7 +19,7 @@ from numba import types
 from fastmlp import Adam, Network
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.codegen.vectors import NumberArray, counted
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.elementwise.steps import emit_steps
 from fastmlp.kernels.jit.lazy import compile_now, emitted
@@ -48,14 +48,6 @@ class Stage(NamedTuple):
     by_rows: bool = True
 
 
-class Workspace(stages.Memory):
-    """The workspace at a place in code that is being written."""
-
-    def __init__(self, builder: Any, dtype: Any, base: Any) -> None:
-        self.builder, self.dtype, self.itemsize, self.base = builder, dtype, dtype.bitwidth // 8, base
-        self.v = self.vectors(host().vector_bytes // self.itemsize)
-
-
 def stages_of(constants: Any, where: PaddedLayout) -> dict[str, Stage]:
     """Return the stages of a step by name, in their order."""
     found: dict[str, Stage] = {}
@@ -81,15 +73,14 @@ def stages_of(constants: Any, where: PaddedLayout) -> dict[str, Stage]:
 def update(constants: Any, where: PaddedLayout) -> Callable[[Any, Any], None]:
     """Return the stage of the optimiser's step of all parameters."""
 
-    def write(memory: Workspace, rows: Any) -> None:
-        parameters, gradients, *moments = (memory.at(k * where.section) for k in range(where.sections))
+    def write(memory: stages.Memory, rows: Any) -> None:
+        places = (memory.at(k * where.section) for k in range(where.sections))
+        parameters, *others = (NumberArray(memory.builder, memory.dtype, place) for place in places)
         number = Symbol(memory.builder, memory.v.scalar(0.0)).number
         numbers = [number(value) for value in (*Adam().constants, 0.0)]
         entry = RULE_CODES.of_key(constants.rule)
-        emit_steps(
-            memory.builder, memory.dtype, entry, where.section, [gradients, parameters, *moments],
-            number(1e-3), numbers, number(7.0),
-        )  # fmt: skip
+        arrays = [others[0], parameters, *others[1:]]
+        emit_steps(entry, where.section, arrays, number(1e-3), numbers, number(7.0))
 
     return write
 
@@ -100,7 +91,7 @@ def compiled(name: str, stage: Stage) -> Callable[[int, int, int], None]:
     def emit(build: Any, arguments: Any, kinds: Any, code: int) -> None:
         work, rows, times, _ = arguments
         with counted(build, Symbol(build, times)):
-            stage.write(Workspace(build, kinds[-1], work), Symbol(build, rows))
+            stage.write(stages.Memory(NumberArray(build, kinds[-1], work)), Symbol(build, rows))
 
     address = compile_now(emitted(f"stage {name}", emit), TAKEN)
     place, integer = ctypes.c_void_p, ctypes.c_int64

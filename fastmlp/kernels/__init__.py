@@ -8,6 +8,7 @@ gemm : matrix products: register tiles, panels, and the choice among them
 elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
 mixed : products of bfloat16 numbers
 small : programs of single small networks, whose sizes are constants
+lanes : programs of as many small networks as a vector has lanes
 runtime : a variant as a backend: numbers for descriptions, buffers, threads, checks
 variants : one file, one backend
 """

@@ -69,14 +69,10 @@ RULE_CODES = Codes("rule", RULES)
 OPERATION_CODES = Codes("operation", KINDS)
 BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES, OPERATION_CODES)}
 
-IDENTITY, RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("identity", "relu", "softmax"))
-DENSE, COPY, CONCATENATE, ADD, ACTIVATION, LAYER_NORM, RMS_NORM, BATCH_NORM, FIXED_NORM = (
-    list(KINDS).index(name)
-    for name in (
-        *("dense", "copy", "concatenate", "add", "activation"),
-        *("layer_norm", "rms_norm", "batch_norm", "fixed_norm"),
-    )
+IDENTITY, RELU, SOFTMAX = map(list(ACTIVATIONS).index, ("identity", "relu", "softmax"))
+DENSE, COPY, CONCATENATE, ADD, ACTIVATION, BATCH_NORM, FIXED_NORM, MEMBERS = map(
+    list(KINDS).index,
+    ("dense", "copy", "concatenate", "add", "activation", "batch_norm", "fixed_norm", "members"),
 )
-MEMBERS = list(KINDS).index("members")
 SGD = list(RULES).index("sgd")
 """The codes that programs treat specially."""

@@ -152,21 +152,9 @@ class Variant(NamedTuple):
         inherited = self.base.resolved() if self.base is not None else {}
         return {**inherited, **self.slots}
 
-    def called_libraries(self) -> tuple[str, ...]:
-        """Return the modules of the libraries that its slots call, those of the bases included."""
-        inherited = self.base.called_libraries() if self.base is not None else ()
-        return (*inherited, *self.libraries)
-
-    def needed_buffers(self) -> Buffers | None:
-        """Return `buffers`, or the base's where it has none."""
-        if self.buffers is not None or self.base is None:
-            return self.buffers
-        return self.base.needed_buffers()
-
     @property
     def choice(self) -> Choice:
         """What the choice of a backend needs, with the libraries and the buffers of its bases."""
-        return Choice(
-            self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(),
-            self.needed_buffers(),
-        )  # fmt: skip
+        inherited, own = Choice() if self.base is None else self.base.choice, Choice(*self[3:])
+        libraries, buffers = (*inherited.libraries, *own.libraries), own.buffers or inherited.buffers
+        return own._replace(libraries=libraries, buffers=buffers)

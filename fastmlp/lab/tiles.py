@@ -14,8 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT, POINTER
+from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
 from fastmlp.kernels.codegen.vectors import counted
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
 from fastmlp.kernels.jit.lazy import compile_now, emitted

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from numba import types
 
-from fastmlp.kernels.codegen import roots
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.symbols import Symbol, quotient_of, root_of
 from fastmlp.kernels.codegen.vectors import Vectors, counted
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.lab.flushing import subnormals_flushed
@@ -25,8 +24,8 @@ def emit(build, arguments, kinds, code):
     with counted(build, Symbol(build, count), v.lanes) as i:
         at = i * v.itemsize
         x, y = (Symbol(build, v.load(v.shift(place, at))) for place in (a, b))
-        v.store(roots.sqrt(x).value, v.shift(root, at))
-        v.store(roots.quotient(y, x).value, v.shift(ratio, at))
+        v.store(root_of(x).value, v.shift(root, at))
+        v.store(quotient_of(y, x).value, v.shift(ratio, at))
 
 
 PIECE = emitted("roots_and_quotients", emit)

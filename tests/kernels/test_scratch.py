@@ -7,7 +7,7 @@ import pytest
 from selection import matrix
 
 from fastmlp.kernels.codegen import machine as machines
-from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.elementwise.losses import LANES
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
 from fastmlp.kernels.tuning import pays
@@ -45,7 +45,7 @@ def test_panels_fit_into_scratch(machine, itemsize):
 def test_the_loss_of_sixteen_rows_fits_into_scratch(machine, itemsize):
     """Three matrices of as many rows as there are outputs, and three rows of sums."""
     there = lengths(lambda outputs: workspace.scratch_length(outputs, 1, itemsize, outputs))
-    assert (there[SIDES] >= 3 * batched.LANES * (SIDES + 1)).all()
+    assert (there[SIDES] >= 3 * LANES * (SIDES + 1)).all()
 
 
 ROWS = (1, 64, 128, blocked.BLOCK_ROWS, 4096)

@@ -5,8 +5,6 @@ so that no buffer is needed; what is one number for the row is computed before t
 last one.
 """
 
-# mypy: ignore-errors
-
 from numba.core import cgutils
 
 from fastmlp.formulas import elementary

@@ -5,10 +5,6 @@ each: 30-100-1 slowed from 14 to 27 us a step. The processor has a switch for th
 sets it when it begins, and restores it when it ends.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils

@@ -1,4 +1,4 @@
-"""LLVM's vectors, masks, loops and places in memory, with which kernels are written.
+"""LLVM's vectors, masks, loops and arrays in memory, with which kernels are written.
 
 LLVM's own vectoriser uses 256 bits on Intel ("prefer-256-bit") and leaves scalar tails. The code that is written here
 has the full width, and a masked vector in place of every tail.
@@ -8,6 +8,7 @@ the same for both, and LLVM computes what is constant while it compiles.
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import llvmlite.binding
 from llvmlite import ir
@@ -17,8 +18,18 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, INT32, ITEMSIZE, POINTER, declare
+from fastmlp.kernels.codegen.symbols import (
+    BYTE,
+    FLOATS,
+    INT,
+    INT32,
+    ITEMSIZE,
+    POINTER,
+    Symbol,
+    declare,
+    intrinsic_like,
+)
+from fastmlp.kernels.codes import BY_KIND
 
 LINE_BYTES = 64
 """A cache line."""
@@ -281,17 +292,6 @@ def joined(builder, *values):
     return phi
 
 
-def element(context, builder, kind, array, position):
-    """The place of element `position` of an array taken as flat memory."""
-    offset = builder.mul(position, INT(kind.dtype.bitwidth // 8))
-    return builder.gep(data_pointer(context, builder, kind, array), [offset], source_etype=BYTE)
-
-
-def byte_pointer(builder, pointer):
-    """The pointer with the type of Numba's void pointers."""
-    return builder.bitcast(pointer, BYTE.as_pointer())
-
-
 def data_pointer(context, builder, kind, array):
     """The place of an array's first element, an untyped pointer: llvmlite stores other types only by such a one."""
     place = context.make_array(kind)(context, builder, array).data
@@ -311,53 +311,187 @@ def fetch_row(builder, base, row, row_bytes):
         fetch_line(builder, builder.gep(place, [j.value], source_etype=BYTE))
 
 
-@intrinsic
-def prefetch_rows(typing_context, array, order, first, last):
-    """Prefetch the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array."""
+# --- arrays that jitted code gives ------------------------------------------------------------------
 
-    def emit(context, builder, signature, arguments):
-        base, places = (
-            data_pointer(context, builder, *pair) for pair in zip(signature.args[:2], arguments[:2])
-        )
-        shape = cgutils.unpack_tuple(builder, context.make_array(array)(context, builder, arguments[0]).shape)
-        row_bytes = Symbol(builder, [*shape, INT(1)][1]) * (array.dtype.bitwidth // 8)
-        first, last = (Symbol(builder, value) for value in arguments[2:])
-        with counted(builder, last - first) as i:
-            at = builder.gep(places, [(first + i).value], source_etype=INT)
-            fetch_row(builder, base, Symbol(builder, builder.load(at, typ=INT)), row_bytes)
-        return context.get_dummy_value()
-
-    return types.void(array, order, types.intp, types.intp), emit
+NOTHING = ir.Constant(POINTER, None)
+"""The place of an array that is not there."""
 
 
-@intrinsic
-def prefetch_row(typing_context, array, row):
-    """Prefetch a row of a C-contiguous (rows, columns) array."""
-
-    def emit(context, builder, signature, arguments):
-        base = data_pointer(context, builder, array, arguments[0])
-        shape = cgutils.unpack_tuple(builder, context.make_array(array)(context, builder, arguments[0]).shape)
-        row_bytes = Symbol(builder, shape[1]) * (array.dtype.bitwidth // 8)
-        fetch_row(builder, base, Symbol(builder, arguments[1]), row_bytes)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), emit
+def shifted(build, pointer, offset):
+    """The pointer moved by `offset` bytes."""
+    return build.gep(pointer, [offset], source_etype=BYTE)
 
 
-@intrinsic
-def total_of(typing_context, terms, count, step):
-    """Return terms[0] + terms[step] + .., float64: `step` apart, below `count`, one after another from 0."""
+class NumberArray:
+    """Numbers of a dtype, or of int64, one after another in memory."""
 
-    def emit(context, builder, signature, arguments):
-        double = FLOATS[types.float64]
-        total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
-        place = data_pointer(context, builder, terms, arguments[0])
-        with counted(builder, Symbol(builder, arguments[1])) as i:
-            term = builder.load(
-                builder.gep(place, [(i * Symbol(builder, arguments[2])).value], source_etype=double),
-                typ=double,
+    def __init__(self, builder, dtype, data):
+        self.builder, self.dtype, self.data = builder, dtype, data
+        self.lane = FLOATS.get(dtype, INT)
+
+    def _place(self, unit):
+        return self.builder.gep(self.data, [integer(unit)], source_etype=self.lane)
+
+    def __getitem__(self, unit):
+        return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.lane))
+
+    def __setitem__(self, unit, symbol):
+        self.builder.store(symbol.value, self._place(unit))
+
+
+class RepeatedNumber:
+    """An array whose elements are all the same number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, unit):
+        return self.number
+
+
+class VectorArray:
+    """Vectors in memory: v[i] begins i * `apart` bytes after the first; an index is an integer or a `Symbol`.
+
+    v : `Vectors`; apart : bytes, an integer or a `Symbol`; those of a vector unless given
+    units : how many vectors they are, where somebody goes over all
+    mask : the memory of lanes outside it is not read or written
+    """
+
+    def __init__(self, v, data, units=0, apart=None, mask=None):
+        self.v, self.builder, self.data, self.units = v, v.builder, data, units
+        self.apart, self.mask = v.bytes if apart is None else apart, mask
+
+    def _place(self, index):
+        return self.v.shift(self.data, index * self.apart)
+
+    def __getitem__(self, index):
+        return Symbol(self.builder, self.v.load(self._place(index), self.mask))
+
+    def __setitem__(self, index, symbol):
+        self.v.store(symbol.value, self._place(index), self.mask)
+
+    def each(self, count=None):
+        """Yield the index of a written loop over all, or over the first, once."""
+        with counted(self.builder, self.units if count is None else count) as index:
+            yield index
+
+
+class Matrix(NumberArray):
+    """An array (rows, columns) or (columns,) that jitted code gives; for None the place is null."""
+
+    def __init__(self, context, builder, kind, value):
+        super().__init__(builder, getattr(kind, "dtype", None), NOTHING)
+        self.kind = kind
+        if kind != types.none:
+            self.data = data_pointer(context, builder, kind, value)
+            array = context.make_array(kind)(context, builder, value)
+            shape = cgutils.unpack_tuple(builder, array.shape)
+            self.rows, self.columns = (Symbol(builder, n) for n in [INT(1), *shape][-2:])
+            self.itemsize = kind.dtype.bitwidth // 8
+            self.row = self.columns * self.itemsize
+            if kind.layout != "C":
+                self.row = Symbol(builder, builder.extract_value(array.strides, 0))
+
+    @property
+    def units(self):
+        """How many numbers a vector has."""
+        return self.columns
+
+    def at(self, row, column=0):
+        """The place of an element."""
+        return shifted(self.builder, self.data, (self.row * row + column * self.itemsize).value)
+
+
+def operand(context, builder, kind, value):
+    """Return what an argument of jitted code is in code that is being written: a `Matrix` or a `Symbol`."""
+    if isinstance(kind, (types.Number, types.Boolean)):
+        return Symbol(builder, value)
+    return Matrix(context, builder, kind, value)
+
+
+def of_arrays(emit, result="none", operand=operand, make=intrinsic):
+    """Return the intrinsic of `emit`: jitted code gives arrays and numbers, `emit` takes what `operand` makes of them.
+
+    result : the name of the type of what `emit` returns, in `numba.types`: a digest reads names, not types
+    operand : operand(context, builder, kind, value); make : Numba's `intrinsic`, or another class of them
+    """
+
+    def call(typing_context, *kinds):
+        taken = [*map(types.unliteral, kinds)]
+
+        def code(context, builder, signature, values):
+            found = emit(*(operand(context, builder, *pair) for pair in zip(taken, values, strict=True)))
+            return context.get_dummy_value() if result == "none" else getattr(found, "value", found)
+
+        return getattr(types, result)(*taken), code
+
+    made = intrinsic_like(emit, call, make)
+    made.emit = emit
+    return made
+
+
+def literal(code):
+    """Whether a code is a constant of the compilation. Numba types a call without its literals first: refused."""
+    return isinstance(code, types.IntegerLiteral)
+
+
+def of_code(kind, results=1, operand=operand):
+    """Make of write(entry, *arguments), which writes code, the intrinsic (code, *arguments); code : a constant.
+
+    kind : of codes, of `BY_KIND`; the entry is that of the code
+    results : how many floats it returns, of the type of the first float among the arguments, which others take
+    operand : as of `of_arrays`
+    """
+
+    def decorate(write):
+        def call(typing_context, code, *kinds):
+            taken = [*map(types.unliteral, kinds)]
+            like = (
+                next((one for one in taken if isinstance(one, types.Float)), None) if results else types.none
             )
-            builder.store(builder.fadd(builder.load(total), term), total)
-        return builder.load(total)
+            if not literal(code) or like is None:
+                return None
+            if results:
+                taken = [like if isinstance(one, types.Float) else one for one in taken]
 
-    return types.float64(terms, types.intp, types.intp), emit
+            def emit(context, builder, signature, values):
+                given = (operand(context, builder, *pair) for pair in zip(taken, values[1:], strict=True))
+                found = write(BY_KIND[kind][code.literal_value], *given)
+                if results == 0:
+                    return context.get_dummy_value()
+                if results == 1:
+                    return found.value
+                return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+
+            result = types.UniTuple(like, results) if results > 1 else like
+            return result(code, *taken), emit
+
+        made = intrinsic_like(write, call)
+        made.emit = write
+        return made
+
+    return decorate
+
+
+@of_arrays
+def prefetch_rows(array, order, first, last):
+    """Prefetch the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array."""
+    row_bytes = array.row if array.kind.ndim == 2 else Symbol(array.builder, INT(array.itemsize))
+    with counted(array.builder, last - first) as i:
+        fetch_row(array.builder, array.data, order[first + i], row_bytes)
+
+
+@of_arrays
+def prefetch_row(array, row):
+    """Prefetch a row of a C-contiguous (rows, columns) array."""
+    fetch_row(array.builder, array.data, row, array.row)
+
+
+@partial(of_arrays, result="float64")
+def total_of(terms, count, step):
+    """Return terms[0] + terms[step] + .., float64: `step` apart, below `count`, one after another from 0."""
+    build = terms.builder
+    total = cgutils.alloca_once_value(build, ir.Constant(terms.lane, 0.0))
+    with counted(build, count) as i:
+        build.store(build.fadd(build.load(total), terms[i * step].value), total)
+    return build.load(total)

@@ -5,7 +5,7 @@ shape: a third of the time that a program took to compile. Here nothing is check
 reason: of `min`, Numba compiles a function for each pair of types.
 """
 
-# mypy: ignore-errors
+import functools
 
 from llvmlite import ir
 from numba import types
@@ -13,14 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import at_most, where
-from fastmlp.kernels.codegen.symbols import jittable
-from fastmlp.kernels.codegen.types import INT
-
-
-def _place(context, builder, array, value, start):
-    """Return the address of element `start` of an array."""
-    data = context.data_model_manager[array].get(builder, value, "data")
-    return builder.gep(data, [start])
+from fastmlp.kernels.codegen.symbols import INT, Symbol, intrinsic_like, jittable
 
 
 def view(context, builder, result, data, shape, strides=None):
@@ -57,147 +50,150 @@ def lesser(a: int, b: int):
     return at_most(a, b)
 
 
-@intrinsic
-def vector(typing_context, array, start, length):
+class _Viewed:
+    """An array of which a view is made."""
+
+    def __init__(self, context, builder, kind, value):
+        self._builder, self._field = (
+            builder,
+            functools.partial(context.data_model_manager[kind].get, builder, value),
+        )
+
+    def at(self, start):
+        """The place of an element."""
+        return self._builder.gep(self.data, [start.value])
+
+    @property
+    def data(self):
+        return self._field("data")
+
+    @property
+    def shape(self):
+        return [Symbol(self._builder, n) for n in cgutils.unpack_tuple(self._builder, self._field("shape"))]
+
+    @property
+    def strides(self):
+        return cgutils.unpack_tuple(self._builder, self._field("strides"))
+
+
+class _Record:
+    """A record; its attributes are its fields of int64."""
+
+    def __init__(self, context, builder, kind, value):
+        self._builder, self._kind, self._value = builder, kind, value
+
+    def __getattr__(self, name):
+        build, offset = self._builder, self._kind.offset(name)
+        place = build.gep(self._value, [ir.Constant(ir.IntType(32), i) for i in (0, offset)])
+        return Symbol(build, build.load(build.bitcast(place, INT.as_pointer())))
+
+    def floats(self, name=None):
+        """The place and the number of a field's float64 numbers; without a name, the place behind the record."""
+        build, kind = self._builder, self._kind
+        offset = kind.size if name is None else kind.offset(name)
+        place = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
+        place = build.bitcast(place, ir.DoubleType().as_pointer())
+        return place if name is None else (place, [Symbol(build, INT(kind.typeof(name).nitems))])
+
+
+OPERANDS = {types.Array: _Viewed, types.Record: _Record}
+
+
+def _viewing(ndim, layout="C"):
+    """Make of write(*arguments), which gives a view's place, shape and perhaps strides, the intrinsic that views.
+
+    Numbers come as `Symbol`s. The view has the dtype of the first argument, an array; of a record float64.
+    """
+
+    def decorate(write):
+        def call(typing_context, *kinds):
+            makers = [OPERANDS.get(type(kind)) for kind in kinds]
+            dtype = kinds[0].dtype if makers[0] is _Viewed else types.float64
+            result = types.Array(dtype, ndim, layout)
+
+            def emit(context, builder, signature, values):
+                given = [
+                    maker(context, builder, kind, value) if maker else Symbol(builder, value)
+                    for maker, kind, value in zip(makers, kinds, values, strict=True)
+                ]
+                place, shape, *strides = write(*given)
+                return view(context, builder, result, place, [n.value for n in shape], *strides)
+
+            return result(*(kind if maker else types.intp for kind, maker in zip(kinds, makers))), emit
+
+        return intrinsic_like(write, call)
+
+    return decorate
+
+
+@_viewing(1)
+def vector(array, start, length):
     """Return `length` elements of a C-contiguous array from element `start` on, as (length,)."""
-    result = types.Array(array.dtype, 1, "C")
-
-    def emit(context, builder, signature, values):
-        place = _place(context, builder, array, *values[:2])
-        return view(context, builder, result, place, values[2:])
-
-    return result(array, types.intp, types.intp), emit
+    return array.at(start), [length]
 
 
-@intrinsic
-def span(typing_context, array, first, last):
+@_viewing(1)
+def span(array, first, last):
     """Return the elements [first, last) of a C-contiguous array, as (last - first,)."""
-    result = types.Array(array.dtype, 1, "C")
-
-    def emit(context, builder, signature, values):
-        place = _place(context, builder, array, *values[:2])
-        return view(context, builder, result, place, [builder.sub(values[2], values[1])])
-
-    return result(array, types.intp, types.intp), emit
+    return array.at(first), [last - first]
 
 
-@intrinsic
-def matrix(typing_context, array, start, rows, columns):
+@_viewing(2)
+def matrix(array, start, rows, columns):
     """Return the elements of a C-contiguous array from element `start` on, as (rows, columns)."""
-    result = types.Array(array.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        place = _place(context, builder, array, *values[:2])
-        return view(context, builder, result, place, values[2:])
-
-    return result(array, types.intp, types.intp, types.intp), emit
+    return array.at(start), [rows, columns]
 
 
-@intrinsic
-def columns_of(typing_context, array, start, count):
+@_viewing(2, "A")
+def columns_of(array, start, count):
     """Return columns [start, start + count) of a C-contiguous matrix, whose rows stay as far apart."""
-    result = types.Array(array.dtype, 2, "A")
-
-    def emit(context, builder, signature, values):
-        whole = context.make_array(array)(context, builder, values[0])
-        rows, strides = builder.extract_value(whole.shape, 0), cgutils.unpack_tuple(builder, whole.strides)
-        place = _place(context, builder, array, *values[:2])
-        return view(context, builder, result, place, [rows, values[2]], strides)
-
-    return result(array, types.intp, types.intp), emit
+    return array.at(start), [array.shape[0], count], array.strides
 
 
-@intrinsic
-def column_of(typing_context, memory, start, place, number, rows, units):
+@_viewing(2)
+def column_of(memory, start, place, number, rows, units):
     """Return the units of column `number` of a block of inputs, which lie together, as (rows, units).
 
     start : of the buffer; place : of the block in a row of it
     """
-    result = types.Array(memory.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        memory_, start_, place_, number_, rows_, units_ = values
-        before = builder.mul(builder.add(place_, builder.mul(number_, units_)), rows_)
-        own = _place(context, builder, memory, memory_, builder.add(start_, before))
-        return view(context, builder, result, own, [rows_, units_])
-
-    return result(memory, *(types.intp,) * 5), emit
+    return memory.at(start + (place + number * units) * rows), [rows, units]
 
 
-def _field(context, builder, record, value, name):
-    """Return an int64 of a record."""
-    place = builder.gep(value, [ir.Constant(ir.IntType(32), i) for i in (0, record.offset(name))])
-    return builder.load(builder.bitcast(place, INT.as_pointer()))
+@_viewing(2)
+def weights_of(array, layer):
+    """Return a layer's weights in a flat vector (P,) of parameters or gradients."""
+    return array.at(layer.weights), [layer.n_in, layer.n_out]
 
 
-def _of_layer(name, rows, columns):
-    """The intrinsic (array, layer): the view that begins at a place in a flat array; an OPERATION's field has the place."""
-
-    @intrinsic
-    def part(typing_context, array, layer):
-        result = types.Array(array.dtype, 2 if rows else 1, "C")
-
-        def emit(context, builder, signature, values):
-            field = lambda name: _field(context, builder, layer, values[1], name)
-            place = _place(context, builder, array, values[0], field(name))
-            return view(context, builder, result, place, [field(n) for n in (rows, columns) if n])
-
-        return result(array, layer), emit
-
-    return part
+@_viewing(1)
+def biases_of(array, layer):
+    """Return a layer's biases in such a vector."""
+    return array.at(layer.biases), [layer.n_out]
 
 
-weights_of = _of_layer("weights", "n_in", "n_out")
-"""weights_of(vector, layer): a layer's weights in a flat vector (P,) of parameters or gradients."""
-
-biases_of = _of_layer("biases", None, "n_out")
-"""biases_of(vector, layer): its biases."""
-
-
-@intrinsic
-def units_of(typing_context, memory, start, layer, rows):
+@_viewing(2)
+def units_of(memory, start, layer, rows):
     """Return a layer's units as (rows, width); the buffer with the units of all layers begins at element `start`."""
-    result = types.Array(memory.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        memory_, start_, layer_, rows_ = values
-        units, width = (_field(context, builder, layer, layer_, name) for name in ("units", "width"))
-        place = _place(context, builder, memory, memory_, builder.add(start_, builder.mul(units, rows_)))
-        return view(context, builder, result, place, [rows_, width])
-
-    return result(memory, types.intp, layer, types.intp), emit
+    units, width = layer.units, layer.width
+    return memory.at(start + units * rows), [rows, width]
 
 
-@intrinsic
-def output_of(typing_context, memory, activations, dropped, operation, rows):
+@_viewing(2)
+def output_of(memory, activations, dropped, operation, rows):
     """Return what an operation gives to those that read it, (rows, width): after dropout, where it has one.
 
     activations, dropped : the places of both buffers, with the units of all operations
     """
-    result = types.Array(memory.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        memory_, activations_, dropped_, operation_, rows_ = values
-        units, width = (_field(context, builder, operation, operation_, name) for name in ("units", "width"))
-        # The bits of a positive number are a positive integer.
-        drops = _field(context, builder, operation, operation_, "dropout")
-        start = builder.select(builder.icmp_signed(">", drops, INT(0)), dropped_, activations_)
-        place = _place(context, builder, memory, memory_, builder.add(start, builder.mul(units, rows_)))
-        return view(context, builder, result, place, [rows_, width])
-
-    return result(memory, types.intp, types.intp, operation, types.intp), emit
+    units, width = operation.units, operation.width
+    # The bits of a positive number are a positive integer.
+    start = where(operation.dropout > 0, dropped, activations)
+    return memory.at(start + units * rows), [rows, width]
 
 
-@intrinsic
-def part_of(typing_context, array, start, length, number):
+@_viewing(1)
+def part_of(array, start, length, number):
     """Return number `number` of equal parts, as (length,); the first part begins at element `start`."""
-    result = types.Array(array.dtype, 1, "C")
-
-    def emit(context, builder, signature, values):
-        place = builder.add(values[1], builder.mul(values[2], values[3]))
-        return view(context, builder, result, _place(context, builder, array, values[0], place), [values[2]])
-
-    return result(array, types.intp, types.intp, types.intp), emit
+    return array.at(start + length * number), [length]
 
 
 @intrinsic
@@ -212,69 +208,32 @@ def no_order(typing_context):
     return result(), emit
 
 
-@intrinsic
-def rows_of(typing_context, array, first, last):
+@_viewing(2)
+def rows_of(array, first, last):
     """Return the rows [first, last) of a C-contiguous (rows, columns) array."""
-    result = types.Array(array.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        shape = context.data_model_manager[array].get(builder, values[0], "shape")
-        columns, rows = builder.extract_value(shape, 1), builder.sub(values[2], values[1])
-        place = _place(context, builder, array, values[0], builder.mul(values[1], columns))
-        return view(context, builder, result, place, [rows, columns])
-
-    return result(array, types.intp, types.intp), emit
+    columns = array.shape[1]
+    return array.at(first * columns), [last - first, columns]
 
 
-@intrinsic
-def each_member(typing_context, array, members, units):
+@_viewing(2)
+def each_member(array, members, units):
     """Return rows (rows, members * units) as rows of each member, (rows * members, units)."""
-    result = types.Array(array.dtype, 2, "C")
-
-    def emit(context, builder, signature, values):
-        fields = context.data_model_manager[array]
-        data, shape = (fields.get(builder, values[0], name) for name in ("data", "shape"))
-        rows = builder.mul(builder.extract_value(shape, 0), values[1])
-        return view(context, builder, result, data, [rows, values[2]])
-
-    return result(array, types.intp, types.intp), emit
+    return array.data, [array.shape[0] * members, units]
 
 
-def _floats(field, record):
-    """Return the signature, and the code, of the view of a record's float64 numbers."""
-    result = types.Array(types.float64, 1, "C")
-
-    def emit(context, builder, signature, values):
-        length = INT(record.typeof(field).nitems)
-        return view(context, builder, result, _within(builder, values[0], record.offset(field)), [length])
-
-    return result(record), emit
-
-
-@intrinsic
-def constants_of(typing_context, rule):
+@_viewing(1)
+def constants_of(rule):
     """Return a RULE's constants, float64."""
-    return _floats("constants", rule)
+    return rule.floats("constants")
 
 
-@intrinsic
-def numbers_of(typing_context, operation):
+@_viewing(1)
+def numbers_of(operation):
     """Return the hyperparameters of an OPERATION, float64."""
-    return _floats("numbers", operation)
+    return operation.floats("numbers")
 
 
-@intrinsic
-def parameters_of(typing_context, objective, count):
+@_viewing(1)
+def parameters_of(objective, count):
     """Return the parameters of an OBJECTIVE's loss (count,), float64."""
-    result = types.Array(types.float64, 1, "C")
-
-    def emit(context, builder, signature, values):
-        return view(context, builder, result, _within(builder, values[0], objective.size), [values[1]])
-
-    return result(objective, types.intp), emit
-
-
-def _within(builder, record, offset):
-    """Return the place of float64 numbers that lie `offset` bytes after the begin of a record."""
-    place = builder.gep(builder.bitcast(record, ir.IntType(8).as_pointer()), [INT(offset)])
-    return builder.bitcast(place, ir.DoubleType().as_pointer())
+    return objective.floats(), [count]

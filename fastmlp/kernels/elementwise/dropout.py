@@ -4,16 +4,12 @@ Separate because LLVM leaves a loop scalar whose result may be its argument: whe
 took 3 ns.
 """
 
-# mypy: ignore-errors
-
 from llvmlite import ir
 
 from fastmlp.formulas.numbers import where
-from fastmlp.kernels.codegen.arrays import of_arrays
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT32
-from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted
+from fastmlp.kernels.codegen.symbols import INT32, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, of_arrays
 
 
 def scramble(bits):
@@ -61,6 +57,6 @@ def drop_units(word, first, threshold, scale, a, out):
 
     word, threshold : uint32, of the step and layer; first : the batch's row that is row 0 of a
     """
-    v = Vectors(a.builder, a.kind.dtype, host().vector_bytes)
+    v = Vectors(a.builder, a.dtype, host().vector_bytes)
     first = Symbol(a.builder, a.builder.trunc(first.value, INT32))
     emit_drop(v, a.rows, a.columns, word, first, threshold, scale, a.at, out.at)

@@ -1,71 +1,64 @@
-"""Steps of optimisers over whole vectors; a loop that LLVM vectorises has scalar tails and narrower vectors."""
+"""Steps of optimisers: of one parameter, or of whole vectors; a loop that LLVM vectorises has narrower ones and scalar tails."""
 
-# mypy: ignore-errors
-
-from numba import types
-from numba.extending import intrinsic
-
+from fastmlp.formulas.numbers import fma
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.scalars import constants_at, literal, step_pointers, take_step
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import Vectors
-from fastmlp.kernels.codes import RULE_CODES
+from fastmlp.kernels.codegen.vectors import NumberArray, VectorArray, Vectors, of_code
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
-class VectorPlace:
-    """The place of a vector; the memory of lanes outside the mask is not read or written."""
-
-    def __init__(self, vectors, pointer, mask):
-        self.v, self.pointer, self.mask = vectors, pointer, mask
-
-    def load(self):
-        return Symbol(self.v.builder, self.v.load(self.pointer, self.mask))
-
-    def store(self, symbol):
-        self.v.store(symbol.value, self.pointer, self.mask)
+def constants_at(constants):
+    """Return a rule's constants, scalars, from the float64 `Matrix` that holds them."""
+    build = constants.builder
+    # Nothing writes to them while a program runs. LLVM has the hint: it computes what follows from them once a chunk.
+    never_changes = build.module.add_metadata([])
+    found = [constants[i] for i in range(ROOM_FOR_CONSTANTS)]
+    for number in found:
+        number.value.set_metadata("invariant.load", never_changes)
+    return found
 
 
-def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=None):
+def arrays_of_step(entry, g, p, moments):
+    """Return a gradient (n,), parameters (n,), and each row of moments (rows, n) of a rule."""
+    rows = (NumberArray(g.builder, g.dtype, moments.at(row)) for row in range(entry.moments))
+    return g, p, *rows
+
+
+def take_step(entry, rate, constants, t, arrays, i, penalty=None):
+    """Write a rule's step of parameter i, or of a vector of parameters.
+
+    arrays : of gradients, parameters and each moment
+    penalty : penalty * parameter is added to the gradient, if given
+    """
+    g, p, *moments = (array[i] for array in arrays)
+    if penalty is not None:
+        g = fma(penalty, p, g)
+    new, moments = entry.formula(p, g, moments, rate, constants, t)
+    for array, symbol in zip(arrays[1:], [new, *moments], strict=True):
+        array[i] = p.number(symbol)  # a formula may return one number for all parameters
+
+
+@of_code("rule", results=0)
+def step_element(entry, i, rate, constants, t, g, p, moments):
+    """Take the step of parameter i and its moments, in arrays (n,) and (rows, n)."""
+    take_step(entry, rate, constants_at(constants), t, arrays_of_step(entry, g, p, moments), i)
+
+
+def emit_steps(entry, n, arrays, rate, constants, t, penalty=None):
     """Write one step of a rule over n numbers.
 
-    pointers : of a gradient, parameters and moments, n numbers each; the others as in `scalars.take_step`
+    arrays : of gradients, parameters and moments, n numbers each; the others as in `take_step`
     """
-    v = Vectors(build, dtype, host().vector_bytes)
+    v = Vectors(arrays[0].builder, arrays[0].dtype, host().vector_bytes)
 
     def step(i, mask):
-        at = i * v.itemsize
-        take_step(
-            entry,
-            rate,
-            constants,
-            t,
-            [VectorPlace(v, v.shift(pointer, at), mask) for pointer in pointers],
-            penalty,
-        )
+        vectors = [VectorArray(v, array.data, apart=v.itemsize, mask=mask) for array in arrays]
+        take_step(entry, rate, constants, t, vectors, i, penalty)
 
     v.over(n, step)
 
 
-@intrinsic
-def take_steps(typing_context, code, rate, constants, t, g, p, moments):
-    """Take a step of all of p and its moments, as `apply_rule`; code : the rule's, a constant."""
-    if literal(code):
-        entry = RULE_CODES[code.literal_value]
-
-        def emit(context, build, signature, values):
-            n = Symbol(build, build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0))
-            pointers = step_pointers(context, build, entry, (g, p, moments), values[4:])
-            numbers_at = constants_at(context, build, constants, values[2])
-            emit_steps(
-                build,
-                g.dtype,
-                entry,
-                n,
-                pointers,
-                Symbol(build, values[1]),
-                numbers_at,
-                Symbol(build, values[3]),
-            )
-            return context.get_dummy_value()
-
-        return types.void(code, types.float64, constants, types.float64, g, p, moments), emit
+@of_code("rule", results=0)
+def take_steps(entry, rate, constants, t, g, p, moments):
+    """Take a step of all of p and its moments, as `apply_rule`."""
+    arrays = arrays_of_step(entry, g, p, moments)
+    emit_steps(entry, g.units, arrays, rate, constants_at(constants), t)

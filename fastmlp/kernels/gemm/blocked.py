@@ -6,24 +6,17 @@ peak. Here delta is copied into panels once a block, and columns of x are copied
 panels are read: 0.77 of peak.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 from llvmlite import ir
 from numba import types
 
-from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays
-from fastmlp.kernels.codegen.symbols import Symbol, jittable
-from fastmlp.kernels.codegen.types import FLOATS, INT
-from fastmlp.kernels.codegen.vectors import Vectors, counted
+from fastmlp.kernels.codegen.symbols import FLOATS, INT, Symbol, jittable
+from fastmlp.kernels.codegen.vectors import NOTHING, Vectors, counted, of_arrays
 from fastmlp.kernels.codegen.views import lesser
 from fastmlp.kernels.gemm import macrokernel
 from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient
-from fastmlp.kernels.gemm.macrokernel import call
 from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
-from fastmlp.kernels.gemm.packing import pack
+from fastmlp.kernels.gemm.packing import call, pack
 from fastmlp.kernels.jit.lazy import emitted, helper
 from fastmlp.kernels.tuning.pays import BLOCK_BYTES, BLOCK_ROWS, is_blocked
 from fastmlp.kernels.tuning.reading import tuned
@@ -96,7 +89,7 @@ STRIPS = emitted(f"strips_{VECTOR_BYTES}", emit_strips)
 @of_arrays
 def pack_strips(x, order, first, rows, left, columns, scratch):
     """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x[order] from `first` on, row by row."""
-    build, dtype = x.builder, x.kind.dtype
+    build, dtype = x.builder, x.dtype
     ordered = (order.columns > 0).value
     source = build.select(ordered, x.at(0, left), x.at(first, left))
     places = build.select(ordered, order.at(0, first), NOTHING)

@@ -10,8 +10,6 @@ network. Calls would be too slow there: 5-20-10-2 has eight products in a step o
 `fused` takes 1.5 us for a step of one row.
 """
 
-# mypy: ignore-errors
-
 import math
 from typing import Any, NamedTuple
 
@@ -19,14 +17,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
 from fastmlp.formulas.numbers import at_most, where
-from fastmlp.kernels.codegen.arrays import NOTHING, shifted
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import ascending, byte_pointer, counted, smaller
+from fastmlp.kernels.codegen.symbols import FLOATS, INT, ITEMSIZE, Symbol
+from fastmlp.kernels.codegen.vectors import NOTHING, ascending, counted, shifted, smaller
 from fastmlp.kernels.gemm.microkernel import (
     ALL_TILES,
     KINDS,
@@ -39,9 +34,9 @@ from fastmlp.kernels.gemm.microkernel import (
     stored,
     taken_by,
 )
-from fastmlp.kernels.gemm.packing import PACK, TRANSPOSE
+from fastmlp.kernels.gemm.packing import PACK, TRANSPOSE, call
 from fastmlp.kernels.gemm.packing import taken_by as copied
-from fastmlp.kernels.jit.lazy import calling, emitted
+from fastmlp.kernels.jit.lazy import emitted
 
 IN_PLACE, PACKED, TRANSPOSED = range(3)
 """How tiles read B: in place; from a copy of each panel; or B is given as its transpose, and copied transposed."""
@@ -142,16 +137,6 @@ def taken_by_product(dtype):
     pointers, scalars = ("a", "b", "c", "order", "panel", "start"), ("rate", "l2")
     kind = lambda name: types.voidptr if name in pointers else dtype if name in scalars else types.intp
     return tuple(map(kind, Operands._fields))
-
-
-def call(build, name, codes, kinds, values):
-    """Emit a call of a piece; pointers are cast to the type of Numba's void pointers."""
-    pairs = zip(kinds, values, strict=True)
-    values = [
-        byte_pointer(build, value) if kind == types.voidptr else getattr(value, "value", value)
-        for kind, value in pairs
-    ]
-    calling(name, codes)(cpu_target.target_context, build, types.void(*kinds), values)
 
 
 def next_vectors(left: int, across: int, lanes: int):

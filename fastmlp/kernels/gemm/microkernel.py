@@ -23,8 +23,7 @@ from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT, POINTER
+from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
 from fastmlp.kernels.codegen.vectors import (
     LINE_BYTES,
     Vectors,

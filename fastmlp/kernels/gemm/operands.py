@@ -4,15 +4,12 @@ Separate because `fastmlp.kernels.gemm.macrokernel` does not know arrays, and ji
 operands: each name is a statement that Numba types and lowers, about a millisecond.
 """
 
-# mypy: ignore-errors
-
 import functools
 
 from numba import types
 
-from fastmlp.kernels.codegen.arrays import NOTHING, VectorNumbers, of_arrays, shifted
-from fastmlp.kernels.codegen.types import INT
-from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.codegen.symbols import INT
+from fastmlp.kernels.codegen.vectors import NOTHING, NumberArray, counted, of_arrays, shifted
 from fastmlp.kernels.gemm.macrokernel import TRANSPOSED, multiply
 from fastmlp.kernels.gemm.microkernel import GATE, STORE, VECTOR_BYTES, VECTORS
 
@@ -25,7 +22,7 @@ def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, 
     """
     builder, begins = x.builder, k.equals(0).value
     product_of = functools.partial(
-        multiply, builder, dtype=x.kind.dtype, b=w.at(k), c=out.at(first), rows=rows, columns=w.columns,
+        multiply, builder, dtype=x.dtype, b=w.at(k), c=out.at(first), rows=rows, columns=w.columns,
         depth=terms, a_row=x.row, a_step=x.itemsize, b_row=w.row, c_row=out.row, panel=panel.data,
         start=builder.select(begins, b.data, out.at(first)),
         start_row=builder.select(begins, INT(0), out.row.value),
@@ -42,7 +39,7 @@ def distances(x, order, k, terms, panel):
     """Write the bytes from x to its rows order[k], order[k + 1], .. behind the panel; return their place."""
     build = x.builder
     place = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
-    samples, far = (VectorNumbers(build, types.int64, at) for at in (order.at(0, k), place))
+    samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), place))
     with counted(build, terms) as term:
         far[term] = samples[term] * x.row
     return place
@@ -58,7 +55,7 @@ def product_of_columns(
     """
     builder = x.builder
     product_of = functools.partial(
-        multiply, builder, dtype=x.kind.dtype, b=delta.at(k), c=out.at(to), rows=rows, columns=delta.columns,
+        multiply, builder, dtype=x.dtype, b=delta.at(k), c=out.at(to), rows=rows, columns=delta.columns,
         depth=terms, a_row=x.itemsize, a_step=x.row, b_row=delta.row, c_row=out.row, panel=panel.data,
         start=builder.select(k.equals(0).value, NOTHING, sums.at(to)), start_row=sums.row, finish=finish,
         packing=packing, rate=rate, l2=l2,
@@ -75,7 +72,7 @@ def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
     """`rows` rows of out = delta @ w.T, from row `first` on; where `gated`, 0 unless gate is above 0."""
     builder = delta.builder
     multiply(
-        builder, "strided", delta.kind.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,
+        builder, "strided", delta.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,
         columns=w.rows, depth=w.columns, a_row=delta.row, a_step=delta.itemsize, b_row=w.row, c_row=out.row,
         panel=panel.data, packing=TRANSPOSED, start=builder.select(gated.value, gate.at(first), NOTHING),
         start_row=gate.row, finish=builder.select(gated.value, INT(GATE), INT(STORE)),
@@ -91,7 +88,7 @@ def product(
     size = a.itemsize
     place = lambda array, at: array.data if array.data is NOTHING else array.at(0, at)
     multiply(
-        a.builder, "strided", a.kind.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
+        a.builder, "strided", a.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
         columns=columns, depth=depth, a_row=a_row * size, a_step=a_step * size, b_row=b_row * size,
         c_row=c_row * size, start=place(start, start_at), start_row=start_row * size, finish=finish,
         rate=rate, l2=l2, across=across,

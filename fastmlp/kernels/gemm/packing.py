@@ -7,18 +7,17 @@ of 64 bytes apart, a load may lie in two cache lines, and takes twice as long.
 Masks are used at edges only: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
 """
 
+from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core.registry import cpu_target
 
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
+from fastmlp.kernels.codegen.symbols import BIT, BYTE, FLOATS, Symbol
 from fastmlp.kernels.codegen.vectors import (
     LINE_BYTES,
     Vectors,
-    byte_pointer,
     counted,
-    element,
     fetch_line,
+    of_arrays,
     smaller,
     transposed,
 )
@@ -111,22 +110,22 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
                 build.position_at_end(done)
 
 
+def call(build, name, codes, kinds, values):
+    """Emit a call of a piece; pointers are cast to the type of Numba's void pointers."""
+    pairs = zip(kinds, values, strict=True)
+    values = [
+        build.bitcast(value, BYTE.as_pointer()) if kind == types.voidptr else getattr(value, "value", value)
+        for kind, value in pairs
+    ]
+    calling(name, codes)(cpu_target.target_context, build, types.void(*kinds), values)
+
+
 def copy_intrinsic(name):
-    call = calling(name)
-
-    @intrinsic
-    def copy(typing_context, rows, columns, a, a_at, a_row, out, out_at, out_row):
-        def emit(context, build, signature, arguments):
-            rows, columns, source, source_at, source_row, target, target_at, target_row = arguments
-            size = lambda value: build.mul(value, INT(ITEMSIZE[out.dtype]))
-            source = byte_pointer(build, element(context, build, a, source, source_at))
-            target = byte_pointer(build, element(context, build, out, target, target_at))
-            like = context.get_constant(out.dtype, 0)
-            values = [source, target, columns, rows, size(source_row), size(target_row), like]
-            return call(context, build, types.void(*taken_by(out.dtype)), values)
-
-        integer = types.intp
-        return types.void(integer, integer, a, integer, integer, out, integer, integer), emit
+    @of_arrays
+    def copy(rows, columns, a, a_at, a_row, out, out_at, out_row):
+        dtype, size = out.dtype, out.itemsize
+        values = a.at(0, a_at), out.at(0, out_at), columns, rows, a_row * size, out_row * size
+        call(a.builder, name, 0, taken_by(dtype), [*values, ir.Constant(FLOATS[dtype], 0.0)])
 
     return copy
 

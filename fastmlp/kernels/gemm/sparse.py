@@ -5,20 +5,16 @@ rows of W. In the weight gradient, a sum belongs to an input's column: its terms
 rows of deltas. Here a product is cut into sums that registers hold (`fastmlp.kernels.gemm.sparse_sums`).
 """
 
-# mypy: ignore-errors
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
 from fastmlp.formulas.numbers import at_least
-from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays, shifted
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import ascending, smaller
+from fastmlp.kernels.codegen.symbols import FLOATS, INT, ITEMSIZE, Symbol
+from fastmlp.kernels.codegen.vectors import NOTHING, ascending, of_arrays, shifted, smaller
 from fastmlp.kernels.codegen.views import chosen
-from fastmlp.kernels.gemm.macrokernel import call
 from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, STORE, UPDATE
+from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.gemm.sparse_sums import (
     AXES,
     BLOCKED,
@@ -84,7 +80,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
     stored = load_at(build, indptr.data, rows) - load_at(build, indptr.data, Symbol(build, INT(0)))
     terms = stored // at_least(rows, 1)
     multiply(
-        build, values.kind.dtype, starts=indptr.data, indices=indices.data, values=values.data,
+        build, values.dtype, starts=indptr.data, indices=indices.data, values=values.data,
         places=build.select(ordered, order.data, NOTHING), b=w.data, b_row=w.row, start=b.data,
         start_row=b.row if b.kind.ndim == 2 else INT(0),
         c=out.data, c_row=out.row, count=out.rows, columns=out.columns, finish=finish,
@@ -100,7 +96,7 @@ def sums_of_columns(starts, samples, numbers, columns, delta, out, finish, rate,
     """
     listed = (columns.columns > 0).value
     multiply(
-        numbers.builder, numbers.kind.dtype, starts=starts.data, indices=samples.data, values=numbers.data,
+        numbers.builder, numbers.dtype, starts=starts.data, indices=samples.data, values=numbers.data,
         targets=numbers.builder.select(listed, columns.data, NOTHING), b=delta.data, b_row=delta.row,
         c=out.data, c_row=out.row, count=starts.columns - 1, columns=out.columns, finish=finish, rate=rate, l2=l2,
     )  # fmt: skip

@@ -8,8 +8,6 @@ Every element is one chain of FMAs over ascending terms, as in a dense product, 
 no bit but a zero's sign. A chain that is stored and continued later is the same chain.
 """
 
-# mypy: ignore-errors
-
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -20,11 +18,10 @@ from numba import types
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import at_least, where
-from fastmlp.kernels.codegen.arrays import NOTHING
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT, INT32
+from fastmlp.kernels.codegen.symbols import INT, INT32, Symbol
 from fastmlp.kernels.codegen.vectors import (
     LINE_BYTES,
+    NOTHING,
     Vectors,
     carried,
     carried_while,

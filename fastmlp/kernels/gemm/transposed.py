@@ -5,8 +5,6 @@ Here each lane holds a sample, or an input. Every sum is the same chain as in `f
 choice between the two changes no bit.
 """
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 from numba import njit

@@ -1,9 +1,5 @@
 """Which networks train in lanes, and the constants of their program. This file loads no compiler."""
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 import functools
 
 from fastmlp.kernels.codegen.machine import host

@@ -4,21 +4,17 @@ All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of 
 """
 
 # ruff: noqa: F821  (the names that the template calls are bound later)
-# mypy: ignore-errors
 
 from llvmlite import ir
 from numba import types
 
 from fastmlp.formulas.numbers import where
-from fastmlp.kernels.codegen.arrays import VectorNumbers
 from fastmlp.kernels.codegen.row_expressions import Running
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, counted, data_pointer, smaller, transposed
+from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, counted, smaller, transposed
 from fastmlp.kernels.codes import RULE_CODES
-from fastmlp.kernels.elementwise import batched
 from fastmlp.kernels.elementwise.dropout import scramble
-from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.elementwise.losses import counts
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
 from fastmlp.kernels.small.lane_layout import (
     BLOCK_ROWS,
@@ -33,8 +29,8 @@ from fastmlp.kernels.small.lane_layout import (
     STRIDES,
 )
 from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
-from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep
-from fastmlp.kernels.small.lane_sums import clip, penalties
+from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep, clip, penalties
+from fastmlp.kernels.small.stages import disposable
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
@@ -56,7 +52,7 @@ def names(constants):
 class GatheredRows:
     """Rows of all networks, which are gathered into a workspace.
 
-    bases : by the kind of data the address of each network's; order : VectorNumbers, lane by lane
+    bases : by the kind of data the address of each network's; order : lane by lane
     room : rows that are gathered at once
     """
 
@@ -80,7 +76,7 @@ class GatheredRows:
             for lane, (pointer, row) in enumerate(zip(self.bases[ROWS_WEIGHTS], row_of, strict=True)):
                 number = builder.load(builder.gep(pointer, [row.value], source_etype=data), typ=data)
                 weights = builder.insert_element(weights, number, INT32(lane))
-            self.scales[r] = batched.counts(share, Symbol(builder, weights))
+            self.scales[r] = counts(share, Symbol(builder, weights))
 
     def _copy(self, kind, row_of, target, width):
         """Copy a row of each network, of `width` numbers."""
@@ -136,91 +132,74 @@ def exchange(kept, count, taken=None):
 def chunk(constants):
     """The intrinsic that takes all steps of a chunk of as many networks as there are lanes."""
 
-    @Intrinsic
+    @disposable
     def run(
-        typingctx, parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers,
+        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers,
         divisor, value_divisor, shares_penalty,
     ):  # fmt: skip
-        arrays = parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers
-
-        def codegen(context, builder, signature, args):
-            lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
-            v = Vectors(builder, parameters.dtype, lanes * ITEMSIZE[parameters.dtype])
-            wide = Vectors(builder, types.float64, lanes * 8)
-            pointers = [data_pointer(context, builder, *pair) for pair in zip(arrays, args, strict=False)]
-            order_at, starts_at, stops_at, places_at = (
-                VectorNumbers(builder, types.int64, pointers[i]) for i in (3, 4, 5, 9)
-            )
-            totals_at, rates_at, losses_at, numbers_at = (
-                LaneNumbers(wide, pointers[i]) for i in (6, 7, 8, 10)
-            )
-            divided, value_divided, shared = (Symbol(builder, value) for value in args[len(arrays) :])
-            bases = [
-                [
-                    builder.inttoptr(places_at[kind * lanes + lane].value, ir.PointerType())
-                    for lane in range(lanes)
-                ]
-                for kind in (ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS)
-            ]
-            kept = [
-                LaneNumbers(v, pointers[0]),
-                *(LaneNumbers(v, v.shift(pointers[1], k * count * v.bytes)) for k in range(rule.moments)),
-            ]
-            if rule.reads_last:
-                exchange(kept, count, numbers_at[STEPS] > 0.0)
-            held = kept
-            if constants.rows:
-                held = [LaneRegisters(v, Slots()) for _ in kept]
-                for slots, source in zip(held, kept, strict=True):
-                    for p in range(count):
-                        slots[p] = source[p]
-            of_all = constants.rows or stops_at[0] - starts_at[0]
-            step = LaneStep(v, constants, held[0], pointers[2], numbers_at)
-            data = GatheredRows(step, pointers[2], bases, order_at, of_all if constants.stays else BLOCK_ROWS)
-            of_rule = [numbers_at[i] for i in range(ROOM_FOR_CONSTANTS)]
-            l2_of_lane, of_loss = numbers_at[L2], numbers_at.at(LOSS_PARAMETERS)
-            dropout_at = dropout_of(step, numbers_at)
-            steps = Symbol(
-                builder, builder.extract_value(context.make_array(starts)(context, builder, args[4]).shape, 0)
-            )
-            by_totals, by_rates, by_losses = (places_at[3 * lanes + i] for i in range(STRIDES))
-            share_of = lambda s: loss_share.formula(divided, totals_at[s * by_totals])
-            if constants.stays:
-                data.gather(starts_at[0], of_all, share_of(0))
-            with counted(builder, steps) as s:
-                start, stop = starts_at[s], stops_at[s]
-                visited = constants.rows or stop - start
-                before = numbers_at[STEPS] + Symbol(builder, builder.sitofp(s.value, FLOATS[types.float64]))
-                dropout, value = dropout_at(before), Running(step.none)
-                step.clear()
-                for at in step.each(visited, BLOCK_ROWS):
-                    rows = smaller(visited - at, BLOCK_ROWS)
-                    if not constants.stays:
-                        data.gather(start + at, rows, share_of(s))
-                    data.take(at if constants.stays else 0)
-                    step.forward(rows, dropout, at)
-                    value.value = value.value + step.loss(rows, of_loss)
-                    step.backward(rows, dropout, at)
-                found, l2 = value.value / value_divided, None
-                if constants.l2:
-                    l2 = l2_of_lane * penalty_share.formula(shared, totals_at[s * by_totals])
-                    found = found + penalties(step, l2)
-                losses_at[s * by_losses] = found
-                if constants.clips_norm:
-                    clip(step, numbers_at[CLIP_NORM], l2)
-                    l2 = None
-                rate, bias_rate = rates_at[s * by_rates], rates_at[s * by_rates + 1]
-                for one in step.operations:
-                    step.update(one, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
-            if constants.rows:
-                for slots, target in zip(held, kept, strict=True):
-                    for p in range(count):
-                        target[p] = slots[p]
-            if rule.reads_last:
-                exchange(kept, count)
-            return context.get_dummy_value()
-
-        scalars = types.float64, types.float64, types.boolean
-        return types.none(*arrays, *scalars), codegen
+        lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
+        builder = parameters.builder
+        v = Vectors(builder, parameters.dtype, lanes * parameters.itemsize)
+        wide = Vectors(builder, types.float64, lanes * 8)
+        totals, rates, losses, numbers = (
+            LaneNumbers(wide, one.data) for one in (totals, rates, losses, numbers)
+        )
+        bases = [
+            [builder.inttoptr(places[kind * lanes + lane].value, ir.PointerType()) for lane in range(lanes)]
+            for kind in (ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS)
+        ]
+        kept = [
+            LaneNumbers(v, parameters.data),
+            *(LaneNumbers(v, v.shift(moments.data, k * count * v.bytes)) for k in range(rule.moments)),
+        ]
+        if rule.reads_last:
+            exchange(kept, count, numbers[STEPS] > 0.0)
+        held = kept
+        if constants.rows:
+            held = [LaneRegisters(v, Slots()) for _ in kept]
+            for slots, source in zip(held, kept, strict=True):
+                for p in range(count):
+                    slots[p] = source[p]
+        of_all = constants.rows or stops[0] - starts[0]
+        step = LaneStep(v, constants, held[0], memory.data, numbers)
+        data = GatheredRows(step, memory.data, bases, order, of_all if constants.stays else BLOCK_ROWS)
+        of_rule = [numbers[i] for i in range(ROOM_FOR_CONSTANTS)]
+        l2_of_lane, of_loss = numbers[L2], numbers.at(LOSS_PARAMETERS)
+        dropout_at = dropout_of(step, numbers)
+        by_totals, by_rates, by_losses = (places[3 * lanes + i] for i in range(STRIDES))
+        share_of = lambda s: loss_share.formula(divisor, totals[s * by_totals])
+        if constants.stays:
+            data.gather(starts[0], of_all, share_of(0))
+        with counted(builder, starts.units) as s:
+            start, stop = starts[s], stops[s]
+            visited = constants.rows or stop - start
+            before = numbers[STEPS] + Symbol(builder, builder.sitofp(s.value, FLOATS[types.float64]))
+            dropout, value = dropout_at(before), Running(step.none)
+            step.clear()
+            for at in step.each(visited, BLOCK_ROWS):
+                rows = smaller(visited - at, BLOCK_ROWS)
+                if not constants.stays:
+                    data.gather(start + at, rows, share_of(s))
+                data.take(at if constants.stays else 0)
+                step.forward(rows, dropout, at)
+                value.value = value.value + step.loss(rows, of_loss)
+                step.backward(rows, dropout, at)
+            found, l2 = value.value / value_divisor, None
+            if constants.l2:
+                l2 = l2_of_lane * penalty_share.formula(shares_penalty, totals[s * by_totals])
+                found = found + penalties(step, l2)
+            losses[s * by_losses] = found
+            if constants.clips_norm:
+                clip(step, numbers[CLIP_NORM], l2)
+                l2 = None
+            rate, bias_rate = rates[s * by_rates], rates[s * by_rates + 1]
+            for one in step.operations:
+                step.update(one, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
+        if constants.rows:
+            for slots, target in zip(held, kept, strict=True):
+                for p in range(count):
+                    target[p] = slots[p]
+        if rule.reads_last:
+            exchange(kept, count)
 
     return run

@@ -15,14 +15,7 @@ from fastmlp.kernels.program.records import BLANK, Call, address_of
 from fastmlp.kernels.runtime.calls import NAMES
 from fastmlp.kernels.runtime.described import rules_of, shape_of
 from fastmlp.kernels.runtime.validation import check_array
-from fastmlp.kernels.small.lane_layout import (
-    CLIP_NORM,
-    KEY,
-    L2,
-    LOSS_PARAMETERS,
-    STEPS,
-    LaneConstants,
-)
+from fastmlp.kernels.small.lane_layout import CLIP_NORM, KEY, L2, LOSS_PARAMETERS, STEPS, LaneConstants
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import aligned

@@ -6,19 +6,18 @@ bit. The two instructions round differently, so each has a backend of its own.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from functools import partial
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from fastmlp.formulas.numbers import at_least
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import Vectors, counted, smaller
+from fastmlp.kernels.codegen.symbols import INT, INT32, POINTER, Symbol, declare
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, carried, counted, smaller
 from fastmlp.kernels.jit.lazy import emitted
-from fastmlp.kernels.mixed import lanes, tiles
-from fastmlp.kernels.mixed.packing import VECTOR_BYTES
-from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TILE_BYTES, whole
+from fastmlp.kernels.mixed.packing import VECTOR_BYTES, BFloat
+from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
 from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 
 ENDS = "plain", "biased", "rectified", "gated", "updated"
@@ -29,14 +28,14 @@ CACHED_TILES = 1 << 10
 1024 x 2048 x 2048 took 1.5 times as long."""
 
 
-def multiplying(name, by):
+def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
     """Return the piece that writes C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands.
 
     Its code is a place in ENDS. Its arguments are the tiles of A and B, C, start or nothing, a buffer for BLOCK x BLOCK
     sums; then rows and columns of C, the number of blocks of terms, bytes from row to row of C and of start; then rate
     and l2.
 
-    by : the module that forms the sums of a block, `tiles` or `lanes`
+    sums_of_block : writes the sums of a block; begin, end : write what comes before and after all of them
     """
 
     def emit(build, arguments, kinds, code):
@@ -48,7 +47,7 @@ def multiplying(name, by):
         def place_of(packed, first, side, block):
             return v.shift(packed, ((first // SIDE + side) * blocks + block) * TILE_BYTES)
 
-        by.begin(build)
+        begin(build)
         together = whole(at_least(blocks.number(CACHED_TILES) // blocks, 1), 2) * SIDE
         with (
             counted(build, rows, together) as top,
@@ -56,7 +55,7 @@ def multiplying(name, by):
             counted(build, smaller(rows - top, together), BLOCK) as below,
         ):
             down = top + below
-            by.sums(v, blocks, partial(place_of, a, down), partial(place_of, b, right), room)
+            sums_of_block(v, blocks, partial(place_of, a, down), partial(place_of, b, right), room)
             with counted(build, smaller(rows - down, BLOCK)) as m:
                 for side in range(2):
                     column = right + side * SIDE
@@ -67,9 +66,9 @@ def multiplying(name, by):
                         for place, row in ((c, c_row), (start, start_row))
                     )
                     read = lambda place, mask=mask: Symbol(build, v.load(place, mask))
-                    end = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
-                    v.store(end.value, at, mask)
-        by.end(build)
+                    found = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
+                    v.store(found.value, at, mask)
+        end(build)
 
     return emitted(name, emit)
 
@@ -93,4 +92,88 @@ def finished(end, total, start, old, rate, l2):
     raise AssertionError(end)
 
 
-BY_TILES, BY_LANES = multiplying("multiply_tiles", tiles), multiplying("multiply_lanes", lanes)
+# --- by `tdpbf16ps` on AMX's tiles: one instruction adds 32 terms to each of 16 x 16 sums ------------------
+
+# See Intel's Architecture Instruction Set Extensions Reference, "Intel AMX Instruction Set Architecture". There are
+# eight tiles: four of sums, and two of each operand. LLVM's functions for these instructions take the numbers of tiles
+# from the caller.
+
+TILE = ir.IntType(8)
+
+
+def tile_call(build, name, *values):
+    """Write an instruction."""
+    kinds = [value.type for value in values]
+    build.call(declare(build.module, f"llvm.x86.{name}", ir.VoidType(), kinds), values)
+
+
+def begin_tiles(build):
+    """Describe eight whole tiles: palette 1, 64 bytes to a row, 16 rows."""
+    content = bytes([1]) + bytes(15) + bytes([VECTOR_BYTES, 0] * 8) + bytes(16) + bytes([SIDE] * 8) + bytes(8)
+    place = cgutils.global_constant(build.module, "tiles", cgutils.make_bytearray(content))
+    tile_call(build, "ldtilecfg", build.bitcast(place, POINTER))
+
+
+def end_tiles(build):
+    """Release the tiles: while they are in use, the system saves 8 KiB more at every switch of threads."""
+    tile_call(build, "tilerelease")
+
+
+def sums_of_tiles(v, blocks, a_at, b_at, room):
+    """Write the BLOCK x BLOCK sums of a product to room.
+
+    a_at, b_at : a_at(side, block) is the place of an operand's tile, for side 0 and 1 of the block; blocks : of terms
+    """
+    build, row = v.builder, INT(VECTOR_BYTES)
+    for number in range(4):
+        tile_call(build, "tilezero", TILE(number))
+    with counted(build, blocks) as block:
+        for side in range(2):
+            tile_call(build, "tileloadd64", TILE(4 + side), a_at(side, block), row)
+            tile_call(build, "tileloadd64", TILE(6 + side), b_at(side, block), row)
+        for number in range(4):
+            tile_call(build, "tdpbf16ps", TILE(number), TILE(4 + number // 2), TILE(6 + number % 2))
+    for number in range(4):
+        place = v.shift(room, number // 2 * SIDE * ROOM_ROW + number % 2 * VECTOR_BYTES)
+        tile_call(build, "tilestored64", TILE(number), place, INT(ROOM_ROW))
+
+
+# --- by `vdpbf16ps` of AVX512_BF16: one instruction adds two terms to each of 16 sums ----------------------
+
+# See the same reference. It does as many multiply-adds in a cycle as Intel's two ports for float32, and twice as many as
+# Zen 4's one.
+
+HEIGHT = 8
+"""Rows of a register tile. It has two vectors of sums a row, two vectors of B, and one word of A in all lanes."""
+
+
+def sums_of_vectors(v, blocks, a_at, b_at, room):
+    """`sums_of_tiles` by vectors."""
+    build = v.builder
+    words, numbers = ir.VectorType(INT32, SIDE), ir.VectorType(BFloat(), TERMS)
+    dot = declare(build.module, "llvm.x86.avx512bf16.dpbf16ps.512", v.type, [v.type, numbers, numbers])
+
+    def terms(half, top, block, values):
+        """Return the sums of HEIGHT rows of a half, from row `top` on, after one more block of terms."""
+        values, of_b = [*values], [b_at(side, block) for side in range(2)]
+        of_a = v.shift(a_at(half, block), top * VECTOR_BYTES)
+        for pair in range(TERMS // 2):
+            places = [v.shift(tile, pair * VECTOR_BYTES) for tile in of_b]
+            b = [build.bitcast(build.load(place, typ=words, align=4), numbers) for place in places]
+            for m in range(HEIGHT):
+                word = build.load(v.shift(of_a, m * VECTOR_BYTES + pair * 4), typ=INT32, align=4)
+                a = build.bitcast(broadcast(build, word, SIDE), numbers)
+                for side in range(2):
+                    values[2 * m + side] = build.call(dot, [values[2 * m + side], a, b[side]])
+        return values
+
+    for half in range(2):
+        for top in range(0, SIDE, HEIGHT):
+            found = carried(build, 0, blocks, [v.zero] * (2 * HEIGHT), partial(terms, half, top))
+            for number, value in enumerate(found):
+                row = half * SIDE + top + number // 2
+                v.store(value, v.shift(room, row * ROOM_ROW + number % 2 * VECTOR_BYTES))
+
+
+BY_TILES = multiplying("multiply_tiles", sums_of_tiles, begin_tiles, end_tiles)
+BY_LANES = multiplying("multiply_lanes", sums_of_vectors)

@@ -6,13 +6,10 @@ has the words of 32 terms; in a tile of B[k, n], row k / 2 has the words of 16 c
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from llvmlite import ir
 from numba import types
 
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT, INT32, declare
+from fastmlp.kernels.codegen.symbols import INT, INT32, Symbol, declare
 from fastmlp.kernels.codegen.vectors import Vectors, counted, exchanged, shuffle, smaller
 from fastmlp.kernels.jit.lazy import emitted
 from fastmlp.kernels.mixed.room import SIDE, TERMS, TILE_BYTES

@@ -6,16 +6,13 @@ together take a third of the time of the product in float32.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from llvmlite import ir
 from numba import types
 
-from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays, shifted
-from fastmlp.kernels.codegen.symbols import jittable
-from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.codegen.symbols import INT, jittable
+from fastmlp.kernels.codegen.vectors import NOTHING, of_arrays, shifted
 from fastmlp.kernels.gemm import dispatch
-from fastmlp.kernels.gemm.macrokernel import call
+from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.mixed.multiplying import ENDS
 from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
 from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole

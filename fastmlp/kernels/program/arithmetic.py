@@ -17,7 +17,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   run are summed so over each part of `LOSS_ROWS` rows, and the parts are added one by one, from 0.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
-  and row i + 8 first (`elementwise.batched.emit_total`).
+  and row i + 8 first (`elementwise.losses.emit_total`).
 - A layer's penalty is a sum over rows of weights, one for each input; `rows_as_one` of them count as one
   row. `with_penalty` adds row r, column k to the chain (r % PENALTY_ROWS, k % PENALTY_LANES), rows ascending
   and then columns, in the dtype. After every group of rows, PENALTY_ROWS times as many as
@@ -28,7 +28,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
   activation's slope.
-- The norm that clipping needs is a sum in float64 over the flat vector (`elementwise.totals.emit_sum`).
+- The norm that clipping needs is a sum in float64 over the flat vector (`elementwise.sums.squares_of`).
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `sgd_step`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 """

@@ -20,14 +20,12 @@ Order of memory, for processors such as ARM's that keep no order by themselves:
 - Any moment at which the word of `is_abandoned` is read is right: it ends steps whose results nobody will read.
 """
 
-# mypy: ignore-errors
+from functools import partial
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.types import INT, INT32, POINTER, declare
-from fastmlp.kernels.codegen.vectors import data_pointer
+from fastmlp.kernels.codegen.symbols import INT, INT32, POINTER, declare
+from fastmlp.kernels.codegen.vectors import of_arrays
 from fastmlp.kernels.program.records import (
     ABANDONED,
     ARRIVED,
@@ -49,29 +47,20 @@ one before; how many naps become longer."""
 FUNCTION = "fastmlp_barrier"
 
 
-@intrinsic
-def wait(typing_context, barrier, worker, workers):
+@of_arrays
+def wait(barrier, worker, workers):
     """Return when all workers have arrived, or when the barrier has been closed. barrier : (BARRIER,) int64"""
-
-    def emit(context, builder, signature, values):
-        place = data_pointer(context, builder, barrier, values[0])
-        with builder.if_then(builder.icmp_signed(">", values[2], INT(1))):
-            builder.call(function_of(builder.module), [place, *values[1:]])
-        return context.get_dummy_value()
-
-    return types.void(barrier, types.intp, types.intp), emit
+    build = barrier.builder
+    with build.if_then((workers > 1).value):
+        build.call(function_of(build.module), [barrier.data, worker.value, workers.value])
 
 
-@intrinsic
-def is_abandoned(typing_context, barrier):
+@partial(of_arrays, result="boolean")
+def is_abandoned(barrier):
     """Return whether a worker has failed, so that no further step is taken. barrier : (BARRIER,) int64"""
-
-    def emit(context, builder, signature, values):
-        place = data_pointer(context, builder, barrier, values[0])
-        found = builder.load_atomic(word(builder, place, ABANDONED), "monotonic", 8, typ=INT)
-        return builder.icmp_signed("!=", found, INT(0))
-
-    return types.boolean(barrier), emit
+    build = barrier.builder
+    found = build.load_atomic(word(build, barrier.data, ABANDONED), "monotonic", 8, typ=INT)
+    return build.icmp_signed("!=", found, INT(0))
 
 
 def function_of(module):

@@ -8,8 +8,6 @@ that LLVM would take a number at a time.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import math
 
 from fastmlp.kernels.codegen.views import vector

@@ -4,8 +4,6 @@
 Nothing writes to the words of a call while a program runs. LLVM has the hint, and reads each word once.
 """
 
-# mypy: ignore-errors
-
 import numpy as np
 from llvmlite import ir
 from numba import types

@@ -6,8 +6,6 @@ once a step, by a counting sort.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp.kernels.codegen.scalars import trailing_zeros

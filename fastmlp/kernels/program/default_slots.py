@@ -6,8 +6,6 @@ Templates as those of `step_templates`. A variant that works by rows, as `fused`
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import no_order, rows_of, vector
 from fastmlp.kernels.codes import RELU
 

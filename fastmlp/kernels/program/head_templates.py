@@ -7,8 +7,6 @@ side by side, as do their targets; each head's logits and deltas are those of it
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import lesser, matrix, no_order, part_of, rows_of, units_of, vector
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS

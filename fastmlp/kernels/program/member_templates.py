@@ -7,8 +7,6 @@ the logits of all members of a row, one after another.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import (
     each_member,
     lesser,

@@ -6,8 +6,6 @@ A chain of dense layers meets none of this, and so none of it is compiled for on
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import (
     chosen,
     each_member,

@@ -7,8 +7,6 @@ each product, and no number is summed by two, so that any number of them has the
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import math
 
 from fastmlp.kernels.codegen.views import lesser, matrix, no_order, rows_of, span, vector, weights_of

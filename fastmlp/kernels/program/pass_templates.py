@@ -8,8 +8,6 @@ a whole step, so together they have its bits.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import chosen, lesser, part_of, rows_of, units_of, weights_of
 from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS

@@ -287,32 +287,13 @@ private : (workers, private_length), `variant.Bound.private`, which the program 
 """
 
 NUMBERS = (
-    *(
-        "depth",
-        "size",
-        "moment_rows",
-        "n_heads",
-        "members",
-        "columns",
-        "samples",
-        "n_in",
-        "n_out",
-        "visits",
-        "steps",
-        "step",
-        "key",
-        "batch",
-        "length",
-    ),
-    *("accumulates", "microbatch", "fewest"),
-    *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed"),
-    *("table_rows", "all_row_places"),
+    *("depth", "size", "moment_rows", "n_heads", "members", "columns", "samples", "n_in", "n_out"),
+    *("visits", "steps", "step", "key", "batch", "length", "accumulates", "microbatch", "fewest"),
+    *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows", "all_row_places"),
     *("counted", "words", "listed", "terms", "all_terms", "all_places"),
-    *("summing", "totalling", "leads", "together"),
-    "lanes",
+    *("summing", "totalling", "leads", "together", "lanes"),
     *("matrix_length", "matrix_size", "matrix_side", "matrix_width", "matrix_scratch"),
-    *BUFFERS,
-    *("scratch_length", "slice_length", "private_length"),
+    *(*BUFFERS, "scratch_length", "slice_length", "private_length"),
 )
 """Whole numbers of a call by name.
 

@@ -11,8 +11,7 @@ sum of one number after another waits for each addition, 4 cycles a unit.
 
 from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT32
+from fastmlp.kernels.codegen.symbols import INT32, Symbol
 from fastmlp.model.own_layers import BIAS, number_variable
 
 LANES = 16

@@ -5,17 +5,9 @@ The code of a formula of a row stands in `row_formulas`.
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
-from numba import types
-from numba.extending import intrinsic
-
-from fastmlp.kernels.codegen.scalars import literal
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, data_pointer
+from fastmlp.kernels.codegen.vectors import Vectors, of_code
 from fastmlp.kernels.codegen.views import chosen, vector
-from fastmlp.kernels.codes import CONCATENATE, COPY, MEMBERS, OPERATION_CODES
+from fastmlp.kernels.codes import CONCATENATE, COPY, MEMBERS
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.row_formulas import LANES, Row
 
@@ -23,67 +15,46 @@ MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 """What a hyperparameter that is NaN stands for, by the bytes of a number."""
 
 
-def _of_row(names):
-    """Make of write(kind, row, *values), which writes code, the intrinsic (code, count, numbers, *arrays,
-    *values).
+def _row(kind, count, numbers, **arrays):
+    """Return the `Row` of a kind's formula; None where the kind has no formula.
 
-    names : what the arrays are called, of which the first is a row; count : its units as a float
-    code : of the kind; numbers : its hyperparameters (MOST_NUMBERS,) float64
+    count : the units of x as a float; numbers : hyperparameters (MOST_NUMBERS,) float64
+    arrays : by name, of which x is a row
     """
-
-    def decorate(write):
-        def call(typing_context, code, *kinds):
-            if not literal(code):
-                return None
-            count, numbers, *arrays = kinds[: len(names) + 2]
-
-            def emit(context, builder, signature, packed):
-                values = [builder.extract_value(packed[1], i) for i in range(len(kinds))]
-                kind = OPERATION_CODES[code.literal_value]
-                if getattr(kind, "row", None) is not None:
-                    pairs = zip(arrays, values[2:], strict=False)
-                    places = [data_pointer(context, builder, *pair) for pair in pairs]
-                    units = Symbol(builder, context.make_array(arrays[0])(context, builder, values[2]).nitems)
-                    v = Vectors(builder, count, LANES * ITEMSIZE[count])
-                    given = dict(zip(names, places, strict=True))
-                    first = data_pointer(context, builder, numbers, values[1])
-                    own = [number_at(builder, first, i, v.itemsize) for i in range(len(kind.row.numbers))]
-                    row = Row(v, units, Symbol(builder, values[0]), given, own)
-                    write(kind, row, *(Symbol(builder, value) for value in values[len(names) + 2 :]))
-                return context.get_dummy_value()
-
-            return types.none(code, types.StarArgTuple(kinds)), emit
-
-        call.__name__, call.__doc__ = write.__name__, write.__doc__
-        call.__qualname__, call.__module__ = write.__qualname__, write.__module__
-        return intrinsic(call)
-
-    return decorate
+    if getattr(kind, "row", None) is None:
+        return None
+    x = arrays["x"]
+    v = Vectors(x.builder, x.dtype, LANES * x.itemsize)
+    own = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
+    return Row(v, x.units, count, {name: array.data for name, array in arrays.items()}, own)
 
 
-def number_at(builder, first, place, itemsize):
+def number_at(numbers, place, itemsize):
     """A hyperparameter, float64."""
-    double = FLOATS[types.float64]
-    number = Symbol(builder, builder.load(builder.gep(first, [INT(place)], source_etype=double), typ=double))
+    number = numbers[place]
     return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
 
 
-@_of_row(("x", "other", "gain", "shift", "kept", "out"))
-def row_forward(kind, row):
+@of_code("operation", results=0)
+def row_forward(kind, count, numbers, x, other, gain, shift, kept, out):
     """out (units,) = the operation of the rows x and other (units,); kept : what the others read."""
-    row_formulas.forward(kind, row)
+    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, shift=shift, kept=kept, out=out):
+        row_formulas.forward(kind, row)
 
 
-@_of_row(("x", "other", "gain", "kept", "delta", "out", "out2"))
-def row_backward(kind, row, adds, adds_other):
+@of_code("operation", results=0)
+def row_backward(kind, count, numbers, x, other, gain, kept, delta, out, out2, adds, adds_other):
     """out, out2 (units,) = the derivatives by x and other, given delta; or += where adds, adds_other."""
-    row_formulas.backward(kind, row, (adds, adds_other))
+    arrays = {"x": x, "other": other, "gain": gain, "kept": kept, "delta": delta, "out": out, "out2": out2}
+    if row := _row(kind, count, numbers, **arrays):
+        row_formulas.backward(kind, row, (adds, adds_other))
 
 
-@_of_row(("x", "other", "gain", "kept", "delta", "out"))
-def row_gradient(kind, row):
+@of_code("operation", results=0)
+def row_gradient(kind, count, numbers, x, other, gain, kept, delta, out):
     """out, as the gain, += the derivative of the loss by it, of one row."""
-    row_formulas.gradient(kind, row)
+    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, kept=kept, delta=delta, out=out):
+        row_formulas.gradient(kind, row)
 
 
 def operate(code, numbers, members, second, gain, shift, x, other, kept, out):

@@ -7,8 +7,6 @@ back. Products stand here; `operation_templates` has the others, `input_template
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,

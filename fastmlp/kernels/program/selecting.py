@@ -2,8 +2,6 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.views import vector
 

@@ -7,8 +7,6 @@ name, as it calls a slot.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp.kernels.codegen.vectors import prefetch_rows

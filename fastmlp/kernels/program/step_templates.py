@@ -18,8 +18,6 @@ bits.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
 from fastmlp.kernels.codegen.views import chosen, lesser, rows_of, span, units_of, vector
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS

@@ -11,13 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.scalars import backward_of, literal
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BYTE, INT
-from fastmlp.kernels.codegen.vectors import Vectors, counted, data_pointer, smaller
-from fastmlp.kernels.codes import OPERATION_CODES
+from fastmlp.kernels.codegen.scalars import backward_of
+from fastmlp.kernels.codegen.symbols import INT, Symbol
+from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_code, shifted, smaller
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, unit_gradient, unit_value
 from fastmlp.kernels.program.row_operations import number_at
@@ -64,35 +61,30 @@ class RunWriter:
     v : vectors of LANES lanes; width : of a row, a `Symbol`; members : of the run, the first one first
     """
 
-    def __init__(self, context, builder, run, kinds, values, z):
-        """kinds, values : of all operations, the last one's number, and parameters; z : type and value"""
-        records, _, numbers = kinds
-        shape = context.make_array(z[0])(context, builder, z[1]).shape
-        self.builder, self.v = builder, Vectors(builder, z[0].dtype, LANES * z[0].dtype.bitwidth // 8)
-        self.rows, self.width = (Symbol(builder, builder.extract_value(shape, axis)) for axis in range(2))
-        self.z = data_pointer(context, builder, *z)
-        first = data_pointer(context, builder, records, values[0])
-        base, last = data_pointer(context, builder, numbers, values[2]), Symbol(builder, values[1])
+    def __init__(self, run, operations, last, parameters, z):
+        """operations : all; last : the number of the run's last one"""
+        self.builder, self.v = z.builder, Vectors(z.builder, z.dtype, LANES * z.itemsize)
+        self.rows, self.width, self.z = z.rows, z.columns, z.data
+        record, base = operations.dtype, parameters.data
         self.members = []
         for number, part in enumerate(run.parts, 1 - len(run.parts)):
-            own = builder.gep(first, [((last + number) * records.dtype.size).value], source_etype=BYTE)
+            own = shifted(self.builder, operations.data, ((last + number) * record.size).value)
             weights, biases, trained, sums = (
-                self._field(own, records.dtype.offset(name))
-                for name in ("weights", "biases", "trained", "sums")
+                self._field(own, record.offset(name)) for name in ("weights", "biases", "trained", "sums")
             )
             parameters = part.parameters if isinstance(part, Kind) else ()
             places = [
                 self.v.shift(base, (biases if one.shape == BIAS else weights) * self.v.itemsize)
                 for one in parameters
             ]
-            numbers_at = builder.gep(own, [INT(records.dtype.offset("numbers"))], source_etype=BYTE)
+            place = shifted(self.builder, own, INT(record.offset("numbers")))
+            numbers = NumberArray(self.builder, types.float64, place)
             count = len(part.row.numbers) if isinstance(part, Kind) else 0
-            given = [number_at(builder, numbers_at, i, self.v.itemsize) for i in range(count)]
+            given = [number_at(numbers, i, self.v.itemsize) for i in range(count)]
             self.members.append(RunPart(part, places, given, sums, trained - weights))
 
     def _field(self, record, offset):
-        place = self.builder.gep(record, [INT(offset)], source_etype=BYTE)
-        return Symbol(self.builder, self.builder.load(place, typ=INT))
+        return NumberArray(self.builder, types.int64, shifted(self.builder, record, INT(offset)))[0]
 
     def at(self, place, unit):
         """The place of a number."""
@@ -160,42 +152,18 @@ class RunWriter:
         self.v.store(total.value, self.at(place, unit), mask)
 
 
-def _writer(context, builder, signature, values):
-    """Return the writer of the run that the arguments, code to z, begin with; None if there is none."""
-    code, *kinds, z = signature.args[:5]
-    run = OPERATION_CODES[code.literal_value]
-    if not isinstance(run, UnitRun):
-        return None
-    return RunWriter(context, builder, run, kinds, values[1:4], (z, values[4]))
+@of_code("operation", results=0)
+def units_forward(run, operations, last, parameters, z, out):
+    """Write a run's outputs: see `run_forward`."""
+    if isinstance(run, UnitRun):
+        RunWriter(run, operations, last, parameters, z).forward(out.data)
 
 
-@intrinsic
-def units_forward(typing_context, code, operations, last, parameters, z, out):
-    """Write a run's outputs: see `run_forward`; code : a constant."""
-    if literal(code):
-
-        def emit(context, builder, signature, values):
-            if writer := _writer(context, builder, signature, values):
-                writer.forward(data_pointer(context, builder, out, values[5]))
-            return context.get_dummy_value()
-
-        return types.none(code, operations, last, parameters, z, out), emit
-
-
-@intrinsic
-def units_backward(typing_context, code, operations, last, parameters, z, first, parts, sums, delta):
-    """Write a run's deltas: see `run_backward`; code : a constant."""
-    if literal(code):
-
-        def emit(context, builder, signature, values):
-            if writer := _writer(context, builder, signature, values):
-                places = (
-                    data_pointer(context, builder, *pair) for pair in ((sums, values[7]), (delta, values[8]))
-                )
-                writer.backward(*(Symbol(builder, value) for value in values[5:7]), *places)
-            return context.get_dummy_value()
-
-        return types.none(code, operations, last, parameters, z, first, parts, sums, delta), emit
+@of_code("operation", results=0)
+def units_backward(run, operations, last, parameters, z, first, parts, sums, delta):
+    """Write a run's deltas: see `run_backward`."""
+    if isinstance(run, UnitRun):
+        RunWriter(run, operations, last, parameters, z).backward(first, parts, sums.data, delta.data)
 
 
 def run_forward(code, operations, last, parameters, z, out):

@@ -8,8 +8,6 @@ first product on sparse rows.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from fastmlp.kernels.codegen.scalars import call_back
 from fastmlp.kernels.codegen.views import (
     biases_of,

@@ -1,9 +1,5 @@
 """Which networks have a program of their own, and its constants. This file loads no compiler."""
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 import functools
 from itertools import pairwise
 

@@ -3,8 +3,6 @@
 Separate because it loads no compiler.
 """
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -4,28 +4,19 @@ Separate because `fastmlp.kernels.small.lane_step` writes the same step on each.
 batch. Products of rows, whose sums go over the batch, read them by `by_row`.
 """
 
-# mypy: ignore-errors
-
 from numba.core import cgutils
 
 from fastmlp.kernels.codegen.row_expressions import JOINED, LEAST, Running
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT
-from fastmlp.kernels.codegen.vectors import counted, folded, shuffle
+from fastmlp.kernels.codegen.symbols import INT, Symbol
+from fastmlp.kernels.codegen.vectors import VectorArray, folded, shuffle
 from fastmlp.kernels.program.row_formulas import LANES, Row
 from fastmlp.kernels.small.lane_layout import BLOCK_ROWS
 
 
-class LaneNumbers:
-    """Numbers in memory, with a lane for each network; an index is an integer or a `Symbol`.
-
-    units : how many they are, where somebody goes over all
-    """
+class LaneNumbers(VectorArray):
+    """Numbers in memory, with a lane for each network."""
 
     unrolled = False
-
-    def __init__(self, v, pointer, units=0):
-        self.v, self.builder, self.pointer, self.units = v, v.builder, pointer, units
 
     def room(self, v, count):
         """Other numbers of this kind, on the stack."""
@@ -37,18 +28,7 @@ class LaneNumbers:
 
     def at(self, index, units=0):
         """The numbers from one on."""
-        return LaneNumbers(self.v, self.v.shift(self.pointer, index * self.v.bytes), units)
-
-    def __getitem__(self, index):
-        return Symbol(self.builder, self.v.load(self.v.shift(self.pointer, index * self.v.bytes)))
-
-    def __setitem__(self, index, symbol):
-        self.v.store(symbol.value, self.v.shift(self.pointer, index * self.v.bytes))
-
-    def each(self, count=None):
-        """Yield the index of a written loop over all, or over the first, once."""
-        with counted(self.builder, self.units if count is None else count) as unit:
-            yield unit
+        return LaneNumbers(self.v, self._place(index), units)
 
     def by_row(self, rows, units):
         """The rows of a batch, and its numbers (rows, units), where a lane has `rows` rows."""
@@ -126,19 +106,6 @@ class Slots(dict):
             super().__getitem__(index).value = symbol
         else:
             super().__setitem__(index, Running(symbol))
-
-
-class NumberPlace:
-    """The place of a number, for `take_step`."""
-
-    def __init__(self, numbers, index):
-        self.numbers, self.index = numbers, index
-
-    def load(self):
-        return self.numbers[self.index]
-
-    def store(self, symbol):
-        self.numbers[self.index] = symbol
 
 
 class LaneReduction:

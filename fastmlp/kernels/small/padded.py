@@ -141,7 +141,7 @@ class PaddedLayout(NamedTuple):
     sections : how many there are, which lie one after another
     inputs : the rows of X of a block
     targets : as the last layer's outputs
-    sums : (3, R), see `fastmlp.kernels.elementwise.batched`
+    sums : (3, R), see `fastmlp.kernels.elementwise.losses`
     batched : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
         layer is transposed
     most_rows : R, the rows that the buffers have room for; whole vectors

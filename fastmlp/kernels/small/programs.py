@@ -4,16 +4,12 @@ Separate from `fastmlp.kernels.small.eligible`, which loads no compiler.
 """
 
 # ruff: noqa: F821  (the templates' names are bound later)
-# mypy: ignore-errors
-
-from __future__ import annotations
 
 from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
 from fastmlp.kernels.jit.disposable import stage
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
-from fastmlp.kernels.small import penalties, registers, row_stages, stages
-from fastmlp.kernels.small.copies import copies
+from fastmlp.kernels.small import registers, row_stages, stages
 from fastmlp.kernels.small.padded import plan
 
 # --- templates -----------------------------------------------------------------------------------
@@ -112,7 +108,7 @@ def block_names(constants):
         "to_logits": stages.sequence(to_logits),
         "add_losses": stages.loss_of(constants, where),
         "to_gradients": stages.sequence(to_gradients),
-        "penalties": penalties.penalties(products),
+        "penalties": stages.penalties(products),
         "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
         "update_gains": stages.update(
             constants.rule, where.weights, where.gains - where.weights, where, False
@@ -122,9 +118,9 @@ def block_names(constants):
         ),
         "GAINS": where.gains > where.weights,
         "clear": clear_of(where),
-        "take_numbers": row_stages.take_numbers(operations, layers, stages.Memory),
-        "take_section": copies(where, stages.Memory, inwards=True),
-        "give_section": copies(where, stages.Memory, inwards=False),
+        "take_numbers": row_stages.take_numbers(operations, layers),
+        "take_section": stages.copies(where, inwards=True),
+        "give_section": stages.copies(where, inwards=False),
         "SECTIONS": where.sections,
         "PENALISED": constants.l2,
         "BLOCK": constants.rows,

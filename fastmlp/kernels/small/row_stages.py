@@ -4,24 +4,21 @@ Separate because a row is taken by itself here, masked at its end, so that paddi
 of `fastmlp.kernels.small.stages` run over padding.
 """
 
-# mypy: ignore-errors
-
 from llvmlite import ir
 from numba import types
 
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BYTE, INT
-from fastmlp.kernels.codegen.vectors import counted, data_pointer
+from fastmlp.kernels.codegen.vectors import NumberArray, counted
 from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.elementwise.column_sums import emit_sums
 from fastmlp.kernels.elementwise.dropout import emit_drop, scramble
-from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.elementwise.sums import emit_sums
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import chances
 from fastmlp.kernels.program.row_formulas import LANES, Row
 from fastmlp.kernels.program.row_operations import number_at
 from fastmlp.kernels.small.padded import up
+from fastmlp.kernels.small.stages import Memory, disposable
 
 
 def _each_row(memory, rows, one, layer, offsets, do):
@@ -138,27 +135,19 @@ def gradient(one, layer, plan, adds):
     return stage
 
 
-def take_numbers(operations, layers, memory_of):
-    """Return the intrinsic (work, operations) that copies hyperparameters to the workspace.
+def take_numbers(operations, layers):
+    """Return the intrinsic (work, operations) that copies hyperparameters to the workspace."""
 
-    memory_of : `stages.Memory`
-    """
-
-    @Intrinsic
-    def take(typingctx, work, records):
-        def codegen(context, builder, signature, values):
-            memory = memory_of(context, builder, work, values[0])
-            first = data_pointer(context, builder, records, values[1])
-            for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
-                offset = number * records.dtype.size + records.dtype.offset("numbers")
-                place, v = builder.gep(first, [INT(offset)], source_etype=BYTE), memory.v
-                for i in range(one.numbers):
-                    value = number_at(builder, place, i, memory.itemsize)
-                    rounded = Symbol(builder, ir.Constant(v.scalar, 0.0)).number(value)
-                    builder.store(rounded.value, memory.at(layer.numbers + i))
-            return context.get_dummy_value()
-
-        return types.none(work, records), codegen
+    @disposable
+    def take(work, records):
+        memory, record = Memory(work), records.dtype
+        like = Symbol(work.builder, ir.Constant(memory.v.scalar, 0.0))
+        for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
+            offset = number * record.size + record.offset("numbers")
+            numbers = NumberArray(work.builder, types.float64, memory.v.shift(records.data, offset))
+            for i in range(one.numbers):
+                value = like.number(number_at(numbers, i, memory.itemsize)).value
+                work.builder.store(value, memory.at(layer.numbers + i))
 
     return take
 

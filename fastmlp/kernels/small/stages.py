@@ -11,26 +11,35 @@ The logits of hidden layers are not kept. An activation's derivative is computed
 excludes gelu and silu. Nothing is checked, nothing is allocated.
 """
 
-from numba import types
+from functools import partial
 
-from fastmlp.kernels.codegen.arrays import NOTHING, RepeatedNumber, VectorNumbers
+from llvmlite import ir
+
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.scalars import backward_of, constants_at
-from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BIT, INT, INT32, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
+from fastmlp.kernels.codegen.scalars import backward_of
+from fastmlp.kernels.codegen.symbols import BIT, INT, INT32, ITEMSIZE, Symbol
+from fastmlp.kernels.codegen.vectors import (
+    NOTHING,
+    NumberArray,
+    RepeatedNumber,
+    VectorArray,
+    Vectors,
+    carried,
+    counted,
+    of_arrays,
+)
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.elementwise import batched
-from fastmlp.kernels.elementwise.batched import LANES, Rows
-from fastmlp.kernels.elementwise.column_sums import emit_sums
+from fastmlp.kernels.elementwise import losses
 from fastmlp.kernels.elementwise.dropout import scramble
-from fastmlp.kernels.elementwise.steps import emit_steps
+from fastmlp.kernels.elementwise.losses import LANES
+from fastmlp.kernels.elementwise.steps import constants_at, emit_steps
+from fastmlp.kernels.elementwise.sums import Penalty, emit_penalty, emit_sums
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, TRANSPOSED, Operands, write_product
 from fastmlp.kernels.gemm.microkernel import stored
 from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.disposable import Intrinsic
-from fastmlp.kernels.small.copies import copy_row
-from fastmlp.kernels.small.padded import dividing_lanes
+from fastmlp.kernels.program.arithmetic import PENALTY_LANES, PENALTY_ROWS, PENALTY_TERMS, rows_as_one
+from fastmlp.kernels.small.padded import dividing_lanes, up
 
 TURNED_BYTES, FEW = 32, 3
 """Bytes of the vectors by which a transposed layer of few outputs reads the transpose of its inputs: two shuffles of
@@ -41,13 +50,16 @@ ACROSS = 4
 """Vectors across a tile of one row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
 
 
-class Memory:
-    """A workspace in code that is being written."""
+disposable = partial(of_arrays, make=Intrinsic)
+"""`of_arrays` for what is deleted with the program that uses it."""
 
-    def __init__(self, context, builder, array, value):
-        self.builder, self.dtype = builder, array.dtype
-        self.itemsize = ITEMSIZE[array.dtype]
-        self.base = data_pointer(context, builder, array, value)
+
+class Memory:
+    """A workspace in code that is being written. work : a `Matrix` (size,)"""
+
+    def __init__(self, work):
+        self.builder, self.dtype = work.builder, work.dtype
+        self.itemsize, self.base = ITEMSIZE[self.dtype], work.data
         self.v = self.vectors(host().vector_bytes // self.itemsize)
         self.word = self.first = None
         """The hash of dropout's key and the step, and the place in the batch of the block's first row."""
@@ -86,17 +98,15 @@ def sequence(stages):
     key, step : of the dropout masks; first : the place in the batch of the first row
     """
 
-    @Intrinsic
-    def run(typingctx, work, rows, key, step, first):
-        def codegen(context, builder, signature, values):
-            memory, rows = Memory(context, builder, work, values[0]), Symbol(builder, values[1])
-            key, step, memory.first = (Symbol(builder, builder.trunc(value, INT32)) for value in values[2:])
-            memory.word = scramble(key ^ step)
-            for stage in filter(None, stages):
-                stage(memory, rows)
-            return context.get_dummy_value()
-
-        return types.none(work, *[types.int64] * 4), codegen
+    @disposable
+    def run(work, rows, key, step, first):
+        memory = Memory(work)
+        key, step, memory.first = (
+            Symbol(work.builder, work.builder.trunc(n.value, INT32)) for n in (key, step, first)
+        )
+        memory.word = scramble(key ^ step)
+        for stage in filter(None, stages):
+            stage(memory, rows)
 
     return run
 
@@ -249,7 +259,8 @@ def loss_of(constants, plan):
     def emit(memory, first, parameter):
         """Write the loss of LANES rows, of which the first is `first`."""
         builder, size = memory.builder, memory.itemsize
-        rows_at = lambda place, row: Rows(builder, memory.dtype, memory.at(place), units, row * size)
+        lanes = memory.vectors(LANES)
+        rows_at = lambda place, row: VectorArray(lanes, memory.at(place), units, row * size)
         if layer.is_transposed:
             offsets = layer.outputs, plan.targets, layer.deltas
             logits, expected, outputs = (rows_at(first + offset, width) for offset in offsets)
@@ -262,31 +273,27 @@ def loss_of(constants, plan):
                 emit_transpose(
                     v, memory.at(source), memory.at(target), stride, LANES, stride * size, LANES * size, False
                 )
-        sums = Rows(builder, memory.dtype, memory.at(first + plan.sums), 3, width * size)
+        sums = rows_at(first + plan.sums, width)
         clipping = Symbol(builder, BIT(clips))
         if entry.of_logs:
-            batched.softmax.emit(logits, outputs, sums)
+            losses.softmax_by_lanes.emit(logits, outputs, sums)
         else:
             for j in logits.each():
                 outputs[j] = ACTIVATION_CODES[output].formula(logits[j])
         code, parameters = Symbol(builder, INT(output)), RepeatedNumber(parameter)
-        batched.emit_element_losses(entry, code, clipping, parameters, logits, expected, outputs, sums)
-        batched.blank.emit(outputs, sums)
+        losses.element_losses.emit(entry, code, clipping, parameters, logits, expected, outputs, sums)
+        losses.blank.emit(outputs, sums)
         if not layer.is_transposed:
             emit_transpose(
                 v, memory.at(there[2]), memory.at(here[2]), LANES, stride, LANES * size, stride * size, False
             )
-        return batched.emit_total(sums)
+        return losses.emit_total(sums)
 
-    @Intrinsic
-    def loss(typingctx, work, rows, parameter, value):
-        def codegen(context, builder, signature, values):
-            memory = Memory(context, builder, work, values[0])
-            rows, parameter = (Symbol(builder, number) for number in values[1:3])
-            add = lambda first, total: [builder.fadd(*total, emit(memory, first, parameter))]
-            return carried(builder, 0, rows, [values[3]], add, LANES)[0]
-
-        return types.float64(work, types.int64, types.float64, types.float64), codegen
+    @partial(disposable, result="float64")
+    def loss(work, rows, parameter, value):
+        memory, builder = Memory(work), work.builder
+        add = lambda first, total: [builder.fadd(*total, emit(memory, first, parameter))]
+        return carried(builder, 0, rows, [value.value], add, LANES)[0]
 
     return loss
 
@@ -299,18 +306,14 @@ def update(key, at, count, plan, penalised):
     entry = RULE_CODES.of_key(key)
     parameters, gradients, *moments = (number * plan.section + at for number in range(plan.sections))
 
-    @Intrinsic
-    def take(typingctx, work, penalty, constants, rate, t):
-        def codegen(context, builder, signature, args):
-            memory = Memory(context, builder, work, args[0])
-            pointers = [memory.at(offset) for offset in (gradients, parameters, *moments)]
-            numbers_at = constants_at(context, builder, constants, args[2])
-            penalty, rate, t = (Symbol(builder, args[i]) for i in (1, 3, 4))
-            added = penalty if penalised else None
-            emit_steps(builder, work.dtype, entry, count, pointers, rate, numbers_at, t, added)
-            return context.get_dummy_value()
-
-        return types.void(work, types.float64, constants, types.float64, types.float64), codegen
+    @disposable
+    def take(work, penalty, constants, rate, t):
+        memory = Memory(work)
+        arrays = [
+            NumberArray(work.builder, memory.dtype, memory.at(n)) for n in (gradients, parameters, *moments)
+        ]
+        added = penalty if penalised else None
+        emit_steps(entry, count, arrays, rate, constants_at(constants), t, added)
 
     return take
 
@@ -327,37 +330,164 @@ def gather(plan):
     first, last = plan.layers[0], plan.layers[-1]
     n_in, n_out, most = first.n_in, last.n_out, plan.most
 
-    @Intrinsic
-    def copy_rows(typingctx, work, inputs, targets, weights, order, start, rows, share):
-        def codegen(context, builder, signature, args):
-            memory = Memory(context, builder, work, args[0])
-            size = memory.itemsize
-            inputs, targets, weights, order = (
-                data_pointer(context, builder, *pair) for pair in zip(signature.args[1:5], args[1:5])
-            )
-            start, rows, share = (Symbol(builder, value) for value in args[5:])
-            scales = VectorNumbers(builder, work.dtype, memory.at(plan.sums))
-            counting = VectorNumbers(builder, work.dtype, weights)
-            # The loss is computed for LANES rows at once: those after the last one get the factor 0.
-            batched_ = memory.vectors(LANES)
-            batched_.store(batched_.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
-            with counted(builder, rows) as r:
-                place = builder.gep(order, [(start + r).value], source_etype=INT)
-                row = Symbol(builder, builder.load(place, typ=INT))
-                source = lambda array, columns: memory.v.shift(array, row * (columns * size))
-                copy_row(memory, source(inputs, n_in), memory.at(r * n_in + plan.inputs), n_in, most)
-                expected = source(targets, n_out)
-                if last.is_transposed:
-                    from_row = VectorNumbers(builder, work.dtype, expected)
-                    to_lane = VectorNumbers(builder, work.dtype, memory.at(r + plan.targets))
-                    for j in range(n_out):
-                        to_lane[j * plan.most_rows] = from_row[j]
-                else:
-                    copy_row(memory, expected, memory.at(r * last.out_stride + plan.targets), n_out, most)
-                scales[r] = batched.counts(share, counting[row])
-            return context.get_dummy_value()
-
-        numbers = (types.int64, types.int64, types.float64)
-        return types.none(work, inputs, targets, weights, order, *numbers), codegen
+    @disposable
+    def copy_rows(work, inputs, targets, weights, order, start, rows, share):
+        memory, builder, size = Memory(work), work.builder, work.itemsize
+        scales = NumberArray(builder, memory.dtype, memory.at(plan.sums))
+        # The loss is computed for LANES rows at once: those after the last one get the factor 0.
+        lanes = memory.vectors(LANES)
+        lanes.store(lanes.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
+        with counted(builder, rows) as r:
+            row = order[start + r]
+            source = lambda array, columns: memory.v.shift(array.data, row * (columns * size))
+            copy_row(memory, source(inputs, n_in), memory.at(r * n_in + plan.inputs), n_in, most)
+            expected = source(targets, n_out)
+            if last.is_transposed:
+                from_row = NumberArray(builder, memory.dtype, expected)
+                to_lane = NumberArray(builder, memory.dtype, memory.at(r + plan.targets))
+                for j in range(n_out):
+                    to_lane[j * plan.most_rows] = from_row[j]
+            else:
+                copy_row(memory, expected, memory.at(r * last.out_stride + plan.targets), n_out, most)
+            scales[r] = losses.counts(share, weights[row])
 
     return copy_rows
+
+
+# --- copies between the caller's flat vectors and the padded sections -----------------------------
+
+
+def copy_row(memory, source, target, count, most):
+    """Write a copy of `count` elements by the longest vectors, the last overlapping the one before."""
+    v = memory.vectors(min(most, 1 << (count.bit_length() - 1)))
+    for at in (*range(0, count - v.lanes + 1, v.lanes), *([count - v.lanes] if count % v.lanes else [])):
+        v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
+
+
+def copies(plan, inwards):
+    """Return the intrinsic (work, number, vector) that copies a flat vector (P,) to a section, or back.
+
+    The copy to a section writes 0 to the padding of its rows.
+    """
+
+    @disposable
+    def copy(work, number, vector):
+        memory, base = Memory(work), number * plan.section
+        for layer in plan.layers:
+            _copy_layer(memory, vector.data, layer, base, plan.most, inwards)
+
+    return copy
+
+
+def _copy_layer(memory, flat, layer, base, most, inwards):
+    """Write the copy of a layer's weights and biases, or of its gain and shift."""
+    v, size, builder = memory.vectors(layer.lanes), memory.itemsize, memory.builder
+    n_in, n_out = layer.n_in, layer.n_out
+
+    def rows(count, given, own, length, stride):
+        """Write the copies of `count` rows of `length` numbers, one after another there, `stride` apart here."""
+        if length == stride:
+            count, length, stride = count * stride // v.lanes, v.lanes, v.lanes
+        with counted(builder, count) as i:
+            there = v.shift(memory.v.shift(flat, given * size), i * (length * size))
+            here = v.shift(memory.at(base + own), i * (stride * size))
+            if inwards and length < stride:
+                v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
+            copy_row(memory, *((there, here) if inwards else (here, there)), length, most)
+
+    if layer.weights < 0:
+        return
+    if layer.gain:
+        rows(1, layer.flat, layer.weights, layer.gain, up(layer.gain, layer.lanes))
+        if layer.shift:
+            rows(1, layer.flat + layer.gain, layer.biases, n_out, layer.out_stride)
+        return
+    if not layer.is_transposed:
+        rows(n_in, layer.flat, layer.weights, n_out, layer.out_stride)
+    else:
+        if inwards:
+            with counted(builder, n_out * layer.in_stride, v.lanes) as i:
+                v.store(v.zero, v.shift(memory.at(base + layer.weights), i * size))
+        there = NumberArray(builder, memory.dtype, memory.v.shift(flat, layer.flat * size))
+        here = NumberArray(builder, memory.dtype, memory.at(base + layer.weights))
+        with counted(builder, n_in) as i:
+            for j in range(n_out):
+                if inwards:
+                    here[i + j * layer.in_stride] = there[i * n_out + j]
+                else:
+                    there[i * n_out + j] = here[i + j * layer.in_stride]
+    rows(1, layer.flat + n_in * n_out, layer.biases, n_out, layer.out_stride)
+
+
+# --- penalties: the sum of `fastmlp.kernels.elementwise.sums` in the padded layout ----------------------
+
+# Rows of few weights, of which several count as one, lie apart here, and a last layer may lie transposed.
+
+
+def penalties(layers):
+    """intrinsic(work, l2): return the sum of the layers' penalties, float64."""
+
+    @partial(disposable, result="float64")
+    def total(work, l2):
+        memory, value = Memory(work), ir.Constant(ir.DoubleType(), 0.0)
+        v = memory.vectors(PENALTY_LANES)
+        l2 = Symbol(work.builder, ir.Constant(v.scalar, 0.0)).number(l2)
+        for layer in layers:
+            value = work.builder.fadd(value, emit_layer_penalty(memory, layer, Penalty(v, None, l2)))
+        return value
+
+    return total
+
+
+def emit_layer_penalty(memory, layer, penalty):
+    """Write a layer's penalty; return it, a float64."""
+    if layer.is_transposed or rows_as_one(layer.n_out) > 1:
+        return emit_apart(memory, layer, penalty)
+    columns = min(layer.out_stride, up(layer.n_out, PENALTY_LANES))
+    rows = Symbol(memory.builder, INT(layer.n_in))
+    place = memory.at(layer.weights)
+    return emit_penalty(penalty, place, rows, columns, layer.out_stride, layer.n_in * columns)
+
+
+def emit_apart(memory, layer, penalty):
+    """Write the penalty of a layer that is transposed, or of rows of which several count as one.
+
+    A vector holds the weights of one output in a round of the chains, or one row of weights.
+    """
+    builder, n_in, n_out = memory.builder, layer.n_in, layer.n_out
+    as_one = rows_as_one(n_out)
+    around = as_one * PENALTY_ROWS
+    if layer.is_transposed:
+        v, count = memory.vectors(around), n_out
+        offset = lambda place, i: i + place * layer.in_stride
+        held = lambda row, unit: (unit, row)
+    else:
+        v, count = memory.vectors(layer.out_stride), around
+        offset = lambda place, i: (i + place) * layer.out_stride
+        held = lambda row, unit: (row, unit)
+
+    def added(i, values, edge=False):
+        places = [memory.at(offset(place, i) + layer.weights) for place in range(count)]
+        left = lambda place: n_in - i if layer.is_transposed else v.lanes if i + place < n_in else 0
+        masks = [v.first(left(place)) if edge else None for place in range(count)]
+        return [
+            penalty.added(v.load(*pair), value) for *pair, value in zip(places, masks, values, strict=True)
+        ]
+
+    total = penalty.none
+    for first in range(0, n_in, around * PENALTY_TERMS):
+        last = min(first + around * PENALTY_TERMS, n_in)
+        whole = last - (last - first) % around
+        values = carried(builder, first, whole, [v.zero] * count, added, around)
+        if whole < last:
+            values = added(whole, values, True)
+        chains = []
+        for row in range(0, around, as_one):
+            chain = penalty.v.zero
+            for lane in range(as_one * n_out):
+                vector, at = held(row + lane // n_out, lane % n_out)
+                number = builder.extract_element(values[vector], INT32(at))
+                chain = builder.insert_element(chain, number, INT32(lane))
+            chains.append(chain)
+        total = penalty.grouped(total, chains)
+    return penalty.whole(total)

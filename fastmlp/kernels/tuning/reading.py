@@ -2,13 +2,11 @@
 
 # mypy: ignore-errors
 
-from __future__ import annotations
-
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.codegen.symbols import INT
 from fastmlp.kernels.tuning.table import PLACES, SYMBOL
 
 

@@ -5,10 +5,6 @@ where a network is so small that a BLAS call costs more than the work. The inner
 axis, so that LLVM can vectorise them; exp and similar functions are scalar calls.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -25,13 +21,13 @@ from fastmlp.kernels.codegen.scalars import (
     log_loss,
     loss_form,
     outputs_per_target,
-    step_element,
     target_loss,
     target_slope,
     within_bounds,
 )
 from fastmlp.kernels.codes import SOFTMAX
-from fastmlp.kernels.elementwise.row_losses import row_loss
+from fastmlp.kernels.elementwise.losses import row_loss
+from fastmlp.kernels.elementwise.steps import step_element
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.variant import Variant
 

@@ -6,10 +6,6 @@ many numbers in a cycle as two ports for float32 do. Packing the operands then t
 product's time.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 from fastmlp.kernels.estimates import MIXED
 from fastmlp.kernels.mixed.multiplying import BY_TILES
 from fastmlp.kernels.mixed.products import slots_of

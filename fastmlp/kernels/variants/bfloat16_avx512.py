@@ -4,10 +4,6 @@ It multiplies twice as many numbers in a cycle as one port for float32 does. On 
 ports it is no faster than float32; its results equal those of bfloat16_amx up to the rounding of sums.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 from fastmlp.kernels.estimates import MIXED
 from fastmlp.kernels.mixed.multiplying import BY_LANES
 from fastmlp.kernels.mixed.products import slots_of

@@ -5,10 +5,6 @@ with. It gives no estimate for "auto": it beats `fused` only in layers of one or
 most 31 %, 1-2-635-1 in float64).
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp.kernels.estimates import OWN

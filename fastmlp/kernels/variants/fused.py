@@ -5,10 +5,6 @@ registers. The gradient is formed slice by slice and the optimiser applied to ea
 array is written. Several workers share a step. It wins wherever a step takes more than a few microseconds.
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant

@@ -6,10 +6,6 @@ read them, which doubles the speed of that product. The same holds for batches w
 `fastmlp.kernels.tuning.pays` and `fastmlp.kernels.gemm.blocked`).
 """
 
-# mypy: ignore-errors
-
-from __future__ import annotations
-
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm.blocked import weight_gradient_rows
 from fastmlp.kernels.variant import Variant

@@ -14,8 +14,6 @@ end a dense layer, batch norms, users' layers, l1, clipping, users' losses of ro
 Large batches go through the network in blocks of rows, on one thread.
 """
 
-from __future__ import annotations
-
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused

@@ -1,0 +1,211 @@
+"""Sums by whole vectors: down the columns of a matrix, of squares, and of the penalties on a layer's weights.
+
+Separate because a loop that LLVM vectorises has scalar tails and narrower vectors, and took 0.3 s to compile; and because
+one chain of additions in the order of the numbers, each of which waits for the one before, took 2 ms of a step of 7 at 2
+million weights. The order of each sum stands in `fastmlp.kernels.program.arithmetic`.
+"""
+
+from functools import partial
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from fastmlp.formulas.numbers import fma, where
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
+from fastmlp.kernels.codegen.vectors import VectorArray, Vectors, carried, counted, folded, of_arrays, smaller
+from fastmlp.kernels.program.arithmetic import (
+    PENALTY_LANES,
+    PENALTY_ROWS,
+    PENALTY_TERMS,
+    rows_as_one,
+    with_decay,
+    with_penalty,
+)
+
+# --- down the columns of a matrix: the gradients of biases -----------------------------------------------
+
+PANELS = 8, 4, 2, 1
+"""Vectors side by side: several hide the latency of an addition."""
+
+
+def emit_sums(v, rows, columns, a, a_row, out, started=False):
+    """Write out (columns,) = the sums of a (rows, columns) over its rows, added one by one.
+
+    rows, columns : integers or `Symbol`s; a_row : too, the bytes from one row to the next
+    started : whether the sums begin with what is in `out`, and not with 0
+    """
+    build = v.builder
+
+    def panel(left, vectors, mask=None):
+        source, target = v.shift(a, left * v.itemsize), v.shift(out, left * v.itemsize)
+        read = lambda place: [v.load(v.shift(place, j * v.bytes), mask) for j in range(vectors)]
+
+        def add(k, values):
+            place, *totals = values
+            return [v.shift(place, a_row), *(build.fadd(*pair) for pair in zip(totals, read(place)))]
+
+        totals = read(target) if started else [v.zero] * vectors
+        for j, total in enumerate(carried(build, 0, rows, [source, *totals], add)[1:]):
+            v.store(total, v.shift(target, j * v.bytes), mask)
+
+    done = 0
+    for vectors in PANELS:
+        width = vectors * v.lanes
+        rest = (columns - done) % width
+        with counted(build, columns - done - rest, width) as left:
+            panel(done + left, vectors)
+        done = columns - rest
+    v.edge(rest, lambda mask: panel(done, 1, mask))
+
+
+@of_arrays
+def column_sums(a, out):
+    """out (columns,) = the sum of a (rows, columns) over its rows, both C-contiguous."""
+    v = Vectors(a.builder, a.dtype, host().vector_bytes)
+    emit_sums(v, a.rows, a.columns, a.data, a.row, out.data)
+
+
+# --- of squares: the norm of a gradient ------------------------------------------------------------------
+
+CHAINS, TOGETHER = 4, 64
+"""The number of chains, and the vectors that they sum before their total is added to the whole."""
+
+
+@partial(of_arrays, result="float64")
+def squares_of(numbers):
+    """Return the sum of the squares of a C-contiguous array (n,), in float64."""
+    build, v, count = (
+        numbers.builder,
+        Vectors(numbers.builder, numbers.dtype, host().vector_bytes),
+        numbers.units,
+    )
+    double = FLOATS[types.float64]
+    wide = ir.VectorType(double, v.lanes)
+    total = cgutils.alloca_once_value(build, ir.Constant(double, 0.0))
+
+    def added(at, value, mask=None):
+        exact = some = v.load(v.shift(numbers.data, at * v.itemsize), mask)
+        if v.scalar != double:
+            exact = build.fpext(some, wide)
+        return fma(*(Symbol(build, one) for one in (exact, exact, value))).value
+
+    step = CHAINS * v.lanes
+    with counted(build, count, TOGETHER * v.lanes) as start:
+        together = smaller(count - start, count.number(TOGETHER * v.lanes))
+        rest = together % step
+        each = lambda i, values: [added(start + i + c * v.lanes, value) for c, value in enumerate(values)]
+        zeros = [ir.Constant(wide, [0.0] * v.lanes)] * CHAINS
+        chains = carried(build, 0, together - rest, zeros, each, step)
+        edge = lambda i, values: [added(start + i, *values, v.first(together - i))]
+        chains[0] = carried(build, together - rest, together, chains[:1], edge, v.lanes)[0]
+        lanes = chains[0]
+        for chain in chains[1:]:
+            lanes = build.fadd(lanes, chain)
+        for lane in range(v.lanes):
+            term = build.extract_element(lanes, INT32(lane))
+            build.store(build.fadd(build.load(total), term), total)
+    return build.load(total)
+
+
+# --- of penalties, and their derivative ------------------------------------------------------------------
+
+
+class Penalty:
+    """Writes the sum of a layer's penalties: groups of terms in the dtype, and their sums in float64.
+
+    v : vectors of `PENALTY_LANES` lanes; l1 : None if there is none; l1, l2 : floats of the dtype
+    """
+
+    def __init__(self, v, l1, l2):
+        self.v, self.builder, self.l1, self.half = v, v.builder, l1, l2 * 0.5
+        self.none = ir.Constant(ir.VectorType(FLOATS[types.float64], PENALTY_LANES), [0.0] * PENALTY_LANES)
+        """The total of no groups."""
+
+    def added(self, weights, chain):
+        """A chain, a vector, with the terms of a vector of weights."""
+        weights, chain = Symbol(self.builder, weights), Symbol(self.builder, chain)
+        return with_penalty(self.l1, self.half, weights, chain).value
+
+    def grouped(self, total, chains):
+        """The total of a layer's groups, float64, added to the chains of the layers before."""
+        build, lanes = self.builder, chains[0]
+        for chain in chains[1:]:
+            lanes = build.fadd(lanes, chain)
+        return build.fadd(total, lanes if lanes.type == total.type else build.fpext(lanes, total.type))
+
+    def whole(self, total):
+        """The layer's penalty, float64, of the total of its groups."""
+        return folded(self.builder, Symbol(self.builder, total), lambda a, b: a + b).value
+
+
+def emit_penalty(penalty, place, rows, columns, stride, count):
+    """Write the penalty of rows of weights; return it, a float64.
+
+    rows : a `Symbol`; columns, stride : of a row, and from one to the next, integers or `Symbol`s
+    count : numbers in all: the last row may be shorter
+    """
+    v, build = penalty.v, penalty.builder
+    terms = rows.number(PENALTY_TERMS) // ((columns + v.lanes - 1) // v.lanes)
+    group, complete = where(terms > 1, terms, 1) * PENALTY_ROWS, rows.number(count) // columns
+    full = columns - columns % v.lanes
+
+    def block(row, chains, lengths=None):
+        """The chains with the terms of `PENALTY_ROWS` rows; lengths : of each, where some are not whole."""
+        places = [v.shift(place, (row + c) * stride * v.itemsize) for c in range(PENALTY_ROWS)]
+
+        def vectors(lengths):
+            masks = lambda j: [None] * PENALTY_ROWS if lengths is None else [v.first(n - j) for n in lengths]
+            return lambda j, chains: [
+                penalty.added(v.load(v.shift(start, j * v.itemsize), mask), chain)
+                for start, mask, chain in zip(places, masks(j), chains, strict=True)
+            ]
+
+        chains = carried(build, 0, full, chains, vectors(lengths), v.lanes)
+        return carried(build, full, columns, chains, vectors(lengths or [columns] * PENALTY_ROWS), v.lanes)
+
+    def each_group(row, total):
+        last = smaller(row + group, rows)
+        whole = row + (smaller(last, complete) - row) // PENALTY_ROWS * PENALTY_ROWS
+        lengths = lambda k: [
+            smaller(rows.number(columns), count - (k + c) * columns) for c in range(PENALTY_ROWS)
+        ]
+        chains = carried(build, row, whole, [v.zero] * PENALTY_ROWS, block, PENALTY_ROWS)
+        chains = carried(
+            build, whole, last, chains, lambda k, chains: block(k, chains, lengths(k)), PENALTY_ROWS
+        )
+        return [penalty.grouped(*total, chains)]
+
+    return penalty.whole(*carried(build, 0, rows, [penalty.none], each_group, group))
+
+
+@partial(of_arrays, result="float64")
+def penalty_of(l1, l2, w):
+    """Return l1 * sum|w| + l2 / 2 * sum w^2 of a layer's C-contiguous weights, float64; l1 and l2 of its dtype."""
+    v = Vectors(w.builder, w.dtype, PENALTY_LANES * w.itemsize)
+    columns, count = w.columns * rows_as_one(w.columns), w.rows * w.columns
+    rows = (count + columns - 1) // columns
+    return emit_penalty(Penalty(v, l1, l2), w.data, rows, columns, columns, count)
+
+
+@of_arrays
+def add_penalty_gradient(l1, l2, w, dw):
+    """dw += l2 * w, then, where l1 > 0, l1 * sign(w); C-contiguous matrices, l1 and l2 of their dtype."""
+    build, v = w.builder, Vectors(w.builder, w.dtype, host().vector_bytes)
+    first, second = (Symbol(build, v.zero).number(one) for one in (l1, l2))
+
+    def each(add):
+        def at(place, mask):
+            weights, gradients = (VectorArray(v, one.data, apart=v.itemsize, mask=mask) for one in (w, dw))
+            weight = weights[place]
+            gradients[place] = add(with_decay(gradients[place], second, weight), weight)
+
+        v.over(w.rows * w.columns, at)
+
+    with build.if_else((l1 > 0.0).value) as (both, one):
+        with both:
+            sign = lambda weight: where(weight > 0.0, 1.0, where(weight < 0.0, -1.0, weight))
+            each(lambda gradient, weight: gradient + first * sign(weight))
+        with one:
+            each(lambda gradient, weight: gradient)
