@@ -76,12 +76,8 @@ CHAINS, TOGETHER = 4, 64
 @partial(of_arrays, result="float64")
 def squares_of(numbers):
     """Return the sum of the squares of a C-contiguous array (n,), in float64."""
-    build, v, count = (
-        numbers.builder,
-        Vectors(numbers.builder, numbers.dtype, host().vector_bytes),
-        numbers.units,
-    )
-    double = FLOATS[types.float64]
+    build, count = numbers.builder, numbers.units
+    v, double = Vectors(build, numbers.dtype, host().vector_bytes), FLOATS[types.float64]
     wide = ir.VectorType(double, v.lanes)
     total = cgutils.alloca_once_value(build, ir.Constant(double, 0.0))
 

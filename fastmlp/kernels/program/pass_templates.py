@@ -13,7 +13,7 @@ from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.row_operations import pass_on
-from fastmlp.kernels.program.row_templates import part_before, parts_backward, parts_forward
+from fastmlp.kernels.program.row_templates import part_before, parts_backward, parts_forward, rows_outputs
 from fastmlp.kernels.program.selecting import softmax_gradient
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
@@ -55,20 +55,14 @@ def output_backward(call, rows, first, last):
 
 def forward(call, worker, workers):
     """Write the network's output for all samples, which are one batch, to call.out."""
-    output, rows = call.operations[call.depth - 1], call.samples
+    rows = call.samples
     first, last = own_share(rows, worker, workers, LOSS_ROWS)
     block = block_of(call)
     begin = parts_forward(call, 0, rows, rows, first, last, block, call.step, True, worker, workers)
     for at in range(first, last, block):
         stop = lesser(at + block, last)
         rows_forward(call, 0, rows, at, stop, begin, call.depth, call.step, worker)
-        if call.n_heads > 0:
-            heads_outputs(call, rows, at, stop, at)
-        elif call.members > 1:
-            members_outputs(call, rows, at, stop, at)
-        else:
-            z = rows_of(units_of(call.memory, call.logits, output, rows), at, stop)
-            activate(output.activation, z, rows_of(call.out, at, stop))
+        rows_outputs(call, rows, at, stop, at)
 
 
 def backward(call, worker, workers):

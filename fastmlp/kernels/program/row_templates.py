@@ -160,6 +160,18 @@ def drop_placed(call, start, step, number, first, p, a, out):
             drop(call.key, step, number, place, p, rows_of(a, i, i + 1), own)
 
 
+def rows_outputs(call, rows, first, last, at):
+    """Write the outputs of rows [first, last), after `rows_forward`, to rows of call.out from `at` on."""
+    if call.n_heads > 0:
+        heads_outputs(call, rows, first, last, at)
+    elif call.members > 1:
+        members_outputs(call, rows, first, last, at)
+    else:
+        output = call.operations[call.depth - 1]
+        z = rows_of(units_of(call.memory, call.logits, output, rows), first, last)
+        activate(output.activation, z, rows_of(call.out, at, at + last - first))
+
+
 def rows_loss(call, start, rows, first, last, share, worker):
     """Write the last layer's deltas of rows [first, last), and their partial sums of the loss.
 

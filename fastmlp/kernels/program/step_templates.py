@@ -19,7 +19,7 @@ bits.
 # mypy: ignore-errors
 
 from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
-from fastmlp.kernels.codegen.views import chosen, lesser, rows_of, span, units_of, vector
+from fastmlp.kernels.codegen.views import chosen, lesser, span, vector
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import is_abandoned, wait
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
@@ -30,6 +30,7 @@ from fastmlp.kernels.program.row_templates import (
     rows_backward,
     rows_forward,
     rows_loss,
+    rows_outputs,
 )
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
@@ -210,17 +211,10 @@ def update(call, worker, workers):
 
 def predict(call, worker, workers):
     """Write the network's output for all samples to call.out, a batch at a time."""
-    output = call.operations[call.depth - 1]
     for start in range(0, call.samples, call.batch):
         rows = lesser(call.batch, call.samples - start)
         rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
-        if call.n_heads > 0:
-            heads_outputs(call, rows, 0, rows, start)
-        elif call.members > 1:
-            members_outputs(call, rows, 0, rows, start)
-        else:
-            z = units_of(call.memory, call.logits, output, rows)
-            activate(output.activation, z, rows_of(call.out, start, start + rows))
+        rows_outputs(call, rows, 0, rows, start)
 
 
 def evaluate(call, worker, workers):
