@@ -118,8 +118,8 @@ def steps_of(network):
         ACTIVATION_CODES.code(activation_of(one.activation)), OPERATION_CODES.code(one.kind)
     return tuple(
         Step(
-            one.kind.key, one.sources, one.members * one.n_in, one.width, activation_of(one.activation).key,
-            one.dropout, one.adds, one.weights, one.members, one.second,
+            one.kind.key, one.sources, one.subrows * one.n_in, one.width, activation_of(one.activation).key,
+            one.dropout, one.adds, one.weights, one.subrows, one.second,
         )
         for one in network.operations
     )  # fmt: skip
@@ -130,7 +130,9 @@ def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
     if not has_one_step(optimizer) or optimizer.clip_norm is not None:
         return None
-    if network.heads or sparse_columns(network.blocks) or not is_small(network) or not has_stages(network):
+    if network.heads or len(network.blocks) > 1 or sparse_columns(network.blocks):  # which read some columns
+        return None
+    if not is_small(network) or not has_stages(network):
         return None
     if not _stays_zero(optimizer):
         return None
