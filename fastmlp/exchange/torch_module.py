@@ -157,7 +157,8 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
         names = [own for own, _ in one.named_parameters()]
         if "shift" in names:
             raise ValueError(f"module {name!r} is of one of several networks, and Model.from_torch reads one")
-        return ImportedLayer(_of_formula(one.expression, names), arrays, other)
+        units = max((array.size for array in arrays), default=1)
+        return ImportedLayer(_of_formula(one.expression, names, units), arrays, other)
     return ImportedLayer(_read_activation(name, one, kind))
 
 
@@ -183,13 +184,13 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
     return weight, np.zeros_like(weight) if bias is None else bias, *state
 
 
-def _of_formula(expression: Expression, parameters: Sequence[str]) -> Part | Expression:
+def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -> Part | Expression:
     """Return the layer whose formula an expression is, the expression itself if it is an activation.
 
-    parameters : the variables that are its arrays
+    parameters : the variables that are its arrays; units : of the row, whose number a mean has in its formula
     """
     for layer in sample_layers():
-        step = layer_step(layer, 1, np.dtype(np.float64))
+        step = layer_step(layer, units, np.dtype(np.float64))
         if step.formula is not None and step.formula.digest == expression.digest:
             return layer
     reduced: list[Expression] = []
