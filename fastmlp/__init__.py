@@ -24,17 +24,13 @@ if TYPE_CHECKING:
     from fastmlp.many.training import InterruptedMany as InterruptedMany
     from fastmlp.many.training import fit_many as fit_many
     from fastmlp.model.activations import Activation as Activation
-    from fastmlp.model.averages import EMA as EMA
-    from fastmlp.model.averages import SWA as SWA
-    from fastmlp.model.embeddings import Periodic as Periodic
-    from fastmlp.model.embeddings import PiecewiseLinear as PiecewiseLinear
+    from fastmlp.model.averages import *  # noqa: F403
+    from fastmlp.model.embeddings import *  # noqa: F403
     from fastmlp.model.gates import *  # noqa: F403
     from fastmlp.model.heads import Head as Head
     from fastmlp.model.initializers import Normal as Normal
     from fastmlp.model.initializers import Uniform as Uniform
-    from fastmlp.model.inputs import Categories as Categories
-    from fastmlp.model.inputs import Numbers as Numbers
-    from fastmlp.model.inputs import SparseNumbers as SparseNumbers
+    from fastmlp.model.inputs import *  # noqa: F403
     from fastmlp.model.layers import *  # noqa: F403
     from fastmlp.model.likelihoods import *  # noqa: F403
     from fastmlp.model.losses import *  # noqa: F403
@@ -42,43 +38,21 @@ if TYPE_CHECKING:
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
     from fastmlp.model.own_layers import Layer as Layer
-    from fastmlp.model.own_losses import Loss as Loss
-    from fastmlp.model.own_losses import RowLoss as RowLoss
+    from fastmlp.model.own_losses import *  # noqa: F403
     from fastmlp.model.own_rules import Rule as Rule
-    from fastmlp.model.schedules import Constant as Constant
-    from fastmlp.model.schedules import Cosine as Cosine
-    from fastmlp.model.schedules import CosineRestarts as CosineRestarts
-    from fastmlp.model.schedules import Exponential as Exponential
-    from fastmlp.model.schedules import InverseScaling as InverseScaling
-    from fastmlp.model.schedules import OneCycle as OneCycle
-    from fastmlp.model.schedules import Schedule as Schedule
-    from fastmlp.model.schedules import StepDecay as StepDecay
-    from fastmlp.model.schedules import Warmup as Warmup
-    from fastmlp.searches.ensembles import MLPEnsembleClassifier as MLPEnsembleClassifier
-    from fastmlp.searches.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
-    from fastmlp.searches.searches import GridSearchCV as GridSearchCV
-    from fastmlp.searches.searches import HalvingGridSearchCV as HalvingGridSearchCV
-    from fastmlp.searches.searches import HalvingRandomSearchCV as HalvingRandomSearchCV
-    from fastmlp.searches.searches import RandomizedSearchCV as RandomizedSearchCV
-    from fastmlp.searches.validation import cross_val_predict as cross_val_predict
-    from fastmlp.searches.validation import cross_val_score as cross_val_score
-    from fastmlp.searches.validation import cross_validate as cross_validate
-    from fastmlp.searches.validation import learning_curve as learning_curve
-    from fastmlp.searches.validation import validation_curve as validation_curve
+    from fastmlp.model.schedules import *  # noqa: F403
+    from fastmlp.searches.ensembles import *  # noqa: F403
+    from fastmlp.searches.searches import *  # noqa: F403
+    from fastmlp.searches.validation import *  # noqa: F403
     from fastmlp.system.interrupts import Interrupted as Interrupted
     from fastmlp.tables.errors import TableError as TableError
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
     from fastmlp.tables.estimators import TableRegressor as TableRegressor
-    from fastmlp.training.callbacks import Callback as Callback
-    from fastmlp.training.callbacks import EarlyStopping as EarlyStopping
-    from fastmlp.training.callbacks import Progress as Progress
-    from fastmlp.training.callbacks import ReduceLROnPlateau as ReduceLROnPlateau
-    from fastmlp.training.callbacks import TimeLimit as TimeLimit
+    from fastmlp.training.callbacks import *  # noqa: F403
     from fastmlp.training.checkpoint import Checkpoint as Checkpoint
     from fastmlp.training.divergence import DivergenceError as DivergenceError
     from fastmlp.training.model import Model as Model
-    from fastmlp.training.pruning import MedianStopping as MedianStopping
-    from fastmlp.training.pruning import OptunaPruning as OptunaPruning
+    from fastmlp.training.pruning import *  # noqa: F403
     from fastmlp.training.rate_finder import RateSearch as RateSearch
     from fastmlp.training.rate_finder import find_rate as find_rate
     from fastmlp.training.saving import load as load
@@ -105,8 +79,6 @@ _HOME = {
     "estimators.regressor": "MLPRegressor",
     "model.heads": "Head",
     "model.initializers": "Normal Uniform",
-    "model.embeddings": "Periodic PiecewiseLinear",
-    "model.inputs": "Categories Numbers SparseNumbers",
     "system.interrupts": "Interrupted",
     "training.model": "Model",
     "training.pruning": "MedianStopping OptunaPruning",
@@ -132,7 +104,12 @@ _HOME = {
 
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
-_TABLES = {"model.layers": "LAYERS", "model.losses": "OWN_LOSSES", "model.optimizers": "NAMED"}
+_TABLES = {
+    "model.inputs": "BLOCKS",
+    "model.layers": "LAYERS",
+    "model.losses": "OWN_LOSSES",
+    "model.optimizers": "NAMED",
+}
 """Tables of public classes, by the module that has them: an entry there is public."""
 
 

@@ -166,7 +166,7 @@ def rounding(given, rows):
             places = arrays[0].astype(int)
             value, off = value[:, places], off[:, places]
         elif one.kind.name == "grouped":
-            parts = (np.split(each, one.groups, axis=1) for each in (value, off))
+            parts = (np.split(each, one.columns, axis=1) for each in (value, off))
             value, off = map(
                 np.hstack,
                 zip(*(product(*own, eps) for own in zip(*parts, *arrays, strict=True)), strict=True),

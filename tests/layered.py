@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING
+import inspect
+
+import numpy as np
 
 import fastmlp
 from fastmlp import (
@@ -14,12 +16,14 @@ from fastmlp import (
     Dense,
     LayerNorm,
     Network,
+    Numbers,
     PReLU,
     Residual,
     RMSNorm,
     Scale,
     Swish,
 )
+from fastmlp.model.inputs import BLOCKS, InputBlock
 from fastmlp.model.part import LAYERS
 
 INPUTS, OUTPUTS, ROWS = 7, 3, 50
@@ -55,19 +59,36 @@ LISTS = {
     "one layer": [RMSNorm(), Dense(OUTPUTS)],
 }
 
-REQUIRED = {"groups": 3, "layer": "low"}
-"""Fields that a layer has no default for."""
+REQUIRED = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "groups": 2, "layer": "low"}
+REQUIRED |= {"layers": Dense(4), "levels": (3, 1)}
+"""By their names, what is given for arguments that have no default."""
 
 
 def sample(kind):
-    """A layer of a class of the table, as a user makes it with the fewest arguments."""
-    fields = kind.__dataclass_fields__.values()
-    return kind(**{one.name: REQUIRED[one.name] for one in fields if one.default is MISSING})
+    """A layer, an embedding or a block of a class of a table, with the fewest arguments."""
+    given = [one for one in inspect.signature(kind).parameters.values() if one.default is one.empty]
+    several = [REQUIRED[one.name] for one in given if one.kind is one.VAR_POSITIONAL]
+    return kind(*several, **{one.name: REQUIRED[one.name] for one in given[len(several) :]})
 
 
 def formulas():
     """The layers of the table that are a formula of a row, by the names of their classes."""
     return {name: sample(kind) for name, kind in LAYERS.items() if kind.formula and name != "Residual"}
+
+
+def blocks():
+    """A block of inputs for each entry of the table, in which an embedding is one of numbers; dense ones."""
+    for name, kind in BLOCKS.items():
+        part = sample(kind)
+        block = part if isinstance(part, InputBlock) else Numbers(3, part)
+        if not block.is_sparse:  # which are `Numbers` before: tests/model/test_sparse_numbers.py
+            yield name, block
+
+
+def rows_of(block, count, rng):
+    """Rows of a block: numbers; or codes, among which some are missing."""
+    columns = [rng.integers(-1, levels, count) for levels in block.codes]
+    return np.stack(columns, axis=1) if columns else rng.normal(size=(count, block.columns))
 
 
 LISTS |= {

@@ -125,7 +125,7 @@ class Module(nn.Module):
         elif isinstance(block, Categories):
             self.embedding, width = Tables(block.levels, block.width), sum(block.width)
         elif block.embedding is not None:
-            self.embedding = PeriodicNumbers(block.columns, block.embedding.terms, block.embedding.width - 1)
+            self.embedding = PeriodicNumbers(block.columns, block.embedding.units, block.embedding.width - 1)
             width = block.columns * block.embedding.width
         self.trunk, width = sequential(work.layers, width or block.columns)
         self.losses = work.losses

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from fastmlp.model.embeddings import PiecewiseLinear
-from fastmlp.model.inputs import Block, Blocks, Categories
+from fastmlp.model.inputs import Blocks, Categories, InputBlock
 from fastmlp.model.losses import CrossEntropy
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import AdamW, Optimizer
@@ -151,7 +151,7 @@ class EmbeddedLevels(Learning):
         """Return the network with these units."""
         return super().network(inputs if isinstance(inputs, int) else (*self._blocks(inputs),), task)
 
-    def _blocks(self, inputs: Blocks) -> Iterator[Block]:
+    def _blocks(self, inputs: Blocks) -> Iterator[InputBlock]:
         first = 0
         for block in inputs:
             places = range(first, first := first + block.columns)

@@ -14,24 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backend.reference_layers import FORMULAS
 from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
-from fastmlp.backend.reference_operations import (
-    NormBatch,
-    dropout_mask,
-    embed,
-    embed_gradient,
-    operate,
-    operate_gradient,
-)
+from fastmlp.backend.reference_operations import NormBatch, dropout_mask, operate, operate_gradient
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.byte_rows import ByteRows, unpacked
-from fastmlp.model.embeddings import Embedding
 from fastmlp.model.heads import columns_of_heads
-from fastmlp.model.inputs import Categories, table_marks
 from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
-from fastmlp.model.operations import INPUTS, Operation
+from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
 from fastmlp.model.precision import takes_bfloat16
 from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
@@ -129,14 +121,14 @@ def evaluate(network: Network, parameters: Array, data: Data, product: Product =
     return members_loss(network, passed.logits[-1], data)[0]
 
 
-def each_member(one: Operation, x: Any) -> Any:
-    """Return rows (rows, members * units) of an operation as its members', (rows * members, units)."""
-    return x if one.members == 1 else x.reshape(len(x) * one.members, -1)
+def subrows_of(one: Operation, x: Any) -> Any:
+    """Return rows (rows, subrows * units) of an operation, cut: (rows * subrows, units)."""
+    return x if one.subrows == 1 else x.reshape(len(x) * one.subrows, -1)
 
 
-def by_members(one: Operation, x: Array) -> Array:
-    """Return what `each_member` was given."""
-    return x if one.members == 1 else x.reshape(len(x) // one.members, -1)
+def whole_rows(one: Operation, x: Array) -> Array:
+    """Return what `subrows_of` was given."""
+    return x if one.subrows == 1 else x.reshape(len(x) // one.subrows, -1)
 
 
 def members_loss(network: Network, z: Array, data: Data, total: float | None = None) -> tuple[float, Array]:
@@ -231,15 +223,16 @@ def pass_forward(
         x, other = passed.source(one.sources[0]), passed.source(one.sources[-1])
         if one.sources[0] == INPUTS and not one.is_dense:
             x = x[:, one.column : one.column + one.n_in]
-        if isinstance(one.layer, Embedding):
-            z = a = embed(one, x, embedding_views(parameters, one))
+        if one.is_block:
+            units = FORMULAS[one.kind.name][0](one.layer, x, embedding_views(parameters, one))
+            z = a = units.reshape(len(x), -1)
         elif one.is_dense:
-            own_rows = each_member(one, x)
+            own_rows = subrows_of(one, x)
             w, behind = own.first[: own_rows.shape[1]], own.first[own_rows.shape[1] :]
             z = product(own_rows, w, w.shape) + own.second
             if (sparse := passed.sparse_of(one)) is not None:
                 z += sparse @ behind
-            z = by_members(one, z)
+            z = whole_rows(one, z)
             a = z if number == last else activate(one.activation, z)
         else:
             z = a = operate(one, x, other, own, batch)
@@ -280,9 +273,9 @@ def pass_back(
             delta = activate_gradient(
                 one.activation, passed.logits[number], passed.activations[number], delta
             )
-        if isinstance(one.layer, Embedding):
+        if one.is_block:
             arrays, by_arrays = (embedding_views(vector, one) for vector in (parameters, gradients))
-            by_x = embed_gradient(one, x, arrays, delta, by_arrays)
+            by_x = FORMULAS[one.kind.name][1](one.layer, delta, x, arrays, by_arrays)
             if by_x is not None:
                 by_output[one.sources[0]] = by_x
             continue
@@ -296,13 +289,13 @@ def pass_back(
             if by_gain is not None:
                 by_first[...] = by_gain
         else:
-            x, own = each_member(one, x), each_member(one, delta)
+            x, own = subrows_of(one, x), subrows_of(one, delta)
             w = views.first[: x.shape[1]]
             by_first[: x.shape[1]] = product(x.T, own, w.shape)
             if (sparse := passed.sparse_of(one)) is not None:
                 by_first[x.shape[1] :] = sparse.T @ delta
             if by_inputs or one.sources[0] != INPUTS:
-                found = (by_members(one, product(own, w.T, w.shape)),)
+                found = (whole_rows(one, product(own, w.T, w.shape)),)
         for source, by_source in zip(one.sources, found, strict=False):
             if by_source is None or (source == INPUTS and not by_inputs):  # of blocks, each reads its columns
                 continue
@@ -400,9 +393,7 @@ def update(
             if one.sparse_in and touched is not None and optimizer.rule.touched_only:
                 moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), touched])
                 parts[0] = one.weights + np.flatnonzero(np.repeat(moved, one.n_out))
-            layer = one.layer
-            moves_some = isinstance(layer, Categories) and (optimizer.rule.touched_only or layer.sparse)
-            if moves_some and marks is not None:
+            if one.moves_touched(optimizer.rule) and marks is not None:
                 parts[0] = touched_numbers(network, one, marks)
             both = optimizer.of_layer(number, one), parts, (rate, bias_rate)
             for of_part, own, own_rate in zip(*both, strict=True):

@@ -1,9 +1,9 @@
-"""The layers that are a formula of a row, in NumPy, by hand: the second opinion on derived code.
+"""Layers that are a formula of a row, and blocks of inputs, in NumPy, by hand: the second opinion on code.
 
 A layer is two functions, found by the name of its kind. `layer_norm(layer, x, other, gain, shift)` returns
 the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x, other, gain)` the
 derivatives of the loss by x, by the second row `other`, and by the gain of each row, given delta, that by the
-outputs; None where there is none. The layer has the hyperparameters.
+outputs; None where there is none. The layer has the hyperparameters. Blocks stand below, with their arrays.
 """
 
 from __future__ import annotations
@@ -156,9 +156,80 @@ def swiglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Arra
     return delta * other * s, delta * x * (s + other * s * (1 - s)), None
 
 
-FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Gradient]]] = {
+# --- blocks of inputs: arrays of the layer by name, and their derivatives, which are written --------------
+
+Arrays = dict[str, Array]
+
+
+def angles(x: Array, own: Arrays) -> Array:
+    """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
+    return x.dtype.type(2 * np.pi) * x[:, :, None] * own["frequencies"] + own.get("phases", 0)
+
+
+def periodic(layer: Any, x: Array, own: Arrays) -> Array:
+    z = angles(x, own)
+    return np.cos(z) if "phases" in own else np.concatenate([np.sin(z), np.cos(z)], axis=2)
+
+
+def periodic_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
+    z, by_units = angles(x, own), delta.reshape(*x.shape, -1)
+    if "phases" in own:
+        by_z = -by_units * np.sin(z)
+        by_own["phases"][...] = by_z.sum(axis=0)
+    else:
+        by_sine, by_cosine = np.split(by_units, 2, axis=2)
+        by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
+    by_own["frequencies"][...] = np.einsum("ig,igk->gk", x.dtype.type(2 * np.pi) * x, by_z)
+
+
+def piecewise_linear(layer: Any, x: Array, own: Arrays) -> Array:
+    units = (x[:, :, None] - own["edges"]) * own["slopes"]
+    lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
+    lowest[0], highest[-1] = -1, 2
+    return np.clip(units, lowest, highest)
+
+
+def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
+    pass  # nothing of it is trained
+
+
+def grouped(layer: Any, x: Array, own: Arrays) -> Array:
+    found: Array = np.einsum("igk,gkd->igd", x.reshape(len(x), -1, layer.inputs), own["weights"])
+    return found + own["biases"]
+
+
+def grouped_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> Array:
+    by_units = delta.reshape(len(x), -1, layer.units)
+    by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), -1, layer.inputs), by_units)
+    by_own["biases"][...] = by_units.sum(axis=0)
+    found: Array = np.einsum("igd,gkd->igk", by_units, own["weights"]).reshape(x.shape)
+    return found
+
+
+def table_rows(layer: Any, codes: Array) -> list[Array]:
+    """Return for each column of codes the rows of its table: 0 if missing, -1 for a code of no level."""
+    known = [(column >= -1) & (column < n) for n, column in zip(layer.levels, codes.T, strict=True)]
+    return [np.where(own, column, -2).astype(int) + 1 for own, column in zip(known, codes.T, strict=True)]
+
+
+def categories(layer: Any, x: Array, own: Arrays) -> Array:
+    found = []
+    for rows, table in zip(table_rows(layer, x), own.values(), strict=True):
+        mean = table[1:].mean(axis=0, dtype=table.dtype)
+        found.append(np.where(rows[:, None] >= 0, table[rows], mean))
+    return np.hstack(found)
+
+
+def categories_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
+    units = np.split(delta, np.cumsum(layer.width)[:-1], axis=1)
+    for rows, by_units, by_table in zip(table_rows(layer, x), units, by_own.values(), strict=True):
+        by_table[...] = 0
+        np.add.at(by_table, rows[rows >= 0], by_units[rows >= 0])
+
+
+FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Any]]] = {
     name: (function, globals()[f"{name}_gradient"])
     for name, function in [*globals().items()]
     if f"{name}_gradient" in globals() and function.__module__ == __name__
 }
-"""The two functions of each layer, by the name of its kind."""
+"""The two functions of each layer and of what makes units of a block, by the name of its kind."""

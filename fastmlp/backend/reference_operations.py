@@ -1,4 +1,4 @@
-"""Operations of the reference that are no product, dropout and blocks of inputs, and their derivatives."""
+"""Operations of the reference that are no product, dropout, and their derivatives."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def networks_of(
     """Return for each network of `Members` its operation, its units of both sources, and its parameters."""
     k = one.networks
     parts = [np.split(array, k, axis=-1) for array in (x, other, *views)]
-    alone = one._replace(networks=1, members=one.members // k)
+    alone = one._replace(networks=1, subrows=one.subrows // k)
     return [(alone, own, second, Views(*rest)) for own, second, *rest in zip(*parts, strict=True)]
 
 
@@ -74,7 +74,7 @@ def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBat
 
     batch : None where a batch norm goes by its running mean and variance
     """
-    if one.networks > 1 and one.members > 1:
+    if one.networks > 1 and one.subrows > 1:
         return np.hstack([operate(*own, batch=batch) for own in networks_of(one, x, other, views)])
     gain, shift, state = views
     layer: Any = one.layer
@@ -105,7 +105,7 @@ def operate_gradient(
 
     delta : that by its output; batch : as for `operate`
     """
-    if one.networks > 1 and one.members > 1:
+    if one.networks > 1 and one.subrows > 1:
         deltas = np.split(delta, one.networks, axis=1)
         found = [
             operate_gradient(*own, by_output, batch)
@@ -142,71 +142,3 @@ def operate_gradient(
     if one.second and by_other is not None:
         by_x, by_other = np.hstack([by_x, by_other]), None
     return by_x, by_other, None if by_gain is None else by_gain.sum(axis=0)
-
-
-def angles(x: Array, frequencies: Array, phases: Array | float) -> Array:
-    """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
-    return x.dtype.type(2 * np.pi) * x[:, :, None] * frequencies + phases
-
-
-def table_rows(one: Operation, codes: Array) -> list[NDArray[np.int64]]:
-    """Return for each column of categories the rows of its table: 0 if missing, -1 for a code of no level."""
-    found = []
-    for levels, column in zip(one.layer.levels, codes.T, strict=True):  # type: ignore[union-attr]
-        found.append(np.where((column >= -1) & (column < levels), column, -2).astype(np.int64) + 1)
-    return found
-
-
-def embed(one: Operation, x: Array, own: dict[str, Array]) -> Array:
-    """Return the units of a block of inputs x (rows, columns); own : the operation's arrays by name"""
-    match one.kind.name:
-        case "periodic":
-            z = angles(x, own["frequencies"], own.get("phases", 0))
-            parts = [np.cos(z)] if "phases" in own else [np.sin(z), np.cos(z)]
-            units = np.concatenate(parts, axis=2)
-        case "piecewise_linear":
-            units = (x[:, :, None] - own["edges"]) * own["slopes"]
-            lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
-            lowest[0], highest[-1] = -1, 2
-            units = np.clip(units, lowest, highest)
-        case "grouped":
-            grouped = x.reshape(len(x), one.groups, -1)
-            units = np.einsum("igk,gkd->igd", grouped, own["weights"]) + own["biases"]
-        case "categories":
-            found = []
-            for rows, table in zip(table_rows(one, x), own.values(), strict=True):
-                mean = table[1:].mean(axis=0, dtype=table.dtype)
-                found.append(np.where(rows[:, None] >= 0, table[rows], mean))
-            return np.hstack(found)
-    return units.reshape(len(x), -1)
-
-
-def embed_gradient(
-    one: Operation, x: Array, own: dict[str, Array], delta: Array, by_own: dict[str, Array]
-) -> Array | None:
-    """Write the derivatives of the loss by an operation's arrays, given that by its output; return that by x.
-
-    None where nothing below is trained.
-    """
-    grouped = delta if one.kind.name == "categories" else delta.reshape(len(x), one.groups, -1)
-    match one.kind.name:
-        case "periodic":
-            z = angles(x, own["frequencies"], own.get("phases", 0))
-            if "phases" in own:
-                by_z = -grouped * np.sin(z)
-                by_own["phases"][...] = by_z.sum(axis=0)
-            else:
-                by_sine, by_cosine = np.split(grouped, 2, axis=2)
-                by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
-            turns = x.dtype.type(2 * np.pi) * x
-            by_own["frequencies"][...] = np.einsum("ig,igk->gk", turns, by_z)
-        case "grouped":
-            by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), one.groups, -1), grouped)
-            by_own["biases"][...] = grouped.sum(axis=0)
-            return np.einsum("igd,gkd->igk", grouped, own["weights"]).reshape(x.shape)
-        case "categories":
-            units = np.split(delta, np.cumsum(one.layer.width)[:-1], axis=1)  # type: ignore[union-attr]
-            for rows, by_units, by_table in zip(table_rows(one, x), units, by_own.values(), strict=True):
-                by_table[...] = 0
-                np.add.at(by_table, rows[rows >= 0], by_units[rows >= 0])
-    return None

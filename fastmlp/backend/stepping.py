@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fastmlp.backend import reference, registry
 from fastmlp.model.backend import Batch, Data
-from fastmlp.model.inputs import table_marks
 from fastmlp.model.network import Network
+from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
 from fastmlp.model.state import TrainState

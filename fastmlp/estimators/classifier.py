@@ -27,12 +27,14 @@ from fastmlp.estimators.parameters import CLASSIFIER, partial_fit_context
 from fastmlp.estimators.rows import ValidatedRows
 from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
+from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import BinaryFocal, Focal
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
 from fastmlp.training.model import Model
 
 
+@checks.listing(hidden=HIDDEN)
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's MLPClassifier, trained by fastmlp: the same steps from the same random_state.
 
@@ -42,8 +44,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     Parameters
     ----------
     activation : str or sequence of str
-        Also one for each hidden layer, and also the trainer's: leaky_relu, elu, gelu, silu,
-        softplus, selu, mish, hardswish, sigmoid (which is logistic).
+        Also one for each hidden layer, and also the trainer's, of which sigmoid is logistic:
+        {hidden}.
     solver : str or Optimizer
         Also an optimiser of the trainer's, which brings its own rate or schedule.
     learning_rate : str, Schedule or function

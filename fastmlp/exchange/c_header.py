@@ -104,10 +104,10 @@ def header(graph: ExportGraph, name: str) -> str:
     heads = _words(name, "out", graph.outputs) if graph.has_heads else ["out"]
     taken = dict(zip(graph.outputs.values(), heads, strict=True))
     buffers, calls = writer.write(graph, given, taken)
-    types = {one.number: "int32_t" if one.levels else writer.real for one in inputs}
+    types = {one.number: "int32_t" if one.codes else writer.real for one in inputs}
     signature = [f"const {types[number]} *{text}" for number, text in given.items()]
     signature += [f"{writer.real} *{out}" for out in taken.values()]
-    said = ", ".join(f"{given[one.number]} ({one.columns} {_NOUNS[bool(one.levels)]})" for one in inputs)
+    said = ", ".join(f"{given[one.number]} ({one.columns} {_NOUNS[one.codes]})" for one in inputs)
     ended = ", ".join(f"{out} ({steps[end].one.n_out} numbers)" for end, out in taken.items())
     predict = function(
         f"void {name}_predict({', '.join(signature)})",

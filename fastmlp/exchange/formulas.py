@@ -1,4 +1,4 @@
-"""Formulas of activations, operations and blocks of inputs as expressions, which every format writes out.
+"""Formulas of activations and operations as expressions, which every format writes out.
 
 Those of activations are traced from the reference, those of layers are the layers' own: what is added there
 is in every format.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
 from fastmlp.model.operations import Operation
 from fastmlp.model.own_layers import number_variable
-
-Array = NDArray[Any]
 
 Z = "z"
 """The variable that a formula depends on: a layer's affine output, or what an operation reads."""
@@ -156,66 +154,3 @@ def composed(operation: str) -> tuple[tuple[str, ...], Expression]:
     function = COMPOSED[operation]
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return names, function(*map(variable, names))
-
-
-# --- blocks of inputs ----------------------------------------------------------------------------------
-
-
-class UnitFormula(NamedTuple):
-    """Units that are each a formula of one of the units before.
-
-    gathered : (n_out,) int64, for each unit the place of the one that it reads
-    formula : formula(z, *arrays), which is traced
-    arrays : the formula's, by name, (n_out,) floating
-    fixed : whether they are not trained
-    """
-
-    gathered: NDArray[np.int64]
-    formula: Callable[..., Any]
-    arrays: dict[str, Array]
-    fixed: bool = False
-
-
-def _periodic(own: Mapping[str, Array]) -> list[UnitFormula]:
-    columns, terms = own["frequencies"].shape
-    arrays = {name: array.reshape(-1) for name, array in own.items()}
-    of_numbers = np.repeat(np.arange(columns), terms)
-    if "phases" in own:
-        return [UnitFormula(of_numbers, lambda z, c, b: np.cos(2 * np.pi * z * c + b), arrays)]
-    angles = np.arange(columns * terms).reshape(columns, 1, terms)
-    cosine = np.tile(np.repeat([0.0, 1.0], terms), columns).astype(own["frequencies"].dtype)
-    return [
-        UnitFormula(of_numbers, lambda z, c: 2 * np.pi * z * c, arrays),
-        UnitFormula(
-            np.repeat(angles, 2, axis=1).reshape(-1),
-            lambda z, cosine: np.where(cosine > 0.5, np.cos(z), np.sin(z)),
-            {"cosine": cosine},
-            fixed=True,
-        ),
-    ]
-
-
-def _piecewise_linear(own: Mapping[str, Array]) -> list[UnitFormula]:
-    columns, bins = own["edges"].shape
-    arrays = {name: array.reshape(-1) for name, array in own.items()}
-    lowest, highest = np.zeros_like(own["edges"]), np.ones_like(own["edges"])
-    lowest[:, 0], highest[:, -1] = -1, 2
-    return [
-        UnitFormula(
-            np.repeat(np.arange(columns), bins),
-            lambda z, edges, slopes, lowest, highest: np.minimum(
-                np.maximum((z - edges) * slopes, lowest), highest
-            ),
-            {**arrays, "lowest": lowest.reshape(-1), "highest": highest.reshape(-1)},
-            fixed=True,
-        )
-    ]
-
-
-UNIT_FORMULAS: dict[str, Callable[[Mapping[str, Array]], list[UnitFormula]]] = {
-    "periodic": _periodic,
-    "piecewise_linear": _piecewise_linear,
-}
-"""The kinds of operations on a block that are formulas, one after another, of the arrays of the operation.
-
-A kind that is added here is in every format."""

@@ -225,7 +225,7 @@ def model_of(graph: ExportGraph) -> Any:
     kind = onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
     described = onnx.helper.make_tensor_value_info
     starts = [
-        described(one.name, onnx.TensorProto.INT64 if one.levels else kind, ["rows", one.columns])
+        described(one.name, onnx.TensorProto.INT64 if one.codes else kind, ["rows", one.columns])
         for one in graph.inputs
     ]
     ends = [

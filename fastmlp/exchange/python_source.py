@@ -112,7 +112,7 @@ def _of_blocks(inputs: Sequence[GraphInput], dtype: np.dtype[Any]) -> list[str]:
         f"X = [X[name] for name in ({names},)] if isinstance(X, dict) else X",
     ]
     for i, one in enumerate(inputs):
-        kind = "int64" if one.levels else str(dtype)
+        kind = "int64" if one.codes else str(dtype)
         lines.append(f"x{i} = np.asarray(X[{i}], np.{kind}).reshape(-1, {one.columns})")
     return lines
 
@@ -179,7 +179,7 @@ def source(graph: ExportGraph) -> tuple[str, dict[str, NDArray[Any]]]:
     shapes = {out: f"(len(X0), {graph.steps[end].one.n_out})" for end, out in ends.items()}
     made += [f"{out} = np.empty({shape}, np.{dtype})" for out, shape in shapes.items()]
     read = [
-        f"{given[one.number]} = {name}[r].astype(np.{'int64' if one.levels else dtype})"
+        f"{given[one.number]} = {name}[r].astype(np.{'int64' if one.codes else dtype})"
         for one, name in zip(inputs, rows, strict=True)
     ]
     loop = ["for r in range(len(X0)):", *(f"    {line}" for line in [*read, *calls])]

@@ -9,19 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.formulas import (
-    OTHER,
-    UNIT_FORMULAS,
-    UnitFormula,
-    Z,
-    array_variables,
-    formula,
-    row_formula,
-)
+from fastmlp.exchange.formulas import OTHER, Z, array_variables, formula, row_formula
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model.embeddings import Embedding
+from fastmlp.model.embeddings import Embedding, UnitFormula
 from fastmlp.model.gates import Scale
-from fastmlp.model.inputs import Numbers, SparseNumbers, sparse_columns
+from fastmlp.model.inputs import Numbers, sparse_columns
 from fastmlp.model.layout import embedding_views, operation_views, parameter_count, parameter_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
@@ -94,24 +86,25 @@ class GraphInput(NamedTuple):
     number : the source that operations know it by, from -1 down
     name : the block's, "X0", "X1", .. without names, or "X"
     named : whether the block has a name
-    levels : of a block of categories, which holds codes; empty for numbers
+    codes : whether it holds codes, whole numbers by which rows of tables are looked up
     """
 
     number: int
     name: str
     columns: int
     named: bool = False
-    levels: tuple[int, ...] = ()
+    codes: bool = False
 
 
 def inputs_of(network: Network) -> list[GraphInput]:
     """Return the inputs of a network's graph."""
     if not network.blocks:
         return [GraphInput(INPUTS, "X", network.n_in)]
-    return [
-        GraphInput(INPUTS - i, one.name or f"X{i}", one.columns, bool(one.name), getattr(one, "levels", ()))
-        for i, one in enumerate(network.blocks)
-    ]
+    found = []
+    for i, one in enumerate(network.blocks):
+        codes = one.made_by is not None and bool(one.made_by.tables)
+        found.append(GraphInput(INPUTS - i, one.name or f"X{i}", one.columns, bool(one.name), codes))
+    return found
 
 
 def with_unknown(table: NDArray[Any]) -> NDArray[Any]:
@@ -157,10 +150,10 @@ def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Netw
     first = next(one for one in network.operations if one.sparse_in)
     inputs, rows, ends = [], [], {False: 0, True: first.n_in - first.sparse_in}
     for block in network.blocks:
-        sparse = isinstance(block, SparseNumbers)
+        sparse = block.is_sparse
         inputs.append(Numbers(block.columns, name=block.name) if sparse else block)
-        rows.append(np.arange(block.units) + ends[sparse])
-        ends[sparse] += block.units
+        rows.append(np.arange(block.outputs) + ends[sparse])
+        ends[sparse] += block.outputs
     own = parameters.copy()
     weights = own[first.weights : first.biases].reshape(first.n_in, first.n_out)
     weights[...] = weights[np.concatenate(rows)]
@@ -220,22 +213,20 @@ class _Steps:
             sources, arrays, part = (len(self.found) - 1,), {}, None
         return sources[0]
 
-    def append_embedding(
-        self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]
-    ) -> int:
-        """Append what makes units of a block; own : its arrays by name."""
-        if one.kind.name in UNIT_FORMULAS:
-            for part in UNIT_FORMULAS[one.kind.name](own):
-                bare = one._replace(n_out=len(part.gathered), dropout=0.0)
-                places = self.named({"places": part.gathered})
-                sources = (self.append(bare._replace(kind=GATHER), sources, places),)
-                bare = bare._replace(n_in=bare.n_out)
-                sources = (self.append(bare, sources, self.named(part.arrays), part),)
+    def append_embedding(self, one: Operation, embedding: Embedding, sources: tuple[int, ...]) -> int:
+        """Append what makes units of a block: its formulas, or a structure of its kind."""
+        own = embedding_views(self.parameters, one)
+        if one.tables:
+            tables = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
+            return self.append(one._replace(kind=KINDS["categories"]), sources, self.named(tables))
+        for part in (formulas := embedding.formulas(own)):
+            units, width = len(part.gathered), one.n_in
+            sources = (self.append_gather(sources[0], part.gathered, width),)
+            one = one._replace(n_in=units, n_out=units)
+            sources = (self.append(one._replace(dropout=0.0), sources, self.named(part.arrays), part),)
+        if formulas:
             return self.append(one._replace(kind=KINDS["copy"]), sources, {})
-        arrays = dict(zip("Wb", own.values(), strict=False))
-        if one.kind.name == "categories":
-            arrays = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
-        return self.append(one, sources, self.named(arrays))
+        return self.append(one, sources, self.named(dict(zip("Wb", own.values(), strict=True))))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
         """Append an operation, or a member's share of it; return the step that has its output.
@@ -252,46 +243,47 @@ class _Steps:
         if one.kind.name == "copy" and not (self.dropout and one.dropout):
             return sources[0]
         if isinstance(one.layer, Embedding):
-            return self.append_embedding(one, sources, embedding_views(self.parameters, one))
+            return self.append_embedding(one, one.layer, sources)
         arrays = [views.first, views.second, *views.state]
         if one.is_dense:
             named = self.named(dict(zip("Wb", arrays, strict=True)))
-            if one.members > 1:  # all members have them under one name
+            if one.subrows > 1:  # all members have them under one name
                 named = self.shared.setdefault(place, named)
-            return self.append(one._replace(members=1), sources, named)
+            return self.append(one._replace(subrows=1), sources, named)
         own = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
         own = {name: array.reshape(one.networks, -1)[member or 0] for name, array in own.items()}
         if member is not None:
-            cuts = max(one.members // one.networks, 1)
-            shares = one.width // one.networks // cuts, one.members * one.n_in // one.networks // cuts
-            one = one._replace(networks=1, members=cuts, n_out=shares[0], n_in=shares[1])
+            cuts = max(one.subrows // one.networks, 1)
+            shares = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
+            one = one._replace(networks=1, subrows=cuts, n_out=shares[0], n_in=shares[1])
         if (piece := one.kind.piece) is not None:
             own = {f"{piece.name}_{name}": array for name, array in own.items()}
         if one.second:
             return self.append_gate(one, sources)
-        if one.members > 1 and not self.whole:
+        if one.subrows > 1 and not self.whole:
             return self.append_groups(one, sources, own)
-        one = one._replace(members=1, n_in=one.members * one.n_in, n_out=one.width)
+        one = one._replace(subrows=1, n_in=one.subrows * one.n_in, n_out=one.width)
         return self.append(one, sources, self.named(own))
 
     def append_gate(self, one: Operation, sources: tuple[int, ...]) -> int:
         """Append a gate, and before it the halves of a row that it reads."""
-        halves = (self.append_part(sources[0], start, one.n_in, 2 * one.n_in) for start in (0, one.second))
+        parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
+        halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)
         return self.append(one._replace(second=0), tuple(halves), self.named({}))
 
-    def append_part(self, source: int, start: int, units: int, width: int) -> int:
-        """Append what takes some units of a source of so many, one after another."""
-        places = self.named({"places": np.arange(start, start + units)})
-        return self.append(Operation(GATHER, "", (), width, units), (source,), places)
+    def append_gather(self, source: int, places: NDArray[np.int64], width: int) -> int:
+        """Append what takes some units of a source of `width` units."""
+        one = Operation(GATHER, "", (), width, len(places))
+        return self.append(one, (source,), self.named({"places": places}))
 
     def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
         """Append an operation on each group of units, and their concatenation."""
-        units, bare, parts = one.n_in, one._replace(members=1, dropout=0.0), []
+        units, bare, parts = one.n_in, one._replace(subrows=1, dropout=0.0), []
         for start in range(0, one.width, units):
-            part = self.append_part(sources[0], start, units, one.width)
+            part = self.append_gather(sources[0], np.arange(start, start + units), one.width)
             arrays = {name: array[start : start + units] for name, array in own.items()}
             parts.append(self.append(bare, (part,), self.named(arrays)))
-        joined = one._replace(kind=KINDS["concatenate"], layer=None, members=1, n_out=one.width)
+        joined = one._replace(kind=KINDS["concatenate"], layer=None, subrows=1, n_out=one.width)
         return self.append(joined, tuple(parts), {})
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
@@ -316,13 +308,6 @@ class _Steps:
             self.walk(begin + 1, depth, own, member)
             ends.append(own[depth - 1])
         return self.append_mean(ends)
-
-    def append_gather(self, columns: NDArray[np.int64], n_in: int) -> int:
-        """Append what takes some columns of X (rows, n_in); return the step, or X if it has all."""
-        if np.array_equal(columns, np.arange(n_in)):
-            return INPUTS
-        units = len(columns)
-        return self.append(Operation(GATHER, "", (), n_in, units), (INPUTS,), self.named({"places": columns}))
 
     def append_mean(self, ends: Sequence[int]) -> int:
         """Append the mean of the outputs of some steps."""
@@ -422,7 +407,8 @@ def mean_graph(
     ends = []
     for pair, own in zip(networks, columns, strict=True):
         made = _Steps(*folded(*pair), before=made)
-        ends.append(made.walk_all(made.append_gather(own, n_in)))
+        is_whole = np.array_equal(own, np.arange(n_in))
+        ends.append(made.walk_all(INPUTS if is_whole else made.append_gather(INPUTS, own, n_in)))
     assert made is not None
     made.append_mean(ends)
     network, parameters = networks[0]

@@ -27,10 +27,9 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
-    **{
-        kind.__name__: kind
-        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS.values(), *OPTIMIZERS, *OWN_LOSSES)
-    },
+    **{kind.__name__: kind for kind in (Network, *INITIALIZERS, Head, *OPTIMIZERS, *OWN_LOSSES)},
+    **BLOCKS,
+    **LAYERS,
     "Residual": lambda layers, name: Residual(*layers, name=name),
 }
 """What `restored` makes, by the names that descriptions have for it."""

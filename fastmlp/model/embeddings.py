@@ -1,66 +1,146 @@
-"""Embeddings: what makes units of each column of a block of inputs by itself.
+"""Embeddings, which make units of the columns of a block of inputs, and the registry of both.
 
-Separate from `inputs`, which has the blocks that X consists of.
+`inputs` has the blocks that X consists of. From what a class says of itself all else derives: layout, which
+rows of tables a step moves, what exports write, and what is public.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.part import MOST_UNITS, Part
+from fastmlp.model.part import MOST_UNITS, Class, Part
 
 Array = NDArray[Any]
 
 TERMS = 16
 """Cosines of a number in front of the linear layer of `Periodic`, as in RealMLP."""
 
+BLOCKS: dict[str, type[Part]] = {}
+"""All blocks of inputs and embeddings of numbers that a user may name, by the names of their classes."""
 
-class Embedding(Part):
-    """What makes units of each column of a block by itself. It has parameters or a state of its own.
 
-    `sizes` gives their numbers, `arrays` their shapes by name, in the order of the flat vector.
+@dataclass_transform(frozen_default=True)
+def block(
+    kind: str = "",
+    public: bool = True,
+    keeps: str = "",
+    sections: Mapping[str, str] | None = None,
+    **facts: Callable[[Any], Any],
+) -> Callable[[Class], Class]:
+    """Return a decorator that makes a block or an embedding of a class: a frozen dataclass, in the registry.
+
+    Parameters
+    ----------
+    kind : str
+        The name of its operation, by which the program and the reference have it; "" without one.
+    public : bool
+        Whether users may name it.
+    keeps : str
+        The array of which a row keeps as many numbers for gradients; "" where a row keeps none.
+    sections : dict of str to str, optional
+        The arrays that are "biases", or a "state", which no optimiser steps. All others are "weights".
+    **facts : callable
+        What it has in the place of the attributes of `Embedding` and `InputBlock`, as functions of itself.
     """
 
-    def sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return the numbers of weights, of biases, of the state, and of what a row keeps for gradients."""
-        raise NotImplementedError
+    def decorate(made: Class) -> Class:
+        made.kind, made.keeps, made.sections = kind, keeps, sections or {}
+        for name, fact in facts.items():
+            setattr(made, name, property(fact))
+        frozen: Any = dataclass(frozen=True, repr=False)(made)
+        if public:
+            BLOCKS[frozen.__name__] = frozen
+        return frozen
+
+    return decorate
+
+
+def kinds_of(base: type[Any]) -> tuple[type[Any], ...]:
+    """Return the public classes of blocks, or of embeddings."""
+    return tuple(kind for kind in BLOCKS.values() if issubclass(kind, base))
+
+
+class UnitFormula(NamedTuple):
+    """Units that are each a formula of one of the units before, as exports write them.
+
+    gathered : (n_out,) int64, for each unit the place of the one that it reads
+    formula : formula(z, *arrays), which is traced
+    arrays : the formula's, by name, (n_out,) floating
+    fixed : whether they are not trained
+    """
+
+    gathered: NDArray[np.int64]
+    formula: Callable[..., Any]
+    arrays: Mapping[str, Array]
+    fixed: bool = False
+
+
+class Embedding(Part):
+    """What makes units of the columns of a block.
+
+    n_in, units : of each column; linear_units : after a linear layer of its own, which follows, or None
+    keeps_numbers : whether the columns themselves are units, too
+    tables : (levels, units) of each column of codes, which has a row of units for each level; () of numbers
+    sparse : whether a step moves only those rows of tables that its batch has, whatever the optimiser
+    settles : whether its state follows from the rows that it is trained on
+    """
+
+    keeps: ClassVar[str]
+    sections: ClassVar[Mapping[str, str]]
+    n_in: int = 1
+    units: int
+    linear_units: int | None = None
+    keeps_numbers: bool = False
+    tables: tuple[tuple[int, int], ...] = ()
+    sparse: bool = False
+    settles: bool = False
+
+    def units_of(self, columns: int) -> int:
+        """Return the units of all columns, before the linear layer."""
+        return sum(units for _, units in self.tables) or columns * self.units
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its arrays by name."""
-        raise NotImplementedError
+        """Return the shapes of its arrays by name, in the order of the flat vector.
+
+        Those of tables have a row for each level, and before these that of what is missing.
+        """
+        return {f"column{i}": (levels + 1, units) for i, (levels, units) in enumerate(self.tables)}
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Write how it starts to its arrays."""
-        raise NotImplementedError
+        """Draw its arrays: normal numbers, as ``torch.nn.Embedding``."""
+        for array in arrays.values():
+            array[...] = rng.standard_normal(array.shape)
+
+    def check(self, columns: int) -> None:
+        """Raise ValueError unless it is for so many columns."""
+
+    def settle(self, arrays: Mapping[str, Array], rows: Array) -> None:
+        """Write the state that follows from rows (rows, columns)."""
+
+    def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
+        """Return the formulas that exports write, one after another; none of what every format has."""
+        return []
 
 
 class NumberEmbedding(Embedding):
     """What makes units of each number of a block, in front of a linear layer of its own if it has one."""
 
-    @property
-    def units(self) -> int:
-        """Units of each number, before the linear layer."""
-        raise NotImplementedError
 
-    @property
-    def linear_units(self) -> int | None:
-        """Units of each number after the linear layer; None without one."""
-        return None
-
-    @property
-    def keeps_numbers(self) -> bool:
-        """Whether the numbers themselves are units, too."""
-        return False
-
-
-@dataclass(frozen=True, repr=False)
+@block(
+    "periodic",
+    keeps="frequencies",
+    sections={"phases": "biases"},
+    units=lambda one: TERMS if one.linear else one.width,
+    linear_units=lambda one: one.width - 1 if one.linear else None,
+    keeps_numbers=lambda one: one.linear,
+)
 class Periodic(NumberEmbedding):
     """Cosines of each number, of trained frequencies.
 
@@ -79,7 +159,6 @@ class Periodic(NumberEmbedding):
     name : str, optional
     """
 
-    kind: ClassVar[str] = "periodic"
     width: int = 8
     sigma: float = 0.1
     linear: bool = True
@@ -92,35 +171,10 @@ class Periodic(NumberEmbedding):
             raise ValueError(f"width must be even without the linear layer, got {width}")
         self._set(width=width, linear=linear, sigma=checks.real("sigma", self.sigma, 0, open_low=True))
 
-    @property
-    def terms(self) -> int:
-        """Frequencies of each number."""
-        return TERMS if self.linear else self.width // 2
-
-    @property
-    def units(self) -> int:
-        """Units of each number, before the linear layer."""
-        return TERMS if self.linear else self.width
-
-    @property
-    def linear_units(self) -> int | None:
-        """Units of each number after it; None without it."""
-        return self.width - 1 if self.linear else None
-
-    @property
-    def keeps_numbers(self) -> bool:
-        """Whether the numbers themselves are units, too."""
-        return self.linear
-
-    def sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return counts of numbers: see `Embedding.sizes`."""
-        count = columns * self.terms
-        return count, count * self.linear, 0, count
-
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return shapes of arrays by name: see `Embedding.arrays`."""
-        names = ("frequencies", "phases")[: 1 + self.linear]
-        return dict.fromkeys(names, (columns, self.terms))
+        """Return the shapes of its arrays by name."""
+        terms = TERMS if self.linear else self.width // 2
+        return dict.fromkeys(("frequencies", "phases")[: 1 + self.linear], (columns, terms))
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
         """Draw initial frequencies and phases."""
@@ -129,8 +183,28 @@ class Periodic(NumberEmbedding):
         if self.linear:
             arrays["phases"][...] = rng.uniform(-math.pi, math.pi, frequencies.shape)
 
+    def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
+        """Return the cosines; or the angles, and then the sines and cosines of these."""
+        (columns, terms), dtype = arrays["frequencies"].shape, arrays["frequencies"].dtype
+        flat = {name: array.reshape(-1) for name, array in arrays.items()}
+        of_numbers = np.repeat(np.arange(columns), terms)
+        if self.linear:
+            return [UnitFormula(of_numbers, lambda z, c, b: np.cos(2 * np.pi * z * c + b), flat)]
+        angles = np.tile(np.arange(columns * terms).reshape(columns, terms), 2).reshape(-1)
+        cosine = {"cosine": np.tile(np.repeat([0.0, 1.0], terms), columns).astype(dtype)}
+        return [
+            UnitFormula(of_numbers, lambda z, c: 2 * np.pi * z * c, flat),
+            UnitFormula(angles, lambda z, cosine: np.where(cosine > 0.5, np.cos(z), np.sin(z)), cosine, True),
+        ]
 
-@dataclass(frozen=True, repr=False)
+
+@block(
+    "piecewise_linear",
+    sections={"edges": "state", "slopes": "state"},
+    units=lambda one: one.bins if one.settles else max(map(len, one.bins)) - 1,
+    linear_units=lambda one: one.width,
+    settles=lambda one: isinstance(one.bins, int),
+)
 class PiecewiseLinear(NumberEmbedding):
     """The place of each number in its bins.
 
@@ -150,7 +224,6 @@ class PiecewiseLinear(NumberEmbedding):
     name : str, optional
     """
 
-    kind: ClassVar[str] = "piecewise_linear"
     bins: Any = 16
     width: int | None = None
     name: str | None = None
@@ -160,29 +233,22 @@ class PiecewiseLinear(NumberEmbedding):
         width = None if self.width is None else checks.whole("width", self.width, 1, MOST_UNITS)
         self._set(bins=_checked_bins(self.bins), width=width)
 
-    @property
-    def units(self) -> int:
-        """Bins of each number: its units, before the linear layer."""
-        return self.bins if isinstance(self.bins, int) else max(map(len, self.bins)) - 1
-
-    @property
-    def linear_units(self) -> int | None:
-        """Units of each number after it; None without it."""
-        return self.width
-
-    def sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return counts of numbers: see `Embedding.sizes`."""
-        return 0, 0, 2 * columns * self.units, 0
+    def check(self, columns: int) -> None:
+        """Raise ValueError unless it has one sequence of edges, or one for each column."""
+        if not self.settles and len(self.bins) not in (1, columns):
+            raise ValueError(
+                f"bins must be one sequence of edges, or {columns} of them, got {len(self.bins)}"
+            )
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return shapes of arrays by name: see `Embedding.arrays`."""
+        """Return the shapes of its arrays by name."""
         return dict.fromkeys(("edges", "slopes"), (columns, self.units))
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Write zeros; quantiles are written by `settle`."""
+        """Write the edges that are given; quantiles are written by `settle`."""
         for array in arrays.values():
             array[...] = 0
-        if not isinstance(self.bins, int):
+        if not self.settles:
             columns = len(arrays["edges"])
             given = self.bins * columns if len(self.bins) == 1 else self.bins
             self.write(arrays, [np.array(one) for one in given])
@@ -203,25 +269,33 @@ class PiecewiseLinear(NumberEmbedding):
             long = lengths >= np.finfo(arrays["slopes"].dtype).tiny  # or the slope would be infinite
             arrays["slopes"][column] = np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=long)
 
+    def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
+        """Return the share of each bin that lies below the number."""
+        columns, bins = arrays["edges"].shape
+        lowest, highest = np.zeros_like(arrays["edges"]), np.ones_like(arrays["edges"])
+        lowest[:, 0], highest[:, -1] = -1, 2
+        named = {**arrays, "lowest": lowest, "highest": highest}
 
-@dataclass(frozen=True, repr=False)
+        def share(z: Any, edges: Any, slopes: Any, lowest: Any, highest: Any) -> Any:
+            return np.minimum(np.maximum((z - edges) * slopes, lowest), highest)
+
+        flat = {name: array.reshape(-1) for name, array in named.items()}
+        return [UnitFormula(np.repeat(np.arange(columns), bins), share, flat, True)]
+
+
+@block("grouped", public=False, keeps="biases", sections={"biases": "biases"}, n_in=lambda one: one.inputs)
 class Grouped(Embedding):
-    """A linear layer of its own for each of some groups of units, which end `Periodic` and `PiecewiseLinear`.
+    """A linear layer of its own for the units of each column, which ends `Periodic` and `PiecewiseLinear`.
 
-    inputs, units : of each group
+    inputs, units : of each column
     """
 
-    kind: ClassVar[str] = "grouped"
     inputs: int
     units: int
     name: str | None = None
 
-    def sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return counts of numbers: see `Embedding.sizes`; columns : groups"""
-        return columns * self.inputs * self.units, columns * self.units, 0, columns * self.units
-
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return shapes of arrays by name: see `Embedding.arrays`."""
+        """Return the shapes of its arrays by name."""
         return {"weights": (columns, self.inputs, self.units), "biases": (columns, self.units)}
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
@@ -276,12 +350,3 @@ def _checked_bins(given: Any) -> Any:
             )
         found.append(tuple(edges.tolist()))
     return tuple(found)
-
-
-EMBEDDINGS = tuple(
-    kind for kind in vars().copy().values() if isinstance(kind, type) and issubclass(kind, Embedding)
-)[2:]
-"""All kinds that this file defines, without their bases."""
-
-OF_NUMBERS = tuple(kind for kind in EMBEDDINGS if issubclass(kind, NumberEmbedding))
-"""The embeddings that `Numbers` may have."""

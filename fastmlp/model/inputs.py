@@ -8,15 +8,15 @@ between processes as any others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.embeddings import OF_NUMBERS, Embedding, NumberEmbedding
-from fastmlp.model.operations import Operation
+from fastmlp.model.embeddings import BLOCKS as BLOCKS
+from fastmlp.model.embeddings import Embedding, NumberEmbedding, block, kinds_of
 from fastmlp.model.part import MOST_UNITS, Part
 from fastmlp.model.sparse import MOST_COLUMNS
 
@@ -26,16 +26,45 @@ MOST_LEVELS = 2**24 - 2
 """Codes up to here are exact in float32."""
 
 
-@dataclass(frozen=True, repr=False)
-class Numbers(Part):
+class InputBlock(Part):
+    """A block of columns of X.
+
+    codes : the levels of each column of codes, which are whole numbers from -1; () of numbers
+    is_sparse : whether it is a sparse matrix of SciPy's
+    made_by : what makes units of its columns; None where these are the units
+    """
+
+    count: int
+    codes: tuple[int, ...] = ()
+    is_sparse: bool = False
+    made_by: Embedding | None = None
+
+    @property
+    def columns(self) -> int:
+        """Columns of X."""
+        return len(self.codes) or self.count
+
+    @property
+    def outputs(self) -> int:
+        """Units that it gives."""
+        n, own = self.columns, self.made_by
+        if own is None:
+            return n
+        return n * own.keeps_numbers + (own.units_of(n) if own.linear_units is None else n * own.linear_units)
+
+
+@block(made_by=lambda one: one.embedding)
+@checks.listing(embeddings=[kind.__name__ for kind in kinds_of(NumberEmbedding)])
+class Numbers(InputBlock):
     """A block of numbers.
 
     Parameters
     ----------
     count : int
         Its columns in X.
-    embedding : Periodic or PiecewiseLinear, optional
-        What makes units of each number; the numbers themselves if None.
+    embedding : optional
+        What makes units of each number; the numbers themselves if None:
+        {embeddings}.
     name : str, optional
         By which a dict of blocks has it.
     """
@@ -49,26 +78,18 @@ class Numbers(Part):
         self._set(count=checks.whole("count", self.count, 1, MOST_UNITS))
         if self.embedding is None:
             return
-        choices = " or ".join(kind.__name__ for kind in OF_NUMBERS)
-        checks.instance("embedding", self.embedding, OF_NUMBERS, choices)
-        bins = getattr(self.embedding, "bins", 1)
-        if not isinstance(bins, int) and len(bins) not in (1, self.count):
-            raise ValueError(f"bins must be one sequence of edges, or {self.count} of them, got {len(bins)}")
-
-    @property
-    def columns(self) -> int:
-        """Columns of X."""
-        return self.count
-
-    @property
-    def units(self) -> int:
-        """Units that it gives."""
-        own = self.embedding
-        return self.count * (1 if own is None else own.keeps_numbers + (own.linear_units or own.units))
+        kinds = kinds_of(NumberEmbedding)
+        checks.instance("embedding", self.embedding, kinds, " or ".join(kind.__name__ for kind in kinds))
+        self.embedding.check(self.count)
 
 
-@dataclass(frozen=True, repr=False)
-class Categories(Embedding):
+@block(
+    "categories",
+    codes=lambda one: one.levels,
+    made_by=lambda one: one,
+    tables=lambda one: tuple(zip(one.levels, one.width, strict=True)),
+)
+class Categories(InputBlock, Embedding):
     """A block of categories: columns of codes, of which each has trained units (``torch.nn.Embedding``).
 
     Codes are whole numbers from 0; -1 means that the category is missing, and has units of its own. `fit`
@@ -87,7 +108,6 @@ class Categories(Embedding):
         By which a dict of blocks has it.
     """
 
-    kind: ClassVar[str] = "categories"
     levels: tuple[int, ...]
     width: Any = None
     sparse: bool = False
@@ -111,34 +131,9 @@ class Categories(Embedding):
         widths = tuple(checks.whole("every one of width", one, 1, MOST_UNITS) for one in width)
         self._set(levels=levels, width=widths, sparse=checks.flag("sparse", self.sparse))
 
-    @property
-    def columns(self) -> int:
-        """Columns of X."""
-        return len(self.levels)
 
-    @property
-    def units(self) -> int:
-        """Units that it gives."""
-        return sum(self.width)
-
-    def sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return counts of numbers: see `Embedding.sizes`."""
-        numbers = sum((levels + 1) * width for levels, width in zip(self.levels, self.width, strict=True))
-        return numbers, 0, 0, 0
-
-    def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return shapes of arrays by name: a row for each level, the first one for what is missing."""
-        both = zip(self.levels, self.width, strict=True)
-        return {f"column{i}": (levels + 1, width) for i, (levels, width) in enumerate(both)}
-
-    def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Draw normal numbers, as ``torch.nn.Embedding``."""
-        for array in arrays.values():
-            array[...] = rng.standard_normal(array.shape)
-
-
-@dataclass(frozen=True, repr=False)
-class SparseNumbers(Part):
+@block(is_sparse=lambda one: True)
+class SparseNumbers(InputBlock):
     """A block of numbers that are mostly zeros: a sparse matrix of SciPy's, next to dense blocks.
 
     The first layer is a `Dense`. The rows of its weights for these columns come behind those for what the
@@ -160,24 +155,11 @@ class SparseNumbers(Part):
         super().__post_init__()
         self._set(count=checks.whole("count", self.count, 1, MOST_COLUMNS))
 
-    @property
-    def columns(self) -> int:
-        """Columns of X."""
-        return self.count
 
-    @property
-    def units(self) -> int:
-        """Units that it gives."""
-        return self.count
+Blocks = tuple[InputBlock, ...]
 
-
-Block = Numbers | Categories | SparseNumbers
-Blocks = tuple[Block, ...]
-
-KINDS_OF_BLOCKS = (Numbers, Categories, SparseNumbers)
-NAMES_OF_BLOCKS = "Numbers, Categories or SparseNumbers"
-
-BLOCKS = (Numbers, Categories, SparseNumbers, *OF_NUMBERS)
+KINDS = kinds_of(InputBlock)
+NAMES = [kind.__name__ for kind in KINDS]
 
 
 def columns_of(inputs: int | Blocks) -> int:
@@ -187,30 +169,28 @@ def columns_of(inputs: int | Blocks) -> int:
 
 def sparse_columns(inputs: int | Blocks) -> int:
     """Return how many of them are those of `SparseNumbers`."""
-    return 0 if isinstance(inputs, int) else sum(b.columns for b in inputs if isinstance(b, SparseNumbers))
+    return 0 if isinstance(inputs, int) else sum(b.columns for b in inputs if b.is_sparse)
 
 
 def checked_inputs(given: Any, most: int) -> int | Blocks:
     """Return a number of columns, or blocks; TypeError or ValueError otherwise."""
     if isinstance(given, Mapping):
-        given = [_named(block, name) for name, block in given.items()]
+        given = [replace(_checked(block), name=name) for name, block in given.items()]
     if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         if not given:
             raise ValueError("inputs must hold at least one block")
-        for block in given:
-            checks.instance("a block of inputs", block, KINDS_OF_BLOCKS, NAMES_OF_BLOCKS)
-        names = [block.name for block in given]
+        names = [_checked(block).name for block in given]
         if any(names) and (None in names or len({*names}) < len(names)):
             raise ValueError("every block of inputs has a name of its own, or none has one")
         return tuple(given)
-    if isinstance(given, KINDS_OF_BLOCKS):
+    if isinstance(given, InputBlock):
         raise TypeError(f"inputs must be a number of columns, or a list or dict of blocks, got {given!r}")
     return checks.whole("inputs", given, 1, most)
 
 
-def _named(block: Any, name: Any) -> Any:
-    checks.instance("a block of inputs", block, KINDS_OF_BLOCKS, NAMES_OF_BLOCKS)
-    return replace(block, name=name)
+def _checked(given: Any) -> Any:
+    checks.instance("a block of inputs", given, KINDS, f"{', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    return given
 
 
 def _sequence(what: str, given: Any) -> Sequence[Any]:
@@ -219,41 +199,3 @@ def _sequence(what: str, given: Any) -> Sequence[Any]:
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise TypeError(f"{what} must be a sequence of whole numbers, got {checks.shown(given)}")
     return given
-
-
-class Table(NamedTuple):
-    """The rows of units of one column of categories: of what is missing, and of each level.
-
-    start : its place in the flat vector; width : of a row; unit : the first unit that it gives
-    mark : its first row among those of all tables
-    """
-
-    start: int
-    levels: int
-    width: int
-    unit: int
-    mark: int
-
-
-def tables_of(operations: Sequence[Operation]) -> tuple[Table, ...]:
-    """Return the tables of all columns of categories, in order."""
-    found, mark = [], 0
-    for one in operations:
-        if isinstance(one.layer, Categories):
-            start, unit = one.weights, 0
-            for levels, width in zip(one.layer.levels, one.layer.width, strict=True):
-                found.append(Table(start, levels, width, unit, mark))
-                start, unit, mark = start + (levels + 1) * width, unit + width, mark + levels + 1
-    return tuple(found)
-
-
-def table_marks(operations: Sequence[Operation], inputs: Array) -> NDArray[np.int32]:
-    """Return how often some inputs (rows, n_in) have each row of all tables, (rows of all tables,)."""
-    found = []
-    for one in operations:
-        if isinstance(one.layer, Categories):
-            first = operations[one.sources[0]].column
-            for levels, column in zip(one.layer.levels, inputs[:, first : first + one.n_in].T, strict=True):
-                rows = column[(column >= -1) & (column < levels)].astype(np.int64) + 1
-                found.append(np.bincount(rows, minlength=levels + 1))
-    return np.concatenate(found).astype(np.int32)

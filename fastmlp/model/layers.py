@@ -134,7 +134,7 @@ class Members(Part):
     Notes
     -----
     All other layers may stand after it, and each member has their parameters for itself: a norm goes over a
-    member's units. `Add` and `Concatenate` read layers after it; heads do not go with it.
+    member's units. What reads an earlier layer reads one after it; heads do not go with it.
     """
 
     count: int

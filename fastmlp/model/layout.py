@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastmlp.model.embeddings import Embedding, PiecewiseLinear
+from fastmlp.model.embeddings import Embedding
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
@@ -50,7 +50,7 @@ class Views(NamedTuple):
 
     first : weights (n_in, n_out), the gain (n_out,), or all parameters of a user's layer
     second : biases or the shift (n_out,)
-    state : (2, n_out), the running mean and variance of a batch norm
+    state : (2, n_out), the running mean and variance of a batch norm; of a block, all of it
     """
 
     first: Array
@@ -64,23 +64,17 @@ def operation_views(vector: Array, network: Network) -> list[Views]:
         Views(
             vector[one.weights : one.biases].reshape((one.n_in, one.n_out) if one.is_dense else -1),
             vector[one.biases : one.trained],
-            vector[one.trained : one.end].reshape(_state_shape(one)),
+            vector[one.trained : one.end].reshape((len(one.kind.state), -1) if one.kind.state else -1),
         )
         for one in network.operations
     ]
-
-
-def _state_shape(one: Operation) -> tuple[int, ...]:
-    if isinstance(one.layer, Embedding):
-        return (-1,)
-    return len(one.kind.state), -1 if one.kind.state else 0
 
 
 def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
     """Return by name the arrays of an operation of an `Embedding`, views of a flat (P,) vector."""
     assert isinstance(one.layer, Embedding)
     found, at = {}, one.weights
-    for name, shape in one.layer.arrays(one.groups).items():
+    for name, shape in one.layer.arrays(one.columns).items():
         size = math.prod(shape)
         found[name] = vector[at : at + size].reshape(shape)
         at += size
@@ -235,7 +229,7 @@ def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
 def settle_bins(parameters: Array, network: Network, rows: Array) -> None:
     """Write the bins that are quantiles of clean rows (rows, n_in) to a flat (P,) vector."""
     for one in network.operations:
-        if isinstance(one.layer, PiecewiseLinear) and isinstance(one.layer.bins, int):
+        if isinstance(one.layer, Embedding) and one.layer.settles:
             column = network.operations[one.sources[0]].column
             one.layer.settle(embedding_views(parameters, one), rows[:, column : column + one.n_in])
 

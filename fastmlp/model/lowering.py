@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +13,7 @@ from fastmlp.model.activations import activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.heads import Head
-from fastmlp.model.inputs import Blocks, Categories, Numbers, SparseNumbers, columns_of, sparse_columns
+from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
@@ -25,8 +27,8 @@ class _Lowering:
         self.sparse_in = sparse_columns(inputs)
         """Sparse columns of X that the first `Dense` shall read."""
         self.inputs = columns_of(inputs) - self.sparse_in
-        self.categories = 0
-        """Columns of categories so far."""
+        self.tables = 0
+        """Columns with tables so far."""
         self.operations: list[Operation] = []
         self.names: dict[str, int] = {}
         self.counts: dict[str, int] = {}
@@ -127,7 +129,7 @@ class _Lowering:
         """Append an operation on whole rows, of which each member has its own; units : of each source."""
         k = self.members
         units = units or (self.width(sources[0]) // k,)
-        return self.append(kind, sources, sum(units), layer, n_in=units[0], members=k)
+        return self.append(kind, sources, sum(units), layer, n_in=units[0], subrows=k)
 
     def gated(self, layer: GLU, source: int) -> int:
         """Append a gate of the halves of each row, and before it the product that `units` asks for."""
@@ -143,7 +145,7 @@ class _Lowering:
             )
         self.pinned.add(source)
         return self.append(
-            KINDS[layer.kind], (source, source), units, layer, n_in=units, members=self.members, second=units
+            KINDS[layer.kind], (source, source), units, layer, n_in=units, subrows=self.members, second=units
         )
 
     def grouped(self, layer: GroupNorm, source: int) -> int:
@@ -153,7 +155,7 @@ class _Lowering:
             raise ValueError(f"{layer!r} needs a multiple of {layer.groups} units before it, got {units}")
         units //= layer.groups
         cuts = self.members * layer.groups
-        return self.append(KINDS[layer.kind], (source,), units, layer, n_in=units, members=cuts)
+        return self.append(KINDS[layer.kind], (source,), units, layer, n_in=units, subrows=cuts)
 
     def shared(self, layer: Dense, source: int) -> int:
         """Append a product that all members share, their factors before and after it, and its activation."""
@@ -165,7 +167,7 @@ class _Lowering:
         place = self.append(KINDS["scale"], (source,), n_in * k, bare, own_name=name, part="r")
         product = replace(bare, bias=False, bias_init="zeros")
         place = self.append(
-            KINDS["dense"], (place,), layer.units, product, own_name=name, n_in=n_in, members=k
+            KINDS["dense"], (place,), layer.units, product, own_name=name, n_in=n_in, subrows=k
         )
         place = self.append(KINDS["scale_shift"], (place,), layer.units * k, bare, own_name=name, part="s")
         if layer.activation != "identity":
@@ -175,29 +177,25 @@ class _Lowering:
             self.remember(layer.name, place)
         return place
 
-    def add_block(self, block: Numbers | Categories, column: int) -> list[int]:
+    def add_block(self, block: InputBlock, column: int) -> list[int]:
         """Append what makes units of a block of inputs; return the operations that have them."""
-        n = block.columns
+        n, embedding = block.columns, block.made_by
         source = self.append(KINDS["copy"], (INPUTS,), n, None, n_in=n, column=column)
-        if isinstance(block, Categories):
-            first, self.categories = self.categories, self.categories + n
-            return [self.append(KINDS["categories"], (source,), sum(block.width), block, column=first)]
-        embedding = block.embedding
         if embedding is None:
             return [source]
-        units, width, kept = embedding.units, embedding.linear_units, [source] * embedding.keeps_numbers
-        linear = width is not None
-        made = self.append(KINDS[embedding.kind], (source,), n * units, embedding, by_group=linear)
+        units, width, tables = embedding.units_of(n), embedding.linear_units, self.tables
+        self.tables += len(embedding.tables)
+        made = self.append(KINDS[embedding.kind], (source,), units, embedding, column=tables)
         if width is not None:
-            made = self.append(KINDS["grouped"], (made,), n * width, Grouped(units, width))
-        return [*kept, made]
+            made = self.append(KINDS["grouped"], (made,), n * width, Grouped(units // n, width))
+        return [*[source] * embedding.keeps_numbers, made]
 
     def add_inputs(self, blocks: Blocks) -> int:
         """Append what makes units of blocks of inputs, side by side; return the operation that has all."""
         found: list[int] = []
         column = 0
         for block in blocks:
-            if not isinstance(block, SparseNumbers):
+            if not block.is_sparse:
                 found += self.add_block(block, column)
                 column += block.columns
         if not found:
@@ -320,7 +318,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
 
     Each by itself would go through memory: all members' units of a batch are far more than L2 holds.
     """
-    for start in [place for place, one in enumerate(found) if one.members > 1 and one.is_dense]:
+    for start in [place for place, one in enumerate(found) if one.subrows > 1 and one.is_dense]:
         end = start
         while end + 1 < len(found) - 1 and readers.count(end) == 1 and found[end].dropout == 0:
             following = found[end + 1]
@@ -352,10 +350,12 @@ def _placed(
             )
             end = trained
         elif isinstance(one.layer, Embedding):
-            first, second, state, _ = one.layer.sizes(one.groups)
-            biases, trained, end = start + first, start + first + second, start + first + second + state
+            sizes = {"weights": 0, "biases": 0, "state": 0}
+            for name, shape in one.layer.arrays(one.columns).items():
+                sizes[one.layer.sections.get(name, "weights")] += math.prod(shape)
+            _, biases, trained, end = itertools.accumulate(sizes.values(), initial=start)
         else:
-            gain, shift = (one.members * length for length in one.kind.lengths(one.n_out))
+            gain, shift = (one.subrows * length for length in one.kind.lengths(one.n_out))
             biases, trained = start + gain, start + gain + shift
             end = trained + len(one.kind.state) * one.n_out
         one = one._replace(weights=start, biases=biases, trained=trained, end=end)

@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.activations import Activation
+from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.chain import USUAL, Chain, chain_layers, checked_chain, checked_list
-from fastmlp.model.embeddings import PiecewiseLinear
 from fastmlp.model.heads import Head, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
-from fastmlp.model.inputs import Block, Categories, Table, columns_of, sparse_columns, tables_of
+from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.likelihoods import LIKELIHOODS
 from fastmlp.model.losses import LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.objective import Objective
-from fastmlp.model.operations import Operation, own_kind
+from fastmlp.model.operations import Operation, Table, own_kind, tables_of
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
@@ -36,7 +35,7 @@ LEAST_SCALE = 2.0**-149
 """The least number above 0 of float32."""
 
 
-@checks.listing(losses=LOSSES, likelihoods=LIKELIHOODS)
+@checks.listing(hidden=HIDDEN, outputs=OUTPUTS, losses=LOSSES, likelihoods=LIKELIHOODS, blocks=NAMES)
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Network:
     """A multi-layer perceptron and the objective that it minimises.
@@ -46,12 +45,12 @@ class Network:
     sizes : sequence of int
         Units of every layer of a chain, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
     hidden : str or Activation, or a sequence of them
-        Activation of the hidden layers, one for all or one for each: identity, relu, leaky_relu, elu,
-        gelu, silu, softplus, sigmoid, tanh, selu, mish, hardswish, or an `Activation` of your own. With one
-        that has parameters the network is one of `layers`, and no chain.
+        Activation of the hidden layers, one for all or one for each:
+        {hidden},
+        or an `Activation` of your own. With parameters the network is one of `layers`, and no chain.
     output : str, optional
-        Activation of the last layer: identity, sigmoid, softmax, exp. None: what the loss goes with,
-        identity where that is one of several.
+        Activation of the last layer. None: what the loss goes with, identity if that is one of several. Of
+        {outputs}.
     loss : str or Loss, optional
         None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or one of
         {losses};
@@ -77,8 +76,9 @@ class Network:
     convention : str
         Whose scaling of the objective holds. "torch": what is said above. "sklearn": that of
         scikit-learn's MLPClassifier and MLPRegressor, see the notes.
-    inputs : int, or list or dict of `Numbers`, `Categories` and `SparseNumbers`
-        Columns of X, of a network of `layers`; or blocks of them, of which X is a list or a dict, too.
+    inputs : int, or list or dict of blocks
+        Columns of X, of a network of `layers`; or blocks of them, of which X is a list or a dict, too:
+        {blocks}.
     layers : sequence of layers, str or Activation
         In the place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists them), names of
         activations, and a `Layer` or an `Activation` of your own; the last one is a `Dense` of n_out units.
@@ -97,7 +97,7 @@ class Network:
         Outputs.
     operations : tuple of `fastmlp.model.operations.Operation`
         What it does, as a list.
-    blocks : tuple of `Numbers`, `Categories` and `SparseNumbers`
+    blocks : tuple of blocks of inputs
         What the columns of X are; empty where `inputs` is their number.
     is_chain : bool
         Whether it is a chain of like dense layers, which `sizes` and `hidden` describe.
@@ -159,7 +159,7 @@ class Network:
         bias_init: str | Normal | Uniform = "zeros",
         input_scale: float = 1.0,
         convention: str = "torch",
-        inputs: int | Sequence[Block] | Mapping[str, Block] | None = None,
+        inputs: int | Sequence[InputBlock] | Mapping[str, InputBlock] | None = None,
         layers: Sequence[Part | str | Activation | Layer] | None = None,
         heads: Mapping[str, Head] | None = None,
         head: Head | None = None,
@@ -349,14 +349,12 @@ class Network:
 
     def moves_touched(self, optimizer: Any) -> bool:
         """Whether a step moves only those rows of its tables of categories that the batch has."""
-        tables = [one.layer for one in self.operations if isinstance(one.layer, Categories)]
-        return any(one.sparse or optimizer.rule.touched_only for one in tables)
+        return any(one.moves_touched(optimizer.rule) for one in self.operations)
 
     @functools.cached_property
     def settles(self) -> bool:
-        """Whether it has bins that are quantiles of the rows that it is trained on."""
-        bins = (one.layer.bins for one in self.operations if isinstance(one.layer, PiecewiseLinear))
-        return any(isinstance(one, int) for one in bins)
+        """Whether it has a state that follows from the rows that it is trained on, as bins by quantiles."""
+        return any(getattr(one.layer, "settles", False) for one in self.operations)
 
     @functools.cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -7,16 +7,23 @@ makes it of a network's layers.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.model.activations import Activation
-from fastmlp.model.embeddings import EMBEDDINGS, Embedding, Grouped
+from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import ScaleShift
+from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Dense
 from fastmlp.model.norms import BatchNorm
 from fastmlp.model.own_layers import BIAS, Layer, Parameter, RowFunction
 from fastmlp.model.part import LAYERS, Part, parameters_of, row_function_of
+from fastmlp.model.rules import StepRule
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,8 @@ KINDS = {
         *(Kind(one.kind, one) for one in LAYERS.values() if one.formula or one.state),
         Kind("scale_shift", ScaleShift),
         Kind("fixed_norm", BatchNorm),  # a batch norm in predictions
-        *(Kind(one.kind) for one in EMBEDDINGS),
-        Kind("categories"),
+        *(Kind(one.kind) for one in BLOCKS.values() if one.kind),
+        Kind(Grouped.kind),
         Kind("own"),
     )
 }
@@ -134,17 +141,14 @@ class Operation(NamedTuple):
     gates : whether its input gradient ends with the derivative of its source's relu; gated : whether that of
         its only reader does so for it
     l1, l2 : penalties on its weights
-    column : of those that read the inputs, the first column; of categories, their first one of all categories
+    column : of those that read the inputs, the first column; of tables, the first one of all tables
     sparse_in : of a product, how many of its inputs, the last ones, are columns of X that may be sparse rows
     is_head : whether it gives the logits of a head
     networks : how many networks it is of: those of `Members` before it
-    members : how many rows a row of its source is cut in, of n_in units each, and its own row, of n_out: one
-    for
-        each of several networks, and in a `GroupNorm` one for each of its groups
-    second : where in a row of its second source the units that it reads begin: a gate reads two halves of a
-    row
+    subrows : how many rows a row of its source is cut in, of n_in units each, and its own row, of n_out: one
+        for each of several networks, and in a `GroupNorm` one for each of its groups
+    second : where in a row of its second source the units begin that it reads: a gate reads a row's halves
     part : of such a layer the arrays that the operation has, "r", "s" or none
-    by_group : whether the units of each column of a block lie together, (columns, rows, units)
     run : of the last of a run of unitwise operations after a product that members share, what the run is.
         Programs take each number through all of a run at once, from the product's to the last one's output
     joined : of the others of a run, and of that product: whether its output is kept for the run alone
@@ -173,10 +177,9 @@ class Operation(NamedTuple):
     l2: float = 0.0
     column: int = 0
     sparse_in: int = 0
-    by_group: bool = False
     is_head: bool = False
     networks: int = 1
-    members: int = 1
+    subrows: int = 1
     second: int = 0
     part: str = ""
     run: UnitRun | None = None
@@ -186,7 +189,7 @@ class Operation(NamedTuple):
     @property
     def width(self) -> int:
         """The numbers of a row of its output."""
-        return self.members * self.n_out
+        return self.subrows * self.n_out
 
     @property
     def title(self) -> str:
@@ -227,18 +230,72 @@ class Operation(NamedTuple):
         """Whether its backward pass reads its output."""
         if self.run is not None:  # which begins again with what the product has given
             return False
-        return self.kind.name == "activation" or self.activation != "identity" or self.groups > 0
+        return self.kind.name == "activation" or self.activation != "identity" or self.is_block
 
     @property
-    def groups(self) -> int:
-        """The columns of a block that it makes units of, each by itself; 0 of other operations."""
-        if isinstance(self.layer, Grouped):
-            return self.n_in // self.layer.inputs
-        return self.n_in if isinstance(self.layer, Embedding) else 0
+    def is_block(self) -> bool:
+        """Whether it makes units of a block of inputs."""
+        return isinstance(self.layer, Embedding)
+
+    @property
+    def columns(self) -> int:
+        """The columns of a block of inputs that it makes units of, each by itself; 0 of other operations."""
+        return self.n_in // self.layer.n_in if isinstance(self.layer, Embedding) else 0
+
+    @property
+    def by_column(self) -> bool:
+        """Whether the units of each column of a block lie together, (columns, rows, units)."""
+        return isinstance(self.layer, Embedding) and self.layer.linear_units is not None
+
+    @property
+    def tables(self) -> tuple[tuple[int, int], ...]:
+        """The levels of each column of codes, and the units of each level; none of other operations."""
+        return self.layer.tables if isinstance(self.layer, Embedding) else ()
+
+    def moves_touched(self, rule: StepRule) -> bool:
+        """Whether a step by a rule moves only those rows of its tables that the batch has."""
+        return bool(self.tables) and (rule.touched_only or getattr(self.layer, "sparse", False))
 
     @property
     def kept_units(self) -> int:
         """The numbers of a row at `kept`."""
         if isinstance(self.layer, Embedding):
-            return self.layer.sizes(self.groups)[3]
-        return self.members * self.kind.kept or (self.n_in if self.is_dense and self.adds[0] else 0)
+            shapes = self.layer.arrays(self.columns)
+            return math.prod(shapes[self.layer.keeps]) if self.layer.keeps else 0
+        return self.subrows * self.kind.kept or (self.n_in if self.is_dense and self.adds[0] else 0)
+
+
+class Table(NamedTuple):
+    """The rows of units of one column of categories: of what is missing, and of each level.
+
+    start : its place in the flat vector; width : of a row; unit : the first unit that it gives
+    mark : its first row among those of all tables
+    """
+
+    start: int
+    levels: int
+    width: int
+    unit: int
+    mark: int
+
+
+def tables_of(operations: Sequence[Operation]) -> tuple[Table, ...]:
+    """Return the tables of all columns of categories, in order."""
+    found, mark = [], 0
+    for one in operations:
+        start, unit = one.weights, 0
+        for levels, width in one.tables:
+            found.append(Table(start, levels, width, unit, mark))
+            start, unit, mark = start + (levels + 1) * width, unit + width, mark + levels + 1
+    return tuple(found)
+
+
+def table_marks(operations: Sequence[Operation], inputs: NDArray[Any]) -> NDArray[np.int32]:
+    """Return how often some inputs (rows, n_in) have each row of all tables, (rows of all tables,)."""
+    found = []
+    for one in operations:
+        first = operations[one.sources[0]].column
+        for (levels, _), column in zip(one.tables, inputs[:, first : first + one.n_in].T, strict=False):
+            rows = column[(column >= -1) & (column < levels)].astype(np.int64) + 1
+            found.append(np.bincount(rows, minlength=levels + 1))
+    return np.concatenate(found).astype(np.int32)

@@ -147,8 +147,10 @@ class Optimizer:
         for what in ("layer_rates", "layer_decays"):
             if (given := getattr(self, what)) is not None:
                 _check_factors(what, given, network)
-        if self.rule.reads_last and network.moves_touched(self):
-            raise ValueError("an average of weights needs steps of all rows; set sparse=False for Categories")
+        touched = [one for one in network.operations if one.moves_touched(self.rule)]
+        if self.rule.reads_last and touched:
+            kind = type(touched[0].layer).__name__
+            raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
 
     def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
         """Return the optimisers of operation number `number`, with its own weight_decay.

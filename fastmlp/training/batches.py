@@ -248,6 +248,6 @@ def mixing_of(alpha: Any, network: Network, streams: Streams) -> Mixing | None:
     if alpha is None:
         return None
     alpha = checks.real("mixup", alpha, 0, open_low=True)
-    if network.tables:
-        raise ValueError("mixup mixes numbers, and the codes of Categories cannot be mixed; leave out mixup")
+    if coded := [type(block).__name__ for block in network.blocks if block.codes]:
+        raise ValueError(f"mixup mixes numbers, and the codes of {coded[0]} cannot be mixed; leave out mixup")
     return Mixing(alpha, streams.mixup.generate_state(2, np.uint64))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.model.heads import Head
-from fastmlp.model.inputs import Block, Blocks, Categories, SparseNumbers, columns_of, sparse_columns
+from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
@@ -33,7 +33,7 @@ def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
         codes are no whole numbers, or if a block is sparse that must not be, or the other way round.
     """
     if not isinstance(given, (list, tuple, Mapping)):
-        if any(isinstance(block, SparseNumbers) for block in inputs):
+        if any(block.is_sparse for block in inputs):
             raise TypeError(f"{what} must be a list or a dict of blocks, got {checks.shown(given)}")
         return given, {}
     if isinstance(given, Mapping):
@@ -52,7 +52,7 @@ def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
     lengths = [one.shape[0] for one in found]
     if len({*lengths}) > 1:
         raise ValueError(f"the blocks of {what} must have as many rows each, got {lengths}")
-    numbers = [a.dtype for a, block in zip(found, inputs, strict=True) if not isinstance(block, Categories)]
+    numbers = [a.dtype for a, block in zip(found, inputs, strict=True) if not block.codes]
     single = all(dtype.newbyteorder("=") == np.float32 for dtype in numbers) and numbers
     dtype = np.float32 if single else np.float64
     dense = [np.empty((lengths[0], 0), dtype), *(one for one in found if not is_sparse(one))]
@@ -60,9 +60,9 @@ def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
     return np.concatenate(dense, axis=1, dtype=dtype), sparse
 
 
-def _block(name: str, block: Block, given: Any) -> Any:
+def _block(name: str, block: InputBlock, given: Any) -> Any:
     """Return a block as an array, or as it is if it is sparse."""
-    if isinstance(block, SparseNumbers):
+    if block.is_sparse:
         if not is_sparse(given) or given.ndim != 2 or given.shape[1] != block.columns:
             got = f"shape {given.shape}" if is_sparse(given) else checks.shown(given)
             raise ValueError(f"{name} must be a sparse matrix of SciPy's, (rows, {block.columns}), got {got}")
@@ -72,7 +72,7 @@ def _block(name: str, block: Block, given: Any) -> Any:
         array = array.reshape(-1, 1)
     if array.ndim != 2 or array.shape[1] != block.columns:
         raise ValueError(f"{name} must have shape (rows, {block.columns}), got {array.shape}")
-    if isinstance(block, Categories) and array.dtype.kind not in "iu":
+    if block.codes and array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold codes, whole numbers from -1, got dtype {array.dtype}")
     return array
 
@@ -84,21 +84,18 @@ def check_codes(what: str, inputs: Blocks, rows: Array, known: bool = True, firs
     """
     column = 0
     for block in inputs:
-        if isinstance(block, Categories):
-            for levels in block.levels:
-                codes = rows[:, column]
-                wrong = codes != np.floor(codes)
-                if known:
-                    wrong |= (codes < -1) | (codes >= levels)
-                if wrong.any():
-                    row = int(np.argmax(wrong))
-                    raise ValueError(
-                        f"{what}[{first_row + row}, {column}] = {codes[row]:g} is no code: whole numbers "
-                        f"from 0 to {levels - 1}, or -1 where the category is missing"
-                    )
-                column += 1
-        elif not isinstance(block, SparseNumbers):
-            column += block.columns
+        for place, levels in enumerate(block.codes, column):
+            codes = rows[:, place]
+            wrong = codes != np.floor(codes)
+            if known:
+                wrong |= (codes < -1) | (codes >= levels)
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise ValueError(
+                    f"{what}[{first_row + row}, {place}] = {codes[row]:g} is no code: whole numbers "
+                    f"from 0 to {levels - 1}, or -1 where the category is missing"
+                )
+        column += 0 if block.is_sparse else block.columns
 
 
 OF_LABELS = 'labels 0, 1, .. go with loss="cross_entropy", those of any kind with MLPClassifier'

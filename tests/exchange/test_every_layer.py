@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import inspect
 import math
 import subprocess
 
@@ -11,48 +10,30 @@ import needs
 import numpy as np
 import pytest
 from exchanged import agrees, blocks_of, filled, own_gated, own_sine
+from layered import blocks, sample
 
-import fastmlp
-from fastmlp import Activate, Categories, Dense, Layer, Network, Numbers, SparseNumbers
+from fastmlp import Activate, Dense, Layer, Network, Numbers
 from fastmlp.exchange import python_source
 from fastmlp.exchange.steps import graph_of
-from fastmlp.model.embeddings import NumberEmbedding
-from fastmlp.model.layers import Part
+from fastmlp.model.inputs import BLOCKS
+from fastmlp.model.part import LAYERS
 from fastmlp.training.portable import Portable
 
-ARGUMENTS = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "layer": "low", "layers": Dense(4)}
-ARGUMENTS |= {"columns": 3, "levels": [3, 1], "groups": 2}
-"""By their names, what is given for arguments that have no default."""
 
-BLOCKS = (Numbers, Categories)
-
-
-def made(kind):
-    """A part of a network by the class of it."""
-    given = inspect.signature(kind).parameters.values()
-    several = [ARGUMENTS[one.name] for one in given if one.kind is one.VAR_POSITIONAL]
-    named = [one.name for one in given if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
-    return kind(*several, **{name: ARGUMENTS[name] for name in named})
+def network_of(layer):
+    """A network that has a layer."""
+    return Network(inputs=3, layers=[Dense(4, "tanh", name="low"), Dense(4), layer, Dense(2)])
 
 
-def network_of(part):
-    """A network that has a part: a layer, an embedding, or a block."""
-    if isinstance(part, (NumberEmbedding, *BLOCKS)):
-        block = Numbers(3, part) if isinstance(part, NumberEmbedding) else part
-        return Network(inputs=[block, Numbers(1)], layers=[Dense(4, "silu"), Dense(2)])
-    return Network(inputs=3, layers=[Dense(4, "tanh", name="low"), Dense(4), part, Dense(2)])
-
-
-PUBLIC = [getattr(fastmlp, name) for name in fastmlp.__all__ if name[0].isupper()]
-PARTS = {one for one in PUBLIC if isinstance(one, type) and issubclass(one, (Part, *BLOCKS))}
-PARTS -= {SparseNumbers}  # which are `Numbers` before: tests/model/test_sparse_numbers.py
-CASES = {kind.__name__: network_of(made(kind)) for kind in sorted(PARTS, key=lambda kind: kind.__name__)}
+BESIDE = {"layers": [Dense(4, "silu"), Dense(2)]}
+CASES = {name: network_of(sample(LAYERS[name])) for name in sorted(LAYERS)}
+CASES |= {name: Network(inputs=[block, Numbers(1)], **BESIDE) for name, block in blocks()}
 CASES |= {"own layer": network_of(Activate(own_gated)), "own activation": network_of(Activate(own_sine))}
 CASES["own prelu"] = network_of(Activate(Layer("prelu", lambda x, w: w * x * x, {"w": ("units", 0.5)})))
 
 REFUSED = {
-    "to_keras_weights": {"Swish", "Scale", "Members", "own layer", "own activation"}
-    | {"own prelu", "Periodic", "PiecewiseLinear", *(kind.__name__ for kind in BLOCKS)},
+    "to_keras_weights": {"Members", "own layer", "own activation", "own prelu", *BLOCKS}
+    | {name for name, kind in LAYERS.items() if kind.parameters and "keras" not in kind.counterparts},
     "to_sklearn": {*CASES},  # a layer has a name
 }
 """The parts that a format has not, and says so."""
@@ -64,7 +45,7 @@ def case(name):
     blocks = network.blocks or (Numbers(3),)
     rows = [rng.normal(size=(7, one.columns)) for one in blocks]
     for i, one in enumerate(blocks):
-        if isinstance(one, Categories):
+        if one.codes:
             rows[i] = rng.integers(-3, 6, (7, one.columns))
     return filled(network, np.float64), rows if network.blocks else rows[0]
 

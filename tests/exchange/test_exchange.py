@@ -29,16 +29,17 @@ from selection import campaign, matrix
 import fastmlp
 from fastmlp import Activation, Dense, LayerNorm, Model, Network
 from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
-from fastmlp.exchange.formulas import COMPOSED, UNIT_FORMULAS, formula
+from fastmlp.exchange.formulas import COMPOSED, formula
 from fastmlp.exchange.steps import STRUCTURES, graph_of
 from fastmlp.exchange.text import Language, write
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
+from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.operations import INPUTS, KINDS
 
 each_list = pytest.mark.parametrize("case", LAYERED)
 
-OF_BLOCKS = {"periodic", "piecewise_linear", "grouped", "categories"}
+OF_BLOCKS = {"grouped", *(kind.kind for kind in BLOCKS.values() if kind.kind)}
 """Kinds of operations that have tests of their own."""
 
 
@@ -266,7 +267,6 @@ def test_every_format_has_the_operations_that_have_no_formula():
     }
     assert named.keys() | torch_formula.STRUCTURES.keys() >= {*STRUCTURES}
     assert named.keys() | onnx_graph.STRUCTURES.keys() >= {*STRUCTURES}
-    assert {*UNIT_FORMULAS, *STRUCTURES} >= OF_BLOCKS
 
 
 def test_an_operation_that_a_format_lacks_is_named():

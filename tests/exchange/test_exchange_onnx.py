@@ -55,7 +55,7 @@ def test_onnx_of_a_users_layers_is_not_read_back(dtype, tmp_path):
 @each_dtype
 @pytest.mark.parametrize("case", [case for case in LAYERED if case != "own"])
 def test_onnx_of_layers(case, dtype, tmp_path):
-    if any(one.second or (one.networks == 1 and one.members > 1) for one in network(case).operations):
+    if any(one.second or (one.networks == 1 and one.subrows > 1) for one in network(case).operations):
         _, path = written_as_onnx(case, dtype, tmp_path)  # where onnxruntime agrees
         with pytest.raises(ValueError, match=r"(cannot read the operator Gather|Concat .* is no layer)"):
             Model.from_onnx(path)  # parts of a row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import INPUTS, OUTPUTS, formulas, train
+from layered import INPUTS, OUTPUTS, blocks, formulas, rows_of, sample, train
 
 import fastmlp
 from fastmlp import (
@@ -16,6 +16,7 @@ from fastmlp import (
     LayerNorm,
     Members,
     Network,
+    Numbers,
     Residual,
     Scale,
     SwiGLU,
@@ -25,6 +26,9 @@ from fastmlp.backend.reference_layers import FORMULAS
 from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model.backend import Data
+from fastmlp.model.descriptions import described, restored
+from fastmlp.model.embeddings import Grouped
+from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.operations import KINDS
 from fastmlp.model.part import LAYERS
@@ -34,9 +38,11 @@ Y = X[:, :OUTPUTS] ** 2
 
 
 def networks():
-    """A network for each layer of the table that is a formula, and some of its places."""
+    """A network for each layer that is a formula, and for each block of inputs; and some of their places."""
     for name, one in formulas().items():
         yield name, Network(inputs=INPUTS, layers=[Dense(12, "tanh", name="low"), Dense(12), one, Dense(3)])
+    for name, block in blocks():
+        yield name, Network(inputs=[Numbers(1), block], layers=[Dense(5, "tanh"), Dense(3)])
     inner = [Dense(4), GroupNorm(2), SwiGLU(3), GroupNorm(3), Dense(4, "tanh"), Residual(SwiGLU(2), Dense(4))]
     yield "groups and gates of members", Network(inputs=INPUTS, layers=[Members(3), *inner, Dense(3)])
     yield "a gate after dropout", Network(inputs=INPUTS, layers=[Dense(8), Dropout(0.3), SwiGLU(), Dense(3)])
@@ -45,22 +51,34 @@ def networks():
 NETWORKS = dict(networks())
 
 
+def rows(name):
+    """X for a network: an array, of blocks with all columns side by side."""
+    rng, parts = np.random.default_rng(0), NETWORKS[name].blocks
+    return np.hstack([rows_of(part, len(Y), rng) for part in parts]) if parts else X
+
+
 def test_every_formula_has_a_reference_of_the_same_name():
-    assert {kind.name for kind in KINDS.values() if kind.row and kind.layer} == {*FORMULAS}
+    layers = {kind.name for kind in KINDS.values() if kind.row and kind.layer}
+    assert layers | {kind.kind for kind in (*BLOCKS.values(), Grouped) if kind.kind} == {*FORMULAS}
 
 
-def test_every_layer_is_public():
-    assert {*LAYERS} <= {*fastmlp.__all__}
-    assert all(getattr(fastmlp, name) is kind for name, kind in LAYERS.items())
+@pytest.mark.parametrize("table", [LAYERS, BLOCKS], ids=["layers", "blocks"])
+def test_every_entry_is_public_and_described(table):
+    assert {*table} <= {*fastmlp.__all__}
+    assert all(getattr(fastmlp, name) is kind for name, kind in table.items())
+    assert all(restored(described(one)) == one for one in map(sample, table.values()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_references_gradients_are_differences(name):
     network, gradient = NETWORKS[name], registry.get("reference").gradient
     parameters = np.random.default_rng(1).normal(0, 0.5, parameter_count(network))
-    data, found, unused = Data(X, Y, np.ones(len(X))), np.empty_like(parameters), np.empty_like(parameters)
+    data, found = Data(rows(name), Y, np.ones(len(Y))), np.empty_like(parameters)
+    unused = np.empty_like(parameters)
     gradient(network, parameters, data, 7, 0, found)
     trained = found != 0  # the biases of a product that members share stay 0
+    parts = [one for one in network.operations if one.is_block and one.trained > one.weights]
+    assert [one.name for one in parts if not trained[one.weights : one.trained].any()] == []
     for direction in np.random.default_rng(2).choice([-1.0, 1.0], (20, len(parameters))) * trained:
         sides = [parameters + step * direction for step in (-1e-6, 1e-6)]
         low, high = (gradient(network, side, data, 7, 0, unused) for side in sides)
@@ -71,12 +89,16 @@ def test_the_references_gradients_are_differences(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_all_programs_train_as_the_reference(name, dtype):
     options = {"optimizer": SGD(0.05, momentum=0.9), "dtype": dtype}
-    expected = train(NETWORKS[name], (X, Y), backend="reference", **{**options, "dtype": "float64"})
+    given = rows(name), Y
+    expected = train(NETWORKS[name], given, backend="reference", **{**options, "dtype": "float64"})
     allowed = 1e-12 if dtype == "float64" else 1e-5
+    relative = allowed if NETWORKS[name].blocks else 0  # slopes of bins are of any size
     for backend in ("fused", "specialized"):
-        got = train(NETWORKS[name], (X, Y), backend=backend, **options)
-        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
-        np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=0, atol=10 * allowed)
+        got = train(NETWORKS[name], given, backend=backend, **options)
+        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=relative, atol=allowed)
+        np.testing.assert_allclose(
+            got.predict(given[0]), expected.predict(given[0]), rtol=0, atol=10 * allowed
+        )
 
 
 @pytest.mark.parametrize("name", formulas())

@@ -208,7 +208,7 @@ def test_the_oracle_shares_nothing_with_the_kernels():
 
 BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
 
-ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("losses", "operations", "rules")))
+ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("layers", "losses", "rules")))
 BLAS_CALLERS = {*ORACLE, "testing.product_cases", "kernels.variants.blas"}
 """The oracles of trainings and of kernels, and the backend that is made of it."""
 

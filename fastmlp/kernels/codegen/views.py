@@ -216,9 +216,9 @@ def rows_of(array, first, last):
 
 
 @_viewing(2)
-def each_member(array, members, units):
-    """Return rows (rows, members * units) as rows of each member, (rows * members, units)."""
-    return array.data, [array.shape[0] * members, units]
+def subrows_of(array, count, units):
+    """Return rows (rows, count * units), each cut in `count` rows: (rows * count, units)."""
+    return array.data, [array.shape[0] * count, units]
 
 
 @_viewing(1)

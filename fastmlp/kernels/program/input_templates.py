@@ -1,7 +1,7 @@
-"""Blocks of inputs in a step: cosines and bins of numbers, linear layers of each, tables of categories.
+"""Blocks of inputs in a step: cosines and bins of numbers, linear layers of each, tables of codes.
 
-Templates as `operation_templates`, which only networks with blocks meet. With `by_group` the units of a
-column lie together as a matrix (rows, units), so that a linear layer of a column is a product.
+Templates as `operation_templates`, which only networks with blocks meet, and the loops that they call. With
+`by_column` the units of a column lie together as a matrix (rows, units), so that its layer is a product.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -9,6 +9,10 @@ column lie together as a matrix (rows, units), so that a linear layer of a colum
 
 from __future__ import annotations
 
+import math
+
+from fastmlp.formulas import elementary
+from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.vectors import prefetch_row
 from fastmlp.kernels.codegen.views import (
     column_of,
@@ -23,28 +27,21 @@ from fastmlp.kernels.codegen.views import (
     vector,
 )
 from fastmlp.kernels.codes import OPERATION_CODES, SGD
-from fastmlp.kernels.program.embeddings import (
-    angles,
-    bins,
-    cosines,
-    cosines_gradient,
-    frequencies_gradient,
-    look_up,
-    sinusoids,
-    sinusoids_gradient,
-    table_row,
-)
 from fastmlp.kernels.program.records import APART
 from fastmlp.kernels.program.row_operations import pass_on
 from fastmlp.kernels.program.selecting import copy_columns
 from fastmlp.kernels.program.step_numbers import left_whole, own_share
 
-PERIODIC, PIECEWISE_LINEAR, GROUPED, CATEGORIES = map(
-    OPERATION_CODES.code_of_key, ("periodic", "piecewise_linear", "grouped", "categories")
+PERIODIC, PIECEWISE_LINEAR, GROUPED = map(
+    OPERATION_CODES.code_of_key, ("periodic", "piecewise_linear", "grouped")
 )
 
-START, LEVELS, WIDTH, UNIT, MARK = range(5)
-"""The numbers of a table in call.tables."""
+TAU = 2 * math.pi
+
+cosine, sine = jittable(elementary.cos), jittable(elementary.sin)
+
+AHEAD = 16
+"""Rows of a batch from one that is looked up to one whose row of a large table is fetched meanwhile."""
 
 TOGETHER = 16
 """Rows of a table that one worker takes together, as long as theirs would share a cache line."""
@@ -52,136 +49,125 @@ TOGETHER = 16
 
 def parameters_of_column(here):
     """Return how many weights and biases each column of a block has."""
-    return (here.biases - here.weights) // here.groups, (here.trained - here.biases) // here.groups
+    return (here.biases - here.weights) // here.columns, (here.trained - here.biases) // here.columns
+
+
+def kept_of_column(call, here, column, rows, first, last):
+    """Return what rows keep of a column for gradients, (rows, numbers), and that of rows [first, last)."""
+    kept = column_of(call.memory, call.logits, here.kept, column, rows, here.kept_units // here.columns)
+    return kept, rows_of(kept, first, last)
+
+
+def units_of_column(call, buffer, here, column, rows, first, last):
+    """Return rows [first, last) with a column's units, or their deltas; and where in a row they begin."""
+    units = here.n_out // here.columns
+    if here.by_column != 0:
+        return rows_of(column_of(call.memory, buffer, here.units, column, rows, units), first, last), 0
+    return rows_of(units_of(call.memory, buffer, here, rows), first, last), column * units
 
 
 def block_forward(call, rows, number, first, last, worker):
     """Take rows [first, last) of a batch through an operation on a block of inputs; as `rows_forward`."""
-    memory, here = call.memory, call.operations[number]
+    memory, here, parameters = call.memory, call.operations[number], call.parameters
     below = call.operations[here.source]
-    out = rows_of(units_of(memory, call.activations, here, rows), first, last)
-    if here.kind == GROUPED:
-        n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
-        scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-        for g in range(here.groups):
-            x = column_of(memory, call.activations, below.units, g, rows, n_in)
-            y = column_of(memory, call.logits, here.kept, g, rows, n_out)
-            w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
-            b = vector(call.parameters, here.biases + g * n_out, n_out)
-            affine_rows(x, no_order(), w, b, y, first, last, False, scratch)
-            copy_columns(rows_of(y, first, last), g * n_out, out)
-        return
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
-    if here.kind == CATEGORIES:
-        for column in range(here.n_in):
-            at = here.column + column
-            tables = call.tables
-            width = tables[at, WIDTH]
-            table = matrix(call.parameters, tables[at, START], tables[at, LEVELS] + 1, width)
-            look_up(x, column, table, tables[at, UNIT], out)
+    if here.tables > 0:
+        out = rows_of(units_of(memory, call.activations, here, rows), first, last)
+        for column in range(here.tables):
+            table = call.tables[here.column + column]
+            own = matrix(parameters, table.start, table.levels + 1, table.width)
+            look_up(x, column, own, table.unit, out)
         return
-    units = here.n_out // here.groups
-    if here.kind == PIECEWISE_LINEAR:
-        edges = matrix(call.parameters, here.trained, here.groups, units)
-        slopes = matrix(call.parameters, here.trained + here.n_out, here.groups, units)
-        for g in range(here.groups):
-            if here.by_group != 0:
-                own = column_of(memory, call.activations, here.units, g, rows, units)
-                bins(x, g, edges, slopes, 0, rows_of(own, first, last))
+    n_weights, n_biases = parameters_of_column(here)
+    for g in range(here.columns):
+        weights = vector(parameters, here.weights + g * n_weights, n_weights)
+        biases = vector(parameters, here.biases + g * n_biases, n_biases)
+        out, unit = units_of_column(call, call.activations, here, g, rows, first, last)
+        kept, own = kept_of_column(call, here, g, rows, first, last)
+        if here.kind == GROUPED:
+            n_in = here.n_in // here.columns
+            source = column_of(memory, call.activations, below.units, g, rows, n_in)
+            scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+            w = matrix(weights, 0, n_in, n_weights // n_in)
+            affine_rows(source, no_order(), w, biases, kept, first, last, False, scratch)
+            copy_columns(own, unit, out)
+        elif here.kind == PERIODIC:
+            angles(x, g, weights, biases, own)
+            if n_biases > 0:
+                cosines(vector(own, 0, own.size), vector(out, 0, out.size))
             else:
-                bins(x, g, edges, slopes, g * units, out)
-        return
-    terms, n_phases = parameters_of_column(here)
-    for g in range(here.groups):
-        z = rows_of(column_of(memory, call.logits, here.kept, g, rows, terms), first, last)
-        frequencies = vector(call.parameters, here.weights + g * terms, terms)
-        phases = vector(call.parameters, here.biases + g * n_phases, n_phases)
-        angles(x, g, frequencies, phases, z)
-        if here.by_group != 0:
-            own = rows_of(column_of(memory, call.activations, here.units, g, rows, terms), first, last)
-            cosines(vector(z, 0, z.size), vector(own, 0, own.size))
-        else:
-            sinusoids(z, g * units, out)
+                sinusoids(own, unit, out)
+        elif here.kind == PIECEWISE_LINEAR:
+            n = here.n_out // here.columns
+            edges = vector(parameters, here.trained + g * n, n)
+            bins(x, g, edges, vector(parameters, here.trained + here.n_out + g * n, n), unit, out)
 
 
 def block_backward(call, rows, number, first, last, worker):
     """Write what the gradient of an operation on a block needs, and its source's deltas: `rows_backward`."""
     memory, here = call.memory, call.operations[number]
     below = call.operations[here.source]
-    delta = rows_of(units_of(memory, call.deltas, here, rows), first, last)
-    if here.kind == GROUPED:
-        n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
-        scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-        for g in range(here.groups):
-            d = column_of(memory, call.deltas, here.kept, g, rows, n_out)
-            pass_on(delta, g * n_out, False, rows_of(d, first, last))
-            if below.kind == PERIODIC:
+    if here.kept_units == 0:
+        return
+    for g in range(here.columns):
+        delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
+        kept, own = kept_of_column(call, here, g, rows, first, last)
+        if here.kind == GROUPED:
+            pass_on(delta, unit, False, own)
+            if below.trained > below.weights:
+                n_in, n_out = here.n_in // here.columns, here.n_out // here.columns
                 w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
                 by_x = column_of(memory, call.deltas, below.units, g, rows, n_in)
-                input_gradient_rows(d, w, by_x, by_x, first, last, False, scratch)
-    elif here.kind == PERIODIC:
-        terms, _ = parameters_of_column(here)
-        out = units_of(memory, call.activations, here, rows)
-        for g in range(here.groups):
-            z = rows_of(column_of(memory, call.logits, here.kept, g, rows, terms), first, last)
-            if here.by_group != 0:
-                own = rows_of(column_of(memory, call.deltas, here.units, g, rows, terms), first, last)
-                cosines_gradient(vector(own, 0, own.size), vector(z, 0, z.size))
+                scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+                input_gradient_rows(kept, w, by_x, by_x, first, last, False, scratch)
+        elif here.kind == PERIODIC:
+            if here.trained > here.biases:
+                cosines_gradient(vector(delta, 0, delta.size), vector(own, 0, own.size))
             else:
-                sinusoids_gradient(delta, rows_of(out, first, last), 2 * g * terms, z)
+                out, _ = units_of_column(call, call.activations, here, g, rows, first, last)
+                sinusoids_gradient(delta, out, unit, own)
 
 
 def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
     """Write a worker's share of the gradient of an operation on a block, and update it: `weights_step`."""
     memory, here, gradients = call.memory, call.operations[number], call.gradients
     below = call.operations[here.source]
-    if here.kind == CATEGORIES:
+    if here.tables > 0:
         tables_step(call, rows, step, number, rate, worker, workers)
         return
-    first, last = own_share(here.groups, worker, workers, 1)
-    if here.kind == PIECEWISE_LINEAR:
-        if worker == 0:
-            clear(span(gradients, here.trained, here.end))
-        return
+    if worker == 0:
+        clear(span(gradients, here.trained, here.end))
+    first, last = own_share(here.columns, worker, workers, 1)
     n_weights, n_biases = parameters_of_column(here)
-    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     x = output_of(memory, call.activations, call.dropped, below, rows)
     for g in range(first, last):
-        weights_at, biases_at = here.weights + g * n_weights, here.biases + g * n_biases
-        by_weights = vector(gradients, weights_at, n_weights)
-        by_biases = vector(gradients, biases_at, n_biases)
+        by_weights = vector(gradients, here.weights + g * n_weights, n_weights)
+        by_biases = vector(gradients, here.biases + g * n_biases, n_biases)
         if rows == 0:
             clear(by_weights)
             clear(by_biases)
-        elif here.kind == GROUPED:
-            n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
-            d = column_of(memory, call.deltas, here.kept, g, rows, n_out)
+            continue
+        delta, _ = kept_of_column(call, here, g, rows, 0, rows)
+        if here.kind == GROUPED:
+            n_in = here.n_in // here.columns
             own = column_of(memory, call.activations, below.units, g, rows, n_in)
-            out, zero = matrix(gradients, weights_at, n_in, n_out), d.dtype.type(0)
-            weight_gradient_rows(own, no_order(), d, out, 0, 0, n_in, False, zero, zero, out, scratch)
-            bias_gradient(d, by_biases)
-        else:
-            z = column_of(memory, call.logits, here.kept, g, rows, n_weights)
-            frequencies_gradient(x, g, z, by_weights)
-            if n_biases > 0:
-                bias_gradient(z, by_biases)
+            out, zero = matrix(by_weights, 0, n_in, n_weights // n_in), delta.dtype.type(0)
+            scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+            weight_gradient_rows(own, no_order(), delta, out, 0, 0, n_in, False, zero, zero, out, scratch)
+        elif here.kind == PERIODIC:
+            frequencies_gradient(x, g, delta, by_weights)
+        if n_biases > 0:
+            bias_gradient(delta, by_biases)
     if not left_whole(call):
-        update_groups(call, step, number, first, last, rate, bias_rate)
+        update_columns(call, step, number, first, last, rate, bias_rate)
 
 
-def update_groups(call, step, number, first, last, rate, bias_rate):
+def update_columns(call, step, number, first, last, rate, bias_rate):
     """Apply the gradients of columns [first, last) of an operation on a block."""
-    here, rule, gradients = call.operations[number], call.rules[0, number], call.gradients
-    n_weights, n_biases = parameters_of_column(here)
-    if first < last:
-        at, n = here.weights + first * n_weights, (last - first) * n_weights
-        if n > 0:
-            update_part(call, rule, step, rate * rule.rate_factor, at, vector(gradients, at, n))
-        at, n = here.biases + first * n_biases, (last - first) * n_biases
-        if n > 0:
-            update_part(
-                call, call.rules[1, number], step, bias_rate * rule.rate_factor, at, vector(gradients, at, n)
-            )
+    here, (n_weights, n_biases) = call.operations[number], parameters_of_column(call.operations[number])
+    weights, biases, n = here.weights + first * n_weights, here.biases + first * n_biases, last - first
+    apply_gradients(call, 0, number, step, rate, weights, n * n_weights)
+    apply_gradients(call, 1, number, step, bias_rate, biases, n * n_biases)
 
 
 def moves_touched(call, number):
@@ -201,33 +187,30 @@ def takes_row(row, worker, workers):
 
 def tables_step(call, rows, step, number, rate, worker, workers):
     """Add the deltas of a batch to the gradients of its rows of tables, and update these, or all rows."""
-    memory, gradients, tables = call.memory, call.gradients, call.tables
-    here, rule = call.operations[number], call.rules[0, number]
+    memory, gradients, here = call.memory, call.gradients, call.operations[number]
     below = call.operations[here.source]
     codes = output_of(memory, call.activations, call.dropped, below, rows)
-    delta = units_of(memory, call.deltas, here, rows)
-    touched, own_rate = moves_touched(call, number), rate * rule.rate_factor
-    for column in range(here.n_in):
-        at = here.column + column
+    delta, touched = units_of(memory, call.deltas, here, rows), moves_touched(call, number)
+    for column in range(here.tables):
+        table = call.tables[here.column + column]
         if touched and not left_whole(call):
-            touched_step(call, codes, delta, step, number, column, own_rate, worker, workers)
+            touched_step(call, codes, delta, step, number, column, rate, worker, workers)
             continue
-        start, levels = tables[at, START], tables[at, LEVELS]
-        width, unit = tables[at, WIDTH], tables[at, UNIT]
-        marks = vector(call.row_marks, tables[at, MARK], levels + 1)
+        levels, width, unit = table.levels, table.width, table.unit
+        marks = vector(call.row_marks, table.mark, levels + 1)
         first, last = own_share(levels + 1, worker, workers, TOGETHER)
-        place, n = start + first * width, (last - first) * width
+        place, n = table.start + first * width, (last - first) * width
         clear(vector(gradients, place, n))
         for i in range(rows):
             row = table_row(codes[i, column], levels)
             if first <= row and row < last:
-                g = vector(gradients, start + row * width, width)
+                g = vector(gradients, table.start + row * width, width)
                 for j in range(width):
                     g[j] += delta[i, unit + j]
                 if touched:
                     marks[row] = 1
         if not left_whole(call):
-            update_part(call, rule, step, own_rate, place, vector(gradients, place, n))
+            apply_gradients(call, 0, number, step, rate, place, n)
 
 
 def touched_step(call, codes, delta, step, number, column, rate, worker, workers):
@@ -236,11 +219,10 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
     codes (rows, columns) : of the batch
     delta (rows, units) : where a row comes more than once, the first of its deltas becomes their sum
     """
-    here, rule, tables = call.operations[number], call.rules[0, number], call.tables
-    at, rows = here.column + column, len(codes)
-    start, height = tables[at, START], tables[at, LEVELS] + 1
-    width, unit = tables[at, WIDTH], tables[at, UNIT]
-    marks = vector(call.row_marks, tables[at, MARK], height)
+    here, rule, rows = call.operations[number], call.rules[0, number], len(codes)
+    entry = call.tables[here.column + column]
+    start, height, width, unit = entry.start, entry.levels + 1, entry.width, entry.unit
+    marks = vector(call.row_marks, entry.mark, height)
     some, found = vector(call.row_places, (call.batch + APART // 8) * worker, rows), 0
     table, moments = matrix(call.parameters, start, height, width), call.moments
     for i in range(rows):
@@ -265,30 +247,127 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
             marks[own[k]] = 0
             for j in range(width):
                 g[k, j] = delta[i, unit + j]
-        step_rows(call, rule, step, 0.0, 0.0, rate, start, height, own, g, slices + g.size)
+        step_rows(call, rule, step, 0.0, 0.0, rate * rule.rate_factor, start, height, own, g, slices + g.size)
 
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):
     """Apply the worker's share of the whole gradient of an operation on a block."""
-    here, rule = call.operations[number], call.rules[0, number]
-    gradients, tables = call.gradients, call.tables
-    if here.kind != CATEGORIES:
-        if here.trained > here.weights:
-            first, last = own_share(here.groups, worker, workers, 1)
-            update_groups(call, step, number, first, last, rate, bias_rate)
-        return
-    own_rate, touched = rate * rule.rate_factor, moves_touched(call, number)
-    for column in range(here.n_in):
-        at = here.column + column
-        start, levels, width = tables[at, START], tables[at, LEVELS], tables[at, WIDTH]
-        first, last = own_share(levels + 1, worker, workers, TOGETHER)
-        if touched:
-            marks = vector(call.row_marks, tables[at, MARK], levels + 1)
-            for row in range(first, last):
-                if marks[row] != 0:
-                    marks[row] = 0
-                    place = start + row * width
-                    update_part(call, rule, step, own_rate, place, vector(gradients, place, width))
+    here, touched = call.operations[number], moves_touched(call, number)
+    if here.tables == 0:
+        first, last = own_share(here.columns, worker, workers, 1)
+        update_columns(call, step, number, first, last, rate, bias_rate)
+    for at in range(here.column, here.column + here.tables):
+        table = call.tables[at]
+        first, last = own_share(table.levels + 1, worker, workers, TOGETHER)
+        if not touched:
+            n = (last - first) * table.width
+            apply_gradients(call, 0, number, step, rate, table.start + first * table.width, n)
+            continue
+        marks = vector(call.row_marks, table.mark, table.levels + 1)
+        for row in range(first, last):
+            if marks[row] != 0:
+                marks[row] = 0
+                apply_gradients(call, 0, number, step, rate, table.start + row * table.width, table.width)
+
+
+# --- loops over the rows of a column -------------------------------------------------------------------
+
+
+def angles(x, column, frequencies, phases, z):
+    """z (rows, terms) = 2 pi c x + b, of one column of x; phases : b (terms,), or empty for 0"""
+    tau = x.dtype.type(TAU)
+    for i in range(z.shape[0]):
+        turns = tau * x[i, column]
+        for j in range(z.shape[1]):
+            z[i, j] = turns * frequencies[j]
+        for j in range(len(phases)):
+            z[i, j] += phases[j]
+
+
+def cosines(z, out):
+    """out (n,) = cos(z)."""
+    for i in range(len(z)):
+        out[i] = cosine(z[i])
+
+
+def cosines_gradient(delta, z):
+    """z (n,) = the derivative of the loss by z, given delta, that by cos(z)."""
+    for i in range(len(z)):
+        z[i] = -(delta[i] * sine(z[i]))
+
+
+def sinusoids(z, unit, out):
+    """Columns of out (rows, units) from `unit` on = sin(z), and then cos(z); z : (rows, terms)"""
+    terms = z.shape[1]
+    for i in range(z.shape[0]):
+        for j in range(terms):
+            out[i, unit + j] = sine(z[i, j])
+        for j in range(terms):
+            out[i, unit + terms + j] = cosine(z[i, j])
+
+
+def sinusoids_gradient(delta, out, unit, z):
+    """z (rows, terms) = the derivative of the loss by z, given delta, that by `sinusoids`."""
+    terms = z.shape[1]
+    for i in range(z.shape[0]):
+        for j in range(terms):
+            by_sine, by_cosine = delta[i, unit + j], delta[i, unit + terms + j]
+            z[i, j] = by_sine * out[i, unit + terms + j] - by_cosine * out[i, unit + j]
+
+
+def frequencies_gradient(x, column, delta, out):
+    """out (terms,) = the derivative of the loss by c, given delta (rows, terms), that by `angles`."""
+    tau = x.dtype.type(TAU)
+    for j in range(len(out)):
+        out[j] = 0
+    for i in range(delta.shape[0]):
+        turns = tau * x[i, column]
+        for j in range(len(out)):
+            out[j] += turns * delta[i, j]
+
+
+def bins(x, column, edges, slopes, unit, out):
+    """Columns of out from `unit` on = a column of x by its bins; edges, slopes : (bins,)"""
+    count = len(edges)
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for i in range(x.shape[0]):
+        value = x[i, column]
+        for j in range(count):
+            share = (value - edges[j]) * slopes[j]
+            lowest, highest = (zero if j > 0 else -one), (one if j < count - 1 else one + one)
+            share = lowest if share < lowest else share
+            out[i, unit + j] = highest if share > highest else share
+
+
+def table_row(code, levels):
+    """Return the row of a code in its table: 0 for what is missing, -1 for a code of no level."""
+    if code >= -1 and code < levels:
+        return int(code) + 1
+    return -1
+
+
+def look_up(x, column, table, unit, out):
+    """Columns of out from `unit` on = the rows of a table (levels + 1, width), by the codes in a column of x.
+
+    A code of no level has the mean of the levels' rows.
+    """
+    levels, width, unknown = table.shape[0] - 1, table.shape[1], -1
+    for i in range(x.shape[0]):
+        if i + AHEAD < x.shape[0]:
+            prefetch_row(table, max(0, table_row(x[i + AHEAD, column], levels)))
+        row = table_row(x[i, column], levels)
+        if row >= 0:
+            for j in range(width):
+                out[i, unit + j] = table[row, j]
+        elif unknown >= 0:
+            for j in range(width):
+                out[i, unit + j] = out[unknown, unit + j]
         else:
-            place, n = start + first * width, (last - first) * width
-            update_part(call, rule, step, own_rate, place, vector(gradients, place, n))
+            for j in range(width):
+                out[i, unit + j] = 0
+            for level in range(1, levels + 1):
+                for j in range(width):
+                    out[i, unit + j] += table[level, j]
+            for j in range(width):
+                out[i, unit + j] /= x.dtype.type(levels)
+            unknown = i

@@ -8,12 +8,12 @@ the logits of all members of a row, one after another.
 # mypy: ignore-errors
 
 from fastmlp.kernels.codegen.views import (
-    each_member,
     lesser,
     matrix,
     parameters_of,
     part_of,
     rows_of,
+    subrows_of,
     units_of,
     vector,
 )
@@ -27,8 +27,8 @@ def members_loss(call, start, rows, first, last, share, worker):
     output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     targets, weights, k, n_out = call.targets, call.weights, call.members, call.n_out
-    z = each_member(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    delta = each_member(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
+    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
+    delta = subrows_of(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
     for at in range(first, last, LOSS_ROWS):
         begin, stop, value = at * k, lesser(at + LOSS_ROWS, last) * k, 0.0
         part = at // LOSS_ROWS * LOSS_ROWS
@@ -57,8 +57,8 @@ def members_loss(call, start, rows, first, last, share, worker):
 def members_outputs(call, rows, first, last, at):
     """Write the means of the members' outputs of rows [first, last) to rows of call.out from `at` on."""
     output, memory, k, n_out = call.operations[call.depth - 1], call.memory, call.members, call.n_out
-    z = each_member(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    a = each_member(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
+    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
+    a = subrows_of(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
     activate(output.activation, z, a)
     out = rows_of(call.out, at, at + last - first)
     for i in range(last - first):
@@ -72,9 +72,9 @@ def members_outputs(call, rows, first, last, at):
 def members_backward(call, rows, first, last):
     """Write the deltas of all members of rows [first, last) from call.by_outputs, after `members_outputs`."""
     output, memory, k, n_out = call.operations[call.depth - 1], call.memory, call.members, call.n_out
-    z = each_member(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
-    a = each_member(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
-    delta = each_member(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
+    z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
+    a = subrows_of(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)
+    delta = subrows_of(rows_of(units_of(memory, call.deltas, output, rows), first, last), k, n_out)
     for i in range((last - first) * k):
         for j in range(n_out):
             delta[i, j] = call.by_outputs[first + i // k, j] / delta.dtype.type(k)

@@ -8,12 +8,12 @@ A chain of dense layers meets none of this, and so none of it is compiled for on
 
 from fastmlp.kernels.codegen.views import (
     chosen,
-    each_member,
     matrix,
     numbers_of,
     output_of,
     rows_of,
     span,
+    subrows_of,
     units_of,
     vector,
 )
@@ -83,11 +83,11 @@ def operation_forward(call, start, rows, number, first, last):
     if here.kind == ADD and stands_in_place(here, below) and below.dropout == 0:
         pass_on(other, 0, True, out)
         return
-    k, numbers = here.members, numbers_of(here)
+    k, numbers = here.subrows, numbers_of(here)
     kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
     kept = rows_of(kept, first * k, last * k)
-    x, other = each_member(x, k, below.width // k), each_member(other, k, second.width // k)
-    out = each_member(out, k, here.n_out)
+    x, other = subrows_of(x, k, below.width // k), subrows_of(other, k, second.width // k)
+    out = subrows_of(out, k, here.n_out)
     operate(here.kind, numbers, k, here.second, gain, shift, x, other, kept, out)
 
 
@@ -134,13 +134,13 @@ def operation_backward(call, rows, of_all, number, first, last):
     if kind == ADD and stands_in_place(here, below):
         pass_on(delta, 0, adds_other, by_other)
         return
-    k, numbers, n_other = here.members, numbers_of(here), second.width // here.members
+    k, numbers, n_other = here.subrows, numbers_of(here), second.width // here.subrows
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
     kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
     kept = rows_of(kept, first * k, last * k)
-    x, by_source = each_member(x, k, below.width // k), each_member(by_source, k, below.width // k)
-    other, by_other = each_member(other, k, n_other), each_member(by_other, k, n_other)
-    delta = each_member(delta, k, here.n_out)
+    x, by_source = subrows_of(x, k, below.width // k), subrows_of(by_source, k, below.width // k)
+    other, by_other = subrows_of(other, k, n_other), subrows_of(by_other, k, n_other)
+    delta = subrows_of(delta, k, here.n_out)
     operate_gradient(
         kind, numbers, k, here.second, gain, x, other, kept, delta, adds, adds_other, by_source, by_other
     )  # fmt: skip
@@ -224,11 +224,11 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
             fixed_gain_gradient(x, mean, variance, here.epsilon, delta, of_gain)
             clear(span(call.gradients, here.trained, here.end))
         else:
-            k = here.members
+            k = here.subrows
             kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-            x, delta = each_member(x, k, below.width // k), each_member(delta, k, here.n_out)
+            x, delta = subrows_of(x, k, below.width // k), subrows_of(delta, k, here.n_out)
             other = output_of(memory, call.activations, call.dropped, second, rows)
-            other, numbers = each_member(other, k, second.width // k), numbers_of(here)
+            other, numbers = subrows_of(other, k, second.width // k), numbers_of(here)
             gain_gradient(here.kind, numbers, k, here.second, gain, x, other, kept, delta, of_gain)
     else:
         clear(of_gain)
@@ -252,11 +252,6 @@ def run_step(call, rows, number):
 
 def update_vectors(call, step, number, rate, bias_rate):
     """Apply the gradients of an operation's gain and shift."""
-    here, rule = call.operations[number], call.rules[0, number]
-    of_gain = span(call.gradients, here.weights, here.biases)
-    of_shift = span(call.gradients, here.biases, here.trained)
-    if len(of_gain) > 0:
-        update_part(call, rule, step, rate * rule.rate_factor, here.weights, of_gain)
-    if len(of_shift) > 0:
-        own_rate = bias_rate * rule.rate_factor
-        update_part(call, call.rules[1, number], step, own_rate, here.biases, of_shift)
+    here = call.operations[number]
+    apply_gradients(call, 0, number, step, rate, here.weights, here.biases - here.weights)
+    apply_gradients(call, 1, number, step, bias_rate, here.biases, here.trained - here.biases)

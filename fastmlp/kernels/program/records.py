@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.layout import first_byte
+from fastmlp.model.operations import Table
 from fastmlp.model.own_layers import MOST_NUMBERS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
@@ -57,10 +58,11 @@ OPERATION = np.dtype(
         ),
         *(
             (name, np.int64)
-            for name in ("adds", "adds_other", "gates", "gated", "trains_bias", "gives_logits")
+            for name in ("adds", "adds_other", "gates", "gated", "trains_bias", "gives_logits", "is_block")
         ),
-        *((name, np.int64) for name in ("column", "sparse_in", "groups", "by_group", "touched_only")),
-        *((name, np.int64) for name in ("members", "second", "width", "joined", "run", "in_run", "sums")),
+        *((name, np.int64) for name in ("columns", "tables", "by_column", "touched_only")),
+        *((name, np.int64) for name in ("column", "sparse_in", "subrows", "second", "width")),
+        *((name, np.int64) for name in ("joined", "run", "in_run", "sums")),
         *((name, np.float64) for name in ("dropout", "l1", "l2", "epsilon", "momentum")),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
@@ -75,8 +77,12 @@ width : the numbers of a row of its output
 run : of the last of a run how many operations it has, else 0
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
-touched_only : whether a step moves only rows of its tables that a batch has
+tables : how many it has; touched_only : whether a step moves only rows of these that a batch has
 """
+
+
+TABLE = np.dtype([(name, np.int64) for name in Table._fields])
+"""The rows of units of a column of codes in numbers, as `fastmlp.model.operations.Table`."""
 
 
 OBJECTIVE = np.dtype(
@@ -128,7 +134,7 @@ class Shape(NamedTuple):
     objective : an OBJECTIVE
     heads : (n_heads,) HEAD
     head_numbers : (2, n_out) float64, the parameters of their losses, and the weights of their units
-    tables : (columns, 5) int64, of each column of categories a `fastmlp.model.network.Table`
+    tables : (columns,) TABLE, of each column of codes
     words : a call's words of the network, with the addresses of all
     """
 
@@ -136,7 +142,7 @@ class Shape(NamedTuple):
     objective: np.void
     heads: NDArray[Any]
     head_numbers: NDArray[np.float64]
-    tables: NDArray[np.int64]
+    tables: NDArray[Any]
     words: dict[str, int]
 
     @classmethod
@@ -146,7 +152,7 @@ class Shape(NamedTuple):
         objective: np.void,
         heads: NDArray[Any],
         head_numbers: NDArray[np.float64],
-        tables: NDArray[np.int64],
+        tables: NDArray[Any],
         n_in: int,
         members: int,
     ) -> Shape:
@@ -199,7 +205,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "head_numbers": (np.float64, (2, "n_out")),
     "head_totals": (np.float64, ("n_heads", "steps")),
     "head_losses": (np.float64, ("n_heads", "steps")),
-    "tables": (np.int64, ("columns", 5)),
+    "tables": (TABLE, ("columns",)),
     "rules": (RULE, (2, "depth")),
     "parameters": (None, ("size",)),
     "gradients": (None, ("size",)),

@@ -57,12 +57,12 @@ def row_gradient(kind, count, numbers, x, other, gain, kept, delta, out):
         row_formulas.gradient(kind, row)
 
 
-def operate(code, numbers, members, second, gain, shift, x, other, kept, out):
+def operate(code, numbers, subrows, second, gain, shift, x, other, kept, out):
     """out (rows, n_out) = the operation `code` of x (rows, ..), and of other (rows, ..) where it reads two.
 
     numbers : hyperparameters, see OPERATION; second : where in a row of other the units begin that it reads
-    members : whose rows follow one another in turn, each with its own part of gain and shift
-    gain, shift : (members * n_out,), or empty; the gain of a user's layer is all its parameters
+    subrows : how many of these rows a row of the batch is cut in, each with its own part of gain and shift
+    gain, shift : (subrows * n_out,), or empty; the gain of a user's layer is all its parameters
     kept : (rows, n), written: what the operation saves for backward
     """
     rows, n_in = x.shape
@@ -80,23 +80,23 @@ def operate(code, numbers, members, second, gain, shift, x, other, kept, out):
         pass_on(x, 0, False, out)
     else:
         n, width, stride = out.shape[1], kept.shape[1], other.shape[1]
-        gains, shifts, member = len(gain) // members, len(shift) // members, 0
+        gains, shifts, subrow = len(gain) // subrows, len(shift) // subrows, 0
         for i in range(rows):
             row_forward(
                 code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
-                vector(gain, member * gains, gains), vector(shift, member * shifts, shifts),
+                vector(gain, subrow * gains, gains), vector(shift, subrow * shifts, shifts),
                 vector(kept, i * width, width), vector(out, i * n, n),
             )  # fmt: skip
-            member = following(member, members)
+            subrow = following(subrow, subrows)
 
 
-def following(member, members):
-    """Return the member whose row comes after that of a member."""
-    return chosen(member + 1 == members, 0, member + 1)
+def following(subrow, subrows):
+    """Return the place of the next subrow: after the last one the next row begins."""
+    return chosen(subrow + 1 == subrows, 0, subrow + 1)
 
 
 def operate_gradient(
-    code, numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+    code, numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
 ):
     """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out), that by the output.
 
@@ -114,15 +114,15 @@ def operate_gradient(
         pass_on(delta, 0, adds, below)
     else:
         n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
-        gains, member = len(gain) // members, 0
+        gains, subrow = len(gain) // subrows, 0
         for i in range(rows):
             at = i * stride + second
             row_backward(
                 code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, at, n),
-                vector(gain, member * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+                vector(gain, subrow * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
                 vector(below, i * n_in, n), vector(below_other, at, n), adds, adds_other,
             )  # fmt: skip
-            member = following(member, members)
+            subrow = following(subrow, subrows)
 
 
 def pass_on(delta, left, adds, below):
@@ -139,17 +139,17 @@ def pass_on(delta, left, adds, below):
                 target[j] = source[j]
 
 
-def gain_gradient(code, numbers, members, second, gain, x, other, kept, delta, out):
+def gain_gradient(code, numbers, subrows, second, gain, x, other, kept, delta, out):
     """out, as the gain, = the derivative of the loss by the gain, a sum over rows, one after another."""
     rows, n_in = x.shape
     n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
-    gains, member = len(gain) // members, 0
+    gains, subrow = len(gain) // subrows, 0
     for j in range(len(out)):
         out[j] = 0
     for i in range(rows):
         row_gradient(
             code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
-            vector(gain, member * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
-            vector(out, member * gains, gains),
+            vector(gain, subrow * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+            vector(out, subrow * gains, gains),
         )  # fmt: skip
-        member = following(member, members)
+        subrow = following(subrow, subrows)

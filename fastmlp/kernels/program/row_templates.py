@@ -10,7 +10,6 @@ back. Products stand here; `operation_templates` has the others, `input_template
 from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,
-    each_member,
     lesser,
     matrix,
     no_order,
@@ -18,6 +17,7 @@ from fastmlp.kernels.codegen.views import (
     parameters_of,
     part_of,
     rows_of,
+    subrows_of,
     units_of,
     vector,
     weights_of,
@@ -129,8 +129,8 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                 if number > 0:
                     below, order = operations[here.source], no_order()
                     source = output_of(memory, call.activations, call.dropped, below, rows)
-                k = here.members
-                x, out = each_member(source, k, dense_in), each_member(z, k, here.n_out)
+                k = here.subrows
+                x, out = subrows_of(source, k, dense_in), subrows_of(z, k, here.n_out)
                 affine_rows(x, order, rows_of(w, 0, dense_in), b, out, first * k, last * k, relu, scratch)
             if dense_in < here.n_in:
                 indptr, some = sparse_inputs_of(call, start + first, last - first)
@@ -141,7 +141,7 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                     affine_sparse_rows(indptr, indices, values, some, w, b, own, relu)
             if hidden and not (ended or kept):
                 activate(here.activation, rows_of(z, first, last), a)
-        elif here.groups > 0:
+        elif here.is_block != 0:
             block_forward(call, rows, number, first, last, worker)
         else:
             operation_forward(call, start, rows, number, first, last)
@@ -220,7 +220,7 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
             a = rows_of(units_of(memory, call.activations, here, rows), first, last)
             z = rows_of(units_of(memory, call.logits, here, rows), first, last)
             activate_gradient(here.activation, z, a, own)
-        if here.groups > 0:
+        if here.is_block != 0:
             block_backward(call, rows, number, first, last, worker)
             continue
         if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.run > 0):
@@ -233,10 +233,10 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         a = units_of(memory, call.activations, below, rows)
         by_source = units_of(memory, call.deltas, below, rows)
         if here.adds == 0:
-            k = here.members
-            own = each_member(delta, k, here.n_out)
-            a = each_member(a, k, dense_in)
-            out = each_member(by_source, k, dense_in)
+            k = here.subrows
+            own = subrows_of(delta, k, here.n_out)
+            a = subrows_of(a, k, dense_in)
+            out = subrows_of(by_source, k, dense_in)
             input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
             added = matrix(memory, call.deltas + here.kept * rows, rows, dense_in)

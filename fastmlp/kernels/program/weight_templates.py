@@ -14,13 +14,13 @@ from fastmlp.kernels.codegen.views import (
     chosen,
     columns_of,
     constants_of,
-    each_member,
     lesser,
     matrix,
     no_order,
     output_of,
     part_of,
     rows_of,
+    subrows_of,
     units_of,
     vector,
     weights_of,
@@ -45,7 +45,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
     for number in range(len(operations)):
         here, rule = operations[number], call.rules[0, number]
         n_in, n_out, trained = here.n_in, here.n_out, rule.rate_factor != 0
-        if trained and here.groups > 0:
+        if trained and here.is_block != 0:
             blocks_step(call, rows, step, number, rate, bias_rate, worker, workers)
         elif trained and worker == number % workers:
             if here.kind != DENSE:
@@ -54,8 +54,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
                 db = biases_of(gradients, here)
                 biases_step(call, rows, number, db)
                 if here.trains_bias and not left_whole(call):
-                    own_rate = bias_rate * rule.rate_factor
-                    update_part(call, call.rules[1, number], step, own_rate, here.biases, db)
+                    apply_gradients(call, 1, number, step, bias_rate, here.biases, n_out)
         if here.kind != DENSE:
             if summed:
                 begun = sum_formed(call, step, begun, here.end, worker, workers)
@@ -114,8 +113,8 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     if number > 0:
         below, order = operations[here.source], no_order()
         source = output_of(memory, call.activations, call.dropped, below, rows)
-    source, n_out = each_member(source, here.members, here.n_in - sparse_in_of(call, here)), here.n_out
-    delta = each_member(units_of(memory, call.deltas, here, rows), here.members, n_out)
+    source, n_out = subrows_of(source, here.subrows, here.n_in - sparse_in_of(call, here)), here.n_out
+    delta = subrows_of(units_of(memory, call.deltas, here, rows), here.subrows, n_out)
     w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
     own_rate = rate * rule.rate_factor
     r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
@@ -165,6 +164,13 @@ def update_part(call, rule, step, rate, start, g):
     apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, moments)
 
 
+def apply_gradients(call, section, number, step, rate, start, length):
+    """Apply gradients of an operation; section : 0 of weights, a gain or tables, 1 of biases or a shift"""
+    rule = call.rules[section, number]
+    if length > 0:
+        update_part(call, rule, step, rate * rule.rate_factor, start, vector(call.gradients, start, length))
+
+
 def clip_all(call):
     """Scale call.gradients down to the optimiser's norm; frozen operations do not count."""
     operations, rules, gradients = call.operations, call.rules, call.gradients
@@ -177,30 +183,28 @@ def clip_all(call):
 
 def update_all(call, step, rate, bias_rate, worker, workers):
     """Apply the worker's share of call.gradients to the parameters."""
-    operations, rules, gradients = call.operations, call.rules, call.gradients
+    operations, rules = call.operations, call.rules
     for number in range(len(operations)):
         here, rule = operations[number], rules[0, number]
-        if rule.rate_factor != 0 and here.groups > 0:
+        if rule.rate_factor != 0 and here.is_block != 0:
             update_blocks(call, step, number, rate, bias_rate, worker, workers)
         elif rule.rate_factor != 0 and here.kind != DENSE:
             if worker == number % workers:
                 update_vectors(call, step, number, rate, bias_rate)
         elif rule.rate_factor != 0:
-            own_rate, n_out = rate * rule.rate_factor, here.n_out
+            n_out = here.n_out
             sparse_in = chosen(rule.touched_only & (call.marks > 0), here.sparse_in, 0)
             dense_in = here.n_in - sparse_in
             first, last = own_share(dense_in, worker, workers, SLICE_ROWS)
             at = here.weights + first * n_out
-            update_part(call, rule, step, own_rate, at, vector(gradients, at, (last - first) * n_out))
+            apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
             first, last = own_share(sparse_in, worker, workers, SLICE_ROWS)
             for k in range(first, last):
                 if call.touched[k]:
                     at = here.weights + (dense_in + k) * n_out
-                    update_part(call, rule, step, own_rate, at, vector(gradients, at, n_out))
+                    apply_gradients(call, 0, number, step, rate, at, n_out)
             if worker == number % workers and here.trains_bias:
-                of_biases = vector(gradients, here.biases, here.trained - here.biases)
-                own_rate = bias_rate * rule.rate_factor
-                update_part(call, rules[1, number], step, own_rate, here.biases, of_biases)
+                apply_gradients(call, 1, number, step, bias_rate, here.biases, n_out)
 
 
 def penalties(call, share):

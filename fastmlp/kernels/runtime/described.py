@@ -22,6 +22,7 @@ from fastmlp.kernels.program.records import (
     OPERATION,
     ORTHOGONAL,
     RULE,
+    TABLE,
     UNBOUNDED,
     Shape,
     address_of,
@@ -51,7 +52,7 @@ def shape_of(network: Network) -> Shape:
         record["source"], record["other"] = (*one.sources, NONE)[:2]
         record["adds"], record["adds_other"] = (*one.adds, False)[:2]
         record["gives_logits"] = one.is_head or one is network.operations[-1]
-        record["touched_only"] = getattr(one.layer, "sparse", False)
+        record["tables"], record["touched_only"] = len(one.tables), getattr(one.layer, "sparse", False)
         if isinstance(one.layer, BatchNorm):
             record["momentum"], record["epsilon"] = one.layer.momentum, one.layer.epsilon
         given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
@@ -64,7 +65,7 @@ def shape_of(network: Network) -> Shape:
     objective["shared_penalty"] = network.convention == "sklearn"
     objective["penalises"] = network.penalises
     heads, numbers = _heads(network)
-    tables = np.array(network.tables, np.int64).reshape(-1, 5)
+    tables = np.array([*network.tables], TABLE)
     return Shape.of(operations, objective, heads, numbers, tables, network.n_in, network.members)
 
 
@@ -89,9 +90,9 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
 
 
 COPIED = (
-    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "kept", "kept_units"),
-    *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "groups", "by_group"),
-    *("members", "second", "width", "joined", "in_run", "sums"),
+    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "kept", "kept_units", "is_block"),
+    *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
+    *("subrows", "second", "width", "joined", "in_run", "sums"),
 )
 """Fields of an operation that its record has as they are."""
 

@@ -17,8 +17,8 @@ from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, shape_
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Batch, step_totals
-from fastmlp.model.inputs import table_marks
 from fastmlp.model.network import Network
+from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows, touched_by
 from fastmlp.model.state import TrainState

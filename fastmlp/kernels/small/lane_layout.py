@@ -128,7 +128,7 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
         outputs = take(one.n_out)
         drops, kept, entry = (
             one.dropout > 0,
-            one.members * one.entry.kept,
+            one.subrows * one.entry.kept,
             ACTIVATION_CODES.of_key(one.activation),
         )
         reads_logits = "z" in entry.reads

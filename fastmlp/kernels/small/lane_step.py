@@ -176,7 +176,7 @@ class LaneStep:
     def cuts(self, one, rows):
         """Yield each row, and each that a row of an operation is cut in; or indices of written loops, once."""
         for r in self.each(rows):
-            for cut in self.each(one.members) if one.members > 1 else (0,):
+            for cut in self.each(one.subrows) if one.subrows > 1 else (0,):
                 yield r, cut
 
     def width(self, number):
@@ -187,12 +187,12 @@ class LaneStep:
         """A row of an operation that is no product, or that of a cut; out : where it writes, if not to its outputs"""
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
-        gains, shifts = (length // one.members for length in lengths(one))
+        gains, shifts = (length // one.subrows for length in lengths(one))
         at, kept = r * one.n_out + cut * one.units, self.kept[number]
         places = {
             "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
-            "kept": kept and kept.at((r * one.members + cut) * one.entry.kept),
+            "kept": kept and kept.at((r * one.subrows + cut) * one.entry.kept),
             "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
             "delta": self.deltas[number].at(at),
         }  # fmt: skip
@@ -360,7 +360,7 @@ class LaneStep:
         starts = [(name, numbers, self.width(source), second) for (name, numbers), source, second in starts]
         for r, cut in self.cuts(one, rows):
             if gains:
-                out = gain.at(cut * (gains // one.members))
+                out = gain.at(cut * (gains // one.subrows))
                 row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
             out = {
                 name: numbers.at(r * width + cut * one.units + second)

@@ -23,7 +23,7 @@ class Step(NamedTuple):
     kind : the key of an entry of `KINDS`, or of a user's layer
     n_in, n_out : the numbers of a row that it reads of its first source, and of its own
     activation : the key of what ends a product, or of the operation `activation` itself
-    members : the rows that a row is cut in; second : where a row of the second source begins
+    subrows : the rows that a row is cut in; second : where a row of the second source begins
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     dropout: float
     adds: tuple[bool, ...]
     flat: int
-    members: int
+    subrows: int
     second: int
 
     @property
@@ -45,7 +45,7 @@ class Step(NamedTuple):
     @property
     def units(self) -> int:
         """The units of each row that a row of its first source is cut in."""
-        return self.n_in // self.members
+        return self.n_in // self.subrows
 
     @property
     def numbers(self) -> int:
@@ -101,7 +101,7 @@ class PaddedLayer(NamedTuple):
     input_deltas : -1 where it reads the rows of X
     other, other_stride, other_deltas : of its second source, or -1
     added : where a product writes what is then added to input_deltas; -1 where it is the first that writes there
-    kept : (R, members * kept), the numbers of each row that an operation saves for backward
+    kept : (R, subrows * kept), the numbers of each row that an operation saves for backward
     numbers : the hyperparameters of an operation
     ends_below : whether it is what ends its source's deltas with the derivative of the activation
     gain, shift : of an operation that is no product, how many numbers these have; of a user's layer the gain is
@@ -254,7 +254,7 @@ def plan(constants):
                 weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(one.members * one.entry.kept * rows) if one.entry.kept else -1,
+                take(one.subrows * one.entry.kept * rows) if one.entry.kept else -1,
                 take(one.numbers) if one.numbers else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip

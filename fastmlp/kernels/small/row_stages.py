@@ -39,10 +39,10 @@ def _each_row(memory, rows, one, layer, offsets, do):
         do(Row(v, one.units, float(one.units), places, numbers))
 
     with counted(builder, rows) as i:
-        if one.members == 1:
+        if one.subrows == 1:
             write(i, 0)
         else:
-            with counted(builder, one.members) as cut:
+            with counted(builder, one.subrows) as cut:
                 write(i, cut)
 
 
@@ -80,9 +80,9 @@ def _offsets(one, layer, out, others):
     """The offsets of an operation's arrays: see `_each_row`; out : that of what it writes; others : by name"""
     units, kept = one.units, one.entry.kept
     offsets = {
-        "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.members),
-        "shift": (max(layer.biases, 0), 0, layer.shift // one.members),
-        "kept": (max(layer.kept, 0), one.members * kept, kept), "out": out,
+        "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.subrows),
+        "shift": (max(layer.biases, 0), 0, layer.shift // one.subrows),
+        "kept": (max(layer.kept, 0), one.subrows * kept, kept), "out": out,
     }  # fmt: skip
     if layer.other >= 0:
         offsets["other"] = layer.other, layer.other_stride, units
@@ -120,7 +120,7 @@ def gradient(one, layer, plan, adds):
     kind = one.entry
     gain, shift = plan.section + layer.weights, plan.section + layer.biases
     others = {"delta": (layer.deltas, layer.out_stride, one.units)}
-    offsets = _offsets(one, layer, (gain, 0, layer.gain // one.members), others)
+    offsets = _offsets(one, layer, (gain, 0, layer.gain // one.subrows), others)
 
     def stage(memory, rows):
         v = memory.vectors(layer.lanes)
