@@ -62,7 +62,8 @@ def list_classes(app, docname, source):
 
     def classes(found):
         table = getattr(importlib.import_module(found[1]), found[2])
-        return "\n\n".join(f".. autoclass:: fastmlp.{kind.__name__}" for kind in table)
+        names = table if isinstance(table, dict) else [kind.__name__ for kind in table]
+        return "\n\n".join(f".. autoclass:: fastmlp.{name}" for name in names)
 
     source[0] = re.sub(r"^\.\. autoclasses:: (\S+):(\w+)$", classes, source[0], flags=re.M)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -21,23 +22,7 @@ BLOCK = re.compile(
     re.S,
 )
 
-LAYER = """
-listed = [fastmlp.Dense(5), fastmlp.{}, fastmlp.Dense(2)]
-network = fastmlp.Network(inputs=3, layers=listed)
-assert specialize(network, optimizer, 16, np.dtype(float)) is not None
-assert lane_program(network, optimizer, np.dtype(float)) is not None
-assert restored(described(network)) == network
-assert type(listed[1]).__name__ in fastmlp.__all__
-model = fastmlp.fit(network, X, y, epochs=1, backend="reference")
-exec(model.to_numpy_source(), scope := {{}})
-np.testing.assert_allclose(scope["predict"](X.tolist()), model.predict(X), rtol=1e-9)
-model.to_c("model.h")
-model.to_onnx("model.onnx")
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-(found,) = session.run(None, {{"X": X}})
-np.testing.assert_allclose(found, model.predict(X), rtol=1e-9)
-"""
-"""A layer in every program and format: what its neighbours have."""
+LAYER = "network = fastmlp.Network(inputs=3, layers=[fastmlp.Dense(5), fastmlp.{}, fastmlp.Dense(2)])"
 
 TRIALS = {
     "An activation": 'network = fastmlp.Network([3, 5, 2], "hard_tanh")',
@@ -60,13 +45,31 @@ TRIALS = {
         "expected = fastmlp.fit(network, X, y, epochs=2, seed=0, backend='reference')\n"
         "np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-4, atol=1e-6)"
     ),
-    "A kind of first operation": (
+    "A block of inputs": (
         "listed = [fastmlp.Dense(5, 'tanh'), fastmlp.Dense(2)]\n"
-        "network = fastmlp.Network(inputs=[fastmlp.Numbers(3, embeddings.Powers(2))], layers=listed)"
+        "network = fastmlp.Network(inputs=[fastmlp.Numbers(3, fastmlp.Hinges(4))], layers=listed)"
     ),
 }
 
 COMPLETE = {
+    "An activation": """
+assert all("hard_tanh" in one.__doc__ for one in (fastmlp.Network, fastmlp.MLPClassifier))
+assert "hard_tanh" in HIDDEN
+fastmlp.MLPClassifier((5,), "hard_tanh").partial_fit(X, X[:, 0] > 0, classes=[False, True])
+is_small(network)
+""",
+    **{
+        f"A {kind}": f"assert {name!r} in fastmlp.__all__ and {name!r} in layers.LAYERS\nis_small(network)"
+        for kind, name in {
+            "unitwise layer with trained numbers": "SoftShrink",
+            "norm of rows": "AbsoluteNorm",
+            "gate of two sources": "Bilinear",
+        }.items()
+    },
+    "A block of inputs": """
+assert "Hinges" in fastmlp.__all__ and "Hinges" in fastmlp.Numbers.__doc__ and "Hinges" in inputs.BLOCKS
+assert model.layers["hinges1"]["knots"].shape == (3, 4)
+""",
     "A loss": """
 assert "log_cosh" in fastmlp.Network.__doc__ and "log_cosh" in fastmlp.MLPRegressor.__doc__
 fastmlp.MLPRegressor("log_cosh").partial_fit(X, y)
@@ -84,10 +87,11 @@ fastmlp.testing.check("zero_inflated")
 
 TRIAL = """
 import functools
-import numpy as np, fastmlp, onnxruntime
+import numpy as np, fastmlp, onnxruntime, torch
 from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.model import embeddings, layers, optimizers
+from fastmlp.model import inputs, layers, optimizers
+from fastmlp.model.activations import HIDDEN
 from fastmlp.model.descriptions import described, restored
 from fastmlp.testing import unit_cases
 
@@ -102,9 +106,15 @@ def complete(model):
     model.to_onnx("model.onnx"), model.to_c("model.h")
     own = {{}}
     exec(model.to_numpy_source(), own)
-    of_onnx = fastmlp.Model.from_onnx("model.onnx").predict(X)
-    for predicted in (own["predict"](X), model.jit_predict(X), of_onnx):
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    (of_onnx,) = session.run(None, {{session.get_inputs()[0].name: X}})
+    of_torch = model.to_torch()(torch.from_numpy(X)).detach().numpy()
+    for predicted in (own["predict"](X), model.jit_predict(X), of_onnx, of_torch):
         np.testing.assert_allclose(predicted, expected, rtol=1e-9, atol=1e-12)
+    many = {{"optimizer": optimizer, "epochs": 3, "batch_size": 16, "backend": "specialized"}}
+    alone = [fastmlp.fit(network, X, y, seed=seed, **many) for seed in range(3)]
+    for one, other in zip(fastmlp.fit_many(network, X, y, n_models=3, seed=[0, 1, 2], **many), alone):
+        np.testing.assert_allclose(one.parameters, other.parameters, rtol=1e-9, atol=1e-12)
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = np.abs(X[:, :2]) / 4
@@ -173,7 +183,7 @@ PLACES = {
     "A loss": 2,
     "A likelihood of three outputs": 2,
     "An optimiser with three moments": 2,  # one of them is the reference
-    "A kind of first operation": 3,
+    "A block of inputs": 3,
     "A format of exports": 2,
     "A backend": 1,
 }
@@ -193,3 +203,28 @@ def test_recipes_serve_every_backend(tmp_path):
     changes = [(trial, COMPLETE.get(what, "")) for what, trial in TRIALS.items()]
     script = TRIAL.format(changes=changes, backends=[*PROGRAMS, "specialized"])
     python("-W", "error", "-c", script, cwd=tmp_path)
+
+
+CASES = {
+    "tests/exchange/test_exchange.py": ("hard_tanh",),
+    "tests/exchange/test_every_layer.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
+    "tests/model/test_layer_table.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
+}
+"""Tests whose cases are drawn from tables, and the new things among these."""
+
+
+@pytest.mark.slow  # compiles for these cases
+def test_the_cases_of_tests_follow_the_recipes(tmp_path):
+    """These hold new things to a second opinion, to differences, to every program and every format."""
+    cooked(tmp_path)
+    for name in ("tests", "docs", "conftest.py", "pyproject.toml"):
+        source = pages.ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / "benchmarks").mkdir()  # that pyproject.toml names
+    names = sorted({name for own in CASES.values() for name in own})
+    chosen = ["-p", "no:cacheprovider", "-q", "-rA", "-n0", *CASES, "-k", " or ".join(names)]
+    outside = {name: None for name in os.environ if name.startswith("PYTEST_")}
+    passed = python("-m", "pytest", *chosen, cwd=tmp_path, **outside).stdout
+    for path, own in CASES.items():
+        tried = [line for line in passed.splitlines() if line.startswith(f"PASSED {path}")]
+        assert [name for name in own if not any(name in line for line in tried)] == [], passed
