@@ -123,12 +123,12 @@ def evaluate(network: Network, parameters: Array, data: Data, product: Product =
 
 def subrows_of(one: Operation, x: Any) -> Any:
     """Return rows (rows, subrows * units) of an operation, cut: (rows * subrows, units)."""
-    return x if one.subrows == 1 else x.reshape(len(x) * one.subrows, -1)
+    return x if one.subrows == 1 else x.reshape(len(x) * one.subrows, x.shape[1] // one.subrows)
 
 
 def whole_rows(one: Operation, x: Array) -> Array:
     """Return what `subrows_of` was given."""
-    return x if one.subrows == 1 else x.reshape(len(x) // one.subrows, -1)
+    return x if one.subrows == 1 else x.reshape(len(x) // one.subrows, x.shape[1] * one.subrows)
 
 
 def members_loss(network: Network, z: Array, data: Data, total: float | None = None) -> tuple[float, Array]:
@@ -225,7 +225,7 @@ def pass_forward(
             x = x[:, one.column : one.column + one.n_in]
         if one.is_block:
             units = FORMULAS[one.kind.name][0](one.layer, x, embedding_views(parameters, one))
-            z = a = units.reshape(len(x), -1)
+            z = a = units.reshape(len(x), one.n_out)
         elif one.is_dense:
             own_rows = subrows_of(one, x)
             w, behind = own.first[: own_rows.shape[1]], own.first[own_rows.shape[1] :]

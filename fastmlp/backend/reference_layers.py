@@ -43,12 +43,12 @@ def layer_norm_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: 
 
 
 def group_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
-    groups = x.reshape(len(x), layer.groups, -1)
+    groups = x.reshape(len(x), layer.groups, x.shape[1] // layer.groups)
     return normal(groups, layer.epsilon)[0].reshape(x.shape) * gain + shift
 
 
 def group_norm_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array) -> Gradient:
-    shape = len(x), layer.groups, -1
+    shape = len(x), layer.groups, x.shape[1] // layer.groups
     by_x = by_normal((delta * gain).reshape(shape), x.reshape(shape), layer.epsilon)
     return by_x.reshape(x.shape), None, delta * normal(x.reshape(shape), layer.epsilon)[0].reshape(x.shape)
 
@@ -172,7 +172,7 @@ def periodic(layer: Any, x: Array, own: Arrays) -> Array:
 
 
 def periodic_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
-    z, by_units = angles(x, own), delta.reshape(*x.shape, -1)
+    z, by_units = angles(x, own), delta.reshape(*x.shape, delta.shape[1] // x.shape[1])
     if "phases" in own:
         by_z = -by_units * np.sin(z)
         by_own["phases"][...] = by_z.sum(axis=0)
@@ -194,13 +194,13 @@ def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, own: Arrays, b
 
 
 def grouped(layer: Any, x: Array, own: Arrays) -> Array:
-    found: Array = np.einsum("igk,gkd->igd", x.reshape(len(x), -1, layer.inputs), own["weights"])
+    found: Array = np.einsum("igk,gkd->igd", x.reshape(len(x), *own["weights"].shape[:2]), own["weights"])
     return found + own["biases"]
 
 
 def grouped_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> Array:
-    by_units = delta.reshape(len(x), -1, layer.units)
-    by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), -1, layer.inputs), by_units)
+    by_units = delta.reshape(len(x), len(own["weights"]), layer.units)
+    by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), *own["weights"].shape[:2]), by_units)
     by_own["biases"][...] = by_units.sum(axis=0)
     found: Array = np.einsum("igd,gkd->igk", by_units, own["weights"]).reshape(x.shape)
     return found

@@ -134,7 +134,7 @@ def operate_gradient(
         case "copy":
             return delta, None, None
         case "members":
-            return delta.reshape(len(x), -1, one.n_in).sum(axis=1), None, None
+            return delta.reshape(len(x), delta.shape[1] // one.n_in, one.n_in).sum(axis=1), None, None
         case "own":
             by_x, by_parameters = backward_on_array(one.kind.piece, x, gain, delta)
             return by_x, None, by_parameters

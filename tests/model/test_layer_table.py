@@ -86,6 +86,18 @@ def test_the_references_gradients_are_differences(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_reference_takes_no_rows(name):
+    """As of a process whose share of a batch is empty."""
+    network, data = NETWORKS[name], Data(rows(name)[:0], Y[:0], np.ones(0))
+    parameters, out = np.ones(parameter_count(network)), np.empty((0, network.n_out))
+    backend, gradients = registry.get("reference"), np.ones(parameter_count(network))
+    backend.predict(network, parameters, data.inputs, out)
+    with np.errstate(invalid="ignore"):  # a mean of nothing
+        backend.gradient(network, parameters, data, 7, 0, gradients)
+    assert not np.nan_to_num(gradients).any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_all_programs_train_as_the_reference(name, dtype):
     options = {"optimizer": SGD(0.05, momentum=0.9), "dtype": dtype}
