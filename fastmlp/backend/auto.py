@@ -97,7 +97,7 @@ class Auto:
             alone = field(work._replace(threads=1), only)
         self.chosen = self._first(alone)
         self.now = registry.get(self.chosen.name)
-        self._lost_before = programs.lost(self._fastest.key)
+        self._lost_before = programs.seconds_lost.get(self._fastest.key, 0.0)
 
     @property
     def program(self) -> str:

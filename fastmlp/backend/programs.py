@@ -25,6 +25,8 @@ for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
 
 _lock = threading.Lock()
 seconds_lost: dict[str, float] = {}
+"""What trainings have lost without a program, by its key."""
+
 compilers: dict[str, threading.Thread] = {}
 """The thread that compiles a program, or has."""
 
@@ -35,20 +37,15 @@ def key_of(bound: Bound) -> str:
     return hash_of(repr(bound))
 
 
-def lost(key: str) -> float:
-    """Return the seconds that trainings have lost without a program. key : of the program"""
-    return seconds_lost.get(key, 0.0)
-
-
 def lose(key: str, seconds: float) -> None:
     """Count seconds that a part of a training has lost without its program."""
     with _lock:
-        seconds_lost[key] = lost(key) + seconds
+        seconds_lost[key] = seconds_lost.get(key, 0.0) + seconds
 
 
 def is_due(key: str, to_come: float) -> bool:
     """Return whether a program is worth compiling. to_come : seconds that it will save, about"""
-    return min(lost(key), to_come) >= about_seconds_of_a_network()
+    return min(seconds_lost.get(key, 0.0), to_come) >= about_seconds_of_a_network()
 
 
 def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:

@@ -51,7 +51,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     except store.StoreUnusable as refused:
         print(f"nothing is kept: {refused}")
         return 0
-    found = [*store.files(place), *store.other_files(place)]
+    found = [*store.files(place), *store.listed(place, store.OTHERS)]
     if arguments.clear:
         removed = [size for _, size, name in found if _removed(place, name)]
         print(f"removed    {_shown(len(removed), sum(removed))} of {place.path}")

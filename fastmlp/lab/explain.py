@@ -58,7 +58,9 @@ def outlook(work: Work) -> list[str]:
     if faster is None:
         return [*lines, "It stays there: no backend of the same bits has a smaller estimate."]
     seconds = programs.about_seconds_of_a_network()
-    cost, saved, lost = (f"{value:.2g} s" for value in (seconds, auto.saved(), programs.lost(faster.key)))
+    cost, saved, lost = (
+        f"{value:.2g} s" for value in (seconds, auto.saved(), programs.seconds_lost.get(faster.key, 0.0))
+    )
     before = int(seconds / (begins.seconds - faster.seconds))
     if auto.saved() < 2 * seconds:
         lines.append(f"It stays there: {faster.name} would save {saved} and takes {cost} to compile.")

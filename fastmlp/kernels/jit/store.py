@@ -62,7 +62,7 @@ OTHERS = re.compile(
     r"lock\.[0-9a-f]"
     r"|lock\.(names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
 )
-"""The name of a lock, or of what versions before 1.0 left."""
+"""The name of a lock, or of what versions before 1.0 left: they do not count for the bound."""
 
 ABANDONED_SECONDS = 3600
 """An unfinished file of this age was left by a process that was killed."""
@@ -197,13 +197,13 @@ def load(name: str, key: str) -> MachineCode | None:
     return MachineCode(symbol, content[4 + length :], tuple(externals))
 
 
-def has(name: str, key: str, kind: str = "bin") -> bool:
-    """Whether machine code of a name and a key is there; or a file of another kind."""
-    file = file_name(name, key, kind)
-    try:
-        return directory().has(file) or _carried(file) is not None
-    except (OSError, StoreUnusable):
-        return _carried(file) is not None
+def has(name: str, key: str) -> bool:
+    """Return whether machine code of a name and a key is there."""
+    file = file_name(name, key, "bin")
+    with contextlib.suppress(OSError, StoreUnusable):
+        if directory().has(file):
+            return True
+    return _carried(file) is not None
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
@@ -304,15 +304,11 @@ def _written(place: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]
 def files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
     """Return (time of the last use, bytes, name) of the files of ours, the least recently used first."""
     abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
-    return [one for one in _listed(place, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
+    return [one for one in listed(place, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
 
 
-def other_files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
-    """Return the same of locks and requests, which do not count for the bound."""
-    return _listed(place, OTHERS)
-
-
-def _listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
+def listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
+    """Return the same of files whose names have a pattern."""
     found = []
     with contextlib.suppress(OSError):
         for name, status in place.files():
