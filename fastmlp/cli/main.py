@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     silence(arguments.quiet)
     try:
+        _check_level()
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except Mistake as mistake:
@@ -49,6 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         silence(False)
     return code
+
+
+def _check_level() -> None:
+    """Raise Mistake if the level of processors that the user names is none of this machine."""
+    if os.environ.get("FASTMLP_LEVEL"):
+        from fastmlp.kernels.codegen import machine
+
+        try:
+            machine.level()
+        except ValueError as error:
+            raise Mistake(str(error)) from None
 
 
 class _Parser(argparse.ArgumentParser):

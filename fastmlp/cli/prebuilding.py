@@ -67,6 +67,8 @@ def main() -> int:
     if levels == [HOST]:
         return write_first_calls(folder)
     try:
+        if HOST in levels:
+            raise ValueError(f"{HOST!r} goes with no other level")
         for level in levels:
             checks.choice("level", level, (HOST, *LEVELS))
             if not platform.machine().lower().replace("amd64", "x86_64").startswith(LEVELS[level].triples):

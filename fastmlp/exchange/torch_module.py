@@ -132,7 +132,7 @@ def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
     elif isinstance(given, torch.nn.Sequential):
-        for child, one in given.named_children():
+        for child, one in given._modules.items():  # with those that stand there twice
             yield from _leaves(torch, one, f"{name}.{child}" if name else child)
     else:
         yield name, given, ()
@@ -141,6 +141,7 @@ def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple
 def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> ImportedLayer | None:
     """Return the layer that a module is, None if it changes nothing; other : see `ImportedLayer`."""
     kind = type(one).__name__
+    _check_plain(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
         return ImportedLayer(layers.Dropout(one.p)) if one.p else None
     if kind in PASSED:
@@ -160,6 +161,18 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
         units = max((array.size for array in arrays), default=1)
         return ImportedLayer(_of_formula(one.expression, names, units), arrays, other)
     return ImportedLayer(_read_activation(name, one, kind))
+
+
+def _check_plain(torch: Any, name: str, one: Any) -> None:
+    """Raise ValueError for a module with hooks, or with parameters that have no numbers."""
+    if any(own.is_meta or torch.nn.parameter.is_lazy(own) for own in one.parameters()):
+        raise ValueError(f"module {name!r} has parameters without numbers")
+    of_weights = "torch.nn.utils."  # of weight_norm and the like: the weight is read as they leave it
+    before = [
+        hook for hook in one._forward_pre_hooks.values() if of_weights not in f"{type(hook).__module__}."
+    ]
+    if before or one._forward_hooks:
+        raise ValueError(f"module {name!r} has forward hooks, which have no counterpart")
 
 
 def _of_module(layer: type[Part], one: Any) -> Part:

@@ -214,6 +214,8 @@ def _check_way(path: Path) -> None:
             target = Path(os.readlink(here))
             rest += reversed(target.parts)  # the first one leads to the root, if the target does
             here = here.parent
+        elif not stat.S_ISDIR(found.st_mode):
+            raise NotPrivate(here, NO_DIRECTORY)
         elif _others_rename(found):
             raise NotPrivate(here, OTHERS_COULD_WRITE)
         if not rest:

@@ -83,9 +83,11 @@ def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
 def _distinct(series: pl.Series) -> int:
     """Return how many different values there are, or a bound where counting takes long.
 
-    It is 2 for numbers that differ at the head, and the number of rows of lists.
+    It is 2 for numbers that differ at the head, and the number of rows of lists and objects.
     """
-    if series.dtype.is_nested():
+    import polars as pl
+
+    if series.dtype.is_nested() or series.dtype == pl.Object:
         return len(series)
     if series.dtype.is_numeric():  # by NumPy, as polars takes 60 us for an expression of few rows
         at_head = numbers(series[:HEAD])

@@ -316,7 +316,8 @@ def _usable(series: pl.Series) -> pl.Series:
     dtype = series.dtype
     if dtype.is_decimal():
         return series.cast(pl.Float64)
-    if dtype.is_nested() or dtype in (pl.Object, pl.Binary, pl.Duration):
+    names = pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null
+    if dtype not in names and not dtype.is_numeric() and (not dtype.is_temporal() or dtype == pl.Duration):
         raise TableError(f"a target of dtype {dtype} cannot be learned; convert it", series.name)
     return series
 

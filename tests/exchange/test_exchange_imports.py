@@ -229,6 +229,16 @@ def test_a_torch_module_of_ones_own():
     agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
 
 
+def test_a_torch_module_that_stands_twice_is_two_layers():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nn = torch.nn
+    relu, square = nn.ReLU(), nn.Linear(3, 3)
+    module = nn.Sequential(square, relu, square, relu, nn.Linear(3, 1))
+    got = of_reference(Model.from_torch, module)
+    assert got.network.widths == (3, 3, 3, 1)
+    agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
+
+
 def test_torch_formulas_are_differentiable_and_can_be_pickled(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = model("sine", np.float64).to_torch()
@@ -245,6 +255,8 @@ def test_other_torch_modules_are_refused_in_one_line():
     nn = torch.nn
     infinite = nn.Linear(3, 2)
     nn.init.constant_(infinite.weight, torch.inf)
+    hooked = nn.Linear(3, 2)
+    hooked.register_forward_hook(lambda module, given, z: 2 * z)
     for modules, said in (
         (
             [nn.Linear(3, 2), nn.Hardtanh(), nn.Linear(2, 1)],
@@ -273,6 +285,9 @@ def test_other_torch_modules_are_refused_in_one_line():
             r"Softplus\(threshold=1\) has no counterpart; softplus has 40.0",
         ),
         ([infinite], "weights and biases of layer 0 of the module must be finite numbers"),
+        ([hooked], "module '0' has forward hooks, which have no counterpart"),
+        ([nn.LazyLinear(2)], "module '0' has parameters without numbers"),
+        ([nn.Linear(3, 2, device="meta")], "module '0' has parameters without numbers"),
     ):
         with pytest.raises(ValueError, match=said):
             Model.from_torch(nn.Sequential(*modules))

@@ -229,7 +229,7 @@ def test_the_store_says_which_directory_it_is(place, monkeypatch):
 def test_the_store_names_a_directory_that_cannot_be_used(place, monkeypatch):
     (place / "file").touch()
     monkeypatch.setenv(store.PLACE, str(place / "file"))
-    why = NO_DIRECTORY.format(str(place / "file" / "fastmlp"))
+    why = NO_DIRECTORY.format(str(place / "file"))
     assert store.why_not_kept() == f"{why}; {store.PLACE} can name another directory"
 
 

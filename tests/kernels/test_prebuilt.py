@@ -71,10 +71,20 @@ def test_a_process_is_held_to_a_level(monkeypatch):
         monkeypatch.setenv(machine.LEVEL, name)
         if LEVELS[name].triples == LEVELS[HERE].triples:
             assert machine.level.__wrapped__() == name
-    for wrong in ("v3", FOREIGN, ""):
+    for wrong in ("v3", FOREIGN):
         monkeypatch.setenv(machine.LEVEL, wrong)
         with pytest.raises(ValueError, match=f"^FASTMLP_LEVEL must be a level that .*{HERE}.*got '{wrong}'$"):
             machine.level.__wrapped__()
+    monkeypatch.setenv(machine.LEVEL, "")
+    assert machine.level.__wrapped__() == HERE
+
+
+def test_the_command_line_refuses_a_wrong_level_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv(machine.LEVEL, "v3")
+    monkeypatch.setattr(machine, "level", machine.level.__wrapped__)
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache"])
+    assert capsys.readouterr().err.startswith("fastmlp: error: FASTMLP_LEVEL must be a level that ")
 
 
 def test_a_processor_that_lacks_one_feature_is_of_a_lower_level(monkeypatch):
@@ -337,10 +347,11 @@ def test_an_installation_does_not_fail_where_nothing_can_be_compiled(tmp_path):
     [
         ("v5", f"unknown level 'v5'; choose from: host, {', '.join(LEVELS)}"),
         (FOREIGN, f"the level {FOREIGN!r} cannot be compiled for on {platform.machine()}"),
+        ("host", "'host' goes with no other level"),
     ],
 )
 def test_a_level_that_cannot_be_built_is_refused_in_one_line(tmp_path, monkeypatch, capsys, level, error):
-    monkeypatch.setattr(sys, "argv", ["prebuilding", str(tmp_path), level])
+    monkeypatch.setattr(sys, "argv", ["prebuilding", str(tmp_path), level, *LEVELS])
     assert prebuilding.main() == 2
     assert capsys.readouterr().err == f"FASTMLP_PREBUILD: {error}\n"
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from sklearn.metrics import (
@@ -133,7 +134,8 @@ def test_decimal_numbers_are_a_target_and_durations_are_none():
     values = pl.Series("y", [Decimal("0.50"), Decimal("1.25")])
     assert task_of(values) == "regression"
     assert targets_of(values, "regression").tolist() == [0.5, 1.25]
-    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]])):
+    period = pl.Series("y", pl.from_pandas(pd.DataFrame({"y": pd.period_range("2020", periods=2)}))["y"])
+    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]]), period):
         with pytest.raises(TableError, match=r"column 'y': a target of dtype .* cannot be learned"):
             task_of(odd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -245,6 +246,8 @@ def test_what_is_no_table_is_refused_in_one_line():
         TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
     ):
         Encoding.learned(pl.DataFrame({"l": [[1], [2, 3]]}))
+    with pytest.raises(TableError, match=r"column 'o': columns of dtype Object cannot be learned from"):
+        Encoding.learned(pl.DataFrame({"o": pl.Series([UUID(int=1), UUID(int=2)], dtype=pl.Object)}))
     nothing = pl.DataFrame({"a": [1] * 3, "id": [1, 2, 3], "b": [None] * 3, "c": ["x"] * 3})
     why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
     with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):

@@ -187,7 +187,7 @@ def level() -> str | None:
     """
     if _given:
         return _given[0]
-    named = os.environ.get(LEVEL)
+    named = os.environ.get(LEVEL) or None
     if named is None and any(map(os.environ.get, PROCESSOR)):
         return None
     there = has_features()
