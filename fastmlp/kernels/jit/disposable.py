@@ -10,11 +10,9 @@ This uses private parts of Numba; tried on 0.62.1 and 0.68.1.
 # mypy: ignore-errors
 
 import functools
-import typing
 import weakref
 
 from numba import types
-from numba.core.compiler import Flags
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate
 
@@ -60,25 +58,3 @@ class _Template(AbstractTemplate):
 def _forget(known):
     for key in {key for _, key in known.values()}:
         cpu_target.target_context.remove_user_function(key)
-
-
-def stage(function):
-    """Return an intrinsic that compiles a Python function of (work, ..) into its caller.
-
-    It returns nothing, or a number of work's dtype if its annotation says that it returns a float.
-    """
-    returns = "return" in typing.get_type_hints(function)
-
-    def definition(typing_context, work, *others):
-        signature = (work.dtype if returns else types.none)(work, *others)
-
-        def emit(context, builder, signature, arguments):
-            flags = Flags()
-            flags.forceinline, flags.nrt, flags.error_model = True, True, "numpy"
-            compiled = context.compile_subroutine(builder, function, signature, flags=flags, caching=False)
-            return context.call_internal(builder, compiled.fndesc, signature, arguments)
-
-        return signature, emit
-
-    functools.update_wrapper(definition, function)
-    return Intrinsic(definition)

@@ -7,7 +7,6 @@ Separate from `fastmlp.kernels.small.eligible`, which loads no compiler.
 
 from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
-from fastmlp.kernels.jit.disposable import stage
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
 from fastmlp.kernels.small import registers, row_stages, stages
 from fastmlp.kernels.small.padded import plan
@@ -42,7 +41,7 @@ def train_blocks(call, worker, workers):
         value = 0.0
         renew(own, 0, 0, 0, 0)
         if BLOCKS:
-            clear(own, 0)
+            clear(own)
         for at in range(start, stop, BLOCK):
             rows = min(BLOCK, stop - at)
             take_rows(own, inputs, targets, weights, order, at, rows, share)
@@ -65,18 +64,6 @@ def train_blocks(call, worker, workers):
 
 
 # --- binding -------------------------------------------------------------------------------------
-
-
-def clear_of(where):
-    """The stage that clears the gradients."""
-    section = where.section
-
-    @stage
-    def clear(work, rows):
-        for i in range(section):
-            work[section + i] = 0
-
-    return clear
 
 
 def block_names(constants):
@@ -117,7 +104,7 @@ def block_names(constants):
             constants.rule, where.gains, where.section - where.gains, where, False
         ),
         "GAINS": where.gains > where.weights,
-        "clear": clear_of(where),
+        "clear": stages.cleared(where),
         "take_numbers": row_stages.take_numbers(operations, layers),
         "take_section": stages.copies(where, inwards=True),
         "give_section": stages.copies(where, inwards=False),

@@ -364,6 +364,18 @@ def copy_row(memory, source, target, count, most):
         v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
 
 
+def cleared(plan):
+    """Return the intrinsic (work,) that clears the gradients, a section of whole vectors."""
+
+    @disposable
+    def clear(work):
+        memory = Memory(work)
+        with counted(memory.builder, plan.section, memory.v.lanes) as i:
+            memory.v.store(memory.v.zero, memory.at(i + plan.section))
+
+    return clear
+
+
 def copies(plan, inwards):
     """Return the intrinsic (work, number, vector) that copies a flat vector (P,) to a section, or back.
 
