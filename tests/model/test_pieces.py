@@ -16,7 +16,7 @@ from fastmlp.backend import registry
 from fastmlp.kernels.codes import MOST_CODES
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
 from fastmlp.kernels.jit import engine, lazy
-from fastmlp.kernels.jit.type_names import type_of
+from fastmlp.kernels.jit.lazy import type_of
 from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.records import OPERATION, RULE
 
