@@ -87,7 +87,8 @@ fastmlp.testing.check("zero_inflated")
 
 TRIAL = """
 import functools
-import numpy as np, fastmlp, onnxruntime, torch
+import importlib.util
+import numpy as np, fastmlp, onnxruntime
 from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model import inputs, layers, optimizers
@@ -108,8 +109,11 @@ def complete(model):
     exec(model.to_numpy_source(), own)
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     (of_onnx,) = session.run(None, {{session.get_inputs()[0].name: X}})
-    of_torch = model.to_torch()(torch.from_numpy(X)).detach().numpy()
-    for predicted in (own["predict"](X), model.jit_predict(X), of_onnx, of_torch):
+    exported = [own["predict"](X), model.jit_predict(X), of_onnx]
+    if importlib.util.find_spec("torch"):
+        import torch
+        exported.append(model.to_torch()(torch.from_numpy(X)).detach().numpy())
+    for predicted in exported:
         np.testing.assert_allclose(predicted, expected, rtol=1e-9, atol=1e-12)
     many = {{"optimizer": optimizer, "epochs": 3, "batch_size": 16, "backend": "specialized"}}
     alone = [fastmlp.fit(network, X, y, seed=seed, **many) for seed in range(3)]

@@ -167,6 +167,8 @@ def test_that_later_runs_compile_again_for_a_fault_is_a_warning(fault, capsys):
 
 COLD = """
 import sys, fastmlp
+from fastmlp.system import compiling
+compiling.LONG_SECONDS = 0.1
 network, optimizer = fastmlp.Network([1, 1]), fastmlp.SGD(0.1)
 fastmlp.fit(network, [[1.0]], [1.0], epochs=9, backend="specialized", optimizer=optimizer)
 """
