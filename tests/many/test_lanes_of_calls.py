@@ -220,9 +220,11 @@ def test_few_short_trainings_compile_nothing(monkeypatch):
 
 
 def test_a_program_is_compiled_once_trainings_have_lost_its_price(monkeypatch):
+    """Also where no call saves it by itself."""
     monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 1e-9)
     monkeypatch.setattr(programs, "share", lambda: 1)
     monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
+    monkeypatch.setattr(lanes.LaneProgram, "saved_by", lambda *_: 1e-12)
     other, taken = Network([10, 7, 1], hidden="tanh"), []
     train = lanes.blocks_of
     monkeypatch.setattr(lanes, "blocks_of", lambda *given: taken.append(given) or train(*given))
