@@ -69,8 +69,8 @@ class LaneProgram(NamedTuple):
         from fastmlp.backend import programs
 
         key = programs.key_of(self.bound)
-        to_come = max(saved, programs.seconds_lost.get(key, 0.0))  # calls like those before are expected
-        return programs.is_due(key, to_come) and programs.compiled_here(key, self.compile)
+        lost = programs.seconds_lost.get(key, 0.0)  # as much is expected to come
+        return programs.is_due(key, max(saved, lost)) and programs.compiled_here(key, self.compile)
 
     def lose(self, seconds: float) -> None:
         """Count seconds that trainings have taken without it."""
