@@ -19,9 +19,7 @@ from fastmlp.system.budget import share
 from fastmlp.system.compiling import uncounted
 
 for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
-    warnings.warn(
-        f"{name} has no effect any more, and version 2.0 will not know it", FutureWarning, stacklevel=2
-    )
+    warnings.warn(f"{name} has no effect any more, and 2.0 will not know it", FutureWarning, stacklevel=2)
 
 _lock = threading.Lock()
 seconds_lost: dict[str, float] = {}
