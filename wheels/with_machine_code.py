@@ -23,8 +23,6 @@ from setuptools.build_meta import *  # noqa: F403  # the other hooks of a build 
 
 HOST = "host"
 
-ALL = {"x86_64": ("x86-64-v3", "x86-64-v4"), "aarch64": ("aarch64", "neoverse-v1"), "arm64": ("apple-m1",)}
-
 FOLDER = Path("fastmlp/prebuilt")
 
 WHY = FOLDER / "why.txt"
@@ -32,10 +30,8 @@ WHY = FOLDER / "why.txt"
 
 
 def levels() -> tuple[str, ...]:
-    """Return what to compile for: "host", names of levels, or nothing."""
+    """Return what to compile for: "host", "all", names of levels, or nothing."""
     given = os.environ.get("FASTMLP_PREBUILD", HOST if "PIP_BUILD_TRACKER" in os.environ else "none").strip()
-    if given == "all":
-        return ALL.get(platform.machine().lower().replace("amd64", "x86_64"), (HOST,))
     return () if given in ("none", "") else tuple(level.strip() for level in given.split(","))
 
 
@@ -84,7 +80,9 @@ def _compiled() -> tuple[str, ...]:
     print(done.stdout)
     if done.returncode and wanted != (HOST,):
         raise SystemExit(done.returncode)
-    FOLDER.mkdir(exist_ok=True)
+    if done.returncode:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     last = (done.stdout.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     WHY.write_text(f"nothing was compiled: {last}\n" if done.returncode else f"{last}\n")
     return () if done.returncode else wanted

@@ -61,12 +61,13 @@ def is_ready(
     rows : rows of a batch; mixed : whether products are of bfloat16 numbers
     """
     if mixed:
-        entries, trains = registry.entries(registry.mixed_backend("auto").name), True
+        entries = registry.entries(registry.mixed_backend("auto").name)
+        trains = entries.has(("train_chunk",), dtype.name)
     else:
         auto, work = _auto()
         chosen = auto(work.of(network, without_rates(optimizer), rows, dtype, threads)).chosen
         entries, trains = chosen.entries, chosen.is_ready(dtype.name)
-    return trains and entries.has(("train_chunk", "evaluate", "predict"), dtype.name)
+    return trains and entries.has(("evaluate", "predict"), dtype.name)
 
 
 @functools.cache  # an import within a function takes half a microsecond every time

@@ -15,13 +15,16 @@ from functools import lru_cache
 from fastmlp.kernels.jit.entries import about_seconds_of_a_network as about_seconds_of_a_network
 from fastmlp.kernels.jit.store import hash_of
 from fastmlp.kernels.variant import Bound
+from fastmlp.system import forks
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import uncounted
 
 for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
     warnings.warn(f"{name} has no effect any more, and 2.0 will not know it", FutureWarning, stacklevel=2)
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may fork while this thread holds it
+forks.wait_for(_lock)
+
 seconds_lost: dict[str, float] = {}
 """What trainings have lost without a program, by its key."""
 

@@ -45,6 +45,9 @@ BACKENDS = ("fused", "packed")
 HOST = "host"
 """In place of a level: the one that this processor meets."""
 
+ALL = "all"
+"""In place of levels: those of all processors that run the same system."""
+
 OF_A_LEVEL = """
 import sys
 from fastmlp.kernels.codegen.machine import compile_for
@@ -66,17 +69,30 @@ def main() -> int:
     Path(folder).mkdir(parents=True, exist_ok=True)
     if levels == [HOST]:
         return write_first_calls(folder)
+    if levels == [ALL]:
+        levels = levels_of(machine.processor()[0])
     try:
-        if HOST in levels:
-            raise ValueError(f"{HOST!r} goes with no other level")
+        for alone in {HOST, ALL} & {*levels}:
+            raise ValueError(f"{alone!r} goes with no other level")
         for level in levels:
-            checks.choice("level", level, (HOST, *LEVELS))
-            if not platform.machine().lower().replace("amd64", "x86_64").startswith(LEVELS[level].triples):
+            checks.choice("level", level, (HOST, ALL, *LEVELS))
+            if not machine.processor()[0].startswith(LEVELS[level].triples):
                 raise ValueError(f"the level {level!r} cannot be compiled for on {platform.machine()}")
     except ValueError as mistake:
         print(f"FASTMLP_PREBUILD: {mistake}", file=sys.stderr)
         return 2
     return run((OF_A_LEVEL, level, folder) for level in levels)
+
+
+def levels_of(triple: str) -> list[str]:
+    """Return the levels that processors of a system may have as their best, by LLVM's name of the system."""
+    found = []
+    for name, level in LEVELS.items():
+        if triple.startswith(level.triples):
+            found.append(name)
+            if not level.features:  # every such processor meets it, and takes no later one
+                break
+    return found
 
 
 def run(programs: Iterable[tuple[str, ...]], **environment: str) -> int:
@@ -89,19 +105,20 @@ def run(programs: Iterable[tuple[str, ...]], **environment: str) -> int:
 
 def write_first_calls(folder: str) -> int:
     """Write what first calls compile; return the exit code. Processes share what each compiles."""
-    count = min(cores(), len(DTYPES) * len(KINDS))
+    count = min(cores(), len(FIRST_TASKS))
     with tempfile.TemporaryDirectory() as cache:
         programs = [(OF_FIRST_CALLS, str(place), str(count)) for place in range(count)]
-        code = run(programs, **{store.SWITCH: "1", store.PLACE: cache})
+        if code := run(programs, **{store.SWITCH: "1", store.PLACE: cache}):
+            return code
         for file in Path(cache, "fastmlp").glob("*.*.*"):
             shutil.copyfile(file, Path(folder, file.name))
     level = machine.level() or "this processor"
     print(f"fastmlp: compiled {len(os.listdir(folder))} files of machine code for {level}")
-    return code
+    return 0
 
 
-KINDS = ("dense", "sparse")
-"""Of rows."""
+FIRST_TASKS = [*product(("dense", "sparse"), DTYPES)]
+"""Kinds of rows, with each dtype."""
 
 FIRST_NETWORKS = (
     (Network([64, 128, 10], output="softmax", loss="cross_entropy"), 32),
@@ -113,9 +130,8 @@ FIRST_NETWORKS = (
 
 
 def make_first_calls(place: str, count: str) -> None:
-    """Train and predict as first calls do: every so many dtypes and kinds of rows, from a place on."""
-    tasks = [(dtype, kind) for kind in KINDS for dtype in DTYPES]
-    for dtype, kind in tasks[int(place) :: int(count)]:
+    """Do every so many of the first tasks, from a place on: train and predict as first calls do."""
+    for kind, dtype in FIRST_TASKS[int(place) :: int(count)]:
         if kind == "dense":
             compile_tiles(dtype)  # of networks of all sizes
         for network, rows in FIRST_NETWORKS:

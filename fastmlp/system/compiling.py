@@ -29,8 +29,6 @@ class _Total:
     """Seconds during which at least one thread was within `compiling`."""
 
     def __init__(self) -> None:
-        self.uncounted: set[int] = set()
-        """The ids of threads whose compilations nobody waits for."""
         self._depths: Counter[int] = Counter()
         """How many times each thread is within it, by the thread's id."""
         self.counted: tuple[float, float | None] = (0.0, None)
@@ -93,6 +91,15 @@ class _Total:
 
 total = _Total()
 
+
+class _Thread(threading.local):
+    """Whether nobody waits for the compilations of a thread."""
+
+    is_uncounted = False
+
+
+_thread = _Thread()
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=total.forget_others)
 
@@ -112,7 +119,7 @@ def compiling(
     again : when the same will be compiled again, in words
     fault : whether that is a fault, which is said in any case; the line is a notice otherwise
     """
-    if threading.get_ident() in total.uncounted:
+    if _thread.is_uncounted:
         yield
         return
     if what is not None:
@@ -132,11 +139,8 @@ def uncounted(compile_code: Callable[[], object]) -> Callable[[], None]:
     """Return a function for a thread that compiles while others train: its time counts for nobody."""
 
     def run() -> None:
-        total.uncounted.add(threading.get_ident())
-        try:
-            compile_code()
-        finally:
-            total.uncounted.discard(threading.get_ident())
+        _thread.is_uncounted = True
+        compile_code()
 
     return run
 

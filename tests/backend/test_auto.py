@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pages
 import pytest
 from choosing import work
@@ -11,7 +12,7 @@ from processes import python
 from terminals import WATCHED
 
 import fastmlp
-from fastmlp.backend import auto, programs, registry
+from fastmlp.backend import auto, choice, programs, registry
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.variant import Choice
@@ -117,6 +118,13 @@ def test_explain_tells_what_a_training_takes(on_disk):
         "A training of 1 steps begins on specialized, which is compiled already. "
         "It stays there: no backend of the same bits has a smaller estimate."
     )
+
+
+def test_what_begins_on_a_program_of_its_own_needs_no_other_training(monkeypatch):
+    monkeypatch.setattr(Entries, "has_network", lambda *_: True)
+    monkeypatch.setattr(Entries, "has", lambda entries, templates, dtype: "train_chunk" not in templates)
+    described = fastmlp.Network([6, 5, 2], "tanh"), fastmlp.Adam(), 32, np.dtype(np.float32), 1
+    assert choice.is_ready(*described)
 
 
 @pytest.fixture

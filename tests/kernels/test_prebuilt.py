@@ -345,15 +345,28 @@ def test_an_installation_does_not_fail_where_nothing_can_be_compiled(tmp_path):
 @pytest.mark.parametrize(
     ("level", "error"),
     [
-        ("v5", f"unknown level 'v5'; choose from: host, {', '.join(LEVELS)}"),
+        ("v5", f"unknown level 'v5'; choose from: host, all, {', '.join(LEVELS)}"),
         (FOREIGN, f"the level {FOREIGN!r} cannot be compiled for on {platform.machine()}"),
         ("host", "'host' goes with no other level"),
+        ("all", "'all' goes with no other level"),
     ],
 )
 def test_a_level_that_cannot_be_built_is_refused_in_one_line(tmp_path, monkeypatch, capsys, level, error):
     monkeypatch.setattr(sys, "argv", ["prebuilding", str(tmp_path), level, *LEVELS])
     assert prebuilding.main() == 2
     assert capsys.readouterr().err == f"FASTMLP_PREBUILD: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("triple", "levels"),
+    [
+        ("x86_64-pc-windows-msvc", ["x86-64-v4", "x86-64-v3"]),
+        ("aarch64-unknown-linux-gnu", ["neoverse-v1", "aarch64"]),
+        ("arm64-apple-darwin25.0.0", ["apple-m1"]),
+    ],
+)
+def test_all_levels_are_those_that_a_processor_of_the_system_may_have_as_its_best(triple, levels):
+    assert prebuilding.levels_of(triple) == levels
 
 
 def in_folder(folder, code, *arguments, **environment):

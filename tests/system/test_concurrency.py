@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import needs
+import pages
 import pytest
 import threadpoolctl
 from processes import python
@@ -282,6 +284,17 @@ def test_where_each_thread_has_its_own_number_it_is_given_back_its_own(monkeypat
             assert (library.num_threads, one.submit(lambda: library.num_threads).result()) == (4, own)
     finally:
         library.set_num_threads(before)
+
+
+def test_a_fork_waits_for_every_lock_that_a_module_has():
+    """Or the new process would find it locked for ever."""
+    found = [
+        (path.name, name, f"wait_for({name}" in path.read_text())
+        for path in sorted((pages.ROOT / "fastmlp").rglob("*.py"))
+        for name in re.findall(r"^(\w+) = threading\.R?Lock\(\)", path.read_text(), re.MULTILINE)
+    ]
+    assert len(found) > 3
+    assert [lock for lock in found if not lock[2]] == []
 
 
 @needs.locks

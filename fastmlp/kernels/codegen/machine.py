@@ -136,7 +136,7 @@ LEVELS = {
 }
 """The levels, by the names that they have for compilers; the first that a processor meets is its best.
 
-Steps took 0.99 of the time of code for the exact processor (0.96 to 1.02 in eight trainings, Zen 4).
+Steps took 0.99 of the time of code for the exact processor (0.96 to 1.03 in nine trainings, Zen 4).
 """
 
 LEVEL = "FASTMLP_LEVEL"

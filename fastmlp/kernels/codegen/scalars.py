@@ -136,7 +136,7 @@ def log_chain(entry, slope, a, along):
 
 
 def log_chain_of(entry, slope, a, along):
-    """`log_chain`; of a loss whose derivative is by the logit already, that."""
+    """Return the derivative by a logit: `slope` itself, if the loss has its derivative by the logit."""
     return slope if entry.by_logit else numbers.fma(-a, along, slope)
 
 

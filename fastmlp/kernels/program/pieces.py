@@ -65,20 +65,20 @@ PIECES = {
     ),
     "operate": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, members, second, gain, shift, x, other, kept, out:
-        coded(CODE, numbers, members, second, gain, shift, x, other, kept, out),
+        lambda numbers, subrows, second, gain, shift, x, other, kept, out:
+        coded(CODE, numbers, subrows, second, gain, shift, x, other, kept, out),
     ),
     "operate_gradient": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other:
+        lambda numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other:
         coded(
-            CODE, numbers, members, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+            CODE, numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
         ),
     ),
     "gain_gradient": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, members, second, gain, x, other, kept, delta, out:
-        coded(CODE, numbers, members, second, gain, x, other, kept, delta, out),
+        lambda numbers, subrows, second, gain, x, other, kept, delta, out:
+        coded(CODE, numbers, subrows, second, gain, x, other, kept, delta, out),
     ),
     "run_forward": ProgramPiece(
         types.none, OPERATION_CODES,
