@@ -222,7 +222,7 @@ print(store.why_not_kept())
 @pytest.mark.parametrize(
     ("home", "script", "reason"), [
         ("missing", WHY, "/home/missing/.cache/fastmlp' cannot be used (Permission denied)"),
-        ("file", WHY, "/home/file/.cache/fastmlp' cannot be used (Not a directory)"),
+        ("file", WHY, "/home/file' is a link or no directory"),
         (None, NO_USER + WHY, "there is no directory to write to"),
     ],
     ids=["no home", "a file for a home", "no user either"],
