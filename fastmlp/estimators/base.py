@@ -305,10 +305,12 @@ class Perceptron(Joint, Parameters, Fitted):
         inputs = rows.inputs
         if stream is None:
             inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
+        # The steps of an epoch of blocks may not be known: their epochs are counted.
+        since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
         if self.shuffle:
             whole = stream is None or stream.first.last
-            orders = ComposedOrders(len(rows.targets), rng) if whole else WindowOrders(rng)
+            orders = ComposedOrders(len(rows.targets), rng, since.epoch) if whole else WindowOrders(rng)
         score = scoring_of(self, held_out)
         plan = Plan(
             network=network,
@@ -324,8 +326,7 @@ class Perceptron(Joint, Parameters, Fitted):
             stays_finite=False,
             calls_blas=bool(callbacks) or score is not None or calls_blas(backend),
             setting={},
-            # The steps of an epoch of blocks may not be known: their epochs are counted.
-            since=BEGINNING if stream is None else Since(state.step, state.epochs),
+            since=since,
         )
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:

@@ -107,11 +107,10 @@ class random_state:
 class ComposedOrders:
     """Row orders, each a permutation of the one before (`fastmlp.training.batches.Orders`)."""
 
-    state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
-
-    def __init__(self, rows: int, rng: np.random.RandomState) -> None:
+    def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
+        """epochs : of the training, which had other orders before"""
         self._order = np.arange(rows)
-        self._rng = rng
+        self._rng, self._epochs = rng, epochs
 
     def fingerprint(self) -> str:
         """Return a hash of what all later orders depend on."""
@@ -122,14 +121,12 @@ class ComposedOrders:
         digest.update(self._order.tobytes())
         return digest.hexdigest()
 
-    def skip(self, epochs: int) -> None:
-        """Draw the orders of so many epochs, for nobody."""
-        for _ in range(epochs):
-            self._rng.shuffle(self._order)
-
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write the orders of the next epochs to out (epochs, rows)."""
+    def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
+        """Write the orders of epochs from `epoch` on to out (epochs, rows), none before the last draw."""
         # To shuffle an order in place is to compose it with `permutation(rows)`, of the same random numbers.
+        for _ in range(self._epochs, epoch):
+            self._rng.shuffle(self._order)
         for order in out:
             self._rng.shuffle(self._order)
             order[...] = self._order
+        self._epochs = epoch + len(out)

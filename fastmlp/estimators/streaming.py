@@ -204,12 +204,10 @@ def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
 class WindowOrders:
     """Orders of windows that are not all rows, each drawn by itself (`fastmlp.training.batches.Orders`)."""
 
-    state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
-
     def __init__(self, rng: np.random.RandomState) -> None:
         self._rng = rng
 
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write orders of out.shape[1] rows to out (orders, rows)."""
+    def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
+        """Write orders of out.shape[1] rows to out (orders, rows), whichever the epoch is."""
         for order in out:
             order[...] = self._rng.permutation(out.shape[1])

@@ -24,7 +24,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array, Snapshot, TrainState, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.training.batches import Batches, Orders, batches_of
+from fastmlp.training.batches import Batches, batches_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite
 from fastmlp.training.epoch_losses import EpochLosses
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS
@@ -248,7 +248,7 @@ class BlockTraining:
         state = initial_state(parameters, rows, self._step)
         state.moments[:rows] = moments[:rows]
         losses = EpochLosses(self._per_epoch)
-        losses.pending = self._losses.pending[[place, -1]]
+        losses.sums, losses.steps = self._losses.sums[[place, -1]], self._losses.steps
         curve = [loss for curves in self._curves for loss in curves[place].tolist()]
         error = divergence_of(
             pattern.backend, pattern.network, pattern.optimizer, int(self._keys[place]), members.data[place],
@@ -268,7 +268,7 @@ class BlockTraining:
         if len(self._batches) > 1:
             self._batches = [self._batches[place] for place in kept]
         self._curves = [curves[kept] for curves in self._curves]
-        self._losses.pending = self._losses.pending[[*kept, -1]]
+        self._losses.sums = self._losses.sums[[*kept, -1]]
 
     def models(self) -> Iterator[tuple[int, Model | DivergenceError]]:
         """Yield the place of each model, and the model, or the error of one that has diverged."""
@@ -282,8 +282,8 @@ class BlockTraining:
         ended = EndedBlock(
             step,
             moments.reshape(len(moments), -1, parameters.shape[1])[:, :rows],
-            [(one.under_way(step), one.draws) for one in self._batches],
-            self._losses.pending,
+            self._losses.steps,
+            self._losses.sums,
             curves[0],
         )
         finite = self._finite.tolist()
@@ -301,14 +301,13 @@ class EndedBlock(NamedTuple):
     """What the trainings of a block came to.
 
     step : updates; moments : (models, rows, P)
-    orders : of each model, or one of all, that of the epoch under way and what draws the later ones
-    pending : as of `EpochLosses`; curves : (models, epochs) the losses
+    epoch_step, sums : steps and sums of `EpochLosses`; curves : (models, epochs) the losses
     """
 
     step: int
     moments: Array
-    orders: list[tuple[NDArray[np.int64], Orders | None]]
-    pending: NDArray[np.float64]
+    epoch_step: int
+    sums: NDArray[np.float64]
     curves: NDArray[np.float64]
 
 
@@ -332,11 +331,9 @@ class Kept(NamedTuple):
     def continuation(self) -> Continuation:
         """Return the training to go on with."""
         block, place = self.block, self.place
-        order, draws = block.orders[place if len(block.orders) > 1 else 0]
-        order_state = {} if draws is None else draws.state
         snapshot = Snapshot(
-            {}, self.parameters, block.moments[place], block.step, order, order_state,
-            block.pending[[place, -1]], self.history(), [],
+            {}, self.parameters, block.moments[place], block.step, block.epoch_step,
+            block.sums[[place, -1]], self.history(), [],
         )  # fmt: skip
         return self.like._replace(
             options=self.like.options | {"seed": self.seed}, beginning=Beginning(snapshot)

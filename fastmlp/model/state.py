@@ -34,6 +34,9 @@ class TrainState(NamedTuple):
         return _made(TrainState, (*self[:3], step, threads))
 
 
+NO_ORDER = np.empty(0, np.int64)
+
+
 class Snapshot(NamedTuple):
     """A training between two chunks: everything that the rest of it depends on.
 
@@ -42,23 +45,24 @@ class Snapshot(NamedTuple):
     setting : what must be the same for the rest to be the same (see `fastmlp.training.resuming`)
     parameters : (P,) floating
     moments : (rows, P) floating, those rows that the optimiser uses
-    step : updates done so far
-    order : (rows,) int64, the row order of an epoch under way, else empty
-    order_state : of the NumPy generator that draws the orders of later epochs
-    pending : (2 + heads, steps) float64, for `training.epoch_losses.EpochLosses`: of an epoch under way
+    step : updates done so far; epoch_step : those of the epoch under way
+    sums : (2 + heads,) float64 over these, of `training.epoch_losses.EpochLosses`
     history : lists of one value for every complete epoch
     callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
+    order : (rows,) int64, of an epoch that a version before 1.0 began; else empty, as the seed gives it
+    order_state : of the PCG64 that draws the orders of such an epoch's windows; else {}
     """
 
     setting: dict[str, Any]
     parameters: Array
     moments: Array
     step: int
-    order: NDArray[np.int64]
-    order_state: dict[str, Any]
-    pending: NDArray[np.float64]
+    epoch_step: int
+    sums: NDArray[np.float64]
     history: dict[str, list[float]]
     callbacks: list[tuple[str, dict[str, Any]]]
+    order: NDArray[np.int64] = NO_ORDER
+    order_state: dict[str, Any] = {}  # noqa: RUF012  # never written
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:

@@ -41,10 +41,7 @@ class Ended(NamedTuple):
 
     def continued(self, plan: Plan) -> Plan:
         """Return the plan of a longer training from here on; one that would stop here has no epoch left."""
-        epochs = len(self.snapshot.history["loss"])
-        if isinstance(plan.orders, ComposedOrders):
-            plan.orders.skip(epochs)
-        return plan._replace(epochs=epochs) if self.stopped else plan
+        return plan._replace(epochs=len(self.snapshot.history["loss"])) if self.stopped else plan
 
 
 _ended: ContextVar[dict[str, Ended] | None] = ContextVar("fastmlp_ended", default=None)

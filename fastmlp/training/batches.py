@@ -18,21 +18,18 @@ from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
+from fastmlp.model.state import NO_ORDER
 from fastmlp.training.start import Streams
 
 
 class Orders(Protocol):
-    """Draws the orders in which epochs visit the rows; how many are drawn at once changes nothing."""
+    """The orders in which epochs visit their rows; how many are drawn at once changes nothing."""
 
-    state: dict[str, Any]
-    """RNG state as JSON-serialisable values. Setting it continues from there; {} if that is not possible."""
+    def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
+        """Write the orders of epochs from `epoch` on to out (epochs, rows).
 
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write the orders of the next epochs to out (epochs, rows)."""
-
-
-NO_ORDER = np.empty(0, np.int64)
-"""The order under way where no epoch is, or none is drawn."""
+        epoch : at least the last one that was drawn; window : number of the window that has these rows
+        """
 
 
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
@@ -44,12 +41,18 @@ def batches_of(rows: int, batch_size: int, joins: bool) -> int:
 class Batches:
     """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them.
 
-    draws : what draws the orders, None where rows stand as they are
+    orders : None where rows stand as they are; before : epochs of the training before those counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most
     """
 
     def __init__(
-        self, rows: int, batch_size: int, orders: Orders | None, joins: bool = False, microbatch: int = 0
+        self,
+        rows: int,
+        batch_size: int,
+        orders: Orders | None,
+        joins: bool = False,
+        microbatch: int = 0,
+        before: int = 0,
     ) -> None:
         self.rows = rows
         self.batch_size, self.microbatch = batch_size, microbatch
@@ -57,8 +60,10 @@ class Batches:
         self.most = max(batch_size, rows - (self.per_epoch - 1) * batch_size)
         if microbatch:
             self.most = microbatch + joins
-        self.draws = orders
+        self.orders, self._before = orders, before
         self._first = 0  # the epoch of the first row of _orders
+        self._earlier: tuple[int, NDArray[np.int64]] | None = None
+        """The epoch that an earlier version began, and its order."""
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
 
@@ -72,31 +77,22 @@ class Batches:
         within = step % self.per_epoch * self.batch_size  # divmod and min are calls, and this asks thrice
         return step // self.per_epoch * self.rows + (within if within < self.rows else self.rows)
 
-    def under_way(self, step: int) -> NDArray[np.int64]:
-        """Return the order of the epoch that is under way before the given step, up to where it is drawn."""
-        if self.draws is None:
-            return NO_ORDER
+    def order_at(self, step: int) -> NDArray[np.int64]:
+        """Return the order of a `Snapshot` before the given step."""
         epoch, within = divmod(step, self.per_epoch)
-        # No empty part of the orders: it would keep all of them in memory.
-        return self._orders[epoch - self._first :].reshape(-1) if within else NO_ORDER
+        return self._earlier[1] if within and self._earlier and self._earlier[0] == epoch else NO_ORDER
 
-    def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return (order, order_state) of a `Snapshot` before the given step; orders are drawn up to there."""
-        return (NO_ORDER, {}) if self.draws is None else (self.under_way(step), self.draws.state)
-
-    def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
-        """Go on from a `position`."""
-        if self.draws is None:
-            return
-        self._first = step // self.per_epoch
-        # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
-        self._orders = order.reshape(-1, self.rows).copy()
-        if order_state:
-            self.draws.state = order_state
+    def resume(self, step: int, order: NDArray[np.int64]) -> None:
+        """Go on from a `Snapshot` with such an order."""
+        if self.orders is not None and order.size:
+            self._first = step // self.per_epoch
+            # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
+            self._orders = order.reshape(-1, self.rows).copy()
+            self._earlier = self._first, self._orders[0]
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
-        return max(1, visits // self.batch_size) if self.draws else sys.maxsize
+        return max(1, visits // self.batch_size) if self.orders else sys.maxsize
 
     def visit(
         self, step: int, count: int
@@ -107,8 +103,8 @@ class Batches:
         """
         first, within = divmod(step, self.per_epoch)
         bounds_of = kept_bounds if count <= KEPT_STEPS else bounds
-        steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.draws is not None)
-        if self.draws is None:
+        steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.orders is not None)
+        if self.orders is None:
             return self._natural, *steps
         last = (step + count - 1) // self.per_epoch
         orders = self._orders[first - self._first :]
@@ -116,7 +112,7 @@ class Batches:
         if held <= last - first:  # else nothing is copied: an epoch of 10 million rows takes many chunks
             grown = np.empty((last + 1 - first, self.rows), np.int64)
             grown[:held] = orders
-            self.draws.draw(grown[held:])
+            self.orders.draw(self._before + first + held, grown[held:])
             orders = grown
         self._orders, self._first = orders, first
         return orders.reshape(-1), *steps

@@ -23,7 +23,7 @@ from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
-from fastmlp.model.state import Array, Snapshot
+from fastmlp.model.state import NO_ORDER, Array, Snapshot
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
@@ -36,8 +36,11 @@ MOST_BLAS_THREADS = 1 << 12
 OWN_CURVES = ("loss", "validation_loss")
 """What a training itself writes into its history, all finite; callbacks may write more."""
 
-FORMAT = 1
-"""A change of what is written increases it. Older formats stay readable, newer ones are refused."""
+FORMAT = 2
+"""A change of what is written increases it. Older formats stay readable, newer ones are refused.
+
+In format 1 a training has each step's loss of the epoch under way ("pending"), and what draws its orders.
+"""
 
 
 class Checkpoint(Callback):
@@ -171,7 +174,9 @@ def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
 def content_of_training(run: Run) -> Written:
     """Return what a file holds of a training between two chunks; its arrays are the live ones."""
     snapshot = run.snapshot()
-    arrays = {name: getattr(snapshot, name) for name in ("moments", "order", "pending")}
+    arrays = {"moments": snapshot.moments, "sums": snapshot.sums}
+    if snapshot.order.size:
+        arrays["order"] = snapshot.order
     states = []
     for place, (name, state) in enumerate(snapshot.callbacks):
         own = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
@@ -180,6 +185,7 @@ def content_of_training(run: Run) -> Written:
     training = {
         "setting": snapshot.setting,
         "step": snapshot.step,
+        "epoch_step": snapshot.epoch_step,
         "order_state": snapshot.order_state,
         "callbacks": states,
     }
@@ -206,18 +212,18 @@ def opened(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[st
 
 
 def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return what `opened` does of a file of FORMAT, as yet unchecked; errors as of `load`."""
+    """Return what `opened` does of a file up to FORMAT, as yet unchecked; errors as of `load`."""
     header, arrays, pieces = opened(path, pieces)
     check_format(path, header)
     return header, arrays, pieces
 
 
 def check_format(path: Path, header: dict[str, Any]) -> None:
-    """Raise CheckpointError unless a file is of FORMAT."""
-    if header.get("format") != FORMAT:
+    """Raise CheckpointError unless a file is of a format up to FORMAT."""
+    if header.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
-            f"this fastmlp reads format {FORMAT}"
+            f"this fastmlp reads formats up to {FORMAT}"
         )
 
 
@@ -335,13 +341,19 @@ def _snapshot(
         "no moments",
     )
     _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
-    order = arrays["order"]
+    order, order_state = arrays.get("order", NO_ORDER), training["order_state"]
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
-    pending = arrays["pending"]
-    sound = pending.ndim == 2 and len(pending) == 2 + len(network.heads) and np.isfinite(pending).all()
-    _expect(sound, "no pending losses")
-    if training["order_state"]:  # empty if no orders are drawn
-        np.random.PCG64().state = training["order_state"]  # raises if it is no state
+    if order_state:
+        np.random.PCG64().state = order_state  # raises if it is no state
+    if (pending := arrays.get("pending")) is None:
+        epoch_step, sums = checks.whole("epoch_step", training["epoch_step"], 0), arrays["sums"]
+    else:
+        _expect(pending.ndim == 2, "no losses of an epoch")
+        epoch_step, sums = pending.shape[1], np.add.reduce(pending, axis=1)
+        if order.size or not epoch_step:  # what it draws are the orders of later epochs
+            order_state = {}
+    sound = sums.shape == (2 + len(network.heads),) and np.isfinite(sums).all()
+    _expect(sound and sums.dtype == np.float64, "no losses of an epoch")
     callbacks = [
         (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
         for place, (name, state) in enumerate(training["callbacks"])
@@ -351,11 +363,12 @@ def _snapshot(
         parameters=parameters,
         moments=moments,
         step=step,
-        order=order,
-        order_state=training["order_state"],
-        pending=pending,
+        epoch_step=epoch_step,
+        sums=sums,
         history=history,
         callbacks=callbacks,
+        order=order,
+        order_state=order_state,
     )
 
 

@@ -63,7 +63,7 @@ class Training:
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
         joins = plan.network.needs_batches
-        self.batches = Batches(rows, plan.batch_size, plan.orders, joins, plan.microbatch)
+        self.batches = Batches(rows, plan.batch_size, plan.orders, joins, plan.microbatch, plan.since.epoch)
         self.losses = EpochLosses(self.batches.per_epoch, len(plan.network.heads))
         self.head_weights = plan.head_weights
         if plan.head_weights is None and plan.network.heads:
@@ -112,7 +112,7 @@ class Training:
 
     def _resume(self, saved: Snapshot) -> None:
         self.take_over(saved)
-        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.batches.resume(saved.step, saved.order)
         self.run.rows_seen = self.batches.rows_before(saved.step)
 
     def take_over(self, saved: Snapshot) -> None:
@@ -120,27 +120,23 @@ class Training:
         run = self.run
         self._write_state(saved)
         self.state = self.state.at(self.steps_before + saved.step)
-        self.losses.pending = saved.pending
+        self.losses.sums, self.losses.steps = saved.sums, saved.epoch_step
         run.step = saved.step
         run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
 
     def snapshot(self) -> Snapshot:
         """Return all that the rest of the training depends on."""
-        return self.snapshot_at(*self.batches.position(self.run.step))
-
-    def snapshot_at(self, order: NDArray[np.int64], order_state: dict[str, Any]) -> Snapshot:
-        """Return a snapshot. order, order_state : of the epoch under way, and of what draws later ones"""
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
             moments=self.state.moments[: self.plan.optimizer.moment_rows],
             step=self.run.step,
-            order=order,
-            order_state=order_state,
-            pending=self.losses.pending,
+            epoch_step=self.losses.steps,
+            sums=self.losses.sums,
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
+            order=self.batches.order_at(self.run.step),
         )
 
     def left(self) -> Snapshot:
@@ -185,7 +181,6 @@ class Training:
             rows = batches.rows_before(run.step + steps) - run.rows_seen
             objectives, validation_loss = self._take(chunk, ends, rows)
         except LeftBehind:  # self.state is as it was, and the training stops
-            batches.resume(run.step, *self.position)
             self._end_chunk()  # a Checkpoint writes here
             return
         by_rows = plan.network.convention == "sklearn"
@@ -203,7 +198,6 @@ class Training:
     def next_chunk(self, steps: int) -> Chunk:
         """Return the chunk of the next steps."""
         plan, run, batches = self.plan, self.run, self.batches
-        self.position = batches.position(run.step)
         constant = plan.optimizer.constant_rates if run.rate_factor == 1 and self.uniform else None
         fixed = constant and plan.orders is None and self.head_weights is None
         if constant and fixed and batches.rows <= KEPT_STEPS:

@@ -14,7 +14,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
-from fastmlp.model.state import Snapshot
+from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.training.callbacks import Callback, Run, with_state
 from fastmlp.training.checkpoint import Checkpoint
@@ -82,8 +82,10 @@ class Beginning(NamedTuple):
         earlier = {name: [*values] for name, values in self.whole(self.curves()).items()}
         left = snapshot._replace(
             step=0,
-            order=np.empty(0, np.int64),
-            pending=snapshot.pending[:, :0],
+            epoch_step=0,
+            sums=np.zeros_like(snapshot.sums),
+            order=NO_ORDER,
+            order_state={},
             history={name: [] for name in earlier},
             callbacks=[],  # what they know of epochs goes with the history
         )

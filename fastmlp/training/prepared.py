@@ -28,7 +28,7 @@ from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.plan import Plan
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters
+from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
 
 
 class Prepared(NamedTuple):
@@ -163,7 +163,7 @@ def ready(
         held_out=rows.held_out,
         epochs=epochs,
         batch_size=rows.step,
-        orders=IndependentOrders(np.random.default_rng(streams.order)) if shuffled else None,
+        orders=RowOrders(streams.seed) if shuffled else None,
         dropout_key=dropout_key(network, streams),
         threads=options.threads,
         stays_finite=True,

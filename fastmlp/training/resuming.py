@@ -81,9 +81,9 @@ def check_same_training(
         raise CheckpointError(f"{path!r} holds {snapshot.step / batches:g} epochs, more than epochs={epochs}")
     shuffled = current["shuffle"] and batches > 1
     if (
-        not _is_sound(snapshot, done, current, optimizer, shuffled)
-        or snapshot.order.size != (rows if within and shuffled else 0)
-        or snapshot.pending.shape[1] != within
+        not _is_sound(snapshot, done, current, optimizer)
+        or snapshot.order.size not in (0, rows if within and shuffled else 0)
+        or snapshot.epoch_step != within
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
 
@@ -106,22 +106,19 @@ def check_same_blocks(
     if done > epochs:
         raise CheckpointError(f"{path!r} holds {done} epochs, more than epochs={epochs}")
     if (
-        not _is_sound(snapshot, done, current, optimizer, current["shuffle"] and batches != 1)
+        not _is_sound(snapshot, done, current, optimizer)
         or snapshot.order.size
-        or snapshot.pending.shape[1] > snapshot.step
+        or snapshot.epoch_step > snapshot.step
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
 
 
-def _is_sound(
-    snapshot: Snapshot, done: int, current: dict[str, Any], optimizer: Optimizer, shuffled: bool
-) -> bool:
+def _is_sound(snapshot: Snapshot, done: int, current: dict[str, Any], optimizer: Optimizer) -> bool:
     """Return whether a snapshot's parts are those of a training after so many whole epochs."""
     return (
         all(len(snapshot.history[name]) == done for name in OWN_CURVES if name in snapshot.history)
         and ("validation_loss" in snapshot.history) == (current["validation"] is not None)
         and len(snapshot.moments) == optimizer.moment_rows
-        and bool(snapshot.order_state) == shuffled
     )
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fastmlp.model.backend import Chunk, counts_of, evaluated, share_of
 from fastmlp.model.schedules import Since
-from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.model.state import NO_ORDER, Snapshot, TrainState
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import batches_of, visited_weights
+from fastmlp.training.batches import Orders, batches_of, visited_weights
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.epoch_losses import HEADROOM, EpochLosses
+from fastmlp.training.epoch_losses import EpochLosses
 from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Training
 from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
@@ -32,29 +32,6 @@ class HeldOut:
 
     source: Source
     row_format: RowFormat
-
-
-class OpenLosses(EpochLosses):
-    """The mean over an epoch whose number of steps is known at its end."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__(0, heads)
-        self._last = np.zeros(1 + heads)
-
-    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[list[float]]:
-        """Add the next steps' objectives (steps,), each with its weight in the epoch's mean."""
-        fresh = np.vstack([objectives * (counts * HEADROOM), counts])
-        self.pending = np.concatenate([self.pending, fresh], axis=1)
-        if counts.size:
-            self._last = np.atleast_2d(objectives)[:, -1]
-        return []
-
-    def close(self) -> list[list[float]]:
-        """Return the mean of the epoch as a list, with heads one for each row; its bits: `EpochLosses`."""
-        steps, done = self.pending.shape[1], self.pending[:, None].sum(axis=2)[:, 0]
-        self.pending = self.pending[:, :0]
-        means = self._last if steps == 1 else done[:-1] / done[-1] / HEADROOM
-        return means[:, None].tolist()
 
 
 class Streamed(Training):
@@ -73,14 +50,14 @@ class Streamed(Training):
         self.windows, self.window, self.blocks_held_out = windows, first, held_out
         self.data, self.at = plan.data, 0
         self.order = np.empty(0, np.int64)
-        self.epoch_step = self.epoch_rows = self.skipped = 0
+        self.epoch_step = self.epoch_rows = self.skipped = self.window_number = 0
         """The epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
         self.epoch_weighs = False
         """Whether one of those rows has a weight other than 0."""
-        self.epoch_state: dict[str, Any] | None = None
-        """What draws its orders, as it was when the epoch began; None between two epochs."""
+        self.earlier: tuple[dict[str, Any], np.random.Generator] | None = None
+        """Of an epoch that a version before 1.0 began: what draws its orders, and its state at first."""
         super().__init__(plan, state, callbacks, None)
-        self.losses = self.open_losses = OpenLosses(len(plan.network.heads))
+        self.losses = EpochLosses(None, len(plan.network.heads))
         if resumed is not None:
             self._resume(resumed)
         vars(self.run)["rows"] = windows.rows or 0
@@ -96,24 +73,29 @@ class Streamed(Training):
         carried = 0
         if window.first:
             self.epoch_step, self.epoch_rows = self.run.step - self.skipped, 0
-            self.epoch_weighs, self.epoch_state = False, self._state()
-        elif carried := len(self.order) - self.at:
-            window.carry(self.data.take(self.order[self.at :]))
+            self.epoch_weighs, self.window_number = False, 0
+        else:
+            self.window_number += 1
+            if carried := len(self.order) - self.at:
+                window.carry(self.data.take(self.order[self.at :]))
         if window is not self.window:
             self.windows.release(self.window)
         self.window, self.data, self.at = window, window.data, 0
         order = np.arange(carried + window.rows)
         if self.plan.orders is not None:
-            drawn = np.empty((1, window.rows), np.int64)
-            self.plan.orders.draw(drawn)
-            order[carried:] = drawn[0] + carried
+            order[carried:] = self._drawn(self.plan.orders, window.rows) + carried
         self.order = order
         self.uniform = bool((self.data.weights == 1).all())
         if (network := self.plan.network).heads:
             self.head_weights = network.head_weights(self.data.targets, self.data.weights)
 
-    def _state(self) -> dict[str, Any]:
-        return {} if self.plan.orders is None else self.plan.orders.state
+    def _drawn(self, orders: Orders, rows: int) -> NDArray[np.int64]:
+        """Return the order of the window's rows."""
+        drawn = np.arange(rows)[None]
+        if self.earlier is not None:
+            return self.earlier[1].permuted(drawn, axis=1)[0]
+        orders.draw(self.plan.since.epoch + self.run.epoch, drawn, self.window_number)
+        return drawn[0]
 
     @property
     def _steps_left(self) -> int:
@@ -141,7 +123,7 @@ class Streamed(Training):
         while run.stop_reason is None and run.epoch < plan.epochs:
             steps = self._steps_left
             if not steps:
-                if self.window.last and self.epoch_state is not None:
+                if self.window.last and self.epoch_rows:
                     raise ValueError(
                         f"epoch {run.epoch + 1} has only {self.epoch_rows} rows; "
                         "the training that goes on had visited them all before it stopped, or more"
@@ -207,8 +189,8 @@ class Streamed(Training):
         run = self.run
         if not self.epoch_weighs:
             raise ValueError(f"the weights of epoch {run.epoch + 1} are all zero")
-        self.write(self.open_losses.close())
-        run.epoch, self.epoch_state = len(run.history["loss"]), None
+        self.write(self.losses.close())
+        run.epoch, self.earlier = len(run.history["loss"]), None
         vars(run)["rows"] = self.epoch_rows
         run.rows_seen = run.epoch * self.epoch_rows  # a training that is resumed did not know that
         self._end_epoch(validation_loss)
@@ -244,12 +226,14 @@ class Streamed(Training):
 
     def snapshot(self) -> Snapshot:
         """Return all that the rest depends on; the rows of the epoch before this moment are read again."""
-        state = self._state() if self.epoch_state is None else self.epoch_state
-        return self.snapshot_at(np.empty(0, np.int64), state)
+        state = {} if self.earlier is None else self.earlier[0]
+        return super().snapshot()._replace(order=NO_ORDER, order_state=state)
 
     def _resume(self, saved: Snapshot) -> None:
         self.take_over(saved)
-        self.skipped = saved.pending.shape[1]
+        self.skipped = saved.epoch_step
         if self.plan.orders is not None and saved.order_state:
-            self.plan.orders.state = saved.order_state
+            rng = np.random.default_rng()
+            rng.bit_generator.state = saved.order_state
+            self.earlier = saved.order_state, rng
         self.run.rows_seen = (saved.step - self.skipped) * self.plan.batch_size

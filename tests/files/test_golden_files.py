@@ -187,6 +187,45 @@ def test_estimators_and_searches_end_where_an_earlier_version_did():
     assert scores() == pytest.approx(json.loads(EXPECTED.read_text())["search"], rel=RTOL["float64"])
 
 
+ORDERS = {
+    "array": {"epochs": 200, "X": X, "y": Y},  # more rows than the first generator of orders has
+    "blocks": {
+        "epochs": 4,
+        "X": [(X[i : i + 20], Y[i : i + 20]) for i in (0, 20, 40)],
+        "y": None,
+        "window": 20,
+    },
+}
+"""Trainings that stop in the middle of their last epoch, whose order is no longer drawn as it was then."""
+
+
+def ordered(kind, **options):
+    given = OPTIONS | {"dtype": "float64"} | ORDERS[kind] | options
+    return fastmlp.fit(NETWORKS["norms"], given.pop("X"), given.pop("y"), **given)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("kind", ORDERS)
+@pytest.mark.usefixtures("_short_chunks")
+def test_an_epoch_that_an_earlier_version_began_ends_in_its_order(kind, again, tmp_path):
+    path = GOLDEN / f"order-{kind}.npz"
+    if again:  # stopped once more, in the same epoch
+        step = ORDERS[kind]["epochs"] * STEPS - 1
+        ordered(kind, resume=path, callbacks=[Stop(step), Checkpoint(path := tmp_path / "again", 99)])
+    agree(ordered(kind, resume=path), f"order {kind}", "float64")
+
+
+def write_golden_orders():
+    """Write the files of orders, as the last version before format 2 did."""
+    loop.MAX_CHUNK_STEPS = 1
+    expected = json.loads(EXPECTED.read_text())
+    for kind, given in ORDERS.items():
+        expected[f"order {kind}"] = predictions(ordered(kind))
+        path = GOLDEN / f"order-{kind}.npz"
+        ordered(kind, callbacks=[Stop(given["epochs"] * STEPS - 2), Checkpoint(path, 999)])
+    EXPECTED.write_text(json.dumps(expected, indent=0))
+
+
 def write_golden():
     """Write all files, and what follows from them."""
     loop.MAX_CHUNK_STEPS, checkpointing.KEEP_SECONDS = 1, 0

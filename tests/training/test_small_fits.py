@@ -146,7 +146,7 @@ def test_a_seed_that_is_wrong_is_refused_in_the_same_words(seed):
 
 def test_orders_are_those_of_permutations_of_the_one_before():
     out, order, rng = np.empty((4, 50), np.int64), np.arange(50), np.random.RandomState(3)
-    ComposedOrders(50, np.random.RandomState(3)).draw(out)
+    ComposedOrders(50, np.random.RandomState(3)).draw(0, out)
     for found in out:
         order = order[rng.permutation(50)]
         np.testing.assert_array_equal(found, order)

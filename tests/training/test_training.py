@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import naive
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
 from fastmlp.training import batches, loop, threads
-from fastmlp.training.start import IndependentOrders
+from fastmlp.training.epoch_losses import EpochLosses
+from fastmlp.training.start import GROUP_ROWS, RowOrders, orders_of
 
 # The same sums in another order or grouping: some ulp a step.
 RELATIVE = 1e-11
@@ -47,7 +50,7 @@ def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short
 
 
 def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
-    visits = batches.Batches(7, 3, IndependentOrders(np.random.default_rng(0)))
+    visits = batches.Batches(7, 3, RowOrders(0))
     seen = []
     for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):  # chunks that end anywhere
         order, starts, stops, rows = visits.visit(first, last - first)
@@ -57,6 +60,49 @@ def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
     epochs = [[*seen[i], *seen[i + 1], *seen[i + 2]] for i in range(0, 12, 3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100, 5000, 10_000])
+def test_an_order_depends_on_seed_rows_epoch_and_window_alone(rows):
+    """However many are drawn at once, in whatever sequence, across the bounds of generators."""
+    epochs = 3 * max(1, GROUP_ROWS // rows) + 2
+    expected = np.empty((epochs, rows), np.int64)
+    RowOrders(7).draw(0, expected)
+    assert (np.sort(expected, axis=1) == np.arange(rows)).all()
+    if rows > 4:
+        assert len(np.unique(expected, axis=0)) == epochs
+    (given,), rng = orders_of([7]), np.random.default_rng(rows)
+    found = np.empty_like(expected)
+    for epoch in (0, 1, epochs - 1, *rng.integers(0, epochs, 20).tolist()):
+        count = min(epochs - epoch, int(rng.integers(1, 5)))
+        given.draw(epoch, found[:count])
+        np.testing.assert_array_equal(found[:count], expected[epoch : epoch + count])
+        given.draw(epoch, found[:1], window=2)
+        RowOrders(7).draw(epoch, found[1:2], window=2)
+        np.testing.assert_array_equal(*found[:2])
+        if rows > 4:
+            assert (found[0] != expected[epoch]).any()
+
+
+def test_means_over_epochs_do_not_depend_on_where_chunks_end():
+    rng = np.random.default_rng(0)
+    objectives, counts = rng.random((3, 70)) * 1e3, rng.random(70)
+    for per_epoch in (1, 2, 7, 70):
+        whole = EpochLosses(per_epoch, 2).add(counts, objectives)
+        losses, found = EpochLosses(per_epoch, 2), [[], [], []]
+        unsized, closed = EpochLosses(None, 2), [[], [], []]
+        for start, stop in pairwise([0, 1, 2, 6, 7, 8, 20, 35, 69, 70]):
+            means = losses.add(counts[start:stop], objectives[:, start:stop])
+            for curve, more in zip(found, means, strict=True):
+                curve += more
+        for start in range(0, 70, per_epoch):
+            unsized.add(counts[start : start + per_epoch], objectives[:, start : start + per_epoch])
+            for curve, more in zip(closed, unsized.close(), strict=True):
+                curve += more
+        assert found == whole == closed
+        shares = (objectives * counts).reshape(3, -1, per_epoch).sum(axis=2)
+        expected = shares / counts.reshape(-1, per_epoch).sum(axis=1)
+        np.testing.assert_allclose(whole, expected, rtol=1e-13)
 
 
 @some_backends
