@@ -180,8 +180,9 @@ class RankTraining(Training):
 
     def steps_now(self) -> int:
         """Return how many steps the next chunk takes, on all ranks."""
-        steps = super().steps_now()
-        return steps and self._ranks.steps(steps, self.run.step, self.batches.per_epoch)
+        steps, per_epoch = super().steps_now(), self.batches.per_epoch
+        assert per_epoch is not None  # they have arrays
+        return steps and self._ranks.steps(steps, self.run.step, per_epoch)
 
     def _evaluate(self, parameters: Array, data: Data) -> Any:
         return self.plan.backend.evaluate(self.plan.network, parameters, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Generator, Sequence
 from typing import Any, Self
@@ -47,7 +46,7 @@ from fastmlp.training.options import check_callbacks
 from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.streamed import Streamed
+from fastmlp.training.streamed import begin_on
 from fastmlp.training.windows import Windows
 
 THREADED_FLOPS = 6e7
@@ -330,7 +329,7 @@ class Perceptron(Joint, Parameters, Fitted):
         )
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
-            begin = stream and functools.partial(Streamed, *stream, None)
+            begin = stream and begin_on(*stream)
             run = yield plan, begun, [Convergence(self, score, incremental), *callbacks], begin
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own

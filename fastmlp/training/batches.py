@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
-from fastmlp.model.state import NO_ORDER
+from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.training.start import Streams
 
 
@@ -32,6 +33,58 @@ class Orders(Protocol):
         """
 
 
+Steps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""(order, starts, stops, rows) of steps: step s visits order[starts[s]:stops[s]], rows[s] of them."""
+
+
+class Visits(Protocol):
+    """Which rows each step of a training visits: those of one window after another.
+
+    Rows in memory are one window, which has all steps (`Batches`).
+
+    rows : of an epoch; epoch_step : the first step of the epoch under way, where per_epoch is None
+    most : rows that are taken together at most
+    """
+
+    rows: int
+    epoch_step: int
+    most: int
+
+    @property
+    def per_epoch(self) -> int | None:
+        """Steps of an epoch; None if that is not known before an epoch is over."""
+
+    def steps_left(self, step: int) -> int:
+        """Return how many steps the window has from a step on."""
+
+    def next(self, stopped: Callable[[], bool]) -> Data | None:
+        """Take up the next window; return its rows, or None if stopped() before it is there."""
+
+    def steps_within(self, visits: int) -> int:
+        """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
+
+    def visit(self, step: int, count: int) -> Steps:
+        """Return the rows of `count` steps from `step` on; nothing may write to these arrays."""
+
+    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return the chunk of steps whose rows weigh 1, at constant rates; None unless it recurs."""
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether an epoch ends before a step."""
+
+    def rows_before(self, step: int) -> int:
+        """Return how many rows are visited before a step."""
+
+    def advance(self, step: int) -> None:
+        """Go on to a step; ValueError where an epoch ends that is not sound."""
+
+    def resume(self, saved: Snapshot) -> None:
+        """Go on from a snapshot."""
+
+    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return (order, order_state) of a `Snapshot` before a step."""
+
+
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
     """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
     whole, left = divmod(rows, batch_size)
@@ -39,7 +92,7 @@ def batches_of(rows: int, batch_size: int, joins: bool) -> int:
 
 
 class Batches:
-    """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them.
+    """Which rows in memory each step visits; orders are drawn epoch by epoch as training reaches them.
 
     orders : None where rows stand as they are; before : epochs of the training before those counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most
@@ -54,7 +107,7 @@ class Batches:
         microbatch: int = 0,
         before: int = 0,
     ) -> None:
-        self.rows = rows
+        self.rows, self.epoch_step = rows, 0
         self.batch_size, self.microbatch = batch_size, microbatch
         self.per_epoch = batches_of(rows, batch_size, joins)
         self.most = max(batch_size, rows - (self.per_epoch - 1) * batch_size)
@@ -62,7 +115,7 @@ class Batches:
             self.most = microbatch + joins
         self.orders, self._before = orders, before
         self._first = 0  # the epoch of the first row of _orders
-        self._earlier: tuple[int, NDArray[np.int64]] | None = None
+        self._earlier = -1, NO_ORDER
         """The epoch that an earlier version began, and its order."""
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
@@ -72,35 +125,46 @@ class Batches:
         """The rows as they stand."""
         return np.arange(self.rows)
 
+    def steps_left(self, step: int) -> int:
+        """Return that the steps have no end."""
+        return sys.maxsize
+
+    def next(self, stopped: Callable[[], bool]) -> Data | None:
+        """Return no other window."""
+        return None
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether an epoch ends before a step."""
+        return step % self.per_epoch == 0
+
+    def advance(self, step: int) -> None:
+        """Go on to a step."""
+
     def rows_before(self, step: int) -> int:
         """Return how many rows are visited in the first `step` steps."""
         within = step % self.per_epoch * self.batch_size  # divmod and min are calls, and this asks thrice
         return step // self.per_epoch * self.rows + (within if within < self.rows else self.rows)
 
-    def order_at(self, step: int) -> NDArray[np.int64]:
-        """Return the order of a `Snapshot` before the given step."""
+    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return (order, order_state) of a `Snapshot` before a step."""
         epoch, within = divmod(step, self.per_epoch)
-        return self._earlier[1] if within and self._earlier and self._earlier[0] == epoch else NO_ORDER
+        begun, order = self._earlier
+        return order if within and epoch == begun else NO_ORDER, {}
 
-    def resume(self, step: int, order: NDArray[np.int64]) -> None:
-        """Go on from a `Snapshot` with such an order."""
-        if self.orders is not None and order.size:
-            self._first = step // self.per_epoch
+    def resume(self, saved: Snapshot) -> None:
+        """Go on from a snapshot."""
+        if self.orders is not None and saved.order.size:
+            self._first = saved.step // self.per_epoch
             # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
-            self._orders = order.reshape(-1, self.rows).copy()
+            self._orders = saved.order.reshape(-1, self.rows).copy()
             self._earlier = self._first, self._orders[0]
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
         return max(1, visits // self.batch_size) if self.orders else sys.maxsize
 
-    def visit(
-        self, step: int, count: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return (order, starts, stops, rows) of `count` steps from `step` on: see `bounds`.
-
-        Nothing may write to these arrays.
-        """
+    def visit(self, step: int, count: int) -> Steps:
+        """Return the rows of `count` steps from `step` on; nothing may write to these arrays."""
         first, within = divmod(step, self.per_epoch)
         bounds_of = kept_bounds if count <= KEPT_STEPS else bounds
         steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.orders is not None)
@@ -117,8 +181,10 @@ class Batches:
         self._orders, self._first = orders, first
         return orders.reshape(-1), *steps
 
-    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk:
-        """Return the chunk of `count` steps from `step` on, see `kept_chunk`; for rows in natural order."""
+    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return the chunk of `count` steps from `step` on, see `kept_chunk`; None unless it recurs."""
+        if self.orders is not None or self.rows > KEPT_STEPS:
+            return None
         within = step % self.per_epoch
         sizes = self.rows, self.batch_size, self.per_epoch, self.most, self.microbatch
         return (kept_chunk if count <= KEPT_STEPS else last_chunk)(*sizes, within, count, rates)
@@ -129,7 +195,7 @@ def bounds(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return (starts, stops, rows) of `count` steps, the first of which is number `within` of its epoch.
 
-    Step s visits order[starts[s]:stops[s]], rows[s] of them. An epoch's last batch has all that are left.
+    An epoch's last batch has all rows that are left.
 
     drawn : whether the order has the rows of every epoch, one after another, or once
     """

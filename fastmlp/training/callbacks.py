@@ -34,9 +34,10 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
-SETTABLE = frozenset(
-    ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads", "snapshot", "left")
-)
+SETTABLE = {
+    *("epoch", "step", "rows", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads"),
+    *("snapshot", "left"),
+}
 """The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 

@@ -34,7 +34,8 @@ def train(
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
     with under_way(plan, state, callbacks, resumed, begin) as training:
-        training.run_chunks()
+        for _ in training.chunks():
+            pass
     return training.run
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastmlp.model.schedules import Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import KEPT_STEPS, MIXED_BYTES, Batches, visited_weights
+from fastmlp.training.batches import MIXED_BYTES, Batches, Visits, visited_weights
 from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.epoch_losses import EpochLosses
@@ -48,28 +49,31 @@ class Training:
     """A training under way: the run that callbacks see, and what they do not see."""
 
     def __init__(
-        self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+        self,
+        plan: Plan,
+        state: TrainState,
+        callbacks: Sequence[Callback],
+        resumed: Snapshot | None,
+        batches: Visits | None = None,
     ) -> None:
-        self.weights = plan.data.weights if plan.weights is None else plan.weights
-        rows = len(self.weights)
+        """batches : of rows that come in windows, the first of which is the plan's; None of rows in memory"""
         self.names = plan.network.loss_curves
         """The names of the losses in the history."""
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
-        self.uniform = not plan.weighed or int(np.count_nonzero(self.weights == 1)) == rows
         self.plan, self.state, self.callbacks = plan, state, callbacks
+        self._take_up(plan.data)
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
-        joins = plan.network.needs_batches
-        self.batches = Batches(rows, plan.batch_size, plan.orders, joins, plan.microbatch, plan.since.epoch)
+        self.batches: Visits = batches or Batches(
+            len(self.weights), plan.batch_size, plan.orders, plan.network.needs_batches, plan.microbatch,
+            plan.since.epoch,
+        )  # fmt: skip
         self.losses = EpochLosses(self.batches.per_epoch, len(plan.network.heads))
-        self.head_weights = plan.head_weights
-        if plan.head_weights is None and plan.network.heads:
-            self.head_weights = plan.network.head_weights(plan.data.targets, plan.data.weights)
         self.by_epoch = [one for one in callbacks if _wants_epochs(one)] if callbacks else []
-        self.ends_at_epochs = bool(self.by_epoch) or plan.held_out is not None
+        self.ends_at_epochs = bool(self.by_epoch) or plan.held_out is not None or not self.batches.per_epoch
         layers = len(plan.network.operations)
         weights = visited_by_a_row(plan.network, plan.data)
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
@@ -77,19 +81,30 @@ class Training:
         """Seconds a step."""
         self.threads = Threads(plan.threads)
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
-        most = plan.batch_size if plan.held_out is None else max(plan.batch_size, len(plan.held_out.weights))
+        most = plan.batch_size
+        if isinstance(plan.held_out, Data):
+            most = max(most, len(plan.held_out.weights))
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
         self.resumed = resumed
         self.can_begin_again = self._can_begin_again()
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
-            plan.network, state.parameters, state.moments, plan.epochs, rows, history, backend, self.snapshot,
-            plan.model_index, plan.optimizer, Since(self.first_step, plan.since.epoch),
+            plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
+            self.snapshot, plan.model_index, plan.optimizer, Since(self.first_step, plan.since.epoch),
         )  # fmt: skip
         self.stop, self.interruptible = self.run.stop, interruptible
         """What a signal calls, with its name; what makes long calls."""
         if resumed is not None:
             self._resume(resumed)
+
+    def _take_up(self, data: Data) -> None:
+        """Take steps on a window's rows from now on."""
+        plan = self.plan
+        self.data, self.weights = data, data.weights if plan.weights is None else plan.weights
+        self.uniform = not plan.weighed or int(np.count_nonzero(self.weights == 1)) == len(self.weights)
+        self.head_weights = plan.head_weights
+        if plan.head_weights is None and plan.network.heads:
+            self.head_weights = plan.network.head_weights(data.targets, data.weights)
 
     def _can_begin_again(self) -> bool:
         """Return whether the first chunk needs no copy: nobody sees the state, which can be made again."""
@@ -111,12 +126,6 @@ class Training:
         self.state.moments[: len(saved.moments)] = saved.moments
 
     def _resume(self, saved: Snapshot) -> None:
-        self.take_over(saved)
-        self.batches.resume(saved.step, saved.order)
-        self.run.rows_seen = self.batches.rows_before(saved.step)
-
-    def take_over(self, saved: Snapshot) -> None:
-        """Take over what does not depend on which rows the steps visit."""
         run = self.run
         self._write_state(saved)
         self.state = self.state.at(self.steps_before + saved.step)
@@ -124,9 +133,12 @@ class Training:
         run.step = saved.step
         run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
+        self.batches.resume(saved)
+        run.rows_seen = self.batches.rows_before(saved.step)
 
     def snapshot(self) -> Snapshot:
         """Return all that the rest of the training depends on."""
+        order, order_state = self.batches.earlier(self.run.step)
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
@@ -136,7 +148,8 @@ class Training:
             sums=self.losses.sums,
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
-            order=self.batches.order_at(self.run.step),
+            order=order,
+            order_state=order_state,
         )
 
     def left(self) -> Snapshot:
@@ -152,13 +165,7 @@ class Training:
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
-        return self.advance_on(self.plan.data, state, chunk)
-
-    def advance_on(
-        self, data: Data, state: TrainState, chunk: Chunk
-    ) -> tuple[TrainState, NDArray[np.float64]]:
-        """Take a chunk's steps on some rows."""
-        plan, objectives = self.plan, empty_losses(self.plan.network, len(chunk.starts))
+        plan, data, objectives = self.plan, self.data, empty_losses(self.plan.network, len(chunk.starts))
         if plan.mixing is not None:
             data, chunk = plan.mixing.mixed(plan.network, data, chunk, state.step)
         exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
@@ -168,15 +175,16 @@ class Training:
         exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         return state, objectives
 
-    def run_chunks(self) -> None:
-        """Take the chunks of all epochs, until one of the callbacks stops the training."""
+    def chunks(self) -> Iterator[Run]:
+        """Take the chunks of all epochs, and yield the run after each, until something stops the training."""
         while steps := self.steps_now():
             self.take_chunk(self.next_chunk(steps))
+            yield self.run
 
     def take_chunk(self, chunk: Chunk) -> None:
         """Take the chunk that `next_chunk` gave last, and do all that comes after it."""
         plan, run, batches, steps = self.plan, self.run, self.batches, len(chunk.starts)
-        ends = self.ends_at_epochs and (run.step + steps) % batches.per_epoch == 0
+        ends = self.ends_at_epochs and batches.ends_epoch(run.step + steps)
         try:
             rows = batches.rows_before(run.step + steps) - run.rows_seen
             objectives, validation_loss = self._take(chunk, ends, rows)
@@ -188,6 +196,10 @@ class Training:
         taken = objectives.shape[-1]
         self.write(self.losses.add(counts[:taken], objectives))
         step = self.state.step - self.steps_before
+        batches.advance(step)
+        if ends and batches.per_epoch is None and taken == steps:
+            self.write(self.losses.close())
+            run.rows = batches.rows
         run.advance(step, batches.rows_before(step), len(run.history["loss"]), self.threads.used)
         if taken < steps:
             raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
@@ -199,13 +211,14 @@ class Training:
         """Return the chunk of the next steps."""
         plan, run, batches = self.plan, self.run, self.batches
         constant = plan.optimizer.constant_rates if run.rate_factor == 1 and self.uniform else None
-        fixed = constant and plan.orders is None and self.head_weights is None
-        if constant and fixed and batches.rows <= KEPT_STEPS:
-            return batches.kept(run.step, steps, constant)
+        if constant and self.head_weights is None and (kept := batches.kept(run.step, steps, constant)):
+            return kept
         order, starts, stops, rows = batches.visit(run.step, steps)
         totals = rows if self.uniform else visited_weights(self.weights, order, starts, stops)
-        first = self.first_step + run.step
-        rates = plan.optimizer.rates(np.arange(first, first + steps), batches.per_epoch, plan.since)
+        first, per_epoch, since = self.first_step + run.step, batches.per_epoch, plan.since
+        if per_epoch is None:
+            since = Since(self.first_step + batches.epoch_step, since.epoch + run.epoch)
+        rates = plan.optimizer.rates(np.arange(first, first + steps), per_epoch or sys.maxsize, since)
         if run.rate_factor != 1:
             rates *= run.rate_factor
         of_heads = self.head_totals(order, starts, stops)
@@ -229,14 +242,20 @@ class Training:
 
         There are none after the last epoch, or once something stops the training.
         """
-        run, batches = self.run, self.batches
-        left = self.plan.epochs * batches.per_epoch - run.step
-        if left <= 0 or run.stop_reason is not None:
+        run, batches, epochs = self.run, self.batches, self.plan.epochs
+        if run.epoch >= epochs or run.stop_reason is not None:
             return 0
-        steps = min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
-        if not self.ends_at_epochs:
-            return steps
-        return min(steps, (self._next_epoch() - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
+        while not (left := batches.steps_left(run.step)):
+            data = batches.next(lambda: run.stop_reason is not None)
+            if data is None:
+                self._end_chunk()  # a Checkpoint writes here
+                return 0
+            self._take_up(data)
+            run.rows_seen = batches.rows_before(run.step)
+        if batches.per_epoch is not None:
+            epochs = min(epochs, self._next_epoch()) if self.ends_at_epochs else epochs
+            left = epochs * batches.per_epoch - run.step
+        return min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
 
     def _next_epoch(self) -> int:
         """Return the next epoch whose end something needs; there is one."""
@@ -299,8 +318,14 @@ class Training:
         """Return the loss over the rows held out, None if there are none; LeftBehind as `interruptible`."""
         if (held_out := self.plan.held_out) is None:
             return None
-        rows = held_out.inputs.shape[0]
-        return self.interruptible(self.run, rows, lambda: self._evaluate(parameters, held_out))
+
+        def loss_of(data: Data) -> Any:
+            rows = data.inputs.shape[0]
+            return self.interruptible(self.run, rows, lambda: self._evaluate(parameters, data))
+
+        if isinstance(held_out, Data):
+            return loss_of(held_out)
+        return held_out.loss(self.plan.network, loss_of, self.run)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
         """Return the loss over all rows, with heads an array; LeftBehind if a long one shall stop."""

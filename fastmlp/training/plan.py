@@ -27,6 +27,13 @@ class ChunkRunner(Protocol):
         """Return the loss over all rows."""
 
 
+class HeldOut(Protocol):
+    """Rows to validate on that are not in memory (`fastmlp.training.streamed.HeldOut`)."""
+
+    def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Any) -> Any:
+        """Return the loss over all rows, given that of some; LeftBehind if the training shall stop."""
+
+
 class Plan(NamedTuple):
     """Everything that stays the same throughout a training.
 
@@ -51,7 +58,7 @@ class Plan(NamedTuple):
     optimizer: Optimizer
     backend: ChunkRunner
     data: Data
-    held_out: Data | None
+    held_out: Data | HeldOut | None
     epochs: int
     batch_size: int
     orders: Orders | None

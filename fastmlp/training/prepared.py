@@ -25,7 +25,7 @@ from fastmlp.training.metrics import metrics_of
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
 from fastmlp.training.options import FitOptions, Setup, StepSetup
-from fastmlp.training.plan import Plan
+from fastmlp.training.plan import HeldOut, Plan
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
@@ -63,7 +63,7 @@ class Prepared(NamedTuple):
         ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         sample = self.training.sample
         if ranks.any_of(bool(run.left.callbacks)) and not sample:
-            sample = sample_of(self.data, plan.held_out, ranks)
+            sample = sample_of(self.data, in_memory(plan.held_out), ranks)
         now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         snapshot = run.left
         if self.callbacks:  # which may keep curves, or have put some of their own there
@@ -77,11 +77,15 @@ class Prepared(NamedTuple):
         return model_of(run, plan.network, self.state.parameters, now, left)
 
 
+def in_memory(held_out: Data | HeldOut | None) -> Data | None:
+    """Return rows to validate on that are in memory."""
+    return held_out if isinstance(held_out, Data) else None
+
+
 class EpochRows(NamedTuple):
     """The rows of a training, as far as they are known before its first step.
 
-    data : this rank's, all or those of the first window; held_out : those to validate on, in memory
-    validated : whether there are any to validate on
+    data : this rank's, all or those of the first window; held_out : those to validate on
     in_epoch : how many an epoch has on all ranks; None of blocks, which are known by `sample`
     batch_size : rows of a batch on all ranks; step, microbatch : of a step, see `options.step_rows`
     per_epoch : steps to an epoch, 0 where that is not known; is_sized : whether it is before rows are read
@@ -89,8 +93,7 @@ class EpochRows(NamedTuple):
     """
 
     data: Data
-    held_out: Data | None
-    validated: bool
+    held_out: Data | HeldOut | None
     in_epoch: int | None
     batch_size: int
     step: int
@@ -118,13 +121,13 @@ def ready(
     """
     data, (more, file) = rows.data, options.earlier
     epochs, dtype, own_rows = options.epochs, data.weights.dtype, -(-rows.batch_size // ranks.size)
-    callbacks, in_memory = options.callbacks, rows.in_epoch is not None
+    callbacks, is_array = options.callbacks, rows.in_epoch is not None
     in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
     start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
-        measured = data if in_memory else None, rows.held_out
+        measured = data if is_array else None, in_memory(rows.held_out)
         measures = metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
-        if network.needs_batches and epochs and in_memory:
+        if network.needs_batches and epochs and is_array:
             network.check_rows(np.array([rows.batch_size]))
         steps = epochs * rows.per_epoch if rows.per_epoch else None
         averaged = steps if rows.is_sized else None
@@ -150,11 +153,13 @@ def ready(
     if in_file:
         setting, blas_threads = _setting(network, options, step_setup, parameters, rows, callbacks, ranks)
     taken = data.inputs
-    if step_setup.becomes_sparse and mixing is None and in_memory and len(taken):
+    if step_setup.becomes_sparse and mixing is None and is_array and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
-    head_weights = None
-    if network.heads:
-        head_weights = ranks.of_all_rows(network.head_weights(data.targets, data.weights))
+    weights = head_weights = None
+    if ranks.size > 1:
+        weights = ranks.weights(data)
+        if network.heads:
+            head_weights = ranks.of_all_rows(network.head_weights(data.targets, data.weights))
     plan = Plan(
         network=network,
         optimizer=optimizer,
@@ -172,12 +177,12 @@ def ready(
         calls_blas=bool(callbacks) or step_setup.calls_blas,
         since=beginning.since,
         other_steps=beginning.other_steps,
-        weights=ranks.weights(data),
+        weights=weights,
         head_weights=head_weights,
         microbatch=rows.microbatch,
         mixing=mixing,
-        weighed=options.sample_weight is not None or not in_memory or ranks.size > 1,
-        start=start if options.initial is None and ranks.size == 1 and in_memory else None,
+        weighed=options.sample_weight is not None or not is_array or ranks.size > 1,
+        start=start if options.initial is None and ranks.size == 1 and is_array else None,
     )
     state = initial_state(parameters, moment_rows, rule_steps)
     validation: Any = options.validation
@@ -200,9 +205,9 @@ def _beginning_of_more(
     """Return where a training begins that goes on from a model's."""
     sample: str | None = rows.sample
     if rows.in_epoch is not None:
-        sample = sample_of(rows.data, rows.held_out, ranks) if more.goes_by_sample else None
+        sample = sample_of(rows.data, in_memory(rows.held_out), ranks) if more.goes_by_sample else None
     with ranks.raise_on_all_ranks():
-        return more.begin(rows.in_epoch, sample, rows.validated, callbacks)
+        return more.begin(rows.in_epoch, sample, rows.held_out is not None, callbacks)
 
 
 def _setting(
@@ -222,8 +227,8 @@ def _setting(
     with ranks.raise_on_all_ranks():
         blas_threads = resuming.held_blas_threads(file, backend)
     setting = resuming.setting(
-        network, optimizer, backend, parameters, rows.data, rows.held_out, rows.batch_size, options,
-        blas_threads or found_blas_threads(options.threads), ranks,
+        network, optimizer, backend, parameters, rows.data, in_memory(rows.held_out), rows.batch_size,
+        options, blas_threads or found_blas_threads(options.threads), ranks,
         ranks.by_rows if file is None else file.by_rows,
     ) | rows.setting  # fmt: skip
     if file:

@@ -1,28 +1,23 @@
-"""The training loop over windows of rows: chunks end where a window does, and nothing else differs."""
+"""The batches of rows that come in windows, and rows to validate on that do."""
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.backend import Chunk, counts_of, evaluated, share_of
-from fastmlp.model.schedules import Since
+from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
+from fastmlp.model.network import Network
 from fastmlp.model.state import NO_ORDER, Snapshot, TrainState
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import Orders, batches_of, visited_weights
-from fastmlp.training.callbacks import Callback
-from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.epoch_losses import EpochLosses
-from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Training
+from fastmlp.training.batches import Orders, Steps, batches_of
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.loop import Training
 from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
-from fastmlp.training.threads import interruptible
 from fastmlp.training.windows import RowFormat, Window, Windows
 
 
@@ -33,186 +28,13 @@ class HeldOut:
     source: Source
     row_format: RowFormat
 
-
-class Streamed(Training):
-    """A training under way over windows; `plan.data` is the first of them."""
-
-    def __init__(
-        self,
-        windows: Windows,
-        first: Window,
-        held_out: HeldOut | None,
-        plan: Plan,
-        state: TrainState,
-        callbacks: Sequence[Callback],
-        resumed: Snapshot | None,
-    ) -> None:
-        self.windows, self.window, self.blocks_held_out = windows, first, held_out
-        self.data, self.at = plan.data, 0
-        self.order = np.empty(0, np.int64)
-        self.epoch_step = self.epoch_rows = self.skipped = self.window_number = 0
-        """The epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
-        self.epoch_weighs = False
-        """Whether one of those rows has a weight other than 0."""
-        self.earlier: tuple[dict[str, Any], np.random.Generator] | None = None
-        """Of an epoch that a version before 1.0 began: what draws its orders, and its state at first."""
-        super().__init__(plan, state, callbacks, None)
-        self.losses = EpochLosses(None, len(plan.network.heads))
-        if resumed is not None:
-            self._resume(resumed)
-        vars(self.run)["rows"] = windows.rows or 0
-        if held_out is not None:
-            for name in self.names:
-                self.run.history.setdefault(f"validation_{name}", [])
-        self._take_up(first)
-
-    # --- windows ------------------------------------------------------------------------------------
-
-    def _take_up(self, window: Window) -> None:
-        """Begin with a window, and with what the one before has left over."""
-        carried = 0
-        if window.first:
-            self.epoch_step, self.epoch_rows = self.run.step - self.skipped, 0
-            self.epoch_weighs, self.window_number = False, 0
-        else:
-            self.window_number += 1
-            if carried := len(self.order) - self.at:
-                window.carry(self.data.take(self.order[self.at :]))
-        if window is not self.window:
-            self.windows.release(self.window)
-        self.window, self.data, self.at = window, window.data, 0
-        order = np.arange(carried + window.rows)
-        if self.plan.orders is not None:
-            order[carried:] = self._drawn(self.plan.orders, window.rows) + carried
-        self.order = order
-        self.uniform = bool((self.data.weights == 1).all())
-        if (network := self.plan.network).heads:
-            self.head_weights = network.head_weights(self.data.targets, self.data.weights)
-
-    def _drawn(self, orders: Orders, rows: int) -> NDArray[np.int64]:
-        """Return the order of the window's rows."""
-        drawn = np.arange(rows)[None]
-        if self.earlier is not None:
-            return self.earlier[1].permuted(drawn, axis=1)[0]
-        orders.draw(self.plan.since.epoch + self.run.epoch, drawn, self.window_number)
-        return drawn[0]
-
-    @property
-    def _steps_left(self) -> int:
-        """The steps that the window has rows for.
-
-        Where a row may have to join the batch before it, one batch is left for the next window.
-        """
-        rows, joins = len(self.order) - self.at, self.plan.network.needs_batches
-        if self.window.last:
-            return batches_of(rows, self.plan.batch_size, joins)
-        return max(0, rows - joins) // self.plan.batch_size
-
-    def _wait(self) -> bool:
-        """Take up the next window; return False if the training shall stop before it is there."""
-        window = self.windows.next(lambda: self.run.stop_reason is not None)
-        if window is not None:
-            self._take_up(window)
-        return window is not None
-
-    # --- steps --------------------------------------------------------------------------------------
-
-    def run_chunks(self) -> None:
-        """Take the chunks of all epochs, as `Training` does."""
-        plan, run = self.plan, self.run
-        while run.stop_reason is None and run.epoch < plan.epochs:
-            steps = self._steps_left
-            if not steps:
-                if self.window.last and self.epoch_rows:
-                    raise ValueError(
-                        f"epoch {run.epoch + 1} has only {self.epoch_rows} rows; "
-                        "the training that goes on had visited them all before it stopped, or more"
-                    )
-                if not self._wait():
-                    self._end_chunk()
-                    return
-                continue
-            if self.skipped:
-                steps = min(steps, self.skipped)
-                self.skipped -= steps
-                run.rows_seen += self._advance_by(steps)
-                continue
-            most = min(self.chunk_steps(), MAX_CHUNK_STEPS, max(1, MAX_CHUNK_VISITS // plan.batch_size))
-            if not self._take_steps(min(steps, most)):
-                return
-
-    def _advance_by(self, steps: int) -> int:
-        """Pass over the rows of some steps; return how many."""
-        ends = self.window.last and steps == self._steps_left
-        rows = len(self.order) - self.at if ends else steps * self.plan.batch_size
-        if not self.epoch_weighs:
-            passed = self.order[self.at : self.at + rows]
-            self.epoch_weighs = self.uniform or bool(self.data.weights[passed].any())
-        self.at += rows
-        self.epoch_rows += rows
-        return rows
-
-    def _take_steps(self, steps: int) -> bool:
-        """Take a chunk of steps; return False if the training stops in the middle of them."""
-        plan, run = self.plan, self.run
-        starts = self.at + plan.batch_size * np.arange(steps)
-        stops = starts + plan.batch_size
-        ends = self.window.last and steps == self._steps_left
-        if ends:
-            stops[-1] = len(self.order)
-        counts = (stops - starts).astype(np.float64)
-        totals = counts if self.uniform else visited_weights(self.data.weights, self.order, starts, stops)
-        since = Since(self.first_step + self.epoch_step, plan.since.epoch + run.epoch)
-        numbers = self.first_step + np.arange(run.step, run.step + steps)
-        rates = run.rate_factor * plan.optimizer.rates(numbers, sys.maxsize, since)
-        try:
-            most = (plan.microbatch or plan.batch_size) + plan.network.needs_batches
-            of_heads = self.head_totals(self.order, starts, stops)
-            chunk = Chunk(self.order, starts, stops, totals, rates, most, of_heads, plan.microbatch)
-            objectives, validation_loss = self._take(chunk, ends, int(counts.sum()))
-        except LeftBehind:  # self.state is as it was
-            self._end_chunk()  # a Checkpoint writes here, since the training stops
-            return False
-        taken = objectives.shape[-1]
-        counts = counts if plan.network.convention == "sklearn" else totals
-        self.losses.add(counts[:taken], objectives)
-        seen = run.rows_seen + self._advance_by(taken)
-        run.advance(self.state.step - self.steps_before, seen, run.epoch, self.threads.used)
-        if taken < steps:
-            raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
-        if ends:
-            self._close_epoch(validation_loss)
-        self._end_chunk()
-        return True
-
-    def _close_epoch(self, validation_loss: float | None) -> None:
-        run = self.run
-        if not self.epoch_weighs:
-            raise ValueError(f"the weights of epoch {run.epoch + 1} are all zero")
-        self.write(self.losses.close())
-        run.epoch, self.earlier = len(run.history["loss"]), None
-        vars(run)["rows"] = self.epoch_rows
-        run.rows_seen = run.epoch * self.epoch_rows  # a training that is resumed did not know that
-        self._end_epoch(validation_loss)
-
-    def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
-        """Take the chunk's steps in place, on the window's rows."""
-        return self.advance_on(self.data, state, chunk)
-
-    # --- validation ---------------------------------------------------------------------------------
-
-    def validation_loss(self, parameters: NDArray[Any]) -> Any:
-        """Return the loss over the rows to validate on, window by window if they come in blocks."""
-        held_out = self.blocks_held_out
-        if held_out is None:
-            return super().validation_loss(parameters)
-        network, found = self.plan.network, []
-        with Windows(held_out.source, held_out.row_format, 1, "validation ", self.run.epoch) as windows:
-            while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
-                data = window.data
-                if data.weights.any():
-                    loss_of = functools.partial(self.plan.backend.evaluate, network, parameters, data)
-                    found.append((counts_of(network, data), interruptible(self.run, window.rows, loss_of)))
+    def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Run) -> Any:
+        """Return the loss over all rows, given that of a window's; LeftBehind if the training shall stop."""
+        found = []
+        with Windows(self.source, self.row_format, 1, "validation ", run.epoch) as windows:
+            while (window := windows.next(lambda: run.stop_reason is not None)) is not None:
+                if (data := window.data).weights.any():
+                    found.append((counts_of(network, data), loss_of(data)))
                 if window.last:
                     if not found:
                         raise ValueError("the weights of the validation blocks are all zero")
@@ -222,18 +44,162 @@ class Streamed(Training):
                 windows.release(window)
         raise LeftBehind
 
-    # --- snapshots ----------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Return all that the rest depends on; the rows of the epoch before this moment are read again."""
-        state = {} if self.earlier is None else self.earlier[0]
-        return super().snapshot()._replace(order=NO_ORDER, order_state=state)
+class WindowBatches:
+    """Which rows of windows each step visits (`fastmlp.training.batches.Visits`).
 
-    def _resume(self, saved: Snapshot) -> None:
-        self.take_over(saved)
-        self.skipped = saved.epoch_step
-        if self.plan.orders is not None and saved.order_state:
+    first : the first window, which has been filled, and whose rows the plan has
+    """
+
+    per_epoch = None
+
+    def __init__(
+        self,
+        windows: Windows,
+        first: Window,
+        plan: Plan,
+    ) -> None:
+        self._windows, self._window, self._first = windows, first, True
+        self.batch_size, self._orders, self._before = plan.batch_size, plan.orders, plan.since.epoch
+        self._joins = plan.network.needs_batches
+        self.most = (plan.microbatch or plan.batch_size) + self._joins
+        self.rows = windows.rows or 0
+        """Rows of an epoch, 0 before that is known."""
+        self.data = first.data
+        self._order, self._at, self._step, self._rows_before = NO_ORDER, 0, 0, 0
+        self._epochs = 0
+        self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
+        """Steps of an earlier training left to pass over; of the epoch its first step, its rows visited, and
+        the window's number."""
+        self._weighs = False
+        """Whether one of those rows has a weight other than 0."""
+        self._earlier: tuple[dict[str, Any], np.random.Generator] | None = None
+        """Of an epoch that a version before 1.0 began: what draws its orders, and its state at first."""
+
+    def resume(self, saved: Snapshot) -> None:
+        """Go on from a snapshot; the rows of its epoch before it are read again."""
+        self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
+        self._step = saved.step - saved.epoch_step
+        self._rows_before = self._step * self.batch_size
+        if self._orders is not None and saved.order_state:
             rng = np.random.default_rng()
             rng.bit_generator.state = saved.order_state
-            self.earlier = saved.order_state, rng
-        self.run.rows_seen = (saved.step - self.skipped) * self.plan.batch_size
+            self._earlier = saved.order_state, rng
+
+    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return (order, order_state) of a `Snapshot`."""
+        return NO_ORDER, {} if self._earlier is None else self._earlier[0]
+
+    # --- windows ------------------------------------------------------------------------------------
+
+    def steps_left(self, step: int) -> int:
+        """Return the steps that the window has rows for.
+
+        Where a row may have to join the batch before it, one batch is left for the next window.
+        """
+        rows = len(self._order) - self._at
+        if self._window.last:
+            return batches_of(rows, self.batch_size, self._joins)
+        return max(0, rows - self._joins) // self.batch_size
+
+    def next(self, stopped: Callable[[], bool]) -> Data | None:
+        """Take up the next window that has a step to take, and return its rows; None if stopped() before."""
+        while True:
+            if self._epoch_rows and self._window.last:
+                raise ValueError(
+                    f"epoch {self._epochs + 1} has only {self._epoch_rows} rows; "
+                    "the training that goes on had visited them all before it stopped, or more"
+                )
+            window = self._window if self._first else self._windows.next(stopped)
+            if window is None:
+                return None
+            self._take_up(window)
+            if passed := min(self._skipped, self.steps_left(self._step)):
+                self._skipped -= passed
+                self._pass_over(self._step + passed)
+            if self.steps_left(self._step):
+                return self.data
+
+    def _take_up(self, window: Window) -> None:
+        """Begin with a window, and with what the one before has left over."""
+        carried = 0
+        if window.first:
+            self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
+        else:
+            self._number += 1
+            if carried := len(self._order) - self._at:
+                window.carry(self.data.take(self._order[self._at :]))
+        if window is not self._window:
+            self._windows.release(self._window)
+        self._window, self.data, self._at, self._first = window, window.data, 0, False
+        self._order = np.arange(carried + window.rows)
+        if self._orders is not None:
+            self._order[carried:] = self._drawn(self._orders, window.rows) + carried
+
+    def _drawn(self, orders: Orders, rows: int) -> NDArray[np.int64]:
+        """Return the order of the window's rows."""
+        drawn = np.arange(rows)[None]
+        if self._earlier is not None:
+            return self._earlier[1].permuted(drawn, axis=1)[0]
+        orders.draw(self._before + self._epochs, drawn, self._number)
+        return drawn[0]
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def steps_within(self, visits: int) -> int:
+        """Return how many steps visit about `visits` rows."""
+        return max(1, visits // self.batch_size)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether an epoch ends before a step that comes after the one that is next."""
+        return self._window.last and step - self._step == self.steps_left(self._step)
+
+    def rows_before(self, step: int) -> int:
+        """Return how many rows are visited before a step that the window has, or that comes after it."""
+        if step > self._step and self.ends_epoch(step):
+            return self._rows_before + len(self._order) - self._at
+        return self._rows_before + (step - self._step) * self.batch_size
+
+    def visit(self, step: int, count: int) -> Steps:
+        """Return (order, starts, stops, rows) of `count` steps from `step` on, which is the next one."""
+        starts = self._at + self.batch_size * np.arange(count)
+        stops = starts + self.batch_size
+        if self.ends_epoch(step + count):
+            stops[-1] = len(self._order)
+        return self._order, starts, stops, (stops - starts).astype(np.float64)
+
+    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return no chunk: none recurs."""
+        return None
+
+    def advance(self, step: int) -> None:
+        """Go on to a step that the window has, or that comes after it.
+
+        ValueError where an epoch ends of which all rows have weight 0.
+        """
+        ends = self.ends_epoch(step)
+        self._pass_over(step)
+        if ends:
+            self._epochs += 1
+            if not self._weighs:
+                raise ValueError(f"the weights of epoch {self._epochs} are all zero")
+            self.rows, self._epoch_rows, self._earlier = self._epoch_rows, 0, None
+            self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
+
+    def _pass_over(self, step: int) -> None:
+        rows = self.rows_before(step) - self._rows_before
+        if not self._weighs:
+            self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
+        self._at, self._step = self._at + rows, step
+        self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
+
+
+def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
+    """Return what begins a training on windows, the first of which has the plan's rows."""
+
+    def begin(
+        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+    ) -> Training:
+        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, plan))
+
+    return begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
@@ -15,11 +14,10 @@ from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.training.batches import Mixing, batches_of
 from fastmlp.training.data import clean_targets, floating_dtype
-from fastmlp.training.lifecycle import train
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
 from fastmlp.training.options import FitOptions, Setup, step_rows
-from fastmlp.training.prepared import EpochRows, ready
+from fastmlp.training.prepared import EpochRows, in_memory, ready
 from fastmlp.training.rows import validation_rows
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
 from fastmlp.training.sources.tables import table_source
@@ -28,7 +26,7 @@ from fastmlp.training.start import (
     Streams,
     split_rows,
 )
-from fastmlp.training.streamed import HeldOut, Streamed
+from fastmlp.training.streamed import HeldOut, begin_on
 from fastmlp.training.windows import RowFormat, Windows
 
 HELD_OUT_BYTES = 1 << 24
@@ -118,23 +116,21 @@ def _trained(
         assert first is not None
         data = first.data
         row_format = row_format._replace(dtype=data.weights.dtype)
-        held_out, blocks_held_out = _held_out(network, options.validation, held_source, row_format)
+        held_out = _held_out(network, options.validation, held_source, row_format)
         seen = first.rows if first.last else step
         batch_size = min(batch_size, seen)
         step, microbatch = step_rows(batch_size, options.accumulate, seen)
         in_epoch = windows.rows
         per_epoch = 0 if in_epoch is None else batches_of(in_epoch, step, network.needs_batches)
         setting: dict[str, Any] = {"window": row_format.window, "blocks": True}
-        if blocks_held_out is not None:
+        if isinstance(held_out, HeldOut):
             setting["validation"] = "blocks"
         rows = EpochRows(
-            data, held_out, held_out is not None or blocks_held_out is not None, None, batch_size, step,
-            microbatch, per_epoch, bool(source.rows), sample_of(data, held_out), setting,
+            data, held_out, None, batch_size, step, microbatch, per_epoch, bool(source.rows),
+            sample_of(data, in_memory(held_out)), setting,
         )  # fmt: skip
         training = ready(network, options, setup, streams, mixing, rows)
-        begin = functools.partial(Streamed, windows, first, blocks_held_out)
-        run = train(*training.parts, begin)
-    return training.ended(run)
+        return training.train(begin_on(windows, first))
 
 
 def _batch_size(given: int | None, source: Source) -> int:
@@ -166,10 +162,10 @@ def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Sour
 
 def _held_out(
     network: Network, validation: Any, split: Source | None, row_format: RowFormat
-) -> tuple[Data | None, HeldOut | None]:
-    """Return the rows to validate on, in memory or in blocks; at most one of the two is there."""
+) -> Data | HeldOut | None:
+    """Return the rows to validate on, in memory or in blocks."""
     if validation is None:
-        return None, None
+        return None
     assert isinstance(row_format.dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):
         if len(validation) in (2, 3):
@@ -178,10 +174,10 @@ def _held_out(
                 "validation X", X, y, rest[0] if rest else None, row_format.dtype, row_format.scale, None
             )
         if split is None:
-            return validation_rows(network, validation, row_format.dtype), None
+            return validation_rows(network, validation, row_format.dtype)
     elif split is None:
         split = source_of("validation", validation, None, None, row_format.dtype, row_format.scale, None)
     assert split is not None
     n_in, n_out = network.n_in, network.n_out
     window = max(256, HELD_OUT_BYTES // (row_format.dtype.itemsize * (n_in + n_out + 1)))
-    return None, HeldOut(split, row_format._replace(window=window, batch_size=1))
+    return HeldOut(split, row_format._replace(window=window, batch_size=1))

@@ -61,7 +61,7 @@ def prepared(
     batch_size = rows if options.batch_size is None else min(options.batch_size, rows)
     step, microbatch = step_rows(batch_size, options.accumulate, rows)
     per_epoch = batches_of(rows, step, network.needs_batches)
-    known = EpochRows(data, held_out, held_out is not None, rows, batch_size, step, microbatch, per_epoch)
+    known = EpochRows(data, held_out, rows, batch_size, step, microbatch, per_epoch)
     return ready(network, options, setup, streams, mixing, known, ranks, trainings)
 
 

@@ -79,7 +79,6 @@ def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, monkeypatch)
     expected = train(EVERYTHING, rows, backend="reference", **given)
     np.testing.assert_allclose(whole.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
     monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
-    monkeypatch.setattr("fastmlp.training.streamed.MAX_CHUNK_STEPS", 1)
     for some, options in ((rows, {}), ((blocks, None), {"window": ROWS})):
         path = tmp_path / f"stopped{len(options)}"
         train(EVERYTHING, some, callbacks=[Checkpoint(path), StopAt()], **given, **options)

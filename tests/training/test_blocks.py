@@ -25,7 +25,7 @@ from selection import matrix
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, TimeLimit
-from fastmlp.training import streamed
+from fastmlp.training import loop
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
 
@@ -59,13 +59,13 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
     """Each window in itself; carried rows come first."""
     seen = []
 
-    class Spy(streamed.Streamed):
-        def advance_on(self, data, state, chunk):
+    class Spy(loop.Training):
+        def advance(self, state, chunk):
             steps = zip(chunk.starts, chunk.stops, strict=True)
-            seen.append(np.concatenate([data.inputs[chunk.order[a:b], 0] for a, b in steps]))
-            return super().advance_on(data, state, chunk)
+            seen.append(np.concatenate([self.data.inputs[chunk.order[a:b], 0] for a, b in steps]))
+            return super().advance(state, chunk)
 
-    monkeypatch.setattr("fastmlp.training.streaming.Streamed", Spy)
+    monkeypatch.setattr("fastmlp.training.streamed.Training", Spy)
     first = np.arange(ROWS, dtype=float)[:, None] * np.ones(5)
     blocks = [(first[rows], Y[rows]) for rows in PIECES]
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
@@ -109,10 +109,10 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
     fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]})
     rows_seen = dict(seen)
     for step in (1, 2, 6, 7, 8, 10, 15, 20):  # of 7 in an epoch; windows end in and between them
-        monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
+        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
         path = tmp_path / "c"
         stopped = fit(**{**options, "callbacks": [EarlyStopping(2), Checkpoint(path, 99), StopAt(step)]})
-        monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1 << 14)
+        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1 << 14)
         seen.clear()
         assert_same(fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]}, resume=path), whole)
         assert {pair for pair in seen if pair[0] > 7 * (step // 7 + 1)} <= rows_seen.items()
@@ -126,7 +126,7 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
 
 
 def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
     options = {"window": 32, "epochs": 1}
     for step, rows in ((4, 40), (4, 64)):  # the steps visited are more than there are now, or as many
         path = tmp_path / "c"
