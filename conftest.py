@@ -100,6 +100,20 @@ def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return lambda figure: request.node.user_properties.append(("figure", figure))
 
 
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return chunks(steps=, seconds=, visits=), which bounds the chunks of trainings from then on."""
+    from fastmlp.training import loop
+
+    bounds = {"steps": "MAX_CHUNK_STEPS", "seconds": "CHUNK_SECONDS", "visits": "MAX_CHUNK_VISITS"}
+
+    def bound(**given: float) -> None:
+        for name, value in given.items():
+            monkeypatch.setattr(loop, bounds[name], value)
+
+    return bound
+
+
 class Figures:
     """Prints the figures that tests report, in whichever process they ran."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastmlp.files.archive import CheckpointError as CheckpointError
     from fastmlp.files.mapped import MappedArray as MappedArray
     from fastmlp.fitting import fit as fit
+    from fastmlp.fitting import iter_fit as iter_fit
     from fastmlp.many.predicting import predict_many as predict_many
     from fastmlp.many.training import InterruptedMany as InterruptedMany
     from fastmlp.many.training import fit_many as fit_many
@@ -98,7 +99,7 @@ _HOME = {
     "searches.validation": "cross_val_predict cross_val_score cross_validate learning_curve validation_curve",
     "tables.errors": "TableError",
     "tables.estimators": "TableClassifier TableRegressor",
-    "fitting": "fit",
+    "fitting": "fit iter_fit",
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
 

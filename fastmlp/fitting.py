@@ -7,7 +7,9 @@ Separate from the training (`fastmlp.training`), which does not know what severa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike
@@ -15,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.training.callbacks import Callback
+from fastmlp.training.callbacks import AtIntervals, Callback, Run
 from fastmlp.training.metrics import Metric
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
@@ -162,3 +164,53 @@ def fit(
     from fastmlp.distributed.training import fit_on_ranks
 
     return fit_on_ranks(network, X, y, options, communicator)
+
+
+def iter_fit(
+    network: Network, X: Any, y: Any = None, *, every: int | timedelta = 1, **options: Any
+) -> Iterator[Run]:
+    """Train as `fit` does, in a loop of your own, which sees the training between two epochs.
+
+    Each time the loop gets the same `Run`, as callbacks do: it may read `run.epoch` and `run.history`,
+    predict, change `run.parameters` in place or `run.rate_factor`, and take `run.model()`. Leaving the loop
+    ends the training. A loop that changes nothing comes to the bits of `fit`.
+
+    Parameters
+    ----------
+    network, X, y, **options : as for `fit`, but `communicator`
+    every : int, at least 1, or timedelta
+        The run comes after so many epochs, or after so much time, also within an epoch; and once more where
+        the training is over.
+
+    Returns
+    -------
+    iterator of Run
+
+    Raises
+    ------
+    ValueError, TypeError, CheckpointError
+        As `fit`, before the first step.
+    DivergenceError, Interrupted
+        As `fit`, from the loop. Within the loop's body Ctrl-C is a KeyboardInterrupt like any other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastmlp
+    >>> X = np.linspace(-1, 1, 64)[:, None]
+    >>> for run in fastmlp.iter_fit(fastmlp.Network([1, 8, 1]), X, X**2, epochs=500, seed=0):
+    ...     if run.history["loss"][-1] < 1e-3:
+    ...         break
+    >>> model = run.model()
+    >>> len(model.history["loss"]) == run.epoch < 500
+    True
+    >>> longer = model.fit_more(X, X**2, epochs=100)
+    """
+    if options.get("communicator") is not None:
+        raise TypeError("iter_fit trains in one process; with a communicator use fit and callbacks")
+    AtIntervals(every)  # whose errors come before those of rows
+    given = signature(fit).bind(network, X, y, **options)
+    given.apply_defaults()
+    arguments = given.arguments
+    fields = (arguments.get(name, fit) for name in FitOptions._fields)
+    return prepared(network, X, y, FitOptions._make(fields)).iterate(every)

@@ -79,10 +79,6 @@ class KeepInCallFile(Checkpoint):
 
     on_epoch_end = Callback.on_epoch_end  # it needs no chunk to end there
 
-    def on_train_begin(self, run: Run) -> None:
-        """Count from here."""
-        self.epoch, self.time = run.epoch, time.monotonic()
-
     def on_chunk_end(self, run: Run) -> None:
         """Keep the training if it ends here, or once in a while."""
         ends = run.stop_reason is not None or run.epoch == run.epochs

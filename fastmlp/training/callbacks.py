@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class Run:
     rows: int
     history: dict[str, list[float]]
     _backend: Callable[[], Backend]
+    _model: Callable[[Run], Model] | None
     _optimizer: Optimizer | None
     _since: Since
     snapshot: Callable[[], Snapshot]
@@ -105,6 +107,7 @@ class Run:
             rows=rows,
             history=history,
             _backend=backend,
+            _model=None,
             _optimizer=optimizer,
             _since=since,
             snapshot=snapshot,
@@ -149,6 +152,13 @@ class Run:
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the output for X (rows, n_in) by the parameters as they are now; see `Model.predict`."""
         return Model(self.network, self.parameters, self.history, self._backend(), None).predict(X)
+
+    def model(self) -> Model:
+        """Return a model of the parameters as they are now, a copy; that of `iter_fit` has `fit_more`."""
+        if self._model is not None:
+            return self._model(self)
+        history = {name: [*values] for name, values in self.history.items()}
+        return Model(self.network, self.parameters.copy(), history, self._backend(), self.stop_reason)
 
     def stop(self, reason: str) -> None:
         """Request the training to end now; the model keeps the reason."""
@@ -207,6 +217,48 @@ class Callback:
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
+
+
+class AtIntervals(Callback):
+    """Base of what happens after so many epochs or so much time, and at a training's end.
+
+    every : int epochs, at least 1, or a timedelta: then at the end of a chunk of about 0.2 s
+    """
+
+    def __init__(self, every: int | timedelta) -> None:
+        if isinstance(every, timedelta):
+            checks.real("every", every.total_seconds(), 0, open_low=True)
+        else:
+            every = checks.whole("every", every, 1)
+        self.every = every
+
+    def on_train_begin(self, run: Run) -> None:
+        """Count from here."""
+        self.count(run)
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Do nothing; being overridden makes every epoch's end the end of a chunk."""
+
+    def count(self, run: Run) -> None:
+        """Count from here."""
+        self.epoch, self.time = run.epoch, time.monotonic()
+
+    def is_due(self, run: Run) -> bool:
+        """Return whether it is time, or the training is over."""
+        if isinstance(self.every, timedelta):
+            due = time.monotonic() - self.time >= self.every.total_seconds()
+        else:
+            due = run.epoch - self.epoch >= self.every
+        return due or run.stop_reason is not None or run.epoch == run.epochs
+
+
+class Pause(AtIntervals):
+    """Has chunks end where a loop of the user's own looks at the training."""
+
+    def next_epoch(self, run: Run) -> int:
+        """Return the epoch of the next look; none where time decides."""
+        later = run.epochs if isinstance(self.every, timedelta) else self.epoch + self.every
+        return max(run.epoch + 1, later)
 
 
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:

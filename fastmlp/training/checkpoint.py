@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
@@ -24,7 +23,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import NO_ORDER, Array, Snapshot
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.callbacks import AtIntervals, Run
 from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
 
@@ -43,7 +42,7 @@ In format 1 a training has each step's loss of the epoch under way ("pending"), 
 """
 
 
-class Checkpoint(Callback):
+class Checkpoint(AtIntervals):
     """Write the training to a file as it goes on, for `load` and for `fit(resume=)`.
 
     The file is also written when training ends or is interrupted. A training that is resumed from it
@@ -58,29 +57,14 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: Path, every: int | timedelta = 1) -> None:
+        super().__init__(every)
         self.path = os.fspath(path)
-        if isinstance(every, timedelta):
-            checks.real("every", every.total_seconds(), 0, open_low=True)
-        else:
-            every = checks.whole("every", every, 1)
-        self.every = every
-
-    def on_train_begin(self, run: Run) -> None:
-        """Count from here."""
-        self.epoch, self.time = run.epoch, time.monotonic()
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Do nothing; being overridden makes every epoch's end the end of a chunk."""
 
     def on_chunk_end(self, run: Run) -> None:
         """Write if it is time, or if this is the end."""
-        if isinstance(self.every, timedelta):
-            due = time.monotonic() - self.time >= self.every.total_seconds()
-        else:
-            due = run.epoch - self.epoch >= self.every
-        if due or run.stop_reason is not None or run.epoch == run.epochs:
+        if self.is_due(run):
             archive.write(self.path, *content_of_training(run))
-            self.epoch, self.time = run.epoch, time.monotonic()
+            self.count(run)
 
 
 # --- resuming ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -39,6 +39,31 @@ def train(
     return training.run
 
 
+def iterate(
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None,
+    begin: Callable[..., Training] | None,
+) -> Generator[Run]:
+    """Train as `train` does, and yield the run after each chunk; signals and limits act within chunks alone.
+
+    A generator that is closed ends the training there.
+    """
+    training = (begin or Training)(plan, state, callbacks, resumed)
+    with _callbacks_of(training):
+        chunks = training.chunks()
+        while True:
+            with _limits_of(training):
+                run = next(chunks, None)
+            if run is None:
+                return
+            try:
+                yield run
+            except GeneratorExit:
+                return
+
+
 @contextmanager
 def under_way(
     plan: Plan,
@@ -49,30 +74,43 @@ def under_way(
 ) -> Iterator[Training]:
     """Begin a training, give it, and end it when all of its chunks have been taken; see `train`."""
     training = (begin or Training)(plan, state, callbacks, resumed)
-    run = training.run
-    begun: list[Callback] = []
-    with deferred(training.stop) as signals:
-        try:
-            for callback in callbacks:
-                callback.on_train_begin(run)
-                begun.append(callback)
-            if resumed is not None:
-                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                    if saved:
-                        _take_over(callback, run, saved)
-            threads = plan.blas_threads or plan.threads
-            with budget.training(), budget.blas_threads(threads) if plan.calls_blas else NO_LIMIT:
-                yield training
-            run.left = training.left()
-        finally:
-            try:
-                if begun:
-                    _end(begun, run)
-            finally:
-                # At the very end the run drops its reference to the training. The cycle would keep every
-                # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
-                run.snapshot = no_snapshot
+    with _limits_of(training), _callbacks_of(training):
+        yield training
+
+
+@contextmanager
+def _limits_of(training: Training) -> Iterator[None]:
+    """Let a signal stop a training in a `with` block, and hold the BLAS to the plan's threads."""
+    plan, run = training.plan, training.run
+    threads = plan.blas_threads or plan.threads
+    blas = budget.blas_threads(threads) if plan.calls_blas else NO_LIMIT
+    with deferred(training.stop) as signals, budget.training(), blas:
+        yield
     run.interrupted = run.interrupted or signal.SIGINT in signals
+
+
+@contextmanager
+def _callbacks_of(training: Training) -> Iterator[None]:
+    """Tell the callbacks that a training begins, and, however a `with` block ends, that it ends."""
+    run, callbacks, begun = training.run, training.callbacks, list[Callback]()
+    try:
+        for callback in callbacks:
+            callback.on_train_begin(run)
+            begun.append(callback)
+        if (resumed := training.resumed) is not None:
+            for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                if saved:
+                    _take_over(callback, run, saved)
+        yield
+        run.left = training.left()
+    finally:
+        try:
+            if begun:
+                _end(begun, run)
+        finally:
+            # At the very end the run drops its reference to the training. The cycle would keep every
+            # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
+            run.snapshot = no_snapshot
 
 
 def _end(begun: Sequence[Callback], run: Run) -> None:

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.model.averages import with_average_of
-from fastmlp.model.backend import Array, Backend, Data
+from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import unpacked
-from fastmlp.model.network import Network
 from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import NO_ORDER, Snapshot
-from fastmlp.system.interrupts import Interrupted
-from fastmlp.training.callbacks import Callback, Run, with_state
+from fastmlp.training.callbacks import Callback, with_state
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.model import Model
@@ -205,17 +203,6 @@ class Continuation(NamedTuple):
         matched = _matched(callbacks, states) if callbacks else []
         snapshot = snapshot._replace(history=beginning.curves(), callbacks=matched)
         return Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps)
-
-
-def model_of(run: Run, network: Network, parameters: Array, backend: Backend, left: Continuation) -> Model:
-    """Return the model of a training that has ended; Interrupted, which has it, after Ctrl-C."""
-    history = {**left.beginning.whole(run.history)}
-    if left.snapshot.callbacks or left.snapshot.parameters is not parameters:
-        left = left._replace(ended=fingerprint(parameters))
-    model = Model(network, parameters, history, backend, run.stop_reason, left, run.threads)
-    if run.interrupted:
-        raise Interrupted(model)
-    return model
 
 
 def _matched(

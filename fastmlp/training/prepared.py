@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
+from datetime import timedelta
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -15,15 +18,17 @@ from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
+from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import resuming
 from fastmlp.training.batches import Mixing
-from fastmlp.training.callbacks import Callback, Run, with_state
+from fastmlp.training.callbacks import Callback, Pause, Run, with_state
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.lifecycle import train
+from fastmlp.training.fingerprints import fingerprint
+from fastmlp.training.lifecycle import iterate, train
 from fastmlp.training.loop import Training
 from fastmlp.training.metrics import metrics_of
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
+from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.plan import HeldOut, Plan
 from fastmlp.training.ranks import ALONE, Ranks
@@ -56,25 +61,65 @@ class Prepared(NamedTuple):
         """The arguments of `train`."""
         return self.plan, self.state, self.callbacks, self.training.beginning.snapshot
 
+    def iterate(self, every: int | timedelta, begin: Callable[..., Training] | None = None) -> Generator[Run]:
+        """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
+        pause = Pause(every)
+        plan, state, callbacks, resumed = self.parts
+        runs, run = iterate(plan, state, [*callbacks, pause], resumed, begin or self.ranks.begin), None
+        with closing(runs):
+            for run in runs:
+                vars(run)["_model"] = self.model_now
+                if pause.is_due(run):
+                    yield run
+                    pause.count(run)
+        if run is not None and run.interrupted:
+            raise Interrupted(run.model())
+
     def ended(self, run: Run) -> Model:
-        """Return the model, once all steps were taken."""
-        plan, beginning, ranks = self.plan, self.training.beginning, self.ranks
+        """Return the model, once all steps were taken; Interrupted, which has it, after Ctrl-C."""
         assert run.left is not None
-        ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
-        sample = self.training.sample
-        if ranks.any_of(bool(run.left.callbacks)) and not sample:
-            sample = sample_of(self.data, in_memory(plan.held_out), ranks)
-        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        self.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         snapshot = run.left
         if self.callbacks:  # which may keep curves, or have put some of their own there
             run.history.update({name: [*values] for name, values in run.history.items()})
             snapshot = snapshot._replace(history=run.history)
+        model = self._model(run, snapshot, self.state.parameters)
+        if run.interrupted:
+            raise Interrupted(model)
+        return model
+
+    def model_now(self, run: Run) -> Model:
+        """Return the model between two chunks, or after the last one, with copies of all arrays and lists."""
+        snapshot, parameters = run.left or run.snapshot(), copied(run.parameters)
+        own = parameters if snapshot.parameters is run.parameters else copied(snapshot.parameters)
+        snapshot = snapshot._replace(
+            parameters=own, moments=snapshot.moments.copy(), callbacks=copy.deepcopy(snapshot.callbacks),
+            history={name: [*values] for name, values in run.history.items()},
+        )  # fmt: skip
+        return self._model(run, snapshot, parameters)
+
+    def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
+        """Return a model that goes on from a snapshot, whose history it has."""
+        plan, beginning, ranks, sample = self.plan, self.training.beginning, self.ranks, self.training.sample
+        if ranks.any_of(bool(snapshot.callbacks)) and not sample:
+            sample = sample_of(self.data, in_memory(plan.held_out), ranks)
+        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
         lengths = {name: len(values) for name, values in snapshot.history.items()}
         beginning = Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps, lengths)
         fit, options, share, _, rows, *_ = self.training
         left = Continuation(fit, options, share, now.name, rows, sample, beginning)
-        return model_of(run, plan.network, self.state.parameters, now, left)
+        history = {**beginning.whole(snapshot.history)}
+        if snapshot.callbacks or snapshot.parameters is not parameters:
+            left = left._replace(ended=fingerprint(parameters))
+        return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
+
+
+def copied(parameters: Array) -> Array:
+    """Return parameters in a vector of their own."""
+    found = aligned(parameters.size, parameters.dtype)
+    found[...] = parameters
+    return found
 
 
 def in_memory(held_out: Data | HeldOut | None) -> Data | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -13,11 +15,13 @@ from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.training.batches import Mixing, batches_of
+from fastmlp.training.callbacks import Run
 from fastmlp.training.data import clean_targets, floating_dtype
+from fastmlp.training.loop import Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
 from fastmlp.training.options import FitOptions, Setup, step_rows
-from fastmlp.training.prepared import EpochRows, in_memory, ready
+from fastmlp.training.prepared import EpochRows, Prepared, in_memory, ready
 from fastmlp.training.rows import validation_rows
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
 from fastmlp.training.sources.tables import table_source
@@ -88,12 +92,20 @@ class PreparedBlocks(NamedTuple):
 
     def train(self) -> Model:
         """Take all steps; return the model. Errors as of `fit`."""
-        return _trained(*self)
+        with _opened(*self) as (training, begin):
+            return training.train(begin)
+
+    def iterate(self, every: int | timedelta) -> Generator[Run]:
+        """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
+        with _opened(*self) as (training, begin):
+            yield from training.iterate(every, begin)
 
 
-def _trained(
+@contextmanager
+def _opened(
     network: Network, source: Source, options: FitOptions, setup: Setup, mixing: Mixing | None
-) -> Model:
+) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
+    """Give a training whose rows are being read, and what begins it."""
     (_, file), streams = options.earlier, Streams(options.seed)
     done = len(file.snapshot.history["loss"]) if file else 0
     held_source: Source | None = None
@@ -130,7 +142,7 @@ def _trained(
             sample_of(data, in_memory(held_out)), setting,
         )  # fmt: skip
         training = ready(network, options, setup, streams, mixing, rows)
-        return training.train(begin_on(windows, first))
+        yield training, begin_on(windows, first)
 
 
 def _batch_size(given: int | None, source: Source) -> int:

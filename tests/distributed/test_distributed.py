@@ -28,7 +28,6 @@ from fastmlp.backend import registry
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError
 from fastmlp.kernels import get_variant
-from fastmlp.training import loop
 
 DRY = HEADS.replaced(layers=HEADS.layers[:-1])
 """A network without dropout, of which each rank of local SGD has masks of its own."""
@@ -181,10 +180,10 @@ class Seeing(fastmlp.Callback):
         self.seen.append(run.parameters.tobytes())
 
 
-def test_nobody_sees_parameters_between_two_averages(monkeypatch):
+def test_nobody_sees_parameters_between_two_averages(chunks):
     settings = settings_of(CASES["dropout, penalties and clipping"]) | {"batch_size": 8}
     expected = averaged(settings, 3)
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # as few steps as may be
+    chunks(seconds=0.0)  # as few steps as may be
     seeing = [Seeing() for _ in range(3)]
 
     def job(one):

@@ -84,8 +84,8 @@ def test_callbacks_may_predict_and_write_a_curve_to_stop_by(solver):
 @pytest.mark.parametrize(
     "options", [{}, {"early_stopping": True}, {"validation_set": (X, Y)}, {"solver": "lbfgs"}]
 )
-def test_a_stop_before_an_epoch_is_complete_leaves_all_attributes(options, moment, monkeypatch):
-    monkeypatch.setattr("fastmlp.training.loop.CHUNK_SECONDS", 0.0)  # every step is a chunk
+def test_a_stop_before_an_epoch_is_complete_leaves_all_attributes(options, moment, chunks):
+    chunks(seconds=0.0)  # every step is a chunk
     stop = type("Stop", (Callback,), {moment: lambda self, run: run.stop("now")})
     model = classifier(callbacks=[stop()], batch_size=50, **options).fit(X, Y)
     assert set(vars(model)) >= set(vars(classifier(**options).fit(X, Y)))

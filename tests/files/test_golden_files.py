@@ -131,8 +131,8 @@ def scores():
 
 
 @pytest.fixture
-def _short_chunks(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def _short_chunks(chunks):
+    chunks(steps=1)
 
 
 def predictions(model):

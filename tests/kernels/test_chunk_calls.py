@@ -14,7 +14,6 @@ from fastmlp.kernels.tuning import table
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
-from fastmlp.training import loop
 
 RNG = np.random.default_rng(0)
 SMALL, LARGE = fastmlp.Network([3, 5, 2]), fastmlp.Network([100, 300, 10])
@@ -40,8 +39,8 @@ def fit(network, **options):
     return fastmlp.fit(network, X, y, optimizer=OPTIMIZER, **{**given, **options})
 
 
-def test_a_training_like_the_one_before_takes_its_call(made, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 2)
+def test_a_training_like_the_one_before_takes_its_call(made, chunks):
+    chunks(steps=2)
     expected = fit(SMALL).parameters
     count = len(made)
     np.testing.assert_array_equal(fit(SMALL).parameters, expected)
@@ -53,8 +52,8 @@ def test_a_training_like_the_one_before_takes_its_call(made, monkeypatch):
     assert len(made) == count + 3
 
 
-def test_a_large_workspace_lasts_as_long_as_its_training(made, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 2)
+def test_a_large_workspace_lasts_as_long_as_its_training(made, chunks):
+    chunks(steps=2)
     for count in (1, 2):
         fit(LARGE, batch_size=64)
         assert len(made) == count

@@ -83,9 +83,9 @@ def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
 
 
 @pytest.mark.parametrize("backend", few(OF_ANY_NETWORK))
-def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch):
+def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, chunks):
     """Arrays of a checkpoint, and models that joblib maps into memory, are read-only."""
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     X = np.random.default_rng(0).standard_normal((9, 3))
 
     def fit(**options):

@@ -271,7 +271,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [16, *(pytest.param(size, marks=matrix) for size in (20, 50))])
-def test_where_chunks_end_changes_nothing(batch_size, monkeypatch):
+def test_where_chunks_end_changes_nothing(batch_size, chunks):
     network = Network([3, 4, 1], "tanh")
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((53, 3)), rng.standard_normal(53)
@@ -290,5 +290,5 @@ def test_where_chunks_end_changes_nothing(batch_size, monkeypatch):
 
     optimizer = SGD(0.1) if batch_size < 50 else Adam(0.01)
     whole = run(optimizer)
-    monkeypatch.setattr(fastmlp.training.loop, "CHUNK_SECONDS", 0.0)
+    chunks(seconds=0.0)
     np.testing.assert_array_equal(run(optimizer).parameters, whole.parameters)

@@ -94,10 +94,10 @@ def test_windows_keep_bytes_where_that_changes_nothing():
         first_window(np.maximum(PIXELS, 1), scale=3e38)
 
 
-def test_it_goes_on_in_the_middle_of_an_epoch(pixels, tmp_path, monkeypatch):
+def test_it_goes_on_in_the_middle_of_an_epoch(pixels, tmp_path, chunks):
     options = {"network": NETWORK, "window": 30, "backend": "fused"}
     whole = fit(pixels, Y, **options)
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     stopped = fit(pixels, Y, callbacks=[Checkpoint(tmp_path / "c", 99), StopAt(4)], **options)
     assert_same(fit(pixels, Y, resume=tmp_path / "c", **options), whole)
     np.testing.assert_array_equal(stopped.fit_more(pixels, Y, epochs=3).parameters, whole.parameters)

@@ -61,7 +61,7 @@ class StopAt(Callback):
             run.stop("enough")
 
 
-def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, monkeypatch):
+def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, chunks):
     """Of 50 rows in batches of 7 the last batch has 8, for arrays, blocks, steps and trainings that go on."""
     X, y = rows
     given = {"batch_size": 7, "epochs": 3}
@@ -78,7 +78,7 @@ def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, monkeypatch)
     whole = train(EVERYTHING, rows, **given)
     expected = train(EVERYTHING, rows, backend="reference", **given)
     np.testing.assert_allclose(whole.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     for some, options in ((rows, {}), ((blocks, None), {"window": ROWS})):
         path = tmp_path / f"stopped{len(options)}"
         train(EVERYTHING, some, callbacks=[Checkpoint(path), StopAt()], **given, **options)

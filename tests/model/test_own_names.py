@@ -153,8 +153,8 @@ def test_a_loss_with_another_parameter_is_another(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mish, sine, focal", "quantiles, own Adam, clipped"])
-def test_a_training_continues_bit_for_bit(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+def test_a_training_continues_bit_for_bit(tmp_path, chunks, name):
+    chunks(steps=1)
     path = tmp_path / "training"
     train(name, "reference", callbacks=[fastmlp.Checkpoint(path, 99), AfterOneStep()])
     resumed = train(name, "reference", resume=path, callbacks=[fastmlp.Checkpoint(path, 99)])

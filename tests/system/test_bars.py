@@ -40,7 +40,7 @@ def fit(**options):
 @pytest.mark.parametrize("chunks", [(0,), (1,), (0, 3)])
 def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks):
     monkeypatch.setattr(tqdm.std, "time", lambda: now.seconds)
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     sizes, bar = compiles(*chunks), Watched()
     fit(callbacks=[bar])
@@ -52,8 +52,8 @@ def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks):
 
 
 @pytest.mark.parametrize("chunk", [0, 3])
-def test_the_line_stands_alone(compiles, monkeypatch, chunk):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_the_line_stands_alone(compiles, monkeypatch, chunk, chunks):
+    chunks(steps=1)
     monkeypatch.setattr(sys, "stderr", Terminal())
     compiles(chunk)
     fit(progress=True)
@@ -72,9 +72,9 @@ def test_after_a_chunk_that_compiled_the_next_is_as_long(compiles):
     assert sizes[1:4] == [sizes[0], sizes[0], 2 * sizes[0]]
 
 
-def test_the_command_line_s_time_is_that_of_the_work(compiles, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 50)
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e9)
+def test_the_command_line_s_time_is_that_of_the_work(compiles, capsys, chunks):
+    chunks(steps=50)
+    chunks(seconds=1e9)
     sizes = compiles(1)  # the first chunk is the tiny training's
     assert main(["train", "xor", "--backend", "reference", "--quiet"]) == 0
     output, errors = capsys.readouterr()

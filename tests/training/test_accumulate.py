@@ -169,8 +169,8 @@ def test_auto_has_them_too():
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 @pytest.mark.parametrize("case", ["dropout, penalties, weights", "blocks of inputs"])
-def test_a_training_goes_on_to_the_bit(case, backend, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+def test_a_training_goes_on_to_the_bit(case, backend, tmp_path, chunks):
+    chunks(steps=1)
     path, whole = tmp_path / "training.npz", accumulated(case, backend)
     accumulated(case, backend, callbacks=[StopAt(5), fastmlp.Checkpoint(path)])
     assert_same(accumulated(case, backend, resume=path), whole)

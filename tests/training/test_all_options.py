@@ -45,10 +45,10 @@ def rows_of_blocks(rows):
 
 
 @pytest.mark.parametrize("stop", [STEPS + 1, 2 * STEPS])
-def test_a_training_goes_on_to_the_bit(tmp_path, monkeypatch, stop):
+def test_a_training_goes_on_to_the_bit(tmp_path, chunks, stop):
     options = {"mixup": 0.3, "training_metrics": True}
     whole, path = fit(**options), tmp_path / "training.npz"
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     stopped = fit(**options, callbacks=[StopAt(stop), fastmlp.Checkpoint(path)])
     assert len(stopped.history["loss"]) == stop // STEPS
     assert_same(fit(**options, resume=path), whole)

@@ -92,7 +92,7 @@ def test_labels_and_dtypes_follow_the_blocks():
 
 
 @pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=matrix)])
-def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
+def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, chunks):
     options = {
         "window": 30,
         "shuffle": shuffle,
@@ -109,10 +109,10 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
     fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]})
     rows_seen = dict(seen)
     for step in (1, 2, 6, 7, 8, 10, 15, 20):  # of 7 in an epoch; windows end in and between them
-        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+        chunks(steps=1)
         path = tmp_path / "c"
         stopped = fit(**{**options, "callbacks": [EarlyStopping(2), Checkpoint(path, 99), StopAt(step)]})
-        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1 << 14)
+        chunks(steps=1 << 14)
         seen.clear()
         assert_same(fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]}, resume=path), whole)
         assert {pair for pair in seen if pair[0] > 7 * (step // 7 + 1)} <= rows_seen.items()
@@ -125,8 +125,8 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
             np.testing.assert_array_equal(more.parameters, whole.parameters)
 
 
-def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, chunks):
+    chunks(steps=1)
     options = {"window": 32, "epochs": 1}
     for step, rows in ((4, 40), (4, 64)):  # the steps visited are more than there are now, or as many
         path = tmp_path / "c"

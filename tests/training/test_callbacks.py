@@ -14,7 +14,6 @@ from small_trainings import X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Callback, EarlyStopping, TimeLimit
-from fastmlp.training import loop
 
 
 class Recorder(Callback):
@@ -132,8 +131,8 @@ def test_early_stopping_does_not_hide_a_training_that_diverges():
 
 
 @some_backends
-def test_a_time_limit_stops_between_chunks(backend, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_a_time_limit_stops_between_chunks(backend, chunks):
+    chunks(steps=1)
     model = fit(backend, epochs=10**6, callbacks=[TimeLimit(1e-9)])
     assert "time limit" in model.stop_reason
     assert model.history["loss"] == []  # one step of four

@@ -98,11 +98,11 @@ def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, ba
 
 
 @some_backends
-def test_where_chunks_end_changes_nothing(backend, monkeypatch):
+def test_where_chunks_end_changes_nothing(backend, chunks):
     network, optimizer = OVERFLOWS["sgd"]
     whole = diverge(backend, network, optimizer)
     for bound in (1, 2, 7):
-        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", bound)
+        chunks(steps=bound)
         cut = diverge(backend, network, optimizer)
         assert (cut.step, cut.history) == (whole.step, whole.history)
         np.testing.assert_array_equal(cut.parameters, whole.parameters)

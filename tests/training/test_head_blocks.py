@@ -10,7 +10,6 @@ from with_heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
 
 import fastmlp
 from fastmlp import Callback, Categories, Checkpoint, Dense, Head, Network, Numbers
-from fastmlp.training import loop
 
 PIECES = [slice(*pair) for pair in itertools.pairwise([0, 7, 50, 51, ROWS])]
 KEPT = {"shuffle": False, "backend": "reference", "sample_weight": None}
@@ -96,10 +95,10 @@ class StopAt(Callback):
             run.stop("here")
 
 
-def test_they_go_on_in_the_middle_of_an_epoch_and_behind_it(tmp_path, monkeypatch):
+def test_they_go_on_in_the_middle_of_an_epoch_and_behind_it(tmp_path, chunks):
     options = {"backend": "reference", "window": 40}
     whole = fit(NET, None, parts(), **options, epochs=4)
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     fit(NET, None, parts(), **options, epochs=4, callbacks=[Checkpoint(tmp_path / "c", 99), StopAt(6)])
     assert_same(fit(NET, None, parts(), **options, epochs=4, resume=tmp_path / "c"), whole)
     first = fit(NET, None, parts(), **options, epochs=2)

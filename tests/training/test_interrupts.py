@@ -24,7 +24,7 @@ import fastmlp
 from fastmlp import Callback, Checkpoint, Interrupted, Network
 from fastmlp.system import interrupts
 from fastmlp.system.budget import cores
-from fastmlp.training import checkpoint, loop
+from fastmlp.training import checkpoint
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -64,8 +64,8 @@ def ctrl_c(run=None):
 
 
 @some_backends
-def test_ctrl_c_ends_at_the_chunk_s_end_and_the_error_has_the_model(backend, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_ctrl_c_ends_at_the_chunk_s_end_and_the_error_has_the_model(backend, chunks, tmp_path):
+    chunks(steps=1)
     with pytest.raises(KeyboardInterrupt) as caught:
         fit(backend, callbacks=[Checkpoint(tmp_path / "c", 99), At(7, ctrl_c)])
     assert isinstance(caught.value, Interrupted)
@@ -76,8 +76,8 @@ def test_ctrl_c_ends_at_the_chunk_s_end_and_the_error_has_the_model(backend, mon
     assert fit(backend, resume=tmp_path / "c").history == fit(backend).history
 
 
-def test_handlers_are_put_back_however_training_ends(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_handlers_are_put_back_however_training_ends(chunks):
+    chunks(steps=1)
 
     def handlers():
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -94,8 +94,8 @@ def test_handlers_are_put_back_however_training_ends(monkeypatch):
         assert handlers() == before
 
 
-def test_a_second_ctrl_c_does_not_wait(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_a_second_ctrl_c_does_not_wait(chunks):
+    chunks(steps=1)
     seen = []
 
     def twice(run):
@@ -111,8 +111,8 @@ def test_a_second_ctrl_c_does_not_wait(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, fastmlp.DivergenceError])
-def test_ctrl_c_before_an_error_is_not_swallowed_with_it(kind, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_ctrl_c_before_an_error_is_not_swallowed_with_it(kind, chunks):
+    chunks(steps=1)
 
     def then_fail(run):
         ctrl_c()
@@ -126,8 +126,8 @@ def test_ctrl_c_before_an_error_is_not_swallowed_with_it(kind, monkeypatch):
     assert type(caught.value.__context__) is kind
 
 
-def test_a_program_s_own_handler_stays_in_charge(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_a_program_s_own_handler_stays_in_charge(chunks):
+    chunks(steps=1)
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -138,8 +138,8 @@ def test_a_program_s_own_handler_stays_in_charge(monkeypatch):
     assert model.stop_reason is None
 
 
-def test_ctrl_c_in_a_training_within_a_callback_ends_both(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_ctrl_c_in_a_training_within_a_callback_ends_both(chunks):
+    chunks(steps=1)
     ended = []
 
     class Ends(Callback):

@@ -18,7 +18,7 @@ from fastmlp import Checkpoint, Interrupted
 from fastmlp.backend import choice, reference
 from fastmlp.estimators import base
 from fastmlp.system import interrupts
-from fastmlp.training import checkpoint, loop, threads
+from fastmlp.training import checkpoint, threads
 from fastmlp.training import options as fit_options
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
@@ -62,8 +62,10 @@ def held(monkeypatch):
 
 
 @pytest.mark.parametrize("step", range(9))
-def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(step, held, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(
+    step, held, monkeypatch, tmp_path, chunks
+):
+    chunks(steps=1)
     options = {"epochs": 3, "validation": 0.2, "optimizer": fastmlp.Adam()}
     path = tmp_path / "c"
 

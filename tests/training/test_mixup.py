@@ -103,9 +103,9 @@ def test_the_reference_draws_the_same():
 
 
 @pytest.mark.parametrize("chunk_steps", [1, 3])
-def test_chunks_do_not_show_and_a_training_goes_on_to_the_bit(chunk_steps, tmp_path, monkeypatch):
+def test_chunks_do_not_show_and_a_training_goes_on_to_the_bit(chunk_steps, tmp_path, monkeypatch, chunks):
     whole, path = fit(), tmp_path / "training.npz"
-    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", chunk_steps)
+    chunks(steps=chunk_steps)
     fit(callbacks=[StopAt(6), fastmlp.Checkpoint(path)])
     assert_same(fit(resume=path), whole)
     with pytest.raises(fastmlp.CheckpointError, match=r"mixup \(0.4 then, None now\)"):

@@ -11,7 +11,6 @@ from more_epochs import OPTIMIZERS, X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Checkpoint, Cosine, EarlyStopping, Network, Warmup
-from fastmlp.training import loop
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
@@ -55,9 +54,9 @@ def test_what_a_model_keeps_of_its_training_is_its_optimiser(monkeypatch):
     assert "initial=model" in str(caught.value)
 
 
-def test_an_epoch_under_way_is_taken_to_its_end(monkeypatch):
+def test_an_epoch_under_way_is_taken_to_its_end(chunks):
     whole = fit(5)
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    chunks(steps=1)
     stopped = fit(3, callbacks=[StopAt(6)])  # of 4 steps an epoch
     assert len(stopped.history["loss"]) == 1
     more = stopped.fit_more(X, Y, epochs=4)

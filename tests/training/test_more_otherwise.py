@@ -12,7 +12,6 @@ from more_epochs import X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, EarlyStopping, Network, RMSprop
-from fastmlp.training import loop
 
 PLAIN = {"network": Network([10, 6, 1], "tanh"), "optimizer": SGD(0.02), "shuffle": False}
 """Options of a training that has no state besides its parameters."""
@@ -100,8 +99,8 @@ def test_a_curve_that_a_callback_keeps_is_not_that_of_its_next_training():
     assert len(model.fit_more(X, Y, epochs=1).history["loss"]) == 4
 
 
-def test_no_epochs_more_take_no_step_of_the_one_under_way(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_no_epochs_more_take_no_step_of_the_one_under_way(chunks):
+    chunks(steps=1)
     stopped = fit(3, callbacks=[StopAt(6)])  # of 4 steps an epoch
     np.testing.assert_array_equal(stopped.fit_more(X, Y, epochs=0).parameters, stopped.parameters)
 
@@ -172,8 +171,8 @@ def test_schedules_count_on_over_batch_sizes_and_rules(rows, optimizer):
     assert steps == [*range(30, 35)]
 
 
-def test_an_epoch_under_way_is_left_with_another_batch_size(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_an_epoch_under_way_is_left_with_another_batch_size(chunks):
+    chunks(steps=1)
     stopped = fit(3, callbacks=[StopAt(6)], **PLAIN)  # of 4 steps an epoch
     more = stopped.fit_more(X, Y, epochs=2, batch_size=25)
     np.testing.assert_array_equal(more.parameters, fit(2, initial=stopped, batch_size=25, **PLAIN).parameters)

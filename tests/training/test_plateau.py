@@ -10,7 +10,6 @@ from small_trainings import SMALL, X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Callback, Checkpoint, MLPRegressor, ReduceLROnPlateau
-from fastmlp.training import loop
 
 STEEP = {"epochs": 40, "optimizer": SGD(0.3, 0.5)}
 """Of rows whose targets are 0 on average: the rate is too large for the last epochs."""
@@ -92,7 +91,7 @@ def test_a_schedule_goes_on_times_the_factor():
 
 @pytest.mark.parametrize("rate", [0.3, fastmlp.Exponential(0.3, 0.97), fastmlp.Cosine(0.3, 90, unit="step")])
 @pytest.mark.parametrize("blocks", [False, True])
-def test_a_resumed_training_has_the_rate_that_it_had(rate, blocks, tmp_path, monkeypatch):
+def test_a_resumed_training_has_the_rate_that_it_had(rate, blocks, tmp_path, chunks):
     def callbacks():
         return [ReduceLROnPlateau(patience=1, factor=0.5, cooldown=2, min_lr=0.01)]
 
@@ -111,7 +110,7 @@ def test_a_resumed_training_has_the_rate_that_it_had(rate, blocks, tmp_path, mon
         more = ([(X[:20], CENTRED[:20]), (X[20:], CENTRED[20:])],) if blocks else (X, CENTRED)
         assert_same(begun.fit_more(*more, epochs=40 - epochs, callbacks=callbacks()), whole)
     if not blocks:
-        monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+        chunks(steps=1)
         train(Checkpoint(path), StopAt(4 * lowered[0] + 6))
         assert_same(train(resume=path), whole)
 

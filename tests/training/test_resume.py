@@ -218,8 +218,8 @@ def test_a_file_is_written_every_so_often_and_at_the_end(tmp_path, every, epochs
     assert sorted(set(seen)) == epochs
 
 
-def test_time_also_passes_within_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+def test_time_also_passes_within_an_epoch(tmp_path, chunks):
+    chunks(steps=1)
     path = tmp_path / "c"
     steps = []
 

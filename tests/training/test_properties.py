@@ -1,0 +1,308 @@
+"""What holds of every training: however it is cut, and whoever calls the loop, its bits are those of `fit`.
+
+Each network, source, optimiser and backend stands in some of the cases; each property is tried on all cases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import scipy.sparse
+from going_on import StopAt, assert_same
+from selection import few
+
+import fastmlp
+from fastmlp import (
+    EMA,
+    SGD,
+    AdamW,
+    BatchNorm,
+    Categories,
+    Checkpoint,
+    Cosine,
+    Dense,
+    Dropout,
+    Head,
+    LayerNorm,
+    Network,
+    Numbers,
+    Residual,
+    RMSprop,
+)
+
+ROWS, BATCH, EPOCHS = 50, 16, 4
+STEPS = -(-ROWS // BATCH)
+RNG = np.random.default_rng(5)
+X = RNG.integers(-8, 8, (ROWS, 6)) / 8.0
+Y = np.sin(X.sum(axis=1, keepdims=True))
+LABELS = RNG.integers(0, 3, ROWS)
+BLOCKS = [X[:, :4], RNG.integers(-1, 5, (ROWS, 2))]
+
+NETWORKS = {
+    "plain": Network([6, 7, 1], hidden="tanh"),
+    "dropped": Network(inputs=6, layers=[Dense(8, "relu"), LayerNorm(), Dropout(0.3), Dense(1)]),
+    "batches": Network(inputs=6, layers=[Dense(5), BatchNorm(), Residual(Dense(5, "silu")), Dense(1)]),
+    "codes": Network(inputs=[Numbers(4), Categories([5, 5])], layers=[Dense(6, "relu"), Dense(1)]),
+    "heads": Network(
+        inputs=6, layers=[Dense(8, "relu")], heads={"value": Head(1), "kind": Head(3, loss="cross_entropy")}
+    ),
+}
+RULES = {
+    "sgd": SGD(0.05, 0.9),
+    "adamw": AdamW(Cosine(0.01, 3 * STEPS * EPOCHS, unit="step"), weight_decay=0.1, clip_norm=1.0),
+    "rmsprop": RMSprop(0.01),
+}
+
+
+def source(network, kind, rows=slice(None)):
+    """The inputs and targets of some rows, as `fit` takes them."""
+    inputs = [block[rows] for block in BLOCKS] if network == "codes" else X[rows]
+    targets = {"value": Y[rows], "kind": LABELS[rows]} if network == "heads" else Y[rows]
+    if kind == "sparse":
+        return scipy.sparse.csr_array(inputs), targets
+    if kind == "parts":
+        return [source(network, "array", slice(*cut)) for cut in ((0, 9), (9, 40), (40, ROWS))], None
+    return inputs, targets
+
+
+CASES = [
+    ("plain", "array", "sgd"),
+    ("plain", "parts", "adamw"),
+    ("dropped", "sparse", "adamw"),
+    ("dropped", "array", "rmsprop"),
+    ("batches", "array", "adamw"),
+    ("batches", "parts", "sgd"),
+    ("codes", "array", "adamw"),
+    ("codes", "parts", "rmsprop"),
+    ("heads", "array", "sgd"),
+    ("heads", "parts", "adamw"),
+]
+every_case = pytest.mark.parametrize(("network", "kind", "rule"), CASES)
+every_backend = pytest.mark.parametrize("backend", [*few(("reference", "fused")), *few(("specialized",))])
+
+
+@pytest.fixture
+def training(network, kind, rule, backend):
+    """training(**options) are the arguments of `fit`; of rows in parts, windows of 20."""
+
+    def arguments(**options):
+        x, y = source(network, kind)
+        window = {"window": 20} if kind == "parts" else {}
+        common = {"optimizer": RULES[rule], "epochs": EPOCHS, "batch_size": BATCH, "seed": 3, "threads": 1}
+        return (NETWORKS[network], x, y), {**common, **window, "backend": backend, **options}
+
+    return arguments
+
+
+def fit(training, **options):
+    given, named = training(**options)
+    return fastmlp.fit(*given, **named)
+
+
+@every_backend
+@every_case
+def test_more_epochs_are_those_of_a_longer_training(training):
+    whole = fit(training)
+    (_, x, y), _ = training()
+    for first in (0, 1, EPOCHS - 1):
+        assert_same(fit(training, epochs=first).fit_more(x, y, epochs=EPOCHS - first), whole)
+
+
+@every_backend
+@every_case
+def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, chunks, tmp_path):
+    whole = fit(training)
+    chunks(steps=1)
+    (_, x, y), _ = training()
+    for step in range(1, STEPS * EPOCHS, 3):
+        path = tmp_path / str(step)
+        stopped = fit(training, callbacks=[StopAt(step), Checkpoint(path)])
+        assert_same(fit(training, resume=path), whole)
+        done = len(stopped.history["loss"])
+        assert_same(stopped.fit_more(x, y, epochs=EPOCHS - done), whole)
+
+
+@every_backend
+@every_case
+def test_a_loop_of_one_s_own_is_fit(training):
+    given, named = training()
+    whole, seen = fastmlp.fit(*given, **named), []
+    for run in fastmlp.iter_fit(*given, **named):
+        seen.append(run.epoch)
+    assert seen == [1, 2, 3, 4]
+    assert_same(run.model(), whole)
+
+
+@every_backend
+@every_case
+def test_a_loop_that_is_left_goes_on(training, chunks):
+    chunks(steps=1)
+    given, named = training()
+    whole = fastmlp.fit(*given, **named)
+    for most in (1, STEPS, STEPS + 2):
+        for run in fastmlp.iter_fit(*given, every=timedelta(microseconds=1), **named):
+            within = run.model()
+            if run.step == most:
+                break
+        for model in (within, run.model()):
+            assert_same(model.fit_more(*given[1:], epochs=EPOCHS - run.epoch), whole)
+
+
+@every_backend
+@pytest.mark.parametrize("kind", ["parts"])
+@pytest.mark.parametrize(("network", "rule"), [(case[0], case[2]) for case in CASES if case[1] == "array"])
+def test_parts_cut_anywhere_are_the_array(training, network):
+    given, named = training(shuffle=False)
+    x, y = source(network, "array")
+    named = {name: value for name, value in named.items() if name != "window"}
+    whole = fastmlp.fit(given[0], x, y, **named)
+    for window in (16, 23, 50):
+        assert_same(fastmlp.fit(*given, window=window, **named), whole)
+
+
+@every_backend
+@pytest.mark.parametrize(("network", "kind", "rule"), [case for case in CASES if case[1] != "parts"])
+def test_many_models_are_a_loop_of_fit(training):
+    given, named = training()
+    seeds = [3, 4, 5]
+    models = fastmlp.fit_many(*given, n_models=3, **{**named, "seed": seeds})
+    for seed, model in zip(seeds, models, strict=True):
+        assert_same(model, fastmlp.fit(*given, **{**named, "seed": seed}))
+
+
+@every_backend
+@every_case
+def test_threads_change_nothing(training):
+    assert_same(fit(training, threads=2), fit(training))
+
+
+@pytest.mark.parametrize("network", ["plain", "dropped", "batches"])
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
+@every_backend
+def test_a_stepper_over_the_rows_that_fit_visits_is_fit(network, rule, backend):
+    options = {"seed": 3, "backend": backend, "threads": 1}
+    model = fastmlp.fit(
+        NETWORKS[network],
+        X,
+        Y,
+        optimizer=RULES[rule],
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        shuffle=False,
+        **options,
+    )
+    stepper = fastmlp.Stepper(NETWORKS[network], RULES[rule], dtype="float64", most_rows=BATCH, **options)
+    starts = range(0, ROWS, BATCH)
+    for start in [*starts] * EPOCHS:
+        stepper.step(X[start : start + BATCH], Y[start : start + BATCH])
+    np.testing.assert_array_equal(stepper.parameters, model.parameters)
+
+
+# --- a loop of one's own ----------------------------------------------------------------------------------
+
+PLAIN = (NETWORKS["plain"], X, Y)
+OPTIONS = {"epochs": 6, "batch_size": BATCH, "seed": 1}
+
+
+def test_two_loops_that_take_turns_disturb_one_another_in_nothing():
+    whole = [fastmlp.fit(*PLAIN, **{**OPTIONS, "seed": seed}) for seed in (1, 2)]
+    loops = [fastmlp.iter_fit(*PLAIN, **{**OPTIONS, "seed": seed}) for seed in (1, 2)]
+    runs = [None, None]
+    for runs in zip(*loops, strict=True):
+        assert runs[0].epoch == runs[1].epoch
+    for run, model in zip(runs, whole, strict=True):
+        assert_same(run.model(), model)
+
+
+@pytest.mark.parametrize(("every", "seen"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (9, [6])])
+def test_the_run_comes_after_so_many_epochs_and_at_the_end(every, seen):
+    assert [run.epoch for run in fastmlp.iter_fit(*PLAIN, every=every, **OPTIONS)] == seen
+
+
+def test_callbacks_see_the_loop_s_training_from_its_beginning_to_its_end():
+    told = []
+
+    class Teller(fastmlp.Callback):
+        def on_train_begin(self, run):
+            told.append("begin")
+
+        def on_train_end(self, run):
+            told.append("end")
+
+    for run in fastmlp.iter_fit(*PLAIN, callbacks=[Teller()], **OPTIONS):
+        told.append(run.epoch)
+        if run.epoch == 2:
+            run.rate_factor = 0.0
+        if run.epoch == 4:
+            run.parameters[...] = 0
+            break
+    assert told == ["begin", 1, 2, 3, 4, "end"]
+    model = run.model()
+    assert not model.parameters.any()
+    assert len(model.history["loss"]) == 4
+
+
+def test_early_stopping_ends_the_loop_and_leaves_the_best():
+    options = {"epochs": 400, "validation": 0.3, "optimizer": SGD(0.3, 0.9), "average": EMA(0.5)}
+    options = {**OPTIONS, **options}
+    whole = fastmlp.fit(*PLAIN, callbacks=[fastmlp.EarlyStopping(3)], **options)
+    *_, run = fastmlp.iter_fit(*PLAIN, callbacks=[fastmlp.EarlyStopping(3)], **options)
+    assert run.epoch < 400
+    assert_same(run.model(), whole)
+
+
+def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_the_model():
+    loop = fastmlp.iter_fit(*PLAIN, **OPTIONS)
+    next(loop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        signal.raise_signal(signal.SIGINT)
+    assert not isinstance(caught.value, fastmlp.Interrupted)
+
+    class Interrupt(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(fastmlp.Interrupted) as caught:
+        list(fastmlp.iter_fit(*PLAIN, callbacks=[Interrupt()], **OPTIONS))
+    model = caught.value.model
+    assert len(model.history["loss"]) == 3
+    assert_same(model.fit_more(X, Y, epochs=3), fastmlp.fit(*PLAIN, **OPTIONS))
+
+
+def test_an_error_in_the_body_ends_the_training():
+    ended = []
+
+    class Ends(fastmlp.Callback):
+        def on_train_end(self, run):
+            ended.append(run.epoch)
+
+    def body():
+        for run in fastmlp.iter_fit(*PLAIN, callbacks=[Ends()], **OPTIONS):
+            assert run.epoch < 2
+
+    with pytest.raises(AssertionError):
+        body()
+    assert ended == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"epoch": 3}, "unexpected keyword argument 'epoch'"),
+        ({"optimizer": "adma"}, "adma"),
+        ({"communicator": object()}, "iter_fit trains in one process"),
+    ],
+)  # fmt: skip
+def test_careless_arguments_are_refused_before_the_first_step(options, said):
+    with pytest.raises((TypeError, ValueError), match=said) as caught:
+        fastmlp.iter_fit(*PLAIN, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_loop_of_no_epochs():
+    assert not [*itertools.islice(fastmlp.iter_fit(*PLAIN, epochs=0), 5)]
