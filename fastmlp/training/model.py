@@ -52,7 +52,7 @@ class Model(Portable):
     training : Training or None
         What `fit_more` goes on from: the optimiser with its moments, as many numbers a parameter as its rule
         remembers; what callbacks keep, with `EarlyStopping` one more, and one for the last parameters where
-        the model has others; and the row order of an epoch that was stopped in its middle. It is pickled
+        the model has others. It is pickled
         with the model, and `save` leaves it out. Set it to None to let go of it.
     """
 
