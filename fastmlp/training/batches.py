@@ -37,7 +37,7 @@ Steps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[n
 """(order, starts, stops, rows) of steps: step s visits order[starts[s]:stops[s]], rows[s] of them."""
 
 
-class Visits(Protocol):
+class StepRows(Protocol):
     """Which rows each step of a training visits: those of one window after another.
 
     Rows in memory are one window, which has all steps (`Batches`).

@@ -19,7 +19,7 @@ from fastmlp.model.schedules import Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import MIXED_BYTES, Batches, Visits, visited_weights
+from fastmlp.training.batches import MIXED_BYTES, Batches, StepRows, visited_weights
 from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.epoch_losses import EpochLosses
@@ -54,7 +54,7 @@ class Training:
         state: TrainState,
         callbacks: Sequence[Callback],
         resumed: Snapshot | None,
-        batches: Visits | None = None,
+        batches: StepRows | None = None,
     ) -> None:
         """batches : of rows that come in windows, the first of which is the plan's; None of rows in memory"""
         self.names = plan.network.loss_curves
@@ -67,7 +67,7 @@ class Training:
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
-        self.batches: Visits = batches or Batches(
+        self.batches: StepRows = batches or Batches(
             len(self.weights), plan.batch_size, plan.orders, plan.network.needs_batches, plan.microbatch,
             plan.since.epoch,
         )  # fmt: skip

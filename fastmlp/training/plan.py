@@ -28,7 +28,7 @@ class ChunkRunner(Protocol):
 
 
 class HeldOut(Protocol):
-    """Rows to validate on that are not in memory (`fastmlp.training.streamed.HeldOut`)."""
+    """Rows to validate on that are not in memory (`fastmlp.training.streamed.HeldOutBlocks`)."""
 
     def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Any) -> Any:
         """Return the loss over all rows, given that of some; LeftBehind if the training shall stop."""

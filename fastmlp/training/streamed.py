@@ -22,7 +22,7 @@ from fastmlp.training.windows import RowFormat, Window, Windows
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutBlocks:
     """Rows to validate on that come block by block."""
 
     source: Source
@@ -46,7 +46,7 @@ class HeldOut:
 
 
 class WindowBatches:
-    """Which rows of windows each step visits (`fastmlp.training.batches.Visits`).
+    """Which rows of windows each step visits (`fastmlp.training.batches.StepRows`).
 
     first : the first window, which has been filled, and whose rows the plan has
     """

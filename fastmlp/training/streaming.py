@@ -30,7 +30,7 @@ from fastmlp.training.start import (
     Streams,
     split_rows,
 )
-from fastmlp.training.streamed import HeldOut, begin_on
+from fastmlp.training.streamed import HeldOutBlocks, begin_on
 from fastmlp.training.windows import RowFormat, Windows
 
 HELD_OUT_BYTES = 1 << 24
@@ -135,7 +135,7 @@ def _opened(
         in_epoch = windows.rows
         per_epoch = 0 if in_epoch is None else batches_of(in_epoch, step, network.needs_batches)
         setting: dict[str, Any] = {"window": row_format.window, "blocks": True}
-        if isinstance(held_out, HeldOut):
+        if isinstance(held_out, HeldOutBlocks):
             setting["validation"] = "blocks"
         rows = EpochRows(
             data, held_out, None, batch_size, step, microbatch, per_epoch, bool(source.rows),
@@ -174,7 +174,7 @@ def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Sour
 
 def _held_out(
     network: Network, validation: Any, split: Source | None, row_format: RowFormat
-) -> Data | HeldOut | None:
+) -> Data | HeldOutBlocks | None:
     """Return the rows to validate on, in memory or in blocks."""
     if validation is None:
         return None
@@ -192,4 +192,4 @@ def _held_out(
     assert split is not None
     n_in, n_out = network.n_in, network.n_out
     window = max(256, HELD_OUT_BYTES // (row_format.dtype.itemsize * (n_in + n_out + 1)))
-    return HeldOut(split, row_format._replace(window=window, batch_size=1))
+    return HeldOutBlocks(split, row_format._replace(window=window, batch_size=1))
