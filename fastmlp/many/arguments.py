@@ -11,14 +11,15 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.files.archive import CheckpointError
+from fastmlp.model.network import Network
 from fastmlp.training.data import OF_LABELS
 from fastmlp.training.sparse_data import is_sparse
 
 ROWS = ("X", "y", "sample_weight")
 """The arguments that have a row, or a number, for each row of X."""
 
-OWN = (*ROWS, "rows", "seed", "initial")
-"""The arguments in which models may differ that are trained by one pattern."""
+OWN = (*ROWS, "rows", "seed", "initial", "optimizer")
+"""The arguments in which models may differ that are trained like each other; of optimisers the rates."""
 
 
 class Arguments:
@@ -79,8 +80,9 @@ class Arguments:
         return ([index] for index in range(self.count))
 
     def options(self, index: int) -> Any:
-        """Return what is equal for models that differ in seeds, rows and initial parameters only."""
-        return tuple(id(values[index]) for name, values in self._lists.items() if name not in OWN)
+        """Return what is equal for models that differ in OWN only."""
+        given = [values[index] for name, values in self._lists.items() if name not in OWN]
+        return tuple(one if isinstance(one, Network) else id(one) for one in given)
 
     def rows(self, index: int) -> tuple[Any, Any, Any]:
         """Return X, y and the weights of one model; errors as of `of`."""

@@ -129,6 +129,11 @@ class Pattern(NamedTuple):
             plan.orders is not None, kept,
         )  # fmt: skip
 
+    def with_optimizer(self, optimizer: Optimizer) -> Pattern:
+        """Return the pattern of a training with another optimiser, whose rates alone differ."""
+        kept = self.kept._replace(options=self.kept.options | {"optimizer": optimizer})
+        return self._replace(optimizer=optimizer, kept=kept)
+
     @property
     def schedule(self) -> tuple[Any, ...]:
         """What is the same for all models of a block."""

@@ -14,6 +14,7 @@ from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.checkpointing import CallFile, KeepInCallFile, Resumed
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.model.backend import Array, Data
+from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.options import FitOptions
 from fastmlp.training.prepared import Prepared
@@ -60,8 +61,8 @@ class Preparation:
         self._resumed, self._file = resumed, file
         self._group_sizes: dict[int, int] = {}
         """How many models are trained like each, once all are checked."""
-        self._patterns: dict[Any, dict[Any, Checked]] = {}
-        """How models are trained that have a pattern, by options, dtype and number of rows."""
+        self._patterns: dict[Any, dict[Any, tuple[Optimizer, Any]]] = {}
+        """How models are trained that have a pattern: by options, then by dtype, number of rows and rule."""
         self._kept: dict[int, Data] = {}
         """The rows of models that have been checked, where they are the user's own arrays."""
         self._ones: dict[Any, Array] = {}
@@ -134,16 +135,23 @@ class Preparation:
         saved = saved_together(plan, program, pattern is not None)
         found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved)
         if pattern is not None:
-            known[dtype, len(plan.data.weights)] = found
+            optimizer = as_optimizer("optimizer", self._arguments.value("optimizer", index))
+            known[dtype, len(plan.data.weights), without_rates(optimizer)] = optimizer, found
         return found
 
-    def _trained_like(self, index: int, known: dict[Any, Checked]) -> Checked | None:
+    def _trained_like(self, index: int, known: dict[Any, tuple[Optimizer, Any]]) -> Checked | None:
         """Return how another model with the same options is trained; None if there is none."""
         with named(index):
+            optimizer = as_optimizer("optimizer", self._arguments.value("optimizer", index))
             data = self._data(index)
-            found = known.get((data.targets.dtype, len(data.weights)))
-            if found is None or found.pattern is None or not found.pattern.takes(data):
+            like = known.get((data.targets.dtype, len(data.weights), without_rates(optimizer)))
+            if like is None or not like[1].pattern.takes(data):
                 return None
+        other, found = like
+        if optimizer != other:
+            if found.pattern.optimizer is not other:  # it has an average
+                return None
+            found = found._replace(pattern=found.pattern.with_optimizer(optimizer))
         self._initial(index, found.pattern)
         X = self._arguments.value("X", index)
         if data.inputs is X and not self._arguments.shares_rows:  # no copy, so that to keep it takes little

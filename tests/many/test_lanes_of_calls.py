@@ -35,8 +35,9 @@ from fastmlp.backend import lanes, programs
 from fastmlp.kernels import estimates
 from fastmlp.kernels.jit import engine
 from fastmlp.kernels.lanes.eligible import lanes_of
-from fastmlp.many import blocks
+from fastmlp.many import blocks, preparing
 from fastmlp.many import lanes as many_lanes
+from fastmlp.training import trainer
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
@@ -53,6 +54,25 @@ def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(tog
         assert_same(model, fit(own, X, Y, **one, **ALONE))
     assert sum(together) == 19 if not callbacks else sum(together) > 19
     assert max(together) == (7 if not callbacks else lanes_of(np.dtype("f8")))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(together, monkeypatch, shuffle):
+    prepared = []
+    monkeypatch.setattr(
+        preparing, "prepared", lambda *a, **b: prepared.append(a) or trainer.prepared(*a, **b)
+    )
+    rates = [0.001, 0.02, Cosine(0.01, 4), lambda epochs: 0.01 / (1 + epochs), 0.02]
+    rules = [Adam(rate) for rate in rates] + [SGD(0.01, 0.9), SGD(0.03, 0.9), "adam"]
+    networks = [Network([10, 4, 1], hidden="tanh") for _ in rules]
+    options = {"epochs": 4, "batch_size": 16, "shuffle": shuffle, **ALONE}
+    models = fit_many(networks, X, Y, optimizer=rules, seed=7, threads=1, **options)
+    assert len(prepared) == 2, "one of Adam, one of SGD"
+    assert sum(together) == len(rules)
+    for place, (rule, model) in enumerate(zip(rules, models, strict=True)):
+        alone = fit(networks[0], X, Y, optimizer=rule, seed=7 + place, **options)
+        assert_same(model, alone)
+        assert_same(model.fit_more(X, Y, epochs=2), alone.fit_more(X, Y, epochs=2))
 
 
 @pytest.mark.parametrize(
