@@ -15,8 +15,6 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastmlp.system import renaming
-
 HELD = hasattr(os, "O_DIRECTORY")
 """Whether directories have descriptors, owners and modes. On Windows they have none: nothing is looked at."""
 
@@ -153,6 +151,8 @@ class PrivateDirectory:
 
     def replace(self, source: str, target: str) -> None:
         """Rename a file, in place of the target where there is one."""
+        from fastmlp.system import renaming
+
         renaming.replace(self._of(source), self._of(target), self.descriptor)
 
     def unlink(self, name: str) -> None:

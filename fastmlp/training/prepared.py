@@ -9,23 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.training import resuming
 from fastmlp.training.batches import Mixing
 from fastmlp.training.callbacks import Callback, Run, with_state
-from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.lifecycle import train
-from fastmlp.training.loop import Training
-from fastmlp.training.metrics import metrics_of
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
 from fastmlp.training.options import FitOptions, Setup, StepSetup
-from fastmlp.training.plan import Plan
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters
@@ -119,11 +116,15 @@ def ready(
     data, (more, file) = rows.data, options.earlier
     epochs, dtype, own_rows = options.epochs, data.weights.dtype, -(-rows.batch_size // ranks.size)
     callbacks, in_memory = options.callbacks, rows.in_epoch is not None
-    in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
+    in_file = file is not None or ranks.any_of(any(one.writes_training for one in callbacks))
     start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
-        measured = data if in_memory else None, rows.held_out
-        measures = metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
+        on_training, measures = checks.flag("training_metrics", options.training_metrics), list[Callback]()
+        if options.metrics:
+            from fastmlp.training.metrics import metrics_of
+
+            measured = data if in_memory else None, rows.held_out
+            measures += metrics_of(options.metrics, on_training, network, *measured, ranks)
         if network.needs_batches and epochs and in_memory:
             network.check_rows(np.array([rows.batch_size]))
         steps = epochs * rows.per_epoch if rows.per_epoch else None
@@ -218,6 +219,8 @@ def _setting(
 
     CheckpointError if the file to resume from is of another training.
     """
+    from fastmlp.training import resuming
+
     (_, file), backend, optimizer = options.earlier, steps.backend.name, steps.optimizer
     with ranks.raise_on_all_ranks():
         blas_threads = resuming.held_blas_threads(file, backend)

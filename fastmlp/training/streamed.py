@@ -19,8 +19,7 @@ from fastmlp.training.batches import batches_of, visited_weights
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.epoch_losses import HEADROOM, EpochLosses
-from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Training
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Plan, Training
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.threads import interruptible
 from fastmlp.training.windows import RowFormat, Window, Windows

@@ -342,7 +342,7 @@ def test_nobody_waits_for_locks_that_a_file_system_has_not(tmp_path, monkeypatch
 ONCE = """
 import threading, time
 from fastmlp.backend import registry
-from fastmlp.kernels.jit import each, engine, store
+from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime import adapter
 
 made = []
@@ -355,12 +355,11 @@ def slow(make):
         return found
     return slowed
 
-for module in (engine, each):
-    module.Engine = slow(engine.Engine) if module is engine else engine.Engine
+engine.Engine = slow(engine.Engine)
 adapter.compiled_backend = slow(adapter.compiled_backend)
 
 ALL = {
-    "pieces": engine.common, "each": each.each, "backend": lambda: registry.shipped_backend("baseline"),
+    "pieces": engine.common, "each": engine.each, "backend": lambda: registry.shipped_backend("baseline"),
     "entries": lambda: registry._own_entries("fused"),
 }
 barrier, found = threading.Barrier(8), {name: [] for name in ALL}
