@@ -266,9 +266,9 @@ def test_the_cache_lies_where_the_system_keeps_caches(platform, given, expected,
 
 def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
     open_to_all = os.stat_result((0o100666, 0, 0, 1, 12345, 0, 0, 0, 0, 0))
-    if private_directory.HELD:
+    if private_directory.HAS_OWNERS:
         assert private_directory.why_not_trusted(open_to_all)
-    monkeypatch.setattr(private_directory, "HELD", False)
+    monkeypatch.setattr(private_directory, "HAS_OWNERS", False)
     assert private_directory.why_not_trusted(open_to_all) is None
 
 
