@@ -395,17 +395,12 @@ def keep_name(what: str, name: str) -> None:
         write("name", f"{package} {what}", "name", name.encode(), prunes=False)
 
 
-def only_one(name: str, key: str) -> contextlib.AbstractContextManager[bool]:
+def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
     """Return a context for one process at a time: others that compile the same name and key wait for it."""
-    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
-
-
-def _alone(lock: str) -> contextlib.AbstractContextManager[bool]:
-    """`fastmlp.system.locks.alone` for a lock in the directory; free where there is no directory."""
     try:
-        return alone(directory(), lock, MOST_PATIENCE)
+        return alone(directory(), f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE)
     except StoreUnusable:
-        return contextlib.nullcontext(True)
+        return contextlib.nullcontext()
 
 
 MOST_PATIENCE = 60.0
