@@ -151,16 +151,13 @@ def default_place() -> Path:
     for variable in (PLACE, "NUMBA_CACHE_DIR"):
         if given := os.environ.get(variable):
             return Path(given).absolute() / "fastmlp"
-    if sys.platform == "darwin":
-        home = Path("~/Library/Caches")
-    elif sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    try:
-        return home.expanduser().absolute() / "fastmlp"
-    except RuntimeError:
-        raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one") from None
+    from platformdirs import user_cache_path  # 2 ms, which a named directory saves
+
+    with contextlib.suppress(RuntimeError, ValueError):  # later releases raise where there is no home
+        place = user_cache_path("fastmlp", appauthor=False, opinion=False)
+        if place.is_absolute():
+            return place
+    raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one")
 
 
 def most_bytes() -> int:
