@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.distributed import ends  # noqa: F401  # has the other processes of mpiexec know of this one's end
 from fastmlp.system import forks  # noqa: F401  # forks wait for the imports that come after it
 from fastmlp.training import formats
 
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
+    from fastmlp.checks import CheckpointError as CheckpointError
     from fastmlp.distributed.data_parallel import DataParallel as DataParallel
     from fastmlp.distributed.ranks import RankError as RankError
     from fastmlp.distributed.shards import shard as shard
     from fastmlp.estimators.classifier import MLPClassifier as MLPClassifier
     from fastmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor as MLPRegressor
-    from fastmlp.files.archive import CheckpointError as CheckpointError
     from fastmlp.files.mapped import MappedArray as MappedArray
     from fastmlp.fitting import fit as fit
     from fastmlp.fitting import iter_fit as iter_fit
@@ -65,7 +67,7 @@ __version__ = "0.1.0"
 _HOME = {
     "model.activations": "Activation",
     "model.averages": "EMA SWA",
-    "files.archive": "CheckpointError",
+    "checks": "CheckpointError",
     "files.mapped": "MappedArray",
     "many.predicting": "predict_many",
     "many.training": "InterruptedMany fit_many",
@@ -128,6 +130,17 @@ def _read_table(*file: Any) -> Any:
 
     return opened(*file)
 
+
+def _publish_end(process: int) -> None:
+    """Have the other processes of mpiexec know that this one has ended, if it is one of them."""
+    if "mpi4py.MPI" in sys.modules:
+        from fastmlp.distributed.ends import publish_end
+
+        publish_end(process)
+
+
+# Before mpi4py's MPI_Finalize. A process that is forked from this one is no rank.
+atexit.register(_publish_end, os.getpid())
 
 formats.register(lambda name: importlib.import_module(f"fastmlp.exchange.{name}"))
 formats.register_file("table", _read_table)

@@ -14,6 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class CheckpointError(ValueError):
+    """The file is damaged, is no checkpoint, or is one of another training."""
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error in one line."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(message.split())}"
+
+
 def shown(value: object) -> str:
     """Return the value's repr in one line and of bearable length: it may be somebody's array."""
     try:

@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.training.callbacks import AtIntervals, Callback, Run
-from fastmlp.training.metrics import Metric
+from fastmlp.training.callbacks import AtIntervals, Callback, Metric, Run
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Validation

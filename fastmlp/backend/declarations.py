@@ -51,14 +51,8 @@ def load(path: Path) -> types.ModuleType:
         sys.modules[spec.name] = module
         exec(code, vars(module))
     except Exception as error:  # somebody's file may raise anything
-        raise ValueError(f"{_line_of(error, path)}: {message_of(error)}") from error
+        raise ValueError(f"{_line_of(error, path)}: {checks.message_of(error)}") from error
     return module
-
-
-def message_of(error: BaseException) -> str:
-    """Return an error in one line."""
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {' '.join(message.split())}"
 
 
 def _line_of(error: Exception, path: Path) -> str:

@@ -25,9 +25,8 @@ from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-from fastmlp.model.precision import takes_bfloat16
 from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
-from fastmlp.model.state import Array, TrainState
+from fastmlp.model.state import Array, TrainState, takes_bfloat16
 
 Product = Callable[[Any, Any, tuple[int, ...]], Any]
 

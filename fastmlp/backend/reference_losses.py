@@ -13,10 +13,9 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array
-from fastmlp.model.heads import Head, columns_of_heads
+from fastmlp.model.heads import Head, Objective, columns_of_heads
 from fastmlp.model.losses import Quantiles, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.objective import Objective
 from fastmlp.model.own_losses import Loss
 
 

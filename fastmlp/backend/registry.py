@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastmlp import checks
-from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
-from fastmlp.model.precision import BFLOAT16
+from fastmlp.model.state import BFLOAT16
 from fastmlp.system.locks import making, once
 
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.bind import Program
     from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.variant import Choice, Variant, Work
+
+REFERENCE, ROUNDED = "reference", "reference_bfloat16"
+"""NumPy's backends. `fastmlp.backend.reference` is loaded when one of them is asked for."""
 
 GROUP = "fastmlp.variants"
 """The entry points by which packages declare variants."""
@@ -52,7 +54,7 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes besides "auto", the reference first."""
-    return ("reference", *own(), *given())
+    return (REFERENCE, *own(), *given())
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
@@ -80,8 +82,8 @@ def further() -> tuple[str, ...]:
 
 def get(name: str) -> Backend:
     """Return a backend by name; ValueError with the choices if there is none."""
-    if name == "reference":
-        return reference.BACKEND
+    if name == REFERENCE:
+        return _reference(name)
     if name in own():
         return shipped_backend(checks.plain(name))
     if is_mixed(name):
@@ -93,7 +95,7 @@ def mixed() -> dict[str, Callable[[], str | None]]:
     """Return the backends of `fit(dtype="bfloat16")` by name, each with what says why it cannot run here."""
     from fastmlp.kernels.mixed.processor import WHY_NOT
 
-    return {**WHY_NOT, reference.ROUNDED.name: lambda: None}
+    return {**WHY_NOT, ROUNDED: lambda: None}
 
 
 def is_mixed(name: str) -> bool:
@@ -114,12 +116,12 @@ def mixed_backend(name: str) -> Backend:
     ValueError
         If nothing does, or not on this processor.
     """
-    if name == "reference":
-        return reference.ROUNDED
+    if name == REFERENCE:
+        return _reference(ROUNDED)
     if is_mixed(name):
         return _mixed(name)
     if name != "auto":
-        choices = ", ".join(("auto", "reference", *mixed()))
+        choices = ", ".join(("auto", REFERENCE, *mixed()))
         raise ValueError(f"dtype {BFLOAT16!r} goes with the backends {choices}; got {checks.shown(name)}")
     reasons = {one: why_not() for one, why_not in mixed().items() if not is_reference(one)}
     for one, reason in reasons.items():
@@ -134,18 +136,24 @@ def restored(name: str) -> Backend:
 
     Where this processor lacks what multiplies bfloat16 numbers, that is NumPy, with the same roundings.
     """
-    return reference.ROUNDED if is_mixed(name) and mixed()[name]() else get(name)
+    return _reference(ROUNDED) if is_mixed(name) and mixed()[name]() else get(name)
 
 
 def _mixed(name: str) -> Backend:
     if reason := mixed()[name]():
         raise ValueError(f"the backend {name!r} cannot run here: {reason}")
-    return reference.BACKENDS[name] if is_reference(name) else shipped_backend(checks.plain(name))
+    return _reference(name) if is_reference(name) else shipped_backend(checks.plain(name))
 
 
 def is_reference(name: str) -> bool:
     """Return whether a backend is NumPy's, with products of whichever numbers."""
-    return name in reference.BACKENDS
+    return name in (REFERENCE, ROUNDED)
+
+
+def _reference(name: str) -> Backend:
+    from fastmlp.backend.reference import BACKENDS
+
+    return BACKENDS[name]
 
 
 def calls_blas(name: str) -> bool:
@@ -188,7 +196,7 @@ def estimate(name: str, choice: Choice, work: Work) -> float:
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
-        reason = declarations.message_of(error)
+        reason = checks.message_of(error)
     _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
@@ -204,6 +212,8 @@ def register_file(path: str | Path) -> str:
         In one line, if the file cannot be run, if it declares no variant that can be used, or one with a name
         that another file or backend has.
     """
+    from fastmlp.backend import declarations
+
     path = Path(path).absolute()
     module = declarations.load(path)
     earlier = [name for name in registered if _paths.get(name) == path]
@@ -218,6 +228,8 @@ def register_file(path: str | Path) -> str:
 @functools.cache
 def shipped() -> dict[str, Variant]:
     """Return the variants of the package, bases first."""
+    from fastmlp.backend import declarations
+
     package = importlib.import_module("fastmlp.kernels.variants")
     found = [
         declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))
@@ -233,13 +245,15 @@ def plugins() -> dict[str, Variant]:
         return {}
     from importlib.metadata import entry_points
 
+    from fastmlp.backend import declarations
+
     found: list[Variant] = []
     for entry in sorted(entry_points(group=GROUP)):
         try:
-            taken = ["reference", *shipped(), *(variant.name for variant in found)]
+            taken = [REFERENCE, *shipped(), *(variant.name for variant in found)]
             found.append(declarations.checked(declarations.declared(entry.load()), taken))
         except Exception as error:  # importing somebody's module may raise anything
-            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.message_of(error)}")
+            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {checks.message_of(error)}")
     return {variant.name: variant for variant in sorted(found, key=_depth)}
 
 

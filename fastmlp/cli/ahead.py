@@ -24,8 +24,8 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
-from fastmlp.model.precision import BFLOAT16
 from fastmlp.model.sparse import SparseRows
+from fastmlp.model.state import BFLOAT16
 from fastmlp.system import notices
 from fastmlp.system.budget import cores
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
 from fastmlp.cli.given import TRAINED_IN, Mistake, refuse_unwritable
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 from fastmlp.system.packages import needed
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fastmlp.model.initializers import Normal
 from fastmlp.model.layers import checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.part import LAYERS, Part
-from fastmlp.model.precision import BFLOAT16, DTYPES
+from fastmlp.model.state import BFLOAT16, DTYPES
 
 TRAINED_IN = (*DTYPES, BFLOAT16)
 """What `fit(dtype=)` takes."""

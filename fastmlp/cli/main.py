@@ -15,7 +15,7 @@ from fastmlp.cli import bench, cache, train, tune, use
 from fastmlp.cli.given import TRAINED_IN, Mistake
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 from fastmlp.system.notices import say, silence
 
 

@@ -35,8 +35,8 @@ from fastmlp.kernels.jit.entries import ENTRY_POINTS
 from fastmlp.model.backend import dry_run, empty_losses
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam
-from fastmlp.model.precision import DTYPES
 from fastmlp.model.sparse import SparseRows
+from fastmlp.model.state import DTYPES
 from fastmlp.system.budget import cores
 
 BACKENDS = ("fused", "packed")

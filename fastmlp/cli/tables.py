@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checks import CheckpointError
 from fastmlp.cli.given import (
     BadFile,
     Mistake,
@@ -23,7 +24,6 @@ from fastmlp.cli.given import (
     widths,
 )
 from fastmlp.cli.table_report import described, print_json, print_model, print_scores
-from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import Array

@@ -28,7 +28,7 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.model.layers import Dense
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import is_watched, say
 from fastmlp.system.packages import needed

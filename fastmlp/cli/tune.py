@@ -29,13 +29,13 @@ def add_command(commands: Any) -> None:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from fastmlp.backend import tuning
-    from fastmlp.kernels.jit import store, tuned
+    from fastmlp.kernels.jit import engine, store
     from fastmlp.kernels.tuning.table import TABLE
 
     if not 0 < arguments.seconds < math.inf:
         raise Mistake(f"--seconds must be above 0, got {arguments.seconds}")
-    if not tuned.is_enabled():
-        raise Mistake(f"{tuned.SWITCH} is 0, and what is measured would not be used; unset it")
+    if not engine.are_constants_measured():
+        raise Mistake(f"{engine.TUNE} is 0, and what is measured would not be used; unset it")
     found = tuning.tune(arguments.seconds)
     print(f"{'CONSTANT':<16}  {'USUAL':>8}  {'CHOSEN':>8}  WHAT EACH VALUE SAVES")
     for one in found:
@@ -58,9 +58,9 @@ def _tune(arguments: argparse.Namespace) -> int:
 def tune_quickly() -> None:
     """Measure for a second, unless that is turned off; say what was chosen."""
     from fastmlp.backend import tuning
-    from fastmlp.kernels.jit import tuned
+    from fastmlp.kernels.jit.engine import are_constants_measured
 
-    if tuned.is_enabled():
+    if are_constants_measured():
         changed = tuning.changed(tuning.tune())
         chosen = [f"{name} {in_words(name, value)}" for name, value in changed.items()]
         print(f"constants    measured: {', '.join(chosen) or 'the usual ones are best'}", flush=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checks import CheckpointError
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
 from fastmlp.cli.tables import telling
-from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
 from fastmlp.system.renaming import replace

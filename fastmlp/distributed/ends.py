@@ -1,11 +1,11 @@
 """The end of a process of mpiexec, published, so that processes that wait for it learn of it.
 
-Separate from `mpi`, because every process that has imported fastmlp publishes its end, trained or not.
+Separate from `mpi`, because every process that has imported fastmlp publishes its end, trained or not: the
+package's top calls `publish_end` when it ends.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
@@ -44,7 +44,3 @@ def are_published(mpi: Any) -> bool:
 
 def _name(rank: int) -> str:
     return f"fastmlp-end-of-rank-{rank}"  # a space would end it
-
-
-# Before mpi4py's MPI_Finalize. A process that is forked from this one is no rank.
-atexit.register(publish_end, os.getpid())

@@ -9,24 +9,23 @@ from typing import Any
 
 from fastmlp.backend.choice import settled
 from fastmlp.backend.registry import get
+from fastmlp.checks import CheckpointError
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.distributed.steps import steps_of_all
-from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.state import Array, Snapshot, TrainState
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.checkpoint import Checkpoint, Saved
+from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import Training
+from fastmlp.training.loop import ChunkRunner, Plan, Training
 from fastmlp.training.metrics import Metrics
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.plan import ChunkRunner, Plan
 from fastmlp.training.ranks import Ranks
 from fastmlp.training.threads import Result, Threads
 from fastmlp.training.trainer import prepared
@@ -81,8 +80,8 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
 
     They come last: what they write must be what all ranks have agreed on.
     """
-    others = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    writing = [callback for callback in callbacks if isinstance(callback, Checkpoint) and ranks.first]
+    others = [callback for callback in callbacks if not callback.writes_training]
+    writing = [callback for callback in callbacks if callback.writes_training and ranks.first]
     return [*others, Agreement(ranks, moment_rows), *writing, FilesWritten(ranks)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,39 +15,29 @@ from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
 from fastmlp.backend.choice import calls_blas, choose, settled
-from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.joint import Joint, Wanted, among_others, generator_of, train_here
 from fastmlp.estimators.parameters import Parameters
-from fastmlp.estimators.rows import ValidatedRows, rows_of, split
-from fastmlp.estimators.streaming import (
-    AUTO_BATCH,
-    Stream,
-    WindowOrders,
-    blocks_of,
-    learn_labels,
-    row_format_of,
-)
+from fastmlp.estimators.rows import AUTO_BATCH, ValidatedRows, rows_of, split
 from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Array, TrainState, initial_state
+from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
 from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
-from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import floating_dtype
+from fastmlp.training.loop import Plan
 from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks
-from fastmlp.training.plan import Plan
-from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.streamed import begin_on
-from fastmlp.training.windows import Windows
+
+if TYPE_CHECKING:
+    from fastmlp.estimators.streaming import Stream
+    from fastmlp.training.sources.blocks import Source
 
 THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
@@ -129,9 +119,12 @@ class Perceptron(Joint, Parameters, Fitted):
         The solver "lbfgs" fits in one part, and yields nothing.
         epochs : None to fit, or to train on for so many; among_others : see `generator_of`
         """
-        if (source := blocks_of(self, X, y, sample_weight)) is not None:
-            yield from self._train_on_blocks(source, epochs)
-            return
+        if not (type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None):
+            from fastmlp.estimators.streaming import blocks_of
+
+            if (source := blocks_of(self, X, y, sample_weight)) is not None:
+                yield from self._train_on_blocks(source, epochs)
+                return
         incremental = epochs is not None
         callbacks = self._all_callbacks()
         sizes = hidden_sizes(self)
@@ -160,6 +153,9 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def _train_on_blocks(self, source: Source, epochs: int | None) -> Generator[Wanted, Run, None]:
         """Fit, or train on for so many epochs, on rows that come block by block."""
+        from fastmlp.estimators.streaming import Stream, learn_labels, row_format_of
+        from fastmlp.training.windows import Windows
+
         incremental = epochs is not None
         callbacks, sizes = self._all_callbacks(), hidden_sizes(self)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
@@ -213,7 +209,7 @@ class Perceptron(Joint, Parameters, Fitted):
                 if given:
                     raise ValueError(f"{name} needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         callbacks = check_callbacks(self.callbacks, bool(self.progress))
-        if any(isinstance(callback, Checkpoint) for callback in callbacks):
+        if any(callback.writes_training for callback in callbacks):
             raise ValueError("Checkpoint keeps trainings of fastmlp.fit; an estimator is kept by pickling it")
         return callbacks if self.max_time is None else [*callbacks, TimeLimit(self.max_time)]
 
@@ -252,6 +248,8 @@ class Perceptron(Joint, Parameters, Fitted):
     def _train_lbfgs(
         self, network: Network, parameters: Array, rows: ValidatedRows, callbacks: Sequence[Callback]
     ) -> None:
+        from fastmlp.estimators import lbfgs
+
         if is_bfloat16(self.dtype):
             raise ValueError("solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, sgd")
         data = rows.data
@@ -308,8 +306,10 @@ class Perceptron(Joint, Parameters, Fitted):
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
         if self.shuffle:
-            whole = stream is None or stream.first.last
-            orders = ComposedOrders(len(rows.targets), rng, since.epoch) if whole else WindowOrders(rng)
+            if stream is None:
+                orders = ComposedOrders(len(rows.targets), rng)
+            else:
+                orders = stream.orders(rng, since.epoch)
         score = scoring_of(self, held_out)
         plan = Plan(
             network=network,
@@ -329,7 +329,7 @@ class Perceptron(Joint, Parameters, Fitted):
         )
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
-            begin = stream and begin_on(*stream)
+            begin = stream and stream.begin
             run = yield plan, begun, [Convergence(self, score, incremental), *callbacks], begin
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own

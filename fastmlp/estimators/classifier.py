@@ -22,11 +22,8 @@ from fastmlp.estimators.labels import (
     check_probabilities,
     targets_of,
 )
-from fastmlp.estimators.lbfgs import FTOL
-from fastmlp.estimators.parameters import CLASSIFIER, partial_fit_context
+from fastmlp.estimators.parameters import CLASSIFIER, FTOL, partial_fit_context
 from fastmlp.estimators.rows import ValidatedRows
-from fastmlp.estimators.streaming import first_labels
-from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import BinaryFocal, Focal
 from fastmlp.model.own_losses import Loss
@@ -184,6 +181,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         ValueError, TypeError
             If the model's output is no probabilities of classes, or classes are not as many.
         """
+        from fastmlp.exchange.sklearn_estimator import binarizer
+
         own: Any = model.network.loss if isinstance(model, Model) else None
         own = {"focal": Focal(), "binary_focal": BinaryFocal()}.get(own, own)  # which no name stands for here
         made = cls._holding(model, {"loss": own} if isinstance(own, Loss) else {})
@@ -220,6 +219,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
+            from fastmlp.estimators.streaming import first_labels
+
             some = first_labels(self, X, y, sample_weight)
             several = type_of_target(some).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(some if several else classes)

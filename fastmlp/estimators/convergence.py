@@ -19,8 +19,7 @@ from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.checkpoint import OWN_CURVES
+from fastmlp.training.callbacks import OWN_CURVES, Callback, Run
 from fastmlp.training.threads import interruptible
 
 LEAST_RATE = 1e-6

@@ -11,8 +11,7 @@ import numpy as np
 from fastmlp.model.state import TrainState
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.lifecycle import train
-from fastmlp.training.loop import Training
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import Plan, Training
 
 
 class Joint:

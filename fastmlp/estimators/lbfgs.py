@@ -21,9 +21,6 @@ from fastmlp.system.interrupts import until_stopped
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.threads import is_long, most_seconds
 
-FTOL = 2.220446049250313e-09
-"""SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""
-
 
 class Limits(NamedTuple):
     """When the search ends, and threads to use.

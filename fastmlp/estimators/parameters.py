@@ -18,6 +18,9 @@ from fastmlp.model.optimizers import OPTIMIZERS
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.schedules import Schedule
 
+FTOL = 2.220446049250313e-09
+"""SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""
+
 PLAIN = {bool, int, float, str, type(None), np.float64, np.int64}
 """Types of parameters that never change, and that hold no memory of a user's."""
 

@@ -13,8 +13,7 @@ from sklearn.metrics import r2_score
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.estimators.lbfgs import FTOL
-from fastmlp.estimators.parameters import REGRESSOR, partial_fit_context
+from fastmlp.estimators.parameters import FTOL, REGRESSOR, partial_fit_context
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
 from fastmlp.training.model import Model

@@ -12,10 +12,13 @@ from sklearn.utils.validation import _check_sample_weight
 from fastmlp import checks
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs
+from fastmlp.model.state import FLOATS
 from fastmlp.training.data import clean
 from fastmlp.training.sparse_data import clean_rows, is_sparse
+
+AUTO_BATCH = 200
+"""What batch_size="auto" is where rows are as many."""
 
 
 class ValidatedRows(NamedTuple):

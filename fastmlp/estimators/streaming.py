@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +13,18 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from fastmlp import checks
 from fastmlp.estimators.descriptions import number
+from fastmlp.estimators.draws import ComposedOrders
+from fastmlp.estimators.rows import AUTO_BATCH
 from fastmlp.model.backend import Data
+from fastmlp.training.batches import Orders
+from fastmlp.training.loop import Training
 from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
 from fastmlp.training.sources.tables import is_table
+from fastmlp.training.streamed import begin_on
 from fastmlp.training.streaming import source_of
 from fastmlp.training.windows import RowFormat, Window, Windows
 
 Array = NDArray[Any]
-
-AUTO_BATCH = 200
-"""What batch_size="auto" is where rows are as many."""
 
 
 class Stream(NamedTuple):
@@ -41,11 +43,18 @@ class Stream(NamedTuple):
         """Rows of an epoch, if that is known."""
         return self.first.rows if self.first.last else self.windows.rows
 
+    def orders(self, rng: np.random.RandomState, epochs: int) -> Orders:
+        """Return the orders in which the rows are visited. epochs : done before"""
+        return ComposedOrders(len(self.data.weights), rng, epochs) if self.first.last else WindowOrders(rng)
+
+    @property
+    def begin(self) -> Callable[..., Training]:
+        """What begins a training on the windows, as of `fastmlp.training.lifecycle.train`."""
+        return begin_on(self.windows, self.first)
+
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
     """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
-    if type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None:
-        return None
     _refuse_heads(y)
     for array in (X, y, sample_weight):
         check_file(array)

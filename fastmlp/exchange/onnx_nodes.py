@@ -20,7 +20,7 @@ from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model import activations
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import Part
-from fastmlp.model.precision import FLOATS
+from fastmlp.model.state import FLOATS
 from fastmlp.system.packages import needed
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -37,7 +37,7 @@ from fastmlp.model import layers
 from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.own_losses import Loss
-from fastmlp.model.precision import FLOATS
+from fastmlp.model.state import FLOATS
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fastmlp.checks import CheckpointError
 from fastmlp.system.renaming import KEEPS_OPEN_FILES, replace
 
 if TYPE_CHECKING:
@@ -55,10 +56,6 @@ LEAST_AGE = 60.0
 
 PIECE = 1 << 20
 """Bytes that are hashed at a time."""
-
-
-class CheckpointError(ValueError):
-    """The file is damaged, is no checkpoint, or is one of another training."""
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Arrays) -> None:

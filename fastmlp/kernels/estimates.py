@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.tuning.pays import is_blocked
-from fastmlp.kernels.tuning.table import value
+from fastmlp.kernels.tuning.table import is_blocked, value
 from fastmlp.kernels.variant import Choice, Work
 
 
@@ -73,6 +72,13 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
 
 
+def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
+    """Return the buffers that products of bfloat16 numbers need; see `Variant`."""
+    from fastmlp.kernels.mixed.room import buffers
+
+    return buffers(products, rows)
+
+
 OWN = {
     "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
@@ -83,5 +89,5 @@ OWN = {
 }
 """What is known of fastmlp's own variants, by name, bases first."""
 
-MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
+MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=mixed_buffers))
 """The `Choice` of each variant that is chosen by a dtype and not by name."""

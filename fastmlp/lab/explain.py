@@ -15,7 +15,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
 from fastmlp.lab.words import duration, fastest
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 
 Found = tuple[str, float | None, Measurement | Wrong | str]
 """A backend, its estimate in seconds, and what was measured; why nothing was, as a text."""

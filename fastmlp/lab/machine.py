@@ -18,7 +18,7 @@ from fastmlp import __version__
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.lab import peak
 from fastmlp.model.layout import aligned
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy")
 

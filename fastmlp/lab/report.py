@@ -13,7 +13,7 @@ from fastmlp.lab.charts import ChartBar, Point
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
 from fastmlp.lab.phases import PHASES
 from fastmlp.lab.words import duration, fastest, interval, lost, reason, title
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 
 Ranked = list[Measurement]
 

@@ -20,7 +20,7 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
 from fastmlp.model.part import Part
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 from fastmlp.training.model import Model
 
 AGREED_STEPS = 8

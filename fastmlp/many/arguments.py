@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.model.network import Network
 from fastmlp.training.data import OF_LABELS
 from fastmlp.training.sparse_data import is_sparse

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.many.trainings import Ended, Trainings
 from fastmlp.model.pieces import Piece
 from fastmlp.training.callbacks import Callback, Run

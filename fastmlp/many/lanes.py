@@ -19,9 +19,8 @@ from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.training.lifecycle import under_way
-from fastmlp.training.loop import Training
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
-from fastmlp.training.plan import Plan
 from fastmlp.training.prepared import Prepared
 
 SECONDS_OF_A_THREAD = 4e-3

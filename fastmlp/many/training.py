@@ -21,10 +21,9 @@ from fastmlp.model.pieces import Piece
 from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback
+from fastmlp.training.callbacks import Callback, Metric
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.metrics import Metric
 from fastmlp.training.model import Model
 from fastmlp.training.options import ADAM, check_callbacks, own_pieces
 

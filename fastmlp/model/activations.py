@@ -21,7 +21,6 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.formulas.tracing import trace
 from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
 from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
@@ -94,6 +93,8 @@ class Activation(Piece):
         value = of_one_element(what, one_number(what, traced(what, function, own)))
         derived = gradient(value, "z")
         if slope is not None:
+            from fastmlp.formulas.tracing import trace
+
             if own:
                 raise ValueError(f"{what} has parameters, so that its slopes are derived; leave slope out")
             what = f"the slope of {what}"

@@ -7,7 +7,7 @@ import keyword
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, total, variable
-from fastmlp.formulas.rows import RowFormula
-from fastmlp.formulas.tracing import trace
 from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
 from fastmlp.model.pieces import NAME, Piece, one_number, restored
+
+if TYPE_CHECKING:
+    from fastmlp.formulas.rows import RowFormula
 
 Array = NDArray[Any]
 
@@ -95,6 +96,8 @@ class RowFunction:
     @functools.cached_property
     def code(self) -> RowFormula:
         """The formula as programs are written from it."""
+        from fastmlp.formulas.rows import RowFormula
+
         return RowFormula(self.value, (*self.sources, *(one.variable for one in self.weights)))
 
     @property
@@ -117,6 +120,8 @@ def function_of_a_row(
     reads_other: bool,
 ) -> RowFunction:
     """Return a traced function of a row, and by name of parameters, numbers and a second row."""
+    from fastmlp.formulas.tracing import trace
+
     given = {one.name: variable(one.variable) for one in parameters}
     given |= {name: variable(number_variable(name)) for name in numbers}
     given |= {"other": variable("other")} if reads_other else {}
@@ -162,6 +167,8 @@ def traced(
     what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = ()
 ) -> tuple[Expression, ...]:
     """Return what a function computes of a row z, its parameters and numbers, which it gets by name."""
+    from fastmlp.formulas.tracing import trace
+
     named = {one.name: variable(one.variable) for one in parameters}
     named |= {name: variable(number_variable(name)) for name in numbers}
     values = trace(what, functools.partial(function, **named) if named else function, variable("z"))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
-from fastmlp.formulas.tracing import trace
 from fastmlp.model.activations import OUTPUTS
 from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
@@ -99,6 +98,8 @@ class Loss(Piece):
         output: str = "identity",
         parameter: float | Sequence[float] | None = None,
     ) -> None:
+        from fastmlp.formulas.tracing import trace
+
         what = f"the loss {checks.shown(name)}"
         output = checks.choice("output", output, OUTPUTS)
         numbers = None if parameter is None else numbers_of(f"the parameter of {what}", parameter)

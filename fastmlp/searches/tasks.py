@@ -20,7 +20,7 @@ from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.searches.turns import Call, set_warning_state, warning_state
 from fastmlp.system.interrupts import POLL
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import Plan
 
 MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins until those that wait have trained."""

@@ -28,7 +28,7 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import fingerprint
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import Plan
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 

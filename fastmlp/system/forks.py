@@ -14,7 +14,8 @@ import time
 from typing import Protocol
 
 PACKAGES = {
-    *("fastmlp", "llvmlite", "matplotlib", "numba", "numpy", "scipy", "sklearn", "threadpoolctl", "tqdm"),
+    *("fastmlp", "llvmlite", "matplotlib", "numba", "numpy", "platformdirs", "scipy", "sklearn"),
+    *("threadpoolctl", "tqdm"),
 }
 """fastmlp and what it imports. A user's modules are not among them: importing one may run a whole program."""
 

@@ -19,11 +19,8 @@ from fastmlp.system.private_directory import PrivateDirectory
 
 try:
     import fcntl
-except ImportError:  # not POSIX: there is no lock that goes with its holder
+except ImportError:  # not POSIX: there is no lock that goes with its holder, and nobody waits
     fcntl = None  # type: ignore[assignment]
-
-EXIST = fcntl is not None
-"""Whether the system has such locks; without them nobody waits, and nobody is alone."""
 
 T = TypeVar("T")
 
@@ -57,49 +54,32 @@ def once(make: Callable[..., T]) -> Callable[..., T]:
 
 
 @contextlib.contextmanager
-def alone(directory: PrivateDirectory, name: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold the lock of a file in a directory; give whether no other process holds it.
+def alone(directory: PrivateDirectory, name: str, patience: float) -> Iterator[None]:
+    """Hold the lock of a file in a directory for the time of a `with` block.
 
-    Go on without it where the system has no such locks, or after `patience` seconds; then give False.
+    Go on without the lock where the system has none, as some file systems of clusters have not, and where
+    another process holds it for `patience` seconds.
     """
-    held, free = None, True
-    with contextlib.suppress(OSError):
-        if EXIST:
-            held = _locked(directory, name, patience)
-            free = held is not None
-    try:
-        yield free
-    finally:
-        if held is not None:
-            os.close(held)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                descriptor = directory.open(name, os.O_RDWR | os.O_CREAT)
+                held.callback(os.close, descriptor)
+                _lock(descriptor, directory.path / name, patience)
+        yield
 
 
-def _locked(directory: PrivateDirectory, name: str, patience: float) -> int | None:
-    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds.
-
-    OSError where the system has no such locks, as some file systems of clusters have not.
-    """
-    descriptor, path = directory.open(name, os.O_RDWR | os.O_CREAT), directory.path / name
+def _lock(descriptor: int, path: Path, patience: float) -> None:
+    """Lock a file, unless another process holds the lock for so many seconds."""
     latest = time.monotonic() + (0.0 if path in _in_vain else patience)
-    held = False
-    try:
-        while not (held := _took(descriptor)) and time.monotonic() < latest:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= latest:
+                _in_vain.add(path)
+                return
             time.sleep(POLL)
-    finally:
-        if not held:
-            os.close(descriptor)
-    if held:
-        _in_vain.discard(path)
-        return descriptor
-    if patience:
-        _in_vain.add(path)
-    return None
-
-
-def _took(descriptor: int) -> bool:
-    """Lock a file, unless another process holds its lock; return whether it is locked now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+        else:
+            _in_vain.discard(path)
+            return

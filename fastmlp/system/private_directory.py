@@ -1,7 +1,7 @@
 """Directories that nobody but this user and root can write to: what lies there may be run.
 
 Whoever can write to a directory on the way to one could rename it and put another in its place. So the way is
-looked at, too, and the directory is held by a descriptor, through which its files are opened.
+looked at, too.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ import errno
 import functools
 import os
 import stat
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from fastmlp.system import renaming
+HAS_OWNERS = hasattr(os, "O_NOFOLLOW")
+"""Whether files have owners and modes. On Windows they have none: nothing is looked at."""
 
-HELD = hasattr(os, "O_DIRECTORY")
-"""Whether directories have descriptors, owners and modes. On Windows they have none: nothing is looked at."""
-
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW if HELD else 0
-
-NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK if HELD else 0
+NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK if HAS_OWNERS else 0
 """Opens no link, and waits for nobody at the other end of a pipe."""
 
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
 MOST_LINKS = 40
-"""Links on the way to a directory, after which there is no end of them."""
+"""Links on the way to a directory, each within the one before, after which there is no end of them."""
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivate(Exception):
@@ -44,56 +40,15 @@ NO_DIRECTORY = "{!r} is a link or no directory"
 """Why a directory is not private."""
 
 
-class PrivateDirectory:
-    """A directory that no other user but root can write to; its files are opened by their names in it.
+class PrivateDirectory(NamedTuple):
+    """A directory that no other user but root can write to; `opened` gives it. path : absolute"""
 
-    It stays the same directory, whatever its path leads to later.
-    path : absolute; of a directory, and no link to one
-    writable : whether files could be made in it when it was opened
-    """
+    path: Path
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor: int | None = None
-        if not HELD:
-            os.scandir(path).close()  # OSError if there is none
-            self.writable = os.access(path, os.W_OK)
-            return
-        _check_way(path)
-        try:
-            self.descriptor = os.open(path, DIRECTORY)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise NotPrivate(path, NO_DIRECTORY) from None
-            raise
-        self.writable = os.access(path, os.W_OK)  # only now, since another thread may make it meanwhile
-        self._found = os.fstat(self.descriptor)
-        weakref.finalize(self, _close, self.descriptor, self._found).atexit = False
-        self._check(self._found)
-
-    def _check(self, found: os.stat_result) -> None:
-        if why := why_not_trusted(found):
-            raise NotPrivate(self.path, why)
-
-    def is_there(self) -> bool:
-        """Return whether its path and its descriptor still lead to it; a program may close any descriptor.
-
-        Raises
-        ------
-        NotPrivate
-            If another user but root owns it by now, or may write to it.
-        OSError
-            If its path leads nowhere.
-        """
-        at_path = os.lstat(self.path)
-        found = None if self.descriptor is None else _found_at(self.descriptor, self._found)
-        if found is None or not os.path.samestat(found, at_path):
-            return False
-        self._check(found)
-        return True
-
-    def _of(self, name: str) -> str:
-        return name if HELD else str(self.path / name)
+    @property
+    def writable(self) -> bool:
+        """Whether files can be made in it."""
+        return os.access(self.path, os.W_OK)
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return the descriptor of a file, created if the flags say so, with the mode that the umask leaves.
@@ -106,7 +61,7 @@ class PrivateDirectory:
         OSError
             If it cannot be opened.
         """
-        descriptor = os.open(self._of(name), flags | NO_LINK, 0o644, dir_fd=self.descriptor)
+        descriptor = os.open(self.path / name, flags | NO_LINK, 0o644)
         found = os.fstat(descriptor)
         if why_not_trusted(found) or not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
@@ -126,39 +81,28 @@ class PrivateDirectory:
 
     def files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield the names of all that is in it, with what the system says of each, links not followed."""
-        # A description of its own: whoever shares one shares the place in the list, in other threads, too.
-        place = os.open(".", DIRECTORY, dir_fd=self.descriptor) if HELD else self.path
-        try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):
-                        yield entry.name, entry.stat(follow_symlinks=False)
-        finally:
-            if isinstance(place, int):
-                os.close(place)
-
-    def status(self, name: str) -> os.stat_result:
-        """Return what the system says of a file, links not followed; OSError if there is none."""
-        return os.stat(self._of(name), dir_fd=self.descriptor, follow_symlinks=False)
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.name, entry.stat(follow_symlinks=False)
 
     def has(self, name: str) -> bool:
         """Return whether there is a file of a name."""
-        with contextlib.suppress(OSError):
-            return bool(self.status(name))
-        return False
+        return os.path.lexists(self.path / name)
 
     def touch(self, name: str) -> None:
         """Set a file's times to now."""
-        os.utime(self._of(name), dir_fd=self.descriptor)
+        os.utime(self.path / name)
 
     def replace(self, source: str, target: str) -> None:
         """Rename a file, in place of the target where there is one."""
-        renaming.replace(self._of(source), self._of(target), self.descriptor)
+        from fastmlp.system import renaming
+
+        renaming.replace(self.path / source, self.path / target)
 
     def unlink(self, name: str) -> None:
         """Remove a file, unless somebody has."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._of(name), dir_fd=self.descriptor)
+        (self.path / name).unlink(missing_ok=True)
 
 
 def make(path: Path) -> None:
@@ -170,58 +114,58 @@ def make(path: Path) -> None:
         place.mkdir(mode=0o755, exist_ok=True)
 
 
+def opened(path: Path) -> PrivateDirectory:
+    """Return the directory at an absolute path.
+
+    Raises
+    ------
+    NotPrivate
+        If another user could put files of theirs there.
+    OSError
+        If there is none, or if it cannot be opened.
+    """
+    if HAS_OWNERS:
+        _check_way(path, os.geteuid())
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotPrivate(path, NO_DIRECTORY)
+        if why := why_not_trusted(found):
+            raise NotPrivate(path, why)
+    os.scandir(path).close()
+    return PrivateDirectory(path)
+
+
 def why_not_trusted(found: os.stat_result) -> str | None:
     """Return why others than this user and root may have written a file or a directory; None if they may not.
 
     "nobody" is not root here as it is on the way: it is a container's word for every user outside.
     """
-    if HELD and found.st_uid not in (os.geteuid(), 0):
+    if HAS_OWNERS and found.st_uid not in (os.geteuid(), 0):
         return OTHERS_OWN
-    return OTHERS_COULD_WRITE if HELD and found.st_mode & OTHERS_WRITE else None
-
-
-def _found_at(descriptor: int, before: os.stat_result) -> os.stat_result | None:
-    """Return what the system says of a descriptor; None if it is closed, or another file's by now."""
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return found if os.path.samestat(found, before) else None
-
-
-def _close(descriptor: int, before: os.stat_result) -> None:
-    if _found_at(descriptor, before) is not None:
-        os.close(descriptor)
+    return OTHERS_COULD_WRITE if HAS_OWNERS and found.st_mode & OTHERS_WRITE else None
 
 
 # --- the way to a directory ------------------------------------------------------------------------------
 
 
-def _check_way(path: Path) -> None:
+@functools.cache  # what was good once: the directory and each file in it are looked at again
+def _check_way(path: Path, user: int, links: int = 0) -> None:
     """Raise NotPrivate if another user could have the path of a directory lead elsewhere.
 
     From the root down: what lies in a directory that was checked is what this user or root put there.
     """
-    here, rest, links = Path(path.anchor), [*reversed(path.parts[1:-1])], 0
-    while True:
+    if links > MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    for here in reversed(path.parents):
         found = os.lstat(here)
-        if found.st_uid not in {os.geteuid(), *_root()}:
+        if found.st_uid not in {user, *_root()}:
             raise NotPrivate(here, OTHERS_OWN)
         if stat.S_ISLNK(found.st_mode):
-            links += 1
-            if links > MOST_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            target = Path(os.readlink(here))
-            rest += reversed(target.parts)  # the first one leads to the root, if the target does
-            here = here.parent
+            _check_way(here.parent / os.readlink(here) / path.name, user, links + 1)
         elif not stat.S_ISDIR(found.st_mode):
             raise NotPrivate(here, NO_DIRECTORY)
         elif _others_rename(found):
             raise NotPrivate(here, OTHERS_COULD_WRITE)
-        if not rest:
-            return
-        part = rest.pop()
-        here = here.parent if part == ".." else here / part
 
 
 def _others_rename(found: os.stat_result) -> bool:
@@ -255,24 +199,3 @@ def _root() -> frozenset[int]:
     except (OSError, ValueError):
         return frozenset({0})
     return frozenset({0} if any(int(line.split()[0]) == 0 for line in known) else {0, nobody})
-
-
-_last: PrivateDirectory | None = None
-"""The directory that was opened last."""
-
-
-def opened(path: Path) -> PrivateDirectory:
-    """Return the directory at an absolute path; the one that was opened last, if it is still there.
-
-    Raises
-    ------
-    NotPrivate
-        If another user could put files of theirs there.
-    OSError
-        If there is none, or if it cannot be opened.
-    """
-    global _last
-    known = _last
-    if known is None or known.path != path or not known.is_there():
-        known = _last = PrivateDirectory(path)
-    return known

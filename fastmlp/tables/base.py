@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.files.archive import CheckpointError
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.checks import CheckpointError
+from fastmlp.model.state import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.tables import members, selection, storage
 from fastmlp.tables.codes import with_codes

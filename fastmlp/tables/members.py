@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.fitting import fit
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.tables.deadline import Deadline, Part, backend_in
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for

@@ -14,7 +14,7 @@ from fastmlp.model.activations import Activation
 from fastmlp.model.layers import Dense, checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import storage
 from fastmlp.tables.recipe import PRESETS, Recipe, candidates
 

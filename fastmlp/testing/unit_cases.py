@@ -12,9 +12,9 @@ from fastmlp.backend import reference, reference_losses, reference_operations
 from fastmlp.backend.reference_rules import take_step
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
+from fastmlp.model.heads import Objective
 from fastmlp.model.losses import LOSSES, BinaryFocal, CrossEntropy, Huber, Quantiles, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation
 from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
 from fastmlp.model.own_losses import Loss

@@ -8,13 +8,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.model.backend import Backend
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
@@ -24,7 +24,6 @@ from fastmlp.model.state import Snapshot
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import Notices, in_notebook, say
 from fastmlp.training.model import Model
-from fastmlp.training.monitor import Monitor, checked_monitor
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -34,6 +33,9 @@ def no_snapshot() -> Snapshot:
     """Raise RuntimeError."""
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
+
+OWN_CURVES = ("loss", "validation_loss")
+"""What a training itself writes into its history, all finite; callbacks may write more."""
 
 SETTABLE = {
     *("epoch", "step", "rows", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads"),
@@ -173,7 +175,11 @@ class Callback:
 
     A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
     ends a chunk, unless `next_epoch` allows more; the others cost nothing per epoch.
+
+    writes_training : whether it writes the training to a file, and so must be the last to see a chunk
     """
+
+    writes_training: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Take over `hear_by`, the former name of `next_epoch`."""
@@ -261,6 +267,10 @@ class Pause(AtIntervals):
         return max(run.epoch + 1, later)
 
 
+Metric = str | Callable[[NDArray[Any], NDArray[Any]], float]
+"""A metric: a name of scikit-learn's, or a function of y and the outputs (`fastmlp.training.metrics`)."""
+
+
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
     """Return the callbacks that have a state to save."""
     return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
@@ -269,6 +279,42 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 def states_of(callbacks: Sequence[Callback]) -> list[tuple[str, dict[str, Any]]]:
     """Return the names and the states of callbacks, as a `Snapshot` has them."""
     return [(type(c).__name__, c.state_dict()) for c in with_state(callbacks)]
+
+
+def checked_monitor(monitor: str | None) -> str | None:
+    """Return the name of a curve that a callback is to go by, or None; TypeError for what is no name."""
+    if monitor is None:
+        return None
+    checks.instance("monitor", monitor, str, "a name that is in the history")
+    return checks.plain(monitor)
+
+
+class Monitor:
+    """A curve of the history as one callback reads it.
+
+    reader : the callback's class, for errors
+    name : of the curve; None takes "validation_loss" where there is validation, else "loss"
+    history : of the run, the live one
+    """
+
+    def __init__(self, reader: str, name: str | None, history: dict[str, list[float]]) -> None:
+        validated = "validation_loss" in history
+        if name == "validation_loss" and not validated:
+            raise ValueError(f"{reader}(monitor='validation_loss') needs fit(validation=...)")
+        self.name = ("validation_loss" if validated else "loss") if name is None else name
+        self._reader, self._history = reader, history
+        self._seen = len(history.get(self.name, []))
+
+    def latest(self, epoch: int) -> float:
+        """Return the value of the epoch that has just ended; ValueError if there is no new one."""
+        values = self._history.get(self.name, [])
+        if len(values) <= self._seen:
+            raise ValueError(
+                f"{self._reader}(monitor={self.name!r}) finds no value of epoch {epoch}: a callback that "
+                f"writes it comes before {self._reader}; the history has: {', '.join(self._history)}"
+            )
+        self._seen = len(values)
+        return float(values[-1])
 
 
 class BestValue(Callback):

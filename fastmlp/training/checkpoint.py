@@ -15,15 +15,15 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import NO_ORDER, Array, Snapshot
-from fastmlp.training.callbacks import AtIntervals, Run
+from fastmlp.training.callbacks import OWN_CURVES, AtIntervals, Run
 from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
 
@@ -31,9 +31,6 @@ Path = str | os.PathLike[str]
 
 MOST_BLAS_THREADS = 1 << 12
 """The largest number that a file may hold: a BLAS might start as many threads."""
-
-OWN_CURVES = ("loss", "validation_loss")
-"""What a training itself writes into its history, all finite; callbacks may write more."""
 
 FORMAT = 2
 """A change of what is written increases it. Older formats stay readable, newer ones are refused.
@@ -55,6 +52,8 @@ class Checkpoint(AtIntervals):
         Write after so many epochs, at least 1, or after so much time: then at the end of a chunk of about
         0.2 s, also within an epoch.
     """
+
+    writes_training = True
 
     def __init__(self, path: Path, every: int | timedelta = 1) -> None:
         super().__init__(every)

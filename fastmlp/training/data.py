@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
-from fastmlp.model.heads import Head
+from fastmlp.model.heads import Head, Objective
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.objective import Objective
 from fastmlp.model.own_losses import Loss
-from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs, SparseRows
-from fastmlp.model.state import Array
+from fastmlp.model.state import FLOATS, Array
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 

@@ -17,7 +17,6 @@ from fastmlp import checks
 from fastmlp.model.backend import Chunk
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import Array, TrainState
-from fastmlp.system import parts
 
 
 class Draft:
@@ -51,13 +50,18 @@ class Draft:
             self._of_state = (state.parameters, *moments[: self._rows]) if self._rows else (state.parameters,)
         elif not changed:
             return self._draft.at(state.step)
-        parts.copy(self._of_state, self._used, self._threads)
+        self._copy(self._of_state, self._used)
         return self._draft.at(state.step)
 
     def accept(self, draft: TrainState, state: TrainState) -> TrainState:
         """Write the draft to the state's arrays; return the state with the draft's step."""
-        parts.copy(self._used, self._of_state, self._threads)
+        self._copy(self._used, self._of_state)
         return state.at(draft.step, draft.threads)
+
+    def _copy(self, sources: tuple[Array, ...], targets: tuple[Array, ...]) -> None:
+        from fastmlp.system import parts
+
+        parts.copy(sources, targets, self._threads)
 
 
 Floats = NDArray[np.float64]

@@ -8,13 +8,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system import budget
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
-from fastmlp.training.loop import Training
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import Plan, Training
 
 NO_LIMIT = nullcontext()
 """The limit of the BLAS where nothing calls it."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp.model.heads import Objective
 from fastmlp.model.losses import loss_of
-from fastmlp.model.objective import Objective
 from fastmlp.model.state import Array
 
 Measure = Callable[[Array], float]

@@ -12,18 +12,16 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import unpacked
-from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.heads import Objective, columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.objective import Objective
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.callbacks import Callback, Metric, Run
 from fastmlp.training.model import Model
 
 if TYPE_CHECKING:
     from fastmlp.training.measures import Measure
     from fastmlp.training.ranks import Ranks
 
-Metric = str | Callable[[Array, Array], float]
 Given = list[Metric] | dict[str, list[Metric]]
 """The metrics of a network, or of its heads by their names."""
 
@@ -148,14 +146,11 @@ def metrics_of(
     held_out: Data | None,
     ranks: Ranks,
 ) -> list[Metrics]:
-    """Return the callback that measures, in a list; an empty one without metrics. Errors as of `fit`.
+    """Return the callback that measures, in a list; an empty one where heads have none. Errors as of `fit`.
 
     data : the rows that steps visit, None if they are not all in memory; held_out : those to validate on;
         both of this rank
     """
-    with_training = checks.flag("training_metrics", on_training)
-    if not metrics:
-        return []
     measured = [*_measured(metrics, network)]
     names = [one.name for part in measured for one in part.metrics]
     if not names:
@@ -163,7 +158,7 @@ def metrics_of(
     if twice := {name for name in names if names.count(name) > 1 or _is_taken(name, network)}:
         raise ValueError(f"every metric needs a name of its own, got {', '.join(sorted(twice))}")
     rows = {} if held_out is None else {"validation_": held_out}
-    if with_training:
+    if on_training:
         if data is None:
             raise ValueError("training_metrics needs all rows in memory, and these come block by block")
         rows[""] = data

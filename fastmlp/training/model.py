@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import reference, registry
+from fastmlp.backend import registry
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import restored
 from fastmlp.model.backend import Backend, PredictArguments
@@ -169,6 +169,8 @@ class Model(Portable):
         """
         if self.network.members == 1:
             raise ValueError("predict_members needs a network with Members; this one has none")
+        from fastmlp.backend import reference
+
         rows = clean_rows_of("X", self.network, X, self.parameters.dtype, known=False)
         parts = [rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS)]
         product = reference.product_of_rounded if registry.is_mixed(self.backend) else reference.product

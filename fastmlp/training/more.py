@@ -15,8 +15,6 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.training.callbacks import Callback, with_state
-from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.model import Model
 from fastmlp.training.ranks import ALONE, Ranks
 
@@ -166,7 +164,7 @@ class Continuation(NamedTuple):
         """Return where the next epochs begin with what was written into the model, and with the options."""
         begun, snapshot = self.beginning, self.snapshot
         if self.ended:
-            same = fingerprint(model.parameters) == self.ended
+            same = _fingerprint(model.parameters) == self.ended
         else:
             same = model.parameters is snapshot.parameters
         if not same:  # what callbacks know is of other parameters
@@ -192,7 +190,7 @@ class Continuation(NamedTuple):
             )
         if rows != self.rows or (rows is None and sample != self.sample):
             beginning = beginning.anew()
-        if beginning.since != BEGINNING and any(isinstance(callback, Checkpoint) for callback in callbacks):
+        if beginning.since != BEGINNING and any(one.writes_training for one in callbacks):
             raise ValueError(
                 "a Checkpoint keeps trainings with one kind of epochs, and this one goes on with another "
                 f"rule or number of rows or batches: {self.rows} rows before, {rows} now"
@@ -203,6 +201,12 @@ class Continuation(NamedTuple):
         matched = _matched(callbacks, states) if callbacks else []
         snapshot = snapshot._replace(history=beginning.curves(), callbacks=matched)
         return Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps)
+
+
+def _fingerprint(*arrays: Inputs) -> str:
+    from fastmlp.training.fingerprints import fingerprint
+
+    return fingerprint(*arrays)
 
 
 def _matched(
@@ -230,7 +234,7 @@ def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
             sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
             parts += [_joined(part) for part in zip(*sampled, strict=True)]
             parts.append(np.array([count]))
-    return fingerprint(*parts)
+    return _fingerprint(*parts)
 
 
 def _joined(parts: Sequence[Inputs]) -> Inputs:

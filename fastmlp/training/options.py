@@ -25,12 +25,10 @@ from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
 from fastmlp.model.pieces import Piece
-from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
 from fastmlp.training.callbacks import Callback, Progress
-from fastmlp.training.checkpoint import Checkpoint, Saved, read_training
-from fastmlp.training.metrics import checked_metrics
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.ranks import ALONE, Ranks
@@ -39,6 +37,7 @@ from fastmlp.training.start import Initial
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
+    from fastmlp.training.checkpoint import Saved
 
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
@@ -124,10 +123,15 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     if callbacks or type(options.callbacks) is not tuple:
         changed["callbacks"] = callbacks
     if type(options.metrics) is not tuple or options.metrics:
+        from fastmlp.training.metrics import checked_metrics
+
         changed["metrics"] = checked_metrics(options.metrics, network)
     resume = options.resume
-    if resume is not None and not isinstance(resume, (Continuation, Saved)):
-        changed["resume"] = read_training(resume, own_pieces(network)) if first else None
+    if resume is not None and not isinstance(resume, Continuation):
+        from fastmlp.training.checkpoint import Saved, read_training
+
+        if not isinstance(resume, Saved):
+            changed["resume"] = read_training(resume, own_pieces(network)) if first else None
     return options._replace(**changed) if changed else options
 
 
@@ -164,12 +168,12 @@ class BackendRequest(NamedTuple):
 
 def backend_request(options: FitOptions) -> BackendRequest:
     """Return which backend a training is to have; ValueError where that cannot go on with the one before."""
-    backend, saved = options.backend, options.resume
+    backend, saved, (_, file) = options.backend, options.resume, options.earlier
     earlier: str | None = saved.backend if saved else None
     mixed = options.dtype is not None and is_bfloat16(options.dtype)
     goes_on = earlier is not None and is_exact(earlier)
-    if options.dtype is not None and isinstance(saved, Saved) and mixed != is_mixed(saved.backend):
-        then = "bfloat16" if is_mixed(saved.backend) else "not bfloat16"
+    if options.dtype is not None and file is not None and mixed != is_mixed(file.backend):
+        then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
         raise ValueError(
             f"the training to go on has products that are {then}, got dtype {checks.shown(options.dtype)}"
         )
@@ -203,8 +207,8 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
         progress = is_watched()
     if progress is not False and checks.flag("progress", progress):
         checked.append(Progress())
-    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
-    return checked and sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
+    # What writes the training comes last: with the states of the others, which must have seen the chunk.
+    return checked and sorted(checked, key=lambda callback: callback.writes_training)
 
 
 VALUES = FitOptions._fields.index("seed")

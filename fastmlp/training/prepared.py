@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, parameter_count
@@ -19,18 +20,13 @@ from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import resuming
 from fastmlp.training.batches import Mixing
 from fastmlp.training.callbacks import Callback, Pause, Run, with_state
-from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.lifecycle import iterate, train
-from fastmlp.training.loop import Training
-from fastmlp.training.metrics import metrics_of
+from fastmlp.training.loop import HeldOut, Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.options import FitOptions, Setup, StepSetup
-from fastmlp.training.plan import HeldOut, Plan
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
@@ -111,6 +107,8 @@ class Prepared(NamedTuple):
         left = Continuation(fit, options, share, now.name, rows, sample, beginning)
         history = {**beginning.whole(snapshot.history)}
         if snapshot.callbacks or snapshot.parameters is not parameters:
+            from fastmlp.training.fingerprints import fingerprint
+
             left = left._replace(ended=fingerprint(parameters))
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
@@ -167,11 +165,15 @@ def ready(
     data, (more, file) = rows.data, options.earlier
     epochs, dtype, own_rows = options.epochs, data.weights.dtype, -(-rows.batch_size // ranks.size)
     callbacks, is_array = options.callbacks, rows.in_epoch is not None
-    in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
+    in_file = file is not None or ranks.any_of(any(one.writes_training for one in callbacks))
     start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
-        measured = data if is_array else None, in_memory(rows.held_out)
-        measures = metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
+        on_training, measures = checks.flag("training_metrics", options.training_metrics), list[Callback]()
+        if options.metrics:
+            from fastmlp.training.metrics import metrics_of
+
+            measured = data if is_array else None, in_memory(rows.held_out)
+            measures += metrics_of(options.metrics, on_training, network, *measured, ranks)
         if network.needs_batches and epochs and is_array:
             network.check_rows(np.array([rows.batch_size]))
         steps = epochs * rows.per_epoch if rows.per_epoch else None
@@ -268,6 +270,8 @@ def _setting(
 
     CheckpointError if the file to resume from is of another training.
     """
+    from fastmlp.training import resuming
+
     (_, file), backend, optimizer = options.earlier, steps.backend.name, steps.optimizer
     with ranks.raise_on_all_ranks():
         blas_threads = resuming.held_blas_threads(file, backend)

@@ -8,8 +8,7 @@ import statistics
 from typing import Any, Self
 
 from fastmlp import checks
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.monitor import Monitor, checked_monitor
+from fastmlp.training.callbacks import Callback, Monitor, Run, checked_monitor
 
 
 class MedianStopping(Callback):

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.network import Network
 from fastmlp.training.callbacks import Callback
-from fastmlp.training.loop import Training
-from fastmlp.training.plan import ChunkRunner
+from fastmlp.training.loop import ChunkRunner, Training
 
 T = TypeVar("T")
 _NOTHING = nullcontext()

@@ -6,14 +6,15 @@ import os
 from typing import Any
 
 from fastmlp.backend import registry
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array, Snapshot
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.training.checkpoint import MOST_BLAS_THREADS, OWN_CURVES, Saved
+from fastmlp.training.callbacks import OWN_CURVES
+from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved
 from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
 from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks import Ranks

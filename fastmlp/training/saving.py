@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer

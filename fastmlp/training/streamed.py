@@ -15,8 +15,7 @@ from fastmlp.model.state import NO_ORDER, Snapshot, TrainState
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.batches import Orders, Steps, batches_of
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.loop import Training
-from fastmlp.training.plan import Plan
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.windows import RowFormat, Window, Windows
 

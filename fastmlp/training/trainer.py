@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.files.archive import CheckpointError
+from fastmlp.checks import CheckpointError
 from fastmlp.model.network import Network
 from fastmlp.training.batches import batches_of, mixing_of
 from fastmlp.training.options import FitOptions, drawn_seed, setup_of, step_rows

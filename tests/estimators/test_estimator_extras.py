@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
-from fastmlp.estimators.lbfgs import FTOL
+from fastmlp.estimators.parameters import FTOL
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

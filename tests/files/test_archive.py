@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from processes import importing, python
 
+from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 
 OLD = ({"name": "old"}, {"values": np.arange(5.0)})
 NEW = ({"name": "new", "list": [1, None, "x"]}, {"values": np.arange(7, dtype="f4"), "a/b": np.arange(3)})

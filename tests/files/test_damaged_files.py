@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from forged import sealed, zipped
 
+from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 
 OLD = ({"name": "old"}, {"values": np.arange(5.0)})
 

@@ -18,7 +18,7 @@ from fastmlp.backend.reference import bfloat16
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.mixed import processor, room
 from fastmlp.model.layout import aligned
-from fastmlp.model.precision import LEAST_SIDE, takes_bfloat16
+from fastmlp.model.state import LEAST_SIDE, takes_bfloat16
 from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]

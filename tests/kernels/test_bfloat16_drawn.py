@@ -35,7 +35,7 @@ from fastmlp import (
 )
 from fastmlp.backend import registry
 from fastmlp.kernels.mixed import processor
-from fastmlp.model.precision import takes_bfloat16
+from fastmlp.model.state import takes_bfloat16
 from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]

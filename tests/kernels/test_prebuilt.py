@@ -24,7 +24,7 @@ from fastmlp.kernels.codegen import machine
 from fastmlp.kernels.codegen.machine import LEVELS
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 
 HERE = machine.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"

@@ -11,8 +11,7 @@ from fastmlp.kernels.elementwise.losses import LANES
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
 from fastmlp.kernels.tuning import pays
-from fastmlp.kernels.tuning.pays import is_blocked
-from fastmlp.kernels.tuning.table import TABLE
+from fastmlp.kernels.tuning.table import TABLE, is_blocked
 
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""

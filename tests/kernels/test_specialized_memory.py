@@ -26,7 +26,7 @@ from fastmlp import (
     Network,
 )
 from fastmlp.backend import registry
-from fastmlp.kernels.jit import disposable, emission
+from fastmlp.kernels.jit import emission
 from fastmlp.kernels.variants import specialized
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
@@ -79,7 +79,7 @@ def test_a_second_process_loads_every_network_from_the_disk_cache(tmp_path):
 def census():
     """What there is of the kinds of things that a program is made of."""
     gc.collect()
-    kinds = (_Intrinsic, disposable.Intrinsic, NumbaFunction, CPUDispatcher, JITCPUCodegen)
+    kinds = (_Intrinsic, emission.Intrinsic, NumbaFunction, CPUDispatcher, JITCPUCodegen)
     found = Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
     registered = len(builtin_registry.functions) + len(cpu_target.target_context._defns)
     return found, registered

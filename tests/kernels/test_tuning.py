@@ -19,7 +19,7 @@ from fastmlp.backend import tuning
 from fastmlp.backend.auto import Auto
 from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
-from fastmlp.kernels.jit import engine, store, tuned
+from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
 from fastmlp.kernels.tuning import reading, table
 from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
@@ -49,13 +49,13 @@ def found(*trials):
 
 
 def test_no_constant_changes_under_a_training(place):
-    tuned.keep({"thread_us": 5})
-    first = store.name_of(tuned.KEPT)
+    engine.keep_constants({"thread_us": 5})
+    first = store.name_of(engine.CONSTANTS)
     content = json.dumps({"thread_us": 40})
-    store.write("name", f"{store.package_digest()} {tuned.KEPT}", "name", content.encode())
-    assert store.name_of(tuned.KEPT) == first
+    store.write("name", f"{store.package_digest()} {engine.CONSTANTS}", "name", content.encode())
+    assert store.name_of(engine.CONSTANTS) == first
     store.known_names.clear()
-    assert store.name_of(tuned.KEPT) == content
+    assert store.name_of(engine.CONSTANTS) == content
 
 
 def test_a_value_that_saves_time_is_taken():
@@ -152,10 +152,10 @@ def begin(steps):
 @pytest.mark.parametrize("begins", ["a program", "auto"])
 def test_later_processes_take_what_was_measured(place, monkeypatch, begins):
     usual, *_, chosen = TABLE["thread_us"].values
-    tuned.keep({"thread_us": chosen, "of another release": 3})
+    engine.keep_constants({"thread_us": chosen, "of another release": 3})
     for switch, expected in (("0", usual), ("1", chosen)):
         monkeypatch.setenv("FASTMLP_TUNE", switch)
-        tuned.take_kept.cache_clear()
+        engine.take_constants.cache_clear()
         with forced({}):
             engine.common.__wrapped__() if begins == "a program" else begin(10)
             assert value("thread_us") == expected
@@ -166,7 +166,7 @@ def test_the_command_measures_and_says_what_it_chose(monkeypatch, capsys):
     for name in [name for name in TABLE if name != "predicted_rows"]:
         monkeypatch.delitem(TABLE, name)
     kept = []
-    monkeypatch.setattr(tuned, "keep", kept.append)
+    monkeypatch.setattr(tuning, "keep_constants", kept.append)
     assert main(["tune", "--seconds", "0.01"]) == 0
     output, errors = capsys.readouterr()
     assert errors == ""

@@ -62,6 +62,33 @@ def loaded(*command):
     return {*re.findall(r"'([^']+)'", modules)}
 
 
+FIRST = """
+import sys
+import numpy as np
+import fastmlp
+from fastmlp.kernels.jit import engine
+
+X, y = np.random.default_rng(0).random((200, 64), np.float32), np.arange(200) % 10
+{}
+print(engine.compiled)
+print(sorted(sys.modules))
+"""
+
+OF_A_NETWORK = """
+network = fastmlp.Network([64, 128, 10], hidden="relu", output="softmax", loss="cross_entropy")
+model = fastmlp.fit(network, X, y, optimizer=fastmlp.Adam(0.002), epochs=20, seed=0, progress=False)
+model.predict(X)
+"""
+
+OF_AN_ESTIMATOR = "fastmlp.MLPClassifier(random_state=0).fit(X, y).predict(X)"
+
+
+@pytest.mark.parametrize(("first", "most"), [(OF_A_NETWORK, 100), (OF_AN_ESTIMATOR, 107)])
+def test_a_first_fit_imports_what_it_calls(first, most):
+    own = {name for name in loaded("-W", "ignore", "-c", FIRST.format(first)) if name.startswith("fastmlp")}
+    assert len(own) <= most, sorted(own)  # half of the time of a first fit is spent on imports
+
+
 OWN = ["baseline", "tiled", "fused", "packed", "specialized", "auto"]
 
 

@@ -10,8 +10,7 @@ from problems import data_set
 from scipy import sparse
 
 from fastmlp import Dense, LayerNorm, Network, fit, predict_many
-from fastmlp.kernels.jit.each import each, table_of
-from fastmlp.kernels.jit.engine import _SIGNATURE
+from fastmlp.kernels.jit.engine import _SIGNATURE, each, table_of
 from fastmlp.many import predicting
 
 X, Y = data_set("diabetes", 60)

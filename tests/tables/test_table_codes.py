@@ -12,9 +12,9 @@ from flats import QUICK as FAST
 from test_table_cli import QUICK
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableError, TableRegressor
+from fastmlp.checks import CheckpointError
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 from fastmlp.tables.codes import LEAST_ROWS, are_codes, with_codes
 from fastmlp.tables.effects import importances
 from fastmlp.tables.encoding import Encoding

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fastmlp.checks import CheckpointError
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 from fastmlp.tables.estimators import load
 from fastmlp.tables.storage import READ
 from fastmlp.tables.tasks import Classification

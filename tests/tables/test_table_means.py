@@ -13,9 +13,9 @@ from flats import QUICK as FAST
 from test_table_cli import QUICK
 
 from fastmlp import TableClassifier, TableRegressor
+from fastmlp.checks import CheckpointError
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.files.archive import CheckpointError
 from fastmlp.tables.categories import NEVER_SEEN, Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import MANY, LevelMeans, Targets

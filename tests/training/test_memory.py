@@ -21,7 +21,7 @@ from selection import matrix
 import fastmlp
 from fastmlp.kernels.runtime.predictions import IDLE_BYTES, prediction_of
 from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
-from fastmlp.kernels.tuning.pays import BLOCK_ROWS
+from fastmlp.kernels.tuning.table import BLOCK_ROWS
 from fastmlp.model.layout import parameter_count
 from fastmlp.training.loop import MAX_CHUNK_VISITS
 

@@ -9,16 +9,19 @@ import ctypes
 import functools
 import gc
 import json
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import binding
+from numpy.typing import NDArray
 
-from fastmlp.kernels.codegen.machine import target
+from fastmlp.kernels.codegen.machine import processor, target
 from fastmlp.kernels.codes import BY_KIND
-from fastmlp.kernels.jit import store, tuned
+from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
@@ -66,10 +69,40 @@ class Engine:
         return address
 
 
+# --- the constants that were measured on this machine, kept with its machine code -------------------------
+
+TUNE = "FASTMLP_TUNE"
+"""The environment variable that is 0 where nothing is measured, and the usual values hold."""
+
+CONSTANTS = f"measured constants of {processor()[1]}"
+"""The name that constants are kept under, for each package and processor."""
+
+
+def are_constants_measured() -> bool:
+    """Return whether constants may be measured and taken."""
+    return os.environ.get(TUNE) != "0"
+
+
+@once
+def take_constants() -> None:
+    """Take the constants on the disk, before the first program runs: none may change during a training."""
+    kept = store.name_of(CONSTANTS) if are_constants_measured() else None
+    if kept is not None:
+        table.take(json.loads(kept))
+
+
+def keep_constants(values: Mapping[str, int]) -> None:
+    """Write constants to the disk, for later processes."""
+    store.keep_name(CONSTANTS, json.dumps(dict(values)))
+
+
+# --- pieces -----------------------------------------------------------------------------------------------
+
+
 @once
 def common() -> Engine:
     """Return the engine of the pieces, which all programs share; the first call prepares LLVM."""
-    tuned.take_kept()
+    take_constants()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     for name in PYTHON:
@@ -198,6 +231,9 @@ binding.add_symbol(RESOLVE, id(_resolve))
 binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
 
 
+# --- entry points -----------------------------------------------------------------------------------------
+
+
 class Entry:
     """A function of machine code; its arguments are a call's address, a worker's number, how many there are.
 
@@ -247,3 +283,51 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 def is_compiler_loaded() -> bool:
     """Whether this process has the compiler: then names are computed anew, and not read from the disk."""
     return bool(_provided)
+
+
+# --- many calls in one ------------------------------------------------------------------------------------
+
+EACH = "fastmlp:each"
+
+EACH_TEXT = f"""
+define ptr @"{EACH}"(ptr %table, i64 %worker, i64 %workers) {{
+begin:
+  %count = load i64, ptr %table
+  br label %head
+head:
+  %number = phi i64 [ %worker, %begin ], [ %next, %body ]
+  %failed = phi ptr [ null, %begin ], [ %found, %body ]
+  %left = icmp slt i64 %number, %count
+  %sound = icmp eq ptr %failed, null
+  %goes_on = and i1 %left, %sound
+  br i1 %goes_on, label %body, label %end
+body:
+  %words = shl i64 %number, 1
+  %place = add i64 %words, 1
+  %of_function = getelementptr i64, ptr %table, i64 %place
+  %of_call = getelementptr i64, ptr %of_function, i64 1
+  %function = load ptr, ptr %of_function
+  %call = load ptr, ptr %of_call
+  %found = call ptr %function(ptr %call, i64 0, i64 1)
+  %next = add i64 %number, %workers
+  br label %head
+end:
+  ret ptr %failed
+}}
+"""
+"""An entry point. Of the calls in its table worker w of n runs numbers w, w + n, .. up to the first error."""
+
+
+@once
+def each() -> Entry:
+    """Return the entry point; it is made once in a process, in some milliseconds."""
+    common()
+    engine = Engine(EACH_TEXT)
+    return Entry(engine.address_of(EACH), engine)
+
+
+def table_of(functions: Sequence[int], calls: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what `each` is called on: the number of calls, and of each its entry point and its record."""
+    table = np.empty(1 + 2 * len(calls), np.int64)
+    table[0], table[1::2], table[2::2] = len(calls), functions, calls
+    return table

@@ -28,7 +28,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.typing import templates
 from numba.extending import _Intrinsic
 
-from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.jit.store import package_digest, releases
 from fastmlp.model.pieces import Piece
 from fastmlp.system.names_read import codes_within, names_of

@@ -151,16 +151,13 @@ def default_place() -> Path:
     for variable in (PLACE, "NUMBA_CACHE_DIR"):
         if given := os.environ.get(variable):
             return Path(given).absolute() / "fastmlp"
-    if sys.platform == "darwin":
-        home = Path("~/Library/Caches")
-    elif sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    try:
-        return home.expanduser().absolute() / "fastmlp"
-    except RuntimeError:
-        raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one") from None
+    from platformdirs import user_cache_path  # 2 ms, which a named directory saves
+
+    with contextlib.suppress(RuntimeError, ValueError):  # later releases raise where there is no home
+        place = user_cache_path("fastmlp", appauthor=False, opinion=False)
+        if place.is_absolute():
+            return place
+    raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one")
 
 
 def most_bytes() -> int:
@@ -395,17 +392,12 @@ def keep_name(what: str, name: str) -> None:
         write("name", f"{package} {what}", "name", name.encode(), prunes=False)
 
 
-def only_one(name: str, key: str) -> contextlib.AbstractContextManager[bool]:
+def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
     """Return a context for one process at a time: others that compile the same name and key wait for it."""
-    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
-
-
-def _alone(lock: str) -> contextlib.AbstractContextManager[bool]:
-    """`fastmlp.system.locks.alone` for a lock in the directory; free where there is no directory."""
     try:
-        return alone(directory(), lock, MOST_PATIENCE)
+        return alone(directory(), f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE)
     except StoreUnusable:
-        return contextlib.nullcontext(True)
+        return contextlib.nullcontext()
 
 
 MOST_PATIENCE = 60.0

@@ -16,7 +16,7 @@ from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.mixed.multiplying import ENDS
 from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
 from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
-from fastmlp.model.precision import takes_bfloat16
+from fastmlp.model.state import takes_bfloat16
 
 takes = jittable(takes_bfloat16)
 

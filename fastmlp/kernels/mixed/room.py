@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastmlp.model.precision import takes_bfloat16
+from fastmlp.model.state import takes_bfloat16
 
 SIDE, TERMS, TILE_BYTES = 16, 32, 1024
 """Rows of a tile, and columns of a tile of sums; terms of the product of two tiles; bytes of a tile."""

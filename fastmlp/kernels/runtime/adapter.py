@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit import tuned
+from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of
 from fastmlp.kernels.runtime.chunks import Idle, kind_of
 from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
 from fastmlp.kernels.runtime.predictions import PredictCall, known_predictions, prediction_of
-from fastmlp.kernels.runtime.summing import Summing
 from fastmlp.kernels.runtime.validation import (
     check_array,
     check_chunk,
@@ -48,7 +47,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         )
     for module in choice.libraries:
         importlib.import_module(module)
-    tuned.take_kept()  # first, because `thread_us` decides the number of threads of the first step
+    take_constants()  # first, because `thread_us` decides the number of threads of the first step
     own = CompiledBackend(choice, entries)
     return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk)
 
@@ -200,6 +199,8 @@ class CompiledBackend:
             given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
         summing = None
         if shared is not None:
+            from fastmlp.kernels.runtime.summing import Summing
+
             summing = Summing(shared, state.gradients, call.barrier)
             given |= summing.words_of(chunk)
         call.show(given)

@@ -17,8 +17,8 @@ from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.state import FLOATS
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}
 """The names of dtypes: NumPy builds the text again at every `dtype.name`."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.each import each, table_of
+from fastmlp.kernels.jit.engine import each, table_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import BARRIER, WORDS, Shape, address_of
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, words_of

@@ -10,9 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs, SparseRows
-from fastmlp.model.state import TrainState
+from fastmlp.model.state import FLOATS, TrainState
 
 Array = NDArray[Any]
 

@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
-from fastmlp.kernels.small.lane_layout import LaneConstants
 from fastmlp.kernels.small.padded import ProgramConstants, Step, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
@@ -149,6 +148,8 @@ def specialize(network, optimizer, rows, dtype):
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
+        from fastmlp.kernels.small.lane_layout import LaneConstants
+
         held = LaneConstants(
             constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
             constants.l2, False, dtype.name, lanes_for(rows),

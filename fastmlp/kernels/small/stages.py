@@ -37,7 +37,7 @@ from fastmlp.kernels.elementwise.sums import Penalty, emit_penalty, emit_sums
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, TRANSPOSED, Operands, write_product
 from fastmlp.kernels.gemm.microkernel import stored
 from fastmlp.kernels.gemm.packing import emit_transpose
-from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.program.arithmetic import PENALTY_LANES, PENALTY_ROWS, PENALTY_TERMS, rows_as_one
 from fastmlp.kernels.small.padded import dividing_lanes, up
 
