@@ -37,12 +37,12 @@ def fit(**options):
     return fastmlp.fit(NETWORK, X, X[:, 0], **given)
 
 
-@pytest.mark.parametrize("chunks", [(0,), (1,), (0, 3)])
-def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks):
+@pytest.mark.parametrize("compiling", [(0,), (1,), (0, 3)])
+def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks, compiling):
     monkeypatch.setattr(tqdm.std, "time", lambda: now.seconds)
     chunks(steps=1)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    sizes, bar = compiles(*chunks), Watched()
+    sizes, bar = compiles(*compiling), Watched()
     fit(callbacks=[bar])
     assert len(sizes) == 8
     assert bar.shown["elapsed"] == 8
@@ -73,8 +73,7 @@ def test_after_a_chunk_that_compiled_the_next_is_as_long(compiles):
 
 
 def test_the_command_line_s_time_is_that_of_the_work(compiles, capsys, chunks):
-    chunks(steps=50)
-    chunks(seconds=1e9)
+    chunks(steps=50, seconds=1e9)
     sizes = compiles(1)  # the first chunk is the tiny training's
     assert main(["train", "xor", "--backend", "reference", "--quiet"]) == 0
     output, errors = capsys.readouterr()
