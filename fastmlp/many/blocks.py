@@ -26,8 +26,7 @@ from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.training.batches import Batches, batches_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite
-from fastmlp.training.epoch_losses import EpochLosses
-from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS
+from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation
 from fastmlp.training.prepared import Prepared

@@ -17,9 +17,8 @@ from fastmlp.model.backend import Array, Data
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.options import FitOptions
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.prepared import Prepared, cleaned, scaled
 from fastmlp.training.ranks import ALONE
-from fastmlp.training.rows import cleaned, scaled
 from fastmlp.training.start import Streams, initial_parameters
 from fastmlp.training.trainer import prepared
 

@@ -62,13 +62,11 @@ class SWA:
 Average = EMA | SWA
 
 
-def with_average(optimizer: Optimizer, average: Average | None, steps: int | None) -> Optimizer:
-    """Return the optimiser that keeps an average, in a training of so many steps; itself without one.
+def with_average(optimizer: Optimizer, average: Average, steps: int | None) -> Optimizer:
+    """Return the optimiser that keeps an average, in a training of so many steps.
 
     Raises ValueError if it cannot, TypeError if the average is none.
     """
-    if average is None:
-        return optimizer
     checks.instance("average", average, (EMA, SWA), "an EMA or a SWA")
     return _averaged(optimizer, average.averaging(steps))
 

@@ -71,7 +71,7 @@ class Snapshot(NamedTuple):
     parameters : (P,) floating
     moments : (rows, P) floating, those rows that the optimiser uses
     step : updates done so far; epoch_step : those of the epoch under way
-    sums : (2 + heads,) float64 over these, of `training.epoch_losses.EpochLosses`
+    sums : (2 + heads,) float64 over these, of `training.loop.EpochLosses`
     history : lists of one value for every complete epoch
     callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
     order : (rows,) int64, of an epoch that a version before 1.0 began; else empty, as the seed gives it
@@ -88,6 +88,17 @@ class Snapshot(NamedTuple):
     callbacks: list[tuple[str, dict[str, Any]]]
     order: NDArray[np.int64] = NO_ORDER
     order_state: dict[str, Any] = {}  # noqa: RUF012  # never written
+
+
+def of_format_1(
+    pending: NDArray[np.float64], order: NDArray[np.int64], order_state: dict[str, Any]
+) -> tuple[int, NDArray[np.float64], dict[str, Any]]:
+    """Return (epoch_step, sums, order_state) of a `Snapshot`, given those of a version before 1.0.
+
+    pending : (2 + heads, steps), of each step of the epoch under way; order_state : of later epochs, too
+    """
+    steps = pending.shape[1]
+    return steps, np.add.reduce(pending, axis=1), order_state if steps and not order.size else {}
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:

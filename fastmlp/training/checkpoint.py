@@ -22,7 +22,7 @@ from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
-from fastmlp.model.state import NO_ORDER, Array, Snapshot
+from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
 from fastmlp.training.callbacks import OWN_CURVES, AtIntervals, Run
 from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
@@ -332,9 +332,7 @@ def _snapshot(
         epoch_step, sums = checks.whole("epoch_step", training["epoch_step"], 0), arrays["sums"]
     else:
         _expect(pending.ndim == 2, "no losses of an epoch")
-        epoch_step, sums = pending.shape[1], np.add.reduce(pending, axis=1)
-        if order.size or not epoch_step:  # what it draws are the orders of later epochs
-            order_state = {}
+        epoch_step, sums, order_state = of_format_1(pending, order, order_state)
     sound = sums.shape == (2 + len(network.heads),) and np.isfinite(sums).all()
     _expect(sound and sums.dtype == np.float64, "no losses of an epoch")
     callbacks = [

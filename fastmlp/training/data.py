@@ -277,7 +277,7 @@ def clean_targets_of(
     if labels:
         return _one_hot(what, array.reshape(rows), n_out, dtype)
     per_target = loss.outputs_per_target
-    if loss.takes_one_column and array.shape in ((rows,), (rows, 1)):
+    if n_out > 1 and array.shape in ((rows,), (rows, 1)) and loss.takes_one_column:
         array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
     elif per_target > 1:  # the targets of the first outputs, of the second ones, ..
         n_out //= per_target

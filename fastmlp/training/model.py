@@ -255,6 +255,9 @@ class Model(Portable):
         self.__dict__.update(
             {"training": None, "threads": None, **state}, _backend=restored(state["_backend"])
         )
+        training: Any = self.training
+        if training is not None:  # a `Continuation`, whatever the model had
+            self.training = training.unpickled()
 
     def __repr__(self) -> str:
         losses = self.history["loss"]

@@ -13,7 +13,7 @@ from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
-from fastmlp.model.state import NO_ORDER, Snapshot
+from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
 from fastmlp.training.callbacks import Callback, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.ranks import ALONE, Ranks
@@ -159,6 +159,18 @@ class Continuation(NamedTuple):
         begun = self._begun(model, options)
         training = self if begun is self.beginning else self._replace(beginning=begun)
         return self.fit(model.network, X, y, epochs=epochs, resume=training, **options)
+
+    def unpickled(self) -> Continuation:
+        """Return the training as it is now; a version before 1.0 had other fields in a snapshot."""
+        snapshot: Any = self.beginning.snapshot
+        if not isinstance(snapshot.epoch_step, np.ndarray):
+            return self
+        setting, parameters, moments, step, order, order_state, pending, history, callbacks = snapshot[:9]
+        epoch_step, sums, order_state = of_format_1(pending, order, order_state)
+        then = Snapshot(
+            setting, parameters, moments, step, epoch_step, sums, history, callbacks, order, order_state
+        )
+        return self._replace(beginning=self.beginning._replace(snapshot=then))
 
     def _begun(self, model: Model, options: dict[str, Any]) -> Beginning:
         """Return where the next epochs begin with what was written into the model, and with the options."""

@@ -291,7 +291,9 @@ class Setup(NamedTuple):
         key = rows, dtype, steps, averaged, threads
         if (known := self.steps.get(key)) is not None:
             return known
-        optimizer = with_average(options.optimizer, options.average, averaged)
+        optimizer = options.optimizer
+        if options.average is not None:
+            optimizer = with_average(optimizer, options.average, averaged)
         requested = self.requested
         backend = choose(
             requested.backend, network, optimizer, rows, dtype, threads, steps, requested.goes_on,

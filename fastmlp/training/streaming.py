@@ -21,8 +21,7 @@ from fastmlp.training.loop import Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
 from fastmlp.training.options import FitOptions, Setup, step_rows
-from fastmlp.training.prepared import EpochRows, Prepared, in_memory, ready
-from fastmlp.training.rows import validation_rows
+from fastmlp.training.prepared import EpochRows, Prepared, in_memory, ready, validation_rows
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse

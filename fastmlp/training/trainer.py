@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.checks import CheckpointError
 from fastmlp.model.network import Network
 from fastmlp.training.batches import batches_of, mixing_of
 from fastmlp.training.options import FitOptions, drawn_seed, setup_of, step_rows
-from fastmlp.training.prepared import EpochRows, Prepared, ready
+from fastmlp.training.prepared import (
+    EpochRows,
+    Prepared,
+    arrays_of,
+    check_no_blocks,
+    cleaned,
+    ready,
+    scaled,
+    split,
+)
 from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.rows import arrays_of, check_no_blocks, cleaned, scaled, split
 from fastmlp.training.start import Streams
 
 if TYPE_CHECKING:
@@ -68,15 +75,3 @@ def prepared(
 def _has_blocks(network: Network, X: Any) -> bool:
     """Whether X is a list or a dict of the blocks of the network's inputs."""
     return bool(network.blocks) and isinstance(X, (list, tuple, Mapping))
-
-
-if not TYPE_CHECKING:  # for a checker every name would be one of this module's
-
-    def __getattr__(name: str) -> Any:
-        """Refuse a pickle of a model from the versions whose `fit` was here: its network lacks parts."""
-        if name == "fit":
-            raise CheckpointError(
-                "this pickle is of an earlier version of fastmlp, which alone can read it; files that save "
-                "wrote are read by later ones"
-            )
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -215,6 +215,29 @@ def test_an_epoch_that_an_earlier_version_began_ends_in_its_order(kind, again, t
     agree(ordered(kind, resume=path), f"order {kind}", "float64")
 
 
+PICKLED = [("array", "mid"), ("array", "end"), ("blocks", "mid")]
+"""Models whose next epoch has the order of then: the one under way, or one of the first generator's."""
+
+
+@pytest.mark.parametrize(("kind", "stop"), PICKLED)
+def test_a_pickled_model_of_an_earlier_version_goes_on(kind, stop):
+    models = pickle.loads((GOLDEN / "models.pickle").read_bytes())
+    more = models[kind, stop].fit_more(ORDERS[kind]["X"], ORDERS[kind]["y"], epochs=1)
+    agree(more, f"pickled {kind} {stop}", "float64")
+
+
+def write_golden_models():
+    """Write models that go on, as the last version before format 2 pickled them."""
+    loop.MAX_CHUNK_STEPS = 1
+    expected, models = json.loads(EXPECTED.read_text()), {}
+    for kind, stop in PICKLED:
+        models[kind, stop] = model = ordered(kind, epochs=4, callbacks=[Stop(STOPS[stop])])
+        more = model.fit_more(ORDERS[kind]["X"], ORDERS[kind]["y"], epochs=1)
+        expected[f"pickled {kind} {stop}"] = predictions(more)
+    (GOLDEN / "models.pickle").write_bytes(pickle.dumps(models))
+    EXPECTED.write_text(json.dumps(expected, indent=0))
+
+
 def write_golden_orders():
     """Write the files of orders, as the last version before format 2 did."""
     loop.MAX_CHUNK_STEPS = 1

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from fastmlp.checks import CheckpointError
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.estimators import load
@@ -38,12 +36,3 @@ def test_files_of_all_formats_predict_what_they_did(name, capsys):
 def test_every_format_that_is_read_has_files():
     formats = {archive.read(GOLDEN / name)[0]["format"] for name in EXPECTED["predicted"]}
     assert formats == {*READ}
-
-
-def test_a_pickle_of_the_first_versions_is_refused_in_one_line():
-    from fastmlp.training import trainer
-
-    with pytest.raises(CheckpointError, match="this pickle is of an earlier version of fastmlp, which alone"):
-        pickle.loads(b"cfastmlp.training.trainer\nfit\n.")  # how theirs name the function that trained
-    with pytest.raises(AttributeError, match=r"'fastmlp\.training\.trainer' has no attribute 'fitt'"):
-        _ = trainer.fitt

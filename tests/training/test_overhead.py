@@ -23,6 +23,9 @@ OPTIMIZER = fastmlp.SGD(1.2, bias_learning_rate=0.3)
 CALLS_OF_A_FIT, CALLS_OF_A_PREDICTION, CALLS_OF_A_STEP = 380, 60, 16
 """Bounds, not counts: these are some 347, 34 and 8 with CPython 3.11 and NumPy 2.4."""
 
+FILES_OF_A_FIT = 40
+"""The most files of ours that a warm fit passes through."""
+
 LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "getcwd"}
 """C functions that ask the disk."""
 
@@ -66,16 +69,27 @@ def calls_of_one(function):
     def count(frame, event, argument):
         if event == "call":
             calls[frame.f_code.co_name] += 1
+            calls.files.add(frame.f_code.co_filename)
         elif event == "c_call":
             calls[argument.__name__] += 1
 
-    before = sys.getprofile()
+    calls.files, before = set(), sys.getprofile()
     sys.setprofile(count)
     try:
         function()
     finally:
         sys.setprofile(before)
     return calls
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_warm_fit_passes_through_few_files(batch_size):
+    rows = np.random.default_rng(0).random((50, 3))
+    options = {"batch_size": batch_size, "epochs": 3, "seed": 0, "progress": False}
+    calls = calls_of(lambda: fastmlp.fit(NETWORK, rows, rows[:, 0], **options))
+    ours = {path for path in calls.files if path.startswith(fastmlp.__path__[0])}
+    assert calls["train_chunk"] > 0
+    assert len(ours) <= FILES_OF_A_FIT, sorted(ours)
 
 
 @pytest.mark.parametrize("backend", ["fused", "auto"])

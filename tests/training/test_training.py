@@ -19,7 +19,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
 from fastmlp.training import batches, loop, threads
-from fastmlp.training.epoch_losses import EpochLosses
+from fastmlp.training.loop import EpochLosses
 from fastmlp.training.start import GROUP_ROWS, RowOrders, orders_of
 
 # The same sums in another order or grouping: some ulp a step.
