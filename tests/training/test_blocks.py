@@ -77,6 +77,7 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
             assert sorted(some) == [*range(start, min(start + 30, ROWS))]
             assert not np.array_equal(some, np.sort(some))
     assert not np.array_equal(order[:ROWS], order[ROWS:])
+    assert not np.array_equal(order[:30], order[30:60] - 30), "each window has an order of its own"
     again, seen[:] = order, []
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
     np.testing.assert_array_equal(np.concatenate(seen), again)

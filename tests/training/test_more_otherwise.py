@@ -12,6 +12,7 @@ from more_epochs import X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, EarlyStopping, Network, RMSprop
+from fastmlp.training.start import RowOrders
 
 PLAIN = {"network": Network([10, 6, 1], "tanh"), "optimizer": SGD(0.02), "shuffle": False}
 """Options of a training that has no state besides its parameters."""
@@ -177,6 +178,22 @@ def test_an_epoch_under_way_is_left_with_another_batch_size(chunks):
     more = stopped.fit_more(X, Y, epochs=2, batch_size=25)
     np.testing.assert_array_equal(more.parameters, fit(2, initial=stopped, batch_size=25, **PLAIN).parameters)
     assert len(more.history["loss"]) == 3
+
+
+@pytest.mark.parametrize("again", [{"batch_size": 25}, {"x": X[:40], "y": Y[:40]}])
+def test_epochs_of_another_length_have_the_orders_of_their_numbers(again, monkeypatch):
+    drawn = []
+
+    class Spy(RowOrders):
+        def draw(self, epoch, out, window=0):
+            drawn.extend(range(epoch, epoch + len(out)))
+            super().draw(epoch, out, window)
+
+    monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
+    given = {"x": X, "y": Y, "batch_size": 16, **again}
+    first = fit(3)
+    first.fit_more(given["x"], given["y"], epochs=2, batch_size=given["batch_size"])
+    assert drawn == [0, 1, 2, 3, 4]
 
 
 def test_early_stopping_begins_anew_with_another_rule():
