@@ -46,14 +46,14 @@ class _Spread:
         steps, counts = len(chunk.starts), chunk.stops - chunk.starts
         step = np.repeat(np.arange(steps), counts)[visits]
         own = np.bincount(step, minlength=steps)
-        stops, most = np.cumsum(own), chunk.batch_size
+        stops, most = np.cumsum(own), chunk.most_rows
         if not chunk.microbatch:
             most = int(min(most, max(1, len(data.weights))))
         part = chunk._replace(
             order=rows,
             starts=stops - own,
             stops=stops,
-            batch_size=most,
+            most_rows=most,
         )
         return part, visits - (np.cumsum(counts) - counts)[step]
 
@@ -103,7 +103,7 @@ class SynchronousSteps(_Spread):
             if marks is not None:
                 ranks.total(marks)
 
-        rows = max(1, len(data.weights) * chunk.batch_size // int(ranks.counts.sum()))
+        rows = max(1, len(data.weights) * chunk.most_rows // int(ranks.counts.sum()))
         together = numbers_together(gradients) if ranks.overlaps else gradients.size
         whole = chunk.stops - chunk.starts
         shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, touched, marks)

@@ -318,7 +318,7 @@ class Perceptron(Joint, Parameters, Fitted):
             data=rows.data._replace(inputs=inputs),
             held_out=held_out and held_out.data,
             epochs=epochs,
-            batch_size=batch_size,
+            step_rows=batch_size,
             orders=orders,
             dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
             threads=threads,

@@ -124,7 +124,7 @@ class Pattern(NamedTuple):
             return None
         rows, now = len(plan.data.weights), settled(plan.backend)  # type: ignore[arg-type]  # no `Steps`
         return cls(
-            plan.network, plan.optimizer, now, program, plan.epochs, rows, plan.batch_size,
+            plan.network, plan.optimizer, now, program, plan.epochs, rows, plan.step_rows,
             plan.orders is not None, kept,
         )  # fmt: skip
 

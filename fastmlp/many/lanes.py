@@ -34,13 +34,13 @@ def program_of(plan: Plan) -> LaneProgram | None:
     name = settled(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
     rows, dtype = len(plan.data.weights), plan.data.weights.dtype
     return lanes.program_of(
-        name, plan.network, plan.optimizer, rows, plan.batch_size, dtype, plan.orders is not None
+        name, plan.network, plan.optimizer, rows, plan.step_rows, dtype, plan.orders is not None
     )
 
 
 def saved_together(plan: Plan, program: LaneProgram | None, as_one: bool) -> float:
     """Return the seconds that a training takes less with others, about. as_one : as of `saved_by`"""
-    steps = plan.epochs * -(-len(plan.data.weights) // plan.batch_size)
+    steps = plan.epochs * -(-len(plan.data.weights) // plan.step_rows)
     return 0.0 if program is None else program.saved_by(steps, as_one)
 
 

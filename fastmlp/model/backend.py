@@ -78,11 +78,11 @@ class Chunk(NamedTuple):
     starts, stops : (steps,) int64
     totals : (steps,) float64, the sums of the visited rows' weights
     rates : (steps, 2) float64, the learning rates of weights and of biases
-    batch_size : rows of the training's full batches, which this chunk need not contain: results
-        may depend on it and must not depend on where chunks end
+    most_rows : of a step of the training, which this chunk need not contain. Results may depend on this
+        number, and must not depend on where chunks end
     head_totals : (heads, steps) float64, the same sums of `Network.head_weights`; None without heads
-    microbatch : a step takes so many of its rows at a time, and sums their gradients: batch_size is the most
-        rows of one of these. A row that is left alone joins those before it where a network needs batches.
+    microbatch : a step takes so many of its rows at a time, and sums their gradients: most_rows is then of
+        one of these. A row that is left alone joins those before it where a network needs batches.
         0 for all rows at once
     """
 
@@ -91,7 +91,7 @@ class Chunk(NamedTuple):
     stops: NDArray[np.int64]
     totals: NDArray[np.float64]
     rates: NDArray[np.float64]
-    batch_size: int
+    most_rows: int
     head_totals: NDArray[np.float64] | None = None
     microbatch: int = 0
 

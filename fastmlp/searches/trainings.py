@@ -95,7 +95,7 @@ def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str 
         return None
     orders = plan.orders.fingerprint() if isinstance(plan.orders, ComposedOrders) else plan.orders
     settings = (
-        described(plan.network), described(plan.optimizer), plan.batch_size, plan.dropout_key, orders,
+        described(plan.network), described(plan.optimizer), plan.step_rows, plan.dropout_key, orders,
         estimator.backend, estimator.tol, estimator.n_iter_no_change,
     )  # fmt: skip
     return f"{settings} {fingerprint(state.parameters, *plan.data)}"

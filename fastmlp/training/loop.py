@@ -84,7 +84,7 @@ class Plan(NamedTuple):
     other_steps : updates by another rule before it, which schedules count and corrections of moments do not
     weights : (rows,) of all rows that steps visit, where data has some of them; None where it has all
     head_weights : (heads, rows) `Network.head_weights` of these rows, likewise
-    microbatch : as of `Chunk`; batch_size has all rows of a step
+    step_rows : of a full step, of several batches where gradients are accumulated; microbatch : as of `Chunk`
     model_index : see `Run`
     mixing : of the rows of a step; None trains on rows as they are
     weighed : whether rows may have other weights than 1
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
     data: Data
     held_out: Data | HeldOut | None
     epochs: int
-    batch_size: int
+    step_rows: int
     orders: Orders | None
     dropout_key: int
     threads: int | None
@@ -140,7 +140,7 @@ class Training:
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
         self.batches: StepRows = batches or Batches(
-            len(self.weights), plan.batch_size, plan.orders, plan.network.needs_batches, plan.microbatch,
+            len(self.weights), plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
             plan.since.epoch,
         )  # fmt: skip
         self.losses = EpochLosses(self.batches.per_epoch, len(plan.network.heads))
@@ -149,11 +149,11 @@ class Training:
         layers = len(plan.network.operations)
         weights = visited_by_a_row(plan.network, plan.data)
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
-        self.pace = most_seconds(weights, plan.batch_size) + streamed + LAYER_SECONDS * layers
+        self.pace = most_seconds(weights, plan.step_rows) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
         self.threads = Threads(plan.threads)
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
-        most = plan.batch_size
+        most = plan.step_rows
         if isinstance(plan.held_out, Data):
             most = max(most, len(plan.held_out.weights))
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
@@ -183,7 +183,7 @@ class Training:
         plan = self.plan
         if self.callbacks or plan.held_out is not None or (self.resumed is None and plan.start is None):
             return False
-        return not is_long(most_seconds(self.state.parameters.size, plan.batch_size))
+        return not is_long(most_seconds(self.state.parameters.size, plan.step_rows))
 
     def _begin_again(self) -> None:
         """Write to the state's arrays what they had before the first chunk."""
@@ -348,7 +348,7 @@ class Training:
         steps = int(seconds / self.pace) if self.pace > 1e-9 else MAX_CHUNK_STEPS
         if (plan := self.plan).mixing is not None:
             columns = plan.network.n_in + plan.network.n_out
-            steps = min(steps, MIXED_BYTES // (plan.batch_size * columns * self.state.parameters.itemsize))
+            steps = min(steps, MIXED_BYTES // (plan.step_rows * columns * self.state.parameters.itemsize))
         return max(1, steps)
 
     def _take(self, chunk: Chunk, ends: bool, rows: int) -> tuple[NDArray[np.float64], float | None]:
@@ -372,7 +372,7 @@ class Training:
             running = clock() - began
             return advanced
 
-        after, objectives = self.interruptible(self.run, plan.batch_size, advance)
+        after, objectives = self.interruptible(self.run, plan.step_rows, advance)
         taken = stopwatch.lap()
         if self.threads.took(after.threads, rows, taken, running):
             # After a chunk during which something compiled the next has no more steps: where another thread

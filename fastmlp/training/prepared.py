@@ -219,7 +219,7 @@ def ready(
         data=data if taken is data.inputs else data._replace(inputs=taken),
         held_out=rows.held_out,
         epochs=epochs,
-        batch_size=rows.step,
+        step_rows=rows.step,
         orders=RowOrders(streams.seed) if shuffled else None,
         dropout_key=dropout_key(network, streams),
         threads=options.threads,

@@ -59,9 +59,9 @@ class WindowBatches:
         plan: Plan,
     ) -> None:
         self._windows, self._window, self._first = windows, first, True
-        self.batch_size, self._orders, self._before = plan.batch_size, plan.orders, plan.since.epoch
+        self.batch_size, self._orders, self._before = plan.step_rows, plan.orders, plan.since.epoch
         self._joins = plan.network.needs_batches
-        self.most = (plan.microbatch or plan.batch_size) + self._joins
+        self.most = (plan.microbatch or plan.step_rows) + self._joins
         self.rows = windows.rows or 0
         """Rows of an epoch, 0 before that is known."""
         self.data = first.data

@@ -60,8 +60,8 @@ WRONG = {
     "stops too short": (train(stops=np.array([3])), "(1,)"),
     "a step beyond the order": (train(stops=np.array([3, 6])), "stops up to 6"),
     "a step before the order": (train(starts=np.array([-1, 3])), "starts -1"),
-    "a step without rows": (train(stops=np.array([0, 5])), "1 to batch_size=3"),
-    "a step beyond the batch size": (train(batch_size=2), "1 to batch_size=2"),
+    "a step without rows": (train(stops=np.array([0, 5])), "1 to most_rows=3"),
+    "a step beyond the batch size": (train(most_rows=2), "1 to most_rows=2"),
     "rates in a row": (train(rates=np.ones(4)), "(4,)"),
 }
 

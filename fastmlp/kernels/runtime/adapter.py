@@ -194,7 +194,7 @@ class CompiledBackend:
             "weights": weights, "leads": 1,
         }  # fmt: skip
         if isinstance(inputs, SparseRows):
-            given |= lists_for(inputs, inputs.most(chunk.batch_size), chunk.batch_size, call.workers)
+            given |= lists_for(inputs, inputs.most(chunk.most_rows), chunk.most_rows, call.workers)
         if network.heads:
             given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
         summing = None
@@ -221,7 +221,7 @@ class CompiledBackend:
     ) -> NetworkCall:
         """Return a new call for a chunk, and for others of its kind."""
         choice, entries, inputs = self._choice, self._entries, data.inputs
-        rows, dtype, bound, workers, cores = chunk.batch_size, data.targets.dtype, None, 1, None
+        rows, dtype, bound, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
         if choice.specialize is not None and whole and isinstance(inputs, np.ndarray):
             bound = choice.specialize(network, optimizer, rows, dtype)

@@ -46,7 +46,7 @@ def kind_of(
     numbers = inputs.numbers_of_row if isinstance(inputs, SparseRows) else -1
     rows = -1 if shared is None else shared.rows
     return (
-        id(network), id(optimizer), state.parameters.dtype, chunk.batch_size, chunk.microbatch, threads, rows,
+        id(network), id(optimizer), state.parameters.dtype, chunk.most_rows, chunk.microbatch, threads, rows,
         type(inputs), numbers, VALUES.tobytes(),
     )  # fmt: skip
 

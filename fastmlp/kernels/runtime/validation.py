@@ -95,10 +95,10 @@ def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
     The values of the order are not checked: to read all of them would take as long as to copy the rows
     that they name.
     """
-    steps, most = len(chunk.starts), chunk.batch_size
+    steps, most = len(chunk.starts), chunk.most_rows
     if chunk.microbatch:
         if not 0 < chunk.microbatch <= most - joins:
-            raise ValueError(f"batch_size={most} has no room for microbatches of {chunk.microbatch} rows")
+            raise ValueError(f"most_rows={most} has no room for microbatches of {chunk.microbatch} rows")
         most = chunk.order.size
     check_array("order", chunk.order, (chunk.order.size,), np.int64)
     check_array("starts", chunk.starts, (steps,), np.int64)
@@ -112,7 +112,7 @@ def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
         or _most(chunk.stops - chunk.starts - least) > most - least
     ):
         raise ValueError(
-            f"every step must visit {least} to batch_size={most} rows within the order's "
+            f"every step must visit {least} to most_rows={most} rows within the order's "
             f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
         )
 
