@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastmlp import checks
 
 Array = NDArray[Any]
 
@@ -74,6 +77,7 @@ class Snapshot(NamedTuple):
     sums : (2 + heads,) float64 over these, of `training.loop.EpochLosses`
     history : lists of one value for every complete epoch
     callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
+    rate_factor : that learning rates are multiplied with
     order : (rows,) int64, of an epoch that a version before 1.0 began; else empty, as the seed gives it
     order_state : of the PCG64 that draws the orders of such an epoch's windows; else {}
     """
@@ -86,19 +90,26 @@ class Snapshot(NamedTuple):
     sums: NDArray[np.float64]
     history: dict[str, list[float]]
     callbacks: list[tuple[str, dict[str, Any]]]
+    rate_factor: float = 1.0
     order: NDArray[np.int64] = NO_ORDER
     order_state: dict[str, Any] = {}  # noqa: RUF012  # never written
 
 
-def of_format_1(
-    pending: NDArray[np.float64], order: NDArray[np.int64], order_state: dict[str, Any]
-) -> tuple[int, NDArray[np.float64], dict[str, Any]]:
-    """Return (epoch_step, sums, order_state) of a `Snapshot`, given those of a version before 1.0.
+def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:
+    """Return a snapshot of a version before 1.0 as it is now.
 
-    pending : (2 + heads, steps), of each step of the epoch under way; order_state : of later epochs, too
+    snapshot : with the order, and the order_state of later epochs, too; callbacks have a share of the rate
+    pending : (2 + heads, steps), the losses of each step of the epoch under way
     """
-    steps = pending.shape[1]
-    return steps, np.add.reduce(pending, axis=1), order_state if steps and not order.size else {}
+    steps, drawn = pending.shape[1], snapshot.order.size
+    return snapshot._replace(
+        epoch_step=steps,
+        sums=np.add.reduce(pending, axis=1),
+        rate_factor=math.prod(
+            checks.real("share", state.get("share", 1.0), 0, 1) for _, state in snapshot.callbacks
+        ),
+        order_state=snapshot.order_state if steps and not drawn else {},
+    )
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:

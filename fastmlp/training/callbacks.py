@@ -474,7 +474,7 @@ class ReduceLROnPlateau(BestValue):
     def on_train_begin(self, run: Run) -> None:
         """Forget any earlier training."""
         super().on_train_begin(run)
-        self._bad_epochs, self._cooling, self._share = 0, 0, 1.0
+        self._bad_epochs = self._cooling = 0
         _ = run.learning_rate  # raises where there is none
 
     def on_epoch_end(self, run: Run) -> None:
@@ -499,23 +499,17 @@ class ReduceLROnPlateau(BestValue):
     def _lower_rate(self, run: Run) -> None:
         rate = run.learning_rate
         if rate - max(rate * self.factor, self.min_lr) > self.eps:
-            self._multiply(run, max(self.factor, self.min_lr / rate))
-
-    def _multiply(self, run: Run, share: float) -> None:
-        self._share *= share
-        run.rate_factor *= share
+            run.rate_factor *= max(self.factor, self.min_lr / rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, the counts, and what the rate has been multiplied with."""
-        counts = {"bad_epochs": self._bad_epochs, "cooling": self._cooling}
-        return super().state_dict() | counts | {"share": self._share}
+        """Return the best value and the counts; the training keeps its rate."""
+        return super().state_dict() | {"bad_epochs": self._bad_epochs, "cooling": self._cooling}
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
-        """Go on with the rate as low as it was."""
+        """Go on from the best value and the counts."""
         super().load_state_dict(run, state)
         self._bad_epochs = checks.whole("bad_epochs", state["bad_epochs"], 0)
         self._cooling = checks.whole("cooling", state["cooling"], 0)
-        self._multiply(run, checks.real("share", state["share"], 0, 1))
 
 
 class TimeLimit(Callback):

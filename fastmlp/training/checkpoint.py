@@ -169,6 +169,7 @@ def content_of_training(run: Run) -> Written:
         "setting": snapshot.setting,
         "step": snapshot.step,
         "epoch_step": snapshot.epoch_step,
+        "rate_factor": snapshot.rate_factor,
         "order_state": snapshot.order_state,
         "callbacks": states,
     }
@@ -328,29 +329,28 @@ def _snapshot(
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
     if order_state:
         np.random.PCG64().state = order_state  # raises if it is no state
-    if (pending := arrays.get("pending")) is None:
-        epoch_step, sums = checks.whole("epoch_step", training["epoch_step"], 0), arrays["sums"]
-    else:
-        _expect(pending.ndim == 2, "no losses of an epoch")
-        epoch_step, sums, order_state = of_format_1(pending, order, order_state)
-    sound = sums.shape == (2 + len(network.heads),) and np.isfinite(sums).all()
-    _expect(sound and sums.dtype == np.float64, "no losses of an epoch")
+    pending = arrays.get("pending")  # of format 1, which has the losses of each step
+    sums = arrays["sums"] if pending is None else pending
+    sound = sums.ndim == (1 if pending is None else 2) and len(sums) == 2 + len(network.heads)
+    _expect(sound and sums.dtype == np.float64 and np.isfinite(sums).all(), "no losses of an epoch")
     callbacks = [
         (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
         for place, (name, state) in enumerate(training["callbacks"])
     ]
-    return Snapshot(
+    found = Snapshot(
         setting=setting,
         parameters=parameters,
         moments=moments,
         step=step,
-        epoch_step=epoch_step,
+        epoch_step=0 if pending is not None else checks.whole("epoch_step", training["epoch_step"], 0),
         sums=sums,
         history=history,
         callbacks=callbacks,
+        rate_factor=checks.real("rate_factor", training.get("rate_factor", 1.0), 0),
         order=order,
         order_state=order_state,
     )
+    return found if pending is None else of_format_1(found, pending)
 
 
 def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:

@@ -202,7 +202,7 @@ class Training:
         self._write_state(saved)
         self.state = self.state.at(self.steps_before + saved.step)
         self.losses.sums, self.losses.steps = saved.sums, saved.epoch_step
-        run.step = saved.step
+        run.step, run.rate_factor = saved.step, saved.rate_factor
         run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
         self.batches.resume(saved)
@@ -220,6 +220,7 @@ class Training:
             sums=self.losses.sums,
             history=self.run.history,
             callbacks=states_of(self.callbacks) if self.callbacks else [],
+            rate_factor=self.run.rate_factor,
             order=order,
             order_state=order_state,
         )

@@ -84,6 +84,7 @@ class Beginning(NamedTuple):
             order_state={},
             history={name: [] for name in earlier},
             callbacks=[],  # what they know of epochs goes with the history
+            rate_factor=1.0,
         )
         since = Since(self.since.step + snapshot.step, self.since.epoch + self.epochs)
         return self._replace(snapshot=left, since=since, earlier=earlier, lengths={})
@@ -166,11 +167,10 @@ class Continuation(NamedTuple):
         if not isinstance(snapshot.epoch_step, np.ndarray):
             return self
         setting, parameters, moments, step, order, order_state, pending, history, callbacks = snapshot[:9]
-        epoch_step, sums, order_state = of_format_1(pending, order, order_state)
         then = Snapshot(
-            setting, parameters, moments, step, epoch_step, sums, history, callbacks, order, order_state
+            setting, parameters, moments, step, 0, pending, history, callbacks, 1.0, order, order_state
         )
-        return self._replace(beginning=self.beginning._replace(snapshot=then))
+        return self._replace(beginning=self.beginning._replace(snapshot=of_format_1(then, pending)))
 
     def _begun(self, model: Model, options: dict[str, Any]) -> Beginning:
         """Return where the next epochs begin with what was written into the model, and with the options."""

@@ -195,12 +195,19 @@ ORDERS = {
         "y": None,
         "window": 20,
     },
+    "plateau": {"epochs": 4, "X": X, "y": Y, "plateau": True},  # whose callback had the rate's factor
 }
 """Trainings that stop in the middle of their last epoch, whose order is no longer drawn as it was then."""
 
 
-def ordered(kind, **options):
+def ordered(kind, callbacks=(), **options):
     given = OPTIONS | {"dtype": "float64"} | ORDERS[kind] | options
+    plateau = (
+        [fastmlp.ReduceLROnPlateau(factor=0.5, patience=0, threshold=0.9)]
+        if given.pop("plateau", False)
+        else []
+    )
+    given["callbacks"] = [*plateau, *callbacks]
     return fastmlp.fit(NETWORKS["norms"], given.pop("X"), given.pop("y"), **given)
 
 

@@ -153,6 +153,24 @@ def test_a_loop_that_is_left_goes_on(training, chunks):
 
 
 @every_backend
+@every_case
+def test_a_rate_that_a_loop_has_changed_stays_changed(training, tmp_path):
+    given, named = training()
+    models = []
+    for left_at in (EPOCHS, 2):
+        for run in fastmlp.iter_fit(*given, callbacks=[Checkpoint(tmp_path / "c")], **named):
+            if run.epoch == 1:
+                run.rate_factor = 0.25
+            if run.epoch == left_at:
+                break
+        models.append(run.model())
+    whole, half = models
+    assert_same(half.fit_more(*given[1:], epochs=EPOCHS - 2), whole)
+    assert_same(fastmlp.fit(*given, resume=tmp_path / "c", **named), whole)
+    assert (whole.parameters != fastmlp.fit(*given, **named).parameters).any()
+
+
+@every_backend
 @pytest.mark.parametrize("kind", ["parts"])
 @pytest.mark.parametrize(("network", "rule"), [(case[0], case[2]) for case in CASES if case[1] == "array"])
 def test_parts_cut_anywhere_are_the_array(training, network):
