@@ -37,54 +37,6 @@ Steps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[n
 """(order, starts, stops, rows) of steps: step s visits order[starts[s]:stops[s]], rows[s] of them."""
 
 
-class StepRows(Protocol):
-    """Which rows each step of a training visits: those of one window after another.
-
-    Rows in memory are one window, which has all steps (`Batches`).
-
-    rows : of an epoch; epoch_step : the first step of the epoch under way, where per_epoch is None
-    most : rows that are taken together at most
-    """
-
-    rows: int
-    epoch_step: int
-    most: int
-
-    @property
-    def per_epoch(self) -> int | None:
-        """Steps of an epoch; None if that is not known before an epoch is over."""
-
-    def steps_left(self, step: int) -> int:
-        """Return how many steps the window has from a step on."""
-
-    def next(self, stopped: Callable[[], bool]) -> Data | None:
-        """Take up the next window; return its rows, or None if stopped() before it is there."""
-
-    def steps_within(self, visits: int) -> int:
-        """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
-
-    def visit(self, step: int, count: int) -> Steps:
-        """Return the rows of `count` steps from `step` on; nothing may write to these arrays."""
-
-    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
-        """Return the chunk of steps whose rows weigh 1, at constant rates; None unless it recurs."""
-
-    def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch ends before a step."""
-
-    def rows_before(self, step: int) -> int:
-        """Return how many rows are visited before a step."""
-
-    def advance(self, step: int) -> None:
-        """Go on to a step; ValueError where an epoch ends that is not sound."""
-
-    def resume(self, saved: Snapshot) -> None:
-        """Go on from a snapshot."""
-
-    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return (order, order_state) of a `Snapshot` before a step."""
-
-
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
     """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
     whole, left = divmod(rows, batch_size)
@@ -93,6 +45,8 @@ def batches_of(rows: int, batch_size: int, joins: bool) -> int:
 
 class Batches:
     """Which rows in memory each step visits; orders are drawn epoch by epoch as training reaches them.
+
+    Rows in memory are one window, which has all steps; rows in several windows: `streamed.WindowBatches`.
 
     orders : None where rows stand as they are; before : epochs of the training before those counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most

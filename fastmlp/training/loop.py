@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import MIXED_BYTES, Batches, Mixing, Orders, StepRows, visited_weights
+from fastmlp.training.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
 from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.threads import (
@@ -42,6 +42,9 @@ from fastmlp.training.threads import (
     rows_at_once,
     visited_by_a_row,
 )
+
+if TYPE_CHECKING:
+    from fastmlp.training.streamed import WindowBatches
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -126,7 +129,7 @@ class Training:
         state: TrainState,
         callbacks: Sequence[Callback],
         resumed: Snapshot | None,
-        batches: StepRows | None = None,
+        batches: WindowBatches | None = None,
     ) -> None:
         """batches : of rows that come in windows, the first of which is the plan's; None of rows in memory"""
         self.names = plan.network.loss_curves
@@ -139,7 +142,7 @@ class Training:
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""
-        self.batches: StepRows = batches or Batches(
+        self.batches: Batches | WindowBatches = batches or Batches(
             len(self.weights), plan.step_rows, plan.orders, plan.network.needs_batches, plan.microbatch,
             plan.since.epoch,
         )  # fmt: skip

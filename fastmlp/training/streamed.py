@@ -45,7 +45,7 @@ class HeldOutBlocks:
 
 
 class WindowBatches:
-    """Which rows of windows each step visits (`fastmlp.training.batches.StepRows`).
+    """Which rows of windows each step visits, as `fastmlp.training.batches.Batches` says of rows in memory.
 
     first : the first window, which has been filled, and whose rows the plan has
     """
