@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
 from fastmlp.model.network import Network
-from fastmlp.model.state import NO_ORDER, Snapshot, TrainState
+from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.batches import Orders, Steps, batches_of
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.loop import Plan, Training
+from fastmlp.training.callbacks import Run
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.windows import RowFormat, Window, Windows
 
@@ -47,7 +46,7 @@ class HeldOutBlocks:
 class WindowBatches:
     """Which rows of windows each step visits, as `fastmlp.training.batches.Batches` says of rows in memory.
 
-    first : the first window, which has been filled, and whose rows the plan has
+    first : the first window, which has been filled; orders, joins, microbatch, before : as of `Batches`
     """
 
     per_epoch = None
@@ -56,12 +55,15 @@ class WindowBatches:
         self,
         windows: Windows,
         first: Window,
-        plan: Plan,
+        batch_size: int,
+        orders: Orders | None,
+        joins: bool,
+        microbatch: int,
+        before: int,
     ) -> None:
         self._windows, self._window, self._first = windows, first, True
-        self.batch_size, self._orders, self._before = plan.step_rows, plan.orders, plan.since.epoch
-        self._joins = plan.network.needs_batches
-        self.most = (plan.microbatch or plan.step_rows) + self._joins
+        self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
+        self.most = (microbatch or batch_size) + joins
         self.rows = windows.rows or 0
         """Rows of an epoch, 0 before that is known."""
         self.data = first.data
@@ -191,14 +193,3 @@ class WindowBatches:
             self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
         self._at, self._step = self._at + rows, step
         self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
-
-
-def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
-    """Return what begins a training on windows, the first of which has the plan's rows."""
-
-    def begin(
-        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
-    ) -> Training:
-        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, plan))
-
-    return begin

@@ -14,10 +14,11 @@ from numpy.typing import DTypeLike
 from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
+from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.training.batches import Mixing, batches_of
-from fastmlp.training.callbacks import Run
+from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.data import clean_targets, floating_dtype
-from fastmlp.training.loop import Training
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
 from fastmlp.training.options import FitOptions, Setup, step_rows
@@ -29,8 +30,8 @@ from fastmlp.training.start import (
     Streams,
     split_rows,
 )
-from fastmlp.training.streamed import HeldOutBlocks, begin_on
-from fastmlp.training.windows import RowFormat, Windows
+from fastmlp.training.streamed import HeldOutBlocks, WindowBatches
+from fastmlp.training.windows import RowFormat, Window, Windows
 
 HELD_OUT_BYTES = 1 << 24
 """Bytes of a window of rows to validate on."""
@@ -142,6 +143,19 @@ def _opened(
         )  # fmt: skip
         training = ready(network, options, setup, streams, mixing, rows)
         yield training, begin_on(windows, first)
+
+
+def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
+    """Return what begins a training on windows, the first of which has the plan's rows."""
+
+    def begin(
+        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+    ) -> Training:
+        joins, before = plan.network.needs_batches, plan.since.epoch
+        sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
+        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, *sizes))
+
+    return begin
 
 
 def _batch_size(given: int | None, source: Source) -> int:

@@ -65,7 +65,7 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
             seen.append(np.concatenate([self.data.inputs[chunk.order[a:b], 0] for a, b in steps]))
             return super().advance(state, chunk)
 
-    monkeypatch.setattr("fastmlp.training.streamed.Training", Spy)
+    monkeypatch.setattr("fastmlp.training.streaming.Training", Spy)
     first = np.arange(ROWS, dtype=float)[:, None] * np.ones(5)
     blocks = [(first[rows], Y[rows]) for rows in PIECES]
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
