@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 
 import needs
@@ -185,7 +187,7 @@ WRITE = """
 import sys
 from fastmlp.kernels.codegen.machine import compile_for
 compile_for(sys.argv[1])
-from fastmlp.cli.prebuilding import write
+from fastmlp.cli.ahead import write
 write(sys.argv[2], ["float32"], sys.argv[3].split(","))
 print("null")
 """
@@ -286,7 +288,7 @@ def installed(tmp_path_factory, request):
     dtypes = request.param.split(",")
 
     def change(source):
-        compiles = source / "fastmlp" / "cli" / "prebuilding.py"
+        compiles = source / "fastmlp" / "cli" / "ahead.py"
         text = compiles.read_text()
         assert text.count(" = DTYPES,") == 1
         compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
@@ -329,6 +331,35 @@ def test_pip_compiles_what_first_calls_need_for_the_machine_that_it_runs_on(tmp_
     assert place.startswith(str(found))
     assert (compiled, loaded) == ([], False)
     assert f"for {HERE or 'this processor'}" in (found / "fastmlp" / "prebuilt" / "why.txt").read_text()
+
+
+HIDES = "import sys; sys.path[:] = [path for path in sys.path if not path.endswith('-packages')]"
+"""What pip has in a folder of PYTHONPATH: the environment's own packages are hidden."""
+
+NEEDED = """
+import json, subprocess, sys
+sys.path.append("wheels")
+import with_machine_code as backend
+sys.executable = sys.argv[1]
+needed = backend._compilers()
+done = subprocess.run([sys.executable, "-c", "import numba"], env=backend._with_compilers())
+print(json.dumps([[one[:5] for one in needed], done.returncode == 0]))
+"""
+"""What a build requires that is for the environment of an interpreter, and whether it finds Numba there."""
+
+
+@pytest.mark.slow  # some processes
+def test_a_build_takes_numba_from_the_environment_that_it_is_for(tmp_path):
+    for package in ("setuptools", "_distutils_hack"):
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations
+        shutil.copytree(folder, tmp_path / package)
+    (tmp_path / "sitecustomize.py").write_text(HIDES)
+    isolated = {"PIP_BUILD_TRACKER": "1", "PYTHONPATH": str(tmp_path)}
+    assert run(NEEDED, sys.executable, **isolated) == [[], True]
+    venv.create(tmp_path / "bare", with_pip=False)
+    bare = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    assert run(NEEDED, bare, **isolated) == [["numpy", "numba"], False]
+    assert run(NEEDED, bare, **isolated, FASTMLP_PREBUILD="none") == [[], False]
 
 
 @pytest.mark.slow
