@@ -272,19 +272,25 @@ def make_first_calls(kind: str, dtype: str) -> None:
         compile_tiles(dtype)
         return
     for network, rows in FIRST_NETWORKS:
-        X, y = np.ones((rows, network.n_in), dtype), np.ones((rows, network.n_out), dtype) / network.n_out
         if kind == "dense":
-            model = fit(
-                network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
-                backend="fused", progress=False,
-            )  # fmt: skip
-            model.predict(X), model.predict(X[:1])
+            train_and_predict(network, rows, dtype, "fused")
         else:
-            inputs, out = SparseRows.of(X), np.empty_like(y)
+            out = np.empty((rows, network.n_out), dtype)
+            inputs = SparseRows.of(np.ones((rows, network.n_in), dtype))
             backend, (state, data, chunk) = registry.get("fused"), dry_run(network, Adam(), dtype, [rows])
             data = data._replace(inputs=inputs)
             backend.train_chunk(network, Adam(), state, data, chunk, 0, 1, empty_losses(network, 1))
             backend.predict(network, state.parameters, inputs, out)
+
+
+def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
+    """Train for an epoch with validation, and predict several rows and one."""
+    X, y, _ = _rows(network, dtype, rows)
+    model = fit(
+        network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
+        backend=backend, progress=False,
+    )  # fmt: skip
+    model.predict(X), model.predict(X[:1])
 
 
 BACKENDS = ("fused", "packed")

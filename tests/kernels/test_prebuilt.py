@@ -17,6 +17,7 @@ import needs
 import numpy as np
 import pages
 import pytest
+from llvmlite import binding
 from processes import python
 from selection import campaign
 
@@ -206,6 +207,40 @@ def test_a_step_from_an_empty_cache(tmp_path):
     assert compiled > 0
     assert loaded
     assert bits == compiled_here
+
+
+def with_one_bit_changed(content):
+    """The content of a file with one bit of its instructions changed."""
+    length = int.from_bytes(content[:4], "little") + 4
+    sections = binding.ObjectFileRef.from_data(content[length:]).sections()
+    code = max((section.data() for section in sections if section.is_text()), key=len)
+    start = content.index(code, length)
+    changed = bytearray(content)
+    changed[start + len(code) // 2] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.slow  # four processes that compile
+def test_a_verifying_process_finds_an_instruction_that_the_sources_do_not_give(tmp_path):
+    places = {"FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_PREBUILD": "none"}
+    bits, compiled, _ = run(UPDATE, tmp_path, **places)
+    assert compiled > 1
+    files = {file: file.read_bytes() for file in (tmp_path / "fastmlp").glob("*.bin")}
+    assert run(UPDATE, tmp_path, **places, FASTMLP_VERIFY="1") == [bits, 0, True]
+    for name in (r"update_[0-9a-f]{16}", r"update_part\.[0-9a-f]{16}"):
+        ((file, whole),) = (
+            (file, whole) for file, whole in files.items() if re.match(rf"{name}\.", file.name)
+        )
+        changed = with_one_bit_changed(whole[store.DIGEST :])
+        file.write_bytes(store.checksum_of(changed) + changed)
+        done = python("-c", UPDATE, tmp_path, cwd=pages.ROOT, exit_code=1, **places, FASTMLP_VERIFY="1")
+        said = (
+            rf"RuntimeError: FASTMLP_VERIFY: the machine code of '{name}' for .* is not what its sources give"
+        )
+        place = re.escape(repr(str(file)))
+        assert re.search(rf"{said}, in section \S*text\S*; it was read from {place}\n", done.stderr)
+        assert file.read_bytes() != whole, "what shows the fault is gone"
+        file.write_bytes(whole)
 
 
 def others():
