@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from fastmlp.cli.given import Mistake, network_of
-from fastmlp.model.precision import DTYPES
+from fastmlp.model.state import DTYPES
 from fastmlp.system.private_directory import PrivateDirectory
 
 KINDS = {
