@@ -284,6 +284,7 @@ class Environment:
 
     def __init__(self, interpreter: str, folder: Path) -> None:
         self.folder, self.cache = folder, folder / "cache"
+        folder.mkdir()
         subprocess.run([interpreter, "-m", "venv", folder / "environment"], check=True)
         self.python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
 
@@ -318,12 +319,13 @@ def compare_installations(commit: str, interpreter: str, rounds: int, only: str)
 
     only : text in the names of the rows that are measured
     """
-    here = _git("stash", "create").decode().strip() or "HEAD"  # with what is not committed
+    checkout = _git("stash", "create").decode().strip() or "HEAD"  # with what is not committed
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"before": [], "after": []})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = Environment(interpreter, Path(folder))
+        environment = Environment(interpreter, Path(folder, "filled"))
+        empty = Environment(interpreter, Path(folder, "empty"))
         sources = {"before": Path(folder, "before"), "after": Path(folder, "after")}
-        for source, tree in zip(sources.values(), (commit, here), strict=True):
+        for source, tree in zip(sources.values(), (commit, checkout), strict=True):
             with tarfile.open(fileobj=io.BytesIO(_git("archive", tree))) as archive:
                 archive.extractall(source, filter="data")
         environment.pip("install", sources["after"], FASTMLP_PREBUILD="none")  # with what it requires
@@ -335,11 +337,14 @@ def compare_installations(commit: str, interpreter: str, rounds: int, only: str)
                 (wheels[side],) = (source / "dist").glob("*.whl")
         for turn in range(rounds):
             for side in [*sources][:: 1 if turn % 2 else -1]:
-                shutil.rmtree(sources[side] / "build", ignore_errors=True)
-                began = time.perf_counter()
-                environment.pip("install", "--no-deps", "--force-reinstall", sources[side])
-                took = time.perf_counter() - began
-                found["installation"][side].append(took)
+                for where, into in (("into an empty environment, ", empty), ("", environment)):
+                    shutil.rmtree(sources[side] / "build", ignore_errors=True)
+                    began, before = time.perf_counter(), os.times()
+                    into.pip("install", "--no-deps", "--force-reinstall", sources[side])
+                    took, after = time.perf_counter() - began, os.times()
+                    found[f"{where}installation"][side].append(took)
+                    of_children = sum(after[2:4]) - sum(before[2:4])  # 0 on Windows
+                    found[f"{where}installation, processor time"][side].append(of_children)
                 shutil.rmtree(environment.cache, ignore_errors=True)
                 began = time.perf_counter()
                 environment.run("-m", "fastmlp", "train", "digits", "--quiet")
@@ -354,14 +359,14 @@ def compare_installations(commit: str, interpreter: str, rounds: int, only: str)
         print(f"| {environment.run('-V').strip()}, seconds | {commit} | this checkout | ratio |")
     print("|---|---|---|---|")
     for name, sides in found.items():
-        before, after = min(sides["before"]), min(sides["after"])
-        print(f"| {name} | {before:.3f} | {after:.3f} | {after / before:.2f} |", flush=True)
+        least, here = min(sides["before"]), min(sides["after"])
+        print(f"| {name} | {least:.3f} | {here:.3f} | {here / max(least, 1e-9):.2f} |")
     print()
 
 
 def _git(*arguments: str) -> bytes:
-    checkout = Path(__file__).parents[1]
-    return subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, check=True).stdout
+    place = Path(__file__).parents[1]
+    return subprocess.run(["git", *arguments], cwd=place, capture_output=True, check=True).stdout
 
 
 def print_heading(module: str) -> None:
