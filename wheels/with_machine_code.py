@@ -3,9 +3,9 @@
 FASTMLP_PREBUILD=none compiles nothing, as builds by other programs do: what `python -m build` makes can be
 uploaded. FASTMLP_PREBUILD=all compiles for all levels of this platform, as for an index, and names of levels,
 x86-64-v3,x86-64-v4, for these. A build that compiles needs Numba: that of the environment which pip installs
-into, or else pip installs one into the environment of the build: in 2 s from pip 25 on, in 5 s with the bytecode
-that earlier ones make. The wheel is for one system. `fastmlp.cli.prebuilding` compiles. An installation never
-fails for it: the folder says why nothing is there.
+into, or else pip installs one into the environment of the build, in 2 s, or 5 s with the bytecode that pips
+before 25 make. The wheel is for one system. `fastmlp.cli.prebuilding` compiles. An installation never fails
+for it: the folder says why nothing is there.
 """
 
 from __future__ import annotations
