@@ -5,24 +5,37 @@ all alike; a figure is the least of its rounds, and a cold one, with an empty ca
 least of fewer. "after numpy" is the time from the end of NumPy's own import to the end of the first fit, and
 of the first prediction after it. With --wheel an epoch is measured from a wheel with machine code, too, as
 FASTMLP_PREBUILD=x86-64-v3,x86-64-v4 python -m build --wheel makes it; nothing loads Numba then.
+
+python -m benchmarks.start --against COMMIT installs that commit and this checkout in turns, into a new
+environment of each --python, and prints a table of both: the installation, where all that fastmlp requires is
+there, and processes after it. Of a "first" process the cache is empty. pip fills the environment before.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
+import io
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
+from fastmlp.kernels.codegen import machine
 from fastmlp.lab.machine import cpu
+
+from . import pinning
 
 CLOCK = """
 import time
@@ -205,8 +218,14 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=2, help="turns with an empty cache; default 2")
     parser.add_argument("--only", default="", metavar="TEXT", help="scripts whose name contains this")
     parser.add_argument("--wheel", metavar="FILE", help="of fastmlp, with machine code")
+    parser.add_argument("--against", metavar="COMMIT", help="compare installations, --rounds of each")
+    parser.add_argument("--python", nargs="+", default=[sys.executable], help="to install for; default: this")
     options = parser.parse_args()
     print_heading("benchmarks.start")
+    if options.against:
+        for interpreter in options.python:
+            compare_installations(options.against, interpreter, options.rounds, options.only)
+        return
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as unpacked:
         if options.wheel:
             zipfile.ZipFile(options.wheel).extractall(unpacked)
@@ -240,6 +259,114 @@ def measured(chosen: list[Script], rounds: int, cold: int, warm: str) -> dict[st
                 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
                     found[script.name].append(run(script, empty if script.cold else warm))
     return found
+
+
+FORKED = "import os, fastmlp\nif os.fork():\n    os.wait()\n    os._exit(0)\n" + FIRST["fastmlp"]
+"""An epoch in a process that was forked after the import."""
+
+FROM_A_WHEEL = "from a wheel, first process"
+
+INSTALLED: dict[str, tuple[str, int]] = {
+    "first process": (FIRST["fastmlp"], 0),
+    "second process": (FIRST["fastmlp"], 0),
+    "first process, one core": (FIRST["fastmlp"], 1),
+    "second process, one core": (FIRST["fastmlp"], 1),
+    "first process, estimator in float64": (README.format(package="fastmlp"), 0),
+    "second process, estimator in float64": (README.format(package="fastmlp"), 0),
+    "first process, in a fork": (FORKED, 0),
+    "first process, without machine code": (FIRST["fastmlp"], 0),
+}
+"""What processes of an installation run, in this order, and how many cores they may use; 0 for all."""
+
+
+class Environment:
+    """A new environment of an interpreter in a folder, with a cache directory of its own."""
+
+    def __init__(self, interpreter: str, folder: Path) -> None:
+        self.folder, self.cache = folder, folder / "cache"
+        folder.mkdir()
+        subprocess.run([interpreter, "-m", "venv", folder / "environment"], check=True)
+        self.python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+    def run(self, *arguments: str | Path, cores: int = 0, **variables: str) -> str:
+        """Run Python with arguments, outside of a checkout; return what it printed."""
+        ours = ("FASTMLP_", "PYTHON")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        pinned = functools.partial(pinning.pin, pinning.allowed()[:cores]) if cores else None
+        done = subprocess.run(
+            [self.python, *arguments], env={**inherited, "FASTMLP_CACHE_DIR": str(self.cache), **variables},
+            cwd=self.folder, preexec_fn=pinned, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, arguments))[:200]} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def pip(self, *arguments: str | Path, **variables: str) -> None:
+        """Run pip."""
+        self.run("-m", "pip", "--disable-pip-version-check", *arguments, **variables)
+
+    def after_numpy(self, name: str) -> float:
+        """Return the seconds after NumPy's import of a process of `INSTALLED`."""
+        code, cores = INSTALLED[name.removeprefix("from a wheel, ")]
+        variables = {"FASTMLP_PREBUILD": "none"} if name.endswith("without machine code") else {}
+        if "first" in name:
+            shutil.rmtree(self.cache, ignore_errors=True)
+        return float(self.run("-c", CLOCK + DATA + code, cores=cores, **variables).split()[-1])
+
+
+def compare_installations(commit: str, interpreter: str, rounds: int, only: str) -> None:
+    """Install a commit and this checkout in turns, and print the least times of both.
+
+    only : text in the names of the rows that are measured
+    """
+    checkout = _git("stash", "create").decode().strip() or "HEAD"  # with what is not committed
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"before": [], "after": []})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = Environment(interpreter, Path(folder, "filled"))
+        empty = Environment(interpreter, Path(folder, "empty"))
+        sources = {"before": Path(folder, "before"), "after": Path(folder, "after")}
+        for source, tree in zip(sources.values(), (commit, checkout), strict=True):
+            with tarfile.open(fileobj=io.BytesIO(_git("archive", tree))) as archive:
+                archive.extractall(source, filter="data")
+        environment.pip("install", sources["after"], FASTMLP_PREBUILD="none")  # with what it requires
+        wheels = {}
+        if only in FROM_A_WHEEL:
+            level = {"FASTMLP_PREBUILD": machine.level() or "none"}
+            for side, source in sources.items():
+                environment.pip("wheel", "--no-deps", "-w", source / "dist", source, **level)
+                (wheels[side],) = (source / "dist").glob("*.whl")
+        for turn in range(rounds):
+            for side in [*sources][:: 1 if turn % 2 else -1]:
+                for where, into in (("into an empty environment, ", empty), ("", environment)):
+                    shutil.rmtree(sources[side] / "build", ignore_errors=True)
+                    began, before = time.perf_counter(), os.times()
+                    into.pip("install", "--no-deps", "--force-reinstall", sources[side])
+                    took, after = time.perf_counter() - began, os.times()
+                    found[f"{where}installation"][side].append(took)
+                    of_children = sum(after[2:4]) - sum(before[2:4])  # 0 on Windows
+                    found[f"{where}installation, processor time"][side].append(of_children)
+                shutil.rmtree(environment.cache, ignore_errors=True)
+                began = time.perf_counter()
+                environment.run("-m", "fastmlp", "train", "digits", "--quiet")
+                trained = time.perf_counter() - began
+                found["installation and fastmlp train digits"][side].append(took + trained)
+                for name in INSTALLED:
+                    if only in name:
+                        found[name][side].append(environment.after_numpy(name))
+                if wheels:
+                    environment.pip("install", "--no-deps", "--force-reinstall", wheels[side])
+                    found[FROM_A_WHEEL][side].append(environment.after_numpy(FROM_A_WHEEL))
+        print(f"| {environment.run('-V').strip()}, seconds | {commit} | this checkout | ratio |")
+    print("|---|---|---|---|")
+    for name, sides in found.items():
+        least, here = min(sides["before"]), min(sides["after"])
+        print(f"| {name} | {least:.3f} | {here:.3f} | {here / max(least, 1e-9):.2f} |")
+    print()
+
+
+def _git(*arguments: str) -> bytes:
+    place = Path(__file__).parents[1]
+    return subprocess.run(["git", *arguments], cwd=place, capture_output=True, check=True).stdout
 
 
 def print_heading(module: str) -> None:

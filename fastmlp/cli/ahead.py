@@ -1,33 +1,42 @@
-"""Compiles ahead of time, so that no later training on this machine waits for it: `fastmlp warmup`."""
+"""Compiles ahead of time, so that no later training waits for it: `fastmlp warmup`, installations and wheels.
+
+What an installation carries comes of calls as a user's first ones are. For a wheel each piece that compiled
+code may request is compiled, and nothing is run, then what these may request, until nothing is left.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import cycle, product
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.fitting import fit
-from fastmlp.kernels.jit import engine
+from fastmlp.kernels.codes import ACTIVATION_CODES
+from fastmlp.kernels.jit import engine, store
+from fastmlp.kernels.jit.entries import ENTRY_POINTS
 from fastmlp.model.activations import HIDDEN
-from fastmlp.model.backend import Data
+from fastmlp.model.backend import Data, dry_run, empty_losses
 from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
 from fastmlp.model.sparse import SparseRows
-from fastmlp.model.state import BFLOAT16
+from fastmlp.model.state import BFLOAT16, DTYPES
 from fastmlp.system import notices
 from fastmlp.system.budget import cores
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.jit import lazy
 
 ROWS = 32
 """Rows of the batches that are trained: enough for every kind of matrix product that packs nothing."""
@@ -174,6 +183,8 @@ def _train(backend: str, dtype: str) -> None:
 def _fit(
     backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int, accumulate: int = 1
 ) -> None:
+    from scipy.sparse import csr_array  # the environment of a build may have no SciPy
+
     columns = network.n_out // loss_of(network.loss).outputs_per_target
     for data in _given(network, dtype, batch, csr_array):
         fit(
@@ -237,3 +248,100 @@ USES: dict[str, Callable[[str, str], None]] = {
     "validation": _evaluate,
 }
 """Each use of a backend, with what uses it so with every kind of network; a gradient is lbfgs's."""
+
+
+# --- what an installation or a wheel carries
+
+FIRST_NETWORKS = (
+    (Network([64, 128, 10], output="softmax", loss="cross_entropy"), 32),
+    (Network([64, 100, 10], output="softmax", loss="cross_entropy", l2=1e-4), 200),
+    (Network([30, 100, 1], output="sigmoid", loss="binary_cross_entropy", l2=1e-4), 200),
+    (Network([10, 100, 1], l2=1e-4), 200),
+)
+"""The networks, and rows of a batch, of the first page and of the default estimators."""
+
+
+def make_first_calls(kind: str, dtype: str) -> None:
+    """Train and predict as a user's first calls do.
+
+    kind : of the rows, dense or sparse; or tiles, which networks of other sizes need besides
+    """
+    if kind == "tiles":
+        from fastmlp.kernels.gemm.microkernel import compile_tiles
+
+        compile_tiles(dtype)
+        return
+    for network, rows in FIRST_NETWORKS:
+        if kind == "dense":
+            train_and_predict(network, rows, dtype, "fused")
+        else:
+            out = np.empty((rows, network.n_out), dtype)
+            inputs = SparseRows.of(np.ones((rows, network.n_in), dtype))
+            backend, (state, data, chunk) = registry.get("fused"), dry_run(network, Adam(), dtype, [rows])
+            data = data._replace(inputs=inputs)
+            backend.train_chunk(network, Adam(), state, data, chunk, 0, 1, empty_losses(network, 1))
+            backend.predict(network, state.parameters, inputs, out)
+
+
+def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
+    """Train for an epoch with validation, and predict several rows and one."""
+    X, y, _ = _rows(network, dtype, rows)
+    model = fit(
+        network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
+        backend=backend, progress=False,
+    )  # fmt: skip
+    model.predict(X), model.predict(X[:1])
+
+
+BACKENDS = ("fused", "packed")
+"""What serves every network, and begins a training while a program of the network alone is compiled."""
+
+
+def write(place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
+    """Write the files of the level that this process compiles for; it has compiled nothing before.
+
+    templates : the entry points
+    """
+    for name, key, kind, content in _files(dtypes, templates):
+        file = Path(place, store.file_name(name, key, kind))
+        file.write_bytes(store.checksum_of(content) + content)
+
+
+def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield name, key, kind and content, as `store.read` has them, of each file."""
+    from fastmlp.kernels.jit import lazy
+    from fastmlp.kernels.jit.bind import Program
+
+    package = store.package_digest()
+    if package is None:
+        raise RuntimeError("the sources of fastmlp have changed since they were loaded")
+    variants = [Program(registry.get_variant(name)) for name in BACKENDS]
+    sources = {
+        f"{name} {template}": program.source(template)
+        for name, program in zip(BACKENDS, variants, strict=True)
+        for template in templates
+    }
+    kept = {what: source.kept for what, source in sources.items()}
+    for what, name in kept.items():
+        yield "name", f"{package} {what}", "name", name.encode()
+    programs = {source.name: source for source in sources.values()}  # both backends have some in common
+    with engine.undisturbed():
+        for (name, source), dtype in product(programs.items(), dtypes):
+            yield name, dtype, "bin", store.content_of(source.compiled(dtype))
+        for piece, key in _pieces():
+            code = lazy.compiled_piece(piece.name, piece.types, key)
+            yield piece.name, engine.key_of_piece(piece.types, key), "bin", store.content_of(code)
+
+
+def _pieces() -> Iterator[tuple[lazy.PieceRequest, str]]:
+    """Yield each piece, and its key, that what has been compiled may request; it is compiled in between."""
+    from fastmlp.kernels.jit import lazy
+
+    done: set[lazy.PieceRequest] = set()
+    while waiting := [one for one in lazy.requested if one not in done]:
+        for piece in waiting:
+            done.add(piece)
+            for key in piece.all_keys():
+                # The derivative of what only an output has, as softmax, comes with its loss.
+                if not piece.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
+                    yield piece, key

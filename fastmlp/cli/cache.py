@@ -1,4 +1,4 @@
-"""`fastmlp cache`: where compiled machine code is kept, how much there is, and how to remove it."""
+"""`fastmlp cache`: where machine code is kept, how much, what serves a network, and how to remove it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from fastmlp.cli.given import Mistake, network_of
+from fastmlp.model.state import DTYPES
 from fastmlp.system.private_directory import PrivateDirectory
 
 KINDS = {
@@ -29,11 +31,16 @@ def add_command(commands: Any) -> None:
         description=(
             "Show the directory that compiled code is kept in between processes, how many files and bytes of "
             "which kinds there are, and how many bytes they may take. FASTMLP_CACHE_DIR names the directory, "
-            "FASTMLP_CACHE_BYTES the bound, and FASTMLP_CACHE=0 keeps nothing."
+            "FASTMLP_CACHE_BYTES the bound, and FASTMLP_CACHE=0 keeps nothing. Of a network, train an epoch "
+            "and predict, in float32 and float64; show from which folder its machine code comes, what had to "
+            "be compiled, and why."
         ),
     )
     parser.set_defaults(run=_cache)
-    parser.add_argument("--clear", action="store_true", help="remove the files")
+    either = parser.add_mutually_exclusive_group()
+    what = "show what serves this network, as 64-128-10"
+    either.add_argument("network", nargs="?", metavar="N-N-N", help=what)
+    either.add_argument("--clear", action="store_true", help="remove the files")
 
 
 def _cache(arguments: argparse.Namespace) -> int:
@@ -46,6 +53,9 @@ def _cache(arguments: argparse.Namespace) -> int:
             print(f"carried    {_shown(len(carried), sum(carried))} in {store.CARRIED}")
         with contextlib.suppress(OSError):
             print(f"installed  {(store.CARRIED / 'why.txt').read_text().strip()}")
+    if arguments.network is not None:
+        _show_what_serves(arguments.network)
+        return 0
     try:
         place = store.directory()
     except store.StoreUnusable as refused:
@@ -72,6 +82,27 @@ def _cache(arguments: argparse.Namespace) -> int:
     if why := store.why_not_kept():
         print(f"nothing more is kept: {why}")
     return 0
+
+
+def _show_what_serves(text: str) -> None:
+    """Train a network and predict; print which folders its machine code came from, and what was compiled."""
+    from fastmlp.cli.ahead import ROWS, train_and_predict
+    from fastmlp.kernels.jit import engine, store
+
+    try:
+        network = network_of(text)
+    except (ValueError, TypeError) as error:
+        raise Mistake(str(error)) from None
+    for dtype in DTYPES:
+        train_and_predict(network, ROWS, dtype, "auto")
+    folders = Counter(folder for file, folder in store.read_from.items() if file.endswith(".bin"))
+    for folder, count in folders.items():
+        print(f"served     {count} of {text} from {folder}")
+    reasons: dict[str, list[str]] = {}
+    for what, _, why in (one.rpartition(": ") for one in engine.compiled):
+        reasons.setdefault(why, []).append(re.split(r"[._][0-9a-f]{16}", what)[0])
+    for why, names in reasons.items():
+        print(f"compiled   {len(names)} of {text}, as {why}: {', '.join(dict.fromkeys(names))}")
 
 
 def _kind(name: str) -> str:

@@ -33,6 +33,19 @@ class BadFile(Mistake):
     code = 3
 
 
+def network_of(
+    text: str, activation: str = "relu", output: str | None = None, loss: str | None = None
+) -> Network:
+    """Return the network of sizes like 64-128-10, with the output and loss that go with its last size."""
+    try:
+        sizes = [int(width) for width in text.split("-")]
+    except ValueError:
+        raise ValueError(f"network must be sizes like 64-128-10, got {text!r}") from None
+    if loss is output is None:
+        loss = "mse" if sizes[-1] == 1 else "cross_entropy"
+    return Network(sizes, activation, output, loss)
+
+
 def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
     """Raise Mistake if no file can be written at a path, or if it is one that is read: before any work."""
     target = Path(path).resolve()

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, tune, use
-from fastmlp.cli.given import TRAINED_IN, Mistake
-from fastmlp.model.network import Network
+from fastmlp.cli.given import TRAINED_IN, Mistake, network_of
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import DTYPES
 from fastmlp.system.notices import say, silence
@@ -178,14 +177,7 @@ def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes:
             f"--network needs a backend that has programs of single networks, got {', '.join(backends)}; "
             f"choose from: {', '.join(['auto', *able])}"
         )
-    try:
-        sizes = [int(width) for width in arguments.network.split("-")]
-    except ValueError:
-        raise ValueError(f"network must be sizes like 64-128-10, got {arguments.network!r}") from None
-    loss = arguments.loss
-    if loss is arguments.output is None:
-        loss = "mse" if sizes[-1] == 1 else "cross_entropy"
-    network = Network(sizes, arguments.activation, arguments.output, loss)
+    network = network_of(arguments.network, arguments.activation, arguments.output, arguments.loss)
     checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
     optimizer = BY_NAME[arguments.optimizer](0.001)
     batch = checks.whole("batch", arguments.batch, 1)

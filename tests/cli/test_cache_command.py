@@ -8,6 +8,7 @@ import re
 import needs
 import numpy as np
 import pytest
+from processes import python
 
 import fastmlp
 from fastmlp.cli.cache import KINDS
@@ -87,6 +88,32 @@ def test_what_real_trainings_leave_is_known_to_it(place, capsys):
     assert f"together   {len(left)} files, " in shown(capsys)
     shown(capsys, "--clear")
     assert [*place.iterdir()] == []
+
+
+@pytest.mark.slow  # three processes, of which one compiles
+def test_it_says_what_serves_a_network_and_what_was_compiled_and_why(place):
+    def said():
+        return python("-m", "fastmlp", "cache", "5-3-1", "--quiet").stdout.splitlines()[1:]
+
+    count = r"(\d+) of 5-3-1"
+    (compiled,) = said()
+    names = re.fullmatch(rf"compiled   {count}, as no folder has it: (.+)", compiled)
+    assert {"train_chunk", "predict", "evaluate", "apply_rule"} <= {*names[2].split(", ")}
+    (served,) = said()
+    assert served == f"served     {names[1]} of 5-3-1 from {place}"
+    damaged = next(place.glob("apply_rule.*.bin"))
+    damaged.write_bytes(b"short")
+    assert said() == [
+        f"served     {int(names[1]) - 1} of 5-3-1 from {place}",
+        f"compiled   1 of 5-3-1, as its file in {place} is damaged: apply_rule",
+    ]
+
+
+@pytest.mark.parametrize("text", ["64x10", "5"])
+def test_a_network_that_is_none_is_refused_in_one_line(capsys, text):
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache", text])
+    assert re.fullmatch(r"fastmlp: error: .+\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -9,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 
 import needs
 import numpy as np
 import pages
 import pytest
+from llvmlite import binding
 from processes import python
 from selection import campaign
 
@@ -185,7 +188,7 @@ WRITE = """
 import sys
 from fastmlp.kernels.codegen.machine import compile_for
 compile_for(sys.argv[1])
-from fastmlp.cli.prebuilding import write
+from fastmlp.cli.ahead import write
 write(sys.argv[2], ["float32"], sys.argv[3].split(","))
 print("null")
 """
@@ -204,6 +207,40 @@ def test_a_step_from_an_empty_cache(tmp_path):
     assert compiled > 0
     assert loaded
     assert bits == compiled_here
+
+
+def with_one_bit_changed(content):
+    """The content of a file with one bit of its instructions changed."""
+    length = int.from_bytes(content[:4], "little") + 4
+    sections = binding.ObjectFileRef.from_data(content[length:]).sections()
+    code = max((section.data() for section in sections if section.is_text()), key=len)
+    start = content.index(code, length)
+    changed = bytearray(content)
+    changed[start + len(code) // 2] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.slow  # four processes that compile
+def test_a_verifying_process_finds_an_instruction_that_the_sources_do_not_give(tmp_path):
+    places = {"FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_PREBUILD": "none"}
+    bits, compiled, _ = run(UPDATE, tmp_path, **places)
+    assert compiled > 1
+    files = {file: file.read_bytes() for file in (tmp_path / "fastmlp").glob("*.bin")}
+    assert run(UPDATE, tmp_path, **places, FASTMLP_VERIFY="1") == [bits, 0, True]
+    for name in (r"update_[0-9a-f]{16}", r"update_part\.[0-9a-f]{16}"):
+        ((file, whole),) = (
+            (file, whole) for file, whole in files.items() if re.match(rf"{name}\.", file.name)
+        )
+        changed = with_one_bit_changed(whole[store.DIGEST :])
+        file.write_bytes(store.checksum_of(changed) + changed)
+        done = python("-c", UPDATE, tmp_path, cwd=pages.ROOT, exit_code=1, **places, FASTMLP_VERIFY="1")
+        said = (
+            rf"RuntimeError: FASTMLP_VERIFY: the machine code of '{name}' for .* is not what its sources give"
+        )
+        place = re.escape(repr(str(file)))
+        assert re.search(rf"{said}, in section \S*text\S*; it was read from {place}\n", done.stderr)
+        assert file.read_bytes() != whole, "what shows the fault is gone"
+        file.write_bytes(whole)
 
 
 def others():
@@ -286,7 +323,7 @@ def installed(tmp_path_factory, request):
     dtypes = request.param.split(",")
 
     def change(source):
-        compiles = source / "fastmlp" / "cli" / "prebuilding.py"
+        compiles = source / "fastmlp" / "cli" / "ahead.py"
         text = compiles.read_text()
         assert text.count(" = DTYPES,") == 1
         compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
@@ -329,6 +366,35 @@ def test_pip_compiles_what_first_calls_need_for_the_machine_that_it_runs_on(tmp_
     assert place.startswith(str(found))
     assert (compiled, loaded) == ([], False)
     assert f"for {HERE or 'this processor'}" in (found / "fastmlp" / "prebuilt" / "why.txt").read_text()
+
+
+HIDES = "import sys; sys.path[:] = [path for path in sys.path if not path.endswith('-packages')]"
+"""What pip has in a folder of PYTHONPATH: the environment's own packages are hidden."""
+
+NEEDED = """
+import json, subprocess, sys
+sys.path.append("wheels")
+import with_machine_code as backend
+sys.executable = sys.argv[1]
+needed = backend._compilers()
+done = subprocess.run([sys.executable, "-c", "import numba"], env=backend._with_compilers())
+print(json.dumps([[one[:5] for one in needed], done.returncode == 0]))
+"""
+"""What a build requires that is for the environment of an interpreter, and whether it finds Numba there."""
+
+
+@pytest.mark.slow  # some processes
+def test_a_build_takes_numba_from_the_environment_that_it_is_for(tmp_path):
+    for package in ("setuptools", "_distutils_hack"):
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations
+        shutil.copytree(folder, tmp_path / package)
+    (tmp_path / "sitecustomize.py").write_text(HIDES)
+    isolated = {"PIP_BUILD_TRACKER": "1", "PYTHONPATH": str(tmp_path)}
+    assert run(NEEDED, sys.executable, **isolated) == [[], True]
+    venv.create(tmp_path / "bare", with_pip=False)
+    bare = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    assert run(NEEDED, bare, **isolated) == [["numpy", "numba"], False]
+    assert run(NEEDED, bare, **isolated, FASTMLP_PREBUILD="none") == [[], False]
 
 
 @pytest.mark.slow

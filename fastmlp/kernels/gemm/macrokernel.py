@@ -112,7 +112,10 @@ CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
 
 
 def next_stack(build, kind, vectors, left):
-    """Write the choice of the next tiles where `left` rows are left; return how many tiles, and the rows of each."""
+    """Write the choice of the next tiles where `left` rows are left.
+
+    Return how many tiles there are, the rows of each, and whether these are the tallest tiles.
+    """
     name = f"cuts_{MACHINE.vector_bytes}"
     if name not in build.module.globals:
         numbers = ir.Constant(ir.ArrayType(INT, CUTS.size), CUTS.ravel().tolist())
@@ -129,7 +132,8 @@ def next_stack(build, kind, vectors, left):
     place = row + (left - tall * tallest) * 2
     height, joined = read(place), read(place + 1)
     joins = tall.equals(0) | height.equals(tallest)
-    return tall + where(joins, joined, 0), where(tall.equals(0), height, tallest)
+    count, rows = tall + where(joins, joined, 0), where(tall.equals(0), height, tallest)
+    return count, rows, rows.equals(tallest)
 
 
 def taken_by_product(dtype):
@@ -175,10 +179,11 @@ def emit_product(build, arguments, kinds, code):
         b = build.select(in_place.value, place(o.b, along), o.panel)
         start = build.select(given.value, place(o.start, along), NOTHING)
         c, known = place(o.c, along), where(left.equals(0), o.known, 0)
-        whole = build.zext(columns.equals(vectors * lanes).value, INT)
+        whole = columns.equals(vectors * lanes)
 
         with ascending(build, o.rows) as (done, down):
-            count, height = next_stack(build, o.kind, vectors, o.rows - done)
+            count, height, tallest = next_stack(build, o.kind, vectors, o.rows - done)
+            unmasked = build.zext((whole & tallest if MACHINE.masks else whole).value, INT)
             stack = Stack(
                 place(o.a, a_down * done), place(o.order, order_down * done), b, place(start, start_row * done),
                 place(c, o.c_row * done), count, columns, o.depth, known - done, o.a_row, o.a_step,
@@ -186,7 +191,7 @@ def emit_product(build, arguments, kinds, code):
             )  # fmt: skip
             for number, tiles in enumerate(ALL_TILES.values()):
                 with build.if_then(o.kind.equals(number).value):
-                    shape = (height * tiles.axes[1] + vectors) * tiles.axes[2] + Symbol(build, whole)
+                    shape = (height * tiles.axes[1] + vectors) * tiles.axes[2] + Symbol(build, unmasked)
                     taken = types.intp, *taken_by(dtype)
                     call(build, tiles.name, math.prod(tiles.axes), taken, [shape, *stack])
             down(count * height)

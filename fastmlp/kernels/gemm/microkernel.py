@@ -320,26 +320,32 @@ class Tiles(NamedTuple):
     name : of the piece
     shapes : as `shapes` gives them
     axes : the number of values of each part of a code: rows, vectors, and whether no lane is masked
+    masks : whether tiles of fewer rows than the tallest have masks even where all lanes are there: `Machine.masks`
     """
 
     name: str
     shapes: list[list[int]]
     axes: tuple[int, int, int]
+    masks: bool
 
     def code(self, rows, vectors, whole):
-        """The code of a shape, whether or not there are tiles of that shape."""
-        return int(np.ravel_multi_index((rows, vectors, whole), self.axes))
+        """The code of a shape; whole : whether all lanes of its last vector are there."""
+        unmasked = whole and (not self.masks or rows == max(self.shapes[vectors - 1]))
+        return int(np.ravel_multi_index((rows, vectors, unmasked), self.axes))
+
+    def codes(self):
+        """The codes of all shapes: the same code twice would be compiled twice."""
+        sizes = [(rows, vectors) for vectors, several in enumerate(self.shapes, 1) for rows in several]
+        return sorted({self.code(*size, whole) for size in sizes for whole in (False, True)})
 
 
 def tiles_of(machine, kind):
     """The `Tiles` of a machine and kind; each is compiled when a product first needs it."""
     heights = shapes(machine, kind)
-    tallest = [max(several) for several in heights]
-    axes = max(tallest) + 1, machine.row + 1, 2
+    axes = max(map(max, heights)) + 1, machine.row + 1, 2
 
     def emit(build, arguments, kinds, code):
-        rows, vectors, whole = map(int, np.unravel_index(code, axes))
-        masked = not whole or (machine.masks and rows < tallest[vectors - 1])
+        rows, vectors, unmasked = map(int, np.unravel_index(code, axes))
         v = Vectors(build, kinds[-1], machine.vector_bytes)
         o = Stack(*arguments[:5], *(Symbol(build, number) for number in arguments[5:]))
         rest = o.columns - (vectors - 1) * v.lanes
@@ -349,17 +355,13 @@ def tiles_of(machine, kind):
         stack = o._replace(finish=where(decays, o.finish.number(DECAY), o.finish))
         ends = ends_of(v, kind, o.rate, o.l2)
         write = lambda mask: emit_tiles(v, kind, rows, vectors, stack, started, ends, mask)
-        if masked:
-            with_mask(v, rest, v.lanes - 1, write)
-        else:
+        if unmasked:
             write(None)
+        else:
+            with_mask(v, rest, v.lanes - 1, write)
 
-    codes = [
-        int(np.ravel_multi_index((rows, vectors, whole), axes))
-        for vectors, several in enumerate(heights, 1)
-        for rows, whole in product(several, range(2))
-    ]
-    return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit, codes), heights, axes)
+    tiles = Tiles(f"tile_{kind}_{machine.vector_bytes}", heights, axes, machine.masks)
+    return tiles._replace(name=emitted(tiles.name, emit, tiles.codes()))
 
 
 VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACHINE.row

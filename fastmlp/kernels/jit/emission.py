@@ -7,11 +7,13 @@ Private parts of Numba are used here, and in `sources`; tried on 0.62.1 and 0.68
 
 import copy
 import functools
+import itertools
+import re
 import weakref
 from types import SimpleNamespace
 
 from llvmlite import ir
-from llvmlite.binding import create_new_module_pass_manager
+from llvmlite.binding import ObjectFileRef, create_new_module_pass_manager
 from llvmlite.binding.ffi import lib
 from numba import types
 from numba.core import cgutils
@@ -110,6 +112,38 @@ def machine_code_of(library, symbol):
     names = [*module.functions, *module.global_variables]
     externals = {one.name for one in names if one.is_declaration and not one.name.startswith("llvm.")}
     return MachineCode(symbol, library._codegen._tm.emit_object(module), tuple(sorted(externals)))
+
+
+NUMBERS = re.compile(r"(?<=B)\d+v\d+(?=B)|(?<=RecordILi)\d+")
+"""Numbers in Numba's symbols: functions and types of records are numbered as a process meets them."""
+
+
+def difference(one, other):
+    """Return what differs between two object files of one function, in words; None if nothing does.
+
+    Sections are compared byte by byte: instructions, constants, relocations. Not so the tables of symbols:
+    the length of Numba's numbers changes the places of others there. Symbols are compared without numbers.
+    """
+    if [*map(_plain, one.externals)] != [*map(_plain, other.externals)]:
+        return "a symbol that is called"
+    for left, right in itertools.zip_longest(_sections(one), _sections(other)):
+        if left != right:
+            return f"section {(left or right)[0]}"
+    return None
+
+
+def _sections(code):
+    """Return (name, size, content) of the sections; no content of zeros that no file has, or of symbols."""
+    found = []
+    for section in ObjectFileRef.from_data(code.object_code).sections():
+        name = _plain((section.name() or b"").decode())
+        if name not in ("", ".symtab", ".strtab"):
+            found.append((name, section.size(), None if "bss" in name else section.data()))
+    return found
+
+
+def _plain(symbol):
+    return NUMBERS.sub("", symbol)
 
 
 def assembly_of(library):

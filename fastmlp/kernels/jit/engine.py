@@ -126,7 +126,7 @@ loaded_pieces: dict[tuple[str, tuple[str, ...], str], int] = {}
 """The addresses of the pieces that the process has loaded, by name, types of arguments, and code's key."""
 
 compiled: list[str] = []
-"""What the process has compiled because the disk had no such code: names and keys."""
+"""What the process has compiled because no folder had it: names, keys, and why."""
 
 known_to_compiler: dict[str, Callable[[], Any]] = {}
 """Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
@@ -136,11 +136,12 @@ class Compiler(NamedTuple):
     """What this process compiles with.
 
     compiled_piece : see `fastmlp.kernels.jit.lazy`
-    initialize_runtime : see `fastmlp.kernels.jit.emission`
+    initialize_runtime, difference : see `fastmlp.kernels.jit.emission`
     """
 
     compiled_piece: Callable[[str, tuple[str, ...], str], MachineCode]
     initialize_runtime: Callable[[], None]
+    difference: Callable[[MachineCode, MachineCode], str | None]
 
 
 _provided: list[Compiler] = []
@@ -178,10 +179,26 @@ def code_of(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Mac
         with store.only_one(name, key):
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
+                why = store.why_missing(name, key)
                 with undisturbed():
                     code = compile_code()
-                compiled.append(f"{name} {key}")
+                compiled.append(f"{name} {key}: {why}")
+                return code
+    if os.environ.get(store.VERIFY) == "1":
+        _verify(name, key, code, compile_code)
     return code
+
+
+def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], MachineCode]) -> None:
+    """Compile what was read once more; RuntimeError if the result differs."""
+    with undisturbed():
+        made = compile_code()
+    if found := _provided[0].difference(code, made):
+        file = store.file_name(name, key, "bin")
+        raise RuntimeError(
+            f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
+            f"in {found}; it was read from {str(store.read_from[file] / file)!r}"
+        )
 
 
 @contextmanager

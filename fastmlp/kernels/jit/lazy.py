@@ -396,4 +396,4 @@ def _split(names):
     return [part.strip() for part in parts if part.strip()]
 
 
-provide(Compiler(compiled_piece, emission.initialize_runtime))
+provide(Compiler(compiled_piece, emission.initialize_runtime, emission.difference))

@@ -43,6 +43,9 @@ CARRIED = Path(__file__).parents[2] / "prebuilt"
 PREBUILD = "FASTMLP_PREBUILD"
 """The environment variable by which builds fill that folder; "none" has a process read nothing there, too."""
 
+VERIFY = "FASTMLP_VERIFY"
+"""The environment variable that has all code that is read compiled again and compared, if it is 1."""
+
 SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 """NUMBA_* variables that machine code depends on, besides those that name the processor."""
 
@@ -204,8 +207,22 @@ def has(name: str, key: str) -> bool:
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
-    """Save machine code, if the directory can be written."""
-    write(name, key, "bin", content_of(code))
+    """Save machine code, if the directory can be written, and nothing is verified."""
+    if os.environ.get(VERIFY) != "1":
+        write(name, key, "bin", content_of(code))
+
+
+def why_missing(name: str, key: str) -> str:
+    """Return why machine code is compiled and not read."""
+    if is_off():
+        return f"{SWITCH} is 0"
+    file = file_name(name, key, "bin")
+    with contextlib.suppress(OSError, StoreUnusable):
+        if directory().has(file):
+            return f"its file in {directory().path} is damaged"
+    if not (CARRIED / file).exists():
+        return "no folder has it"
+    return f"{PREBUILD} is none" if _carries_nothing() else f"its file in {CARRIED} is damaged"
 
 
 def content_of(code: MachineCode) -> bytes:
@@ -223,10 +240,17 @@ def read(name: str, key: str, kind: str) -> bytes | None:
     except (OSError, StoreUnusable):
         content = None
     if content is None:
-        return _carried(file)
+        if (content := _carried(file)) is not None:
+            read_from[file] = CARRIED
+        return content
+    read_from[file] = place.path
     with contextlib.suppress(OSError):
         place.touch(file)  # the time of the last use, by which files are removed
     return content
+
+
+read_from: dict[str, Path] = {}
+"""The folder of each file that the process has read."""
 
 
 def _checked(content: bytes) -> bytes | None:
@@ -237,12 +261,17 @@ def _checked(content: bytes) -> bytes | None:
 
 def _carried(file: str) -> bytes | None:
     """Return the content of a file in the package's own folder; None also where nothing shall be read."""
-    if is_off() or os.environ.get(PREBUILD) == "none":
+    if is_off() or _carries_nothing():
         return None
     try:
         return _checked((CARRIED / file).read_bytes())
     except OSError:
         return None
+
+
+def _carries_nothing() -> bool:
+    """Return whether the user has set that nothing is read from the package's own folder."""
+    return os.environ.get(PREBUILD) == "none"
 
 
 def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
