@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from fastmlp.checks import CheckpointError
@@ -53,8 +53,9 @@ def iterate(
     with _callbacks_of(training):
         chunks = training.chunks()
         while True:
-            with _limits_of(training):
+            with deferred(training.stop) as signals, budget.training(), _blas_of(plan):
                 run = next(chunks, None)
+            training.run.interrupted |= signal.SIGINT in signals
             if run is None:
                 return
             try:
@@ -73,19 +74,14 @@ def under_way(
 ) -> Iterator[Training]:
     """Begin a training, give it, and end it when all of its chunks have been taken; see `train`."""
     training = (begin or Training)(plan, state, callbacks, resumed)
-    with _limits_of(training), _callbacks_of(training):
+    with deferred(training.stop) as signals, _callbacks_of(training), budget.training(), _blas_of(plan):
         yield training
+    training.run.interrupted |= signal.SIGINT in signals
 
 
-@contextmanager
-def _limits_of(training: Training) -> Iterator[None]:
-    """Let a signal stop a training in a `with` block, and hold the BLAS to the plan's threads."""
-    plan, run = training.plan, training.run
-    threads = plan.blas_threads or plan.threads
-    blas = budget.blas_threads(threads) if plan.calls_blas else NO_LIMIT
-    with deferred(training.stop) as signals, budget.training(), blas:
-        yield
-    run.interrupted = run.interrupted or signal.SIGINT in signals
+def _blas_of(plan: Plan) -> AbstractContextManager[None]:
+    """Return what holds the BLAS to the plan's threads in a `with` block."""
+    return budget.blas_threads(plan.blas_threads or plan.threads) if plan.calls_blas else NO_LIMIT
 
 
 @contextmanager

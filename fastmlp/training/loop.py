@@ -459,7 +459,7 @@ class EpochLosses:
         """Over the steps of the epoch under way: objectives times weights times HEADROOM, and weights."""
         self.steps = 0
         """The steps of the epoch under way."""
-        self._last = np.zeros(1 + heads)
+        self._last: NDArray[np.float64] | None = None
 
     def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[list[float]]:
         """Add the next steps' objectives (steps,), each with its weight in its epoch's mean.
@@ -500,7 +500,7 @@ class EpochLosses:
 
     def close(self) -> list[list[float]]:
         """Return the mean of the epoch under way in a list, with heads one for each; end the epoch."""
-        means = self._last if self.steps == 1 else _means(self.sums)
+        means = self._last if self.steps == 1 and self._last is not None else _means(self.sums)
         self.sums, self.steps = np.zeros(len(self.sums)), 0
         return means[:, None].tolist()
 

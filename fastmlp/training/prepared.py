@@ -86,6 +86,8 @@ class Prepared(NamedTuple):
             run.history.update({name: [*values] for name, values in run.history.items()})
             snapshot = snapshot._replace(history=run.history)
         model = self._model(run, snapshot, self.state.parameters)
+        if isinstance(self.plan.orders, RowOrders):
+            self.plan.orders.leave()
         if run.interrupted:
             raise Interrupted(model)
         return model
@@ -200,6 +202,7 @@ def ready(
         beginning = _beginning_of_more(more, rows, callbacks, ranks)
         epochs += beginning.epochs
     rule_steps, shuffled = beginning.rule_steps, options.shuffle and rows.per_epoch != 1
+    done = beginning.since.epoch + beginning.epochs
     setting: dict[str, Any] = {}
     blas_threads = None
     if in_file:
@@ -220,7 +223,7 @@ def ready(
         held_out=rows.held_out,
         epochs=epochs,
         step_rows=rows.step,
-        orders=RowOrders(streams.seed) if shuffled else None,
+        orders=RowOrders.of(streams.seed, rows.in_epoch or 0, done) if shuffled else None,
         dropout_key=dropout_key(network, streams),
         threads=options.threads,
         stays_finite=True,

@@ -237,6 +237,18 @@ class RowOrders:
         self._epoch, self._left = 0, 0
         """What the generator orders next, of the window and so many rows; epochs left in the group."""
 
+    @classmethod
+    def of(cls, seed: int, rows: int, epoch: int) -> RowOrders:
+        """Return orders that begin with an epoch; those that a training has left there need no replay."""
+        return _left.pop((seed, rows, epoch), None) or cls(seed)
+
+    def leave(self) -> None:
+        """Let the next training have these orders, which goes on from the epoch that is next."""
+        if 0 < len(self._rows) <= GROUP_ROWS and not self._window:
+            _left[self._seed, len(self._rows), self._epoch] = self
+            if len(_left) > MOST_LEFT:
+                _left.pop(next(iter(_left)), None)
+
     def _generator(self, window: int) -> np.random.Generator:
         key = (STREAMS.index("order"), *([window] if window else []))
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
@@ -274,6 +286,14 @@ class RowOrders:
         if rows != len(self._rows):
             self._rows = np.arange(rows)
         self._left = together - before
+
+
+MOST_LEFT = 8
+_left: dict[tuple[int, int, int], RowOrders] = {}
+"""Orders that trainings have left, by the seed, the rows and the epoch that is next.
+
+To replay the epochs of a group took a tenth of a call of `fit_more` for one epoch of a few rows.
+"""
 
 
 def orders_of(seeds: Sequence[int]) -> list[RowOrders]:
