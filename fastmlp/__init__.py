@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.system import forks  # noqa: F401  # forks wait for the imports that come after it
+from fastmlp.system import forks  # first: forks wait for the imports that come after it
 from fastmlp.training import formats
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def __getattr__(name: str) -> Any:
     if name in ("onnx", "testing", "torch"):
         return importlib.import_module(f"fastmlp.{name}")
     if name in _MODULE_OF:
-        found = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+        with forks.collector_off():
+            found = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
     elif name == "__all__":
         found = sorted({"__version__", *_MODULE_OF, *_of_tables()})
     elif not name[:1].isupper() or name not in (tables := _of_tables()):  # Python asks for modules, too

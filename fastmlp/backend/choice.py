@@ -12,6 +12,7 @@ from fastmlp.backend import registry
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, without_rates
+from fastmlp.system import forks
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
@@ -72,8 +73,9 @@ def is_ready(
 
 @functools.cache  # an import within a function takes half a microsecond every time
 def _auto() -> tuple[type[Auto], type[Work]]:
-    from fastmlp.backend.auto import Auto
-    from fastmlp.kernels.variant import Work
+    with forks.collector_off():
+        from fastmlp.backend.auto import Auto
+        from fastmlp.kernels.variant import Work
 
     return Auto, Work
 

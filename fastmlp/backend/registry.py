@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastmlp import checks
 from fastmlp.model.backend import Backend
 from fastmlp.model.state import BFLOAT16
+from fastmlp.system import forks
 from fastmlp.system.locks import making, once
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def backends() -> tuple[str, ...]:
 @functools.cache  # an import within a function takes half a microsecond every time
 def own() -> Mapping[str, Choice]:
     """Return the `Choice` of each of fastmlp's own compiled backends, by name, bases first."""
-    from fastmlp.kernels.estimates import OWN
+    with forks.collector_off():
+        from fastmlp.kernels.estimates import OWN
 
     return OWN
 
@@ -288,7 +290,8 @@ def entries(name: str) -> Entries:
 @once
 def shipped_backend(name: str) -> Backend:
     """Return one of fastmlp's own compiled backends, made once."""
-    from fastmlp.kernels.runtime.adapter import compiled_backend
+    with forks.collector_off():
+        from fastmlp.kernels.runtime.adapter import compiled_backend
 
     return compiled_backend(name, choice_of(name), _own_entries(name))
 

@@ -1,4 +1,4 @@
-"""A fork waits until other threads hold no lock of ours and import nothing that we need.
+"""Forks: each waits until other threads hold no lock of ours and import nothing that we need. The collector.
 
 A lock that another thread holds at a fork stays locked in the new process for ever. Python locks a module
 while it is imported: a new process that needs the module would find it locked and half imported, and hang.
@@ -6,11 +6,14 @@ while it is imported: a new process that needs the module would find it locked a
 
 from __future__ import annotations
 
+import gc
 import importlib._bootstrap
 import logging  # noqa: F401  # see register_at_fork below
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 PACKAGES = {
@@ -89,7 +92,39 @@ def _after() -> None:
         _taken.locks.pop().release()
 
 
+_without_collector: set[int] = set()
+"""The thread that has switched the garbage collector off, if one has."""
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Switch the garbage collector off: imports and compilations make objects that live until the end.
+
+    The collector would look through all objects of the process again and again. With those of scikit-learn
+    that took a third of the time to an estimator's first fit, and a tenth of the time of a compilation.
+    """
+    if not gc.isenabled():  # by the user, or by a call around this one
+        yield
+        return
+    here = threading.get_ident()
+    _without_collector.add(here)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        _without_collector.discard(here)
+
+
+def _collect_again() -> None:
+    """Switch the collector on in a new process that lacks the thread which has switched it off."""
+    if _without_collector - {threading.get_ident()}:
+        _without_collector.clear()
+        gc.enable()
+
+
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_collect_again)
     # The hook that is registered last runs first before a fork. logging's hook takes a lock that an import
     # may need, and ours waits for imports. So ours must run first, and logging is imported above.
     os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import importlib
 import os
 import pkgutil
@@ -27,7 +28,7 @@ from selection import campaign
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store
-from fastmlp.system import budget, locks
+from fastmlp.system import budget, forks, locks
 from fastmlp.system.budget import blas_threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
@@ -238,7 +239,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 
 @pytest.mark.slow  # a process each
 @needs.forks
-@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "llvmlite"])
+@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.backend.reference", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     python("-W", "ignore::DeprecationWarning", "-c", IMPORTING, module)
 
@@ -336,6 +337,65 @@ def test_nobody_waits_for_locks_that_a_file_system_has_not(tmp_path, monkeypatch
         pass
     assert time.monotonic() - began < store.MOST_PATIENCE / 2
     assert opened is None or len(os.listdir("/proc/self/fd")) == opened
+
+
+COLLECTED = """
+import gc
+import sklearn.neural_network
+import fastmlp
+
+collections = []
+gc.callbacks.append(lambda phase, about: collections.append(about))
+fastmlp.MLPClassifier
+print(len(collections), gc.isenabled())
+"""
+
+
+def test_imports_do_not_wait_for_the_garbage_collector():
+    count, enabled = python("-c", COLLECTED).stdout.split()
+    assert enabled == "True"
+    assert int(count) <= 4, "as many as follow one another when it is switched on again"  # else 80
+
+
+def test_a_collector_that_is_off_stays_off():
+    gc.disable()
+    try:
+        with forks.collector_off():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+FORKED_MEANWHILE = """
+import gc, os, threading, warnings
+import fastmlp
+from fastmlp.system import forks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+inside, over = threading.Event(), threading.Event()
+
+def work():
+    with forks.collector_off():
+        inside.set()
+        over.wait()
+
+other = threading.Thread(target=work)
+other.start()
+inside.wait()
+assert not gc.isenabled()
+child = os.fork()
+if child == 0:
+    os._exit(0 if gc.isenabled() else 1)
+over.set()
+other.join()
+print(gc.isenabled(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs.forks
+def test_a_new_process_has_the_collector_that_another_thread_has_switched_off():
+    assert python("-c", FORKED_MEANWHILE).stdout.split() == ["True", "0"]
 
 
 ONCE = """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import json
 import os
 import threading
@@ -203,19 +202,9 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold `lock`, for which forks wait, and switch the garbage collector off.
-
-    The compiler makes millions of objects, most of which live until it ends. The collector would look through
-    them again and again, for a tenth of the time of a compilation.
-    """
-    with lock:
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if enabled:
-                gc.enable()
+    """Hold `lock`, for which forks wait, and switch the garbage collector off."""
+    with lock, forks.collector_off():
+        yield
 
 
 def _compiler() -> Compiler:
