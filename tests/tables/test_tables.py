@@ -366,7 +366,9 @@ def test_half_a_character_in_a_name_is_reported():
         lambda: as_frame(pd.DataFrame([[1.0]], columns=pd.Index([half], dtype=object))),
         lambda: separated(pl.DataFrame({"a": numbers}), pd.Series(numbers, name=half)),
     ):
-        with pytest.raises(TableError, match=r"^a column's name must be text of whole characters, got 'a\\ud800'$"):
+        with pytest.raises(
+            TableError, match=r"^a column's name must be text of whole characters, got 'a\\ud800'$"
+        ):
             call()
 
 
