@@ -7,6 +7,8 @@ from exchanged import own_gated, own_sine
 from own_layers import own_norm, own_prelu, shares, unit
 
 from fastmlp import (
+    GEGLU,
+    GLU,
     Activate,
     Activation,
     Add,
@@ -16,11 +18,13 @@ from fastmlp import (
     Dropout,
     LayerNorm,
     Members,
+    Multiply,
     Network,
     PReLU,
     Residual,
     RMSNorm,
     Scale,
+    SwiGLU,
     Swish,
 )
 
@@ -50,7 +54,7 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False)
 
     for _ in range(rng.integers(1, 8)):
         same = [name for name, units in names.items() if units == width]
-        match int(rng.integers(10)):
+        match int(rng.integers(11)):
             case 0 | 1 | 2:
                 width = int(rng.integers(1, MOST_UNITS))
                 activation = pick(rng, [*SMOOTH, *(one for one in own if one in ACTIVATIONS)])
@@ -60,14 +64,17 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False)
                 width += names[source]
                 layers.append(Concatenate(source, name=named("c", 0.4)))
             case 5 if same:
-                layers.append(Add(pick(rng, same)))
+                layers.append(pick(rng, (Add, Multiply))(pick(rng, same)))
             case 6 if plain:
                 layers.append(pick(rng, plain)())
             case 7 if own:
                 layers.append(pick(rng, own))
             case 8:
                 layers.append(Activate(pick(rng, SMOOTH), name=named("a", 0.5)))
-            case 9:
+            case 9 if plain:
+                width = int(rng.integers(1, MOST_UNITS))
+                layers.append(pick(rng, (GLU, GEGLU, SwiGLU))(width, name=named("g", 0.5)))
+            case 10:
                 if dropout and rng.random() < 0.5:
                     layers.append(Dropout(0.3))
                 inner = [Dense(3, pick(rng, SMOOTH), name=f"r_{len(layers)}")]

@@ -3,7 +3,8 @@
 A layer is two functions, found by the name of its kind. `layer_norm(layer, x, other, gain, shift)` returns
 the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x, other, gain)` the
 derivatives of the loss by x, by the second row `other`, and by the gain of each row, given delta, that by the
-outputs; None where there is none. The layer has the hyperparameters. Blocks stand below, with their arrays.
+outputs; None where there is none. The gain is all trained numbers but the shift, in the order of the layer's
+entry. The layer has the hyperparameters. Blocks stand below, with their arrays.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def sample_layers(**options: Any) -> list[Part]:
     for layer in LAYERS.values():
         if issubclass(layer, ReadsEarlier):
             found.append(layer(""))  # type: ignore[call-arg]
-        elif layer.parameters and layer is not GroupNorm:  # which is a LayerNorm of each group
+        elif layer.parameters and not issubclass(layer, GroupNorm):  # whose groups are rows of another norm
             known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
             found.append(layer(**{name: value for name, value in options.items() if name in known}))
     return found

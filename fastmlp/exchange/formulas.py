@@ -55,26 +55,26 @@ def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
         given: Any = gain, shift, state
         plain = one._replace(activation="identity")
         traced: Any = operate(plain, z, other, given, None)  # type: ignore[arg-type]
-        return _of_units(traced, one.n_in, {})
+        return of_units(traced, one.n_in, {})
     epsilon = float(np.finfo(dtype).eps)
     known = {
         number_variable(name): constant(epsilon if value is None else value)
         for name, value in zip(row.numbers, one.numbers, strict=True)
     }
-    if one.kind.piece is None:
-        known |= {parameter.variable: variable(parameter.name) for parameter in row.parameters}
-    return _of_units(row.value, one.n_in, known)
+    names = dict(zip([parameter.variable for parameter in row.parameters], array_variables(one), strict=True))
+    known |= {name: variable(by) for name, by in names.items()}
+    return of_units(row.value, one.n_in, known)
 
 
 def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's `row_formula` that are its arrays, in their order."""
     if one.kind.row is None:
         return ARRAYS
-    own = one.kind.piece is not None
-    return tuple(parameter.variable if own else parameter.name for parameter in one.kind.parameters)
+    own = one.kind.piece is not None  # what is one number for a layer keeps the name that says so
+    return tuple(each.variable if own or not each.by_unit else each.name for each in one.kind.parameters)
 
 
-def _of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:
+def of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:
     """Return an expression of rows of so many units: the sum of as many ones is that number.
 
     known : what stands in the place of variables

@@ -20,7 +20,7 @@ def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray
         If the network has blocks of inputs, heads, or a layer that Keras has not.
     """
     plain = not network.head_names and not network.blocks
-    walked = graph_of(network, parameters.copy(), whole=True).steps if plain else []
+    walked = graph_of(network, parameters.copy(), format="keras").steps if plain else []
     walked = [step for step in walked if step.one.kind.name != "gather"]  # a gate's halves have no weights
     unlike = [step.label for step in walked if step.arrays and not counterpart_of(step).keras]
     if unlike or not walked:

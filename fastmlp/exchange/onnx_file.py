@@ -89,7 +89,7 @@ def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
 
 MISTAKES = (
     *(StopIteration, ValueError, TypeError, LookupError, AttributeError, AssertionError),
-    *(ArithmeticError, RecursionError, Refused),
+    *(ArithmeticError, RuntimeError, Refused),
 )
 """What a description that is none may lead to."""
 

@@ -235,7 +235,9 @@ def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
     found = []
     for layer in sample_layers(epsilon=EPSILON):
         step = layer_step(layer, units, dtype)
-        for write in (OnnxGraph.step, OnnxGraph.by_formula) if step.arrays else ():
+        for write in (
+            (OnnxGraph.step, OnnxGraph.by_formula) if step.arrays and len(step.one.sources) == 1 else ()
+        ):
             graph = _Any(dtype)
             write(graph, step, [SOURCE])
             found.append(RowNodes(layer, graph.nodes, graph.arrays, list(step.arrays)))

@@ -172,10 +172,10 @@ class _Steps:
         network: Network,
         parameters: NDArray[Any],
         dropout: bool = False,
-        whole: bool = False,
+        format: str = "",
         before: _Steps | None = None,
     ) -> None:
-        self.network, self.parameters, self.dropout, self.whole = network, parameters, dropout, whole
+        self.network, self.parameters, self.dropout, self.format = network, parameters, dropout, format
         self.views = operation_views(parameters, network)
         self.blocks = iter(inputs_of(network))
         self.found: list[ExportStep] = [] if before is None else before.found
@@ -260,7 +260,7 @@ class _Steps:
             own = {f"{piece.name}_{name}": array for name, array in own.items()}
         if one.second:
             return self.append_gate(one, sources)
-        if one.subrows > 1 and not self.whole:
+        if one.subrows > 1 and self.format not in getattr(one.layer, "counterparts", ()):
             return self.append_groups(one, sources, own)
         one = one._replace(subrows=1, n_in=one.subrows * one.n_in, n_out=one.width)
         return self.append(one, sources, self.named(own))
@@ -380,17 +380,17 @@ def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
 
 
 def graph_of(
-    network: Network, parameters: NDArray[Any], dropout: bool = False, whole: bool = False
+    network: Network, parameters: NDArray[Any], dropout: bool = False, format: str = ""
 ) -> ExportGraph:
     """Return the graph of a network, whose arrays are views of a flat (P,) vector where nothing is folded.
 
     After `Members` there are the steps of the first member, of the second, .., and the mean of their ends.
 
     dropout : whether there are steps of dropout
-    whole : whether a norm of groups is one step, which the format has a counterpart of
+    format : whose counterparts of norms of groups take a row as one step, "torch" or "keras"
     """
     network, parameters = folded(network, parameters)
-    made = _Steps(network, parameters, dropout, whole)
+    made = _Steps(network, parameters, dropout, format)
     made.walk_all(INPUTS)
     inputs = inputs_of(network)
     return ExportGraph(_functions(made.found), inputs, parameters.dtype, network.widths, network)

@@ -20,12 +20,12 @@ from fastmlp.exchange.counterparts import (
     layer_step,
     sample_layers,
 )
-from fastmlp.exchange.formulas import Z, formula
+from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers, own_layers
-from fastmlp.model.gates import Concatenate
+from fastmlp.model.gates import Concatenate, ScaleShift
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.own_losses import Loss
@@ -51,7 +51,7 @@ SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters", "
 
 def to_torch(network: Network, parameters: Array) -> Any:
     """Return a module with a copy of the parameters: a `torch.nn.Sequential` if each reads the one before."""
-    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, True, True)
+    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, True, "torch")
     made: list[Any] = []
     read: list[tuple[int, ...]] = []
     shared: dict[tuple[str, ...], Any] = {}
@@ -155,10 +155,9 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
             return ImportedLayer(_of_module(layer_of(own), one), _arrays(name, one))
     arrays = tuple(map(_array, one.parameters()))
     if isinstance(one, _own().Formula):
-        names = [own for own, _ in one.named_parameters()]
-        if "shift" in names:
+        names, units = [own for own, _ in one.named_parameters()], max((a.size for a in arrays), default=1)
+        if _has_formula(ScaleShift(), one.expression, units):
             raise ValueError(f"module {name!r} is of one of several networks, and Model.from_torch reads one")
-        units = max((array.size for array in arrays), default=1)
         return ImportedLayer(_of_formula(one.expression, names, units), arrays, other)
     return ImportedLayer(_read_activation(name, one, kind))
 
@@ -197,21 +196,29 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
     return weight, np.zeros_like(weight) if bias is None else bias, *state
 
 
+def _has_formula(layer: Part, expression: Expression, units: int) -> bool:
+    """Whether an expression is the formula of a layer of so many units."""
+    found = layer_step(layer, units, np.dtype(np.float64)).formula
+    return found is not None and found.digest == expression.digest
+
+
 def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -> Part | Expression:
     """Return the layer whose formula an expression is, the expression itself if it is an activation.
 
     parameters : the variables that are its arrays; units : of the row, whose number a mean has in its formula
     """
     for layer in sample_layers():
-        step = layer_step(layer, units, np.dtype(np.float64))
-        if step.formula is not None and step.formula.digest == expression.digest:
+        if _has_formula(layer, expression, units):
             return layer
     reduced: list[Expression] = []
     expression.fold(lambda node, _: reduced.append(node) if node.operation in REDUCED else None)
     if not parameters and not reduced:
         return expression
     shapes = {start: shape for shape, start in own_layers.SHAPES.items()}
-    given = [(name.partition("_")[2], shapes[name.partition("_")[0]], 0.0) for name in parameters]
+    own = {name: name if "_" in name else f"{own_layers.SHAPES['units']}_{name}" for name in parameters}
+    expression = of_units(expression, units, {name: variable(by) for name, by in own.items()})
+    parts = [name.split("_", 1) for name in own.values()]
+    given = [(name, shapes[start], 0.0) for start, name in parts]
     name = f"formula_{expression.digest[:8]}"
     return layers.Activate(restored(own_layers.Layer, name, expression, given))
 

@@ -45,8 +45,14 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
             self.truth = operation in OPERATIONS and OPERATIONS[operation].truth
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
-        if method != "__call__" or options:
-            raise Refused(f"np.{ufunc.__name__}{'' if options else '.' + method} with these arguments")
+        if method != "__call__":
+            raise Refused(
+                f"np.{ufunc.__name__}.{method} is not among the functions that docs/pieces.md lists"
+            )
+        if options:
+            raise Refused(
+                f"np.{ufunc.__name__} takes no {', '.join(options)} here; write x = x * 2 in place of x *= 2"
+            )
         return _applied(_word(ufunc), inputs)
 
     def __array_function__(self, function: Any, kinds: Any, inputs: Any, options: Any) -> Expression:

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.checks import shown
 from fastmlp.fitting import fit
@@ -28,12 +30,14 @@ class Checked(NamedTuple):
 
     key : equal for models of one group; pattern : None where it has a training of its own
     program : by which it may go together with others; saved : as of `saved_together`
+    taken : bytes of the parameters and moments that the model keeps
     """
 
     key: Any
     program: LaneProgram | None
     pattern: Pattern | None
     saved: float
+    taken: int
 
 
 class Preparation:
@@ -110,12 +114,14 @@ class Preparation:
         prepared for the check is let go of: the rows of all models may take many times the memory of X.
         """
         groups: dict[Any, ModelGroup] = {}
-        arguments = self._arguments
+        arguments, taken = self._arguments, 0
         shared = arguments.by_objects() if self._resumed is None else arguments.each()
         for indices in shared:  # of which the first one's arguments are checked
             one = self._checked(indices[0])
+            taken += one.taken * len(indices)
             group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
             group.add(indices, one.pattern, one.saved)
+        _check_memory(taken, arguments.count)
         for group in groups.values():
             group.indices.sort()
             self._group_sizes.update(dict.fromkeys(group.indices, len(group.indices)))
@@ -132,7 +138,8 @@ class Preparation:
         pattern = None if program is None else Pattern.of(training, program)
         key: Any = (plan.network, plan.optimizer.rule, dtype) if program is None else program.bound
         saved = saved_together(plan, program, pattern is not None)
-        found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved)
+        taken = training.state.parameters.nbytes * (1 + plan.optimizer.moment_rows)
+        found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved, taken)
         if pattern is not None:
             optimizer = as_optimizer("optimizer", self._arguments.value("optimizer", index))
             known[dtype, len(plan.data.weights), without_rates(optimizer)] = optimizer, found
@@ -181,6 +188,20 @@ class Preparation:
         with named(index):
             streams = Streams(self._seeds[index])
             return initial_parameters(pattern.network, initial, pattern.program.dtype, streams)
+
+
+def _check_memory(taken: int, models: int) -> None:
+    """Raise ValueError if the system never has so many bytes for models.
+
+    No page of the array is written: a system refuses what is more than all of its memory at once.
+    """
+    try:
+        np.empty(taken, np.uint8)
+    except (MemoryError, ValueError):
+        raise ValueError(
+            f"{models} models take {taken / 2**30:,.0f} GiB with their parameters and moments, "
+            "for which there is no memory; train fewer in a call, or smaller networks"
+        ) from None
 
 
 def _copied(callback: Callback) -> Callback:

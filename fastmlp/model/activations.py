@@ -142,7 +142,9 @@ def _parameters(what: str, slope: Formula) -> list[str]:
         raise TypeError(f"{what} must be a function, got {checks.shown(slope)}")
     names = list(inspect.signature(slope).parameters)
     if not names or not {*names} <= {"z", "a"}:
-        raise ValueError(f"{what} must take z, a, or z and a, by these names, got {', '.join(names)}")
+        raise ValueError(
+            f"{what} must take z, a, or z and a, by these names, got {', '.join(names) or 'none'}"
+        )
     return names
 
 

@@ -72,9 +72,10 @@ def of_one_element(what: str, expression: Expression) -> Expression:
     """Return the expression where there are no units; ValueError if it goes over those of a row."""
     found: set[str] = set()
     expression.fold(lambda node, _: found.add(node.operation))
-    for operation in sorted(found & OPERATIONS.keys()):
-        if OPERATIONS[operation].reduces:
-            raise ValueError(f"{what} goes over a row by np.{operation}, which only a RowLoss or a Layer may")
+    if any(OPERATIONS[one].reduces for one in found & OPERATIONS.keys()):
+        raise ValueError(
+            f"{what} goes over a row, as np.sum, np.mean and np.max do, which only a RowLoss or a Layer may"
+        )
     return of_one_unit(expression)
 
 

@@ -34,10 +34,18 @@ class TableError(ValueError):
         return f"{place}: {self.reason}" if place else self.reason
 
 
+def name_of(given: object) -> str:
+    """Return a column's name as a text; TableError if it has half a character, which no table holds."""
+    name = str(given)
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise TableError(f"a column's name must be text of whole characters, got {name!r}")
+    return name
+
+
 def different(names: Iterable[object], hint: str = "") -> list[str]:
     """Return the names of columns as texts; TableError, with a hint, if two are the same."""
     seen: dict[str, None] = {}
-    for name in map(str, names):
+    for name in map(name_of, names):
         if name in seen:
             raise TableError(f"two columns have the name {name!r}{hint}")
         seen[name] = None

@@ -13,7 +13,7 @@ from fastmlp import checks
 from fastmlp.system.packages import needed
 from fastmlp.tables.arrays import column_of, objects
 from fastmlp.tables.arrow import check_type, from_arrow
-from fastmlp.tables.errors import TableError, different
+from fastmlp.tables.errors import TableError, different, name_of
 from fastmlp.tables.read_options import DEFAULTS, ReadOptions
 from fastmlp.tables.reading import read
 
@@ -135,4 +135,4 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
     if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
         names = checks.listed([*values])
         raise TableError(f"y must be the name of one column, got those of {len(values)}: {names}")
-    return frame, _column("" if name is None else str(name), values)
+    return frame, _column("" if name is None else name_of(name), values)

@@ -279,7 +279,8 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
     if task == Regression.name and series.dtype == pl.String:
         series = parsed(series, "number", NO_NUMBER)
     elif isinstance(learned, Classification) and isinstance(learned.classes[0], str):
-        series = labels_of(series)
+        texts, series = series.cast(pl.String), labels_of(series)
+        series = texts.zip_with(texts.is_in(learned.classes), series)
     elif series.dtype == pl.String:
         series = _as_classes(series)
     if series.dtype.is_float():
@@ -339,4 +340,4 @@ def _as_classes(texts: pl.Series) -> pl.Series:
         return whole
     numbers = as_numbers(texts)
     are_codes = (changed & plain.str.contains(r"^[+-]?\d+$")).any()
-    return labels if are_codes or numbers.null_count() > texts.null_count() else numbers
+    return texts if are_codes or numbers.null_count() > texts.null_count() else numbers

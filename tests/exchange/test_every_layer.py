@@ -12,8 +12,9 @@ import pytest
 from exchanged import agrees, blocks_of, filled, own_gated, own_sine
 from layered import blocks, sample
 
-from fastmlp import Activate, Dense, Layer, Network, Numbers
+from fastmlp import Activate, Dense, GroupNorm, Layer, LayerNorm, Model, Network, Numbers
 from fastmlp.exchange import python_source
+from fastmlp.exchange.counterparts import OPERATIONS
 from fastmlp.exchange.steps import graph_of
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.part import LAYERS
@@ -130,3 +131,15 @@ def test_a_part_is_in_a_format_or_refused(method, name, tmp_path):
             FORMATS[method](model, rows, tmp_path)
     else:
         agrees(model, FORMATS[method](model, rows, tmp_path), rows)
+
+
+@pytest.mark.parametrize("layer", [GroupNorm(2), LayerNorm(0.1)], ids=str)
+def test_a_layer_that_pytorch_has_not_is_its_formula(layer, tmp_path, monkeypatch):
+    """As a new layer is without another line: of each group, and with hyperparameters of its own."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(type(layer), "counterparts", {})
+    monkeypatch.delitem(OPERATIONS, layer.kind)
+    model, rows = filled(network_of(layer), np.float64), np.random.default_rng(0).normal(size=(7, 3))
+    agrees(model, torch_module(model, rows, tmp_path), rows)
+    if layer.kind == "layer_norm":
+        agrees(model, Model.from_torch(model.to_torch(), backend="reference").predict(rows), rows)

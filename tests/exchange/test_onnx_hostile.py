@@ -117,6 +117,25 @@ def test_a_harmed_description_is_refused_or_harmless(seed, tmp_path):
     tried(seed, tmp_path)
 
 
+@pytest.mark.parametrize("harm", [{"type": "Dense"}, float("inf")], ids=str)
+def test_a_formula_of_nonsense_is_refused_or_harmless(harm, tmp_path):
+    """Whatever stands in the place of an operation, a number or a name of a user's formula."""
+    path, refused = tmp_path / "x.onnx", 0
+    fastmlp.Stepper(DESCRIBED[0], "sgd", seed=0, dtype="f8", backend="reference").model().to_onnx(path)
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    text = entry.value
+    for *above, last in [one for one in places(json.loads(text)) if "nodes" in one]:
+        at(changed := json.loads(text), above)[last] = harm
+        entry.value = json.dumps(changed)
+        path.write_bytes(model.SerializeToString())
+        try:
+            Model.from_onnx(path, backend="reference")
+        except ValueError as error:
+            refused += str(error).isprintable()
+    assert refused > 50
+
+
 @needs.posix("pipes and devices")
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_what_is_no_file_is_refused_at_once(kind, tmp_path):

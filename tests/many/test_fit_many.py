@@ -36,7 +36,7 @@ from fastmlp import (
 
 X, Y = data_set("diabetes", 60)
 LABELS = (np.median(Y) < Y).astype(int)
-SMALL = Network([10, 4, 1], hidden="tanh")
+SMALL, HUGE = Network([10, 4, 1], hidden="tanh"), Network([10, 2000, 2000, 1])
 SHAPES = (SMALL, Network([10, 6, 1], dropout=0.3), Network([10, 5, 3, 1], l2=0.01), SMALL)
 OPTIMIZERS = (SGD(0.05, 0.9), Adam(Cosine(0.01, 5)), RMSprop(0.01), AdamW(0.02, clip_norm=1.0))
 
@@ -224,6 +224,7 @@ MISTAKES = {
     "MPI": ({"n_models": 2, "communicator": object()}, ValueError, "fit_many trains in one process"),
     "no threads": ({"n_models": 2, "threads": 0}, ValueError, "threads must be at least 1"),
     "a lock": ({"n_models": 2, "callbacks": [Seen()]}, TypeError, "which cannot be copied"),
+    "no memory": ({"n_models": 2**20, "networks": HUGE}, ValueError, r"1048576 models take \d+,\d{3} GiB"),
 }
 
 

@@ -26,6 +26,11 @@ def endless(z):
     return endless(z)
 
 
+def in_place(z):
+    z *= 2
+    return z
+
+
 def if_(z):
     if z > 0:
         return z
@@ -44,6 +49,12 @@ REFUSED = {
     "math": (lambda: z_of("x", lambda z: math.exp(z)), "functions of math"),
     "an unknown function": (lambda: z_of("x", lambda z: np.sinc(z)), "cannot be traced at line \\d+"),
     "an unknown ufunc": (lambda: z_of("x", lambda z: np.arctan(z)), "np.arctan is not among the functions"),
+    "an operator in place": (lambda: z_of("x", in_place), "write x = x \\* 2 in place of x \\*= 2"),
+    "a reduction": (
+        lambda: z_of("x", lambda z: np.add.reduce(z)),
+        "np.add.reduce is not among the functions",
+    ),
+    "a mean of one": (lambda: z_of("x", lambda z: z - np.mean(z)), "np.mean and np.max do, which only"),
     "recursion": (lambda: z_of("x", endless), "calls itself without end"),
     "a mistake of its own": (lambda: z_of("x", lambda z: z + undefined), "NameError"),  # noqa: F821
     "elements": (lambda: z_of("x", lambda z: z[0]), "no elements"),
@@ -55,6 +66,7 @@ REFUSED = {
     "two values": (lambda: z_of("x", lambda z: (z, z)), "must return one number, got 2 values"),
     "a constant": (lambda: z_of("x", lambda z: 0 * 1.0), "must depend on its argument"),
     "a slope of others": (lambda: z_of("x", lambda z: z, slope=lambda x: x), "must take z, a, or z and a"),
+    "a slope of none": (lambda: z_of("x", lambda z: z, slope=lambda: 1), "by these names, got none"),
     "no function": (lambda: z_of("x", 3), "cannot be traced"),
     "a name that is taken": (lambda: z_of("relu", lambda z: z), "one of fastmlp's own"),
     "no name": (lambda: z_of("a b", lambda z: z), "letters, digits and _"),

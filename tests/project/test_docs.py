@@ -23,6 +23,11 @@ import fastmlp
 import fastmlp.kernels
 import fastmlp.testing
 from fastmlp.cli.main import argument_parser
+from fastmlp.model.activations import HIDDEN, OUTPUTS
+from fastmlp.model.inputs import BLOCKS
+from fastmlp.model.layers import LAYERS
+from fastmlp.model.losses import LOSSES
+from fastmlp.model.optimizers import BY_NAME, NAMED
 
 DOCS = pages.ROOT / "docs"
 
@@ -164,6 +169,28 @@ def test_every_public_name_is_in_the_api():
     public += [f"kernels.{name}" for name in fastmlp.kernels.__all__]
     public += [f"testing.{name}" for name in fastmlp.testing.__all__]
     assert sorted(name for name in listed if name in public) == sorted(public)
+
+
+CHOICES = {
+    "hidden activations": HIDDEN,
+    "outputs": OUTPUTS,
+    "losses": LOSSES,
+    "optimisers": [kind.__name__ for kind in NAMED],
+    "optimisers by name, with their defaults": BY_NAME,
+}
+"""What rows of docs/choices.md name."""
+
+
+@pytest.mark.parametrize("row", CHOICES)
+def test_a_row_of_choices_has_the_names_of_its_table(row):
+    (said,) = re.findall(rf"^\| {row} \| (.*) \|$", pages.text_of("docs/choices.md"), re.M)
+    assert {*re.findall(r'`"?(\w+)"?`', said)} == {*CHOICES[row]}
+
+
+@pytest.mark.parametrize(("page", "table"), [("layers.md", LAYERS), ("inputs-and-heads.md", BLOCKS)])
+def test_a_page_names_what_its_table_has(page, table):
+    text = pages.text_of(f"docs/{page}")
+    assert [name for name in table if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_every_attribute_has_a_line_of_its_own():

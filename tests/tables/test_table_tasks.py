@@ -49,12 +49,20 @@ def test_the_task_is_what_the_target_suggests(values, task):
         (["1.5", "2"], [1.5, 2.0]),
         ([1e20, 2e20], [1e20, 2e20]),
         (["True", "FALSE"], [True, False]),
+        (["True", "FALSE", "unknown"], ["True", "FALSE", "unknown"]),
         ([True, False], [True, False]),
         ([Decimal("0.5"), Decimal("1.5")], [0.5, 1.5]),
     ],
 )
 def test_classes_stay_apart_and_what_they_are(values, classes):
     assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_texts_of_truth_beside_others_are_classes_as_they_are_and_as_earlier_files_have_them():
+    y = pl.Series("y", ["True", "FALSE", "unknown"])
+    for classes in (("FALSE", "True", "unknown"), ("false", "true", "unknown")):
+        learned = Classification(classes)
+        assert learned.encoded(targets_of(y, "classification", learned)).tolist() == [1, 0, 2]
 
 
 def test_dates_are_no_target_and_a_class_has_several_rows():

@@ -359,6 +359,19 @@ def test_names_that_are_one_as_texts_are_reported():
             as_frame(frame)
 
 
+def test_half_a_character_in_a_name_is_reported():
+    half, numbers = "a\ud800", [1.0, 2.0, 3.0]
+    for call in (
+        lambda: as_frame({half: numbers}),
+        lambda: as_frame(pd.DataFrame([[1.0]], columns=pd.Index([half], dtype=object))),
+        lambda: separated(pl.DataFrame({"a": numbers}), pd.Series(numbers, name=half)),
+    ):
+        with pytest.raises(
+            TableError, match=r"^a column's name must be text of whole characters, got 'a\\ud800'$"
+        ):
+            call()
+
+
 DECIMALS = [Decimal("1.50"), Decimal("-2"), None]
 
 
