@@ -239,15 +239,15 @@ class RowOrders:
 
     @classmethod
     def of(cls, seed: int, rows: int, epoch: int) -> RowOrders:
-        """Return orders that begin with an epoch; those that a training has left there need no replay."""
+        """Return the orders of a training from an epoch on; those that were left there replay none."""
         return _left.pop((seed, rows, epoch), None) or cls(seed)
 
     def leave(self) -> None:
         """Let the next training have these orders, which goes on from the epoch that is next."""
         if 0 < len(self._rows) <= GROUP_ROWS and not self._window:
             _left[self._seed, len(self._rows), self._epoch] = self
-            if len(_left) > MOST_LEFT:
-                _left.pop(next(iter(_left)), None)
+            for oldest in list(_left)[:-MOST_LEFT]:
+                _left.pop(oldest, None)
 
     def _generator(self, window: int) -> np.random.Generator:
         key = (STREAMS.index("order"), *([window] if window else []))
