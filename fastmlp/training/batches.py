@@ -46,7 +46,7 @@ def batches_of(rows: int, batch_size: int, joins: bool) -> int:
 class Batches:
     """Which rows in memory each step visits; orders are drawn epoch by epoch as training reaches them.
 
-    Rows in memory are one window, which has all steps; rows in several windows: `streamed.WindowBatches`.
+    Rows in memory are one window, which has all steps; `window_batches.WindowBatches` has several.
 
     orders : None where rows stand as they are; before : epochs of the training before those counted here
     joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most

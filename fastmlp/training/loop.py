@@ -44,7 +44,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.training.streamed import WindowBatches
+    from fastmlp.training.window_batches import WindowBatches
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -69,7 +69,7 @@ class ChunkRunner(Protocol):
 
 
 class HeldOut(Protocol):
-    """Rows to validate on that are not in memory (`fastmlp.training.streamed.HeldOutBlocks`)."""
+    """Rows to validate on that are not in memory (`fastmlp.training.window_batches.HeldOutBlocks`)."""
 
     def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Any) -> Any:
         """Return the loss over all rows, given that of some; LeftBehind if the training shall stop."""

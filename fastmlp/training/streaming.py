@@ -30,7 +30,7 @@ from fastmlp.training.start import (
     Streams,
     split_rows,
 )
-from fastmlp.training.streamed import HeldOutBlocks, WindowBatches
+from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
 from fastmlp.training.windows import RowFormat, Window, Windows
 
 HELD_OUT_BYTES = 1 << 24
