@@ -171,15 +171,16 @@ def iter_fit(
     """Train as `fit` does, in a loop of your own, which sees the training between two epochs.
 
     Each time the loop gets the same `Run`, as callbacks do: it may read `run.epoch` and `run.history`,
-    predict, change `run.parameters` in place or `run.rate_factor`, and take `run.model()`. Leaving the loop
-    ends the training. A loop that changes nothing comes to the bits of `fit`.
+    predict, change `run.parameters` in place or `run.rate_factor`, and take `run.model()`. The training ends
+    where the loop is left, once nothing holds the iterator. A loop that changes nothing comes to the bits of
+    `fit`. `EarlyStopping` puts the best parameters back behind the last turn.
 
     Parameters
     ----------
     network, X, y, **options : as for `fit`, but `communicator`
     every : int, at least 1, or timedelta
-        The run comes after so many epochs, or after so much time, also within an epoch; and once more where
-        the training is over.
+        The run comes after so many epochs, or after so much time, also within an epoch, and at the
+        training's end. A training without an epoch left has no turn.
 
     Returns
     -------
@@ -208,7 +209,10 @@ def iter_fit(
     if options.get("communicator") is not None:
         raise TypeError("iter_fit trains in one process; with a communicator use fit and callbacks")
     AtIntervals(every)  # whose errors come before those of rows
-    given = signature(fit).bind(network, X, y, **options)
+    try:
+        given = signature(fit).bind(network, X, y, **options)
+    except TypeError as error:
+        raise TypeError(f"iter_fit {error}") from None
     given.apply_defaults()
     arguments = given.arguments
     fields = (arguments.get(name, fit) for name in FitOptions._fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ class Lane(NamedTuple):
     model: int
     prepared: Prepared
     training: LaneTraining
-    context: AbstractContextManager[Training]
+    context: AbstractContextManager[None]
 
 
 class Lanes:
@@ -164,9 +165,10 @@ class Lanes:
                         self._leave(lane, error)
 
     def _enter(self, index: int, prepared: Prepared) -> None:
-        context = under_way(*prepared.parts, lambda *given: self._begin(index, *given))
         try:
-            training = context.__enter__()
+            training = prepared.begun(functools.partial(self._begin, index))
+            context = under_way(training)
+            context.__enter__()
         except BaseException as error:
             self._end(index, error)
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
@@ -28,7 +28,7 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import fingerprint
-from fastmlp.training.loop import Plan
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 
@@ -130,6 +130,10 @@ class Awaited:
     def parts(self) -> tuple[Plan, TrainState, Sequence[Callback], Snapshot | None]:
         """The arguments of `fastmlp.training.lifecycle.train`."""
         return self.plan, self.state, self.callbacks, self._resumed
+
+    def begun(self, begin: Callable[..., Training]) -> Training:
+        """Return it before its first step."""
+        return begin(*self.parts)
 
     def ended(self, run: Run) -> Run:
         """Return what it has come to, which is its run."""

@@ -14,7 +14,8 @@ import contextvars
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -70,9 +71,18 @@ class deferred:
         self.received: set[int] = set()
 
     def __enter__(self) -> set[int]:
-        if threading.current_thread() is threading.main_thread():
-            self._install()
+        self._install()
         return self.received
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave signals to the program in a `with` block, which may end in another thread."""
+        self._restore()
+        self.before = {}
+        try:
+            yield
+        finally:
+            self._install()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
@@ -101,6 +111,8 @@ class deferred:
         return handler if isinstance(handler, deferred) else None
 
     def _install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in SIGNALS:
             handler = _signal.getsignal(number)
             # A handler of the program's own stays.

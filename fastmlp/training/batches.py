@@ -80,15 +80,15 @@ class Batches:
         return np.arange(self.rows)
 
     def steps_left(self, step: int) -> int:
-        """Return that the steps have no end."""
+        """Return how many steps the window has from a step on: all that follow."""
         return sys.maxsize
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
-        """Return no other window."""
+        """Return None: there is no other window."""
         return None
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch ends before a step."""
+        """Return whether a step is the first one of an epoch."""
         return step % self.per_epoch == 0
 
     def advance(self, step: int) -> None:

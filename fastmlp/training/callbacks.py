@@ -156,8 +156,12 @@ class Run:
         return Model(self.network, self.parameters, self.history, self._backend(), None).predict(X)
 
     def model(self) -> Model:
-        """Return a model of the parameters as they are now, a copy; that of `iter_fit` has `fit_more`."""
-        if self._model is not None:
+        """Return a model of the parameters as they are now, a copy, which `fit_more` goes on from.
+
+        It has no `fit_more` in the estimators, with a communicator, before all callbacks have begun, after an
+        error, and once `fit` has ended.
+        """
+        if self._model is not None and (self.left is not None or self.snapshot is not no_snapshot):
             return self._model(self)
         history = {name: [*values] for name, values in self.history.items()}
         return Model(self.network, self.parameters.copy(), history, self._backend(), self.stop_reason)

@@ -32,51 +32,57 @@ def train(
     training needs to go on from here is in run.left. begin : makes another kind of `Training`
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
-    with under_way(plan, state, callbacks, resumed, begin) as training:
+    return finished((begin or Training)(plan, state, callbacks, resumed))
+
+
+def finished(training: Training) -> Run:
+    """Take all chunks of a training; return its run. Errors as of `train`."""
+    with under_way(training):
         for _ in training.chunks():
             pass
     return training.run
 
 
-def iterate(
-    plan: Plan,
-    state: TrainState,
-    callbacks: Sequence[Callback],
-    resumed: Snapshot | None,
-    begin: Callable[..., Training] | None,
-) -> Generator[Run]:
-    """Train as `train` does, and yield the run after each chunk; signals and limits act within chunks alone.
-
-    A generator that is closed ends the training there.
-    """
-    training = (begin or Training)(plan, state, callbacks, resumed)
-    with _callbacks_of(training):
-        chunks = training.chunks()
-        while True:
-            with deferred(training.stop) as signals, budget.training(), _blas_of(plan):
-                run = next(chunks, None)
-            training.run.interrupted |= signal.SIGINT in signals
-            if run is None:
-                return
-            try:
-                yield run
-            except GeneratorExit:
-                return
-
-
 @contextmanager
-def under_way(
-    plan: Plan,
-    state: TrainState,
-    callbacks: Sequence[Callback],
-    resumed: Snapshot | None,
-    begin: Callable[..., Training] | None,
-) -> Iterator[Training]:
-    """Begin a training, give it, and end it when all of its chunks have been taken; see `train`."""
-    training = (begin or Training)(plan, state, callbacks, resumed)
-    with deferred(training.stop) as signals, _callbacks_of(training), budget.training(), _blas_of(plan):
-        yield training
+def under_way(training: Training) -> Iterator[None]:
+    """Begin a training, and end it when all of its chunks have been taken in a `with` block."""
+    with (
+        deferred(training.stop) as signals,
+        _callbacks_of(training),
+        budget.training(),
+        _blas_of(training.plan),
+    ):
+        yield
     training.run.interrupted |= signal.SIGINT in signals
+
+
+LEFT = "its loop was left"
+"""Why a training stops whose loop a user has left."""
+
+
+def iterate(training: Training) -> Generator[Run]:
+    """Take the chunks of a training, and yield its run after each that no signal has ended.
+
+    While the run is out, signals are the program's, and the BLAS has its threads.
+    """
+    run, held = training.run, deferred(training.stop)
+    with held as signals, _callbacks_of(training):
+        chunks, is_left = training.chunks(), False
+        while not is_left:
+            with budget.training(), _blas_of(training.plan):
+                if next(chunks, None) is None or signals:
+                    break
+            stopped = run.stop_reason is not None
+            with held.suspended():
+                try:
+                    yield run
+                except GeneratorExit:
+                    is_left = True
+            if is_left and not stopped and run.epoch < run.epochs:
+                run.stop(LEFT)
+            if run.stop_reason is not None and not stopped:
+                training.end_chunk()  # a Checkpoint writes here
+    run.interrupted |= signal.SIGINT in signals
 
 
 def _blas_of(plan: Plan) -> AbstractContextManager[None]:
@@ -96,6 +102,7 @@ def _callbacks_of(training: Training) -> Iterator[None]:
             for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
                 if saved:
                     _take_over(callback, run, saved)
+        run.snapshot = training.snapshot
         yield
         run.left = training.left()
     finally:

@@ -165,7 +165,8 @@ class Training:
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
-            self.snapshot, plan.model_index, plan.optimizer, Since(self.first_step, plan.since.epoch),
+            model_index=plan.model_index, optimizer=plan.optimizer,
+            since=Since(self.first_step, plan.since.epoch),
         )  # fmt: skip
         self.stop, self.interruptible = self.run.stop, interruptible
         """What a signal calls, with its name; what makes long calls."""
@@ -268,7 +269,7 @@ class Training:
             rows = batches.rows_before(run.step + steps) - run.rows_seen
             objectives, validation_loss = self._take(chunk, ends, rows)
         except LeftBehind:  # self.state is as it was, and the training stops
-            self._end_chunk()  # a Checkpoint writes here
+            self.end_chunk()  # a Checkpoint writes here
             return
         by_rows = plan.network.convention == "sklearn"
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else chunk.totals
@@ -284,7 +285,7 @@ class Training:
             raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
         if ends:
             self._end_epoch(validation_loss)
-        self._end_chunk()
+        self.end_chunk()
 
     def next_chunk(self, steps: int) -> Chunk:
         """Return the chunk of the next steps."""
@@ -327,7 +328,7 @@ class Training:
         while not (left := batches.steps_left(run.step)):
             data = batches.next(lambda: run.stop_reason is not None)
             if data is None:
-                self._end_chunk()  # a Checkpoint writes here
+                self.end_chunk()  # a Checkpoint writes here
                 return 0
             self._take_up(data)
             run.rows_seen = batches.rows_before(run.step)
@@ -433,7 +434,8 @@ class Training:
         for callback in self.callbacks:
             callback.on_epoch_end(run)
 
-    def _end_chunk(self) -> None:
+    def end_chunk(self) -> None:
+        """Tell the callbacks that a chunk is over, or that the training stops between two."""
         for callback in self.callbacks:
             callback.on_chunk_end(self.run)
 
@@ -511,7 +513,7 @@ def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 HARMLESS = (Callback.on_train_end, Progress.on_train_end)
-"""Callbacks that change no parameters."""
+"""Methods of callbacks that change no parameters."""
 
 
 def _wants_epochs(callback: Callback) -> bool:

@@ -211,7 +211,7 @@ class Model(Portable):
         epochs : int, at least 0
             So many more. On as many rows as before, an epoch that was under way when the training stopped
             is taken to its end, and counts as one of them; with another number of rows, batch size or rule a
-            new one begins.
+            new one begins. Blocks are the same rows where their first window is the same.
         optimizer : as for `fit`; None keeps the one that there is
             One of the same rule, as Adam with another rate, goes on with the moments. With one of another
             rule moments are 0, and the steps that corrections and dropout masks go by are counted from there.

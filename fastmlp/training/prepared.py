@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from fastmlp.system.interrupts import Interrupted
 from fastmlp.training.batches import Mixing
 from fastmlp.training.callbacks import Callback, Pause, Run, with_state
 from fastmlp.training.data import checked_weights, clean_rows_of, clean_targets, scaled_weights
-from fastmlp.training.lifecycle import iterate, train
+from fastmlp.training.lifecycle import finished, iterate
 from fastmlp.training.loop import HeldOut, Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
@@ -33,9 +33,6 @@ from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters, split_rows
-
-if TYPE_CHECKING:
-    pass
 
 
 class Prepared(NamedTuple):
@@ -56,7 +53,14 @@ class Prepared(NamedTuple):
 
     def train(self, begin: Callable[..., Training] | None = None) -> Model:
         """Take all steps; return the model. Errors as of `fit`; begin : as of `lifecycle.train`"""
-        return self.ended(train(*self.parts, begin or self.ranks.begin))
+        return self.ended(finished(self.begun(begin)))
+
+    def begun(self, begin: Callable[..., Training] | None = None) -> Training:
+        """Return the training before its first step; begin : as of `lifecycle.train`"""
+        training = (begin or self.ranks.begin or Training)(*self.parts)
+        if self.ranks.size == 1:  # one of several ranks cannot make a model that goes on
+            vars(training.run)["_model"] = self.model_now
+        return training
 
     @property
     def parts(self) -> tuple[Plan, TrainState, list[Callback], Snapshot | None]:
@@ -66,16 +70,14 @@ class Prepared(NamedTuple):
     def iterate(self, every: int | timedelta, begin: Callable[..., Training] | None = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
         pause = Pause(every)
-        plan, state, callbacks, resumed = self.parts
-        runs, run = iterate(plan, state, [*callbacks, pause], resumed, begin or self.ranks.begin), None
-        with closing(runs):
+        training = self._replace(callbacks=[*self.callbacks, pause]).begun(begin)
+        with closing(iterate(training)) as runs:
             for run in runs:
-                vars(run)["_model"] = self.model_now
                 if pause.is_due(run):
                     yield run
                     pause.count(run)
-        if run is not None and run.interrupted:
-            raise Interrupted(run.model())
+        if training.run.interrupted:
+            raise Interrupted(training.run.model())
 
     def ended(self, run: Run) -> Model:
         """Return the model, once all steps were taken; Interrupted, which has it, after Ctrl-C."""
@@ -86,6 +88,7 @@ class Prepared(NamedTuple):
             run.history.update({name: [*values] for name, values in run.history.items()})
             snapshot = snapshot._replace(history=run.history)
         model = self._model(run, snapshot, self.state.parameters)
+        vars(run)["_model"] = None  # which would keep the rows
         if isinstance(self.plan.orders, RowOrders):
             self.plan.orders.leave()
         if run.interrupted:
@@ -293,7 +296,7 @@ def _setting(
             names = [type(callback).__name__ for callback in with_state(callbacks)]
             same = file, setting, names, optimizer
             if rows.in_epoch is None:
-                resuming.check_same_blocks(*same, rows.per_epoch, options.epochs)
+                resuming.check_same_blocks(*same, options.epochs)
             else:
                 resuming.check_same_training(*same, rows.in_epoch, rows.per_epoch, options.epochs)
     return setting, blas_threads

@@ -94,13 +94,9 @@ def check_same_blocks(
     current: dict[str, Any],
     callbacks: list[str],
     optimizer: Optimizer,
-    batches: int,
     epochs: int,
 ) -> None:
-    """Do `check_same_training` where rows come block by block and their number may not be known.
-
-    batches : of an epoch; 0 where that is not known
-    """
+    """Do `check_same_training` where rows come block by block and their number may not be known."""
     _check_same_setting(saved, current, callbacks)
     snapshot, path = saved.snapshot, os.fspath(saved.path)
     done = len(snapshot.history["loss"])

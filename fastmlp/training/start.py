@@ -210,7 +210,7 @@ def dropout_key(network: Network, streams: Streams) -> int:
 
 
 GROUP_ROWS = 1 << 13
-"""The rows of all epochs that one generator orders: to set it takes 2 us, to draw so many orders 50."""
+"""A generator orders epochs of so many rows together: to set the generator takes 2 us, to draw 50."""
 
 STRIDE = 0x9E3779B97F4A7C15F39CC0605CEDC835
 """The draws of PCG64 between two generators: the golden ratio's part of its period, as `PCG64.jumped` has."""
@@ -224,18 +224,17 @@ class RowOrders:
     Parameters
     ----------
     seed : int, of the training
-    rng : Generator, optional
-        The one that the first group of the first window begins with, where it is there already.
+    rng : Generator, optional, of the seed, which has drawn nothing
     """
 
     def __init__(self, seed: int, rng: np.random.Generator | None = None) -> None:
         self._seed, self._window = seed, 0
         self._rng = rng or self._generator(0)
         self._start: dict[str, Any] | None = None
-        """The state of the window's generator at its beginning, once the generator is set a second time."""
+        """The state of a new generator; None while `_rng` is one that was set only once."""
         self._rows = np.arange(0)
         self._epoch, self._left = 0, 0
-        """What the generator orders next, of the window and so many rows; epochs left in the group."""
+        """The epoch that the generator orders next, and the epochs left in its group."""
 
     @classmethod
     def of(cls, seed: int, rows: int, epoch: int) -> RowOrders:

@@ -132,7 +132,7 @@ def _opened(
         seen = first.rows if first.last else step
         batch_size = min(batch_size, seen)
         step, microbatch = step_rows(batch_size, options.accumulate, seen)
-        in_epoch = windows.rows
+        in_epoch = first.rows if first.last else source.rows  # not what the thread may have read by now
         per_epoch = 0 if in_epoch is None else batches_of(in_epoch, step, network.needs_batches)
         setting: dict[str, Any] = {"window": row_format.window, "blocks": True}
         if isinstance(held_out, HeldOutBlocks):
@@ -153,7 +153,8 @@ def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
     ) -> Training:
         joins, before = plan.network.needs_batches, plan.since.epoch
         sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
-        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, *sizes))
+        rows = first.rows if first.last else windows.source.rows
+        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, rows or 0, *sizes))
 
     return begin
 

@@ -46,7 +46,8 @@ class HeldOutBlocks:
 class WindowBatches:
     """Which rows of windows each step visits, as `fastmlp.training.batches.Batches` says of rows in memory.
 
-    first : the first window, which has been filled; orders, joins, microbatch, before : as of `Batches`
+    first : the first window, which has been filled; rows : of an epoch, 0 before that is known
+    orders, joins, microbatch, before : as of `Batches`
     """
 
     per_epoch = None
@@ -55,6 +56,7 @@ class WindowBatches:
         self,
         windows: Windows,
         first: Window,
+        rows: int,
         batch_size: int,
         orders: Orders | None,
         joins: bool,
@@ -64,7 +66,7 @@ class WindowBatches:
         self._windows, self._window, self._first = windows, first, True
         self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
         self.most = (microbatch or batch_size) + joins
-        self.rows = windows.rows or 0
+        self.rows = rows
         """Rows of an epoch, 0 before that is known."""
         self.data = first.data
         self._order, self._at, self._step, self._rows_before = NO_ORDER, 0, 0, 0
@@ -81,7 +83,7 @@ class WindowBatches:
         """Go on from a snapshot; the rows of its epoch before it are read again."""
         self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
         self._step = saved.step - saved.epoch_step
-        self._rows_before = self._step * self.batch_size
+        self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
         if self._orders is not None and saved.order_state:
             rng = np.random.default_rng()
             rng.bit_generator.state = saved.order_state
@@ -152,7 +154,7 @@ class WindowBatches:
         return max(1, visits // self.batch_size)
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch ends before a step that comes after the one that is next."""
+        """Return whether a later step is the first one of an epoch."""
         return self._window.last and step - self._step == self.steps_left(self._step)
 
     def rows_before(self, step: int) -> int:

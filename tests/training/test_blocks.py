@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,8 +25,21 @@ from in_blocks import (
 from selection import matrix
 
 import fastmlp
-from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, TimeLimit
+from fastmlp import (
+    Adam,
+    BatchNorm,
+    Callback,
+    Checkpoint,
+    CheckpointError,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    Network,
+    TimeLimit,
+)
 from fastmlp.training import loop
+from fastmlp.training.start import RowOrders
+from fastmlp.training.windows import Windows
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
 
@@ -81,6 +95,40 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
     again, seen[:] = order, []
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
     np.testing.assert_array_equal(np.concatenate(seen), again)
+
+
+def test_what_the_thread_has_read_ahead_changes_nothing(monkeypatch):
+    """Whether an epoch's length is known at first goes by the source, not by how far its reading has come."""
+    blocks = [(X[:8], Y[:8]), (X[8:9], Y[8:9])]
+    network = Network(inputs=5, layers=[Dense(6), BatchNorm(), Dropout(0.5), Dense(2)])
+    options = {"network": network, "batch_size": 8, "window": 8, "epochs": 3}
+    models, take = [], Windows.next
+    for seconds in (0.0, 0.2):
+        monkeypatch.setattr(Windows, "next", lambda *given, wait=seconds: time.sleep(wait) or take(*given))
+        models.append(fit(lambda: iter(blocks), **options))
+    assert_same(*models)
+
+
+def test_a_row_beyond_the_last_full_window_joins_its_batch():
+    network = Network(inputs=5, layers=[Dense(6), BatchNorm(), Dense(2)])
+    options = {"network": network, "batch_size": 16, "shuffle": False}
+    whole = fit(X[:65], Y[:65], **options)
+    for window in (16, 32, 64, 65):
+        assert_same(fit([(X[:65], Y[:65])], window=window, **options), whole)
+
+
+def test_orders_of_windows_are_those_of_their_epochs(monkeypatch):
+    drawn = []
+
+    class Spy(RowOrders):
+        def draw(self, epoch, out, window=0):
+            drawn.append((epoch, window))
+            super().draw(epoch, out, window)
+
+    monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
+    first = fit(window=60, epochs=2)
+    first.fit_more(BLOCKS, epochs=1)
+    assert drawn == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
 
 
 def test_labels_and_dtypes_follow_the_blocks():

@@ -5,8 +5,10 @@ Each network, source, optimiser and backend stands in some of the cases; each pr
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
+import weakref
 from datetime import timedelta
 
 import numpy as np
@@ -290,6 +292,110 @@ def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_t
     model = caught.value.model
     assert len(model.history["loss"]) == 3
     assert_same(model.fit_more(X, Y, epochs=3), fastmlp.fit(*PLAIN, **OPTIONS))
+
+
+@pytest.mark.parametrize("where", ["on_train_begin", "on_epoch_end", "on_train_end"])
+def test_ctrl_c_ends_the_loop_at_once_and_no_turn_swallows_it(where):
+    turns = []
+
+    class Interrupt(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            self.press(run, "on_epoch_end")
+
+        def on_train_begin(self, run):
+            self.press(run, "on_train_begin")
+
+        def on_train_end(self, run):
+            self.press(run, "on_train_end")
+
+        def press(self, run, here):
+            if here == where and (here != "on_epoch_end" or run.epoch == 3):
+                signal.raise_signal(signal.SIGINT)
+
+    def loop():
+        for run in fastmlp.iter_fit(*PLAIN, callbacks=[Interrupt()], **OPTIONS):
+            turns.append(run.epoch)
+            if run.epoch == 3 and where == "on_epoch_end":
+                break
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert turns == {"on_train_begin": [], "on_epoch_end": [1, 2]}.get(where, [1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("how", ["break", "stop", "error"])
+def test_a_checkpoint_is_written_where_the_loop_ends(how, tmp_path):
+    path, whole = tmp_path / "c", fastmlp.fit(*PLAIN, **OPTIONS)
+
+    def loop():
+        for run in fastmlp.iter_fit(*PLAIN, callbacks=[Checkpoint(path, 99)], **OPTIONS):
+            if run.epoch == 3 and how == "stop":
+                run.stop("enough")
+            elif run.epoch == 3:
+                assert how == "break"
+                return
+
+    with pytest.raises(AssertionError) if how == "error" else contextlib.nullcontext():
+        loop()
+    saved = fastmlp.load(path)
+    assert saved.stop_reason == ("enough" if how == "stop" else "its loop was left")
+    assert len(saved.history["loss"]) == 3
+    assert_same(fastmlp.fit(*PLAIN, resume=path, **OPTIONS), whole)
+
+
+def looped(*given, **named):
+    return list(fastmlp.iter_fit(*given, **named))
+
+
+@pytest.mark.parametrize("train", [fastmlp.fit, looped])
+def test_a_model_of_a_callback_stays_as_it_was_and_goes_on(train):
+    models, whole = [], fastmlp.fit(*PLAIN, **OPTIONS)
+
+    class Keep(fastmlp.Callback):
+        def on_train_begin(self, run):
+            assert run.model().training is None
+
+        def on_epoch_end(self, run):
+            models.append(run.model())
+
+    train(*PLAIN, callbacks=[Keep(), fastmlp.EarlyStopping(99)], **OPTIONS)
+    assert len(models) == 6
+    for epoch, model in enumerate(models, 1):
+        assert len(model.history["loss"]) == epoch
+        more = model.fit_more(X, Y, epochs=6 - epoch, callbacks=[fastmlp.EarlyStopping(99)])
+        np.testing.assert_array_equal(more.training.snapshot.parameters, whole.parameters)
+        assert more.history == whole.history
+
+
+def test_a_model_is_to_be_had_after_an_error():
+    for run in fastmlp.iter_fit(*PLAIN, **{**OPTIONS, "optimizer": SGD(0.05)}):
+        last = run
+        if run.epoch == 2:
+            run.parameters[...] = np.nan
+            break
+    assert np.isnan(last.model().parameters).all()
+
+    class Fails(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            self.run = run
+            assert run.epoch < 2
+
+    with pytest.raises(AssertionError):
+        fastmlp.fit(*PLAIN, callbacks=[fails := Fails()], **OPTIONS)
+    assert len(fails.run.model().history["loss"]) == 2
+
+
+def test_a_run_that_fit_has_ended_keeps_no_rows():
+    rows, kept = X.copy(), []
+
+    class Keep(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            kept.append(run)
+
+    fastmlp.fit(NETWORKS["plain"], rows, Y, callbacks=[Keep()], **OPTIONS)
+    alive = weakref.ref(rows)
+    del rows
+    assert alive() is None
 
 
 def test_an_error_in_the_body_ends_the_training():

@@ -105,6 +105,11 @@ def test_means_over_epochs_do_not_depend_on_where_chunks_end():
         np.testing.assert_allclose(whole, expected, rtol=1e-13)
 
 
+def test_the_sum_of_large_losses_is_finite():
+    losses = EpochLosses(3)
+    assert losses.add(np.ones(3), np.full(3, 1e308)) == [[pytest.approx(1e308)]]
+
+
 @some_backends
 def test_where_chunks_end_changes_nothing(backend, monkeypatch):
     network = Network([10, 6, 1], dropout=0.3)
