@@ -132,10 +132,10 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * {4096}
 
-train(0)
-train(1)
+for i in range(4):  # what the first ones import stays
+    train(i)
 before = resident()
-for i in range(2, 2 + int(sys.argv[1])):
+for i in range(4, 4 + int(sys.argv[1])):
     train(i)
 print((resident() - before) / int(sys.argv[1]))
 """

@@ -132,7 +132,8 @@ COLLECTING = """
 import contextlib
 import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
 
-for name in ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "polars", "pyarrow.dataset", "torch"):
+names = ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "platformdirs", "polars", "pyarrow.dataset", "torch")
+for name in names:
     with contextlib.suppress(ImportError):
         __import__(name)
 """
