@@ -188,7 +188,7 @@ def test_estimators_and_searches_end_where_an_earlier_version_did():
 
 
 ORDERS = {
-    "array": {"epochs": 200, "X": X, "y": Y},  # more rows than the first generator of orders has
+    "array": {"epochs": 350, "X": X, "y": Y},  # more rows than the first generator of orders has
     "blocks": {
         "epochs": 4,
         "X": [(X[i : i + 20], Y[i : i + 20]) for i in (0, 20, 40)],
