@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 RNG = np.random.default_rng(0)
 X, LABELS = RNG.random((32, 17)), np.arange(32) % 5 - 2
 
-CALLS_OF_A_PARTIAL_FIT, CALLS_OF_GOING_ON = 700, 480
-"""Bounds, not counts: some 490 and 400 with CPython 3.11, 450 beside other tests' backends.
+CALLS_OF_A_PARTIAL_FIT, CALLS_OF_GOING_ON = 700, 510
+"""Bounds, not counts: some 490 and 425 with CPython 3.11, 485 beside other tests' backends.
 
 They were 4200 where scikit-learn validates what it gets.
 """
