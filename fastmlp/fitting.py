@@ -198,7 +198,8 @@ def iter_fit(
     >>> import numpy as np
     >>> import fastmlp
     >>> X = np.linspace(-1, 1, 64)[:, None]
-    >>> for run in fastmlp.iter_fit(fastmlp.Network([1, 8, 1]), X, X**2, epochs=500, seed=0):
+    >>> network, rule = fastmlp.Network([1, 8, 1]), fastmlp.Adam(0.02)
+    >>> for run in fastmlp.iter_fit(network, X, X**2, optimizer=rule, epochs=500, seed=0):
     ...     if run.history["loss"][-1] < 1e-3:
     ...         break
     >>> model = run.model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import importlib.util
 import inspect
@@ -113,6 +114,13 @@ def test_the_pages_examples_run(page, tmp_path):
     if page.endswith("pytorch.md"):
         pytest.importorskip("torch")
     pages.run(f"docs/{page}", tmp_path, f"\nimport numpy as np\n{CHECKS[page]}")
+
+
+@pytest.mark.parametrize("name", ["fitting", "training.stepper"])
+def test_the_examples_of_docstrings_run(name):
+    failed, tried = doctest.testmod(importlib.import_module(f"fastmlp.{name}"))
+    assert tried
+    assert not failed
 
 
 def pages_of_docs():
