@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.training.callbacks import AtIntervals, Callback, Metric, Run
+from fastmlp.training.callbacks import Callback, Metric, Pause, Run
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Validation
@@ -209,7 +209,7 @@ def iter_fit(
     """
     if options.get("communicator") is not None:
         raise TypeError("iter_fit trains in one process; with a communicator use fit and callbacks")
-    AtIntervals(every)  # whose errors come before those of rows
+    pause = Pause(every)  # whose errors come before those of rows
     try:
         given = signature(fit).bind(network, X, y, **options)
     except TypeError as error:
@@ -217,4 +217,4 @@ def iter_fit(
     given.apply_defaults()
     arguments = given.arguments
     fields = (arguments.get(name, fit) for name in FitOptions._fields)
-    return prepared(network, X, y, FitOptions._make(fields)).iterate(every)
+    return prepared(network, X, y, FitOptions._make(fields)).iterate(pause)

@@ -40,6 +40,13 @@ def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
     return raw[start : start + length]
 
 
+def aligned_copy(vector: NDArray[Any]) -> NDArray[Any]:
+    """Return a vector's numbers in an aligned array of their own."""
+    found = aligned(vector.size, vector.dtype)
+    found[...] = vector
+    return found
+
+
 def parameter_count(network: Network) -> int:
     """Return the length of the flat vector."""
     return network.operations[-1].end

@@ -18,7 +18,7 @@ from fastmlp.backend import registry
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
 from fastmlp.model.descriptions import described, restored
-from fastmlp.model.layout import aligned, parameter_count
+from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
@@ -273,9 +273,7 @@ def numbers_of(
         _expect(values.ndim == 1 and finite, "the history is not finite")
         curves[str(name)] = values.astype(float).tolist()
     _expect("loss" in curves, "the history lacks the loss")
-    own = aligned(parameters.size, parameters.dtype)
-    own[...] = parameters
-    return own, curves
+    return aligned_copy(parameters), curves
 
 
 def network_of(description: Any, pieces: list[Piece]) -> Network:

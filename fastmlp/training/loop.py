@@ -138,7 +138,8 @@ class Training:
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
         self.plan, self.state, self.callbacks = plan, state, callbacks
-        self._take_up(plan.data)
+        if batches is None:  # else the first window is taken up when steps are taken
+            self._take_up(plan.data)
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
         """First step of the run, as schedules count."""

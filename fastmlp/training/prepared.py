@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from datetime import timedelta
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.layout import aligned, parameter_count
+from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
@@ -67,9 +66,8 @@ class Prepared(NamedTuple):
         """The arguments of `train`."""
         return self.plan, self.state, self.callbacks, self.training.beginning.snapshot
 
-    def iterate(self, every: int | timedelta, begin: Callable[..., Training] | None = None) -> Generator[Run]:
+    def iterate(self, pause: Pause, begin: Callable[..., Training] | None = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        pause = Pause(every)
         training = self._replace(callbacks=[*self.callbacks, pause]).begun(begin)
         with closing(iterate(training)) as runs:
             for run in runs:
@@ -97,8 +95,8 @@ class Prepared(NamedTuple):
 
     def model_now(self, run: Run) -> Model:
         """Return the model between two chunks, or after the last one, with copies of all arrays and lists."""
-        snapshot, parameters = run.left or run.snapshot(), copied(run.parameters)
-        own = parameters if snapshot.parameters is run.parameters else copied(snapshot.parameters)
+        snapshot, parameters = run.left or run.snapshot(), aligned_copy(run.parameters)
+        own = parameters if snapshot.parameters is run.parameters else aligned_copy(snapshot.parameters)
         snapshot = snapshot._replace(
             parameters=own, moments=snapshot.moments.copy(), callbacks=copy.deepcopy(snapshot.callbacks),
             history={name: [*values] for name, values in run.history.items()},
@@ -121,13 +119,6 @@ class Prepared(NamedTuple):
             ended = fingerprint(parameters)
         left = self.training._replace(backend=now.name, sample=sample, beginning=beginning, ended=ended)
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
-
-
-def copied(parameters: Array) -> Array:
-    """Return parameters in a vector of their own."""
-    found = aligned(parameters.size, parameters.dtype)
-    found[...] = parameters
-    return found
 
 
 def in_memory(held_out: Data | HeldOut | None) -> Data | None:

@@ -19,7 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
 from fastmlp.model.byte_rows import ByteRows, unpacked
-from fastmlp.model.layout import aligned, drawn, drawn_of_each, flatten, parameter_count, settle_bins
+from fastmlp.model.layout import (
+    aligned_copy,
+    drawn,
+    drawn_of_each,
+    flatten,
+    parameter_count,
+    settle_bins,
+)
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import Inputs, dense_columns
 from fastmlp.model.state import Array
@@ -323,9 +330,7 @@ def _copied(model: Model, network: Network, dtype: np.dtype[Any]) -> Array:
                 f"initial must be a model of such layers: it has {_in_words(theirs)} where the network has "
                 f"{_in_words(ours)}"
             )
-    parameters = aligned(parameter_count(network), dtype)
-    parameters[...] = clean("the parameters of initial", model.parameters.reshape(1, -1), dtype)[0]
-    return parameters
+    return aligned_copy(clean("the parameters of initial", model.parameters.reshape(1, -1), dtype)[0])
 
 
 KEPT_PARAMETERS = 1 << 12
@@ -360,9 +365,7 @@ def initial_parameters(
     rows : of whose quantiles bins are made; ValueError without them where the network has such bins
     """
     if initial is None and parameter_count(network) <= KEPT_PARAMETERS and not network.settles:
-        parameters = aligned(parameter_count(network), dtype)
-        parameters[...] = _kept_start(network, streams.seed, dtype)
-        return parameters
+        return aligned_copy(_kept_start(network, streams.seed, dtype))
     if initial is None:
         parameters = drawn(network, np.random.default_rng(streams.initial), dtype)
         if network.settles:

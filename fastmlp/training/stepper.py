@@ -14,7 +14,7 @@ from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import step_totals
-from fastmlp.model.layout import aligned, layer_views, named_views
+from fastmlp.model.layout import aligned_copy, layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.schedules import Schedule
@@ -337,8 +337,7 @@ class Stepper(Intake):
 
     def _exchanged(self, held: StepperState) -> StepperState:
         """Return copies, in which parameters are what predictions read; or back from there."""
-        parameters, moments = aligned(held.parameters.size, self._dtype), held.moments.copy()
-        parameters[...] = held.parameters
+        parameters, moments = aligned_copy(held.parameters), held.moments.copy()
         exchange(self.network, self.optimizer, parameters, moments, held.steps)
         return held._replace(parameters=parameters, moments=moments)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.training.batches import Mixing, batches_of
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.callbacks import Callback, Pause, Run
 from fastmlp.training.data import clean_targets, floating_dtype
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
@@ -95,10 +94,10 @@ class PreparedBlocks(NamedTuple):
         with _opened(*self) as (training, begin):
             return training.train(begin)
 
-    def iterate(self, every: int | timedelta) -> Generator[Run]:
+    def iterate(self, pause: Pause) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
         with _opened(*self) as (training, begin):
-            yield from training.iterate(every, begin)
+            yield from training.iterate(pause, begin)
 
 
 @contextmanager
