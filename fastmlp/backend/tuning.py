@@ -129,7 +129,7 @@ def trials_of(name: str) -> list[Trial]:
 
 @functools.cache
 def turn_of(trial: Trial) -> Turn:
-    """Return what does a trial. The rates are 0: the parameters stay what they are."""
+    """Return the `Turn` of a trial. The rates are 0, so that parameters stay as they are."""
     network = Network(trial.sizes, "relu", "softmax", "cross_entropy")
     optimizer = BY_NAME[trial.optimizer](1e-3)
     backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)

@@ -58,7 +58,7 @@ class _Spread:
         return part, visits - (np.cumsum(counts) - counts)[step]
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
-        """Return the loss over all ranks' rows, with heads an array; data has this rank's."""
+        """Return the loss over the rows of all ranks, with heads an array. data : of this rank"""
         counts = counts_of(network, data)
         totals = self._ranks.total(counts.copy())
         own = np.zeros(len(counts))

@@ -337,7 +337,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             )
 
     def _places(self, y: Array) -> Array | None:
-        """Return the place of every label in `classes_`; None where scikit-learn must find them.
+        """Return the index of each label in `classes_`; None where scikit-learn must find the indices.
 
         That takes twenty times as long for 32 labels as here, where all are integers that are known.
         """

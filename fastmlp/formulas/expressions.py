@@ -301,7 +301,7 @@ def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
 
 
 def _broadcast(value: Expression, others: list[Expression]) -> Expression:
-    """Return a value broadcast to a row if one of others is one, as NumPy does."""
+    """Broadcast a value to a row if another operand is a row, as NumPy does."""
     if is_row(value) or not any(map(is_row, others)):
         return value
     always = operate("equal", variable(ONES), 1.0)

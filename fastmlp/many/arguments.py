@@ -54,7 +54,7 @@ class Arguments:
         return [first + index for index in range(self.count)]
 
     def of(self, index: int) -> dict[str, Any]:
-        """Return the arguments of one model but for its seed, with its rows only.
+        """Return the arguments of one model, without its seed and with its own rows.
 
         ValueError or TypeError if the rows are wrong.
         """

@@ -181,7 +181,7 @@ class Preparation:
         return data
 
     def _initial(self, index: int, pattern: Pattern) -> Array | None:
-        """Return the parameters that a model is given to begin with; None if it draws them."""
+        """Return the given initial parameters of a model; None if the model draws them."""
         initial = self._arguments.value("initial", index)
         if initial is None:
             return None

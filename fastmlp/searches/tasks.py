@@ -34,7 +34,7 @@ class Abandoned(BaseException):
 
 
 class TaskThread(TrainingThread):
-    """A call that goes on only while its group has it do so, in this thread or in the group's (`unthreaded`).
+    """A call that runs only while its group waits for it, in this thread or in the group's (`unthreaded`).
 
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end

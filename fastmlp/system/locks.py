@@ -70,7 +70,7 @@ def alone(directory: PrivateDirectory, name: str, patience: float) -> Iterator[N
 
 
 def _lock(descriptor: int, path: Path, patience: float) -> None:
-    """Lock a file, unless another process holds the lock for so many seconds."""
+    """Lock a file; give up if another process holds the lock for `patience` seconds."""
     latest = time.monotonic() + (0.0 if path in _in_vain else patience)
     while True:
         try:

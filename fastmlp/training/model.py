@@ -194,7 +194,7 @@ class Model(Portable):
         return out
 
     def prediction(self, inputs: Inputs, out: NDArray[Any]) -> tuple[Backend, PredictArguments]:
-        """Return what `predict_all` takes to do `forward`. out : (rows, n_out), to be written"""
+        """Return one of the predictions of `predict_all`. out : (rows, n_out), to be written"""
         return self._backend, (self.network, self.parameters, inputs, out)
 
     def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:
