@@ -1,6 +1,6 @@
-"""What other programs call operations and activations: a row for each that has a counterpart there.
+"""Names of operations and activations in other programs, as their entries have them.
 
-What has none in a format is written there by its formula, but for Keras's weights, which need a name.
+A format writes a thing without a name by its formula; only a list of Keras's weights needs a name.
 """
 
 from __future__ import annotations
@@ -11,62 +11,39 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.exchange.steps import ExportStep, step_of
-from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
+from fastmlp.model import activations
 from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
+from fastmlp.model.pieces import Counterparts
 
-Named = tuple[str, dict[str, Any]]
-"""A name, and the options that make it ours."""
-
-NONE: Named = "", {}
+NONE: tuple[str, dict[str, Any]] = "", {}
 
 
 class Counterpart(NamedTuple):
-    """The names of an operation or an activation; empty where a format has none.
+    """The names of an operation or an activation, with options; empty where a format has none.
 
     torch : a class of torch.nn; onnx : an operator; keras : a layer
     """
 
-    torch: Named = NONE
-    onnx: Named = NONE
-    keras: str = ""
+    torch: tuple[str, dict[str, Any]] = NONE
+    onnx: tuple[str, dict[str, Any]] = NONE
+    keras: tuple[str, dict[str, Any]] = NONE
 
 
-ATTRIBUTES: dict[str, dict[str, Any]] = {"LayerNormalization": {"axis": -1}, "Concat": {"axis": 1}}
-"""Of operators of ONNX."""
+def _names(counterparts: Counterparts) -> Counterpart:
+    pairs = {
+        format: (given, {}) if isinstance(given, str) else given for format, given in counterparts.items()
+    }
+    return Counterpart(**pairs)
 
-OPERATIONS = {
-    one.kind: Counterpart(
-        (one.counterparts.get("torch", ""), {}),
-        (onnx := one.counterparts.get("onnx", ""), ATTRIBUTES.get(onnx, {})),
-        one.counterparts.get("keras", ""),
-    )
-    for one in LAYERS.values()
-    if one.counterparts
-}
-"""By kinds of operations, as their layers say. Their arrays are there in the order that they have here."""
 
-ACTIVATIONS = {
-    "relu": Counterpart(("ReLU", {}), ("Relu", {})),
-    "leaky_relu": Counterpart(
-        ("LeakyReLU", {"negative_slope": LEAKY_SLOPE}), ("LeakyRelu", {"alpha": LEAKY_SLOPE})
-    ),
-    "elu": Counterpart(("ELU", {"alpha": 1.0}), ("Elu", {"alpha": 1.0})),
-    "gelu": Counterpart(("GELU", {"approximate": "none"}), ("Gelu", {"approximate": "none"})),
-    "silu": Counterpart(("SiLU", {})),
-    # Beyond the threshold PyTorch takes x for softplus(x), which costs e^-threshold: below 2^-53 from 37 on.
-    "softplus": Counterpart(("Softplus", {"beta": 1.0, "threshold": 40.0}), ("Softplus", {})),
-    "sigmoid": Counterpart(("Sigmoid", {}), ("Sigmoid", {})),
-    "tanh": Counterpart(("Tanh", {}), ("Tanh", {})),
-    "selu": Counterpart(("SELU", {}), ("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE})),
-    "mish": Counterpart(("Mish", {}), ("Mish", {})),
-    "hardswish": Counterpart(("Hardswish", {}), ("HardSwish", {})),
-    "softmax": Counterpart(("Softmax", {"dim": -1}), ("Softmax", {"axis": -1})),
-    "exp": Counterpart(onnx=("Exp", {})),
-}
-"""By names of activations."""
+OPERATIONS = {one.kind: _names(one.counterparts) for one in LAYERS.values() if one.counterparts}
+"""Counterparts by kinds of operations. Their arrays are in the order that they have here."""
+
+ACTIVATIONS = {name: _names(one.counterparts) for name, one in activations.ACTIVATIONS.items()}
+"""Counterparts by names of activations."""
 
 
 def counterpart_of(step: ExportStep) -> Counterpart:

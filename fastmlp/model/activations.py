@@ -22,7 +22,7 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
-from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
+from fastmlp.model.pieces import Counterpart, Counterparts, Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -56,6 +56,8 @@ class Activation(Piece):
     parameters : tuple of `fastmlp.model.own_layers.Parameter`
         With some it is an operation of its own after a dense layer's, and has `derivatives` as a `Layer`;
         what is below is of activations without.
+    counterparts : Counterparts
+        The names of a built-in activation in "torch" and "onnx".
     formula : callable
         formula(z), on the numbers of `fastmlp.formulas`; None for softmax, which goes over a row.
     backward : callable
@@ -73,6 +75,7 @@ class Activation(Piece):
     """
 
     parameters: tuple[Parameter, ...] = ()
+    counterparts: Counterparts
     formula: Formula | None
     backward: Formula | None
     reads: frozenset[str]
@@ -179,10 +182,11 @@ def _own(
     output: bool = False,
     short: bool = False,
     short_backward: bool = True,
+    **counterparts: Counterpart,
 ) -> Activation:
     entry = Activation.__new__(Activation)
     entry.name = entry.key = name
-    entry.digest, entry.hidden, entry.output = "", hidden, output
+    entry.digest, entry.hidden, entry.output, entry.counterparts = "", hidden, output, counterparts
     entry.short, entry.short_backward = short, short_backward
     entry.formula, entry.backward = formula, backward
     entry.reads = frozenset(inspect.signature(backward).parameters if backward else ()) - {"delta"}
@@ -194,34 +198,87 @@ ACTIVATIONS = {
     for entry in (
         _own("identity", lambda z: z, lambda delta: delta, output=True, short=True),
         # A choice and no product: a NaN or inf that comes from above a closed unit ends there.
-        _own("relu", elementary.relu, lambda delta, a: where(a > 0.0, delta, 0.0), short=True),
+        _own(
+            "relu",
+            elementary.relu,
+            lambda delta, a: where(a > 0.0, delta, 0.0),
+            short=True,
+            torch="ReLU",
+            onnx="Relu",
+        ),
         _own(
             "leaky_relu",
             elementary.leaky_relu,
             lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
             short=True,
+            torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
+            onnx=("LeakyRelu", {"alpha": LEAKY_SLOPE}),
         ),
-        _own("elu", elementary.elu, lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0)),
-        _own("gelu", elementary.gelu, lambda delta, z: delta * elementary.gelu_derivative(z)),
-        _own("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z)),
+        _own(
+            "elu",
+            elementary.elu,
+            lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
+            torch=("ELU", {"alpha": 1.0}),
+            onnx=("Elu", {"alpha": 1.0}),
+        ),
+        _own(
+            "gelu",
+            elementary.gelu,
+            lambda delta, z: delta * elementary.gelu_derivative(z),
+            torch=("GELU", {"approximate": "none"}),
+            onnx=("Gelu", {"approximate": "none"}),
+        ),
+        _own("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z), torch="SiLU"),
         _own(
             "softplus",
             elementary.softplus,
             lambda delta, a: delta * -elementary.expm1_nonpositive(-a),
             short_backward=False,
+            # Beyond the threshold PyTorch returns x: an error of e^-threshold, below 2^-53 from 37 on.
+            torch=("Softplus", {"beta": 1.0, "threshold": 40.0}),
+            onnx="Softplus",
         ),
-        _own("sigmoid", elementary.sigmoid, lambda delta, a: delta * (a * (1.0 - a)), output=True),
-        _own("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0)),
-        _own("selu", elementary.selu, lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE)),
-        _own("mish", elementary.mish, lambda delta, z: delta * elementary.mish_derivative(z)),
+        _own(
+            "sigmoid",
+            elementary.sigmoid,
+            lambda delta, a: delta * (a * (1.0 - a)),
+            output=True,
+            torch="Sigmoid",
+            onnx="Sigmoid",
+        ),
+        _own("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
+        _own(
+            "selu",
+            elementary.selu,
+            lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE),
+            torch="SELU",
+            onnx=("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
+        ),
+        _own(
+            "mish",
+            elementary.mish,
+            lambda delta, z: delta * elementary.mish_derivative(z),
+            torch="Mish",
+            onnx="Mish",
+        ),
         _own(
             "hardswish",
             elementary.hardswish,
             lambda delta, z: where(z <= -3.0, 0.0, delta * where(z < 3.0, fma(z, 1 / 3, 0.5), 1.0)),
             short=True,
+            torch="Hardswish",
+            onnx="HardSwish",
         ),
-        _own("softmax", None, None, hidden=False, output=True),
-        _own("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True),
+        _own(
+            "softmax",
+            None,
+            None,
+            hidden=False,
+            output=True,
+            torch=("Softmax", {"dim": -1}),
+            onnx=("Softmax", {"axis": -1}),
+        ),
+        _own("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
     )
 }
 """fastmlp's own by name. Each formula stands here once for every kernel."""

@@ -138,7 +138,7 @@ class Multiply(ReadsEarlier):
     name: str | None = None
 
 
-@layer("concatenate", counterparts={"onnx": "Concat"})
+@layer("concatenate", counterparts={"onnx": ("Concat", {"axis": 1})})
 class Concatenate(ReadsEarlier):
     """x and, after its units, those of an earlier layer.
 

@@ -24,7 +24,11 @@ def rms_norm(x: Any, gain: Any, epsilon: Any) -> Any:
 @layer(
     "layer_norm",
     layer_norm,
-    counterparts={"torch": "LayerNorm", "onnx": "LayerNormalization", "keras": "LayerNormalization"},
+    counterparts={
+        "torch": "LayerNorm",
+        "onnx": ("LayerNormalization", {"axis": -1}),
+        "keras": "LayerNormalization",
+    },
     gain=("units", 1.0),
     shift=("bias", 0.0),
 )

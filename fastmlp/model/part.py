@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from fastmlp import checks
 from fastmlp.model.own_layers import Parameter, RowFunction, function_of_a_row
+from fastmlp.model.pieces import Counterparts
 
 Formula = Callable[..., Any]
 Class = TypeVar("Class", bound=type[Any])
@@ -26,7 +27,7 @@ class Part:
     """
 
     kind: ClassVar[str] = ""
-    counterparts: ClassVar[Mapping[str, str]] = {}
+    counterparts: ClassVar[Counterparts] = {}
     formula: ClassVar[Formula | None] = None
     parameters: ClassVar[Mapping[str, tuple[str, Any]]] = {}
     state: ClassVar[tuple[str, ...]] = ()
@@ -57,7 +58,7 @@ def layer(
     formula: Formula | None = None,
     state: tuple[str, ...] = (),
     public: bool = True,
-    counterparts: Mapping[str, str] | None = None,
+    counterparts: Counterparts | None = None,
     **parameters: tuple[str, Any],
 ) -> Callable[[Class], Class]:
     """Return a decorator that makes a layer of a class: a frozen dataclass that the registry has.
@@ -75,8 +76,8 @@ def layer(
         0.
     public : bool
         Whether users may name it.
-    counterparts : mapping of str to str, optional
-        What "torch", "onnx" and "keras" call it; a format without a name gets the formula.
+    counterparts : Counterparts, optional
+        The layer's names in "torch", "onnx" and "keras"; a format without a name gets the formula.
     **parameters : tuple of (str, object)
         The shape of each trained parameter, and its first value or the name of the field with that: "units"
         (a number for each unit), "layer" (one number), or "bias" (a number for each unit, which is added to

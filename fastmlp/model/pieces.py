@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastmlp import checks
@@ -11,6 +12,12 @@ from fastmlp.formulas.expressions import Expression, of_one_unit
 from fastmlp.formulas.operations import OPERATIONS
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+Counterpart = str | tuple[str, dict[str, Any]]
+"""A name in another program, with the options that make it ours where it has some."""
+
+Counterparts = Mapping[str, Counterpart]
+"""The names in "torch" (a class of torch.nn), "onnx" (an operator) and "keras" (a layer)."""
 
 
 class Piece:
