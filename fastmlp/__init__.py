@@ -14,6 +14,9 @@ from fastmlp.training import formats
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
     from fastmlp.checks import CheckpointError as CheckpointError
+    from fastmlp.derivatives.attribution import Attribution as Attribution
+    from fastmlp.derivatives.laplace import Posterior as Posterior
+    from fastmlp.derivatives.laplace import laplace as laplace
     from fastmlp.distributed.data_parallel import DataParallel as DataParallel
     from fastmlp.distributed.ranks import RankError as RankError
     from fastmlp.distributed.shards import shard as shard
@@ -86,6 +89,8 @@ _HOME = {
     "training.model": "Model",
     "training.pruning": "MedianStopping OptunaPruning",
     "training.rate_finder": "RateSearch find_rate",
+    "derivatives.attribution": "Attribution",
+    "derivatives.laplace": "Posterior laplace",
     "training.saving": "load save",
     "training.stepper": "Stepper",
     "model.network": "Network",
@@ -142,7 +147,12 @@ def _publish_end(process: int) -> None:
 # Before mpi4py's MPI_Finalize. A process that is forked from this one is no rank.
 atexit.register(_publish_end, os.getpid())
 
-formats.register(lambda name: importlib.import_module(f"fastmlp.exchange.{name}"))
+_DIFFERENTIATE = ("input_derivatives", "parameter_derivatives", "attribution")
+formats.register(
+    lambda name: importlib.import_module(
+        f"fastmlp.{'derivatives' if name in _DIFFERENTIATE else 'exchange'}.{name}"
+    )
+)
 formats.register_file("table", _read_table)
 
 

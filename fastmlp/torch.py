@@ -171,7 +171,7 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "fastmlp.torch.Module has no second derivative; leave out create_graph=True, "
-                "or use Model.to_torch()"
+                "model().hessian and hvp have those by X; or use Model.to_torch()"
             )
         X, *_ = ctx.saved_tensors  # which raises where one has changed since
         stepper = ctx.module.stepper

@@ -169,7 +169,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         def step(node: Expression, parts: list[Any]) -> Any:
             if node.operation in (VARIABLE, CONSTANT):
                 return values[node.operands[0]] if node.operation == VARIABLE else node.operands[0]
-            if not any(isinstance(part, np.ndarray) for part in parts):
+            if not any(isinstance(part, (np.ndarray, Expression)) for part in parts):
                 return OPERATIONS[node.operation].on_arrays(*parts).item()
             if node.operation == "where":
                 parts[1:] = (dtype.type(x) if isinstance(x, float) else x for x in parts[1:])

@@ -20,6 +20,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean_rows_of, floating_dtype
+from fastmlp.training.differentiable import Differentiable
 from fastmlp.training.portable import Parts, Portable
 
 AT_ONCE = 1 << 20
@@ -36,7 +37,7 @@ class ResumableTraining(Protocol):
         """Return the model that more epochs of the training come to."""
 
 
-class Model(Portable):
+class Model(Portable, Differentiable):
     """A network with its parameters; `to_..` and `from_..` exchange it with other programs.
 
     Attributes

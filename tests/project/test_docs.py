@@ -88,6 +88,10 @@ assert uncertain[30] > 2 * uncertain[10]
 assert loss < 0.02
 assert np.log(np.cosh(stepper.forward(X) - y)).mean() < 0.005
 """,
+    "explain.md": """
+assert attribution.error < 1e-5
+assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
+""",
     "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
     "coming-from/pytorch.md": "assert losses[-1] < losses[0] / 4",
     "coming-from/keras.md": "assert len(model.history['validation_loss']) > 5",

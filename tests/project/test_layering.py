@@ -35,6 +35,7 @@ FLOORS = (
     ("backend", "kernels.variants"),
     ("training",),
     ("distributed", "exchange"),
+    ("derivatives",),
     ("fitting",),
     ("estimators", "many", "testing"),
     ("searches",),
@@ -209,8 +210,9 @@ def test_the_oracle_shares_nothing_with_the_kernels():
 BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
 
 ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("layers", "losses", "rules")))
-BLAS_CALLERS = {*ORACLE, "testing.product_cases", "kernels.variants.blas"}
-"""The oracles of trainings and of kernels, and the backend that is made of it."""
+DERIVATIVES = {f"derivatives.{part}" for part in ("tape", "parameter_derivatives", "laplace")}
+BLAS_CALLERS = {*ORACLE, *DERIVATIVES, "testing.product_cases", "kernels.variants.blas"}
+"""The oracles of trainings and of kernels, derivatives of models, and the backend that is made of it."""
 
 
 def calls_the_blas(path):

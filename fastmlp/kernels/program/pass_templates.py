@@ -70,6 +70,13 @@ def backward(call, worker, workers):
 
     Its derivative by the inputs goes to call.by_inputs, if that has rows.
     """
+    input_backward(call, worker, workers)
+    wait(call.barrier, worker, workers)
+    weights_step(call, 0, call.samples, call.step, 0.0, 0.0, 0.0, worker, workers)
+
+
+def input_backward(call, worker, workers):
+    """Take deltas from the outputs back to the inputs, as `backward` does, and leave call.gradients alone."""
     here, memory, rows = call.operations[0], call.memory, call.samples
     first, last = own_share(rows, worker, workers, LOSS_ROWS)
     block, end = block_of(call), call.depth
@@ -95,8 +102,6 @@ def backward(call, worker, workers):
                 input_gradient_rows(delta, w, out, out, at, stop, False, scratch)
             else:  # the copy of the inputs
                 pass_on(rows_of(delta, at, stop), 0, False, rows_of(out, at, stop))
-    wait(call.barrier, worker, workers)
-    weights_step(call, 0, rows, call.step, 0.0, 0.0, 0.0, worker, workers)
 
 
 def penalize(call, worker, workers):

@@ -359,13 +359,18 @@ class Call:
     def __init__(self, known: array.array[int], given: dict[str, Any], *held: Any) -> None:
         words = self.words = known[:]
         self.address = words.buffer_info()[0]
-        self._held = {"held": held}
+        self._held: dict[str, Any] = {"held": held}
         self.set(given)
 
     def set(self, given: dict[str, Any]) -> None:
         """Change words: arrays and numbers by name. The arrays live as long as the call, or until others."""
         self.show(given)
         self._held |= given
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array that `set` was given."""
+        found: NDArray[Any] = self._held[name]
+        return found
 
     def show(self, given: dict[str, Any]) -> None:
         """Write values to their words; arrays among them must be kept elsewhere while the call runs."""

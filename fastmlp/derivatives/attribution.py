@@ -1,0 +1,112 @@
+"""Attributions: the change of an output from a baseline to a row, divided among the columns.
+
+Integrated gradients (Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", 2017) follow the
+straight line from one baseline. Expected gradients (Erion et al., "Improving performance of deep learning
+models with axiomatic attribution priors and expected gradients", 2021) are a mean over lines from many.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks
+from fastmlp.derivatives.input_derivatives import Rows, input_gradient
+from fastmlp.system.packages import needed
+from fastmlp.training.model import Model
+
+Array = NDArray[Any]
+
+
+class Attribution(NamedTuple):
+    """What each column adds to an output.
+
+    Attributes
+    ----------
+    values : (rows, columns) floating
+    change : (rows,) floating, the output of each row minus that of the baseline, or the mean of all baselines
+    error : float, the greatest difference between the sum of a row's values and its change
+    """
+
+    values: Array
+    change: Array
+    error: float
+
+    def plot(self, row: int | None = None, names: Any = None, ax: Any = None) -> Any:
+        """Draw bars of one row's values, or of the mean absolute values of all; return Matplotlib's axes.
+
+        names : of the columns; ax : axes to draw on, new ones if None
+        """
+        pyplot = needed("matplotlib.pyplot", "plot", "Attribution.plot")
+        shown = np.abs(self.values).mean(axis=0) if row is None else self.values[row]
+        labels = [f"x{i}" for i in range(len(shown))] if names is None else [*map(str, names)]
+        order = np.argsort(np.abs(shown))
+        ax = pyplot.subplots()[1] if ax is None else ax
+        ax.barh([labels[i] for i in order], shown[order])
+        ax.set_xlabel("mean |attribution|" if row is None else "attribution")
+        return ax
+
+
+def attribute(
+    model: Model,
+    X: Any,
+    baseline: ArrayLike | None = None,
+    output: Any = None,
+    method: str = "integrated",
+    steps: int = 50,
+    seed: int | None = 0,
+    logits: bool = False,
+) -> Attribution:
+    """Return attributions; see `Model.attribute`."""
+    checks.choice("method", method, ("integrated", "expected"))
+    steps = checks.whole("steps", steps, 1)
+    if any(block.codes for block in model.network.blocks):
+        raise ValueError("attribute needs columns of numbers: no line leads from one code to another")
+    rows = _dense(Rows(model, X))
+    if baseline is None:
+        if method == "expected":
+            raise ValueError("method='expected' needs baseline=, rows of the training data")
+        baseline = np.zeros((1, rows.shape[1]))
+    starts = np.atleast_2d(checks.real_array("baseline", baseline)).astype(rows.dtype)
+    if starts.shape[1] != rows.shape[1] or (method == "integrated" and len(starts) not in (1, len(rows))):
+        wanted = (
+            f"({rows.shape[1]},) or {rows.shape}" if method == "integrated" else f"(any, {rows.shape[1]})"
+        )
+        raise ValueError(f"baseline must have shape {wanted}, got {np.shape(baseline)}")
+    values = np.zeros(rows.shape, np.float64)
+    if method == "integrated":  # nodes and weights of Gauss and Legendre on [0, 1]
+        nodes, weights = np.polynomial.legendre.leggauss(steps)
+        ways: Any = [
+            (starts, (node + 1) / 2, weight / 2) for node, weight in zip(nodes, weights, strict=True)
+        ]
+    else:
+        rng = np.random.default_rng(seed)
+        drawn = rng.integers(len(starts), size=(steps, len(rows)))
+        at = (
+            rng.permuted(np.tile(np.arange(steps)[:, None], len(rows)), axis=0) + rng.random(drawn.shape)
+        ) / steps
+        ways = [(starts[own], t[:, None], 1 / steps) for own, t in zip(drawn, at, strict=True)]
+    for start, t, weight in ways:
+        line = rows - start
+        found = input_gradient(model, (start + line * t).astype(rows.dtype), output, logits)
+        values += weight * line * found
+    bases = _output(model, starts, output, logits)
+    if method == "expected":
+        bases = bases.mean(keepdims=True)
+    change = _output(model, rows, output, logits) - bases
+    return Attribution(values, change, float(np.abs(values.sum(axis=1) - change).max(initial=0)))
+
+
+def _dense(rows: Rows) -> Array:
+    return rows.dense(slice(0, len(rows))) / rows.scale
+
+
+def _output(model: Model, X: Array, output: Any, logits: bool) -> Array:
+    """Return one output (rows,) of rows in float64."""
+    rows, found = Rows(model, X, 1, logits), []
+    place = rows.output(output)
+    for _, tape in rows.blocks():
+        found.append(rows.outputs(tape.values)[:, place])
+    return np.concatenate(found).astype(np.float64)

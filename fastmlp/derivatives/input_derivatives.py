@@ -1,0 +1,289 @@
+"""Derivatives of a model by its inputs, in blocks of rows of bounded memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.backend import registry
+from fastmlp.derivatives.tape import Array, Tape, logit_steps
+from fastmlp.exchange.steps import ExportGraph, graph_of
+from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.inputs import columns_of
+from fastmlp.model.sparse import SparseRows
+from fastmlp.training.data import clean_rows_of
+from fastmlp.training.model import Model
+from fastmlp.training.sparse_data import is_sparse
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.runtime.passes import RowPasses
+
+EXACT = "fused"
+"""The backend of models that predict with products of bfloat16 numbers, which have no derivative."""
+
+MOST_NUMBERS = 1 << 18
+"""Numbers of an array of a tape, values or cotangents of one step: 1 or 2 MiB, which L2 or L3 holds."""
+
+
+class Rows:
+    """The rows of a call, in blocks: of compiled passes, or of tapes.
+
+    Parameters
+    ----------
+    model : the model
+    X : as for `Model.predict`
+    directions : tangents or cotangents of a row that a tape carries together
+    logits : whether derivatives are those of the logits
+    """
+
+    def __init__(self, model: Model, X: Any, directions: int = 1, logits: bool = False) -> None:
+        network, self.parameters = model.network, model.parameters
+        if checks.flag("logits", logits) and network.members > 1:
+            raise ValueError("logits are not defined of a network with Members, whose outputs are a mean")
+        self.network, self.scale = network, self.parameters.dtype.type(network.input_scale)
+        self.inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
+        self.backend, self.logits, self.directions = model.backend, logits, directions
+        self.n_in = columns_of(network.blocks) if network.blocks else network.n_in
+        self.dtype = self.parameters.dtype
+
+    @functools.cached_property
+    def graph(self) -> ExportGraph:
+        """The steps of the network, whose input scale is 1."""
+        return graph_of(self.network.replaced(input_scale=1.0), self.parameters)
+
+    @functools.cached_property
+    def ends(self) -> dict[str, int]:
+        """The steps that give the outputs, or their logits, by the names of the outputs."""
+        heads = {name or "output": head.output for name, head in self.network.heads.items()}
+        outputs = heads or {"output": self.network.output}
+        return logit_steps(self.graph, outputs) if self.logits else self.graph.outputs
+
+    @functools.cached_property
+    def passes(self) -> RowPasses | None:
+        """Compiled passes back to dense inputs; None where a tape takes the rows."""
+        network, plain = self.network, isinstance(self.inputs, np.ndarray) and not self.network.blocks
+        if not plain or registry.is_reference(self.backend) or (self.logits and network.heads):
+            return None
+        from fastmlp.kernels.runtime.passes import RowPasses
+
+        name = EXACT if registry.is_mixed(self.backend) else self.backend
+        if self.logits:
+            network = network.replaced(output="identity", loss="mse")
+        choice, entries = registry.choice_of(name), registry.entries(name)
+        return RowPasses(choice, entries, network, self.parameters, len(self.inputs))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def blocks(self) -> Iterator[tuple[slice, Tape]]:
+        """Yield the rows of each block, with their tape."""
+        widest = max([self.n_in, *(step.one.n_out for step in self.graph.steps)])
+        most = max(1, MOST_NUMBERS // (widest * max(self.directions, 1)))
+        for start in range(0, len(self), most):
+            rows = slice(start, min(start + most, len(self)))
+            yield rows, Tape(self.graph, self.dense(rows))
+
+    def dense(self, rows: slice) -> Array:
+        """Return rows as an array whose columns stand block after block."""
+        inputs = self.inputs
+        if not isinstance(inputs, SparseRows):
+            return inputs[rows]
+        matrix, dense = inputs.matrix()[rows].toarray(), inputs.dense[rows]
+        if not self.network.blocks:
+            return np.ascontiguousarray(matrix)
+        ends, parts = [0, 0], []
+        for block in self.network.blocks:
+            kind, source = int(block.is_sparse), matrix if block.is_sparse else dense
+            parts.append(source[:, ends[kind] : ends[kind] + block.columns])
+            ends[kind] += block.columns
+        return np.hstack(parts)
+
+    def unit(self, some: slice, place: int) -> Array:
+        """Return cotangents (rows, n_out) that choose one output."""
+        unit = np.zeros((some.stop - some.start, self.network.n_out), self.dtype)
+        unit[:, place] = 1
+        return unit
+
+    def seeds(self, cotangents: Array) -> dict[int, Array]:
+        """Return cotangents of the outputs (.., rows, n_out) by the steps that give them."""
+        if not self.network.head_names:
+            return {self.ends["output"]: cotangents}
+        columns = columns_of_heads(self.network.heads)
+        return {self.ends[name]: cotangents[..., own] for name, own in columns.items()}
+
+    def outputs(self, found: Mapping[int, Array]) -> Array:
+        """Return values or tangents of the outputs (.., rows, n_out), those of heads side by side."""
+        return np.concatenate([found[step] for step in self.ends.values()], axis=-1)
+
+    def array(self, what: str, value: Any, columns: int) -> Array:
+        """Return vectors of a product as an array (rows, columns); ValueError for another shape."""
+        if isinstance(value, Mapping):
+            value = [*value.values()]
+        if isinstance(value, (list, tuple)) and any(np.ndim(one) == 2 for one in value):
+            value = np.hstack(value)
+        array = checks.real_array(what, value)
+        if array.ndim == 1 and columns == 1:
+            array = array.reshape(-1, 1)
+        if array.shape != (len(self), columns):
+            raise ValueError(f"{what} must have shape {(len(self), columns)}, got {array.shape}")
+        return np.ascontiguousarray(array, self.dtype)
+
+    def output(self, given: Any) -> int:
+        """Return the column of the outputs that a caller names."""
+        network = self.network
+        if network.head_names:
+            columns = columns_of_heads(network.heads)
+            name, place = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+            if name not in columns:
+                raise ValueError(f"output must be one of {', '.join(columns)}, got {checks.shown(given)}")
+            own = range(network.n_out)[columns[name]]
+            if place is None and len(own) > 1:
+                raise ValueError(
+                    f"the head {name!r} has {len(own)} outputs; output=({name!r}, 0) is the first"
+                )
+            return own[checks.whole("output", place or 0, 0, len(own) - 1)]
+        if given is None and network.n_out > 1:
+            raise ValueError(f"output must be one of the {network.n_out} outputs, 0 is the first; got None")
+        return checks.whole("output", given or 0, 0, network.n_out - 1)
+
+
+def _by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice], Array]) -> Array:
+    """Return an array (rows, *shape), which is computed block by block."""
+    out = np.empty((len(rows), *shape), rows.dtype)
+    for some, tape in rows.blocks():
+        out[some] = of_block(tape, some)
+    return out
+
+
+def _unit(rows: int, units: int, dtype: Any) -> Array:
+    """Return the unit vectors (units, rows, units), for each row all of them."""
+    return np.broadcast_to(np.eye(units, dtype=dtype)[:, None], (units, rows, units))
+
+
+def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple[slice, Array]]:
+    """Yield blocks of rows with the cotangents (directions, rows, columns) of the inputs.
+
+    cotangents : of the outputs of some rows, (directions, rows, n_out)
+    """
+    if (passes := rows.passes) is None:
+        for some, tape in rows.blocks():
+            yield some, tape.pull(rows.seeds(cotangents(some))) * rows.scale
+        return
+    for start in range(0, len(rows), passes.rows):
+        some = slice(start, min(start + passes.rows, len(rows)))
+        passes.forward(rows.dense(some))
+        given = np.ascontiguousarray(cotangents(some))
+        found = np.empty((*given.shape[:2], rows.n_in), rows.dtype)
+        for by_outputs, by_inputs in zip(given, found, strict=True):
+            passes.back(by_outputs, by_inputs)
+        yield some, found if rows.scale == 1 else found * rows.scale
+
+
+def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
+    """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
+    outs = model.network.n_out
+    rows = Rows(model, X, min(outs, model.network.n_in), logits)
+    if outs <= rows.n_in or rows.passes is not None:
+        out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
+        for some, found in _reverse(rows, lambda some: _unit(some.stop - some.start, outs, rows.dtype)):
+            out[some] = found.transpose(1, 0, 2)
+        return out
+
+    def of_block(tape: Tape, some: slice) -> Array:
+        tangents = rows.outputs(tape.push(_unit(some.stop - some.start, rows.n_in, rows.dtype)))
+        return tangents.transpose(1, 2, 0) * rows.scale
+
+    return _by_rows(rows, (outs, rows.n_in), of_block)
+
+
+def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
+    """Return the rows (rows, columns) of U times the Jacobian of each row."""
+    rows = Rows(model, X, 1, logits)
+    own, out = rows.array("U", U, model.network.n_out), np.empty((len(rows), rows.n_in), rows.dtype)
+    for some, found in _reverse(rows, lambda some: own[None, some]):
+        out[some] = found[0]
+    return out
+
+
+def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
+    """Return the Jacobian of each row times its row of V, (rows, n_out)."""
+    rows = Rows(model, X, 1, logits)
+    own = rows.array("V", V, rows.n_in)
+    return _by_rows(
+        rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(own[some] * rows.scale))
+    )
+
+
+def input_gradient(
+    model: Model, X: Any, output: Any = None, logits: bool = False, dense: bool = False
+) -> Any:
+    """Return the derivatives (rows, columns) of one output; of sparse X a CSR matrix of its pattern."""
+    rows = Rows(model, X, 1, logits)
+    place = rows.output(output)
+    blocks = _reverse(rows, lambda some: rows.unit(some, place)[None])
+    if not is_sparse(X) or dense:
+        out = np.empty((len(rows), rows.n_in), rows.dtype)
+        for some, found in blocks:
+            out[some] = found[0]
+        return out
+    assert isinstance(rows.inputs, SparseRows)
+    matrix = rows.inputs.matrix().tocsr()
+    values, starts = np.empty(matrix.nnz, rows.dtype), matrix.indptr
+    for some, found in blocks:
+        stored = slice(starts[some.start], starts[some.stop])
+        line = np.repeat(np.arange(some.stop - some.start), np.diff(starts[some.start : some.stop + 1]))
+        values[stored] = found[0][line, matrix.indices[stored]]
+    return type(matrix)((values, matrix.indices, matrix.indptr), matrix.shape)
+
+
+def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) -> Array:
+    """Return the Hessian of one output by the columns of each row times its row of V, (rows, columns)."""
+    rows = Rows(model, X, 1, logits)
+    place, own = rows.output(output), rows.array("V", V, rows.n_in)
+    return _by_rows(
+        rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, place, own[some] * rows.scale) * rows.scale
+    )
+
+
+def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> Array:
+    """Return the second derivatives (rows, columns, columns) of one output by the columns of each row."""
+    rows = Rows(model, X, model.network.n_in, logits)
+    place = rows.output(output)
+
+    def of_block(tape: Tape, some: slice) -> Array:
+        unit = _unit(some.stop - some.start, rows.n_in, rows.dtype)
+        return _bent(rows, tape, place, unit).transpose(1, 0, 2) * rows.scale**2
+
+    return _by_rows(rows, (rows.n_in, rows.n_in), of_block)
+
+
+def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:
+    unit = rows.unit(slice(0, tangents.shape[-2]), place)
+    return tape.pull(rows.seeds(unit), tangents=tape.push(tangents))
+
+
+def hidden(model: Model, X: Any, layer: int | str) -> NDArray[Any]:
+    """Return the units (rows, units) of a layer after its activation."""
+    from fastmlp.backend import reference
+
+    network, parameters = model.network, model.parameters
+    named = {one.name: place for place, one in enumerate(network.operations) if one.name}
+    if isinstance(layer, str):
+        if layer not in named:
+            raise ValueError(f"layer must be one of {', '.join(named)}, got {layer!r}")
+        place = named[layer]
+    else:
+        layers = [*named.values()]
+        place = layers[checks.whole("layer", layer, -len(layers), len(layers) - 1)]
+    inputs = clean_rows_of("X", network, X, parameters.dtype, known=False)
+    if place == len(network.operations) - 1 and not network.head_names:
+        out = np.empty((len(inputs), network.n_out), parameters.dtype)
+        reference.predict(network, parameters, inputs, out)
+        return out
+    passed = reference.pass_forward(network, parameters, inputs, None, 0)
+    return passed.activations[place]

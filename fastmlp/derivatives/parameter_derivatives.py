@@ -1,0 +1,170 @@
+"""Derivatives of a model by its parameters, row by row: gradients of losses and of outputs.
+
+The gradient of a row by the weights of a product is the outer product of the row's inputs and deltas. The
+norm of the gradient is the product of their norms, so that no gradient is formed (Goodfellow, "Efficient
+per-example gradient computations", 2015).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend.reference import members_loss
+from fastmlp.backend.reference_losses import heads_loss
+from fastmlp.derivatives.input_derivatives import Rows
+from fastmlp.derivatives.tape import Array, Tape, table_rows
+from fastmlp.exchange.steps import ExportStep, graph_of
+from fastmlp.model.backend import Data
+from fastmlp.training.data import clean_targets
+from fastmlp.training.model import Model
+
+
+class ParameterRows(Rows):
+    """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,)."""
+
+    def __init__(self, model: Model, X: Any) -> None:
+        super().__init__(model, X, logits=model.network.members == 1)
+
+    @functools.cached_property
+    def ends(self) -> dict[str, int]:
+        """Return the steps of the logits by the names of outputs; of members by their numbers."""
+        steps, network = self.graph.steps, self.network
+        if network.members == 1:
+            heads = {name or "output": head.output for name, head in network.heads.items()}
+            outputs = heads or {"output": network.output}
+            ends = dict(self.graph.outputs)
+        else:  # the mean is a sum of sums, times a number
+            at, last = steps[-1].one.sources[0], []
+            for _ in range(network.members - 1):
+                at, end = steps[at].one.sources
+                last.append(end)
+            ends = {str(i): end for i, end in enumerate([at, *reversed(last)])}
+            outputs = dict.fromkeys(ends, network.output)
+        return {
+            name: steps[number].one.sources[0] if outputs[name] != "identity" else number
+            for name, number in ends.items()
+        }
+
+    @functools.cached_property
+    def places(self) -> dict[str, NDArray[np.int64]]:
+        """The places in the flat vector of the numbers of each trained array, by its name."""
+        own = -1.0 - np.arange(len(self.parameters))  # no constant is negative
+        trains = np.zeros(len(own), bool)
+        for one in self.network.operations:
+            trains[one.weights : one.trained] = True
+            if not one.trains_bias:
+                trains[one.biases : one.trained] = False
+        found = {}
+        for step in graph_of(self.network.replaced(input_scale=1.0), own).steps:
+            for name, array in step.arrays.items():
+                numbers = array[1:-1] if step.one.kind.name == "categories" else array
+                places = (-1 - numbers.reshape(-1)).astype(np.int64)
+                if not step.fixed and (places >= 0).all() and trains[places].all():
+                    found[name] = places
+        return found
+
+    def deltas(self, logits: Sequence[Array], targets: Array) -> list[Array]:
+        """Return the derivatives of each row's own loss by its logits, those of each head or member."""
+        network, ones = self.network, np.ones(len(targets), targets.dtype)
+        if network.heads:
+            return heads_loss(network, logits, targets, ones, np.ones(len(network.heads)))[1]
+        delta = members_loss(network, np.hstack(logits), Data(ones[:, None], targets, ones), 1.0)[1]
+        return np.split(delta, network.members, axis=1)
+
+    def seeds_of_loss(self, tape: Tape, targets: Array) -> dict[int, Array]:
+        """Return the same by the steps of a tape that give the logits."""
+        steps = [*self.ends.values()]
+        return dict(zip(steps, self.deltas([tape.values[step] for step in steps], targets), strict=True))
+
+
+def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
+    """Yield the places (rows, width) of the rows of tables that codes read, and their columns of delta."""
+    codes, begin = tape.values[step.one.sources[0]], 0
+    for column, (name, table) in enumerate(step.arrays.items()):
+        own = places[name].reshape(-1, table.shape[1])
+        yield own[table_rows(codes[:, column], table) - 1], slice(begin, begin + table.shape[1])
+        begin += table.shape[1]
+
+
+def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
+    """Return the derivatives (.., rows, P) of what has these cotangents by all parameters."""
+    deltas: list[tuple[ExportStep, Array]] = []
+    tape.pull(seeds, visit=lambda step, delta: deltas.append((step, delta)))
+    lead = next(iter(seeds.values())).shape[:-1]
+    out = np.zeros((*lead, len(rows.parameters)), rows.dtype)
+    line = np.arange(lead[-1])[:, None]
+    for step, delta in deltas:
+        if step.one.kind.name == "categories":
+            for places, columns in _lookups(tape, step, rows.places):
+                out[..., line, places] += delta[..., columns]
+            continue
+        for name, own in tape.by_arrays(step, delta):
+            if (places := rows.places.get(name)) is not None:
+                first, last = int(places[0]), int(places[-1]) + 1
+                # An array mostly lies in one piece; of sparse blocks the rows of weights may not.
+                where = slice(first, last) if np.array_equal(places, range(first, last)) else places
+                out[..., where] += own
+    return out
+
+
+def parameter_gradients(model: Model, X: Any, y: Any) -> Array:
+    """Return the gradients (rows, P) of each row's own loss."""
+    rows = ParameterRows(model, X)
+    targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
+    out = np.empty((len(rows), len(rows.parameters)), rows.dtype)
+    for some, tape in rows.blocks():
+        out[some] = parameter_jacobian(rows, tape, rows.seeds_of_loss(tape, targets[some]))
+    return out
+
+
+def gradient_norms(model: Model, X: Any, y: Any) -> Array:
+    """Return the Euclidean norms (rows,) of each row's gradient."""
+    rows = ParameterRows(model, X)
+    targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
+    out = np.empty(len(rows), rows.dtype)
+    if (passes := rows.passes) is None or not model.network.is_chain:
+        for some, tape in rows.blocks():
+            out[some] = _norms(rows, tape, rows.seeds_of_loss(tape, targets[some]))
+        return out
+    for start in range(0, len(rows), passes.rows):
+        some = slice(start, min(start + passes.rows, len(rows)))
+        x, squares, count = rows.dense(some), 0, some.stop - some.start
+        passes.back(rows.deltas([passes.forward(x)], targets[some])[0])
+        for one in model.network.operations:
+            delta = passes.units("deltas", one, count)
+            squares = squares + _squares(delta) * (_squares(x) + one.trains_bias)
+            x = passes.units("activations", one, count)
+        out[some] = np.sqrt(squares)
+    return out
+
+
+def _norms(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
+    deltas: list[tuple[ExportStep, Array]] = []
+    tape.pull(seeds, visit=lambda step, delta: deltas.append((step, delta)))
+    squares = np.zeros(len(next(iter(seeds.values()))))
+    shared: dict[str, list[tuple[Array, Array]]] = {}
+    for step, delta in deltas:
+        kind = step.one.kind.name
+        if kind == "categories":
+            squares += _squares(delta)
+        elif kind == "dense":
+            weights, biases = step.arrays
+            shared.setdefault(weights, []).append((tape.values[step.one.sources[0]], delta))
+            if biases in rows.places:
+                squares += _squares(delta)
+        else:
+            squares += sum(_squares(own) for name, own in tape.by_arrays(step, delta) if name in rows.places)
+    for pairs in shared.values():  # products that share their weights, of members, have cross terms
+        for x, delta in pairs:
+            for other, own in pairs:
+                squares += np.einsum("ri,ri->r", x, other) * np.einsum("ri,ri->r", delta, own)
+    return np.sqrt(squares)
+
+
+def _squares(x: Array) -> Array:
+    return np.einsum("ri,ri->r", x, x)

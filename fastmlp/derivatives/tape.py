@@ -1,0 +1,329 @@
+"""Values, tangents and cotangents of rows along the steps of a network.
+
+Forward mode carries tangents from the inputs to the outputs, reverse mode carries cotangents back (Griewank
+and Walther, "Evaluating Derivatives", 2008, chapter 3). A product of a Hessian with a vector is the tangent
+of the reverse walk (chapter 5). Derivatives of a step come from its formula; structures have theirs here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend.reference_losses import activate_gradient
+from fastmlp.exchange.formulas import Z, of_units
+from fastmlp.exchange.steps import ExportGraph, ExportStep
+from fastmlp.formulas.derivatives import gradient, times
+from fastmlp.formulas.expressions import Expression, constant, expression_of, operate, total, variable
+from fastmlp.formulas.rows import RowFormula
+from fastmlp.model.activations import Activation
+
+Array = NDArray[Any]
+
+DELTA, SEED, TANGENT = "delta", "seed", "tangent"
+"""The variables of derivatives: a cotangent, an auxiliary cotangent, a tangent."""
+
+
+def _generic(units: int, dtype: Any) -> Array:
+    """Return (units,) numbers for seeds of which only a choice depends: whether their factor is 0.
+
+    No sum of theirs cancels, as one of equal numbers does in the derivative of softmax.
+    """
+    return (1 + np.arange(1, units + 1) * 0.6180339887498949 % 1).astype(dtype)
+
+
+class Differential(NamedTuple):
+    """A formula of a row with its derivatives; rows are the sources `z` and `other`.
+
+    pulled : by variable the cotangent, given `delta`, that of the value
+    pushed : by source the tangent of the value, given `tangent`, that of the source
+    bent : by pairs of sources the tangent of the first one's cotangent, given `tangent` of the second
+    """
+
+    value: Expression
+    pulled: dict[str, Expression]
+    pushed: dict[str, Expression]
+    bent: dict[tuple[str, str], Expression]
+
+
+def along(expression: Expression, name: str) -> Expression:
+    """Return the derivative of an expression along the tangent of a variable.
+
+    The reverse derivative is linear in its seed; its own reverse derivative by the seed is the forward one.
+    """
+    if name not in expression.names():
+        return constant(0.0)
+    back = gradient(total(times(variable(SEED), expression)), name)
+    return gradient(total(times(variable(TANGENT), back)), SEED)
+
+
+def _one_sided(expression: Expression) -> Expression:
+    """Return an expression with |x| as a choice of x and -x, which is x at 0.
+
+    The reference writes the logistic function by |z|, with the branch z >= 0: so its slope at 0 is right.
+    """
+
+    def step(node: Expression, parts: list[Expression]) -> Expression:
+        if node.operation == "absolute":
+            return operate("where", operate("greater_equal", parts[0], 0.0), parts[0], -parts[0])
+        return Expression(node.operation, *(parts or node.operands))
+
+    found: Expression = expression.fold(step)
+    return found
+
+
+Nodes = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _differential(
+    nodes: Nodes, variables: tuple[str, ...], sources: int, activation: str | Activation
+) -> Differential:
+    value = expression_of(nodes)
+    if isinstance(activation, Activation):
+        pulled = {Z: of_units(activation.by_delta, 1, {"a": value})}
+    elif activation:  # with the values at kinks that training has
+        back: Any = activate_gradient(activation, variable(Z), value, variable(DELTA))  # type: ignore[arg-type]
+        pulled = {Z: _one_sided(back)}
+    else:
+        pulled = RowFormula(value, variables).derivatives
+    rows = variables[:sources]
+    pushed = {row: gradient(total(times(variable(TANGENT), pulled[row])), DELTA) for row in rows}
+    bent = {(row, by): along(pulled[row], by) for row in rows for by in rows}
+    return Differential(value, pulled, pushed, bent)
+
+
+def differential_of(step: ExportStep) -> Differential:
+    """Return the derivatives of a step that is a formula."""
+    assert step.formula is not None
+    activation = step.one.activation if step.one.kind.name == "activation" else ""
+    nodes = tuple((word, tuple(operands)) for word, operands in step.formula.nodes())
+    return _differential(nodes, step.variables, len(step.one.sources), activation)
+
+
+# --- the structures: (value, pull, push) of a step, its sources' values and its arrays ---------------------
+
+
+def _product(x: Array, w: Array) -> Array:
+    """Return x @ w for any leading axes of x, as one matrix product."""
+    product: Array = x.reshape(-1, x.shape[-1]) @ w
+    return product.reshape(*x.shape[:-1], w.shape[-1])
+
+
+def _grouped(x: Array, w: Array, form: str) -> Array:
+    groups = x.reshape(*x.shape[:-1], len(w), -1)
+    product = np.einsum(form, groups, w, optimize=True)
+    return product.reshape(*x.shape[:-1], -1)
+
+
+def _scattered(delta: Array, places: Array, units: int) -> Array:
+    out = np.zeros((*delta.shape[:-1], units), delta.dtype)
+    if len(np.unique(places)) == len(places):
+        out[..., places] = delta
+    else:
+        np.add.at(out, (..., places), delta)  # type: ignore[arg-type]
+    return out
+
+
+def table_rows(codes: Array, table: Array) -> NDArray[np.int64]:
+    """Return the row of a table of `with_unknown` that each code (rows,) has."""
+    return np.clip(codes.astype(np.int64), -2, len(table) - 3) + 2
+
+
+class Structure(NamedTuple):
+    """A step that is no formula.
+
+    value(step, sources) : its value; push(step, tangents) : of its sources to that of its value
+    pull(step, delta, sources) : the cotangent of each source; sources : values
+    """
+
+    value: Callable[[ExportStep, Sequence[Array]], Array]
+    push: Callable[[ExportStep, Sequence[Array]], Array]
+    pull: Callable[[ExportStep, Array, Sequence[Array]], Sequence[Array]]
+
+
+def _arrays(step: ExportStep) -> list[Array]:
+    return [*step.arrays.values()]
+
+
+STRUCTURES = {
+    "dense": Structure(
+        lambda step, x: _product(x[0], _arrays(step)[0]) + _arrays(step)[1],
+        lambda step, t: _product(t[0], _arrays(step)[0]),
+        lambda step, delta, x: [_product(delta, _arrays(step)[0].T)],
+    ),
+    "concatenate": Structure(
+        lambda step, x: np.concatenate(x, axis=-1),
+        lambda step, t: np.concatenate(t, axis=-1),
+        lambda step, delta, x: np.split(delta, np.cumsum([each.shape[-1] for each in x])[:-1], axis=-1),
+    ),
+    "gather": Structure(
+        lambda step, x: x[0][..., _arrays(step)[0]],
+        lambda step, t: t[0][..., _arrays(step)[0]],
+        lambda step, delta, x: [_scattered(delta, _arrays(step)[0], x[0].shape[-1])],
+    ),
+    "grouped": Structure(
+        lambda step, x: _grouped(x[0], _arrays(step)[0], "...gk,gkd->...gd") + _arrays(step)[1].reshape(-1),
+        lambda step, t: _grouped(t[0], _arrays(step)[0], "...gk,gkd->...gd"),
+        lambda step, delta, x: [_grouped(delta, _arrays(step)[0], "...gd,gkd->...gk")],
+    ),
+    "categories": Structure(
+        lambda step, x: np.hstack(
+            [table[table_rows(x[0][:, i], table)] for i, table in enumerate(step.arrays.values())]
+        ),
+        lambda step, t: np.zeros((*t[0].shape[:-1], step.one.n_out), t[0].dtype),
+        lambda step, delta, x: [np.zeros((*delta.shape[:-1], x[0].shape[-1]), delta.dtype)],
+    ),
+}
+"""The structures of `fastmlp.exchange.steps`; a code has no derivative, and counts 0."""
+
+
+class Tape:
+    """The values of all steps for some rows, and derivatives along them.
+
+    Tangents and cotangents may have leading axes before those of the values, one entry for each direction.
+
+    Parameters
+    ----------
+    graph : of the network; X : (rows, columns) floating, its columns block after block, scaled
+
+    Attributes
+    ----------
+    values : dict of int to array
+        The values (rows, units) by the numbers of steps; of inputs by their negative numbers.
+    """
+
+    def __init__(self, graph: ExportGraph, X: Array) -> None:
+        self.graph = graph
+        ends = np.cumsum([one.columns for one in graph.inputs])[:-1]
+        parts = np.split(X, ends, axis=1)
+        self.values = {one.number: part for one, part in zip(graph.inputs, parts, strict=True)}
+        for step in graph.steps:
+            self.values[step.number] = self._value(step)
+
+    def _sources(self, step: ExportStep, of: Mapping[int, Array] | None = None) -> list[Array]:
+        return [(self.values if of is None else of)[source] for source in step.one.sources]
+
+    def _known(self, step: ExportStep) -> dict[str, Any]:
+        sources = self._sources(step)
+        generic = _generic(sources[0].shape[-1], self.graph.dtype)
+        read = dict(zip(step.variables, [*sources, *step.arrays.values()], strict=True))
+        return {DELTA: generic, SEED: generic, **read}
+
+    def _value(self, step: ExportStep) -> Array:
+        if step.formula is None:
+            return STRUCTURES[step.one.kind.name].value(step, self._sources(step))
+        known = self._known(step)
+        return self._evaluated(step.formula, known, (*known[Z].shape[:-1], step.one.n_out))
+
+    def _evaluated(self, expression: Expression, known: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
+        with np.errstate(all="ignore"):
+            found = expression.on_arrays(self.graph.dtype, known)
+        return np.broadcast_to(np.asarray(found, self.graph.dtype), shape)
+
+    def push(self, inputs: Array) -> dict[int, Array]:
+        """Return the tangents of all steps, given those of the inputs (.., rows, columns)."""
+        ends = np.cumsum([one.columns for one in self.graph.inputs])[:-1]
+        parts = np.split(inputs, ends, axis=-1)
+        found = {one.number: part for one, part in zip(self.graph.inputs, parts, strict=True)}
+        for step in self.graph.steps:
+            tangents = self._sources(step, found)
+            if step.formula is None:
+                found[step.number] = STRUCTURES[step.one.kind.name].push(step, tangents)
+                continue
+            known, pushed = self._known(step), differential_of(step).pushed
+            shape = (*tangents[0].shape[:-1], step.one.n_out)
+            first, *others = (
+                self._evaluated(expression, {**known, TANGENT: tangent}, shape)
+                for expression, tangent in zip(pushed.values(), tangents, strict=True)
+            )
+            found[step.number] = sum(others, start=first)
+        return found
+
+    def pull(
+        self,
+        seeds: Mapping[int, Array],
+        tangents: Mapping[int, Array] | None = None,
+        visit: Callable[[ExportStep, Array], None] | None = None,
+    ) -> Array:
+        """Return the cotangents of the inputs (.., rows, columns), given those of some steps.
+
+        tangents : of all steps, as `push` returns them; the tangent of the result is returned then
+        visit : visit(step, delta) is called with the cotangent of each step
+        """
+        deltas, bends = dict(seeds), dict[int, Array]()
+        for step in reversed(self.graph.steps):
+            delta, bend = deltas.pop(step.number, None), bends.pop(step.number, None)
+            if delta is None:
+                continue
+            if visit is not None:
+                visit(step, delta)
+            for source, own in zip(step.one.sources, self._pulled(step, delta), strict=True):
+                deltas[source] = deltas[source] + own if source in deltas else own
+            if tangents is not None:
+                for source, own in self._bent(step, delta, bend, tangents):
+                    bends[source] = bends[source] + own if source in bends else own
+        ends = deltas if tangents is None else bends
+        lead = np.broadcast_shapes(*(one.shape[:-1] for one in [*seeds.values(), *(tangents or {}).values()]))
+        parts = []
+        for one in self.graph.inputs:
+            shape = (*lead, one.columns)
+            parts.append(np.broadcast_to(ends.get(one.number, np.zeros((), self.graph.dtype)), shape))
+        return np.concatenate(parts, axis=-1)
+
+    def _pulled(self, step: ExportStep, delta: Array) -> Sequence[Array]:
+        sources = self._sources(step)
+        if step.formula is None:
+            return STRUCTURES[step.one.kind.name].pull(step, delta, sources)
+        known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
+        return [
+            self._evaluated(pulled[name], known, (*delta.shape[:-1], source.shape[-1]))
+            for name, source in zip(step.variables, sources, strict=False)
+        ]
+
+    def _bent(
+        self, step: ExportStep, delta: Array, bend: Array | None, tangents: Mapping[int, Array]
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield the sources of a step with the tangents of their cotangents."""
+        if bend is not None:
+            yield from zip(step.one.sources, self._pulled(step, bend), strict=True)
+        if step.formula is None:
+            return
+        known, bent = {**self._known(step), DELTA: delta}, differential_of(step).bent
+        names = step.variables[: len(step.one.sources)]
+        for name, source in zip(names, step.one.sources, strict=True):
+            for by, along_source in zip(names, step.one.sources, strict=True):
+                tangent = tangents[along_source]
+                shape = (*tangent.shape[:-1], self.values[source].shape[-1])
+                yield source, self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+
+    def by_arrays(self, step: ExportStep, delta: Array) -> Iterator[tuple[str, Array]]:
+        """Yield the arrays of a step that are trained, with the derivative of each row by them.
+
+        The derivatives are (.., rows, numbers) of the array; of a table those of the rows that are read.
+        """
+        (x, *_), lead = self._sources(step), delta.shape[:-1]
+        match step.one.kind.name:
+            case "dense" | "grouped":
+                (weights, w), (biases, _) = step.arrays.items()
+                groups = w.shape[0] if w.ndim == 3 else 1
+                ins, outs = x.reshape(*x.shape[:-1], groups, -1), delta.reshape(*lead, groups, -1)
+                yield weights, (ins[..., :, None] * outs[..., None, :]).reshape(*lead, -1)
+                yield biases, delta
+            case _ if step.formula is not None and not step.fixed:
+                known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
+                for name, variable_ in zip(step.arrays, step.variables[len(step.one.sources) :], strict=True):
+                    shape = (*lead, step.arrays[name].size)
+                    yield name, self._evaluated(pulled[variable_], known, shape)
+
+
+def logit_steps(graph: ExportGraph, outputs: Mapping[str, str | Activation]) -> dict[str, int]:
+    """Return the steps that give the logits, by the names of the outputs; outputs : the last activations."""
+    return {
+        name: graph.steps[number].one.sources[0] if outputs[name] != "identity" else number
+        for name, number in graph.outputs.items()
+    }

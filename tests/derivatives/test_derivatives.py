@@ -1,0 +1,303 @@
+"""Derivatives of a model, held to PyTorch's autograd and to the reference's gradients of single rows."""
+
+import layered
+import numpy as np
+import pytest
+import scipy.sparse
+from drawn_networks import drawn_network
+from sklearn.datasets import load_diabetes
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Categories,
+    Dense,
+    Head,
+    LayerNorm,
+    Members,
+    Network,
+    Numbers,
+    Periodic,
+    PReLU,
+    SparseNumbers,
+    Stepper,
+)
+from fastmlp.backend import reference
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.backend import Data
+from fastmlp.training.data import clean_rows_of, clean_targets
+
+torch = pytest.importorskip("torch")
+ROWS = 5
+
+NO_SECOND_AT_0 = ("elu", "selu")
+"""Activations whose second derivative jumps at 0; others that have a kink there have none on either side."""
+
+
+def model_of(network, seed=0, dtype="float64", backend="reference"):
+    return Stepper(network, SGD(), seed=seed, dtype=dtype, backend=backend).model()
+
+
+def close(found, expected, factor=1e-9):
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=factor * max(1, np.abs(expected).max(initial=0)))
+
+
+def by_torch(model, X, function):
+    """A function of PyTorch's autograd, of each row."""
+    module = model.to_torch().double()
+    rows = torch.tensor(X, dtype=torch.float64)
+    return np.stack([function(lambda x: module(x[None])[0], row).detach().numpy() for row in rows])
+
+
+def check_inputs(model, X, rng):
+    jacobian = by_torch(model, X, torch.autograd.functional.jacobian)
+    outs, place = jacobian.shape[1], int(rng.integers(jacobian.shape[1]))
+    hessian = by_torch(model, X, lambda f, x: torch.autograd.functional.hessian(lambda x: f(x)[place], x))
+    U, V = rng.normal(size=(len(X), outs)), rng.normal(size=X.shape)
+    close(model.jacobian(X), jacobian)
+    close(model.input_gradient(X, place), jacobian[:, place])
+    close(model.vjp(X, U), np.einsum("rki,rk->ri", jacobian, U))
+    close(model.jvp(X, V), np.einsum("rki,ri->rk", jacobian, V))
+    close(model.hessian(X, place), hessian, 1e-8)
+    close(model.hvp(X, V, place), np.einsum("rij,rj->ri", hessian, V), 1e-8)
+
+
+def check_parameters(model, X, y):
+    """Hold gradients of rows to those of the reference, which takes one row at a time."""
+    network, dtype = model.network, model.parameters.dtype
+    plain = network.replaced(dropout=0.0) if network.is_chain else network
+    inputs, targets = clean_rows_of("X", plain, X, dtype), clean_targets("y", y, plain, ROWS, dtype)
+    expected = np.zeros((ROWS, len(model.parameters)), dtype)
+    for row in range(ROWS):
+        one = slice(row, row + 1)
+        passed = reference.pass_forward(plain, model.parameters, inputs[one], None, 0)
+        data = Data(inputs[one], targets[one], np.ones(1, dtype))
+        if plain.heads:
+            delta = reference.heads_loss(plain, passed.heads(plain), *data[1:], np.ones(len(plain.heads)))[1]
+        else:
+            delta = reference.members_loss(plain, passed.logits[-1], data, 1.0)[1]
+        reference.pass_back(plain, model.parameters, passed, delta, expected[row])
+    found = model.parameter_gradients(X, y)
+    close(found, expected)
+    close(model.gradient_norms(X, y), np.linalg.norm(expected, axis=1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_drawn_networks(seed):
+    rng = np.random.default_rng(seed)
+    model = model_of(drawn_network(rng, dropout=False, members=True), seed)
+    X = rng.normal(size=(ROWS, model.network.n_in))
+    check_inputs(model, X, rng)
+    check_parameters(model, X, rng.random(size=(ROWS, model.network.n_out)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_compiled_passes(seed):
+    """Models of compiled backends go through machine code, those of the reference through a tape."""
+    rng = np.random.default_rng(100 + seed)
+    network = drawn_network(rng, own=(), dropout=False, members=True)
+    if seed % 2:
+        sizes = [int(size) for size in rng.integers(1, 40, rng.integers(2, 5))]
+        network = Network(
+            sizes, hidden="tanh", output=("identity", "sigmoid")[seed % 4 == 1], input_scale=0.5
+        )
+    slow, fast = (model_of(network, seed, backend=backend) for backend in ("reference", "fused"))
+    rows = int(rng.integers(1, 200))
+    X, U = rng.normal(size=(rows, network.n_in)), rng.normal(size=(rows, network.n_out))
+    y = rng.random(size=(rows, network.n_out))
+    for call in (
+        lambda model: model.jacobian(X),
+        lambda model: model.vjp(X, U),
+        lambda model: model.input_gradient(X, 0),
+        lambda model: model.gradient_norms(X, y),
+        *([lambda model: model.jacobian(X, logits=True)] if network.members == 1 else []),
+    ):
+        close(call(fast), call(slow), 1e-11)
+
+
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_activations_at_kinks_too(activation):
+    rng = np.random.default_rng(0)
+    model = model_of(Network([4, 6, 2], hidden=activation))
+    X = rng.normal(size=(ROWS, 4))
+    X[: activation not in NO_SECOND_AT_0] = 0  # the first logits are 0 then
+    check_inputs(model, X, rng)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in layered.formulas().items()])
+def test_every_layer(name):
+    rng = np.random.default_rng(0)
+    layers = [Dense(12, "tanh", name="low"), Dense(12, "silu"), layered.formulas()[name], Dense(2)]
+    model = model_of(Network(inputs=4, layers=layers))
+    model.parameters += 0.1 * rng.normal(size=len(model.parameters))
+    X = rng.normal(size=(ROWS, 4))
+    check_inputs(model, X, rng)
+    check_parameters(model, X, rng.random(size=(ROWS, 2)))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in layered.blocks()])
+def test_every_block_of_inputs(name):
+    rng = np.random.default_rng(0)
+    block = dict(layered.blocks())[name]
+    network = Network(inputs=[block, Numbers(2)], layers=[Dense(5, "tanh"), Dense(2)])
+    X = [layered.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]
+    y = rng.normal(size=(ROWS, 2))
+    model = fastmlp.fit(network, X, y, epochs=1, seed=0, progress=False, dtype="float64", backend="reference")
+    check_parameters(model, X, y)
+    X = [layered.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]  # others: quantiles are kinks
+    codes, found = block.columns if block.codes else 0, model.jacobian(X)
+    assert not found[..., :codes].any()
+    for column in range(codes, block.columns + 2):
+        step = np.zeros(block.columns + 2)
+        step[column] = 1e-6
+        parts = np.split(step, [block.columns])
+        up, down = (
+            model.predict([x + sign * part if part.any() else x for x, part in zip(X, parts, strict=True)])
+            for sign in (1, -1)
+        )
+        close(found[..., column], (up - down) / 2e-6, 1e-6)
+
+
+def test_heads_stand_side_by_side():
+    rng = np.random.default_rng(0)
+    heads = {"price": Head(1), "kind": Head(3, loss="cross_entropy"), "count": Head(1, loss="poisson")}
+    network = Network(inputs=4, layers=[Dense(6, "tanh")], heads=heads)
+    model, X = model_of(network), rng.normal(size=(ROWS, 4))
+    y = {"price": rng.normal(size=ROWS), "kind": rng.integers(0, 3, ROWS), "count": rng.integers(0, 4, ROWS)}
+    check_parameters(model, X, y)
+    module = model.to_torch().double()
+    expected = np.stack([
+        torch.autograd.functional.jacobian(
+            lambda x: torch.cat([*module(x[None]).values()], dim=1)[0], torch.tensor(row)
+        ).numpy()
+        for row in X
+    ])  # fmt: skip
+    close(model.jacobian(X), expected)
+    close(model.input_gradient(X, ("kind", 1)), expected[:, 2])
+    close(model.input_gradient(X, "count"), expected[:, 4])
+    with pytest.raises(ValueError, match=r"the head 'kind' has 3 outputs"):
+        model.input_gradient(X, "kind")
+    with pytest.raises(ValueError, match="output must be one of price, kind, count, got None"):
+        model.input_gradient(X)
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"), [("softmax", "cross_entropy"), ("sigmoid", None), ("exp", "poisson")]
+)
+def test_logits(output, loss):
+    rng = np.random.default_rng(0)
+    network = Network([4, 6, 3], output=output, loss=loss, hidden="tanh", input_scale=0.5)
+    model, X = model_of(network), rng.normal(size=(ROWS, 4))
+    check_inputs(model, X, rng)
+    check_parameters(model, X, np.eye(3)[rng.integers(0, 3, ROWS)])
+    bare = network.replaced(output="identity", loss="mse")
+    close(model.jacobian(X, logits=True), model_of(bare).jacobian(X))
+
+
+def test_sparse_rows_have_derivatives_at_their_entries():
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(40, 7)) * (rng.random((40, 7)) < 0.3)
+    X, model = scipy.sparse.csr_array(dense), model_of(Network([7, 5, 2], hidden="tanh"))
+    expected = model.input_gradient(dense, 1)
+    found = model.input_gradient(X, 1)
+    np.testing.assert_array_equal(found.toarray(), np.where(dense != 0, expected, 0))
+    np.testing.assert_array_equal(model.input_gradient(X, 1, dense=True), expected)
+    close(model.jacobian(X), model.jacobian(dense))
+
+
+def test_sparse_blocks():
+    rng = np.random.default_rng(0)
+    network = Network(
+        inputs=[SparseNumbers(3), Numbers(2, Periodic(3)), Categories([4])],
+        layers=[Dense(5, "tanh"), Dense(1)],
+    )
+    dense = rng.normal(size=(ROWS, 3)) * (rng.random((ROWS, 3)) < 0.5)
+    X = [scipy.sparse.csr_array(dense), rng.normal(size=(ROWS, 2)), rng.integers(0, 4, (ROWS, 1))]
+    y = rng.normal(size=ROWS)
+    model = fastmlp.fit(network, X, y, epochs=1, seed=0, progress=False, dtype="float64", backend="reference")
+    check_parameters(model, X, y)
+    found, step = model.jacobian(X), 1e-6
+    for column in range(3):
+        more = dense.copy()
+        more[:, column] += step
+        out = (model.predict([scipy.sparse.csr_array(more), *X[1:]]) - model.predict(X)) / step
+        close(found[..., column], out, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_blocks_of_rows_and_dtypes(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    model = model_of(Network([4, 6, 2], hidden="gelu"), dtype=dtype)
+    X, y = rng.normal(size=(50, 4)), rng.normal(size=(50, 2))
+    whole = model.jacobian(X), model.hessian(X, 0), model.gradient_norms(X, y)
+    monkeypatch.setattr(fastmlp.derivatives.input_derivatives, "MOST_NUMBERS", 100)
+    for found, expected in zip(
+        (model.jacobian(X), model.hessian(X, 0), model.gradient_norms(X, y)), whole, strict=True
+    ):
+        assert found.dtype == dtype
+        close(found, expected, 1e-5 if dtype == "float32" else 1e-12)
+
+
+def test_hidden_units():
+    rng = np.random.default_rng(0)
+    layers = [Dense(6, "tanh", name="code"), LayerNorm(), PReLU(), Dense(2)]
+    model, X = model_of(Network(inputs=4, layers=layers)), rng.normal(size=(ROWS, 4))
+    weights = model.layers["code"]
+    code = np.tanh(X @ weights["weights"] + weights["biases"])
+    close(model.hidden(X, "code"), code)
+    close(model.hidden(X, 0), code)
+    close(model.hidden(X, -1), model.predict(X))
+    with pytest.raises(ValueError, match=r"layer must be one of code, .*, got 'cod'"):
+        model.hidden(X, "cod")
+
+
+def test_careless_input_gets_one_line():
+    model, X = model_of(Network([4, 3, 2])), np.ones((5, 4))
+    for call, message in (
+        (lambda: model.input_gradient(X), "output must be one of the 2 outputs, 0 is the first; got None"),
+        (lambda: model.input_gradient(X, 2), "output must be"),
+        (lambda: model.vjp(X, np.ones((5, 3))), r"U must have shape \(5, 2\), got \(5, 3\)"),
+        (lambda: model.jvp(X, np.ones((4, 4))), r"V must have shape \(5, 4\), got \(4, 4\)"),
+        (lambda: model.jacobian(np.ones((5, 3))), "X must have"),
+        (lambda: model.parameter_gradients(X, np.ones((4, 2))), "y must have"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="not defined of a network with Members"):
+        model_of(Network(inputs=4, layers=[Members(2), Dense(1)])).jacobian(X, logits=True)
+
+
+@pytest.mark.parametrize("hidden", ["tanh", "relu"])
+def test_attributions_sum_to_the_change(hidden):
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X / X.std(axis=0), (y - y.mean()) / y.std()
+    network = Network([10, 16, 1], hidden=hidden)
+    model = fastmlp.fit(network, X, y, epochs=20, seed=0, progress=False, dtype="float64")
+    found = model.attribute(X, X.mean(axis=0), steps=100)
+    change = (model.predict(X) - model.predict(X.mean(axis=0, keepdims=True)))[:, 0]
+    close(found.change, change)
+    assert found.error == pytest.approx(np.abs(found.values.sum(axis=1) - change).max(), abs=1e-14)
+    assert found.error < {"tanh": 1e-12, "relu": 0.01}[hidden]
+    expected = model.attribute(X[:20], X, method="expected", steps=2000)
+    close(expected.change, model.predict(X[:20])[:, 0] - model.predict(X).mean())
+    assert expected.error < 0.15
+    ax = found.plot(names=load_diabetes().feature_names)
+    assert len(ax.patches) == 10
+
+
+def test_attributions_of_a_linear_network_are_exact():
+    rng = np.random.default_rng(0)
+    model, X = model_of(Network([4, 2])), rng.normal(size=(ROWS, 4))
+    base = rng.normal(size=4)
+    found = model.attribute(X, base, output=1, steps=1)
+    close(found.values, (X - base) * model.weights[0][:, 1])
+    assert found.error < 1e-12
+    with pytest.raises(ValueError, match="method='expected' needs baseline"):
+        model.attribute(X, method="expected", output=0)
+    with pytest.raises(ValueError, match=r"baseline must have shape \(4,\) or \(5, 4\), got \(3,\)"):
+        model.attribute(X, np.ones(3), output=0)
+    codes = model_of(Network(inputs=[Categories([3])], layers=[Dense(1)]))
+    with pytest.raises(ValueError, match="no line leads from one code to another"):
+        codes.attribute(np.zeros((2, 1), int))
