@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fastmlp.derivatives.tape import Array, Tape, logit_steps
 from fastmlp.exchange.steps import ExportGraph, graph_of
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
+from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
 from fastmlp.training.data import clean_rows_of
 from fastmlp.training.model import Model
@@ -28,6 +30,16 @@ EXACT = "fused"
 
 MOST_NUMBERS = 1 << 18
 """Numbers of an array of a tape, values or cotangents of one step: 1 or 2 MiB, which L2 or L3 holds."""
+
+
+_idle: weakref.WeakKeyDictionary[Model, RowPasses] = weakref.WeakKeyDictionary()
+"""Compiled passes of models that no call uses."""
+
+
+@functools.lru_cache(maxsize=64)
+def _bare(network: Network) -> Network:
+    """Return a network whose outputs are the logits."""
+    return network.replaced(output="identity", loss="mse")
 
 
 class Rows:
@@ -47,7 +59,7 @@ class Rows:
             raise ValueError("logits are not defined of a network with Members, whose outputs are a mean")
         self.network, self.scale = network, self.parameters.dtype.type(network.input_scale)
         self.inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
-        self.backend, self.logits, self.directions = model.backend, logits, directions
+        self.model, self.logits, self.directions = model, logits, directions
         self.n_in = columns_of(network.blocks) if network.blocks else network.n_in
         self.dtype = self.parameters.dtype
 
@@ -67,15 +79,23 @@ class Rows:
     def passes(self) -> RowPasses | None:
         """Compiled passes back to dense inputs; None where a tape takes the rows."""
         network, plain = self.network, isinstance(self.inputs, np.ndarray) and not self.network.blocks
-        if not plain or registry.is_reference(self.backend) or (self.logits and network.heads):
+        if not plain or registry.is_reference(self.model.backend) or (self.logits and network.heads):
             return None
+        if self.logits:
+            network = _bare(network)
+        kept = _idle.pop(self.model, None)
+        if kept is not None and kept.serves(network, self.parameters, len(self.inputs)):
+            return kept
         from fastmlp.kernels.runtime.passes import RowPasses
 
-        name = EXACT if registry.is_mixed(self.backend) else self.backend
-        if self.logits:
-            network = network.replaced(output="identity", loss="mse")
+        name = EXACT if registry.is_mixed(self.model.backend) else self.model.backend
         choice, entries = registry.choice_of(name), registry.entries(name)
         return RowPasses(choice, entries, network, self.parameters, len(self.inputs))
+
+    def release(self) -> None:
+        """Keep the compiled passes for the model's next call: to make them takes as long as 100 rows."""
+        if (passes := self.__dict__.pop("passes", None)) is not None:
+            _idle[self.model] = passes
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -179,9 +199,9 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
         passes.forward(rows.dense(some))
         given = np.ascontiguousarray(cotangents(some))
         found = np.empty((*given.shape[:2], rows.n_in), rows.dtype)
-        for by_outputs, by_inputs in zip(given, found, strict=True):
-            passes.back(by_outputs, by_inputs)
+        passes.back(given, found)
         yield some, found if rows.scale == 1 else found * rows.scale
+    rows.release()
 
 
 def jacobian(model: Model, X: Any, logits: bool = False) -> Array:

@@ -134,12 +134,13 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     for start in range(0, len(rows), passes.rows):
         some = slice(start, min(start + passes.rows, len(rows)))
         x, squares, count = rows.dense(some), 0, some.stop - some.start
-        passes.back(rows.deltas([passes.forward(x)], targets[some])[0])
+        passes.back(rows.deltas([passes.forward(x)], targets[some])[0][None])
         for one in model.network.operations:
             delta = passes.units("deltas", one, count)
             squares = squares + _squares(delta) * (_squares(x) + one.trains_bias)
             x = passes.units("activations", one, count)
         out[some] = np.sqrt(squares)
+    rows.release()
     return out
 
 

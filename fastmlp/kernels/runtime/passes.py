@@ -18,8 +18,17 @@ from fastmlp.model.operations import Operation
 
 Array = NDArray[Any]
 
-BLOCK_BYTES = 1 << 19
-"""The bytes of all units of a block of rows, of their logits and of their deltas: half of most L2 caches."""
+BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
+
+BLOCK_BYTES = 1 << 20
+"""The bytes of all units of a block of rows, of their logits and of their deltas: an L2 cache, or half."""
+
+
+def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
+    """Return the rows of a block, of blocks as equal as can be."""
+    units = sum(one.width for one in network.operations)
+    most = max(64, BLOCK_BYTES // (3 * units * dtype.itemsize))
+    return -(-rows // -(-rows // most))
 
 
 class RowPasses:
@@ -35,8 +44,8 @@ class RowPasses:
     def __init__(
         self, choice: Choice, entries: Entries, network: Network, parameters: Array, rows: int
     ) -> None:
-        dtype, units = parameters.dtype, sum(one.width for one in network.operations)
-        self.rows = max(1, min(rows, max(64, BLOCK_BYTES // (3 * units * dtype.itemsize))))
+        dtype = parameters.dtype
+        self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
         call = NetworkCall(None, choice.buffers, network, dtype, self.rows)
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         rest, none = resting_shape_of(network), no_rules(len(network.operations))
@@ -52,6 +61,11 @@ class RowPasses:
             for template in ("forward", "input_backward")
         )
 
+    def serves(self, network: Network, parameters: Array, rows: int) -> bool:
+        """Return whether these passes take rows of a network, and as many at once as others would."""
+        same = parameters is self.parameters and network == self.network
+        return same and block_rows(network, parameters.dtype, rows) <= self.rows
+
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
         rows = len(inputs)
@@ -61,12 +75,19 @@ class RowPasses:
         return self.outputs[:rows]
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
-        """Take cotangents of the outputs (rows, n_out) back; write those of the inputs (rows, n_in)."""
-        self._call.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
+        """Take cotangents of the outputs (directions, rows, n_out) back, one direction after another.
+
+        by_inputs : (directions, rows, n_in), where those of the inputs are written; None for nowhere
+        """
+        call, words, directions = self._call, self._call.words, len(by_outputs)
+        call.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
         if by_inputs is not None:
-            self._call.set({"by_inputs": by_inputs, "by_inputs_rows": len(by_inputs)})
-        if (failed := self._back()) is not None:
-            raise error_of(failed)
+            call.set({"by_inputs": by_inputs, "by_inputs_rows": by_inputs.shape[1]})
+        for _ in range(directions):
+            if (failed := self._back()) is not None:
+                raise error_of(failed)
+            words[BY_OUTPUTS] += by_outputs.strides[0]
+            words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
     def units(self, buffer: str, operation: Operation, rows: int) -> Array:
         """Return the units (rows, width) of an operation in "activations" or in "deltas"."""
