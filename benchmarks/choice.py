@@ -40,7 +40,7 @@ def main():
     off = []
     for work in CHAINS:
         for dtype in options.dtype.split(","):
-            if options.only not in work.name or work.kind == "start" or work.dtype != "float32":
+            if options.only not in work.name or work.kind in ("start", "jacobian") or work.dtype != "float32":
                 continue  # the float64 work is its float32 twin's other dtype
             if work.threads > len(allowed()):
                 print(f"{work.name}: left out, it needs {work.threads} cores")

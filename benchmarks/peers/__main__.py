@@ -168,7 +168,7 @@ def measurement(work, name, time):
     """Return a peer's time as a measurement; its traffic is that of the batch and the parameters."""
     network = work.network
     numbers = work.batch * (network.n_in + network.n_out) + parameter_count(network)
-    flops = work.flops if work.kind == "train" else None
+    flops = work.flops if work.kind in ("train", "jacobian") else None
     return Measurement(
         *row_of(work), name, work.threads, time, flops, numbers * np.dtype(work.dtype).itemsize
     )

@@ -33,3 +33,7 @@ def prepare(work, **options):
 
 def prepare_predict(work, threads):
     return work.fit(work.data(), epochs=0, threads=threads).predict
+
+
+def prepare_jacobian(work, threads):
+    return work.fit(work.data(), epochs=0, threads=threads).jacobian

@@ -26,8 +26,8 @@ def check(work, run):
     return float(error)
 
 
-def check_predict(work, predict, x):
-    """Return the largest error of a peer's prediction; AssertionError if it is too large."""
-    error = np.abs(predict(x) - work.start().predict(x)).max()
-    assert error < RELATIVE_ERROR[work.dtype], f"{work.name}: prediction off by {error:.1e}"
+def check_call(work, call, x):
+    """Return the largest error of a peer's prediction or Jacobian; AssertionError if it is too large."""
+    error = np.abs(call(x) - getattr(work.start(), work.kind)(x)).max()
+    assert error < RELATIVE_ERROR[work.dtype], f"{work.name}: off by {error:.1e}"
     return float(error)

@@ -58,6 +58,13 @@ def prepare_predict(work, threads):
     return predict
 
 
+def prepare_jacobian(work, threads):
+    torch.set_num_threads(threads)
+    network = work.start().to_torch().requires_grad_(False)
+    jacobian = torch.func.vmap(torch.func.jacrev(network))
+    return lambda x: jacobian(torch.from_numpy(x)).numpy()
+
+
 def _loss(work, z, y):
     return LOSS[work.loss](torch.sigmoid(z) if work.output == "sigmoid" and work.loss == "mse" else z, y)
 

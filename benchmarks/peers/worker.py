@@ -54,11 +54,13 @@ def _prepare(peer_name, work_name):
     found = [f"{package}.{name}_peer" for package in packages]
     module = next(module for module in found if importlib.util.find_spec(module))
     peer = importlib.import_module(module)
-    if way and work.kind == "predict":
-        raise _LeftOut("predicts in one way only")
+    if way and work.kind in CALLS:
+        raise _LeftOut(f"has one way to {work.kind}")
+    if work.kind in CALLS and not hasattr(peer, f"prepare_{work.kind}"):
+        raise _LeftOut(f"has no {work.kind}")
     if hasattr(peer, "unsupported") and (reason := peer.unsupported(work)):
         raise _LeftOut(reason)
-    turn, about = _predict_turn(peer, work) if work.kind == "predict" else _train_turn(peer, work, way)
+    turn, about = _call_turn(peer, work) if work.kind in CALLS else _train_turn(peer, work, way)
     return turn, {"version": peer.VERSION, **about}
 
 
@@ -84,21 +86,26 @@ def _train_turn(peer, work, way):
     return turn, {**about, "epochs": epochs}
 
 
-def _predict_turn(peer, work, calls=3000):
-    """A turn is thousands of calls with one row; answers in microseconds: their median."""
+CALLS = {"predict": 3000, "jacobian": 400}
+"""Kinds of works that are one call on all rows, with the calls of a turn."""
+
+
+def _call_turn(peer, work):
+    """A turn is hundreds of calls; answers in microseconds: their median."""
     from fastmlp.lab.timing import CLOCKS, once
 
     from . import reference
 
-    predict, (x, _) = peer.prepare_predict(work, work.threads), work.data()
-    error = reference.check_predict(work, predict, x)
+    prepare, calls = getattr(peer, f"prepare_{work.kind}"), CALLS[work.kind]
+    call, (x, _) = prepare(work, work.threads), work.data()
+    error = reference.check_call(work, call, x)
 
     def turn():
-        took = sorted(once(partial(predict, x), CLOCKS["wall"]) for _ in range(calls))
-        return dict.fromkeys(("wall", "cpu"), 1e6 * took[calls // 2])
+        took = {name: sorted(once(partial(call, x), CLOCKS[name]) for _ in range(calls)) for name in CLOCKS}
+        return {name: 1e6 * each[calls // 2] for name, each in took.items()}
 
     turn()
-    return turn, {"way": "one row", "tried_us": {}, "loss_error": error}
+    return turn, {"way": "one call", "tried_us": {}, "loss_error": error}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Work:
     output, loss: (sigmoid, mse), (identity, mse), (sigmoid, binary_cross_entropy) or
     (softmax, cross_entropy). mse is the mean over rows and outputs.
     batch: rows a step; rows is a multiple of it, so no peer has a ragged batch to treat.
-    kind: "train", "predict" (one row) or "start" (a whole script in a new process).
+    kind: "train", "predict" (one row), "jacobian" (of all rows) or "start" (a script in a new process).
     """
 
     package: ClassVar = __package__
@@ -58,8 +58,13 @@ class Work:
 
     @property
     def flops(self):
-        """Matmul operations a step: forward, weight gradient, and input gradient but for the first layer."""
+        """Matmul operations a step: forward, weight gradient, and input gradient but for the first layer.
+
+        Of a Jacobian: forward, and back to the inputs for every output.
+        """
         products = [a * b for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
+        if self.kind == "jacobian":
+            return 2 * self.batch * (1 + self.sizes[-1]) * sum(products)
         return 2 * self.batch * (3 * sum(products) - products[0])
 
     @property
@@ -170,6 +175,17 @@ CHAINS = (
     replace(_digits, name="784-128-10 b128 sgd f64", dtype="float64"),
     replace(_digits, name="784-128-10 b128 sgd 2t", threads=2),
     replace(_digits, name="predict 784-128-10", rows=1, batch=1, kind="predict"),
+    replace(
+        _matrix_exp,
+        name="jacobian 17-64-64-6",
+        sizes=(17, 64, 64, 6),
+        rows=1000,
+        batch=1000,
+        target="classes",
+        loss="cross_entropy",
+        output="softmax",
+        kind="jacobian",
+    ),
     Work(
         "process start to trained digits",
         (64, 100, 10),
