@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
     from fastmlp.checks import CheckpointError as CheckpointError
     from fastmlp.derivatives.attribution import Attribution as Attribution
+    from fastmlp.derivatives.input_derivatives import jacobian_many as jacobian_many
     from fastmlp.derivatives.laplace import Posterior as Posterior
     from fastmlp.derivatives.laplace import laplace as laplace
     from fastmlp.distributed.data_parallel import DataParallel as DataParallel
@@ -90,6 +91,7 @@ _HOME = {
     "training.pruning": "MedianStopping OptunaPruning",
     "training.rate_finder": "RateSearch find_rate",
     "derivatives.attribution": "Attribution",
+    "derivatives.input_derivatives": "jacobian_many",
     "derivatives.laplace": "Posterior laplace",
     "training.saving": "load save",
     "training.stepper": "Stepper",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
+from fastmlp.system.budget import usable_cores
 from fastmlp.training.data import clean_rows_of
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import is_sparse
@@ -219,6 +221,36 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
         return tangents.transpose(1, 2, 0) * rows.scale
 
     return _by_rows(rows, (outs, rows.n_in), of_block)
+
+
+def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> Array:
+    """Return the Jacobians of many models for the same rows.
+
+    Parameters
+    ----------
+    models : list of Model, with the same numbers of inputs and outputs; at least one
+    X : as for `Model.predict`
+    logits : whether of the outputs before the last activation
+
+    Returns
+    -------
+    (models, rows, n_out, columns) array, of the dtype that all models' dtypes lead to
+        Each model's is that of its `jacobian`. Models take turns on all cores.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If models are none, or differ in inputs or outputs; or as `Model.jacobian`.
+    """
+    if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
+        raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
+    for index, model in enumerate(models):
+        checks.instance(f"models[{index}]", model, Model, "a Model")
+    shapes = [(model.network.n_in, model.network.n_out) for model in models]
+    if len({*shapes}) > 1:
+        raise ValueError(f"models must have the same inputs and outputs, got {[*dict.fromkeys(shapes)]}")
+    with ThreadPoolExecutor(min(len(models), usable_cores())) as pool:
+        return np.stack([*pool.map(lambda model: jacobian(model, X, logits), models)])
 
 
 def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:

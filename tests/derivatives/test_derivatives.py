@@ -116,6 +116,18 @@ def test_compiled_passes(seed):
         close(call(fast), call(slow), 1e-11)
 
 
+def test_many_models():
+    rng = np.random.default_rng(0)
+    models = [model_of(Network([4, 5, 2]), seed, backend="fused") for seed in range(5)]
+    X = rng.normal(size=(300, 4))
+    found = fastmlp.jacobian_many(models, X)
+    np.testing.assert_array_equal(found, np.stack([model.jacobian(X) for model in models]))
+    with pytest.raises(ValueError, match="models must have the same inputs and outputs"):
+        fastmlp.jacobian_many([models[0], model_of(Network([3, 2]))], X)
+    with pytest.raises(TypeError, match="models must be a list of Model"):
+        fastmlp.jacobian_many(models[0], X)
+
+
 @pytest.mark.parametrize("activation", HIDDEN)
 def test_activations_at_kinks_too(activation):
     rng = np.random.default_rng(0)
