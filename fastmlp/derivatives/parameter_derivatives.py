@@ -20,6 +20,7 @@ from fastmlp.derivatives.input_derivatives import Rows
 from fastmlp.derivatives.tape import Array, Tape, table_rows
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.model.backend import Data
+from fastmlp.model.layout import named_views
 from fastmlp.training.data import clean_targets
 from fastmlp.training.model import Model
 
@@ -120,6 +121,17 @@ def parameter_gradients(model: Model, X: Any, y: Any) -> Array:
     for some, tape in rows.blocks():
         out[some] = parameter_jacobian(rows, tape, rows.seeds_of_loss(tape, targets[some]))
     return out
+
+
+def parameter_names(model: Model) -> list[str]:
+    """Return the names of all parameters, "layer.array[place]", in the order of the flat vector."""
+    names = [""] * len(model.parameters)
+    numbers = np.arange(len(names), dtype=np.float64)
+    for layer, arrays in named_views(numbers, model.network).items():
+        for name, array in arrays.items():
+            for place, number in np.ndenumerate(array):
+                names[int(number)] = f"{layer}.{name}[{', '.join(map(str, place))}]"
+    return names
 
 
 def gradient_norms(model: Model, X: Any, y: Any) -> Array:

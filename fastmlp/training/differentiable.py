@@ -125,8 +125,8 @@ class Differentiable:
     def parameter_gradients(self, X: Any, y: Any) -> NDArray[Any]:
         """Return the gradient of each row's own loss by all parameters, (rows, P).
 
-        The columns are in the order of `parameters`, of which `layers` has the views by name. Penalties do
-        not count, so that the mean over rows is the gradient of the loss where all rows count alike.
+        The columns are in the order of `parameters`, whose names are `parameter_names`. Penalties do not
+        count, so that the mean over rows is the gradient of the loss where all rows count alike.
         """
         found: NDArray[Any] = format_of(PARAMETERS).parameter_gradients(self, X, y)
         return found
@@ -138,3 +138,9 @@ class Differentiable:
         """
         found: NDArray[Any] = format_of(PARAMETERS).gradient_norms(self, X, y)
         return found
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """The names of all parameters in their order, as "dense1.weights[2, 0]": layer, array, place."""
+        names: list[str] = format_of(PARAMETERS).parameter_names(self)
+        return names

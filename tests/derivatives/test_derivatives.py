@@ -116,6 +116,19 @@ def test_compiled_passes(seed):
         close(call(fast), call(slow), 1e-11)
 
 
+def test_names_of_parameters():
+    layers = [Dense(2, name="code"), LayerNorm(), Dense(1)]
+    model = model_of(Network(inputs=3, layers=layers))
+    names = model.parameter_names
+    assert (names[0], names[3], len({*names})) == ("code.weights[0, 0]", "code.weights[1, 1]", len(names))
+    for layer, arrays in model.layers.items():
+        for array, values in arrays.items():
+            for place, value in np.ndenumerate(values):
+                assert (
+                    model.parameters[names.index(f"{layer}.{array}[{', '.join(map(str, place))}]")] == value
+                )
+
+
 def test_many_models():
     rng = np.random.default_rng(0)
     models = [model_of(Network([4, 5, 2]), seed, backend="fused") for seed in range(5)]
