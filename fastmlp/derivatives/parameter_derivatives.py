@@ -28,9 +28,6 @@ from fastmlp.training.model import Model
 class ParameterRows(Rows):
     """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,)."""
 
-    def __init__(self, model: Model, X: Any) -> None:
-        super().__init__(model, X, logits=model.network.members == 1)
-
     @functools.cached_property
     def ends(self) -> dict[str, int]:
         """Return the steps of the logits by the names of outputs; of members by their numbers."""
@@ -146,7 +143,7 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     for start in range(0, len(rows), passes.rows):
         some = slice(start, min(start + passes.rows, len(rows)))
         x, squares, count = rows.dense(some), 0, some.stop - some.start
-        passes.back(rows.deltas([passes.forward(x)], targets[some])[0][None])
+        passes.loss_back(x, targets[some])
         for one in model.network.operations:
             delta = passes.units("deltas", one, count)
             squares = squares + _squares(delta) * (_squares(x) + one.trains_bias)

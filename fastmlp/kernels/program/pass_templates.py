@@ -13,11 +13,20 @@ from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.row_operations import pass_on
-from fastmlp.kernels.program.row_templates import part_before, parts_backward, parts_forward, rows_outputs
+from fastmlp.kernels.program.row_templates import (
+    part_before,
+    parts_backward,
+    parts_forward,
+    rows_backward,
+    rows_forward,
+    rows_loss,
+    rows_outputs,
+)
 from fastmlp.kernels.program.selecting import softmax_gradient
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
     block_rows,
+    loss_share,
     own_share,
     penalty_share,
     rows_at_once,
@@ -102,6 +111,17 @@ def input_backward(call, worker, workers):
                 input_gradient_rows(delta, w, out, out, at, stop, False, scratch)
             else:  # the copy of the inputs
                 pass_on(rows_of(delta, at, stop), 0, False, rows_of(out, at, stop))
+
+
+def loss_backward(call, worker, workers):
+    """Take all samples of a chain forward, and back the deltas of each sample's own loss."""
+    rows, block, depth = call.samples, block_of(call), call.depth
+    share = loss_share(call.objective.divisor, 1.0)
+    for at in range(0, rows, block):
+        stop = lesser(at + block, rows)
+        rows_forward(call, 0, rows, at, stop, 0, depth, call.step, worker)
+        rows_loss(call, 0, rows, at, stop, share, worker)
+        rows_backward(call, 0, rows, rows, at, stop, 0, depth, call.step, worker)
 
 
 def penalize(call, worker, workers):

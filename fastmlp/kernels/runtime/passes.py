@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,8 @@ class RowPasses:
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
         self._memory = call.array("memory")
-        self._forward, self._back = (
-            entries.get(template, NAMES[dtype]).on(self._call.address)
-            for template in ("forward", "input_backward")
+        self._run = functools.cache(
+            lambda template: entries.get(template, NAMES[dtype]).on(self._call.address)
         )
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
@@ -70,9 +70,18 @@ class RowPasses:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
         rows = len(inputs)
         self._call.set({"inputs": inputs, "samples": rows, "by_inputs_rows": 0})
-        if (failed := self._forward()) is not None:
-            raise error_of(failed)
+        self._pass("forward")
         return self.outputs[:rows]
+
+    def loss_back(self, inputs: Array, targets: Array) -> None:
+        """Take rows of a chain forward, and back the deltas of each row's own loss."""
+        weights = np.ones(len(inputs), inputs.dtype)
+        self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
+        self._pass("loss_backward")
+
+    def _pass(self, template: str) -> None:
+        if (failed := self._run(template)()) is not None:
+            raise error_of(failed)
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
         """Take cotangents of the outputs (directions, rows, n_out) back, one direction after another.
@@ -84,8 +93,7 @@ class RowPasses:
         if by_inputs is not None:
             call.set({"by_inputs": by_inputs, "by_inputs_rows": by_inputs.shape[1]})
         for _ in range(directions):
-            if (failed := self._back()) is not None:
-                raise error_of(failed)
+            self._pass("input_backward")
             words[BY_OUTPUTS] += by_outputs.strides[0]
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
