@@ -196,8 +196,10 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
         for some, tape in rows.blocks():
             yield some, tape.pull(rows.seeds(cotangents(some))) * rows.scale
         return
-    for start in range(0, len(rows), passes.rows):
-        some = slice(start, min(start + passes.rows, len(rows)))
+    each = rows.directions * max(rows.n_in, rows.network.n_out)
+    step = max(1, min(passes.rows, 16 * MOST_NUMBERS // each))
+    for start in range(0, len(rows), step):
+        some = slice(start, min(start + step, len(rows)))
         passes.forward(rows.dense(some))
         given = np.ascontiguousarray(cotangents(some))
         found = np.empty((*given.shape[:2], rows.n_in), rows.dtype)
@@ -209,12 +211,14 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
 def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
     outs = model.network.n_out
-    rows = Rows(model, X, min(outs, model.network.n_in), logits)
-    if outs <= rows.n_in or rows.passes is not None:
+    rows = Rows(model, X, outs, logits)
+    if outs <= rows.n_in or (rows.passes is not None and outs <= 4 * rows.n_in):
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
         for some, found in _reverse(rows, lambda some: _unit(some.stop - some.start, outs, rows.dtype)):
             out[some] = found.transpose(1, 0, 2)
         return out
+
+    rows.directions = rows.n_in
 
     def of_block(tape: Tape, some: slice) -> Array:
         tangents = rows.outputs(tape.push(_unit(some.stop - some.start, rows.n_in, rows.dtype)))

@@ -1,5 +1,7 @@
 """Derivatives of a model, held to PyTorch's autograd and to the reference's gradients of single rows."""
 
+import tracemalloc
+
 import layered
 import numpy as np
 import pytest
@@ -118,6 +120,22 @@ def test_compiled_passes(seed):
         *([lambda model: model.jacobian(X, logits=True)] if network.members == 1 else []),
     ):
         close(call(fast), call(slow), 1e-11)
+
+
+@pytest.mark.parametrize("sizes", [(2, 5, 30), (10, 5, 30), (700, 900)])
+def test_many_outputs_take_bounded_memory(sizes):
+    """Of few inputs a Jacobian goes forward, of more back, and neither holds more than blocks of rows."""
+    model = model_of(Network(sizes, hidden="tanh"), dtype="float32", backend="fused")
+    X = np.random.default_rng(0).normal(size=(60, sizes[0])).astype("f")
+    tracemalloc.start()
+    found = model.jacobian(X)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * found.nbytes + (64 << 20)
+    rows = model.jacobian(X[:3])
+    close(found[:3], rows, 1e-6)
+    V = np.random.default_rng(1).normal(size=(60, sizes[0])).astype("f")
+    close(np.einsum("rki,ri->rk", found, V), model.jvp(X, V), 1e-4)
 
 
 def test_names_of_parameters():
