@@ -61,7 +61,7 @@ class Rows:
             raise ValueError("logits are not defined of a network with Members, whose outputs are a mean")
         self.network, self.scale = network, self.parameters.dtype.type(network.input_scale)
         self.inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
-        self.model, self.logits, self.directions = model, logits, directions
+        self.model, self.logits, self.directions, self.numbers = model, logits, directions, 1
         self.n_in = columns_of(network.blocks) if network.blocks else network.n_in
         self.dtype = self.parameters.dtype
 
@@ -105,10 +105,14 @@ class Rows:
     def blocks(self) -> Iterator[tuple[slice, Tape]]:
         """Yield the rows of each block, with their tape."""
         widest = max([self.n_in, *(step.one.n_out for step in self.graph.steps)])
-        most = max(1, MOST_NUMBERS // (widest * max(self.directions, 1)))
+        most = max(1, min(MOST_NUMBERS // (widest * self.directions), self.at_once(self.numbers)))
         for start in range(0, len(self), most):
             rows = slice(start, min(start + most, len(self)))
             yield rows, Tape(self.graph, self.dense(rows))
+
+    def at_once(self, numbers: int) -> int:
+        """Return how many rows a block may have whose result has so many numbers for each."""
+        return max(1, 16 * MOST_NUMBERS // numbers)
 
     def dense(self, rows: slice) -> Array:
         """Return rows as an array whose columns stand block after block."""
@@ -196,8 +200,7 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
         for some, tape in rows.blocks():
             yield some, tape.pull(rows.seeds(cotangents(some))) * rows.scale
         return
-    each = rows.directions * max(rows.n_in, rows.network.n_out)
-    step = max(1, min(passes.rows, 16 * MOST_NUMBERS // each))
+    step = min(passes.rows, rows.at_once(rows.directions * max(rows.n_in, rows.network.n_out)))
     for start in range(0, len(rows), step):
         some = slice(start, min(start + step, len(rows)))
         passes.forward(rows.dense(some))

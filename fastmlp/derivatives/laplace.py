@@ -53,7 +53,7 @@ class Posterior:
             what = "Members" if network.members > 1 else f"the loss {checks.shown(loss)}"
             raise ValueError(f"laplace has the losses {', '.join(CURVATURES)}; this network has {what}")
         self.model, self._loss = model, str(loss)
-        rows = ParameterRows(model, X)
+        rows = ParameterRows(model, X, network.n_out)
         self.structure, self._own = self._parameters(rows, structure)
         targets = clean_targets("y", y, network, len(rows), rows.dtype)
         curvature, self._fit = np.zeros((len(self._own), len(self._own))), 0.0
@@ -162,7 +162,7 @@ class Posterior:
             probit approximation), and the standard deviations of the logits, with softmax of logits minus
             their mean. Of counts: the means, and the standard deviations of their logarithms.
         """
-        rows, means, variances = ParameterRows(self.model, X), [], []
+        rows, means, variances = ParameterRows(self.model, X, self.model.network.n_out), [], []
         scale = 1 / (self._values / self.noise**2 + self.prior_precision)
         for _, tape in rows.blocks():
             logits, jacobian = self._linear(rows, tape)

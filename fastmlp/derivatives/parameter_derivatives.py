@@ -26,7 +26,14 @@ from fastmlp.training.model import Model
 
 
 class ParameterRows(Rows):
-    """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,)."""
+    """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,).
+
+    outputs : of each row whose derivatives by all parameters a block has; 0 where none are formed
+    """
+
+    def __init__(self, model: Model, X: Any, outputs: int = 1) -> None:
+        super().__init__(model, X, max(outputs, 1))
+        self.numbers = max(1, outputs * len(self.parameters))
 
     @functools.cached_property
     def ends(self) -> dict[str, int]:
@@ -133,7 +140,7 @@ def parameter_names(model: Model) -> list[str]:
 
 def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     """Return the Euclidean norms (rows,) of each row's gradient."""
-    rows = ParameterRows(model, X)
+    rows = ParameterRows(model, X, 0)
     targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
     out = np.empty(len(rows), rows.dtype)
     if (passes := rows.passes) is None or not model.network.is_chain:
