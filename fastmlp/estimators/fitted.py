@@ -90,6 +90,23 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
                     view[...] = array
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 
+    def jacobian(self, X: Any) -> Array:
+        """Return the derivatives of all outputs by all features, (rows, outputs, features).
+
+        X : as for `predict`; the outputs are those of `model_`, of two classes the second one's probability
+        """
+        return self.model_.jacobian(self._rows_for(X))
+
+    def input_gradient(self, X: Any, output: int | None = None) -> Any:
+        """Return the derivatives (rows, features) of one output, as `Model.input_gradient` does."""
+        return self.model_.input_gradient(self._rows_for(X), output)
+
+    def _rows_for(self, X: Any) -> Any:
+        """Return rows that a user passes, as scikit-learn validates them."""
+        check_is_fitted(self)
+        checks.no_iterator("X", X)
+        return validate_data(self, X, accept_sparse=SPARSE, reset=False)
+
     def _outputs(self, inputs: Inputs) -> Array:
         """Return the network's outputs (rows, n_out) for clean rows, dense or sparse."""
         return self._current_model().forward(inputs)

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse
 from drawn_networks import drawn_network
 from sklearn.datasets import load_diabetes
+from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import (
@@ -284,6 +285,25 @@ def test_blocks_of_rows_and_dtypes(dtype, monkeypatch):
     ):
         assert found.dtype == dtype
         close(found, expected, 1e-5 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators():
+    options = {"hidden_layer_sizes": (8,), "activation": "tanh", "max_iter": 3, "random_state": 0}
+    X, y = load_diabetes(return_X_y=True)
+    regressor = fastmlp.MLPRegressor(**options).fit(X, y)
+    gradient, step = regressor.input_gradient(X), np.zeros(10)
+    step[2] = 1e-6
+    slope = (regressor.predict(X + step) - regressor.predict(X - step)) / 2e-6
+    close(gradient[:, 2], slope, 1e-6)
+    classifier = fastmlp.MLPClassifier(**options).fit(X, y // 120)
+    assert classifier.jacobian(X).shape == (len(X), 3, 10)
+    slope = (classifier.predict_proba(X + step) - classifier.predict_proba(X - step)) / 2e-6
+    close(classifier.jacobian(X)[..., 2], slope, 1e-6)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        regressor.jacobian(X[:, :3])
+    with pytest.raises(NotFittedError):
+        fastmlp.MLPRegressor().input_gradient(X)
 
 
 def test_hidden_units():
