@@ -368,3 +368,20 @@ def test_attributions_of_a_linear_network_are_exact():
     codes = model_of(Network(inputs=[Categories([3])], layers=[Dense(1)]))
     with pytest.raises(ValueError, match="no line leads from one code to another"):
         codes.attribute(np.zeros((2, 1), int))
+
+
+@pytest.mark.slow
+def test_expected_gradients_are_near_shap_s_exact_values():
+    shap = pytest.importorskip("shap")
+    X, y = load_diabetes(return_X_y=True)
+    X, y = (X / X.std(axis=0)).astype("f"), (y - y.mean()) / y.std()
+    network = Network([10, 32, 1], hidden="tanh")
+    model = fastmlp.fit(network, X, y, epochs=20, seed=0, progress=False)
+    found = model.attribute(X[:20], X, method="expected", steps=1000).values
+    masker = shap.maskers.Independent(X, max_samples=len(X))
+    exact = shap.explainers.Exact(lambda x: model.predict(x)[:, 0], masker)(X[:20]).values
+    theirs = shap.GradientExplainer(model.to_torch(), torch.tensor(X))
+    theirs = np.squeeze(theirs.shap_values(torch.tensor(X[:20]), nsamples=1000))
+    likeness = [np.corrcoef(one.ravel(), exact.ravel())[0, 1] for one in (found, theirs)]
+    assert min(likeness) > 0.99
+    assert likeness[0] > likeness[1] - 0.003
