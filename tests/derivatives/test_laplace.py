@@ -145,3 +145,33 @@ def test_what_has_no_posterior_is_refused_in_one_line():
         fastmlp.laplace(model_of(Network([3, 1])), X, y, structure="kron")
     with pytest.raises(TypeError, match="model must be a Model"):
         fastmlp.laplace(Network([3, 1]), X, y)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_it_is_the_posterior_of_laplace_torch(loss):
+    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("laplace")
+    rng = np.random.default_rng(0)
+    X, new, regresses = rng.normal(size=(60, 3)), rng.normal(size=(5, 3)), loss == "mse"
+    y = np.sin(X[:, :1]) if regresses else (X[:, 0] > 0.3).astype(np.int64)
+    network = Network([3, 8, 1 if regresses else 2], "tanh", None if regresses else "softmax", loss)
+    model = fastmlp.fit(network, X, y, **TRAINING)
+    rows = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
+    module = model.to_torch()
+    module = module if regresses else module[:-1]  # which takes logits
+    prior = {"prior_precision": torch.tensor(0.7, dtype=torch.float64)}
+    noise = {"sigma_noise": torch.tensor(0.2, dtype=torch.float64)} if regresses else {}
+    whole = {"subset_of_weights": "all", "hessian_structure": "full", **prior, **noise}
+    torch.set_default_dtype(torch.float64)
+    try:
+        expected = theirs.Laplace(module, "regression" if regresses else "classification", **whole)
+        expected.fit(torch.utils.data.DataLoader(rows, batch_size=60))
+        evidence = float(expected.log_marginal_likelihood())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    posterior = fastmlp.laplace(model, X, y, prior_precision=0.7, noise=0.2 if regresses else None)
+    assert posterior.log_marginal_likelihood == pytest.approx(evidence, rel=1e-9)
+    if regresses:
+        mean, variance = (each.detach().numpy() for each in expected(torch.tensor(new)))
+        found = posterior.predict(new, return_std=True)
+        np.testing.assert_allclose(found[0], mean, rtol=1e-9)
+        np.testing.assert_allclose(found[1], np.sqrt(variance[..., 0] + 0.2**2), rtol=1e-6)
