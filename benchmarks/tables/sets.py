@@ -206,7 +206,7 @@ def split_of(name: str, seed: int, most_rows: int) -> Split:
 def judged(split: Split, outputs: np.ndarray) -> tuple[float, float]:
     """Return accuracy or R^2, and log loss or the RMSE over the training part's deviation."""
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-    found = split.task.measures(split.held_y, split.task.judged(split.held_y, outputs))
+    found = split.task.measures(split.held_y, outputs)
     if isinstance(split.task, Classification):
         return found["accuracy"], found["log loss"]
     return found["R^2"], found["RMSE"] / split.task.deviation

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.cli.given import network_in_words
+from fastmlp.cli.given import Mistake, network_in_words
 from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
+from fastmlp.model.state import Array
+from fastmlp.system.renaming import replace
 from fastmlp.tables.categories import Category
 from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from fastmlp.model.network import Network
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 10
 """The most columns that are listed as left out."""
+
+MOST_MATRIX = 6
+"""Classes whose confusion matrix is printed, at most; JSON has that of more."""
 
 MOST_WORDS = 6
 """Words of columns that are listed as read as missing."""
@@ -96,9 +105,11 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     if estimator.report_ is not None:
         rows = estimator.report_["rows"]
         source = f"{found['file']}: " if "file" in found else ""
+        how = f", {words}" if (words := estimator.report_.get("held out")) else ""
         missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
         print_line(
-            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out{missing}"
+            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out"
+            f"{how}{missing}"
         )
     classes = list(map(str, found["classes"]))
     of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
@@ -132,6 +143,8 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         )
     if estimator.report_ is not None and (words := estimator.report_.get("words")):
         print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
+    if "doubt" in found:
+        print_line(f"note       {found['doubt']}")
     if found["search"]:
         print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
     if len(estimator.groups_) > 1:
@@ -212,12 +225,20 @@ def print_scores(estimator: Estimator) -> None:
         return
     scores = estimator.report_["scores"]
     measures, rows = list(scores["network"]), estimator.report_["rows"]
+    widths = [max(12, len(measure) + 2) for measure in measures]
     rounding = ROUNDING if hasattr(estimator.task_, "classes") else 0.0  # a number's errors have its unit
-    print_line("held out   " + "".join(f"{measure:>12}" for measure in measures))
+    print_line("held out   " + "".join(map(str.rjust, measures, widths)))
     for name, row in scores.items():
-        values = "".join(f"{_shown(row[m], rounding):>12}" for m in measures)
+        values = "".join(_shown(row[m], rounding).rjust(w) for m, w in zip(measures, widths, strict=True))
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
         print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
+    if (counts := estimator.report_.get("confusion")) is not None and len(counts) <= MOST_MATRIX:
+        names = [checks.printable(str(one))[:10] for one in getattr(estimator.task_, "classes", ())]
+        threshold = getattr(estimator.task_, "threshold", None)
+        of = "" if threshold is None else f" by the threshold {threshold:.4g}"
+        print_line("predicted  " + "".join(f"{name:>12}" for name in names) + of)
+        for name, row in zip(names, counts, strict=False):
+            print_line(f"{name:<11}" + "".join(f"{count:>12}" for count in row))
     if (intervals := estimator.report_.get("intervals")) is not None:
         print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
         print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
@@ -233,3 +254,52 @@ def print_scores(estimator: Estimator) -> None:
             f"note       only {rows['held out']} rows are held out: scores of fewer than {FEW_HELD} depend "
             "much on which rows they are"
         )
+
+
+WRITERS: dict[str, Any] = {
+    ".csv": lambda frame, path: frame.write_csv(path),
+    ".tsv": lambda frame, path: frame.write_csv(path, separator="\t"),
+    ".parquet": lambda frame, path: frame.write_parquet(path),
+    ".arrow": lambda frame, path: frame.write_ipc(path),
+}
+"""What writes predictions, by the end of the file's name."""
+
+
+def check_writer(option: str, name: str) -> None:
+    """Raise Mistake unless a file of predictions may have such a name."""
+    if Path(name).suffix.lower() not in WRITERS:
+        raise Mistake(f"{option} must end in {', '.join(WRITERS)}, got {name}")
+
+
+def write(frame: pl.DataFrame, option: str, name: str) -> None:
+    """Replace a file at once: after a failure the old one is still there."""
+    path = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        WRITERS[path.suffix.lower()](frame, temporary)
+        replace(temporary, path)
+    except OSError as error:
+        raise Mistake(f"{option} {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def predictions(
+    estimator: Estimator, outputs: Array, name: str, probabilities: bool, coverage: float | None,
+    taken: Collection[str] = (),
+) -> dict[str, Array]:  # fmt: skip
+    """Return columns by their names: what is predicted, and probabilities of classes or ends of intervals.
+
+    outputs : (rows, n_out) of the model; name : of what is predicted; taken : names that others have
+    coverage : of the intervals of a regression; None for none
+    """
+    columns, more = {name: estimator.task_.decoded(outputs)}, {}
+    if probabilities:
+        for place, one in enumerate(getattr(estimator.task_, "classes", ())):
+            more[f"probability of {one}"] = outputs[:, place]
+    if coverage is not None and hasattr(estimator, "interval_around"):
+        ends = estimator.interval_around(columns[name], coverage)
+        more |= dict(zip(("low", "high"), ends, strict=True))
+    for own, values in more.items():
+        columns[f"{own} by the model" if own in {*columns, *taken} else own] = values
+    return columns

@@ -23,10 +23,17 @@ from fastmlp.cli.given import (
     refuse_with_layers,
     widths,
 )
-from fastmlp.cli.table_report import described, print_json, print_model, print_scores
+from fastmlp.cli.table_report import (
+    check_writer,
+    described,
+    predictions,
+    print_json,
+    print_model,
+    print_scores,
+    write,
+)
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.model.state import Array
 from fastmlp.system.bars import Bar
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
@@ -72,6 +79,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "but mean targets for more than 300",
     },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
+    "--test": {"metavar": "FILE", "help": "a table whose rows the report is of; then no others are held out"},
+    "--time": {"metavar": "COLUMN", "help": "hold out the rows that are later by these dates or numbers"},
+    "--group": {"metavar": "COLUMN", "help": "hold out all rows of a group together, as those of a patient"},
+    "--held-out": {"metavar": "FILE", "help": "write the rows held out with their predictions"},
+    "--threshold": {
+        "metavar": "NUMBER",
+        "help": "probability from which on the second of two classes is predicted: a number, balanced, or "
+        "costs of a missed row and of a false alarm like 5:1",
+    },
     "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},
     "--time-limit": {
         "metavar": "TIME",
@@ -88,9 +104,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What only a table takes; None where it is not given."""
 
-
-LEAST_ROWS = 4
-"""Three to train on, and one held out."""
+HELD_COVERAGE = 0.9
+"""Of the intervals in a file of the rows held out."""
 
 
 def add_options(train: argparse.ArgumentParser) -> None:
@@ -138,13 +153,14 @@ def train(arguments: argparse.Namespace) -> int:
     called = time.monotonic()
     from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
-    from fastmlp.tables.inferred import firsts_of_copies, row_numbers
-    from fastmlp.tables.report import compared, simpler
+    from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
+    from fastmlp.tables.inferred import row_numbers
+    from fastmlp.tables.report import compared, outputs_in_parts, simpler
 
     with telling(arguments.dataset):
         limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
         deadline = Deadline(limit, called)
-        needed("polars", "table", "a table")
+        pl = needed("polars", "table", "a table")
         if arguments.target is None:
             raise Mistake("a table needs --target COLUMN: what is to be predicted")
         seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
@@ -154,6 +170,11 @@ def train(arguments: argparse.Namespace) -> int:
             checks.choice("task", arguments.task, tuple(TASKS))
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.dataset)
+        if arguments.held_out is not None:
+            check_writer("--held-out", arguments.held_out)
+            refuse_unwritable("--held-out", arguments.held_out, arguments.dataset, arguments.test or "")
+        if arguments.test is not None and arguments.test_share is not None:
+            raise Mistake("--test says which rows the report is of; leave out --test-share")
         options, read_options = _options(arguments), _read_options(arguments)
         frame = read(arguments.dataset, read_options)
         target, whole = _target(arguments, frame), len(frame)
@@ -161,38 +182,54 @@ def train(arguments: argparse.Namespace) -> int:
         with Bar(None, "", "targets"):
             numbered = row_numbers(frame)
             frame, _, task, y = with_targets(*separated(frame, target), arguments.task)
-        if len(y) < LEAST_ROWS:
-            raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
+        least = LEAST_ROWS + (arguments.test is None)
+        if len(y) < least:
+            raise TableError(f"at least {least} rows with a target are needed, got {len(y)}")
         if kinds.pop(target, None) is not None:
             raise Mistake(f"column {target!r} is the target, which has no other kind")
-        if task != Classification.name and arguments.class_weight is not None:
-            raise Mistake("--class-weight is for classifications, and this is a regression")
+        for name in ("class_weight", "threshold") if task == Regression.name else ():
+            if options.pop(name) is not None:
+                raise Mistake(f"--{name.replace('_', '-')} is for classifications, and this is a regression")
         with Bar(None, "", "holding out rows"):
             dropped = [name for name, kind in kinds.items() if kind == "drop"]
-            firsts = firsts_of_copies(frame, y, [*numbered, *dropped])
-            held = _held(y, task, share, seed, firsts)
+            dependence = dependence_of(frame, y, arguments.time, arguments.group, [*numbered, *dropped])
+            held = np.zeros(len(y), bool)
+            if arguments.test is None:
+                held = held_rows(y, task, share, seed, dependence)
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
         )
         began = time.perf_counter()
         try:
-            estimator.learn(frame, y, target, numbered, ~held)
-            others = simpler(estimator, frame, y, held, seed, deadline)
+            estimator.learn(frame, y, target, numbered, ~held if held.any() else None)
+            doubt = estimator.doubt(frame, y, deadline, ~held)
+            test = None if arguments.test is None else estimator.looked_at(arguments.test, target)[:2]
+            others = simpler(estimator, frame, y, held, seed, deadline, test)
             targets = Targets(estimator.task_, y[~held])
             X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
-            del frame  # the table is no longer there while networks are trained
-            if firsts is not None:
-                firsts = np.searchsorted(np.flatnonzero(~held), firsts[~held])
-            estimator.train(X, y[~held], deadline=deadline, firsts=firsts)
+            kept, held_y = frame.filter(held) if arguments.held_out else frame[:0], y[held]
+            if test is not None:
+                held_X, kept, held_y = estimator.encoding_.encoded(test[0], estimator.floats), *test
+            del frame, test  # the table is no longer there while networks are trained
+            estimator.train(X, y[~held], deadline=deadline, dependence=dependence.of(~held))
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
         seconds = time.perf_counter() - began
-        estimator.report_ = compared(estimator, held_X, y[held], others)
-        estimator.report_ |= {"words": _words(read_options, estimator)}
+        outputs = outputs_in_parts(estimator, held_X)
+        estimator.report_ = compared(estimator, outputs, held_y, others)
+        estimator.report_ |= {"words": _words(read_options, estimator), "held out": _how(arguments)}
+        if arguments.held_out is not None:
+            has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
+            coverage = HELD_COVERAGE if has_ends else None
+            columns = predictions(estimator, outputs, f"predicted {target}", True, coverage, kept.columns)
+            series = [pl.Series(name, values) for name, values in ({target: held_y} | columns).items()]
+            write(kept.with_columns(series), "--held-out", arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
+    if doubt is not None:
+        found["doubt"] = doubt.sentence(f"--{doubt.parameter} {checks.printable(doubt.column)}")
     if arguments.json:
         print_json(found | {"model": arguments.output})
         return 0
@@ -203,6 +240,16 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _how(arguments: argparse.Namespace) -> str:
+    """Return in words which rows were held out; nothing of rows that were drawn at random."""
+    if arguments.test is not None:
+        return f"those of {arguments.test}"
+    if arguments.group is not None:
+        begin = "" if arguments.time is None else f" that begin last by {arguments.time}"
+        return f"of other groups of {arguments.group}{begin}"
+    return "" if arguments.time is None else f"the later ones by {arguments.time}"
+
+
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
     check_precision(arguments.dtype, arguments.backend)
@@ -211,17 +258,24 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     if arguments.optimizer is not None:
         checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
+    threshold: float | str | None = arguments.threshold
+    with contextlib.suppress(ValueError, TypeError):
+        threshold = float(arguments.threshold)
     wholes = ("epochs", "batch_size", "threads", "members", "levels")
     options = {name: getattr(arguments, name) for name in (*wholes, "learning_rate", "dropout", "l2")}
     for name in wholes:
         if options[name] is not None:
             checks.whole(name.replace("_", " "), options[name], 1)
     if arguments.class_weight is not None:
-        options["class_weight"] = checks.choice("class weight", arguments.class_weight, ("balanced",))
+        checks.choice("class weight", arguments.class_weight, ("balanced",))
     if arguments.preset is not None:
         checks.choice("preset", arguments.preset, tuple(PRESETS))
     return options | {
         "preset": arguments.preset,
+        "time": arguments.time,
+        "group": arguments.group,
+        "class_weight": arguments.class_weight,
+        "threshold": threshold,
         "hidden": None if arguments.hidden is None else widths(arguments.hidden),
         "layers": None if arguments.layers is None else layers_of(arguments.layers),
         "activation": arguments.activation,
@@ -288,30 +342,3 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
         raise BadFile(f"{arguments.dataset} has no column {arguments.target!r}; there are: {there}")
     name: str = arguments.target
     return name
-
-
-def _held(y: Array, task: str, share: float, seed: int, firsts: Array | None = None) -> Array:
-    """Return which rows are held out, (rows,), of every class as large a share, if each has rows enough.
-
-    firsts : as `firsts_of_copies` returns them; copies of a row are held out with it
-    """
-    from sklearn.model_selection import train_test_split
-
-    if firsts is not None:
-        different, places = np.unique(firsts, return_inverse=True)
-        return _held(y[different], task, share, seed)[places]
-    left = len(y) - int(np.ceil(share * len(y)))
-    if left < LEAST_ROWS - 1:
-        raise Mistake(
-            f"--test-share {share:g} leaves {left} of {len(y)} rows to train on; {LEAST_ROWS - 1} are needed"
-        )
-    strata = None
-    if task == Classification.name:
-        strata = Classification.learned(y).encoded(y)
-        counts = np.bincount(strata)
-        if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(y):
-            strata = None
-    _, rows = train_test_split(np.arange(len(y)), test_size=share, random_state=seed, stratify=strata)
-    held = np.zeros(len(y), bool)
-    held[rows] = True
-    return held

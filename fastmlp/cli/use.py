@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,18 +15,22 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
-from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
+from fastmlp.cli.table_report import (
+    check_writer,
+    described,
+    predictions,
+    print_json,
+    print_line,
+    print_model,
+    print_scores,
+    write,
+)
 from fastmlp.cli.tables import telling
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
-from fastmlp.system.renaming import replace
-from fastmlp.tables.frames import separated
 from fastmlp.tables.reading import FORMATS
-from fastmlp.tables.tasks import with_targets
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
 
@@ -69,14 +72,15 @@ def add_commands(commands: Any) -> None:
         description=(
             "Draw the loss curves of a model; on a table that has the target its calibration or residuals, "
             "by how much its error rises if a column is shuffled, the effects of columns, the pairs that "
-            "interact most, and how many rows its intervals hold. If the table is the one that the model was "
-            "trained on, that is said. Needs matplotlib."
+            "interact most, and how many rows its intervals hold. Of the table that the model was trained on "
+            "it shows the rows that were held out. Needs matplotlib."
         ),
     )
     plot.set_defaults(run=_plot)
     plot.add_argument("model", metavar="MODEL", help="file of a model")
     plot.add_argument("data", metavar="DATA", help="a table with the model's columns and its target")
     plot.add_argument("-o", "--output", metavar="FILE", help=".png, .svg or .pdf; default MODEL.png")
+    plot.add_argument("--json", action="store_true", help="one JSON object of what a picture shows")
     plot.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffling; default 0")
 
 
@@ -115,10 +119,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     with telling(arguments.data):
         pl = needed("polars", "table", "a table")
-        suffix = Path(arguments.output or "x.csv").suffix.lower()
-        if suffix not in WRITERS:
-            raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")
         if arguments.output is not None:
+            check_writer("-o", arguments.output)
             refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
         task = estimator.task_
@@ -131,42 +133,15 @@ def _predict(arguments: argparse.Namespace) -> int:
         estimator.progress = None
         with _remarked():
             outputs = estimator.outputs(arguments.data)
-        columns = {estimator.target_name_: task.decoded(outputs)}
-        if isinstance(task, Classification) and arguments.probabilities:
-            for place, one in enumerate(task.classes):
-                name = f"probability of {one}"
-                columns[f"{name} by the model" if name in columns else name] = outputs[:, place]
-        if isinstance(estimator, TableRegressor) and arguments.interval is not None:
-            ends = estimator.interval_around(columns[estimator.target_name_], arguments.interval)
-            for name, end in zip(("low", "high"), ends, strict=True):
-                columns[f"{name} by the model" if name in columns else name] = end
+        columns = predictions(
+            estimator, outputs, estimator.target_name_, arguments.probabilities, arguments.interval
+        )
         frame = pl.DataFrame(columns)
     if arguments.output is None:
         sys.stdout.write(frame.write_csv())
     else:
-        _write(frame, Path(arguments.output))
+        write(frame, "-o", arguments.output)
     return 0
-
-
-WRITERS: dict[str, Any] = {
-    ".csv": lambda frame, path: frame.write_csv(path),
-    ".tsv": lambda frame, path: frame.write_csv(path, separator="\t"),
-    ".parquet": lambda frame, path: frame.write_parquet(path),
-    ".arrow": lambda frame, path: frame.write_ipc(path),
-}
-"""What writes predictions, by the end of the file's name."""
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    """Replace a file at once: after a failure the old one is still there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        WRITERS[path.suffix.lower()](frame, temporary)
-        replace(temporary, path)
-    except OSError as error:
-        raise Mistake(f"-o {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -192,23 +167,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from fastmlp.tables.plots import plot
-    from fastmlp.tables.reading import read
+    from fastmlp.tables.plots import looked, plot
 
     with telling(arguments.data):
         seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
         output = arguments.output or f"{arguments.model}.png"
-        refuse_unwritable("-o", output, arguments.model, arguments.data)
+        if not arguments.json:
+            refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
-        name = estimator.target_name_
-        frame = read(arguments.data, estimator.read_options(estimator.encoding_.kinds, target=name))
-        if name not in frame.columns:
-            raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
-        frame, _, _, y = with_targets(*separated(frame, name), estimator.task_.name, estimator.task_)
-        if estimator.trained_on(frame, y):
-            say(f"fastmlp: {arguments.data} is the table that the model was trained on: {ITS_ROWS}")
         with _remarked():
-            figure = plot(estimator, frame, y, seed)
+            frame, y, of = estimator.looked_at(arguments.data, None)
+            if of is not None:
+                hint = f": {ITS_ROWS}" if estimator.held_ is None else f": {len(y)} rows were held out of it"
+                say(f"fastmlp: {arguments.data} is the table that the model was trained on{hint}")
+            if arguments.json:
+                print_json(looked(estimator, frame, y, seed) | {"of": of})
+                return 0
+            figure = plot(estimator, frame, y, seed, of)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figure.savefig(output, dpi=110)

@@ -13,19 +13,22 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp import checks
 from fastmlp.checks import CheckpointError
+from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.bars import Bar
-from fastmlp.tables import members, selection, storage
+from fastmlp.tables import effects, members, report, selection, storage
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
+from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.inferred import firsts_of_copies
+from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of, doubt
 from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
-from fastmlp.tables.intervals import HeldErrors, errors_of
+from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.means import Targets
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
@@ -41,6 +44,17 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+LEAST_TIME = 20.0
+"""Seconds of a time limit below which nobody looks for columns by which rows depend on each other."""
+
+
+def _as_given(X: Any, content: Any) -> Any:
+    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
+    import polars as pl
+
+    frame = pl.DataFrame(content)
+    return frame.to_pandas() if hasattr(X, "iloc") else frame
+
 
 class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of TableClassifier and TableRegressor, which say what y means.
@@ -49,6 +63,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     ----------
     columns : mapping of str to str, optional
         Kinds of columns that shall not be inferred, by name: number, category, date, text or drop.
+    time : str, optional
+        A column of dates or numbers: what is held out, for recipes, epochs and errors of intervals, are the
+        later rows, as the rows to predict will be later.
+    group : str, optional
+        A column of names, as those of patients: all rows of one are held out together, as the rows to predict
+        will be of new ones. The column is not learned from, unless `columns` says its kind. With a time, too,
+        the groups that begin last are held out.
     missing : sequence of str, optional
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
@@ -93,8 +114,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         the prediction, over the target's deviation
     trials_ : list of Trial, what the search tried
     shortened_ : str or None, in words what `time_limit` has left out
-    report_ : dict or None, what `fastmlp train` found on held-out rows
+    report_ : dict or None, what `fastmlp train`, or `fit` with `test`, found on held-out rows
     fingerprint_ : str or None, a digest of the table that was trained on
+    held_ : (rows,) array of bool or None, which rows of that table were held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
     """
 
@@ -105,6 +127,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self,
         *,
         columns: Mapping[str, str] | None = None,
+        time: str | None = None,
+        group: str | None = None,
         missing: Sequence[str] | None = None,
         levels: int | None = None,
         preset: str | None = None,
@@ -134,7 +158,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.__dict__ |= {name: parameters[name] for name in names}
 
     def fit(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, row_numbers: Collection[str] = ()
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        row_numbers: Collection[str] = (),
+        test: Any = None,
     ) -> Self:
         """Learn the columns and train the members.
 
@@ -146,6 +176,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         y : (rows,) array or series, or the name of a column of X
         sample_weight : (rows,) array of at least 0, optional
         row_numbers : columns to drop because they number the rows of a table of which X is a part
+        test : table, optional
+            Rows that `report_` is of, with the column y, or a pair (X, y).
 
         Raises
         ------
@@ -157,8 +189,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Warns
         -----
         UserWarning
-            If rows have no target, which are left out, a column of X is the target, or `time_limit` has left
-            something out.
+            If rows have no target, which are left out, a column of X is the target, `time_limit` has left
+            something out, or rows seem to depend on each other by a column that is neither time nor group.
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
@@ -171,13 +203,35 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         del whole
         self.learn(frame, values, target.name, row_numbers)
         targets = Targets(self.task_, values)
-        firsts = firsts_of_copies(frame, values, self.encoding_.dropped)
+        dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
+        found = self.doubt(frame, values, deadline)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
+        if test is not None:
+            pair = test if isinstance(test, tuple) else (test, y if isinstance(y, str) else None)
+            tested, judged, _ = self._read(*pair)
+            others = report.simpler(self, frame, values, None, 0, deadline, (tested, judged))
+            tested = self.encoding_.encoded(tested, self.floats)
         del frame, X  # what was read from a file is no longer there while members are trained
-        self.train(encoded, values, weights, deadline, firsts)
+        self.train(encoded, values, weights, deadline, dependence)
+        if test is not None:
+            self.report_ = report.compared(self, report.outputs_in_parts(self, tested), judged, others)
         if self.shortened_ is not None:
             warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
+        if found is not None:
+            warnings.warn(found.sentence(f"{found.parameter}={found.column!r}"), stacklevel=2)
         return self
+
+    def doubt(
+        self, frame: pl.DataFrame, y: Array, deadline: Deadline, rows: Array | None = None
+    ) -> Doubt | None:
+        """Return the column by which rows seem to depend on each other, if nobody says and there is time.
+
+        frame, y, rows : as for `learn`, which is called before
+        """
+        if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
+            return None
+        columns = (*self.encoding_.columns, *self.encoding_.codes)
+        return doubt(frame, y, self.task_, columns, rows)
 
     def learn(
         self,
@@ -199,19 +253,20 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         if len(learned) < 3:
             raise TableError(f"at least 3 rows are needed, got {len(learned)}")
         self.task_ = TASKS[self._task].learned(learned)
+        if self._settings.get("threshold") is not None and self.task_.n_out != 2:
+            raise TableError(f"a threshold is between two classes, and the target has {self.task_.n_out}")
         for recipe in recipes:  # what they refuse is refused before encoding
             recipe.network(1, self.task_), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
         targets = Targets(self.task_, learned)
         few = targets if targets.are_few else None
-        self.encoding_ = Encoding.learned(
-            frame, self.columns, self.progress, row_numbers, of_rows, self.levels, few
-        )
+        given = ({} if self.group is None else {self.group: "drop"}) | dict(self.columns or {})
+        self.encoding_ = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
         if few is not None and self.layers is None:
-            given = self.columns or {}
             self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = None
+        self.held_: Array | None = None if rows is None else ~rows
         self._name(frame.columns, target)
 
     def train(
@@ -220,14 +275,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         y: Array,
         weights: Array | None = None,
         deadline: Deadline | None = None,
-        firsts: Array | None = None,
+        dependence: Dependence = ALONE,
     ) -> None:
         """Train the members: the second half of `fit`.
 
         X : (rows, n) as `encoding_` encodes rows in `floats`, with their targets
         y, weights : (rows,), the targets and weights
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
-        firsts : as `firsts_of_copies` returns them, whose copies are held out together
+        dependence : of these rows, which says what is held out together
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline
         numbers = self.encoding_.numbers
@@ -237,7 +292,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         several = have_three(X, numbers) if any(one.embeds for one in recipes) else np.zeros(0, bool)
         settings = members.MemberSettings(
-            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, firsts
+            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, dependence
         )
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
@@ -249,9 +304,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             recipes = (recipe,)
         groups, self.shortened_ = selection.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
-        regresses = self._task == Regression.name
         judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
-        self.errors_: HeldErrors | None = errors_of(judged, targets) if regresses else None
+        self.errors_: HeldErrors | None = None
+        if isinstance(self.task_, Regression):
+            self.errors_ = errors_of(*out_of_fold(judged), targets, dependence)
+        elif (wanted := self._settings["threshold"]) is not None:
+            outputs, rows = out_of_fold(judged)
+            own = None if weights is None else weights[rows]
+            self.task_ = self.task_.with_threshold(wanted, outputs, targets[rows], own)
 
     @property
     def recipe_(self) -> Recipe:
@@ -286,7 +346,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             If unusually many rows have a level that was not learned, or a column's dtype cannot hold a level.
         """
         check_is_fitted(self)
-        frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
+        frame = self._columns_of(X)
         found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
         rows = 0
         with Bar(len(frame), "row", "predicting", self.progress) as bar:
@@ -299,6 +359,71 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             warnings.warn(line, stacklevel=3)  # what calls predict
         return np.concatenate(found)
 
+    def importances(self, X: Any, y: Any = None, *, repeats: int = REPEATS, random_state: int = 0) -> Any:
+        """Return a frame of the columns and of their permutation importance, the greatest first.
+
+        Its columns are column, mean and deviation: how much the log loss, or the RMSE, rises if the column is
+        shuffled, over some shuffles. Of the table that was trained on the rows held out are looked at.
+
+        X, y : a table and its target, as for `fit`
+        """
+        frame, values, _ = self.looked_at(X, y)
+        found = effects.importances(self, frame, values, random_state, repeats)
+        return _as_given(X, [one._asdict() for one in found])
+
+    def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
+        """Return the effect of each of some columns: a frame of its values and the mean predictions there.
+
+        An effect is a partial dependence: the mean prediction of some rows if all had one value. Of classes
+        there is a column for the probability of each. Free texts, and what is not learned from, have none.
+
+        X : a table, as for `predict`
+        """
+        check_is_fitted(self)
+        names = [columns] if isinstance(columns, str) else [*columns]
+        for name in names:
+            checks.choice("column", name, [*self.encoding_.places])
+        frame = self._columns_of(X)
+        outputs = getattr(self.task_, "classes", (self.target_name_,))
+        return {
+            one.column.name: _as_given(X, {one.column.name: one.values} | {
+                f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)
+            })
+            for one in effects.effects(self, frame, names, random_state)
+        }  # fmt: skip
+
+    def plot(
+        self, X: Any, y: Any = None, panel: str | None = None, *, ax: Any = None, random_state: int = 0
+    ) -> Any:
+        """Draw the model on a table with Matplotlib; return the Figure of all panels, or the Axes of one.
+
+        X, y : as for `importances`
+        panel : losses, confusion, calibration, residuals, importances, intervals, or the name of a column for
+            its effect; None for all
+        ax : Axes to draw a panel on; None for new ones
+        """
+        from fastmlp.tables import plots
+
+        frame, values, of = self.looked_at(X, y)
+        if panel is None:
+            return plots.plot(self, frame, values, random_state, of)
+        return plots.plot_one(self, frame, values, panel, ax, random_state)
+
+    def looked_at(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array, str | None]:
+        """Return the rows of a table to judge the model by, their targets, and in words which rows they are.
+
+        They are those that were held out, if the table is the one that was trained on and some were, else all
+        rows. The words are None for another table.
+
+        X, y : a table and its target, as for `fit`
+        """
+        frame, values, _ = self._read(X, y)
+        if not self.trained_on(frame, values):
+            return frame, values, None
+        if self.held_ is None:
+            return frame, values, "rows that the model was trained on"
+        return frame.filter(self.held_), values[self.held_], "rows that were held out of the training"
+
     def trained_on(self, frame: pl.DataFrame, y: Array) -> bool:
         """Return whether a table without its target, and the targets (rows,), are those of the training."""
         return self.fingerprint_ == self.encoding_.fingerprint(frame, y)
@@ -306,12 +431,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
         check_is_fitted(self)
-        kept = storage.StoredEstimator(
-            self.encoding_, self.task_, self.groups_, self.trials_, self.target_name_,
-            None if self.missing is None else list(self.missing), self.report_, self.fingerprint_,
-            self.errors_, self.shortened_,
-        )  # fmt: skip
-        storage.write(path, kept)
+        storage.write(path, self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -324,22 +444,18 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         OSError
             If it cannot be read.
         """
-        kept = storage.read(path)
-        if kept.task.name != cls._task:
-            held = f"a model of a {kept.task.name}"
+        kept = storage.parsed(path, *archive.read(path))
+        if kept["task_"].name != cls._task:
+            held = f"a model of a {kept['task_'].name}"
             raise CheckpointError(f"{os.fspath(path)!r} holds {held}, no {cls.__name__}")
         return cls.restored(kept)
 
     @classmethod
-    def restored(cls, kept: storage.StoredEstimator) -> Self:
-        """Return the estimator that a file holds."""
-        estimator = cls(missing=kept.missing)
-        estimator.encoding_, estimator.task_ = kept.encoding, kept.task
-        estimator.groups_ = kept.groups
-        estimator.trials_, estimator.report_ = kept.trials, kept.report
-        estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
-        estimator.shortened_ = kept.shortened
-        estimator._name([column.name for column in kept.encoding.columns], kept.target)
+    def restored(cls, kept: dict[str, Any]) -> Self:
+        """Return the estimator that a file holds, by attributes as `storage.parsed` returns them."""
+        estimator = cls()
+        estimator.__dict__ |= kept
+        estimator._name([column.name for column in estimator.encoding_.columns], estimator.target_name_)
         return estimator
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -350,7 +466,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             own["groups_"] = [(own.pop("recipe_"), own.pop("models_"))]
         if isinstance(own.get("errors_"), np.ndarray):  # without sizes
             own["errors_"] = HeldErrors.of_one_size(own["errors_"])
-        later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_"))
+        later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_", "held_"))
         self.__dict__ = type(self)().__dict__ | (later if "groups_" in own else {}) | own
 
     @property
@@ -380,9 +496,23 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         )
         return ReadOptions({**(kinds or {}), **classes}, only, missing, self.progress)
 
+    def _columns_of(self, X: Any) -> pl.DataFrame:
+        """Return a table, of a file the columns that the model uses."""
+        return as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
+
     def _separated(self, X: Any, y: Any, kinds: Mapping[str, str] | None) -> tuple[pl.DataFrame, pl.Series]:
         """Return a table without its target, and the target; kinds : as for `read_options`."""
         return separated(as_frame(X, self.read_options(kinds, target=y)), y)
+
+    def _read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[pl.DataFrame, Array, Array | None]:
+        """Return the rows of a table that have a target, without it, and targets and weights (rows,).
+
+        y : as for `fit`; None for the column of X that has the target's name
+        """
+        check_is_fitted(self, "encoding_")
+        y = self.target_name_ if y is None else y
+        frame, target = self._separated(X, y, self.encoding_.kinds)
+        return self._with_targets(frame, target, sample_weight, self.task_)
 
     def _with_targets(
         self, frame: pl.DataFrame, target: pl.Series, sample_weight: Any, learned: Task | None = None

@@ -6,6 +6,7 @@ rows of a table if one column, or two, had one value in all of them.
 
 from __future__ import annotations
 
+import re
 import warnings
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,14 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.embeddings import PiecewiseLinear
-from fastmlp.model.inputs import Numbers
-from fastmlp.model.layout import embedding_views
 from fastmlp.tables import members
 from fastmlp.tables.columns import Column
 from fastmlp.tables.kinds import Date, Number, Text
 from fastmlp.tables.tasks import Classification
-from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,6 +45,33 @@ SHARES = (0.01, 0.99)
 MOST_LEVELS = 8
 """Levels of a category that are shown."""
 
+ORDERS = tuple(
+    tuple(names.split(", "))
+    for names in (
+        "false, true",
+        "no, maybe, yes",
+        "january, february, march, april, may, june, july, august, september, october, november, december",
+        "jan, feb, mar, apr, may, jun, jul, aug, sep, oct, nov, dec",
+        "monday, tuesday, wednesday, thursday, friday, saturday, sunday",
+        "mon, tue, wed, thu, fri, sat, sun",
+        "none, very low, low, medium, moderate, high, very high",
+        "never, rarely, sometimes, often, usually, always",
+        "very poor, poor, fair, average, good, very good, excellent, ideal",
+        "tiny, small, medium, large, huge",
+        "xxs, xs, s, m, l, xl, xxl, xxxl",
+    )
+)
+"""Names of levels that have an order of their own, in lower case; a category may have some of a line."""
+
+SIDES = {"<": -1, "under": -1, "below": -1, "less than": -1, ">": 1, "over": 1, "above": 1, "more than": 1}
+"""Where a level lies beside its number."""
+
+NUMBERED = re.compile(
+    rf"(?P<side>{'|'.join(SIDES)})?[^\w-]*(?P<before>[^\W\d]+\W*)?(?P<number>-?\d[\d,]*(\.\d+)?)(\D.*)?",
+    re.DOTALL,
+)
+"""A level with a number, as 5-10 years, grade 3, or > 65."""
+
 PAIRED = 4
 """Columns, the most important ones, whose pairs are looked at."""
 
@@ -65,13 +89,11 @@ class Effect(NamedTuple):
 
     values : (k,) of the column, in its own dtype; null is a missing one
     means : (k, n), of a regression (k, 1), of classes the probability of each
-    edges : of the bins that the networks have for a number, in its own unit; empty without bins
     """
 
     column: Column
     values: pl.Series
     means: Array
-    edges: Array
 
 
 class Pair(NamedTuple):
@@ -92,7 +114,11 @@ class Pair(NamedTuple):
 
 
 def importances(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int
+    estimator: TableClassifier | TableRegressor,
+    frame: pl.DataFrame,
+    y: Array,
+    seed: int,
+    repeats: int = REPEATS,
 ) -> list[Importance]:
     """Return the permutation importance of every column that is used, the greatest first (Breiman 2001).
 
@@ -102,10 +128,10 @@ def importances(
     """
     rng, encoding, task = np.random.default_rng(seed), estimator.encoding_, estimator.task_
     columns, dtype = encoding.places, estimator.models_[0].parameters.dtype
-    each = MOST_CELLS // (REPEATS * len(columns) ** 2)
+    each = MOST_CELLS // (repeats * len(columns) ** 2)
     count = min(len(y), MOST_ROWS, max(LEAST_ROWS, each))
-    rises = np.empty((len(columns), REPEATS))
-    for repeat in range(REPEATS):
+    rises = np.empty((len(columns), repeats))
+    for repeat in range(repeats):
         rows = np.sort(rng.choice(len(y), count, replace=False))
         X, true = encoding.encoded(frame[rows], dtype), y[rows]
         whole = task.error(true, members.outputs(estimator.models_, X))
@@ -136,13 +162,37 @@ def effects(
     estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
 ) -> list[Effect]:
     """Return the effects of columns by their names; free texts have none."""
+    import polars as pl
+
     rows = _some(frame, EFFECT_ROWS, seed)
     found = []
     for column in _columns(estimator, names):
         values = _values(column, frame[column.name], EFFECT_VALUES)
         means = _means(estimator, rows, [values])
-        found.append(Effect(column, values, means, _edges(estimator, column, frame[column.name])))
+        if not isinstance(column, (Number, Date)):
+            order = order_of(values.drop_nulls().cast(pl.String).to_list(), means)
+            order += range(len(order), len(values))  # null is last
+            values, means = values[order], means[order]
+        found.append(Effect(column, values, means))
     return found
+
+
+def order_of(levels: list[str], means: Array) -> list[int]:
+    """Return the places of levels in their own order, if their names have one, else by their effects.
+
+    means : (levels, n), or more rows
+    """
+    words = [level.strip().lower() for level in levels]
+    for names in ORDERS:
+        ranks = {name: rank for rank, name in enumerate(names)}
+        if all(word in ranks for word in words):
+            return sorted(range(len(words)), key=lambda place: ranks[words[place]])
+    found = [NUMBERED.fullmatch(word) for word in words]
+    if len({one and one["before"] for one in found}) == 1 and found[0] is not None:
+        keys = [(float(one["number"].replace(",", "")), SIDES.get(one["side"], 0)) for one in found if one]
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    strongest = int(np.ptp(means, axis=0).argmax())
+    return sorted(range(len(words)), key=lambda place: float(means[place, strongest]))
 
 
 def pairs(
@@ -205,22 +255,3 @@ def _means(estimator: TableClassifier | TableRegressor, rows: pl.DataFrame, valu
         outputs = estimator.task_.decoded(outputs)[:, None]
     means: Array = outputs.reshape(grid.shape[1], count, -1).mean(axis=1)
     return means
-
-
-def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: pl.Series) -> Array:
-    """Return the lower edges of a number's bins in the first network that has such, in its own unit."""
-    binned = [models[0] for recipe, models in estimator.groups_ if recipe.bins]
-    known = _known(series).unique().sort()
-    if not (binned and len(known) and isinstance(column, Number)):
-        return np.empty(0)
-    place = estimator.encoding_.places[column.name][0].start  # what is of codes is behind
-    blocks, first = binned[0].network.blocks, 0
-    embedded = (one for one in binned[0].network.operations if isinstance(one.layer, PiecewiseLinear))
-    for block in blocks:
-        if isinstance(block, Numbers) and block.embedding is not None:
-            views = embedding_views(binned[0].parameters, next(embedded))
-            if first <= place < first + block.count:
-                own = views["edges"][place - first][views["slopes"][place - first] > 0]
-                return np.interp(own, column.encoded(known).values[:, 0], numbers(known))
-        first += block.columns
-    return np.empty(0)

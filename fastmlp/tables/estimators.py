@@ -29,10 +29,16 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     ----------
     class_weight : str, optional
         "balanced": every class counts the same, however many rows it has.
+    threshold : float or str, optional
+        Of two classes, the probability from which on the second one is predicted. "balanced" is that of the
+        greatest balanced accuracy, and "5:1" that of the least cost where a missed row of the second class
+        costs five times as much as a false alarm: both on training rows that networks have held out, as
+        scikit-learn's TunedThresholdClassifierCV does. None for a half.
 
     Attributes
     ----------
     classes_ : (n,) array, the classes, ascending
+    threshold_ : float, the probability from which on the second of two classes is predicted
     """
 
     _task = Classification.name
@@ -41,6 +47,8 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         self,
         *,
         columns: Mapping[str, str] | None = None,
+        time: str | None = None,
+        group: str | None = None,
         missing: Sequence[str] | None = None,
         levels: int | None = None,
         preset: str | None = None,
@@ -55,6 +63,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         l2: float | None = None,
         members: int | None = None,
         class_weight: str | None = None,
+        threshold: float | str | None = None,
         time_limit: float | None = None,
         search: float | None = None,
         backend: str = "auto",
@@ -72,6 +81,12 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         assert isinstance(self.task_, Classification)
         return np.array(self.task_.classes)
 
+    @property
+    def threshold_(self) -> float:
+        """The probability from which on the second of two classes is predicted."""
+        check_is_fitted(self)
+        return getattr(self.task_, "threshold", None) or 0.5
+
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, n), in the order of `classes_`."""
         return self.outputs(X)
@@ -80,11 +95,9 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         """Return the accuracy for a table and its target, which may be the name of a column."""
         from sklearn.metrics import accuracy_score
 
-        check_is_fitted(self)
-        frame, target = self._separated(X, y, self.encoding_.kinds)
-        frame, values, weights = self._with_targets(frame, target, sample_weight, self.task_)
+        frame, values, weights = self._read(X, y, sample_weight)
         assert isinstance(self.task_, Classification)
-        codes, found = self.task_.encoded(values), self.outputs(frame).argmax(axis=1)
+        codes, found = self.task_.encoded(values), self.task_.decided(self.outputs(frame))
         return float(accuracy_score(codes, found, sample_weight=weights))
 
 
@@ -105,12 +118,12 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
             If fewer rows were held out than such a share needs, or the model was written before there were
             intervals.
         """
-        half_width(self._errors.scaled, coverage)  # refuses a coverage before anything is read
+        half_width(self._errors, coverage)  # refuses a coverage before anything is read
         return self.interval_around(self.predict(X), coverage)
 
     def interval_around(self, predicted: Array, coverage: float = 0.9) -> tuple[Array, Array]:
         """Return the ends, (rows,) each, of intervals around predictions (rows,); errors as above."""
-        widths = half_width(self._errors.scaled, coverage) * self._error_sizes(predicted)
+        widths = half_width(self._errors, coverage) * self._error_sizes(predicted)
         return predicted - widths, predicted + widths
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
@@ -121,7 +134,7 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         ValueError
             As for `predict_interval`.
         """
-        shares = shifts(self._errors.scaled, quantiles)
+        shares = shifts(self._errors, quantiles)
         predicted = self.predict(X)
         return predicted[:, None] + self._error_sizes(predicted)[:, None] * shares
 
@@ -145,9 +158,7 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         """Return R^2 for a table and its target, which may be the name of a column."""
         from sklearn.metrics import r2_score
 
-        check_is_fitted(self)
-        frame, target = self._separated(X, y, self.encoding_.kinds)
-        frame, values, weights = self._with_targets(frame, target, sample_weight, self.task_)
+        frame, values, weights = self._read(X, y, sample_weight)
         return float(r2_score(values, self.predict(frame), sample_weight=weights))
 
 
@@ -167,4 +178,4 @@ def opened(
 ) -> TableClassifier | TableRegressor:
     """Return the classifier or regressor that a file's header and arrays hold, for `fastmlp.load`."""
     kept = storage.parsed(path, header, arrays)
-    return ESTIMATORS[kept.task.name].restored(kept)
+    return ESTIMATORS[kept["task_"].name].restored(kept)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.tables.held_out import ALONE, Dependence
 
 Array = NDArray[Any]
 
@@ -44,36 +45,59 @@ class HeldErrors(NamedTuple):
 
     scaled : (n,) ascending, without a unit
     places, sizes : (k,) predictions, ascending, and the size of errors there, which is linear between them
+    groups : how many groups of rows the errors are of, if rows of one depend on each other; None if not
     """
 
     scaled: Array
     places: Array
     sizes: Array
+    groups: int | None = None
 
     @classmethod
-    def of_one_size(cls, ascending: Array) -> HeldErrors:
+    def of_one_size(cls, errors: Array, groups: int | None = None) -> HeldErrors:
         """Return errors (n,), in the unit of the targets, that do not depend on predictions."""
-        return cls(ascending, np.zeros(1), np.ones(1))
+        return cls(_kept(errors), np.zeros(1), np.ones(1), groups)
+
+    @property
+    def independent(self) -> int:
+        """How many independent errors there are."""
+        return len(self.scaled) if self.groups is None else self.groups
+
+    def allow(self, coverage: float) -> bool:
+        """Return whether there are errors enough for intervals of such a coverage."""
+        return (self.independent + 1) * coverage <= self.independent
 
     def sizes_at(self, predicted: Array) -> Array:
         """Return the expected sizes of errors (rows,) for predictions (rows,)."""
         return np.interp(predicted, self.places, self.sizes)
 
 
-def errors_of(judged: Sequence[tuple[Array, Array]], targets: Array) -> HeldErrors:
-    """Return the errors on the rows that networks have held out, in the unit of targets.
+def out_of_fold(judged: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Return the mean outputs (rows, n_out) of the networks that have held out a row, and these rows.
 
-    Of several networks that have held out the same rows it is the mean that errs.
-
-    judged : for each network what it predicts, (rows, 1), and the rows that it held out, one array where they
-        are the same; targets : of all rows
+    judged : for each network what it predicts, (rows, n_out), and the rows that it held out, one array where
+        they are the same
     """
     parts = {id(rows): rows for _, rows in judged}
     outputs: dict[int, list[Array]] = {part: [] for part in parts}
     for predicted, rows in judged:
-        outputs[id(rows)].append(predicted[:, 0])
+        outputs[id(rows)].append(predicted)
     means = np.concatenate([np.mean(one, axis=0) for one in outputs.values()]).astype(float)
-    return scaled_errors(means, np.concatenate([targets[rows] for rows in parts.values()]) - means)
+    return means, np.concatenate([*parts.values()])
+
+
+def errors_of(means: Array, rows: Array, targets: Array, dependence: Dependence = ALONE) -> HeldErrors:
+    """Return the errors on rows that networks have held out, in the unit of targets.
+
+    Errors of later rows and of few groups have one size: how sizes follow the prediction is not known there.
+
+    means, rows : as `out_of_fold` returns them; targets : of all rows; dependence : of all rows
+    """
+    means, errors = means[:, 0], targets[rows] - means[:, 0]
+    groups = dependence.independent(rows) if dependence.named else None
+    if dependence.time is not None or (groups is not None and groups < 2 * LEAST_ROWS):
+        return HeldErrors.of_one_size(errors, groups)
+    return scaled_errors(means, errors)._replace(groups=groups)
 
 
 def scaled_errors(means: Array, errors: Array) -> HeldErrors:
@@ -89,11 +113,16 @@ def scaled_errors(means: Array, errors: Array) -> HeldErrors:
         for own in (part == one for one in range(PARTS)):
             expected[own] = np.interp(means[own], *_sizes(means[~own], errors[~own]))
     if len(places) == 1 or _score(errors, expected) >= _score(errors, np.ones(len(errors))):
-        expected, places, sizes = np.ones(len(errors)), np.zeros(1), np.ones(1)
-    scaled = np.sort(errors / expected)
-    if len(scaled) > MOST_ERRORS:
-        scaled = scaled[np.linspace(0, len(scaled) - 1, MOST_ERRORS).round().astype(int)]
-    return HeldErrors(scaled, places, sizes)
+        return HeldErrors.of_one_size(errors)
+    return HeldErrors(_kept(errors / expected), places, sizes)
+
+
+def _kept(errors: Array) -> Array:
+    """Return errors (n,) ascending, of many only some."""
+    ascending = np.sort(errors)
+    if len(errors) <= MOST_ERRORS:
+        return ascending
+    return ascending[np.linspace(0, len(errors) - 1, MOST_ERRORS).round().astype(int)]
 
 
 def _sizes(means: Array, errors: Array) -> tuple[Array, Array]:
@@ -112,26 +141,29 @@ def _score(errors: Array, sizes: Array) -> float:
     return float((2 * widths + 2 / (1 - SHARE) * outside).mean())
 
 
-def half_width(errors: Array, coverage: float) -> float:
-    """Return what is added and subtracted for an interval that holds a share, in the unit of errors (n,)."""
+def half_width(errors: HeldErrors, coverage: float) -> float:
+    """Return what is added and subtracted for an interval that holds a share, over the errors' sizes."""
     share = checks.real("coverage", coverage, 0, 1, open_low=True, open_high=True)
-    return float(_at(np.sort(np.abs(errors)), "coverage", share))
+    return _at(np.sort(np.abs(errors.scaled)), errors, "coverage", share)
 
 
-def shifts(errors: Array, quantiles: Sequence[float]) -> Array:
-    """Return what is added for each quantile (quantiles,), in the unit of ascending errors (n,)."""
+def shifts(errors: HeldErrors, quantiles: Sequence[float]) -> Array:
+    """Return what is added for each quantile (quantiles,), over the errors' sizes."""
     checks.instance("quantiles", quantiles, Iterable, "a list of numbers")
     shares = [checks.real("a quantile", one, 0, 1, open_low=True, open_high=True) for one in quantiles]
-    return np.array([_at(errors, "a quantile", share) for share in shares])
+    return np.array([_at(errors.scaled, errors, "a quantile", share) for share in shares])
 
 
-def _at(ascending: Array, name: str, share: float) -> float:
-    """Return the number that a share is below, of one more than there are; ValueError if they are too few."""
-    count = len(ascending)
-    place = math.ceil((count + 1) * share)
-    if place > count or (count + 1) * share < 1:
+def _at(ascending: Array, errors: HeldErrors, name: str, share: float) -> float:
+    """Return the number that a share is below, of one more than there are; ValueError if they are too few.
+
+    Of groups, it is as if each had as many errors: those of a new group are as likely the greatest ones.
+    """
+    count, what = errors.independent, "rows" if errors.groups is None else "groups"
+    if not 1 <= (count + 1) * share <= count:
         raise ValueError(
-            f"{name} must be in [1/{count + 1}, {count}/{count + 1}], as the errors of {count} held-out rows "
-            f"are known, got {share:g}; more training rows allow more"
+            f"{name} must be in [1/{count + 1}, {count}/{count + 1}], as the errors of {count} held-out "
+            f"{what} are known, got {share:g}; more training {what} allow more"
         )
-    return float(ascending[place - 1])
+    each = len(ascending) / count
+    return float(ascending[min(len(ascending), math.ceil((count + 1) * share * each)) - 1])

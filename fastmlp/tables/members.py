@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from fastmlp.fitting import fit
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.bars import Bar
-from fastmlp.tables.deadline import Deadline, Part, backend_in
+from fastmlp.tables.deadline import Deadline, backend_in
+from fastmlp.tables.held_out import ALONE, Dependence
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
@@ -21,14 +21,11 @@ from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FOLDS = 5
-"""A member that holds out rows holds out a fifth of them."""
-
 
 class MemberSettings(NamedTuple):
     """Where a training runs, and how long: as for `fit`.
 
-    several : columns of X, as for `inputs_of`; firsts : of copies, as for `folds`
+    several : columns of X, as for `inputs_of`; dependence : of the rows, as for `folds`
     """
 
     seed: int
@@ -38,7 +35,7 @@ class MemberSettings(NamedTuple):
     threads: int | None = None
     shown: bool | None = False
     dtype: Any = None
-    firsts: Array | None = None
+    dependence: Dependence = ALONE
 
 
 def train_member(
@@ -96,30 +93,6 @@ class Visits(Callback):
     def on_train_end(self, run: Run) -> None:
         """Count what an early end leaves out."""
         self.bar.move(self.after)
-
-
-def folds(targets: Array, task: Task, seed: int, firsts: Array | None = None) -> Iterator[Part]:
-    """Yield (rows to train on, rows held out), each ascending, with the classes' shares in each part.
-
-    firsts : (rows,) as `firsts_of_copies` returns them: copies of a row are held out with it
-    """
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    if firsts is not None:
-        different = np.unique(firsts)
-        for part in folds(targets[different], task, seed):
-            trained, held = (np.flatnonzero(np.isin(firsts, different[rows])) for rows in part)
-            yield trained, held
-        return
-    count = min(FOLDS, len(targets))
-    is_stratified = isinstance(task, Classification) and np.bincount(targets).max() >= count
-    kind = StratifiedKFold if is_stratified else KFold
-    parts = kind(count, shuffle=True, random_state=seed).split(targets, targets)
-    with warnings.catch_warnings():  # not around what is done with a part
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # some parts lack it
-        first = next(parts)
-    yield first
-    yield from parts
 
 
 def best_epoch(model: Model) -> int:

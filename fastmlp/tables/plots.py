@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
 from fastmlp.system.packages import needed
-from fastmlp.tables.calibration import calibration
 from fastmlp.tables.categories import Category
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
 from fastmlp.tables.kinds import Date
 from fastmlp.tables.report import LEAST_ERRORS, held_shares
-from fastmlp.tables.tasks import Classification
+from fastmlp.tables.tasks import MOST_CLASSES, Classification
 from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
 Array = NDArray[Any]
+Panel = tuple[Callable[..., None], tuple[Any, ...]]
+"""What draws on Axes, and what it takes behind them."""
 
 MOST_BARS, MOST_EFFECTS, MOST_PAIRS, MOST_LINES = 15, 9, 2, 6
 """Columns whose importance and effect are shown, pairs, and classes of each effect: the strongest first."""
@@ -44,32 +46,32 @@ ACROSS, MOST_TICKS = 3, 4
 """Panels in a row; parts of an axis of long numbers, between its ticks."""
 
 
-def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int) -> Any:
+def plot(
+    estimator: TableClassifier | TableRegressor,
+    frame: pl.DataFrame,
+    y: Array,
+    seed: int,
+    of: str | None = None,
+) -> Any:
     """Return a matplotlib Figure of a model and a table without its target.
 
-    y : (rows,) as the task has them
+    y : (rows,) as the task has them; of : which rows they are, in words, if not those of another table
     """
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    outputs, task = estimator.outputs(frame), estimator.task_
+    task = estimator.task_
     important = importances(estimator, frame, y, seed)
     names = [one.column for one in important]
     shown = effects(estimator, frame, names[:MOST_EFFECTS], seed)
-    panels: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_plot_losses, (estimator,))]
-    if isinstance(task, Classification):
-        panels.append((_plot_calibration, (task, y, outputs)))
-    else:
-        predicted = task.decoded(outputs)
-        panels.append((_plot_residuals, (y, predicted, estimator.target_name_)))
-    panels.append((_plot_importances, (important, estimator)))
+    by_name = _panels(estimator, y, estimator.outputs(frame))
+    last = [by_name.pop("intervals")] if "intervals" in by_name else []
+    panels: list[Panel] = [*by_name.values(), (_plot_importances, (important, estimator))]
     lines = _strongest(shown)
     least = LEAST_SPAN * max((np.ptp(one.means[:, lines]) for one in shown), default=0.0)
     panels += [(_plot_effect, (estimator, one, lines, least)) for one in shown]
     panels += [(_plot_pair, (estimator, one)) for one in pairs(estimator, frame, names, seed)[:MOST_PAIRS]]
-    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
-        panels.append((_plot_intervals, (estimator, predicted, y)))
+    panels += last
     deep = -(-len(panels) // ACROSS)
     figure = Figure(figsize=(15, 4.6 * deep), layout="constrained")
     grid = figure.subplots(deep, ACROSS).ravel()
@@ -78,14 +80,100 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
     for axes in grid[len(panels) :]:
         axes.remove()
     if isinstance(task, Classification) and len(lines) > 1:
-        handles = [Line2D([], [], color=f"C{color}", marker=".") for color in range(len(lines))]
-        classes = [_short(str(task.classes[output]), 24) for output in lines]
         figure.legend(
-            handles, classes, loc="outside lower center", ncols=MOST_LINES, title="classes of effects"
+            **_classes_of(task, lines),
+            loc="outside lower center",
+            ncols=MOST_LINES,
+            title="classes of effects",
         )
-    if estimator.trained_on(frame, y):
-        figure.suptitle("rows that the model was trained on", fontsize="x-large")
+    if of is not None:
+        figure.suptitle(of, fontsize="x-large")
     return figure
+
+
+def plot_one(
+    estimator: TableClassifier | TableRegressor,
+    frame: pl.DataFrame,
+    y: Array,
+    panel: str,
+    axes: Any,
+    seed: int,
+) -> Any:
+    """Draw one panel, or the effect of a column of that name, on Axes, new ones if None; return these."""
+    needed("matplotlib", "plot", "a picture")
+    from matplotlib.figure import Figure
+
+    panels, columns = _panels(estimator, y, estimator.outputs(frame)), [*estimator.encoding_.places]
+    checks.choice("panel", panel, [*panels, "importances", *columns])
+    axes = Figure(layout="constrained").subplots() if axes is None else axes
+    if panel in panels:
+        draw, given = panels[panel]
+        draw(axes, *given)
+    elif panel == "importances":
+        _plot_importances(axes, importances(estimator, frame, y, seed), estimator)
+    else:
+        shown = effects(estimator, frame, [panel], seed)
+        if not shown:
+            raise ValueError(f"column {panel!r} is a free text, which has no effect to draw")
+        lines = _strongest(shown)
+        _plot_effect(axes, estimator, shown[0], lines, 0.0)
+        if len(lines) > 1:
+            axes.legend(**_classes_of(estimator.task_, lines))
+    return axes
+
+
+def looked(
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int
+) -> dict[str, Any]:
+    """Return in JSON's types what `plot` shows: scores, importances, effects, pairs and intervals."""
+    task, outputs = estimator.task_, estimator.outputs(frame)
+    important = importances(estimator, frame, y, seed)
+    names = [one.column for one in important]
+    found: dict[str, Any] = {
+        "rows": len(y),
+        "scores": task.measures(y, outputs),
+        "importances": [one._asdict() for one in important],
+        "effects": {
+            one.column.name: {"values": [*map(_plain_value, one.values)], "means": one.means.tolist()}
+            for one in effects(estimator, frame, names, seed)
+        },
+        "pairs": [
+            {"columns": [column.name for column in one.columns], "strength": one.strength}
+            for one in pairs(estimator, frame, names, seed)
+        ],
+    }
+    if isinstance(task, Classification):
+        return found | {"classes": [*task.classes], "confusion": task.confusion(y, outputs)}
+    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
+        found["intervals"] = held_shares(estimator, task.decoded(outputs), y)
+    return found
+
+
+def _plain_value(value: Any) -> Any:
+    """Return a value in JSON's types: a date as text."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _panels(estimator: Any, y: Array, outputs: Array) -> dict[str, Panel]:
+    """Return what draws each panel of losses and of a table's rows, with what to draw, by its name."""
+    task = estimator.task_
+    losses: dict[str, Panel] = {"losses": (_plot_losses, (estimator,))}
+    if isinstance(task, Classification):
+        matrix = {"confusion": (_plot_confusion, (task, y, outputs))} if task.n_out <= MOST_CLASSES else {}
+        return losses | matrix | {"calibration": (_plot_calibration, (task, y, outputs))}
+    predicted = task.decoded(outputs)
+    found = losses | {"residuals": (_plot_residuals, (y, predicted, estimator.target_name_))}
+    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
+        found["intervals"] = (_plot_intervals, (estimator, predicted, y))
+    return found
+
+
+def _classes_of(task: Any, lines: Sequence[int]) -> dict[str, Any]:
+    """Return the handles and labels of a legend of the classes whose effects are drawn."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=f"C{color}", marker=".") for color in range(len(lines))]
+    return {"handles": handles, "labels": [_short(str(task.classes[output]), 24) for output in lines]}
 
 
 def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None:
@@ -104,19 +192,36 @@ def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None
     axes.legend()
 
 
+def _plot_confusion(axes: Any, task: Classification, y: Array, outputs: Array) -> None:
+    """How many rows of each class are predicted as each class."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    counts = np.array(task.confusion(y, outputs))
+    names = [_short(str(one), 14) for one in task.classes]
+    display = ConfusionMatrixDisplay(counts, display_labels=names)
+    display.plot(
+        ax=axes,
+        colorbar=False,
+        cmap="Blues",
+        include_values=len(names) <= MOST_LINES,
+        im_kw={"aspect": "auto"},
+    )
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    threshold = "" if task.threshold is None else f" at {task.threshold:.3g}"
+    axes.set(xlabel="predicted class", ylabel="class", title=f"rows of each class{threshold}")
+
+
 def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array) -> None:
     """How often the predicted class is right, by its probability, in bins of as many rows each."""
-    probability = outputs.max(axis=1)
-    right = task.encoded(y) == outputs.argmax(axis=1)
-    found = calibration(probability, right)
-    low = min(*found.probability, *found.right)
+    right, probability = task.calibration(y, outputs)
+    low = min(*probability, *right)
     axes.plot([low, 1], [low, 1], color="0.6", linestyle="--")
-    axes.plot(found.probability, found.right, "o-")
-    rows = f"dashed: perfect; means of about {found.rows.mean():.0f} rows"
+    axes.plot(probability, right, "o-")
+    rows = f"dashed: perfect; {len(y) / len(right):.0f} rows a mean"
     axes.set(
         xlabel=f"probability of the predicted class\n{rows}",
         ylabel="share that is right",
-        title=f"calibration, error {found.error:.3f}",
+        title=f"calibration, error {np.abs(right - probability).mean():.3f}",
     )
 
 
@@ -171,15 +276,6 @@ def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int]
         if len(values) < len(effect.values):
             axes.axhline(effect.means[-1, output], color=f"C{color}", linestyle=":")
     details = ["dotted: missing"] * (len(values) < len(effect.values))
-    if len(effect.edges):
-        axes.plot(
-            effect.edges,
-            np.full(len(effect.edges), 0.02),
-            "|",
-            color="0.4",
-            transform=axes.get_xaxis_transform(),
-        )
-        details.append("marks below: bins")
     if is_category:
         axes.set_xticks(places, [_short(str(one), 14) for one in values], rotation=30, ha="right")
         axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
@@ -225,7 +321,7 @@ def _plot_intervals(axes: Any, estimator: Any, predicted: Array, y: Array) -> No
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--")
     for name, rows in parts.items():
         found = held_shares(estimator, predicted[rows], y[rows], coverages.tolist())
-        axes.plot(coverages, [one["hold"] for one in found], ".-", label=name)
+        axes.plot([one["of"] for one in found], [one["hold"] for one in found], ".-", label=name)
     axes.set(xlabel="coverage of intervals", ylabel="share of rows inside", title="intervals")
     axes.legend()
 

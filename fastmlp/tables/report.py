@@ -15,7 +15,7 @@ from fastmlp.system.bars import Bar
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
-from fastmlp.tables.tasks import Classification, Regression
+from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,60 +41,64 @@ LINEAR_CELLS = 1_000_000
 
 
 def simpler(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array, seed: int,
-    deadline: Deadline,
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array | None, seed: int,
+    deadline: Deadline, test: tuple[pl.DataFrame, Array] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return, in JSON's types, the scores on held-out rows of a constant and of a linear model.
 
     The linear model has the columns that the estimator has learned, with numbers as they are.
 
     frame, y : a table without its target, and the targets (rows,) as the task has them
-    held : (rows,) truth values, of the rows that are held out
+    held : (rows,) truth values, of the rows that are held out; None for those of `test`, a table and targets
     deadline : of all; the linear model has a quarter of what is left
     """
     task, shown = estimator.task_, estimator.progress
-    trained = np.flatnonzero(~held)
+    trained = np.arange(len(y)) if held is None else np.flatnonzero(~held)
     targets = task.encoded(y[trained])
     drawn = drawn_rows(task, targets, seed)
     encoding, constant = estimator.encoding_.linear, task.constant(targets)[None]
     with Bar(None, "", "linear model", shown):
         X = encoding.encoded(frame[trained[drawn]], np.float64)
         linear = _linear(task, X, targets[drawn], deadline.left / 4)
-    judged: dict[str, list[Array]] = {"constant": [], "linear": []}
-    held_y, start = y[held], 0
+    held_frame, held_y = (frame.filter(held), y[held]) if test is None else test
+    parts = []
     with Bar(len(held_y), "row", "scores", shown) as bar:
-        for part in encoding.pieces(frame.filter(held), np.float64):
-            some = slice(start, start + part.shape[0])
-            judged["constant"].append(task.judged(held_y[some], constant.repeat(part.shape[0], axis=0)))
-            judged["linear"].append(task.judged(held_y[some], linear(part)))
-            start = some.stop
-            bar.move(start)
+        for part in encoding.pieces(held_frame, np.float64):
+            parts.append(linear(part).astype(np.float32))
+            bar.move(len(parts) * TOGETHER)
+    outputs = {"constant": constant.repeat(len(held_y), axis=0), "linear": np.concatenate(parts)}
     return {
         "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},
-        "scores": {name: task.measures(held_y, np.concatenate(parts)) for name, parts in judged.items()},
+        "scores": {name: task.measures(held_y, own) for name, own in outputs.items()},
     }
 
 
 def compared(
-    estimator: TableClassifier | TableRegressor, X: Any, y: Array, others: dict[str, Any]
+    estimator: TableClassifier | TableRegressor, outputs: Array, y: Array, others: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what is found of simpler models, with the scores of the estimator before them.
 
-    X, y : the rows held out, as the estimator's encoding has them, and the targets (rows,)
+    outputs, y : of the rows held out, as `outputs_in_parts` returns them, and the targets (rows,)
     others : of the same rows, as `simpler` returns it
     """
-    task, judged = estimator.task_, []
-    with Bar(len(y), "row", "scores", estimator.progress) as bar:
-        for start in range(0, len(y), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            judged.append(task.judged(y[some], members.outputs(estimator.models_, X[some])))
-            bar.move(start + TOGETHER)
-    whole = np.concatenate(judged)
-    found = others | {"scores": {"network": task.measures(y, whole)} | others["scores"]}
+    task = estimator.task_
+    found = others | {"scores": {"network": task.measures(y, outputs)} | others["scores"]}
+    if isinstance(task, Classification) and task.n_out <= MOST_CLASSES:
+        found["confusion"] = task.confusion(y, outputs)
     if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
         assert isinstance(task, Regression)
-        found["intervals"] = held_shares(estimator, y - whole[:, 0], y)
+        found["intervals"] = held_shares(estimator, task.decoded(outputs), y)
     return found
+
+
+def outputs_in_parts(estimator: TableClassifier | TableRegressor, X: Any) -> Array:
+    """Return the outputs (rows, n_out) of an estimator for rows as its encoding has them, with a bar."""
+    found = []
+    with Bar(X.shape[0], "row", "scores", estimator.progress) as bar:
+        for start in range(0, X.shape[0], TOGETHER):
+            found.append(members.outputs(estimator.models_, X[start : start + TOGETHER]))
+            bar.move(start + TOGETHER)
+    return np.concatenate(found)
 
 
 def held_shares(
@@ -102,10 +106,13 @@ def held_shares(
 ) -> list[dict[str, float]]:
     """Return how many of a regressor's intervals hold their numbers, and how wide they are in the mean.
 
+    Coverages that its errors are too few for are left out.
+
     predicted, y : (rows,)
     """
     found = []
-    for coverage in coverages:
+    assert estimator.errors_ is not None
+    for coverage in filter(estimator.errors_.allow, coverages):
         low, high = estimator.interval_around(predicted, coverage)
         hold = float(((low <= y) & (y <= high)).mean())
         found.append({"of": coverage, "hold": hold, "wide": float((high - low).mean())})

@@ -91,7 +91,11 @@ def task_of(description: dict[str, Any]) -> Classification | Regression:
             raise ValueError("a class is not finite")
         if sorted({*classes}) != classes:
             raise ValueError("the classes are not ascending")
-        return Classification(tuple(classes))
+        if (threshold := description.get("threshold")) is not None:
+            checks.real("threshold", threshold, 0, 1)
+            if len(classes) != 2:
+                raise ValueError(f"a threshold is between two classes, and there are {len(classes)}")
+        return Classification(tuple(classes), threshold)
     deviation = checks.real("deviation", description["deviation"], 0, open_low=True)
     return Regression(checks.real("mean", description["mean"]), deviation)
 
@@ -155,6 +159,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
     for name, words in description.get("words", {}).items():
         for word, count in words.items():
             checks.whole(f"{word!r} of {name!r}", count, 1)
+    for counts in description.get("confusion", ()):
+        for count in counts:
+            checks.whole("rows of a class", count, 0)
     for one in description.get("intervals", ()):
         for name in ("of", "hold", "wide"):
             checks.real(f"what intervals {name}", one[name], 0)

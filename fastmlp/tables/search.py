@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.system.bars import Bar
-from fastmlp.tables.members import MemberSettings, folds, train_member
+from fastmlp.tables.held_out import folds
+from fastmlp.tables.members import MemberSettings, train_member
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
@@ -62,7 +63,7 @@ def searched(
     given : hidden or learning_rate, if they are to remain as the recipe has them
     """
     whole = recipe.resolved(len(targets))
-    rows, held = next(folds(targets, task, settings.seed, settings.firsts))
+    rows, held = next(folds(targets, task, settings.seed, settings.dependence))
     layers = (whole.hidden,) if "hidden" in given else HIDDEN
     rates = (1.0,) if "learning_rate" in given else RATES
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]

@@ -18,8 +18,9 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
 from fastmlp.tables.inputs import predicted
-from fastmlp.tables.members import FOLDS, MemberSettings, Visits, best_epoch, folds, train_member, weights_of
+from fastmlp.tables.members import MemberSettings, Visits, best_epoch, train_member, weights_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.training.callbacks import Callback
@@ -29,7 +30,8 @@ from fastmlp.training.model import Model
 Array = NDArray[Any]
 
 LEAST_FOLDS, HELD_ROWS = 2, 1000
-"""So many members hold out rows at least, and more while they hold out fewer rows together."""
+"""So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
+time one does."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
@@ -99,11 +101,12 @@ def train(
     planned = [recipe.resolved(len(targets)) for recipe in recipes]
     weights = weights_of(targets, weights, task, planned[0])
     most = max(recipe.members or 1 for recipe in planned)
-    few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // len(targets)))
-    parts = [*islice(folds(targets, task, settings.seed, settings.firsts), min(most, few))]
+    dependence = settings.dependence
+    whole = np.arange(len(targets)), np.empty(0, int)
+    few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // dependence.independent(whole[0])))
+    parts = [*islice(folds(targets, task, settings.seed, dependence), min(most, few))]
     if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
-    whole = np.arange(len(targets)), np.empty(0, int)
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
     with Bar(visits, "row", "training", settings.shown) as bar:
         before = 0
@@ -126,25 +129,25 @@ def train(
         groups, begun = _firsts(planned, parts[0], member, outputs, settings.deadline)
         is_whole = groups[0].rows == len(targets)
         for place in range(1, most if is_whole else 1):
-            groups = near_best(groups)
+            groups = near_best(groups, dependence)
             part = parts[place] if place < len(parts) else whole
             if not _followed(groups, part, place, member, outputs, settings.deadline):
                 break
         else:
-            groups = _longest(near_best(groups), parts[0], member, outputs, settings.deadline)
-        groups = near_best(groups)
+            groups = _longest(near_best(groups, dependence), parts[0], member, outputs, settings.deadline)
+        groups = near_best(groups, dependence)
     less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
     return groups, ", ".join(words) or None
 
 
-def near_best(groups: Sequence[Group]) -> list[Group]:
+def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
     """Return the groups whose loss is not clearly greater than the least one, by rising loss.
 
-    Chance alone makes 1 / sqrt(n) of n losses, about.
+    Chance alone makes 1 / sqrt(n) of n independent losses, about.
     """
     ordered = sorted(groups, key=lambda group: group.loss)
-    margin = MARGIN / np.sqrt(sum(map(len, ordered[0].held)))
+    margin = MARGIN / np.sqrt(dependence.independent(np.concatenate(ordered[0].held)))
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 

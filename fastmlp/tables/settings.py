@@ -17,6 +17,7 @@ from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import storage
 from fastmlp.tables.recipe import PRESETS, Recipe, candidates
+from fastmlp.tables.tasks import costs_of
 
 Settings = Mapping[str, Any]
 """An estimator's parameters by their names; None where it shall choose."""
@@ -31,6 +32,13 @@ def check(settings: Settings) -> None:
     for name in ("threads", "levels"):
         if settings[name] is not None:
             checks.whole(name, settings[name], 1)
+    for name in ("time", "group"):
+        if settings[name] is not None:
+            checks.instance(name, settings[name], str, "the name of a column")
+    if isinstance(threshold := settings.get("threshold"), str):
+        threshold == "balanced" or costs_of(threshold)
+    elif threshold is not None:
+        checks.real("threshold", threshold, 0, 1, open_low=True, open_high=True)
     if settings["columns"] is not None and not isinstance(settings["columns"], Mapping):
         raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
     if (missing := settings["missing"]) is not None:

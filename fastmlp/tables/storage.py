@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,90 +24,67 @@ from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.restoring import codes_of, columns_of, recipe_of, report_of, task_of, trials_of
-from fastmlp.tables.search import SearchTrial
-from fastmlp.tables.tasks import Classification, Regression, Task
+from fastmlp.tables.tasks import Task
 from fastmlp.training import checkpoint
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FORMAT = "table 8"
+FORMAT = "table 9"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 3", "table 4", "table 5", "table 6", "table 7", FORMAT)
+READ = ("table 1", "table 3", "table 4", "table 5", "table 6", "table 7", "table 8", FORMAT)
 """The formats that are read; there was no second one. The first one's columns have no tails, and it says of
 no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
 Before the fifth one columns of X are in the table's order, before the sixth one every network has held out
-rows, before the seventh one each category has a column for each level, and before the eighth one no number
-is a code, too."""
+rows, before the seventh one each category has a column for each level, before the eighth one no number is a
+code, too, and before the ninth one no class has a threshold, and nobody says which rows were held out."""
 
 MOST_MEMBERS = 1000
 
 
-class StoredEstimator(NamedTuple):
-    """What a file holds of an estimator.
-
-    groups : recipes, the best first, each with its networks
-    target : the name of the target's column
-    missing : the texts that say that there is no value; None for the usual ones
-    report : what `fastmlp train` found on held-out rows, in JSON's types; None without
-    fingerprint : of the table that was trained on; None if nobody says
-    errors : of a regression, as `errors_of` returns them; None of classes, and of earlier files
-    shortened : in words what a limit of time has left out; None if nothing, and of earlier files
-    """
-
-    encoding: Encoding
-    task: Classification | Regression
-    groups: list[tuple[Recipe, list[Model]]]
-    trials: list[SearchTrial]
-    target: str
-    missing: list[str] | None
-    report: dict[str, Any] | None
-    fingerprint: str | None
-    errors: HeldErrors | None
-    shortened: str | None
-
-
-def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
-    """Write a file; after a failure the old one is still there."""
-    table = {
-        "columns": kept.encoding.described,
-        "codes": [column.described for column in kept.encoding.codes],
-        "numbers first": kept.encoding.numbers_first,
-        "task": {"name": kept.task.name, **vars(kept.task)},
-        "target": kept.target,
-        "missing": kept.missing,
-        "recipes": [recipe.described for recipe, _ in kept.groups],
-        "trials": kept.trials,
-        "report": kept.report,
-        "fingerprint": kept.fingerprint,
-        "shortened": kept.shortened,
+def write(path: str | os.PathLike[str], estimator: Any) -> None:
+    """Write a TableEstimator to a file; after a failure the old one is still there."""
+    encoding, task, groups, errors = (
+        getattr(estimator, f"{n}_") for n in ("encoding", "task", "groups", "errors")
+    )
+    table: dict[str, Any] = {
+        "columns": encoding.described,
+        "codes": [column.described for column in encoding.codes],
+        "numbers first": encoding.numbers_first,
+        "task": {"name": task.name, **vars(task)},
+        "target": estimator.target_name_,
+        "missing": None if estimator.missing is None else list(estimator.missing),
+        "recipes": [recipe.described for recipe, _ in groups],
+        "trials": estimator.trials_,
+        "report": estimator.report_,
+        "fingerprint": estimator.fingerprint_,
+        "shortened": estimator.shortened_,
     }
+    arrays: dict[str, Array] = {}
+    if errors is not None:
+        arrays |= {f"errors/{name}": getattr(errors, name) for name in ERRORS}
+        table["groups of errors"] = errors.groups
+    if (held := estimator.held_) is not None:
+        table["rows"], arrays["held"] = len(held), np.packbits(held)
     text = json.dumps(finite(table), allow_nan=False).encode()
-    arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
-    if kept.errors is not None:
-        arrays |= {f"errors/{name}": array for name, array in kept.errors._asdict().items()}
-    models = [model for _, own in kept.groups for model in own]
+    arrays["table"] = np.frombuffer(text, np.uint8)
+    models = estimator.models_
     for place, model in enumerate(models):
         arrays[f"members/{place}/parameters"] = model.parameters
         for name, values in model.history.items():
             arrays[f"members/{place}/history/{name}"] = np.array(values, float)
     header = {
         "format": FORMAT,
-        "networks": [described(own[0].network) for _, own in kept.groups],
-        "members": [len(own) for _, own in kept.groups],
+        "networks": [described(own[0].network) for _, own in groups],
+        "members": [len(own) for _, own in groups],
         "backend": models[0].backend,
         "history": list(models[0].history),
     }
     archive.write(path, header, arrays)
 
 
-def read(path: str | os.PathLike[str]) -> StoredEstimator:
-    """Return what a file holds; errors as of `parsed`, and OSError if it cannot be read."""
-    return parsed(path, *archive.read(path))
-
-
-def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
+def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """Return what the header and the arrays of a file hold.
 
     Raises
@@ -123,7 +100,7 @@ def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[st
         return _checked(header, arrays)
 
 
-def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
+def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     table = json.loads(arrays["table"].astype(np.uint8).tobytes())
     task = task_of(table["task"])
     numbers_first = checks.flag("numbers first", table.get("numbers first", False))
@@ -155,18 +132,19 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimato
     texts = {"target": table["target"], "fingerprint": fingerprint or "", "shortened": shortened or ""}
     for name, text in texts.items():
         checks.instance(name, text, str, "a text")
-    return StoredEstimator(
-        encoding=encoding,
-        task=task,
-        groups=groups,
-        trials=trials_of(table["trials"]),
-        target=table["target"],
-        missing=missing,
-        report=report_of(table["report"]),
-        fingerprint=fingerprint,
-        errors=_errors(arrays),
-        shortened=shortened,
-    )
+    return {
+        "encoding_": encoding,
+        "task_": task,
+        "groups_": groups,
+        "trials_": trials_of(table["trials"]),
+        "report_": report_of(table["report"]),
+        "fingerprint_": fingerprint,
+        "errors_": _errors(arrays, table.get("groups of errors")),
+        "shortened_": shortened,
+        "held_": _held(arrays, table),
+        "target_name_": table["target"],
+        "missing": missing,
+    }
 
 
 def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -> Network:
@@ -191,18 +169,34 @@ def _check_losses(models: Sequence[Model]) -> None:
         raise ValueError("the losses of a network are not those of its epochs")
 
 
-def _errors(arrays: dict[str, Array]) -> HeldErrors | None:
+def _held(arrays: dict[str, Array], table: dict[str, Any]) -> Array | None:
+    """Return which rows a file says were held out; ValueError if it cannot be."""
+    if "held" not in arrays:
+        return None
+    rows, packed = checks.whole("rows", table["rows"], 1), arrays["held"]
+    if packed.dtype != np.uint8 or packed.shape != (-(-rows // 8),):
+        raise ValueError("the rows held out are not those of the table")
+    return np.unpackbits(packed, count=rows).astype(bool)
+
+
+ERRORS = ("scaled", "places", "sizes")
+"""The arrays of errors in a file."""
+
+
+def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors | None:
     """Return the errors in a file; ValueError if they cannot be."""
     if "errors" in arrays:  # without sizes, in some files of "table 4"
-        there = list(HeldErrors.of_one_size(arrays["errors"]))
+        there: list[Any] = [arrays["errors"], np.zeros(1), np.ones(1)]
     else:
-        there = [arrays[f"errors/{name}"] for name in HeldErrors._fields if f"errors/{name}" in arrays]
+        there = [arrays[f"errors/{name}"] for name in ERRORS if f"errors/{name}" in arrays]
     if not there:
         return None
     for one in there:
         if one.dtype.kind != "f" or one.ndim != 1 or not len(one) or not np.isfinite(one).all():
             raise ValueError("the errors are no finite numbers")
-    errors = HeldErrors(*there)
+    if groups is not None:
+        checks.whole("groups of errors", groups, 1)
+    errors = HeldErrors(*there)._replace(groups=groups)
     ascending = (np.diff(errors.scaled) >= 0).all() and (np.diff(errors.places) > 0).all()
     if not ascending or len(errors.places) != len(errors.sizes) or not (errors.sizes > 0).all():
         raise ValueError("the errors are not ascending, or have no sizes")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.tables.calibration import calibration
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
 from fastmlp.tables.values import labels_of
@@ -24,6 +24,9 @@ MOST_CLASSES = 20
 
 MOST_CELLS = 1 << 31
 """Classes times rows at most: training has a float32 for each."""
+
+MOST_BINS, BIN_ROWS = 10, 20
+"""Bins by rising probability that its calibration has at most, and rows that each has at least."""
 
 TOGETHER = 1 << 16
 """Rows whose targets are Python's objects at a time."""
@@ -66,17 +69,13 @@ class Task:
         """Return what is predicted, (rows,), from networks' outputs (rows, n_out)."""
         raise NotImplementedError
 
-    def judged(self, y: Array, outputs: Array) -> Array:
-        """Return all that `measures` needs of outputs (rows, n_out) for targets (rows,): (rows, a few)."""
-        raise NotImplementedError
-
-    def measures(self, y: Array, judged: Array) -> dict[str, float]:
-        """Return by name how good outputs are, for targets and what is `judged` of them, `measure` first."""
-        raise NotImplementedError
-
     def error(self, y: Array, outputs: Array) -> float:
         """Return the `sharpest` measure of outputs for rows with these targets; the lower the better."""
-        return self.measures(y, self.judged(y, outputs))[self.sharpest]
+        raise NotImplementedError
+
+    def measures(self, y: Array, outputs: Array) -> dict[str, float]:
+        """Return by name how good outputs (rows, n_out) are for targets (rows,), `measure` first."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class Classification(Task):
     """One of some classes, by a probability for each.
 
     classes : texts, numbers or truth values, ascending
+    threshold : of two classes, the probability from which on the second one is predicted; None for a half
     """
 
     name = "classification"
@@ -92,6 +92,7 @@ class Classification(Task):
     loss = "cross_entropy"
     output = "softmax"
     classes: tuple[Any, ...]
+    threshold: float | None = None
 
     @classmethod
     def learned(cls, y: Array) -> Classification:
@@ -129,31 +130,98 @@ class Classification(Task):
         """Return the shares of the classes."""
         return np.bincount(encoded, minlength=self.n_out) / len(encoded)
 
+    def decided(self, outputs: Array) -> Array:
+        """Return the place of the class that is predicted: the likeliest, or by the threshold."""
+        if self.threshold is not None:
+            return (outputs[:, 1] >= self.threshold).astype(np.int64)
+        return outputs.argmax(axis=1)
+
     def decoded(self, outputs: Array) -> Array:
-        """Return the class of the highest probability."""
-        return np.array(self.classes)[outputs.argmax(axis=1)]
+        """Return the class that is predicted."""
+        return np.array(self.classes)[self.decided(outputs)]
 
-    def judged(self, y: Array, outputs: Array) -> Array:
-        """Return whether the class is the likeliest, its probability, 0 if it was not learned, the greatest
-        probability, and the sum of squares.
-        """
+    def error(self, y: Array, outputs: Array) -> float:
+        """Return the log loss."""
+        return float(-np.log(np.maximum(self._likelihood(y, outputs), np.finfo(np.float32).tiny)).mean())
+
+    def _likelihood(self, y: Array, outputs: Array) -> Array:
+        """Return the probability of the rows' classes (rows,), 0 of one that was not learned."""
         places = self.encoded(y)
-        likelihood = np.where(places < 0, 0.0, outputs[np.arange(len(y)), places])
-        right = places == outputs.argmax(axis=1)
-        return np.column_stack([right, likelihood, outputs.max(axis=1), np.square(outputs).sum(axis=1)])
+        return np.where(places < 0, 0.0, outputs[np.arange(len(y)), places])
 
-    def measures(self, y: Array, judged: Array) -> dict[str, float]:
-        """Return the accuracy, its mean over classes, log loss, Brier score, and error of calibration."""
-        right, likelihood, greatest, squares = judged.T
-        least, codes = np.finfo(np.float32).tiny, self.encoded(y) + 1
-        counts = np.bincount(codes)
+    def measures(self, y: Array, outputs: Array) -> dict[str, float]:
+        """Return the accuracy, its mean over classes, and what does not depend on a threshold.
+
+        ROC AUC and average precision are those of the second of two classes, or means over few classes.
+        """
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        places = self.encoded(y)
+        right, counts = places == self.decided(outputs), np.bincount(places + 1)
+        ranked = [1] if self.n_out == 2 else range(self.n_out)
+        ranked = [place for place in ranked if 0 < (places == place).sum() < len(y)]
+        ranks = {
+            name: float(np.mean([score(places == place, outputs[:, place]) for place in ranked] or np.nan))
+            for name, score in (("ROC AUC", roc_auc_score), ("average precision", average_precision_score))
+            if self.n_out <= MOST_CLASSES
+        }
         return {
             self.measure: float(right.mean()),
-            "balanced": float((np.bincount(codes, right)[counts > 0] / counts[counts > 0]).mean()),
-            "log loss": float(-np.log(np.maximum(likelihood, least)).mean()),
-            "Brier": float((1 - 2 * likelihood + squares).mean()),
-            "ECE": calibration(greatest, right).error,
+            "balanced": float((np.bincount(places + 1, right)[counts > 0] / counts[counts > 0]).mean()),
+            **ranks,
+            self.sharpest: self.error(y, outputs),
+            "Brier": float((1 - 2 * self._likelihood(y, outputs) + np.square(outputs).sum(axis=1)).mean()),
+            "ECE": float(np.abs(np.subtract(*self.calibration(y, outputs))).mean()),
         }
+
+    def calibration(self, y: Array, outputs: Array) -> tuple[Array, Array]:
+        """Return means over bins of about as many rows each: how many predictions are right, and how likely.
+
+        The mean of what they differ by is the expected calibration error (Guo and others, "On calibration of
+        modern neural networks", 2017).
+        """
+        from sklearn.calibration import calibration_curve
+
+        right, bins = self.encoded(y) == outputs.argmax(axis=1), max(1, min(MOST_BINS, len(y) // BIN_ROWS))
+        shares: tuple[Array, Array] = calibration_curve(
+            right, outputs.max(axis=1), n_bins=bins, strategy="quantile"
+        )
+        return shares
+
+    def confusion(self, y: Array, outputs: Array) -> list[list[int]]:
+        """Return how many rows of each class (a row of the matrix) are predicted as each class."""
+        places = self.encoded(y)
+        cells = (places * self.n_out + self.decided(outputs))[places >= 0]
+        counts: list[list[int]] = np.bincount(cells, minlength=self.n_out**2).reshape(-1, self.n_out).tolist()
+        return counts
+
+    def with_threshold(
+        self, wanted: float | str, outputs: Array, places: Array, weights: Array | None
+    ) -> Classification:
+        """Return the task with the threshold that is wanted, by probabilities of rows that were held out.
+
+        wanted : as for `TableClassifier`; outputs : (rows, 2); places : (rows,) of the rows' classes
+        """
+        if not isinstance(wanted, str):
+            return replace(self, threshold=float(wanted))
+        from sklearn.metrics import roc_curve
+
+        false, true, thresholds = roc_curve(places, outputs[:, 1], sample_weight=weights)
+        share = np.average(places, weights=weights)
+        missed, alarm = (1 / share, 1 / (1 - share)) if wanted == "balanced" else costs_of(wanted)
+        best = (missed * share * (1 - true) + alarm * (1 - share) * false).argmin()
+        return replace(self, threshold=float(min(1.0, thresholds[best])))
+
+
+def costs_of(text: str) -> tuple[float, float]:
+    """Return the costs of a missed row of the second class, and of a false alarm; ValueError without."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text)
+    if match is None or not (float(match[1]) and float(match[2])):
+        raise ValueError(
+            "threshold must be a number in (0, 1), balanced, or the costs of a missed row of the second "
+            f"class and of a false alarm like 5:1, got {checks.shown(text)}"
+        )
+    return float(match[1]), float(match[2])
 
 
 @dataclass(frozen=True)
@@ -196,13 +264,13 @@ class Regression(Task):
         """Return the numbers in their own unit, float64."""
         return outputs[:, 0].astype(float) * self.deviation + self.mean
 
-    def judged(self, y: Array, outputs: Array) -> Array:
-        """Return the errors."""
-        return (y - self.decoded(outputs))[:, None]
+    def error(self, y: Array, outputs: Array) -> float:
+        """Return the root of the mean squared error."""
+        return self.measures(y, outputs)[self.sharpest]
 
-    def measures(self, y: Array, judged: Array) -> dict[str, float]:
+    def measures(self, y: Array, outputs: Array) -> dict[str, float]:
         """Return the coefficient of determination, NaN where targets are all equal, and means of errors."""
-        (errors,), spread = judged.T, np.square(y - y.mean()).sum()
+        errors, spread = y - self.decoded(outputs), np.square(y - y.mean()).sum()
         squares = np.square(errors)
         return {
             self.measure: float(1 - squares.sum() / spread) if spread else float("nan"),

@@ -10,7 +10,7 @@ from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.fitting import fit
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.members import folds
+from fastmlp.tables.held_out import folds
 from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
 

@@ -29,7 +29,7 @@ from fastmlp import (
     TableClassifier,
     TableRegressor,
 )
-from fastmlp.cli import use
+from fastmlp.cli import table_report
 from fastmlp.cli.main import main
 from fastmlp.cli.table_report import inputs_in_words, print_scores
 from fastmlp.kernels.mixed import processor
@@ -79,7 +79,9 @@ def test_the_same_as_json_and_from_one_seed(folder, capsys):
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["report"] == found[1]["report"] != found[2]["report"]
     assert found[0]["classes"] == ["cheap", "dear"]
-    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "balanced", "log loss", "Brier", "ECE"}
+    assert set(found[0]["report"]["scores"]["linear"]) == {
+        "accuracy", "balanced", "ROC AUC", "average precision", "log loss", "Brier", "ECE",
+    }  # fmt: skip
     assert found[0]["recipe"]["balanced"]
 
 
@@ -104,7 +106,7 @@ def test_predict_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path, c
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(use.WRITERS, ".csv", fails)
+    monkeypatch.setitem(table_report.WRITERS, ".csv", fails)
     command = ["predict", str(folder / "price"), str(folder / "flats.csv"), "-o", str(tmp_path / "out.csv")]
     assert main(command) == 130
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "old")]
@@ -292,7 +294,7 @@ def test_the_example_in_the_docs_runs(tmp_path, monkeypatch):
 
 MEMORY = """
 import resource, sys
-from fastmlp.cli import use
+from fastmlp.cli import table_report
 from fastmlp.cli.main import main
 
 main(["train", sys.argv[1], "--target", "price", *"--epochs 1 --members 1 --hidden 8 --quiet".split()])

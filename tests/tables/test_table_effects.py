@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import polars as pl
@@ -11,16 +12,19 @@ from flats import QUICK, flats
 from sklearn.inspection import partial_dependence, permutation_importance
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables import members, recipe
+from fastmlp.cli.main import main
+from fastmlp.tables import members
 from fastmlp.tables.effects import (
     EFFECT_ROWS,
     LEAST_ROWS,
     REPEATS,
     effects,
     importances,
+    order_of,
     pairs,
     with_shuffled,
 )
+from fastmlp.tables.estimators import load
 from fastmlp.tables.plots import ACROSS, plot
 from fastmlp.tables.tasks import targets_of
 
@@ -97,7 +101,6 @@ def test_effects_of_classes_are_probabilities():
     model = TableClassifier(**QUICK).fit(frame, "kind")
     for effect in effects(model, frame.drop("kind"), ["size", "city"], seed=0):
         np.testing.assert_allclose(effect.means.sum(axis=1), 1)
-        assert not effect.edges.size
 
 
 def test_a_column_of_nothing_has_an_effect():
@@ -106,21 +109,6 @@ def test_a_column_of_nothing_has_an_effect():
     (found,) = effects(model, empty.drop("price", "kind"), ["size"], seed=0)
     assert found.values.to_list() == [None]
     assert found.means.shape == (1, 1)
-
-
-def test_bins_are_shown_in_the_unit_of_their_column(monkeypatch):
-    monkeypatch.setitem(recipe.PRESETS, "good", (recipe.BINNED,))
-    rng = np.random.default_rng(0)
-    frame = pl.DataFrame({"few": np.arange(500) % 2, "x": 1000 + rng.exponential(100, 500)})
-    frame = frame.with_columns(z=pl.Series(rng.normal(size=500)))
-    y = frame["x"].to_numpy() + rng.normal(size=500)
-    model = TableRegressor(**{**QUICK, "epochs": 1}).fit(frame, y)
-    few, x = effects(model, frame, ["few", "x"], seed=0)
-    assert not few.edges.size
-    expected = np.quantile(frame["x"].to_numpy(), np.linspace(0, 1, recipe.BINNED.bins + 1)[:-1])
-    assert len(x.edges) == len(expected)
-    np.testing.assert_allclose(x.edges[:-3], expected[:-3], atol=15)  # quantiles of a part of the rows
-    assert (np.diff(x.edges) > 0).all()
 
 
 def test_a_column_of_one_value_interacts_with_none():
@@ -248,3 +236,101 @@ def test_values_that_are_close_and_classes_of_any_name_can_be_read():
         for text in axis.get_ticklabels()
     }
     assert labels == {"1e-13", "2e-13"}
+
+
+def test_frames_of_importances_and_effects_are_those_of_the_tables_library():
+    frame = flats().drop("kind")
+    model = TableRegressor(**QUICK).fit(frame, "price")
+    found = model.importances(frame, "price")
+    assert (found.columns, len(found)) == (["column", "mean", "deviation"], 3)
+    assert {*found["column"][:2]} == {"size", "city"}
+    assert found["mean"].is_sorted(descending=True)
+    again = model.importances(frame.to_pandas())
+    assert again["mean"].tolist() == found["mean"].to_list()
+    shown = model.effects(frame, ["city", "size"])
+    assert [*shown] == ["city", "size"]
+    assert shown["city"].columns == ["city", "mean price"]
+    assert shown["city"]["city"].to_list() == ["Lima", "Rome", "Oslo"]  # by their effects
+    assert shown["size"]["size"][-1] is None
+    assert model.effects(frame.to_pandas(), "city")["city"]["mean price"].is_monotonic_increasing
+    classes = TableClassifier(**QUICK).fit(flats().drop("price"), "kind")
+    assert classes.effects(flats(), "city")["city"].columns == ["city", "mean cheap", "mean dear"]
+    with pytest.raises(ValueError, match="unknown column 'town'; choose from: size"):
+        model.effects(frame, "town")
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        ["Monday", "Tuesday", "Friday"],
+        ["Feb", "Mar", "Dec"],
+        ["low", "Medium", "high"],
+        ["S", "M", "L", "XL"],
+        ["no", "yes"],
+        ["<5", "5-10", "10-20", ">20"],
+        ["grade 2", "grade 10"],
+        ["-1", "0", "2"],
+        ["$900", "$1,300", "$20,000"],
+        ["under 18", "18 to 65", "over 65"],
+    ],
+)
+def test_levels_stand_in_their_own_order(levels):
+    means = np.random.default_rng(0).normal(size=(len(levels), 2))
+    for _ in range(3):
+        order = np.random.default_rng(1).permutation(len(levels))
+        mixed = [levels[place] for place in order]
+        assert [mixed[place] for place in order_of(mixed, means)] == levels
+
+
+def test_other_levels_stand_in_the_order_of_their_effects():
+    assert order_of(["Rome", "Oslo", "Lima"], np.array([[2.0], [3.0], [1.0]])) == [2, 0, 1]
+    assert order_of(["A1", "B2", "A3"], np.array([[2.0], [3.0], [1.0]])) == [2, 0, 1]
+    assert order_of([], np.empty((1, 2))) == []
+
+
+@pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
+def test_a_panel_is_drawn_on_axes_that_are_given(kind):
+    from matplotlib.figure import Figure
+
+    target, other = ("price", "kind") if kind is TableRegressor else ("kind", "price")
+    frame = flats(120).drop(other)
+    model = kind(**{**QUICK, "epochs": 5}).fit(frame, target)
+    own = ["residuals", "intervals"] if kind is TableRegressor else ["confusion", "calibration"]
+    for panel in ("losses", *own, "importances", "size", "city"):
+        axes = Figure().subplots()
+        assert model.plot(frame, target, panel, ax=axes) is axes
+        assert axes.get_title()
+    assert model.plot(frame, panel="size").get_title() == "effect of size"
+    figure = model.plot(frame)
+    assert figure.get_suptitle() == "rows that the model was trained on"
+    assert model.plot(frame[:60]).get_suptitle() == ""
+    with pytest.raises(ValueError, match=f"unknown panel 'loss'; choose from: losses, {own[0]}"):
+        model.plot(frame, target, "loss")
+
+
+def test_the_rows_held_out_of_a_table_are_looked_at(tmp_path, capsys):
+    table = tmp_path / "flats.csv"
+    flats(100).write_csv(table)
+    options = "--hidden 8 --epochs 20 --members 2 --backend reference --quiet"
+    model = str(tmp_path / "model")
+    assert (
+        main(["train", str(table), "--target", "price", "--drop", "kind", *options.split(), "-o", model]) == 0
+    )
+    capsys.readouterr()
+    found = load(model)
+    held = flats(100).filter(found.held_)
+    rows, y, of = found.looked_at(str(table), None)
+    assert (rows["size"].to_list(), y.tolist()) == (held["size"].to_list(), held["price"].to_list())
+    assert of == "rows that were held out of the training"
+    assert main(["plot", model, str(table), "--json"]) == 0
+    shown, said = capsys.readouterr()
+    assert f"fastmlp: {table} is the table that the model was trained on: 20 rows were held out of it" in said
+    shown = json.loads(shown)
+    assert (shown["rows"], shown["of"]) == (20, of)
+    assert shown["scores"] == pytest.approx(found.report_["scores"]["network"])
+    assert {one["column"] for one in shown["importances"]} == {"size", "city", "noise"}
+    assert {*shown["effects"]["city"]["values"]} == {"Rome", "Oslo", "Lima"}
+    flats(50, seed=1).write_csv(tmp_path / "other.csv")
+    assert main(["plot", model, str(tmp_path / "other.csv"), "--json"]) == 0
+    shown, said = capsys.readouterr()
+    assert (json.loads(shown)["rows"], said) == (50, "")

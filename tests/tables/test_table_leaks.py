@@ -13,9 +13,9 @@ from sklearn.model_selection import cross_val_score
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.tables.held_out import Dependence, folds
 from fastmlp.tables.inferred import firsts_of_copies
 from fastmlp.tables.means import Targets
-from fastmlp.tables.members import folds
 from fastmlp.tables.tasks import Classification, Regression
 
 
@@ -84,12 +84,13 @@ def test_copies_are_held_out_together(task):
     firsts = np.random.default_rng(0).permutation(np.arange(200) % 40)
     firsts = np.unique(firsts, return_index=True)[1][firsts]
     targets = firsts % 2
-    held = [set(firsts[rows]) for _, rows in folds(targets, task, 0, firsts)]
-    for trained, rows in folds(targets, task, 0, firsts):
+    copies = Dependence(groups=firsts)
+    held = [set(firsts[rows]) for _, rows in folds(targets, task, 0, copies)]
+    for trained, rows in folds(targets, task, 0, copies):
         assert not set(firsts[trained]) & set(firsts[rows])
         np.testing.assert_array_equal(np.sort([*trained, *rows]), np.arange(200))
     assert set.union(*held) == set(firsts)
-    alone = np.arange(200)
+    alone = Dependence(groups=np.arange(200))
     for part, same in zip(folds(targets, task, 0, alone), folds(targets, task, 0), strict=True):
         np.testing.assert_array_equal(np.concatenate(part), np.concatenate(same))
 

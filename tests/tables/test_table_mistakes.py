@@ -258,7 +258,7 @@ def test_letters_that_a_picture_has_not_are_refused_in_one_line(tmp_path, capsys
         ("predict price other.csv --quiet", 3, "other.csv, column 'size': there is no such column"),
         ("predict price tall.csv --quiet", 3, "tall.csv, row 2, column 'size': 'tall' is not a number"),
         ("predict price flats.csv -o out.doc", 2, "-o must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
-        ("plot price other.csv", 3, "other.csv has no column 'price', the model's target"),
+        ("plot price other.csv", 3, "other.csv: there is no column 'price'; there are: city"),
         (
             "inspect flats.csv",
             3,

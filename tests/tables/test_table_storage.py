@@ -16,6 +16,7 @@ import fastmlp
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
+from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
 from fastmlp.tables.report import compared, simpler
@@ -185,7 +186,9 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
     y = np.array(frame["kind"].to_list())
     others = simpler(model, frame.drop("kind"), y, held, 0, Deadline())
     X = model.encoding_.encoded(frame.filter(held))
-    model.report_ = compared(model, X, y[held], others) | {"words": {"city": {"none": 3}}}
+    model.report_ = compared(model, members.outputs(model.models_, X), y[held], others) | {
+        "words": {"city": {"none": 3}}
+    }
     path = tmp_path / "model"
     model.save(path)
     header, arrays = archive.read(path)

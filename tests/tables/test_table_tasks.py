@@ -11,15 +11,17 @@ import polars as pl
 import pytest
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     balanced_accuracy_score,
     brier_score_loss,
+    confusion_matrix,
     log_loss,
     mean_absolute_error,
     r2_score,
+    roc_auc_score,
     root_mean_squared_error,
 )
 
-from fastmlp.tables.calibration import calibration
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.tasks import Classification, Regression, targets_of, task_of
 
@@ -101,19 +103,31 @@ def test_scores_are_scikit_learns():
     rng = np.random.default_rng(0)
     y, outputs = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
     task = Classification((0, 1, 2))
-    found, predicted = task.measures(y, task.judged(y, outputs)), outputs.argmax(axis=1)
-    assert found.pop("ECE") == calibration(outputs.max(axis=1), predicted == y).error
+    found, predicted = task.measures(y, outputs), outputs.argmax(axis=1)
+    share, probability = task.calibration(y, outputs)
+    assert found.pop("ECE") == np.abs(share - probability).mean()
     assert found == pytest.approx(
         {
+            "ROC AUC": roc_auc_score(y, outputs, multi_class="ovr"),
+            "average precision": average_precision_score(y, outputs),
             "accuracy": accuracy_score(y, predicted),
             "balanced": balanced_accuracy_score(y, predicted),
             "log loss": log_loss(y, outputs),
             "Brier": brier_score_loss(y, outputs, scale_by_half=False),
         }
     )
-    assert Classification((0, 1, 3)).judged(y, outputs)[y == 2, 1].max() == 0
+    unknown = Classification((0, 1, 3)).error(y[y == 2], outputs[y == 2])
+    assert unknown > 80  # of a class that was not learned
+    assert task.error(y, outputs) == pytest.approx(log_loss(y, outputs))
+    assert task.confusion(y, outputs) == confusion_matrix(y, predicted).tolist()
+    two = Classification((0, 1), threshold=0.3)
+    both = outputs[:, :2] / outputs[:, :2].sum(axis=1, keepdims=True)
+    found = two.measures(y > 1, both)
+    assert found["ROC AUC"] == pytest.approx(roc_auc_score(y > 1, both[:, 1]))
+    assert found["balanced"] == pytest.approx(balanced_accuracy_score(y > 1, both[:, 1] >= 0.3))
+    assert np.isnan(two.measures(np.zeros(9), both[:9])["ROC AUC"])
     y, regression = rng.normal(7, 3, 50), Regression(7.0, 3.0)
-    found = regression.measures(y, regression.judged(y, outputs[:, :1]))
+    found = regression.measures(y, outputs[:, :1])
     predicted = outputs[:, 0] * 3 + 7
     expected = (
         r2_score(y, predicted),
@@ -124,18 +138,23 @@ def test_scores_are_scikit_learns():
 
 
 def test_an_error_of_calibration_is_by_how_much_probabilities_are_wrong():
+    def error(probability, right):
+        """Of two classes, of which the first one is predicted with these probabilities."""
+        task = Classification((0, 1))
+        outputs = np.column_stack([probability, 1 - probability])
+        return task.measures(np.where(right, 0, 1), outputs)["ECE"], len(
+            task.calibration(1 - right, outputs)[0]
+        )
+
     probability = np.linspace(0.5, 1, 4000)
     right = np.random.default_rng(0).random(4000) < probability
-    found = calibration(probability, right)
-    assert found.rows.tolist() == [400] * 10
-    assert found.error < 0.04
-    assert calibration(1.5 - probability, right).error == pytest.approx(0.25, abs=0.04)
-    assert calibration(probability - 0.2, right).error == pytest.approx(0.2, abs=0.04)
-    few = calibration(np.array([0.8, 0.6]), np.array([True, False]))
-    assert few.error == pytest.approx(0.2)
-    equal = calibration(np.full(4000, 0.75), np.sort(right))
-    assert equal.rows.tolist() == [4000]
-    assert equal.error == pytest.approx(abs(0.75 - right.mean()))
+    found, bins = error(probability, right)
+    assert bins == 10
+    assert found < 0.04
+    assert error(1.5 - probability, right)[0] == pytest.approx(0.25, abs=0.04)
+    assert error(np.array([0.8, 0.6]), np.array([True, False])) == (pytest.approx(0.2), 1)
+    equal = np.full(4000, 0.75)
+    assert error(equal, np.sort(right)) == (pytest.approx(abs(0.75 - right.mean())), 1)
 
 
 def test_decimal_numbers_are_a_target_and_durations_are_none():

@@ -1,0 +1,332 @@
+"""Rows that are held out as rows to predict will be: later ones, those of new groups, or those of a file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from flats import QUICK, flats
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+
+from fastmlp import TableClassifier, TableError, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.tables import selection
+from fastmlp.tables.estimators import load
+from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
+from fastmlp.tables.tasks import Classification, Regression
+
+OPTIONS = (
+    "--hidden 8 --epochs 20 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
+)
+FAST = QUICK | {"hidden": (16,), "preset": "fast", "members": 3}
+
+
+def trend(rows, seed=0):
+    """A table whose target rises by the day, of which the rows are in any order."""
+    rng = np.random.default_rng(seed)
+    place, x = rng.permutation(rows), rng.normal(size=rows)
+    day = np.datetime64("2020-01-01") + place.astype("timedelta64[D]")
+    return pl.DataFrame({"day": day, "x": x, "y": 0.01 * place + x + 0.3 * rng.normal(size=rows)})
+
+
+def patients(count, rows=20, seed=0, names="p"):
+    """A table of a few patients with many rows each, of which measurements and targets are alike."""
+    rng = np.random.default_rng(seed)
+    of = np.arange(count).repeat(rows)
+    measured, own, dose = rng.normal(size=(6, count)), rng.normal(0, 2, count), rng.normal(size=len(of))
+    table = {"patient": [f"{names}{one}" for one in of], "dose": dose}
+    table |= {f"m{place}": one[of] for place, one in enumerate(measured)}
+    y = own[of] + 0.5 * dose + 0.3 * rng.normal(size=len(of))
+    return pl.DataFrame(table | {"y": y}).sample(fraction=1.0, shuffle=True, seed=seed)
+
+
+def inside(model, fresh, coverage=0.9):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of levels that were not learned
+        low, high = model.predict_interval(fresh, coverage)
+    y = fresh["y"].to_numpy()
+    return ((low <= y) & (y <= high)).mean()
+
+
+@pytest.mark.filterwarnings("ignore:day")
+def test_intervals_hold_later_rows():
+    shares = {None: [], "day": []}
+    for seed in range(4):
+        whole = trend(750, seed).sort("day")
+        for time, found in shares.items():
+            model = TableRegressor(**FAST | {"epochs": 60}, time=time).fit(
+                whole[:600].sample(600, seed=0), "y"
+            )
+            found.append(inside(model, whole[600:]))
+    assert np.mean(shares[None]) < 0.75
+    assert np.mean(shares["day"]) >= 0.85
+
+
+@pytest.mark.filterwarnings("ignore:patient")
+def test_intervals_hold_rows_of_new_patients():
+    shares = {None: [], "patient": []}
+    for seed in range(4):
+        trained, fresh = patients(25, seed=seed), patients(40, seed=100 + seed, names="new ")
+        for group, found in shares.items():
+            columns = {"patient": "drop"} if group is None else None
+            model = TableRegressor(**FAST | {"epochs": 60, "hidden": (32,)}, group=group, columns=columns)
+            model.fit(trained, "y")
+            found.append(inside(model, fresh))
+    assert np.mean(shares[None]) < 0.75
+    assert 0.85 <= np.mean(shares["patient"]) <= 0.98
+
+
+def test_parts_are_later_rows_and_whole_groups():
+    time = np.random.default_rng(0).permutation(np.arange(100) // 2)
+    groups = np.random.default_rng(1).integers(0, 12, 100)
+    for task, targets in ((Regression(0.0, 1.0), np.zeros(100)), (Classification(("a", "b")), groups % 2)):
+        ((trained, held),) = folds(targets, task, 0, Dependence(time))
+        assert time[trained].max() < time[held].min()
+        assert len(held) in (24, 26)
+        parts = [*folds(targets, task, 0, Dependence(groups=groups, named=True))]
+        for trained, held in parts:
+            assert not {*groups[trained]} & {*groups[held]}
+            assert len(trained) + len(held) == 100
+        assert len(parts) == 5
+        assert set.union(*({*groups[held]} for _, held in parts)) == {*groups}
+    y, both = np.zeros(100), Dependence(time)
+    held = held_rows(y, "regression", 0.2, 0, both)
+    assert time[~held].max() < time[held].min()
+    assert held.sum() == 20
+    held = held_rows(y, "regression", 0.25, 0, Dependence(groups=groups, named=True))
+    assert not {*groups[~held]} & {*groups[held]}
+    assert len({*groups[held]}) == 3
+
+
+def test_with_both_the_groups_that_begin_last_are_held_out():
+    frame = pl.DataFrame({"who": [*"abcdeabcde"], "when": [1, 2, 3, 4, 5, 9, 9, 9, 9, 9]})
+    found = dependence_of(frame, np.zeros(10), "when", "who")
+    held = held_rows(np.zeros(10), "regression", 0.2, 0, found)
+    assert {*frame["who"].filter(held)} == {"e"}
+    assert found.independent(np.arange(10)) == 5
+    assert ALONE.independent(np.arange(10)) == 10
+
+
+def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
+    seen, train = [], selection.train_member
+
+    def recorded(X, targets, weights, task, recipe, settings, rows, held, *more):
+        seen.append((rows, held))
+        return train(X, targets, weights, task, recipe, settings, rows, held, *more)
+
+    monkeypatch.setattr(selection, "train_member", recorded)
+    frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
+    day = frame["day"].to_numpy()
+    model = TableRegressor(**QUICK, time="day").fit(frame, "y")
+    (rows, held), *others = [pair for pair in seen if len(pair[1])]
+    assert all(np.array_equal(held, one) for _, one in others)
+    assert day[rows].max() < day[held].min()
+    assert len(model.errors_.scaled) == len(held) == 50
+    assert {one.kind for one in model.encoding_.columns if one.name == "day"} == {"date"}
+    seen.clear()
+    model = TableRegressor(**QUICK | {"members": 6}, group="who", preset="fast").fit(frame, "y")
+    who, parts = frame["who"].to_numpy(), [pair for pair in seen if len(pair[1])]
+    assert len(parts) == 5
+    assert not any({*who[rows]} & {*who[held]} for rows, held in parts)
+    assert model.errors_.independent == 9
+    assert "who" in model.encoding_.dropped
+    with pytest.raises(
+        ValueError, match=r"errors of 9 held-out groups are known, got 0.95; more training groups"
+    ):
+        model.predict_interval(frame, 0.95)
+    assert (
+        TableRegressor(**QUICK, group="who", columns={"who": "category"}).fit(frame, "y").encoding_.dropped
+        == []
+    )
+
+
+def test_they_are_parameters_of_scikit_learns_estimators(tmp_path):
+    frame = patients(6, 10).to_pandas()
+    model = TableRegressor(**QUICK, group="patient")
+    assert clone(model).get_params()["group"] == "patient"
+    assert cross_val_score(model, frame.drop(columns="y"), frame["y"], cv=3).shape == (3,)
+    model.fit(frame, "y").save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.errors_.groups == model.errors_.groups == 3
+    np.testing.assert_array_equal(again.predict_interval(frame, 0.5), model.predict_interval(frame, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("time", "group", "message"),
+    [
+        ("when", None, "there is no column 'when'; there are: size, city"),
+        ("city", None, "column 'city': a time must be dates or numbers, has dtype String"),
+        ("size", None, "row 1, column 'size': the time is missing"),
+        ("one", None, "column 'one': at least 3 different times are needed, got 1"),
+        (None, "two", "column 'two': at least 3 different groups are needed, got 2"),
+    ],
+)
+def test_what_cannot_order_or_group_is_one_line(time, group, message):
+    frame = flats(40).drop("kind").with_columns(one=pl.lit(1), two=pl.Series([1, 2] * 20))
+    with pytest.raises(TableError, match=f"^{message}"):
+        TableRegressor(**QUICK, time=time, group=group).fit(frame, "price")
+
+
+def test_a_column_that_orders_or_groups_rows_is_named_where_it_matters():
+    with pytest.warns(UserWarning, match=r"^day: later rows have about .* time='day' holds out such rows"):
+        TableRegressor(**QUICK).fit(trend(600), "y")
+    with pytest.warns(UserWarning, match=r"^patient: rows of new ones have about .*, group='patient' holds"):
+        TableRegressor(**QUICK).fit(patients(30), "y")
+    rng = np.random.default_rng(0)
+    plain = trend(600).with_columns(
+        y=pl.col("x") + pl.Series(rng.normal(size=600)), who=rng.integers(0, 20, 600)
+    )
+    plain = plain.with_columns(who=pl.format("w{}", "who"))
+    TableRegressor(**QUICK).fit(plain, "y")  # warnings are errors here
+    kind = pl.Series(np.where(patients(30)["y"] > 0, "high", "low"))
+    with pytest.warns(UserWarning, match=r"^patient: rows of new ones"):
+        TableClassifier(**QUICK).fit(patients(30).with_columns(y=kind), "y")
+
+
+def test_noise_depends_on_nothing():
+    """Of tables without any dependence, none is said to have one."""
+    task = Regression(0.0, 1.0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        frame = trend(300, seed).with_columns(who=pl.Series([f"w{one}" for one in rng.integers(0, 25, 300)]))
+        model = TableRegressor(**QUICK)
+        y = rng.normal(size=300)
+        model.learn(frame.drop("y"), y, "y")
+        assert doubt(frame.drop("y"), y, task, model.encoding_.columns) is None
+
+
+def run(folder, options, capsys):
+    assert main(["train", str(folder / "t.csv"), "--target", "y", *f"{OPTIONS} {options}".split()]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_report_is_of_later_rows_of_new_groups_or_of_a_file(tmp_path, capsys):
+    trend(100).with_columns(who=pl.Series([f"w{place % 10}" for place in range(100)])).write_csv(
+        tmp_path / "t.csv"
+    )
+    held = tmp_path / "held.csv"
+    shown = run(tmp_path, f"--time day --held-out {held} -o {tmp_path / 'model'}", capsys)
+    assert "80 rows to train on, 20 held out, the later ones by day" in shown
+    written, table = (
+        pl.read_csv(held, try_parse_dates=True),
+        pl.read_csv(tmp_path / "t.csv", try_parse_dates=True),
+    )
+    latest = table.sort("day")[80:]
+    assert written["day"].sort().equals(latest["day"])
+    assert written.columns == ["day", "x", "who", "y", "predicted y", "low", "high"]
+    model = load(tmp_path / "model")
+    assert table.filter(model.held_)["day"].equals(written["day"])
+    np.testing.assert_allclose(model.predict(written.drop("y")), written["predicted y"])
+    shown = run(tmp_path, f"--group who --held-out {held}", capsys)
+    assert "80 rows to train on, 20 held out, of other groups of who" in shown
+    assert written["y"].len() == 20
+    assert len({*pl.read_csv(held)["who"]}) == 2
+    trend(30, seed=5).write_csv(tmp_path / "test.csv")
+    shown = json.loads(run(tmp_path, f"--drop who --test {tmp_path / 'test.csv'} --json", capsys))
+    assert shown["report"]["rows"] == {"trained on": 100, "held out": 30, "linear model": 100}
+    assert shown["report"]["held out"] == f"those of {tmp_path / 'test.csv'}"
+
+
+def test_python_reports_rows_that_are_given():
+    frame = flats(200).drop("kind")
+    model = TableRegressor(**QUICK).fit(frame[:150], "price", test=frame[150:])
+    assert model.report_["rows"]["held out"] == 50
+    assert model.report_["scores"]["network"]["R^2"] == pytest.approx(model.score(frame[150:], "price"))
+    pair = frame[150:].drop("price"), frame["price"][150:]
+    again = TableRegressor(**QUICK).fit(frame[:150].drop("price"), frame["price"][:150], test=pair)
+    assert again.report_["scores"] == model.report_["scores"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--test t.csv --test-share 0.1", "--test says which rows the report is of; leave out --test-share"),
+        ("--held-out out.doc", "--held-out must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
+        ("--threshold 0.3", "--threshold is for classifications, and this is a regression"),
+        ("--task classification --threshold 3", "threshold must be in (0, 1), got 3"),
+        (
+            "--task classification --threshold much",
+            "threshold must be a number in (0, 1), balanced, or the costs",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, options, message):
+    trend(60).with_columns(pl.col("y").round()).write_csv(tmp_path / "t.csv")
+    task = [] if "--task" in options else ["--task", "regression"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(tmp_path / "t.csv"), "--target", "y", *task, *options.split()])
+    assert message in capsys.readouterr().err
+
+
+def unequal(rows, seed=0):
+    """A table of two classes, of which the second one is rare."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=rows)
+    return pl.DataFrame({"x": x, "y": np.where(x + rng.normal(size=rows) > 1.8, "yes", "no")})
+
+
+def test_a_threshold_is_chosen_on_rows_that_were_held_out_and_is_kept(tmp_path):
+    frame, fresh = unequal(2000), unequal(4000, seed=1)
+    found, y = {}, fresh["y"].to_numpy() == "yes"
+    for wanted in (None, 0.3, "balanced", "10:1", "1:10"):
+        model = TableClassifier(**QUICK | {"members": 3, "epochs": 10}, threshold=wanted).fit(frame, "y")
+        model.save(tmp_path / "model")
+        again = load(tmp_path / "model")
+        assert again.threshold_ == model.threshold_
+        said = model.predict(fresh) == "yes"
+        np.testing.assert_array_equal(said, model.predict_proba(fresh)[:, 1] >= model.threshold_)
+        np.testing.assert_array_equal(again.predict(fresh) == "yes", said)
+        assert model.score(fresh, "y") == (said == y).mean()
+        found[wanted] = said
+        assert model.threshold_ == {None: 0.5, 0.3: 0.3}.get(wanted, model.threshold_)
+
+    def balanced(said):
+        return (said[y].mean() + (~said[~y]).mean()) / 2
+
+    def cost(said, missed, alarm):
+        return missed * (y & ~said).sum() + alarm * (~y & said).sum()
+
+    assert balanced(found["balanced"]) > balanced(found[None]) + 0.05
+    assert cost(found["10:1"], 10, 1) < 0.8 * cost(found[None], 10, 1)
+    assert cost(found["1:10"], 1, 10) < 1.1 * cost(found[None], 1, 10)
+    with pytest.raises(TableError, match="a threshold is between two classes, and the target has 3"):
+        TableClassifier(**QUICK, threshold=0.3).fit(
+            frame[:600].with_columns(y=pl.Series([*"abc"] * 200)), "y"
+        )
+
+
+def test_the_rows_of_the_report_do_not_choose_the_threshold(tmp_path, capsys):
+    """Other targets there leave the threshold as it is."""
+    found = []
+    frame = unequal(300)
+    for flipped in (False, True):
+        model = TableClassifier(**QUICK, threshold="balanced")
+        y, held = frame["y"].to_numpy().astype(str), np.arange(300) % 4 == 0
+        y = np.where(held & flipped, np.where(y == "no", "yes", "no"), y)
+        model.learn(frame.drop("y"), y, "y", rows=~held)
+        X, _ = model.encoding_.encoded_apart(frame.drop("y"), held)
+        model.train(X, y[~held])
+        found.append(model.threshold_)
+    assert found[0] == found[1] != 0.5
+
+
+def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, capsys):
+    unequal(300).write_csv(tmp_path / "t.csv")
+    shown = run(tmp_path, f"--threshold balanced -o {tmp_path / 'model'}", capsys)
+    model = load(tmp_path / "model")
+    counts = model.report_["confusion"]
+    assert np.sum(counts) == 60
+    scores = model.report_["scores"]["network"]
+    assert scores["accuracy"] == pytest.approx(np.trace(counts) / 60)
+    shares = np.diag(counts) / np.sum(counts, axis=1)
+    assert scores["balanced"] == pytest.approx(shares.mean())
+    assert f"by the threshold {model.threshold_:.4g}" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith(("no  ", "yes  "))] == [
+        [name, *map(str, row)] for name, row in zip(("no", "yes"), counts, strict=True)
+    ]
+    assert main(["inspect", str(tmp_path / "model")]) == 0
+    assert "ROC AUC" in capsys.readouterr().out
