@@ -60,10 +60,10 @@ def print_line(text: str) -> None:
 
 
 def print_json(found: dict[str, Any]) -> None:
-    """Print one JSON object; null where a number is NaN or infinite."""
+    """Print one JSON object; null where a number is NaN or infinite, and dates as texts."""
     from fastmlp.tables.storage import finite
 
-    print(json.dumps(finite(found), allow_nan=False))
+    print(json.dumps(finite(found), allow_nan=False, default=str))
 
 
 def described(estimator: Estimator) -> dict[str, Any]:

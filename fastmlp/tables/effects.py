@@ -22,9 +22,9 @@ from fastmlp.tables.tasks import Classification
 if TYPE_CHECKING:
     import polars as pl
 
-    from fastmlp.tables.estimators import TableClassifier, TableRegressor
-
 Array = NDArray[Any]
+Estimator = Any
+"""A TableClassifier or a TableRegressor, whose module imports this one."""
 
 REPEATS = 5
 """Permutations of each column."""
@@ -114,11 +114,7 @@ class Pair(NamedTuple):
 
 
 def importances(
-    estimator: TableClassifier | TableRegressor,
-    frame: pl.DataFrame,
-    y: Array,
-    seed: int,
-    repeats: int = REPEATS,
+    estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, repeats: int = REPEATS
 ) -> list[Importance]:
     """Return the permutation importance of every column that is used, the greatest first (Breiman 2001).
 
@@ -158,9 +154,7 @@ def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
     return hstack([X[:, : columns.start], X[rows][:, columns], X[:, columns.stop :]], format="csr")
 
 
-def effects(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
-) -> list[Effect]:
+def effects(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
     """Return the effects of columns by their names; free texts have none."""
     import polars as pl
 
@@ -195,9 +189,7 @@ def order_of(levels: list[str], means: Array) -> list[int]:
     return sorted(range(len(words)), key=lambda place: float(means[place, strongest]))
 
 
-def pairs(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
-) -> list[Pair]:
+def pairs(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
     """Return the pairs of the first columns by their names, the one that interacts most first.
 
     A column that has one value interacts with none.
@@ -216,7 +208,7 @@ def pairs(
     return sorted(found, key=lambda one: -one.strength)
 
 
-def _columns(estimator: TableClassifier | TableRegressor, names: list[str]) -> list[Column]:
+def _columns(estimator: Estimator, names: list[str]) -> list[Column]:
     by_name = {one.name: one for one in estimator.encoding_.columns if not isinstance(one, Text)}
     return [by_name[name] for name in names if name in by_name]
 
@@ -242,7 +234,7 @@ def _known(series: pl.Series) -> pl.Series:
     return (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
 
 
-def _means(estimator: TableClassifier | TableRegressor, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
+def _means(estimator: Estimator, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
     """Return mean predictions (combinations, n) of rows with every combination of columns' values."""
     grid = np.indices([len(one) for one in values]).reshape(len(values), -1)
     count = len(rows)

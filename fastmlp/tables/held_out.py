@@ -114,9 +114,7 @@ def dependence_of(
     if times is not None:
         begins = np.full(groups.max() + 1, np.inf)
         np.minimum.at(begins, groups, times)
-        order = np.empty(len(begins))
-        order[np.argsort(begins, kind="stable")] = np.arange(len(begins))
-        times = order[groups]
+        times = begins.argsort(kind="stable").argsort()[groups]
     return Dependence(times, groups, named=True)
 
 

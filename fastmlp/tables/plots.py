@@ -21,9 +21,9 @@ from fastmlp.tables.values import numbers
 if TYPE_CHECKING:
     import polars as pl
 
-    from fastmlp.tables.estimators import TableClassifier, TableRegressor
-
 Array = NDArray[Any]
+Estimator = Any
+"""A TableClassifier or a TableRegressor, whose module imports this one."""
 Panel = tuple[Callable[..., None], tuple[Any, ...]]
 """What draws on Axes, and what it takes behind them."""
 
@@ -46,13 +46,7 @@ ACROSS, MOST_TICKS = 3, 4
 """Panels in a row; parts of an axis of long numbers, between its ticks."""
 
 
-def plot(
-    estimator: TableClassifier | TableRegressor,
-    frame: pl.DataFrame,
-    y: Array,
-    seed: int,
-    of: str | None = None,
-) -> Any:
+def plot(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, of: str | None = None) -> Any:
     """Return a matplotlib Figure of a model and a table without its target.
 
     y : (rows,) as the task has them; of : which rows they are, in words, if not those of another table
@@ -91,14 +85,7 @@ def plot(
     return figure
 
 
-def plot_one(
-    estimator: TableClassifier | TableRegressor,
-    frame: pl.DataFrame,
-    y: Array,
-    panel: str,
-    axes: Any,
-    seed: int,
-) -> Any:
+def plot_one(estimator: Estimator, frame: pl.DataFrame, y: Array, panel: str, axes: Any, seed: int) -> Any:
     """Draw one panel, or the effect of a column of that name, on Axes, new ones if None; return these."""
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
@@ -122,10 +109,8 @@ def plot_one(
     return axes
 
 
-def looked(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int
-) -> dict[str, Any]:
-    """Return in JSON's types what `plot` shows: scores, importances, effects, pairs and intervals."""
+def looked(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int) -> dict[str, Any]:
+    """Return what `plot` shows as plain lists: scores, importances, effects, pairs and intervals."""
     task, outputs = estimator.task_, estimator.outputs(frame)
     important = importances(estimator, frame, y, seed)
     names = [one.column for one in important]
@@ -134,7 +119,7 @@ def looked(
         "scores": task.measures(y, outputs),
         "importances": [one._asdict() for one in important],
         "effects": {
-            one.column.name: {"values": [*map(_plain_value, one.values)], "means": one.means.tolist()}
+            one.column.name: {"values": one.values.to_list(), "means": one.means.tolist()}
             for one in effects(estimator, frame, names, seed)
         },
         "pairs": [
@@ -149,12 +134,7 @@ def looked(
     return found
 
 
-def _plain_value(value: Any) -> Any:
-    """Return a value in JSON's types: a date as text."""
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _panels(estimator: Any, y: Array, outputs: Array) -> dict[str, Panel]:
+def _panels(estimator: Estimator, y: Array, outputs: Array) -> dict[str, Panel]:
     """Return what draws each panel of losses and of a table's rows, with what to draw, by its name."""
     task = estimator.task_
     losses: dict[str, Panel] = {"losses": (_plot_losses, (estimator,))}
@@ -176,7 +156,7 @@ def _classes_of(task: Any, lines: Sequence[int]) -> dict[str, Any]:
     return {"handles": handles, "labels": [_short(str(task.classes[output]), 24) for output in lines]}
 
 
-def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None:
+def _plot_losses(axes: Any, estimator: Estimator) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for place, model in enumerate(estimator.models_):
@@ -236,7 +216,7 @@ def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
     axes.set(xlabel=f"predicted {name}", ylabel=f"true less predicted\n{name}", title="residuals")
 
 
-def _plot_importances(axes: Any, found: list[Importance], estimator: Any) -> None:
+def _plot_importances(axes: Any, found: list[Importance], estimator: Estimator) -> None:
     from matplotlib.ticker import MaxNLocator
 
     shown = found[:MOST_BARS][::-1]
@@ -261,7 +241,7 @@ def _strongest(shown: Sequence[Effect]) -> list[int]:
     return sorted(np.argsort(-spans)[:MOST_LINES].tolist())
 
 
-def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], least: float) -> None:
+def _plot_effect(axes: Any, estimator: Estimator, effect: Effect, lines: Sequence[int], least: float) -> None:
     """Draw the effect of a column on some outputs, on an axis that spans so much at least."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
     from matplotlib.ticker import MaxNLocator
@@ -300,7 +280,7 @@ def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int]
     )
 
 
-def _plot_pair(axes: Any, estimator: Any, pair: Pair) -> None:
+def _plot_pair(axes: Any, estimator: Estimator, pair: Pair) -> None:
     most = float(np.abs(pair.left).max()) or 1.0
     picture = axes.imshow(pair.left.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
     labels = [[_cell(one) for one in values] for values in pair.values]
@@ -312,7 +292,7 @@ def _plot_pair(axes: Any, estimator: Any, pair: Pair) -> None:
     axes.set(xlabel=_short(pair.columns[0].name, 36), ylabel=_short(pair.columns[1].name, 36), title=title)
 
 
-def _plot_intervals(axes: Any, estimator: Any, predicted: Array, y: Array) -> None:
+def _plot_intervals(axes: Any, estimator: Estimator, predicted: Array, y: Array) -> None:
     """How many rows intervals hold: of all rows, and of the least and greatest predictions."""
     coverages = np.linspace(0.1, 0.9, 9)
     order = np.argsort(predicted, kind="stable")
@@ -326,14 +306,14 @@ def _plot_intervals(axes: Any, estimator: Any, predicted: Array, y: Array) -> No
     axes.legend()
 
 
-def _error(estimator: Any) -> str:
+def _error(estimator: Estimator) -> str:
     """Return the name of a task's error, with the target whose unit it has."""
     task = estimator.task_
     is_class = isinstance(task, Classification)
     return task.sharpest if is_class else f"{task.sharpest} of {_short(estimator.target_name_, 24)}"
 
 
-def _output(estimator: Any, output: int) -> str:
+def _output(estimator: Estimator, output: int) -> str:
     """Return what an axis of means shows."""
     if isinstance(estimator.task_, Classification):
         return f"mean probability of {_short(str(estimator.task_.classes[output]), 24)}"

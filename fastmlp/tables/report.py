@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import polars as pl
     from sklearn.linear_model import LogisticRegression
 
-    from fastmlp.tables.estimators import TableClassifier, TableRegressor
-
 Array = NDArray[Any]
+Estimator = Any
+"""A TableClassifier or a TableRegressor, whose module imports this one."""
 Outputs = Callable[[Any], Array]
 """From rows of X (rows, n) to outputs (rows, n_out)."""
 
@@ -41,8 +41,8 @@ LINEAR_CELLS = 1_000_000
 
 
 def simpler(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array | None, seed: int,
-    deadline: Deadline, test: tuple[pl.DataFrame, Array] | None = None,
+    estimator: Estimator, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
+    test: tuple[pl.DataFrame, Array] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return, in JSON's types, the scores on held-out rows of a constant and of a linear model.
 
@@ -73,9 +73,7 @@ def simpler(
     }
 
 
-def compared(
-    estimator: TableClassifier | TableRegressor, outputs: Array, y: Array, others: dict[str, Any]
-) -> dict[str, Any]:
+def compared(estimator: Estimator, outputs: Array, y: Array, others: dict[str, Any]) -> dict[str, Any]:
     """Return what is found of simpler models, with the scores of the estimator before them.
 
     outputs, y : of the rows held out, as `outputs_in_parts` returns them, and the targets (rows,)
@@ -91,7 +89,7 @@ def compared(
     return found
 
 
-def outputs_in_parts(estimator: TableClassifier | TableRegressor, X: Any) -> Array:
+def outputs_in_parts(estimator: Estimator, X: Any) -> Array:
     """Return the outputs (rows, n_out) of an estimator for rows as its encoding has them, with a bar."""
     found = []
     with Bar(X.shape[0], "row", "scores", estimator.progress) as bar:
@@ -102,7 +100,7 @@ def outputs_in_parts(estimator: TableClassifier | TableRegressor, X: Any) -> Arr
 
 
 def held_shares(
-    estimator: TableRegressor, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
+    estimator: Estimator, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
 ) -> list[dict[str, float]]:
     """Return how many of a regressor's intervals hold their numbers, and how wide they are in the mean.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,51 +39,13 @@ EXACT = 2**53
 
 
 @dataclass(frozen=True)
-class Task:
-    """Base of the tasks: what was learned from a training part's target."""
-
-    name: ClassVar[str]
-    measure: ClassVar[str]
-    sharpest: ClassVar[str]
-    loss: ClassVar[str]
-
-    @property
-    def n_out(self) -> int:
-        """Units of the networks' last layer."""
-        raise NotImplementedError
-
-    @property
-    def output(self) -> str:
-        """Activation of the networks' last layer."""
-        raise NotImplementedError
-
-    def encoded(self, y: Array) -> Array:
-        """Return what networks learn, (rows,): places of classes, int64, or numbers, float64."""
-        raise NotImplementedError
-
-    def constant(self, encoded: Array) -> Array:
-        """Return the outputs (n_out,) of what predicts without a column, for what networks learn."""
-        raise NotImplementedError
-
-    def decoded(self, outputs: Array) -> Array:
-        """Return what is predicted, (rows,), from networks' outputs (rows, n_out)."""
-        raise NotImplementedError
-
-    def error(self, y: Array, outputs: Array) -> float:
-        """Return the `sharpest` measure of outputs for rows with these targets; the lower the better."""
-        raise NotImplementedError
-
-    def measures(self, y: Array, outputs: Array) -> dict[str, float]:
-        """Return by name how good outputs (rows, n_out) are for targets (rows,), `measure` first."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Classification(Task):
+class Classification:
     """One of some classes, by a probability for each.
 
     classes : texts, numbers or truth values, ascending
     threshold : of two classes, the probability from which on the second one is predicted; None for a half
+    n_out, output, loss : units of the networks' last layer, its activation, and the loss
+    measure, sharpest : names of measures, the one of reports, and the one of `error`
     """
 
     name = "classification"
@@ -225,10 +187,11 @@ def costs_of(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Regression:
     """A number, which networks learn with mean 0 and deviation 1.
 
     mean, deviation : of the training part
+    n_out, output, loss, measure, sharpest : as of a classification
     """
 
     name = "regression"
@@ -278,6 +241,9 @@ class Regression(Task):
             "MAE": float(np.abs(errors).mean()),
         }
 
+
+Task = Classification | Regression
+"""What was learned from a training part's target, with the same methods."""
 
 TASKS: dict[str, type[Classification] | type[Regression]] = {
     one.name: one for one in (Classification, Regression)

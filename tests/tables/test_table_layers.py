@@ -21,7 +21,7 @@ from fastmlp import (
 from fastmlp.cli.given import layers_of
 from fastmlp.cli.main import main
 from fastmlp.model.initializers import Normal
-from fastmlp.tables.storage import read
+from fastmlp.tables.estimators import load
 
 TEXT = (
     "Dense(8, silu, name='low'), LayerNorm(), Residual(Dense(8, \"tanh\"), Dropout(0.1)), "
@@ -87,10 +87,10 @@ def test_the_command_line_trains_such_a_network(tmp_path, capsys):
     assert main([*train, "--layers", TEXT]) == 0
     shown = value(capsys.readouterr().out, "network")
     assert shown == "8-8-8-1, silu, layer_norm, tanh, add, batch_norm, mse"
-    kept = read(tmp_path / "model")
-    ((recipe, (model,)),) = kept.groups
+    kept = load(tmp_path / "model")
+    ((recipe, (model,)),) = kept.groups_
     assert recipe.layers == layers_of(TEXT)
-    assert model.network == recipe.network(kept.encoding.width, kept.task)
+    assert model.network == recipe.network(kept.encoding_.width, kept.task_)
     for option in ("--hidden=8", "--activation=tanh", "--dropout=0.2"):
         with pytest.raises(SystemExit, match="2"):
             main([*train, "--layers", TEXT, option])
