@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
-from fastmlp.tables import selection
+from fastmlp.tables import search, selection
 from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
 from fastmlp.tables.tasks import Classification, Regression
@@ -118,7 +119,8 @@ def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
         seen.append((rows, held))
         return train(X, targets, weights, task, recipe, settings, rows, held, *more)
 
-    monkeypatch.setattr(selection, "train_member", recorded)
+    for module in (selection, search):
+        monkeypatch.setattr(module, "train_member", recorded)
     frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
     day = frame["day"].to_numpy()
     model = TableRegressor(**QUICK, time="day").fit(frame, "y")
@@ -127,6 +129,10 @@ def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
     assert day[rows].max() < day[held].min()
     assert len(model.errors_.scaled) == len(held) == 50
     assert {one.kind for one in model.encoding_.columns if one.name == "day"} == {"date"}
+    seen.clear()
+    TableRegressor(**FAST | {"learning_rate": None, "members": 1}, time="day", search=0.01).fit(frame, "y")
+    assert len(seen) == 2  # one of the search
+    assert all(day[rows].max() < day[held].min() for rows, held in seen)
     seen.clear()
     model = TableRegressor(**QUICK | {"members": 6}, group="who", preset="fast").fit(frame, "y")
     who, parts = frame["who"].to_numpy(), [pair for pair in seen if len(pair[1])]
@@ -173,24 +179,24 @@ def test_what_cannot_order_or_group_is_one_line(time, group, message):
 
 def test_a_column_that_orders_or_groups_rows_is_named_where_it_matters():
     with pytest.warns(UserWarning, match=r"^day: later rows have about .* time='day' holds out such rows"):
-        TableRegressor(**QUICK).fit(trend(600), "y")
+        TableRegressor(**FAST | {"epochs": 1}).fit(trend(600), "y")
     with pytest.warns(UserWarning, match=r"^patient: rows of new ones have about .*, group='patient' holds"):
-        TableRegressor(**QUICK).fit(patients(30), "y")
+        TableRegressor(**FAST | {"epochs": 1}).fit(patients(30), "y")
     rng = np.random.default_rng(0)
     plain = trend(600).with_columns(
         y=pl.col("x") + pl.Series(rng.normal(size=600)), who=rng.integers(0, 20, 600)
     )
     plain = plain.with_columns(who=pl.format("w{}", "who"))
-    TableRegressor(**QUICK).fit(plain, "y")  # warnings are errors here
+    TableRegressor(**FAST | {"epochs": 1}).fit(plain, "y")  # warnings are errors here
     kind = pl.Series(np.where(patients(30)["y"] > 0, "high", "low"))
     with pytest.warns(UserWarning, match=r"^patient: rows of new ones"):
-        TableClassifier(**QUICK).fit(patients(30).with_columns(y=kind), "y")
+        TableClassifier(**FAST | {"epochs": 1}).fit(patients(30).with_columns(y=kind), "y")
 
 
 def test_noise_depends_on_nothing():
     """Of tables without any dependence, none is said to have one."""
     task = Regression(0.0, 1.0)
-    for seed in range(20):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
         frame = trend(300, seed).with_columns(who=pl.Series([f"w{one}" for one in rng.integers(0, 25, 300)]))
         model = TableRegressor(**QUICK)
@@ -273,7 +279,7 @@ def test_a_threshold_is_chosen_on_rows_that_were_held_out_and_is_kept(tmp_path):
     frame, fresh = unequal(2000), unequal(4000, seed=1)
     found, y = {}, fresh["y"].to_numpy() == "yes"
     for wanted in (None, 0.3, "balanced", "10:1", "1:10"):
-        model = TableClassifier(**QUICK | {"members": 3, "epochs": 10}, threshold=wanted).fit(frame, "y")
+        model = TableClassifier(**FAST | {"epochs": 10}, threshold=wanted).fit(frame, "y")
         model.save(tmp_path / "model")
         again = load(tmp_path / "model")
         assert again.threshold_ == model.threshold_
@@ -330,3 +336,12 @@ def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, capsys):
     ]
     assert main(["inspect", str(tmp_path / "model")]) == 0
     assert "ROC AUC" in capsys.readouterr().out
+
+
+def test_the_command_line_names_such_a_column_too(tmp_path, capsys):
+    trend(600).write_csv(tmp_path / "t.csv")
+    shown = run(tmp_path, "--epochs 1 --preset fast", capsys)
+    assert re.search(
+        r"^note +day: later rows have about .* predicted, --time day holds out such rows$", shown, re.M
+    )
+    assert "doubt" not in json.loads(run(tmp_path, "--epochs 1 --preset fast --time day --json", capsys))
