@@ -420,7 +420,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         frame, values, _ = self._read(X, y)
         if not self.trained_on(frame, values):
             return frame, values, None
-        if self.held_ is None:
+        if self.held_ is None or len(self.held_) != len(values):
             return frame, values, "rows that the model was trained on"
         return frame.filter(self.held_), values[self.held_], "rows that were held out of the training"
 

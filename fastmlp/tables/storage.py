@@ -46,7 +46,10 @@ MOST_MEMBERS = 1000
 def write(path: str | os.PathLike[str], estimator: Any) -> None:
     """Write a TableEstimator to a file; after a failure the old one is still there."""
     encoding, task, groups, errors = (
-        getattr(estimator, f"{n}_") for n in ("encoding", "task", "groups", "errors")
+        estimator.encoding_,
+        estimator.task_,
+        estimator.groups_,
+        estimator.errors_,
     )
     table: dict[str, Any] = {
         "columns": encoding.described,
