@@ -85,7 +85,8 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     def threshold_(self) -> float:
         """The probability from which on the second of two classes is predicted."""
         check_is_fitted(self)
-        return getattr(self.task_, "threshold", None) or 0.5
+        assert isinstance(self.task_, Classification)
+        return 0.5 if self.task_.threshold is None else self.task_.threshold
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, n), in the order of `classes_`."""

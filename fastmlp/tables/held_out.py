@@ -152,25 +152,29 @@ def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependen
     """
     from sklearn.model_selection import train_test_split
 
-    if dependence.groups is not None and dependence.time is None:
+    what, least = ("groups", LEAST_GROUPS - 1) if dependence.named else ("rows", LEAST_ROWS)
+    if dependence.groups is None:
+        firsts = places = np.arange(len(y))
+    else:
         _, firsts, places = np.unique(dependence.groups, return_index=True, return_inverse=True)
-        return held_rows(y[firsts], task, share, seed)[places]
-    count = int(np.ceil(share * len(y)))
-    held = np.arange(len(y)) < count if dependence.time is None else _later(dependence.time, share)
-    if (left := int((~held).sum())) < LEAST_ROWS:
+    count = int(np.ceil(share * len(firsts)))
+    if dependence.time is not None:
+        held = _later(dependence.time, share)
+        count = len(np.unique(places[held]))
+    if (left := len(firsts) - count) < least:
         raise ValueError(
-            f"--test-share {share:g} leaves {left} of {len(y)} rows to train on; {LEAST_ROWS} are needed"
+            f"--test-share {share:g} leaves {left} of {len(firsts)} {what} to train on; {least} are needed"
         )
     if dependence.time is not None:
         return held
     strata = None
     if task == Classification.name:
-        strata = Classification.learned(y).encoded(y)
+        strata = Classification.learned(y).encoded(y)[firsts]
         counts = np.bincount(strata)
-        if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(y):
+        if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(firsts):
             strata = None
-    _, rows = train_test_split(np.arange(len(y)), test_size=share, random_state=seed, stratify=strata)
-    return np.isin(np.arange(len(y)), rows)
+    _, rows = train_test_split(np.arange(len(firsts)), test_size=share, random_state=seed, stratify=strata)
+    return np.isin(places, rows)
 
 
 def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE) -> Iterator[Part]:

@@ -103,6 +103,16 @@ def test_parts_are_later_rows_and_whole_groups():
     assert len({*groups[held]}) == 3
 
 
+def test_groups_whose_first_rows_are_of_one_class_are_held_out():
+    groups, y = np.arange(60) % 4, np.where(np.arange(60) < 30, "no", "yes")
+    held = held_rows(y, "classification", 0.2, 0, Dependence(groups=groups, named=True))
+    assert len({*groups[held]}) == 1
+    with pytest.raises(ValueError, match=r"--test-share 0.7 leaves 1 of 4 groups to train on; 2 are needed"):
+        held_rows(y, "classification", 0.7, 0, Dependence(groups=groups, named=True))
+    with pytest.raises(ValueError, match=r"--test-share 0.99 leaves 1 of 60 rows to train on; 3 are needed"):
+        held_rows(y, "classification", 0.99, 0, Dependence(np.arange(60)))
+
+
 def test_with_both_the_groups_that_begin_last_are_held_out():
     frame = pl.DataFrame({"who": [*"abcdeabcde"], "when": [1, 2, 3, 4, 5, 9, 9, 9, 9, 9]})
     found = dependence_of(frame, np.zeros(10), "when", "who")
