@@ -154,9 +154,11 @@ def fit(
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
     options = FitOptions(
-        fit, optimizer, epochs, batch_size, shuffle, window, callbacks, progress, backend, threads, dtype,
-        average, metrics, training_metrics, accumulate, mixup, seed, initial, sample_weight, validation,
-        resume,
+        fit=fit, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, window=window,
+        callbacks=callbacks, progress=progress, backend=backend, threads=threads, dtype=dtype,
+        average=average, metrics=metrics, training_metrics=training_metrics, accumulate=accumulate,
+        mixup=mixup, seed=seed, initial=initial, sample_weight=sample_weight, validation=validation,
+        resume=resume,
     )  # fmt: skip
     if communicator is None:
         return prepared(network, X, y, options).train()

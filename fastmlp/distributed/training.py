@@ -21,12 +21,12 @@ from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import ChunkRunner, Plan, Training
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.metrics import Metrics
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.ranks import Ranks
+from fastmlp.training.ranks import ChunkRunner, Ranks
 from fastmlp.training.threads import Result, Threads
 from fastmlp.training.trainer import prepared
 
@@ -140,7 +140,7 @@ class TrainingRanks(SeveralRanks):
             backend=options.backend, dtype=None if dtype is None else str(dtype),
             validation=validation if isinstance(validation, Real) else type(validation).__name__,
             average_every=self.average_every, fit_more=goes_on, average=repr(options.average),
-            accumulate=options.accumulate,
+            **options.of_steps(),
         )  # fmt: skip
         if goes_on:
             self.check_equal(saved.snapshot.parameters, saved.snapshot.moments)

@@ -19,8 +19,7 @@ from fastmlp.model.backend import Data
 from fastmlp.training.batches import Orders
 from fastmlp.training.loop import Training
 from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
-from fastmlp.training.sources.tables import is_table
-from fastmlp.training.streaming import begin_on, source_of
+from fastmlp.training.streaming import begin_on, is_table, source_of
 from fastmlp.training.windows import RowFormat, Window, Windows
 
 Array = NDArray[Any]

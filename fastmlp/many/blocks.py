@@ -28,7 +28,7 @@ from fastmlp.training.batches import Batches, batches_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation
+from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
 
@@ -101,7 +101,7 @@ class Pattern(NamedTuple):
     """What models have in common that differ in seeds, rows and initial parameters only.
 
     backend : that predicts; epochs, rows, batch_size : of the training, of an epoch, of a step
-    shuffles : whether orders are drawn; kept : what a model keeps of its training, but for seed and beginning
+    shuffles : whether orders are drawn; kept : what a model keeps of its training, but for seed and state
     """
 
     network: Network
@@ -117,15 +117,15 @@ class Pattern(NamedTuple):
     @classmethod
     def of(cls, training: Prepared, program: LaneProgram) -> Pattern | None:
         """Return that of a training; None if something looks into it, or its rows are of unlike weight."""
-        plan, kept = training.plan, training.training
-        if training.callbacks or plan.held_out is not None or plan.setting or kept.beginning != Beginning():
+        plan = training.plan
+        if training.callbacks or plan.held_out is not None or plan.setting or training.resumed is not None:
             return None
         if (plan.data.weights != 1).any():
             return None
         rows, now = len(plan.data.weights), settled(plan.backend)  # type: ignore[arg-type]  # no `Steps`
         return cls(
             plan.network, plan.optimizer, now, program, plan.epochs, rows, plan.step_rows,
-            plan.orders is not None, kept,
+            plan.orders is not None, training.continuation(),
         )  # fmt: skip
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
@@ -339,9 +339,7 @@ class Kept(NamedTuple):
             {}, self.parameters, block.moments[place], block.step, block.epoch_step,
             block.sums[[place, -1]], self.history(), [],
         )  # fmt: skip
-        return self.like._replace(
-            options=self.like.options | {"seed": self.seed}, beginning=Beginning(snapshot)
-        )
+        return self.like._replace(options=self.like.options | {"seed": self.seed}, left=snapshot)
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
         """Return the model that more epochs of the training come to."""

@@ -83,7 +83,7 @@ class Preparation:
             given = self._arguments.of(index)
             network, X, y = given.pop("network"), given.pop("X"), given.pop("y")
             options = FitOptions(
-                **given, fit=fit, seed=self._seeds[index], window=None, callbacks=(*called,), progress=False,
+                **given, fit=fit, seed=self._seeds[index], callbacks=(*called,), progress=False,
                 threads=self._threads, resume=saved, metrics=self._metrics,
             )  # fmt: skip
             training = prepared(network, X, y, options, trainings=self._group_sizes.get(index, 1))

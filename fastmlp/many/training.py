@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
-
-from numpy.typing import DTypeLike
+from inspect import Parameter, Signature, signature
+from typing import Any, Unpack, cast
 
 from fastmlp import checks
 from fastmlp.many.arguments import Arguments
 from fastmlp.many.checkpointing import CallFile, Resumed
 from fastmlp.many.preparing import Preparation
 from fastmlp.many.trainings import Ended, Trainings
-from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
@@ -25,7 +22,7 @@ from fastmlp.training.callbacks import Callback, Metric
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.model import Model
-from fastmlp.training.options import ADAM, check_callbacks, own_pieces
+from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, own_pieces
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -52,27 +49,15 @@ def fit_many(
     y: Any,
     *,
     n_models: int | None = None,
-    optimizer: Optimizer | str | list[Optimizer | str] | None = None,
-    epochs: int | list[int] = 100,
-    batch_size: int | list[int | None] | None = 32,
-    shuffle: bool | list[bool] = True,
     seed: int | list[int] | None = None,
     rows: Any = None,
-    initial: Any = None,
-    sample_weight: Any = None,
-    validation: Any = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
-    backend: str | list[str] = "auto",
     threads: int | None = None,
-    dtype: DTypeLike | list[DTypeLike | None] | None = None,
     resume: str | os.PathLike[str] | None = None,
     communicator: None = None,
-    average: Average | list[Average | None] | None = None,
     metrics: Iterable[Metric] | Mapping[str, Iterable[Metric]] = (),
-    training_metrics: bool | list[bool] = False,
-    accumulate: int | list[int] = 1,
-    mixup: float | list[float | None] | None = None,
+    **options: Unpack[OptionsOfEach],
 ) -> list[Model | DivergenceError]:
     """Train many networks, each as `fit` alone would.
 
@@ -106,6 +91,7 @@ def fit_many(
         from there bit for bit. Those that had ended are as they were.
     communicator : None
         Anything else is refused: give each process its models.
+    **options : as for `fit`, but `window`; a list has one for each model
 
     Returns
     -------
@@ -127,13 +113,13 @@ def fit_many(
     """
     if communicator is not None:
         raise ValueError("fit_many trains in one process; leave out communicator, and give each its models")
+    for name in options.keys() - OF_EACH.keys():
+        raise TypeError(f"fit_many() got an unexpected keyword argument {name!r}")
     given: dict[str, Any] = {
-        "network": networks, "X": X, "y": y, "rows": rows, "epochs": epochs, "batch_size": batch_size,
-        "optimizer": ADAM if optimizer is None else optimizer, "shuffle": shuffle, "seed": seed,
-        "initial": initial, "sample_weight": sample_weight, "validation": validation, "backend": backend,
-        "dtype": dtype, "average": average, "training_metrics": training_metrics,
-        "accumulate": accumulate, "mixup": mixup,
+        **OF_EACH, **options, "network": networks, "X": X, "y": y, "rows": rows, "seed": seed
     }  # fmt: skip
+    if given["optimizer"] is None:
+        given["optimizer"] = ADAM
     threads = None if threads is None else checks.whole("threads", threads, 1)
     shown = None if progress is None else checks.flag("progress", progress)
     called = check_callbacks(callbacks, False)
@@ -171,6 +157,29 @@ def fit_many(
     return cast(list[Ended], trainings.results)
 
 
+OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotations__}
+"""Options of which a list has one for each model, with their values where none is given."""
+
+
 def _pieces(networks: list[Any]) -> list[Piece]:
     """Return what users have written of some networks; what is no network is found later."""
     return [piece for one in networks if isinstance(one, Network) for piece in own_pieces(one)]
+
+
+def _with_options(taken: Signature) -> Signature:
+    """Return a signature that lists the options, for `help`, the documentation and editors."""
+    types = OptionsOfEach.__annotations__
+    listed = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=usual,
+            annotation=getattr(types[name], "__forward_arg__", Any),
+        )
+        for name, usual in OF_EACH.items()
+    ]
+    *own, _ = taken.parameters.values()
+    return taken.replace(parameters=[*own, *listed])
+
+
+fit_many.__signature__ = _with_options(signature(fit_many))  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.model.schedules import BEGINNING, Since
 
 Array = NDArray[Any]
 
@@ -80,6 +81,9 @@ class Snapshot(NamedTuple):
     rate_factor : that learning rates are multiplied with
     order : (rows,) int64, of an epoch that a version before 1.0 began; else empty, as the seed gives it
     order_state : of the PCG64 that draws the orders of such an epoch's windows; else {}
+    since : where epochs of so many steps began; step, epoch_step and history count from there
+    other_steps : of since.step, those of another rule, which this rule's corrections do not count
+    earlier : the history before `since`
     """
 
     setting: dict[str, Any]
@@ -93,6 +97,17 @@ class Snapshot(NamedTuple):
     rate_factor: float = 1.0
     order: NDArray[np.int64] = NO_ORDER
     order_state: dict[str, Any] = {}  # noqa: RUF012  # never written
+    since: Since = BEGINNING
+    other_steps: int = 0
+    earlier: dict[str, list[float]] = {}  # noqa: RUF012  # never written
+
+    @property
+    def whole_history(self) -> dict[str, list[float]]:
+        """The history of all epochs; nothing may write to it or to its lists."""
+        if not self.earlier:
+            return self.history
+        names = {**self.earlier, **self.history}
+        return {name: self.earlier.get(name, []) + self.history.get(name, []) for name in names}
 
 
 def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:

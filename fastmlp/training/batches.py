@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
@@ -137,11 +136,11 @@ class Batches:
 
     def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
         """Return the chunk of `count` steps from `step` on, see `kept_chunk`; None unless it recurs."""
-        if self.orders is not None or self.rows > KEPT_STEPS:
+        if self.orders is not None or max(self.rows, count) > KEPT_STEPS:
             return None
         within = step % self.per_epoch
         sizes = self.rows, self.batch_size, self.per_epoch, self.most, self.microbatch
-        return (kept_chunk if count <= KEPT_STEPS else last_chunk)(*sizes, within, count, rates)
+        return kept_chunk(*sizes, within, count, rates)
 
 
 def bounds(
@@ -195,10 +194,6 @@ def kept_chunk(
     return chunk
 
 
-last_chunk = functools.lru_cache(maxsize=1)(kept_chunk.__wrapped__)
-"""The same of more steps: 0.6 MiB, which take as long to write as a twentieth of the smallest steps."""
-
-
 def visited_weights(
     weights: NDArray[Any],
     order: NDArray[np.int64],
@@ -225,6 +220,11 @@ class Mixing(NamedTuple):
 
     alpha: float
     key: NDArray[Any]
+
+    @classmethod
+    def of(cls, alpha: float, seed: int) -> Self:
+        """Return that of a training with this seed."""
+        return cls(alpha, Streams(seed).mixup.generate_state(2, np.uint64))
 
     def mixed(self, network: Network, data: Data, chunk: Chunk, step: int) -> tuple[Data, Chunk]:
         """Return the mixed rows of a chunk's steps, one after another, and the steps on them.
@@ -257,13 +257,3 @@ class Mixing(NamedTuple):
             counted = network.head_weights(targets, weights)
             steps["head_totals"] = np.add.reduceat(counted, steps["starts"], axis=1)
         return Data(mix(data.inputs), targets, weights), chunk._replace(**steps)
-
-
-def mixing_of(alpha: Any, network: Network, streams: Streams) -> Mixing | None:
-    """Return how rows are mixed, None if they are not; ValueError or TypeError if they cannot be."""
-    if alpha is None:
-        return None
-    alpha = checks.real("mixup", alpha, 0, open_low=True)
-    if coded := [type(block).__name__ for block in network.blocks if block.codes]:
-        raise ValueError(f"mixup mixes numbers, and the codes of {coded[0]} cannot be mixed; leave out mixup")
-    return Mixing(alpha, streams.mixup.generate_state(2, np.uint64))

@@ -72,20 +72,20 @@ class Run:
     epochs: int
     rows: int
     history: dict[str, list[float]]
-    _backend: Callable[[], Backend]
-    _model: Callable[[Run], Model] | None
-    _optimizer: Optimizer | None
-    _since: Since
     snapshot: Callable[[], Snapshot]
     model_index: int | None
-    epoch: int
-    step: int
-    rows_seen: int
-    rate_factor: float
-    stop_reason: str | None
-    interrupted: bool
-    threads: int | None
-    left: Snapshot | None
+    _backend: Callable[[], Backend]
+    _optimizer: Optimizer | None
+    _since: tuple[int, int]
+    _model: Callable[[Run], Model] | None = None
+    epoch: int = 0
+    step: int = 0
+    rows_seen: int = 0
+    rate_factor: float = 1.0
+    stop_reason: str | None = None
+    interrupted: bool = False
+    threads: int | None = None
+    left: Snapshot | None = None
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Run:
         snapshot: Callable[[], Snapshot] = no_snapshot,
         model_index: int | None = None,
         optimizer: Optimizer | None = None,
-        since: Since = BEGINNING,
+        since: tuple[int, int] = BEGINNING,
     ) -> None:
         vars(self).update(
             network=network,
@@ -108,20 +108,11 @@ class Run:
             epochs=epochs,
             rows=rows,
             history=history,
-            _backend=backend,
-            _model=None,
-            _optimizer=optimizer,
-            _since=since,
             snapshot=snapshot,
             model_index=model_index,
-            epoch=0,
-            step=0,
-            rows_seen=0,
-            rate_factor=1.0,
-            stop_reason=None,
-            interrupted=False,
-            threads=None,
-            left=None,
+            _backend=backend,
+            _optimizer=optimizer,
+            _since=since,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -147,7 +138,7 @@ class Run:
         if self._optimizer is None:
             raise ValueError("solver='lbfgs' has no learning rate")
         epoch = min(self.epoch, max(0, self.epochs - 1))  # a function may know no rate after the last one
-        now = Since(self._since.step + self.step, self._since.epoch + epoch)
+        now = Since(self._since[0] + self.step, self._since[1] + epoch)
         rates = self._optimizer.rates(np.array([now.step]), sys.maxsize, now)
         return float(rates[0, 0]) * self.rate_factor
 

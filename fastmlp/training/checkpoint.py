@@ -32,10 +32,11 @@ Path = str | os.PathLike[str]
 MOST_BLAS_THREADS = 1 << 12
 """The largest number that a file may hold: a BLAS might start as many threads."""
 
-FORMAT = 2
+FORMAT = 3
 """A change of what is written increases it. Older formats stay readable, newer ones are refused.
 
 In format 1 a training has each step's loss of the epoch under way ("pending"), and what draws its orders.
+Up to format 2 a stepper's file has an entry of its own.
 """
 
 
@@ -102,7 +103,7 @@ class Saved(NamedTuple):
 def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
     """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
     content = read(path, pieces)
-    if content.snapshot is None:
+    if content.snapshot is None or content.is_of_stepper:
         raise CheckpointError(
             f"{os.fspath(path)!r} holds a model without its training; resume what a Checkpoint wrote"
         )
@@ -113,25 +114,23 @@ def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
 
 
 class Content(NamedTuple):
-    """What a file holds: a model, its training if that can go on, and all else as it is."""
+    """What a file holds: a model, and its training if that can go on."""
 
     model: Model
     snapshot: Snapshot | None
-    header: dict[str, Any]
-    arrays: archive.Arrays
 
-
-def write(path: Path, model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> None:
-    """Write a model to a file, with arrays by name and entries of the header in JSON's types."""
-    archive.write(path, *content_of(model, arrays, more))
+    @property
+    def is_of_stepper(self) -> bool:
+        """Whether the training is a user's own loop, by a `Stepper`."""
+        return self.snapshot is not None and "rule" in self.snapshot.setting
 
 
 Written = tuple[dict[str, Any], dict[str, Array]]
 """A header in JSON's types, and arrays by name."""
 
 
-def content_of(model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> Written:
-    """Return what a file holds of a model, with more arrays and entries of the header.
+def content_of(model: Model) -> Written:
+    """Return what a file holds of a model.
 
     ValueError where a parameter is not finite: `load` would refuse the file, and an older one would be gone.
     """
@@ -144,9 +143,8 @@ def content_of(model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> Wr
         "stop_reason": model.stop_reason,
         "history": list(model.history),
         "training": None,
-        **more,
     }
-    return header, {"parameters": model.parameters, **curves_of(model.history), **arrays}
+    return header, {"parameters": model.parameters, **curves_of(model.history)}
 
 
 def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
@@ -156,8 +154,14 @@ def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
 
 def content_of_training(run: Run) -> Written:
     """Return what a file holds of a training between two chunks; its arrays are the live ones."""
-    snapshot = run.snapshot()
-    arrays = {"moments": snapshot.moments, "sums": snapshot.sums}
+    return content_of_state(run.network, run.snapshot(), run.stop_reason)
+
+
+def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | None) -> Written:
+    """Return what a file holds of a training, or of a `Stepper`."""
+    backend = registry.get(snapshot.setting["backend"])
+    header, arrays = content_of(Model(network, snapshot.parameters, snapshot.history, backend, stop_reason))
+    arrays |= {"moments": snapshot.moments, "sums": snapshot.sums}
     if snapshot.order.size:
         arrays["order"] = snapshot.order
     states = []
@@ -165,7 +169,7 @@ def content_of_training(run: Run) -> Written:
         own = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
         arrays |= {f"callbacks/{place}/{key}": value for key, value in own.items()}
         states.append([name, {key: value for key, value in state.items() if key not in own}])
-    training = {
+    header["training"] = {
         "setting": snapshot.setting,
         "step": snapshot.step,
         "epoch_step": snapshot.epoch_step,
@@ -173,9 +177,7 @@ def content_of_training(run: Run) -> Written:
         "order_state": snapshot.order_state,
         "callbacks": states,
     }
-    backend = registry.get(snapshot.setting["backend"])
-    model = Model(run.network, snapshot.parameters, snapshot.history, backend, run.stop_reason)
-    return content_of(model, arrays, {"training": training})
+    return header, arrays
 
 
 def read(path: Path, pieces: Iterable[Piece]) -> Content:
@@ -229,16 +231,29 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece])
     _expect("models" not in header, "it holds a list of models; fit_many(resume=) goes on with such")
     network = network_of(header["network"], pieces)
     model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
-    snapshot = None
-    if header["training"] is not None:
+    snapshot, training = None, header["training"]
+    if training is None and "stepper" in header:
+        training, arrays = _of_format_2(header, arrays, network)
+    if training is not None:
         own = model.parameters
-        snapshot = _snapshot(header["training"], arrays, network, own.copy(), model.history, pieces)
+        snapshot = _snapshot(training, arrays, network, own.copy(), model.history, pieces)
         for _, state in snapshot.callbacks:
             if state.get("best_epoch"):
                 best = state["best_parameters"]
                 _expect(best.shape == own.shape and np.isfinite(best).all(), "no best parameters")
                 own[...] = best
-    return Content(model, snapshot, header, arrays)
+    return Content(model, snapshot)
+
+
+def _of_format_2(header: dict[str, Any], arrays: dict[str, Array], network: Network) -> Written:
+    """Return a stepper's training and arrays as they are now."""
+    held = header["stepper"]
+    setting = {
+        "network": header["network"], "rule": held["rule"], "backend": header["backend"], "seed": 0,
+        "dropout_key": held["key"],
+    }  # fmt: skip
+    state = {"step": held["steps"], "epoch_step": 0, "rate_factor": held["rate_factor"], "order_state": {}}
+    return {"setting": setting, "callbacks": [], **state}, arrays | {"sums": np.zeros(2 + len(network.heads))}
 
 
 def model_of(

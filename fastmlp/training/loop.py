@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from fastmlp.model.averages import exchange
 from fastmlp.model.backend import (
     Chunk,
     Data,
-    Evaluate,
-    TrainChunk,
     counts_of,
     evaluated,
     share_of,
@@ -32,6 +30,8 @@ from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
 from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
+from fastmlp.training.options import FitOptions
+from fastmlp.training.ranks import ChunkRunner
 from fastmlp.training.threads import (
     LAYER_SECONDS,
     TRIAL_SECONDS,
@@ -44,7 +44,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.training.window_batches import WindowBatches
+    from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -54,25 +54,6 @@ MAX_CHUNK_STEPS = 1 << 14
 
 MAX_CHUNK_VISITS = 1 << 22
 """Bounds the row orders that are drawn for one chunk to 32 MiB, or to two epochs' if that is more."""
-
-
-class ChunkRunner(Protocol):
-    """The steps of a backend, as a training takes them: see `fastmlp.model.backend.Backend`."""
-
-    @property
-    def train_chunk(self) -> TrainChunk:
-        """Take the steps of a chunk."""
-
-    @property
-    def evaluate(self) -> Evaluate:
-        """Return the loss over all rows."""
-
-
-class HeldOut(Protocol):
-    """Rows to validate on that are not in memory (`fastmlp.training.window_batches.HeldOutBlocks`)."""
-
-    def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Any) -> Any:
-        """Return the loss over all rows, given that of some; LeftBehind if the training shall stop."""
 
 
 class Plan(NamedTuple):
@@ -89,17 +70,17 @@ class Plan(NamedTuple):
     head_weights : (heads, rows) `Network.head_weights` of these rows, likewise
     step_rows : of a full step, of several batches where gradients are accumulated; microbatch : as of `Chunk`
     model_index : see `Run`
-    mixing : of the rows of a step; None trains on rows as they are
     weighed : whether rows may have other weights than 1
     start() draws the parameters (P,) that the training began with once more; None where it cannot, as of
         those that were given
+    options : what `fit` was given, checked, which is not copied here; the usual ones of an estimator
     """
 
     network: Network
     optimizer: Optimizer
     backend: ChunkRunner
     data: Data
-    held_out: Data | HeldOut | None
+    held_out: Data | HeldOutBlocks | None
     epochs: int
     step_rows: int
     orders: Orders | None
@@ -115,9 +96,9 @@ class Plan(NamedTuple):
     head_weights: NDArray[np.float64] | None = None
     microbatch: int = 0
     model_index: int | None = None
-    mixing: Mixing | None = None
     weighed: bool = True
     start: Callable[[], NDArray[Any]] | None = None
+    options: FitOptions = FitOptions()
 
 
 class Training:
@@ -138,6 +119,8 @@ class Training:
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
         self.plan, self.state, self.callbacks = plan, state, callbacks
+        alpha = plan.options.mixup
+        self.mixing = None if alpha is None else Mixing.of(alpha, plan.options.seed)
         if batches is None:  # else the first window is taken up when steps are taken
             self._take_up(plan.data)
         self.steps_before = state.step
@@ -167,7 +150,7 @@ class Training:
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
             model_index=plan.model_index, optimizer=plan.optimizer,
-            since=Since(self.first_step, plan.since.epoch),
+            since=(self.first_step, plan.since.epoch),
         )  # fmt: skip
         self.stop, self.interruptible = self.run.stop, interruptible
         """What a signal calls, with its name; what makes long calls."""
@@ -228,6 +211,9 @@ class Training:
             rate_factor=self.run.rate_factor,
             order=order,
             order_state=order_state,
+            since=self.plan.since,
+            other_steps=self.plan.other_steps,
+            earlier={} if self.resumed is None else self.resumed.earlier,
         )
 
     def left(self) -> Snapshot:
@@ -244,8 +230,8 @@ class Training:
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
         plan, data, objectives = self.plan, self.data, np.empty((*self.losses.parts, len(chunk.starts)))
-        if plan.mixing is not None:
-            data, chunk = plan.mixing.mixed(plan.network, data, chunk, state.step)
+        if self.mixing is not None:
+            data, chunk = self.mixing.mixed(plan.network, data, chunk, state.step)
         averages = plan.optimizer.rule.reads_last
         if averages:
             exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
@@ -275,7 +261,7 @@ class Training:
         by_rows = plan.network.convention == "sklearn"
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else chunk.totals
         taken = objectives.shape[-1]
-        self.write(self.losses.add(counts[:taken], objectives))
+        self.write(self.losses.means(counts[:taken], objectives).tolist())
         step = self.state.step - self.steps_before
         batches.advance(step)
         if ends and batches.per_epoch is None and taken == steps:
@@ -352,7 +338,8 @@ class Training:
         """Return how many steps the next chunk has time for."""
         seconds = TRIAL_SECONDS if self.threads.is_trial else CHUNK_SECONDS
         steps = int(seconds / self.pace) if self.pace > 1e-9 else MAX_CHUNK_STEPS
-        if (plan := self.plan).mixing is not None:
+        if self.mixing is not None:
+            plan = self.plan
             columns = plan.network.n_in + plan.network.n_out
             steps = min(steps, MIXED_BYTES // (plan.step_rows * columns * self.state.parameters.itemsize))
         return max(1, steps)
@@ -464,16 +451,11 @@ class EpochLosses:
         """The steps of the epoch under way."""
         self._last: NDArray[np.float64] | None = None
 
-    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[list[float]]:
+    def means(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add the next steps' objectives (steps,), each with its weight in its epoch's mean.
 
-        Returns the mean of every epoch that is now complete, in a list; with heads a list for each row.
+        Returns the means (1 + heads, epochs) of every epoch that is now complete.
         """
-        lists: list[list[float]] = self.means(counts, objectives).tolist()
-        return lists
-
-    def means(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Do `add`; return the means as an array (rows, epochs)."""
         if self._per_epoch == 1:  # its own mean; the general case takes 4 ns a step, the smallest step 100
             return objectives.reshape(len(self.sums) - 1, -1)
         fresh = np.vstack([np.ascontiguousarray(objectives) * (counts * HEADROOM), counts])

@@ -31,78 +31,13 @@ SAMPLED_ROWS = 64
 
 
 class Beginning(NamedTuple):
-    """Where a training begins.
+    """What models that were pickled before version 1.0 have in the place of `Continuation.left`."""
 
-    snapshot : to take over; its steps and its history count from `since`. None at the very beginning
-    since : where epochs of so many steps began; earlier : the history before that
-    other_steps : of since.step, those of another rule, which this rule's corrections do not count
-    lengths : of the snapshot's curves, where a model has the same lists and its owner may change them
-    """
-
-    snapshot: Snapshot | None = None
+    snapshot: Any = None
     since: Since = BEGINNING
     earlier: History = {}  # noqa: RUF012  # never written
     other_steps: int = 0
     lengths: Mapping[str, int] = {}
-
-    @property
-    def epochs(self) -> int:
-        """The whole epochs of the snapshot."""
-        return 0 if self.snapshot is None else self.lengths.get("loss", len(self.snapshot.history["loss"]))
-
-    def curves(self) -> History:
-        """Return the snapshot's history, without what its owner has added; ValueError if it was made shorter.
-
-        Nothing may write to these lists: they may be the owner's.
-        """
-        assert self.snapshot is not None
-        history = {**self.snapshot.history}
-        for name, length in self.lengths.items():
-            if (left := len(history[name])) < length:
-                raise ValueError(
-                    f"history[{name!r}] has {left} values, the training has {length}; leave them in it"
-                )
-            if left > length:
-                history[name] = history[name][:length]
-        return history
-
-    @property
-    def rule_steps(self) -> int:
-        """The updates that the rule has made by `since`."""
-        return self.since.step - self.other_steps
-
-    def anew(self) -> Beginning:
-        """Return the beginning of epochs with another number of steps: what is under way is left."""
-        snapshot = self.snapshot
-        assert snapshot is not None
-        earlier = {name: [*values] for name, values in self.whole(self.curves()).items()}
-        left = snapshot._replace(
-            step=0,
-            epoch_step=0,
-            sums=np.zeros_like(snapshot.sums),
-            order=NO_ORDER,
-            order_state={},
-            history={name: [] for name in earlier},
-            callbacks=[],  # what they know of epochs goes with the history
-            rate_factor=1.0,
-        )
-        since = Since(self.since.step + snapshot.step, self.since.epoch + self.epochs)
-        return self._replace(snapshot=left, since=since, earlier=earlier, lengths={})
-
-    def with_another_rule(self) -> Beginning:
-        """Return the beginning of steps by another rule: its moments are 0."""
-        begun = self.anew()
-        assert begun.snapshot is not None
-        snapshot = begun.snapshot._replace(moments=begun.snapshot.moments[:0])
-        return begun._replace(snapshot=snapshot, other_steps=begun.since.step)
-
-    def whole(self, history: History) -> History:
-        """Return the history of all epochs, from that since `since`."""
-        if not self.earlier:
-            return history
-        return {
-            name: self.earlier.get(name, []) + history.get(name, []) for name in {**self.earlier, **history}
-        }
 
 
 class Continuation(NamedTuple):
@@ -114,8 +49,9 @@ class Continuation(NamedTuple):
     backend : the name of the one that trained
     rows : of an epoch, None where they came block by block: the same sample then says that they are the same
     sample : some of the rows, as a fingerprint; "" if nothing goes by it
-    beginning : where the next epochs begin, on as many rows
+    left : all that the next epochs depend on, on as many rows; None of what many trainings have in common
     ended : fingerprint of the model's parameters; "" if they are the snapshot's and no callback has a state
+    lengths : of the snapshot's curves, where a model has the same lists and its owner may change them
     """
 
     fit: Callable[..., Model]
@@ -124,25 +60,21 @@ class Continuation(NamedTuple):
     backend: str
     rows: int | None
     sample: str
-    beginning: Beginning
+    left: Snapshot | None
     ended: str = ""
+    lengths: Mapping[str, int] = {}
 
     @property
     def snapshot(self) -> Snapshot:
         """All that the next epochs depend on."""
-        assert self.beginning.snapshot is not None
-        return self.beginning.snapshot
+        assert self.left is not None
+        return self.left
 
     @property
     def seed(self) -> int:
         """The seed of its random generators."""
         seed: int = self.options["seed"]
         return seed
-
-    @property
-    def goes_by_sample(self) -> bool:
-        """Whether it matters if the rows are the same."""
-        return bool(self.sample)
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
         """Return the model that more epochs come to (`Model.fit_more`)."""
@@ -157,62 +89,99 @@ class Continuation(NamedTuple):
         options = {**self.options, **options}
         if options.get("validation") is None:
             options["validation"] = self.share
-        begun = self._begun(model, options)
-        training = self if begun is self.beginning else self._replace(beginning=begun)
-        return self.fit(model.network, X, y, epochs=epochs, resume=training, **options)
+        return self.fit(model.network, X, y, epochs=epochs, resume=self._begun(model, options), **options)
 
     def unpickled(self) -> Continuation:
-        """Return the training as it is now; a version before 1.0 had other fields in a snapshot."""
-        snapshot: Any = self.beginning.snapshot
-        if not isinstance(snapshot.epoch_step, np.ndarray):
+        """Return the training as it is now; versions before 1.0 kept it otherwise."""
+        begun: Any = self.left
+        if not isinstance(begun, Beginning):
             return self
-        setting, parameters, moments, step, order, order_state, pending, history, callbacks = snapshot[:9]
-        then = Snapshot(
-            setting, parameters, moments, step, 0, pending, history, callbacks, 1.0, order, order_state
-        )
-        return self._replace(beginning=self.beginning._replace(snapshot=of_format_1(then, pending)))
+        snapshot = begun.snapshot
+        if isinstance(snapshot.epoch_step, np.ndarray):  # of format 1, which had other fields
+            setting, parameters, moments, step, order, order_state, pending, history, callbacks = snapshot[:9]
+            then = Snapshot(
+                setting, parameters, moments, step, 0, pending, history, callbacks, 1.0, order, order_state
+            )
+            snapshot = of_format_1(then, pending)
+        left = snapshot._replace(since=begun.since, earlier=begun.earlier, other_steps=begun.other_steps)
+        return self._replace(left=left, lengths=begun.lengths)
 
-    def _begun(self, model: Model, options: dict[str, Any]) -> Beginning:
+    def _begun(self, model: Model, options: dict[str, Any]) -> Continuation:
         """Return where the next epochs begin with what was written into the model, and with the options."""
-        begun, snapshot = self.beginning, self.snapshot
+        begun, snapshot = self, self.snapshot
         if self.ended:
             same = _fingerprint(model.parameters) == self.ended
         else:
             same = model.parameters is snapshot.parameters
         if not same:  # what callbacks know is of other parameters
-            begun = begun._replace(snapshot=snapshot._replace(parameters=model.parameters, callbacks=[]))
+            begun = self._replace(left=snapshot._replace(parameters=model.parameters, callbacks=[]))
         now, then = options["optimizer"], self.options["optimizer"]
         if now is not then and now.rule != then.rule:
-            return begun.with_another_rule()
-        return begun if options["batch_size"] == self.options["batch_size"] else begun.anew()
+            left = begun._anew()  # whose steps another rule took: the moments of this one are 0
+            return begun._replace(
+                left=left._replace(moments=left.moments[:0], other_steps=left.since.step), lengths={}
+            )
+        if options["batch_size"] == self.options["batch_size"]:
+            return begun
+        return begun._replace(left=begun._anew(), lengths={})
+
+    def _anew(self) -> Snapshot:
+        """Return the beginning of epochs with another number of steps: what is under way is left."""
+        snapshot = self.snapshot._replace(history=self._curves())
+        earlier = {name: [*values] for name, values in snapshot.whole_history.items()}
+        since, epochs = snapshot.since, len(snapshot.history["loss"])
+        return snapshot._replace(
+            step=0,
+            epoch_step=0,
+            sums=np.zeros_like(snapshot.sums),
+            order=NO_ORDER,
+            order_state={},
+            history={name: [] for name in earlier},
+            callbacks=[],  # what they know of epochs goes with the history
+            rate_factor=1.0,
+            since=Since(since.step + snapshot.step, since.epoch + epochs),
+            earlier=earlier,
+        )
+
+    def _curves(self) -> History:
+        """Return the snapshot's history, without what its owner has added; ValueError if it was made shorter.
+
+        Nothing may write to these lists: they may be the owner's.
+        """
+        history = {**self.snapshot.history}
+        for name, length in self.lengths.items():
+            if (left := len(history[name])) < length:
+                raise ValueError(
+                    f"history[{name!r}] has {left} values, the training has {length}; leave them in it"
+                )
+            if left > length:
+                history[name] = history[name][:length]
+        return history
 
     def begin(
         self, rows: int | None, sample: str | None, validated: bool, callbacks: Sequence[Callback]
-    ) -> Beginning:
+    ) -> Snapshot:
         """Return where a training on other rows, or the same, begins; ValueError if it cannot go on on them.
 
         rows, sample : of those, as in this tuple; no sample where nothing goes by it
         """
-        beginning, snapshot = self.beginning, self.snapshot
-        if validated != ("validation_loss" in snapshot.history):
+        if validated != ("validation_loss" in self.snapshot.history):
             did = "goes on as it was, without" if validated else "was validated, and goes on with"
             raise ValueError(
                 f"the training {did} validation rows; "
                 "to train from the model's weights otherwise: fit(network, X, y, initial=model)"
             )
         if rows != self.rows or (rows is None and sample != self.sample):
-            beginning = beginning.anew()
-        if beginning.since != BEGINNING and any(one.writes_training for one in callbacks):
+            snapshot = self._anew()
+        else:
+            snapshot = self.snapshot._replace(history=self._curves())
+        if snapshot.since != BEGINNING and any(one.writes_training for one in callbacks):
             raise ValueError(
                 "a Checkpoint keeps trainings with one kind of epochs, and this one goes on with another "
                 f"rule or number of rows or batches: {self.rows} rows before, {rows} now"
             )
-        assert beginning.snapshot is not None
-        snapshot = beginning.snapshot
         states = snapshot.callbacks if sample == self.sample else []
-        matched = _matched(callbacks, states) if callbacks else []
-        snapshot = snapshot._replace(history=beginning.curves(), callbacks=matched)
-        return Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps)
+        return snapshot._replace(callbacks=_matched(callbacks, states) if callbacks else [])
 
 
 def _fingerprint(*arrays: Inputs) -> str:

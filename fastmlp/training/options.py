@@ -11,7 +11,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -41,13 +41,6 @@ if TYPE_CHECKING:
 
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
-STAYS = (
-    *("optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics"),
-    *("training_metrics", "accumulate", "mixup"),
-)
-"""The options that `Model.fit_more` goes on with."""
-
-
 ADAM = Adam()
 """The optimiser of trainings that are given none: what they have in common is kept by its identity."""
 
@@ -57,32 +50,33 @@ class FitOptions(NamedTuple):
 
     Once it is checked there is an `Optimizer` and a list of callbacks, and `resume` is what a file or a model
     holds; the seed is drawn later. Those before `seed` are descriptions, whose checks are kept by their
-    identities; those from it on are looked at in each call (`setup.VALUES`).
+    identities; those from it on are looked at in each call (`VALUES`). Values that are left out are those of
+    `fit`.
 
     fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
     """
 
-    fit: Callable[..., Model]
-    optimizer: Any
-    epochs: int
-    batch_size: int | None
-    shuffle: bool
-    window: int | None
-    callbacks: Any
-    progress: bool | None
-    backend: str
-    threads: int | None
-    dtype: DTypeLike | None
-    average: Average | None
-    metrics: Any
-    training_metrics: bool
-    accumulate: int
-    mixup: float | None
-    seed: Any
-    initial: Model | Initial | None
-    sample_weight: ArrayLike | None
-    validation: Validation | Any
-    resume: Any
+    fit: Callable[..., Model] | None = None
+    optimizer: Any = None
+    epochs: int = 100
+    batch_size: int | None = 32
+    shuffle: bool = True
+    window: int | None = None
+    callbacks: Any = ()
+    progress: bool | None = None
+    backend: str = "auto"
+    threads: int | None = None
+    dtype: DTypeLike | None = None
+    average: Average | None = None
+    metrics: Any = ()
+    training_metrics: bool = False
+    accumulate: int = 1
+    mixup: float | None = None
+    seed: Any = None
+    initial: Model | Initial | None = None
+    sample_weight: ArrayLike | None = None
+    validation: Validation | Any = None
+    resume: Any = None
 
     @property
     def earlier(self) -> tuple[Continuation | None, Saved | None]:
@@ -98,8 +92,50 @@ class FitOptions(NamedTuple):
         found["optimizer"], found["dtype"] = optimizer, dtype
         return found
 
+    def of_steps(self) -> dict[str, Any]:
+        """Return the options that change what a step computes; None for those that are as usual."""
+        given = ((name, getattr(self, name)) for name in OF_STEPS)
+        return {name: None if value == USUAL[name] else value for name, value in given}
 
+
+USUAL = FitOptions._field_defaults
+"""The options of a training that is given none."""
+
+GIVEN_ANEW = {
+    "fit", "epochs", "callbacks", "progress", "average", "initial", "sample_weight", "validation", "resume",
+}  # fmt: skip
+"""The options that `Model.fit_more` does not go on with; it goes on with any other."""
+
+ELSEWHERE = GIVEN_ANEW | {
+    "optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics",
+    "training_metrics",
+}  # fmt: skip
+"""The options that a setting has in another form, or on which no bits depend.
+
+Any other changes what a step computes: a file of the training has it, and steps are taken alone.
+"""
+
+STAYS = tuple(name for name in FitOptions._fields if name not in GIVEN_ANEW)
+OF_STEPS = tuple(name for name in FitOptions._fields if name not in ELSEWHERE)
 _staying = operator.attrgetter(*STAYS)
+
+
+class OptionsOfEach(TypedDict, total=False):
+    """The options of `fit` of which `fit_many` takes a list as well, with one for each model."""
+
+    optimizer: Optimizer | str | list[Optimizer | str] | None
+    epochs: int | list[int]
+    batch_size: int | list[int | None] | None
+    shuffle: bool | list[bool]
+    initial: Any
+    sample_weight: Any
+    validation: Any
+    backend: str | list[str]
+    dtype: DTypeLike | list[DTypeLike | None] | None
+    average: Average | list[Average | None] | None
+    training_metrics: bool | list[bool]
+    accumulate: int | list[int]
+    mixup: float | list[float | None] | None
 
 
 def checked(network: Network, options: FitOptions, first: bool = True) -> FitOptions:
@@ -111,14 +147,13 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     checks.instance("network", network, Network, "a Network")
     optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
     optimizer.check_layers(network)
-    changed: dict[str, Any] = {} if optimizer is options.optimizer else {"optimizer": optimizer}
-    for name, low, may_be_none in WHOLE_NUMBERS:
-        number = getattr(options, name)
-        if (type(number) is int and number >= low) or (number is None and may_be_none):
-            continue
-        changed[name] = checks.whole(name, number, low)
-    if options.shuffle is not True:
-        changed["shuffle"] = checks.flag("shuffle", options.shuffle)
+    changed: dict[str, Any] = {"optimizer": optimizer}
+    for name, check in CHECKS.items():
+        if (value := getattr(options, name)) is not USUAL[name]:
+            changed[name] = check(name, value)
+    if options.mixup is not None and (coded := [block for block in network.blocks if block.codes]):
+        kind = type(coded[0]).__name__
+        raise ValueError(f"mixup mixes numbers, and the codes of {kind} cannot be mixed; leave out mixup")
     callbacks = check_callbacks(options.callbacks, options.progress if first else False)
     if callbacks or type(options.callbacks) is not tuple:
         changed["callbacks"] = callbacks
@@ -132,14 +167,26 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
 
         if not isinstance(resume, Saved):
             changed["resume"] = read_training(resume, own_pieces(network)) if first else None
-    return options._replace(**changed) if changed else options
+    return options._replace(**changed)
 
 
-WHOLE_NUMBERS = (
-    ("epochs", 0, False), ("threads", 1, True), ("accumulate", 1, False), ("batch_size", 1, True),
-    ("seed", 0, True),
-)  # fmt: skip
-"""Options that are whole numbers: the least of each, and whether it may be None."""
+def _whole(low: int) -> Callable[[str, Any], int]:
+    """Return the check of a whole number of at least `low`."""
+    return lambda name, value: checks.whole(name, value, low)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "epochs": _whole(0),
+    "threads": _whole(1),
+    "accumulate": _whole(1),
+    "batch_size": lambda name, value: None if value is None else checks.whole(name, value, 1),
+    "seed": _whole(0),
+    "window": _whole(1),
+    "shuffle": checks.flag,
+    "training_metrics": checks.flag,
+    "mixup": lambda name, value: checks.real(name, value, 0, open_low=True),
+}
+"""check(name, value) of options that have not their usual value; it returns the value to train with."""
 
 
 def drawn_seed(options: FitOptions) -> int:
@@ -148,26 +195,8 @@ def drawn_seed(options: FitOptions) -> int:
     return int(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
 
 
-def step_rows(batch_size: int, accumulate: int, rows: int) -> tuple[int, int]:
-    """Return the rows of a step, of so many batches, and of its microbatches; 0 of these where it has one."""
-    together = min(batch_size * accumulate, rows)
-    return together, batch_size if batch_size < together else 0
-
-
-class BackendRequest(NamedTuple):
-    """Which backend a training is to have.
-
-    backend : its name, or "auto"; mixed : whether it multiplies bfloat16 numbers
-    goes_on : whether it must have the bits of the fast backends
-    """
-
-    backend: str
-    goes_on: bool
-    mixed: bool
-
-
-def backend_request(options: FitOptions) -> BackendRequest:
-    """Return which backend a training is to have; ValueError where that cannot go on with the one before."""
+def backend_request(options: FitOptions) -> tuple[str, bool, bool]:
+    """Return (backend, goes_on, mixed) of a `Setup`; ValueError where the file is of another dtype."""
     backend, saved, (_, file) = options.backend, options.resume, options.earlier
     earlier: str | None = saved.backend if saved else None
     mixed = options.dtype is not None and is_bfloat16(options.dtype)
@@ -179,9 +208,7 @@ def backend_request(options: FitOptions) -> BackendRequest:
         )
     if earlier is not None and backend in ("auto", "reference"):
         mixed = mixed or is_mixed(earlier)
-    return BackendRequest(
-        earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed
-    )
+    return earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed
 
 
 def own_pieces(network: Network) -> list[Piece]:
@@ -227,40 +254,37 @@ class StepSetup(NamedTuple):
     optimizer : with the average, if there is one
     backend : as `choose` gives it
     calls_blas : whether it may; becomes_sparse : see `sparse_data.may_become_sparse`
-    staying : options of which `fit_more` goes on with all but the seed
     """
 
     optimizer: Optimizer
     backend: Backend | Auto
     calls_blas: bool
     becomes_sparse: bool
-    staying: dict[str, Any]
 
     @classmethod
     def on(
-        cls,
-        backend: Backend | Auto,
-        network: Network,
-        optimizer: Optimizer,
-        options: FitOptions,
-        rows: int,
-        dtype: np.dtype[Any],
+        cls, backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
     ) -> Self:
         """Return how a backend takes steps; rows : of a batch"""
         sparse = may_become_sparse(backend, network, optimizer, rows, dtype)
-        return cls(optimizer, backend, calls_blas(backend), sparse, options.staying(optimizer, dtype))
+        return cls(optimizer, backend, calls_blas(backend), sparse)
 
 
 class Setup(NamedTuple):
     """What trainings of the same descriptions have in common.
 
-    described : the options up to `VALUES`, checked; requested : the backend that it is to have
+    described : the options up to `VALUES`, checked
+    backend : the name of the backend that it is to have, or "auto"
+    goes_on : whether it must have the bits of the fast backends
+    mixed : whether it multiplies bfloat16 numbers
     steps : how they are taken, by all that differs between such trainings
     held : the descriptions as they were given: what is held has an id that is no other's
     """
 
     described: tuple[Any, ...]
-    requested: BackendRequest
+    backend: str
+    goes_on: bool
+    mixed: bool
     steps: dict[Any, StepSetup]
     held: tuple[Any, ...]
 
@@ -286,7 +310,7 @@ class Setup(NamedTuple):
             average; None if they are not known before rows are read
         """
         threads = options.threads
-        if threads is None and self.requested.backend == "auto":
+        if threads is None and self.backend == "auto":
             threads = share()  # the choice goes by the cores that are left
         key = rows, dtype, steps, averaged, threads
         if (known := self.steps.get(key)) is not None:
@@ -294,13 +318,11 @@ class Setup(NamedTuple):
         optimizer = options.optimizer
         if options.average is not None:
             optimizer = with_average(optimizer, options.average, averaged)
-        requested = self.requested
         backend = choose(
-            requested.backend, network, optimizer, rows, dtype, threads, steps, requested.goes_on,
-            requested.mixed,
-        )  # fmt: skip
+            self.backend, network, optimizer, rows, dtype, threads, steps, self.goes_on, self.mixed
+        )
         lasts = lasting(backend)
-        found = StepSetup.on(lasts or backend, network, optimizer, options, rows, dtype)
+        found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
             if len(self.steps) >= MOST_KEPT:
                 self.steps.clear()
@@ -319,7 +341,7 @@ def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOp
         return known.options_of(options), known
     given, options = options, ranks.agreed(network, options, checked)
     with ranks.raise_on_all_ranks():
-        setup = Setup(options[:VALUES], backend_request(options), {}, (network, *given[:VALUES]))
+        setup = Setup(options[:VALUES], *backend_request(options), {}, (network, *given[:VALUES]))
     if key is not None and all(map(_is_frozen, (*given[:VALUES], *options[:VALUES]))):
         if len(kept) >= MOST_KEPT:
             oldest, *_ = kept

@@ -1,53 +1,62 @@
-"""A training before its first step: all arguments are checked, and all that it begins with is there."""
+"""A training before its first step: from clean rows to a plan and the state that it begins with.
+
+All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
+start, split, row orders and dropout masks. Of several processes that train together each step here may fail
+on one alone, and all learn of it (`fastmlp.training.ranks`).
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
-import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
+from fastmlp.model.schedules import BEGINNING
 from fastmlp.model.state import Snapshot, TrainState, initial_state
-from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training.batches import Mixing
-from fastmlp.training.callbacks import Callback, Pause, Run, with_state
+from fastmlp.training.batches import batches_of
+from fastmlp.training.callbacks import Callback, Pause, Run
 from fastmlp.training.data import checked_weights, clean_rows_of, clean_targets, scaled_weights
 from fastmlp.training.lifecycle import finished, iterate
-from fastmlp.training.loop import HeldOut, Plan, Training
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation, sample_of
+from fastmlp.training.more import Continuation, sample_of
 from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters, split_rows
+from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
+
+if TYPE_CHECKING:
+    from fastmlp.training.window_batches import HeldOutBlocks
 
 
 class Prepared(NamedTuple):
     """A training that can begin.
 
     plan : what its steps go by; state : where they begin, which they write to
+    resumed : what it takes over; None at the very beginning
     data : the rows as they were given, where steps visit others, as sparse ones
-    training : what the model will keep, with what is known before the first step
+    rows, sample : as of `Continuation`, "" where the sample is not known
     ranks : the processes that train together
     """
 
     plan: Plan
-    data: Data
     state: TrainState
     callbacks: list[Callback]
-    training: Continuation
+    resumed: Snapshot | None
+    data: Data
+    rows: int | None
+    sample: str
     ranks: Ranks
 
     def train(self, begin: Callable[..., Training] | None = None) -> Model:
@@ -56,15 +65,12 @@ class Prepared(NamedTuple):
 
     def begun(self, begin: Callable[..., Training] | None = None) -> Training:
         """Return the training before its first step; begin : as of `lifecycle.train`"""
-        training = (begin or self.ranks.begin or Training)(*self.parts)
+        training: Training = (begin or self.ranks.begin or Training)(
+            self.plan, self.state, self.callbacks, self.resumed
+        )
         if self.ranks.size == 1:  # one of several ranks cannot make a model that goes on
             vars(training.run)["_model"] = self.model_now
         return training
-
-    @property
-    def parts(self) -> tuple[Plan, TrainState, list[Callback], Snapshot | None]:
-        """The arguments of `train`."""
-        return self.plan, self.state, self.callbacks, self.training.beginning.snapshot
 
     def iterate(self, pause: Pause, begin: Callable[..., Training] | None = None) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
@@ -105,80 +111,76 @@ class Prepared(NamedTuple):
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
         """Return a model that goes on from a snapshot, whose history it has."""
-        plan, beginning, ranks, sample = self.plan, self.training.beginning, self.ranks, self.training.sample
+        plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
-        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
-        # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
-        lengths = {name: len(values) for name, values in snapshot.history.items()}
-        beginning = Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps, lengths)
-        ended, history = "", {**beginning.whole(snapshot.history)}
         if snapshot.callbacks or snapshot.parameters is not parameters:
             from fastmlp.training.fingerprints import fingerprint
 
             ended = fingerprint(parameters)
-        left = self.training._replace(backend=now.name, sample=sample, beginning=beginning, ended=ended)
+        # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
+        history = {**snapshot.whole_history}
+        lengths = {name: len(values) for name, values in snapshot.history.items()}
+        left = self.continuation()._replace(sample=sample, left=snapshot, ended=ended, lengths=lengths)
+        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
+    def continuation(self) -> Continuation:
+        """Return what the model keeps, but for what the steps come to."""
+        plan, options = self.plan, self.plan.options
+        validation: Any = options.validation
+        share = float(validation) if validation is not None and isinstance(validation, Real) else None
+        staying = options.staying(plan.optimizer, self.state.parameters.dtype)
+        name = settled(plan.backend).name  # type: ignore[arg-type]  # likewise
+        assert options.fit is not None
+        return Continuation(options.fit, staying, share, name, self.rows, self.sample, None)
 
-def in_memory(held_out: Data | HeldOut | None) -> Data | None:
+
+def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
     """Return rows to validate on that are in memory."""
     return held_out if isinstance(held_out, Data) else None
-
-
-class EpochRows(NamedTuple):
-    """The rows of a training, as far as they are known before its first step.
-
-    data : this rank's, all or those of the first window; held_out : those to validate on
-    in_epoch : how many an epoch has on all ranks; None of blocks, which are known by `sample`
-    batch_size : rows of a batch on all ranks; step, microbatch : of a step, see `options.step_rows`
-    per_epoch : steps to an epoch, 0 where that is not known; is_sized : whether it is before rows are read
-    setting : of blocks, for a `Snapshot`
-    """
-
-    data: Data
-    held_out: Data | HeldOut | None
-    in_epoch: int | None
-    batch_size: int
-    step: int
-    microbatch: int
-    per_epoch: int
-    is_sized: bool = True
-    sample: str = ""
-    setting: dict[str, Any] = {}  # noqa: RUF012  # never written
 
 
 def ready(
     network: Network,
     options: FitOptions,
     setup: Setup,
-    streams: Streams,
-    mixing: Mixing | None,
-    rows: EpochRows,
+    data: Data,
+    held_out: Data | HeldOutBlocks | None,
+    rows: int,
     ranks: Ranks = ALONE,
     trainings: int = 1,
+    is_sized: bool = True,
+    blocks: dict[str, Any] | None = None,
 ) -> Prepared:
     """Return a training that can begin, on rows in memory or in blocks.
 
-    options : checked, with a seed, whose streams are given; setup : theirs
-    ranks, trainings : as for `trainer.prepared`
+    options : checked, with a seed; setup : theirs
+    data : this rank's rows, all or those of the first window; held_out : those to validate on
+    rows : of an epoch on all ranks, 0 where that is not known
+    is_sized : whether it was known before rows were read
+    ranks, trainings : as of `trainer.prepared`
+    blocks : of rows that come block by block, their part of the setting; None of rows in memory
     """
-    data, (more, file) = rows.data, options.earlier
-    epochs, dtype, own_rows = options.epochs, data.weights.dtype, -(-rows.batch_size // ranks.size)
-    callbacks, is_array = options.callbacks, rows.in_epoch is not None
+    streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
+    epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
+    most = rows or sys.maxsize
+    batch_size = min(options.batch_size or most, most)
+    step = min(batch_size * options.accumulate, most)
+    per_epoch, own_rows = batches_of(rows, step, network.needs_batches), -(-batch_size // ranks.size)
     in_file = file is not None or ranks.any_of(any(one.writes_training for one in callbacks))
     start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
-        on_training, measures = checks.flag("training_metrics", options.training_metrics), list[Callback]()
+        measures = list[Callback]()
         if options.metrics:
             from fastmlp.training.metrics import metrics_of
 
-            measured = data if is_array else None, in_memory(rows.held_out)
-            measures += metrics_of(options.metrics, on_training, network, *measured, ranks)
+            measured = data if is_array else None, in_memory(held_out)
+            measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
         if network.needs_batches and epochs and is_array:
-            network.check_rows(np.array([rows.batch_size]))
-        steps = epochs * rows.per_epoch if rows.per_epoch else None
-        averaged = steps if rows.is_sized else None
+            network.check_rows(np.array([batch_size]))
+        steps = epochs * per_epoch if per_epoch else None
+        averaged = steps if is_sized else None
         step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
         if more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
@@ -190,140 +192,61 @@ def ready(
     moment_rows = optimizer.moment_rows
     chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
     if chosen is not step_setup.backend:  # that of the first rank
-        step_setup = StepSetup.on(chosen, network, optimizer, options, own_rows, dtype)
-    beginning = Beginning(file and file.snapshot)
+        step_setup = StepSetup.on(chosen, network, optimizer, own_rows, dtype)
+    sample = "" if is_array else sample_of(data, in_memory(held_out))
+    resumed, rule_steps, done = file and file.snapshot, 0, 0
     if more:
-        beginning = _beginning_of_more(more, rows, callbacks, ranks)
-        epochs += beginning.epochs
-    rule_steps, shuffled = beginning.rule_steps, options.shuffle and rows.per_epoch != 1
-    done = beginning.since.epoch + beginning.epochs
-    setting: dict[str, Any] = {}
-    blas_threads = None
-    if in_file:
-        setting, blas_threads = _setting(network, options, step_setup, parameters, rows, callbacks, ranks)
+        known: str | None = sample
+        if is_array:
+            known = sample_of(data, in_memory(held_out), ranks) if more.sample else None
+        with ranks.raise_on_all_ranks():
+            resumed = more.begin(rows if is_array else None, known, held_out is not None, callbacks)
+        epochs += len(resumed.history["loss"])
+    if resumed is not None:
+        rule_steps = resumed.since.step - resumed.other_steps
+        done = resumed.since.epoch + len(resumed.history["loss"])
     taken = data.inputs
-    if step_setup.becomes_sparse and mixing is None and is_array and len(taken):
+    if step_setup.becomes_sparse and options.mixup is None and is_array and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
     weights = head_weights = None
     if ranks.size > 1:
         weights = ranks.weights(data)
         if network.heads:
             head_weights = ranks.of_all_rows(network.head_weights(data.targets, data.weights))
+    shuffled = options.shuffle and per_epoch != 1
     plan = Plan(
         network=network,
         optimizer=optimizer,
-        backend=ranks.runner(chosen, rows.per_epoch, data, rule_steps),
+        backend=ranks.runner(chosen, per_epoch, data, rule_steps),
         data=data if taken is data.inputs else data._replace(inputs=taken),
-        held_out=rows.held_out,
+        held_out=held_out,
         epochs=epochs,
-        step_rows=rows.step,
-        orders=RowOrders.of(streams.seed, rows.in_epoch or 0, done) if shuffled else None,
+        step_rows=step,
+        orders=RowOrders.of(streams.seed, rows if is_array else 0, done) if shuffled else None,
         dropout_key=dropout_key(network, streams),
         threads=options.threads,
         stays_finite=True,
-        setting=setting,
-        blas_threads=blas_threads,
+        setting={},
         calls_blas=bool(callbacks) or step_setup.calls_blas,
-        since=beginning.since,
-        other_steps=beginning.other_steps,
+        since=BEGINNING if resumed is None else resumed.since,
+        other_steps=0 if resumed is None else resumed.other_steps,
         weights=weights,
         head_weights=head_weights,
-        microbatch=rows.microbatch,
-        mixing=mixing,
+        microbatch=batch_size if batch_size < step else 0,
         weighed=options.sample_weight is not None or not is_array or ranks.size > 1,
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
+        options=options,
     )
+    if in_file:
+        from fastmlp.training import resuming
+
+        found = chosen.name, parameters, data, batch_size, callbacks, ranks
+        plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
     state = initial_state(parameters, moment_rows, rule_steps)
-    validation: Any = options.validation
-    is_share = validation is not None and isinstance(validation, Real)
-    training = Continuation(
-        fit=options.fit,
-        options={**step_setup.staying, "seed": options.seed},
-        share=float(validation) if is_share else None,
-        backend=chosen.name,
-        rows=rows.in_epoch,
-        sample=rows.sample,
-        beginning=beginning,
-    )
-    return Prepared(plan, data, state, callbacks, training, ranks)
-
-
-def _beginning_of_more(
-    more: Continuation, rows: EpochRows, callbacks: list[Callback], ranks: Ranks
-) -> Beginning:
-    """Return where a training begins that goes on from a model's."""
-    sample: str | None = rows.sample
-    if rows.in_epoch is not None:
-        sample = sample_of(rows.data, in_memory(rows.held_out), ranks) if more.goes_by_sample else None
-    with ranks.raise_on_all_ranks():
-        return more.begin(rows.in_epoch, sample, rows.held_out is not None, callbacks)
-
-
-def _setting(
-    network: Network,
-    options: FitOptions,
-    steps: StepSetup,
-    parameters: Array,
-    rows: EpochRows,
-    callbacks: list[Callback],
-    ranks: Ranks,
-) -> tuple[dict[str, Any], int | None]:
-    """Return the setting of a training that is in a file, and the limit for the BLAS of one that resumes.
-
-    CheckpointError if the file to resume from is of another training.
-    """
-    from fastmlp.training import resuming
-
-    (_, file), backend, optimizer = options.earlier, steps.backend.name, steps.optimizer
-    with ranks.raise_on_all_ranks():
-        blas_threads = resuming.held_blas_threads(file, backend)
-    setting = resuming.setting(
-        network, optimizer, backend, parameters, rows.data, in_memory(rows.held_out), rows.batch_size,
-        options, blas_threads or found_blas_threads(options.threads), ranks,
-        ranks.by_rows if file is None else file.by_rows,
-    ) | rows.setting  # fmt: skip
-    if file:
-        with ranks.raise_on_all_ranks():
-            names = [type(callback).__name__ for callback in with_state(callbacks)]
-            same = file, setting, names, optimizer
-            if rows.in_epoch is None:
-                resuming.check_same_blocks(*same, options.epochs)
-            else:
-                resuming.check_same_training(*same, rows.in_epoch, rows.per_epoch, options.epochs)
-    return setting, blas_threads
+    return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 
 # --- rows in memory, of one process or of several -------------------------------------------------------
-
-
-def check_no_blocks(y: Any, window: int | None) -> None:
-    """Raise TypeError for rows that come block by block."""
-    if y is None or window is not None:
-        got = "" if window is None else f", without a window; got window={checks.shown(window)}"
-        raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
-
-
-def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
-    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are.
-
-    TypeError for what is no rows in memory.
-    """
-    arrow = sys.modules.get("pyarrow")
-    if arrow is None or not isinstance(X, arrow.Table):
-        if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or callable(X) or hasattr(X, "scanner"):
-            raise TypeError(
-                "with a communicator X is an array, or a pyarrow.Table of which y names columns, got "
-                f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
-            )
-        return X, y, weights
-    from fastmlp.training.sources.arrow import arrow_source
-
-    found, targets, *others = zip(*arrow_source("X", X, y, weights), strict=True)
-    if isinstance(y, Mapping):
-        joined: Any = {name: np.concatenate([part[name] for part in targets]) for name in y}
-    else:
-        joined = np.concatenate(targets)
-    return np.concatenate(found), joined, np.concatenate(others[0]) if others else None
 
 
 def cleaned(
@@ -373,19 +296,3 @@ def validation_rows(
         weights = rest[0] if rest else None
         data = cleaned(network, X, y, weights, dtype, ranks, "validation ")
     return scaled(data, weights is not None, ranks, "validation ")
-
-
-def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
-    """Return this rank's rows to train on, and its rows held out."""
-    if isinstance(validation, (tuple, list)):
-        return data, validation_rows(network, validation, data.inputs.dtype, ranks)
-    rows = ranks.place(len(data.weights))
-    with ranks.raise_on_all_ranks():
-        parts = split_rows(validation, rows, streams)
-    (train_rows, _), (held_rows, _) = map(ranks.own, parts)
-    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
-    with ranks.raise_on_all_ranks():
-        for what, found in zip(("training", "validation"), weighed, strict=True):
-            if not found:
-                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
-    return data.take(train_rows), data.take(held_rows)

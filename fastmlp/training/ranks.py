@@ -8,18 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.backend import Array, Backend, Data
+from fastmlp.model.backend import Array, Backend, Data, Evaluate, TrainChunk
 from fastmlp.model.network import Network
 from fastmlp.training.callbacks import Callback
-from fastmlp.training.loop import ChunkRunner, Training
 
 T = TypeVar("T")
 _NOTHING = nullcontext()
+
+
+class ChunkRunner(Protocol):
+    """The steps of a backend, as a training takes them: see `fastmlp.model.backend.Backend`."""
+
+    @property
+    def train_chunk(self) -> TrainChunk:
+        """Take the steps of a chunk."""
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """Return the loss over all rows."""
 
 
 class Ranks:
@@ -102,8 +113,8 @@ class Ranks:
         return chosen, callbacks
 
     @property
-    def begin(self) -> Callable[..., Training] | None:
-        """What makes the object that takes the chunks; None for the usual `Training`."""
+    def begin(self) -> Callable[..., Any] | None:
+        """What makes the object that takes the chunks; None for the usual `loop.Training`."""
         return None
 
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:

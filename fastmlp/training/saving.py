@@ -13,14 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.descriptions import described
-from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.model.state import Array
 from fastmlp.training import checkpoint
@@ -28,7 +24,6 @@ from fastmlp.training.checkpoint import FORMAT, Content, Path, Written
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.formats import reader_of
 from fastmlp.training.model import Model
-from fastmlp.training.options import own_pieces
 
 
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
@@ -52,7 +47,7 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
         If the file cannot be written; nothing is left behind then.
     """
     if isinstance(model, Model):
-        checkpoint.write(path, model, {}, {})
+        archive.write(path, *checkpoint.content_of(model))
         return
     checks.instance("model", model, (list, tuple), "a Model, or a list of them")
     for place, one in enumerate(model):
@@ -108,7 +103,7 @@ class StoredList(NamedTuple):
 def written(one: Model | DivergenceError) -> Written:
     """Return what a list's file holds of a model, or of what became of it."""
     if isinstance(one, Model):
-        return checkpoint.content_of(one, {}, {})
+        return checkpoint.content_of(one)
     diverged = {"epoch": one.epoch, "step": one.step}
     arrays = {"parameters": one.parameters, **checkpoint.curves_of(one.history)}
     return {"diverged": diverged, "history": list(one.history)}, arrays
@@ -172,54 +167,3 @@ def _model_of(
     parameters, history = checkpoint.numbers_of(arrays, "", header["history"])
     epoch, step = (checks.whole(name, where[name], 0) for name in ("epoch", "step"))
     return DivergenceError(epoch, step, parameters, history)
-
-
-class StepperState(NamedTuple):
-    """All that a stepper's next steps depend on, besides its network and its optimiser.
-
-    parameters : (P,) floating; moments : (m, P) floating
-    steps : taken so far; key : of the dropout masks; rate_factor : see `Stepper`
-    """
-
-    parameters: NDArray[Any]
-    moments: NDArray[Any]
-    steps: int
-    key: int
-    rate_factor: float
-
-
-def write(path: Path, model: Model, optimizer: Optimizer, held: StepperState) -> None:
-    """Write a stepper to a file; its parameters are the model's."""
-    given = {name: getattr(held, name) for name in ("steps", "key", "rate_factor")}
-    rule = described(optimizer.rule)
-    checkpoint.write(path, model, {"moments": held.moments}, {"stepper": {"rule": rule, **given}})
-
-
-def read(path: Path, network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> StepperState:
-    """Return what a file holds of a stepper of this network, rule and dtype; errors as of `Stepper.load`."""
-    content = checkpoint.read(path, own_pieces(network))
-    given, parameters = content.header.get("stepper"), content.model.parameters
-    where = f"{os.fspath(path)!r}"
-    if not isinstance(given, dict):
-        raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")
-    pairs = {
-        "network": (content.model.network, network),
-        "rule of the optimiser": (given.get("rule"), described(optimizer.rule)),
-        "dtype": (parameters.dtype.name, dtype.name),
-    }
-    for what, (then, now) in pairs.items():
-        if then != now:
-            raise CheckpointError(
-                f"{where} is of another {what}: {checks.shown(then)} then, {checks.shown(now)} now"
-            )
-    with checkpoint.file_errors_of(path):
-        moments = content.arrays["moments"]
-        if moments.shape != (optimizer.moment_rows, parameters.size) or moments.dtype != dtype:
-            raise ValueError("no moments")
-        return StepperState(
-            parameters,
-            moments,
-            checks.whole("steps", given["steps"], 0),
-            checks.whole("key", given["key"], 0, 2**32 - 1),
-            checks.real("rate_factor", given["rate_factor"], 0),
-        )

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
+from fastmlp.checks import CheckpointError
+from fastmlp.files import archive
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import step_totals
+from fastmlp.model.descriptions import described
 from fastmlp.model.layout import aligned_copy, layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.schedules import Schedule
-from fastmlp.model.state import Array, initial_state
+from fastmlp.model.state import Array, Snapshot, initial_state
+from fastmlp.training import checkpoint
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.model import Model
-from fastmlp.training.saving import StepperState, read, write
-from fastmlp.training.start import Streams, dropout_key, initial_parameters
+from fastmlp.training.options import own_pieces
+from fastmlp.training.start import Initial, Streams, dropout_key, initial_parameters
 from fastmlp.training.stepper_intake import Intake
-
-Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 
 
 class Stepper(Intake):
@@ -302,14 +303,19 @@ class Stepper(Intake):
             "seed": self._seed, "dtype": self._dtype, "most_rows": self._most_rows,
             "threads": self._threads, "backend": self.backend,
         }  # fmt: skip
-        return _restored, (type(self), self.network, self.optimizer, options, self._held())
+        return _restored, (type(self), self.network, self.optimizer, options, self._snapshot())
 
-    def _held(self) -> StepperState:
-        return StepperState(self.parameters, self.moments, self.steps, self._key, self._rate_factor)
+    def _snapshot(self) -> Snapshot:
+        """Return all that the next steps depend on, besides the network and the optimiser."""
+        sums = np.zeros(2 + len(self.network.heads))
+        return Snapshot(
+            {"dropout_key": self._key}, self.parameters, self.moments, self.steps, 0, sums, {"loss": []}, [],
+            self._rate_factor,
+        )  # fmt: skip
 
-    def _take_over(self, held: StepperState) -> None:
+    def _take_over(self, held: Snapshot) -> None:
         self.parameters[...], self.moments[...] = held.parameters, held.moments
-        _, _, self.steps, self._key, self._rate_factor = held
+        self.steps, self._rate_factor, self._key = held.step, held.rate_factor, held.setting["dropout_key"]
         self._start()
 
     def average_into(self, other: Stepper, tau: float) -> None:
@@ -332,13 +338,13 @@ class Stepper(Intake):
 
     def model(self) -> Model:
         """Return a model of the network with a copy of the parameters, to predict, to save, to export."""
-        held = self._exchanged(self._held())
+        held = self._exchanged(self._snapshot())
         return Model(self.network, held.parameters, {"loss": []}, self._predicting, None)
 
-    def _exchanged(self, held: StepperState) -> StepperState:
+    def _exchanged(self, held: Snapshot) -> Snapshot:
         """Return copies, in which parameters are what predictions read; or back from there."""
         parameters, moments = aligned_copy(held.parameters), held.moments.copy()
-        exchange(self.network, self.optimizer, parameters, moments, held.steps)
+        exchange(self.network, self.optimizer, parameters, moments, held.step)
         return held._replace(parameters=parameters, moments=moments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -356,7 +362,11 @@ class Stepper(Intake):
             If a parameter is not finite, or if the file cannot be written; what was there before is still
             there then.
         """
-        write(path, self.model(), self.optimizer, self._exchanged(self._held()))
+        held = self._exchanged(self._snapshot())
+        own = {"network": described(self.network), "rule": described(self.optimizer.rule)}
+        setting = {**own, "backend": self.backend, "seed": self._seed, **held.setting}
+        content = checkpoint.content_of_state(self.network, held._replace(setting=setting), None)
+        archive.write(path, *content)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save` wrote to a file: the next steps have the bits of those after it.
@@ -374,7 +384,24 @@ class Stepper(Intake):
         OSError
             If it cannot be read.
         """
-        self._take_over(self._exchanged(read(path, self.network, self.optimizer, self._dtype)))
+        content, where = checkpoint.read(path, own_pieces(self.network)), f"{os.fspath(path)!r}"
+        held = content.snapshot
+        if held is None or not content.is_of_stepper:
+            raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")
+        for what, then, now in (
+            ("network", content.model.network, self.network),
+            ("rule of the optimiser", held.setting["rule"], described(self.optimizer.rule)),
+            ("dtype", held.parameters.dtype.name, self._dtype.name),
+        ):
+            if then != now:
+                raise CheckpointError(
+                    f"{where} is of another {what}: {checks.shown(then)} then, {checks.shown(now)} now"
+                )
+        with checkpoint.file_errors_of(path):
+            checks.whole("dropout_key", held.setting["dropout_key"], 0, 2**32 - 1)
+            if held.moments.shape != self.moments.shape:
+                raise ValueError("no moments")
+        self._take_over(self._exchanged(held))
 
     def _set_rates(self) -> None:
         """Write the learning rates of the next step."""
@@ -390,7 +417,7 @@ def _fastest(network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> st
 
 
 def _restored(
-    kind: type[Stepper], network: Network, optimizer: Optimizer, options: dict[str, Any], held: StepperState
+    kind: type[Stepper], network: Network, optimizer: Optimizer, options: dict[str, Any], held: Snapshot
 ) -> Stepper:
     initial = None
     if network.settles:  # bins by quantiles, which cannot be drawn; those that are held may not be finite

@@ -14,26 +14,29 @@ from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.training.batches import Mixing, batches_of
 from fastmlp.training.callbacks import Callback, Pause, Run
 from fastmlp.training.data import clean_targets, floating_dtype
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
-from fastmlp.training.more import sample_of
-from fastmlp.training.options import FitOptions, Setup, step_rows
-from fastmlp.training.prepared import EpochRows, Prepared, in_memory, ready, validation_rows
+from fastmlp.training.options import FitOptions, Setup
+from fastmlp.training.prepared import Prepared, ready, validation_rows
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
-from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
-from fastmlp.training.start import (
-    Streams,
-    split_rows,
-)
+from fastmlp.training.start import Streams, split_rows
 from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
 from fastmlp.training.windows import RowFormat, Window, Windows
 
 HELD_OUT_BYTES = 1 << 24
 """Bytes of a window of rows to validate on."""
+
+
+def is_table(X: object) -> bool:
+    """Return whether it is of a package whose tables and collections train; none is imported for that."""
+    return _package(X) in ("pyarrow", "dask")
+
+
+def _package(X: object) -> str:
+    return type(X).__module__.partition(".")[0]
 
 
 def source_of(
@@ -43,8 +46,14 @@ def source_of(
 
     what : the argument's name, for errors
     """
-    if (found := table_source(what, X, y, weights)) is not None:
-        return found
+    if (package := _package(X)) == "pyarrow":
+        from fastmlp.training.sources.arrow import arrow_source
+
+        return arrow_source(what, X, y, weights)
+    if package == "dask":
+        from fastmlp.training.sources.dask import dask_source
+
+        return dask_source(what, X, y, weights)
     if y is None:
         if weights is not None:
             raise ValueError(f"blocks hold their weights, as (X, y, weight); got others with {what}")
@@ -87,61 +96,46 @@ class PreparedBlocks(NamedTuple):
     source: Source
     options: FitOptions
     setup: Setup
-    mixing: Mixing | None
 
     def train(self) -> Model:
         """Take all steps; return the model. Errors as of `fit`."""
-        with _opened(*self) as (training, begin):
+        with self._opened() as (training, begin):
             return training.train(begin)
 
     def iterate(self, pause: Pause) -> Generator[Run]:
         """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
-        with _opened(*self) as (training, begin):
+        with self._opened() as (training, begin):
             yield from training.iterate(pause, begin)
 
-
-@contextmanager
-def _opened(
-    network: Network, source: Source, options: FitOptions, setup: Setup, mixing: Mixing | None
-) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
-    """Give a training whose rows are being read, and what begins it."""
-    (_, file), streams = options.earlier, Streams(options.seed)
-    done = len(file.snapshot.history["loss"]) if file else 0
-    held_source: Source | None = None
-    if isinstance(options.validation, Real):
-        share = checks.real("validation", options.validation, 0, 1, open_low=True, open_high=True)
-        source, held_source = _split(source, share, streams)
-    batch_size = _batch_size(options.batch_size, source)
-    step = batch_size * options.accumulate
-    row_format = RowFormat(
-        n_in=network.n_in,
-        dtype=options.dtype,
-        scale=network.input_scale,
-        targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
-        batch_size=step,
-        window=_window(options.window, step, options.accumulate),
-        blocks=network.blocks,
-    )
-    with Windows(source, row_format, options.epochs - done, done=done) as windows:
-        first = windows.next()
-        assert first is not None
-        data = first.data
-        row_format = row_format._replace(dtype=data.weights.dtype)
-        held_out = _held_out(network, options.validation, held_source, row_format)
-        seen = first.rows if first.last else step
-        batch_size = min(batch_size, seen)
-        step, microbatch = step_rows(batch_size, options.accumulate, seen)
-        in_epoch = first.rows if first.last else source.rows  # not what the thread may have read by now
-        per_epoch = 0 if in_epoch is None else batches_of(in_epoch, step, network.needs_batches)
-        setting: dict[str, Any] = {"window": row_format.window, "blocks": True}
-        if isinstance(held_out, HeldOutBlocks):
-            setting["validation"] = "blocks"
-        rows = EpochRows(
-            data, held_out, None, batch_size, step, microbatch, per_epoch, bool(source.rows),
-            sample_of(data, in_memory(held_out)), setting,
-        )  # fmt: skip
-        training = ready(network, options, setup, streams, mixing, rows)
-        yield training, begin_on(windows, first)
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
+        """Give a training whose rows are being read, and what begins it."""
+        network, source, options, setup = self
+        (_, file), held_source = options.earlier, None
+        done = len(file.snapshot.history["loss"]) if file else 0
+        if isinstance(options.validation, Real):
+            source, held_source = _split(source, options.validation, Streams(options.seed))
+        row_format = RowFormat(
+            n_in=network.n_in,
+            dtype=options.dtype,
+            scale=network.input_scale,
+            targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
+            batch_size=_rows_of_a_step(options, source),
+            window=options.window,
+            blocks=network.blocks,
+        )
+        with Windows(source, row_format, options.epochs - done, done=done) as windows:
+            first = windows.next()
+            assert first is not None
+            data = first.data
+            row_format = row_format._replace(dtype=data.weights.dtype)
+            held_out = _held_out(network, options.validation, held_source, row_format)
+            rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
+            blocks = {"window": row_format.window, "blocks": True}
+            training = ready(
+                network, options, setup, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
+            )
+            yield training, begin_on(windows, first)
 
 
 def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
@@ -158,25 +152,21 @@ def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
     return begin
 
 
-def _batch_size(given: int | None, source: Source) -> int:
-    if given is None and source.rows is None:
+def _rows_of_a_step(options: FitOptions, source: Source) -> int:
+    """Return how many rows a step visits; ValueError where that is not known, or more than a window's."""
+    window, accumulate = options.window, options.accumulate
+    batch_size = source.rows if options.batch_size is None else options.batch_size
+    if batch_size is None:
         raise ValueError("batch_size=None takes all rows at once, which blocks do not give; choose a number")
-    batch_size = source.rows if given is None else given
-    assert batch_size is not None
-    return batch_size
-
-
-def _window(given: int | None, step: int, accumulate: int) -> int | None:
-    """Return the rows of a window, if they are given; step : rows of one, of so many batches"""
-    window = None if given is None else checks.whole("window", given, 1)
-    if window is not None and window < step:
+    if window is not None and window < batch_size * accumulate:
         times = f" * accumulate={accumulate}" if accumulate > 1 else ""
-        raise ValueError(f"window must be at least batch_size={step // accumulate}{times}, got {window}")
-    return window
+        raise ValueError(f"window must be at least batch_size={batch_size}{times}, got {window}")
+    return batch_size * accumulate
 
 
-def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Source]:
+def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, Source]:
     """Return the rows to train on and the rows held out, as they are split of an array."""
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
     if not isinstance(source, Slices):
         raise ValueError(
             f"no share of blocks can be split off, got validation={share:g}; give (X, y), or other blocks"

@@ -192,7 +192,7 @@ def lacks(name):
 P = 10 * 4 + 4 + 4 * 3 + 3 + 3 + 1
 
 UNSOUND = {
-    "a newer format": (put("format", 3), "has format 3; this fastmlp reads formats up to 2"),
+    "a newer format": (put("format", 4), "has format 4; this fastmlp reads formats up to 3"),
     "no format": (lacks("format"), "has format None"),
     "a format by name": (put("format", "1"), "has format '1'"),
     "no network": (lacks("network"), "lacks 'network'"),

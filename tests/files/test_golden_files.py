@@ -233,6 +233,16 @@ def test_a_pickled_model_of_an_earlier_version_goes_on(kind, stop):
     agree(more, f"pickled {kind} {stop}", "float64")
 
 
+def test_a_stepper_goes_on_from_format_2():
+    path = GOLDEN / "stepper-2.npz"
+    agree(stepped("gains", "float64", EPOCHS * STEPS, path).model(), "stepper gains float64", "float64")
+
+
+def write_golden_stepper():
+    """Write a stepper as the last version of format 2 did, whose file had an entry of its own for it."""
+    stepped("gains", "float64", STEPS + 2).save(GOLDEN / "stepper-2.npz")
+
+
 def write_golden_models():
     """Write models that go on, as the last version before format 2 pickled them."""
     loop.MAX_CHUNK_STEPS = 1

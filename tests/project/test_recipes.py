@@ -155,6 +155,46 @@ np.testing.assert_allclose([own["predict"](row) for row in X.tolist()], model.pr
 """A network in the format of the recipe."""
 
 
+OPTION = """
+import numpy as np, fastmlp
+from fastmlp import SGD, Checkpoint, Network, fit, fit_many, iter_fit
+
+X = np.random.default_rng(0).normal(size=(32, 3))
+given = Network([3, 5, 2], "tanh"), X, X[:, :2] ** 2
+options = {"optimizer": SGD(0.1), "batch_size": 16, "seed": 0}
+for backend in ("reference", "specialized"):
+    options["backend"], same = backend, np.testing.assert_array_equal
+    usual, light = (fit(*given, epochs=4, least_weight=least, **options) for least in (0, 32.0))
+    by_rate = fit(*given, epochs=4, **{**options, "optimizer": SGD(0.05)})
+    np.testing.assert_allclose(light.parameters, by_rate.parameters, rtol=1e-12)
+    lists = {**options, "seed": [0] * 12, "least_weight": [0, 32.0] * 6}
+    for place, model in enumerate(fit_many(*given, epochs=4, threads=1, **lists)):
+        same(model.parameters, (usual, light)[place % 2].parameters)
+    *_, run = iter_fit(*given, epochs=4, least_weight=32.0, **options)
+    same(run.parameters, light.parameters)
+    half = fit(*given, epochs=2, least_weight=32.0, callbacks=[Checkpoint("light")], **options)
+    same(half.fit_more(*given[1:], epochs=2).parameters, light.parameters)
+    same(fit(*given, epochs=4, least_weight=32.0, resume="light", **options).parameters, light.parameters)
+    fit(*given, epochs=2, callbacks=[Checkpoint("usual")], **options)
+    same(fit(*given, epochs=4, resume="usual", **options).parameters, usual.parameters)
+    for path, least in (("light", 0.0), ("usual", 32.0)):
+        try:
+            fit(*given, epochs=4, least_weight=least, resume=path, **options)
+        except fastmlp.CheckpointError as error:
+            assert "these differ: least_weight (" in str(error), error
+        else:
+            raise AssertionError("a training with another option was resumed")
+for call in (fit, fit_many, iter_fit):
+    try:
+        call(*given, least_weight=-1.0, **({"n_models": 1} if call is fit_many else {}))
+    except ValueError as error:
+        assert "least_weight must be at least 0, got -1.0" in str(error)
+    else:
+        raise AssertionError("least_weight=-1")
+"""
+"""What goes by the option of the recipe: steps, in every way to train, and what goes on from a file."""
+
+
 def cooked(folder):
     """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
     shutil.copytree(PACKAGE, folder / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
@@ -190,6 +230,7 @@ PLACES = {
     "A block of inputs": 3,
     "A format of exports": 2,
     "A backend": 1,
+    "An option of a training": 3,
 }
 """The most files that each may touch: the measure of the design."""
 
@@ -197,7 +238,8 @@ PLACES = {
 def test_recipes_touch_as_many_files_as_they_say(tmp_path):
     counts = cooked(tmp_path)
     assert {what: counts[what] for what in PLACES} == {what: (most, most) for what, most in PLACES.items()}
-    python("-W", "error", "-c", EXPORT, cwd=tmp_path)
+    for script in (EXPORT, OPTION):
+        python("-W", "error", "-c", script, cwd=tmp_path)
 
 
 @pytest.mark.slow  # compiles three backends anew

@@ -219,7 +219,7 @@ def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     again = fastmlp.load(tmp_path / "table")
     assert type(again) is TableClassifier
     np.testing.assert_array_equal(again.outputs(flats()), classifier.outputs(flats()))
-    with pytest.raises(fastmlp.CheckpointError, match="reads formats up to 2"):
+    with pytest.raises(fastmlp.CheckpointError, match="reads formats up to 3"):
         fastmlp.fit(classifier.models_[0].network, np.eye(6), np.zeros(6), resume=tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 2"):

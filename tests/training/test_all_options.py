@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import pandas
 import polars
@@ -12,6 +14,7 @@ from with_heads import GAPS, ROWS, X, network, rows_of
 
 import fastmlp
 from fastmlp import EMA, AdamW, Categories, Dense, Dropout, Network, Numbers, Periodic, PiecewiseLinear
+from fastmlp.training.options import USUAL
 
 CODES = np.random.default_rng(1).integers(-1, 4, (ROWS, 2))
 NUMBERS = {"waves": Numbers(3, Periodic(4)), "bins": Numbers(3, PiecewiseLinear((-1.0, 0.0, 1.0), width=2))}
@@ -72,6 +75,15 @@ def test_each_of_many_has_the_bits_of_fit_alone():
     models = fastmlp.fit_many(MIXED, BLOCKS, GAPS, n_models=3, **options)
     for place, model in enumerate(models):
         assert_same(model, fit(mixup=options["mixup"][place], epochs=2, seed=3 + place))
+
+
+def test_fit_many_and_the_options_have_the_values_of_fit_where_none_is_given():
+    rows, of_fit = ("network", "X", "y", "communicator"), signature(fastmlp.fit).parameters
+    usual = {name: one.default for name, one in of_fit.items() if name not in rows}
+    assert {"fit": None, **usual} == USUAL
+    of_many = signature(fastmlp.fit_many).parameters
+    assert {*of_many} == {*of_fit, "networks", "n_models", "rows"} - {"network", "window"}
+    assert all(of_many[name].default == value for name, value in usual.items() if name != "window")
 
 
 @pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame])

@@ -12,8 +12,7 @@ from selection import matrix
 import fastmlp
 from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, Network, Numbers
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.training.batches import mixing_of
-from fastmlp.training.start import Streams
+from fastmlp.training.batches import Mixing
 
 RNG = np.random.default_rng(0)
 ROWS, BATCH = 50, 16
@@ -38,7 +37,7 @@ def chunk_of(order, bounds):
 def test_rows_and_targets_are_mixed_by_one_share_a_step():
     order, own = RNG.permutation(ROWS)[:20], np.eye(ROWS)
     chunk, network = chunk_of(order, [0, 8, 16, 20]), Network([ROWS, ROWS])
-    data, steps = mixing_of(0.4, network, Streams(3)).mixed(network, Data(own, own, np.ones(ROWS)), chunk, 5)
+    data, steps = Mixing.of(0.4, 3).mixed(network, Data(own, own, np.ones(ROWS)), chunk, 5)
     shares = []
     for start, stop in zip(steps.starts, steps.stops, strict=True):
         rows, visited = data.inputs[start:stop], order[start:stop]
@@ -60,7 +59,7 @@ def test_shares_are_of_the_beta_distribution():
     chunk = chunk_of(np.arange(2), [0, 2])
     chunk = chunk._replace(starts=np.zeros(steps, np.int64), stops=np.full(steps, 2))
     network = Network([1, 1])
-    data, _ = mixing_of(0.4, network, Streams(0)).mixed(network, Data(rows, rows, np.ones(2)), chunk, 0)
+    data, _ = Mixing.of(0.4, 0).mixed(network, Data(rows, rows, np.ones(2)), chunk, 0)
     mixed = data.inputs[::2, 0]  # 0 where the order is as it was, else 1 - share
     kept = mixed[mixed > 0]
     assert abs(len(kept) - steps / 2) < 4 * np.sqrt(steps / 4)
@@ -69,7 +68,7 @@ def test_shares_are_of_the_beta_distribution():
 
 
 def test_a_step_is_that_on_the_mixed_rows():
-    mixing = mixing_of(0.4, CLASSES, Streams(0))
+    mixing = Mixing.of(0.4, 0)
     start = fit(CLASSES, y=LABELS, epochs=0)
     one_hot = np.eye(3)[LABELS]
     chunk = chunk_of(np.arange(ROWS), [0, ROWS])

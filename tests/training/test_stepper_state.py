@@ -75,6 +75,8 @@ def test_a_file_of_something_else_is_refused(tmp_path):
             other.load(path)
     with pytest.raises(fastmlp.CheckpointError, match="holds no stepper"):
         stepper.load(tmp_path / "model")
+    with pytest.raises(fastmlp.CheckpointError, match="holds a model without its training"):
+        fastmlp.fit(NETWORK, X, Y, resume=path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(fastmlp.CheckpointError):
         stepper.load(path)

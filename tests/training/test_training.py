@@ -88,15 +88,15 @@ def test_means_over_epochs_do_not_depend_on_where_chunks_end():
     rng = np.random.default_rng(0)
     objectives, counts = rng.random((3, 70)) * 1e3, rng.random(70)
     for per_epoch in (1, 2, 7, 70):
-        whole = EpochLosses(per_epoch, 2).add(counts, objectives)
+        whole = EpochLosses(per_epoch, 2).means(counts, objectives).tolist()
         losses, found = EpochLosses(per_epoch, 2), [[], [], []]
         unsized, closed = EpochLosses(None, 2), [[], [], []]
         for start, stop in pairwise([0, 1, 2, 6, 7, 8, 20, 35, 69, 70]):
-            means = losses.add(counts[start:stop], objectives[:, start:stop])
+            means = losses.means(counts[start:stop], objectives[:, start:stop]).tolist()
             for curve, more in zip(found, means, strict=True):
                 curve += more
         for start in range(0, 70, per_epoch):
-            unsized.add(counts[start : start + per_epoch], objectives[:, start : start + per_epoch])
+            unsized.means(counts[start : start + per_epoch], objectives[:, start : start + per_epoch])
             for curve, more in zip(closed, unsized.close(), strict=True):
                 curve += more
         assert found == whole == closed
@@ -107,7 +107,7 @@ def test_means_over_epochs_do_not_depend_on_where_chunks_end():
 
 def test_the_sum_of_large_losses_is_finite():
     losses = EpochLosses(3)
-    assert losses.add(np.ones(3), np.full(3, 1e308)) == [[pytest.approx(1e308)]]
+    assert losses.means(np.ones(3), np.full(3, 1e308)) == [[pytest.approx(1e308)]]
 
 
 @some_backends

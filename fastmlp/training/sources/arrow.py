@@ -12,8 +12,7 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.training.sources.blocks import BLOCK_BYTES, of_each_head
-from fastmlp.training.sources.columns import chosen_columns, names_of
+from fastmlp.training.sources.blocks import BLOCK_BYTES, chosen_columns, names_of, of_each_head
 
 AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
 """Arrow reads 16 blocks of 4 files ahead by default, which would be most of what a training takes."""

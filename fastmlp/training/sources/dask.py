@@ -11,8 +11,7 @@ import dask
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.training.sources.blocks import of_each_head
-from fastmlp.training.sources.columns import chosen_columns
+from fastmlp.training.sources.blocks import chosen_columns, of_each_head
 
 
 class DaskRows:
