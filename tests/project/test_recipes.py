@@ -160,37 +160,36 @@ import numpy as np, fastmlp
 from fastmlp import SGD, Checkpoint, Network, fit, fit_many, iter_fit
 
 X = np.random.default_rng(0).normal(size=(32, 3))
-given = Network([3, 5, 2], "tanh"), X, X[:, :2] ** 2
-options = {"optimizer": SGD(0.1), "batch_size": 16, "seed": 0}
+given, same = (Network([3, 5, 2], "tanh"), X, X[:, :2] ** 2), np.testing.assert_array_equal
 for backend in ("reference", "specialized"):
-    options["backend"], same = backend, np.testing.assert_array_equal
-    usual, light = (fit(*given, epochs=4, least_weight=least, **options) for least in (0, 32.0))
-    by_rate = fit(*given, epochs=4, **{**options, "optimizer": SGD(0.05)})
-    np.testing.assert_allclose(light.parameters, by_rate.parameters, rtol=1e-12)
-    lists = {**options, "seed": [0] * 12, "least_weight": [0, 32.0] * 6}
-    for place, model in enumerate(fit_many(*given, epochs=4, threads=1, **lists)):
-        same(model.parameters, (usual, light)[place % 2].parameters)
-    *_, run = iter_fit(*given, epochs=4, least_weight=32.0, **options)
-    same(run.parameters, light.parameters)
-    half = fit(*given, epochs=2, least_weight=32.0, callbacks=[Checkpoint("light")], **options)
-    same(half.fit_more(*given[1:], epochs=2).parameters, light.parameters)
-    same(fit(*given, epochs=4, least_weight=32.0, resume="light", **options).parameters, light.parameters)
-    fit(*given, epochs=2, callbacks=[Checkpoint("usual")], **options)
-    same(fit(*given, epochs=4, resume="usual", **options).parameters, usual.parameters)
-    for path, least in (("light", 0.0), ("usual", 32.0)):
+    options = {"optimizer": SGD(0.1), "batch_size": None, "seed": 0, "backend": backend}
+    usual, warm = (fit(*given, epochs=9, warmup=steps, **options) for steps in (0, 5))
+    by_rate = fit(*given, epochs=9, **{**options, "optimizer": SGD(lambda done: 0.1 * min((done + 1) / 5, 1))})
+    np.testing.assert_allclose(warm.parameters, by_rate.parameters, rtol=1e-12)
+    lists = {**options, "seed": [0] * 12, "warmup": [0, 5] * 6}
+    for place, model in enumerate(fit_many(*given, epochs=9, threads=1, **lists)):
+        same(model.parameters, (usual, warm)[place % 2].parameters)
+    *_, run = iter_fit(*given, epochs=9, warmup=5, **options)
+    same(run.parameters, warm.parameters)
+    part = fit(*given, epochs=3, warmup=5, callbacks=[Checkpoint("warm")], **options)
+    same(part.fit_more(*given[1:], epochs=6).parameters, warm.parameters)
+    same(fit(*given, epochs=9, warmup=5, resume="warm", **options).parameters, warm.parameters)
+    fit(*given, epochs=3, callbacks=[Checkpoint("usual")], **options)
+    same(fit(*given, epochs=9, resume="usual", **options).parameters, usual.parameters)
+    for path, steps in (("warm", 0), ("usual", 5)):
         try:
-            fit(*given, epochs=4, least_weight=least, resume=path, **options)
+            fit(*given, epochs=9, warmup=steps, resume=path, **options)
         except fastmlp.CheckpointError as error:
-            assert "these differ: least_weight (" in str(error), error
+            assert "these differ: warmup (" in str(error), error
         else:
             raise AssertionError("a training with another option was resumed")
 for call in (fit, fit_many, iter_fit):
     try:
-        call(*given, least_weight=-1.0, **({"n_models": 1} if call is fit_many else {}))
+        call(*given, warmup=-1, **({"n_models": 1} if call is fit_many else {}))
     except ValueError as error:
-        assert "least_weight must be at least 0, got -1.0" in str(error)
+        assert "warmup must be at least 0, got -1" in str(error)
     else:
-        raise AssertionError("least_weight=-1")
+        raise AssertionError("warmup=-1")
 """
 """What goes by the option of the recipe: steps, in every way to train, and what goes on from a file."""
 
