@@ -164,7 +164,8 @@ given, same = (Network([3, 5, 2], "tanh"), X, X[:, :2] ** 2), np.testing.assert_
 for backend in ("reference", "specialized"):
     options = {"optimizer": SGD(0.1), "batch_size": None, "seed": 0, "backend": backend}
     usual, warm = (fit(*given, epochs=9, warmup=steps, **options) for steps in (0, 5))
-    by_rate = fit(*given, epochs=9, **{**options, "optimizer": SGD(lambda done: 0.1 * min((done + 1) / 5, 1))})
+    by_epoch = {**options, "optimizer": SGD(lambda done: 0.1 * min((done + 1) / 5, 1))}
+    by_rate = fit(*given, epochs=9, **by_epoch)
     np.testing.assert_allclose(warm.parameters, by_rate.parameters, rtol=1e-12)
     lists = {**options, "seed": [0] * 12, "warmup": [0, 5] * 6}
     for place, model in enumerate(fit_many(*given, epochs=9, threads=1, **lists)):
