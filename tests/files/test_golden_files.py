@@ -238,9 +238,22 @@ def test_a_stepper_goes_on_from_format_2():
     agree(stepped("gains", "float64", EPOCHS * STEPS, path).model(), "stepper gains float64", "float64")
 
 
-def write_golden_stepper():
-    """Write a stepper as the last version of format 2 did, whose file had an entry of its own for it."""
+def test_pickled_models_of_format_2_go_on():
+    for kind, model in pickle.loads((GOLDEN / "models-2.pickle").read_bytes()).items():
+        assert len(model.history["loss"]) == EPOCHS + 2 * (kind == "otherwise")
+        agree(model.fit_more(X, Y, epochs=2), f"pickled 2 {kind}", "float64")
+
+
+def write_golden_of_format_2():
+    """Write a stepper, and models that go on, as the last version of format 2 did."""
     stepped("gains", "float64", STEPS + 2).save(GOLDEN / "stepper-2.npz")
+    otherwise = fit("norms", "float64").fit_more(X, Y, epochs=2, batch_size=12)
+    models = {"otherwise": otherwise, "many": fit_many("float64")[1]}
+    (GOLDEN / "models-2.pickle").write_bytes(pickle.dumps(models))
+    expected = json.loads(EXPECTED.read_text())
+    for kind, model in models.items():
+        expected[f"pickled 2 {kind}"] = predictions(model.fit_more(X, Y, epochs=2))
+    EXPECTED.write_text(json.dumps(expected, indent=0))
 
 
 def write_golden_models():
