@@ -222,7 +222,7 @@ def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     with pytest.raises(fastmlp.CheckpointError, match="reads formats up to 3"):
         fastmlp.fit(classifier.models_[0].network, np.eye(6), np.zeros(6), resume=tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
-    with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 2"):
+    with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 3"):
         load(tmp_path / "model")
 
 
