@@ -13,8 +13,7 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.runtime import adapter, calls, chunks, stepping, workspace
-from fastmlp.kernels.runtime.workspace import Workspace
+from fastmlp.kernels.runtime import adapter, calls, stepping, workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import SparseRows
@@ -88,15 +87,15 @@ def guarded_backend(backend, side):
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
-def guarded_workspace(side, extent, rows, workers, dtype, private=0, predicting=False, buffers=None):
+def guarded_workspace(side, network, sparse, rows, workers, dtype, private=0, predicting=False, buffers=None):
     """Return `buffers.workspace` with a wall of its own for every buffer."""
-    expected = workspace.lengths(extent, rows, workers, dtype.itemsize, private, predicting, buffers)
+    expected = workspace.lengths(network, sparse, rows, workers, dtype.itemsize, private, predicting, buffers)
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in expected.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     _kept.append(parts)
     sums = guarded(np.zeros(rows), side)
-    return Workspace(memory, sums, workspace.words(expected, apart, memory.size, rows, workers))
+    return memory, sums, workspace.words(expected, apart, memory.size, rows, workers)
 
 
 def guarded_lists(side, lists_for, *given):
@@ -114,14 +113,14 @@ def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     names = (
         (calls, "workspace"),
-        (chunks.Idle, "take"),
+        (calls.Idle, "take"),
         (adapter, "lists_for"),
         (stepping, "lists_for"),
         (calls, "tables_for"),
     )
     before = [getattr(*name) for name in names]
     calls.workspace = functools.partial(guarded_workspace, side)
-    chunks.Idle.take = lambda *_: None  # what is kept has no walls
+    calls.Idle.take = lambda *_: None  # what is kept has no walls
     adapter.lists_for = stepping.lists_for = functools.partial(guarded_lists, side, calls.lists_for)
     calls.tables_for = functools.partial(guarded_lists, side, calls.tables_for)
     try:

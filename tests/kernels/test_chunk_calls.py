@@ -1,4 +1,4 @@
-"""Calls that chunks leave for others: found again, never shared, and nothing of a training's is in them."""
+"""Calls that chunks and predictions leave for others: found again, and never shared."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.kernels.runtime import calls, chunks
+from fastmlp.kernels.runtime import calls
 from fastmlp.kernels.tuning import table
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 
 RNG = np.random.default_rng(0)
-SMALL, LARGE = fastmlp.Network([3, 5, 2]), fastmlp.Network([100, 300, 10])
+SMALL, LARGE = fastmlp.Network([3, 5, 2]), fastmlp.Network([3000, 300, 10])
 OPTIMIZER = fastmlp.Adam()
 
 
@@ -52,11 +52,12 @@ def test_a_training_like_the_one_before_takes_its_call(made, chunks):
     assert len(made) == count + 3
 
 
-def test_a_large_workspace_lasts_as_long_as_its_training(made, chunks):
-    chunks(steps=2)
-    for count in (1, 2):
-        fit(LARGE, batch_size=64)
-        assert len(made) == count
+def test_a_large_workspace_goes_with_its_chunk(made, chunks):
+    chunks(steps=3)
+    expected, count = fit(LARGE, batch_size=64).parameters, len(made)
+    chunks(steps=1)
+    np.testing.assert_array_equal(fit(LARGE, batch_size=64).parameters, expected)
+    assert len(made) == count + 3
 
 
 def chunk_of(network, rows=8):
@@ -72,26 +73,18 @@ def step(network, state, data, chunk):
     return backend.train_chunk(network, OPTIMIZER, state, data, chunk, 0, 1, np.empty(1))
 
 
-def test_small_ones_are_few_and_a_large_one_is_not_among_them():
-    idle, kinds = chunks.Idle(), range(2 * chunks.MOST_KINDS)
-    state, *_ = chunk_of(SMALL)
-    small, large = (
-        calls.NetworkCall(None, None, network, np.dtype("f8"), 64, optimizer=OPTIMIZER)
-        for network in (SMALL, LARGE)
-    )
-    assert small.bytes < chunks.KEPT_BYTES <= large.bytes
+def test_idle_calls_are_few_and_a_large_one_is_not_among_them():
+    idle, kinds = calls.Idle(), range(2 * calls.IDLE_CALLS)
+    dtype, (small, large) = np.dtype("f8"), (SMALL, LARGE)
     for kind in kinds:
-        for _ in range(2 * chunks.MOST_OF_A_KIND):
-            idle.leave((kind,), state, small)
-    found = [sum(idle.take((kind,), state) is small for _ in kinds) for kind in kinds]
-    assert found == [0] * chunks.MOST_KINDS + [chunks.MOST_OF_A_KIND] * chunks.MOST_KINDS
-    idle.leave(("large",), state, large)
-    other, *_ = chunk_of(SMALL)
-    assert idle.take(("large",), other) is None
-    assert idle.take(("large",), state) is large
-    idle.leave(("large",), state, large)
-    del state
-    assert not idle.large
+        idle.leave((kind,), calls.NetworkCall(None, None, small, dtype, 64, optimizer=OPTIMIZER))
+    found = [idle.take((kind,)) for kind in kinds]
+    assert [one is not None for one in found] == [False] * calls.IDLE_CALLS + [True] * calls.IDLE_CALLS
+    assert all(idle.take((kind,)) is None for kind in kinds)
+    call = calls.NetworkCall(None, None, large, dtype, 64, optimizer=OPTIMIZER)
+    assert found[-1].bytes < calls.IDLE_BYTES < call.bytes
+    idle.leave(("large",), call)
+    assert idle.take(("large",)) is None
 
 
 def test_trainings_at_once_have_calls_of_their_own():

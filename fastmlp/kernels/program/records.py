@@ -318,7 +318,7 @@ bytes : rows of bytes, 0 where inputs are of the network's dtype
 by_inputs_rows : rows of `by_inputs`: samples, or 0 if nobody needs it
 marks : the length of `touched`, the sparse columns or 0
 placed : the length of `places`, 0 where the batch has no rows in other processes
-summing : the address of the function that sums gradients over ranks, see `runtime.summing`; 0 without ranks
+summing : the address of the function that sums gradients over ranks, see `runtime.adapter`; 0 without ranks
 totalling : that of the function that sums what a step needs of all ranks, and waits for it
 leads : 1 unless another rank adds to the gradient what all ranks share
 together : the fewest numbers of a gradient that ranks sum at a time

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,10 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of
-from fastmlp.kernels.runtime.chunks import Idle, kind_of
+from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
+from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, words_of
 from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
-from fastmlp.kernels.runtime.predictions import PredictCall, known_predictions, prediction_of
+from fastmlp.kernels.runtime.predictions import predict_call
 from fastmlp.kernels.runtime.validation import (
     check_array,
     check_chunk,
@@ -23,7 +26,7 @@ from fastmlp.kernels.runtime.validation import (
     check_parameters,
     check_state,
 )
-from fastmlp.kernels.tuning.table import value
+from fastmlp.kernels.tuning.table import VALUES, value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.byte_rows import unpacked
@@ -31,8 +34,11 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
+from fastmlp.system.budget import share
 
 Array = NDArray[Any]
+
+PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
 
 EVALUATED_ROWS = 256
 """Rows that `evaluate` takes at a time, so that its buffers do not grow with the data."""
@@ -56,36 +62,28 @@ class CompiledBackend:
     """The functions of a variant, as `Backend` describes them."""
 
     def __init__(self, choice: Choice, entries: Entries) -> None:
-        self._choice, self._entries, self._idle = choice, entries, Idle()
+        self._choice, self._entries = choice, entries
+        self._chunk_calls, self._predict_calls = Idle(), Idle()
 
     def predict(self, network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
-        known, dtype = known_predictions.get(id(parameters)), parameters.dtype
-        if known is None or known.network is not network or known.dtype is not dtype:
-            known = prediction_of(network, parameters)
-        rows, idle = len(inputs), known.idle
-        if sparse := isinstance(inputs, SparseRows):
-            check_inputs(inputs, rows, network.n_in, dtype)
-        else:
-            check_array("inputs", inputs, (rows, network.n_in), dtype)
+        dtype, rows, sparse = parameters.dtype, len(inputs), type(inputs) is SparseRows
+        check_parameters(resting_shape_of(network), parameters)
+        check_inputs(inputs, rows, network.n_in, dtype)
         check_array("out", out, (rows, network.n_out), dtype)
-        try:
-            call = idle.pop()
-        except IndexError:
-            call = None
-        if (
-            call is None
-            or call.sparse != sparse
-            or call.entries is not self._entries
-            or (call.rows < rows and call.rows < value("predicted_rows"))
-        ):
-            call = PredictCall(self._entries, self._choice.buffers, idle.network, dtype, rows, sparse)
-            call.keep()
-        try:
-            call.predict(parameters, inputs, out)
-        finally:
-            if call.kept:
-                idle.append(call)
+        kind = id(network), dtype, sparse
+        call = self._predict_calls.take(kind)
+        if call is None or (call.rows < rows and call.rows < value("predicted_rows")):
+            call = predict_call(self._entries, self._choice.buffers, network, dtype, rows, sparse)
+        # The addresses alone: an idle call keeps nothing of a model alive.
+        words = call.words
+        words[PARAMETERS], words[OUT] = address_of(parameters), address_of(out)
+        if sparse:
+            call.show(words_of(inputs))
+        else:
+            words[INPUTS], words[SAMPLES] = address_of(inputs), rows
+        call.entry(call.address)
+        self._predict_calls.leave(kind, call)
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all rows of data, or an array with those of heads."""
@@ -179,8 +177,14 @@ class CompiledBackend:
         if optimizer.rule.touched_only and network.takes_sparse and not isinstance(data.inputs, SparseRows):
             data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
         inputs, targets, weights = data
-        kind = kind_of(network, optimizer, state, data, chunk, threads, shared)
-        known = self._idle.take(kind, state)
+        numbers = inputs.numbers_of_row if isinstance(inputs, SparseRows) else -1
+        kind = (
+            id(network), id(optimizer), dtype, chunk.most_rows, chunk.microbatch, threads,
+            -1 if shared is None else shared.rows, type(inputs), numbers, VALUES.tobytes(),
+        )  # fmt: skip
+        known = self._chunk_calls.take(kind)
+        if known is not None and known.share is not None and known.share != share():
+            known = None  # other trainings take cores now, or no more
         if known is None or chunk is not known.chunk:
             check_chunk(chunk, 1 if shared is None else 0, network.needs_batches)
             if network.needs_batches:
@@ -199,15 +203,13 @@ class CompiledBackend:
             given |= {"head_totals": chunk.head_totals, "head_losses": losses[1:]}
         summing = None
         if shared is not None:
-            from fastmlp.kernels.runtime.summing import Summing
-
             summing = Summing(shared, state.gradients, call.barrier)
             given |= summing.words_of(chunk)
         call.show(given)
         threads = call.run()
         if summing is not None:
             summing.check()
-        self._idle.leave(kind, state, call)
+        self._chunk_calls.leave(kind, call)
         return state.at(state.step + len(sums), threads)
 
     def _made_for(
@@ -238,3 +240,56 @@ class CompiledBackend:
             entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer,
             sparse=isinstance(inputs, SparseRows), microbatch=chunk.microbatch, bound=bound, share=cores,
         )  # fmt: skip
+
+
+SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class Summing:
+    """The functions of a `Shared` as functions that programs call in the middle of a step (`call_back`).
+
+    gradients : (P,), of which programs name ranges
+    barrier : of the program, where success is written
+    """
+
+    def __init__(self, shared: Shared, gradients: NDArray[Any], barrier: NDArray[Any]) -> None:
+        errors: list[BaseException] = []
+
+        def total(step: int, first: int, last: int) -> None:
+            shared.total(gradients[first:last])
+
+        def summed(function: Callable[[int, int, int], None], step: int, first: int, last: int) -> None:
+            try:
+                function(step, first, last)
+                barrier[UNSUMMED] = 0
+            except BaseException as error:
+                errors.append(error)
+
+        self._shared, self._errors, self._barrier = shared, errors, barrier
+        self._functions = [SIGNATURE(functools.partial(summed, one)) for one in (shared.add, total)]
+
+    def words_of(self, chunk: Chunk) -> dict[str, Any]:
+        """Return the words of a call record for ranks that share a chunk's steps."""
+        shared = self._shared
+        check_array("places", shared.places, chunk.order.shape, np.int64)
+        check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
+        # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
+        summing, totalling = (ctypes.c_void_p.from_buffer(one).value or 0 for one in self._functions)
+        found: dict[str, Any] = {
+            "summing": summing, "totalling": totalling, "leads": int(shared.leads),
+            "together": shared.together, "places": shared.places, "placed": len(shared.places),
+            "batch_rows": shared.batch_rows,
+        }  # fmt: skip
+        if shared.touched is not None:
+            found |= {"touched": shared.touched, "marks": len(shared.touched)}
+        if shared.row_marks is not None:
+            found |= {"row_marks": shared.row_marks, "table_rows": len(shared.row_marks)}
+        return found
+
+    def check(self) -> None:
+        """Raise the error that ended the program, if one did.
+
+        ctypes drops one that arises before the function's first line. Only a second Ctrl-C does that.
+        """
+        if self._barrier[UNSUMMED]:
+            raise self._errors[0] if self._errors else KeyboardInterrupt

@@ -10,7 +10,7 @@ import numpy as np
 from fastmlp.kernels.program.records import APART, BARRIER, BLANK, Call
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
 from fastmlp.kernels.runtime.threads import run
-from fastmlp.kernels.runtime.workspace import Extent, apart, scratch_length, workspace
+from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
 from fastmlp.kernels.variant import Bound, Buffers
 from fastmlp.model.backend import Chunk
 from fastmlp.model.byte_rows import ByteRows
@@ -26,6 +26,12 @@ NAMES = {dtype: dtype.name for dtype in FLOATS}
 MOST_TERMS = 2**31
 """A batch must have fewer non-zeros, because they are counted in 32 bits."""
 
+IDLE_CALLS, IDLE_BYTES = 8, 4 << 20
+"""The most idle calls of chunks that a backend keeps, and of predictions; the most bytes of one of them."""
+
+Kind = tuple[Any, ...]
+"""All that a call goes by, with the ids of descriptions, which the call holds."""
+
 
 class NetworkCall(Call):
     """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
@@ -37,12 +43,13 @@ class NetworkCall(Call):
     sparse : whether inputs are sparse; microbatch : as of `Chunk`
     entry : the entry point, or None until it is set; bound : of an entry point that serves the network alone
     share : of the cores, where the workers go by that; None where they do not
-    bytes : of the workspace
+    bytes : of all buffers
     chunk : whose steps it takes, if nobody can write to its arrays
+    kind : by which `Idle` finds it
     """
 
     __slots__ = (
-        *("barrier", "bytes", "chunk", "entry", "network", "optimizer", "rows", "share", "sparse"),
+        *("barrier", "bytes", "chunk", "entry", "kind", "network", "optimizer", "rows", "share", "sparse"),
         "workers",
     )
 
@@ -65,15 +72,15 @@ class NetworkCall(Call):
     ) -> None:
         # The descriptions are held, so that their ids are no others'.
         self.network, self.optimizer, self.entry = network, optimizer, entry
-        self.rows, self.workers, self.sparse, self.share, self.bytes = rows or 0, workers, sparse, share, 0
+        self.rows, self.workers, self.sparse, self.share = rows or 0, workers, sparse, share
         self.chunk: Chunk | None = None
+        self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
         if rows is not None:
-            extent, private = extent_of(network, sparse), bound.private if bound else 0
-            work = workspace(extent, rows, workers, dtype, private, predicting, buffers)
-            known, given["memory"], given["sums"] = work.words, work.memory, work.sums
-            self.bytes = work.memory.nbytes
+            private = bound.private if bound else 0
+            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers)
+            given["memory"], given["sums"], known = found
         if not resting:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
             rules = rules_of(optimizer, network) if optimizer else no_rules(len(shape.operations))
@@ -90,6 +97,7 @@ class NetworkCall(Call):
             }  # fmt: skip
             if optimizer.rule.touched_only and network.takes_sparse:
                 given |= {"touched": np.empty(network.sparse_in, np.bool_), "marks": network.sparse_in}
+        self.bytes = sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
         super().__init__(known, given, shape, rules)
 
     def show_chunk(self, chunk: Chunk) -> None:
@@ -107,17 +115,33 @@ class NetworkCall(Call):
         return run(functools.partial(self.entry, self.address), self.workers, self.barrier)
 
 
-@functools.lru_cache(maxsize=64)
-def extent_of(network: Network, sparse: bool) -> Extent:
-    """Return what a workspace of a network must have room for; sparse : whether inputs are.
+class Idle:
+    """Calls of one backend that nobody uses now, for the next chunk or prediction.
 
-    Raises
-    ------
-    ValueError
-        If inputs are sparse and no operation takes them, or if they are not and blocks of them must be.
+    To choose, lay out and allocate what a call needs takes ten times as long as a step of a small network.
+    Two threads never have one call: what `take` returns is the caller's until `leave`.
     """
-    network.check_sparse(sparse)
-    return Extent.of(network, sparse)
+
+    def __init__(self) -> None:
+        self._calls: list[NetworkCall] = []
+
+    def take(self, kind: Kind) -> NetworkCall | None:
+        """Return a call of a kind, the last one that was left; None if there is none."""
+        for call in reversed(self._calls):
+            if call.kind == kind:
+                try:
+                    self._calls.remove(call)
+                except ValueError:  # another thread has taken it
+                    continue
+                return call
+        return None
+
+    def leave(self, kind: Kind, call: NetworkCall) -> None:
+        """Leave a call for others; not after an error, when workers may have abandoned it."""
+        if call.bytes <= IDLE_BYTES:
+            call.kind = kind
+            self._calls.append(call)
+            del self._calls[:-IDLE_CALLS]
 
 
 def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Steps of one network on arrays that stay where they are: call records are made once, and updated."""
+"""Steps of one network on arrays that stay where they are: calls are made once, and updated."""
 
 from __future__ import annotations
 
@@ -27,22 +27,15 @@ SHARED_SECONDS = 1e-3
 """Threads take part in steps of at least this length: they are started for each, which takes 50 us."""
 
 
-Alone = Callable[[], int | None]
+Taken = Callable[[], int | None]
+"""Runs an entry point on one call; returns None, or what `error_of` takes."""
 
 
 class Calls(NamedTuple):
-    """The calls on dense or on sparse inputs, which share a workspace: a whole step, and its two halves."""
+    """Calls of a whole step and of its halves, which share a workspace."""
 
     step: NetworkCall
     halves: Call
-
-
-class StepProgram(NamedTuple):
-    """What takes a whole step; alone : takes it on this thread, see `Entry.on`"""
-
-    call: NetworkCall
-    alone: Alone
-    workers: int
 
 
 class CompiledSteps:
@@ -65,12 +58,11 @@ class CompiledSteps:
     ) -> None:
         self._choice, self._entries, self._network, self._optimizer = choice, entries, network, optimizer
         self._state, self._batch, self._key, self._threads = state, batch, key, threads
-        self._most_rows = most_rows = len(batch.inputs)
+        self._most_rows = len(batch.inputs)
         self._dtype = state.parameters.dtype
         self.rates = np.zeros((1, 2))
         self._loss, self._total, self._stop = np.zeros(1), np.zeros(1), np.zeros(1, np.int64)
         self._head_totals, self._head_losses = np.zeros((2, len(network.heads), 1))
-        self._order = np.arange(most_rows)
         self._operations = {
             training: shape.words["operations"]
             for training, shape in ((True, shape_of(network)), (False, resting_shape_of(network)))
@@ -84,10 +76,11 @@ class CompiledSteps:
         """What a whole step writes of its gradient; few pages of it are ever touched."""
         self._penalises = network.penalises
         self._calls: dict[bool, Calls] = {}
-        self._forwards: dict[bool, tuple[Calls, Alone]] = {}
+        self._forwards: dict[bool, tuple[Calls, Taken]] = {}
         self._own: list[NetworkCall] = []
         """The calls of the program of the network alone."""
-        self._chosen: dict[tuple[bool, int], StepProgram] = {}
+        self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Taken]] = {}
+        """What takes whole steps of dense rows or sparse ones, by their number."""
         self._shares: dict[int, int] = {}
         self._terms = -1
         self._sparse: SparseRows | None = None
@@ -105,22 +98,19 @@ class CompiledSteps:
         if self._network.heads:
             targets, weights = self._batch.targets[:rows], self._batch.weights[:rows]
             self._head_totals[:, 0] = step_totals(self._network.head_weights(targets, weights))
-        program = self._chosen.get((sparse is None, rows)) or self._choose(sparse is None, rows)
-        call = program.call
+        call, taken = self._chosen.get((sparse is None, rows)) or self._choose(sparse is None, rows)
         if sparse is not None:
             self._tell_sparse(call, sparse)
         words = call.words
         words[STEP], words[SAMPLES], self._stop[0], self._total[0] = at, rows, rows, total
-        if program.workers > 1:
-            run(functools.partial(call.entry, call.address), program.workers, call.barrier)
-        elif (failed := program.alone()) is not None:
+        if (failed := taken()) is not None:
             raise error_of(failed)
         return self._loss.item()
 
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
         """Write the outputs of a batch; training : whether units are dropped, as in step `at`."""
         dense = sparse is None
-        calls, alone = self._forwards.get(dense) or self._make_forward(dense)
+        calls, taken = self._forwards.get(dense) or self._make_forward(dense)
         self._passing, call = calls, calls.halves
         if sparse is not None:
             self._tell_sparse(call, sparse)
@@ -129,7 +119,7 @@ class CompiledSteps:
         self._sparse, self._rows = sparse, rows
         if self._threads > 1:
             self._run("forward", calls, self._workers(rows))
-        elif (failed := alone()) is not None:
+        elif (failed := taken()) is not None:
             raise error_of(failed)
         if self._norms is not None:
             self._statistics = self._state.gradients[self._norms] if training else None
@@ -207,7 +197,7 @@ class CompiledSteps:
         calls = self._calls[dense] = Calls(step, Call(step.words, given, step, none))
         return calls
 
-    def _make_forward(self, dense: bool) -> tuple[Calls, Alone]:
+    def _make_forward(self, dense: bool) -> tuple[Calls, Taken]:
         calls = self._calls.get(dense) or self._make_calls(dense)
         entry = self._entries.get("forward", NAMES[self._dtype])
         made = self._forwards[dense] = calls, entry.on(calls.halves.address)
@@ -222,26 +212,23 @@ class CompiledSteps:
                 one.set(lists)
         call.set(words_of(inputs))
 
-    def _choose(self, dense: bool, rows: int) -> StepProgram:
-        """Return what takes steps of so many rows: the program of the network alone, if it has one."""
-        bound, specialize = None, self._choice.specialize
+    def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Taken]:
+        """Return the call of steps on so many rows, and what runs the call."""
+        bound, specialize, workers = None, self._choice.specialize, 1
         if specialize is not None and dense:
             bound = specialize(self._network, self._optimizer, rows, self._dtype)
         if bound is None:
             call, workers = (self._calls.get(dense) or self._make_calls(dense)).step, self._workers(rows)
             call.entry = self._entries.get("train_chunk", NAMES[self._dtype])
+        elif own := [one for one in self._own if one.rows >= rows]:
+            call = own[0]  # all have the same bits: a short batch needs no program of its own
         else:
-            # All have the same bits: a short batch needs no program of its own.
-            same = (one for one in self._own if one.rows >= rows)
-            call, workers = next(same, None) or self._call_of_network(bound, rows), 1
-        program = self._chosen[dense, rows] = StepProgram(call, call.entry.on(call.address), workers)
-        return program
-
-    def _call_of_network(self, bound: Bound, rows: int) -> NetworkCall:
-        call = self._call(rows, bound=bound)
-        call.set({"order": self._order, "visits": self._most_rows})
-        self._own.append(call)
-        return call
+            call = self._call(rows, bound=bound)
+            call.set({"order": np.arange(self._most_rows), "visits": self._most_rows})
+            self._own.append(call)
+        taken = call.entry.on(call.address) if workers == 1 else functools.partial(_run, call, workers)
+        chosen = self._chosen[dense, rows] = call, taken
+        return chosen
 
     def _workers(self, rows: int) -> int:
         """Return how many workers take a batch of so many rows."""
@@ -254,6 +241,11 @@ class CompiledSteps:
             most = self._threads if rows == self._most_rows else self._workers(self._most_rows)
             self._shares[rows] = min(choice.workers(work), most) if pays else 1
         return self._shares[rows]
+
+
+def _run(call: NetworkCall, workers: int) -> None:
+    """Run a call's entry point on several threads."""
+    run(functools.partial(call.entry, call.address), workers, call.barrier)
 
 
 SAMPLES, STEP, OPERATIONS, BY_INPUTS_ROWS = (

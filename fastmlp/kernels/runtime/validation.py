@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import FLOATS, TrainState
 
 Array = NDArray[Any]
@@ -18,18 +18,12 @@ Array = NDArray[Any]
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """Raise ValueError unless the array has this shape and dtype, in C order."""
-    check_arrays(dtype, (what, array, shape))
-
-
-def check_arrays(dtype: DTypeLike, *given: tuple[str, Array, tuple[int, ...]]) -> None:
-    """Raise ValueError unless each array has its shape and all have this dtype, in C order."""
-    for what, array, shape in given:
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-            order = "" if array.flags.c_contiguous else ", not in C order"
-            raise ValueError(
-                f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
-                f"got {array.dtype} of {array.shape}{order}"
-            )
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else ", not in C order"
+        raise ValueError(
+            f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
+            f"got {array.dtype} of {array.shape}{order}"
+        )
 
 
 def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLike) -> None:
@@ -38,13 +32,13 @@ def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLi
     The content of indptr and indices is not checked, nor are the values of an order: the caller answers for
     them.
     """
+    if isinstance(inputs, np.ndarray):
+        check_array("inputs", inputs, (rows, n_in), dtype)
+        return
     if isinstance(inputs, ByteRows):
         check_array("bytes", inputs.numbers, (rows, n_in), np.uint8)
         if inputs.dtype != dtype:
             raise ValueError(f"bytes must become {np.dtype(dtype)}, got {inputs.dtype}")
-        return
-    if not isinstance(inputs, SparseRows):
-        check_array("inputs", inputs, (rows, n_in), dtype)
         return
     check_array("indptr", inputs.indptr, (rows + 1,), np.int64)
     check_array("indices", inputs.indices, inputs.values.shape, np.int32)
@@ -65,26 +59,18 @@ def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
 
     moment_rows : that the optimiser uses
     """
-    parameters, gradients, moments = state[:3]
-    count, rows, dtype = shape.words["size"], max(moment_rows, len(moments)), parameters.dtype
-    check_arrays(
-        dtype if dtype in FLOATS else FLOATS[1],
-        ("parameters", parameters, (count,)),
-        ("gradients", gradients, (count,)),
-        ("moments", moments, (rows, count)),
-    )
+    count, dtype = shape.words["size"], state.parameters.dtype
+    check_parameters(shape, state.parameters)
+    check_array("gradients", state.gradients, (count,), dtype)
+    check_array("moments", state.moments, (max(moment_rows, len(state.moments)), count), dtype)
 
 
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     """Raise ValueError unless the data have a row at least, and the network's widths."""
-    inputs, targets, weights = data
-    rows, n_in = len(inputs), shape.words["n_in"]
-    given = ("targets", targets, (rows, shape.words["n_out"])), ("weights", weights, (rows,))
-    if type(inputs) is np.ndarray:
-        check_arrays(dtype, ("inputs", inputs, (max(rows, 1), n_in)), *given)
-    else:
-        check_inputs(inputs, max(rows, 1), n_in, dtype)
-        check_arrays(dtype, *given)
+    rows = len(data.inputs)
+    check_inputs(data.inputs, max(rows, 1), shape.words["n_in"], dtype)
+    check_array("targets", data.targets, (rows, shape.words["n_out"]), dtype)
+    check_array("weights", data.weights, (rows,), dtype)
 
 
 def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:

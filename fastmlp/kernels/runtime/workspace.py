@@ -6,7 +6,7 @@ import array
 import functools
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,39 +33,6 @@ With batches of 32 and 64 rows Adam takes 1.1 times as long by slices of 256 row
 
 BLOCKED_SIDE = 256
 """`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
-
-
-class Extent(NamedTuple):
-    """What a workspace has room for, of a network.
-
-    n_in, n_out : of its rows; n_in is without sparse columns, because these are not gathered or packed
-    units : numbers of a row, of all operations
-    products : (n_in, n_out) of every product, the first n_in without them, too; and (1, width) of tables
-    masked : whether entries of targets count unlike
-    members : rows of products that a row is
-    sums : derivatives by gains and shifts of all runs of unitwise operations
-    """
-
-    n_in: int
-    n_out: int
-    units: int
-    products: tuple[tuple[int, int], ...]
-    masked: bool = False
-    members: int = 1
-    sums: int = 0
-
-    @classmethod
-    def of(cls, network: Network, sparse: bool = False) -> Extent:
-        """Return that of a network; sparse : of its inputs."""
-        operations = network.operations
-        products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
-        products += [(own.inputs, own.units) for one in operations if isinstance(own := one.layer, Grouped)]
-        products += [(1, table.width) for table in network.tables]
-        units = max(one.kept + one.kept_units for one in operations)
-        masked = any(head.masked for head in network.heads.values())
-        n_in = network.n_in - sparse * network.sparse_in
-        sums = sum(one.trained - one.weights for one in operations if one.in_run)
-        return cls(n_in, network.n_out, units, tuple(products), masked, network.members, sums)
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
@@ -101,7 +68,8 @@ def apart(numbers: int, itemsize: int) -> int:
 
 
 def lengths(
-    extent: Extent,
+    network: Network,
+    sparse: bool,
     rows: int,
     workers: int,
     itemsize: int,
@@ -113,83 +81,81 @@ def lengths(
 
     They serve batches of up to `rows` rows, shared by `workers` workers.
 
+    sparse : whether inputs are; sparse columns are not gathered or packed
     private : the length of each worker's private buffer, whole cache lines
     predicting : whether only logits, activations and scratch are needed
     least : `variant.Choice.buffers`, the least lengths that a worker needs of some buffers
     """
-    units, every = rows * extent.units, rows * extent.members
-    outputs, widest = 0 if predicting else extent.n_out, max(map(max, extent.products))
+    operations = network.operations
+    # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.
+    products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
+    products += [(own.inputs, own.units) for one in operations if isinstance(own := one.layer, Grouped)]
+    products += [(1, table.width) for table in network.tables]
+    units, every = rows * max(one.kept + one.kept_units for one in operations), rows * network.members
+    outputs, widest = 0 if predicting else network.n_out, max(map(max, products))
     scratch = workers * apart(scratch_length(widest, every, itemsize, outputs), itemsize)
     found = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
+        masked = any(head.masked for head in network.heads.values())  # entries of targets count unlike
+        sums = sum(one.trained - one.weights for one in operations if one.in_run)  # of gains and shifts
         found = {
-            "batch_inputs": rows * extent.n_in,
-            "batch_targets": every * extent.n_out,
-            "batch_weights": every * (5 if extent.masked else 1),
+            "batch_inputs": rows * (network.n_in - sparse * network.sparse_in),
+            "batch_targets": every * network.n_out,
+            "batch_weights": every * (5 if masked else 1),
             **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
             "scratch": scratch,
-            "slices": workers * apart(slice_length(extent.products, every, workers, itemsize), itemsize),
-            "part_sums": -(-rows // LOSS_ROWS) * extent.sums,
+            "slices": workers * apart(slice_length(products, every, workers, itemsize), itemsize),
+            "part_sums": -(-rows // LOSS_ROWS) * sums,
             "private": workers * private,
         }
-    for name, numbers in (least(extent.products, every) if least else {}).items():
+    for name, numbers in (least(products, every) if least else {}).items():
         if name in found:
             found[name] = max(found[name], workers * apart(numbers, itemsize))
     return found
 
 
-class Workspace(NamedTuple):
-    """All buffers of a program, allocated once a call.
-
-    memory : (n,) floating, all buffers but the sums
-    sums : (rows + LOSS_ROWS,) float64, for partial sums of a batch's loss and those of its heads
-    words : a call's words with the places and lengths of the buffers; shared, so nothing may write to them
-    """
-
-    memory: NDArray[Any]
-    sums: NDArray[np.float64]
-    words: array.array[int]
-
-
 def workspace(
-    extent: Extent,
+    network: Network,
+    sparse: bool,
     rows: int,
     workers: int,
     dtype: np.dtype[Any],
     private: int = 0,
     predicting: bool = False,
     buffers: Buffers | None = None,
-) -> Workspace:
-    """Return buffers as long as `lengths` says, each at a cache line, in one array but for the sums.
+) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
+    """Return all buffers of a program, allocated once a call, and a call's words with their places.
 
+    They are as long as `lengths` says, each at a cache line, in one array (n,) floating, and another
+    (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses. The words are shared: nothing may write
+    to them.
     buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
+
+    Raises
+    ------
+    ValueError
+        If inputs are sparse and no operation takes them, or if they are not and blocks of them must be.
     """
+    slice_rows = 0 if predicting else value("slice_rows")
     total, words = _layout(
-        extent, rows, workers, dtype.itemsize, private, predicting,
-        0 if predicting else value("slice_rows"), buffers,
-    )  # fmt: skip
+        network, sparse, rows, workers, dtype.itemsize, private, predicting, buffers, slice_rows
+    )
     memory = aligned(total, dtype)
     if private:
         memory[words[WORDS["private"]] :] = 0
-    return Workspace(memory, np.empty(rows + LOSS_ROWS), words)
+    return memory, np.empty(rows + LOSS_ROWS), words
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    extent: Extent,
-    rows: int,
-    workers: int,
-    itemsize: int,
-    private: int,
-    predicting: bool,
-    slice_rows: int,
-    least: Buffers | None,
+    network: Network, sparse: bool, rows: int, workers: int, itemsize: int, *given: Any
 ) -> tuple[int, array.array[int]]:
-    """Return the length of the memory, and a call's words with the places of the buffers in it.
+    """Return the memory's length, and call words with the buffers' places.
 
-    slice_rows : the measured constant that `slice_length` goes by
+    given : the other arguments of `lengths`, and the measured constant that `slice_length` goes by
     """
-    buffers = lengths(extent, rows, workers, itemsize, private, predicting, least)
+    network.check_sparse(sparse)
+    buffers = lengths(network, sparse, rows, workers, itemsize, *given[:-1])
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
@@ -199,7 +165,7 @@ def _layout(
 def words(
     buffers: dict[str, int], starts: dict[str, int], total: int, rows: int, workers: int
 ) -> array.array[int]:
-    """Return a call's words for buffers of these lengths at these starts, in a memory of `total` numbers."""
+    """Return call words for buffers of some lengths at some starts."""
     shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
     shared = {name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}
     return words_of({**starts, **shared, "length": total, "batch": rows})
