@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from fastmlp.backend import lanes
 from fastmlp.backend.choice import settled
 from fastmlp.backend.lanes import LaneProgram
-from fastmlp.model.averages import exchange
-from fastmlp.model.backend import Backend, Chunk, Data
+from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import Array, Snapshot, TrainState, initial_state
+from fastmlp.model.state import Array, Snapshot, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.training.batches import Batches, batches_of
-from fastmlp.training.divergence import DivergenceError, Draft, last_finite
-from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
@@ -34,42 +33,6 @@ from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.blocks import LaneNumbersKept
-
-
-def up_to_the_worst(chunk: Chunk, objectives: NDArray[np.float64]) -> Chunk:
-    """Return the chunk up to its first step whose objective is not finite; all of it if there is none."""
-    wrong = np.flatnonzero(~np.isfinite(objectives))
-    return chunk.part(0, int(wrong[0]) + 1) if len(wrong) else chunk
-
-
-def divergence_of(
-    backend: Backend,
-    network: Network,
-    optimizer: Optimizer,
-    key: int,
-    data: Data,
-    state: TrainState,
-    chunk: Chunk,
-    losses: EpochLosses,
-    curve: list[float],
-) -> DivergenceError:
-    """Return the error that the model's own training raises.
-
-    key : of the dropout masks; state : before the chunk, which is written to
-    losses, curve : of the epoch under way then, and of those before it
-    """
-
-    def advance(state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
-        objectives = np.empty(len(chunk.starts))
-        exchange(network, optimizer, state.parameters, state.moments, state.step)
-        after = backend.train_chunk(network, optimizer, state, data, chunk, key, 1, objectives)
-        exchange(network, optimizer, after.parameters, after.moments, after.step)
-        return after, objectives
-
-    state, objectives = last_finite(advance, state, chunk, Draft(optimizer.moment_rows, 1))
-    means: list[Any] = losses.means(chunk.totals[: len(objectives)], objectives).reshape(-1).tolist()
-    history = {"loss": [*curve, *means]}
-    return DivergenceError(len(history["loss"]), state.step, state.parameters, history)
 
 
 T = TypeVar("T")
@@ -100,33 +63,32 @@ class ScheduleError(Exception):
 class Pattern(NamedTuple):
     """What models have in common that differ in seeds, rows and initial parameters only.
 
-    backend : that predicts; epochs, rows, batch_size : of the training, of an epoch, of a step
-    shuffles : whether orders are drawn; kept : what a model keeps of its training, but for seed and state
+    plan : of one of the trainings, without its rows and orders; backend : that predicts
+    rows : of an epoch; shuffles : whether orders are drawn
+    kept : what a model keeps of its training, but for seed and state
     """
 
     network: Network
     optimizer: Optimizer
+    plan: Plan
     backend: Backend
-    program: LaneProgram
-    epochs: int
     rows: int
-    batch_size: int
     shuffles: bool
+    program: LaneProgram
     kept: Continuation
 
     @classmethod
     def of(cls, training: Prepared, program: LaneProgram) -> Pattern | None:
-        """Return that of a training; None if something looks into it, or its rows are of unlike weight."""
-        plan = training.plan
+        """Return a training's pattern; None if something looks into the training, or rows weigh unlike."""
+        plan, empty = training.plan, Data(*np.empty((3, 0)))
         if training.callbacks or plan.held_out is not None or plan.setting or training.resumed is not None:
             return None
         if (plan.data.weights != 1).any():
             return None
         rows, now = len(plan.data.weights), settled(plan.backend)  # type: ignore[arg-type]  # no `Steps`
-        return cls(
-            plan.network, plan.optimizer, now, program, plan.epochs, rows, plan.step_rows,
-            plan.orders is not None, training.continuation(),
-        )  # fmt: skip
+        own = plan._replace(data=empty, orders=None, start=None, backend=now)
+        shuffles = plan.orders is not None
+        return cls(plan.network, plan.optimizer, own, now, rows, shuffles, program, training.continuation())
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern of a training with another optimiser, whose rates alone differ."""
@@ -136,12 +98,12 @@ class Pattern(NamedTuple):
     @property
     def schedule(self) -> tuple[Any, ...]:
         """What is the same for all models of a block."""
-        return self.program.bound, self.epochs, self.rows, self.batch_size, self.shuffles
+        return self.program.bound, self.plan.epochs, self.rows, self.plan.step_rows, self.shuffles
 
     @property
     def seconds(self) -> float:
         """What a model of a block takes, about."""
-        return self.epochs * batches_of(self.rows, self.batch_size, False) * self.program.seconds
+        return self.plan.epochs * batches_of(self.rows, self.plan.step_rows, False) * self.program.seconds
 
     def takes(self, data: Data) -> bool:
         """Return whether a model with these rows may be trained in one block with the others."""
@@ -177,7 +139,7 @@ class BlockTraining:
         self.stop_reason: str | None = None
         self._step, pattern, count = 0, members.patterns[0], len(members.models)
         orders = orders_of(members.seeds) if pattern.shuffles else [None]
-        self._batches = [Batches(pattern.rows, pattern.batch_size, one) for one in orders]
+        self._batches = [Batches(pattern.rows, pattern.plan.step_rows, one) for one in orders]
         self._per_epoch = self._batches[0].per_epoch
         self._losses = EpochLosses(self._per_epoch, count - 1)
         self._curves: list[Array] = []
@@ -203,7 +165,7 @@ class BlockTraining:
         self.stop_reason = reason
 
     def _steps_now(self) -> int:
-        models, steps = len(self._finite), self._pattern.epochs * self._per_epoch
+        models, steps = len(self._finite), self._pattern.plan.epochs * self._per_epoch
         if self.stop_reason is not None or not self._finite.any():
             return 0
         pace = max(self._pace, 1e-9)
@@ -226,10 +188,9 @@ class BlockTraining:
         objectives = self._lanes.take(self._step, orders, starts, stops, rows, rates)
         diverged = self._finite & ~self._are_finite(objectives)
         for place in np.flatnonzero(diverged).tolist():
-            rates_of_one = rates[int(self._kind_of[place])]
-            order = orders[place if len(orders) > 1 else 0]
-            chunk = Chunk(order, starts, stops, rows, rates_of_one, self._batches[0].most)
-            self._keep_divergence(place, before, up_to_the_worst(chunk, objectives[place]))
+            wrong = np.flatnonzero(~np.isfinite(objectives[place]))
+            found = self._divergence_of(place, before, int(wrong[0]) + 1 if len(wrong) else steps)
+            self._diverged.append((self._members.models[place], found))
         self._curves.append(self._losses.means(rows, objectives))
         self._step += steps
         if diverged.any():
@@ -245,20 +206,28 @@ class BlockTraining:
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
-    def _keep_divergence(self, place: int, before: LaneNumbersKept, chunk: Chunk) -> None:
-        """Keep the error of a model that has diverged in a chunk. before : all numbers at its beginning"""
-        members, rows = self._members, self._pattern.optimizer.moment_rows
-        pattern, (parameters, moments) = members.patterns[place], before.of(place)
-        state = initial_state(parameters, rows, self._step)
-        state.moments[:rows] = moments[:rows]
-        losses = EpochLosses(self._per_epoch)
-        losses.sums, losses.steps = self._losses.sums[[place, -1]], self._losses.steps
+    def _divergence_of(self, place: int, before: LaneNumbersKept, steps: int) -> DivergenceError:
+        """Return the error of a model alone, which takes steps of the chunk once more.
+
+        before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
+        """
+        pattern, (parameters, moments) = self._members.patterns[place], before.of(place)
         curve = [loss for curves in self._curves for loss in curves[place].tolist()]
-        error = divergence_of(
-            pattern.backend, pattern.network, pattern.optimizer, int(self._keys[place]), members.data[place],
-            state, chunk, losses, curve,
+        rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[place, -1]]
+        snapshot = Snapshot(
+            {}, parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve}, []
+        )
+        orders = orders_of([self._members.seeds[place]])[0] if pattern.shuffles else None
+        plan = pattern.plan._replace(
+            optimizer=pattern.optimizer, data=self._members.data[place], orders=orders, threads=1,
+            dropout_key=int(self._keys[place]),
         )  # fmt: skip
-        self._diverged.append((members.models[place], error))
+        training = Training(plan, initial_state(np.empty_like(parameters), rows), (), snapshot)
+        try:
+            training.take_chunk(training.next_chunk(steps))
+        except DivergenceError as diverged:
+            return diverged.with_traceback(None)  # whose frames hold the rows
+        raise AssertionError("a model has diverged in a block, and not by itself")
 
     def _free_lanes(self) -> None:
         """Have those that have not diverged go on alone where they fill fewer vectors."""
@@ -283,22 +252,19 @@ class BlockTraining:
         curves = self._curves
         if len(curves) != 1:
             curves = [np.concatenate([np.empty((len(parameters), 0)), *curves], axis=1)]
-        ended = EndedBlock(
-            step,
-            moments.reshape(len(moments), -1, parameters.shape[1])[:, :rows],
-            self._losses.steps,
-            self._losses.sums,
-            curves[0],
-        )
+        moments = moments.reshape(len(moments), -1, parameters.shape[1])[:, :rows]
+        ended = EndedBlock(step, moments, self._losses.steps, self._losses.sums, curves[0])
         finite = self._finite.tolist()
         threads, reason = 1 if step else None, self.stop_reason
         models, seeds, patterns, *_ = self._members
-        for place, (model, seed, own, weights) in enumerate(
-            zip(models, seeds, patterns, parameters, strict=True)
-        ):
+        each = zip(models, seeds, patterns, parameters, strict=True)
+        for place, (model, seed, own, weights) in enumerate(each):
             if finite[place]:
                 kept = Kept(ended, place, own.kept, seed, weights)
-                yield model, Model(own.network, weights, kept.history, own.backend, reason, kept, threads)
+                yield (
+                    model,
+                    Model(own.network, weights, kept.history, own.backend, reason, kept, threads),
+                )
 
 
 class EndedBlock(NamedTuple):

@@ -1,12 +1,12 @@
-"""Models that go together, and those whose chunks are taken together, a network in each lane of a vector."""
+"""Trainings whose chunks are taken together, a network in each lane of a vector."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.training.lifecycle import under_way
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
-from fastmlp.training.prepared import Prepared
 
 SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""
@@ -123,12 +122,11 @@ class LaneTraining(Training):
 
 
 class Lane(NamedTuple):
-    """One of the trainings under way."""
+    """One of the trainings under way. life : see `Lanes._life`; an error that ends the training goes there"""
 
     model: int
-    prepared: Prepared
     training: LaneTraining
-    context: AbstractContextManager[None]
+    life: Generator[LaneTraining, None, None]
 
 
 class Lanes:
@@ -141,7 +139,7 @@ class Lanes:
 
     def __init__(
         self,
-        take: Callable[[], tuple[int, Prepared] | None],
+        take: Callable[[], tuple[int, Any] | None],
         begin: Callable[..., LaneTraining],
         end: Callable[[int, Model | BaseException], None],
         group: ModelGroup,
@@ -165,34 +163,34 @@ class Lanes:
                     for lane in [*self._lanes]:
                         self._leave(lane, error)
 
-    def _enter(self, index: int, prepared: Prepared) -> None:
-        try:
-            training = prepared.begun(functools.partial(self._begin, index))
-            context = under_way(training)
-            context.__enter__()
-        except BaseException as error:
-            self._end(index, error)
-            return
-        assert isinstance(training, LaneTraining)
-        self._lanes.append(Lane(index, prepared, training, context))
+    def _enter(self, index: int, prepared: Any) -> None:
+        life = self._life(index, prepared)
+        if (training := next(life, None)) is not None:
+            self._lanes.append(Lane(index, training, life))
 
-    def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
-        """End a training as the `with` block of its context would."""
-        self._lanes.remove(lane)
+    def _life(self, index: int, prepared: Any) -> Generator[LaneTraining, None, None]:
+        """Yield a training that has begun; end it when it is over."""
         result: Model | BaseException
         try:
-            if error is None:
-                lane.context.__exit__(None, None, None)
-                result = lane.prepared.ended(lane.training.run)
-            else:
-                lane.context.__exit__(type(error), error, error.__traceback__)
-                result = error
-        except BaseException as raised:
-            result = raised
-        self._end(lane.model, result)
+            training = prepared.begun(functools.partial(self._begin, index))
+            with under_way(training):
+                yield training
+            result = prepared.ended(training.run)
+        except BaseException as error:
+            result = error
+        try:
+            self._end(index, result)
+        finally:
+            del result  # an error's frames hold this one, and the rows
+
+    def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
+        """End a training; error : of one that has failed"""
+        self._lanes.remove(lane)
+        with suppress(StopIteration):
+            next(lane.life) if error is None else lane.life.throw(error)
 
     def _steps_now(self) -> int:
-        """Return how many steps all may take next, 0 if none is left; trainings that are over leave."""
+        """Return how many steps all may take next; trainings that are over leave."""
         steps = []
         for lane in [*self._lanes]:
             try:

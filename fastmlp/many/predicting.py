@@ -1,9 +1,9 @@
-"""`predict_many`: the outputs of many models for the same rows, those of a compiled backend in one call."""
+"""`predict_many`: the outputs of many models for the same rows, in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,36 +19,23 @@ THREAD_FLOPS = 1e6
 """Multiply-adds that are worth a thread, counted as 2: it takes 50 us to start."""
 
 
-class OfBackend(NamedTuple):
-    """The predictions of one backend."""
-
-    backend: Backend
-    predictions: list[PredictArguments]
-
-
 def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
     """Write the outputs of all models, each with the bits of its backend's `predict`."""
-    found: dict[int, OfBackend] = {}
+    found: dict[int, tuple[Backend, list[PredictArguments]]] = {}
     for backend, one in models:
-        of_backend = found.get(id(backend))
-        if of_backend is None:
-            of_backend = found[id(backend)] = OfBackend(backend, [])
-        of_backend.predictions.append(one)
+        found.setdefault(id(backend), (backend, []))[1].append(one)
     for backend, predictions in found.values():
-        # One that was registered anew has another backend's name.
+        # A name may have been registered anew since, for another backend.
         if registry.is_reference(backend.name) or registry.get(backend.name) is not backend:
             for one in predictions:
                 backend.predict(*one)
-        else:
-            _predict_compiled(backend.name, predictions)
+            continue
+        from fastmlp.kernels.runtime import predictions as compiled
 
-
-def _predict_compiled(name: str, predictions: list[PredictArguments]) -> None:
-    from fastmlp.kernels.runtime.predictions import predict_all
-
-    flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
-    threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))
-    predict_all(registry.entries(name), registry.choice_of(name).buffers, predictions, threads)
+        flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
+        threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))
+        entries, buffers = registry.entries(backend.name), registry.choice_of(backend.name).buffers
+        compiled.predict_all(entries, buffers, predictions, threads)
 
 
 def predict_many(models: Sequence[Model], X: Any) -> Any:

@@ -145,7 +145,7 @@ def fit_many(
     with Bar(count, "model", "training", shown) as bar, deferred(trainings.stop) as signals:
         try:
             if single is None:
-                trainings.run(groups, workers, preparation.training, preparation.members, bar)
+                trainings.run(groups, workers, preparation.training, bar, preparation.members)
             elif trainings.results[0] is None:
                 trainings.run_alone(single)
                 bar.move(1)

@@ -59,14 +59,14 @@ class Trainings:
         self,
         groups: Sequence[ModelGroup],
         workers: int,
-        prepare: Callable[[int], Prepared],
-        members: Callable[[list[int], list[Pattern]], BlockMembers],
+        prepare: Callable[[int], Any],
         bar: Bar,
+        members: Callable[[list[int], list[Pattern]], BlockMembers] | None = None,
     ) -> None:
         """Train the models that have no result yet, group after group.
 
-        prepare(index) gives a model's own training
-        members(indices, patterns) gives the models of a block
+        prepare(index) gives a model's own training, which has `begun` and `ended` as a `Prepared`
+        members(indices, patterns) gives the models of a block, of groups with patterns
 
         Raises what a callback of one has raised, once the others have stopped.
         """
@@ -129,6 +129,7 @@ class Trainings:
         """Train models as a block; return False where each has to train by itself, as one that fails."""
         models = [group.indices[place] for place in places]
         patterns = [group.patterns[index] for index in models]
+        assert self._members is not None
         try:
             block = self._running[models[0]] = BlockTraining(self._members(models, patterns))
             if self.reason is not None:
@@ -148,8 +149,8 @@ class Trainings:
         with self._taking:
             return [] if self.reason is not None else [*itertools.islice(left, most)]
 
-    def _take(self, group: ModelGroup, left: Iterator[int]) -> tuple[int, Prepared] | None:
-        """Return the next model of a group and its training; None if there is none, or all stop."""
+    def _take(self, group: ModelGroup, left: Iterator[int]) -> tuple[int, Any] | None:
+        """Return the next model of a group with its training; None at the end."""
         for place in self._next(left, 1):
             index = group.indices[place]
             try:
@@ -203,7 +204,7 @@ class Trainings:
 
 
 def _divergence_of(run: Run | None, error: object) -> DivergenceError | None:
-    """Return an error that is the divergence of a run; None if it is none, or that of another run."""
+    """Return an error that is the divergence of this run, else None."""
     if isinstance(error, DivergenceError) and run is not None and error.history is run.history:
         return error
     return None

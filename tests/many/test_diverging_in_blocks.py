@@ -125,7 +125,7 @@ def test_models_of_a_block_that_fails_train_alone_one_after_another(together, mo
 
     handlers = []
     monkeypatch.setattr(bars.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
-    monkeypatch.setattr(blocks, "divergence_of", full)
+    monkeypatch.setattr(blocks, "Training", full)
     assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
     assert together[0] == 4
     assert handlers == handlers[:1] * 4, "a training that has ended would hear of Ctrl-C"
@@ -133,13 +133,13 @@ def test_models_of_a_block_that_fails_train_alone_one_after_another(together, mo
 
 @pytest.mark.usefixtures("together")
 def test_ctrl_c_while_the_step_of_one_that_diverged_is_looked_for_keeps_the_models(monkeypatch):
-    divergence_of = blocks.divergence_of
+    begun = blocks.Training
 
     def interrupted(*given):
         signal.raise_signal(signal.SIGINT)
-        return divergence_of(*given)
+        return begun(*given)
 
-    monkeypatch.setattr(blocks, "divergence_of", interrupted)
+    monkeypatch.setattr(blocks, "Training", interrupted)
     optimizers = [*map(Adam, (1e-3, 1e300, 1e-2))]
     options = {"epochs": 1, "batch_size": 16, "seed": 3, **ALONE}
     with pytest.raises(KeyboardInterrupt) as caught:
