@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
-    from fastmlp.searches.validation import *  # noqa: F403
     from fastmlp.system.interrupts import Interrupted as Interrupted
     from fastmlp.tables.errors import TableError as TableError
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
@@ -104,8 +103,10 @@ _HOME = {
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),
     "searches.ensembles": "MLPEnsembleClassifier MLPEnsembleRegressor",
-    "searches.searches": "GridSearchCV HalvingGridSearchCV HalvingRandomSearchCV RandomizedSearchCV",
-    "searches.validation": "cross_val_predict cross_val_score cross_validate learning_curve validation_curve",
+    "searches.searches": (
+        "GridSearchCV HalvingGridSearchCV HalvingRandomSearchCV RandomizedSearchCV"
+        " cross_val_predict cross_val_score cross_validate learning_curve validation_curve"
+    ),
     "tables.errors": "TableError",
     "tables.estimators": "TableClassifier TableRegressor",
     "fitting": "fit iter_fit",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,30 +19,78 @@ from fastmlp import checks
 from fastmlp.backend.choice import calls_blas, choose, settled
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
-from fastmlp.estimators.draws import ComposedOrders, random_state, start
+from fastmlp.estimators.draws import ComposedOrders, generator_of, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
-from fastmlp.estimators.joint import Joint, Wanted, among_others, generator_of, train_here
 from fastmlp.estimators.parameters import Parameters
 from fastmlp.estimators.rows import AUTO_BATCH, ValidatedRows, rows_of, split
 from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
+from fastmlp.model.state import Array, Snapshot, TrainState, initial_state, is_bfloat16
 from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.data import floating_dtype
-from fastmlp.training.loop import Plan
+from fastmlp.training.lifecycle import finished
+from fastmlp.training.loop import Plan, Training
 from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks
 from fastmlp.training.sparse_data import inputs_of_steps
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream
-    from fastmlp.training.sources.blocks import Source
 
 THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
+
+
+class FitTraining(NamedTuple):
+    """The training of a fit, which may be taken together with trainings of other fits.
+
+    begin : what begins a training on windows of rows; resumed : where a shorter training has ended
+    """
+
+    plan: Plan
+    state: TrainState
+    callbacks: Sequence[Callback]
+    begin: Callable[..., Training] | None = None
+    resumed: Snapshot | None = None
+
+    def begun(self, begin: Callable[..., Training] | None = None) -> Training:
+        """Return the training before its first step. begin : makes another kind of `Training`"""
+        return (begin or self.begin or Training)(self.plan, self.state, self.callbacks, self.resumed)
+
+    def ended(self, run: Run) -> Run:
+        """Return what the training has come to, which is its run."""
+        return run
+
+    def run(self) -> Run:
+        """Train as this thread does, rows in memory together with other threads; return the finished run."""
+        thread = threading.current_thread()
+        if self.begin is None and isinstance(thread, TrainingThread):
+            return thread.train(self)
+        return finished(self.begun())
+
+
+class TrainingThread(threading.Thread):
+    """A thread whose trainings are taken together with those of other threads."""
+
+    def train(self, training: FitTraining) -> Run:
+        """Return the finished run of a training."""
+        raise NotImplementedError
+
+
+def give(fitting: Generator[FitTraining, Run, None], outcome: Run | BaseException) -> None:
+    """Have a fit go on to its end, given the run of its training or an error."""
+    with contextlib.suppress(StopIteration):
+        if isinstance(outcome, Run):
+            fitting.send(outcome)
+        else:
+            fitting.throw(outcome)
+
+
+class Joint:
+    """An estimator that trains networks of this package, its own or those of estimators inside."""
 
 
 class Perceptron(Joint, Parameters, Fitted):
@@ -109,37 +159,39 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""
-        train_here(self.fitting(X, y, sample_weight, epochs, among_others()))
+        among_others = isinstance(threading.current_thread(), TrainingThread)
+        fitting = self.fitting(X, y, sample_weight, epochs, among_others)
+        for training in fitting:
+            try:
+                run = training.run()
+            except BaseException as error:
+                give(fitting, error)
+            else:
+                give(fitting, run)
 
     def fitting(
         self, X: Any, y: Any, sample_weight: Any, epochs: int | None, among_others: bool
-    ) -> Generator[Wanted, Run, None]:
-        """Fit in two parts, of validated parameters: yield the training that is needed, and take its run.
+    ) -> Generator[FitTraining, Run, None]:
+        """Fit in two parts, of validated parameters: yield the training, and take its run.
 
-        The solver "lbfgs" fits in one part, and yields nothing.
+        The solver "lbfgs" fits in one part, and yields nothing. The fits of a search come to their trainings
+        one after another, before the first goes on: a thread for each takes 1.2 times as long.
         epochs : None to fit, or to train on for so many; among_others : see `generator_of`
         """
+        source = None
         if not (type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None):
-            from fastmlp.estimators.streaming import blocks_of
+            from fastmlp.estimators.streaming import blocks_of, streamed
 
-            if (source := blocks_of(self, X, y, sample_weight)) is not None:
-                yield from self._train_on_blocks(source, epochs)
-                return
-        incremental = epochs is not None
-        callbacks = self._all_callbacks()
-        sizes = hidden_sizes(self)
+            source = blocks_of(self, X, y, sample_weight)
+        incremental, callbacks, sizes = epochs is not None, self._all_callbacks(), hidden_sizes(self)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        dtype = self._dtype() if first else self._current_model().parameters.dtype
-        X, y = self._validated(X, y, dtype, first)
-        self._learn_targets(y, incremental)
-        rows = rows_of(
-            X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
-        )
-        with random_state(self.random_state) as given:
+        windows = contextlib.nullcontext() if source is None else streamed(self, source, epochs, first)
+        with random_state(self.random_state) as given, windows as stream:
+            if stream is None:
+                rows = self._rows(X, y, sample_weight, incremental, first)
+            else:
+                rows = ValidatedRows(*stream.data, None)
             rng = generator_of(given, among_others)
-            # As in scikit-learn: errors of X, y and sample_weight come first; lbfgs ignores early_stopping.
-            if incremental and self.early_stopping and self.solver != "lbfgs":
-                raise ValueError("partial_fit does not support early_stopping=True")
             if first:
                 self.n_iter_ = self.t_ = 0
                 network, parameters = self._drawn(rows, sizes, rng)
@@ -148,47 +200,27 @@ class Perceptron(Joint, Parameters, Fitted):
             if self.solver == "lbfgs":
                 self._train_lbfgs(network, parameters, rows, callbacks)
             else:
-                yield from self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
-        self._check_parameters(parameters)
-
-    def _train_on_blocks(self, source: Source, epochs: int | None) -> Generator[Wanted, Run, None]:
-        """Fit, or train on for so many epochs, on rows that come block by block."""
-        from fastmlp.estimators.streaming import Stream, learn_labels, row_format_of
-        from fastmlp.training.windows import Windows
-
-        incremental = epochs is not None
-        callbacks, sizes = self._all_callbacks(), hidden_sizes(self)
-        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        dtype, n_in = None if self.dtype is None else self._dtype(), None
-        if not first:
-            model = self._current_model()
-            dtype, n_in = model.parameters.dtype, model.network.n_in
-        if is_classifier(self) and not (incremental and hasattr(self, "classes_")):
-            learn_labels(self, source, incremental)
-        windowed = Windows(source, row_format_of(self, dtype, n_in), epochs or self.max_iter)
-        with random_state(self.random_state) as rng, windowed as windows:
-            window = windows.next()
-            assert window is not None
-            rows = ValidatedRows(*window.data, None)
-            if first:
-                self.n_iter_ = self.t_ = 0
-                self.n_features_in_ = rows.inputs.shape[1]
-                self.__dict__.pop("feature_names_in_", None)
-                network, parameters = self._drawn(rows, sizes, rng)
-            else:
-                network, parameters = self._known(rows)
-            stream = Stream(windows, window)
-            yield from self._train_stochastic(
-                network, parameters, rows, rng, epochs, callbacks, first, stream
-            )
-        self._check_parameters(parameters)
-
-    def _check_parameters(self, parameters: Array) -> None:
+                stochastic = network, parameters, rows, rng, epochs, callbacks, first, stream
+                yield from self._train_stochastic(*stochastic)
         if not checks.finite(parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
                 " need to be preprocessed."
             )
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ValidatedRows:
+        """Return rows in memory, once what y means is known."""
+        X, y = self._validated(
+            X, y, self._dtype() if first else self._current_model().parameters.dtype, first
+        )
+        self._learn_targets(y, incremental)
+        rows = rows_of(
+            X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
+        )
+        # As in scikit-learn: errors of X, y and sample_weight come first; lbfgs ignores early_stopping.
+        if incremental and self.early_stopping and self.solver != "lbfgs":
+            raise ValueError("partial_fit does not support early_stopping=True")
+        return rows
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
         """Return X and y as scikit-learn validates them."""
@@ -260,8 +292,10 @@ class Perceptron(Joint, Parameters, Fitted):
             choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
-        limits = lbfgs.Limits(self.tol, self.ftol, self.max_iter, self.max_fun, self.threads)
-        self.loss_, self.n_iter_ = lbfgs.minimise(network, backend, data, parameters, limits, callbacks)
+        self.loss_, self.n_iter_ = lbfgs.minimise(
+            network, backend, data, parameters, callbacks, iterations=self.max_iter, evaluations=self.max_fun,
+            tol=self.tol, ftol=self.ftol, threads=self.threads,
+        )  # fmt: skip
 
     def _train_stochastic(
         self,
@@ -272,8 +306,8 @@ class Perceptron(Joint, Parameters, Fitted):
         epochs: int | None,
         callbacks: Sequence[Callback],
         first: bool,
-        stream: Stream | None = None,
-    ) -> Generator[Wanted, Run, None]:
+        stream: Stream | None,
+    ) -> Generator[FitTraining, Run, None]:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         rows, held_out = self._with_held_out(rows, rng)
@@ -281,7 +315,8 @@ class Perceptron(Joint, Parameters, Fitted):
         batch_size = self._checked_batch_size(count)
         if network.needs_batches and count is not None:
             network.check_rows(np.array([batch_size]))
-        if not incremental or not self._optimizer_fits(parameters):
+        earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
+        if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
             self._optimizer = self._new_optimizer(parameters)
         state = self._optimizer
         scored = getattr(self, "validation_scores_", None) is not None
@@ -329,8 +364,8 @@ class Perceptron(Joint, Parameters, Fitted):
         )
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
-            begin = stream and stream.begin
-            run = yield plan, begun, [Convergence(self, score, incremental), *callbacks], begin
+            called = [Convergence(self, score, incremental), *callbacks]
+            run = yield FitTraining(plan, begun, called, stream and stream.begin)
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first
@@ -358,10 +393,6 @@ class Perceptron(Joint, Parameters, Fitted):
         long = rows is None or 6 * parameter_count(network) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 
-    def _optimizer_fits(self, parameters: Array) -> bool:
-        """Whether there is an optimiser of an earlier call whose moments belong to these parameters."""
-        return hasattr(self, "_optimizer") and self._optimizer.moments.shape[1] == parameters.size
-
     def _new_optimizer(self, parameters: Array) -> OptimizerState:
         rule = optimizer_of(self)
         named = self.solver == "sgd" and isinstance(self.learning_rate, str)
@@ -385,10 +416,8 @@ class Perceptron(Joint, Parameters, Fitted):
             return rows, self._given_validation(rows)
         if not self.early_stopping:
             return rows, None
-        return split(rows, self.validation_fraction, self._stratifies(rows), rng)
-
-    def _stratifies(self, rows: ValidatedRows) -> bool:
-        return False
+        stratify = is_classifier(self) and rows.targets.shape[1] == 1
+        return split(rows, self.validation_fraction, stratify, rng)
 
     def _given_validation(self, trained: ValidatedRows) -> ValidatedRows:
         parts = len(self.validation_set)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike
-from sklearn.base import ClassifierMixin
+from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -22,8 +22,7 @@ from fastmlp.estimators.labels import (
     check_probabilities,
     targets_of,
 )
-from fastmlp.estimators.parameters import CLASSIFIER, FTOL, partial_fit_context
-from fastmlp.estimators.rows import ValidatedRows
+from fastmlp.estimators.parameters import CLASSIFIER, FTOL
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import BinaryFocal, Focal
 from fastmlp.model.own_losses import Loss
@@ -191,7 +190,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return made
 
     @available_if(Perceptron._check_solver)  # type: ignore[untyped-decorator]
-    @partial_fit_context
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,
         X: Any,
@@ -376,9 +375,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
                 f" {checks.shown(self.class_weight)}"
             )
         return weights
-
-    def _stratifies(self, rows: ValidatedRows) -> bool:
-        return rows.targets.shape[1] == 1
 
     def _ends_in(self) -> tuple[str, str | Loss]:
         several = self._label_binarizer.y_type_ == "multiclass"

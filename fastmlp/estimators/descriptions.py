@@ -88,7 +88,7 @@ def known(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     By that trainings find what earlier ones have prepared; and a Network takes 60 us to be made.
     """
     plain = all(map(_is_plain, (*given, *named.values())))
-    return (_kept if plain else _made)(make, *given, **named)
+    return _kept(make, *given, **named) if plain else make(*given, **named)
 
 
 def _is_plain(value: Any) -> bool:
@@ -97,12 +97,9 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _made(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
+@functools.lru_cache(maxsize=64, typed=True)  # what is refused, as True for a number, equals what is not
+def _kept(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     return make(*given, **named)
-
-
-# By types, too: what is refused, as True for a number, is equal to what is not.
-_kept = functools.lru_cache(maxsize=64, typed=True)(_made)
 
 
 def described(network: Network) -> dict[str, Any]:

@@ -104,6 +104,16 @@ class random_state:
             _idle.append(self._rng)
 
 
+def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.RandomState:
+    """Return the generator that a training draws from: its own where several share NumPy's global one.
+
+    Each training draws once from NumPy's global generator then, in their order, so that its seed fixes all.
+    """
+    if among_others and given is np.random.mtrand._rand:
+        return np.random.RandomState(given.randint(2**32, size=4, dtype=np.uint32))
+    return given
+
+
 class ComposedOrders:
     """Row orders, each a permutation of the one before (`fastmlp.training.batches.Orders`)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -22,30 +22,25 @@ from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.threads import is_long, most_seconds
 
 
-class Limits(NamedTuple):
-    """When the search ends, and threads to use.
-
-    tol : the gradient's largest element; ftol : an iteration's gain as a share of the loss
-    """
-
-    tol: float
-    ftol: float
-    iterations: int
-    evaluations: int
-    threads: int | None
-
-
 def minimise(
     network: Network,
     backend: Backend,
     data: Data,
     parameters: Array,
-    limits: Limits,
     callbacks: Sequence[Callback],
+    *,
+    iterations: int,
+    evaluations: int,
+    tol: float,
+    ftol: float,
+    threads: int | None,
 ) -> tuple[float, int]:
     """Minimise the objective over all rows, in float64, in place on parameters (P,) of any dtype.
 
     An iteration counts as an epoch for callbacks. Returns the objective and the number of iterations.
+
+    iterations, evaluations : the most
+    tol : of the gradient's largest element; ftol : of an iteration's gain as a share of the loss
     """
     place = _weights_then_biases(network)
     inputs = unpacked(data.inputs).astype(np.float64, copy=False)
@@ -55,7 +50,7 @@ def minimise(
     moments: Array = np.empty((2, 0))
     history: dict[str, list[float]] = {"loss": []}
     rows = len(data.inputs)
-    run = Run(network, parameters, moments, limits.iterations, rows, history, lambda: backend)
+    run = Run(network, parameters, moments, iterations, rows, history, lambda: backend)
 
     long = is_long(most_seconds(flat.size, len(data.inputs)))
 
@@ -79,7 +74,7 @@ def minimise(
         if run.stop_reason is not None:
             raise StopIteration
 
-    with ExitStack() as ends, blas_threads(limits.threads):
+    with ExitStack() as ends, blas_threads(threads):
         for callback in callbacks:
             callback.on_train_begin(run)
             ends.callback(callback.on_train_end, run)
@@ -91,18 +86,13 @@ def minimise(
             method="L-BFGS-B",
             jac=True,
             callback=after_iteration if callbacks else None,
-            options={
-                "maxfun": limits.evaluations,
-                "maxiter": limits.iterations,
-                "gtol": limits.tol,
-                "ftol": limits.ftol,
-            },
+            options={"maxfun": evaluations, "maxiter": iterations, "gtol": tol, "ftol": ftol},
         )
         parameters[place] = result.x
-    iterations = min(int(result.nit), limits.iterations)
+    taken = min(int(result.nit), iterations)
     if result.status != 0 and run.stop_reason is None:
-        _warn(result, iterations, limits.iterations)
-    return np.float64(result.fun), iterations
+        _warn(result, taken, iterations)
+    return np.float64(result.fun), taken
 
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:

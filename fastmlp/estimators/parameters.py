@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 
@@ -24,48 +23,19 @@ FTOL = 2.220446049250313e-09
 PLAIN = {bool, int, float, str, type(None), np.float64, np.int64}
 """Types of parameters that never change, and that hold no memory of a user's."""
 
-
-def partial_fit_context(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `partial_fit` whose first call is in scikit-learn's `_fit_context`, and validates parameters.
-
-    That is for estimators within this one in later calls, and takes 25 us: they go without.
-    """
-    first = _fit_context(prefer_skip_nested_validation=True)(method)
-
-    @functools.wraps(method)
-    def partial_fit(estimator: Any, *given: Any, **options: Any) -> Any:
-        return (method if "_model" in vars(estimator) else first)(estimator, *given, **options)
-
-    return partial_fit
+MAY_BE_PLAIN = PLAIN | {tuple}
+"""A tuple of plain values is plain, too."""
 
 
-def _is_plain(value: Any) -> bool:
-    return type(value) in PLAIN or (type(value) is tuple and PLAIN.issuperset(map(type, value)))
+def _validate(kind: Any, *values: Any) -> None:
+    """Raise InvalidParameterError unless values, in the order of a class's constraints, meet these."""
+    constraints = kind._parameter_constraints
+    given = sorted(zip(constraints, values, strict=True))  # the names, in scikit-learn's order
+    validate_parameter_constraints(constraints, dict(given), kind.__name__)
 
 
-def _key(value: Any) -> tuple[Any, ...]:
-    """Return what equal plain values have in common; 1 and True are equal."""
-    return value, type(value), *(map(type, value) if type(value) is tuple else ())
-
-
-_NOTHING = object()
-
-MOST_KEYS = 1000
-"""Values that are remembered at once."""
-
-CLONED = ("_metadata_request", "_skl_callbacks", "_sklearn_output_config")
-"""What scikit-learn's clone copies besides parameters."""
-
-
-class PassedParameters(NamedTuple):
-    """Parameters that have passed validation, by the same constraints.
-
-    given : of the last estimator, in the order of the constraints; keys : of plain values, by name
-    """
-
-    constraints: Any
-    given: Sequence[Any]
-    keys: set[Any]
+# A search gives each fold the same values. To validate them takes a tenth of the smallest `fit`.
+_validate_once = functools.lru_cache(maxsize=1000, typed=True)(_validate)
 
 
 class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -75,40 +45,12 @@ class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
         self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
 
-    _passed = PassedParameters(None, (), set())
-    """What passed validation last, of any estimator."""
-
     def _validate_params(self) -> None:
-        # The very same objects pass again, as do equal plain ones: a search gives each of its candidates some
-        # that others have had. To validate all takes a tenth of the smallest `fit`.
-        constraints, passed = self._parameter_constraints, self._passed
-        given = [*map(vars(self).get, constraints)]
-        if passed.constraints is not constraints:
-            passed = PassedParameters(constraints, [_NOTHING] * len(constraints), set())
-        pairs = zip(constraints, given, passed.given, strict=True)
-        others = {name: value for name, value, before in pairs if value is not before}
-        keys = {name: (name, *_key(value)) for name, value in others.items() if _is_plain(value)}
-        new = [name for name in sorted(others) if keys.get(name) not in passed.keys]
-        validate_parameter_constraints(
-            constraints, {name: getattr(self, name) for name in new}, type(self).__name__
-        )
-        if len(keys) == len(others):  # a reference to anything else would keep it alive
-            if len(passed.keys) > MOST_KEYS:
-                passed.keys.clear()
-            passed.keys.update(keys.values())
-            Parameters._passed = passed._replace(given=given)
-
-    def __sklearn_clone__(self) -> Self:
-        """Return an estimator with the same parameters: scikit-learn's clone, without copying plain ones."""
-        own = vars(self)
-        parameters = {name: own.get(name, _NOTHING) for name in self._get_param_names()}
-        overridden = type(self).get_params is not BaseEstimator.get_params  # scikit-learn's clone goes by it
-        if not overridden and all(map(_is_plain, parameters.values())) and own.keys().isdisjoint(CLONED):
-            made = type(self)(**parameters)
-            copied = vars(made)
-            if all(copied.get(name) is value for name, value in parameters.items()):
-                return made
-        return super().__sklearn_clone__()
+        values = [*map(vars(self).get, self._parameter_constraints)]
+        inner = [one for value in values if type(value) is tuple for one in value]
+        plain = MAY_BE_PLAIN.issuperset(map(type, values)) and PLAIN.issuperset(map(type, inner))
+        kind: Any = type(self)
+        (_validate_once if plain else _validate)(kind, *values)
 
     @classmethod
     @functools.cache  # they are read from its signature in 0.2 ms, and a search asks ten times a fit

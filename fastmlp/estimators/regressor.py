@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike
-from sklearn.base import RegressorMixin
+from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.estimators.parameters import FTOL, REGRESSOR, partial_fit_context
+from fastmlp.estimators.parameters import FTOL, REGRESSOR
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
 from fastmlp.training.model import Model
@@ -130,7 +130,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
             )
         return cls._holding(model, {"loss": loss if isinstance(loss, Loss) else names[loss]})
 
-    @partial_fit_context
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, epochs: int = 1
     ) -> MLPRegressor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ Array = NDArray[Any]
 
 
 class Stream(NamedTuple):
-    """Windows under way, and the first of them."""
+    """Windows under way, and the first window."""
 
     windows: Windows
     first: Window
@@ -47,7 +48,7 @@ class Stream(NamedTuple):
 
     @property
     def begin(self) -> Callable[..., Training]:
-        """What begins a training on the windows, as of `fastmlp.training.lifecycle.train`."""
+        """What begins a training on the windows."""
         return begin_on(self.windows, self.first)
 
 
@@ -71,6 +72,28 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
     if found is not None:
         _check_options(estimator)
     return found
+
+
+@contextmanager
+def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) -> Iterator[Stream]:
+    """Give an estimator's rows, which are being read, once a classifier has learnt its labels.
+
+    epochs : None to fit, or to train on for so many; first : whether to train from a new start
+    """
+    incremental = epochs is not None
+    dtype, n_in = None if estimator.dtype is None else estimator._dtype(), None
+    if not first:
+        model = estimator._current_model()
+        dtype, n_in = model.parameters.dtype, model.network.n_in
+    if is_classifier(estimator) and not (incremental and hasattr(estimator, "classes_")):
+        learn_labels(estimator, source, incremental)
+    with Windows(source, row_format_of(estimator, dtype, n_in), epochs or estimator.max_iter) as windows:
+        window = windows.next()
+        assert window is not None
+        if first:
+            estimator.n_features_in_ = window.data.inputs.shape[1]
+            estimator.__dict__.pop("feature_names_in_", None)
+        yield Stream(windows, window)
 
 
 def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:

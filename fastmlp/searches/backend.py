@@ -13,8 +13,8 @@ import joblib
 from joblib.parallel import ParallelBackendBase, get_active_backend
 from sklearn.base import BaseEstimator
 
+from fastmlp.estimators.base import Joint
 from fastmlp.estimators.convergence import warn
-from fastmlp.estimators.joint import Joint
 from fastmlp.searches.preprocessing import shared_steps
 from fastmlp.searches.tasks import TaskGroup, TaskThread
 from fastmlp.system.budget import usable_cores

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from sklearn.ensemble import BaggingClassifier, BaggingRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fastmlp.estimators.base import Joint
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.fitted import SPARSE
-from fastmlp.estimators.joint import Joint
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange import c_header, onnx_graph
 from fastmlp.exchange.steps import ExportGraph, mean_graph

@@ -29,13 +29,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
-from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.base import FitTraining, Perceptron, give
 from fastmlp.estimators.classifier import MLPClassifier
-from fastmlp.estimators.joint import Wanted, give
 from fastmlp.estimators.regressor import MLPRegressor
-from fastmlp.searches.preprocessing import FOLD, key_after
-from fastmlp.searches.tasks import TaskThread
-from fastmlp.searches.turns import Call, set_warning_state, warning_state
+from fastmlp.searches.preprocessing import FOLD, Call, key_after
+from fastmlp.searches.tasks import TaskThread, set_warning_state, warning_state
 from fastmlp.training.callbacks import Run
 
 NETWORKS = (MLPClassifier, MLPRegressor)
@@ -72,7 +70,7 @@ class Fold:
 
 
 class FoldFit(NamedTuple):
-    """A network's fit on rows of a fold, which wants a training.
+    """A network's fit on rows of a fold, up to its training.
 
     steps : before the network, fitted, each with its key
     """
@@ -80,8 +78,8 @@ class FoldFit(NamedTuple):
     network: Perceptron
     fold: Fold
     steps: list[tuple[Any, Any]]
-    fitting: Generator[Wanted, Run, None]
-    wanted: Wanted
+    fitting: Generator[FitTraining, Run, None]
+    training: FitTraining
 
 
 class SharedFolds:
@@ -121,7 +119,7 @@ class SharedFolds:
         return rows, fold
 
     def begun(self, call: Call) -> FoldFit | None:
-        """Return the fit of a call as far as its training; None if it must begin in another way."""
+        """Return a call's fit up to its training; None if scikit-learn must fit."""
         function: Any = call[0]
         _, (estimator, *_), named = call
         network = network_in(estimator, named["parameters"])
@@ -160,12 +158,9 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
             return None
         with shared.as_called(function, seen, skip_parameter_validation=True):
             begun = shared.begun(call)
-        if begun is None:
+        if begun is None or begun.training.begin is not None:
             return None
-        plan, state, callbacks, begin = begun.wanted
-        if begin is not None:
-            return None
-        awaited = task.request(plan, state, callbacks)
+        awaited = task.group.add_training(task, begun.training)
     except Exception as error:
         if is_of_a_signal(error):
             raise

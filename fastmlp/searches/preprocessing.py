@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +13,22 @@ import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from fastmlp.estimators.joint import Joint
+from fastmlp.estimators.base import Joint
 from fastmlp.estimators.parameters import PLAIN
-from fastmlp.searches.turns import Call, arguments_of
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 FOLD = ("X", "y", "train")
 """Arguments of scikit-learn's functions that say what rows a pipeline is fitted on."""
+
+_signature = functools.lru_cache(maxsize=8)(inspect.signature)
+"""It takes as long as scaling the rows of a small search."""
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """Return a call's arguments by the names that its function gives them."""
+    function, given, named = call
+    return _signature(inspect.unwrap(function)).bind(*given, **named).arguments
 
 
 @contextmanager

@@ -1,16 +1,22 @@
-"""scikit-learn's searches, whose networks train together."""
+"""scikit-learn's searches and cross-validation, whose networks train together; the picture of a search."""
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
+from collections.abc import Callable
+from numbers import Real
 from typing import Any, Self
 
+import numpy as np
 from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # what the last two need
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp import checks
 from fastmlp.searches.backend import together
-from fastmlp.searches.plots import plot
 from fastmlp.searches.trainings import trainings_go_on
+from fastmlp.system.packages import needed
 
 
 class _Search:
@@ -135,3 +141,87 @@ class HalvingRandomSearchCV(_HalvingSearch, model_selection.HalvingRandomSearchC
 
     Parameters and attributes are those of `sklearn.model_selection.HalvingRandomSearchCV`.
     """
+
+
+def _together(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of scikit-learn's, whose trainings are taken together."""
+
+    @functools.wraps(function, assigned=("__name__", "__qualname__"))
+    def called(*given: Any, **named: Any) -> Any:
+        with together(given[0] if given else named.get("estimator")):
+            return function(*given, **named)
+
+    called.__doc__ = (
+        f"scikit-learn's {function.__name__}, whose folds train together: see `fastmlp.GridSearchCV`.\n\n"
+        f"    Parameters and results are those of `sklearn.model_selection.{function.__name__}`.\n    "
+    )
+    return called
+
+
+cross_val_predict = _together(model_selection.cross_val_predict)
+cross_val_score = _together(model_selection.cross_val_score)
+cross_validate = _together(model_selection.cross_validate)
+learning_curve = _together(model_selection.learning_curve)
+validation_curve = _together(model_selection.validation_curve)
+
+
+# --- the picture of a search
+
+LOG_RATIO = 20.0
+"""A parameter whose values differ by more than this factor is shown on a logarithmic scale."""
+
+
+def plot(search: Any, metric: str | None) -> Any:
+    """Return a matplotlib Figure of a fitted search's results; see `GridSearchCV.plot`."""
+    results = search.cv_results_
+    names = [name.removeprefix("mean_test_") for name in results if name.startswith("mean_test_")]
+    if metric is None:
+        metric = search.refit if search.refit in names else names[0]
+    checks.choice("metric", metric, names)
+    needed("matplotlib", "plot", "a picture")
+    from matplotlib.figure import Figure
+
+    budget = results.get("n_resources")
+    spent = None if budget is None else f"param_{search.resource}"  # which has a panel of its own
+    parameters = [name for name in results if name.startswith("param_") and name != spent]
+    panels = len(parameters) + (budget is not None)
+    figure = Figure(figsize=(4.2 * panels, 3.8), layout="constrained")
+    axes = [*figure.subplots(1, panels, sharey=True, squeeze=False)[0]]
+    means, deviations = results[f"mean_test_{metric}"], results[f"std_test_{metric}"]
+    axes[0].set_ylabel(metric)
+    for one, name in zip(axes, parameters, strict=False):
+        places = _places(one, results[name])
+        shown = {"fmt": ".", "color": "0.7", "zorder": 1}
+        one.errorbar(places, means, yerr=deviations, **shown)
+        one.scatter(places, means, c=means if budget is None else budget, zorder=2)
+        one.set_xlabel(name.removeprefix("param_").rpartition("__")[2])
+    if budget is not None:
+        _draw_budget(axes[-1], results["params"], budget, means, search.resource)
+    return figure
+
+
+def _places(axes: Any, values: Any) -> Any:
+    """Return where values of a parameter stand on the axis, which it sets up; NaN where there is none."""
+    given = [None if value is np.ma.masked else value for value in values]
+    numbers = [value for value in given if value is not None]
+    if all(isinstance(value, Real) and not isinstance(value, bool) for value in numbers):
+        places = np.array([np.nan if value is None else float(value) for value in given])
+        if min(numbers) > 0 and max(numbers) > LOG_RATIO * min(numbers):
+            axes.set_xscale("log")
+        return places
+    texts = list(dict.fromkeys(map(str, given)))
+    axes.set_xticks(range(len(texts)), texts)
+    return np.array([texts.index(str(value)) for value in given])
+
+
+def _draw_budget(axes: Any, candidates: Any, budget: Any, means: Any, resource: str) -> None:
+    """Draw a line for each candidate, as far as it came."""
+    lines = defaultdict(list)
+    for candidate, spent, mean in zip(candidates, budget, means, strict=True):
+        own = {name: value for name, value in candidate.items() if name != resource}
+        lines[repr(own)].append((spent, mean))
+    for points in lines.values():
+        axes.plot(*zip(*points, strict=True), ".-", alpha=0.7)
+    axes.set(xscale="log", xlabel=resource.rpartition("__")[2])
+    axes.set_xticks(np.unique(budget), map(str, np.unique(budget)))
+    axes.minorticks_off()

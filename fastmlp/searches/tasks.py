@@ -1,4 +1,4 @@
-"""Tasks that run one at a time, some in threads, until they wait: for a training, or for other tasks.
+"""Tasks of a search, one at a time, each until it waits for a training.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
 a training of a network it waits, and others run. Once all wait, their trainings are taken together.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fastmlp.estimators.joint import TrainingThread
-from fastmlp.model.state import TrainState
+from fastmlp.estimators.base import FitTraining, TrainingThread
+from fastmlp.searches.preprocessing import Call
 from fastmlp.searches.trainings import Awaited, train_together
-from fastmlp.searches.turns import Call, set_warning_state, warning_state
 from fastmlp.system.interrupts import POLL
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.loop import Plan
+from fastmlp.training.callbacks import Run
 
 MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins until those that wait have trained."""
@@ -29,12 +28,29 @@ MOST_TASKS = 1 << 10
 """Tasks that wait for trainings at once; one that needs a thread takes some 50 KB more."""
 
 
+WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
+"""What `warnings.catch_warnings` changes, for all threads of the process, until its block ends."""
+
+
+def warning_state() -> tuple[Any, ...]:
+    """Return the filters of warnings and what shows them: each task has its own."""
+    return tuple(getattr(warnings, name) for name in WARNING_STATE)
+
+
+def set_warning_state(state: tuple[Any, ...]) -> None:
+    """Go back to a state."""
+    for name, value in zip(WARNING_STATE, state, strict=True):
+        setattr(warnings, name, value)
+    with warnings.catch_warnings():  # which has the interpreter read the filters anew
+        pass
+
+
 class Abandoned(BaseException):
     """Ends a task that nobody needs any more."""
 
 
 class TaskThread(TrainingThread):
-    """A call that runs only while its group waits for it, in this thread or in the group's (`unthreaded`).
+    """A call of its own that runs while its group waits.
 
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end
@@ -87,7 +103,7 @@ class TaskThread(TrainingThread):
             self._turns.put(None)
 
     def _goes_on_unthreaded(self, parts: Generator[None, None, Any]) -> bool:
-        """Make the next part of the call in the group's thread; return False if the task's own is needed."""
+        """Make the next part here; return False if the task's thread is needed."""
         try:
             if self.group.abandoned:
                 parts.close()
@@ -123,20 +139,16 @@ class TaskThread(TrainingThread):
         self.runs = False
         self.group.turns.put(None)
 
-    def train(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
+    def train(self, training: FitTraining) -> Run:
         """Return the finished run of a training that is taken with others."""
         began = time.time()
-        awaited = self.request(plan, state, callbacks)
+        awaited = self.group.add_training(self, training)
         self.wait()
         self.delay += time.time() - began - awaited.seconds
         outcome = awaited.taken_over()
         if isinstance(outcome, Run):
             return outcome
         raise outcome
-
-    def request(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Awaited:
-        """Return a training that the group takes before this task goes on."""
-        return self.group.add_training(self, Awaited(plan, state, callbacks))
 
 
 class TaskGroup:
@@ -180,8 +192,9 @@ class TaskGroup:
         finally:
             set_warning_state(outside)
 
-    def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
+    def add_training(self, task: TaskThread, training: FitTraining) -> Awaited:
         """Add the training that a task is about to wait for."""
+        awaited = Awaited(training)
         self._training.append((task, awaited))
         self._bytes += awaited.bytes
         return awaited

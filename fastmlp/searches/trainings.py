@@ -1,4 +1,4 @@
-"""The trainings that tasks wait for: those of one kind are taken together, as those of `fit_many` are.
+"""Trainings that tasks wait for, taken together as in `fit_many`.
 
 The bits of an estimator's training do not depend on how many epochs it shall take: after n of them it is
 where one of n epochs ended. So what trainings leave is kept, and a longer one of the same search goes on from
@@ -10,15 +10,15 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from fastmlp.backend.auto import Auto
+from fastmlp.estimators.base import FitTraining
 from fastmlp.estimators.convergence import Convergence
 from fastmlp.estimators.draws import ComposedOrders
-from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
@@ -28,58 +28,21 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import fingerprint
-from fastmlp.training.loop import Plan, Training
-from fastmlp.training.prepared import Prepared
+from fastmlp.training.loop import Plan
 from fastmlp.training.threads import most_seconds
 
-
-class Ended(NamedTuple):
-    """A training that has ended. snapshot : where; stopped : whether before its last epoch"""
-
-    snapshot: Snapshot
-    stopped: bool
-
-    def continued(self, plan: Plan) -> Plan:
-        """Return the plan of a longer training from here on; one that would stop here has no epoch left."""
-        return plan._replace(epochs=len(self.snapshot.history["loss"])) if self.stopped else plan
-
-
-_ended: ContextVar[dict[str, Ended] | None] = ContextVar("fastmlp_ended", default=None)
+_kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp_kept", default=None)
+"""Where trainings of a search have ended, and whether something stopped each of them, by `key_of`."""
 
 
 @contextmanager
 def trainings_go_on(enabled: bool) -> Iterator[None]:
     """Have trainings in a `with` block go on from shorter ones there, if enabled."""
-    token = _ended.set({} if enabled else None)
+    token = _kept.set({} if enabled else None)
     try:
         yield
     finally:
-        _ended.reset(token)
-
-
-class KeptTraining:
-    """The place among the kept ones of a training that is about to begin; empty where nothing is kept."""
-
-    def __init__(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> None:
-        self._kept = _ended.get()
-        self._key = None if self._kept is None else key_of(plan, state, callbacks)
-
-    @property
-    def ended(self) -> Ended | None:
-        """The last training that began in this way, None if there was none."""
-        return None if self._kept is None or self._key is None else self._kept.get(self._key)
-
-    def keep(self, run: Run) -> None:
-        """Keep what a finished run has left."""
-        left = run.left
-        if self._kept is None or self._key is None or left is None or run.interrupted:
-            return
-        own = left._replace(
-            parameters=left.parameters.copy(),
-            moments=left.moments.copy(),
-            history={name: list(values) for name, values in left.history.items()},
-        )
-        self._kept[self._key] = Ended(own, run.stop_reason is not None)
+        _kept.reset(token)
 
 
 def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
@@ -102,7 +65,7 @@ def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str 
 
 
 class Awaited:
-    """A training that a task waits for; it goes on from an earlier one where that is kept, see `going_on`.
+    """A training that a task waits for; it may go on from a shorter training.
 
     outcome : the finished run, or the error that ended it; None before
     seconds : its share of the time of the trainings that were taken with it
@@ -111,32 +74,34 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> None:
-        self.plan, self.state, self.callbacks = plan, state, callbacks
-        self._place = KeptTraining(plan, state, callbacks)
-        earlier = self._place.ended
-        self._resumed = earlier and earlier.snapshot
-        if earlier:
-            self.plan = earlier.continued(plan)
+    def __init__(self, training: FitTraining) -> None:
+        self.training, self._kept = training, _kept.get()
+        self._key = (key_of(*training[:3]) or "") if self._kept is not None else ""
+        if self._kept and self._key in self._kept:
+            resumed, stopped = self._kept[self._key]
+            self.training = training._replace(resumed=resumed)
+            if stopped:  # a longer training would stop there, too
+                self.change_plan(epochs=len(resumed.history["loss"]))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the training."""
+        return self.training.plan
+
+    def change_plan(self, **fields: Any) -> None:
+        """Replace fields of the plan."""
+        self.training = self.training._replace(plan=self.plan._replace(**fields))
 
     def taken_over(self) -> Run | BaseException:
         """Return the outcome, and keep a run for longer trainings."""
-        assert self.outcome is not None
-        if isinstance(self.outcome, Run):
-            self._place.keep(self.outcome)
-        return self.outcome
-
-    @property
-    def parts(self) -> tuple[Plan, TrainState, Sequence[Callback], Snapshot | None]:
-        """The arguments of `fastmlp.training.lifecycle.train`."""
-        return self.plan, self.state, self.callbacks, self._resumed
-
-    def begun(self, begin: Callable[..., Training]) -> Training:
-        """Return it before its first step."""
-        return begin(*self.parts)
-
-    def ended(self, run: Run) -> Run:
-        """Return what it has come to, which is its run."""
+        run = self.outcome
+        assert run is not None
+        if self._kept is not None and self._key and isinstance(run, Run) and run.left and not run.interrupted:
+            own = run.left._replace(
+                parameters=run.left.parameters.copy(), moments=run.left.moments.copy(),
+                history={name: [*values] for name, values in run.left.history.items()},
+            )  # fmt: skip
+            self._kept[self._key] = own, run.stop_reason is not None
         return run
 
     @property
@@ -150,7 +115,7 @@ class Awaited:
     def work(self) -> float:
         """A bound on the seconds of what was trained."""
         rows = self.outcome.rows_seen if isinstance(self.outcome, Run) else 0
-        return most_seconds(self.state.parameters.size, rows)
+        return most_seconds(self.training.state.parameters.size, rows)
 
 
 class AwaitedTrainings(Trainings):
@@ -166,23 +131,16 @@ class AwaitedTrainings(Trainings):
         self.results[index] = error
 
 
-def no_blocks(models: list[int], patterns: list[Pattern]) -> BlockMembers:
-    """Refuse to make blocks: callbacks look into all trainings of estimators."""
-    raise AssertionError("trainings of estimators have no patterns")
-
-
 def train_together(awaited: Sequence[Awaited], threads: int) -> None:
     """Train, on up to so many threads in all; each gets its outcome. KeyboardInterrupt after Ctrl-C."""
     began = time.time()
     workers = min(len(awaited), threads)
     for one in awaited:
-        one.plan = one.plan._replace(threads=min(one.plan.threads or threads, threads // workers))
+        one.change_plan(threads=min(one.plan.threads or threads, threads // workers))
     choose_for_all(awaited)
     trainings = AwaitedTrainings([None] * len(awaited))
     with Bar(None, "", "", False) as bar, deferred(trainings.stop) as signals:
-        trainings.run(
-            groups_of(awaited, workers), workers, lambda index: cast(Prepared, awaited[index]), no_blocks, bar
-        )
+        trainings.run(groups_of(awaited, workers), workers, lambda index: awaited[index].training, bar)
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     for one, outcome in zip(awaited, trainings.results, strict=True):
@@ -200,7 +158,7 @@ def choose_for_all(awaited: Sequence[Awaited]) -> None:
             steps[auto.program] += auto.steps
     for one in awaited:
         if isinstance(auto := one.plan.backend, Auto) and auto.program and steps[auto.program] > auto.steps:
-            one.plan = one.plan._replace(backend=auto.for_all(steps[auto.program]))
+            one.change_plan(backend=auto.for_all(steps[auto.program]))
 
 
 def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
@@ -208,7 +166,11 @@ def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
     groups: dict[Any, ModelGroup] = {}
     for index, one in enumerate(awaited):
         plan, program = one.plan, program_of(one.plan)
-        key = program.bound if program else (plan.network, plan.optimizer.rule, one.state.parameters.dtype)
+        key = (
+            program.bound
+            if program
+            else (plan.network, plan.optimizer.rule, one.training.state.parameters.dtype)
+        )
         saved = saved_together(plan, program, as_one=False)
         groups.setdefault(key, ModelGroup(program, workers)).add([index], None, saved)
     return [*groups.values()]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from fastmlp.checks import CheckpointError
-from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system import budget
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
@@ -19,24 +18,11 @@ NO_LIMIT = nullcontext()
 """The limit of the BLAS where nothing calls it."""
 
 
-def train(
-    plan: Plan,
-    state: TrainState,
-    callbacks: Sequence[Callback],
-    resumed: Snapshot | None = None,
-    begin: Callable[..., Training] | None = None,
-) -> Run:
-    """Train in place on state.parameters and state.moments; return the finished run.
-
-    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
-    training needs to go on from here is in run.left. begin : makes another kind of `Training`
-    Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
-    """
-    return finished((begin or Training)(plan, state, callbacks, resumed))
-
-
 def finished(training: Training) -> Run:
-    """Take all chunks of a training; return its run. Errors as of `train`."""
+    """Take all chunks of a training; return its run, in whose `left` is what a later training goes on from.
+
+    DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
+    """
     with under_way(training):
         for _ in training.chunks():
             pass

@@ -60,11 +60,11 @@ class Prepared(NamedTuple):
     ranks: Ranks
 
     def train(self, begin: Callable[..., Training] | None = None) -> Model:
-        """Take all steps; return the model. Errors as of `fit`; begin : as of `lifecycle.train`"""
+        """Take all steps; return the model. Errors as of `fit`; begin : makes another kind of `Training`"""
         return self.ended(finished(self.begun(begin)))
 
     def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before its first step; begin : as of `lifecycle.train`"""
+        """Return the training before its first step; begin : makes another kind of `Training`"""
         training: Training = (begin or self.ranks.begin or Training)(
             self.plan, self.state, self.callbacks, self.resumed
         )

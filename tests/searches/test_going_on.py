@@ -30,7 +30,7 @@ def halved(estimator, prefix=""):
     grid, found, together = {f"{prefix}learning_rate_init": RATES}, [], tasks.train_together
 
     def noted(awaited, threads):
-        begun = [one.parts[3] for one in awaited]
+        begun = [one.training.resumed for one in awaited]
         found.append(
             [
                 (len(at.history["loss"]) if at else 0, one.plan.epochs)
