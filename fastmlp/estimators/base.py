@@ -207,6 +207,10 @@ class Perceptron(Joint, Parameters, Fitted):
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
                 " need to be preprocessed."
             )
+        self._after_fit(X, y)
+
+    def _after_fit(self, X: Any, y: Any) -> None:
+        """Learn what follows from the trained network and its rows."""
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ValidatedRows:
         """Return rows in memory, once what y means is known."""

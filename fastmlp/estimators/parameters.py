@@ -119,4 +119,5 @@ REGRESSOR: Constraints = COMMON | {
     "loss": [StrOptions({*LOSSES}), Loss],
     "huber_delta": [Interval(Real, 0, None, closed="neither")],
     "quantile": [Interval(Real, 0, 1, closed="neither")],
+    "posterior": ["boolean"],
 }

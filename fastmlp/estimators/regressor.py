@@ -49,6 +49,9 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         The quantile that pinball estimates, in (0, 1).
     stopping_metric : str, callable or None
         What early_stopping maximises, as for MLPClassifier. None is R^2.
+    posterior : bool
+        Whether `fit` finds the posterior of the parameters, of the losses "squared_error" and "poisson", for
+        `predict(X, return_std=True)`. `posterior_` is then a `fastmlp.Posterior`, of the last call's rows.
 
     Notes
     -----
@@ -103,6 +106,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         dtype: Any = None,
         input_scale: float = 1.0,
         ftol: float = FTOL,
+        posterior: bool = False,
     ) -> None:
         self._keep(locals())
 
@@ -155,25 +159,42 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         self._train(X, y, sample_weight, checks.whole("epochs", epochs, 1))
         return self
 
-    def predict(self, X: Any) -> Array:
+    def _after_fit(self, X: Any, y: Any) -> None:
+        vars(self).pop("posterior_", None)  # type: ignore[attr-defined]  # of an instance it is a dict
+        if self.posterior:
+            if y is None:
+                raise ValueError("posterior=True needs rows in memory, X and y; got blocks")
+            from fastmlp.derivatives.laplace import laplace
+
+            self.posterior_ = laplace(self.model_, self._rows_for(X), self._targets(np.asarray(y)))
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return the prediction for every row.
 
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+        return_std : whether to return standard deviations of the targets, too, as `Posterior.predict` does
 
         Returns
         -------
-        (rows,) array of the dtype that was trained in, or (rows, n_out) if there are several outputs
+        (rows,) array of the dtype that was trained in, or (rows, n_out) if there are several outputs; with
+        return_std a pair of such arrays
 
         Raises
         ------
         NotFittedError
             Before the first fit.
         ValueError, TypeError
-            If X is not such rows.
+            If X is not such rows, or there is no posterior for return_std.
         """
-        return self._decoded(self._outputs_for(X))
+        if not checks.flag("return_std", return_std):
+            return self._decoded(self._outputs_for(X))
+        rows = self._rows_for(X)
+        if not hasattr(self, "posterior_"):
+            raise ValueError("return_std needs a posterior; make the estimator with posterior=True")
+        mean, std = self.posterior_.predict(rows, return_std=True)
+        return self._decoded(mean), self._decoded(std)
 
     # --- what y means -------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_diabetes
 
 import fastmlp
 from fastmlp import Adam, Dense, Head, Members, Network, Stepper
@@ -175,3 +175,24 @@ def test_it_is_the_posterior_of_laplace_torch(loss):
         found = posterior.predict(new, return_std=True)
         np.testing.assert_allclose(found[0], mean, rtol=1e-9)
         np.testing.assert_allclose(found[1], np.sqrt(variance[..., 0] + 0.2**2), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_regressor_predicts_with_error_bars():
+    X, y = load_diabetes(return_X_y=True)
+    X, y = (X / X.std(axis=0), (y - y.mean()) / y.std())
+    options = {"hidden_layer_sizes": (4,), "solver": "lbfgs", "alpha": 0.1, "random_state": 0}
+    regressor = fastmlp.MLPRegressor(**options, posterior=True).fit(X[:300], y[:300])
+    mean, std = regressor.predict(X[300:], return_std=True)
+    np.testing.assert_allclose(mean, regressor.predict(X[300:]), rtol=1e-9)
+    assert mean.shape == std.shape == (142,)
+    held = np.abs(y[300:] - mean) < 1.645 * std
+    assert 0.8 < held.mean() < 0.97  # of 90 % intervals
+    search = fastmlp.GridSearchCV(
+        fastmlp.MLPRegressor(**options, posterior=True), {"alpha": [0.1, 1.0]}, cv=3
+    )
+    assert search.fit(X, y).best_estimator_.predict(X[:2], return_std=True)[1].shape == (2,)
+    with pytest.raises(ValueError, match="make the estimator with posterior=True"):
+        fastmlp.MLPRegressor(**options).fit(X, y).predict(X, return_std=True)
+    with pytest.raises(ValueError, match="this network has the loss 'mae'"):
+        fastmlp.MLPRegressor(loss="mae", max_iter=2, posterior=True).fit(X, y)
