@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.kernels.mixed.processor import WHY_NOT
+from fastmlp.kernels.mixed.tiles import WHY_NOT
 from fastmlp.lab.timing import in_alternation
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count

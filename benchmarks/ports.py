@@ -52,8 +52,8 @@ class Work(NamedTuple):
 
 def shares(works: dict[Any, Work], seconds: float) -> dict[Any, float]:
     """Return the share of the peak of each work, the median over turns; seconds : for each."""
-    from fastmlp.lab.flushing import subnormals_flushed
     from fastmlp.lab.peak import window
+    from fastmlp.lab.slot_times import subnormals_flushed
 
     loop, operations = window("float32", VECTOR_BYTES, 20_000)
 
@@ -97,7 +97,7 @@ def of_tile(tile: Tile, depth: int, level: str) -> Work | None:
 
     B is a packed panel. A is read by rows, or by columns where tiles of that kind do.
     """
-    from fastmlp.lab.tiles import repeated
+    from fastmlp.lab.peak import repeated
 
     width = tile.vectors * (VECTOR_BYTES // 4)
     count = (LEVELS[level] - 4 * depth * width) // (4 * tile.rows * (depth + width))
@@ -144,7 +144,7 @@ PRODUCTS = "affine", "weight_gradient", "input_gradient"
 def of_product(slot: str, rows: int, n_in: int, n_out: int) -> Work:
     """Return a layer's product as `packed` takes it."""
     from fastmlp.kernels.runtime.workspace import scratch_length
-    from fastmlp.lab.rows import kernel_of
+    from fastmlp.lab.slot_times import kernel_of
 
     kernel = kernel_of("packed", f"{slot}_rows")
     x, w, delta = numbers(rows * n_in), numbers(n_in * n_out), numbers(rows * n_out)

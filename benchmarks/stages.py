@@ -26,8 +26,8 @@ from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.small import stages
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.small.padded import PaddedLayout, plan
-from fastmlp.lab.flushing import subnormals_flushed
 from fastmlp.lab.peak import window
+from fastmlp.lab.slot_times import subnormals_flushed
 from fastmlp.lab.timing import in_alternation, once
 from fastmlp.model.layout import aligned
 

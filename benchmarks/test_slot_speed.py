@@ -1,6 +1,6 @@
 """Every slot of every variant on the table's cases and sizes, held to the reference, then timed.
 
-The rows are the lab's, `fastmlp.lab.rows`: a variant is timed where its compiled slot is not the very
+The rows are the lab's, `fastmlp.lab.slot_times`: a variant is timed where its compiled slot is not the very
 function of its base. So are the figures beside the times: the rate, and its share of what the machine can do.
 """
 
@@ -13,10 +13,9 @@ import pytest
 from benchmarks.share import in_words
 from fastmlp.backend.registry import variants
 from fastmlp.lab import machine
-from fastmlp.lab.flushing import subnormals_flushed
 from fastmlp.lab.machine import DTYPES
 from fastmlp.lab.measurements import Measurement
-from fastmlp.lab.rows import has_its_own, kernel_of, slot_rows, traffic
+from fastmlp.lab.slot_times import has_its_own, kernel_of, slot_rows, subnormals_flushed, traffic
 from fastmlp.lab.timing import Time
 from fastmlp.testing.slots import SLOTS
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fastmlp.derivatives.laplace import Posterior as Posterior
     from fastmlp.derivatives.laplace import laplace as laplace
     from fastmlp.distributed.data_parallel import DataParallel as DataParallel
+    from fastmlp.distributed.data_parallel import shard as shard
     from fastmlp.distributed.ranks import RankError as RankError
-    from fastmlp.distributed.shards import shard as shard
     from fastmlp.estimators.classifier import MLPClassifier as MLPClassifier
     from fastmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor as MLPRegressor
@@ -77,9 +77,8 @@ _HOME = {
     "training.callbacks": "Callback EarlyStopping Progress ReduceLROnPlateau TimeLimit",
     "training.checkpoint": "Checkpoint",
     "training.divergence": "DivergenceError",
-    "distributed.data_parallel": "DataParallel",
+    "distributed.data_parallel": "DataParallel shard",
     "distributed.ranks": "RankError",
-    "distributed.shards": "shard",
     "estimators.classifier": "MLPClassifier",
     "estimators.display": "LossCurveDisplay",
     "estimators.regressor": "MLPRegressor",
@@ -142,7 +141,7 @@ def _read_table(*file: Any) -> Any:
 def _publish_end(process: int) -> None:
     """Have the other processes of mpiexec know that this one has ended, if it is one of them."""
     if "mpi4py.MPI" in sys.modules:
-        from fastmlp.distributed.ends import publish_end
+        from fastmlp.distributed.mpi import publish_end
 
         publish_end(process)
 

@@ -217,7 +217,7 @@ def allowed(name: str, dtype: Any) -> Outcome:
 
     A backend that rounds is the exact one on a start moved by some eps: how far such a move grows
     over the training, the reference says itself. The steps' roundings add at random, so that moves
-    by 1 eps grow with the root of their number; 8 sigma, as in `fastmlp.testing.product_cases`.
+    by 1 eps grow with the root of their number; 8 sigma, as in `fastmlp.testing.slots`.
     """
     moved = run(TRAININGS[name], "reference", np.float64, jitter=eps(dtype))
     training = TRAININGS[name]

@@ -1,20 +1,20 @@
-"""scikit-learn: the library's peer (`fastmlp.lab.sklearn_steps`), and its prediction of one row."""
+"""scikit-learn: the library's peer (`fastmlp.lab.peers`), and its prediction of one row."""
 
 import sklearn
 
-from fastmlp.lab import sklearn_steps
+from fastmlp.lab import peers
 
 VERSION = sklearn.__version__
 
 
 def unsupported(work):
-    fits = sklearn_steps.fits(work.network, work.optimizer)
+    fits = peers.sklearn_fits(work.network, work.optimizer)
     return "" if fits else "scikit-learn has no such network, or takes no such steps"
 
 
 def ways(work, threads, shuffle=True):
     """Name to prepare() -> run(epochs), which trains afresh and returns the epochs' mean losses."""
-    return sklearn_steps.ways(work.training(threads, shuffle))
+    return peers.sklearn_ways(work.training(threads, shuffle))
 
 
 def prepare_predict(work, threads):

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from fastmlp import Adam
-from fastmlp.lab import torch_steps
+from fastmlp.lab import peers
 
 from .works import row_orders
 
@@ -41,7 +41,7 @@ def ways(work, threads, shuffle=True):
     X, y = map(torch.from_numpy, work.data())
     orders = partial(row_orders, work, shuffle=shuffle)
     return {
-        **torch_steps.ways(work.training(threads, shuffle)),
+        **peers.torch_ways(work.training(threads, shuffle)),
         "step": partial(_prepare_step, work, X, y, orders, together=1),
         "step x8": partial(_prepare_step, work, X, y, orders, together=8),
     }

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 import fastmlp
-from fastmlp.lab.peer_training import PeerTraining
+from fastmlp.lab.peers import PeerTraining
 
 from ..networks.works import WORKS as NETWORKS
 

@@ -16,8 +16,7 @@ from fastmlp.model.optimizers import Optimizer, without_rates
 from fastmlp.model.state import TrainState
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.blocks import LaneBlocks
-    from fastmlp.kernels.lanes.training import LaneResult, LaneTask
+    from fastmlp.kernels.lanes.training import LaneBlocks, LaneResult, LaneTask
     from fastmlp.kernels.variant import Bound
 
 VARIANT = "specialized"
@@ -49,7 +48,7 @@ class LaneProgram(NamedTuple):
     @property
     def lanes(self) -> int:
         """How many networks go together."""
-        from fastmlp.kernels.lanes.eligible import lanes_of
+        from fastmlp.kernels.small.eligible import lanes_of
 
         return lanes_of(self.dtype)
 
@@ -104,7 +103,7 @@ def program_of(
     if registry.is_reference(name) or not registry.choice_of(name).exact:
         return None
     from fastmlp.kernels.estimates import lane_seconds
-    from fastmlp.kernels.lanes.eligible import lane_program
+    from fastmlp.kernels.small.eligible import lane_program
     from fastmlp.kernels.variant import Work
 
     optimizer = without_rates(optimizer)
@@ -149,8 +148,8 @@ def blocks_of(
     keys: NDArray[np.uint32],
     parameters: Array,
 ) -> LaneBlocks:
-    """Return networks (models) whose steps are all taken together; see `fastmlp.kernels.lanes.blocks`."""
-    from fastmlp.kernels.lanes.blocks import LaneBlocks, LaneMembers
+    """Return networks (models) whose steps are all taken together; see `fastmlp.kernels.lanes.training`."""
+    from fastmlp.kernels.lanes.training import LaneBlocks
 
-    members = LaneMembers(kinds, kind_of, data, data_of, keys)
-    return LaneBlocks(registry.entries(VARIANT), program.bound, members, parameters)
+    entries = registry.entries(VARIANT)
+    return LaneBlocks(entries, program.bound, kinds, kind_of, data, data_of, keys, parameters)

@@ -95,7 +95,7 @@ def get(name: str) -> Backend:
 
 def mixed() -> dict[str, Callable[[], str | None]]:
     """Return the backends of `fit(dtype="bfloat16")` by name, each with what says why it cannot run here."""
-    from fastmlp.kernels.mixed.processor import WHY_NOT
+    from fastmlp.kernels.mixed.tiles import WHY_NOT
 
     return {**WHY_NOT, ROUNDED: lambda: None}
 

@@ -235,8 +235,8 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
     """Print and write what was found; return the exit code."""
-    from fastmlp.lab import compare, table
-    from fastmlp.lab.measurements import written
+    from fastmlp.lab import table
+    from fastmlp.lab.measurements import changes, written
 
     console.print(table.table(results))
     for line in table.notes(results):
@@ -251,7 +251,7 @@ def _reported(results: Results, before: Results | None, arguments: argparse.Name
         _checked(lambda: Path(arguments.html).write_text(page(results), encoding="utf-8"))
     code = WRONG if results.wrong else 0
     if before is not None:
-        found = list(compare.changes(before, results, arguments.tolerance))
+        found = list(changes(before, results, arguments.tolerance))
         console.print(table.changes(found))
         if before.machine.cpu != results.machine.cpu:
             console.print(f"the earlier results are from another machine: {before.machine.cpu}", markup=False)
@@ -263,7 +263,7 @@ def _reported(results: Results, before: Results | None, arguments: argparse.Name
 
 def _watch(arguments: argparse.Namespace, files: list[str]) -> int:
     from fastmlp.lab.machine import measured
-    from fastmlp.lab.watch import watch
+    from fastmlp.lab.run import watch
 
     if not files:
         raise Mistake("--watch needs a file among --variant")
@@ -278,7 +278,7 @@ def _watch(arguments: argparse.Namespace, files: list[str]) -> int:
 
 def _assembly(arguments: argparse.Namespace, request: Request, files: list[str]) -> int:
     from fastmlp.lab import assembly
-    from fastmlp.lab.rows import slot_rows
+    from fastmlp.lab.slot_times import slot_rows
 
     names = [*request.variants, *request.own]
     if len(names) != 1 or len(request.slots) != 1 or request.slots[0] == "step":

@@ -1,10 +1,11 @@
 """MPI by mpi4py: collectives that are polled, so that a rank that has stalled ends all ranks in time.
 
-A blocking collective waits for ever for a rank that was stopped, and no signal interrupts it meanwhile.
+A blocking collective waits for ever for a rank that was stopped, and no signal interrupts the wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -16,16 +17,56 @@ from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
-from fastmlp.distributed import ends
-from fastmlp.distributed.ranks import all_of
 from fastmlp.system.budget import affinity
 from fastmlp.system.notices import say
 
-SPINS = 1000
-"""Polls, 0.2 ms of them, before the core is offered to others between two polls; 0 on a crowded machine.
+# --- the end of a process, which mpiexec publishes --------------------------------------------------
 
-Beside other work two ranks on two cores took 36 us for a step with as many, and 340 with none; four ranks on
-two cores 1.7 ms with as many, 0.7 with none, and 13 where the core was never offered.
+# Every process that has imported fastmlp publishes its end, trained or not, after Python has shut its threads
+# down. Modules of trainings are not imported above, since `concurrent.futures` cannot be imported so late.
+
+
+def publish_end(process: int) -> None:
+    """Publish this process's end to the others of mpiexec, if this process has this id.
+
+    MPICH keeps a process in MPI_Finalize until all processes have come there, and a process that waits for
+    this process in a collective never does. A message would not do: a program's receive from any source may
+    take the message. mpiexec keeps published names, and every process finds them.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if os.getpid() != process or mpi is None or not mpi.Is_initialized() or mpi.Is_finalized():
+        return
+    if are_published(mpi):
+        with contextlib.suppress(mpi.Exception):
+            mpi.Publish_name(_name(mpi.COMM_WORLD.rank), "ended")
+
+
+def has_ended(mpi: Any, rank: int) -> bool:
+    """Return whether a process of mpiexec has ended. rank : in COMM_WORLD"""
+    try:
+        mpi.Lookup_name(_name(rank))
+    except mpi.Exception:
+        return False
+    return True
+
+
+def are_published(mpi: Any) -> bool:
+    """Return whether processes publish their ends: with MPICH (5.0 answers in 1 ms)."""
+    started_by_mpiexec = mpi.Comm.Get_parent() == mpi.COMM_NULL  # others count their ranks from 0 again
+    return started_by_mpiexec and mpi.COMM_WORLD.size > 1 and mpi.get_vendor()[0] == "MPICH"
+
+
+def _name(rank: int) -> str:
+    return f"fastmlp-end-of-rank-{rank}"  # a space would end it
+
+
+# --- collectives ------------------------------------------------------------------------------------
+
+SPINS = 1000
+"""Polls (0.2 ms) before the core is offered to others after each poll; 0 on a crowded machine.
+
+Beside other work two ranks on two cores took 36 us for a step with 1000 polls, and 340 with none; four ranks
+on two cores 1.7 ms with 1000, 0.7 with none, and 13 where the core was never offered.
 """
 
 YIELD = getattr(os, "sched_yield", partial(time.sleep, 0))
@@ -35,29 +76,29 @@ PATIENCE = 0.05
 """Seconds of polling without a pause."""
 
 SLOWEST = 1e8
-"""Bytes a second of a network at least; what moves at that pace is polled without a pause."""
+"""Bytes a second of the slowest network; data that take so long are polled without a pause."""
 
 POKE = 3e-4
-"""Seconds from one poke to the next: the sums that are poked take milliseconds, a poke some microseconds."""
+"""Seconds between pokes: poked sums take milliseconds, a poke some microseconds."""
 
 PAUSE = 1e-3
-"""Seconds between two polls after that: a rank that waits for long leaves its core alone."""
+"""Seconds between two polls after `PATIENCE`: a rank that waits for long leaves its core alone."""
 
 LOOK = 1.0
-"""Seconds from one look for a rank that has ended to the next: a look takes mpiexec 1 ms."""
+"""Seconds between looks for an ended rank: a look takes mpiexec 1 ms."""
 
 GRACE = 5.0
-"""Seconds of polling after such a rank is found: what it sent before may still be on its way."""
+"""Seconds of polling after an ended rank is found: its last messages may be on their way."""
 
 LAST_WORDS_SECONDS = 0.3
-"""Seconds from a last message to the end of all: mpiexec drops what it has not passed on by then."""
+"""Seconds from a last message to the end of all ranks: mpiexec drops later output."""
 
 FAILED = 1
-"""The exit code of all ranks if one fails."""
+"""The exit code of all ranks if any rank fails."""
 
 
 def is_mpi(value: object) -> bool:
-    """Return whether it is a communicator of mpi4py's, without importing that."""
+    """Return whether a value is a communicator of mpi4py's, without importing mpi4py."""
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi is not None and isinstance(value, mpi.Comm)
 
@@ -66,7 +107,7 @@ class MPI:
     """A `Communicator` (`fastmlp.distributed.ranks`) of mpi4py's.
 
     communicator : mpi4py.MPI.Intracomm
-    timeout : seconds that one collective may take, waiting for the slowest rank included
+    timeout : seconds that a collective may take, waiting for the slowest rank included
     """
 
     def __init__(self, communicator: Any, timeout: float) -> None:
@@ -77,9 +118,9 @@ class MPI:
         self._under_way: list[Any] = []
         self.rank: int = communicator.rank
         self.size: int = communicator.size
-        self._others = self._places_of_others() if ends.are_published(self._mpi) else []
+        self._others = self._places_of_others() if are_published(self._mpi) else []
         self._spins = SPINS
-        if self._is_crowded():
+        if self._is_crowded():  # a collective, which polls by `_spins` already
             self._spins = 0
 
     def allreduce(self, array: NDArray[Any]) -> None:
@@ -87,7 +128,7 @@ class MPI:
         self._complete(self._communicator.Iallreduce(self._mpi.IN_PLACE, array), array.nbytes)
 
     def start_allreduce(self, array: NDArray[Any]) -> Callable[[], None]:
-        """Begin to replace an array by the sum over all ranks; return what waits for that."""
+        """Begin an `allreduce`; return the function that waits for the sum."""
         request = self._communicator.Iallreduce(self._mpi.IN_PLACE, array)
         if not self._under_way and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             threading.Thread(target=self._poke, args=(self._under_way,), daemon=True).start()
@@ -97,12 +138,12 @@ class MPI:
             self._complete(request, array.nbytes)
             self._under_way.remove(request)
             if not self._under_way:
-                self._under_way = []  # the thread keeps the one that is empty now, and ends
+                self._under_way = []  # the thread keeps the empty list, and ends
 
         return complete
 
     def _poke(self, under_way: list[Any]) -> None:
-        """Keep sums moving while they are under way and nobody waits for them.
+        """Keep sums moving that are under way while this rank computes.
 
         An MPI moves data only while it is called. Over TCP at 10 Gbit/s a step of 1024-2048-2048-10 by two
         ranks took 217 ms without this, 166 with it, and 205 to 230 without overlap.
@@ -114,7 +155,7 @@ class MPI:
                 return
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """Replace an array by that of rank 0."""
+        """Replace an array by rank 0's array."""
         self._complete(self._communicator.Ibcast(array), array.nbytes)
 
     def barrier(self) -> None:
@@ -122,31 +163,33 @@ class MPI:
         self._complete(self._communicator.Ibarrier(), 0)
 
     def abort(self, message: str) -> NoReturn:
-        """End all ranks, with a message, and an exit code that is not 0."""
+        """End all ranks with a message and the exit code `FAILED`."""
         say(message)
         time.sleep(LAST_WORDS_SECONDS)
         self._communicator.Abort(FAILED)
         os._exit(FAILED)  # MPICH returns; nothing else may run here, as handlers that wait for other ranks
 
     def _is_crowded(self) -> bool:
-        """Return whether this machine has fewer cores than ranks: then one that waits holds up another."""
+        """Return whether this machine has fewer cores than ranks, so that waiting ranks hold others up."""
+        from fastmlp.distributed.ranks import all_of
+
         machine, received = platform.node(), all_of(self, (platform.node(), affinity()))
         here = [usable for there, usable in received if there == machine]
         return len(set().union(*here)) < len(here)
 
     def _places_of_others(self) -> list[tuple[int, int]]:
-        """Return (rank, rank among all processes of mpiexec) of the others, from the next one on."""
+        """Return (rank, rank in COMM_WORLD) of the other ranks, from the next rank on."""
         ranks = [(self.rank + step) % self.size for step in range(1, self.size)]
         world = self._mpi.COMM_WORLD.group
         return list(zip(ranks, self._communicator.group.Translate_ranks(ranks, world), strict=True))
 
     def _ended(self, look: int) -> int | None:
-        """Return a rank that has ended, if it is the one whose turn it is in this look.
+        """Return the rank of this look if that rank has ended.
 
-        All that wait look for different ones, so that each is looked for by one of them every time.
+        Waiting ranks look for different ranks, so that every rank is looked for every time.
         """
         rank, place = self._others[look % len(self._others)]
-        return rank if ends.has_ended(self._mpi, place) else None
+        return rank if has_ended(self._mpi, place) else None
 
     def _complete(self, request: Any, size: int) -> None:
         began = time.monotonic()

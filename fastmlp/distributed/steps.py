@@ -1,4 +1,4 @@
-"""Training steps of several ranks: a backend's steps, with gradients summed over all ranks."""
+"""Training steps of several ranks: gradients are summed, or parameters averaged."""
 
 from __future__ import annotations
 
@@ -28,19 +28,23 @@ from fastmlp.model.sparse import SparseRows, touched_by
 from fastmlp.model.state import Array, TrainState
 
 _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
-"""The very same network for every chunk, by which backends find what they have prepared."""
+"""The same network object for every chunk, by which backends find their prepared programs."""
+
+
+PIECE_BYTES, MOST_PIECES = 1 << 20, 8
+"""The least bytes, and the most pieces, of a gradient that is summed while the rest is formed."""
 
 
 class _Spread:
-    """What both ways have in common. now : the backend that computes on this rank; name : its"""
+    """Steps of this rank's backend. now : the backend; name : the backend's name"""
 
     def __init__(self, backend: Backend, ranks: SeveralRanks) -> None:
         self.now, self.name, self._ranks = backend, backend.name, ranks
 
     def _part(self, data: Data, chunk: Chunk) -> tuple[Chunk, NDArray[np.int64]]:
-        """Return the chunk of this rank's rows, some steps of which may have none, and (visits,) places.
+        """Return the chunk of this rank's rows, and their places (visits,) in the batches of all ranks.
 
-        A place is where a row stands in the batch of all ranks.
+        Some steps may have no row.
         """
         rows, visits = self._ranks.own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
         steps, counts = len(chunk.starts), chunk.stops - chunk.starts
@@ -49,16 +53,11 @@ class _Spread:
         stops, most = np.cumsum(own), chunk.most_rows
         if not chunk.microbatch:
             most = int(min(most, max(1, len(data.weights))))
-        part = chunk._replace(
-            order=rows,
-            starts=stops - own,
-            stops=stops,
-            most_rows=most,
-        )
+        part = chunk._replace(order=rows, starts=stops - own, stops=stops, most_rows=most)
         return part, visits - (np.cumsum(counts) - counts)[step]
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
-        """Return the loss over the rows of all ranks, with heads an array. data : of this rank"""
+        """Return the loss over all ranks' rows, with heads an array. data : of this rank"""
         counts = counts_of(network, data)
         totals = self._ranks.total(counts.copy())
         own = np.zeros(len(counts))
@@ -68,7 +67,7 @@ class _Spread:
 
 
 class SynchronousSteps(_Spread):
-    """Each rank forms the gradient of its rows of a batch; the sum is the batch's, and all take its step."""
+    """Steps by the sum of all ranks' gradients, each of the rank's rows of a batch."""
 
     def train_chunk(
         self,
@@ -81,7 +80,7 @@ class SynchronousSteps(_Spread):
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """Take a chunk's steps; chunk has the rows of all ranks, data this rank's."""
+        """Take a chunk's steps. chunk : rows of all ranks; data : of this rank"""
         own, places = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
         begun: list[Callable[[], Any]] = []
@@ -104,7 +103,10 @@ class SynchronousSteps(_Spread):
                 ranks.total(marks)
 
         rows = max(1, len(data.weights) * chunk.most_rows // int(ranks.counts.sum()))
-        together = numbers_together(gradients) if ranks.overlaps else gradients.size
+        together = gradients.size
+        if ranks.overlaps:
+            # By the size alone: the order of an MPI's sums may depend on how many numbers a sum is given.
+            together = max(PIECE_BYTES // gradients.itemsize, -(-gradients.size // MOST_PIECES))
         whole = chunk.stops - chunk.starts
         shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, touched, marks)
         if not ranks.first:
@@ -115,20 +117,8 @@ class SynchronousSteps(_Spread):
         return state
 
 
-PIECE_BYTES, MOST_PIECES = 1 << 20, 8
-"""What of a gradient is summed together at least, and in how many pieces it is summed at most."""
-
-
-def numbers_together(gradients: Array) -> int:
-    """Return how many numbers of a gradient (P,) are summed together while others are formed.
-
-    By its size alone: the order of an MPI's sums may depend on how many numbers it is given.
-    """
-    return max(PIECE_BYTES // gradients.itemsize, -(-gradients.size // MOST_PIECES))
-
-
 def _idle(data: Data) -> Data:
-    """Return one row of zeros, like the rows of data."""
+    """Return a row of zeros, like the rows of data."""
     inputs, targets, weights = (np.zeros((1, *array.shape[1:]), array.dtype) for array in data)
     given = data.inputs
     row = SparseRows.of(inputs, given.dense.shape[1]) if isinstance(given, SparseRows) else inputs
@@ -136,11 +126,11 @@ def _idle(data: Data) -> Data:
 
 
 class AveragedSteps(_Spread):
-    """Each rank takes steps by itself, on its rows of every batch; parameters and moments are averaged.
+    """Steps of each rank by itself, on its rows of every batch, with averages of parameters and moments.
 
-    That is local SGD (Stich, "Local SGD converges fast and communicates little", 2019). Ranks count by the
-    weights of all of their rows. A rank that has no row in a batch takes no step then, nor one that has a
-    single row and a `BatchNorm`. Each has dropout masks of its own.
+    This is local SGD (Stich, "Local SGD converges fast and communicates little", 2019). Ranks count by the
+    weights of all of their rows. A rank without a row in a batch takes no step for that batch, nor does a
+    rank with a single row and a `BatchNorm`. Ranks draw different dropout masks.
 
     per_epoch : steps to an epoch; since : steps before the first epoch of so many
     """
@@ -164,7 +154,7 @@ class AveragedSteps(_Spread):
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """Take a chunk's steps; chunk has the rows of all ranks within an epoch, data this rank's."""
+        """Take a chunk's steps. chunk : rows of all ranks within an epoch; data : of this rank"""
         own, _ = self._part(data, chunk)
         if own.microbatch:
             share = -(-own.microbatch // self._ranks.size)
@@ -196,12 +186,12 @@ class AveragedSteps(_Spread):
                 self._average(optimizer, state)
         _weigh(network, losses, own, chunk)
         if not checks.finite(state.parameters):
-            losses[..., -1] = np.nan  # so that all ranks learn of it, and look for the step together
+            losses[..., -1] = np.nan  # so that all ranks look for the diverged step together
         self._ranks.total(losses)
         return state
 
     def _windows(self, own: Chunk, done: int) -> Iterator[tuple[int, int]]:
-        """Yield [first, last) of steps that end where an average is due, all with rows or all without."""
+        """Yield [first, last) of steps up to an average, all with rows or all without."""
         idle = own.starts == own.stops
         first, steps = 0, len(own.starts)
         for last in range(1, steps + 1):
@@ -222,7 +212,7 @@ class AveragedSteps(_Spread):
 
 
 def _weigh(network: Network, losses: NDArray[np.float64], own: Chunk, whole: Chunk) -> None:
-    """Multiply losses (.., steps) with what a rank's rows count in the batch of all ranks."""
+    """Multiply losses (.., steps) by the rank's share of each batch's weights."""
 
     def shares(counts: Array, totals: Array) -> Array:
         return np.divide(counts, totals, out=np.zeros_like(totals), where=totals > 0)
@@ -233,15 +223,3 @@ def _weigh(network: Network, losses: NDArray[np.float64], own: Chunk, whole: Chu
     penalties = losses[0] - network.sum_of_heads(losses[1:])
     losses[1:] *= shares(own.head_totals, whole.head_totals)
     losses[0] = network.sum_of_heads(losses[1:]) + penalties * shares(own.totals, whole.totals)
-
-
-def steps_of_all(
-    backend: Backend, ranks: SeveralRanks, per_epoch: int, data: Data, since: int
-) -> SynchronousSteps | AveragedSteps:
-    """Return how the ranks take steps.
-
-    per_epoch : steps to an epoch; data : this rank's rows; since : steps before the first epoch of so many
-    """
-    if ranks.average_every is None:
-        return SynchronousSteps(backend, ranks)
-    return AveragedSteps(backend, ranks, per_epoch, since, ranks.weights(data))

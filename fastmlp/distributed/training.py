@@ -1,4 +1,4 @@
-"""`fit` with a communicator: the ranks of a training, and what they decide together."""
+"""`fit` with a communicator: the training of several ranks, and their common decisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastmlp.backend.registry import get
 from fastmlp.checks import CheckpointError
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import SeveralRanks
-from fastmlp.distributed.steps import steps_of_all
+from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
@@ -32,7 +32,7 @@ from fastmlp.training.trainer import prepared
 
 
 class Agreement(Callback):
-    """Stops all ranks where a callback or a signal stops one; compares them after every epoch.
+    """Stops all ranks where any rank stops, and compares ranks after every epoch.
 
     moment_rows : how many rows of the moments the optimiser uses
     """
@@ -40,45 +40,40 @@ class Agreement(Callback):
     def __init__(self, ranks: SeveralRanks, moment_rows: int) -> None:
         self._ranks, self._moment_rows = ranks, moment_rows
 
-    def on_train_begin(self, run: Run) -> None:
-        """Agree: another callback may have stopped already."""
-        self._agree(run)
-
     def on_epoch_end(self, run: Run) -> None:
-        """Raise RankError on all ranks if their parameters or moments are not the same bits."""
+        """Raise RankError on all ranks unless parameters and moments are the same bits."""
         self._ranks.check_equal(run.parameters, run.moments[: self._moment_rows])
 
     def on_chunk_end(self, run: Run) -> None:
-        """Agree."""
-        self._agree(run)
-
-    def _agree(self, run: Run) -> None:
+        """Agree on a stop; another callback may have stopped before the first chunk already."""
         received = self._ranks.all_of((self._ranks.stop_requested, run.stop_reason))
         reasons = [reason for each in zip(*received, strict=True) for reason in each if reason is not None]
         if reasons:  # a signal's before a callback's, and then that of the lowest rank
             run.stop(reasons[0])
             run.interrupted = reasons[0] == BY_SIGINT
 
+    on_train_begin = on_chunk_end
+
 
 class FilesWritten(Callback):
-    """Waits, where all stop, until rank 0 has written its files.
+    """Makes stopping ranks wait until rank 0 has written its files.
 
-    A rank that a signal ends has the others killed, by some kinds of mpiexec and of job schedulers at once.
+    When a signal ends a rank, some kinds of mpiexec and of job schedulers kill the others at once.
     """
 
     def __init__(self, ranks: SeveralRanks) -> None:
         self._ranks = ranks
 
     def on_chunk_end(self, run: Run) -> None:
-        """Wait for rank 0, which comes here after its checkpoint."""
+        """Wait for rank 0's checkpoint where the training stops."""
         if run.stop_reason is not None:
             self._ranks.communicator.barrier()
 
 
 def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: int) -> list[Callback]:
-    """Return this rank's callbacks with an `Agreement`; rank 0 alone has those that write checkpoints.
+    """Return this rank's callbacks with an `Agreement`, on rank 0 with the writers of checkpoints.
 
-    They come last: what they write must be what all ranks have agreed on.
+    Writers come last, since they must write the state that all ranks have agreed on.
     """
     others = [callback for callback in callbacks if not callback.writes_training]
     writing = [callback for callback in callbacks if callback.writes_training and ranks.first]
@@ -86,7 +81,7 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
 
 
 def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communicator: Any) -> Model:
-    """Do `fastmlp.fit` on this rank's rows."""
+    """Return the model of `fastmlp.fit`, trained with this rank's rows."""
     given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
     opened = given.opened()
     if opened.size == 1:
@@ -97,10 +92,10 @@ def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communic
 
 
 class TrainingRanks(SeveralRanks):
-    """This rank among others that take the steps of one training."""
+    """This rank among the ranks of a training."""
 
     def agreed(self, network: Network, options: FitOptions, check: Callable[..., FitOptions]) -> FitOptions:
-        """Return options that `check` finds right, the same on all ranks; rank 0 draws the seed."""
+        """Return checked options, the same on all ranks, with rank 0's seed."""
         with self.raise_on_all_ranks():
             options = check(network, options, self.first)
             self._check(network, options)
@@ -117,21 +112,21 @@ class TrainingRanks(SeveralRanks):
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Callback], moment_rows: int
     ) -> tuple[Backend, list[Callback]]:
-        """Return the backend of all ranks, and this rank's callbacks with what all need to stop together."""
+        """Return the backend of all ranks, and this rank's callbacks; see `agreeing`."""
         names = [one.names for one in callbacks if isinstance(one, Metrics)]
         self.check_same(dtype=parameters.dtype.name, metrics=names)
         self.communicator.broadcast(parameters)
         return get(self.of_first(settled(chosen).name)), agreeing(callbacks, self, moment_rows)
 
     def _check(self, network: Network, options: FitOptions) -> None:
-        """Raise ValueError for an option that ranks do not take."""
+        """Raise ValueError for an option that does not go with ranks."""
         if options.mixup is not None:
             raise ValueError("mixup does not go with a communicator, where each process has its rows")
         if options.average is not None and self.average_every is not None:
             raise ValueError("average does not go with average_every, where ranks take steps apart")
 
     def _compare(self, network: Network, options: FitOptions) -> None:
-        """Raise RankError on all ranks unless they are given the same, CheckpointError for another's file."""
+        """Raise RankError for differing options, CheckpointError for a file of one process's training."""
         saved, dtype, validation = options.resume, options.dtype, options.validation
         goes_on = isinstance(saved, Continuation)
         self.check_same(
@@ -152,16 +147,18 @@ class TrainingRanks(SeveralRanks):
 
     @property
     def begin(self) -> Callable[..., Training]:
-        """What makes the object that takes the chunks."""
+        """The maker of the training under way."""
         return functools.partial(RankTraining, ranks=self)
 
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
-        """Return how the ranks take steps."""
-        return steps_of_all(backend, self, per_epoch, data, since)
+        """Return the runner of the ranks' steps; see `training.ranks.Ranks.runner`."""
+        if self.average_every is None:
+            return SynchronousSteps(backend, self)
+        return AveragedSteps(backend, self, per_epoch, since, self.weights(data))
 
 
 class RankTraining(Training):
-    """A training under way on one of several ranks."""
+    """A training under way on a rank among others."""
 
     def __init__(
         self,
@@ -173,12 +170,12 @@ class RankTraining(Training):
     ) -> None:
         super().__init__(plan, state, callbacks, resumed)
         self._ranks = ranks
-        self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank that tries others
-        # No rank leaves the others in what they do together.
+        self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank's trial of others
+        # A signal must not take a rank out of a collective.
         self.stop, self.interruptible = ranks.request_stop, _at_once
 
     def steps_now(self) -> int:
-        """Return how many steps the next chunk takes, on all ranks."""
+        """Return the number of steps of the next chunk, on all ranks."""
         steps, per_epoch = super().steps_now(), self.batches.per_epoch
         assert per_epoch is not None  # they have arrays
         return steps and self._ranks.steps(steps, self.run.step, per_epoch)

@@ -1,4 +1,4 @@
-"""Other programs' models as a list of layers with their arrays, from which a network is made."""
+"""Other programs' models: layers with their arrays, from which a network is made."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Array = NDArray[Any]
 
 
 class ImportedLayer(NamedTuple):
-    """A layer, or an activation.
+    """A layer, or an activation, of another program's model.
 
     layer : a layer without a name; or the formula of an activation, an expression of `formulas.Z`
-    arrays : of `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; of a user's layer its
-        parameters; of others those of `formulas.ARRAYS`, whose gain and shift are 1 and 0 where they are
-        missing; each (units,) or (1,) floating
-    other : the place in the chain of what it reads besides the layer before it; INPUTS for the inputs
+    arrays : of `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; of a user's layer the
+        parameters; of others the `formulas.ARRAYS`, where a missing gain is 1 and a missing shift 0; each
+        (units,) or (1,) floating
+    other : the place in the chain of a second source besides the layer before; INPUTS for the inputs
     """
 
     layer: Part | Expression
@@ -40,7 +40,7 @@ class ImportedLayer(NamedTuple):
 
 
 class ImportedChain(NamedTuple):
-    """Layers, first to last, and what the last one ends in, an expression of `formulas.Z`."""
+    """Layers, first to last, and the last activation, an expression of `formulas.Z`."""
 
     layers: list[ImportedLayer]
     last: Expression
@@ -51,13 +51,13 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
 
     Parameters
     ----------
-    output : the last activation, where the chain ends in logits; None for the one that is there
-    loss : None for the one that goes with the output
+    output : the last activation, where the chain ends in logits; None for the chain's last activation
+    loss : None for the output's usual loss
 
     Raises
     ------
     ValueError
-        If there is no layer, if parameters are not finite, or if it ends in what no network ends in.
+        If there is no layer, if parameters are not finite, or if no network ends in the last activation.
     """
     known = [layer for layer in chain.layers if layer.arrays]
     if not known:
@@ -72,23 +72,21 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
     final = chain.layers[-1].layer
     if not isinstance(final, layers.Dense):
         raise ValueError(f"{what} ends in {type(final).__name__}; a Network ends in a Dense and its output")
-    output = output or ends_in
-    inputs = _checked_units(what, chain.layers)
+    output, inputs = output or ends_in, _checked_units(what, chain.layers)
     for place, layer in enumerate(known):
         if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
             raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
-    made = _with_names(chain.layers)
-    if output == "exp":  # which is made for counts
+    if output == "exp":  # the output of counts
         loss = loss or "poisson"
-    network = Network(inputs=inputs, layers=made, output=output, loss=loss)
+    network = Network(inputs=inputs, layers=_with_names(chain.layers), output=output, loss=loss)
     return Parts(network, [layer.arrays for layer in known])
 
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
-    """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
+    """Return the number of inputs; ValueError if a layer gets a wrong number of units."""
     inputs, widths, units, place = 0, {INPUTS: 1}, 1, 0
     for number, layer in enumerate(chain):
-        if not inputs and _has_width(layer):  # until here widths are multiples of what the inputs are
+        if not inputs and _has_width(layer):  # until here widths are multiples of the number of inputs
             inputs = _takes(layer) // units
             widths, units = {at: inputs * width for at, width in widths.items()}, inputs * units
         if layer.arrays:
@@ -105,18 +103,18 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
 
 
 def _has_width(layer: ImportedLayer) -> bool:
-    """Return whether a layer's arrays are for one number of units; a chain ends in such a layer."""
+    """Return whether a layer's arrays fix the number of units; a chain ends in such a layer."""
     return bool(layer.arrays) and (isinstance(layer.layer, layers.Dense) or _takes(layer) != 1)
 
 
 def _takes(layer: ImportedLayer) -> int:
-    """Return how many units a layer's arrays are for; 1 if they are for any number of them."""
+    """Return the number of units of a layer's arrays; 1 if any number fits."""
     own = isinstance(layer.layer, layers.Activate)
     return max(map(len, layer.arrays)) if own else len(layer.arrays[0])
 
 
 def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
-    """Return the layers; those that others read besides the one before have names."""
+    """Return the layers, with names for second sources of later layers."""
     read = {layer.other for layer in chain}
     names = {place: "inputs" if place == INPUTS else f"layer{place}" for place in read if place is not None}
     found: list[Part] = []
@@ -131,13 +129,9 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
             layer = layers.Activate("identity")
         if place in names:
             layer = replace(layer, name=names[place])
-        plain = bool(found) and found[-1] == layers.Dense(getattr(found[-1], "units", 1))
-        if (
-            isinstance(layer, layers.Activate)
-            and not isinstance(layer.activation, own_layers.Layer)
-            and plain
-        ):
-            below: Any = found[-1]
+        below: Any = found[-1] if found else None
+        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, own_layers.Layer)
+        if activates and below == layers.Dense(getattr(below, "units", 1)):
             found[-1] = replace(below, activation=layer.activation, name=layer.name)
         else:
             found.append(layer)
@@ -145,7 +139,7 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
 
 
 def _hidden(expression: Expression) -> str | Activation:
-    """Return the activation that an expression is: one of fastmlp's own, or one made of it."""
+    """Return an expression's activation: a name of fastmlp's, or a made activation."""
     name = named(expression)
     if name in HIDDEN:
         return str(name)

@@ -1,4 +1,4 @@
-"""ONNX: a file that is valid, with the shapes and types of all values, and the network that it describes."""
+"""ONNX: a valid file with shapes and types of all values, and the network of a description."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
 ROWS = 1_000_003
-"""What stands for the number of rows in shapes, where a file leaves it open: a prime, as no product of other
-sizes is."""
+"""The number of rows in shapes of files without a number: a prime, which no product of other sizes is."""
 
 
 class OnnxFile(NamedTuple):
-    """A file that is valid.
+    """A valid file.
 
-    model : onnx.ModelProto; arrays : what is known, by name
-    inputs : of the graph, without what is known; types : of all values, as onnx infers them
+    model : onnx.ModelProto; arrays : the known arrays, by name
+    inputs : of the graph, without known arrays; types : of all values, as onnx infers them
     """
 
     model: Any
@@ -42,7 +41,7 @@ class OnnxFile(NamedTuple):
 
 
 def load(path: str | Path) -> OnnxFile:
-    """Return what a file holds; ValueError in one line if it is not valid."""
+    """Return a file's content; ValueError in one line for an invalid file."""
     onnx = needed("onnx", "onnx", "Model.from_onnx")
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe waits for its writer, a device has no end
         raise ValueError(f"{str(path)!r} is not a file")
@@ -61,12 +60,12 @@ def load(path: str | Path) -> OnnxFile:
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Return the sizes of a value's axes, -1 for one that is not known."""
+    """Return the sizes of a value's axes, -1 where unknown."""
     return tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
 
 
 def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
-    """Return types and shapes of a graph's values by their names; those that contradict are an error."""
+    """Return types and shapes of a graph's values by name; contradictions are an error."""
     graph = onnx.GraphProto(name="shapes", node=model.graph.node, input=inputs)
     for value in graph.input:
         for rows in value.type.tensor_type.shape.dim[:1]:
@@ -91,27 +90,25 @@ MISTAKES = (
     *(StopIteration, ValueError, TypeError, LookupError, AttributeError, AssertionError),
     *(ArithmeticError, RuntimeError, Refused),
 )
-"""What a description that is none may lead to."""
+"""Errors of a broken description."""
 
 
-def is_described(file: OnnxFile) -> bool:
-    """Return whether a file says what network it is."""
-    return any(entry.key == DESCRIPTION for entry in file.model.metadata_props)
-
-
-def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return the network that a file describes, with the arrays that it has.
+def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | None) -> Parts | None:
+    """Return a file's described network with the file's arrays; None without a description.
 
     Raises
     ------
     ValueError
-        In one line, if `to_onnx` writes another graph or other arrays of it, if parameters are not finite, or
-        if an output or a loss is given.
+        In one line, if `to_onnx` writes another graph or other arrays of the network, if parameters are not
+        finite, or if an output or a loss is given.
     """
+    texts = [entry.value for entry in file.model.metadata_props if entry.key == DESCRIPTION]
+    if not texts:
+        return None
     for name, given in (("output", output), ("loss", loss)):
         if given is not None:
             raise ValueError(f"{what} says what each head is, got {name}={checks.shown(given)}")
-    found = _network_of(file)
+    found = _network_of(texts[0], file) if len(texts) == 1 else None
     if found is None:
         raise ValueError(
             f"{what} has been changed, or is of another version: "
@@ -122,10 +119,9 @@ def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | 
     return found
 
 
-def _network_of(file: OnnxFile) -> Parts | None:
-    """Return the network of a file if what `to_onnx` writes of it is the file."""
+def _network_of(text: str, file: OnnxFile) -> Parts | None:
+    """Return the network of a description if `to_onnx` writes the file of that network."""
     arrays = {name.removeprefix(PREFIX): array for name, array in file.arrays.items()}
-    (text,) = (entry.value for entry in file.model.metadata_props if entry.key == DESCRIPTION)
     try:
         network = restored(json.loads(text))
         known = sum(array.size for array in arrays.values())
@@ -142,7 +138,7 @@ def _network_of(file: OnnxFile) -> Parts | None:
 
 
 def _equal(written: Any, file: OnnxFile) -> bool:
-    """Return whether two models have equal arrays, and compute the same of them."""
+    """Return whether two models have equal arrays and equal computations."""
     to_array = needed("onnx.numpy_helper", "onnx", "Model.from_onnx").to_array
     ours = {array.name: to_array(array) for array in written.graph.initializer}
     if _computed(written) != _computed(file.model) or ours.keys() != file.arrays.keys():
@@ -152,7 +148,7 @@ def _equal(written: Any, file: OnnxFile) -> bool:
 
 
 def _computed(model: Any) -> list[str]:
-    """Return what a model computes, in whichever order its nodes stand, and whatever values are called."""
+    """Return a model's computations, independent of the order of nodes and of names."""
     graph, found = model.graph, dict[str, str]()
     for node in graph.node:
         sources = [found.get(name, name) for name in node.input]

@@ -26,44 +26,32 @@ VERSION, IR_VERSION = 20, 9
 """Versions of the operators, and of the file format that came with them: ONNX 1.15, November 2023."""
 
 MOST_BYTES = 1 << 30
-"""Bytes of parameters in one file, whose format ends at 2 GiB; what is more goes into a second file."""
+"""Bytes of parameters in a file; the format ends at 2 GiB, and larger arrays go into a second file."""
 
 PREFIX = "fastmlp."
-"""The prefix of names in graphs whose ends have names of a user's, which hold no points."""
+"""The prefix of names in graphs with a user's names of inputs and outputs, which hold no points."""
 
 DESCRIPTION = "fastmlp.network"
-"""The key under which such a file says what the network is, so that `onnx_described` reads it."""
+"""The key of a network's description, which `onnx_file.described` reads."""
 
 SINGLE = {
     *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
     *("LayerNormalization", "BatchNormalization", "PRelu"),
 }
-"""Operators that onnxruntime has for float32 only, or whose attributes are float32: not for float64."""
+"""Operators of float32 alone in onnxruntime, or with float32 attributes: not for float64."""
 
 OPERATORS = {
-    "add": "Add",
+    **{name: name.title() for name in ("add", "sign", "sqrt", "exp", "log", "sin", "cos", "tanh", "erf")},
+    **{name: name.title() for name in ("softplus", "where", "equal", "less", "greater")},
     "subtract": "Sub",
     "multiply": "Mul",
     "divide": "Div",
     "power": "Pow",
     "negative": "Neg",
     "absolute": "Abs",
-    "sign": "Sign",
-    "sqrt": "Sqrt",
-    "exp": "Exp",
-    "log": "Log",
-    "sin": "Sin",
-    "cos": "Cos",
-    "tanh": "Tanh",
-    "erf": "Erf",
     "expit": "Sigmoid",
-    "softplus": "Softplus",
     "maximum": "Max",
     "minimum": "Min",
-    "where": "Where",
-    "equal": "Equal",
-    "less": "Less",
-    "greater": "Greater",
     "greater_equal": "GreaterOrEqual",
     "less_equal": "LessOrEqual",
     "logical_and": "And",
@@ -72,23 +60,22 @@ OPERATORS = {
     "sum": "ReduceSum",
     "max": "ReduceMax",
 }
-"""The operators of an expression's operations; others are made of these (`formulas.COMPOSED`)."""
+"""Operators by operations of expressions; other operations are composed (`formulas.COMPOSED`)."""
 
 AXES = {"ReduceSum": 13, "ReduceMax": 18}
-"""Reductions, with the version from which their axes are an input."""
+"""Reductions, with the first version whose axes are an input."""
 
 ATTRIBUTES = ("epsilon",)
-"""A layer's numbers that operators have by the same name."""
+"""Numbers of layers with the same name in operators."""
 
 NEW = {"Gelu": 20, "Mish": 18, "HardSwish": 14, "LayerNormalization": 17, "BatchNormalization": 15}
-"""Operators that came late, with the version of the set in which they did."""
+"""Late operators, with their first version of the set."""
 
 
 class OnnxGraph:
-    """A graph under construction: nodes, and arrays that are known.
+    """A graph under construction: nodes and known arrays.
 
-    dtype : of its numbers; prefix : of the names of its values
-    version : of the operators that it may use
+    dtype : of numbers; prefix : of the names of values; version : of the allowed operators
     """
 
     def __init__(self, dtype: np.dtype[Any], prefix: str = "", version: int = VERSION) -> None:
@@ -104,13 +91,13 @@ class OnnxGraph:
         return NEW.get(operator, 0) <= self.version
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node; return the name of its output."""
+        """Add a node; return its output's name."""
         output = f"{self.prefix}v{len(self.nodes)}"
         self.nodes.append(self._helper.make_node(operator, inputs, [output], **attributes))
         return output
 
     def array(self, name: str, values: NDArray[Any]) -> str:
-        """Add an array that is known, floats in the graph's dtype; return its name."""
+        """Add a known array, floats in the graph's dtype; return its name."""
         kind = self.dtype if values.dtype.kind == "f" else values.dtype
         with np.errstate(over="ignore"):
             self.arrays[f"{self.prefix}{name}"] = np.ascontiguousarray(values, kind).reshape(values.shape)
@@ -121,7 +108,7 @@ class OnnxGraph:
         return self.array(f"c{value!r}", np.array(value))
 
     def operation(self, name: str, inputs: Sequence[str]) -> str:
-        """Add an operation of an expression; return the name of its value."""
+        """Add an operation of an expression; return its value's name."""
         operator = OPERATORS.get(name, "")
         if name in COMPOSED and not (operator and self.has(operator)):
             variables, expression = composed(name)
@@ -134,7 +121,7 @@ class OnnxGraph:
         return self.add(operator, [*inputs, self.array("axes", np.array([1]))])
 
     def formula(self, expression: Expression, variables: Mapping[str, str]) -> str:
-        """Add the nodes of an expression; variables : the names of their values. Return that of its own."""
+        """Add the nodes of an expression; return its value's name. variables : the names of their values"""
 
         def step(node: Expression, parts: list[str]) -> str:
             if node.operation == VARIABLE:
@@ -147,8 +134,8 @@ class OnnxGraph:
         return found
 
     def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
-        """Add the nodes of a step by its formula; return the name of its value."""
-        own = step.one.kind.piece is not None  # whose formula may sum an array over the units
+        """Add the nodes of a step by its formula; return its value's name."""
+        own = step.one.kind.piece is not None  # a user's formula may sum an array over the units
         names = [
             self.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
         ]
@@ -156,7 +143,7 @@ class OnnxGraph:
         return self.formula(step.formula, dict(zip(step.variables, [*sources, *names], strict=True)))
 
     def step(self, step: ExportStep, sources: Sequence[str]) -> str:
-        """Add the nodes of a step, by an operator if runtimes have it; return the name of its value."""
+        """Add the nodes of a step, by an operator if runtimes have the operator; return its value's name."""
         if step.one.kind.name in STRUCTURES:
             return STRUCTURES[step.one.kind.name](self, step, *sources)
         operator, options = counterpart_of(step).onnx
@@ -167,7 +154,7 @@ class OnnxGraph:
         return self.add(operator, [*sources, *names], **options, **own)
 
     def walk(self, graph: ExportGraph, given: Sequence[str]) -> dict[str, str]:
-        """Add the nodes of all steps; return the names of the outputs (rows, units) by their heads'.
+        """Add the nodes of all steps; return the outputs' names by the names of heads.
 
         given : the names of the inputs
         """
@@ -204,16 +191,16 @@ def _of_tables(graph: OnnxGraph, step: ExportStep, source: str) -> str:
 
 
 STRUCTURES = {"gather": _gathered, "grouped": _of_groups, "categories": _of_tables}
-"""The steps that are neither formulas nor operators."""
+"""Writers of steps without a formula and an operator, by kind."""
 
 
 def model_of(graph: ExportGraph) -> Any:
-    """Return a graph as an onnx.ModelProto; `Model.to_onnx` says what its inputs and outputs are.
+    """Return a graph as an onnx.ModelProto, with the inputs and outputs of `Model.to_onnx`.
 
     Raises
     ------
     ValueError
-        If an input and an output have one name.
+        If an input and an output have the same name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
     several = graph.network is not None and graph.network.members > 1

@@ -1,4 +1,4 @@
-"""ONNX: nodes of a graph as expressions of what they read, as arrays where that is known, and as layers."""
+"""ONNX: nodes of a graph as expressions, as known arrays, and as layers."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ LAYERS = {
     "MatMul": FACTOR,
     "PRelu": f"its slope must be known, one number for all or {EACH}",
 }
-"""The operators that are layers, and what each needs for that."""
+"""The operators of layers, with each one's condition."""
 
 NATIVE = {one.onnx[0] for one in ACTIVATIONS.values()} - {""}
-"""The operators that are activations."""
+"""The operators of activations."""
 
 READ = {operator: name for name, operator in OPERATORS.items() if operator not in {*NATIVE, *AXES}}
-"""The operators of one element that become part of an activation's formula, besides those."""
+"""Other operators of an element, for formulas of activations."""
 
 
 def said(node: Any) -> str:
-    """Return what errors call a node."""
+    """Return a node's name in errors."""
     return f"{node.op_type} ({node.output[0]!r})"
 
 
 def given_attributes(node: Any) -> dict[str, Any]:
-    """Return the attributes that a file gives of a node."""
+    """Return a node's attributes in the file."""
     onnx = needed("onnx", "onnx", "Model.from_onnx")
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """Return a node's attributes, with those that a file leaves out, in a form that compares equal."""
+    """Return a node's attributes with defaults, in a comparable form."""
     return comparable({**_defaults(node.op_type), **given_attributes(node)})
 
 
 @functools.cache
 def _defaults(operator: str) -> dict[str, Any]:
-    """Return the attributes of an operator where a file says nothing."""
+    """Return an operator's default attributes."""
     onnx = needed("onnx", "onnx", "Model.from_onnx")
     known = onnx.defs.get_schema(operator).attributes.values() if onnx.defs.has(operator) else ()
     given = {one.name: one.default_value for one in known if one.default_value.name}
@@ -71,7 +71,7 @@ def _defaults(operator: str) -> dict[str, Any]:
 
 
 def array_of(node: Any, arrays: Arrays) -> NDArray[Any] | None:
-    """Return what a node gives where that is known; None if it depends on the inputs."""
+    """Return a node's known value; None if the value depends on the inputs."""
     operator, known = node.op_type, [arrays.get(name) for name in node.input]
     if operator == "Constant":
         return _constant(node)
@@ -87,14 +87,14 @@ def array_of(node: Any, arrays: Arrays) -> NDArray[Any] | None:
 
 
 def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -> Expression:
-    """Return what a node of one element, or of a row as softmax, computes.
+    """Return the expression of a node of an element, or of a row as softmax.
 
-    arrays : what is known; values : of what it reads besides
+    arrays : known arrays; values : expressions of the other sources
 
     Raises
     ------
     ValueError
-        In one line, for any other operator, and for what is in neither of them.
+        In one line, for any other operator, and for a source in neither of them.
     """
 
     def value(place: int) -> Expression:
@@ -132,7 +132,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 
 @functools.cache
 def own_formulas() -> dict[str, Expression]:
-    """Return fastmlp's own formulas by the digest of what is read where `OnnxGraph` has written them."""
+    """Return fastmlp's activations by the digest of the expression read from `OnnxGraph`'s nodes."""
     found = {}
     activation = Operation(KINDS["activation"], "", (INPUTS,), 1, 1)
     for dtype in FLOATS:
@@ -162,17 +162,17 @@ def _constant(node: Any) -> NDArray[Any]:
 
 
 def _number(array: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Return an array that is a single number or truth value; None of any other."""
+    """Return an array of a single number or truth value; None for any other array."""
     return array if array is not None and array.size == 1 and array.dtype in (*FLOATS, bool) else None
 
 
 def _has_counterpart(node: Any) -> bool:
-    """Whether a node reads as many values as the operation that `READ` names."""
+    """Return whether a node has as many sources as its operation in `READ`."""
     return node.op_type not in ("Max", "Min") or len(node.input) == 2
 
 
 def comparable(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return attributes as files hold them: floats in float32, text as text, a matrix's last axis as -1."""
+    """Return attributes in a comparable form: floats in float32, text, a matrix's last axis as -1."""
     found: dict[str, Any] = {}
     for name, value in attributes.items():
         value = value.decode() if isinstance(value, bytes) else value
@@ -182,7 +182,7 @@ def comparable(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _applied(expression: Expression, to: Expression) -> Expression:
-    """Return an expression of `Z` with another in its place."""
+    """Return an expression with another expression in the place of `Z`."""
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
         if node.operation in (VARIABLE, CONSTANT):
@@ -196,19 +196,19 @@ def _applied(expression: Expression, to: Expression) -> Expression:
 # --- layers of several nodes ---------------------------------------------------------------------------
 
 EPSILON = 0.11328125
-"""Stands for a norm's epsilon in `RowNodes`; exact in float32, and no constant of a formula."""
+"""The epsilon of norms in `RowNodes`; exact in float32, and no constant of a formula."""
 
 SOURCE = "z"
 
 COMMUTATIVE = ("Add", "Mul")
-"""The operators that give the same for their inputs in any order."""
+"""Commutative operators."""
 
 
 class RowNodes(NamedTuple):
-    """The nodes that a layer is written as, from `SOURCE` to the output of the last one.
+    """The nodes of an exported layer, from `SOURCE` to the last node's output.
 
-    arrays : what is known: the layer's parameters, and constants
-    parameters : the names of the layer's
+    arrays : the layer's parameters, and constants, by name
+    parameters : the names of the layer's parameters
     """
 
     layer: Any
@@ -218,9 +218,9 @@ class RowNodes(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A layer that is found in a graph.
+    """A layer of a graph.
 
-    source : the value that it reads; arrays : its parameters, each (units,); nodes : how many it is
+    source : the layer's source; arrays : its parameters, each (units,); nodes : the number of its nodes
     """
 
     layer: Part
@@ -231,13 +231,13 @@ class Found(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
-    """Return the layers of so many units, by operators and by formulas, those of most nodes first."""
+    """Return the exported layers of so many units, by operators and by formulas, most nodes first."""
     found = []
     for layer in sample_layers(epsilon=EPSILON):
         step = layer_step(layer, units, dtype)
-        for write in (
-            (OnnxGraph.step, OnnxGraph.by_formula) if step.arrays and len(step.one.sources) == 1 else ()
-        ):
+        if not step.arrays or len(step.one.sources) > 1:
+            continue
+        for write in (OnnxGraph.step, OnnxGraph.by_formula):
             graph = _Any(dtype)
             write(graph, step, [SOURCE])
             found.append(RowNodes(layer, graph.nodes, graph.arrays, list(step.arrays)))
@@ -245,7 +245,7 @@ def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
 
 
 class _Any(OnnxGraph):
-    """A graph that may use every operator: files of others have those that onnxruntime lacks in a dtype."""
+    """A graph with every operator: other programs' files have operators that onnxruntime lacks in a dtype."""
 
     def has(self, operator: str) -> bool:
         return True
@@ -258,9 +258,9 @@ def find(
     units: int,
     dtype: np.dtype[Any],
 ) -> Found | None:
-    """Return the layer that the first of nodes are; None if they are none.
+    """Return the layer of the first nodes; None if they are no layer.
 
-    arrays : what is known; uses : how often each value is read; units : of what the first node gives
+    arrays : known arrays; uses : how often each value is read; units : of the first node's output
     """
     for one in written(units, dtype) if units > 0 else ():
         if len(one.nodes) <= len(nodes) and one.nodes[0].op_type == nodes[0].op_type:
@@ -271,16 +271,16 @@ def find(
 
 
 class _Matching:
-    """A comparison of nodes with those that a layer is written as."""
+    """A comparison of nodes with the nodes of an exported layer."""
 
     def __init__(self, one: RowNodes, arrays: Mapping[str, NDArray[Any]], units: int):
         self.one, self.arrays, self.units = one, arrays, units
         self.names: dict[str, str] = {}
-        """What the graph calls the values of `one`."""
+        """The graph's names of the values of `one`."""
         self.epsilon: float | None = None
 
     def of(self, nodes: Sequence[Any], uses: Counter[str]) -> Found | None:
-        """Return the layer if the nodes are those of its pattern."""
+        """Return the layer if the nodes match."""
         own = Counter(name for node in self.one.nodes for name in node.input)
         for expected, node in zip(self.one.nodes, nodes, strict=False):
             if not self._matches(expected, node):
@@ -303,7 +303,7 @@ class _Matching:
         if own.get("epsilon") == EPSILON and given.get("epsilon", 0.0) > 0:
             single = np.float32(given["epsilon"])
             known = self.one.arrays[self.one.parameters[0]].dtype == np.float32
-            self.epsilon = _shortest(single) if known else float(single)
+            self.epsilon = float(str(single)) if known else float(single)  # float32 in the fewest digits
             own = {**own, "epsilon": given["epsilon"]}
         if own != given:
             return False
@@ -315,7 +315,7 @@ class _Matching:
         return turned and all(map(self._is_same, expected.input, reversed(node.input)))
 
     def _is_same(self, expected: str, name: str) -> bool:
-        """Return whether the graph's value may be that one; what is new is noted."""
+        """Return whether the graph's value may be the expected value; a new name is noted."""
         if self.names.setdefault(expected, name) != name:
             return False
         if expected not in self.one.arrays:
@@ -325,15 +325,10 @@ class _Matching:
         array, known = self.arrays[name], self.one.arrays[expected]
         if expected in self.one.parameters:
             shapes: list[tuple[int, ...]] = [(self.units,), (1, self.units)]
-            if self.one.nodes[0].op_type not in READ:  # a number that those read is part of a formula
+            if self.one.nodes[0].op_type not in READ:  # a number that such a node reads is part of a formula
                 shapes += [(), (1,), (1, 1)]
             return array.dtype == known.dtype and array.shape in shapes
         if known.ndim == 0 and known == EPSILON and array.size == 1 and array.dtype.kind == "f":
-            self.epsilon = _shortest(array.reshape(-1)[0])
+            self.epsilon = float(str(array.reshape(-1)[0]))
             return self.epsilon > 0
         return array.shape == known.shape and bool((array == known).all())
-
-
-def _shortest(number: np.floating[Any]) -> float:
-    """Return a number in the fewest digits that are the same in its dtype."""
-    return float(str(number))

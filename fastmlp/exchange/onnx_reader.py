@@ -1,8 +1,8 @@
-"""ONNX: a file that holds layers one after another, as a network.
+"""ONNX: a file with a chain of layers, as a network.
 
-Values are what is known, what layers give, and what is left for formulas and joins. The chain is followed
-from its end to its start, since only there is it known which values later layers read, too. These stand by
-themselves, and what else lies between two layers becomes one formula.
+Values are known arrays, outputs of layers, and parts of formulas and joins. The chain is followed from its
+end to its start, so that second sources of later layers are known in time. Second sources stand by
+themselves, and other nodes between two layers become a formula.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastmlp import checks
 from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
 from fastmlp.exchange.counterparts import OPERATIONS, layer_of
 from fastmlp.exchange.formulas import Z
-from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, is_described, load, shape_of
+from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, load, shape_of
 from fastmlp.exchange.onnx_nodes import (
     COMMUTATIVE,
     LAYERS,
@@ -42,26 +42,26 @@ from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
 STANDARD = ("", "ai.onnx")
-"""The names of the domain that ONNX's own operators are in."""
+"""The domain of ONNX's operators, by both names."""
 
 PASSED = ("Identity", "Dropout", "Cast", "Flatten", "Reshape")
-"""The operators that leave a value as it is when predicting, as long as shape and type stay."""
+"""The operators that change no value when predicting, as long as shape and type stay."""
 
 JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
     one.onnx[0]: (layer_of(kind), comparable(one.onnx[1]))
     for kind, one in OPERATIONS.items()
     if one.onnx[0] and issubclass(layer_of(kind), ReadsEarlier)
 }
-"""The operators that may join two layers' values, with the layers that do so and with their attributes."""
+"""The operators that may join two layers' values, with their layers and attributes."""
 
 OLDEST = 7
-"""The first version of the operators that broadcast as NumPy does; onnxruntime promises none before it."""
+"""The first version of operators that broadcast as NumPy does, and that onnxruntime supports."""
 
 
 class GraphValue(NamedTuple):
-    """What gives a value of a graph.
+    """A value of a graph, with its nodes.
 
-    node : the last node of it; reads : the values that it reads, without what is known
+    node : the last node; reads : the read values, without known arrays
     layer : None where the node is a part of a formula, or joins two layers' values
     """
 
@@ -71,12 +71,12 @@ class GraphValue(NamedTuple):
 
 
 class GraphValues:
-    """The values of a graph that has one input, in the order of its nodes.
+    """The values of a graph with a single input, in the order of nodes.
 
     source, target : the names of input and output; kind : the type of the output
-    arrays : what is known, by name; values : what is computed, without the input
-    names : of these and of the input, by all names that they go by
-    units : of each, -1 if the file leaves them open; order : the place of each
+    arrays : known arrays by name; values : computed values, without the input
+    names : the names of values and of the input, by all their names in the graph
+    units : of each value, -1 where unknown; order : the place of each value
     """
 
     def __init__(self, onnx: Any, file: OnnxFile) -> None:
@@ -105,7 +105,7 @@ class GraphValues:
             self.check(value.node)
 
     def _units_of(self, value: GraphValue) -> int:
-        """Return how many units a value has, -1 if the file leaves that open."""
+        """Return a value's number of units, -1 where unknown."""
         if value.layer is not None and isinstance(value.layer.layer, layers.Dense):
             return value.layer.layer.units
         units = {self.units[read] for read in value.reads}
@@ -114,8 +114,8 @@ class GraphValues:
         return next(iter(shape_of(self._tensor(value.node.output[0]))[1:]), -1)
 
     def _row_layer(self, nodes: list[Any], dtype: np.dtype[Any]) -> int:
-        """Take the row-wise layer that the first nodes are, if they are one; return how many they are."""
-        latest = next(reversed(self.values), self.source)  # the first of them may read parameters alone
+        """Take the row-wise layer of the first nodes, if any; return the number of its nodes."""
+        latest = next(reversed(self.values), self.source)  # the first node may read parameters alone
         read = next((self.names[name] for name in nodes[0].input if name in self.names), latest)
         found = find(nodes, self.arrays, self.uses, self.units[read], dtype)
         if found is None or found.source not in self.names:
@@ -144,7 +144,7 @@ class GraphValues:
         return 1
 
     def _pass(self, node: Any) -> None:
-        """Take a node that gives what it reads, under another name."""
+        """Take a node that renames its first source."""
         read, given = self._read(node), [self.arrays.get(name) for name in node.input]
         if node.op_type == "Dropout" and len(given) > 2 and (given[2] is None or given[2].any()):
             raise ValueError(f"{said(node)} drops units when predicting, too")
@@ -157,14 +157,14 @@ class GraphValues:
         self.names[node.output[0]] = read
 
     def _product(self, node: Any) -> None:
-        """Take a product with a matrix that is known."""
+        """Take a product with a known matrix."""
         known, given = [self.arrays.get(name) for name in node.input], given_attributes(node)
         weights = known[1]
         if weights is None or weights.ndim != 2 or weights.dtype not in FLOATS or given.get("transA"):
             raise ValueError(f"{said(node)} is no layer: {LAYERS[node.op_type]}")
         weights = weights.T if given.get("transB") else weights
         bias = np.zeros(weights.shape[1], weights.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in the end
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused in the end
             weights = weights * weights.dtype.type(given.get("alpha", 1.0))
             if len(known) > 2:
                 if known[2] is None or not any(_is_row(known[2], units) for units in (1, len(bias))):
@@ -174,9 +174,9 @@ class GraphValues:
         self._add(GraphValue(node, (self._read(node),), dense))
 
     def _bias(self, node: Any) -> bool:
-        """Take an Add for the bias of a layer; return whether it is one.
+        """Take an Add for the bias of a layer; return whether the Add is a bias.
 
-        It adds an array to the layer's z, which nothing else computes with, by whatever name. A number
+        A bias is an array that is added to the layer's z where no other node reads z, by any name. A number
         without an axis is part of a formula.
         """
         known = [(i, self.arrays[name]) for i, name in enumerate(node.input) if name in self.arrays]
@@ -196,18 +196,18 @@ class GraphValues:
         return True
 
     def _read(self, node: Any) -> str:
-        """Return the value that a node reads first."""
+        """Return a node's first source."""
         name = node.input[0]
         if name not in self.names:
             raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
         return self.names[name]
 
     def _tensor(self, name: str) -> Any:
-        """Return shape and type of a value, as onnx infers them."""
+        """Return shape and type of a value, inferred by onnx."""
         return self.types.get(name, self.onnx.TypeProto.Tensor())
 
     def check(self, node: Any, truth: bool = False) -> None:
-        """Raise ValueError if a node gives no matrix (rows, units), or one of another type."""
+        """Raise ValueError unless a node gives a matrix (rows, units) of the output's type."""
         found = self._tensor(node.output[0])
         shape, units = shape_of(found), self.units[node.output[0]]
         if len(shape) != 2 or shape[:1] != self.rows or units not in (-1, shape[1]):
@@ -221,27 +221,27 @@ class GraphValues:
         return str(self.onnx.TensorProto.DataType.Name(kind))
 
     def is_part(self, name: str) -> bool:
-        """Whether what gives a value may be a part of a formula."""
+        """Return whether a value's node may be a part of a formula."""
         value = self.values.get(name)
         return value is not None and value.layer is None and value.node.op_type != "Concat"
 
 
 def _is_row(array: NDArray[Any], units: int) -> bool:
-    """Return whether an array is one number for each of the units, whatever the row."""
+    """Return whether an array has a number for each unit, for all rows."""
     return array.ndim < 3 and array.shape[-1:] in ((units,), ()) and array.size == units
 
 
 def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return the network of a file, which describes it, or holds layers that may read earlier ones.
+    """Return the network of a file: of its description, or of its chain of layers.
 
     Raises
     ------
     ValueError
-        In one line, for a node that no such chain has.
+        In one line, for a node of no such chain.
     """
     file = load(path)
-    if is_described(file):
-        return described(str(path), file, output, loss)
+    if (found := described(str(path), file, output, loss)) is not None:
+        return found
     onnx, model, inputs = needed("onnx", "onnx", "Model.from_onnx"), file.model, file.inputs
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD] or [1]
     newest = onnx.defs.onnx_opset_version()
@@ -265,9 +265,9 @@ def _chain(graph: GraphValues) -> ImportedChain:
     end = graph.names[graph.target]
     value, last = _formula(graph, end, ())
     found: list[tuple[ImportedLayer, str, str]] = []
-    """Layers, from the last one back, with the values that they give, and those that they read besides."""
+    """Layers, from the last back, with their outputs and their second sources."""
     read: dict[str, Any] = {}
-    """The values that layers read besides, with the nodes of these."""
+    """Second sources of layers, with their nodes."""
     while value != graph.source:
         start, formula = _formula(graph, value, read)
         if start != value:
@@ -288,7 +288,7 @@ def _chain(graph: GraphValues) -> ImportedChain:
 
 
 def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str, Expression]:
-    """Return the earliest value that a value is a formula of, with no layer between them, and the formula.
+    """Return the earliest value without a layer in between, and the formula from there to a value.
 
     read : values that stand by themselves
     """
@@ -312,11 +312,10 @@ def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str
 
 
 def _layer(graph: GraphValues, value: str) -> tuple[ImportedLayer, str, str]:
-    """Return the layer that gives a value, what it reads, and what it reads besides, if anything."""
+    """Return a value's layer, the layer's first source, and its second source or ""."""
     node, reads, layer = graph.values[value]
     if layer is not None:
         return layer, reads[0], ""
-    kind: Any
     kind, expected = JOINING.get(node.op_type, (None, {}))
     given = [graph.names[name] for name in node.input if name in graph.names]
     if node.op_type in COMMUTATIVE:

@@ -19,29 +19,29 @@ from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
 
 STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
-"""The kinds of steps that are no formula; every format has an entry for each. Their arrays:
+"""The kinds of steps without a formula; every format has an entry for each. Their arrays:
 
-dense : W (n_in, n_out) and b (n_out,), which is 0 where it is not trained
+dense : W (n_in, n_out) and b (n_out,), 0 where biases are not trained
 concatenate : none, of any number of sources
-gather : the places of the units that it takes, (n_out,) int64
+gather : the places of the taken units, (n_out,) int64
 grouped : W (groups, n_in, n_out) and b (groups, n_out)
 categories : a table for each column, see `with_unknown`
 """
 
 GATHER = Kind("gather")
-"""Some units of another operation, in any order."""
+"""Gathered units of another operation, in any order."""
 
 
 class ExportStep(NamedTuple):
-    """What a format writes at once: a formula of a row, or one of `STRUCTURES`.
+    """A step of an export: a formula of a row, or a kind of `STRUCTURES`.
 
-    number : its place in the list of steps, as the sources of `one` are; those of inputs are negative
-    one : the operation; what ends it, an activation or dropout, is a step of its own
-    arrays : by names of their own, which end in a number
+    number : the place in the list of steps, as the sources of `one`; inputs have negative numbers
+    one : the operation; its activation and its dropout are further steps
+    arrays : by unique names, which end in a number
     formula : of a row; None of a structure, and of dropout
-    variables : of the formula, those that stand for the sources first, then those for the arrays
+    variables : of the formula, first for the sources, then for the arrays
     fixed : whether the arrays of a formula are not trained
-    function : the name of the formula, which steps of the same formula share
+    function : the name of the formula, the same for equal formulas
     """
 
     number: int
@@ -54,7 +54,7 @@ class ExportStep(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name of its activation, or of its kind."""
+        """The name of the step's activation, or of its kind."""
         activation = self.one.activation
         if self.one.kind.name != "activation":
             return self.one.kind.label
@@ -64,9 +64,9 @@ class ExportStep(NamedTuple):
 def step_of(
     one: Operation, arrays: dict[str, NDArray[Any]], dtype: np.dtype[Any], part: UnitFormula | None = None
 ) -> ExportStep:
-    """Return the step of an operation that nothing ends.
+    """Return the step of an operation without activation and dropout.
 
-    part : the formula of an operation on a block of inputs, if it has one
+    part : the formula of an operation on a block of inputs, if there is one
     """
     kind, variables = one.kind.name, (Z, OTHER)[: len(one.sources)]
     if kind in STRUCTURES or kind == "copy":
@@ -81,12 +81,12 @@ def step_of(
 
 
 class GraphInput(NamedTuple):
-    """One input of a network's graph: X, or a block of it.
+    """An input of a network's graph: X, or a block of X.
 
-    number : the source that operations know it by, from -1 down
+    number : the source in operations, from -1 down
     name : the block's, "X0", "X1", .. without names, or "X"
     named : whether the block has a name
-    codes : whether it holds codes, whole numbers by which rows of tables are looked up
+    codes : whether the block holds codes, whole numbers for rows of tables
     """
 
     number: int
@@ -108,24 +108,24 @@ def inputs_of(network: Network) -> list[GraphInput]:
 
 
 def with_unknown(table: NDArray[Any]) -> NDArray[Any]:
-    """Return a table (levels + 1, width) as formats have it, (levels + 3, width).
+    """Return a table (levels + 1, width) in the form of exports, (levels + 3, width).
 
-    The mean of its rows without the first, which is that of what is missing, stands before and behind them:
-    so any code has the row max(-2, min(code, levels)) + 2.
+    The mean of all rows but the first, which is for missing codes, stands before and behind the table: so any
+    code has the row max(-2, min(code, levels)) + 2.
     """
     mean = table[1:].mean(axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)
     return np.concatenate([mean, table, mean])
 
 
 def levels_of(table: NDArray[Any]) -> int:
-    """Return how many levels a table of `with_unknown` is for."""
+    """Return the number of levels of a table of `with_unknown`."""
     return len(table) - 3
 
 
 def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
-    """Return a network whose input scale is folded into its weights, and the parameters of the same outputs.
+    """Return an equal network of layers on dense inputs, and its parameters.
 
-    Formats have layers only, and dense inputs.
+    Formats have layers only: the input scale is folded into weights.
     """
     if sparse_columns(network.blocks):
         return _with_dense_blocks(network, parameters)
@@ -143,7 +143,7 @@ def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray
 
 
 def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
-    """Return a network whose sparse blocks are dense ones, and the parameters of the same outputs.
+    """Return an equal network with dense blocks for sparse blocks, and its parameters.
 
     Weights of sparse columns lie behind the others, and there by the order of the blocks.
     """
@@ -161,10 +161,10 @@ def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Netw
 
 
 class _Steps:
-    """The steps of a network; `append` returns the number of the last one of an operation.
+    """The steps of a network; `append` returns the number of an operation's last step.
 
     dropout : whether there are steps of dropout
-    before : the steps of another network, which come before these
+    before : the steps of another network, which come first
     """
 
     def __init__(
@@ -180,12 +180,12 @@ class _Steps:
         self.blocks = iter(inputs_of(network))
         self.found: list[ExportStep] = [] if before is None else before.found
         self.operations: int = 0 if before is None else before.operations
-        """By which arrays are numbered."""
+        """The number of the next operation's arrays."""
         self.shared: dict[int, dict[str, NDArray[Any]]] = {}
-        """By their places, the matrices of products that members share, as steps have them."""
+        """The matrices that members share, by the places of their products."""
 
     def named(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the arrays of the next operation by names of their own: w1 of 1 is none of w of 11."""
+        """Return the next operation's arrays by unique names: "w1_1" and "w11" differ."""
         number, self.operations = self.operations, self.operations + 1
         apart = {name: "_" if name[-1] == "_" or name[-1].isdigit() else "" for name in arrays}
         return {f"{name}{apart[name]}{number}": array for name, array in arrays.items() if array.size}
@@ -197,7 +197,7 @@ class _Steps:
         arrays: dict[str, NDArray[Any]],
         part: UnitFormula | None = None,
     ) -> int:
-        """Append an operation, and what ends it; arrays : see `named`, part : see `step_of`."""
+        """Append an operation, its activation and its dropout; arrays : see `named`, part : see `step_of`."""
         end = one._replace(kind=KINDS["activation"], layer=None, n_in=one.n_out, activation="identity")
         made = []
         if one.kind.name not in ("activation", "copy"):
@@ -214,7 +214,7 @@ class _Steps:
         return sources[0]
 
     def append_embedding(self, one: Operation, embedding: Embedding, sources: tuple[int, ...]) -> int:
-        """Append what makes units of a block: its formulas, or a structure of its kind."""
+        """Append a block's embedding: its formulas, or a structure of its kind."""
         own = embedding_views(self.parameters, one)
         if one.tables:
             tables = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
@@ -229,7 +229,7 @@ class _Steps:
         return self.append(one, sources, self.named(dict(zip("Wb", own.values(), strict=True))))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
-        """Append an operation, or a member's share of it; return the step that has its output.
+        """Append an operation, or a member's share; return the step of the output.
 
         Readers of a copy read the original.
         """
@@ -247,7 +247,7 @@ class _Steps:
         arrays = [views.first, views.second, *views.state]
         if one.is_dense:
             named = self.named(dict(zip("Wb", arrays, strict=True)))
-            if one.subrows > 1:  # all members have them under one name
+            if one.subrows > 1:  # one name of an array for all members
                 named = self.shared.setdefault(place, named)
             return self.append(one._replace(subrows=1), sources, named)
         own = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
@@ -258,21 +258,17 @@ class _Steps:
             one = one._replace(networks=1, subrows=cuts, n_out=shares[0], n_in=shares[1])
         if (piece := one.kind.piece) is not None:
             own = {f"{piece.name}_{name}": array for name, array in own.items()}
-        if one.second:
-            return self.append_gate(one, sources)
+        if one.second:  # a gate, which reads both halves of a row
+            parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
+            halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)
+            return self.append(one._replace(second=0), tuple(halves), self.named({}))
         if one.subrows > 1 and self.format not in getattr(one.layer, "counterparts", ()):
             return self.append_groups(one, sources, own)
         one = one._replace(subrows=1, n_in=one.subrows * one.n_in, n_out=one.width)
         return self.append(one, sources, self.named(own))
 
-    def append_gate(self, one: Operation, sources: tuple[int, ...]) -> int:
-        """Append a gate, and before it the halves of a row that it reads."""
-        parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
-        halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)
-        return self.append(one._replace(second=0), tuple(halves), self.named({}))
-
     def append_gather(self, source: int, places: NDArray[np.int64], width: int) -> int:
-        """Append what takes some units of a source of `width` units."""
+        """Append a gather of units from a source of `width` units."""
         one = Operation(GATHER, "", (), width, len(places))
         return self.append(one, (source,), self.named({"places": places}))
 
@@ -287,13 +283,13 @@ class _Steps:
         return self.append(joined, tuple(parts), {})
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
-        """Append operations [first, last), or a member's; places : of their outputs, written."""
+        """Append operations [first, last), or a member's share; places : of outputs, written."""
         for place in range(first, last):
             sources = tuple(places[source] for source in self.network.operations[place].sources)
             places[place] = self.append_operation(place, sources, member)
 
     def walk_all(self, source: int) -> int:
-        """Append all operations, which read `source` for X; return the step that has the output."""
+        """Append all operations, with `source` for X; return the step of the output."""
         operations, depth = self.network.operations, len(self.network.operations)
         places = {INPUTS: source}
         if self.network.members == 1:
@@ -310,7 +306,7 @@ class _Steps:
         return self.append_mean(ends)
 
     def append_mean(self, ends: Sequence[int]) -> int:
-        """Append the mean of the outputs of some steps."""
+        """Append the mean of some steps' outputs."""
         units, (total, *others) = self.found[ends[0]].one.n_out, ends
         for end in others:
             total = self.append(Operation(KINDS["add"], "", (), units, units), (total, end), self.named({}))
@@ -319,11 +315,11 @@ class _Steps:
 
 
 class ExportGraph(NamedTuple):
-    """What a format is written of.
+    """A network's graph for an export.
 
-    steps : in an order in which they can be taken; inputs : what goes in; dtype : of its numbers
+    steps : sources before readers; dtype : of numbers
     widths : columns of X, and the units of every dense layer
-    network : what it is, of which a format may tell; None of several networks
+    network : for a format's description; None of several networks
     """
 
     steps: list[ExportStep]
@@ -344,14 +340,14 @@ class ExportGraph(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, int]:
-        """The steps that give the outputs: of heads by their names, else the last one as "output"."""
+        """The steps of the outputs: of heads by name, else the last step as "output"."""
         heads = {step.one.name: step.number for step in self.steps if step.one.is_head}
         return heads or {"output": self.steps[-1].number}
 
     def slots(self, overwrites: Callable[[ExportStep], bool]) -> list[int]:
-        """Return for each step the number of the variable that its output goes into, the least that is free.
+        """Return each step's variable for its output, the least free number.
 
-        overwrites : whether a step may write to the variable that it reads for the last time
+        overwrites : whether a step may write to a variable of its last reading
         """
         last = {source: step.number for step in self.steps for source in step.one.sources}
         last |= dict.fromkeys(self.outputs.values(), len(self.steps))
@@ -364,7 +360,7 @@ class ExportGraph(NamedTuple):
 
 
 def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
-    """Return steps with names of their formulas: one for equal ones, and no other for those of one label."""
+    """Return the steps with names of formulas: the same name for equal formulas only."""
     names: dict[tuple[str, ...], str] = {}
     found = []
     for step in walked:
@@ -382,12 +378,12 @@ def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
 def graph_of(
     network: Network, parameters: NDArray[Any], dropout: bool = False, format: str = ""
 ) -> ExportGraph:
-    """Return the graph of a network, whose arrays are views of a flat (P,) vector where nothing is folded.
+    """Return the graph of a network; arrays are views of a flat (P,) vector unless something is folded.
 
-    After `Members` there are the steps of the first member, of the second, .., and the mean of their ends.
+    After `Members` there are the steps of the first member, of the second, .., and the mean of their outputs.
 
     dropout : whether there are steps of dropout
-    format : whose counterparts of norms of groups take a row as one step, "torch" or "keras"
+    format : "torch" or "keras", if norms of groups are a single step there
     """
     network, parameters = folded(network, parameters)
     made = _Steps(network, parameters, dropout, format)
@@ -399,9 +395,9 @@ def graph_of(
 def mean_graph(
     networks: Sequence[tuple[Network, NDArray[Any]]], columns: Sequence[NDArray[np.int64]], n_in: int
 ) -> ExportGraph:
-    """Return the graph of the mean of what networks of one input give.
+    """Return the graph of the mean output of networks with a common input.
 
-    networks : with their parameters; columns : for each of them the columns of X (rows, n_in) that it reads
+    networks : with their parameters; columns : each network's columns of X (rows, n_in)
     """
     made: _Steps | None = None
     ends = []
@@ -417,7 +413,7 @@ def mean_graph(
 
 
 def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the flat (P,) vector whose steps have these arrays; what follows from others is not read.
+    """Return the flat (P,) vector of a network from the arrays of its steps.
 
     Raises
     ------
@@ -436,7 +432,7 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
 
 
 def refuse_others(network: Network, what: str) -> None:
-    """Raise ValueError in one line for a network that is no chain; what : takes chains only, in words."""
+    """Raise ValueError in one line for a network other than a chain; what : the format, in words."""
     if network.is_chain:
         return
     raise ValueError(f"{what} takes chains of dense layers only; this network has {network.unlike_a_chain}")

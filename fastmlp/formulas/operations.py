@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from fastmlp.formulas import elementary, numbers
 
 
 class FormulaOperation(NamedTuple):
-    """One thing that an expression may do.
+    """An operation of expressions.
 
-    on_arrays : of NumPy's; on_numbers : of `fastmlp.formulas`, for the numbers that write machine code
-    truth : whether it gives a truth value
-    reduces : whether it goes over the units of a row, (.., units) to (.., 1)
+    on_arrays : for NumPy's arrays; on_numbers : for numbers of `fastmlp.formulas`, which write machine code
+    truth : whether the result is a truth value
+    reduces : whether the operation reduces the units of a row, (.., units) to (.., 1)
     """
 
     on_arrays: Callable[..., Any]
@@ -25,16 +26,9 @@ class FormulaOperation(NamedTuple):
     reduces: bool = False
 
 
-def _erf(x: Any) -> Any:
-    from scipy.special import erf
-
-    return erf(x)
-
-
-def _expit(x: Any) -> Any:
-    from scipy.special import expit
-
-    return expit(x)
+def _special(name: str) -> Callable[[Any], Any]:
+    # SciPy takes long to import, and few formulas need it.
+    return lambda x: getattr(importlib.import_module("scipy.special"), name)(x)
 
 
 def _over_row(reduce: Any) -> Callable[[Any], Any]:
@@ -58,8 +52,8 @@ OPERATIONS: dict[str, FormulaOperation] = {
     "sin": FormulaOperation(np.sin, elementary.sin),
     "cos": FormulaOperation(np.cos, elementary.cos),
     "tanh": FormulaOperation(np.tanh, elementary.tanh),
-    "erf": FormulaOperation(_erf, elementary.erf),
-    "expit": FormulaOperation(_expit, elementary.sigmoid),
+    "erf": FormulaOperation(_special("erf"), elementary.erf),
+    "expit": FormulaOperation(_special("expit"), elementary.sigmoid),
     "softplus": FormulaOperation(lambda x: np.logaddexp(0.0, x), elementary.softplus),
     "maximum": FormulaOperation(np.maximum, elementary.maximum),
     "minimum": FormulaOperation(np.minimum, elementary.minimum),
@@ -75,4 +69,4 @@ OPERATIONS: dict[str, FormulaOperation] = {
     "sum": FormulaOperation(_over_row(np.sum), None, reduces=True),
     "max": FormulaOperation(_over_row(np.max), None, reduces=True),
 }
-"""What an expression is made of; a derivative for each stands in `fastmlp.formulas.derivatives`."""
+"""Operations of expressions; `fastmlp.formulas.derivatives` has a derivative for each."""

@@ -74,7 +74,7 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
 
 def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
     """Return the buffers that products of bfloat16 numbers need; see `Variant`."""
-    from fastmlp.kernels.mixed.room import buffers
+    from fastmlp.kernels.mixed.tiles import buffers
 
     return buffers(products, rows)
 

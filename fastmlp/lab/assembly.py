@@ -1,7 +1,7 @@
-"""The inner loop of a slot as LLVM compiled it: assembly or LLVM's language, and what llvm-mca says of it.
+"""The inner loop of a slot as LLVM compiled it: assembly, LLVM's language, and llvm-mca's reading.
 
-A process of its own compiles the slot without the disk cache and has Numba print all that it compiles: pieces
-that are written in LLVM's language have no dispatcher.
+A separate process compiles the slot without the disk cache and has Numba print all machine code: pieces that
+are written in LLVM's language have no dispatcher.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import llvmlite.binding
 
-from fastmlp.lab.rows import SlotRow, kernel_of
+from fastmlp.lab.slot_times import SlotRow, kernel_of
 
 DUMPS = {"asm": "NUMBA_DUMP_ASSEMBLY", "ir": "NUMBA_DUMP_OPTIMIZED"}
 """Environment variables by which Numba prints each kind of text."""
@@ -44,7 +44,7 @@ BACK = {
 
 
 KNOWN_CPUS = ("icelake-server", "znver3", "native")
-"""What llvm-mca may take for a host that it does not know: the same instruction sets, ports not quite."""
+"""Stand-ins for a host that llvm-mca does not know: the same instruction sets, ports not quite."""
 
 
 RELEASES = range(16, 30)
@@ -53,16 +53,16 @@ RELEASES = range(16, 30)
 WHERE = "Debian's packages llvm-16 and later have it"
 
 ROUNDS = 500
-"""Rounds of a loop that llvm-mca walks through: the first few count for little."""
+"""Rounds that llvm-mca walks through, so that the first few count for little."""
 
 
 class Loop(NamedTuple):
-    """A loop without another in it.
+    """An innermost loop.
 
-    function : what Numba calls the function that it stands in
+    function : Numba's name of the function around the loop
     lines : of text
-    arithmetic : how many floats a round of it computes. Where LLVM cannot know whether arrays overlap it
-        keeps a scalar loop besides the vectors': it has more instructions, and computes less
+    arithmetic : how many floats a round computes. Where LLVM cannot know whether arrays overlap, LLVM keeps a
+        scalar loop besides the loop of vectors: the scalar loop has more instructions, and computes less
     """
 
     function: str
@@ -71,9 +71,9 @@ class Loop(NamedTuple):
 
 
 def hottest(row: SlotRow, variant: str, path: str | None, kind: str) -> Loop | None:
-    """Return the innermost loop of a slot that computes most in a round; None if there is none.
+    """Return a slot's innermost loop of most arithmetic; None without a loop.
 
-    path : of the file that declares the variant, if it is no installed one
+    path : of the file that declares the variant, unless the variant is installed
     """
     found = list(loops(_dump(row, variant, path, kind), kind))
     return max(found, key=lambda loop: loop.arithmetic, default=None)
@@ -103,7 +103,7 @@ def call(variant: str, path: str | None, row: tuple[str, str, tuple[int, int, in
 
 
 def loops(text: str, kind: str) -> Iterator[Loop]:
-    """Yield the loops without another in them, of all functions that were printed."""
+    """Yield the innermost loops of all printed functions."""
     function, lines = "", list[str]()
     for line in [*text.splitlines(), "=" * 80]:
         if heading := HEADING.match(line):
@@ -117,7 +117,7 @@ def loops(text: str, kind: str) -> Iterator[Loop]:
 
 
 def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
-    """Yield the loops without another in them of one function."""
+    """Yield the innermost loops of a function."""
     places: dict[str, int] = {}
     last_end = -1
     for place, line in enumerate(lines):
@@ -125,7 +125,7 @@ def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
             places[label[1]] = place
         targets = BACK[kind].findall(line)
         begins = [places[target] for target in targets if target in places]
-        # A jump back past the end of an earlier loop closes one that has that loop in it.
+        # A jump back past the end of an earlier loop closes a loop around the earlier loop.
         if begins and max(begins) > last_end:
             body = lines[max(begins) : place + 1]
             last_end = place
@@ -133,7 +133,7 @@ def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
 
 
 def lanes(line: str, kind: str) -> int:
-    """Return how many floats an instruction computes: 0 if it is no arithmetic, 1 if it is scalar."""
+    """Return how many floats an instruction computes: 0 if not arithmetic, 1 if scalar."""
     if not ARITHMETIC[kind].search(line):
         return 0
     if kind == "asm" and (packed := PACKED.search(line)):
@@ -143,10 +143,9 @@ def lanes(line: str, kind: str) -> int:
 
 
 def tool() -> str | None:
-    """Return llvm-mca, the newest that is installed; None if there is none, or too old a one.
+    """Return the newest llvm-mca that is installed; None without a release of RELEASES.
 
-    Debian's names have the release. Releases before the first of RELEASES know neither Zen 4 nor both ports
-    of Zen 3.
+    Debian's names have the release. Earlier releases know neither Zen 4 nor both ports of Zen 3.
     """
     names = (f"llvm-mca-{release}" for release in reversed(RELEASES))
     if newest := next(filter(None, map(shutil.which, names)), None):
@@ -157,7 +156,7 @@ def tool() -> str | None:
 
 @functools.cache
 def _release(program: str) -> int:
-    """Return the release of LLVM that a program is of; 0 if it does not say so."""
+    """Return a program's release of LLVM; 0 if unknown."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"version (\d+)", done.stdout)
     return int(found[1]) if found else 0
@@ -171,11 +170,11 @@ def _run(program: str, loop: Loop, cpu: str, *options: str) -> subprocess.Comple
 
 
 def reading(loop: Loop) -> str | None:
-    """Return what llvm-mca says of a loop in assembly; None where it is not installed."""
+    """Return llvm-mca's report on a loop; None where llvm-mca is not installed."""
     program = tool()
     if program is None:
         return None
-    # An older release may not know the host: it reads for another CPU then.
+    # An older release may not know the host, and reads for another CPU.
     for cpu in (llvmlite.binding.get_host_cpu_name(), *KNOWN_CPUS):
         done = _run(program, loop, cpu, "-iterations=100")
         if done.returncode == 0 and "error:" not in done.stderr:
@@ -184,9 +183,9 @@ def reading(loop: Loop) -> str | None:
 
 
 def cycles(loop: Loop, cpu: str, triple: str = "") -> float:
-    """Return the cycles that a round of a loop takes on a processor, by llvm-mca.
+    """Return the cycles of a loop's round on a processor, by llvm-mca.
 
-    triple : of a system that is not this one, by LLVM's name
+    triple : of another system, by LLVM's name
 
     Raises
     ------
@@ -198,7 +197,7 @@ def cycles(loop: Loop, cpu: str, triple: str = "") -> float:
         raise ValueError(f"llvm-mca is not installed: {WHERE}")
     of_system = [f"-mtriple={triple}"] if triple else []
     done = _run(program, loop, cpu, f"-iterations={ROUNDS}", "-json", *of_system)
-    # What it does not know it takes for another, and says so.
+    # llvm-mca takes an unknown processor for another, and says so.
     if done.returncode or "not a recognized processor" in done.stderr:
         first = (done.stderr.strip().splitlines() or ["says nothing"])[0]
         raise ValueError(f"{program} for {cpu}: {first}")

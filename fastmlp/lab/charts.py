@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
 from fastmlp.lab.machine import MeasuredMachine
 
 COLORS = 12
-"""How many page.html has for variants; markers distinguish them for who sees no colours."""
+"""The colours of page.html for variants; markers serve readers who see no colours."""
 
-MARKERS = ("circle", "square", "diamond", "up", "down", "cross")
+MARKERS: tuple[Callable[[float, float, float], str], ...] = (
+    lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0z",
+    lambda x, y, r: f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",
+    lambda x, y, r: f"M{x:.1f},{y - (d := 1.3 * r):.1f}l{d},{d}l{-d},{d}l{-d},{-d}z",
+    lambda x, y, r: f"M{x:.1f},{y - 1.2 * r:.1f}l{1.2 * r},{2.2 * r}h{-2.4 * r}z",
+    lambda x, y, r: f"M{x:.1f},{y + 1.2 * r:.1f}l{1.2 * r},{-2.2 * r}h{-2.4 * r}z",
+    lambda x, y, r: f"M{x - r:.1f},{y - 2:.1f}h{(s := r - 2)}v{-s}h4v{s}h{s}v4h{-s}v{s}h-4v{-s}h{-s}z",
+)
+"""Paths of markers: circle, square, diamond, up, down and cross."""
 
 
 class ChartBar(NamedTuple):
-    """One bar.
+    """A bar of a chart.
 
-    length : its share of the longest; text : what stands behind it; color : a number
-    interval : the ends of its confidence interval, as lengths, if it has one
+    length : share of the longest bar; text : stands behind the bar; color : a number
+    interval : the ends of the confidence interval, as lengths, if there is one
     """
 
     name: str
@@ -34,7 +42,7 @@ class Point(NamedTuple):
     """A point of a roofline.
 
     intensity : operations a byte; rate : operations a second
-    number : of the variant, for colour and marker; title : what it is
+    number : of the variant, for colour and marker; title : the point's label
     """
 
     intensity: float
@@ -44,18 +52,18 @@ class Point(NamedTuple):
 
 
 def color(number: int) -> str:
-    """Return a variant's colour: one of the page's, or another if there are more of them."""
+    """Return a variant's colour: of the page, or another hue beyond `COLORS`."""
     # Golden angles on the circle of hues never meet.
     return f"var(--c{number})" if number < COLORS else f"hsl({137.5 * number % 360:.1f} 65% 50%)"
 
 
 def shade(number: int) -> str:
-    """Return a part's colour, which no variant has."""
+    """Return a part's colour, which differs from all variants' colours."""
     return f"var(--p{number})"
 
 
 def bars(found: Sequence[ChartBar]) -> str:
-    """Return bars, one below the other."""
+    """Return bars below each other."""
     lines = []
     for bar in found:
         kind = ' class="first"' if bar.first else ""
@@ -69,7 +77,7 @@ def bars(found: Sequence[ChartBar]) -> str:
 
 
 def _whisker(interval: tuple[float, float] | None) -> str:
-    """Return the line over a bar's end from the least that it may be to the most, within the track."""
+    """Return the line over a bar's end for its interval, clamped to the track."""
     if interval is None:
         return ""
     low, high = (100 * min(max(end, 0), 1) for end in interval)
@@ -77,7 +85,7 @@ def _whisker(interval: tuple[float, float] | None) -> str:
 
 
 def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
-    """Return one bar of parts (name, share, text, colour), and what they are."""
+    """Return a bar of parts (name, share, text, colour) with a legend."""
     fills, legend = [], []
     for name, share, text, number in parts:
         said = escape(f"{name}: {text}")
@@ -96,7 +104,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
 
 
 class _PixelScale(NamedTuple):
-    """Logarithms onto pixels."""
+    """A logarithmic scale onto pixels."""
 
     low: float
     high: float
@@ -108,13 +116,13 @@ class _PixelScale(NamedTuple):
         return self.begin + share * (self.end - self.begin)
 
     def ticks(self) -> list[float]:
-        """Return the powers of ten within."""
+        """Return the powers of ten within the scale."""
         low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
         return [10.0**power for power in range(low, high + 1)]
 
 
 def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[Point]) -> str:
-    """Return points below what memories and the peak allow (Williams and others 2009), as SVG."""
+    """Return a roofline (Williams and others 2009) with points, as SVG."""
     peak = machine.peak[dtype] / 1e9
     rates = [point.rate / 1e9 for point in points]
     intensities = [point.intensity for point in points]
@@ -163,26 +171,11 @@ def _marker(x: float, y: float, point: Point) -> str:
 
 def marker(number: int, x: float, y: float, r: float) -> str:
     """Return the outline of a variant's marker as a path of SVG."""
-    match MARKERS[number % len(MARKERS)]:
-        case "circle":
-            return f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0z"
-        case "square":
-            return f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z"
-        case "diamond":
-            return (
-                f"M{x:.1f},{y - 1.3 * r:.1f}l{1.3 * r},{1.3 * r}l{-1.3 * r},{1.3 * r}l{-1.3 * r},{-1.3 * r}z"
-            )
-        case "up":
-            return f"M{x:.1f},{y - 1.2 * r:.1f}l{1.2 * r},{2.2 * r}h{-2.4 * r}z"
-        case "down":
-            return f"M{x:.1f},{y + 1.2 * r:.1f}l{1.2 * r},{-2.2 * r}h{-2.4 * r}z"
-        case _:
-            s = r - 2
-            return f"M{x - r:.1f},{y - 2:.1f}h{s}v{-s}h4v{s}h{s}v4h{-s}v{s}h-4v{-s}h{-s}z"
+    return MARKERS[number % len(MARKERS)](x, y, r)
 
 
 def key(names: Sequence[tuple[str, int]]) -> str:
-    """Return what the markers mean."""
+    """Return the legend of the markers."""
     items = []
     for name, number in names:
         path = f'<path d="{marker(number, 8, 8, 5)}" fill="{color(number)}"/>'

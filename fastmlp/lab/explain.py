@@ -1,7 +1,7 @@
-"""What `auto` picks for a network and why: estimated and measured times of a step on each backend.
+"""The choice of `auto` for a network: estimated and measured times of a step on each backend.
 
-The table is of a long training. What one of so many steps takes, which may begin with what is compiled
-already (`fastmlp.backend.auto`), follows in sentences.
+The table is of a long training. Sentences below the table say what a training of so many steps takes, which
+may begin with a backend that is compiled already (`fastmlp.backend.auto`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from fastmlp.backend.registry import is_reference, mixed, variants
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
-from fastmlp.lab.words import duration, fastest
+from fastmlp.lab.table import duration, fastest
 from fastmlp.model.state import is_bfloat16
 
 Found = tuple[str, float | None, Measurement | Wrong | str]
-"""A backend, its estimate in seconds, and what was measured; why nothing was, as a text."""
+"""A backend, its estimate in seconds, and its measurement, or the reason for none as a text."""
 
 
 def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list[Found]]:
-    """Return auto's choice for a long training, and each backend's estimate in seconds and what was measured.
+    """Return auto's choice for a long training, and each backend's estimate and measurement.
 
-    Of products of bfloat16 numbers, which have no estimates, auto takes the first that there are on this
-    processor, or None.
-
-    Backends with the same number of threads are timed in turns.
+    Products of bfloat16 numbers have no estimates: auto takes the first backend that runs on this processor,
+    or None. Backends with the same number of threads are timed in turns.
 
     row : threads is the most that a backend may use
     """
@@ -50,7 +48,7 @@ def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list
 
 
 def outlook(work: Work) -> list[str]:
-    """Return what a training of work.steps steps takes: what it begins on, and when it changes to what."""
+    """Return the backend that a training begins on, and when it changes, in sentences."""
     auto = Auto(work)
     begins, faster = auto.chosen, auto.faster
     found = "is compiled already" if auto.is_ready(begins) else "is compiled first"
@@ -73,7 +71,7 @@ def outlook(work: Work) -> list[str]:
 
 
 def table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple[Any, list[str]]:
-    """Return rich's table of what `explained` gives, and a sentence where it belies the estimates."""
+    """Return rich's table of `explained`, and a sentence where measurements belie the estimates."""
     from rich.table import Table
 
     ranked = sorted((m for *_, m in found if isinstance(m, Measurement)), key=lambda m: m.time.median)

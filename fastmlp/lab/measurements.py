@@ -1,9 +1,9 @@
-"""Measurements, and the file that they are kept in."""
+"""Measurements, the file of results, and a comparison of two files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ STEP = "step"
 
 
 class Measurement(NamedTuple):
-    """One variant's time for one row.
+    """A variant's time for a row.
 
     slot : a slot's name, or `STEP`; case : of the slot, or the optimiser
     shape : of the batch and the layer, or of the network and the batch
@@ -38,7 +38,7 @@ class Measurement(NamedTuple):
 
     @property
     def row(self) -> tuple[str, str, str, str, int]:
-        """What measurements have in common that can be compared."""
+        """The row that comparable measurements share."""
         return self.slot, self.case, self.shape, self.dtype, self.threads
 
     @property
@@ -52,14 +52,14 @@ class Measurement(NamedTuple):
         return "GB/s" if self.flops is None else "GF/s"
 
     def share(self, machine: MeasuredMachine) -> float:
-        """Return the fraction of what the machine can do at most: of its peak, or of a memory's bandwidth."""
+        """Return the fraction of the machine's peak, or of a memory's bandwidth."""
         if self.flops is None:
             return self.rate / machine.level_of(self.traffic).bandwidth / self.threads
         return self.rate / machine.peak[self.dtype] / self.threads
 
 
 class Wrong(NamedTuple):
-    """A variant that is not timed, for it does not agree; message says where."""
+    """A variant that is not timed, since a result disagrees; message says where."""
 
     slot: str
     case: str
@@ -68,9 +68,14 @@ class Wrong(NamedTuple):
     variant: str
     message: str
 
+    @property
+    def row(self) -> str:
+        """The row's name."""
+        return " ".join(filter(None, [self.slot, self.case, self.shape, self.dtype]))
+
 
 def in_short(error: Exception) -> str:
-    """Return an error in one line: of Numba's what is wrong and where, without what it went through."""
+    """Return an error in one line; of Numba's errors the mistake and its place."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Failed in", "During:", "<source"))]
     place = next((line.rstrip(":") for line in said if line.startswith('File "')), None)
@@ -78,9 +83,9 @@ def in_short(error: Exception) -> str:
 
 
 class PhaseTime(NamedTuple):
-    """What a phase of a step takes by a variant's slots, called one by one on one thread.
+    """Seconds of a step's phase by a variant's slots, called in turn on one thread.
 
-    shape : of the step; phase, layer : as `fastmlp.lab.phases` has them
+    shape : of the step; phase, layer : as of `fastmlp.lab.slot_times.parts`
     """
 
     shape: str
@@ -92,7 +97,7 @@ class PhaseTime(NamedTuple):
 
 
 class Results(NamedTuple):
-    """A machine and what was measured on it."""
+    """A machine and measurements."""
 
     machine: MeasuredMachine
     measurements: list[Measurement]
@@ -101,7 +106,7 @@ class Results(NamedTuple):
 
 
 def winners(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str, str, int], list[Measurement]]:
-    """Return the measurements of each row, the fastest first; rows of whole steps come first."""
+    """Return the measurements of each row, the fastest first; whole steps come first."""
     rows: dict[tuple[str, str, str, str, int], list[Measurement]] = {}
     for measurement in sorted(measurements, key=lambda m: m.slot != STEP):
         rows.setdefault(measurement.row, []).append(measurement)
@@ -124,7 +129,7 @@ def written(results: Results) -> str:
 
 
 def read(path: str | Path) -> Results:
-    """Return the results in a file; ValueError in one line if it has none."""
+    """Return the results in a file; ValueError in one line without any."""
     try:
         found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
@@ -137,3 +142,44 @@ def read(path: str | Path) -> Results:
         return Results(machine, measurements, wrong, phases)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} holds no results of fastmlp bench: {error}") from None
+
+
+class Change(NamedTuple):
+    """A measurement before and now.
+
+    tolerance : the share of more time that is no complaint, 0.05 for 5 %
+    """
+
+    before: Measurement
+    now: Measurement
+    tolerance: float
+
+    @property
+    def ratio(self) -> float:
+        """The median time now over that before."""
+        return self.now.time.median / self.before.time.median
+
+    @property
+    def low(self) -> float:
+        """The least ratio of two medians within their confidence intervals."""
+        return self.now.time.low / self.before.time.high
+
+    @property
+    def high(self) -> float:
+        """The greatest ratio of two such medians."""
+        return self.now.time.high / self.before.time.low
+
+    @property
+    def verdict(self) -> str:
+        """Slower or faster if the ratio's whole interval exceeds the tolerance, else "as before"."""
+        if self.low > 1 + self.tolerance:
+            return "slower"
+        return "faster" if self.high < 1 / (1 + self.tolerance) else "as before"
+
+
+def changes(before: Results, now: Results, tolerance: float) -> Iterator[Change]:
+    """Yield the rows that both results have."""
+    known = {(m.row, m.variant): m for m in before.measurements}
+    for measurement in now.measurements:
+        if earlier := known.get((measurement.row, measurement.variant)):
+            yield Change(earlier, measurement, tolerance)

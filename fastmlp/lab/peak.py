@@ -1,12 +1,14 @@
-"""The machine's own FMA rate: independent accumulators in vector registers and nothing else.
+"""Loops in LLVM's language that the lab times: multiply-adds in registers alone, and register tiles.
 
-It takes turns with what it is compared with, so a fraction of it is against the clock of the same minute.
+The FMA rate takes turns with what it is compared with, so a fraction of it is against the clock of the same
+minute.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -14,23 +16,26 @@ from functools import partial
 from statistics import fmean, median
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.machine import host
-
-VERSION = numba.__version__
+from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
+from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
+from fastmlp.kernels.jit.lazy import compile_now, emitted
 
 CHAINS = 24 if host().accumulators >= 24 else 12
 """At least the latency, 4, times the ports, 2 or 4; 12 fit into 16 registers, 24 into 32."""
 
 WINDOWS = 5
-"""The windows of time in which each width is measured."""
+"""Windows of time of each width's measurement."""
 
 WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
-"""Bits of the vectors that are tried."""
+"""Bits of the measured vectors."""
 
 
 def _fma_loop(bits, lane):
@@ -70,7 +75,7 @@ def _fma_loop(bits, lane):
 
 
 def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], None], int]:
-    """Return a call that multiplies and adds in vectors of one width, and its operations."""
+    """Return a call of multiply-adds in vectors of a width, and the number of operations."""
     kernel, flops = _fma_loop(8 * vector_bytes, types.float32 if dtype == "float32" else types.float64)
     return lambda: kernel(steps), steps * flops
 
@@ -95,28 +100,28 @@ def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
 
 
 def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float, float]:
-    """Return GF/s by each clock. windows : what `taken` returned for so many operations, again and again
+    """Return GF/s by each clock. windows : results of `taken` for so many operations
 
-    The least time by the wall clock counts, as others only add to it, and the median by the CPU clock: from
-    that a virtual machine takes off what its host says that it had, and may do so too late. Where the CPU
-    clock has not moved, as on Windows, whose ticks are of 16 ms, the wall clock counts for both.
+    The least time by the wall clock counts, as other programs only add time, and the median by the CPU clock:
+    a virtual machine subtracts its host's time from the CPU clock, and may do so too late. Where the CPU
+    clock has not moved, as on Windows with ticks of 16 ms, the wall clock counts for both.
     """
     wall, cpu = zip(*windows, strict=True)
     return operations / min(wall) / 1e9, operations / (median(cpu) or min(wall)) / 1e9
 
 
 def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
-    """Return the wall seconds of threads that each call a kernel, and the mean of their CPU seconds.
+    """Return the wall seconds of threads that call a kernel, and the mean of their CPU seconds.
 
-    Each thread reads its own time. Linux has another thread's, and with it the process's, as of that thread's
+    Each thread reads its time itself. Linux has another thread's time, and the process's, as of that thread's
     last tick, up to 10 ms ago: a window of 8 ms looked half as long, and the peak twice as high.
     """
-    own = []
+    seconds = []
 
     def work():
         began = time.thread_time()
         kernel()
-        own.append(time.thread_time() - began)
+        seconds.append(time.thread_time() - began)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     began = time.perf_counter()
@@ -124,4 +129,58 @@ def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
         worker.start()
     for worker in workers:
         worker.join()
-    return time.perf_counter() - began, fmean(own)
+    return time.perf_counter() - began, fmean(seconds)
+
+
+# --- register tiles ---------------------------------------------------------------------------------
+
+TAKEN = taken_by(types.float32)
+
+
+def emit_repeated(build, arguments, kinds, code):
+    """Write the calls of a stack. arguments : address, words of arguments, number of calls"""
+    address, words, times = arguments
+    given = []
+    for place, kind in enumerate(TAKEN):
+        if kind == types.float32:
+            given.append(ir.Constant(ir.FloatType(), 0.0))
+        else:
+            is_place = kind == types.voidptr
+            at = build.gep(words, [INT(place)], source_etype=INT)
+            given.append(build.load(at, typ=POINTER if is_place else INT))
+    nothing = ir.Constant(POINTER, None)
+    signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
+    function = build.inttoptr(address, signature.as_pointer())
+    with counted(build, Symbol(build, times)):
+        build.call(function, [nothing, nothing, *given])
+
+
+REPEATED = emitted("repeated_tile", emit_repeated)
+
+
+def repeated(shape, times, a, b, order, c, **numbers):
+    """Return a function that calls a stack of float32 tiles `times` times.
+
+    Compiled code makes the calls: a tile of 8 x 3 vectors and 32 terms takes a tenth of a microsecond, a call
+    by ctypes a whole microsecond.
+
+    shape : (kind, rows, vectors) of a tile of `microkernel.ALL_TILES`
+    a, b, c : (n,) float32; order (n,) int64; numbers : other fields of `microkernel.Stack`, 0 if not named
+    """
+    kind, rows, vectors = shape
+    tiles = ALL_TILES[kind]
+    places = {"a": a, "b": b, "order": order, "c": c}
+    numbers |= {name: array.ctypes.data for name, array in places.items()}
+    words = np.array([numbers.get(name, 0) for name in Stack._fields], np.int64)
+    words[Stack._fields.index("finish")] = STORE
+    address = compile_now(tiles.name, TAKEN, str(tiles.code(rows, vectors, True)))
+    repeat = compile_now(REPEATED, (types.intp, types.voidptr, types.intp))
+    function = ctypes.CFUNCTYPE(
+        ctypes.c_int32, *(ctypes.c_void_p,) * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
+    )(repeat)
+    # The arrays live as long as the call.
+    return partial(_call, function, address, words, times, (a, b, order, c))
+
+
+def _call(function, address, words, times, held):
+    function(None, None, address, words.ctypes.data, times)

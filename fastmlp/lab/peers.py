@@ -1,19 +1,218 @@
-"""Other libraries that take the same training steps, where they are installed, as rows of the same table.
+"""The same training steps by other libraries, where they are installed: PyTorch and scikit-learn.
 
-Each begins from the same weights, visits the same batches, and is held to the reference's losses before it is
-timed. `python -m benchmarks.peers` adds others, and other ways of these, each in a process of its own.
+Each library begins from the same weights, visits the same batches, and must have the reference's losses
+before its steps are timed. `python -m benchmarks.peers` adds other libraries and other ways, each in another
+process.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from fastmlp.lab import sklearn_steps, torch_steps
-from fastmlp.lab.peer_training import PeerTraining, Run
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.exchange.sklearn_estimator import HIDDEN
+from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer
+from fastmlp.model.optimizers import SGD, Adam, Optimizer
+from fastmlp.training.model import Model
+
+Run = Callable[[int], list[float]]
+"""run(epochs) trains from the start, and returns the mean loss of each epoch."""
+
+
+class PeerTraining(NamedTuple):
+    """Training steps for another library: a common start, the same batches.
+
+    start : the network with its first parameters
+    batch : rows of a step, a divisor of all rows
+    X : (rows, n_in); y : labels (rows,), or targets (rows, n_out)
+    orders : orders(epochs) returns (epochs, steps, batch) int, the rows of each step; None for all in order
+    """
+
+    start: Model
+    optimizer: Optimizer
+    batch: int
+    threads: int
+    X: NDArray[Any]
+    y: NDArray[Any]
+    orders: Callable[[int], NDArray[Any]] | None = None
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which no schedule changes."""
+        return float(self.optimizer.learning_rate)  # type: ignore[arg-type]
+
+
+# --- PyTorch: `nn.Sequential`, autograd, and the fused optimiser, eagerly ---------------------------
+
+LOSSES = {
+    ("softmax", "cross_entropy"): ("CrossEntropyLoss", True),
+    ("sigmoid", "binary_cross_entropy"): ("BCEWithLogitsLoss", True),
+    ("sigmoid", "mse"): ("MSELoss", False),
+    ("identity", "mse"): ("MSELoss", False),
+}
+"""PyTorch's loss by output and loss, and whether PyTorch's loss takes logits."""
+
+
+def _torch_fits(network: Network, optimizer: Optimizer) -> bool:
+    """Return whether PyTorch has the network's loss, and takes the optimiser's steps."""
+    drops = any(one.dropout for one in network.operations)  # PyTorch draws other masks
+    return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES and not drops
+
+
+def torch_ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
+    """Return PyTorch's only way: see `Peer`."""
+    return {"eager": partial(_by_torch, training)}
+
+
+def _by_torch(training: PeerTraining) -> Run:
+    import torch
+
+    torch.set_num_threads(training.threads)
+    network = training.start.network
+    module: Any = training.start.to_torch().train()
+    kind, takes_logits = LOSSES[network.output, str(network.loss)]
+    if takes_logits and isinstance(module, torch.nn.Sequential):
+        module = module[:-1]
+    elif takes_logits:
+        module = type(module)(module.steps[:-1], module.sources[:-1]).train()
+    loss_of = getattr(torch.nn, kind)()
+    X, y = map(torch.from_numpy, (training.X, training.y))
+    if kind != "CrossEntropyLoss":
+        y = y.reshape(len(y), -1).to(X.dtype)
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    steps, batch = len(X) // training.batch, training.batch
+
+    def batches(epoch: Any) -> Any:
+        """Yield the rows of each step of an epoch."""
+        for step in range(steps):
+            if epoch is None:
+                yield X[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]
+            else:
+                yield X.index_select(0, epoch[step]), y.index_select(0, epoch[step])
+
+    def run(epochs: int) -> list[float]:
+        module.load_state_dict(start)
+        rule, losses = _torch_rule(torch, training, module), []
+        for _ in range(epochs):
+            total = torch.zeros((), dtype=torch.float64)
+            for inputs, targets in batches(training.orders and torch.from_numpy(training.orders(1)[0])):
+                loss = loss_of(module(inputs), targets)
+                rule.zero_grad(set_to_none=True)
+                loss.backward()
+                rule.step()
+                total += loss.detach()
+            losses.append(total.item() / steps)
+        return losses
+
+    return run
+
+
+def _torch_rule(torch: Any, training: PeerTraining, module: Any) -> Any:
+    rate, optimizer = training.rate, training.optimizer
+    if isinstance(optimizer, Adam):
+        betas = optimizer.beta1, optimizer.beta2
+        return torch.optim.Adam(module.parameters(), rate, betas, optimizer.epsilon, fused=True)
+    assert isinstance(optimizer, SGD)
+    given = optimizer.bias_learning_rate
+    bias_rate = rate if given is None else float(given)  # type: ignore[arg-type]
+    named = list(module.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if name.endswith("weight")], "lr": rate},
+        {"params": [p for name, p in named if name.endswith("bias")], "lr": bias_rate},
+    ]
+    return torch.optim.SGD(groups, momentum=optimizer.momentum, nesterov=optimizer.nesterov, fused=True)
+
+
+# --- scikit-learn as its expert sets it: one fit of many epochs, without checks ---------------------
+
+PAIRS = {("identity", "mse"), ("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")}
+"""scikit-learn's outputs with their losses."""
+
+
+def sklearn_fits(network: Network, optimizer: Optimizer) -> bool:
+    """Return whether scikit-learn has the network, and takes the optimiser's steps."""
+    if not network.is_chain or (network.output, network.loss) not in PAIRS:
+        return False
+    one_rate = type(optimizer) is Adam or (
+        type(optimizer) is SGD and optimizer.bias_learning_rate is None and optimizer.momentum == 0
+    )
+    return len({*network.hidden}) == 1 and network.hidden[0] in HIDDEN and one_rate
+
+
+def sklearn_ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
+    """Return scikit-learn's only way: see `Peer`."""
+    return {"fit": partial(_by_sklearn, training)}
+
+
+def _factors(network: Network) -> tuple[float, float]:
+    """Return our loss over scikit-learn's, and scikit-learn's gradient over ours.
+
+    scikit-learn's squared error is half of ours, and its mean goes over rows alone.
+    """
+    return (2.0, network.n_out / 2) if network.loss == "mse" else (1.0, 1.0)
+
+
+def _by_sklearn(training: PeerTraining) -> Run:
+    import sklearn
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    network, X, y = training.start.network, training.X, training.y
+    if network.output == "softmax":
+        # One-hot rows keep all outputs, whatever labels there are, and two outputs for two classes.
+        y = np.eye(network.n_out, dtype=int)[y]
+    elif y.ndim == 2 and y.shape[1] == 1:
+        y = y.ravel()
+    estimator = _estimator(training)
+
+    def fit(rows: slice) -> None:
+        checks = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+        with checks, threadpool_limits(training.threads), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            estimator.fit(X[rows], y[rows])
+
+    fit(slice(2 * training.batch))
+    if network.output == "softmax":
+        # scikit-learn took the one-hot rows for labels that do not exclude one another.
+        estimator.out_activation_ = "softmax"
+
+    def run(epochs: int) -> list[float]:
+        views = layer_views(training.start.parameters.copy(), network)
+        estimator.coefs_, estimator.intercepts_ = ([*part] for part in zip(*views, strict=True))
+        estimator.set_params(max_iter=epochs)
+        fit(slice(None))
+        return [_factors(network)[0] * loss for loss in estimator.loss_curve_[-epochs:]]
+
+    return run
+
+
+def _estimator(training: PeerTraining) -> Any:
+    """Return an estimator that starts from given weights: hence `warm_start`."""
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    network, optimizer, rate = training.start.network, training.optimizer, training.rate
+    _, factor = _factors(network)
+    options: dict[str, Any] = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": rate / factor}
+    if isinstance(optimizer, Adam):
+        options = {
+            "beta_1": optimizer.beta1, "beta_2": optimizer.beta2, "epsilon": optimizer.epsilon * factor,
+            "learning_rate_init": rate,
+        }  # fmt: skip
+    return (MLPRegressor if network.loss == "mse" else MLPClassifier)(
+        hidden_layer_sizes=network.sizes[1:-1], activation=HIDDEN[str(network.hidden[0])], alpha=0.0,
+        batch_size=training.batch, max_iter=1, shuffle=training.orders is not None, random_state=0, tol=0.0,
+        n_iter_no_change=np.inf, warm_start=True, **options,
+    )  # fmt: skip
+
+
+# --- the table --------------------------------------------------------------------------------------
 
 
 class Peer(NamedTuple):
@@ -32,14 +231,14 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "torch": Peer("PyTorch", torch_steps.fits, torch_steps.ways),
-    "sklearn": Peer("scikit-learn", sklearn_steps.fits, sklearn_steps.ways, off_by_adam=1e-5),
+    "torch": Peer("PyTorch", _torch_fits, torch_ways),
+    "sklearn": Peer("scikit-learn", sklearn_fits, sklearn_ways, off_by_adam=1e-5),
 }
 """The peers by the names of their packages."""
 
 
 def peers_of(network: Network, optimizer: Optimizer) -> list[str]:
-    """Return the names of the peers that are installed and take such steps."""
+    """Return the names of the installed peers that take such steps."""
     return [
         name
         for name, peer in PEERS.items()
@@ -48,5 +247,5 @@ def peers_of(network: Network, optimizer: Optimizer) -> list[str]:
 
 
 def off(name: str, optimizer: Optimizer) -> float:
-    """Return how far the losses of a peer, or of a backend, may be off beyond roundings."""
+    """Return how far a peer's or a backend's losses may be off beyond roundings."""
     return PEERS[name].off_by_adam if name in PEERS and isinstance(optimizer, Adam) else 0.0

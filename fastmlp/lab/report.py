@@ -1,4 +1,4 @@
-"""Results as one page of HTML that needs nothing else, no network and no scripts."""
+"""Results as a page of HTML without scripts, which needs no network."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from string import Template
 from fastmlp.lab import charts
 from fastmlp.lab.charts import ChartBar, Point
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
-from fastmlp.lab.phases import PHASES
-from fastmlp.lab.words import duration, fastest, interval, lost, reason, title
+from fastmlp.lab.slot_times import PHASES
+from fastmlp.lab.table import duration, fastest, interval, lost, reason, title
 from fastmlp.model.state import DTYPES
 
 Ranked = list[Measurement]
 
 MOST_OPEN = 8
-"""Rows of a slot that are shown at once; more of them wait to be unfolded."""
+"""Rows of a slot that are shown at once; longer lists are folded."""
 
 WIDEST = 1.25
-"""Times the longest bar: how far an interval may reach."""
+"""The end of the longest interval over the longest bar, at most."""
 
 MOST_CALLS = 2.0
-"""Times the whole step that its functions may take when called from Python, to say anything about it."""
+"""The greatest time of a step's functions, called from Python, over that of the whole step."""
 
 
 def page(results: Results) -> str:
     """Return the page's text."""
-    numbers = _numbers(results)
+    variants = dict.fromkeys(m.variant for m in results.measurements)
+    numbers = {name: number for number, name in enumerate(variants)}  # of colours and markers
     slots: dict[str, list[Ranked]] = {STEP: []}
     for ranked in winners(results.measurements).values():
         slots.setdefault(ranked[0].slot, []).append(ranked)
@@ -56,13 +57,6 @@ def page(results: Results) -> str:
             f'<section id="{a}"><h2>{heading}</h2>{text}</section>' for a, heading, text in shown
         ),
     )
-
-
-def _numbers(results: Results) -> dict[str, int]:
-    """Return a number for each variant, which its colour and its marker go by."""
-    return {
-        name: number for number, name in enumerate(dict.fromkeys(m.variant for m in results.measurements))
-    }
 
 
 def _machine(results: Results) -> str:
@@ -96,7 +90,7 @@ def _summary(what: str, rows: Sequence[Ranked], numbers: dict[str, int]) -> str:
 
 
 def _wins(rows: Sequence[Ranked]) -> tuple[Counter[str], int]:
-    """Return how many rows each variant is the fastest of, and how many are tied."""
+    """Return each variant's count of won rows, and the count of tied rows."""
     firsts = [fastest(ranked) for ranked in rows]
     alone = Counter(first[0].variant for first in firsts if len(first) == 1)
     return alone, len(rows) - alone.total()
@@ -183,7 +177,7 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
 
 
 def _waiting(measurement: Measurement, results: Results) -> str:
-    """Return how much of several threads' time is not work that one thread has, too."""
+    """Return the share of several threads' time that is waiting, in words."""
     alone = next(
         (
             m
@@ -234,8 +228,5 @@ def _phases(results: Results) -> str:
 
 
 def _wrong(results: Results) -> str:
-    lines = []
-    for w in results.wrong:
-        row = " ".join(filter(None, [w.slot, w.case, w.shape, w.dtype]))
-        lines.append(f'<p class="wrong">{escape(f"{w.variant}, {row}: {w.message}")}</p>')
-    return "".join(lines)
+    lines = (f"{one.variant}, {one.row}: {one.message}" for one in results.wrong)
+    return "".join(f'<p class="wrong">{escape(line)}</p>' for line in lines)

@@ -1,16 +1,21 @@
-"""A request of `fastmlp bench` as a list of tasks, and their results."""
+"""Runs of `fastmlp bench`: a request as tasks, their results, and new runs whenever a file is saved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from fastmlp.backend.registry import variants
-from fastmlp.lab import phases, steps
+from fastmlp.lab import slot_times, steps
 from fastmlp.lab.machine import MeasuredMachine, measured
-from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, Wrong
+from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, Wrong, written
 from fastmlp.lab.peers import peers_of
-from fastmlp.lab.rows import SlotRow, has_its_own, slot_rows
+from fastmlp.lab.slot_times import SlotRow, has_its_own, slot_rows
 from fastmlp.lab.steps import StepRow, step_rows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -18,12 +23,12 @@ from fastmlp.testing.cases import Sizes
 
 
 class Request(NamedTuple):
-    """What is to be measured.
+    """A request of `fastmlp bench`.
 
     slots : names of slots, and `STEP`
     variants : names; empty for all, and for the steps of other programs that are installed
-    own : those of them whose slots alone are to be measured; empty for all
-    sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual ones
+    own : the variants whose slots alone are measured; empty for all
+    sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual
     budget : seconds for each variant of each row; clock : as `fastmlp.lab.timing.timed` takes it
     """
 
@@ -46,7 +51,7 @@ class MeasurementTask(NamedTuple):
 
 
 def tasks(request: Request) -> list[MeasurementTask]:
-    """Return the rows of a request that some variant has code of its own for."""
+    """Return the rows of a request, without slots that every variant inherits."""
     names = request.variants or list(variants())
     found: list[MeasurementTask] = []
     expected = [name for name in request.slots if name != STEP]
@@ -71,7 +76,7 @@ def run(
 ) -> Results:
     """Return the results of tasks; done(task) is called after each.
 
-    machine : None to measure it first; with_phases : whether to take the steps of one thread apart, by
+    machine : None to measure first; with_phases : whether to take the steps of a single thread apart, by
         the functions of the fastest variant
     """
     import scipy.linalg.cython_blas  # noqa: F401 # `blas` calls it: loaded later it would not be held
@@ -84,8 +89,9 @@ def run(
     for task in todo:
         found: list[Measurement] = []
         threads = task.row.threads if isinstance(task.row, StepRow) else 1
+        measure: Any = steps.measure if isinstance(task.row, StepRow) else slot_times.measure
         with threadpool_limits(threads):
-            for result in _measured(task, request):
+            for result in measure(task.row, task.names, request.budget, request.clock):
                 if isinstance(result, Wrong):
                     wrong.append(result)
                 else:
@@ -93,13 +99,45 @@ def run(
             own = [m for m in found if m.variant in variants()]
             if with_phases and isinstance(task.row, StepRow) and threads == 1 and own:
                 fastest = min(own, key=lambda m: m.time.median).variant
-                phased += phases.phases(task.row, fastest, request.budget, request.clock)
+                phased += slot_times.phases(task.row, fastest, request.budget, request.clock)
         measurements += found
         done(task)
     return Results(machine, measurements, wrong, phased)
 
 
-def _measured(task: MeasurementTask, request: Request) -> Iterator[Measurement | Wrong]:
-    if isinstance(task.row, StepRow):
-        return steps.measure(task.row, task.names, request.budget, request.clock)
-    return phases.measure(task.row, task.names, request.budget, request.clock)
+POLL = 0.1
+"""Seconds between looks at the files."""
+
+APART: dict[str, Any] = {
+    "start_new_session": True,
+    "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows
+}
+"""Options of a process that Ctrl-C in a terminal spares: the process would print its traceback."""
+
+
+def watch(paths: Sequence[str], arguments: Sequence[str], machine: MeasuredMachine) -> None:
+    """Run `fastmlp bench` now and after every change of a file, until Ctrl-C.
+
+    Each run is another process, since a kernel may end a process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        known = Path(folder, "machine.json")
+        known.write_text(written(Results(machine, [], [], [])), encoding="utf-8")
+        command = [sys.executable, "-m", "fastmlp", "bench", *arguments, "--machine", str(known)]
+        seen: list[int] = []
+        while True:
+            found = [_changed(path) for path in paths]
+            if found != seen and (all(found) or not seen):  # a file that is missing at first is reported
+                seen = found
+                began = time.perf_counter()
+                subprocess.run(command, check=False, **APART)
+                print(f"{time.perf_counter() - began:.1f} s; waiting for changes, Ctrl-C ends", flush=True)
+            time.sleep(POLL)
+
+
+def _changed(path: str) -> int:
+    """Return when a file was written, 0 while an editor replaces it."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

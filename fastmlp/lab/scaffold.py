@@ -1,4 +1,4 @@
-"""The file that a variant of one's own starts as: a slot's signature, its contract, a call of `baseline`."""
+"""Template for a new variant: a slot's signature, its contract, and a call of `baseline`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VARIANT = Variant("{name}", baseline.VARIANT, {{"{slot}": {slot}}})
 
 
 def text(name: str, slot: str) -> str:
-    """Return the text of the file; ValueError for a name that is none or is taken, or an unknown slot."""
+    """Return the file's text; ValueError for a bad or taken name, or an unknown slot."""
     checks.choice("slot", slot, tuple(SLOTS))
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise ValueError(f"a variant's name must be letters, digits and _, got {checks.shown(name)}")
@@ -57,9 +57,8 @@ def text(name: str, slot: str) -> str:
 
 
 def write(name: str, slot: str) -> Path:
-    """Write NAME.py into the current folder; FileExistsError if there is one."""
-    path = Path(f"{name}.py")
-    content = text(name, slot)
+    """Write NAME.py into the current folder; FileExistsError if the file exists."""
+    path, content = Path(f"{name}.py"), text(name, slot)
     with path.open("x", encoding="utf-8") as file:
         file.write(content)
     return path

@@ -1,4 +1,4 @@
-"""Whole training steps, measured: every backend trains to the reference's losses before it is timed."""
+"""Times of whole training steps; each backend first trains to the reference's losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastmlp.fitting import fit
 from fastmlp.kernels.variant import Work
 from fastmlp.lab import peers
 from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
-from fastmlp.lab.peer_training import PeerTraining
+from fastmlp.lab.peers import PeerTraining
 from fastmlp.lab.timing import CLOCKS, Clock, StepsTimer, Trained, once, timed
 from fastmlp.model.layers import Dense
 from fastmlp.model.layout import parameter_count
@@ -24,20 +24,20 @@ from fastmlp.model.state import is_bfloat16
 from fastmlp.training.model import Model
 
 AGREED_STEPS = 8
-"""Steps whose losses are compared."""
+"""Steps with compared losses."""
 
 TURNED = 1e-4
-"""How far they may be off with products of bfloat16 numbers, where a last bit of float32 turns a rounding."""
+"""Error of losses with bfloat16 products, where a last bit of float32 turns a rounding."""
 
 ROUND = 0.02
-"""Seconds that a round lasts at least, if it is not a single epoch."""
+"""Seconds of a round at least, unless a round is a single epoch."""
 
 MOST_STEPS, MOST_FLOPS = 2000, 2e8
-"""Steps of an epoch: in a long one the work between two epochs counts for little."""
+"""Steps of an epoch: in a long epoch the work between two epochs counts for little."""
 
 
 class StepRow(NamedTuple):
-    """Steps of one network, optimiser and batch."""
+    """Training steps of a network, an optimiser and a batch size."""
 
     network: Network
     optimizer: Optimizer
@@ -47,7 +47,7 @@ class StepRow(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """Sizes and batch as one word."""
+        """Widths and batch size as one word."""
         return f"{'-'.join(map(str, self.network.widths))} b{self.batch}"
 
     @property
@@ -59,17 +59,17 @@ class StepRow(NamedTuple):
         return f"{STEP} {self.shape} {self.dtype} {self.threads} threads"
 
     def work(self) -> Work:
-        """Return what estimates go by."""
+        """Return the work that estimates take."""
         return Work.of(self.network, self.optimizer, self.batch, self.floats, self.threads)
 
     @property
     def floats(self) -> np.dtype[Any]:
-        """What numbers are stored in."""
+        """The dtype of stored numbers."""
         return np.dtype(np.float32 if is_bfloat16(self.dtype) else self.dtype)
 
 
 def classifier(*sizes: int, layers: Sequence[Part] = ()) -> Network:
-    """Return a network of relu and softmax, or of these hidden layers between the first size and the last."""
+    """Return a network of relu and softmax, or of these hidden layers between two sizes."""
     output, loss = ("softmax", "cross_entropy") if sizes[-1] > 1 else ("sigmoid", "binary_cross_entropy")
     if layers:
         return Network(inputs=sizes[0], layers=[*layers, Dense(sizes[-1])], output=output, loss=loss)
@@ -82,7 +82,7 @@ USUAL: tuple[tuple[Network, Optimizer, int], ...] = (
     (classifier(784, 128, 10), SGD(0.1), 128),
     (classifier(28, 256, 256, 2), Adam(), 256),
 )
-"""Works that are measured by default: the notebook's, and from small to large."""
+"""Default works: the notebook's, then from small to large."""
 
 
 def step_rows(
@@ -94,7 +94,7 @@ def step_rows(
 
 
 def workers(row: StepRow, name: str) -> int:
-    """Return how many threads a backend gives a step of the row; "auto" is taken to give all."""
+    """Return a backend's threads for a step of the row; for "auto" all."""
     if name == "auto":
         return row.threads
     if is_reference(name):
@@ -106,7 +106,7 @@ def workers(row: StepRow, name: str) -> int:
 
 
 def epoch_steps(row: StepRow) -> int:
-    """Return the steps of an epoch that is timed."""
+    """Return the steps of a timed epoch."""
     return max(AGREED_STEPS, min(MOST_STEPS, int(MOST_FLOPS / row.work().flops)))
 
 
@@ -122,7 +122,7 @@ def _data(row: StepRow, steps: int) -> tuple[Any, Any]:
 def trained(
     row: StepRow, name: str, data: tuple[Any, Any], epochs: int, clock: Clock = CLOCKS["wall"]
 ) -> Trained:
-    """Train a backend, or a peer, on batches of the data in one order from one start."""
+    """Train a backend or a peer on the data; return losses and seconds."""
     timer = StepsTimer(clock)
     if name in peers.PEERS:
         start = _fitted(row, "reference", data, 0, timer)
@@ -152,7 +152,7 @@ def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, time
 
 
 def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
-    """Yield the time of a step of each backend that gives it the row's threads, or what is wrong with it.
+    """Yield each backend's time of a step on the row's threads, or its mistake.
 
     budget : seconds for each; clock : as `fastmlp.lab.timing.timed` takes it
     """
@@ -183,7 +183,7 @@ def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> It
 
 
 def traffic(row: StepRow) -> int:
-    """Return the bytes of a step at least: the batch read, the parameters and moments read and written."""
+    """Return the least bytes of a step: batch read, parameters and moments read and written."""
     numbers = row.batch * (row.network.n_in + row.network.n_out)
     moments = row.optimizer.rule.moments
     return (numbers + 2 * (1 + moments) * parameter_count(row.network)) * row.floats.itemsize

@@ -1,18 +1,143 @@
-"""Results on a terminal as a table, and a progress bar while they are measured."""
+"""Results on a terminal: numbers in words, why a variant wins, a table, and a progress bar."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fastmlp.lab.compare import Change
-from fastmlp.lab.measurements import Results, winners
-from fastmlp.lab.words import duration, fastest, interval, standing, title
+from fastmlp.backend.registry import variants
+from fastmlp.lab.machine import MeasuredMachine
+from fastmlp.lab.measurements import STEP, Change, Measurement, Results, winners
+from fastmlp.lab.timing import Time
+
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+
+SAME = 0.05
+"""The share of more time, beyond both intervals, that distinguishes no kernels.
+
+One function under two names took up to 4 % more under one of them, beyond the intervals of 73 of 144 pairs:
+machine code and arrays lie at other addresses.
+"""
+
+CALL = 1.5e-6
+"""Seconds; the call from Python is a good part of a shorter time."""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 12.3 us."""
+    unit, name = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
+    return f"{seconds / unit:.3g} {name}"
+
+
+def interval(taken: Time) -> str:
+    """Return a median's uncertainty, and whether the machine was busy, as ±5% cpu."""
+    said = {"cpu": " cpu", "wall": " busy"}[taken.clock] if taken.busy else ""
+    return f"±{taken.spread:.0%}{said}"
+
+
+def distinguished(winner: Measurement, other: Measurement) -> bool:
+    """Return whether two medians' intervals are further apart than `SAME`."""
+    return (1 + SAME) * winner.time.high < other.time.low
+
+
+def fastest(ranked: Sequence[Measurement]) -> list[Measurement]:
+    """Return the first of a row, and all that are tied with the first."""
+    return [one for one in ranked if one is ranked[0] or not distinguished(ranked[0], one)]
+
+
+def standing(one: Measurement, ranked: Sequence[Measurement]) -> str:
+    """Return a variant's place in its row: "fastest", "tied", or a ratio of times."""
+    ratio, first = f"{one.time.median / ranked[0].time.median:.2f}", fastest(ranked)
+    if one not in first:
+        return ratio
+    if len(first) == 1:
+        return "fastest"
+    return "tied" if one is ranked[0] else f"{ratio} tied"
+
+
+def title(measurement: Measurement) -> str:
+    """Return a row's name."""
+    slot, case, shape, dtype, threads = measurement.row
+    count = f"{threads} threads" if threads > 1 else ""
+    return " ".join(filter(None, [slot, case, shape, dtype, count]))
+
+
+def mechanism(variant: str) -> str:
+    """Return a variant's mechanism in the words of its file's first line, if any."""
+    declared = variants().get(variant)
+    if declared is None:
+        return "NumPy, a function at a time" if variant == "reference" else ""  # or a peer
+    modules = [sys.modules.get(f.__module__) for f in declared.slots.values()]
+    text = next((inspect.getdoc(module) for module in modules if module is not None), None) or ""
+    return text.partition("\n")[0].partition(": ")[2].rstrip(".") or text.partition("\n")[0].rstrip(".")
+
+
+def reason(ranked: Sequence[Measurement], machine: MeasuredMachine) -> str:
+    """Return why the fastest variant of a row is the fastest."""
+    winner = ranked[0]
+    said = [f"{winner.variant} takes {duration(winner.time.median)}{_lead(ranked)}."]
+    share = winner.share(machine)
+    if winner.flops is not None and winner.slot != STEP:
+        said.append(_bound(winner, machine, share))
+    elif winner.flops is not None:
+        said.append(f"Its products run at {winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak.")
+    elif winner.time.median < CALL:
+        said.append("Of a time so short the call from Python is a good part.")
+    elif share > 0.4:
+        level = machine.level_of(winner.traffic).name
+        said.append(f"It is bound by memory: it moves {share:.0%} of what {level} can.")
+    else:
+        said.append(f"It is bound by computing each number: it moves {share:.0%} of what memory could.")
+    how = mechanism(winner.variant)
+    return " ".join([*said, *([f"How: {how}."] if how else [])])
+
+
+def _lead(ranked: Sequence[Measurement]) -> str:
+    if len(ranked) < 2:
+        return ", alone in its row"
+    winner, runner = ranked[:2]
+    ratio = runner.time.median / winner.time.median
+    if not distinguished(winner, runner):
+        return f", which cannot be distinguished from {runner.variant}'s {duration(runner.time.median)}"
+    return f", {ratio:.2f} times as fast as {runner.variant}"
+
+
+def lost(ranked: Sequence[Measurement], machine: MeasuredMachine) -> list[str]:
+    """Return for each slower variant of a row its ratio of times, and why."""
+    winner, said = ranked[0], []
+    for other in ranked[1:]:
+        how = mechanism(other.variant)
+        if not distinguished(winner, other):
+            said.append(f"{other.variant} cannot be distinguished from {winner.variant}.")
+            continue
+        most = "peak" if other.flops is not None else f"{machine.level_of(other.traffic).name} bandwidth"
+        # Two digits: of steps so short that all are below 1 %, too.
+        its, winners = (f"{100 * m.share(machine):.2g}%" for m in (other, winner))
+        said.append(
+            f"{other.variant} takes {other.time.median / winner.time.median:.2f} times as long: it reaches"
+            f" {its} of the {most}, where {winner.variant} reaches {winners}.{f' How: {how}.' if how else ''}"
+        )
+    return said
+
+
+def _bound(winner: Measurement, machine: MeasuredMachine, share: float) -> str:
+    assert winner.flops is not None
+    intensity = winner.flops / winner.traffic
+    level = machine.level_of(winner.traffic)
+    ridge = machine.peak[winner.dtype] / level.bandwidth
+    rate = f"{winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak"
+    if intensity >= ridge:
+        return f"With {intensity:.3g} operations a byte it is bound by arithmetic, and reaches {rate}."
+    most = intensity * level.bandwidth / machine.peak[winner.dtype]
+    allowed = f"{level.name} allows {most:.0%} of the peak"
+    return f"With {intensity:.3g} operations a byte {allowed}; it reaches {rate}."
 
 
 def table(results: Results) -> Any:
-    """Return rich's table: a group of lines for each row, the fastest first."""
+    """Return rich's table, with a group of lines for each row, the fastest first."""
     from rich.table import Table
 
     made = Table(
@@ -39,7 +164,7 @@ def table(results: Results) -> Any:
 
 
 def notes(results: Results) -> Iterator[str]:
-    """Yield what must be known of times that were taken on a busy machine, if any were."""
+    """Yield notes on times of a busy machine, if there are such times."""
     busy = [one for one in results.measurements if one.time.busy]
     if any(one.time.clock == "cpu" for one in busy):
         yield "cpu: other programs had the processor meanwhile; this is processor time, without theirs"
@@ -48,15 +173,14 @@ def notes(results: Results) -> Iterator[str]:
 
 
 def wrong(results: Results) -> Iterator[str]:
-    """Yield a line for each thing that is wrong with a variant, which was not timed."""
+    """Yield a line for each mistake of a variant that was not timed."""
     first = {(one.variant, one.slot, one.message): one for one in reversed(results.wrong)}
     for one in reversed(first.values()):
-        row = " ".join(filter(None, [one.slot, one.case, one.shape, one.dtype]))
-        yield f"{one.variant} is wrong and was not timed: {row}: {one.message}"
+        yield f"{one.variant} is wrong and was not timed: {one.row}: {one.message}"
 
 
 def changes(found: Sequence[Change]) -> Any:
-    """Return rich's table of what changed between two files of results."""
+    """Return rich's table of the changes between two files of results."""
     from rich.table import Table
 
     styles = {"slower": "bold red", "faster": "green"}
@@ -78,7 +202,7 @@ def changes(found: Sequence[Change]) -> Any:
 
 @contextlib.contextmanager
 def bar(total: int, console: Any, shown: bool = True) -> Iterator[Callable[[str], None]]:
-    """Show a bar with the time left, on a terminal, if shown; yield what advances it, given the row done."""
+    """Show a progress bar on a terminal; yield a function that advances the bar by a row."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

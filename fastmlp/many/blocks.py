@@ -32,7 +32,7 @@ from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.blocks import LaneNumbersKept
+    from fastmlp.kernels.lanes.training import LaneNumbersKept
 
 
 T = TypeVar("T")

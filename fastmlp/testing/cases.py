@@ -1,7 +1,8 @@
-"""One call of a slot: its arguments, what the reference makes of them, and the largest error allowed.
+"""A call of a slot: arguments, the reference's results, and the largest error allowed.
 
-Arrays have guards around them: a kernel that writes beyond one changes a guard, and what it reads beyond is
-NaN, or -1. Inputs have NaN, infinities, and zeros that meet infinities, which a kernel must not swallow.
+Arrays have guards around them: a kernel that writes beyond an array changes a guard, and a kernel that reads
+beyond an array gets NaN, or -1. Inputs have NaN, infinities, and zeros that meet infinities, which a kernel
+must not swallow.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from fastmlp.model.layout import ALIGNMENT
 from fastmlp.model.state import Array
 
 NAN, ZERO_TIMES_INFINITY, NOT_FINITE = "NaN", "0 times inf", "NaN and inf"
-"""The labels of the cases."""
+"""Labels of cases with NaN or infinities."""
 
 
 def operands(rng: np.random.Generator, a: Array, b: Array) -> Iterator[tuple[str, Array, Array]]:
-    """Yield labels and operands of a product, a (n, k) and b (k, m): as they are, and not finite.
+    """Yield labels and operands of a product, a (n, k) and b (k, m): as given, and not finite.
 
     NaN is in one row of a and one column of b. A 0 of each meets an infinity of the other, which is NaN.
     """
@@ -43,7 +44,7 @@ def operands(rng: np.random.Generator, a: Array, b: Array) -> Iterator[tuple[str
 def values(
     rng: np.random.Generator, array: Array, some: tuple[float, ...] = (np.nan, np.inf, -np.inf, -0.0)
 ) -> Iterator[tuple[str, Array]]:
-    """Yield a label and an array: as it is, and with a few of its numbers replaced by others."""
+    """Yield a label and an array: as given, and with `some` numbers in random places."""
     yield "", array
     changed = array.copy()
     changed.reshape(-1)[rng.integers(array.size, size=len(some))] = some
@@ -51,20 +52,20 @@ def values(
 
 
 LEAST = 256
-"""Bytes of a guard at least: the widest vector, four times."""
+"""The least bytes of a guard: four of the widest vectors."""
 
 GUARD = 0xFF
 """Each byte of a guard."""
 
 
 class _GuardedBytes(np.ndarray[Any, Any]):
-    """The bytes of a guarded array, its base. between : slice of those that are not guards"""
+    """The bytes of a guarded array, its base. between : slice of the bytes between the guards"""
 
     between: slice
 
 
 def guarded(array: Array) -> Array:
-    """Return a copy that begins at a cache line, with a row of guards before it and one after it.
+    """Return a copy at a cache line, with guards before and after.
 
     A guard is as long as a row of the array, and at least `LEAST` bytes.
     """
@@ -80,7 +81,7 @@ def guarded(array: Array) -> Array:
 
 
 def overrun(array: Array) -> str | None:
-    """Return where a guard of a guarded array was changed, in words; None if none was, or there is none."""
+    """Return the place of an array's changed guard, in words; None without any change or guard."""
     memory = array.base
     if not isinstance(memory, _GuardedBytes):
         return None
@@ -119,7 +120,7 @@ def eps(dtype: np.dtype[Any]) -> float:
 
 
 def labelled(label: str, found: str) -> str:
-    """Return the label of a case with that of `not_finite`, if it has one."""
+    """Return a case's label, with the label of numbers that are not finite."""
     return f"{label}, {found}" if found else label
 
 
@@ -129,21 +130,22 @@ def few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 
 
 def unset(dtype: np.dtype[Any], *shape: int, found: str = "") -> Array:
-    """Return an array of NaN. NaN in a result shows that a slot reads the array, or does not write it.
+    """Return an array of NaN, which shows that a slot reads the array, or does not write the array.
 
-    found : the label of `not_finite`; where a result may be NaN, the array holds another number
+    found : the label of numbers that are not finite; then a result may be NaN, and the array holds another
+        number
     """
     return np.full(shape, 1e9 if found else np.nan, dtype)
 
 
 def scratch_of(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
-    """Return the scratch of a slot, which it may leave in any state."""
+    """Return the scratch of a slot, whose last state does not matter."""
     length = scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize, sizes.n_out)
     return guarded(unset(dtype, length))
 
 
 def compared(got: Any, expected: Array, bound: Any) -> tuple[Array, Array]:
-    """Return errors, and where they are right: within the bound, or the same infinity, or NaN as well."""
+    """Return errors, and where results are right: within the bound, equal infinities, or both NaN."""
     with np.errstate(invalid="ignore"):
         error = np.abs(got - expected)
     same = (got == expected) | (np.isnan(got) & np.isnan(expected))
@@ -151,15 +153,14 @@ def compared(got: Any, expected: Array, bound: Any) -> tuple[Array, Array]:
 
 
 class Case(NamedTuple):
-    """One call of a slot.
+    """A call of a slot.
 
-    label : what distinguishes it from the other cases, e.g. "relu"
+    label : the case's name among the slot's cases, e.g. "relu"
     arguments : the slot's arguments; those in `written` are outputs, some of them also inputs
     written : {position of an output: expected array}, float64
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
     scratch : position of the array that a slot may leave in any state, or None
-    timed : whether it is a row of benchmarks, too; NaN and infinities are not
     slot : the slot's name
     """
 
@@ -169,13 +170,17 @@ class Case(NamedTuple):
     returned: float | None
     bound: dict[int, Any]
     scratch: int | None = None
-    timed: bool = True
     slot: str = ""
 
-    def fresh(self) -> tuple[Any, ...]:
-        """Return the arguments with guarded copies of all arrays, but for the scratch, which is guarded.
+    @property
+    def timed(self) -> bool:
+        """Whether the case is a row of benchmarks: all numbers are finite."""
+        return not self.label.endswith((NAN, ZERO_TIMES_INFINITY, NOT_FINITE))
 
-        An array that is given twice stays one.
+    def fresh(self) -> tuple[Any, ...]:
+        """Return the arguments with guarded copies of arrays; the scratch has guards already.
+
+        An array that is given twice stays one array.
         """
         kept = () if self.scratch is None else (self.scratch,)
         arrays = {
@@ -186,7 +191,7 @@ class Case(NamedTuple):
         return tuple(arrays.get(id(a), a) for a in self.arguments)
 
     def inputs(self) -> dict[int, Array]:
-        """Return by position the arrays of which a slot must not change a bit."""
+        """Return by position the arrays that a slot must not change."""
         written = [self.arguments[i] for i in self.written]
         return {
             i: a
@@ -197,9 +202,10 @@ class Case(NamedTuple):
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
         """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
 
-        A slot must also leave its inputs as they were: what comes after it in a step reads them. It must
-        write nothing around its arrays. Where NumPy has NaN or an infinity, so must it. The error is one
-        line: the argument, the index that is farthest off, what was got there and what was required.
+        A slot must also leave its inputs as they were, since later slots of a step read them. A slot must
+        write nothing around its arrays. Where NumPy has NaN or an infinity, a slot must have the same. The
+        error is one line: the argument, the index of the largest error, the number there, and the required
+        number.
         """
         for position, array in enumerate(arguments):
             if isinstance(array, np.ndarray) and (where := overrun(array)):
@@ -243,7 +249,7 @@ class Case(NamedTuple):
         return self._array(position, array, f"[{', '.join(map(str, index))}]")
 
     def _array(self, position: int, array: Array, place: str = "") -> str:
-        """Return what an array, or an element, is called in the slot's signature."""
+        """Return the name of an array, or of an element, by the slot's signature."""
         parameters = list(inspect.signature(get_variant("baseline").slots[self.slot]).parameters)
         return (
             f"{self._named()} argument {position}: {parameters[position]}{place} "
@@ -252,9 +258,9 @@ class Case(NamedTuple):
 
 
 def _first(where: Array) -> tuple[Any, ...]:
-    """Return the index of the first element that holds."""
+    """Return the index of the first true element."""
     return tuple(np.argwhere(where)[0])
 
 
 CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]
-"""Yields the calls of a slot on a batch and a layer of these sizes, with what the reference says."""
+"""Yields calls of a slot on a batch and a layer of these sizes, with the reference's results."""

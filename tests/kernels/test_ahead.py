@@ -20,11 +20,11 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.cli import ahead
 from fastmlp.kernels.jit import engine, store
-from fastmlp.kernels.mixed import processor
+from fastmlp.kernels.mixed import tiles
 
 pytestmark = pytest.mark.xdist_group("ahead")  # they compile the same
 
-POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
+POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
 FITS = """
 import sys

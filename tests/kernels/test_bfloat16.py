@@ -16,12 +16,12 @@ from fastmlp import SGD, Adam, Dense, Members, Network
 from fastmlp.backend import registry
 from fastmlp.backend.reference import bfloat16
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.kernels.mixed import processor, room
+from fastmlp.kernels.mixed import tiles
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import LEAST_SIDE, takes_bfloat16
 from fastmlp.training import options as fit_options
 
-POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
+POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
 compiled = pytest.mark.skipif(not POSSIBLE, reason="this processor multiplies no bfloat16 numbers")
 each_way = pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def numbers(rng, *shape):
 
 def room_for(rows, n_in, n_out):
     """Scratch as long as the variant asks for, and a guard behind it."""
-    length = room.buffers([(n_in, n_out)], rows)["scratch"]
+    length = tiles.buffers([(n_in, n_out)], rows)["scratch"]
     scratch = aligned(length + 64, F4)
     scratch[...] = np.nan
     return scratch[:length], scratch[length:]
@@ -115,7 +115,7 @@ def test_small_layers_stay_float32():
     assert takes_bfloat16(LEAST_SIDE, LEAST_SIDE)
     assert not takes_bfloat16(LEAST_SIDE - 1, 500)
     assert not takes_bfloat16(500, LEAST_SIDE - 1)
-    assert room.buffers([(500, 20), (20, 500), (500, 10)], 64)["scratch"] == 0
+    assert tiles.buffers([(500, 20), (20, 500), (500, 10)], 64)["scratch"] == 0
 
 
 # --- trainings -------------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ def test_other_backends_are_refused():
 
 def test_a_processor_without_it_is_refused(monkeypatch):
     monkeypatch.setattr(fit_options, "kept", {})  # a process has one processor
-    for name in processor.WHY_NOT:
-        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for name in tiles.WHY_NOT:
+        monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (
         r"^dtype 'bfloat16' needs other instructions, or backend='reference'; bfloat16_amx: the processor "
     )
@@ -294,8 +294,8 @@ def test_a_model_predicts_where_the_instruction_is_not(monkeypatch, tmp_path):
     model = fit(epochs=1)
     fastmlp.save(model, tmp_path / "model")
     pickled, expected = pickle.dumps(model), model.predict(X)
-    for name in processor.WHY_NOT:
-        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for name in tiles.WHY_NOT:
+        monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     for there in (fastmlp.load(tmp_path / "model"), pickle.loads(pickled)):
         assert there.backend == "reference_bfloat16"
         np.testing.assert_allclose(there.predict(X), expected, rtol=0, atol=1e-3)  # a sum's order
@@ -341,17 +341,17 @@ def test_its_backends_are_no_bases(monkeypatch):
     ],
 )
 def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason):
-    features = features or ",".join(f"+{name}" for name in processor.TILES)
-    monkeypatch.setattr(processor, "processor", lambda: ("", "cpu", features))
-    monkeypatch.setattr(processor, "host", lambda: processor.AVX512)
-    monkeypatch.setattr(processor.sys, "platform", platform)
-    monkeypatch.setattr(processor.ctypes, "CDLL", lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer))
-    assert processor.why_no_tiles.__wrapped__().startswith(reason)
+    features = features or ",".join(f"+{name}" for name in tiles.TILES)
+    monkeypatch.setattr(tiles, "processor", lambda: ("", "cpu", features))
+    monkeypatch.setattr(tiles, "host", lambda: tiles.AVX512)
+    monkeypatch.setattr(tiles.sys, "platform", platform)
+    monkeypatch.setattr(tiles.ctypes, "CDLL", lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer))
+    assert tiles.why_no_tiles.__wrapped__().startswith(reason)
 
 
 def test_why_there_are_no_vectors(monkeypatch):
-    monkeypatch.setattr(processor, "host", lambda: None)
-    assert processor.why_no_vectors().endswith(" has no avx512f")
+    monkeypatch.setattr(tiles, "host", lambda: None)
+    assert tiles.why_no_vectors().endswith(" has no avx512f")
 
 
 def test_a_dtype_of_that_name_is_it():

@@ -34,11 +34,11 @@ from fastmlp import (
     Swish,
 )
 from fastmlp.backend import registry
-from fastmlp.kernels.mixed import processor
+from fastmlp.kernels.mixed import tiles
 from fastmlp.model.state import takes_bfloat16
 from fastmlp.training import options as fit_options
 
-POSSIBLE = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
+POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this processor multiplies no bfloat16 numbers")
 

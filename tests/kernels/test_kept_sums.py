@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels.gemm.dispatch import CACHED_BYTES, rows_together
-from fastmlp.lab.rows import kernel_of
+from fastmlp.lab.slot_times import kernel_of
 
 ROWS, INPUTS, UNITS, PART = 1100, 200, 40, 20
 """Rows of 240 float32 numbers outgrow L2, rows of 220 do not."""

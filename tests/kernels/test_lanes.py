@@ -35,8 +35,8 @@ from fastmlp import (
     Swish,
 )
 from fastmlp.backend import registry
-from fastmlp.kernels.lanes.eligible import lane_program, lanes_of
 from fastmlp.kernels.lanes.training import LaneTask, train_in_lanes
+from fastmlp.kernels.small.eligible import lane_program, lanes_of
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count

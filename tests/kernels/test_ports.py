@@ -69,7 +69,7 @@ def test_a_share_is_of_the_peak():
 def test_a_tile_multiplies_what_it_is_given():
     import numpy as np
 
-    from fastmlp.lab.tiles import repeated
+    from fastmlp.lab.peak import repeated
 
     width, rows, depth = ports.VECTOR_BYTES // 4, 8, 5
     rng = np.random.default_rng(0)

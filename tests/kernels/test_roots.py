@@ -11,7 +11,7 @@ from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol, quotient_of, root_of
 from fastmlp.kernels.codegen.vectors import Vectors, counted
 from fastmlp.kernels.jit.lazy import compile_now, emitted
-from fastmlp.lab.flushing import subnormals_flushed
+from fastmlp.lab.slot_times import subnormals_flushed
 
 ULPS = 2
 FLOATS = {"float32": (types.float32, ctypes.c_float), "float64": (types.float64, ctypes.c_double)}

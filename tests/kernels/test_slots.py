@@ -14,7 +14,7 @@ from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.kernels.variants import baseline
-from fastmlp.lab.rows import has_its_own
+from fastmlp.lab.slot_times import has_its_own
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 

@@ -31,10 +31,10 @@ from fastmlp import (
 )
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose
-from fastmlp.kernels.lanes.eligible import lane_program
+from fastmlp.kernels.small.eligible import lane_program
 from fastmlp.kernels.variants import specialized
 from fastmlp.model.losses import LOSSES
-from fastmlp.testing.unit_cases import OPTIMIZERS
+from fastmlp.testing.slots import OPTIMIZERS
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 BINARY = {"output": "sigmoid", "loss": "binary_cross_entropy"}

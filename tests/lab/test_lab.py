@@ -8,11 +8,11 @@ import pytest
 from lab_results import CPU, MACHINE, measurement, results
 
 from fastmlp.backend import registry
-from fastmlp.lab import machine, phases, rows, steps, timing, words
+from fastmlp.lab import machine, slot_times, steps, table, timing
 from fastmlp.lab.measurements import Measurement, PhaseTime, Wrong, read, winners, written
 from fastmlp.lab.peers import PEERS, peers_of
-from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.run import Request, run, tasks
+from fastmlp.lab.slot_times import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.lab.timing import Time
 from fastmlp.model.layers import Dense, Dropout, Residual
@@ -44,11 +44,13 @@ def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
 
 def test_a_slot_is_timed_for_those_that_have_their_own():
     own = [
-        name for name in ("baseline", "blas", "tiled", "fused", "packed") if rows.has_its_own(name, "affine")
+        name
+        for name in ("baseline", "blas", "tiled", "fused", "packed")
+        if slot_times.has_its_own(name, "affine")
     ]
     assert own == ["baseline", "blas", "tiled"]
     row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")
-    found = list(phases.measure(row, ["baseline", "tiled"], 0.01, CPU))
+    found = list(slot_times.measure(row, ["baseline", "tiled"], 0.01, CPU))
     assert [m.variant for m in found] == ["baseline", "tiled"]
     assert found[0].flops == 2 * 32 * 30 * 100
     assert found[0].traffic == 4 * (32 * 30 + 30 * 100 + 100 + 32 * 100)
@@ -60,19 +62,19 @@ def test_what_is_read_and_written_counts_twice():
     numbers = 5 * 4
     # The parameters and both moments are there before and after; the gradient is read, and the constants.
     constants = row.made().arguments[2].nbytes
-    assert rows.traffic(row.made()) == 8 * numbers * (1 + 2 * 3) + constants
+    assert slot_times.traffic(row.made()) == 8 * numbers * (1 + 2 * 3) + constants
 
 
 def test_slots_that_work_in_place_are_given_their_input_in_every_round():
     row = SlotRow("drop", "p=0.1, in place", Sizes(8, 8, 8), "float32")
-    (found,) = phases.measure(row, ["baseline"], 1e-3, CPU)
+    (found,) = slot_times.measure(row, ["baseline"], 1e-3, CPU)
     assert found.time.rounds >= timing.LEAST_ROUNDS
 
 
 def test_a_wrong_slot_is_reported_and_not_timed(wrong_variant):
     name = registry.register_file(wrong_variant)
     row = SlotRow("bias_gradient", "", Sizes(8, 4, 4), "float64")
-    found = list(phases.measure(row, ["baseline", name], 1e-3, CPU))
+    found = list(slot_times.measure(row, ["baseline", name], 1e-3, CPU))
     assert [type(one) for one in found] == [Wrong, Measurement]
     assert found[0].variant == name
     assert "off by" in found[0].message or "expected" in found[0].message
@@ -126,13 +128,13 @@ def test_peers_take_the_same_steps(name, row):
 
 def test_the_usual_steps_are_what_a_step_is_made_of():
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
-    calls = [(part.phase, part.layer, part.row.slot) for part in phases.parts(row)]
+    calls = [(phase, layer, called.slot) for phase, layer, called in slot_times.parts(row)]
     assert ("loss", 0, "output_loss") in calls
     assert ("back", 1, "input_gradient") not in calls  # the first layer's inputs have no slope
     assert {slot for *_, slot in calls} <= set(SLOTS)
     layers = [Dropout(0.1), Dense(5, "relu"), LayerNorm(), "tanh", Dense(3)]
     listed = row._replace(network=Network(inputs=6, layers=layers, output="softmax", loss="cross_entropy"))
-    named = [(part.layer, part.row.slot, part.row.case) for part in phases.parts(listed)]
+    named = [(layer, called.slot, called.case) for _, layer, called in slot_times.parts(listed)]
     assert [one for one in named if one[1] in ("drop", "activate")] == [
         (1, "drop", "p=0.5"),
         (2, "activate", "relu"),
@@ -140,7 +142,7 @@ def test_the_usual_steps_are_what_a_step_is_made_of():
         (1, "drop", "p=0.1, in place"),
     ]
     assert {layer for layer, slot, _ in named if slot == "weight_gradient"} == {2, 5}
-    found = phases.phases(row, "tiled", 1e-3, CPU)
+    found = slot_times.phases(row, "tiled", 1e-3, CPU)
     assert {(p.phase, p.layer) for p in found} == {(phase, layer) for phase, layer, _ in calls}
     assert all(p.seconds > 0 for p in found)
 
@@ -164,23 +166,23 @@ def test_the_winner_is_the_fastest_and_the_reason_follows_from_the_numbers():
     slow, fast = measurement("blas", 8e-6), measurement("tiled", 6e-6)
     ((_, ranked),) = winners([slow, fast]).items()
     assert [m.variant for m in ranked] == ["tiled", "blas"]
-    said = words.reason(ranked, MACHINE)
+    said = table.reason(ranked, MACHINE)
     assert "tiled takes 6 us, 1.33 times as fast as blas." in said
     # 48 KiB are in memory here, whose ridge is at 5 operations a byte.
     assert "With 10.7 operations a byte it is bound by arithmetic, and reaches 87.4 GF/s, 87% of the" in said
     assert "register tiles" in said  # the variant's own file says how
-    as_fast = words.reason([measurement("tiled", 6e-6), measurement("blas", 6.05e-6)], MACHINE)
+    as_fast = table.reason([measurement("tiled", 6e-6), measurement("blas", 6.05e-6)], MACHINE)
     assert "which cannot be distinguished from blas's 6.05 us" in as_fast
 
 
 def test_bounds_are_of_the_memory_that_holds_the_data():
-    said = words.reason([measurement("tiled", 6e-6, traffic=1 << 20)], MACHINE)
+    said = table.reason([measurement("tiled", 6e-6, traffic=1 << 20)], MACHINE)
     assert "With 0.5 operations a byte memory allows 10% of the peak" in said
     copied = measurement("tiled", 1e-5, "gather", None, 1 << 21)
-    assert "bound by memory: it moves" in words.reason(
+    assert "bound by memory: it moves" in table.reason(
         [copied._replace(time=Time(1e-4, 1e-4, 1e-4, 1e-4, 9))], MACHINE
     )
-    assert words.duration(1.5e-7) == "150 ns"
+    assert table.duration(1.5e-7) == "150 ns"
 
 
 def test_shares_are_of_the_peak_or_of_a_bandwidth():

@@ -16,10 +16,10 @@ from missing import without
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
-from fastmlp.kernels.mixed import processor
-from fastmlp.lab import explain, phases, rows
+from fastmlp.kernels.mixed import tiles
+from fastmlp.lab import explain, slot_times
 from fastmlp.lab.measurements import STEP, Measurement
-from fastmlp.lab.rows import SlotRow
+from fastmlp.lab.slot_times import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.model.optimizers import Adam
 from fastmlp.testing.cases import Sizes
@@ -186,8 +186,8 @@ def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch
     assert main(["new-variant", name, "--slot", slot]) == 0
     assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out
     assert registry.register_file(f"{name}.py") == name
-    label = rows.labels_of(slot)[0]
-    (found,) = phases.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
+    label = slot_times.labels_of(slot)[0]
+    (found,) = slot_times.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
     assert isinstance(found, Measurement), found
     refused(["new-variant", name, "--slot", slot], capsys)  # it stands there, and is registered
 
@@ -310,9 +310,9 @@ def test_explain_takes_every_dtype(dtype, capsys):
     assert f"40-36-3 b8 {dtype}, adam, at most 1 threads: auto comes to " in printed
     if dtype == "bfloat16":
         assert "reference_bfloat16" in printed
-        possible = [name for name, why_not in processor.WHY_NOT.items() if why_not() is None]
+        possible = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
         assert f"auto comes to {possible[0] if possible else 'nothing'}" in printed
-        assert printed.count("not here:") == len(processor.WHY_NOT) - len(possible)
+        assert printed.count("not here:") == len(tiles.WHY_NOT) - len(possible)
         assert "wrong" not in printed
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from lab_results import MACHINE, measurement, results
 
-from fastmlp.lab import compare, table, timing, words
-from fastmlp.lab.compare import Change
+from fastmlp.lab import measurements, table, timing
+from fastmlp.lab.measurements import Change
 from fastmlp.lab.timing import AUTO, Time
 
 pytest.importorskip("rich")
@@ -71,7 +71,7 @@ def test_on_a_busy_machine_processor_time_is_taken_and_reported():
     for options, clock in ((AUTO, "cpu"), ("wall", "wall"), ("cpu", "cpu")):
         (found,) = timing.timed({"sum": compute}, 0.2, options).values()
         assert (found.clock, found.busy) == (clock, True)
-        assert words.interval(found).endswith({"cpu": " cpu", "wall": " busy"}[clock])
+        assert table.interval(found).endswith({"cpu": " cpu", "wall": " busy"}[clock])
 
 
 @pytest.mark.slow  # takes the cores from what else runs
@@ -115,20 +115,20 @@ def test_a_time_of_a_busy_machine_is_marked_after_its_interval(busy, clock, said
 
 def test_the_first_is_fastest_where_that_is_certain():
     first, near, far = (measurement("tiled", seconds) for seconds in (6e-6, 6.05e-6, 8e-6))
-    assert words.standing(first, [first]) == words.standing(first, [first, far]) == "fastest"
+    assert table.standing(first, [first]) == table.standing(first, [first, far]) == "fastest"
     ranked = [first, near, far]
-    assert [words.standing(one, ranked) for one in ranked] == ["tied", "1.01 tied", "1.33"]
+    assert [table.standing(one, ranked) for one in ranked] == ["tied", "1.01 tied", "1.33"]
 
 
 def test_what_one_function_differs_by_under_two_names_is_a_tie():
     first, second = (measurement("tiled", seconds, spread=1e-4) for seconds in (6e-6, 6.24e-6))
-    assert words.fastest([first, second]) == [first, second]
-    assert words.fastest([first, measurement("blas", 6.4e-6, spread=1e-4)]) == [first]
+    assert table.fastest([first, second]) == [first, second]
+    assert table.fastest([first, measurement("blas", 6.4e-6, spread=1e-4)]) == [first]
 
 
 def test_why_the_others_lost():
     slow = measurement("blas", 12e-6), measurement("gone", 6e-5, traffic=1 << 20)
-    said = words.lost([measurement("tiled", 6e-6), measurement("baseline", 6.01e-6), *slow], MACHINE)
+    said = table.lost([measurement("tiled", 6e-6), measurement("baseline", 6.01e-6), *slow], MACHINE)
     assert said[0] == "baseline cannot be distinguished from tiled."
     assert said[1].startswith(
         "blas takes 2.00 times as long: it reaches 44% of the peak, where tiled reaches 87%. How: "
@@ -137,7 +137,7 @@ def test_why_the_others_lost():
     copies = [
         measurement(name, t, "gather", None, 20000) for name, t in (("fused", 1e-6), ("baseline", 2e-6))
     ]
-    assert "it reaches 5% of the L1 bandwidth, where fused reaches 10%." in words.lost(copies, MACHINE)[0]
+    assert "it reaches 5% of the L1 bandwidth, where fused reaches 10%." in table.lost(copies, MACHINE)[0]
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_what_is_slower_is_so_for_certain(before, now, spread, verdict):
 def test_only_what_both_have_is_compared():
     before = results(measurement("tiled", 1e-5), measurement("blas", 1e-5))
     now = results(measurement("tiled", 1e-5), measurement("mine", 1e-5))
-    assert [change.now.variant for change in compare.changes(before, now, 0.05)] == ["tiled"]
+    assert [change.now.variant for change in measurements.changes(before, now, 0.05)] == ["tiled"]

@@ -10,8 +10,8 @@ from going_on import assert_same
 from in_lanes import ALONE, X, Y, network
 
 from fastmlp import EMA, SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
-from fastmlp.kernels.lanes.blocks import LaneBlocks
-from fastmlp.kernels.lanes.eligible import lanes_of
+from fastmlp.kernels.lanes.training import LaneBlocks
+from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, trainings
 from fastmlp.system import bars
 

@@ -34,7 +34,7 @@ from fastmlp import (
 from fastmlp.backend import lanes, programs
 from fastmlp.kernels import estimates
 from fastmlp.kernels.jit import engine
-from fastmlp.kernels.lanes.eligible import lanes_of
+from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, preparing
 from fastmlp.many import lanes as many_lanes
 from fastmlp.training import trainer

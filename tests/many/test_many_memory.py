@@ -11,7 +11,7 @@ from problems import data_set
 
 from fastmlp import Callback, Network, fit_many
 from fastmlp.backend import lanes
-from fastmlp.kernels.lanes.blocks import HUGE_PAGE, new_objectives
+from fastmlp.kernels.lanes.training import HUGE_PAGE, new_objectives
 from fastmlp.model.layout import parameter_count
 
 X, Y = data_set("diabetes", 48)

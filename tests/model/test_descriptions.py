@@ -15,7 +15,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.model.descriptions import described, restored, with_formulas
 from fastmlp.model.optimizers import OPTIMIZERS, without_rates
 from fastmlp.model.rules import RULES
-from fastmlp.testing import unit_cases
+from fastmlp.testing import slots
 
 endless = fastmlp.Activation("endless", lambda z: np.where(z > 1e308, np.inf, np.where(z > 0, z, -0.0)))
 odd_rule = fastmlp.Rule("odd_rule", lambda p, g, m, r, c, t: p - r * c.nodes * g, constants={"nodes": 1})
@@ -32,7 +32,7 @@ NETWORKS = {
 }  # fmt: skip
 
 OPTIMISERS = {
-    **unit_cases.OPTIMIZERS,
+    **slots.OPTIMIZERS,
     "two rates": fastmlp.SGD(
         fastmlp.Warmup(fastmlp.Cosine(0.1, length=9), length=3), 0.9, True, bias_learning_rate=0.01
     ),

@@ -23,8 +23,7 @@ from fastmlp import (
 )
 from fastmlp.backend import registry
 from fastmlp.backend.reference_layers import FORMULAS
-from fastmlp.kernels.lanes.eligible import lane_program
-from fastmlp.kernels.small.eligible import specialize
+from fastmlp.kernels.small.eligible import lane_program, specialize
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.embeddings import Grouped

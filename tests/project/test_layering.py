@@ -211,7 +211,7 @@ BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot",
 
 ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("layers", "losses", "rules")))
 DERIVATIVES = {f"derivatives.{part}" for part in ("tape", "parameter_derivatives", "laplace")}
-BLAS_CALLERS = {*ORACLE, *DERIVATIVES, "testing.product_cases", "kernels.variants.blas"}
+BLAS_CALLERS = {*ORACLE, *DERIVATIVES, "testing.slots", "kernels.variants.blas"}
 """The oracles of trainings and of kernels, derivatives of models, and the backend that is made of it."""
 
 

@@ -37,7 +37,7 @@ TRIALS = {
         "assert lane_program(network, optimizer, np.dtype(float)) is not None\n"
         "assert restored(described(optimizer)) == optimizer\n"
         "assert 'AggregatedMomentum' in dir(fastmlp) and 'aggregatedmomentum' in optimizers.BY_NAME\n"
-        "assert 'aggregatedmomentum' in unit_cases.OPTIMIZERS"
+        "assert 'aggregatedmomentum' in slots.OPTIMIZERS"
     ),
     "A backend": (
         "assert 'plain_bias' in fastmlp.backends()\n"
@@ -89,12 +89,12 @@ TRIAL = """
 import functools
 import importlib.util
 import numpy as np, fastmlp, onnxruntime
-from fastmlp.kernels.lanes.eligible import lane_program
+from fastmlp.kernels.small.eligible import lane_program
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model import inputs, layers, optimizers
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.descriptions import described, restored
-from fastmlp.testing import unit_cases
+from fastmlp.testing import slots
 
 def is_small(network):
     dtype = np.dtype(float)

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 
 import fastmlp
 from fastmlp.backend import lanes
-from fastmlp.kernels.lanes import eligible
+from fastmlp.kernels.small import eligible
 
 X, Y = data_set("breast_cancer", 150)
 

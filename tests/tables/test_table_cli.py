@@ -32,7 +32,7 @@ from fastmlp import (
 from fastmlp.cli import table_report
 from fastmlp.cli.main import main
 from fastmlp.cli.table_report import inputs_in_words, print_scores
-from fastmlp.kernels.mixed import processor
+from fastmlp.kernels.mixed import tiles
 from fastmlp.system import bars
 
 QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
@@ -258,8 +258,8 @@ def test_products_of_bfloat16_numbers(folder, tmp_path, capsys, monkeypatch):
     found = TableRegressor.load(tmp_path / "model")
     assert found.models_[0].parameters.dtype == np.float32
     assert found.score(flats(seed=1), "price") > 0.8
-    for name in processor.WHY_NOT:
-        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for name in tiles.WHY_NOT:
+        monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     for one in (command, ["train", "digits", "--dtype", "bfloat16", "--quiet"]):
         with pytest.raises(SystemExit) as left:
             main([*one, "--backend", "auto"])

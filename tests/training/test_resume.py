@@ -28,7 +28,7 @@ from fastmlp import (
     RMSprop,
     Warmup,
 )
-from fastmlp.testing import unit_cases
+from fastmlp.testing import slots
 from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
@@ -36,7 +36,7 @@ NETWORK = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01)
 EPOCHS, BATCHES = 5, 3  # 40 rows in batches of 16, 10 rows held out
 
 OPTIMIZERS = {
-    **unit_cases.OPTIMIZERS,
+    **slots.OPTIMIZERS,
     "momentum": SGD(Cosine(0.05, 4), 0.9),
     "nesterov": SGD(0.02, 0.9, True, bias_learning_rate=0.01, clip_norm=0.5),
     "rmsprop": RMSprop(Warmup(0.01, 7, unit="step"), momentum=0.5),

@@ -27,7 +27,7 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp.backend import registry
-from fastmlp.testing import unit_cases
+from fastmlp.testing import slots
 from fastmlp.training.data import clean_targets, scaled_weights
 
 EXACT = tuple(name for name in registry.own() if registry.choice_of(name).exact)
@@ -150,7 +150,7 @@ EXTRAS = {
 @pytest.mark.parametrize(
     ("optimizer", "extra"),
     [
-        *((name, "plain") for name in unit_cases.OPTIMIZERS),
+        *((name, "plain") for name in slots.OPTIMIZERS),
         *((name, extra) for name in OPTIMIZERS for extra in EXTRAS),
     ],
 )
@@ -161,7 +161,7 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
     X[:, ::3] = 0
     network, optimizer = (
         Network((64, 12, 9, 10), **EXTRAS[extra]),
-        {**unit_cases.OPTIMIZERS, **OPTIMIZERS}[optimizer],
+        {**slots.OPTIMIZERS, **OPTIMIZERS}[optimizer],
     )
     model = fitted(network, X, y, optimizer, backend)
     stepper = Stepper(network, optimizer, seed=3, backend=backend)

@@ -1,7 +1,11 @@
-"""Matrix products of packed operands (`packing`), with sums in float32, for either instruction.
+"""Packed tiles of bfloat16 numbers, and their products with sums in float32.
 
-Every sum takes its terms in ascending order, however rows are cut into slices, so the number of threads changes no
-bit. The two instructions round differently, so each has a backend of its own.
+A tile is 1 KiB, in the layout of AMX, which serves vectors as well: 16 rows of 16 words. A word has two numbers that
+follow one another in k. In a tile of A[m, k], row m has the words of 32 terms; in a tile of B[k, n], row k / 2 has the
+words of 16 columns.
+
+Every sum takes its terms in ascending order, however rows are cut into slices, so the number of threads changes no bit.
+The two instructions round differently, so each has another backend.
 """
 
 # mypy: ignore-errors
@@ -14,28 +18,124 @@ from numba.core import cgutils
 
 from fastmlp.formulas.numbers import at_least
 from fastmlp.kernels.codegen.symbols import INT, INT32, POINTER, Symbol, declare
-from fastmlp.kernels.codegen.vectors import Vectors, broadcast, carried, counted, smaller
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, carried, counted, exchanged, shuffle, smaller
 from fastmlp.kernels.jit.lazy import emitted
-from fastmlp.kernels.mixed.packing import VECTOR_BYTES, BFloat
-from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
+from fastmlp.kernels.mixed.tiles import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
 from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 
+VECTOR_BYTES = 64
+
+BY_ROWS, BY_PAIRS, TURNED, ORDERED, WAYS = 0, 1, 2, 4, 8
+"""How operands are packed: BY_ROWS pairs two neighbours of a row, BY_PAIRS two numbers of a column; TURNED transposes
+each tile afterwards; ORDERED reads rows by an order. A code is a sum of these, below WAYS."""
+
+
+class BFloat(ir.types.Type):
+    """LLVM's type of a bfloat16 number, which llvmlite lacks."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, BFloat)
+
+    def __hash__(self):
+        return hash(BFloat)
+
+
+def words_of(build, first, second, interleaved):
+    """Two vectors of float32 as one vector of words.
+
+    A word has two neighbours of `first`, then of `second`; where `interleaved`, a number of each.
+    `vcvtne2ps2bf16` rounds to nearest, ties to even, and takes subnormal numbers for 0, as `tdpbf16ps` does.
+    """
+    numbers, single = ir.VectorType(BFloat(), TERMS), first.type
+    convert = declare(build.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", numbers, [single, single])
+    halves = build.bitcast(build.call(convert, [second, first]), ir.VectorType(ir.IntType(16), TERMS))
+    if interleaved:
+        halves = shuffle(build, halves, halves, [lane + side for lane in range(SIDE) for side in (0, SIDE)])
+    return build.bitcast(halves, ir.VectorType(INT32, SIDE))
+
+
+def emit_pack(build, arguments, kinds, code):
+    """Write the packing of a matrix (rows, columns) into tiles[outer, k / TERMS]; elements beyond its edges are 0.
+
+    BY_ROWS, `outer` counts blocks of 16 rows and k columns; BY_PAIRS, `outer` counts blocks of 16 columns and k rows.
+
+    arguments : the matrix, the order of its rows, the tiles, rows, columns, bytes from row to row, outer blocks
+    """
+    source, order, target, *sizes = arguments
+    rows, columns, row_bytes, outer = (Symbol(build, size) for size in sizes)
+    v = Vectors(build, types.float32, VECTOR_BYTES)
+    depth, across = (rows, columns) if code & BY_PAIRS else (columns, rows)
+    blocks = (depth + (TERMS - 1)) // TERMS
+
+    def row_at(i):
+        """The place of row i, where i is below `rows`."""
+        if code & ORDERED:
+            i = Symbol(build, build.load(build.gep(order, [i.value], source_etype=INT), typ=INT))
+        return v.shift(source, i * row_bytes)
+
+    def within(i, column):
+        """16 numbers of row i from `column` on, all within the matrix."""
+        return v.load(v.shift(row_at(i), column * v.itemsize))
+
+    def beyond(i, column):
+        """The same at the edges: 0 for numbers beyond the matrix."""
+        there = Symbol(build, build.select((i < rows).value, (columns - column).value, INT(0)))
+        return v.load(v.shift(row_at(smaller(i, rows - 1)), column * v.itemsize), v.first(there))
+
+    def write(o, block, numbers):
+        words = []
+        for m in range(SIDE):
+            if code & BY_PAIRS:
+                column, k = o * SIDE, block * TERMS + 2 * m
+                words.append(words_of(build, numbers(k, column), numbers(k + 1, column), True))
+            else:
+                i, column = o * SIDE + m, block * TERMS
+                words.append(words_of(build, numbers(i, column), numbers(i, column + SIDE), False))
+        if code & TURNED:
+            words = exchanged(build, words, 4, SIDE // 2)
+        tile = v.shift(target, (o * blocks + block) * TILE_BYTES)
+        for m, word in enumerate(words):
+            build.store(word, v.shift(tile, m * VECTOR_BYTES), align=4)
+
+    def write_at(o, block):
+        inside = (o < across // SIDE) & (block < depth // TERMS)
+        with build.if_else(inside.value) as (is_whole, is_edge):
+            with is_whole:
+                write(o, block, within)
+            with is_edge:
+                write(o, block, beyond)
+
+    # The inner loop runs along the rows of the matrix, which the hardware prefetches.
+    if code & BY_PAIRS:
+        with counted(build, blocks) as block, counted(build, outer) as o:
+            write_at(o, block)
+    else:
+        with counted(build, outer) as o, counted(build, blocks) as block:
+            write_at(o, block)
+
+
+PACK = emitted("pack_tiles", emit_pack)
+
+
 ENDS = "plain", "biased", "rectified", "gated", "updated"
-"""What is done to sums before they are stored, as in `gemm.microkernel`; `gated` reads the gate at `start`."""
+"""The ends of sums before a store, as in `gemm.microkernel`; `gated` reads the gate at `start`."""
 
 CACHED_TILES = 1 << 10
-"""The most tiles of A in a block of rows, half of L2: they stay there while all of B is read. Without such blocks,
+"""The most tiles of A in a block of rows, half of L2, which holds them while all of B is read. Without such blocks,
 1024 x 2048 x 2048 took 1.5 times as long."""
 
 
 def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
-    """Return the piece that writes C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands.
+    """Return the piece of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands.
 
-    Its code is a place in ENDS. Its arguments are the tiles of A and B, C, start or nothing, a buffer for BLOCK x BLOCK
+    The code is a place in ENDS. The arguments are the tiles of A and B, C, start or nothing, a buffer for BLOCK x BLOCK
     sums; then rows and columns of C, the number of blocks of terms, bytes from row to row of C and of start; then rate
     and l2.
 
-    sums_of_block : writes the sums of a block; begin, end : write what comes before and after all of them
+    sums_of_block : writes the sums of a block; begin, end : write code before and after all blocks
     """
 
     def emit(build, arguments, kinds, code):
@@ -144,7 +244,7 @@ def sums_of_tiles(v, blocks, a_at, b_at, room):
 # Zen 4's one.
 
 HEIGHT = 8
-"""Rows of a register tile. It has two vectors of sums a row, two vectors of B, and one word of A in all lanes."""
+"""Rows of a register tile with two vectors of sums a row, two vectors of B, and one word of A in all lanes."""
 
 
 def sums_of_vectors(v, blocks, a_at, b_at, room):
@@ -154,7 +254,7 @@ def sums_of_vectors(v, blocks, a_at, b_at, room):
     dot = declare(build.module, "llvm.x86.avx512bf16.dpbf16ps.512", v.type, [v.type, numbers, numbers])
 
     def terms(half, top, block, values):
-        """Return the sums of HEIGHT rows of a half, from row `top` on, after one more block of terms."""
+        """Return the sums of HEIGHT rows of a half, from row `top` on, after another block of terms."""
         values, of_b = [*values], [b_at(side, block) for side in range(2)]
         of_a = v.shift(a_at(half, block), top * VECTOR_BYTES)
         for pair in range(TERMS // 2):

@@ -13,9 +13,8 @@ from fastmlp.kernels.codegen.symbols import INT, jittable
 from fastmlp.kernels.codegen.vectors import NOTHING, of_arrays, shifted
 from fastmlp.kernels.gemm import dispatch
 from fastmlp.kernels.gemm.packing import call
-from fastmlp.kernels.mixed.multiplying import ENDS
-from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
-from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
+from fastmlp.kernels.mixed.multiplying import BY_PAIRS, BY_ROWS, ENDS, ORDERED, PACK, TURNED, WAYS
+from fastmlp.kernels.mixed.tiles import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
 from fastmlp.model.state import takes_bfloat16
 
 takes = jittable(takes_bfloat16)
@@ -36,9 +35,8 @@ def multiply(
     """Write a product C (rows, columns): pack A and B, then multiply.
 
     by : a piece of `multiplying`
-    a, b : each a tuple of the code of its packing, its place, the order of its rows, the numbers of its rows and
-        columns, and the bytes from one row to the next
-    c : its place, and the bytes from one row to the next; end : a place in ENDS; the others as in `multiplying`
+    a, b : tuples of the packing's code, the place, the order of rows, rows, columns, and the bytes between rows
+    c : the place, and the bytes between rows; end : a place in ENDS; the others as in `multiplying`
     """
     blocks, places = (depth + (TERMS - 1)) // TERMS, []
     place = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
@@ -65,7 +63,7 @@ def way(build, how, order):
 
 
 def chosen(build, condition, a, b):
-    """One of two ends, by name."""
+    """Return the place in ENDS of a or b, by a condition."""
     return build.select(condition.value, *(INT(ENDS.index(name)) for name in (a, b)))
 
 

@@ -1,15 +1,18 @@
-"""Which networks have a program of their own, and its constants. This file loads no compiler."""
+"""Networks with a specialised program, alone or in lanes, and its constants. Loads no compiler."""
 
 import functools
 from itertools import pairwise
 
 import numpy as np
 
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.padded import ProgramConstants, Step, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
+from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import loss_of
 from fastmlp.model.optimizers import RuleOptimizer
 
@@ -25,7 +28,7 @@ MOST_OPERATIONS = 24
 """The most operations of a network with a program: each is compiled."""
 
 STAGES = {"dense", "copy", "activation", "concatenate"}
-"""The kinds of operations with a stage of their own; a formula of a row has one, too."""
+"""The kinds of operations with a hand-written stage; a formula of a row has a stage, too."""
 
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
@@ -35,13 +38,12 @@ MOST_VECTORS = 64
 
 
 def has_stages(network):
-    """Whether everything in the network's description has a stage.
+    """Return whether a network has a stage for each operation, activation and loss.
 
     The logits of hidden layers are not kept, so a derivative must be computed from the activation's value.
     """
-    for one in network.operations:
-        if not has_stage(one) or (one.is_dense and not is_plain(one, network)):
-            return False
+    if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
+        return False
     hidden = [activation_of(one.activation) for one in network.operations[:-1] if one.is_dense]
     if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
@@ -49,12 +51,12 @@ def has_stages(network):
 
 
 def has_stage(one):
-    """Whether an operation has a stage: one of its own, or a formula of a row, of a network without `Members`."""
+    """Return whether an operation has a stage or a formula of a row, and belongs to one network."""
     return one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
 
 
 def has_element_loss(network):
-    """Whether the loss is a formula of each target, with one parameter for all."""
+    """Return whether the loss is a formula of each target, with one parameter for all targets."""
     loss = loss_of(network.loss)
     if loss.element is None:
         return False
@@ -62,24 +64,24 @@ def has_element_loss(network):
 
 
 def has_one_step(optimizer):
-    """Whether all parameters take their steps by one formula with the same numbers."""
+    """Return whether all parameters take their steps by one formula with the same numbers."""
     by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
     decays_all = optimizer.decay_biases and optimizer.decay_norms
     return not by_layer and decays_all and not optimizer.rule.orthogonal
 
 
 def is_plain(one, network):
-    """Whether a product has trained biases and the network's l2 penalty, and no other one."""
+    """Return whether a product has trained biases, and no penalty besides the network's l2."""
     return one.trains_bias and one.l1 == 0 and one.l2 == network.l2
 
 
 TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
-"""The steps and rates at which a user's rule is tried."""
+"""The steps and rates of a user's rule that are tried."""
 
 
 @functools.cache
 def _keeps_padding(activation):
-    """Whether padding, whose logits and deltas are 0, gets finite activations and deltas of 0."""
+    """Return whether padding, with logits and deltas of 0, gets finite activations and deltas of 0."""
     if not activation.digest:
         return True
     zero = np.zeros(1)
@@ -91,7 +93,7 @@ def _keeps_padding(activation):
 
 @functools.lru_cache(maxsize=64)
 def _stays_zero(optimizer):
-    """Whether a step of its rule leaves padding at 0: parameters of 0 with gradients and moments of 0."""
+    """Return whether a step leaves padding at 0: parameters, gradients and moments of 0."""
     if not isinstance(optimizer, RuleOptimizer):
         return True
     rule, zero = optimizer.made_by, np.zeros(1)  # a mean of zeros is zero, and so is a decayed zero
@@ -105,14 +107,14 @@ def _stays_zero(optimizer):
 
 
 def is_small(network):
-    """Whether a network is small enough to gain by constants."""
+    """Return whether a network is small enough to gain by constants."""
     widths = network.n_in, *(one.width for one in network.operations)
     fits = len(network.widths) <= MOST_LAYERS and len(network.operations) <= MOST_OPERATIONS
     return fits and max(widths) <= MOST_UNITS and network.operations[-1].end <= MOST_PARAMETERS
 
 
 def steps_of(network):
-    """Return the operations of a network in constants; they and their activations have codes then."""
+    """Return the operations of a network in constants, and register their codes."""
     for one in network.operations:
         ACTIVATION_CODES.code(activation_of(one.activation)), OPERATION_CODES.code(one.kind)
     return tuple(
@@ -126,14 +128,12 @@ def steps_of(network):
 
 @functools.lru_cache(maxsize=64)
 def specialize(network, optimizer, rows, dtype):
-    """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
+    """Return the network's specialised `train_chunk` for batches of up to `rows` rows, or None."""
     if not has_one_step(optimizer) or optimizer.clip_norm is not None:
         return None
     if network.heads or len(network.blocks) > 1 or sparse_columns(network.blocks):  # which read some columns
         return None
-    if not is_small(network) or not has_stages(network):
-        return None
-    if not _stays_zero(optimizer):
+    if not (is_small(network) and has_stages(network) and _stays_zero(optimizer)):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # The program finds its pieces by their keys, so each must have a code.
@@ -160,22 +160,61 @@ def specialize(network, optimizer, rows, dtype):
 
 @functools.lru_cache(maxsize=64)
 def _blocks(constants):
-    return Bound(
-        f"{PROGRAMS}:train_blocks",
-        f"{PROGRAMS}:block_names",
-        constants,
-        constants.sizes,
-        plan(constants).size,
-    )
+    names, size = f"{PROGRAMS}:block_names", plan(constants).size
+    return Bound(f"{PROGRAMS}:train_blocks", names, constants, constants.sizes, size)
 
 
 def lanes_for(rows):
-    """Return the lanes of the vector that holds a number of each row of a batch."""
+    """Return the lanes of a vector with a number of each row of a batch."""
     return max(4, 1 << (rows - 1).bit_length())
 
 
 def fits_registers(sizes, rows, itemsize):
-    """Whether the parameters of a network stay in registers for batches of `rows` rows."""
+    """Return whether a network's parameters stay in registers for batches of `rows` rows."""
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
     vectors = parameters * max(1, lanes_for(rows) * itemsize // 64)
     return rows <= MOST_ROWS and vectors <= MOST_VECTORS
+
+
+# --- several networks: a lane of a vector each ------------------------------------------------------
+
+LANE_PROGRAMS = "fastmlp.kernels.lanes.networks"
+
+MOST_UNROLLED = 600
+"""Rows of a step times parameters of an unrolled program at most."""
+
+
+def lanes_of(dtype):
+    """Return how many networks a vector takes: its lanes."""
+    return host().vector_bytes // dtype.itemsize
+
+
+def lane_program(network, optimizer, dtype, rows=0, stays=False):
+    """Return the `train_chunk` of such networks in lanes, or None.
+
+    rows : of every step, 0 where they differ; stays : whether all steps visit the same rows in the same order
+    """
+    if not has_one_step(optimizer) or optimizer.rule.touched_only:
+        return None
+    return _program(network, optimizer.rule, optimizer.clip_norm is not None, dtype, rows, stays)
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(network, rule, clips_norm, dtype, rows, stays):
+    """Return `lane_program` of all optimisers of a rule, whatever their numbers."""
+    from fastmlp.kernels.small.lane_layout import LaneConstants, layout_of
+
+    if network.heads or network.blocks or not is_small(network):
+        return None
+    if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
+        return None
+    loss = loss_of(network.loss)
+    LOSS_CODES.code(loss), RULE_CODES.code(rule)
+    operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in steps_of(network))
+    constants = LaneConstants(
+        operations, network.output, loss.key, rule.key, network.convention, network.objective.clips,
+        network.l2 > 0, clips_norm, dtype.name, lanes_of(dtype),
+        rows if 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED else 0, stays,
+    )  # fmt: skip
+    size = layout_of(constants).size * constants.lanes
+    return Bound(f"{LANE_PROGRAMS}:train_lanes", f"{LANE_PROGRAMS}:names", constants, network.widths, size)

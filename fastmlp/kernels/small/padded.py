@@ -1,9 +1,9 @@
-"""Where a small network's arrays stand in a private workspace whose rows are whole vectors.
+"""Layout of a small network's arrays in a private workspace, with rows of whole vectors.
 
 Separate because `fastmlp.kernels.small.stages` writes code with offsets into this layout. Every row of a weight matrix,
 activation or delta is a whole number of vectors, so that no loop has a tail. The weights of padding are 0 and stay 0,
-because their gradients are 0. Where the outputs of the last layer would fill less than half of a vector, they and their
-deltas are stored as their transpose. A section holds one padded parameter vector: all layers' weights, then all biases.
+because their gradients are 0. Where the outputs of the last layer would fill less than half of a vector, outputs and
+deltas are stored transposed. A section holds one padded parameter vector: all layers' weights, then all biases.
 Parameters are section 0, gradients section 1, and each moment of the rule has a section after these.
 """
 
@@ -18,12 +18,12 @@ from fastmlp.model.operations import INPUTS, Kind
 
 
 class Step(NamedTuple):
-    """An operation of a small network: what `fastmlp.model.operations.Operation` says of it, in constants.
+    """An operation of a small network: constants of a `fastmlp.model.operations.Operation`.
 
     kind : the key of an entry of `KINDS`, or of a user's layer
-    n_in, n_out : the numbers of a row that it reads of its first source, and of its own
-    activation : the key of what ends a product, or of the operation `activation` itself
-    subrows : the rows that a row is cut in; second : where a row of the second source begins
+    n_in, n_out : the numbers of a row of the first source, and of the output
+    activation : the key of a product's activation, or of the operation `activation`
+    subrows : the rows that a row is cut in; second : the begin of a row of the second source
     """
 
     kind: str
@@ -39,29 +39,29 @@ class Step(NamedTuple):
 
     @property
     def entry(self) -> Kind:
-        """The entry of its kind."""
+        """The entry of the operation's kind."""
         return OPERATION_CODES.of_key(self.kind)
 
     @property
     def units(self) -> int:
-        """The units of each row that a row of its first source is cut in."""
+        """The units of each subrow of the first source."""
         return self.n_in // self.subrows
 
     @property
     def numbers(self) -> int:
-        """How many hyperparameters it has."""
+        """The number of hyperparameters."""
         return len(self.entry.row.numbers) if self.entry.row is not None else 0
 
 
 class ProgramConstants(NamedTuple):
-    """All constants of a program for one network; whatever is not here is data.
+    """All constants of a program for one network; all else is data.
 
-    operations : first to last; output : the name of the last one's activation
+    operations : first to last; output : the name of the last activation
     loss, rule : keys of pieces
     clips : see `Objective.clips`; l2 : whether there is an l2 penalty
     dtype, itemsize : of the numbers
     rows : the most rows that a step takes through the network together
-    blocks : whether a step may have more rows than that
+    blocks : whether a step may have more rows
     """
 
     operations: tuple[Step, ...]
@@ -81,31 +81,26 @@ class ProgramConstants(NamedTuple):
         dense = [one.n_out for one in self.operations if one.kind == "dense"]
         return (self.operations[0].n_in, *dense)
 
-    @property
-    def hidden(self) -> tuple[str, ...]:
-        """The keys of the activations of all operations but the last."""
-        return tuple(one.activation for one in self.operations[:-1])
-
 
 class PaddedLayer(NamedTuple):
-    """Where an operation's arrays stand in the workspace; parameters are offsets within a section.
+    """Places of an operation's arrays in the workspace; parameters are offsets within a section.
 
     is_transposed : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
         deltas (n_out, R): each lane holds a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is transposed
     flat : place of the weights, or the gain, in the caller's flat vector; biases, or the shift, follow
     transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed; else -1
-    inputs, outputs : what it reads, and writes before dropout; dropped : after it, the outputs without
-    deltas : where the outputs are, of a product whose activation's derivative ends the tile that makes them: by
-        then nothing else reads the outputs, and a step touches half as much memory
-    input_deltas : -1 where it reads the rows of X
-    other, other_stride, other_deltas : of its second source, or -1
-    added : where a product writes what is then added to input_deltas; -1 where it is the first that writes there
-    kept : (R, subrows * kept), the numbers of each row that an operation saves for backward
+    inputs, outputs : of the source, and before dropout; dropped : after dropout, or the outputs
+    deltas : the place of the outputs where the activation's derivative ends the tiles of a product's deltas: no later
+        stage reads the outputs, and a step touches half as much memory
+    input_deltas : -1 where the source is the rows of X
+    other, other_stride, other_deltas : of the second source, or -1
+    added : a product's terms, which are then added to input_deltas; -1 where the product writes first there
+    kept : (R, subrows * kept), each row's numbers that are saved for backward
     numbers : the hyperparameters of an operation
-    ends_below : whether it is what ends its source's deltas with the derivative of the activation
-    gain, shift : of an operation that is no product, how many numbers these have; of a user's layer the gain is
-        all parameters, one after another
+    ends_below : whether this operation multiplies its source's deltas by the derivative of the activation
+    gain, shift : numbers of gain and shift of an operation other than a product; of a user's layer the gain is all
+        parameters in order
     """
 
     n_in: int
@@ -135,10 +130,10 @@ class PaddedLayer(NamedTuple):
 
 
 class PaddedLayout(NamedTuple):
-    """A whole workspace.
+    """The layout of a whole workspace.
 
-    weights, gains : where they end in a section, in which biases and shifts follow up to `section`
-    sections : how many there are, which lie one after another
+    weights, gains : their ends in a section; biases and shifts follow up to `section`
+    sections : the number of sections
     inputs : the rows of X of a block
     targets : as the last layer's outputs
     sums : (3, R), see `fastmlp.kernels.elementwise.losses`
@@ -169,7 +164,7 @@ def up(n, multiple):
 
 
 def fitting_lanes(n, most):
-    """Return the lanes of the smallest vector that holds n elements, at least 4, at most the machine's."""
+    """Return the lanes of the smallest vector for n elements: from 4 to the machine's."""
     return max(min(4, most), min(most, 1 << (n - 1).bit_length()))
 
 
@@ -221,7 +216,7 @@ def plan(constants):
     sections = 2 + RULE_CODES.of_key(constants.rule).moments
     at = sections * section
     inputs = take(rows * operations[0].n_in)
-    # What operations write after dropout, and the derivatives by it.
+    # Outputs after dropout, and their deltas.
     given, deltas_of, layers = {INPUTS: inputs}, {INPUTS: -1}, []
     for i, one in enumerate(operations):
         source = one.sources[0]
