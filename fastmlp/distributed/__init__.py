@@ -1,1 +1,1 @@
-"""One training by several processes, each with rows of its own, which sum their gradients."""
+"""A training by several processes, which sum gradients or average parameters."""

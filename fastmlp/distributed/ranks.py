@@ -1,7 +1,7 @@
-"""The ranks of one training: which rows each has, what they must have in common, and how they fail together.
+"""The ranks of a training: rows, agreement, and failures.
 
-A rank is a process. The rows of all ranks, one rank's after another's, are numbered through; orders, batches
-and splits are drawn over all of them, the same on all ranks.
+A rank is a process. Rows are numbered through the ranks in their order; orders, batches and splits are drawn
+over all rows, the same on all ranks.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ from fastmlp.training.ranks import Ranks
 
 @runtime_checkable
 class Communicator(Protocol):
-    """Processes that call the same methods in the same order. Arrays are C-contiguous, equally large.
+    """Processes that call the same methods in the same order, with C-contiguous arrays of equal size.
 
-    rank : int, which process this is, from 0; size : int, how many there are
+    rank : int, this process's number, from 0; size : int, the number of processes
 
-    One that can end all processes has a method `abort(message)` too, which does that and does not return. One
-    that can sum in the background has `start_allreduce(array)`, which begins an `allreduce` and returns a
-    function that waits for it; several may be under way, which all ranks begin in the same order.
+    A communicator that can end all processes has a method `abort(message)` too, which does not return. A
+    communicator that can sum in the background has `start_allreduce(array)`, which begins an `allreduce` and
+    returns a function that waits for the sum; several sums may be under way, which all ranks begin in the
+    same order.
     """
 
     rank: int
     size: int
 
     def allreduce(self, array: NDArray[Any]) -> None:
-        """Replace an array by the sum over all ranks, which has the same bits on all of them."""
+        """Replace an array by the sum over all ranks, the same bits on every rank."""
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """Replace an array by that of rank 0."""
+        """Replace an array by rank 0's array."""
 
     def barrier(self) -> None:
         """Return when all ranks have called it."""
 
 
 def place_of(communicator: Any) -> tuple[int, int]:
-    """Return (rank, size) of a communicator; TypeError or ValueError in one line if they are none."""
+    """Return (rank, size) of a communicator; TypeError or ValueError for bad values."""
     size = checks.whole("the communicator's size", communicator.size, 1)
     return checks.whole("the communicator's rank", communicator.rank, 0, size - 1), size
 
 
 def check_sums(communicator: Communicator) -> None:
-    """Raise ValueError unless a communicator sums and broadcasts in place; what follows would be noise."""
+    """Raise ValueError unless a communicator sums and broadcasts in place."""
     size = int(communicator.size)
     for method, own, expected in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
         array = np.array([own])
@@ -68,12 +69,12 @@ def check_sums(communicator: Communicator) -> None:
 
 
 def all_of(communicator: Communicator, own: T) -> list[T]:
-    """Return the objects of all ranks, by rank; small ones, which pickle takes."""
+    """Return the objects of all ranks, by rank; pickle must take them."""
     packed = np.frombuffer(pickle.dumps(own), np.uint8)
     lengths = np.zeros(communicator.size, np.int64)
     lengths[communicator.rank] = len(packed)
     communicator.allreduce(lengths)
-    # The sum of arrays in which each rank fills a row of its own.
+    # The sum of arrays in which each rank fills another row.
     table = np.zeros((communicator.size, lengths.max()), np.uint8)
     table[communicator.rank, : len(packed)] = packed
     communicator.allreduce(table)
@@ -81,7 +82,7 @@ def all_of(communicator: Communicator, own: T) -> list[T]:
 
 
 def of_first(communicator: Communicator, own: T) -> T:
-    """Return rank 0's object, which pickle takes; those of the others are not looked at."""
+    """Return rank 0's object, which pickle must take."""
     first = communicator.rank == 0
     packed = np.frombuffer(pickle.dumps(own if first else None), np.uint8)
     length = np.array([len(packed)])
@@ -96,14 +97,15 @@ T = TypeVar("T")
 
 
 class RankError(RuntimeError):
-    """The ranks of a training cannot go on together: one has failed, or they differ."""
+    """The ranks of a training cannot go on together: a rank has failed, or ranks differ."""
 
 
 class SeveralRanks(Ranks):
     """This rank among others.
 
-    at : where this rank's rows begin among those of all
-    stop_requested : the signal that requested this rank to stop, which the others learn of at the chunk's end
+    at : the number of this rank's first row
+    stop_requested : the signal that requested this rank to stop; other ranks learn of the signal at the
+        chunk's end
     counts : (size,) rows of each rank
     """
 
@@ -121,7 +123,7 @@ class SeveralRanks(Ranks):
 
     @contextmanager
     def abort_all_ranks(self, *expected: type[BaseException]) -> Iterator[None]:
-        """End all ranks at an error in a `with` block that not all have. expected : errors that all have"""
+        """End all ranks at a rank's error in a `with` block. expected : errors that all ranks have"""
         try:
             yield
         except BaseException as error:
@@ -137,7 +139,7 @@ class SeveralRanks(Ranks):
 
     @contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """Raise on all ranks what one raises in a `with` block, within which nothing may be exchanged."""
+        """Raise a rank's error in a `with` block on all ranks; within, ranks may exchange nothing."""
         failure: Exception | None = None
         try:
             yield
@@ -159,18 +161,18 @@ class SeveralRanks(Ranks):
         return all_of(self.communicator, own)
 
     def gathered(self, own: Array) -> Array:
-        """Return rows (rows, ..) of any kind of all ranks, one rank's after another's."""
+        """Return the rows (rows, ..) of all ranks, in the order of ranks."""
         counts = self.all_of(len(own))
         numbers, at = np.zeros((sum(counts), *own.shape[1:]), own.dtype), sum(counts[: self.rank])
         numbers[at : at + len(own)] = own
         return self.total(numbers)
 
     def any_of(self, own: bool) -> bool:
-        """Return whether something holds on one of all ranks."""
+        """Return whether a condition holds on any rank."""
         return any(self.all_of(own))
 
     def total(self, numbers: Array) -> Array:
-        """Replace numbers by their sums over all ranks; return them."""
+        """Replace numbers by their sums over all ranks; return the sums."""
         self.communicator.allreduce(numbers)
         return numbers
 
@@ -180,30 +182,30 @@ class SeveralRanks(Ranks):
         return hasattr(self.communicator, "start_allreduce")
 
     def begin_total(self, numbers: Array) -> Callable[[], Any]:
-        """Begin to replace numbers by their sums over all ranks; return what waits for that."""
+        """Begin a `total`; return the function that waits for the sums."""
         if self.overlaps:
             begun: Callable[[], Any] = self.communicator.start_allreduce(numbers)  # type: ignore[attr-defined]
             return begun
         return partial(self.total, numbers)
 
     def place(self, rows: int) -> int:
-        """Say how many rows this rank has; return how many there are."""
+        """Tell the others this rank's number of rows; return the number of all rows."""
         self.counts = np.array(self.all_of(rows))
         self.at = int(self.counts[: self.rank].sum())
         self._weights = None
         return int(self.counts.sum())
 
     def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (rows, places): of visited rows of all ranks this rank's, and where they stand there.
+        """Return (rows, places): this rank's rows among visited rows, and their places.
 
-        visited : counted through all ranks; rows : from this rank's first
+        visited : numbered through all ranks; rows : numbered from this rank's first row
         """
         rows = visited - self.at
         places = np.flatnonzero((rows >= 0) & (rows < self.counts[self.rank]))
         return rows[places], places
 
     def threads(self, threads: int | None) -> int | None:
-        """Return how many threads this rank may use: `threads`, or its share of the cores that it may use."""
+        """Return this rank's threads: `threads`, or the rank's share of the machine's cores."""
         machine, usable = platform.node(), affinity()
         said = self.all_of((machine, usable))
         sharing = sum(there == machine and not usable.isdisjoint(theirs) for there, theirs in said)
@@ -219,13 +221,13 @@ class SeveralRanks(Ranks):
         return self._weights
 
     def of_all_rows(self, own: Array) -> Array:
-        """Return numbers (.., rows) of the rows of all ranks, given those of this rank's."""
+        """Return numbers (.., rows) of all ranks' rows, given the numbers of this rank's rows."""
         numbers = np.zeros((*own.shape[:-1], int(self.counts.sum())), own.dtype)
         numbers[..., self.at : self.at + own.shape[-1]] = own
         return self.total(numbers)
 
     def check_same(self, **settings: Any) -> None:
-        """Raise RankError on all ranks unless they have the same settings."""
+        """Raise RankError on all ranks unless all have the same settings."""
         first, *others = self.all_of(settings)
         for rank, other in enumerate(others, 1):
             for name in settings:
@@ -236,7 +238,7 @@ class SeveralRanks(Ranks):
                     raise RankError(f"all ranks must have the same {name}, got {said}")
 
     def check_equal(self, *arrays: Array) -> None:
-        """Raise RankError on all ranks unless these have the same bits on all of them."""
+        """Raise RankError on all ranks unless arrays have the same bits on all ranks."""
         digest = hashlib.blake2b(digest_size=16)
         for array in arrays:
             digest.update(array.reshape(-1).view(np.uint8).data)
@@ -248,14 +250,14 @@ class SeveralRanks(Ranks):
             )
 
     def request_stop(self, reason: str) -> None:
-        """Remember that a signal requested this rank to stop; all stop at the end of the chunk."""
+        """Note a signal's request to stop; all ranks stop at the end of the chunk."""
         self.stop_requested = reason
 
     def steps(self, steps: int, done: int, per_epoch: int) -> int:
-        """Return the least of what the ranks would take, up to where parameters are averaged if they are."""
+        """Return the least of all ranks' steps, up to the next average of parameters."""
         within = done % per_epoch
         end = min(within + min(self.all_of(steps)), per_epoch)
         if (every := self.average_every) is not None and end < per_epoch:
-            # Between two averages the ranks' parameters differ, and nobody shall see them.
+            # Between two averages the ranks' parameters differ, and callbacks must not see them.
             end = min(max(end // every, within // every + 1) * every, per_epoch)
         return end - within

@@ -1,1 +1,1 @@
-"""A model in the formats of other programs, and back: one file a format."""
+"""A model in the formats of other programs, and back, with a file for each format."""

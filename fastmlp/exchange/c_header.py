@@ -1,4 +1,4 @@
-"""A model as one C99 header without allocation, for one row at a time."""
+"""A model as a C99 header without allocations, for a row at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fastmlp.exchange.text import ALGEBRA, Language, LoopWriter, call
 from fastmlp.model.network import Network
 
 FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf")
-"""What C99's math.h has under NumPy's names; with an f at the end for float."""
+"""Functions of C99's math.h with NumPy's names; with an f at the end for float."""
 
 LOOP, CHOICE = re.compile(r"for (\w+) in range\((.*)\):"), re.compile(r"(\w+) = (.+) if (.+) else (.+)")
-"""What is written otherwise in C than in the body of a routine."""
+"""The statements of a routine's body that C spells in another way."""
 
 PARAMETERS = {
     "numbers": "const {real} *",
@@ -39,7 +39,7 @@ KEYWORDS = {
 
 
 def identifier(path: str | Path, name: str | None) -> str:
-    """Return the name that the header's functions begin with: the one given, or the file's."""
+    """Return the prefix of the header's functions: the given name, or the file's."""
     if name is None:
         name = re.sub(r"\W", "_", Path(path).stem, flags=re.ASCII)
         name = name if re.match(r"[A-Za-z_]", name) else f"model_{name}"
@@ -50,7 +50,7 @@ def identifier(path: str | Path, name: str | None) -> str:
 
 
 def number_writer(dtype: np.dtype[Any]) -> Any:
-    """Return what writes a number in C, in the fewest digits that give its bits."""
+    """Return the function that writes a number in C, in the fewest digits of its bits."""
 
     def number(value: float | bool) -> str:
         if isinstance(value, bool):
@@ -67,7 +67,7 @@ def number_writer(dtype: np.dtype[Any]) -> Any:
 
 
 class CWriter(LoopWriter):
-    """Writes a model as C's functions, whose names begin with `prefix`; real : their "float" or "double"."""
+    """Writes a model as C's functions with a prefix; real : "float" or "double"."""
 
     def __init__(self, dtype: np.dtype[Any], prefix: str) -> None:
         self.real, f = ("float", "f") if dtype == np.float32 else ("double", "")
@@ -96,7 +96,7 @@ class CWriter(LoopWriter):
 def header(graph: ExportGraph, name: str) -> str:
     """Return the text of a header with `void NAME_predict(const real *x, real *out)`.
 
-    Each block of inputs and each head has an argument of its own.
+    Each block of inputs and each head is an argument.
     """
     writer, inputs, steps = CWriter(graph.dtype, f"{name}_"), graph.inputs, graph.steps
     words = iter(_words(name, "x", [one.name for one in inputs if one.named]))
@@ -126,9 +126,9 @@ _NOUNS = ("numbers", "codes, -1 where missing")
 
 
 def _words(prefix: str, kind: str, names: Iterable[str]) -> list[str]:
-    """Return the names of arguments of C; letters that C99 lacks are written by their numbers.
+    """Return the names of C's arguments; letters that C99 lacks become their numbers.
 
-    _ goes before a name that another argument has, or that begins as the header's functions and arrays do.
+    _ goes before a name of another argument, or with the prefix of the header's functions and arrays.
     """
     found: list[str] = []
     for name in names:
@@ -140,7 +140,7 @@ def _words(prefix: str, kind: str, names: Iterable[str]) -> list[str]:
 
 
 def framed(name: str, what: str, parts: list[str]) -> str:
-    """Return the text of a header of these parts."""
+    """Return a header's text from the texts of its parts."""
     guard, text = f"{name.upper()}_H", "\n\n".join(parts)
     lines = [f"/* {what} */", f"#ifndef {guard}", f"#define {guard}", "", "#include <math.h>"]
     lines += ["#include <stdint.h>"] if re.search(r"int\d+_t", text) else []

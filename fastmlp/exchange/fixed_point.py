@@ -1,12 +1,12 @@
 """A model as a C99 header that computes in integers, for processors without floating-point numbers.
 
-A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value that some rows lead to.
+A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value of some rows.
 Products are summed in 64 bits; an activation is a table of 256 straight lines.
 
 No sum overflows, whatever the inputs. Of a layer's sum the biases are at most 2^61 (`SUM_BITS`) and the
-products n_in 2^30, at most 2^61, as no network has 2^31 parameters. It is shifted by at most 42 bits:
-the greatest z of the rows is within 2^62 before, and, where there is a shift, at least 2^20 (`Z_BITS` - 2)
-after. max(z, 0) is never held in more bits than z, and needs no shift to the left.
+products n_in 2^30, at most 2^61, as no network has 2^31 parameters. A sum is shifted by at most 42 bits: the
+greatest z of the rows is within 2^62 before a shift, and at least 2^20 (`Z_BITS` - 2) after a shift. max(z,
+0) is never held in more bits than z, and needs no shift to the left.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fastmlp.model.network import Network
 Array = NDArray[np.float64]
 
 MOST = 2**15 - 1
-"""The greatest integer that a value is held as."""
+"""The greatest integer of a held value."""
 
 MARGIN = 2.0
-"""How far a value may go beyond what the rows led to before it is clamped."""
+"""The factor by which a value may exceed the rows' values before a clamp."""
 
 Z_BITS, LINES = 22, 256
 """The integer of an activation's argument lies within 2^Z_BITS. Each of so many lines of a table has 2^15
@@ -45,19 +45,19 @@ SUM_BITS = 61
 """Biases are held within 2^SUM_BITS. Where products are far smaller, weights have fewer bits."""
 
 EXPONENTS = 500
-"""Values within 2^-EXPONENTS count as zero, and beyond 2^EXPONENTS none is held. What two of them lead to is
+"""Values within 2^-EXPONENTS count as zero, and values beyond 2^EXPONENTS are refused, so that products are
 within float64, which ends at 2^1024."""
 
 SAMPLES = 16
-"""At so many places of every line the table is compared with the activation, to say how far it is off.
-They are multiples of the golden ratio, modulo 1: a wave may be zero at all places of equal distances."""
+"""Places of every line where the table is compared with the activation, for the bound of the error.
+The places are multiples of the golden ratio, modulo 1: a wave may be zero at places of equal distances."""
 
 
 class FixedPointLayer(NamedTuple):
     """A layer in integers.
 
     weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
-    shift : the bits by which a sum is shifted to make z of it, which is held as z 2^z_bits
+    shift : the bits of the shift from a sum to z, which is held as z 2^z_bits
     """
 
     weights: NDArray[np.int64]
@@ -84,12 +84,12 @@ class Curve(NamedTuple):
 def to_c(
     network: Network, parameters: NDArray[Any], path: str | Path, name: str | None, fixed_point: ArrayLike
 ) -> None:
-    """Write a header; fixed_point (rows, n_in) are rows that values are scaled by.
+    """Write a header; fixed_point : rows (rows, n_in) for the scales of values.
 
     Raises
     ------
     ValueError
-        If rows are not a matrix of finite numbers for the network, or no integers hold what they lead to.
+        If rows are not a matrix of finite numbers for the network, or no integers hold their values.
     """
     name = identifier(path, name)
     network, parameters = folded(network, parameters)
@@ -161,7 +161,7 @@ def to_c(
 
 
 def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
-    """Return rows as the header gets them, rounded to the model's dtype."""
+    """Return the header's rows, rounded to the model's dtype."""
     try:
         given = np.asarray(rows, np.float64).astype(dtype).astype(np.float64)
     except (TypeError, ValueError):
@@ -174,7 +174,7 @@ def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _bits(what: str, values: Array, margin: float) -> int:
-    """Return the greatest f for which all values times 2^f, and the margin, are within MOST."""
+    """Return the greatest f with all values times 2^f and the margin within MOST."""
     return math.floor(math.log2(MOST / (_greatest(what, values) * margin)))
 
 
@@ -191,7 +191,7 @@ def _rounded(values: Array, bits: int) -> NDArray[np.int64]:
 
 
 def _affine(value: Array, w: Array, b: Array) -> Array:
-    """Return value @ w + b, from the reference, which knows how the BLAS is to be called."""
+    """Return value @ w + b by the reference, which calls the BLAS in its safe form."""
     network = Network(w.shape)
     return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
 
@@ -207,7 +207,7 @@ def _layer(place: int, w: Array, b: Array, z: Array, bits: int, most: int) -> Fi
 
 
 def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: FixedPointLayer) -> Array:
-    """Return how far z may be off, row by row, where the inputs are off by `off`."""
+    """Return the bound of z's error, row by row, where `off` bounds the inputs' errors."""
     product_bits = layer.z_bits + layer.shift
     by_weights = (np.abs(value) + off).sum(axis=1, keepdims=True) * 2.0 ** -(product_bits - bits + 1)
     by_inputs = _affine(off, np.abs(w), np.zeros(w.shape[1]))
@@ -228,7 +228,7 @@ def _curve(place: int, activation: str | Activation, values: Array, z_bits: int)
     bits = _bits(f"{what} between {-end:.3g} and {end:.3g}", exact, 1.0)
     entries = exact[::SAMPLES]
     slope = float(np.abs(np.diff(entries)).max()) / width
-    # A curve may be farther off between two samples, and a kink between two entries is.
+    # The error may be greater between two samples, and is greater at a kink between two entries.
     error = float(np.abs(np.interp(fine, ends, entries) - exact).max()) * (1 + 2 / SAMPLES)
     return Curve(_rounded(entries, bits), False, bits, slope, error)
 

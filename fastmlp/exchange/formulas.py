@@ -1,7 +1,7 @@
 """Formulas of activations and operations as expressions, which every format writes out.
 
-Those of activations are traced from the reference, those of layers are the layers' own: what is added there
-is in every format.
+Formulas of activations are traced from the reference, and layers have formulas themselves: a new activation
+or layer is in every format.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from fastmlp.model.operations import Operation
 from fastmlp.model.own_layers import number_variable
 
 Z = "z"
-"""The variable that a formula depends on: a layer's affine output, or what an operation reads."""
+"""The variable of a formula: a layer's affine output, or an operation's first source."""
 
 OTHER = "other"
-"""The variable of an operation's formula that is its second source."""
+"""The variable of an operation's second source."""
 
 ARRAYS = ("gain", "shift", "mean", "variance")
-"""The variables of an operation's formula that are its parameters and its state, in their order; a user's
-layer has others."""
+"""The variables of an operation's parameters and state, in their order; a user's layer has others."""
 
 
 @functools.cache
 def formula(activation: str | Activation) -> Expression:
-    """Return an activation as an expression of `Z`; softmax goes over a row."""
+    """Return an activation's expression of `Z`; softmax goes over a row."""
     if isinstance(activation, Activation):
         return activation.value
     found: Expression = activate(activation, variable(Z))  # type: ignore[arg-type,assignment]
@@ -44,10 +43,10 @@ def formula(activation: str | Activation) -> Expression:
 
 
 def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
-    """Return what an operation computes of a row before its activation, as an expression.
+    """Return an operation's expression of a row, before the activation.
 
-    Its variables are `Z`, `OTHER` and `array_variables`. That of a batch norm, which is no formula of a row,
-    is traced from the reference.
+    Its variables are `Z`, `OTHER` and `array_variables`. A batch norm, which is no formula of a row, is
+    traced from the reference.
     """
     row = one.kind.row
     if row is None:
@@ -67,17 +66,17 @@ def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
 
 
 def array_variables(one: Operation) -> tuple[str, ...]:
-    """Return the variables of an operation's `row_formula` that are its arrays, in their order."""
+    """Return the variables of an operation's arrays in `row_formula`, in their order."""
     if one.kind.row is None:
         return ARRAYS
-    own = one.kind.piece is not None  # what is one number for a layer keeps the name that says so
+    own = one.kind.piece is not None  # a user's parameter of one number keeps the name that says so
     return tuple(each.variable if own or not each.by_unit else each.name for each in one.kind.parameters)
 
 
 def of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:
-    """Return an expression of rows of so many units: the sum of as many ones is that number.
+    """Return an expression for rows of so many units, with a constant for the sum of ones.
 
-    known : what stands in the place of variables
+    known : expressions in the place of variables
     """
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
@@ -94,7 +93,7 @@ def of_units(expression: Expression, units: int, known: Mapping[str, Expression]
 
 
 def named(expression: Expression) -> str | None:
-    """Return the name of fastmlp's own activation that is this expression, None if none is."""
+    """Return the name of fastmlp's activation with this expression, or None."""
     return next((name for name in ACTIVATIONS if formula(name).digest == expression.digest), None)
 
 
@@ -145,12 +144,12 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     # `np.log1p` of an expression that is an exponential is this softplus.
     "softplus": lambda x: np.maximum(x, 0.0) + Expression("log1p", np.exp(-np.abs(x))),
 }
-"""Operations of one element, by others, for formats that have no word for them."""
+"""Operations of an element made of other operations, for formats that lack them."""
 
 
 @functools.cache
 def composed(operation: str) -> tuple[tuple[str, ...], Expression]:
-    """Return the variables and the expression of one of `COMPOSED`."""
+    """Return the variables and the expression of an operation of `COMPOSED`."""
     function = COMPOSED[operation]
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return names, function(*map(variable, names))

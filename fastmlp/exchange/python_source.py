@@ -1,4 +1,4 @@
-"""A model as Python: a module that needs NumPy alone (SciPy where a formula has erf), or Numba compiles."""
+"""A model as Python: a module of NumPy (and SciPy for erf), or a function that Numba compiles."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ STRUCTURES: dict[str, Callable[..., str]] = {
     "grouped": _of_groups,
     "categories": _of_tables,
 }
-"""The steps that are no formula; of them, and of their sources and arrays."""
+"""Texts of the steps without a formula, by kind: of a step, its sources and its arrays."""
 
 
 def number_writer(dtype: np.dtype[Any]) -> Any:
-    """Return a function that writes a number in a dtype, which a float of Python's does not keep."""
+    """Return the function that writes a number in a dtype, since Python's floats are float64."""
 
     def number(value: float | bool) -> str:
         if isinstance(value, bool):
@@ -68,7 +68,7 @@ def number_writer(dtype: np.dtype[Any]) -> Any:
 
 
 def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
-    """Return the text of a module whose `predict(X)` is the network's."""
+    """Return the text of a module with the network's `predict(X)`."""
     graph = graph_of(network, parameters)
     dtype, inputs = graph.dtype, graph.inputs
     number = number_writer(dtype)
@@ -104,7 +104,7 @@ def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
 
 
 def _of_blocks(inputs: Sequence[GraphInput], dtype: np.dtype[Any]) -> list[str]:
-    """Return the lines that take blocks of inputs out of an array of all columns, a list or a dict."""
+    """Return the lines that split X into blocks: an array of all columns, a list or a dict."""
     names = ", ".join(f'"{one.name}"' for one in inputs)
     ends = np.cumsum([one.columns for one in inputs])[:-1].tolist()
     lines = [
@@ -148,13 +148,13 @@ NUMBERS = {
     "maximum": call("np.maximum", 2),
     "minimum": call("np.minimum", 2),
 }
-"""Words that Numba compiles for one number."""
+"""Words for a number in functions that Numba compiles."""
 
 
 def jit_predict(network: Network, parameters: NDArray[Any]) -> Any:
-    """Return a jitted `predict(X)`, (rows, n_in) to (rows, n_out), with a copy of the parameters in it.
+    """Return a jitted `predict(X)`, (rows, n_in) to (rows, n_out), with a copy of the parameters.
 
-    Its arguments are the blocks of inputs, if there are some, and with heads it returns a tuple of theirs.
+    With blocks of inputs the blocks are the arguments, and with heads the result is a tuple of their outputs.
     """
     import numba
 
@@ -168,7 +168,7 @@ def jit_predict(network: Network, parameters: NDArray[Any]) -> Any:
 
 
 def source(graph: ExportGraph) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Return the text of `predict` and of what it calls, and the arrays that are globals there."""
+    """Return the text of `predict` and its routines, and the arrays that are their globals."""
     inputs, dtype = graph.inputs, graph.dtype
     writer = LoopWriter(Language("Numba's source", NUMBERS, number_writer(dtype)))
     rows = [f"X{i}" for i in range(len(inputs))]

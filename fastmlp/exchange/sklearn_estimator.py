@@ -1,4 +1,4 @@
-"""scikit-learn: a network as one of its estimators, and its estimators as networks."""
+"""scikit-learn: networks as estimators, and estimators as networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmlp.model.network import Network
 from fastmlp.training.portable import Parts
 
 HIDDEN = {"identity": "identity", "relu": "relu", "sigmoid": "logistic", "tanh": "tanh"}
-"""scikit-learn's names of the activations that it has."""
+"""scikit-learn's names of activations."""
 
 OUTPUTS = {
     "identity": ("identity", "mse"),
@@ -22,11 +22,11 @@ OUTPUTS = {
     "softmax": ("softmax", "cross_entropy"),
     "logistic": ("sigmoid", "binary_cross_entropy"),
 }
-"""By scikit-learn's `out_activation_`: the output, and the loss that goes with it there."""
+"""Output and loss, by scikit-learn's `out_activation_`."""
 
 
 def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | None) -> Any:
-    """Return a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's with a copy of the parameters."""
+    """Return a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn with a copy of the parameters."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     network, parameters = folded(network, parameters)
@@ -69,8 +69,8 @@ def _activation(layer: int, name: Any) -> str:
 def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     """Return a LabelBinarizer for a network's outputs.
 
-    classes : (k,) labels in the order of the outputs, two of them for one output; None for whole numbers
-        from 0. For several outputs of sigmoid, the names of the labels that a row may have.
+    classes : (k,) labels in the order of the outputs, two for one output; None for whole numbers from 0. For
+        several outputs of sigmoid, the names of a row's possible labels.
     """
     from sklearn.preprocessing import LabelBinarizer
 
@@ -95,12 +95,12 @@ def binarizer(network: Network, classes: ArrayLike | None) -> Any:
 
 
 def from_sklearn(given: Any) -> Parts:
-    """Return the network of a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's.
+    """Return the network of a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn.
 
     Raises
     ------
     TypeError, ValueError
-        For another estimator, or one that is not fitted.
+        For another estimator, or an estimator without a fit.
     """
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.utils.validation import check_is_fitted

@@ -1,4 +1,4 @@
-"""Formulas as text: one writer, which a language tells its words, and a model as a program of loops."""
+"""Formulas as text by a language's words, and a model as a program of loops."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fastmlp.exchange.steps import ExportGraph, ExportStep, levels_of
 from fastmlp.formulas.expressions import CONSTANT, NUMBER, VARIABLE, Expression
 
 LONGEST = 60
-"""Characters: what is longer, or used twice, is a statement of its own. So parentheses never nest deeply."""
+"""Characters of a term at most; longer terms are statements, so that parentheses never nest deeply."""
 
 
 class Language(NamedTuple):
-    """How a language spells what an expression may hold.
+    """A language's words for expressions.
 
     name : str, in errors
-    operations : for operations of expressions their text, with {0}, {1} and {2} for the operands
+    operations : the texts of operations, with {0}, {1} and {2} for the operands
     number : the text of a float or a bool
     number_statement, truth_statement : text with {name} and {value}
     """
@@ -55,7 +55,7 @@ def call(function: str, operands: int = 1) -> str:
 
 
 def spelt(language: str, table: Mapping[str, Any], operation: str) -> Any:
-    """Return an operation's entry in a format's table; NotImplementedError in one line if it has none."""
+    """Return an operation's entry in a format's table; NotImplementedError in one line without an entry."""
     if operation not in table:
         raise NotImplementedError(
             f"{language} has no entry for the operation {operation!r}; it has: {', '.join(sorted(table))}"
@@ -69,9 +69,9 @@ def write(
     variables: Mapping[str, str],
     known: Mapping[int, str] | None = None,
 ) -> tuple[list[str], str]:
-    """Return the statements that compute an expression, and the text of its value.
+    """Return an expression's statements, and the text of its value.
 
-    variables : the texts of its variables; known : of some of its nodes, by their ids
+    variables : the texts of variables; known : the texts of some nodes, by their ids
     """
     uses: Counter[int] = Counter()
     expression.fold(lambda node, _: uses.update(map(id, node.parts)), dict(known or {}))
@@ -125,28 +125,28 @@ ROUTINES: dict[str, tuple[dict[str, str], list[str]]] = {
         ],
     ),
 }
-"""What is no formula: parameters by their kinds, see `LoopWriter.define`, and a body in Python's words."""
+"""Routines of structures: parameters by kind, see `LoopWriter.define`, and a body in Python's words."""
 
 REDUCED = {"sum": ("add", 0.0), "max": ("maximum", -np.inf)}
-"""What a reduction joins the units of a row by, and what it begins with."""
+"""Reductions over a row: the joining operation, and the first value."""
 
 
 def defined(name: str, arguments: Iterable[str], lines: Iterable[str], value: str) -> str:
-    """Return the text of a function of Python; value : what it returns, if anything."""
+    """Return the text of a Python function; value : the returned text, or ""."""
     body = [f"    {line}" for line in [*lines, *([f"return {value}"] if value else [])]]
     return "\n".join([f"def {name}({', '.join(arguments)}):", *body])
 
 
 class LoopWriter:
-    """Writes a model as routines that loop over the units of a row, as Python's or as `text_of` spells them.
+    """Writes a model as routines that loop over the units of a row, in Python unless `text_of` is overridden.
 
-    language : its words; those of `COMPOSED` that it lacks are added as formulas need them
+    language : of the texts; missing words are added by `COMPOSED` as formulas need them
     prefix : of the names of routines and arrays
     variable : the statement of a number that changes, with {name} and {value}
 
     Attributes
     ----------
-    routines : the texts of all that is called, by name
+    routines : the texts of all called routines, by name
     arrays : of the model, by name
     """
 
@@ -164,15 +164,15 @@ class LoopWriter:
     def define(self, name: str, kinds: Mapping[str, str], body: Sequence[str], value: str = "") -> None:
         """Add a routine.
 
-        kinds : names of parameters, with spaces between them, by "numbers" (arrays), "whole" (of whole
-            numbers), "out" (that is written), "count" and "number"
-        body : statements and loops, indented as Python's; value : what it returns, if anything
+        kinds : names of parameters, with spaces between names, by "numbers" (arrays), "whole" (arrays of
+            whole numbers), "out" (the written array), "count" and "number"
+        body : statements and loops, indented as Python's; value : the returned text, or ""
         """
         parameters = {one: kind for kind, names in kinds.items() for one in names.split()}
         self.routines[name] = self.text_of(f"{self.prefix}{name}", parameters, body, value)
 
     def learn(self, expression: Expression) -> None:
-        """Add routines for the operations of an expression that the language has no words for."""
+        """Add routines for an expression's operations without a word in the language."""
         found: dict[str, None] = {}
         expression.fold(lambda node, _: found.setdefault(REDUCED.get(node.operation, (node.operation,))[0]))
         for operation in [name for name in found if name in COMPOSED and name not in self.words]:
@@ -183,7 +183,7 @@ class LoopWriter:
             self.define(operation, {"number": " ".join(names)}, *written)
 
     def define_formula(self, name: str, expression: Expression, variables: Sequence[str]) -> None:
-        """Add a routine that writes an expression of a row, out (n,); it may write where it reads."""
+        """Add a routine that writes an expression of a row, out (n,), which may be a source."""
         self.learn(expression)
         texts = {one: f"{one}[0]" if one.startswith(f"{NUMBER}_") else f"{one}[j]" for one in variables}
         known: dict[int, str] = {}
@@ -213,13 +213,13 @@ class LoopWriter:
         return f"{self.prefix}{routine}({', '.join(map(str, arguments))})"
 
     def calls_of(self, step: ExportStep, read: Sequence[tuple[str, int]], out: str) -> list[str]:
-        """Return the calls that a step is; read : its sources with their units, out : what it writes."""
+        """Return the calls of a step; read : its sources with their units, out : the written array."""
         names, tables = [f"{self.prefix}{name}" for name in step.arrays], [*step.arrays.values()]
         sources, widths = zip(*read, strict=True)
         given = [*sources, *names, out]
         self.arrays |= dict(zip(names, tables, strict=True))
         match step.one.kind.name:
-            case "dense" | "grouped":  # whose weights are those of one group, or of several
+            case "dense" | "grouped":  # with weights of one group, or of several
                 return [self.call("affine", *given, *(1, *tables[0].shape)[-3:])]
             case "gather":
                 return [self.call("gather", *given, step.one.n_out)]
@@ -242,9 +242,9 @@ class LoopWriter:
     def write(
         self, graph: ExportGraph, given: Mapping[int, str], taken: Mapping[int, str]
     ) -> tuple[dict[str, int], list[str]]:
-        """Return the buffers that a graph's calls need, by name with their lengths, and the calls.
+        """Return the lengths of a graph's buffers by name, and the calls.
 
-        given : what inputs are called; taken : what the outputs are called, by the numbers of their steps
+        given : the names of inputs; taken : the names of outputs, by the numbers of their steps
         """
         places = graph.slots(lambda step: step.formula is not None)
         names = {**given, **{place: f"a{slot}" for place, slot in enumerate(places)}, **taken}

@@ -1,4 +1,4 @@
-"""PyTorch modules of activations and layers that torch.nn lacks. Importing this file needs PyTorch."""
+"""PyTorch modules of activations and layers that torch.nn lacks; importing them needs PyTorch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sum": lambda x: x.sum(dim=-1, keepdim=True),
     "max": lambda x: x.amax(dim=-1, keepdim=True),
 }
-"""How each operation of an expression is computed, of tensors."""
+"""Functions of tensors, by operations of expressions."""
 
 
 def evaluate(expression: Expression, variables: Mapping[str, Any]) -> Any:
-    """Return an expression's value, differentiable; variables : tensors (rows, units) or (units,) by name."""
+    """Return an expression's differentiable value; variables : tensors (rows, units) or (units,) by name."""
     z = variables[Z]
 
     def step(node: Expression, parts: list[Any]) -> Any:
@@ -40,13 +40,13 @@ def evaluate(expression: Expression, variables: Mapping[str, Any]) -> Any:
 
 
 class Formula(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """What an expression of a row describes: an activation, or an operation with parameters.
+    """An expression of a row: an activation, or an operation with parameters.
 
     Parameters
     ----------
     expression : of the variables of `fastmlp.exchange.formulas`
     arrays : (units,) tensors by the names of variables
-    fixed : whether they are buffers, not trained
+    fixed : whether the arrays are buffers, not trained
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Formula(torch.nn.Module):  # type: ignore[misc]  # its base may not be ins
                 self.register_parameter(name, torch.nn.Parameter(tensor))
 
     def forward(self, z: Any, other: Any = None) -> Any:
-        """Return the value for a tensor (rows, units), and the second value if the expression has one."""
+        """Return the value for a tensor (rows, units), and for a second source, if any."""
         arrays = dict([*self.named_parameters(), *self.named_buffers()])
         return evaluate(self.expression, {Z: z, OTHER: other, **arrays})
 
 
 class Concatenated(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """The units of a tensor (rows, units) and, after them, those of others."""
+    """The concatenated units of tensors (rows, units)."""
 
     def forward(self, *parts: Any) -> Any:
         """Return the tensor (rows, units of all)."""
@@ -87,7 +87,7 @@ class Gathered(torch.nn.Module):  # type: ignore[misc]  # its base may not be in
 
 
 class GroupedLinear(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """A linear layer of its own for each group of units.
+    """A separate linear layer for each group of units.
 
     Parameters
     ----------
@@ -99,19 +99,19 @@ class GroupedLinear(torch.nn.Module):  # type: ignore[misc]  # its base may not 
         self.weights, self.biases = torch.nn.Parameter(weights), torch.nn.Parameter(biases)
 
     def forward(self, x: Any) -> Any:
-        """Return the tensor (rows, groups * n_out) for one of (rows, groups * n_in)."""
+        """Return the tensor (rows, groups * n_out) for a tensor (rows, groups * n_in)."""
         groups = x.unflatten(1, self.weights.shape[:2]).transpose(0, 1)
         return torch.baddbmm(self.biases[:, None], groups, self.weights).transpose(0, 1).flatten(1)
 
 
 class CodeEmbeddings(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """A `torch.nn.Embedding` for each column of codes, whose first row is that of -1, what is missing.
+    """A `torch.nn.Embedding` for each column of codes, with the first row for -1, a missing code.
 
     Codes of no level have the mean of the rows of all levels.
 
     Parameters
     ----------
-    tables : one for each column, as of `fastmlp.exchange.steps.with_unknown`
+    tables : of each column, as of `fastmlp.exchange.steps.with_unknown`
     """
 
     def __init__(self, *tables: Any) -> None:
@@ -138,17 +138,17 @@ STRUCTURES: dict[str, Callable[..., Any]] = {
     "grouped": GroupedLinear,
     "categories": CodeEmbeddings,
 }
-"""The modules of the kinds of operations that have no formula of a row; they take their arrays."""
+"""Modules of the kinds of operations without a formula of a row; their arguments are the arrays."""
 
 
 class Graph(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """Modules one after another, which read the outputs of any before them.
+    """A graph of modules that read the outputs of earlier modules.
 
     Parameters
     ----------
-    modules : in the order in which they are called
-    sources : for each the places of the modules whose outputs it reads; -1 for the input, -2 for a second one
-    heads : the places of the modules that give the outputs, by their names; None for the last one alone
+    modules : in the order of their calls
+    sources : the places of each module's sources; -1 for the input, -2 for a second input
+    heads : the places of the modules of outputs, by name; None for the last module alone
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Graph(torch.nn.Module):  # type: ignore[misc]  # its base may not be insta
         self.steps, self.sources, self.heads = torch.nn.ModuleList(modules), list(sources), heads
 
     def forward(self, *inputs: Any) -> Any:
-        """Return the last output for tensors (rows, columns), one a block; with heads a dict of theirs."""
+        """Return the last output, or a dict of the heads', for a tensor (rows, columns) of each block."""
         outputs = {-1 - i: x for i, x in enumerate(inputs)}
         for place, (module, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
             outputs[place] = module(*(outputs[source] for source in sources))

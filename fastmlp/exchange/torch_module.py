@@ -37,26 +37,26 @@ from fastmlp.training.portable import Parts
 Array = NDArray[Any]
 
 LEAST = {"threshold": 20.0}
-"""What a module that is read may have greater: PyTorch's default costs 2e-9."""
+"""Options of read modules with a least value: PyTorch's default costs 2e-9."""
 
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
-"""Modules that leave a matrix (rows, units) as it is when predicting; Flatten if it leaves the rows."""
+"""Modules that do not change a matrix (rows, units) when predicting; Flatten if rows stay."""
 
 FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum", "groups": "num_groups"}
-"""What torch.nn calls the fields of layers."""
+"""Names in torch.nn of the fields of layers."""
 
 SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters", "num_channels")
-"""What torch.nn calls the units of a layer."""
+"""Names in torch.nn of the units of a layer."""
 
 
 def to_torch(network: Network, parameters: Array) -> Any:
-    """Return a module with a copy of the parameters: a `torch.nn.Sequential` if each reads the one before."""
+    """Return a module with a copy of the parameters: a `torch.nn.Sequential` for a plain chain."""
     torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, True, "torch")
     made: list[Any] = []
     read: list[tuple[int, ...]] = []
     shared: dict[tuple[str, ...], Any] = {}
     for step in graph.steps:
-        own = tuple(step.arrays)  # which members of a network share, and with them the module
+        own = tuple(step.arrays)  # members of a network share arrays, and with them the module
         one = shared[own] if own in shared else _module(torch, step)
         if own:
             shared[own] = one
@@ -68,7 +68,7 @@ def to_torch(network: Network, parameters: Array) -> Any:
 
 
 def _module(torch: Any, step: ExportStep) -> Any:
-    """Return the module that a step is."""
+    """Return the module of a step."""
     one, (name, options) = step.one, counterpart_of(step).torch
     tensors = [torch.from_numpy(array.copy()) for array in step.arrays.values()]
     if one.kind.name == "copy":
@@ -92,19 +92,19 @@ def _module(torch: Any, step: ExportStep) -> Any:
 
 
 def _own() -> Any:
-    """Return the file that can only be imported where PyTorch is."""
+    """Return the file of modules, which imports PyTorch."""
     from fastmlp.exchange import torch_formula
 
     return torch_formula
 
 
 def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or our own.
+    """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or a `Graph`.
 
     Raises
     ------
     ValueError, TypeError
-        In one line, for a module that no such chain has.
+        In one line, for any other module.
     """
     torch = needed("torch", "torch", "Model.from_torch")
     if not isinstance(given, torch.nn.Module):
@@ -127,19 +127,19 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
-    """Yield the modules that a Sequential consists of, in their order; of our own with what they read."""
+    """Yield the modules of a Sequential or a `Graph`, in their order, with names and sources."""
     if isinstance(given, _own().Graph):
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
     elif isinstance(given, torch.nn.Sequential):
-        for child, one in given._modules.items():  # with those that stand there twice
+        for child, one in given._modules.items():  # with modules that stand there twice
             yield from _leaves(torch, one, f"{name}.{child}" if name else child)
     else:
         yield name, given, ()
 
 
 def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> ImportedLayer | None:
-    """Return the layer that a module is, None if it changes nothing; other : see `ImportedLayer`."""
+    """Return a module's layer, None for a module that changes nothing; other : see `ImportedLayer`."""
     kind = type(one).__name__
     _check_plain(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
@@ -163,10 +163,10 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
 
 
 def _check_plain(torch: Any, name: str, one: Any) -> None:
-    """Raise ValueError for a module with hooks, or with parameters that have no numbers."""
+    """Raise ValueError for a module with hooks, or with parameters without numbers."""
     if any(own.is_meta or torch.nn.parameter.is_lazy(own) for own in one.parameters()):
         raise ValueError(f"module {name!r} has parameters without numbers")
-    of_weights = "torch.nn.utils."  # of weight_norm and the like: the weight is read as they leave it
+    of_weights = "torch.nn.utils."  # weight_norm and the like: the weight is read after them
     before = [
         hook for hook in one._forward_pre_hooks.values() if of_weights not in f"{type(hook).__module__}."
     ]
@@ -175,7 +175,7 @@ def _check_plain(torch: Any, name: str, one: Any) -> None:
 
 
 def _of_module(layer: type[Part], one: Any) -> Part:
-    """Return the layer that a module is; what is None there is by default here, and a momentum of 0."""
+    """Return a module's layer; options of None, and a momentum of 0, are our defaults."""
     names = [field.name for field in fields(layer) if field.name in FIELDS]  # type: ignore[arg-type]
     known = {name: getattr(one, FIELDS[name]) for name in names}
     unused = {"momentum": 0}.items()
@@ -183,7 +183,7 @@ def _of_module(layer: type[Part], one: Any) -> Part:
 
 
 def _arrays(name: str, one: Any) -> tuple[Array, ...]:
-    """Return the arrays of a module that has a counterpart; a norm's that it has not are ones and zeros."""
+    """Return the arrays of a module with a counterpart; a norm's missing arrays are ones and zeros."""
     found = [getattr(one, known, None) for known in ("weight", "bias", "running_mean", "running_var")]
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]
     weight, bias, *state = arrays
@@ -197,15 +197,15 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
 
 
 def _has_formula(layer: Part, expression: Expression, units: int) -> bool:
-    """Whether an expression is the formula of a layer of so many units."""
+    """Return whether an expression is the formula of a layer of so many units."""
     found = layer_step(layer, units, np.dtype(np.float64)).formula
     return found is not None and found.digest == expression.digest
 
 
 def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -> Part | Expression:
-    """Return the layer whose formula an expression is, the expression itself if it is an activation.
+    """Return the layer of a formula, or the expression itself of an activation.
 
-    parameters : the variables that are its arrays; units : of the row, whose number a mean has in its formula
+    parameters : the variables of arrays; units : of the row, whose number is in the formula of a mean
     """
     for layer in sample_layers():
         if _has_formula(layer, expression, units):

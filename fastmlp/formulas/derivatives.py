@@ -1,4 +1,4 @@
-"""Derivatives of expressions: one line for each operation, and one walk.
+"""Derivatives of expressions: a line for each operation, and a walk.
 
 The walk goes back from a result to a variable and carries, for every node, the derivative of the result by
 it (reverse mode: Griewank and Walther, "Evaluating Derivatives", 2008, chapter 3). For a formula of one
@@ -32,9 +32,9 @@ def _is(value: Expression, number: float) -> bool:
 
 
 def times(a: Expression, b: Expression) -> Expression:
-    """Return a * b; a choice times b is a choice of products, so that what is not chosen cannot spoil it.
+    """Return a * b, where a choice times b is a choice of products.
 
-    0 * inf must not arise where a unit is closed: a choice of 0 stays 0 whatever b is there.
+    0 * inf must not arise where a unit is closed: a choice of 0 stays 0 for any b.
     """
     if _is(a, 0.0) or _is(b, 1.0):
         return a
@@ -59,9 +59,9 @@ def _choice(condition: Expression) -> tuple[Expression, Expression]:
 
 
 def _extreme(first: Expression, second: Expression) -> tuple[Expression, Expression]:
-    """Return the derivatives by two numbers, of which one is taken: half by each where they are equal.
+    """Return the derivatives of a maximum by two numbers: half by each where both are equal.
 
-    So the kinks of max(x, 0) + log1p(exp(-|x|)) cancel at 0, as they do in the function.
+    So the kinks of max(x, 0) + log1p(exp(-|x|)) cancel at 0, as in the function.
     """
     return tuple(  # type: ignore[return-value]
         operate("where", one, 1.0, operate("where", other, 0.0, 0.5))
@@ -80,7 +80,7 @@ def _unless_zero(y: Expression) -> Expression:
 
 
 def _at_top(x: Expression, top: Expression) -> Expression:
-    """1 over the number of units that are the greatest, where a unit is one of them."""
+    """Return 1 over the number of greatest units, at a greatest unit, else 0."""
     is_top = operate("where", operate("equal", x, top), 1.0, 0.0)
     return times(is_top, 1.0 / operate("sum", is_top))
 
@@ -115,22 +115,22 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
 
 
 OVERFLOWING = ("exp", "expm1")
-"""Operations whose derivative is infinite where they are, and mostly counts 0 there:
+"""Operations with infinite derivatives at infinite values, which mostly count 0 there:
 1 / (1 + exp(-x)) has the slope 0 where exp(-x) is infinite, and not 0 * inf."""
 
 
 def is_constant(value: Expression) -> bool:
-    """Return whether it is a number, or a choice of two."""
+    """Return whether a value is a number, or a choice of two numbers."""
     return all(
         part.operation == CONSTANT for part in (value.parts[1:] if value.operation == "where" else [value])
     )
 
 
 def gradient(result: Expression, name: str) -> Expression:
-    """Return the derivative of an expression by a variable: of each element, or of a row's sum by each unit.
+    """Return the derivative by a variable: of each element, or of a row's sum by each unit.
 
-    Where there is none it is as PyTorch's autograd has it, amid those on both sides: of |x| at 0 it is 0, of
-    max(x, 0) a half.
+    At a kink the derivative is PyTorch's, between the derivatives on both sides: 0 of |x| at 0, a half of
+    max(x, 0).
     """
     order: list[Expression] = []
     depends: dict[int, bool] = {}
@@ -159,7 +159,7 @@ def gradient(result: Expression, name: str) -> Expression:
                     share = times(by, as_expression(factor))
                     if node.operation in OVERFLOWING and not is_constant(by):
                         share = operate("where", operate("equal", by, 0.0), 0.0, share)
-                    # What all units of a row depend on has one derivative: their ways to it add up.
+                    # A number for a whole row has one derivative: the sum over the units.
                     share = total(share) if rows[id(node)] and not rows[id(part)] else share
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found

@@ -58,7 +58,7 @@ def _reduced(x, shift):
 
 
 def _power_of_two(pattern):
-    """2^n of a pattern whose low bits hold n and the exponent's bias."""
+    """2^n of a pattern with n and the exponent's bias in the low bits."""
     return from_bits(pattern << SIGNIFICAND[pattern.single])
 
 
@@ -202,7 +202,7 @@ def log(x):
 
 
 def log1p_exp_negative(e):
-    """log1p(e) for e in [0, 1], which is what an exponential of a nonpositive number is."""
+    """log1p(e) for e in [0, 1], as of an exponential of a nonpositive number."""
     return fma(e * e, LOG1P(e - 0.5), e)
 
 
@@ -274,7 +274,7 @@ def expm1(x):
 
 
 def log1p(x):
-    """log(1 + x), by log(u) of the rounded sum u and what its rounding lost (Higham 2002, 1.14)."""
+    """log(1 + x), by log(u) of the rounded sum u and the rounding's error (Higham 2002, 1.14)."""
     u = 1.0 + x
     lost = x - (u - 1.0)
     logarithm = log(u)
@@ -314,7 +314,7 @@ def power(x, exponent):
 
 
 def _parity(x):
-    """Whether x is a whole number, and whether it is an odd one; of 2^22 (2^51) and above none is odd."""
+    """Whether x is a whole number, and whether x is odd; no x from 2^22 (2^51) on is odd."""
     nearest = (x + QUARTER_SHIFT) - QUARTER_SHIFT
     half = 0.5 * x
     great, whole = magnitude(x) >= PARITY_END, nearest.equals(x)
@@ -330,7 +330,7 @@ def _whole_power(x, n):
 
 
 def _quarter_turns(x):
-    """The multiple n of pi / 2 that is nearest to x, its pattern's low bits, and the remainder."""
+    """The nearest multiple n of pi / 2 to x, the low bits of n's pattern, and the remainder."""
     shifted = fma(x, TWO_OVER_PI, QUARTER_SHIFT)
     n = shifted - QUARTER_SHIFT
     r = fma(n, MINUS_PI2_LOW, fma(n, MINUS_PI2_MIDDLE, fma(n, MINUS_PI2_HIGH, x)))
@@ -359,17 +359,17 @@ def cos(x):
 
 
 def sign(x):
-    """1, -1, or x itself where it is a zero or NaN."""
+    """1, -1, or x itself where x is a zero or NaN."""
     return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))
 
 
 def maximum(a, b):
-    """The greater of two numbers, NaN where one is: NumPy's."""
+    """NumPy's maximum of two numbers, NaN for any NaN."""
     return where(a >= b, a, where(a < b, b, a + b))
 
 
 def minimum(a, b):
-    """The lesser of two numbers, NaN where one is: NumPy's."""
+    """NumPy's minimum of two numbers, NaN for any NaN."""
     return where(a <= b, a, where(a > b, b, a + b))
 
 
@@ -379,5 +379,5 @@ def relu(x):
 
 
 def leaky_relu(x):
-    """x, or a little of it below 0."""
+    """x, or a small multiple of x below 0."""
     return where(x < 0.0, LEAKY_SLOPE * x, x)

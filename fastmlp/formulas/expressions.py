@@ -1,9 +1,9 @@
-"""Formulas as graphs of operations, which users' functions of NumPy's words are traced into.
+"""Formulas as graphs of operations, traced from users' functions of NumPy's words.
 
-An expression is what a function computes. It identifies a user's activation, loss or rule wherever that was
-typed. It runs on arrays (the reference) and on symbols (the kernels), and has derivatives
-(`fastmlp.formulas.derivatives`). NumPy's functions and operators, called with an `Expression`, give another
-one (NEP 13 and 18); `fastmlp.formulas.tracing` calls a user's function so.
+An expression identifies a user's activation, loss or rule, in any file. An expression runs on arrays (the
+reference) and on symbols (the kernels), and has derivatives (`fastmlp.formulas.derivatives`). NumPy's
+functions and operators, called with an `Expression`, return an `Expression` (NEP 13 and 18); so
+`fastmlp.formulas.tracing` calls a user's function.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fastmlp.formulas.operations import OPERATIONS
 
 
 class Refused(Exception):
-    """What a function does cannot be traced; says why."""
+    """A function cannot be traced; the message says why."""
 
 
 VARIABLE, CONSTANT = "variable", "constant"
 
 
 class Expression(np.lib.mixins.NDArrayOperatorsMixin):
-    """A value that a traced function computes: an operation on others, a variable, or a constant.
+    """A value in a traced function: an operation on expressions, a variable, or a constant.
 
     operation : a key of `OPERATIONS`, VARIABLE or CONSTANT
-    operands : expressions; of a variable its name, of a constant its value, a float or a bool
-    truth : whether it is a truth value
+    operands : expressions; of a variable the name, of a constant the value, a float or a bool
+    truth : whether the value is a truth value
     """
 
     __slots__ = ("operands", "operation", "truth")
@@ -60,7 +60,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype[np.float64]:
-        """What a constant may be made of, which takes the dtype of what it meets."""
+        """The dtype of constants, until they meet numbers of another dtype."""
         return np.dtype(np.float64)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -96,14 +96,14 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return _applied("max", (self,), **options)
 
     def clip(self, low: Any = None, high: Any = None) -> Expression:
-        """Return it within bounds."""
+        """Return the value, clamped to bounds."""
         return _applied("clip", (self, low, high))
 
-    # An expression is what it computes: equal graphs are one, whoever traced them.
+    # Equal graphs are one expression, also of different functions.
 
     @property
     def digest(self) -> str:
-        """A digest of what it computes."""
+        """A digest of the graph."""
         lines: list[str] = []
 
         def step(node: Expression, parts: list[int]) -> int:
@@ -114,9 +114,9 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def fold(self, step: Callable[[Expression, list[Any]], Any], known: dict[int, Any] | None = None) -> Any:
-        """Return step(node, results of its operands) of this node, each node of the graph visited once.
+        """Return step(node, results of its operands) of this node, visiting each node once.
 
-        known : results by the id of a node, which is not visited then; those of other nodes are added
+        known : results by the ids of nodes, which are not visited; results of other nodes are added
         """
         done: dict[int, Any] = {} if known is None else known
         todo = [self]
@@ -133,7 +133,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return done[id(self)]
 
     def nodes(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """Return its nodes, each after its operands, which are places in the list; of a leaf name or value.
+        """Return the nodes after their operands, as places in the list, or a leaf's name or value.
 
         Flat: a graph may be deeper than Python recurses.
         """
@@ -151,19 +151,19 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def parts(self) -> tuple[Expression, ...]:
-        """The expressions that it is made of."""
+        """The operands that are expressions."""
         return () if self.operation in (VARIABLE, CONSTANT) else self.operands
 
     def names(self) -> set[str]:
-        """Return the variables that it depends on."""
+        """Return the names of all variables."""
         found: set[str] = set()
         self.fold(lambda node, _: found.add(node.operands[0]) if node.operation == VARIABLE else None)
         return found
 
     def on_arrays(self, dtype: np.dtype[Any], values: Mapping[str, Any]) -> Any:
-        """Return its value for arrays of the dtype, or floats, in place of the variables.
+        """Return the value for arrays of the dtype, or floats, in place of variables.
 
-        What depends on floats alone is computed in float64, and rounded where it meets an array.
+        Functions of floats alone are computed in float64, and rounded where they meet an array.
         """
 
         def step(node: Expression, parts: list[Any]) -> Any:
@@ -178,7 +178,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return self.fold(step)
 
     def on_numbers(self, values: Mapping[str, Any], known: dict[int, Any] | None = None) -> Any:
-        """Return its value for numbers of `fastmlp.formulas` in place of variables; known as in `fold`."""
+        """Return the value for numbers of `fastmlp.formulas` in place of variables; known as in `fold`."""
 
         def step(node: Expression, parts: list[Any]) -> Any:
             if node.operation in (VARIABLE, CONSTANT):
@@ -192,7 +192,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def expression_of(nodes: Sequence[tuple[str, Sequence[Any]]]) -> Expression:
-    """Return an expression from its nodes."""
+    """Return the expression of a list of `Expression.nodes`."""
     made: list[Expression] = []
     for operation, operands in nodes:
         leaf = operation in (VARIABLE, CONSTANT)
@@ -201,24 +201,24 @@ def expression_of(nodes: Sequence[tuple[str, Sequence[Any]]]) -> Expression:
 
 
 def _line(node: Expression, parts: list[int]) -> str:
-    """Return a node in a digest's words; its operands are earlier lines."""
+    """Return a node's line of a digest, with the numbers of its operands' lines."""
     if node.operation in (VARIABLE, CONSTANT):
         return f"{node.operation} {node.operands[0]!r}"
     return f"{node.operation} {' '.join(map(str, parts))}"
 
 
 def variable(name: str) -> Expression:
-    """Return an expression that stands for a value to be given."""
+    """Return the expression of a variable."""
     return Expression(VARIABLE, name)
 
 
 def constant(value: float | bool) -> Expression:
-    """Return an expression of a number or a truth value."""
+    """Return the expression of a number or a truth value."""
     return Expression(CONSTANT, value)
 
 
 def as_expression(value: Any) -> Expression:
-    """Return a number as an expression, an expression as it is; `Refused` otherwise."""
+    """Return the expression of a number, or an expression itself; `Refused` otherwise."""
     if isinstance(value, Expression):
         return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -233,26 +233,26 @@ def as_expression(value: Any) -> Expression:
 
 
 NUMBER, ONES, COUNT = "number", "ones", "number_#"
-"""The variables that are one number for all units of a row, 1 for each unit, and the number of units.
+"""Variables: one number for all units of a row, 1 for each unit, and the number of units.
 
 Every variable whose name begins with NUMBER and an underscore is one number, too.
 """
 
 
 def is_row(expression: Expression) -> bool:
-    """Return whether a value differs from unit to unit of a row, which a reduction does not."""
+    """Return whether a value differs from unit to unit of a row."""
     return bool(expression.fold(node_is_row))
 
 
 def node_is_row(node: Expression, parts: list[bool]) -> bool:
-    """Return `is_row` of a node by that of its operands: a step of `Expression.fold`."""
+    """Return `is_row` of a node by its operands': a step of `Expression.fold`."""
     if node.operation == VARIABLE:
         return bool(node.operands[0].partition("_")[0] != NUMBER)
     return any(parts) and not (node.operation in OPERATIONS and OPERATIONS[node.operation].reduces)
 
 
 def operate(operation: str, *operands: Any) -> Expression:
-    """Return an operation on expressions and numbers; of numbers alone, their value."""
+    """Return an operation's expression, or the value of an operation on numbers alone."""
     parts = [as_expression(operand) for operand in operands]
     if OPERATIONS[operation].reduces and not is_row(parts[0]):
         return parts[0]  # NumPy's sum and maximum of one number are that number
@@ -276,7 +276,7 @@ def operate(operation: str, *operands: Any) -> Expression:
 
 
 def _exponent(operation: str, x: Expression) -> Expression | None:
-    """Return x of log1p(exp(x)) or log(1 + exp(x)): softplus does not overflow, and is cheaper."""
+    """Return x of log1p(exp(x)) or log(1 + exp(x)), as softplus is cheaper and cannot overflow."""
     if operation == "log" and x.operation == "add":
         one, x = x.operands if x.operands[0].operation == CONSTANT else x.operands[::-1]
         if one.operation != CONSTANT or one.operands[0] != 1.0:
@@ -287,12 +287,12 @@ def _exponent(operation: str, x: Expression) -> Expression | None:
 
 
 def total(value: Expression) -> Expression:
-    """Return the sum over the units of a row; of what is one number for all of them so many times that."""
+    """Return the sum over the units of a row; a number for the whole row counts for each unit."""
     return operate("sum", value if is_row(value) else value * variable(ONES))
 
 
 def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
-    """Return a choice, or two truths joined, of which one is known while the function is traced."""
+    """Return a choice, or two joined truths, with a truth that is known while tracing."""
     truth = parts[known].operands[0]
     if operation == "where":
         return _broadcast(parts[1] if truth else parts[2], parts)
@@ -311,7 +311,7 @@ def _broadcast(value: Expression, others: list[Expression]) -> Expression:
 
 
 def of_one_unit(value: Expression) -> Expression:
-    """Return the expression where a row has one unit: what broadcasts a number to a row is that number."""
+    """Return the expression for rows of a single unit, without broadcasts of numbers."""
     if ONES not in value.names():
         return value
 
@@ -357,7 +357,7 @@ def _mean(x: Expression) -> Expression:
 
 
 def _norm(x: Any, order: Any = None, *axis: Any, **named: Any) -> Any:
-    """The 2-norm of a row; of a row of zeros it has the slope 0, as in PyTorch."""
+    """Return the 2-norm of a row, with the slope 0 at a row of zeros, as in PyTorch."""
     order = named.pop("ord", order)
     if order not in (None, 2):
         raise Refused(f"np.linalg.norm of order {order!r}, where it may be 2")
@@ -409,18 +409,18 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "zeros_like": lambda x: _broadcast(constant(0.0), [x]),
     "ones_like": lambda x: _broadcast(constant(1.0), [x]),
 }
-"""NumPy's functions that are made of the operations."""
+"""NumPy's functions, made of operations."""
 
 NUMPYS = {getattr(np, name): name for table in (COMPOSED, OPERATIONS) for name in table if hasattr(np, name)}
-"""NumPy's functions by themselves: np.emath and np.char have others of the same names."""
+"""Names by NumPy's function objects, since np.emath and np.char have other functions of the same names."""
 
 
 OTHERS = ("numpy.linalg", "scipy.special")
-"""Modules with functions of the table that NumPy itself has not."""
+"""Modules with functions of the table that `numpy` lacks."""
 
 
 def _word(function: Any) -> str:
-    """Return the name of a function of NumPy's or of `OTHERS`; `Refused` if it is not in the table."""
+    """Return the name of a function of NumPy or `OTHERS`; `Refused` for functions not in the table."""
     name = function.__name__
     if function in NUMPYS:
         return NUMPYS[function]

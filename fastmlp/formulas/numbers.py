@@ -1,7 +1,7 @@
-"""The functions that formulas are written in, besides operators: each number type has its own.
+"""Functions of formulas besides operators, for every type of numbers.
 
-Separate from the number types, so that a formula needs none of them: `fastmlp.kernels.codegen.symbols.Symbol` writes
-machine code. A Python number or a `DtypeConstant` takes the dtype of the number that it meets.
+Separate from the types of numbers, so that a formula needs none of them: `fastmlp.kernels.codegen.symbols.Symbol`
+writes machine code. A Python number or a `DtypeConstant` takes the dtype of the other operand.
 """
 
 # mypy: ignore-errors
@@ -9,12 +9,12 @@ machine code. A Python number or a `DtypeConstant` takes the dtype of the number
 from dataclasses import dataclass
 
 SIGNIFICAND = {True: 23, False: 52}
-"""The bits of a number's pattern to the right of its exponent, by its `single`."""
+"""Bits of a significand, by whether the number is `single`."""
 
 
 @dataclass(frozen=True)
 class DtypeConstant:
-    """A number whose value depends on the dtype: one for float32, one for float64."""
+    """A number with a value for float32 and another for float64."""
 
     single: float
     double: float
@@ -23,12 +23,12 @@ class DtypeConstant:
         return DtypeConstant(-self.single, -self.double)
 
     def of(self, number):
-        """Return the one for a number's dtype."""
+        """Return the value for a number's dtype."""
         return self.single if number.single else self.double
 
 
 def is_number(value):
-    """Return whether it is a number of a type that knows the words, and no Python number or constant."""
+    """Return whether a value is a number of a formula's type, no Python number or constant."""
     return hasattr(value, "choose")
 
 
@@ -37,7 +37,7 @@ def _number(*values):
 
 
 def where(condition, a, b):
-    """Return a where the condition holds, else b; one of them is a number."""
+    """Return a where the condition holds, else b; a or b is a number."""
     return _number(a, b).choose(condition, a, b)
 
 
@@ -52,7 +52,7 @@ def at_least(x, limit):
 
 
 def fma(a, b, c):
-    """Return a * b + c, with one rounding where the machine can. One of them is a number."""
+    """Return a * b + c, with a single rounding where the machine can; a, b or c is a number."""
     return _number(a, b, c).multiply_add(a, b, c)
 
 
@@ -62,12 +62,12 @@ def sqrt(x):
 
 
 def root(x):
-    """Return the square root of x >= 0 within 2 ulp, as fast as the machine has it."""
+    """Return the fast square root of x >= 0, within 2 ulp."""
     return x.root()
 
 
 def quotient(a, b):
-    """Return a / b of b > 0 within 2 ulp, as fast as the machine has it."""
+    """Return the fast quotient a / b of b > 0, within 2 ulp."""
     return a.quotient(b)
 
 
@@ -77,12 +77,12 @@ def magnitude(x):
 
 
 def with_sign(size, sign):
-    """Return |size| with the sign bit of the second."""
+    """Return |size| with the sign bit of `sign`."""
     return size.with_sign(sign)
 
 
 def equal(a, b):
-    """Return whether two numbers are equal; one of them is a number."""
+    """Return whether a and b are equal; a or b is a number."""
     return _number(a, b).equals(b if is_number(a) else a)
 
 
@@ -92,7 +92,7 @@ def negated(condition):
 
 
 def bits(x):
-    """Return the bit pattern of a float, an integer of its own width."""
+    """Return the bit pattern of a float, an integer of the same width."""
     return x.bits()
 
 
@@ -102,7 +102,7 @@ def from_bits(pattern):
 
 
 def horner(coefficients, x):
-    """Return the polynomial of x, its constant coefficient first."""
+    """Return the polynomial of x, with the constant coefficient first."""
     total = coefficients[-1]
     for coefficient in coefficients[-2::-1]:
         total = fma(total, x, coefficient)
@@ -111,10 +111,10 @@ def horner(coefficients, x):
 
 @dataclass(frozen=True)
 class Polynomial:
-    """The coefficients of a polynomial, the constant one first; a call writes one fused step a coefficient.
+    """The coefficients of a polynomial, constant first; a call writes a fused step for each.
 
-    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps. The
-    chain, 4 cycles a step, is what a long polynomial waits for even with several iterations of a loop in flight.
+    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps. A long
+    polynomial waits for the chain, 4 cycles a step, even with several iterations of a loop in flight.
     """
 
     single: tuple[float, ...]

@@ -1,8 +1,7 @@
-"""Formulas of a row in the form that programs are written from.
+"""Formulas of a row, simplified and differentiated for programs.
 
-A formula goes over the units of a row, as a norm does. Here it is simplified, differentiated, and told which
-numbers of a row its derivatives share with its value: those are saved for the backward pass (the activations
-that are "saved for backward" in PyTorch).
+A formula goes over the units of a row, as a norm does. Numbers of a row that the derivatives share with the
+value are saved for the backward pass (the activations that are "saved for backward" in PyTorch).
 """
 
 from __future__ import annotations
@@ -31,14 +30,13 @@ class RowFormula:
     value : expression
         The output of a unit.
     names : sequence of str
-        The variables by which it is differentiated.
+        The variables of the derivatives.
 
     Attributes
     ----------
     value : expression
-    derivatives : dict of str to expression
-        The derivative of the loss by each variable, given `delta`, that by the row's outputs. By a variable
-        that is one number for the row it is one number, else a row.
+    derivatives : dict of str to expression The derivative of the loss by each variable, given `delta`, the
+        derivative by the row's outputs: a number for a variable that is one number for the row, else a row.
     kept : tuple of expressions
         Numbers of a row that `value` computes from sums over the row and that `derivatives` read.
     """
@@ -52,7 +50,7 @@ class RowFormula:
 
     @property
     def is_unitwise(self) -> bool:
-        """Whether each unit is computed by itself."""
+        """Whether a unit depends on no other unit."""
         found: list[bool] = []
         self.value.fold(lambda node, _: found.append(_reduces(node)))
         return not any(found)
@@ -63,10 +61,10 @@ def _reduces(node: Expression) -> bool:
 
 
 class _Simplifier:
-    """Rebuilds expressions: equal nodes are one object, and what is one number for a row leaves its loops.
+    """Rebuilds expressions: equal nodes are one object, and numbers of a row leave its loops.
 
-    sum(ones) is the number of units. A division by a number that a row has is a product with its inverse, and
-    a number that is a factor of a sum's terms is a factor of the sum: both are then computed once a row.
+    sum(ones) is the number of units. A division by a row's number is a product with the inverse, and a number
+    that is a factor of a sum's terms is a factor of the sum: both are then computed once a row.
     """
 
     def __init__(self) -> None:
@@ -83,7 +81,7 @@ class _Simplifier:
         return simplified
 
     def shared(self, value: Expression, others: Iterable[Expression]) -> tuple[Expression, ...]:
-        """Return the numbers of a row, as large as they can be, that `value` computes and `others` read."""
+        """Return a row's numbers that `value` computes and `others` read, the largest nodes."""
         computed: set[int] = set()
         value.fold(lambda node, _: computed.add(id(node)))
         found: dict[int, Expression] = {}
@@ -119,7 +117,7 @@ class _Simplifier:
         return self._node("multiply", a, self._node("divide", one, b))
 
     def _sum(self, term: Expression) -> Expression:
-        """The sum over a row of a term, whose factors that are numbers are taken out of it."""
+        """Return the sum of a term over a row, with a row's numbers as factors of the sum."""
         if term.operation == VARIABLE and term.operands[0] == ONES:
             return self._node(VARIABLE, COUNT)
         if term.operation == "negative":

@@ -1,7 +1,7 @@
-"""Traces a function that a user writes with NumPy's words into expressions.
+"""Tracing of users' functions with NumPy's words into expressions.
 
-The function is called with `Expression`s in place of arrays, and what it returns is the formula. A mistake in
-the function is reported with the line of the user's file where it arose.
+A function is called with `Expression`s in place of arrays, and returns the formula. An error in the function
+is reported with the line of the user's file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from fastmlp import checks
 from fastmlp.formulas.expressions import Expression, Refused, as_expression
 
 LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), np.__file__))
-"""Where the files of fastmlp and of NumPy are: an error in them arose in what called them."""
+"""Folders of fastmlp and NumPy: a user's line called them where an error arose in them."""
 
 
 def trace(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Expression, ...]:
-    """Return what a function computes of its arguments, which are expressions, or tuples of them.
+    """Return a function's values for expressions, or tuples of expressions, as arguments.
 
-    One expression for each value that it returns. It is called twice: what computes something else the
-    second time depends on more than its arguments.
+    The function is called twice: a second result that differs depends on more than the arguments.
 
     Raises
     ------
     ValueError
-        In one line that names the line of the function which cannot be traced.
+        In one line with the function's line that cannot be traced.
     """
     first, second = (_called(what, function, arguments) for _ in range(2))
     if [e.digest for e in first] != [e.digest for e in second]:
@@ -49,7 +48,7 @@ def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...])
     except RecursionError:
         raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
     except Exception as error:
-        # A user's function may raise anything: its own mistakes are reported with its line.
+        # A user's function may raise anything, and its errors are reported with its line.
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
 
@@ -63,7 +62,7 @@ def _flat(value: Any) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """Return where in the user's own text an error arose, in words; nothing if nowhere."""
+    """Return the user's line of an error, in words; "" without such a line."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
     if not own:

@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on: what it is, and what it can do at most, measured."""
+"""The machine of a measurement: its description, its peak and its bandwidths, measured."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from fastmlp.model.state import DTYPES
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy")
 
 CACHES = "/sys/devices/system/cpu/cpu0/cache/index*"
-"""Where Linux has a folder for each cache."""
+"""Linux's folders of caches."""
 
 BEYOND_CACHES = 64 << 20
-"""Bytes of an array that is in no cache of its own, or hardly."""
+"""Bytes of an array that caches hardly hold."""
 
 
 class CacheLevel(NamedTuple):
     """A level of memory.
 
-    name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes read and written a second by one thread
+    name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes a second, read and written by a thread
     """
 
     name: str
@@ -41,9 +41,9 @@ class CacheLevel(NamedTuple):
 
 
 class MeasuredMachine(NamedTuple):
-    """What a measurement is held against.
+    """A machine with measured limits.
 
-    peak : by dtype, the multiply-adds of one thread a second, counted as 2
+    peak : by dtype, a thread's multiply-adds a second, counted as 2
     levels : of memory, the nearest first
     """
 
@@ -56,12 +56,12 @@ class MeasuredMachine(NamedTuple):
     levels: list[CacheLevel]
 
     def level_of(self, size: float) -> CacheLevel:
-        """Return the nearest level that holds so many bytes."""
+        """Return the nearest level of memory that holds so many bytes."""
         return next((level for level in self.levels if size <= level.size), self.levels[-1])
 
 
 def measured(seconds: float = 0.1) -> MeasuredMachine:
-    """Return this machine; each of its numbers takes about so many seconds."""
+    """Return this machine; each measured number takes about so many seconds."""
     from fastmlp.system.budget import cores
 
     levels = [*cache_sizes(), ("memory", 1 << 62)]
@@ -81,7 +81,7 @@ def measured(seconds: float = 0.1) -> MeasuredMachine:
 
 
 def cpu() -> str:
-    """Return the processor's name, as the system has it; on Linux with its family and model."""
+    """Return the processor's name; on Linux with its family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -92,7 +92,7 @@ def cpu() -> str:
 
 
 def _text_of(path: Path) -> str:
-    """Return what a file of the system's says; nothing if it cannot be read."""
+    """Return a system file's text; "" if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -100,7 +100,7 @@ def _text_of(path: Path) -> str:
 
 
 def cache_sizes() -> list[tuple[str, int]]:
-    """Return names and bytes of the caches for data, as Linux has them; usual sizes elsewhere."""
+    """Return names and bytes of the data caches; usual sizes elsewhere than on Linux."""
     found = {}
     for folder in map(Path, glob.glob(CACHES)):
         # A virtual machine, a container or another kernel may leave out any of them.
@@ -114,16 +114,16 @@ def cache_sizes() -> list[tuple[str, int]]:
 @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
 def _scaled(source: NDArray[Any], target: NDArray[Any], times: int) -> None:
     for t in range(times):
-        factor = np.float32(1 + t % 2)  # or the passes would be one
+        factor = np.float32(1 + t % 2)  # with equal factors LLVM would make the passes one
         for i in range(len(source)):
             target[i] = factor * source[i]
 
 
 def _bandwidth(size: int, seconds: float) -> float:
-    """Return the bytes a second that one thread reads and writes in two arrays of `size` bytes together."""
+    """Return a thread's bandwidth over two arrays of `size` bytes together."""
     source, target = (aligned(size // 8, np.float32) for _ in range(2))
     source[:] = 1
-    target[:] = 0  # its pages are there
+    target[:] = 0  # the system gives pages at the first write
     _scaled(source, target, 1)
     times, best = 1, 0.0
     until = time.perf_counter() + seconds

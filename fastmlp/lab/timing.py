@@ -1,4 +1,4 @@
-"""Times: what a call takes, in alternation with its rivals, and how sure that is."""
+"""Times of calls that take turns, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:  # on Windows
 LEAST_ROUNDS, MOST_ROUNDS, MOST_REPEATS = 7, 1000, 1 << 24
 
 Z_95 = 1.96
-"""Standard deviations on either side within which a normal variable is 95 times of 100."""
+"""Standard deviations on either side that hold 95 % of a normal variable."""
 
 Key = TypeVar("Key")
 
@@ -29,10 +29,10 @@ Trained = tuple[list[float], float]
 
 
 class Time(NamedTuple):
-    """Seconds of one call: the least, the median, and the ends of the median's 95 % confidence interval.
+    """Seconds of a call: the least, the median, and the ends of the median's 95 % confidence interval.
 
-    clock : what they were read from, a key of `CLOCKS`
-    busy : whether other programs had the processor for a part of them
+    clock : a key of `CLOCKS`
+    busy : whether other programs had the processor for a part of the time
     """
 
     best: float
@@ -45,15 +45,15 @@ class Time(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """How far the median may be off at most, as a share of it."""
+        """The greatest error of the median, as a share of the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
 
 
 def summary(seconds: list[float]) -> Time:
-    """Return the times of rounds in short.
+    """Return the summary of the times of rounds.
 
     The interval has order statistics for its ends (Conover, "Practical Nonparametric Statistics", 1999, 3.2),
-    and so assumes nothing about how times are spread.
+    and so assumes no distribution of times.
     """
     ordered = np.sort(seconds)
     n = len(ordered)
@@ -66,10 +66,10 @@ def summary(seconds: list[float]) -> Time:
 def in_alternation(
     calls: Mapping[Key, Callable[[], float]], budget: float = 0.0, least: int = LEAST_ROUNDS
 ) -> dict[Key, Time]:
-    """Return the times of calls, each of which returns its seconds, taken in turns.
+    """Return the times of calls that take turns; each call returns its seconds.
 
-    What disturbs the machine for a while disturbs all of them. The first round does not count.
-    budget : seconds for each of them; least : turns of each, however long they take
+    So a disturbance of the machine disturbs all calls. The first round does not count.
+    budget : seconds for each call; least : turns of each call, however long a turn takes
     """
     if not calls:
         return {}
@@ -89,27 +89,27 @@ def in_alternation(
 Clock = Callable[[], float]
 
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""What seconds are read from; the processor's do not pass while other programs have the core."""
+"""Clocks by name; the processor's stands still while other programs have the core."""
 
 AUTO = "auto"
 """Chooses a clock: the processor's for one thread on a busy machine, else the wall's."""
 
 LEAST_SHARE = 0.95
-"""Share of the time of one thread: with less of it the machine is busy."""
+"""A thread's share of computing time; below, the machine is busy."""
 
 MOST_SWITCHES = 50
-"""A second: several threads that wait for one another have less than their share on an idle machine, too, but
-are seldom taken off their cores."""
+"""Switches a second of a busy machine. Several threads that wait for each other compute for less than that
+share on an idle machine, too, but are seldom taken off their cores."""
 
 
 class Load:
-    """Whether other programs take the processor from this one, from when it is made."""
+    """The load by other programs since the object was made."""
 
     def __init__(self, threads: int) -> None:
         self._threads, self._began = threads, self._now()
 
     def busy(self) -> bool:
-        """Return whether they did."""
+        """Return whether other programs took the processor."""
         wall, own, switches = (now - began for now, began in zip(self._now(), self._began, strict=True))
         return own < LEAST_SHARE * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
 
@@ -123,7 +123,7 @@ class Load:
 def timed(
     calls: Mapping[Key, Callable[[Clock], float]], budget: float, clock: str, threads: int = 1
 ) -> dict[Key, Time]:
-    """Return the times of calls in alternation, each of which returns its seconds by the clock that it gets.
+    """Return the times of calls that take turns; each call returns its seconds by a clock.
 
     clock : a key of `CLOCKS`, or `AUTO`; threads : how many a call computes on
     """
@@ -138,7 +138,7 @@ def timed(
 
 
 class StepsTimer(Callback):
-    """The time of a training's steps alone, without the checks of its data, what it loads or compiles first.
+    """The time of a training's steps, without checks of data, loading and compiling.
 
     seconds : by the clock, from the first chunk's beginning to the last one's end
     """
@@ -149,23 +149,23 @@ class StepsTimer(Callback):
         self._clock = clock
 
     def on_train_begin(self, run: Run) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._began = self._clock()
 
     def on_train_end(self, run: Run) -> None:
-        """Keep what they took."""
+        """Stop the clock."""
         self.seconds = self._clock() - self._began
 
 
 def once(call: Callable[[], object], clock: Clock) -> float:
-    """Return the seconds of one call."""
+    """Return the seconds of a call."""
     began = clock()
     call()
     return clock() - began
 
 
 def repeats_for(run: Callable[[int], object], seconds: float, first: int = 1) -> int:
-    """Return how many times run(times) repeats its work in about so many seconds, run that often before.
+    """Return the `times` for which run(times) takes about so many seconds.
 
     first : the number to try first
     """

@@ -1,4 +1,4 @@
-"""Checks of kernels and of users' own pieces against the reference."""
+"""Checks of kernels and of users' pieces against the reference."""
 
 from fastmlp.testing.pieces import check
 

@@ -1,7 +1,6 @@
-"""Checks that a slope is the derivative of its function, for users' pieces and fastmlp's.
+"""Checks of slopes against differences of their functions, for users' pieces and fastmlp's.
 
-`check` computes in extended precision, where the machine has it. So it finds
-wrong formulas, and no roundings.
+`check` computes in extended precision where the machine can, and so finds wrong formulas, and no roundings.
 """
 
 from __future__ import annotations
@@ -36,28 +35,28 @@ STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
 """Steps of differences, relative to z. The least is closest to the slope, the greatest has least rounding."""
 
 CLOSE = 1e-6
-"""How far, relatively, a slope may lie outside of the differences on its two sides."""
+"""The relative error of a slope beyond the differences on both sides."""
 
 
 def check(piece: Activation | Layer | Loss | str) -> None:
-    """Raise AssertionError unless the slopes of an activation, a layer or a loss are its derivatives.
+    """Raise AssertionError unless an activation's, a layer's or a loss's slopes are derivatives.
 
-    The derived slope is compared with differences of the function, a given slope with the derived one, from
+    The derived slope is compared with differences of the function, a given slope with the derived slope, from
     -1e4 to 1e4 where the function is finite. At a kink of the function a slope may be any number between the
-    slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite.
-    Of a `Layer` and of an activation with parameters, the derivatives of a weighted sum of a row's outputs by
-    each unit and each parameter are compared, at parameters as they are drawn.
+    slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite. Of a
+    `Layer` and of an activation with parameters, the derivatives of a weighted sum of a row's outputs by each
+    unit and each parameter are compared, at drawn parameters.
 
     Parameters
     ----------
     piece : Activation, Layer, Loss or str
-        A piece of your own, or the name of one of fastmlp's. For a name the formula is the reference's, and
-        the slope is that of the compiled code.
+        Your piece, or a name of fastmlp's. For a name the formula is the reference's, and the slope is the
+        compiled code's.
 
     Raises
     ------
     AssertionError
-        In one line: the z (the activation's argument or the logit), the slope there, and what it should be.
+        In one line: z (the activation's argument or the logit), the slope there, and the right slope.
     ValueError, TypeError
         If there is no such name, or if the piece has no slope.
     """
@@ -90,14 +89,14 @@ def check(piece: Activation | Layer | Loss | str) -> None:
 
 
 def _one_of(what: str, z: Array, bad: Array, slope: Array, expected: Array) -> None:
-    """Raise AssertionError with the bad place that is nearest to 0, if there is one."""
+    """Raise AssertionError for the bad place nearest to 0, if any."""
     if bad.any():
         i = min(np.flatnonzero(bad), key=lambda i: abs(z[i]))
         raise AssertionError(f"{what}: at {z[i]:g} the slope is {slope[i]:g}, and should be {expected[i]:g}")
 
 
 def _differences(function: Function, z: Array, slope: Array) -> tuple[Array, Array]:
-    """Return where a slope (n,) lies between the differences on both sides of z (n,), and their means.
+    """Return where a slope (n,) lies between the differences on both sides of z, and the differences' means.
 
     Where the function is infinite or NaN, as at the ends of its domain, every slope is right.
     """
@@ -119,7 +118,7 @@ def _differences(function: Function, z: Array, slope: Array) -> tuple[Array, Arr
 
 
 def _check_expressions(what: str, value: Expression, slope: Expression) -> None:
-    """Compare a slope, of z and the activation a, with the derived one, and that with differences."""
+    """Compare a slope of z and a with the derived slope, and the derived slope with differences."""
     with np.errstate(all="ignore"):
         z = np.concatenate([MIDDLE, TAILS]).astype(_precise(value))
         function = _function(value)
@@ -176,7 +175,7 @@ def _check_loss(loss: Loss) -> None:
 
 
 def _rows(output: str, units: int) -> tuple[Array, Array]:
-    """Return logits (n, units), the first column over the whole range, and targets in the output's range."""
+    """Return logits (n, units), over the whole range in the first column, and targets."""
     rng = np.random.default_rng(0)
     first = np.concatenate([MIDDLE[::4], TAILS])
     z = np.column_stack([first, rng.normal(0, 2, (len(first), units - 1))])

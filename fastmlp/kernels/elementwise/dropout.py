@@ -31,7 +31,7 @@ def is_kept(row_word, unit, threshold):
 
 
 def emit_drop(v, rows, units, word, first, threshold, scale, source, target):
-    """Write rows of target = those of source times the scale where a unit is kept, else 0.
+    """Write rows of target = source times the scale where a unit is kept, else 0.
 
     rows, units : integers or `Symbol`s; source(i), target(i) : the place of row i; the others as of `drop_units`
     """
@@ -53,7 +53,7 @@ def emit_drop(v, rows, units, word, first, threshold, scale, source, target):
 
 @of_arrays
 def drop_units(word, first, threshold, scale, a, out):
-    """out (rows, units) = a * scale where a unit's hash is not below the threshold, else 0; out may be a.
+    """out (rows, units) = a * scale where a unit is kept, else 0; out may be a.
 
     word, threshold : uint32, of the step and layer; first : the batch's row that is row 0 of a
     """

@@ -1,13 +1,13 @@
-"""Losses of sixteen rows at once, one row in each lane; users' losses of rows; and softmax, for predictions too.
+"""Losses of sixteen rows together, a row in each lane; users' losses of rows; and softmax.
 
 A sum over a row's units is a chain of additions, and a row of 10 units fills no vector: the softmax and cross-entropy
 of 128 such rows took 14 us row by row, those of 200 units 9 ns a unit. Here each lane holds a row. The logits and
 targets of sixteen rows are transposed, every sum over units becomes a sum of vectors, and the deltas are transposed
 back: 3 us, and 1 ns a unit.
 
-It is written with vectors: jitted loops over lanes took 0.8 s to compile. Arrays are (units, LANES), and `sums`
+The text has vectors: jitted loops over lanes took 0.8 s to compile. Arrays are (units, LANES), and `sums`
 (3, LANES), each row a vector or two; lanes beyond the batch's last row hold anything. The losses of elements are scaled
-before they are summed over units, because one element's may be near the greatest float.
+before they are summed over units, because an element's loss may be near the greatest float.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -50,7 +50,7 @@ from fastmlp.kernels.gemm.packing import transpose
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
 LANES = LOSS_ROWS
-"""Rows at once, those of one part of the sum: one 512-bit vector of float32, two of float64."""
+"""Rows of one part of the sum: one 512-bit vector of float32, two of float64."""
 
 SCALES, LOSSES, LOG_TOTALS = range(3)
 """Rows of `sums`: the factors of the rows' losses, their losses, the logarithms of softmax's sums."""
@@ -88,7 +88,7 @@ def weigh(share, weights, first, count, sums):
 def emit_total(sums, count=None):
     """Write the sum of sums[LOSSES], or of the first `count`, in float64; rows with the factor 0 add 0.
 
-    It sums by halves, lane i and lane i + LANES / 2 first: a chain of additions took 3 % of a step of 3-4-1.
+    The sum goes by halves, lane i and lane i + LANES / 2 first: a chain of additions took 3 % of a step of 3-4-1.
     """
     builder, double = sums.builder, FLOATS[types.float64]
     losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
@@ -125,7 +125,7 @@ def softmax_by_lanes(logits, outputs, sums):
 
 @batched
 def blank(outputs, sums):
-    """Deltas of rows with the factor 0 become exactly 0, where 0 * inf would be NaN."""
+    """Set deltas of rows with the factor 0 to 0, since 0 * inf is NaN."""
     none = sums[SCALES].equals(0.0)
     for j in outputs.each():
         outputs[j] = where(none, 0.0, outputs[j])
@@ -186,9 +186,8 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
         weigh(share, weights, start, count, sums)
         if output == SOFTMAX:
             softmax_by_lanes(logits, outputs, sums)
-            if (
-                loss_form(loss) == ROW
-            ):  # it reads the logits before `softmax_by_lanes` subtracted their maximum
+            # A loss of rows reads the logits before `softmax_by_lanes` subtracted their maximum.
+            if loss_form(loss) == ROW:
                 transpose(count, units, z, start * units, units, logits, 0, LANES)
         else:
             activate(output, logits, outputs)
@@ -203,7 +202,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
 
 
 def emit_row_loss(entry, each, arrays, scale):
-    """Write the loss of a row, or of several; return it, not scaled, a `Symbol`.
+    """Write the loss of a row, or of several; return the `Symbol`, not scaled.
 
     each : see `OneByOne`
     arrays : the values of the expressions' variables, by unit; those of "output" become the scaled derivatives
@@ -224,7 +223,7 @@ def emit_row_loss(entry, each, arrays, scale):
 
 @of_code("loss")
 def row_loss(entry, scale, parameters, logits, targets, outputs):
-    """Return a user's loss of one row; 0 for a loss of fastmlp's own.
+    """Return a user's loss of one row; 0 for fastmlp's losses.
 
     logits, targets, outputs : (units,); outputs become scale times the derivative by the logits
     parameters : (units,) float64
@@ -251,7 +250,7 @@ def softmax_of_rows(z, out):
     v = Vectors(build, z.dtype, host().vector_bytes)
 
     def within(mask, value, other):
-        """The value in the lanes of a row, the other one beyond."""
+        """The value in the lanes of a row, the other value beyond."""
         return value if mask is None else Symbol(build, build.select(mask, value.value, other.value))
 
     def of_all(value, combine):

@@ -1,4 +1,7 @@
-"""Steps of optimisers: of one parameter, or of whole vectors; a loop that LLVM vectorises has narrower ones and scalar tails."""
+"""Steps of optimisers on one parameter, or on whole vectors.
+
+A loop that LLVM vectorises has narrower vectors and scalar tails.
+"""
 
 from fastmlp.formulas.numbers import fma
 from fastmlp.kernels.codegen.machine import host
@@ -7,9 +10,9 @@ from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
 def constants_at(constants):
-    """Return a rule's constants, scalars, from the float64 `Matrix` that holds them."""
+    """Return a rule's constants, scalars, from a float64 `Matrix`."""
     build = constants.builder
-    # Nothing writes to them while a program runs. LLVM has the hint: it computes what follows from them once a chunk.
+    # Nothing writes to constants while a program runs. With the hint LLVM computes their functions once a chunk.
     never_changes = build.module.add_metadata([])
     found = [constants[i] for i in range(ROOM_FOR_CONSTANTS)]
     for number in found:
@@ -18,7 +21,7 @@ def constants_at(constants):
 
 
 def arrays_of_step(entry, g, p, moments):
-    """Return a gradient (n,), parameters (n,), and each row of moments (rows, n) of a rule."""
+    """Return the arrays of a rule's step: gradient, parameters, and each row of moments."""
     rows = (NumberArray(g.builder, g.dtype, moments.at(row)) for row in range(entry.moments))
     return g, p, *rows
 
@@ -39,7 +42,7 @@ def take_step(entry, rate, constants, t, arrays, i, penalty=None):
 
 @of_code("rule", results=0)
 def step_element(entry, i, rate, constants, t, g, p, moments):
-    """Take the step of parameter i and its moments, in arrays (n,) and (rows, n)."""
+    """Take the step of parameter i of arrays (n,), with moments (rows, n)."""
     take_step(entry, rate, constants_at(constants), t, arrays_of_step(entry, g, p, moments), i)
 
 
@@ -59,6 +62,6 @@ def emit_steps(entry, n, arrays, rate, constants, t, penalty=None):
 
 @of_code("rule", results=0)
 def take_steps(entry, rate, constants, t, g, p, moments):
-    """Take a step of all of p and its moments, as `apply_rule`."""
+    """Take a step of all parameters and moments, as `apply_rule`."""
     arrays = arrays_of_step(entry, g, p, moments)
     emit_steps(entry, g.units, arrays, rate, constants_at(constants), t)

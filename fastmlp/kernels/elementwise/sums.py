@@ -1,7 +1,7 @@
 """Sums by whole vectors: down the columns of a matrix, of squares, and of the penalties on a layer's weights.
 
 Separate because a loop that LLVM vectorises has scalar tails and narrower vectors, and took 0.3 s to compile; and because
-one chain of additions in the order of the numbers, each of which waits for the one before, took 2 ms of a step of 7 at 2
+one chain of additions in the order of the numbers, each waiting for the addition before, took 2 ms of a step of 7 at 2
 million weights. The order of each sum stands in `fastmlp.kernels.program.arithmetic`.
 """
 
@@ -31,10 +31,10 @@ PANELS = 8, 4, 2, 1
 
 
 def emit_sums(v, rows, columns, a, a_row, out, started=False):
-    """Write out (columns,) = the sums of a (rows, columns) over its rows, added one by one.
+    """Write out (columns,) = the sums of a (rows, columns) over rows, row by row.
 
-    rows, columns : integers or `Symbol`s; a_row : too, the bytes from one row to the next
-    started : whether the sums begin with what is in `out`, and not with 0
+    rows, columns, a_row : integers or `Symbol`s; a_row : bytes between rows
+    started : whether the sums begin with `out`, and not with 0
     """
     build = v.builder
 
@@ -62,7 +62,7 @@ def emit_sums(v, rows, columns, a, a_row, out, started=False):
 
 @of_arrays
 def column_sums(a, out):
-    """out (columns,) = the sum of a (rows, columns) over its rows, both C-contiguous."""
+    """out (columns,) = the sum of a (rows, columns) over rows, both C-contiguous."""
     v = Vectors(a.builder, a.dtype, host().vector_bytes)
     emit_sums(v, a.rows, a.columns, a.data, a.row, out.data)
 
@@ -70,7 +70,7 @@ def column_sums(a, out):
 # --- of squares: the norm of a gradient ------------------------------------------------------------------
 
 CHAINS, TOGETHER = 4, 64
-"""The number of chains, and the vectors that they sum before their total is added to the whole."""
+"""The number of chains, and the vectors in one total of the chains."""
 
 
 @partial(of_arrays, result="float64")
@@ -109,7 +109,7 @@ def squares_of(numbers):
 
 
 class Penalty:
-    """Writes the sum of a layer's penalties: groups of terms in the dtype, and their sums in float64.
+    """Writes the sum of a layer's penalties: groups of terms in the dtype, sums of groups in float64.
 
     v : vectors of `PENALTY_LANES` lanes; l1 : None if there is none; l1, l2 : floats of the dtype
     """
@@ -125,21 +125,21 @@ class Penalty:
         return with_penalty(self.l1, self.half, weights, chain).value
 
     def grouped(self, total, chains):
-        """The total of a layer's groups, float64, added to the chains of the layers before."""
+        """The total of a layer's groups, float64, plus the sum of chains."""
         build, lanes = self.builder, chains[0]
         for chain in chains[1:]:
             lanes = build.fadd(lanes, chain)
         return build.fadd(total, lanes if lanes.type == total.type else build.fpext(lanes, total.type))
 
     def whole(self, total):
-        """The layer's penalty, float64, of the total of its groups."""
+        """The layer's penalty, float64, from the total of groups."""
         return folded(self.builder, Symbol(self.builder, total), lambda a, b: a + b).value
 
 
 def emit_penalty(penalty, place, rows, columns, stride, count):
-    """Write the penalty of rows of weights; return it, a float64.
+    """Write the penalty of rows of weights; return a float64.
 
-    rows : a `Symbol`; columns, stride : of a row, and from one to the next, integers or `Symbol`s
+    rows : a `Symbol`; columns, stride : of a row, and between rows, integers or `Symbol`s
     count : numbers in all: the last row may be shorter
     """
     v, build = penalty.v, penalty.builder

@@ -38,7 +38,7 @@ def scratch_length(rows, n_out, itemsize):
 
 @helper
 def strip_rows(itemsize):
-    """Rows of the gradient whose strips of x fit into BLOCK_BYTES."""
+    """Return the rows of the gradient with strips of x within BLOCK_BYTES."""
     return BLOCK_BYTES // (BLOCK_ROWS * itemsize) // STRIP * STRIP
 
 
@@ -88,7 +88,10 @@ STRIPS = emitted(f"strips_{VECTOR_BYTES}", emit_strips)
 
 @of_arrays
 def pack_strips(x, order, first, rows, left, columns, scratch):
-    """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x[order] from `first` on, row by row."""
+    """Copy columns [left, ..) of rows of x[order] to strips of scratch, row by row.
+
+    Strip s has the columns from left + s * STRIP on, of `rows` rows from `first` on.
+    """
     build, dtype = x.builder, x.dtype
     ordered = (order.columns > 0).value
     source = build.select(ordered, x.at(0, left), x.at(first, left))
@@ -99,7 +102,7 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
 
 @helper
 def pack_panels(delta, first, rows, scratch, at, lanes):
-    """Copy `rows` rows of delta into panels, row by row of delta, which the hardware prefetches."""
+    """Copy `rows` rows of delta into panels, row by row as the hardware prefetches."""
     n_out = delta.shape[1]
     group = 16
     for start in range(0, rows, group):

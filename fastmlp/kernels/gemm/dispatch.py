@@ -1,8 +1,8 @@
 """Chooses, for each operation of a layer, the way to form the product.
 
 Each function computes a slice of the result's rows (of samples, or of weights). Any slicing gives the same bits, so
-workers share one product without communication. `panel` is a worker's own scratch, aligned to 64 bytes: a panel of B
-has a row for each term of the sums. Weights, deltas and outputs should be aligned to 64 bytes, too. If they are not,
+workers share a product without communication. `panel` is a worker's scratch, aligned to 64 bytes: a panel of B
+has a row for each term of the sums. Weights, deltas and outputs should be aligned to 64 bytes, too. Otherwise
 every vector lies in two cache lines, and an 8x2 tile fell from 0.89 of peak to 0.75.
 
 A jitted caller should pass no literal number: Numba compiles the callee again for each.
@@ -37,32 +37,34 @@ FAR_BYTES, FAR_WORK = 1 << 22, 1 << 28
 result are FAR_WORK. With 2000 x 2000 weights 32 rows took 0.72 of the time, with 1000 x 1500 64 rows 0.88."""
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
-"""Rows of x that L2 does not hold are read again from beyond it for each panel of W. Where they take more than
-CACHED_BYTES and have more than MOST_TERMS inputs, sums run over DEPTH inputs at a time and are kept in the result
+"""The limits of rows of x that are read whole for each panel of W. Where rows take more than CACHED_BYTES and have
+more than MOST_TERMS inputs, L2 does not hold them: sums run over DEPTH inputs at a time and are kept in the result
 between: 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 x 2048 x 2048 would lose 0.03.
 """
 
 HELD_BYTES, LEAST_TERMS = 1 << 19, 512
-"""Sums of a weight gradient run over the rows of x and delta that take HELD_BYTES, but LEAST_TERMS at least, and are
-kept between: with 256 inputs and units 1024 rows took 0.88 of their time, with 512 and 256, 768 rows took 0.78. Of
+"""Bytes of rows of x and delta in a run of a weight gradient's sums, of LEAST_TERMS rows at least; sums are kept
+between runs: with 256 inputs and units 1024 rows took 0.88 of their time, with 512 and 256, 768 rows took 0.78. Of
 rows of x longer than ROW_BYTES nothing was gained.
 """
 
 
 def is_crowded(depth, row_bytes, most):
-    """Whether `depth` rows this far apart share so few sets of L2 that a panel of them does not stay there.
+    """Return whether a panel of `depth` rows this far apart does not stay in L2, for too few sets.
 
-    The power of two in the distance says how few. A panel fills more of their ways than there are, with what else
-    is read, where that times the depth is more than about half of L2, `most`.
+    The power of two in the distance says how few sets. Beside other reads a panel fills more ways than those sets have
+    where that power times the depth is more than about half of L2, `most`.
     """
     return depth * (row_bytes & (0 - row_bytes)) >= most
 
 
 @jittable
 def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int, always: int):
-    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result and sums of `depth` terms.
+    """Return how tiles read B, IN_PLACE or PACKED.
 
-    least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is packed however it lies
+    rows, depth : of the result, and the terms of its sums
+
+    least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is always packed
     """
     total = depth * row_bytes
     far = (total >= FAR_BYTES) & (total * rows >= FAR_WORK)
@@ -72,7 +74,7 @@ def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int,
 
 @jittable
 def across(rows: int, ordered: int):
-    """Return the vectors across a tile: more for a single row of x, to hide the latency of its FMAs."""
+    """Return the vectors across a tile: more for a single row of x, to hide the latency of FMAs."""
     return where(rows.equals(1) & ordered.equals(0), rows.number(ROW_VECTORS), VECTORS)
 
 
@@ -84,7 +86,7 @@ def terms_together(n_in: int, x_bytes: int):
 
 @compiled
 def rows_together(depth, x_row, delta_row):
-    """Return how many rows the sums of a weight gradient run over before they are kept; from the bytes of two rows.
+    """Return the rows of a run of a weight gradient's sums, from the bytes of two rows.
 
     A branch and not `where`: the division is a hundredth of the smallest step.
     """
@@ -96,7 +98,7 @@ def rows_together(depth, x_row, delta_row):
 
 @compiled
 def affine(x, order, w, b, out, start, stop, relu, panel):
-    """out[start:stop] = x[order][start:stop] @ w + b, and max(., 0) of it where `relu`.
+    """out[start:stop] = x[order][start:stop] @ w + b; where `relu`, max(., 0) of the sums.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `out`; empty, row i is sample i

@@ -1,11 +1,11 @@
 """Matrix products of register tiles, of any size: C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
 Separate from `fastmlp.kernels.gemm.microkernel`, where a tile has one shape. Here columns are cut into panels, as wide
-as a tile, and rows into stacks of tiles. It is written as LLVM instructions: as jitted loops in each of a layer's
-products it took a fifth of the compilation of a first training.
+as a tile, and rows into stacks of tiles. The text is LLVM instructions: jitted loops in each of a layer's
+products took a fifth of the compilation of a first training.
 
-There are two macrokernels around the one microkernel. `emit_product` serves all sizes: it finds the cheapest tiles in a
-table, calls each by its shape, and masks the edges. `write_product` writes the tiles into the program of one small
+There are two macrokernels around the microkernel. `emit_product` serves all sizes: a table has the cheapest tiles,
+which are called by shape, and edges are masked. `write_product` writes the tiles into the program of one small
 network. Calls would be too slow there: 5-20-10-2 has eight products in a step of 0.7 us (4 rows, float64), where
 `fused` takes 1.5 us for a step of one row.
 """
@@ -46,7 +46,7 @@ MOST_ACROSS = 4
 
 
 class Operands(NamedTuple):
-    """The operands of a product: places in memory, and numbers. Rows and steps are in bytes from one to the next.
+    """The operands of a product: places in memory, and numbers. Rows and steps are distances in bytes.
 
     `multiply` takes numbers as LLVM values, `Symbol`s or integers; `write_product` as `Symbol`s or integers.
 
@@ -57,9 +57,9 @@ class Operands(NamedTuple):
         itself to resume); for GATE, the array that gates
     c, c_row : the result
     rows, columns, depth : the rows of A, the columns of B, the terms of each sum
-    finish : STORE, RELU, GATE, or UPDATE, the only one that reads rate and l2
+    finish : STORE, RELU, GATE, or UPDATE, which alone reads rate and l2
     packing : IN_PLACE, PACKED or TRANSPOSED
-    across : the most vectors across a tile; beyond VECTORS only for tiles of one row
+    across : the most vectors across a tile; beyond VECTORS only for tiles of a single row
     rate, l2 : of the dtype
     """
 
@@ -144,7 +144,7 @@ def taken_by_product(dtype):
 
 
 def next_vectors(left: int, across: int, lanes: int):
-    """Return the vectors across the next panel: the most, or two where that would leave a panel of one."""
+    """Return the vectors across the next panel: the most, or two where a panel of a single vector would remain."""
     vectors = (left + lanes - 1) // lanes
     usual = where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))
     return where(across > VECTORS, at_most(vectors, across), usual)
@@ -218,7 +218,7 @@ def splits(total, most):
 def write_product(v, o, end=stored, a_sums=None, spreads=False):
     """Write a product into the program of a small network. Rows or columns, or both, are integers.
 
-    The one that is a `Symbol` is rounded up to whole tiles: the memory must have room beyond it.
+    A `Symbol` is rounded up to whole tiles: the memory must have room beyond it.
 
     o : `Operands` without an order; `packing` is IN_PLACE, or TRANSPOSED, which copies nothing here. kind, panel,
         finish, rate and l2 are not read.

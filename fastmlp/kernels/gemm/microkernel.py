@@ -2,10 +2,10 @@
 
 A tile holds `rows` x `vectors` accumulators in registers. For each k it loads `vectors` vectors of B, broadcasts `rows`
 numbers of A, and does rows * vectors FMAs. A is read number by number, so its strides are free: the same code is X @ W
-with the strides (ld, 1) and X.T @ D with (1, ld). A call computes a stack of tiles, one below another: with a call for
+with the strides (ld, 1) and X.T @ D with (1, ld). A call computes a stack of tiles: with a call for
 each, 8x3 tiles over 128 terms lost a tenth of their speed.
 
-Every element is one chain of FMAs over ascending k, whatever its tile. So its bits do not depend on how rows and
+Every element is a chain of FMAs over ascending k, whatever its tile. So its bits do not depend on how rows and
 columns are cut into tiles.
 
 Strides, depth and counts are integers or run-time values. Tiles of run-time values are pieces, one for each shape,
@@ -59,13 +59,13 @@ MACHINE = host()
 
 
 POINTERS = 8
-"""Rows in an order have a pointer each, and so many fit in the integer registers. More are a load more for every k, which
+"""Rows in an order with a pointer each in integer registers. More are a load more for every k, which
 a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place of 6.5. By 12x2 tiles in place of 8x2
 100 x 784 x 100 took 0.95 of its time."""
 
 
 def shapes(machine, kind):
-    """The machine's shapes; for rows in an order, those with more pointers than registers only where it pays.
+    """The machine's shapes; for rows in an order, with more pointers than registers only for gain.
 
     X @ W of a single row has additional shapes, with more vectors across.
     """
@@ -104,7 +104,7 @@ class Stack(NamedTuple):
     b, b_row : B
     start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
     c, c_row : the result
-    count : how many tiles there are, one below another
+    count : the number of tiles in the stack
     columns : of the result in a tile whose last vector is masked
     depth : terms of each chain
     known : how many places of the order may be read
@@ -146,7 +146,7 @@ def emit_tiles(
     started : whether chains begin with the numbers at `start`, a bool or a `Symbol`; if not, with 0
     spreads : whether `start` has one number for each row, for all of its columns
     ends : by code: end(sum, target, guide, mask) gives the vector to store at the place `target`; `guide` is the
-        same place at `start`. Where there is only one end, `finish` is not read.
+        same place at `start`. With a single end, `finish` is not read.
     mask : of the last vector
     fetches : whether to prefetch the cache lines of the result
     turned : whether b is the place of the transpose of B, which is read in square blocks; depth must be an integer
@@ -267,7 +267,7 @@ def starts_of(v, started, results, spreads):
 
 
 def switched(build, code, cases):
-    """Write the case of a code, or the first case if the code is none of theirs."""
+    """Write the case of a code, or the first case for any other code."""
     blocks, done = [build.append_basic_block("case") for _ in cases], build.append_basic_block("done")
     choice = build.switch(code.value, blocks[0])
     for (number, write), block in zip(cases.items(), blocks):
@@ -315,7 +315,7 @@ def ends_of(v, kind, rate, l2):
 
 
 class Tiles(NamedTuple):
-    """The tiles of one kind as a piece, whose code stands for a shape.
+    """The tiles of a kind as a piece, with a code for each shape.
 
     name : of the piece
     shapes : as `shapes` gives them
@@ -370,7 +370,7 @@ ALL_TILES = {kind: tiles_of(MACHINE, kind) for kind in KINDS}
 
 
 def compile_tiles(dtype: str) -> None:
-    """Compile the tiles of every shape for a NumPy dtype, or load them."""
+    """Compile, or load, the tiles of every shape for a NumPy dtype."""
     taken = taken_by(from_dtype(np.dtype(dtype)))
     for tiles in ALL_TILES.values():
         compile_all(tiles.name, taken)

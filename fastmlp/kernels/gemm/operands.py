@@ -1,4 +1,4 @@
-"""The matrix products of layers, as jitted code calls them: arrays become the operands of a product.
+"""The matrix products of layers for jitted code: arrays become the operands of a product.
 
 Separate because `fastmlp.kernels.gemm.macrokernel` does not know arrays, and jitted code should not name its twenty
 operands: each name is a statement that Numba types and lowers, about a millisecond.
@@ -18,7 +18,7 @@ from fastmlp.kernels.gemm.microkernel import GATE, STORE, VECTOR_BYTES, VECTORS
 def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, finish, across):
     """`rows` rows of out = x[order] @ w + b, from row `first` on; with an empty order, of x @ w + b.
 
-    The sums run over `terms` inputs from input k on. Where k > 0 they begin with the sums before, which are in out.
+    The sums run over `terms` inputs from input k on. Where k > 0 the sums of earlier inputs are in out, and go on.
     """
     builder, begins = x.builder, k.equals(0).value
     product_of = functools.partial(
@@ -36,7 +36,7 @@ def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, 
 
 
 def distances(x, order, k, terms, panel):
-    """Write the bytes from x to its rows order[k], order[k + 1], .. behind the panel; return their place."""
+    """Write the distances in bytes to rows order[k], .. of x behind the panel; return their place."""
     build = x.builder
     place = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
     samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), place))
@@ -51,7 +51,7 @@ def product_of_columns(
 ):  # fmt: skip
     """Rows to, .. of out = `rows` rows of x[order].T @ delta from row `first`; of x.T @ delta if the order is empty.
 
-    The terms of rows k, k + 1, .. of delta, `terms` of them; they go on from those before, which wait in `sums`.
+    The terms of rows k, k + 1, .. of delta, `terms` of them; sums of earlier rows wait in `sums`, and go on.
     """
     builder = x.builder
     product_of = functools.partial(

@@ -25,7 +25,7 @@ from fastmlp.kernels.gemm.microkernel import MACHINE, VECTORS
 from fastmlp.kernels.jit.lazy import calling, emitted
 
 FAR_BYTES = 1 << 20
-"""Bytes of a matrix that L2 does not hold beside what else a product reads."""
+"""Bytes of a matrix that L2 does not hold beside a product's other operands."""
 
 
 def taken_by(dtype):
@@ -45,7 +45,7 @@ def _emitted(name, write):
 
 
 def emit_pack(v, a, out, columns, rows, a_row, out_row):
-    """Write the copy of rows, one after another, which has lines of the next panel fetched behind each row.
+    """Write the copy of rows, with prefetches of the next panel behind each row.
 
     Rows and not columns of vectors: cache lines 512 bytes apart leave L1 before their other half is read. No processor
     foresees rows this far apart: without the fetches seven products of 128 x 256 x 256, whose weights come from L3, take
@@ -76,7 +76,7 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
 def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
     """Write the transpose, by blocks of lanes x lanes in registers.
 
-    Sizes are integers or `Symbol`s. Blocks at the edges are masked. Without `edges` they are whole, and read and write
+    Sizes are integers or `Symbol`s. Blocks at the edges are masked. Without `edges` all blocks are whole, and read and write
     beyond rows and columns that are no multiples of lanes.
     """
     lanes, build = v.lanes, v.builder

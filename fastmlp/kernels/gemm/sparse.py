@@ -74,7 +74,7 @@ def multiply(builder, dtype, **given):
 
 @of_arrays
 def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
-    """out = x[order] @ w + b, of sparse rows x; with an empty order, of x @ w + b. b : a row, or one for each"""
+    """out = x[order] @ w + b, of sparse rows x; with an empty order, of x @ w + b. b : a row, or a row for each sum"""
     build, ordered = values.builder, (order.columns > 0).value
     rows = indptr.columns - 1
     stored = load_at(build, indptr.data, rows) - load_at(build, indptr.data, Symbol(build, INT(0)))

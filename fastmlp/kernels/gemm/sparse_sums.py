@@ -4,7 +4,7 @@ Separate from `fastmlp.kernels.gemm.microkernel`, whose tiles use each vector of
 have the same terms. A sum stays in registers while it goes through its terms; each term is a number times a row of
 the dense matrix.
 
-Every element is one chain of FMAs over ascending terms, as in a dense product, whose additional terms are 0 and change
+Every element is a chain of FMAs over ascending terms, as in a dense product, whose additional terms are 0 and change
 no bit but a zero's sign. A chain that is stored and continued later is the same chain.
 """
 
@@ -55,20 +55,20 @@ added to every sum before those in the next, so that the block stays in a cache.
 always NEAR, so that no other way ends in an UPDATE."""
 
 FAR_BYTES, AHEAD_BYTES = PLACES["far_bytes"], 1 << 11
-"""Rows are FAR where W takes as many bytes as the table of measured constants says at this place; they are prefetched
-while about so many bytes of rows before them are added. 200 rows with 126 of 20 000 inputs each go to 100 units, in
+"""The least bytes of a W with FAR rows, a place in the table of measured constants; rows are prefetched about
+AHEAD_BYTES of rows ahead. 200 rows with 126 of 20 000 inputs each go to 100 units, in
 float64, in 0.64 of the time; with four times as many bytes ahead they take 1.17 times as long."""
 
 BLOCKS = {BLOCKED: (PLACES["near_block_bytes"], 12), FAR_BLOCKED: (PLACES["far_block_bytes"], 4)}
-"""By the way, the place of the bytes of a block, most of which L1 or L2 holds; and the terms that a sum has in a block on
-the average where it is worth being stored and loaded again. A batch of digits goes to 128 units in 0.8 of the time, and
+"""By the way to read: the place of a block's bytes, which L1 or L2 mostly holds; and the average terms of a sum in a
+block from which on a sum is worth a store and a load. A batch of digits goes to 128 units in 0.8 of the time, and
 the 200 rows of FAR_BYTES in 0.77."""
 
 BLOCK_SUMS = 256
-"""Sums that share a block while it is in a cache. The place of each one's next term is on the stack."""
+"""Sums that share a block in a cache. The place of each sum's next term is on the stack."""
 
 TARGETS_AHEAD, TERMS_AHEAD = 3, 2
-"""How many sums ahead rows of the result are prefetched, and the terms of samples in an order, which lie anywhere in X."""
+"""Sums ahead of which rows of the result, and terms of ordered samples, are prefetched."""
 
 INDEX_BYTES = 4
 
@@ -79,7 +79,7 @@ AXES = MOST_VECTORS + 1, 2, WAYS
 def is_unmasked(way):
     """Whether there are sums without a mask that read rows in this way.
 
-    Where a mask costs little only NEAR ones are: so `warmup` has fewer pieces to compile.
+    Where a mask costs little only NEAR sums are: so `warmup` has fewer pieces to compile.
     """
     return way == NEAR or not MACHINE.masks
 
@@ -93,7 +93,7 @@ class Sums(NamedTuple):
     start, start_row : nothing for 0, or where the chain of sum s starts, `start_row` * s on; 0 for a bias
     c, c_row, targets : sum s is row targets[s], int64, or s if nothing, of the result
     count, columns : of sums and of their elements
-    finish : as for tiles: STORE, RELU or UPDATE, the only one that reads rate and l2
+    finish : as for tiles: STORE, RELU or UPDATE, which alone reads rate and l2
     depth, terms : the number of rows of b, 0 where all of them are near; the terms of a sum on the average
     rate, l2 : of the dtype
     """
@@ -119,7 +119,7 @@ class Sums(NamedTuple):
 
 
 POINTERS = 8
-"""How many of `Sums`, the first ones, are places in memory."""
+"""The number of the first fields of `Sums`, which are places in memory."""
 
 
 def taken_by(dtype):
@@ -148,7 +148,7 @@ def block_of(row_bytes, way):
 
 
 def way_to(o, row_bytes):
-    """The way to read the rows of these `Sums`, by the bytes of a row that they add."""
+    """The way to read the rows of `Sums`, by the added bytes of a row."""
 
     def pays(way):
         block = block_of(row_bytes, way)
@@ -214,7 +214,7 @@ class Writer:
         return self.v.shift(self.o.c, chosen_by(self.build, self.o.targets, s) * self.o.c_row)
 
     def bounds(self, s):
-        """The first term of sum s, and that after its last."""
+        """The first term of sum s, and the end of its terms."""
         place = chosen_by(self.build, self.o.places, s)
         return load_at(self.build, self.o.starts, place), load_at(self.build, self.o.starts, place + 1)
 
@@ -228,7 +228,7 @@ class Writer:
         return starts_of(self.v, is_given(self.build, start), [(None, *pair) for pair in pairs], False)
 
     def is_there(self, last, beyond, p):
-        """Whether p is a term before `last` whose row is before `beyond`."""
+        """Whether p is a term before `last`, of a row before `beyond`."""
         build = self.build
         before, read, after = build.block, *map(build.append_basic_block, ("read", "after"))
         build.cbranch((p < last).value, read, after)
@@ -247,7 +247,7 @@ class Writer:
         return [self.v.fma(number, self.v.load(*pair), total) for pair, total in zip(pairs, sums)]
 
     def store(self, s, sums, finish):
-        """Write sum s, as its end says."""
+        """Write sum s with its end."""
 
         def write(end):
             for value, place, mask in zip(sums, self.parts(self.target(s)), self.masks):
@@ -275,7 +275,7 @@ class Writer:
 
 
 def emit_sums(build, arguments, kinds, code):
-    """Write the function of sums of a number of vectors, which is part of the code."""
+    """Write the function of sums of a number of vectors, a part of the code."""
     vectors, whole, way = map(int, np.unravel_index(code, AXES))
     o, v = operands(build, arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
 
@@ -294,7 +294,7 @@ def emit_sums(build, arguments, kinds, code):
 
 
 def emit_rows(build, o, write):
-    """Write sums one after another, each whole."""
+    """Write whole sums in order."""
     with counted(build, o.count) as s:
         initial = write.begin(write.start(s))
         first, last = write.bounds(s)
@@ -337,5 +337,5 @@ SUMS = emitted(f"sparse_sums_{MACHINE.vector_bytes}", emit_sums, CODES)
 
 
 def compile_sums(dtype: str) -> None:
-    """Compile the sums of every number of vectors for a NumPy dtype, or load them."""
+    """Compile, or load, the sums of every number of vectors for a NumPy dtype."""
     compile_all(SUMS, taken_by(from_dtype(np.dtype(dtype))))

@@ -1,6 +1,6 @@
-"""Products with few output columns, computed as their transpose: the columns become rows of a tile.
+"""Transposed products for few output columns, which become rows of a tile.
 
-A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as one eight times as wide.
+A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as a layer eight times as wide.
 Here each lane holds a sample, or an input. Every sum is the same chain as in `fastmlp.kernels.gemm.dispatch`, so the
 choice between the two changes no bit.
 """
@@ -20,10 +20,10 @@ from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 compiled = njit(error_model="numpy", inline="always")
 
 COPIED_BYTES = 1 << 18
-"""Bytes of rows of x that `narrow_ordered_weight_gradient` copies together: they stay in L2."""
+"""Bytes of rows of x that `narrow_ordered_weight_gradient` copies together, and L2 holds."""
 
 TERMS = 128
-"""Inputs that `narrow_affine` transposes together: they stay in L1 with a panel's sums."""
+"""Inputs that `narrow_affine` transposes together, and L1 holds with a panel's sums."""
 
 step, penalised = jittable(sgd_step), jittable(with_decay)
 
@@ -42,7 +42,7 @@ def pays_backward(n_out: int, rows: int, lanes: int) -> bool:
 
 @apart
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
-    """`dispatch.affine` without an order; blocks of samples are transposed into `panel` one after another."""
+    """`dispatch.affine` without an order; blocks of samples are transposed into `panel` in order."""
     n_in, n_out = w.shape
     zero = out.dtype.type(0)
     width = VECTORS * (VECTOR_BYTES // out.itemsize)

@@ -1,6 +1,6 @@
-"""The steps of as many networks as a vector has lanes: their rows are gathered lane by lane, `LaneStep` takes them.
+"""The program of as many networks as a vector has lanes: rows are gathered lane by lane for `LaneStep`.
 
-All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data lie where each network has them.
+All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data stay in each network's arrays.
 """
 
 # ruff: noqa: F821  (the names that the template calls are bound later)
@@ -50,10 +50,10 @@ def names(constants):
 
 
 class GatheredRows:
-    """Rows of all networks, which are gathered into a workspace.
+    """Rows of all networks, gathered into a workspace.
 
     bases : by the kind of data the address of each network's; order : lane by lane
-    room : rows that are gathered at once
+    room : rows that are gathered together
     """
 
     def __init__(self, step, memory, bases, order, room):
@@ -65,7 +65,7 @@ class GatheredRows:
         )
 
     def gather(self, first, rows, share):
-        """Copy rows, each lane from its own network's data; share : of each lane, float64."""
+        """Copy rows of each lane's data; share : of each lane, float64."""
         step, v, builder, data = self.step, self.step.v, self.step.builder, FLOATS[self.step.v.dtype]
         n_in, n_out = step.constants.n_in, step.constants.n_out
         for r in step.each(rows):
@@ -96,14 +96,14 @@ class GatheredRows:
         v.edge(rest, lambda mask: block(width - rest, mask))
 
     def take(self, at):
-        """Let the step go on with the rows from one on that were gathered."""
+        """Point the step to the gathered rows from `at` on."""
         constants = self.step.constants
         self.step.inputs = self.inputs.at(at * constants.n_in)
         self.step.targets, self.step.scales = self.targets.at(at * constants.n_out), self.scales.at(at)
 
 
 def dropout_of(step, numbers):
-    """Return the function of the steps before one, float64, that gives its `DropoutMasks`; None without any."""
+    """Return the function from earlier steps, float64, to `DropoutMasks`, or to None without dropout."""
     constants, builder = step.constants, step.builder
     if not any(one.dropout for one in constants.operations):
         return lambda before: None
@@ -118,9 +118,9 @@ def dropout_of(step, numbers):
 
 
 def exchange(kept, count, taken=None):
-    """Swap the parameters and the last moments of networks, see `fastmlp.model.averages.exchange`.
+    """Swap the parameters and the last moments, see `fastmlp.model.averages.exchange`.
 
-    kept : parameters and each moment, `count` numbers each; taken : of which lanes, all without
+    kept : parameters and each moment, `count` numbers each; taken : a condition of each lane, or None for all
     """
     first, last = kept[0], kept[-1]
     with counted(first.builder, count) as i:
@@ -130,7 +130,7 @@ def exchange(kept, count, taken=None):
 
 
 def chunk(constants):
-    """The intrinsic that takes all steps of a chunk of as many networks as there are lanes."""
+    """Return the intrinsic of all steps of a chunk, a network in each lane."""
 
     @disposable
     def run(

@@ -1,1 +1,1 @@
-"""Programs of single small networks, whose sizes are constants."""
+"""Programs of single small networks with constant sizes."""

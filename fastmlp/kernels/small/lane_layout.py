@@ -1,6 +1,6 @@
-"""Networks whose numbers are vectors: the constants of their program, and where each number lies in its workspace.
+"""Programs of vectors: their constants, and the places of numbers in the workspace.
 
-Separate because it loads no compiler.
+This file loads no compiler.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from fastmlp.model.operations import INPUTS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 BLOCK_ROWS = LOSS_ROWS
-"""Rows of every network that go through it together: those of one part of the sum of losses."""
+"""Rows of a network that are taken together: one part of the sum of losses."""
 
 ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS = range(3)
-"""The data of a network, in the order of their addresses."""
+"""The data of a network, in the order of addresses."""
 
 STRIDES = 3
 """Numbers of a call's `lane_places` after the addresses: see `LaneSteps.strides`."""
@@ -28,15 +28,15 @@ scale of each operation that drops units, and the hyperparameters of all operati
 
 
 class LaneConstants(NamedTuple):
-    """All constants of a program whose numbers are vectors; whatever is not here is data.
+    """All constants of a program of vectors; all else is data.
 
-    operations : first to last; the dropout of one is 1 or 0, its rate is data
+    operations : first to last; an operation's dropout is 1 or 0, the rate is data
     output, loss, rule : keys of pieces
     clips, convention : of the objective; l2 : whether there is an l2 penalty
     clips_norm : whether gradients are clipped
     dtype : of the numbers; lanes : of a vector
     rows : of every step, where all loops are unrolled; else 0
-    stays : whether all steps visit the same rows in one order
+    stays : whether all steps visit the same rows in the same order
     """
 
     operations: tuple[Step, ...]
@@ -84,15 +84,15 @@ class LaneConstants(NamedTuple):
 
 
 def lengths(one: Step) -> tuple[int, int]:
-    """Return how many weights and biases an operation has, or numbers of a gain and a shift."""
+    """Return an operation's numbers of weights and biases, or of a gain and a shift."""
     return (one.n_in * one.n_out, one.n_out) if one.kind == "dense" else one.entry.lengths(one.n_out)
 
 
 class UnitPlaces(NamedTuple):
-    """Places of an operation's numbers of a block of rows, one row after another; -1 of those that are not kept.
+    """Places of an operation's numbers for a block of rows, row after row; -1 for numbers not kept.
 
-    outputs : before dropout; dropped : after it, or the outputs
-    logits : where the activation's derivative reads them; kept : of a norm
+    outputs : before dropout; dropped : after dropout, or the outputs
+    logits : where the activation's derivative reads logits; kept : of a norm
     """
 
     outputs: int
@@ -146,5 +146,5 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
 
 
 def reads_rows(operations: tuple[Step, ...], number: int) -> bool:
-    """Whether nothing learns from the deltas of an operation: it is the rows of X, or a copy of them."""
+    """Return whether an operation gives the rows of X, so that no step needs its deltas."""
     return number == INPUTS or (operations[number].kind == "copy" and operations[number].sources == (INPUTS,))

@@ -1,7 +1,7 @@
-"""Arrays whose numbers are vectors, in code that is being written: in memory, or in registers.
+"""Arrays of vectors in code under construction: in memory, or in registers.
 
 Separate because `fastmlp.kernels.small.lane_step` writes the same step on each. A lane is a network, or a row of a
-batch. Products of rows, whose sums go over the batch, read them by `by_row`.
+batch. Products of rows, with sums over the batch, read the arrays by `by_row`.
 """
 
 from numba.core import cgutils
@@ -27,11 +27,11 @@ class LaneNumbers(VectorArray):
         return LaneNumbers(self.v, self.v.shift(memory, place * self.v.bytes))
 
     def at(self, index, units=0):
-        """The numbers from one on."""
+        """The numbers from an index on."""
         return LaneNumbers(self.v, self._place(index), units)
 
     def by_row(self, rows, units):
-        """The rows of a batch, and its numbers (rows, units), where a lane has `rows` rows."""
+        """The rows of a batch, and the batch's numbers (rows, units), with `rows` rows in a lane."""
         return rows, self
 
     def total(self):
@@ -57,7 +57,7 @@ class LaneRegisters:
         return type(self)(self.v, {})
 
     def at(self, index, units=0):
-        """The numbers from one on."""
+        """The numbers from an index on."""
         return type(self)(self.v, self.numbers, self.first + index, units)
 
     def __getitem__(self, index):
@@ -76,10 +76,10 @@ class LaneRegisters:
 
 
 class RowRegisters(LaneRegisters):
-    """Numbers in registers with a lane for each row of a batch, or, of parameters, the same number in all."""
+    """Numbers in registers with a lane for each row of a batch, or the same parameter in all lanes."""
 
     def by_row(self, rows, units):
-        """The rows of the batch, and its numbers (rows, units), each copied to all lanes."""
+        """The rows of the batch, and the batch's numbers (rows, units), each in all lanes."""
         lanes = self.v.lanes
         spread = type(self)(self.v, {})
         for unit in range(units):
@@ -96,7 +96,7 @@ class RowRegisters(LaneRegisters):
 
 
 class Slots(dict):
-    """Numbers that go from one step to the next in registers, each a `Running`."""
+    """Numbers that stay in registers from step to step, each a `Running`."""
 
     def __getitem__(self, index):
         return super().__getitem__(index).value
@@ -121,7 +121,7 @@ class LaneReduction:
         self.numbers[unit % LANES] = self.join(self.numbers[unit % LANES], term)
 
     def whole(self):
-        """Return what it came to, by halves."""
+        """Return the sum or maximum, by halves."""
         return halved([self.numbers[i] for i in range(LANES)], self.join)
 
 
@@ -163,14 +163,14 @@ class LaneRow(Row):
         self.places[name][number] = self.places[name][number] + symbol
 
     def reduction(self, operation):
-        """Return what takes the terms of a sum or maximum: see `Row.reduction`."""
+        """Return a sum or maximum under construction: see `Row.reduction`."""
         return LaneReduction(operation, self.step)
 
 
 def halved(terms, join=lambda a, b: a + b):
-    """The sum of numbers, the first and the second half of them added until one is left.
+    """The sum of numbers by halves: the first half plus the second half, until one number is left.
 
-    join : join(low, high) of two numbers, if not their sum
+    join : join(low, high) of two numbers, if not the sum
     """
     while len(terms) > 1:
         half = len(terms) // 2

@@ -1,7 +1,7 @@
-"""The step of small networks on vectors, number by number, in the order of `fastmlp.kernels.program.arithmetic`.
+"""The step of small networks on vectors, in the order of `fastmlp.kernels.program.arithmetic`.
 
 Separate because every number is a vector here. A lane is another network (`fastmlp.kernels.lanes`), or another row of
-one network's batch (`fastmlp.kernels.small.registers`): `lane_numbers` has both kinds, and this text serves both. The
+one network's batch (`fastmlp.kernels.small.programs`): `lane_numbers` has both kinds, and this text serves both. The
 formulas of activations, losses, rules and operations on rows are those of all programs. A product is a chain of
 multiply-adds in each lane. A tile of rows and units keeps its sums in registers. Where a network and its batch are
 small, all loops are unrolled, and nothing but data is in memory.
@@ -34,12 +34,14 @@ from fastmlp.kernels.small.row_stages import row_backward, row_forward
 from fastmlp.model.operations import INPUTS
 
 SUMS, TILE_UNITS = 8, 2
-"""Sums of a tile, and its units at most: 8 sums, 4 numbers of the left side and 2 of the right fill 14 registers."""
+"""Sums, and units at most, of a tile: 8 sums, 4 numbers of the left side and 2 of the right fill 14 registers."""
 
 
 class DropoutMasks:
-    """What masks go by. words : the hash of the key and the step, a lane for each network
-    chances : by the number of an operation, its threshold and its scale
+    """The numbers of dropout masks.
+
+    words : the hash of the key and the step, a lane for each network
+    chances : threshold and scale by the number of an operation
     """
 
     def __init__(self, words, chances):
@@ -47,12 +49,12 @@ class DropoutMasks:
 
 
 class LaneStep:
-    """Writes the parts of a step.
+    """Writes the parts of a small network's step.
 
     constants : a `LaneConstants`; memory : the place of the workspace, see `layout_of`
     parameters : of `lane_numbers`; all other arrays are of the same kind
     numbers : a call's `lane_numbers`, where operations have hyperparameters
-    inputs, targets, scales : of the rows that it goes on with, and the factors of their losses
+    inputs, targets, scales : of the next rows, and the factors of their losses
     """
 
     inputs = targets = scales = None
@@ -77,7 +79,7 @@ class LaneStep:
     # --- loops ---------------------------------------------------------------------------------------
 
     def each(self, count, step=1):
-        """Yield each index below count where loops are unrolled, else the index of a written loop, once."""
+        """Yield each index below count, or, of a written loop, its index once."""
         if self.unrolled:
             yield from range(0, count, step)
         else:
@@ -85,10 +87,10 @@ class LaneStep:
                 yield index
 
     def over(self, count, size, do):
-        """Write do(i, n) for n = `size` indices from i on, then for the rest.
+        """Write do(i, n) for blocks of n = `size` indices from i on, then for the rest.
 
-        Where the count is not known the rest goes beyond it: a workspace has room for whole blocks of rows, and
-        nothing reads what is computed of rows beyond the last one.
+        Where the count is not known the rest goes beyond the count: a workspace has room for whole blocks of rows, and
+        nothing reads results of rows beyond the last.
         """
         rest = count % size if isinstance(count, int) else 0
         for i in self.each(count - rest, size):
@@ -129,11 +131,11 @@ class LaneStep:
     # --- forward -------------------------------------------------------------------------------------
 
     def source(self, number):
-        """What an operation with this number gives to its readers: units after dropout, or the rows of X."""
+        """The output of an operation by its number: units after dropout, or the rows of X."""
         return self.inputs if number == INPUTS else self.dropped[number]
 
     def matrix(self, numbers, one):
-        """The weights and the biases of an operation, or gain and shift, in parameters or in gradients."""
+        """An operation's weights and biases, or gain and shift, in parameters or gradients."""
         return numbers.at(one.flat), numbers.at(one.flat + lengths(one)[0])
 
     def forward(self, rows, dropout=None, first=0):
@@ -151,7 +153,7 @@ class LaneStep:
                 self.drop(number, rows, dropout, first, self.outputs[number], self.dropped[number])
 
     def dense_forward(self, number, rows):
-        """Write the outputs of a product, with its activation."""
+        """Write the outputs of a product with activation."""
         one, n_out, last = self.operations[number], self.operations[number].n_out, len(self.operations) - 1
         weights, biases = self.matrix(self.parameters, one)
         x, out, entry = self.source(one.sources[0]), self.outputs[number], self.entry(number)
@@ -180,11 +182,11 @@ class LaneStep:
                 yield r, cut
 
     def width(self, number):
-        """The numbers of a row of what an operation with this number gives."""
+        """The width of an operation's output by its number."""
         return self.constants.n_in if number == INPUTS else self.operations[number].n_out
 
     def row(self, number, r, cut, out=None):
-        """A row of an operation that is no product, or that of a cut; out : where it writes, if not to its outputs"""
+        """A row of an operation that is no product, or of a subrow; out : other arrays for the result"""
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
         gains, shifts = (length // one.subrows for length in lengths(one))
@@ -204,7 +206,7 @@ class LaneStep:
         return LaneRow(self, one.units, places | (out or {}), numbers)
 
     def drop(self, number, rows, dropout, first, source, target):
-        """Write an operation's dropout of a block of rows; nothing where it has none."""
+        """Write an operation's dropout of a block of rows; nothing without dropout."""
         one = self.operations[number]
         if one.dropout == 0:
             return
@@ -221,7 +223,7 @@ class LaneStep:
     def loss(self, rows, parameters):
         """Return the sum of the losses of a block's rows, float64; write the deltas of the logits.
 
-        parameters : of the loss, one for each output
+        parameters : of the loss, for each output
         """
         n_out = self.constants.n_out
         entry, output = LOSS_CODES.of_key(self.constants.loss), ACTIVATION_CODES.of_key(self.constants.output)
@@ -246,7 +248,7 @@ class LaneStep:
         return self.losses.total()
 
     def copied(self, numbers):
-        """A copy of numbers, which may change while those stay as they are."""
+        """A copy of numbers, which may change."""
         copy = self.parameters.room(self.v, numbers.units).at(0, numbers.units)
         for j in numbers.each():
             copy[j] = numbers[j]
@@ -274,7 +276,7 @@ class LaneStep:
     def backward(self, rows, dropout=None, first=0, then=lambda one: None):
         """Write the deltas of all operations, and add a block's rows to the gradients; as `forward`.
 
-        then : then(operation) is written once the step needs its parameters no more
+        then : then(operation) is written after the step's last reading of the operation's parameters
         """
         for number, one in reversed([*enumerate(self.operations)]):
             if dropout is not None:
@@ -332,7 +334,7 @@ class LaneStep:
         self.over(units, SUMS, add)
 
     def pass_down(self, number, rows):
-        """Write the deltas of a product's source, or add to them."""
+        """Write, or add to, the deltas of a product's source."""
         one, source = self.operations[number], self.operations[number].sources[0]
         weights, _ = self.matrix(self.parameters, one)
         below, delta = self.deltas[source], self.deltas[number]
@@ -350,7 +352,7 @@ class LaneStep:
         )  # fmt: skip
 
     def row_backward(self, number, rows):
-        """Add the gradients of gain and shift; write the deltas of the sources, or add to them."""
+        """Add the gradients of gain and shift; write, or add to, the deltas of the sources."""
         one = self.operations[number]
         kind, (gains, shifts) = one.entry, lengths(one)
         gain, shift = self.matrix(self.gradients, one)
@@ -423,7 +425,7 @@ def penalty(step, half, one):
 
 
 def clip(step, limit, l2):
-    """Complete the gradients by the penalty, and scale them down to a norm.
+    """Complete gradients by the penalty, and clip their norm.
 
     limit : of each lane, float64; l2 : of each lane, or None
     """
@@ -441,7 +443,7 @@ def clip(step, limit, l2):
 
 
 def sum_of_squares(step):
-    """Return the sum of the squares of the gradients, float64, in the order of `sums.squares_of`."""
+    """Return the gradients' sum of squares, float64, in the order of `sums.squares_of`."""
     lanes, size = host().vector_bytes // step.v.itemsize, step.constants.parameters
     chains, total = step.parameters.room(step.wide, CHAINS * lanes), step.parameters.room(step.wide, 1)
     total[0] = step.none

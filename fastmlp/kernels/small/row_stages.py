@@ -1,7 +1,7 @@
-"""The stages of a small network's operations on rows: formulas of a row, activations, concatenations, dropout.
+"""Stages of a small network's operations on rows: formulas of a row, activations, concatenations, dropout.
 
-Separate because a row is taken by itself here, masked at its end, so that padding stays 0; products and activations
-of `fastmlp.kernels.small.stages` run over padding.
+Separate because these stages take each row by itself, masked at the end, so that padding stays 0; products and
+activations of `fastmlp.kernels.small.stages` run over padding.
 """
 
 from llvmlite import ir
@@ -22,9 +22,9 @@ from fastmlp.kernels.small.stages import Memory, disposable
 
 
 def _each_row(memory, rows, one, layer, offsets, do):
-    """Write do(row) for each row of an operation, or for each that a row is cut in.
+    """Write do(row) for each row, or subrow, of an operation.
 
-    offsets : by name an array's offset, the distance of its rows (0 for one row), and of those that a row is cut in
+    offsets : by name an array's offset, the distance of its rows (0 for one row), and of its subrows
     """
     v, builder = memory.vectors(LANES), memory.builder
     numbers = [
@@ -47,7 +47,7 @@ def _each_row(memory, rows, one, layer, offsets, do):
 
 
 def row_forward(one, row):
-    """Write an operation that is no product on a row, a `Row`."""
+    """Write an operation other than a product on a `Row`."""
     match one.kind:
         case "copy":
             row.write(lambda x: x, ("x",))
@@ -61,7 +61,7 @@ def row_forward(one, row):
 
 
 def row_backward(one, row):
-    """Write the deltas of a row's sources to out and out2, or add to them."""
+    """Write, or add to, the deltas of a row's sources, out and out2."""
     match one.kind:
         case "copy":
             row.write(lambda d: d, ("delta",), adds=one.adds[0])
@@ -77,7 +77,7 @@ def row_backward(one, row):
 
 
 def _offsets(one, layer, out, others):
-    """The offsets of an operation's arrays: see `_each_row`; out : that of what it writes; others : by name"""
+    """The offsets of an operation's arrays: see `_each_row`. out : of the output; others : by name"""
     units, kept = one.units, one.entry.kept
     offsets = {
         "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.subrows),
@@ -90,7 +90,7 @@ def _offsets(one, layer, out, others):
 
 
 def forward(one, layer):
-    """The stage of an operation that is no product."""
+    """Return the stage of an operation other than a product."""
     offsets = _offsets(one, layer, (layer.outputs, layer.out_stride, one.units), {})
     return lambda memory, rows: _each_row(
         memory, rows, one, layer, offsets, lambda row: row_forward(one, row)
@@ -98,7 +98,7 @@ def forward(one, layer):
 
 
 def backward(one, layer):
-    """The stage that writes the deltas of its sources, or adds to them; None where it reads the rows of X."""
+    """Return the stage of the sources' deltas; None where the source is the rows of X."""
     if layer.input_deltas < 0:
         return None
     units = one.units
@@ -114,7 +114,7 @@ def backward(one, layer):
 
 
 def gradient(one, layer, plan, adds):
-    """The stage of the gradients of gain and shift over a block's rows; added to those before if `adds`."""
+    """Return the stage of the gradients of gain and shift over a block's rows; `adds` to earlier blocks'."""
     if not layer.gain:
         return None
     kind = one.entry
@@ -153,7 +153,7 @@ def take_numbers(operations, layers):
 
 
 def drop(one, number, source, target, stride):
-    """The stage of an operation's dropout, from one place to another; None where it has none."""
+    """Return the stage of an operation's dropout, from source to target; None without dropout."""
     if one.dropout == 0:
         return None
     threshold, scale = chances(one.dropout)

@@ -1,11 +1,11 @@
-"""The stages of a small network's step: each layer's products, activations, losses, the gather of rows.
+"""Stages of a small network's step: products, activations, losses, and the gather of rows.
 
 Separate because stages know the layout (`fastmlp.kernels.small.padded`), while `fastmlp.kernels.gemm` and
 `fastmlp.kernels.elementwise` know only places and sizes. Here all sizes but the number of rows are integers.
 
 A *stage* is a part of a step on a workspace (one flat array): a function stage(memory, rows), which writes instructions
 at the builder's position. `sequence` joins stages into one intrinsic. If each stage were a jitted function, Numba would
-type, lower and optimise it again at every level: a program took 34 s to compile, and takes 3 s now.
+type, lower and optimise each stage again at every level: a program took 34 s to compile, and takes 3 s now.
 
 The logits of hidden layers are not kept. An activation's derivative is computed from the activation's value, which
 excludes gelu and silu. Nothing is checked, nothing is allocated.
@@ -42,7 +42,7 @@ from fastmlp.kernels.program.arithmetic import PENALTY_LANES, PENALTY_ROWS, PENA
 from fastmlp.kernels.small.padded import dividing_lanes, up
 
 TURNED_BYTES, FEW = 32, 3
-"""Bytes of the vectors by which a transposed layer of few outputs reads the transpose of its inputs: two shuffles of
+"""Bytes of vectors for the transposed inputs of a transposed layer with few outputs: two shuffles of
 32 bytes start in a cycle, and less is wasted where rows are few. With more outputs FMAs of whole vectors count for
 more: the last layer of 54-120-7 took 0.82 of its time by tiles of two whole vectors."""
 
@@ -51,7 +51,7 @@ ACROSS = 4
 
 
 disposable = partial(of_arrays, make=Intrinsic)
-"""`of_arrays` for what is deleted with the program that uses it."""
+"""`of_arrays` for intrinsics that are deleted with their program."""
 
 
 class Memory:
@@ -62,7 +62,7 @@ class Memory:
         self.itemsize, self.base = ITEMSIZE[self.dtype], work.data
         self.v = self.vectors(host().vector_bytes // self.itemsize)
         self.word = self.first = None
-        """The hash of dropout's key and the step, and the place in the batch of the block's first row."""
+        """The hash of dropout's key and step, and the block's first place in the batch."""
 
     def at(self, offset):
         """The place of the element at an offset."""
@@ -80,7 +80,7 @@ class Memory:
 
         a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
         start : a place
-        across : vectors across a tile, where columns are a run-time value; usually those that fill `ACROSS` sums
+        across : vectors across a tile, where columns are a run-time value; usually for `ACROSS` sums
         """
         size = self.itemsize
         (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
@@ -93,7 +93,7 @@ class Memory:
 
 
 def sequence(stages):
-    """One intrinsic (work, rows, key, step, first) that runs stages in order; those that are None are left out.
+    """Return the intrinsic (work, rows, key, step, first) of stages in order, without Nones.
 
     key, step : of the dropout masks; first : the place in the batch of the first row
     """
@@ -115,9 +115,9 @@ def sequence(stages):
 
 
 def over_rows(memory, rows, stride, offsets, formula):
-    """Write the formula of the numbers at `offsets`, for `rows` rows of `stride`. The result goes to the first offset.
+    """Write a formula of the numbers at `offsets` for rows of `stride`; the first offset gets the result.
 
-    It runs over whole vectors, columns of padding included, and beyond the last row.
+    Vectors are whole: columns of padding, and numbers beyond the last row, are computed, too.
     """
     v = memory.v
     first, *_ = places = [memory.at(offset) for offset in offsets]
@@ -127,7 +127,7 @@ def over_rows(memory, rows, stride, offsets, formula):
 
 
 def activate(layer, key):
-    """The stage of a layer's activation, in place; None where `forward` has applied it."""
+    """Return the stage of a layer's activation, in place; None where `forward` has applied the activation."""
     entry = ACTIVATION_CODES.of_key(key)
     if entry.short:
         return None
@@ -135,7 +135,7 @@ def activate(layer, key):
 
 
 def activate_gradient(layer, key):
-    """The stage that multiplies the deltas of the outputs by the derivative; None where the reader's tiles have."""
+    """Return the stage of the activation's derivative on deltas; None where the reader's tiles have it."""
     entry = ACTIVATION_CODES.of_key(key)
     if entry.name == "identity" or layer.deltas == layer.outputs:
         return None
@@ -148,7 +148,7 @@ def activate_gradient(layer, key):
 
 
 def forward(layer, activation, plan):
-    """The stage outputs = inputs W + b, with the activation if it is short."""
+    """Return the stage outputs = inputs W + b, with a short activation."""
     entry = ACTIVATION_CODES.of_key(activation)
 
     def transposed(memory, rows):
@@ -175,9 +175,9 @@ def forward(layer, activation, plan):
 
 
 def backward(layer, activation, plan):
-    """The stage input_deltas = deltas W', times the derivative of the activation of the inputs if that is short.
+    """Return the stage input_deltas = deltas W', times the derivative of the inputs' short activation.
 
-    activation : that of the source. It ends the deltas only where no other operation adds to them.
+    activation : of the source; its derivative ends the deltas only where no other operation adds deltas.
     """
     if layer.input_deltas < 0:
         return None
@@ -208,7 +208,7 @@ def backward(layer, activation, plan):
 
 
 def gradient(layer, plan, adds):
-    """The stage of the gradients of weights and biases over a block's rows, added to those before if `adds`."""
+    """Return the stage of the gradients of weights and biases over a block's rows; `adds` to earlier blocks'."""
     section, stride = plan.section, layer.in_stride if layer.is_transposed else layer.out_stride
 
     def stage(memory, rows):
@@ -232,7 +232,7 @@ def gradient(layer, plan, adds):
 
 
 def refresh(layer, plan):
-    """The stage that transposes W for `backward`; None where nothing reads the transpose."""
+    """Return the stage of W's transpose for `backward`; None where nothing reads the transpose."""
     if layer.transpose < 0 or layer.is_transposed:
         return None
 
@@ -250,14 +250,14 @@ def refresh(layer, plan):
 
 
 def loss_of(constants, plan):
-    """intrinsic(work, rows, parameter, value): return value plus the losses of the rows; write their deltas."""
+    """Return the intrinsic (work, rows, parameter, value) of value plus the rows' losses, and of their deltas."""
     layer = plan.layers[-1]
     clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
     output = ACTIVATION_CODES.code_of_key(constants.output)
     units, width, stride = layer.n_out, plan.most_rows, layer.out_stride
 
     def emit(memory, first, parameter):
-        """Write the loss of LANES rows, of which the first is `first`."""
+        """Write the loss of LANES rows from `first` on."""
         builder, size = memory.builder, memory.itemsize
         lanes = memory.vectors(LANES)
         rows_at = lambda place, row: VectorArray(lanes, memory.at(place), units, row * size)
@@ -302,7 +302,7 @@ def loss_of(constants, plan):
 
 
 def update(key, at, count, plan, penalised):
-    """intrinsic(work, penalty, constants, rate, t): take a rule's step of `count` parameters from `at` on."""
+    """Return the intrinsic (work, penalty, constants, rate, t) of a step of `count` parameters from `at` on."""
     entry = RULE_CODES.of_key(key)
     parameters, gradients, *moments = (number * plan.section + at for number in range(plan.sections))
 
@@ -322,10 +322,9 @@ def update(key, at, count, plan, penalised):
 
 
 def gather(plan):
-    """intrinsic(work, inputs, targets, weights, order, start, rows, share): copy a block's rows to the workspace.
+    """Return the intrinsic (work, inputs, targets, weights, order, start, rows, share) that copies a block's rows.
 
-    It is an intrinsic because a loop of Numba's copies element by element: LLVM cannot know that inputs and
-    work do not overlap.
+    A loop of Numba's would copy element by element: LLVM cannot know that inputs and work do not overlap.
     """
     first, last = plan.layers[0], plan.layers[-1]
     n_in, n_out, most = first.n_in, last.n_out, plan.most
@@ -358,7 +357,7 @@ def gather(plan):
 
 
 def copy_row(memory, source, target, count, most):
-    """Write a copy of `count` elements by the longest vectors, the last overlapping the one before."""
+    """Write a copy of `count` elements by the longest vectors; the last two vectors overlap."""
     v = memory.vectors(min(most, 1 << (count.bit_length() - 1)))
     for at in (*range(0, count - v.lanes + 1, v.lanes), *([count - v.lanes] if count % v.lanes else [])):
         v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
@@ -377,7 +376,7 @@ def cleared(plan):
 
 
 def copies(plan, inwards):
-    """Return the intrinsic (work, number, vector) that copies a flat vector (P,) to a section, or back.
+    """Return the intrinsic (work, number, vector) of copies between a flat vector (P,) and a section.
 
     The copy to a section writes 0 to the padding of its rows.
     """
@@ -392,12 +391,12 @@ def copies(plan, inwards):
 
 
 def _copy_layer(memory, flat, layer, base, most, inwards):
-    """Write the copy of a layer's weights and biases, or of its gain and shift."""
+    """Write the copy of a layer's weights and biases, or gain and shift."""
     v, size, builder = memory.vectors(layer.lanes), memory.itemsize, memory.builder
     n_in, n_out = layer.n_in, layer.n_out
 
     def rows(count, given, own, length, stride):
-        """Write the copies of `count` rows of `length` numbers, one after another there, `stride` apart here."""
+        """Write the copies of `count` rows of `length` numbers, which lie `stride` apart in the section."""
         if length == stride:
             count, length, stride = count * stride // v.lanes, v.lanes, v.lanes
         with counted(builder, count) as i:
@@ -437,7 +436,7 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
 
 
 def penalties(layers):
-    """intrinsic(work, l2): return the sum of the layers' penalties, float64."""
+    """Return the intrinsic (work, l2) of the sum of the layers' penalties, float64."""
 
     @partial(disposable, result="float64")
     def total(work, l2):
@@ -452,7 +451,7 @@ def penalties(layers):
 
 
 def emit_layer_penalty(memory, layer, penalty):
-    """Write a layer's penalty; return it, a float64."""
+    """Write a layer's penalty; return a float64."""
     if layer.is_transposed or rows_as_one(layer.n_out) > 1:
         return emit_apart(memory, layer, penalty)
     columns = min(layer.out_stride, up(layer.n_out, PENALTY_LANES))
@@ -462,7 +461,7 @@ def emit_layer_penalty(memory, layer, penalty):
 
 
 def emit_apart(memory, layer, penalty):
-    """Write the penalty of a layer that is transposed, or of rows of which several count as one.
+    """Write the penalty of a transposed layer, or of a layer with several rows as one.
 
     A vector holds the weights of one output in a round of the chains, or one row of weights.
     """

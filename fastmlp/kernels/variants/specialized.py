@@ -5,7 +5,7 @@ branches and loops than on arithmetic. Sizes, activations, loss and kind of opti
 compiled program. So every loop has a known length, every array has a known place in one private workspace
 that stays in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.stages`). Networks of a
 few dozen parameters, trained by plain SGD on up to 16 rows, stay in vector registers for a whole chunk
-(`fastmlp.kernels.small.registers`).
+(`fastmlp.kernels.small.programs`).
 
 The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
 sizes of penalties and weights are data, and need no new program. What has no stage here (gelu or silu that
