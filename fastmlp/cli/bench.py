@@ -230,7 +230,7 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
     if not todo:
         raise Mistake("no variant has code of its own for this request")
     with bar(len(todo), console, not arguments.quiet) as advance:
-        return run(request, todo, lambda task: advance(str(task.row)), machine, bool(arguments.html))
+        return run(request, todo, lambda row: advance(str(row)), machine, bool(arguments.html))
 
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:

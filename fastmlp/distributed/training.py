@@ -27,7 +27,7 @@ from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
 from fastmlp.training.ranks import ChunkRunner, Ranks
-from fastmlp.training.threads import Result, Threads
+from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 
 
@@ -172,7 +172,7 @@ class RankTraining(Training):
         self._ranks = ranks
         self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank's trial of others
         # A signal must not take a rank out of a collective.
-        self.stop, self.interruptible = ranks.request_stop, _at_once
+        self.stop, self.interruptible = ranks.request_stop, lambda run, rows, call: call()
 
     def steps_now(self) -> int:
         """Return the number of steps of the next chunk, on all ranks."""
@@ -182,7 +182,3 @@ class RankTraining(Training):
 
     def _evaluate(self, parameters: Array, data: Data) -> Any:
         return self.plan.backend.evaluate(self.plan.network, parameters, data)
-
-
-def _at_once(run: Run, rows: int, call: Callable[[], Result]) -> Result:
-    return call()

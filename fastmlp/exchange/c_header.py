@@ -107,7 +107,8 @@ def header(graph: ExportGraph, name: str) -> str:
     types = {one.number: "int32_t" if one.codes else writer.real for one in inputs}
     signature = [f"const {types[number]} *{text}" for number, text in given.items()]
     signature += [f"{writer.real} *{out}" for out in taken.values()]
-    said = ", ".join(f"{given[one.number]} ({one.columns} {_NOUNS[one.codes]})" for one in inputs)
+    nouns = "numbers", "codes, -1 where missing"
+    said = ", ".join(f"{given[one.number]} ({one.columns} {nouns[one.codes]})" for one in inputs)
     ended = ", ".join(f"{out} ({steps[end].one.n_out} numbers)" for end, out in taken.items())
     predict = function(
         f"void {name}_predict({', '.join(signature)})",
@@ -120,9 +121,6 @@ def header(graph: ExportGraph, name: str) -> str:
     ]
     what = f"A multi-layer perceptron, {' - '.join(map(str, graph.widths))} units, in {writer.real}."
     return framed(name, what, [*arrays, *writer.routines.values(), predict])
-
-
-_NOUNS = ("numbers", "codes, -1 where missing")
 
 
 def _words(prefix: str, kind: str, names: Iterable[str]) -> list[str]:

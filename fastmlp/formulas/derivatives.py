@@ -71,12 +71,9 @@ def _extreme(first: Expression, second: Expression) -> tuple[Expression, Express
 
 def _power(x: Expression, n: Expression, y: Expression) -> tuple[Any, Any]:
     # y log(x) has the limit 0 where a positive power of 0 is taken.
-    by_exponent = ZERO if n.operation == CONSTANT else times(_unless_zero(y), operate("log", x))
+    nonzero = operate("where", operate("equal", y, 0.0), 0.0, y)
+    by_exponent = ZERO if n.operation == CONSTANT else times(nonzero, operate("log", x))
     return times(n, operate("power", x, n - 1.0)), by_exponent
-
-
-def _unless_zero(y: Expression) -> Expression:
-    return operate("where", operate("equal", y, 0.0), 0.0, y)
 
 
 def _at_top(x: Expression, top: Expression) -> Expression:

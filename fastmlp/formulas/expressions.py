@@ -107,7 +107,9 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         lines: list[str] = []
 
         def step(node: Expression, parts: list[int]) -> int:
-            lines.append(_line(node, parts))
+            # A node's line has its name or value, or the numbers of its operands' lines.
+            told = map(str, parts) if node.parts else [repr(node.operands[0])]
+            lines.append(f"{node.operation} {' '.join(told)}")
             return len(lines) - 1
 
         self.fold(step)
@@ -198,13 +200,6 @@ def expression_of(nodes: Sequence[tuple[str, Sequence[Any]]]) -> Expression:
         leaf = operation in (VARIABLE, CONSTANT)
         made.append(Expression(operation, *(operands if leaf else (made[place] for place in operands))))
     return made[-1]
-
-
-def _line(node: Expression, parts: list[int]) -> str:
-    """Return a node's line of a digest, with the numbers of its operands' lines."""
-    if node.operation in (VARIABLE, CONSTANT):
-        return f"{node.operation} {node.operands[0]!r}"
-    return f"{node.operation} {' '.join(map(str, parts))}"
 
 
 def variable(name: str) -> Expression:

@@ -127,7 +127,8 @@ class _Simplifier:
             for number, other in ((a, b), (b, a)):
                 if not self._is_row[id(number)]:
                     rest = self._sum(other)
-                    return rest if _is_one(number) else self._node("multiply", number, rest)
+                    is_one = number.operation == CONSTANT and number.operands[0] == 1.0
+                    return rest if is_one else self._node("multiply", number, rest)
         if term.operation in ("add", "subtract") and self._reduced[id(term)]:
             # The sums of two rows need not wait for a number that is a factor of one of them.
             a, b = term.operands
@@ -145,7 +146,3 @@ class _Simplifier:
             self._is_row[id(found)] = node_is_row(found, [self._is_row[id(part)] for part in parts])
             self._reduced[id(found)] = _reduces(found) or any(self._reduced[id(part)] for part in parts)
         return found
-
-
-def _is_one(number: Expression) -> bool:
-    return number.operation == CONSTANT and number.operands[0] == 1.0

@@ -42,10 +42,8 @@ BACK = {
     "ir": re.compile(r"label %([\w.$\"-]+)(?=[,\s]|$)"),
 }
 
-
 KNOWN_CPUS = ("icelake-server", "znver3", "native")
 """Stand-ins for a host that llvm-mca does not know: the same instruction sets, ports not quite."""
-
 
 RELEASES = range(16, 30)
 """Versions of LLVM that know every such processor, and that Debian may name a program after."""

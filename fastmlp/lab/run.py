@@ -43,11 +43,8 @@ class Request(NamedTuple):
     clock: str
 
 
-class MeasurementTask(NamedTuple):
-    """A row, and the variants that compute it."""
-
-    row: SlotRow | StepRow
-    names: list[str]
+MeasurementTask = tuple[SlotRow | StepRow, list[str]]
+"""A row, and the names of its variants."""
 
 
 def tasks(request: Request) -> list[MeasurementTask]:
@@ -58,23 +55,23 @@ def tasks(request: Request) -> list[MeasurementTask]:
     if request.own:
         expected = [slot for slot in expected if any(has_its_own(name, slot) for name in request.own)]
     for row in slot_rows(expected, request.dtypes, request.sizes):
-        found.append(MeasurementTask(row, [name for name in names if has_its_own(name, row.slot)]))
+        found.append((row, [name for name in names if has_its_own(name, row.slot)]))
     if STEP in request.slots:
         for step in step_rows(request.networks, request.dtypes, request.threads):
             backends = [name for name in ["reference", *names] if steps.workers(step, name) == step.threads]
             others = [] if request.variants or not backends else peers_of(step.network, step.optimizer)
-            found.append(MeasurementTask(step, [*backends, *others]))
-    return [task for task in found if task.names]
+            found.append((step, [*backends, *others]))
+    return [(row, names) for row, names in found if names]
 
 
 def run(
     request: Request,
     todo: Sequence[MeasurementTask],
-    done: Callable[[MeasurementTask], None],
+    done: Callable[[SlotRow | StepRow], None],
     machine: MeasuredMachine | None,
     with_phases: bool,
 ) -> Results:
-    """Return the results of tasks; done(task) is called after each.
+    """Return the results of tasks; done(row) is called after each task.
 
     machine : None to measure first; with_phases : whether to take the steps of a single thread apart, by
         the functions of the fastest variant
@@ -86,22 +83,22 @@ def run(
     measurements: list[Measurement] = []
     wrong: list[Wrong] = []
     phased: list[PhaseTime] = []
-    for task in todo:
+    for row, names in todo:
         found: list[Measurement] = []
-        threads = task.row.threads if isinstance(task.row, StepRow) else 1
-        measure: Any = steps.measure if isinstance(task.row, StepRow) else slot_times.measure
+        threads = row.threads if isinstance(row, StepRow) else 1
+        measure: Any = steps.measure if isinstance(row, StepRow) else slot_times.measure
         with threadpool_limits(threads):
-            for result in measure(task.row, task.names, request.budget, request.clock):
+            for result in measure(row, names, request.budget, request.clock):
                 if isinstance(result, Wrong):
                     wrong.append(result)
                 else:
                     found.append(result)
             own = [m for m in found if m.variant in variants()]
-            if with_phases and isinstance(task.row, StepRow) and threads == 1 and own:
+            if with_phases and isinstance(row, StepRow) and threads == 1 and own:
                 fastest = min(own, key=lambda m: m.time.median).variant
-                phased += slot_times.phases(task.row, fastest, request.budget, request.clock)
+                phased += slot_times.phases(row, fastest, request.budget, request.clock)
         measurements += found
-        done(task)
+        done(row)
     return Results(machine, measurements, wrong, phased)
 
 

@@ -34,8 +34,11 @@ VARIANT = Variant("{name}", baseline.VARIANT, {{"{slot}": {slot}}})
 '''
 
 
-def text(name: str, slot: str) -> str:
-    """Return the file's text; ValueError for a bad or taken name, or an unknown slot."""
+def write(name: str, slot: str) -> Path:
+    """Write NAME.py into the current folder.
+
+    Raises ValueError for a bad or taken name, or an unknown slot; FileExistsError if the file exists.
+    """
     checks.choice("slot", slot, tuple(SLOTS))
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise ValueError(f"a variant's name must be letters, digits and _, got {checks.shown(name)}")
@@ -45,7 +48,7 @@ def text(name: str, slot: str) -> str:
     parameters = inspect.signature(function).parameters
     contract = (inspect.getdoc(function) or "").replace("\n", "\n    ")
     first = next(SLOTS[slot].cases(np.random.default_rng(0), np.dtype(np.float32), Sizes(2, 2, 2)))
-    return TEXT.format(
+    content = TEXT.format(
         returns="" if first.returned is None else "return ",
         name=name,
         slot=slot,
@@ -54,11 +57,7 @@ def text(name: str, slot: str) -> str:
         contract=contract,
         scratch=" and to scratch" if "scratch" in parameters else "",
     )
-
-
-def write(name: str, slot: str) -> Path:
-    """Write NAME.py into the current folder; FileExistsError if the file exists."""
-    path, content = Path(f"{name}.py"), text(name, slot)
+    path = Path(f"{name}.py")
     with path.open("x", encoding="utf-8") as file:
         file.write(content)
     return path

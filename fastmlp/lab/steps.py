@@ -136,19 +136,9 @@ def trained(
 
 def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, timer: StepsTimer) -> Model:
     return fit(
-        row.network,
-        *data,
-        optimizer=row.optimizer,
-        epochs=epochs,
-        batch_size=row.batch,
-        shuffle=False,
-        seed=0,
-        backend=backend,
-        threads=row.threads,
-        dtype=row.dtype,
-        progress=False,
-        callbacks=[timer],
-    )
+        row.network, *data, optimizer=row.optimizer, epochs=epochs, batch_size=row.batch, shuffle=False,
+        seed=0, backend=backend, threads=row.threads, dtype=row.dtype, progress=False, callbacks=[timer],
+    )  # fmt: skip
 
 
 def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:

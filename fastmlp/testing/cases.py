@@ -214,7 +214,7 @@ class Case(NamedTuple):
             array = arguments[position]
             if array.tobytes() != given.tobytes():
                 bits = np.dtype(f"u{array.itemsize}")
-                index = _first(array.view(bits) != given.view(bits))
+                index = tuple(np.argwhere(array.view(bits) != given.view(bits))[0])
                 raise AssertionError(
                     f"{self._element(position, array, index)} is an input, which a slot must not change: "
                     f"it was {given[index]} and is {array[index]}"
@@ -255,11 +255,6 @@ class Case(NamedTuple):
             f"{self._named()} argument {position}: {parameters[position]}{place} "
             f"(shape {array.shape}, {array.dtype})"
         )
-
-
-def _first(where: Array) -> tuple[Any, ...]:
-    """Return the index of the first true element."""
-    return tuple(np.argwhere(where)[0])
 
 
 CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]

@@ -12,9 +12,10 @@ Strides, depth and counts are integers or run-time values. Tiles of run-time val
 and serve all networks; tiles of integers are written into the program of one network.
 """
 
+from collections import namedtuple
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -95,7 +96,12 @@ def multiples(build, stride, count):
     return found
 
 
-class Stack(NamedTuple):
+class Stack(
+    namedtuple(
+        "Stack",
+        "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2",
+    )
+):
     """The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
 
     a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; where there is an order, order[m] stands for m,
@@ -111,24 +117,6 @@ class Stack(NamedTuple):
     finish : STORE, RELU, UPDATE or GATE
     rate, l2 : read by UPDATE
     """
-
-    a: Any
-    order: Any
-    b: Any
-    start: Any
-    c: Any
-    count: Any
-    columns: Any
-    depth: Any
-    known: Any
-    a_row: Any
-    a_step: Any
-    b_row: Any
-    start_row: Any
-    c_row: Any
-    finish: Any
-    rate: Any
-    l2: Any
 
 
 def taken_by(dtype):

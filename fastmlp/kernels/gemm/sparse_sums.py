@@ -8,9 +8,9 @@ Every element is a chain of FMAs over ascending terms, as in a dense product, wh
 no bit but a zero's sign. A chain that is stored and continued later is the same chain.
 """
 
+from collections import namedtuple
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -84,7 +84,12 @@ def is_unmasked(way):
     return way == NEAR or not MACHINE.masks
 
 
-class Sums(NamedTuple):
+class Sums(
+    namedtuple(
+        "Sums",
+        "starts places indices values b start c targets b_row c_row start_row count columns finish depth terms rate l2",
+    )
+):
     """The operands of sums: places in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
 
     starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
@@ -97,25 +102,6 @@ class Sums(NamedTuple):
     depth, terms : the number of rows of b, 0 where all of them are near; the terms of a sum on the average
     rate, l2 : of the dtype
     """
-
-    starts: Any
-    places: Any
-    indices: Any
-    values: Any
-    b: Any
-    start: Any
-    c: Any
-    targets: Any
-    b_row: Any
-    c_row: Any
-    start_row: Any
-    count: Any
-    columns: Any
-    finish: Any
-    depth: Any
-    terms: Any
-    rate: Any
-    l2: Any
 
 
 POINTERS = 8

@@ -44,11 +44,6 @@ def train_lanes(call, worker, workers):
     )  # fmt: skip
 
 
-def names(constants):
-    """Return the global names of `train_lanes`."""
-    return {"run": chunk(constants)}
-
-
 class GatheredRows:
     """Rows of all networks, gathered into a workspace.
 
@@ -129,8 +124,8 @@ def exchange(kept, count, taken=None):
         last[i] = one if taken is None else where(taken, one, other)
 
 
-def chunk(constants):
-    """Return the intrinsic of all steps of a chunk, a network in each lane."""
+def names(constants):
+    """Return the global names of `train_lanes`: the steps of a chunk, a network in each lane."""
 
     @disposable
     def run(
@@ -202,4 +197,4 @@ def chunk(constants):
         if rule.reads_last:
             exchange(kept, count)
 
-    return run
+    return {"run": run}

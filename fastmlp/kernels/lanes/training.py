@@ -131,8 +131,9 @@ def train_in_lanes(entries: Entries, bound: Bound, tasks: Sequence[LaneTask]) ->
     lanes = lanes_of(dtype)
     of_all = [*tasks, *tasks[-1:] * (lanes - len(tasks))]  # a lane without a network repeats the last one
     rows = max(1, first.optimizer.moment_rows)
+    orders = ((one.chunk.order, len(one.data.inputs)) for one in of_all)
     steps = LaneSteps(
-        side_by_side([_order_of(one) for one in of_all]),
+        side_by_side([order if len(order) else np.arange(rows) for order, rows in orders]),
         first.chunk.starts,
         first.chunk.stops,
         over_lanes([one.chunk.totals[:, None] for one in of_all]),
@@ -180,11 +181,6 @@ def call_of(
         "memory": aligned(room, dtype), "length": room,
     }  # fmt: skip
     return Call(BLANK, given, shape)
-
-
-def _order_of(task: LaneTask) -> Array:
-    order = task.chunk.order
-    return order if len(order) else np.arange(len(task.data.inputs))
 
 
 def over_lanes(arrays: Sequence[Array]) -> Array:

@@ -125,16 +125,11 @@ def block_names(constants):
     }
 
 
-def register_names(constants):
-    """Return the global names of `train_registers`."""
-    return {"run": register_chunk(constants)}
-
-
 # --- in registers -----------------------------------------------------------------------------------
 
 
-def register_chunk(constants):
-    """Return the intrinsic of all steps of a chunk, of batches of at most constants.lanes rows.
+def register_names(constants):
+    """Return the global names of `train_registers`: the steps of a chunk, of at most constants.lanes rows each.
 
     Nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every parameter is a vector
     of equal lanes that stays in a register (a phi node of the loop over steps) for the whole chunk. So the forward pass
@@ -142,7 +137,6 @@ def register_chunk(constants):
     result is in every lane. Sums over lanes took as long at 3-4-1 with 4 rows, and half as long at 5-5-3-2 with 16, but
     their bits were others. The spare lanes of a short batch repeat its last row with a factor of 0.
 
-    (parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses, parameter), where
     totals (steps,) and rates (steps, 2) are float64.
     """
     lanes, count = constants.lanes, constants.parameters
@@ -194,4 +188,4 @@ def register_chunk(constants):
         for p in range(count):
             parameters[p] = Symbol(builder, builder.extract_element(held[p].value, INT32(0)))
 
-    return run
+    return {"run": run}

@@ -49,13 +49,12 @@ def _each_row(memory, rows, one, layer, offsets, do):
 def row_forward(one, row):
     """Write an operation other than a product on a `Row`."""
     match one.kind:
-        case "copy":
+        case "copy" | "concatenate":
             row.write(lambda x: x, ("x",))
+            if one.kind == "concatenate":
+                row.second(one.n_out - one.n_in, "out", one.n_in).write(lambda other: other, ("other",))
         case "activation":
             row.write(ACTIVATION_CODES.of_key(one.activation).formula, ("x",))
-        case "concatenate":
-            row.write(lambda x: x, ("x",))
-            row.second(one.n_out - one.n_in, "out", one.n_in).write(lambda other: other, ("other",))
         case _:
             row_formulas.forward(one.entry, row)
 
@@ -63,15 +62,14 @@ def row_forward(one, row):
 def row_backward(one, row):
     """Write, or add to, the deltas of a row's sources, out and out2."""
     match one.kind:
-        case "copy":
+        case "copy" | "concatenate":
             row.write(lambda d: d, ("delta",), adds=one.adds[0])
+            if one.kind == "concatenate":
+                second = row.second(one.n_out - one.n_in, "delta", one.n_in)
+                second.write(lambda d: d, ("delta",), "out2", adds=one.adds[1])
         case "activation":
             entry = ACTIVATION_CODES.of_key(one.activation)
             row.write(lambda d, x, a: backward_of(entry, d, x, a), ("delta", "x", "a"), adds=one.adds[0])
-        case "concatenate":
-            row.write(lambda d: d, ("delta",), adds=one.adds[0])
-            second = row.second(one.n_out - one.n_in, "delta", one.n_in)
-            second.write(lambda d: d, ("delta",), "out2", adds=one.adds[1])
         case _:
             row_formulas.backward(one.entry, row, one.adds)
 
