@@ -21,12 +21,14 @@ class DataParallel:
     ----------
     communicator : mpi4py.MPI.Intracomm, or an object with the methods of
         `fastmlp.distributed.ranks.Communicator`
-    average_every : int, optional None sums the gradients of all processes in every step. k lets each process
-        take k steps by itself, on its rows of each batch, and then averages parameters and moments: local SGD
-        (Stich 2019). Every epoch ends with an average, too.
-    timeout : float Seconds that a process of mpi4py waits for the others, above 0; then all processes are
-        ended. The timeout must be longer than the slowest step, compilation or write of a checkpoint. With
-        MPICH a process that has ended is waited for during 10 s or so.
+    average_every : int, optional
+        None sums the gradients of all processes in every step. k lets each process take k steps by itself, on
+        its rows of each batch, and then averages parameters and moments: local SGD (Stich 2019). Every epoch
+        ends with an average, too.
+    timeout : float
+        Seconds that a process of mpi4py waits for the others, above 0; then all processes are ended. The
+        timeout must be longer than the slowest step, compilation or write of a checkpoint. With MPICH the
+        others wait 10 s or so for a process that has ended.
     """
 
     communicator: Any

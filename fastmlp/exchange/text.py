@@ -15,7 +15,8 @@ from fastmlp.exchange.steps import ExportGraph, ExportStep, levels_of
 from fastmlp.formulas.expressions import CONSTANT, NUMBER, VARIABLE, Expression
 
 LONGEST = 60
-"""Characters of a term at most; longer terms are statements, so that parentheses never nest deeply."""
+"""Characters of a term at most. Longer terms, and terms used twice, are statements: so parentheses never nest
+deeply."""
 
 
 class Language(NamedTuple):

@@ -35,8 +35,9 @@ class RowFormula:
     Attributes
     ----------
     value : expression
-    derivatives : dict of str to expression The derivative of the loss by each variable, given `delta`, the
-        derivative by the row's outputs: a number for a variable that is one number for the row, else a row.
+    derivatives : dict of str to expression
+        The derivative of the loss by each variable, given `delta`, the derivative by the row's outputs: a
+        number for a variable that is one number for the row, else a row.
     kept : tuple of expressions
         Numbers of a row that `value` computes from sums over the row and that `derivatives` read.
     """

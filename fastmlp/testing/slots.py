@@ -171,9 +171,7 @@ def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Si
     logits = cases.values(rng, normal, (np.nan, -0.0))
     for (found, delta), (_, z) in zip(deltas, logits, strict=True):
         for code, name in enumerate(HIDDEN):
-            a = np.array(
-                reference_losses.activate(name, z)
-            )  # in a step it is an array of its own, for identity too
+            a = np.array(reference_losses.activate(name, z))  # a step has another array, for identity too
             with np.errstate(invalid="ignore"):
                 expected = reference_losses.activate_gradient(name, wide(z), wide(a), wide(delta))
                 # gelu's and silu's slopes are sums of terms of size |z|.
@@ -283,10 +281,9 @@ def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Itera
             (7, 0, 0, 0, 0.5, unset(dtype, *a.shape, found=found)),
             (2**32 - 1, 2**33 + 5, 3, 21, 0.1, a),
         ):
-            mask = reference_operations.dropout_mask(key, step, layer, (first + sizes.rows, sizes.n_out), p)[
-                first:
-            ]
-            expected = np.where(mask, wide(a) / (1 - p), 0)  # NaN may be dropped, too
+            shape = first + sizes.rows, sizes.n_out
+            mask = reference_operations.dropout_mask(key, step, layer, shape, p)
+            expected = np.where(mask[first:], wide(a) / (1 - p), 0)  # NaN may be dropped, too
             arguments = (key, step, layer, first, p, a, out)
             label = labelled(f"p={p:g}" + ", in place" * (out is a), found)
             bound = few_ulp(dtype, expected, 2)

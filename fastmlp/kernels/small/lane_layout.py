@@ -126,11 +126,8 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
 
     for number, one in enumerate(operations):
         outputs = take(one.n_out)
-        drops, kept, entry = (
-            one.dropout > 0,
-            one.subrows * one.entry.kept,
-            ACTIVATION_CODES.of_key(one.activation),
-        )
+        drops, kept = one.dropout > 0, one.subrows * one.entry.kept
+        entry = ACTIVATION_CODES.of_key(one.activation)
         reads_logits = "z" in entry.reads
         keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
         units.append(

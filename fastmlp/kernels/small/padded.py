@@ -198,10 +198,8 @@ def plan(constants):
     last, weights, biases = count - 1, {}, {}
     for i, one in enumerate(operations):
         if one.kind == "dense":
-            apart = (
-                one.n_out * strides[one.sources[0]] if is_transposed and i == last else one.n_in * strides[i]
-            )
-            weights[i] = take(apart)
+            turned = is_transposed and i == last
+            weights[i] = take(one.n_out * strides[one.sources[0]] if turned else one.n_in * strides[i])
     # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
     lengths = [one.entry.lengths(one.n_out) for one in operations]
@@ -237,12 +235,9 @@ def plan(constants):
             second_source = one.sources[1]
             other, other_deltas = given[second_source] + one.second, deltas_of[second_source] + one.second
             other_stride = strides[second_source]
-        ends_below = False
-        if source != INPUTS:
-            under = operations[source]
-            ends_below = (
-                is_dense and under.kind == "dense" and under.dropout == 0 and readers.count(source) == 1
-            )
+        under = operations[source]  # of no meaning for the rows of X
+        ends_below = source != INPUTS and is_dense and under.kind == "dense"
+        ends_below = ends_below and under.dropout == 0 and readers.count(source) == 1
         layers.append(
             PaddedLayer(
                 one.n_in, one.n_out, is_transposed and is_last, lanes_of[i], strides[source], strides[i], one.flat,

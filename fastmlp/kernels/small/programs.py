@@ -78,7 +78,7 @@ def train_blocks(call, worker, workers):
 
 def block_names(constants):
     """Return the global names of `train_blocks`: its stages and constants."""
-    where, operations = plan(constants), constants.operations
+    where, operations, rule = plan(constants), constants.operations, constants.rule
     layers, last = where.layers, len(operations) - 1
     to_logits, to_gradients = [], []
     for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
@@ -106,13 +106,9 @@ def block_names(constants):
         "add_losses": stages.loss_of(constants, where),
         "to_gradients": stages.sequence(to_gradients),
         "penalties": stages.penalties(products),
-        "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
-        "update_gains": stages.update(
-            constants.rule, where.weights, where.gains - where.weights, where, False
-        ),
-        "update_biases": stages.update(
-            constants.rule, where.gains, where.section - where.gains, where, False
-        ),
+        "update_weights": stages.update(rule, 0, where.weights, where, constants.l2),
+        "update_gains": stages.update(rule, where.weights, where.gains - where.weights, where, False),
+        "update_biases": stages.update(rule, where.gains, where.section - where.gains, where, False),
         "GAINS": where.gains > where.weights,
         "clear": stages.cleared(where),
         "take_numbers": row_stages.take_numbers(operations, layers),
