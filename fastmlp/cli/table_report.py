@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,6 @@ MOST_MATRIX = 6
 
 MOST_WORDS = 6
 """Words of columns that are listed as read as missing."""
-
-SUGGESTED = {
-    r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
-    r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}": "are categories, and no dates; write those as 2024-12-31",
-}
-"""What texts of a category look like that somebody may have taken for something else."""
 
 FEW_HELD = 30
 """Rows held out below which the report says that they are few."""
@@ -102,10 +96,11 @@ def described(estimator: Estimator) -> dict[str, Any]:
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     """Print lines about a model and what it was trained on."""
     task, recipe = estimator.task_, estimator.recipe_
-    if estimator.report_ is not None:
-        rows = estimator.report_["rows"]
+    report = estimator.report_ or {}
+    if "rows" in report:
+        rows = report["rows"]
         source = f"{found['file']}: " if "file" in found else ""
-        how = f", {words}" if (words := estimator.report_.get("held out")) else ""
+        how = f", {words}" if (words := report.get("held out")) else ""
         missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
         print_line(
             f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out"
@@ -123,9 +118,15 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         print_line(f"left out   {column.name}: {column.summary}")
     if len(dropped) > MOST_LINES:
         print_line(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
+    if told := [f"{one.column} as {one.shown}" for one in estimator.encoding_.writings if one.is_told]:
+        more = f", and {len(told) - MOST_LINES} more" * (len(told) > MOST_LINES)
+        print_line(f"written    {', '.join(told[:MOST_LINES])}{more}")
+    for row in [row for row in report.get("columns", ()) if row["doubt"]][:MOST_LINES]:
+        reason, kind, shown = row["doubt"]
+        option = shlex.quote(f"{row['name']}={shown}")
+        says = f"; --{kind} {option} says it" if shown else ""
+        print_line(f"note       {row['name']}: {reason}{says}")
     for column in estimator.encoding_.columns:
-        if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
-            print_line(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
         if isinstance(column, LevelMeans):
             print_line(
                 f"note       {column.name}: {len(column.levels)} levels are given by their mean targets; "
@@ -141,7 +142,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         print_line(
             f"note       {names}: numbers that seem to be codes have columns of their own; see --number"
         )
-    if estimator.report_ is not None and (words := estimator.report_.get("words")):
+    if words := report.get("words"):
         print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
     if "doubt" in found:
         print_line(f"note       {found['doubt']}")
@@ -194,22 +195,6 @@ def _words(found: Mapping[str, Mapping[str, int]]) -> str:
     return ", ".join(parts[:MOST_WORDS]) + (f", and {more} more" if more > 0 else "")
 
 
-def _suggested(levels: Sequence[str]) -> str | None:
-    """Return a remark on levels that look like numbers with a unit, or like dates; None if they do not."""
-    for form, remark in SUGGESTED.items():
-        if levels and all(re.fullmatch(form, level) and not _is_number(level) for level in levels):
-            return remark
-    return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _shown(score: float | None, rounding: float = 0.0) -> str:
     """Return a number of four digits, without a power of ten where it is short; 0 of rounding."""
     if score is None:
@@ -221,10 +206,11 @@ def _shown(score: float | None, rounding: float = 0.0) -> str:
 
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
-    if estimator.report_ is None:
+    report = estimator.report_ or {}
+    if "scores" not in report:
         return
-    scores = estimator.report_["scores"]
-    measures, rows = list(scores["network"]), estimator.report_["rows"]
+    scores = report["scores"]
+    measures, rows = list(scores["network"]), report["rows"]
     widths = [max(12, len(measure) + 2) for measure in measures]
     rounding = ROUNDING if hasattr(estimator.task_, "classes") else 0.0  # a number's errors have its unit
     print_line("held out   " + "".join(map(str.rjust, measures, widths)))
@@ -232,14 +218,14 @@ def print_scores(estimator: Estimator) -> None:
         values = "".join(_shown(row[m], rounding).rjust(w) for m, w in zip(measures, widths, strict=True))
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
         print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
-    if (counts := estimator.report_.get("confusion")) is not None and len(counts) <= MOST_MATRIX:
+    if (counts := report.get("confusion")) is not None and len(counts) <= MOST_MATRIX:
         names = [checks.printable(str(one))[:10] for one in getattr(estimator.task_, "classes", ())]
         threshold = getattr(estimator.task_, "threshold", None)
         of = "" if threshold is None else f" by the threshold {threshold:.4g}"
         print_line("predicted  " + "".join(f"{name:>12}" for name in names) + of)
         for name, row in zip(names, counts, strict=False):
             print_line(f"{name:<11}" + "".join(f"{count:>12}" for count in row))
-    if (intervals := estimator.report_.get("intervals")) is not None:
+    if (intervals := report.get("intervals")) is not None:
         print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
         print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
         print_line("mean width " + "".join(f"{_shown(one['wide']):>12}" for one in intervals))

@@ -47,6 +47,7 @@ from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
 from fastmlp.tables.texts import MISSING
+from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
 
     Estimator = TableClassifier | TableRegressor
 
+WRITTEN = {
+    "number": "; 'COLUMN=$1,234.50' says by an example how they are written",
+    "date": "; COLUMN=%%m/%%d/%%Y, a format, or COLUMN=seconds since 1970, says how they are written",
+}
+"""What else is said of options of kinds."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},
     "--output": {"metavar": "FILE", "help": "write the model with its preprocessing to one file"},
@@ -64,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         f"--{kind}": {
             "action": "append",
             "metavar": "COLUMN,COLUMN",
-            "help": f"take these as {one.words_for}",
+            "help": f"take these as {one.words_for}" + WRITTEN.get(kind, ""),
         }
         for kind, one in KINDS.items()
     },
@@ -180,12 +187,14 @@ def train(arguments: argparse.Namespace) -> int:
         target, whole = _target(arguments, frame), len(frame)
         kinds = _kinds(arguments, frame.columns)
         with Bar(None, "", "targets"):
+            frame, series = separated(frame, target)
+            frame, series, texts = as_written(frame, series, kinds, read_options.missing, arguments.task)
             numbered = row_numbers(frame)
-            frame, _, task, y = with_targets(*separated(frame, target), arguments.task)
+            frame, _, task, y = with_targets(frame, series, arguments.task)
         least = LEAST_ROWS + (arguments.test is None)
         if len(y) < least:
             raise TableError(f"at least {least} rows with a target are needed, got {len(y)}")
-        if kinds.pop(target, None) is not None:
+        if isinstance(kinds.pop(target, ()), str):
             raise Mistake(f"column {target!r} is the target, which has no other kind")
         for name in ("class_weight", "threshold") if task == Regression.name else ():
             if options.pop(name) is not None:
@@ -201,7 +210,8 @@ def train(arguments: argparse.Namespace) -> int:
         )
         began = time.perf_counter()
         try:
-            estimator.learn(frame, y, target, numbered, ~held if held.any() else None)
+            estimator.learn(frame, y, target, numbered, ~held if held.any() else None, texts)
+            of_columns = estimator.report_ or {}
             doubt = estimator.doubt(frame, y, deadline, ~held)
             test = None if arguments.test is None else estimator.looked_at(arguments.test, target)[:2]
             others = simpler(estimator, frame, y, held, seed, deadline, test)
@@ -218,7 +228,10 @@ def train(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - began
         outputs = outputs_in_parts(estimator, held_X)
         estimator.report_ = compared(estimator, outputs, held_y, others)
-        estimator.report_ |= {"words": _words(read_options, estimator), "held out": _how(arguments)}
+        estimator.report_ |= {
+            "words": _words(read_options, estimator),
+            "held out": _how(arguments),
+        } | of_columns
         if arguments.held_out is not None:
             has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
             coverage = HELD_COVERAGE if has_ends else None
@@ -291,16 +304,20 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
 
     Reading needs the kinds, and they need the columns' names: a wrong name is reported after reading.
     """
-    kinds = {
-        one: kind
-        for kind in KINDS
-        for text in getattr(arguments, kind) or ()
-        for one in (text, *text.split(","))
-    }
+    kinds: dict[str, str] = {}
+    for kind in KINDS:
+        for text in getattr(arguments, kind) or ():
+            kinds |= dict.fromkeys((text, *text.split(",")), kind)
+            kinds |= {name: "category" for name, _ in _halves(text)}  # which remains a text
     if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
         kinds[arguments.target] = "category"
     missing = MISSING if arguments.missing is None else arguments.missing.split(",")
-    return ReadOptions(kinds, missing=missing, shown=None, words={})
+    return ReadOptions(kinds, missing=missing, shown=None, words={}, learns=True)
+
+
+def _halves(text: str) -> list[tuple[str, str]]:
+    """Return what may be the name of a column, and how it is written, of a text like COLUMN=$1,234.50."""
+    return [(text[:place], text[place + 1 :]) for place, letter in enumerate(text) if letter == "="]
 
 
 def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[str, int]]:
@@ -324,15 +341,18 @@ def _seconds(name: str, text: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
-def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str]:
-    """Return the kinds that options set, by column; a name may have a comma in it."""
-    kinds: dict[str, str] = {}
+def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str | tuple[str, str]]:
+    """Return the kinds that options set, by column; a name may have a comma, and = in it."""
+    kinds: dict[str, str | tuple[str, str]] = {}
     for kind in KINDS:
         for text in getattr(arguments, kind) or ():
-            for name in [text] if text in columns else text.split(","):
+            told = [] if text in columns else [half for half in _halves(text) if half[0] in columns]
+            for name in [text] if text in columns else [told[-1][0]] if told else text.split(","):
                 checks.choice("column", name, columns)
-                if kinds.setdefault(name, kind) != kind:
-                    raise Mistake(f"column {name!r} is set to be both {kinds[name]} and {kind}")
+                given = (kind, told[-1][1]) if told else kind
+                if kinds.setdefault(name, given) != given:
+                    both = [one if isinstance(one, str) else " as ".join(one) for one in (kinds[name], given)]
+                    raise Mistake(f"column {name!r} is set to be both {' and '.join(both)}")
     return kinds
 
 

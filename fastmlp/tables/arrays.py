@@ -22,6 +22,8 @@ UNITS = ("D", "ms", "us", "ns")
 FINER = ("ps", "fs", "as")
 """Than polars has: what is less than a microsecond is left out."""
 
+EXACT = ("W", "D", "h", "m", "s", "ms", "us", "ns", *FINER)
+"""Units of timedelta64 that are so many seconds, as months are not."""
 
 NOTHING = ("NAType", "NaTType", "MaskedConstant")
 """Types of what pandas and NumPy have where there is no value, besides NaN."""
@@ -40,7 +42,7 @@ def column_of(name: str, array: NDArray[Any]) -> pl.Series:
     if isinstance(array, np.ma.MaskedArray):
         masked = pl.Series(np.ma.getmaskarray(array))
         return column_of(name, np.asarray(array)).to_frame().select(pl.when(~masked).then(name)).to_series()
-    if array.dtype.kind == "M":
+    if array.dtype.kind == "M" or (array.dtype.kind == "m" and np.datetime_data(array.dtype)[0] in EXACT):
         return pl.Series(name, _in_units(name, array))
     if array.dtype.kind == "O":
         return objects(name, array.tolist())
@@ -108,11 +110,15 @@ def _mixed(name: str, values: Sequence[Any]) -> TableError | None:
 
 
 def _in_units(name: str, dates: NDArray[Any]) -> NDArray[Any]:
-    """Return dates in days if they are in longer units, and in microseconds if in others than polars has."""
+    """Return dates in days if they are in longer units, and in microseconds if in others than polars has.
+
+    Durations in days and longer units are in microseconds, too.
+    """
     unit, count = np.datetime_data(dates.dtype)
-    if unit in UNITS and count == 1:
+    kind = f"{dates.dtype.kind}8"
+    if unit in UNITS[kind == "m8" :] and count == 1:
         return np.ascontiguousarray(dates)
-    target = "M8[D]" if unit in ("Y", "M", "W") else "M8[us]"
+    target = "M8[D]" if kind == "M8" and unit in ("Y", "M", "W") else f"{kind}[us]"
     if unit not in FINER:  # compared before: NumPy 2.5 raises where earlier releases wrap around
         most = 1 << 62  # half of what int64 holds: NumPy's own conversion wraps around near its ends
         low, high = np.array([-most, most]).view(target).astype(dates.dtype)

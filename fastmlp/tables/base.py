@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastmlp.tables import effects, members, report, selection, storage
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
-from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of, doubt
@@ -36,6 +37,7 @@ from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.settings import check, fixed, recipes_of
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, with_targets
 from fastmlp.tables.texts import MISSING
+from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.training.data import checked_weights, floating_dtype
 from fastmlp.training.model import Model
 
@@ -61,8 +63,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
     Parameters
     ----------
-    columns : mapping of str to str, optional
-        Kinds of columns that shall not be inferred, by name: number, category, date, text or drop.
+    columns : mapping of str to str or (str, str), optional
+        Kinds of columns that shall not be inferred, by name: number, category, date, text or drop. With a
+        kind, how its texts are written: ("number", "$1,234.50"), an example; ("date", "%m/%d/%Y"), a format,
+        or one of seconds, milliseconds, microseconds and nanoseconds since 1970.
     time : str, optional
         A column of dates or numbers: what is held out, for recipes, epochs and errors of intervals, are the
         later rows, as the rows to predict will be later.
@@ -114,7 +118,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         the prediction, over the target's deviation
     trials_ : list of Trial, what the search tried
     shortened_ : str or None, in words what `time_limit` has left out
-    report_ : dict or None, what `fastmlp train`, or `fit` with `test`, found on held-out rows
+    report_ : dict or None; its "columns" has a row for each column: name, kind, what is done, missing values,
+        levels of a category, an example, what is in doubt; `fastmlp train`, and `fit` with `test`, add scores
+        on held-out rows
     fingerprint_ : str or None, a digest of the table that was trained on
     held_ : (rows,) array of bool or None, which rows of that table were held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
@@ -126,7 +132,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def __init__(
         self,
         *,
-        columns: Mapping[str, str] | None = None,
+        columns: Given | None = None,
         time: str | None = None,
         group: str | None = None,
         missing: Sequence[str] | None = None,
@@ -189,19 +195,26 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Warns
         -----
         UserWarning
-            If rows have no target, which are left out, a column of X is the target, `time_limit` has left
-            something out, or rows seem to depend on each other by a column that is neither time nor group.
+            If rows have no target, which are left out, a column of X is the target, columns are left out or
+            in doubt, `time_limit` has left something out, or rows seem to depend on each other by a column
+            that is neither time nor group.
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
-        whole, target = self._separated(X, y, self.columns)
+        given = self.columns or {}
+        frame, target = separated(as_frame(X, self.read_options(given, target=y, learns=True)), y)
+        whole, target, texts = as_written(frame, target, given, self.missing_texts, self._task)
         if (name := target.name) in whole.columns and whole[name].equals(target):
             warnings.warn(f"column {name!r} of X is the target: fit(X, {name!r}) leaves it out", stacklevel=2)
         frame, values, weights = self._with_targets(whole, target, sample_weight)
+        said = {*row_numbers}
         if len(frame) < len(whole):
             row_numbers = {*row_numbers, *numbers_of_rows(whole)}
         del whole
-        self.learn(frame, values, target.name, row_numbers)
+        self.learn(frame, values, target.name, row_numbers, None, texts)
+        rows = (self.report_ or {})["columns"]
+        if line := in_doubt([row for row in rows if row["name"] not in said]):
+            warnings.warn(line, stacklevel=2)
         targets = Targets(self.task_, values)
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
         found = self.doubt(frame, values, deadline)
@@ -214,7 +227,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         del frame, X  # what was read from a file is no longer there while members are trained
         self.train(encoded, values, weights, deadline, dependence)
         if test is not None:
-            self.report_ = report.compared(self, report.outputs_in_parts(self, tested), judged, others)
+            self.report_ = (self.report_ or {}) | report.compared(
+                self, report.outputs_in_parts(self, tested), judged, others
+            )
         if self.shortened_ is not None:
             warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
         if found is not None:
@@ -240,11 +255,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         target: str,
         row_numbers: Collection[str] = (),
         rows: Array | None = None,
+        found: FoundWritings | None = None,
     ) -> None:
         """Learn the columns and the task: the first half of `fit`.
 
         frame, y, target : a table without its target, the target (rows,), and its name
         row_numbers : as for `fit`; rows : (rows,) truth values, of those to learn from; None for all
+        found : of the texts of the table
         """
         import polars as pl
 
@@ -260,14 +277,23 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         of_rows = None if rows is None else pl.Series(rows)
         targets = Targets(self.task_, learned)
         few = targets if targets.are_few else None
-        given = ({} if self.group is None else {self.group: "drop"}) | dict(self.columns or {})
-        self.encoding_ = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
+        given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
+        if self.group is not None:
+            given.setdefault(self.group, "drop")
+        if not isinstance((self.columns or {}).get(target, ""), str):
+            del given[target]  # it is said how the target is written
+        encoding = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
+        self._name(frame.columns, target)
+        if found is not None:
+            used = [one for one in found.writings if one.column in encoding.places]
+            of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
+            encoding = replace(encoding, writings=(*used, *of_target))
+        self.encoding_ = encoding
         if few is not None and self.layers is None:
             self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
-        self.report_ = None
+        self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
         self.held_: Array | None = None if rows is None else ~rows
-        self._name(frame.columns, target)
 
     def train(
         self,
@@ -343,7 +369,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Warns
         -----
         UserWarning
-            If unusually many rows have a level that was not learned, or a column's dtype cannot hold a level.
+            If unusually many rows have a level that was not learned, a column's dtype cannot hold a level, or
+            texts are not written as those of the training were.
         """
         check_is_fitted(self)
         frame = self._columns_of(X)
@@ -486,23 +513,42 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         while self.target_name_ in columns:  # a target that was given beside X
             self.target_name_ += " (target)"
 
+    @property
+    def missing_texts(self) -> Sequence[str]:
+        """Texts that say that there is no value."""
+        return MISSING if self.missing is None else self.missing
+
     def read_options(
-        self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
+        self, kinds: Given | None, only: Sequence[str] | None = None, target: Any = None, learns: bool = False
     ) -> ReadOptions:
-        """Return how a file is to be read; classes in the column `target` as the texts that they are."""
-        missing = MISSING if self.missing is None else self.missing
-        classes = (
-            {target: "category"} if isinstance(target, str) and self._task == Classification.name else {}
-        )
-        return ReadOptions({**(kinds or {}), **classes}, only, missing, self.progress)
+        """Return how a file is to be read; classes in the column `target` as the texts that they are.
+
+        Columns remain texts of which it is known how they are written. learns : as of `ReadOptions`
+        """
+        known = {name: kind if isinstance(kind, str) else "category" for name, kind in (kinds or {}).items()}
+        if not learns:
+            known |= {one.column: "category" for one in self.encoding_.writings}
+        if isinstance(target, str) and self._task == Classification.name:
+            known[target] = "category"
+        return ReadOptions(known, only, self.missing_texts, self.progress, learns=learns)
 
     def _columns_of(self, X: Any) -> pl.DataFrame:
-        """Return a table, of a file the columns that the model uses."""
-        return as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
+        """Return a table, of a file the columns that the model uses, read as those of the training were."""
+        frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
+        return self._as_learned(frame)
 
-    def _separated(self, X: Any, y: Any, kinds: Mapping[str, str] | None) -> tuple[pl.DataFrame, pl.Series]:
-        """Return a table without its target, and the target; kinds : as for `read_options`."""
-        return separated(as_frame(X, self.read_options(kinds, target=y)), y)
+    def _separated(self, X: Any, y: Any) -> tuple[pl.DataFrame, pl.Series]:
+        """Return a table without its target, and the target, read as those of the training were."""
+        frame, target = separated(as_frame(X, self.read_options(self.encoding_.kinds, target=y)), y)
+        named = self._as_learned(target.to_frame(self.target_name_))
+        return self._as_learned(frame), named.to_series().alias(target.name)
+
+    def _as_learned(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return numbers and dates in place of texts; warn of texts that are not written as they were."""
+        frame, lines = as_learned(frame, self.encoding_.writings, self.missing_texts)
+        for line in lines:
+            warnings.warn(line, stacklevel=5)  # what calls predict
+        return frame
 
     def _read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[pl.DataFrame, Array, Array | None]:
         """Return the rows of a table that have a target, without it, and targets and weights (rows,).
@@ -511,7 +557,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         check_is_fitted(self, "encoding_")
         y = self.target_name_ if y is None else y
-        frame, target = self._separated(X, y, self.encoding_.kinds)
+        frame, target = self._separated(X, y)
         return self._with_targets(frame, target, sample_weight, self.task_)
 
     def _with_targets(

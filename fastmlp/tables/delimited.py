@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any
 from fastmlp import checks
 from fastmlp.system.bars import Bar
 from fastmlp.tables.errors import TableError, different
-from fastmlp.tables.read_options import ReadOptions, columns_to_read, parsed_as, typed
+from fastmlp.tables.read_options import (
+    ReadOptions,
+    WrittenOtherwise,
+    columns_to_read,
+    parsed_as,
+    typed,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,9 +52,6 @@ FIRST = "the first line must name the columns"
 
 QUOTES = 'a field with quotes must stand in quotes, and they are doubled in it, as "5"" pipe"'
 
-DECIMAL_COMMA = r"^(\s*[+-]?\d+),(\d+(?:[eE][+-]?\d+)?\s*)$"
-"""Numbers like 3,25 where fields are separated by semicolons."""
-
 LONGEST = 1 << 26
 """Bytes from which on a row is parsed though it has no end: a quote in it is never closed."""
 
@@ -61,10 +64,19 @@ def read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     TableError
         With file, row and column of what is no such table.
     """
+    known = parsed_as(read_options)
+    while True:
+        try:
+            return _read_once(path, read_options, known)
+        except WrittenOtherwise as column:
+            known[str(column)] = "text"  # earlier blocks have numbers in place of texts: they are read again
+            (read_options.words or {}).clear()
+
+
+def _read_once(path: Path, read_options: ReadOptions, known: dict[str, str | None]) -> pl.DataFrame:
     import polars as pl
 
     parts: list[pl.DataFrame] = []
-    known = parsed_as(read_options)
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", read_options.shown) as bar:
         blocks = blocks_of_file(file, _size(file))
         first = next(blocks, b"")
@@ -75,7 +87,7 @@ def read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
             done += len(block)
             try:
                 part = _parsed_block(block, header, separator, read_options.missing, skip=int(number == 0))
-                parts.append(typed(part.select(columns), known))
+                parts.append(typed(part.select(columns), known, True, separator == ";", read_options.learns))
                 texts = parts[-1].select(pl.col(pl.String))
                 _count_words(texts, block, header, separator, read_options, skip=int(number == 0))
             except TableError as error:
@@ -167,8 +179,6 @@ def _parsed_block(
     except pl.exceptions.PolarsError as error:
         _explain(block, header, separator, skip)
         raise TableError(str(error).splitlines()[0]) from None
-    if separator == ";":
-        part = part.with_columns(pl.all().str.replace(DECIMAL_COMMA, "$1.$2"))
     # A row of too few fields has nothing in the last column; counting shows whether there may be one.
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.system.bars import Bar
+from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.inferred import ROW_NUMBERS, inferred
 from fastmlp.tables.kinds import KINDS, Dropped, Text
 from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
 from fastmlp.tables.texts import parsed
+from fastmlp.tables.writings import FoundWritings, Writing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,6 +34,9 @@ DENSE = 0.25
 FINGERPRINT_ROWS = 1000
 """Rows at the head of a table that its fingerprint is taken of."""
 
+MOST_NAMED = 10
+"""Columns that are named in a warning."""
+
 TOGETHER = 1 << 16
 """Rows that are encoded at a time, so that what a column needs meanwhile is small."""
 
@@ -42,11 +47,13 @@ class Encoding:
 
     numbers_first : whether categories come behind numbers and dates in X; in earlier files they do not
     codes : categories of columns of numbers that are codes, too, which X has beside the numbers
+    writings : how texts of columns and of the target are numbers and dates, for `as_learned`
     """
 
     columns: tuple[Column, ...]
     numbers_first: bool = False
     codes: tuple[Column, ...] = ()
+    writings: tuple[Writing, ...] = ()
 
     @classmethod
     def learned(
@@ -142,7 +149,9 @@ class Encoding:
     def summary(self, column: Column) -> str:
         """Return in words what becomes of a column of the table."""
         of_codes = [code.summary for code in self.codes if code.name == column.name]
-        return "; and as codes: ".join([column.summary, *of_codes])
+        whole = "; and as codes: ".join([column.summary, *of_codes])
+        told = [one.shown for one in self.writings if one.column == column.name and one.is_told]
+        return "".join([whole, *[f"; written as {shown}" for shown in told]])
 
     @property
     def linear(self) -> Encoding:
@@ -304,6 +313,50 @@ class Encoding:
     def described(self) -> list[dict[str, Any]]:
         """The columns in JSON's types; `columns_of` of `restoring` takes it."""
         return [column.described for column in self.columns]
+
+
+def rows_of_columns(
+    encoding: Encoding, frame: pl.DataFrame, found: FoundWritings | None
+) -> list[dict[str, Any]]:
+    """Return, in JSON's types, what is known of each column: its kind, what is done, how much is missing.
+
+    frame : the table that was learned from; found : of its texts
+    """
+    rows = []
+    for column, series in zip(encoding.columns, frame.get_columns(), strict=True):
+        is_nan = series.is_nan().sum() if series.dtype.is_float() else 0
+        doubt = None if found is None else found.doubts.get(column.name)
+        rows.append({
+            "name": column.name,
+            "kind": column.kind,
+            "done": encoding.summary(column),
+            "missing": series.null_count() + int(is_nan),
+            "levels": len(column.levels) if isinstance(column, Category) else None,
+            "example": None if found is None else found.examples.get(column.name),
+            "doubt": None if doubt is None else [*doubt],
+        })  # fmt: skip
+    return rows
+
+
+def in_doubt(rows: list[dict[str, Any]]) -> str:
+    """Return in one line which columns are left out or in doubt, of `rows_of_columns`; "" if none."""
+    said = {"left out": [], "in doubt": []}  # type: dict[str, list[str]]
+    for row in rows:
+        is_out, reasons = row["kind"] == Dropped.kind, []
+        if is_out and row["done"] != Dropped.reason:
+            reasons = [row["done"]]
+        if row["doubt"] is not None:
+            reason, kind, shown = row["doubt"]
+            said_by = f": columns={{{row['name']!r}: ({kind!r}, {shown!r})}} says it" if shown else ""
+            reasons.append(f"{reason}{said_by}")
+        if reasons:
+            said["left out" if is_out else "in doubt"].append(f"{row['name']!r} ({'; '.join(reasons)})")
+    return "; ".join(
+        f"columns {what}: {', '.join(names[:MOST_NAMED])}"
+        + f", and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED)
+        for what, names in said.items()
+        if names
+    )
 
 
 class GrowingMatrix:

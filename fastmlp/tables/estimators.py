@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from fastmlp.tables import storage
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
+from fastmlp.tables.writings import Given
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     def __init__(
         self,
         *,
-        columns: Mapping[str, str] | None = None,
+        columns: Given | None = None,
         time: str | None = None,
         group: str | None = None,
         missing: Sequence[str] | None = None,

@@ -50,10 +50,12 @@ def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
     dtype = series.dtype
     distinct = _distinct(series)
     if distinct <= 1 and not (distinct == 1 and series.null_count()):
-        return Dropped(series.name, "it holds nothing" if distinct == 0 else "it holds one value only")
+        if not distinct:
+            return Dropped(series.name, "it holds nothing")
+        return Dropped(series.name, f"it holds one value only, {checks.shown(series.drop_nulls()[0])}")
     if dtype.is_numeric() and _numbers_the_rows(series):
         return Dropped(series.name, ROW_NUMBERS)
-    if dtype.is_numeric():
+    if dtype.is_numeric() or dtype in (pl.Duration, pl.Time):
         return Number.learned(series)
     if dtype in (pl.Date, pl.Datetime):
         return Date.learned(series)

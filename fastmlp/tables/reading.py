@@ -44,7 +44,9 @@ def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> 
         pass
     try:
         # Columns of text that are set to be numbers or dates become so in every format.
-        frame = typed(FORMATS[path.suffix.lower()](path, read_options), parsed_as(read_options), guess=False)
+        frame = FORMATS[path.suffix.lower()](path, read_options)
+        if not read_options.learns:  # what learns finds out how they are written
+            frame = typed(frame, parsed_as(read_options), guess=False)
     except TableError as error:
         raise error.within(str(path)) from None
     if not frame.width:

@@ -24,6 +24,7 @@ from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial
 from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.values import TAILS
+from fastmlp.tables.writings import Writing
 
 
 def columns_of(descriptions: list[dict[str, Any]]) -> tuple[Column, ...]:
@@ -45,6 +46,17 @@ def codes_of(descriptions: list[dict[str, Any]], columns: Sequence[Column]) -> t
     if not all(isinstance(code, Category) and code.name in numbers for code in codes):
         raise ValueError("what is said to be the codes of a number is none")
     return codes
+
+
+def writings_of(descriptions: list[list[Any]], columns: Sequence[Column], target: str) -> tuple[Writing, ...]:
+    """Return how texts of columns and of the target are written; errors as those of `columns_of`."""
+    kinds = {column.name: column.kind for column in columns} | {target: Number.kind}
+    writings = tuple(Writing(*description) for description in descriptions)
+    different(one.column for one in writings)
+    for one in writings:
+        if kinds.get(one.column) != one.kind:
+            raise ValueError(f"column {one.column!r} is written as a {one.kind}, and is none")
+    return writings
 
 
 def _column(description: dict[str, Any]) -> Column:
@@ -145,6 +157,14 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return a report as it is; errors as those of `columns_of`."""
     if description is None:
         return None
+    for row in description.get("columns", ()):
+        reason, kind, shown = row["doubt"] or ("", "", "")
+        for text in (row["name"], row["kind"], row["done"], row["example"] or "", reason, kind, shown):
+            checks.instance("what the report says of a column", text, str, "a text")
+        checks.whole("missing values of a column", row["missing"], 0)
+        checks.whole("levels of a column", row["levels"] or 0, 0)
+    if "scores" not in description:  # of a model of Python
+        return description
     for name in ("trained on", "held out", "linear model"):
         checks.whole(f"rows {name}", description["rows"][name], 1)
     measures, constant = description["scores"]["network"].keys(), description["scores"]["constant"]

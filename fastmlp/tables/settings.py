@@ -18,6 +18,7 @@ from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import storage
 from fastmlp.tables.recipe import PRESETS, Recipe, candidates
 from fastmlp.tables.tasks import costs_of
+from fastmlp.tables.writings import Writing
 
 Settings = Mapping[str, Any]
 """An estimator's parameters by their names; None where it shall choose."""
@@ -41,6 +42,12 @@ def check(settings: Settings) -> None:
         checks.real("threshold", threshold, 0, 1, open_low=True, open_high=True)
     if settings["columns"] is not None and not isinstance(settings["columns"], Mapping):
         raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
+    for name, kind in (settings["columns"] or {}).items():
+        if not isinstance(kind, str):
+            is_pair = isinstance(kind, Sequence) and [*map(type, kind)] == [str, str]
+            if not is_pair:
+                raise TypeError(f"kind of column {name!r} must be a text, or two, got {checks.shown(kind)}")
+            Writing(str(name), *kind)
     if (missing := settings["missing"]) is not None:
         is_sequence = isinstance(missing, Sequence) and not isinstance(missing, str)
         if not (is_sequence and all(isinstance(text, str) for text in missing)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,15 @@ from fastmlp.model.network import Network
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.restoring import codes_of, columns_of, recipe_of, report_of, task_of, trials_of
+from fastmlp.tables.restoring import (
+    codes_of,
+    columns_of,
+    recipe_of,
+    report_of,
+    task_of,
+    trials_of,
+    writings_of,
+)
 from fastmlp.tables.tasks import Task
 from fastmlp.training import checkpoint
 from fastmlp.training.model import Model
@@ -38,7 +47,8 @@ READ = ("table 1", "table 3", "table 4", "table 5", "table 6", "table 7", "table
 no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
 Before the fifth one columns of X are in the table's order, before the sixth one every network has held out
 rows, before the seventh one each category has a column for each level, before the eighth one no number is a
-code, too, and before the ninth one no class has a threshold, and nobody says which rows were held out."""
+code, too, and before the ninth one no class has a threshold, and nobody says which rows were held out
+or how texts are written."""
 
 MOST_MEMBERS = 1000
 
@@ -55,6 +65,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         "columns": encoding.described,
         "codes": [column.described for column in encoding.codes],
         "numbers first": encoding.numbers_first,
+        "writings": [*map(astuple, encoding.writings)],
         "task": {"name": task.name, **vars(task)},
         "target": estimator.target_name_,
         "missing": None if estimator.missing is None else list(estimator.missing),
@@ -108,7 +119,8 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     task = task_of(table["task"])
     numbers_first = checks.flag("numbers first", table.get("numbers first", False))
     columns = columns_of(table["columns"])
-    encoding = Encoding(columns, numbers_first, codes_of(table.get("codes", []), columns))
+    codes, told = codes_of(table.get("codes", []), columns), table.get("writings", [])
+    encoding = Encoding(columns, numbers_first, codes, writings_of(told, columns, table["target"]))
     if "networks" in header:
         recipes, networks, counts = table["recipes"], header["networks"], header["members"]
     else:  # all networks follow one recipe

@@ -30,11 +30,16 @@ FARTHEST = 1e3
 
 
 def numbers(series: pl.Series) -> Array:
-    """Return a column as float64, NaN where nothing is; TableError if it does not hold numbers."""
+    """Return a column as float64, NaN where nothing is; TableError if it does not hold numbers.
+
+    Durations, and times from midnight on, are in seconds.
+    """
     import polars as pl
 
     if series.dtype == pl.String:
         series = parsed(series, "number")
+    elif series.dtype in (pl.Duration, pl.Time):
+        series = series.cast(pl.Duration("us")).to_physical().cast(pl.Float64) / 1e6
     if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
         raise TableError(f"it must hold numbers, has dtype {series.dtype}", series.name)
     return series.cast(pl.Float64).to_numpy()

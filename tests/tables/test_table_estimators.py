@@ -85,7 +85,8 @@ def test_rows_without_a_target_are_left_out(kind, y):
     expected = kind(**QUICK).fit(kept, y, weights[is_there], row_numbers=["id"])
     says = f"^{200 - is_there.sum()} of 200 rows have no target and are left out$"
     for X, target in ((missing, y), (missing.drop(y), missing[y].to_pandas())):
-        with pytest.warns(UserWarning, match=says):
+        out = r"^columns left out: 'id' \(it numbers the rows\)$"
+        with pytest.warns(UserWarning, match=out), pytest.warns(UserWarning, match=says):
             model = kind(**QUICK).fit(X, target, weights)
         assert model.encoding_ == expected.encoding_
         np.testing.assert_array_equal(model.outputs(frame), expected.outputs(frame))

@@ -249,7 +249,7 @@ def test_what_is_no_table_is_refused_in_one_line():
     with pytest.raises(TableError, match=r"column 'o': columns of dtype Object cannot be learned from"):
         Encoding.learned(pl.DataFrame({"o": pl.Series([UUID(int=1), UUID(int=2)], dtype=pl.Object)}))
     nothing = pl.DataFrame({"a": [1] * 3, "id": [1, 2, 3], "b": [None] * 3, "c": ["x"] * 3})
-    why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
+    why = "'a': it holds one value only, 1, 'id': it numbers the rows, 'b': it holds nothing, .."
     with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):
         Encoding.learned(nothing)
 
