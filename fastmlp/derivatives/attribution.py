@@ -64,13 +64,21 @@ def attribute(
     steps = checks.whole("steps", steps, 1)
     if any(block.codes for block in model.network.blocks):
         raise ValueError("attribute needs columns of numbers: no line leads from one code to another")
+    if any(block.is_sparse for block in model.network.blocks):
+        raise ValueError("attribute needs dense blocks; this network has SparseNumbers")
     rows = _dense(Rows(model, X))
     if baseline is None:
         if method == "expected":
             raise ValueError("method='expected' needs baseline=, rows of the training data")
         baseline = np.zeros((1, rows.shape[1]))
+    if model.network.blocks and isinstance(baseline, (list, tuple)):
+        baseline = np.hstack([np.atleast_2d(block) for block in baseline])
     starts = np.atleast_2d(checks.real_array("baseline", baseline)).astype(rows.dtype)
-    if starts.shape[1] != rows.shape[1] or (method == "integrated" and len(starts) not in (1, len(rows))):
+    if (
+        not len(starts)
+        or starts.shape[1] != rows.shape[1]
+        or (method == "integrated" and len(starts) not in (1, len(rows)))
+    ):
         wanted = (
             f"({rows.shape[1]},) or {rows.shape}" if method == "integrated" else f"(any, {rows.shape[1]})"
         )
@@ -82,7 +90,7 @@ def attribute(
             (starts, (node + 1) / 2, weight / 2) for node, weight in zip(nodes, weights, strict=True)
         ]
     else:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(None if seed is None else checks.whole("seed", seed, 0))
         drawn = rng.integers(len(starts), size=(steps, len(rows)))
         at = (
             rng.permuted(np.tile(np.arange(steps)[:, None], len(rows)), axis=0) + rng.random(drawn.shape)

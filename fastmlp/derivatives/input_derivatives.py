@@ -9,19 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend import registry
+from fastmlp.backend import reference, registry
+from fastmlp.backend.reference_losses import activate
 from fastmlp.derivatives.tape import Array, Tape, logit_steps
 from fastmlp.exchange.steps import ExportGraph, graph_of
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
+from fastmlp.model.layers import Activate
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.budget import usable_cores
 from fastmlp.training.data import clean_rows_of
-from fastmlp.training.model import Model
+from fastmlp.training.model import PART_ROWS, Model
 from fastmlp.training.sparse_data import is_sparse
 
 if TYPE_CHECKING:
@@ -77,14 +80,17 @@ class Rows:
         outputs = heads or {"output": self.network.output}
         return logit_steps(self.graph, outputs) if self.logits else self.graph.outputs
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether rows can go in compiled passes back to dense inputs; else a tape takes them."""
+        plain = isinstance(self.inputs, np.ndarray) and not self.network.blocks
+        fits = not (self.logits and self.network.heads)
+        return plain and fits and not registry.is_reference(self.model.backend)
+
     @functools.cached_property
-    def passes(self) -> RowPasses | None:
-        """Compiled passes back to dense inputs; None where a tape takes the rows."""
-        network, plain = self.network, isinstance(self.inputs, np.ndarray) and not self.network.blocks
-        if not plain or registry.is_reference(self.model.backend) or (self.logits and network.heads):
-            return None
-        if self.logits:
-            network = _bare(network)
+    def passes(self) -> RowPasses:
+        """Compiled passes."""
+        network = _bare(self.network) if self.logits else self.network
         kept = _idle.pop(self.model, None)
         if kept is not None and kept.serves(network, self.parameters, len(self.inputs)):
             return kept
@@ -146,10 +152,18 @@ class Rows:
         """Return values or tangents of the outputs (.., rows, n_out), those of heads side by side."""
         return np.concatenate([found[step] for step in self.ends.values()], axis=-1)
 
-    def array(self, what: str, value: Any, columns: int) -> Array:
-        """Return vectors of a product as an array (rows, columns); ValueError for another shape."""
+    def vectors(self, what: str, value: Any, parts: Mapping[str | None, int]) -> Array:
+        """Return vectors of a product as an array (rows, columns); ValueError for another shape.
+
+        parts : columns by the names of heads or of blocks; a dict has their names, a list their order
+        """
+        columns = sum(parts.values())
         if isinstance(value, Mapping):
-            value = [*value.values()]
+            if {*value} != {*parts}:
+                wanted, got = ", ".join(map(str, parts)), checks.shown([*value])
+                raise ValueError(f"{what} must have {wanted}, got {got}")
+            value = [value[name] for name in parts]
+            value = [np.reshape(one, (-1, parts[name])) for name, one in zip(parts, value, strict=True)]
         if isinstance(value, (list, tuple)) and any(np.ndim(one) == 2 for one in value):
             value = np.hstack(value)
         array = checks.real_array(what, value)
@@ -157,7 +171,21 @@ class Rows:
             array = array.reshape(-1, 1)
         if array.shape != (len(self), columns):
             raise ValueError(f"{what} must have shape {(len(self), columns)}, got {array.shape}")
-        return np.ascontiguousarray(array, self.dtype)
+        if not checks.finite(array := np.ascontiguousarray(array, self.dtype)):
+            raise ValueError(f"{what} must be finite")
+        return array
+
+    @property
+    def columns(self) -> dict[str | None, int]:
+        """The columns of the inputs, by the names of blocks."""
+        return {one.name: one.columns for one in self.graph.inputs}
+
+    @property
+    def outs(self) -> dict[str | None, int]:
+        """The outputs, by the names of heads."""
+        return {name: head.objective.n_out for name, head in self.network.heads.items()} or {
+            None: self.network.n_out
+        }
 
     def output(self, given: Any) -> int:
         """Return the column of the outputs that a caller names."""
@@ -165,17 +193,17 @@ class Rows:
         if network.head_names:
             columns = columns_of_heads(network.heads)
             name, place = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-            if name not in columns:
+            if not isinstance(name, str) or name not in columns:
                 raise ValueError(f"output must be one of {', '.join(columns)}, got {checks.shown(given)}")
             own = range(network.n_out)[columns[name]]
             if place is None and len(own) > 1:
                 raise ValueError(
                     f"the head {name!r} has {len(own)} outputs; output=({name!r}, 0) is the first"
                 )
-            return own[checks.whole("output", place or 0, 0, len(own) - 1)]
+            return own[0 if place is None else checks.whole("output", place, 0, len(own) - 1)]
         if given is None and network.n_out > 1:
             raise ValueError(f"output must be one of the {network.n_out} outputs, 0 is the first; got None")
-        return checks.whole("output", given or 0, 0, network.n_out - 1)
+        return 0 if given is None else checks.whole("output", given, 0, network.n_out - 1)
 
 
 def _by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice], Array]) -> Array:
@@ -196,10 +224,11 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
 
     cotangents : of the outputs of some rows, (directions, rows, n_out)
     """
-    if (passes := rows.passes) is None:
+    if not rows.is_compiled:
         for some, tape in rows.blocks():
             yield some, tape.pull(rows.seeds(cotangents(some))) * rows.scale
         return
+    passes = rows.passes
     step = min(passes.rows, rows.at_once(rows.directions * max(rows.n_in, rows.network.n_out)))
     for start in range(0, len(rows), step):
         some = slice(start, min(start + step, len(rows)))
@@ -215,7 +244,7 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
     outs = model.network.n_out
     rows = Rows(model, X, outs, logits)
-    if outs <= rows.n_in or (rows.passes is not None and outs <= 4 * rows.n_in):
+    if outs <= rows.n_in or (rows.is_compiled and outs <= 4 * rows.n_in):
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
         for some, found in _reverse(rows, lambda some: _unit(some.stop - some.start, outs, rows.dtype)):
             out[some] = found.transpose(1, 0, 2)
@@ -263,7 +292,7 @@ def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> A
 def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
     """Return the rows (rows, columns) of U times the Jacobian of each row."""
     rows = Rows(model, X, 1, logits)
-    own, out = rows.array("U", U, model.network.n_out), np.empty((len(rows), rows.n_in), rows.dtype)
+    own, out = rows.vectors("U", U, rows.outs), np.empty((len(rows), rows.n_in), rows.dtype)
     for some, found in _reverse(rows, lambda some: own[None, some]):
         out[some] = found[0]
     return out
@@ -272,7 +301,7 @@ def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
 def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
     """Return the Jacobian of each row times its row of V, (rows, n_out)."""
     rows = Rows(model, X, 1, logits)
-    own = rows.array("V", V, rows.n_in)
+    own = rows.vectors("V", V, rows.columns)
     return _by_rows(
         rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(own[some] * rows.scale))
     )
@@ -285,7 +314,7 @@ def input_gradient(
     rows = Rows(model, X, 1, logits)
     place = rows.output(output)
     blocks = _reverse(rows, lambda some: rows.unit(some, place)[None])
-    if not is_sparse(X) or dense:
+    if checks.flag("dense", dense) or not is_sparse(X):
         out = np.empty((len(rows), rows.n_in), rows.dtype)
         for some, found in blocks:
             out[some] = found[0]
@@ -297,13 +326,14 @@ def input_gradient(
         stored = slice(starts[some.start], starts[some.stop])
         line = np.repeat(np.arange(some.stop - some.start), np.diff(starts[some.start : some.stop + 1]))
         values[stored] = found[0][line, matrix.indices[stored]]
-    return type(matrix)((values, matrix.indices, matrix.indptr), matrix.shape)
+    kind = scipy.sparse.csr_matrix if isinstance(X, scipy.sparse.spmatrix) else scipy.sparse.csr_array
+    return kind((values, matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
 
 
 def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) -> Array:
     """Return the Hessian of one output by the columns of each row times its row of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
-    place, own = rows.output(output), rows.array("V", V, rows.n_in)
+    place, own = rows.output(output), rows.vectors("V", V, rows.columns)
     return _by_rows(
         rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, place, own[some] * rows.scale) * rows.scale
     )
@@ -328,21 +358,28 @@ def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:
 
 def hidden(model: Model, X: Any, layer: int | str) -> NDArray[Any]:
     """Return the units (rows, units) of a layer after its activation."""
-    from fastmlp.backend import reference
-
-    network, parameters = model.network, model.parameters
-    named = {one.name: place for place, one in enumerate(network.operations) if one.name}
+    network, operations = model.network, model.network.operations
+    named = {
+        one.name: place
+        for place, one in enumerate(operations)
+        if one.layer is not None and one.kind.name != "members"
+    }
     if isinstance(layer, str):
         if layer not in named:
             raise ValueError(f"layer must be one of {', '.join(named)}, got {layer!r}")
         place = named[layer]
     else:
-        layers = [*named.values()]
-        place = layers[checks.whole("layer", layer, -len(layers), len(layers) - 1)]
-    inputs = clean_rows_of("X", network, X, parameters.dtype, known=False)
-    if place == len(network.operations) - 1 and not network.head_names:
-        out = np.empty((len(inputs), network.n_out), parameters.dtype)
-        reference.predict(network, parameters, inputs, out)
-        return out
-    passed = reference.pass_forward(network, parameters, inputs, None, 0)
-    return passed.activations[place]
+        place = [*named.values()][checks.whole("layer", layer, -len(named), len(named) - 1)]
+    one = operations[place]
+    after = operations[place + 1] if place + 1 < len(operations) else None
+    if after is not None and after.sources == (place,) and isinstance(after.layer, Activate):
+        place += 1  # an activation with parameters, or of members, is an operation of its own
+    head = network.heads.get(one.name if network.head_names else "") if one.is_head else None
+    output = network.output if head is None else head.objective.output
+    inputs = clean_rows_of("X", network, X, model.parameters.dtype, known=False)
+    parts = []
+    for start in range(0, len(inputs), PART_ROWS):
+        passed = reference.pass_forward(network, model.parameters, inputs[start : start + PART_ROWS], None, 0)
+        ends = one.is_head or place == len(operations) - 1
+        parts.append(activate(output, passed.logits[place]) if ends else passed.activations[place])
+    return np.concatenate(parts)

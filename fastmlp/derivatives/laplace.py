@@ -25,8 +25,13 @@ Array = NDArray[np.float64]
 MOST_PARAMETERS = 2000
 """Parameters whose whole matrix is formed with structure="auto"; of more that of the last layer alone."""
 
-CURVATURES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
-"""Losses of a network that has a posterior: negative log likelihoods of exponential families."""
+MOST_OF_A_MATRIX = 10_000
+"""Parameters that have a spread, at most: their matrix takes 0.8 GB."""
+
+CURVATURES = {
+    "mse": "identity", "cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp",
+}  # fmt: skip
+"""Losses with their outputs that have a posterior: negative log likelihoods by natural parameters."""
 
 
 class Posterior:
@@ -46,15 +51,30 @@ class Posterior:
         self, model: Model, X: Any, y: Any, structure: str, prior_precision: float | None, noise: float | None
     ) -> None:
         network = model.network
-        if network.heads and network.head_names:
-            raise ValueError("laplace needs one output; this network has heads")
-        loss = network.objective.loss
-        if network.members > 1 or loss not in CURVATURES:
-            what = "Members" if network.members > 1 else f"the loss {checks.shown(loss)}"
-            raise ValueError(f"laplace has the losses {', '.join(CURVATURES)}; this network has {what}")
-        self.model, self._loss = model, str(loss)
+        loss, output = network.objective.loss if not network.head_names else None, network.output
+        what = None
+        if network.heads:
+            what = "heads" if network.head_names else "a Head, of missing or weighted targets"
+        elif network.members > 1:
+            what = "Members"
+        elif loss not in CURVATURES or CURVATURES[str(loss)] != output:
+            what = f"the loss {checks.shown(loss)} with the output {output!r}"
+        if what is not None:
+            pairs = ", ".join(f"{one} with {end}" for one, end in CURVATURES.items())
+            raise ValueError(f"laplace has the losses {pairs}; this network has {what}")
+        if loss != "mse" and noise is not None:
+            raise ValueError(f"noise is of the loss mse, got {checks.shown(noise)} with {loss}")
+        # Of the parameters as they are now: the posterior stays true when the model trains on.
+        arrays, backend = model.parameters.copy(), model._backend
+        self.model, self._loss = Model(network, arrays, {"loss": []}, backend, None), str(loss)
+        model = self.model
         rows = ParameterRows(model, X, network.n_out)
         self.structure, self._own = self._parameters(rows, structure)
+        if (count := len(self._own)) > MOST_OF_A_MATRIX:
+            raise ValueError(
+                f"the posterior of {count} parameters is a matrix of {8 * count**2 / 1e9:.1f} GB; "
+                f"laplace takes {MOST_OF_A_MATRIX} at most, of all parameters or of the last layer"
+            )
         targets = clean_targets("y", y, network, len(rows), rows.dtype)
         curvature, self._fit = np.zeros((len(self._own), len(self._own))), 0.0
         for some, tape in rows.blocks():
@@ -124,27 +144,56 @@ class Posterior:
         return float(data - precision * self._square / 2 - spread / 2)
 
     def _evidence(self, precision: float | None, noise: float | None) -> tuple[float, float]:
-        """Return the precision and the noise of the greatest marginal likelihood, but for what is given."""
+        """Return the precision and the noise of the greatest marginal likelihood, but for what is given.
+
+        MacKay's fixed point (1992, equations 27 and 32) leads near it, and Nelder and Mead's simplex to it.
+        """
         from scipy.optimize import minimize
 
-        fixed = [
-            None if value is None else np.log(checks.real(name, value, 0, open_low=True))
-            for name, value in (("prior_precision", precision), ("noise", noise))
-        ]
-        if self._loss != "mse":
-            fixed[1] = 0.0
+        tiny = np.finfo(np.float64).tiny
+        count, squares = len(self._values), max(self._square, tiny)
+        least = 1e-12 * squares / count + tiny  # of the variance, where a network fits perfectly
+        variance = 1.0 if self._loss != "mse" else max(2 * self._fit / self._rows, least)
+        known = (
+            None if precision is None else checks.real("prior_precision", precision, 0, open_low=True),
+            (1.0 if self._loss != "mse" else None)
+            if noise is None
+            else checks.real("noise", noise, 0, open_low=True),
+        )
+        alpha = known[0] or count / squares
+        variance = variance if known[1] is None else known[1] ** 2
+        for _ in range(100):
+            scaled = self._values / variance
+            used = float((scaled / (scaled + alpha)).sum())
+            if known[0] is None:
+                alpha = max(used, 1e-3) / squares
+            if known[1] is None:
+                variance = max(2 * self._fit / max(self._rows - used, 1.0), least)
+        start = np.log([alpha, np.sqrt(variance)])
+        free = [place for place, value in enumerate(known) if value is None]
+        if not free:
+            return alpha, float(np.sqrt(variance))
 
-        def whole(free: Any) -> list[float]:
-            rest = iter(np.clip(free, -30, 30))
-            return [float(np.exp(next(rest) if value is None else value)) for value in fixed]
+        def whole(values: Any) -> tuple[float, float]:
+            moved = start.copy()
+            moved[free] += np.clip(values, -20, 20)
+            return float(np.exp(moved[0])), float(np.exp(moved[1]))
 
-        count = fixed.count(None)
-        if not count:
-            return tuple(whole([]))  # type: ignore[return-value]
-        start = [0.0, np.log(np.sqrt(2 * self._fit / self._rows) + 1e-12)]
-        begin = [value for value, known in zip(start, fixed, strict=True) if known is None]
-        found = minimize(lambda free: -self._log_evidence(*whole(free)), begin, method="Nelder-Mead")
-        return tuple(whole(found.x))  # type: ignore[return-value]
+        simplex = np.vstack([np.zeros(len(free)), 0.5 * np.eye(len(free))])
+        options = {"initial_simplex": simplex, "xatol": 1e-7, "fatol": 1e-9, "maxiter": 2000}
+        found = minimize(
+            lambda values: -self._log_evidence(*whole(values)),
+            simplex[0],
+            method="Nelder-Mead",
+            options=options,
+        )
+        return whole(found.x)
+
+    def __repr__(self) -> str:
+        return (
+            f"Posterior({self.model.network.summary}, {self.structure}, prior_precision "
+            f"{self.prior_precision:.4g}, noise {self.noise:.4g})"
+        )
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return predictions, with error bars.
@@ -162,6 +211,7 @@ class Posterior:
             probit approximation), and the standard deviations of the logits, with softmax of logits minus
             their mean. Of counts: the means, and the standard deviations of their logarithms.
         """
+        return_std = checks.flag("return_std", return_std)
         rows, means, variances = ParameterRows(self.model, X, self.model.network.n_out), [], []
         scale = 1 / (self._values / self.noise**2 + self.prior_precision)
         for _, tape in rows.blocks():
@@ -190,11 +240,12 @@ def laplace(
     Parameters
     ----------
     model : Model
-        Of one output, with the loss "mse", "cross_entropy", "binary_cross_entropy" or "poisson".
+        Of one output layer, with the loss "mse" and the output "identity", "cross_entropy" and "softmax",
+        "binary_cross_entropy" and "sigmoid", or "poisson" and "exp".
     X, y : as for `fit`, the rows that the model was trained on
     structure : "auto", "full" or "last_layer"
         Whose parameters have a spread: all, whose matrix (P, P) is formed, or those of the last layer. "auto"
-        takes all of up to 2000.
+        takes all of up to 2000; at most 10 000 have one.
     prior_precision, noise : float, optional
         The inverse variance of the parameters before the data, and the standard deviation of the targets;
         None takes those of the greatest marginal likelihood.

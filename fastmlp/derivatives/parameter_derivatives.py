@@ -76,8 +76,13 @@ class ParameterRows(Rows):
     def deltas(self, logits: Sequence[Array], targets: Array) -> list[Array]:
         """Return the derivatives of each row's own loss by its logits, those of each head or member."""
         network, ones = self.network, np.ones(len(targets), targets.dtype)
-        if network.heads:
-            return heads_loss(network, logits, targets, ones, np.ones(len(network.heads)))[1]
+        if network.heads:  # the mean over a row's own entries: some may be missing, or count otherwise
+            deltas = heads_loss(network, logits, targets, ones, np.ones(len(network.heads)))[1]
+            shares = network.head_weights(targets, ones)
+            return [
+                np.divide(delta, share[:, None], out=np.zeros_like(delta), where=share[:, None] > 0)
+                for delta, share in zip(deltas, shares.astype(ones.dtype), strict=True)
+            ]
         delta = members_loss(network, np.hstack(logits), Data(ones[:, None], targets, ones), 1.0)[1]
         return np.split(delta, network.members, axis=1)
 
@@ -143,10 +148,11 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     rows = ParameterRows(model, X, 0)
     targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
     out = np.empty(len(rows), rows.dtype)
-    if (passes := rows.passes) is None or not model.network.is_chain:
+    if not (model.network.is_chain and not model.network.heads and rows.is_compiled):
         for some, tape in rows.blocks():
             out[some] = _norms(rows, tape, rows.seeds_of_loss(tape, targets[some]))
         return out
+    passes = rows.passes
     for start in range(0, len(rows), passes.rows):
         some = slice(start, min(start + passes.rows, len(rows)))
         x, squares, count = rows.dense(some), 0, some.stop - some.start

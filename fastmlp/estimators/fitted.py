@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any, Self
 
@@ -151,6 +152,8 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        usual = inspect.signature(type(self).__init__).parameters.values()
+        given = {one.name: one.default for one in usual if one.default is not one.empty}
+        super().__setstate__({**given, **state})  # an earlier version had fewer parameters
         if "_model" in state:
             self._adopt(self.__dict__.pop("_model"))

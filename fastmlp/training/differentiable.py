@@ -17,8 +17,8 @@ INPUTS, PARAMETERS = "input_derivatives", "parameter_derivatives"
 class Differentiable:
     """What `Model` inherits.
 
-    Derivatives are exact, in the model's dtype, and of the model that predicts: nothing is dropped, and batch
-    norms go by their running mean and variance. X is as for `predict`; its columns are those of all blocks,
+    Derivatives are those of `predict`, exact, and in the model's dtype: there is no dropout, and batch norms
+    go by their running mean and variance. X is as for `predict`; its columns are those of all blocks,
     one block after another, and a column of codes has the derivative 0. Of a network with heads, outputs are
     those of all heads, one head after another. `logits=True` takes the outputs before the last activation.
 
@@ -42,7 +42,7 @@ class Differentiable:
             None where there is one output only.
         logits : whether of the output before the last activation
         dense : whether to return all derivatives where X is sparse
-            Else those at the stored entries of X, as a CSR matrix with the same pattern.
+            Else those at the entries of X that are not 0, as a CSR matrix.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Differentiable:
         return found
 
     def hidden(self, X: Any, layer: int | str) -> NDArray[Any]:
-        """Return the units of a layer after its activation, (rows, units).
+        """Return the units of a layer after its activation, (rows, units); of members side by side.
 
         layer : its name, as in `layers` or in `Dense(8, name="code")`, or its number from 0; -1 is the last
         """
@@ -126,7 +126,7 @@ class Differentiable:
         """Return the gradient of each row's own loss by all parameters, (rows, P).
 
         The columns are in the order of `parameters`, whose names are `parameter_names`. Penalties do not
-        count, so that the mean over rows is the gradient of the loss where all rows count alike.
+        count. The mean over rows is the gradient of the loss where all rows and all entries count alike.
         """
         found: NDArray[Any] = format_of(PARAMETERS).parameter_gradients(self, X, y)
         return found

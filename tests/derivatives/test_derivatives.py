@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 import fastmlp
 from fastmlp import (
     SGD,
+    Activation,
     Categories,
     Dense,
     Head,
@@ -252,6 +253,10 @@ def test_sparse_rows_have_derivatives_at_their_entries():
     np.testing.assert_array_equal(found.toarray(), np.where(dense != 0, expected, 0))
     np.testing.assert_array_equal(model.input_gradient(X, 1, dense=True), expected)
     close(model.jacobian(X), model.jacobian(dense))
+    found.data[:] = 0
+    found.eliminate_zeros()
+    np.testing.assert_array_equal(X.toarray(), dense)  # the matrix shares nothing with X
+    assert isinstance(model.input_gradient(scipy.sparse.csr_matrix(dense), 1), scipy.sparse.csr_matrix)
 
 
 def test_sparse_blocks():
@@ -315,8 +320,49 @@ def test_hidden_units():
     close(model.hidden(X, "code"), code)
     close(model.hidden(X, 0), code)
     close(model.hidden(X, -1), model.predict(X))
+    swish = Activation("swish", lambda z, a: z * a, parameters={"a": ("units", 2.0)})
+    heads = {"price": Head(1), "kind": Head(3, loss="cross_entropy")}
+    model = model_of(Network(inputs=4, layers=[Dense(6, swish, name="code")], heads=heads))
+    weights = model.layers["code"]
+    close(model.hidden(X, "code"), 2 * (X @ weights["weights"] + weights["biases"]))
+    close(model.hidden(X, "kind"), model.predict(X)["kind"])
+    model = model_of(Network(inputs=4, layers=[Members(2), Dense(3, "tanh", name="code"), Dense(1)]))
+    assert model.hidden(X, "code").shape == (ROWS, 6)
+    assert np.abs(model.hidden(X, "code")).max() < 1
     with pytest.raises(ValueError, match=r"layer must be one of code, .*, got 'cod'"):
         model.hidden(X, "cod")
+
+
+@pytest.mark.parametrize("options", [{"missing": True}, {"missing": True, "loss_weights": [1.0, 3.0, 1.0]}])
+def test_rows_with_missing_targets_have_gradients_of_their_own_mean(options):
+    rng = np.random.default_rng(0)
+    model = model_of(Network(inputs=4, layers=[Dense(5, "tanh")], head=Head(3, **options)))
+    X, y = rng.normal(size=(ROWS, 4)), rng.normal(size=(ROWS, 3))
+    y[0, 1] = np.nan
+    expected = np.zeros((ROWS, len(model.parameters)))
+    for row in range(ROWS):
+        stepper = Stepper(model.network, SGD(1.0), initial=model, backend="reference", dtype="float64")
+        stepper.step(X[row : row + 1], y[row : row + 1])
+        expected[row] = model.parameters - stepper.parameters
+    close(model.parameter_gradients(X, y), expected)
+    close(model.gradient_norms(X, y), np.linalg.norm(expected, axis=1))
+
+
+def test_vectors_of_heads_and_blocks_go_by_name():
+    rng = np.random.default_rng(0)
+    heads = {"price": Head(1), "kind": Head(3)}
+    model = model_of(
+        Network(inputs={"a": Numbers(2), "b": Numbers(1)}, layers=[Dense(5, "tanh")], heads=heads)
+    )
+    X = {"a": rng.normal(size=(ROWS, 2)), "b": rng.normal(size=(ROWS, 1))}
+    U = {"kind": rng.normal(size=(ROWS, 3)), "price": rng.normal(size=ROWS)}
+    flat = np.hstack([U["price"][:, None], U["kind"]])
+    np.testing.assert_array_equal(model.vjp(X, U), model.vjp(X, flat))
+    np.testing.assert_array_equal(
+        model.jvp(X, {"b": X["b"], "a": X["a"]}), model.jvp(X, np.hstack([*X.values()]))
+    )
+    with pytest.raises(ValueError, match=r"U must have price, kind, got \['price', 'sort'\]"):
+        model.vjp(X, {"price": U["price"], "sort": U["kind"]})
 
 
 def test_careless_input_gets_one_line():
@@ -324,6 +370,11 @@ def test_careless_input_gets_one_line():
     for call, message in (
         (lambda: model.input_gradient(X), "output must be one of the 2 outputs, 0 is the first; got None"),
         (lambda: model.input_gradient(X, 2), "output must be"),
+        (lambda: model.vjp(X, np.full((5, 2), np.nan)), "U must be finite"),
+        (
+            lambda: model.attribute(X, np.ones((0, 4)), output=0, method="expected"),
+            "baseline must have shape",
+        ),
         (lambda: model.vjp(X, np.ones((5, 3))), r"U must have shape \(5, 2\), got \(5, 3\)"),
         (lambda: model.jvp(X, np.ones((4, 4))), r"V must have shape \(5, 4\), got \(4, 4\)"),
         (lambda: model.jacobian(np.ones((5, 3))), "X must have"),
@@ -332,6 +383,9 @@ def test_careless_input_gets_one_line():
         with pytest.raises(ValueError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+    for output in (False, "", 0.0):
+        with pytest.raises((ValueError, TypeError), match="output must be"):
+            model.input_gradient(X, output)
     with pytest.raises(ValueError, match="not defined of a network with Members"):
         model_of(Network(inputs=4, layers=[Members(2), Dense(1)])).jacobian(X, logits=True)
 

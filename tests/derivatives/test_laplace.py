@@ -40,6 +40,10 @@ def test_a_linear_network_is_linear_regression():
     rows = np.hstack([new, np.ones((5, 1))])
     np.testing.assert_allclose(mean, model.predict(new), rtol=1e-12)
     np.testing.assert_allclose(std[:, 0] ** 2, np.einsum("ri,ij,rj->r", rows, covariance, rows) + noise**2)
+    unchanged = posterior.predict(new)
+    model.parameters += 1  # the posterior is of the parameters as they were
+    np.testing.assert_array_equal(posterior.predict(new), unchanged)
+    model.parameters -= 1
     free = fastmlp.laplace(model, X, y)
     for own, other in ((1.1, 1), (0.9, 1), (1, 1.1), (1, 0.9)):  # it is a maximum
         near = fastmlp.laplace(
@@ -47,6 +51,23 @@ def test_a_linear_network_is_linear_regression():
         )
         assert near.log_marginal_likelihood < free.log_marginal_likelihood
     assert 0 < free.effective_parameters < 4
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_evidence_is_greatest_whatever_the_unit_of_the_targets(scale):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = scale * (X @ [1.0, -2.0, 0.5] + 3 + 0.3 * rng.normal(size=200))
+    model, features = model_of(Network([3, 1])), np.hstack([X, np.ones((200, 1))])
+    model.parameters[:] = np.linalg.lstsq(features, y, rcond=None)[0]
+    found = fastmlp.laplace(model, X, y)
+    assert found.noise == pytest.approx(0.3 * scale, rel=0.1)
+    best = max(
+        fastmlp.laplace(model, X, y, prior_precision=precision, noise=noise).log_marginal_likelihood
+        for precision in np.geomspace(0.01, 10, 13) / scale**2
+        for noise in np.geomspace(0.1, 1, 13) * scale
+    )
+    assert found.log_marginal_likelihood > best
 
 
 @pytest.mark.parametrize(("output", "loss", "outputs"), LOSSES)
@@ -64,7 +85,8 @@ def test_formulas(output, loss, outputs, structure):
         "binary_cross_entropy": rng.integers(0, 2, 20),
     }[loss]
     precision, noise = 0.5, 0.2 if loss == "mse" else 1.0
-    posterior = fastmlp.laplace(model, X, y, structure=structure, prior_precision=precision, noise=noise)
+    given = {"noise": noise} if loss == "mse" else {}
+    posterior = fastmlp.laplace(model, X, y, structure=structure, prior_precision=precision, **given)
     bare = model_of(network.replaced(output="identity", loss="mse"))
 
     def logits(parameters, rows):
@@ -135,8 +157,14 @@ def test_an_overconfident_model_gets_better_probabilities():
 def test_what_has_no_posterior_is_refused_in_one_line():
     X, y = np.ones((5, 3)), np.ones(5)
     for network, message in (
-        (Network([3, 1], loss="mae"), "laplace has the losses mse, .*; this network has the loss 'mae'"),
+        (Network([3, 1], loss="mae"), "laplace has the losses mse with identity, .*; this network has the loss 'mae'"),
         (Network(inputs=3, layers=[Members(2), Dense(1)]), "this network has Members"),
+        (Network([3, 1], output="sigmoid", loss="mse"), "the loss 'mse' with the output 'sigmoid'"),
+        (Network(inputs=3, layers=[Dense(2)], head=Head(1, missing=True)), "this network has a Head"),
+        (
+            Network(inputs=3, layers=[Dense(101), Dense(100)]),
+            "the posterior of 10200 parameters is a matrix of 0.8 GB",
+        ),
         (Network(inputs=3, layers=[Dense(2)], heads={"a": Head(1), "b": Head(1)}), "this network has heads"),
     ):
         with pytest.raises(ValueError, match=message):
