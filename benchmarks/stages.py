@@ -56,8 +56,8 @@ def stages_of(constants: Any, where: PaddedLayout) -> dict[str, Stage]:
         if write is not None:
             found[f"{name} {layer + 1}"] = Stage(write, multiply_adds, by_rows)
 
-    layers, above = list(enumerate(where.layers)), [*constants.hidden, "identity"]
-    below = ["identity", *constants.hidden]
+    hidden = [one.activation for one in constants.operations[:-1]]
+    layers, above, below = list(enumerate(where.layers)), [*hidden, "identity"], ["identity", *hidden]
     for i, layer in layers:
         add("transpose of W", i, stages.refresh(layer, where), by_rows=False)
     for i, layer in layers:

@@ -425,8 +425,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """Draw the model on a table with Matplotlib; return the Figure of all panels, or the Axes of one.
 
         X, y : as for `importances`
-        panel : losses, confusion, calibration, residuals, importances, intervals, or the name of a column for
-            its effect; None for all
+        panel : losses, confusion, calibration, residuals, importances, intervals, or a column, for its effect
         ax : Axes to draw a panel on; None for new ones
         """
         from fastmlp.tables import plots
