@@ -186,8 +186,11 @@ class Lanes:
     def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
         """End a training; error : of one that has failed"""
         self._lanes.remove(lane)
-        with suppress(StopIteration):
-            next(lane.life) if error is None else lane.life.throw(error)
+        try:
+            with suppress(StopIteration):
+                next(lane.life) if error is None else lane.life.throw(error)
+        finally:
+            del error  # whose frames hold this one, from Python 3.12 on
 
     def _steps_now(self) -> int:
         """Return how many steps all may take next; trainings that are over leave."""
