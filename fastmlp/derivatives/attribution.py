@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
-from fastmlp.derivatives.input_derivatives import Rows, input_gradient
+from fastmlp.derivatives.input_derivatives import Rows, by_rows, input_gradient
 from fastmlp.system.packages import needed
 from fastmlp.training.model import Model
 
@@ -113,8 +113,6 @@ def _dense(rows: Rows) -> Array:
 
 def _output(model: Model, X: Array, output: Any, logits: bool) -> Array:
     """Return one output (rows,) of rows in float64."""
-    rows, found = Rows(model, X, 1, logits), []
+    rows = Rows(model, X, 1, logits)
     place = rows.output(output)
-    for _, tape in rows.blocks():
-        found.append(rows.outputs(tape.values)[:, place])
-    return np.concatenate(found).astype(np.float64)
+    return by_rows(rows, (), lambda tape, _: rows.outputs(tape.values)[:, place]).astype(np.float64)

@@ -17,6 +17,7 @@ from fastmlp.backend import reference, registry
 from fastmlp.backend.reference_losses import activate
 from fastmlp.derivatives.tape import Array, Tape, logit_steps
 from fastmlp.exchange.steps import ExportGraph, graph_of
+from fastmlp.model.activations import Activation
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.layers import Activate
@@ -37,7 +38,7 @@ MOST_NUMBERS = 1 << 18
 """Numbers of an array of a tape, values or cotangents of one step: 1 or 2 MiB, which L2 or L3 holds."""
 
 
-_idle: weakref.WeakKeyDictionary[Model, RowPasses] = weakref.WeakKeyDictionary()
+idle_passes: weakref.WeakKeyDictionary[Model, RowPasses] = weakref.WeakKeyDictionary()
 """Compiled passes of models that no call uses."""
 
 
@@ -76,9 +77,14 @@ class Rows:
     @functools.cached_property
     def ends(self) -> dict[str, int]:
         """The steps that give the outputs, or their logits, by the names of the outputs."""
+        ends = self.graph.outputs
+        return logit_steps(self.graph, ends, self.activations) if self.logits else ends
+
+    @property
+    def activations(self) -> dict[str, str | Activation]:
+        """The last activations, by the names of the outputs."""
         heads = {name or "output": head.output for name, head in self.network.heads.items()}
-        outputs = heads or {"output": self.network.output}
-        return logit_steps(self.graph, outputs) if self.logits else self.graph.outputs
+        return heads or {"output": self.network.output}
 
     @property
     def is_compiled(self) -> bool:
@@ -91,7 +97,7 @@ class Rows:
     def passes(self) -> RowPasses:
         """Compiled passes."""
         network = _bare(self.network) if self.logits else self.network
-        kept = _idle.pop(self.model, None)
+        kept = idle_passes.pop(self.model, None)
         if kept is not None and kept.serves(network, self.parameters, len(self.inputs)):
             return kept
         from fastmlp.kernels.runtime.passes import RowPasses
@@ -103,7 +109,8 @@ class Rows:
     def release(self) -> None:
         """Keep the compiled passes for the model's next call: to make them takes as long as 100 rows."""
         if (passes := self.__dict__.pop("passes", None)) is not None:
-            _idle[self.model] = passes
+            passes.forget()
+            idle_passes[self.model] = passes
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -112,9 +119,13 @@ class Rows:
         """Yield the rows of each block, with their tape."""
         widest = max([self.n_in, *(step.one.n_out for step in self.graph.steps)])
         most = max(1, min(MOST_NUMBERS // (widest * self.directions), self.at_once(self.numbers)))
-        for start in range(0, len(self), most):
-            rows = slice(start, min(start + most, len(self)))
+        for rows in self.slices(most):
             yield rows, Tape(self.graph, self.dense(rows))
+
+    def slices(self, most: int) -> Iterator[slice]:
+        """Yield all rows in blocks of at most so many."""
+        for start in range(0, len(self), most):
+            yield slice(start, min(start + most, len(self)))
 
     def at_once(self, numbers: int) -> int:
         """Return how many rows a block may have whose result has so many numbers for each."""
@@ -206,7 +217,7 @@ class Rows:
         return 0 if given is None else checks.whole("output", given, 0, network.n_out - 1)
 
 
-def _by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice], Array]) -> Array:
+def by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice], Array]) -> Array:
     """Return an array (rows, *shape), which is computed block by block."""
     out = np.empty((len(rows), *shape), rows.dtype)
     for some, tape in rows.blocks():
@@ -214,7 +225,7 @@ def _by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice
     return out
 
 
-def _unit(rows: int, units: int, dtype: Any) -> Array:
+def unit_vectors(rows: int, units: int, dtype: Any) -> Array:
     """Return the unit vectors (units, rows, units), for each row all of them."""
     return np.broadcast_to(np.eye(units, dtype=dtype)[:, None], (units, rows, units))
 
@@ -230,8 +241,7 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
         return
     passes = rows.passes
     step = min(passes.rows, rows.at_once(rows.directions * max(rows.n_in, rows.network.n_out)))
-    for start in range(0, len(rows), step):
-        some = slice(start, min(start + step, len(rows)))
+    for some in rows.slices(step):
         passes.forward(rows.dense(some))
         given = np.ascontiguousarray(cotangents(some))
         found = np.empty((*given.shape[:2], rows.n_in), rows.dtype)
@@ -246,17 +256,19 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     rows = Rows(model, X, outs, logits)
     if outs <= rows.n_in or (rows.is_compiled and outs <= 4 * rows.n_in):
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
-        for some, found in _reverse(rows, lambda some: _unit(some.stop - some.start, outs, rows.dtype)):
+        for some, found in _reverse(
+            rows, lambda some: unit_vectors(some.stop - some.start, outs, rows.dtype)
+        ):
             out[some] = found.transpose(1, 0, 2)
         return out
 
     rows.directions = rows.n_in
 
     def of_block(tape: Tape, some: slice) -> Array:
-        tangents = rows.outputs(tape.push(_unit(some.stop - some.start, rows.n_in, rows.dtype)))
+        tangents = rows.outputs(tape.push(unit_vectors(some.stop - some.start, rows.n_in, rows.dtype)))
         return tangents.transpose(1, 2, 0) * rows.scale
 
-    return _by_rows(rows, (outs, rows.n_in), of_block)
+    return by_rows(rows, (outs, rows.n_in), of_block)
 
 
 def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> Array:
@@ -302,7 +314,7 @@ def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
     """Return the Jacobian of each row times its row of V, (rows, n_out)."""
     rows = Rows(model, X, 1, logits)
     own = rows.vectors("V", V, rows.columns)
-    return _by_rows(
+    return by_rows(
         rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(own[some] * rows.scale))
     )
 
@@ -334,7 +346,7 @@ def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) 
     """Return the Hessian of one output by the columns of each row times its row of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
     place, own = rows.output(output), rows.vectors("V", V, rows.columns)
-    return _by_rows(
+    return by_rows(
         rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, place, own[some] * rows.scale) * rows.scale
     )
 
@@ -345,10 +357,10 @@ def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> A
     place = rows.output(output)
 
     def of_block(tape: Tape, some: slice) -> Array:
-        unit = _unit(some.stop - some.start, rows.n_in, rows.dtype)
+        unit = unit_vectors(some.stop - some.start, rows.n_in, rows.dtype)
         return _bent(rows, tape, place, unit).transpose(1, 0, 2) * rows.scale**2
 
-    return _by_rows(rows, (rows.n_in, rows.n_in), of_block)
+    return by_rows(rows, (rows.n_in, rows.n_in), of_block)
 
 
 def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.reference_losses import output_loss
+from fastmlp.derivatives.input_derivatives import unit_vectors
 from fastmlp.derivatives.parameter_derivatives import ParameterRows, parameter_jacobian
 from fastmlp.derivatives.tape import Tape
 from fastmlp.training.data import clean_targets
@@ -108,7 +109,7 @@ class Posterior:
         (end,) = rows.ends.values()
         logits = tape.values[end]
         count, k = logits.shape
-        unit = np.broadcast_to(np.eye(k, dtype=rows.dtype)[:, None], (k, count, k))
+        unit = unit_vectors(count, k, rows.dtype)
         jacobian = parameter_jacobian(rows, tape, {end: unit})[..., self._own]
         return logits.astype(np.float64), jacobian.transpose(1, 0, 2).astype(np.float64)
 

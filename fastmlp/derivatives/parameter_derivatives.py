@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastmlp.backend.reference import members_loss
 from fastmlp.backend.reference_losses import heads_loss
 from fastmlp.derivatives.input_derivatives import Rows
-from fastmlp.derivatives.tape import Array, Tape, table_rows
+from fastmlp.derivatives.tape import Array, Tape, logit_steps, table_rows
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import named_views
@@ -37,23 +37,16 @@ class ParameterRows(Rows):
 
     @functools.cached_property
     def ends(self) -> dict[str, int]:
-        """Return the steps of the logits by the names of outputs; of members by their numbers."""
+        """The steps of the logits, by the names of outputs; of members by their numbers."""
         steps, network = self.graph.steps, self.network
         if network.members == 1:
-            heads = {name or "output": head.output for name, head in network.heads.items()}
-            outputs = heads or {"output": network.output}
-            ends = dict(self.graph.outputs)
-        else:  # the mean is a sum of sums, times a number
-            at, last = steps[-1].one.sources[0], []
-            for _ in range(network.members - 1):
-                at, end = steps[at].one.sources
-                last.append(end)
-            ends = {str(i): end for i, end in enumerate([at, *reversed(last)])}
-            outputs = dict.fromkeys(ends, network.output)
-        return {
-            name: steps[number].one.sources[0] if outputs[name] != "identity" else number
-            for name, number in ends.items()
-        }
+            return logit_steps(self.graph, self.graph.outputs, self.activations)
+        at, last = steps[-1].one.sources[0], []  # the mean is a sum of sums, times a number
+        for _ in range(network.members - 1):
+            at, end = steps[at].one.sources
+            last.append(end)
+        ends = {str(i): end for i, end in enumerate([at, *reversed(last)])}
+        return logit_steps(self.graph, ends, dict.fromkeys(ends, network.output))
 
     @functools.cached_property
     def places(self) -> dict[str, NDArray[np.int64]]:
@@ -103,12 +96,10 @@ def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]])
 
 def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
     """Return the derivatives (.., rows, P) of what has these cotangents by all parameters."""
-    deltas: list[tuple[ExportStep, Array]] = []
-    tape.pull(seeds, visit=lambda step, delta: deltas.append((step, delta)))
     lead = next(iter(seeds.values())).shape[:-1]
     out = np.zeros((*lead, len(rows.parameters)), rows.dtype)
     line = np.arange(lead[-1])[:, None]
-    for step, delta in deltas:
+    for step, delta in tape.deltas(seeds):
         if step.one.kind.name == "categories":
             for places, columns in _lookups(tape, step, rows.places):
                 out[..., line, places] += delta[..., columns]
@@ -153,8 +144,7 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
             out[some] = _norms(rows, tape, rows.seeds_of_loss(tape, targets[some]))
         return out
     passes = rows.passes
-    for start in range(0, len(rows), passes.rows):
-        some = slice(start, min(start + passes.rows, len(rows)))
+    for some in rows.slices(passes.rows):
         x, squares, count = rows.dense(some), 0, some.stop - some.start
         passes.loss_back(x, targets[some])
         for one in model.network.operations:
@@ -167,11 +157,9 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
 
 
 def _norms(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
-    deltas: list[tuple[ExportStep, Array]] = []
-    tape.pull(seeds, visit=lambda step, delta: deltas.append((step, delta)))
     squares = np.zeros(len(next(iter(seeds.values()))))
     shared: dict[str, list[tuple[Array, Array]]] = {}
-    for step, delta in deltas:
+    for step, delta in tape.deltas(seeds):
         kind = step.one.kind.name
         if kind == "categories":
             squares += _squares(delta)

@@ -199,20 +199,24 @@ class Tape:
 
     def __init__(self, graph: ExportGraph, X: Array) -> None:
         self.graph = graph
-        ends = np.cumsum([one.columns for one in graph.inputs])[:-1]
-        parts = np.split(X, ends, axis=1)
-        self.values = {one.number: part for one, part in zip(graph.inputs, parts, strict=True)}
+        self.values = self._inputs(X)
         for step in graph.steps:
             self.values[step.number] = self._value(step)
+
+    def _inputs(self, X: Array) -> dict[int, Array]:
+        """Return columns (.., rows, columns) by the numbers of the inputs that have them."""
+        ends = np.cumsum([one.columns for one in self.graph.inputs])[:-1]
+        parts = np.split(X, ends, axis=-1)
+        return {one.number: part for one, part in zip(self.graph.inputs, parts, strict=True)}
 
     def _sources(self, step: ExportStep, of: Mapping[int, Array] | None = None) -> list[Array]:
         return [(self.values if of is None else of)[source] for source in step.one.sources]
 
     def _known(self, step: ExportStep) -> dict[str, Any]:
-        sources = self._sources(step)
-        generic = _generic(sources[0].shape[-1], self.graph.dtype)
-        read = dict(zip(step.variables, [*sources, *step.arrays.values()], strict=True))
-        return {DELTA: generic, SEED: generic, **read}
+        """Return the values of the variables of a formula, and its seeds."""
+        read = [*self._sources(step), *step.arrays.values()]
+        generic = _generic(read[0].shape[-1], self.graph.dtype)
+        return {DELTA: generic, SEED: generic, **dict(zip(step.variables, read, strict=True))}
 
     def _value(self, step: ExportStep) -> Array:
         if step.formula is None:
@@ -227,9 +231,7 @@ class Tape:
 
     def push(self, inputs: Array) -> dict[int, Array]:
         """Return the tangents of all steps, given those of the inputs (.., rows, columns)."""
-        ends = np.cumsum([one.columns for one in self.graph.inputs])[:-1]
-        parts = np.split(inputs, ends, axis=-1)
-        found = {one.number: part for one, part in zip(self.graph.inputs, parts, strict=True)}
+        found = self._inputs(inputs)
         for step in self.graph.steps:
             tangents = self._sources(step, found)
             if step.formula is None:
@@ -274,6 +276,12 @@ class Tape:
             shape = (*lead, one.columns)
             parts.append(np.broadcast_to(ends.get(one.number, np.zeros((), self.graph.dtype)), shape))
         return np.concatenate(parts, axis=-1)
+
+    def deltas(self, seeds: Mapping[int, Array]) -> list[tuple[ExportStep, Array]]:
+        """Return the steps that cotangents reach, the last one first, with their cotangents."""
+        found: list[tuple[ExportStep, Array]] = []
+        self.pull(seeds, visit=lambda step, delta: found.append((step, delta)))
+        return found
 
     def _pulled(self, step: ExportStep, delta: Array) -> Sequence[Array]:
         sources = self._sources(step)
@@ -321,9 +329,11 @@ class Tape:
                     yield name, self._evaluated(pulled[variable_], known, shape)
 
 
-def logit_steps(graph: ExportGraph, outputs: Mapping[str, str | Activation]) -> dict[str, int]:
-    """Return the steps that give the logits, by the names of the outputs; outputs : the last activations."""
+def logit_steps(
+    graph: ExportGraph, ends: Mapping[str, int], activations: Mapping[str, str | Activation]
+) -> dict[str, int]:
+    """Return the steps of the logits, by the names of `ends`, which the last activations follow."""
     return {
-        name: graph.steps[number].one.sources[0] if outputs[name] != "identity" else number
-        for name, number in graph.outputs.items()
+        name: graph.steps[number].one.sources[0] if activations[name] != "identity" else number
+        for name, number in ends.items()
     }

@@ -218,7 +218,7 @@ def _some(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
 
 
 def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
-    """Return values of a column, ascending, or its most frequent levels; null last if there are such."""
+    """Return ascending values of a column, or its most frequent levels; null stands last."""
     known = _known(series)
     if len(known) and isinstance(column, (Number, Date)):
         places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)

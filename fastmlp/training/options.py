@@ -304,7 +304,7 @@ class Setup(NamedTuple):
         steps: int | None,
         averaged: int | None,
     ) -> StepSetup:
-        """Return how steps are taken; ValueError if the average or the backend does not go with the rest.
+        """Return how steps are taken; ValueError if average or backend do not suit the options.
 
         rows : of a batch; steps : of all trainings like this one; averaged : steps of this one, for its
             average; None if they are not known before rows are read

@@ -1,6 +1,8 @@
 """Derivatives of a model, held to PyTorch's autograd and to the reference's gradients of single rows."""
 
+import gc
 import tracemalloc
+import weakref
 
 import layered
 import numpy as np
@@ -138,6 +140,26 @@ def test_many_outputs_take_bounded_memory(sizes):
     close(found[:3], rows, 1e-6)
     V = np.random.default_rng(1).normal(size=(60, sizes[0])).astype("f")
     close(np.einsum("rki,ri->rk", found, V), model.jvp(X, V), 1e-4)
+
+
+def test_a_model_that_waits_for_its_next_call_holds_no_rows():
+    model = model_of(Network([4, 6, 2]), backend="fused")
+    X, y = np.random.default_rng(0).normal(size=(50, 4)), np.zeros((50, 2))
+    gc.collect()
+    gc.disable()
+    try:
+        for name, given in (("jacobian", ()), ("gradient_norms", (y,))):
+            rows = X.copy()
+            left = weakref.ref(rows)
+            result = weakref.ref(getattr(model, name)(rows, *given))
+            del rows
+            assert left() is None
+            assert result() is None
+        kept = weakref.ref(fastmlp.derivatives.input_derivatives.idle_passes[model])
+        del model
+        assert kept() is None  # no cycle holds the memory of its passes
+    finally:
+        gc.enable()
 
 
 def test_names_of_parameters():

@@ -57,14 +57,18 @@ class RowPasses:
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
         self._memory = call.array("memory")
-        self._run = functools.cache(
-            lambda template: entries.get(template, NAMES[dtype]).on(self._call.address)
-        )
+        address = self._call.address  # of itself it would be a cycle, which keeps the memory
+        self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
-        """Return whether these passes take rows of a network, and as many at once as others would."""
+        """Return whether these passes can be used again for a network and a number of rows."""
         same = parameters is self.parameters and network == self.network
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
+
+    def forget(self) -> None:
+        """Let go of the arrays of a call: rows, targets, and what was written."""
+        arrays = ("inputs", "targets", "weights", "by_outputs", "by_inputs")
+        self._call.set(dict.fromkeys(arrays, self.outputs))
 
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
