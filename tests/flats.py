@@ -11,10 +11,10 @@ QUICK = {
     "batch_size": 32,
     "learning_rate": 0.02,
     "members": 2,
-    "backend": "reference",
+    "backend": "fused",
     "random_state": 0,
 }
-"""Settings that learn `flats` in a tenth of a second, without a compiler."""
+"""Settings that learn `flats` in a few hundredths of a second, by a program that most tests have compiled."""
 
 
 def flats(rows=200, seed=0):

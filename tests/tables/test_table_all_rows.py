@@ -14,7 +14,7 @@ from fastmlp.tables.held_out import folds
 from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
 
-QUICK = {"hidden": (8,), "preset": "fast", "backend": "reference", "threads": 1, "random_state": 0}
+QUICK = {"hidden": (8,), "preset": "fast", "backend": "fused", "threads": 1, "random_state": 0}
 
 
 def noisy(rows, seed=0):
@@ -53,7 +53,7 @@ def test_a_network_of_all_rows_is_what_fit_trains_on_them(model):
         seed=seed + 5,
         sample_weight=weights,
         progress=False,
-        backend="reference",
+        backend="fused",
         threads=1,
     )
     np.testing.assert_array_equal(found.parameters, sixth.parameters)

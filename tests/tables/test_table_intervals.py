@@ -18,7 +18,7 @@ from fastmlp.tables.report import held_shares
 
 QUICK = {
     "hidden": (16,), "epochs": 30, "batch_size": 32, "learning_rate": 0.01, "members": 3,
-    "backend": "reference", "random_state": 0, "preset": "fast",
+    "backend": "fused", "random_state": 0, "preset": "fast",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ TEXT = (
 LAYERS = [
     Dense(8, "silu", name="low"), LayerNorm(), Residual(Dense(8, "tanh"), Dropout(0.1)), BatchNorm(0.2),
 ]  # fmt: skip
-QUICK = {"epochs": 5, "batch_size": 32, "members": 1, "backend": "reference", "random_state": 0}
+QUICK = {"epochs": 5, "batch_size": 32, "members": 1, "backend": "fused", "random_state": 0}
 
 
 def test_a_text_is_a_list_of_layers():

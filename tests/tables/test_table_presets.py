@@ -20,7 +20,7 @@ from fastmlp.tables.inputs import have_three, inputs_of, may_embed
 from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
 from fastmlp.tables.selection import Group, near_best
 
-QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "reference", "random_state": 0}
+QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "random_state": 0}
 
 
 def stripes(rows=300, seed=0):
