@@ -24,7 +24,11 @@ def checking(*command, exit_code=0):
     return python(*command, cwd=TESTS.parent, exit_code=exit_code, **environment).stdout
 
 
-SLOTS_AGREE = ("-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "kernels/test_slots.py")
+SLOTS_AGREE = (
+    *["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"],
+    "not campaign",
+    TESTS / "kernels/test_slots.py",
+)
 
 TRAININGS_AGREE = """
 import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from layered import INPUTS, OUTPUTS, blocks, formulas, rows_of, sample, train
+from selection import crossed
 
 import fastmlp
 from fastmlp import (
@@ -96,8 +97,7 @@ def test_the_reference_takes_no_rows(name):
     assert not np.nan_to_num(gradients).any()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@crossed(name=[*NETWORKS], dtype=["float32", "float64"])
 def test_all_programs_train_as_the_reference(name, dtype):
     options = {"optimizer": SGD(0.05, momentum=0.9), "dtype": dtype}
     given = rows(name), Y
