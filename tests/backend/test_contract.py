@@ -80,7 +80,7 @@ def test_a_wrong_shape_is_reported_before_compiled_code_sees_it(what):
 
 
 def test_right_shapes_are_taken():
-    backend = registry.get("baseline")
+    backend = registry.get("fused")
     for do in (predict(), evaluate(), gradient(), update(), train()):
         do(backend)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from in_threads import Overlapping, Rank, ranks, trained
+from selection import matrix
 from several_ranks import (
     CASES,
     EPOCHS,
@@ -44,14 +45,12 @@ def test_several_ranks_train_as_one_does(name):
         assert_close(trained(size, lambda one, cuts=cuts: fitted(settings, one, cuts)), expected, settings)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("dropout, penalties and clipping", "sparse", "batch norms", "a frozen batch norm"),
-        *("muon, and an average", "heads with gaps", "sparse and dense"),
-        *("rows of tables", "rows of all tables, and microbatches"),
-    ],
-)
+QUICK = "dropout, penalties and clipping", "batch norms"
+OTHERS = "sparse", "a frozen batch norm", "muon, and an average", "heads with gaps", "sparse and dense"
+OTHERS += "rows of tables", "rows of all tables, and microbatches"
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=matrix) for name in OTHERS)])
 def test_compiled_backends_do_too(name):
     settings = settings_of(CASES[name]) | {"backend": "fused"}
     expected = fitted(settings)

@@ -105,8 +105,7 @@ CASES |= {
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip
-QUICK = "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
-QUICK += "averaged", "unrolled, schedule-free", "six moments"
+QUICK = "few layers", "unrolled dropout", "unrolled own layers", "averaged"
 TURNS = {
     name: "float32" if name.endswith("7 rows") or (place % 2 and not name.endswith("rows")) else "float64"
     for place, name in enumerate(CASES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from going_on import assert_same
 from in_lanes import ALONE, X, Y, network
+from selection import matrix
 
 from fastmlp import EMA, SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
 from fastmlp.kernels.lanes.training import LaneBlocks
@@ -40,7 +41,12 @@ def vectors(monkeypatch):
 
 @pytest.mark.parametrize(
     ("batch_size", "shuffle", "optimizer", "average"),
-    [(16, True, Adam, None), (16, False, SGD, None), (None, True, Adam, None), (16, True, SGD, EMA(0.9))],
+    [
+        (16, True, Adam, None),
+        pytest.param(16, False, SGD, None, marks=matrix),
+        pytest.param(None, True, Adam, None, marks=matrix),
+        (16, True, SGD, EMA(0.9)),
+    ],
 )
 @pytest.mark.usefixtures("together")
 def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, optimizer, average):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from likeness import assert_same
 from pairs import pair
+from selection import matrix
 from sklearn.utils import check_random_state
 from test_overhead import calls_of
 
@@ -46,7 +47,7 @@ def test_a_start_that_is_drawn_again_is_the_same_and_nobody_else_s():
     np.testing.assert_array_equal(again.parameters, drawn)
 
 
-@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("threads", [pytest.param(None, marks=matrix), 1])
 def test_the_blas_is_limited_only_where_something_may_call_it(threads):
     network, y = fastmlp.Network([17, 8, 5]), X[:, :5]
 
