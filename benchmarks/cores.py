@@ -1,8 +1,8 @@
 """What many cores of one machine gain, from what two show: python -m benchmarks.cores.
 
 Measures here the time of a step on one thread and on two, what the barrier costs, and the memory's bandwidth;
-prints what the model of docs/many-cores.md makes of them for 2, 8, 32 and 96 cores. The column of 2 checks
-the model, the others are predictions: no machine of that many cores was at hand.
+prints what the model of docs/measured/threads.md makes of them for 2, 8, 32 and 96 cores. The column of 2
+checks the model, the others are predictions: no machine of that many cores was at hand.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def grouped(workers, machine):
 # --- simulated ----------------------------------------------------------------------------------------
 
 TYPICAL = Machine(1.45e-7, 1e10)
-"""What docs/many-cores.md assumes of a machine that is not at hand."""
+"""What docs/measured/threads.md assumes of a machine that is not at hand."""
 
 SPREAD, STEPS = 0.05, 200
 """By how much a worker's share takes longer, as one standard deviation of its time; steps to simulate."""

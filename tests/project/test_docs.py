@@ -78,6 +78,8 @@ assert of_all < curves[:, -1].mean()
 assert [isinstance(model, fastmlp.DivergenceError) for model in swept] == [False] * 4 + [True]
 assert 0 < deviation.mean() < 1
 assert len({len(model.history["loss"]) for model in models}) > 1
+""",
+    "searches.md": """
 assert -search.best_score_ < 0.12
 assert -halving.best_score_ < 0.12
 assert len(raced[-1].history["loss"]) < 40 == len(raced[0].history["loss"])

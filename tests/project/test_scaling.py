@@ -1,4 +1,4 @@
-"""The models of docs/many-cores.md and docs/scaling.md: what they say where it can be counted by hand."""
+"""The models of threads and machines in docs/measured/: what they say where it can be counted by hand."""
 
 from __future__ import annotations
 

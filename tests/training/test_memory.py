@@ -314,18 +314,18 @@ def test_models_of_one_network_share_a_workspace_in_turns_and_none_at_once(left)
 
 
 SLICE_ROWS, OF_AN_OUTPUT = 256, 48
-"""Rows of gradient that each thread has, and numbers for each output, as docs/reliability.md says."""
+"""Rows of gradient that each thread has, and numbers for each output, as docs/deploy.md says."""
 
 
 def of_a_thread(sizes, batch_size, itemsize):
-    """Bytes that docs/reliability.md promises for each thread but the first."""
+    """Bytes that docs/deploy.md promises for each thread but the first."""
     widest, rows = max(sizes), min(batch_size, BLOCK_ROWS) + SLICE_ROWS
     scratch = max(SCRATCH_BYTES * max(widest, batch_size), itemsize * OF_AN_OUTPUT * sizes[-1])
     return (1 << 20) + scratch + itemsize * widest * rows
 
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):
-    """Bytes that docs/reliability.md promises. X is not among them: it is neither copied nor masked."""
+    """Bytes that docs/deploy.md promises. X is not among them: it is neither copied nor masked."""
     # Themselves, their gradient, two moments; and all but the gradient once more, should it diverge.
     parameters = 7 * itemsize * parameter_count(fastmlp.Network(sizes))
     a_batch_row = 4 * itemsize * sum(sizes[1:]) + SCRATCH_BYTES  # logits, activations, dropped, deltas

@@ -6,7 +6,7 @@ programs. Who opens a barrier where nobody sleeps calls nothing. Each arrival mo
 the arrival before it, so arrivals at one place follow one another. Up to `FAN_IN` workers therefore meet at one
 place. More workers form groups: each group meets at a place of its own, and then one worker of each group meets the
 others at the root. So 96 workers wait for 8 and then 12 such transfers, where one place would need 96
-(`docs/many-cores.md`).
+(`docs/measured/threads.md`).
 
 Order of memory, for processors such as ARM's that keep no order by themselves:
 
