@@ -1,8 +1,8 @@
 """What many machines gain, by a cost model and a simulation: python -m benchmarks.scaling.
 
 Measures here what a rank's part of a step takes; prints the speed-up that docs/measured/scaling.md predicts
-for up to 1024 nodes, by formula and by a simulation of each clock, for synchronous SGD and for local SGD. --plot
-FILE draws the curves. --check FILE holds the model to localhost figures, which
+for up to 1024 nodes, by formula and by a simulation of each clock, for synchronous SGD and for local SGD.
+--plot FILE draws the curves. --check FILE holds the model to localhost figures, which
 `python -m benchmarks.distributed --json FILE` measures.
 """
 
