@@ -95,7 +95,10 @@ assert attribution.error < 1e-5
 assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
 """,
     "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
-    "coming-from/pytorch.md": "assert losses[-1] < losses[0] / 4",
+    "coming-from/pytorch.md": """
+assert losses[-1] < losses[0] / 4
+assert "validation_loss has not improved" in stopped.stop_reason
+""",
     "coming-from/keras.md": "assert len(model.history['validation_loss']) > 5",
     "coming-from/matlab.md": """
 assert np.corrcoef(predicted, y)[0, 1] > 0.7
