@@ -1,10 +1,10 @@
-"""Layers that are a formula of a row, and blocks of inputs, in NumPy, by hand: the second opinion on code.
+"""Layers with a formula of a row, and blocks of inputs, in NumPy, by hand: a second opinion.
 
-A layer is two functions, found by the name of its kind. `layer_norm(layer, x, other, gain, shift)` returns
+A layer is two functions, found by the name of the kind. `layer_norm(layer, x, other, gain, shift)` returns
 the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x, other, gain)` the
-derivatives of the loss by x, by the second row `other`, and by the gain of each row, given delta, that by the
-outputs; None where there is none. The gain is all trained numbers but the shift, in the order of the layer's
-entry. The layer has the hyperparameters. Blocks stand below, with their arrays.
+derivatives of the loss by x, by the second row `other`, and by the gain of each row, given delta, the
+derivative by the outputs; None without such an argument. The gain is all trained numbers but the shift, in
+the order of the layer's entry. The layer has the hyperparameters. Blocks stand below, with their arrays.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Gradient = tuple[Array, Array | None, Array | None]
 
 
 def normal(x: Array, epsilon: float) -> tuple[Array, Array]:
-    """Return rows with mean 0 and variance 1, and their deviations (rows, 1)."""
+    """Return rows with mean 0 and variance 1, and the deviations (rows, 1)."""
     centred = x - x.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon)
     return centred / deviation, deviation
 
 
 def by_normal(delta: Array, x: Array, epsilon: float) -> Array:
-    """Return the derivative by x, given that by the normal rows."""
+    """Return the derivative by x, given the derivative by the normal rows."""
     along, deviation = normal(x, epsilon)
     mean = delta.mean(axis=-1, keepdims=True)
     found: Array = (delta - mean - along * (delta * along).mean(axis=-1, keepdims=True)) / deviation
@@ -208,7 +208,7 @@ def grouped_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Ar
 
 
 def table_rows(layer: Any, codes: Array) -> list[Array]:
-    """Return for each column of codes the rows of its table: 0 if missing, -1 for a code of no level."""
+    """Return for each column of codes the table rows: 0 for missing, -1 for an unknown code."""
     known = [(column >= -1) & (column < n) for n, column in zip(layer.levels, codes.T, strict=True)]
     return [np.where(own, column, -2).astype(int) + 1 for own, column in zip(known, codes.T, strict=True)]
 
@@ -233,4 +233,4 @@ FORMULAS: dict[str, tuple[Callable[..., Array], Callable[..., Any]]] = {
     for name, function in [*globals().items()]
     if f"{name}_gradient" in globals() and function.__module__ == __name__
 }
-"""The two functions of each layer and of what makes units of a block, by the name of its kind."""
+"""The two functions of each layer and each embedding, by the name of the kind."""

@@ -1,4 +1,4 @@
-"""Operations of the reference that are no product, dropout, and their derivatives."""
+"""Operations of the reference besides products, dropout, and derivatives."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def dropout_mask(
     key: int, step: int, layer: int, shape: tuple[int, int], p: float, places: Array | None = None
 ) -> Array:
-    """Return which units (rows, units) of a batch are kept: the definition for every backend.
+    """Return the mask of remaining units (rows, units) of a batch: the definition for every backend.
 
-    A pure function of its arguments: places (rows,) are the rows' in the batch, 0 to rows - 1 if None, step
+    A pure function of the arguments: places (rows,) of the rows in the batch, 0 to rows - 1 if None; step
     counts updates from 0, hidden layers count from 0, arithmetic is modulo 2^32.
     """
     word = np.array([key], np.uint32)
@@ -41,16 +41,16 @@ def dropout_mask(
 
 
 class NormBatch(NamedTuple):
-    """The statistics of a batch norm while training, over all rows of a batch, also those of other processes.
+    """The statistics of a batch norm while training, over all rows of a batch, also in other processes.
 
-    rows : of all; total : sums over the processes
+    rows : of all processes; total : sums over the processes
     """
 
     rows: int
     total: Callable[[Array], Array] = lambda sums: sums
 
     def mean(self, x: Array) -> Array:
-        """Return the mean (units,) of all rows, of which x (rows, units) are here."""
+        """Return the mean (units,) of all rows, given this process's rows x (rows, units)."""
         return self.total(x.sum(axis=0)) / x.dtype.type(self.rows)
 
     def moments(self, x: Array) -> tuple[Array, Array]:
@@ -62,7 +62,7 @@ class NormBatch(NamedTuple):
 def networks_of(
     one: Operation, x: Array, other: Array, views: Views
 ) -> list[tuple[Operation, Array, Array, Views]]:
-    """Return for each network of `Members` its operation, its units of both sources, and its parameters."""
+    """Return for each network of `Members` the operation, the units of both sources, and the parameters."""
     k = one.networks
     parts = [np.split(array, k, axis=-1) for array in (x, other, *views)]
     alone = one._replace(networks=1, subrows=one.subrows // k)
@@ -70,9 +70,9 @@ def networks_of(
 
 
 def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
-    """Return the output of an operation that is no product, before dropout.
+    """Return the output of an operation without a product, before dropout.
 
-    batch : None where a batch norm goes by its running mean and variance
+    batch : None for the running mean and variance of a batch norm
     """
     if one.networks > 1 and one.subrows > 1:
         return np.hstack([operate(*own, batch=batch) for own in networks_of(one, x, other, views)])
@@ -101,9 +101,9 @@ def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBat
 def operate_gradient(
     one: Operation, x: Array, other: Array, views: Views, delta: Array, batch: NormBatch | None
 ) -> tuple[Array, Array | None, Array | None]:
-    """Return the derivatives of the loss by both sources of an operation and by its gain, given delta.
+    """Return the loss's derivatives by both sources of an operation and by the gain.
 
-    delta : that by its output; batch : as for `operate`
+    delta : the derivative by the output; batch : as for `operate`
     """
     if one.networks > 1 and one.subrows > 1:
         deltas = np.split(delta, one.networks, axis=1)

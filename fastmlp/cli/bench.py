@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from fastmlp.lab.run import Request
 
 WRONG, SLOWER = 1, 3
-"""Exit codes: a variant does not agree; something is slower than in --compare's file."""
+"""Exit codes: a wrong variant; a slower result than in --compare's file."""
 
 WIDTH = 110
-"""Characters of a line where the output is no terminal."""
+"""Characters of a line without a terminal."""
 
 BENCH = """Hold kernels against the reference, then time them: every slot of every variant, and whole training
 steps. Needs the extra "lab"."""
@@ -113,7 +113,7 @@ def add_explain(backends: argparse.ArgumentParser) -> None:
 
 
 def _checked(what: Callable[[], Any]) -> Any:
-    """Return what() or raise Mistake for what a user has given wrongly."""
+    """Return what(), or raise Mistake for a user's mistake."""
     try:
         return what()
     except (ValueError, TypeError, ImportError, OSError) as error:
@@ -149,7 +149,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
-    """Return the items that were named; ValueError for what there is not."""
+    """Return the named items; ValueError for unknown names."""
     from fastmlp.backend.registry import register_file, variants
     from fastmlp.lab.measurements import STEP
     from fastmlp.lab.run import Request
@@ -234,7 +234,7 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
 
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
-    """Print and write what was found; return the exit code."""
+    """Print and write the results; return the exit code."""
     from fastmlp.lab import table
     from fastmlp.lab.measurements import changes, written
 

@@ -21,7 +21,7 @@ from fastmlp.system.notices import say, silence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for a failed training, 130 for Ctrl-C.
 
-    A mistake in the arguments exits with 2 and one line on stderr, a file that cannot be used with 3.
+    A mistake in the arguments exits with 2 and a line on stderr, an unusable file with 3.
     """
     parser = argument_parser()
     arguments = parser.parse_args(argv)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_level() -> None:
-    """Raise Mistake if the level of processors that the user names is none of this machine."""
+    """Raise Mistake if FASTMLP_LEVEL is not a level of this machine."""
     if os.environ.get("FASTMLP_LEVEL"):
         from fastmlp.kernels.codegen import machine
 
@@ -63,7 +63,7 @@ def _check_level() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage, and takes no shortened options."""
+    """A parser with errors of a line, without usage, and without shortened options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -167,7 +167,7 @@ def _warmup(arguments: argparse.Namespace) -> int:
 
 
 def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
-    """Return what the network's own programs need; ValueError or TypeError for a mistake in the arguments."""
+    """Return the tasks of the network's specialised programs; ValueError or TypeError for a mistake."""
     from fastmlp.backend.registry import choice_of
     from fastmlp.cli import ahead
 

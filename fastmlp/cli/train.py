@@ -77,7 +77,7 @@ def add_command(commands: Any) -> None:
 
 
 class _Settings(NamedTuple):
-    """All that defines a training, except the rows and the backend."""
+    """The whole definition of a training, except the rows and the backend."""
 
     network: Network
     optimizer: Optimizer
@@ -89,9 +89,8 @@ class _Settings(NamedTuple):
 class _Outcome(NamedTuple):
     """A training, measured.
 
-    seconds : of the steps themselves, without compiling, loading and input checks
-    preparing : spent on a tiny training before, in which the backend compiles or loads, and on what compiled
-        later
+    seconds : of the steps, without compiling, loading and input checks
+    preparing : of a tiny training before, for compiling or loading, and of later compiling
     """
 
     model: Model
@@ -101,7 +100,7 @@ class _Outcome(NamedTuple):
 
 
 class _Clock(Progress):
-    """A progress bar, or none, that sums up the time from the first step to the last without its own.
+    """A progress bar, or none, with the sum of time from the first step to the last, without the bar's time.
 
     working, compiling : seconds, as in `fastmlp.system.compiling.Lap`
     """
@@ -200,7 +199,7 @@ def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
 def measured(
     arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str, ranks: Any
 ) -> _Outcome:
-    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that.
+    """Train on a few rows, for compiling or loading; then train on all rows, measured.
 
     ranks : mpi4py's communicator, if several processes train
     """
@@ -216,7 +215,7 @@ def measured(
 
 
 def _chosen(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str) -> str:
-    """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
+    """Return the backend's name; for "auto" the choice for the whole training, not for a few rows."""
     from fastmlp.backend.choice import choose
 
     network, optimizer, _, epochs, batch_size = settings
@@ -235,7 +234,7 @@ def fitted_model(
     ranks: Any,
     tiny: bool = False,
 ) -> Model:
-    """Return a model trained on the task's rows; on a single batch of them if `tiny`."""
+    """Return a model trained on the task's rows; on a single batch if `tiny`."""
     rows = settings.batch_size if tiny else len(task.inputs)
     X, y = task.inputs[:rows], task.targets[:rows]
     if ranks:

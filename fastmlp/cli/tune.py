@@ -1,4 +1,4 @@
-"""`fastmlp tune`: measures the constants that depend on the machine, and says what it chose."""
+"""`fastmlp tune`: measures the machine's constants, and prints the choices."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def tune_quickly() -> None:
-    """Measure for a second, unless that is turned off; say what was chosen."""
+    """Measure for a second, unless turned off; print the choices."""
     from fastmlp.backend import tuning
     from fastmlp.kernels.jit.engine import are_constants_measured
 
@@ -67,7 +67,7 @@ def tune_quickly() -> None:
 
 
 def in_words(name: str, value: int) -> str:
-    """Return a constant as it is read most easily."""
+    """Return a constant in the most readable form."""
     from fastmlp.kernels.codegen.machine import NEVER
 
     if value == NEVER:

@@ -1,4 +1,4 @@
-"""Other programs' models: layers with their arrays, from which a network is made."""
+"""Other programs' models as chains: layers with arrays, and the network of a chain."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ImportedLayer(NamedTuple):
     """A layer, or an activation, of another program's model.
 
     layer : a layer without a name; or the formula of an activation, an expression of `formulas.Z`
-    arrays : of `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; of a user's layer the
-        parameters; of others the `formulas.ARRAYS`, where a missing gain is 1 and a missing shift 0; each
-        (units,) or (1,) floating
+    arrays : for `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; for a custom layer the
+        parameters; for other layers the `formulas.ARRAYS`, with ones for a missing gain and zeros for a
+        missing shift; each (units,) or (1,) floating
     other : the place in the chain of a second source besides the layer before; INPUTS for the inputs
     """
 
@@ -47,12 +47,12 @@ class ImportedChain(NamedTuple):
 
 
 def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return a chain as a network with its parameters.
+    """Return a chain as a network with parameters.
 
     Parameters
     ----------
-    output : the last activation, where the chain ends in logits; None for the chain's last activation
-    loss : None for the output's usual loss
+    output : the last activation, for a chain ending in logits; None for the chain's last activation
+    loss : None for the output's default loss
 
     Raises
     ------
@@ -139,7 +139,7 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
 
 
 def _hidden(expression: Expression) -> str | Activation:
-    """Return an expression's activation: a name of fastmlp's, or a made activation."""
+    """Return an expression's activation: a built-in name, or a custom activation."""
     name = named(expression)
     if name in HIDDEN:
         return str(name)

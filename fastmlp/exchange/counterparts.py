@@ -1,6 +1,6 @@
-"""Names of operations and activations in other programs, as their entries have them.
+"""Names of operations and activations in other programs, from their table entries.
 
-A format writes a thing without a name by its formula; only a list of Keras's weights needs a name.
+A format writes an object without a name by formula; only Keras's list of weights needs names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NONE: tuple[str, dict[str, Any]] = "", {}
 
 
 class Counterpart(NamedTuple):
-    """The names of an operation or an activation, with options; empty where a format has none.
+    """The names of an operation or an activation, with options; "" for a format without a name.
 
     torch : a class of torch.nn; onnx : an operator; keras : a layer
     """
@@ -40,14 +40,14 @@ def _names(counterparts: Counterparts) -> Counterpart:
 
 
 OPERATIONS = {one.kind: _names(one.counterparts) for one in LAYERS.values() if one.counterparts}
-"""Counterparts by kinds of operations. Their arrays are in the order that they have here."""
+"""Counterparts by kinds of operations, with arrays in the same order."""
 
 ACTIVATIONS = {name: _names(one.counterparts) for name, one in activations.ACTIVATIONS.items()}
 """Counterparts by names of activations."""
 
 
 def counterpart_of(step: ExportStep) -> Counterpart:
-    """Return the names of a step; a user's own layer or activation has none, whatever its name."""
+    """Return the names of a step; a custom layer or activation has none, whatever the name."""
     kind, activation = step.one.kind.name, step.one.activation
     if kind != "activation":
         return OPERATIONS.get(kind, Counterpart())
@@ -55,14 +55,14 @@ def counterpart_of(step: ExportStep) -> Counterpart:
 
 
 def layer_of(kind: str) -> type[Part]:
-    """Return the class of the layers that are a kind of operation."""
+    """Return the layer class of a kind of operation."""
     return next(layer for layer in LAYERS.values() if layer.kind == kind)
 
 
 def sample_layers(**options: Any) -> list[Part]:
-    """Return a layer of every kind that has a formula, by which it is found in other programs' models.
+    """Return a layer of every kind with a formula, for comparison with other programs' models.
 
-    options : of the layers that have them
+    options : of the layers with such fields
     """
     found: list[Part] = []
     for layer in LAYERS.values():
@@ -75,7 +75,7 @@ def sample_layers(**options: Any) -> list[Part]:
 
 
 def layer_step(layer: Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
-    """Return the step of a layer by itself, whose arrays (units,) are ones."""
+    """Return the step of a single layer, with arrays (units,) of ones."""
     kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, ReadsEarlier))
     arrays = {name: np.ones(units, dtype) for name in (*layer.parameters, *layer.state)}
     return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)

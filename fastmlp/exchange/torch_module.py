@@ -40,7 +40,7 @@ LEAST = {"threshold": 20.0}
 """Options of read modules with a least value: PyTorch's default costs 2e-9."""
 
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
-"""Modules that do not change a matrix (rows, units) when predicting; Flatten if rows stay."""
+"""Modules without an effect on a matrix (rows, units) when predicting; Flatten if rows stay."""
 
 FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum", "groups": "num_groups"}
 """Names in torch.nn of the fields of layers."""
@@ -92,7 +92,7 @@ def _module(torch: Any, step: ExportStep) -> Any:
 
 
 def _own() -> Any:
-    """Return the file of modules, which imports PyTorch."""
+    """Return the module `torch_formula`; the import needs PyTorch."""
     from fastmlp.exchange import torch_formula
 
     return torch_formula
@@ -104,7 +104,7 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
     Raises
     ------
     ValueError, TypeError
-        In one line, for any other module.
+        In a line, for any other module.
     """
     torch = needed("torch", "torch", "Model.from_torch")
     if not isinstance(given, torch.nn.Module):
@@ -127,7 +127,7 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
-    """Yield the modules of a Sequential or a `Graph`, in their order, with names and sources."""
+    """Yield the modules of a Sequential or a `Graph`, in order, with names and sources."""
     if isinstance(given, _own().Graph):
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
@@ -139,7 +139,7 @@ def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple
 
 
 def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> ImportedLayer | None:
-    """Return a module's layer, None for a module that changes nothing; other : see `ImportedLayer`."""
+    """Return a module's layer, None for a module without effect; other : see `ImportedLayer`."""
     kind = type(one).__name__
     _check_plain(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
@@ -197,15 +197,15 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
 
 
 def _has_formula(layer: Part, expression: Expression, units: int) -> bool:
-    """Return whether an expression is the formula of a layer of so many units."""
+    """Return True if an expression is the formula of a layer of so many units."""
     found = layer_step(layer, units, np.dtype(np.float64)).formula
     return found is not None and found.digest == expression.digest
 
 
 def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -> Part | Expression:
-    """Return the layer of a formula, or the expression itself of an activation.
+    """Return the layer of a formula, or the expression of an activation.
 
-    parameters : the variables of arrays; units : of the row, whose number is in the formula of a mean
+    parameters : the variables of arrays; units : of the row, a number in the formula of a mean
     """
     for layer in sample_layers():
         if _has_formula(layer, expression, units):

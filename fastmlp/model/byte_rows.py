@@ -1,8 +1,4 @@
-"""Inputs that stay bytes: rows that are converted a batch at a time, where a step reads them.
-
-Separate from arrays, which hold the numbers that are multiplied. A row of bytes takes a quarter of a float32
-row's memory, and a step reads a quarter of it.
-"""
+"""Inputs as bytes: rows converted to floating numbers a batch at a time, within a step."""
 
 from __future__ import annotations
 
@@ -16,6 +12,8 @@ from fastmlp.model.sparse import Inputs
 
 class ByteRows:
     """Rows of bytes; the numbers of a row are float(byte) * scale, rounded to the dtype. Never written.
+
+    A row of bytes takes a quarter of a float32 row's memory, and of a step's reads.
 
     Parameters
     ----------
@@ -44,12 +42,12 @@ class ByteRows:
         return len(self.numbers)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> ByteRows:
-        """Return some rows: of a slice views of these, of an array copies."""
+        """Return some rows: views for a slice, copies for an array of places."""
         return ByteRows(self.numbers[rows], self.dtype, self.scale)
 
 
 def unpacked(inputs: Inputs | ByteRows) -> Inputs:
-    """Return rows of bytes as an array (rows, n_in) of their dtype, all others as they are."""
+    """Return rows of bytes as an array (rows, n_in) of their dtype; return other inputs unchanged."""
     if not isinstance(inputs, ByteRows):
         return inputs
     dense = inputs.numbers.astype(inputs.dtype)

@@ -1,7 +1,7 @@
-"""Likelihoods, losses of several outputs for each target, as a mean and a spread: see `fastmlp.model.losses`.
+"""Likelihoods: losses of several outputs for each target, as a mean and a spread; see `losses`.
 
-A formula takes the outputs of a target as a tuple, and gives the loss and a tuple of the derivatives by them.
-Each leaves out what depends on the targets alone.
+A formula takes the outputs of a target as a tuple, and gives the loss and a tuple of derivatives. Terms of
+the targets alone are left out.
 """
 
 from __future__ import annotations
@@ -15,35 +15,33 @@ from fastmlp.formulas.numbers import at_least, at_most, fma, where
 from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in
 
 LIKELIHOODS: dict[str, Loss] = {}
-"""All by name."""
+"""All likelihoods by name."""
 
 LEAST_LOG_VARIANCE = math.log(1e-6)
-"""Least log variance of `gaussian`: less counts as this, as with the eps of torch.nn.GaussianNLLLoss."""
+"""The lower clamp of `gaussian`'s log variance, as the eps of torch.nn.GaussianNLLLoss."""
 
 MOST_LOG_DISPERSION = 20.0
-"""Most log dispersion of `negative_binomial`: numbers beyond this, or below its negative, count as it."""
+"""The upper clamp of `negative_binomial`'s log dispersion; the lower clamp is the negative."""
 
 
 @built_in(LIKELIHOODS, "identity", by_logit=True, outputs_per_target=2)
 def gaussian(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
-    """(log v + (y - mean)^2 / v) / 2, where log v is the second output; its derivatives by both.
-
-    Below the least v the derivative by log v is that of torch.nn.GaussianNLLLoss, so that v can grow again.
-    """
+    """(log v + (y - mean)^2 / v) / 2, with log v as the second output; and both derivatives."""
     mean, log_variance = z
     held = at_least(log_variance, LEAST_LOG_VARIANCE)
     precision, r = elementary.exp(-held), mean - y
     scaled = r * precision
+    # Below the least v the derivative by log v is that of torch.nn.GaussianNLLLoss, so that v can grow again.
     passed = elementary.exp(at_most(log_variance - held, 0.0))
     return 0.5 * fma(r, scaled, held), (scaled, 0.5 * passed * fma(-r, scaled, 1.0))
 
 
 @dataclass(frozen=True)
 class Gaussian(BuiltInLoss):
-    """-log of a normal density, of two outputs a target: its mean, and the logarithm of its variance.
+    """-log of a normal density, with two outputs a target: the mean, and the log variance.
 
-    As torch.nn.GaussianNLLLoss(input=mean, var=exp(log variance)), whose eps of 1e-6 is the least variance.
-    A network for k columns of y has 2 k outputs: k means, then k log variances.
+    As torch.nn.GaussianNLLLoss(input=mean, var=exp(log variance)) with an eps of 1e-6, the least variance. A
+    network for k columns of y has 2 k outputs: k means, then k log variances.
     """
 
     entry = LIKELIHOODS["gaussian"]
@@ -51,9 +49,9 @@ class Gaussian(BuiltInLoss):
 
 @built_in(LIKELIHOODS, "identity", by_logit=True, outputs_per_target=2, targets="at least 0")
 def negative_binomial(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
-    """-log of the probability of y, of mean m and variance m + d m^2, but for log(y!).
+    """-log of the probability of y, of mean m and variance m + d m^2, without log(y!).
 
-    With r = 1 / d it is log G(r) - log G(y + r) + r log(1 + m / r) + y log(1 + r / m), G the gamma function.
+    With r = 1 / d: log G(r) - log G(y + r) + r log(1 + m / r) + y log(1 + r / m), G the gamma function.
     """
     (log_mean, log_dispersion), limit = z, MOST_LOG_DISPERSION
     held = at_most(at_least(log_dispersion, -limit), limit)
@@ -69,25 +67,25 @@ def negative_binomial(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]
 
 @dataclass(frozen=True)
 class NegativeBinomial(BuiltInLoss):
-    """-log of the probability of a count but for log(y!), of two outputs a target.
+    """-log of the probability of a count without log(y!), with two outputs a target.
 
-    They are the logarithms of the mean m and of the dispersion d, for a variance of m + d m^2; d counts as
-    within e^-20 and e^20. So torch.distributions.NegativeBinomial(1 / d, logits=log m + log d) has it. A
-    network for k columns of y has 2 k outputs: k log means, then k log dispersions.
+    The outputs are the logarithms of the mean m and of the dispersion d, for a variance of m + d m^2; d is
+    clamped to e^-20 and e^20. The same as torch.distributions.NegativeBinomial(1 / d, logits=log m + log d).
+    A network for k columns of y has 2 k outputs: k log means, then k log dispersions.
     """
 
     entry = LIKELIHOODS["negative_binomial"]
 
 
 RAISED = 8
-"""By so much arguments are raised before Stirling's series, whose first lost term is 1e-14 there."""
+"""The shift of arguments before Stirling's series, with a first lost term of 1e-14."""
 
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 """log G(x) = (x - 1/2) log x - x + log(2 pi) / 2 + sum of STIRLING[k] x^-(2k + 1) (DLMF 5.11.1)."""
 
 
 def log_gamma_ratio(y: Any, r: Any) -> tuple[Any, Any]:
-    """log(G(y + r) / G(r)) of y >= 0 and r > 0, and its derivative by r; large terms do not cancel."""
+    """log(G(y + r) / G(r)) for y >= 0 and r > 0, and the derivative by r, without cancellation."""
     low, high = r + float(RAISED), y + r + float(RAISED)
     growth = elementary.log1p(y / low)
     (of_low, by_low), (of_high, by_high) = _correction(low), _correction(high)
@@ -104,7 +102,7 @@ def log_gamma_ratio(y: Any, r: Any) -> tuple[Any, Any]:
 
 
 def _correction(x: Any) -> tuple[Any, Any]:
-    """Return Stirling's sum at x >= 8, and its derivative."""
+    """Return Stirling's sum at x >= 8, and the derivative."""
     inverse = 1.0 / x
     square = inverse * inverse
     value, slope = STIRLING[-1], STIRLING[-1] * (2.0 * len(STIRLING) - 1.0)

@@ -1,10 +1,9 @@
-"""fastmlp's losses: a block each has the formula of one element and, where it has parameters, its class.
+"""Built-in losses: for each the formula of an element and, for losses with parameters, a class.
 
-Element-wise losses are means over all elements, cross_entropy and focal are means over rows, as in PyTorch,
-and likelihoods of several outputs a target are means over targets. Each row counts with its sample weight,
-and a mean divides by the batch's sum of them. poisson_deviance is half the Poisson deviance: poisson plus
-what depends on the targets alone, so that it is 0 where the outputs are the targets. The reference has the
-formulas once more, in NumPy.
+Element-wise losses are means over all elements; cross_entropy and focal are means over rows, as in PyTorch;
+likelihoods of several outputs a target are means over targets. Each row counts with its sample weight, and a
+mean divides by the batch's sum of weights. poisson_deviance is half the Poisson deviance: poisson plus a term
+of the targets alone, so that a perfect prediction has loss 0. The reference repeats the formulas in NumPy.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from fastmlp.model import likelihoods
 from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in, numbers_of
 
 LOSSES: dict[str, Loss] = {}
-"""All by name, with their usual parameters; the classes have those with others.
-Outputs are those on whose range a loss is defined; the likelihoods take their canonical output only, whose
-fused form is stable for logits of any size."""
+"""All losses by name, with default parameters; the classes take other parameters. The outputs of a loss are
+the activations within the loss's range; likelihoods take a single, canonical output, with a fused form that
+is stable for logits of any size."""
 
 RANGES = "identity", "sigmoid", "softmax", "exp"
 CLASSES = {"of_logs": True, "by_row": True, "targets": "distributions"}
@@ -67,7 +66,7 @@ class Huber(BuiltInLoss):
     Parameters
     ----------
     delta : float
-        Where it turns from r^2 / 2 to delta (r - delta / 2), r = ``|output - target|``; above 0.
+        The change from r^2 / 2 to delta (r - delta / 2), r = ``|output - target|``; above 0.
     """
 
     entry = LOSSES["huber"]
@@ -85,9 +84,9 @@ def binary_cross_entropy(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, A
 
 @built_in(LOSSES, "softmax", by_logit=True, clips=True, **CLASSES)
 def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
-    """-y log(a), of targets that are smoothed: y - smoothing y + smoothing / classes.
+    """-y log(a), with smoothed targets: y - smoothing y + smoothing / classes.
 
-    parameters : at 0 smoothing / classes, at 1 smoothing; below 0 where the loss is clipped
+    parameters : at 0 smoothing / classes, at 1 smoothing; below 0 for a clipped loss
     """
     y = fma(-at_least(parameters[1], 0.0), y, y) + at_least(parameters[0], 0.0)
     return fma(y, -z, before), a - y
@@ -95,12 +94,12 @@ def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple
 
 @dataclass(frozen=True)
 class CrossEntropy(BuiltInLoss):
-    """Cross-entropy of softmax, of labels that may be smoothed (torch.nn.CrossEntropyLoss).
+    """Cross-entropy of softmax, perhaps with smoothed labels (torch.nn.CrossEntropyLoss).
 
     Parameters
     ----------
     smoothing : float
-        In [0, 1): so much of every label is spread over all classes (torch's label_smoothing), in training
+        In [0, 1): this share of every label is spread over all classes (torch's label_smoothing), in training
         and in validation. With convention="sklearn" the loss of smoothed labels is not clipped.
     """
 
@@ -132,12 +131,13 @@ def pinball(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Quantiles(BuiltInLoss):
-    """The pinball loss, whose least is at quantiles (Koenker and Bassett 1978); "pinball" is `Quantiles()`.
+    """The pinball loss, least at quantiles (Koenker and Bassett 1978); "pinball" is `Quantiles()`.
 
     Parameters
     ----------
     levels : float or sequence of float
-        In (0, 1): one for all outputs, or one for each. One column of y is then the target of all outputs.
+        In (0, 1): a level for all outputs, or for each output. A single column of y is then the target of all
+        outputs.
     """
 
     entry = LOSSES["pinball"]
@@ -151,7 +151,7 @@ class Quantiles(BuiltInLoss):
 
 @built_in(LOSSES, "exp", **COUNTS)
 def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
-    """`poisson`, less its value where the output is the target."""
+    """`poisson` minus the value of `poisson` at the target."""
     least = where(magnitude(y) < elementary.SMALLEST_NORMAL, 0.0, y * (1.0 - elementary.log(y)))
     return fma(-y, z, a) - least, a - y
 
@@ -173,7 +173,7 @@ class Focal(BuiltInLoss):
     Parameters
     ----------
     gamma : float
-        At least 0; how little rows count that are right already. 0 is cross-entropy.
+        At least 0; a larger gamma gives rows with a right prediction less weight. 0 is cross-entropy.
     """
 
     entry = LOSSES["focal"]
@@ -203,16 +203,16 @@ class BinaryFocal(Focal):
 LOSSES |= likelihoods.LIKELIHOODS
 
 OWN_LOSSES = tuple(BuiltInLoss.classes)
-"""The classes of those that have parameters, and of likelihoods; all are public."""
+"""The classes of losses with parameters, and of likelihoods; all are public."""
 
 
 def loss_of(given: str | Loss) -> Loss:
-    """Return the entry of a name, a loss as it is."""
+    """Return the entry of a name; return a loss unchanged."""
     return LOSSES[given] if isinstance(given, str) else given
 
 
 def named(loss: str | Loss) -> str | Loss:
-    """Return the name of one of fastmlp's losses with its usual parameters, all else as it is."""
+    """Return the name of a built-in loss with default parameters; return other losses unchanged."""
     if isinstance(loss, BuiltInLoss) and loss.parameter == LOSSES[loss.name].parameter:
         return loss.name
     return loss
@@ -224,5 +224,5 @@ MOST_CROSS_ENTROPY = DtypeConstant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
 def within(value: Any, least: Any, most: Any) -> Any:
-    """Return the value, or the bound that it is beyond; a NaN stays one."""
+    """Return the value, clamped; a NaN stays."""
     return at_most(at_least(value, least), most)

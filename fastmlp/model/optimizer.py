@@ -1,4 +1,4 @@
-"""What all optimisers have: rates, clipping, and factors of single layers."""
+"""The base of optimisers: rates, clipping, and factors for layers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
 
 Factors = Sequence[float] | Mapping[str, float] | Sequence[tuple[str, float]]
-"""Numbers for layers: one for each of a chain, or by name; an optimiser keeps the latter as pairs."""
+"""Numbers for layers: a number for each layer of a chain, or by name; an optimiser holds pairs of names and
+numbers."""
 
 
 def checked_factors(what: str, given: Any) -> tuple[Any, ...]:
-    """Return factors as a tuple of numbers, or of pairs of a name and a number; errors as of `Optimizer`."""
+    """Return factors as a tuple of numbers, or of pairs (name, number); errors as of `Optimizer`."""
     if isinstance(given, Mapping):
         given = tuple(given.items())
     elif isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
@@ -63,7 +64,7 @@ def _factor(given: Any, number: int, operation: Operation) -> float:
 def number(
     default: float, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> Any:
-    """Return the field of an optimiser's constant, which must lie within these bounds."""
+    """Return the dataclass field of an optimiser's constant within these bounds."""
     check = functools.partial(checks.real, low=low, high=high, open_low=open_low, open_high=open_high)
     return field(default=default, metadata={"check": check})
 
@@ -77,7 +78,7 @@ positive = functools.partial(number, low=0, open_low=True)
 
 @functools.cache
 def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], object]]]:
-    """Return the names of fields with the check of each, of those that have one."""
+    """Return (name, check) of the fields with a check."""
     found = [
         (one.name, checks.flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)
     ]
@@ -85,39 +86,39 @@ def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], objec
 
 
 UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
-"""Fields of an optimiser whose weight_decay is for all parameters."""
+"""Values of fields for a weight_decay of all parameters."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of all optimisers: a rule, its hyperparameters, and rates.
+    """Base of all optimisers: a rule, hyperparameters, and rates.
 
     Parameters
     ----------
     learning_rate : float, Schedule or function
-        At least 0. A function is given the whole epochs done, an int, and returns the rate. It goes by
-        nothing else: `fit(resume=)` needs one that returns the same. A model is pickled with its training,
-        and so with the function, which pickle must find in a module.
+        At least 0. A function takes the number of whole epochs done and returns the rate, without other
+        state: `fit(resume=)` needs equal rates. A model is pickled with its training and so with the
+        function; pickle must find the function in a module.
     clip_norm : float, optional
-        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does.
+        A gradient (penalties included) with a larger global 2-norm is scaled by clip_norm / (norm + 1e-6), as
+        `torch.nn.utils.clip_grad_norm_` does.
     layer_rates : sequence of float, or mapping of str to float, optional
-        Factors of the rates, at least 0. A sequence has one for each layer of a chain. A mapping has them by
-        a layer's name or by its kind, as {"low": 0.1, "LayerNorm": 0.5}; a name comes first, and others have
-        1. 0 freezes a layer: its parameters and moments stay, and its gradient is not counted in the norm
-        that clips.
+        Factors of the rates, at least 0. A sequence has a factor for each layer of a chain. A mapping has
+        factors by a layer's name or by a kind, as {"low": 0.1, "LayerNorm": 0.5}; a name comes first, and
+        other layers have 1. 0 freezes a layer: parameters and moments stay, and the gradient is left out of
+        the norm for clipping.
     layer_decays : the same, optional
-        Factors of weight_decay; of optimisers that have one.
+        Factors of weight_decay, for optimisers with weight_decay.
     decay_norms, decay_biases : bool
-        Whether weight_decay is for the gains and shifts of norms and the parameters of `Scale`, `PReLU`,
-        `Swish` and layers of your own, too; whether for the biases of `Dense` layers and of linear layers in
-        blocks of inputs. False of optimisers that have one.
+        decay_norms=False: no weight_decay for the gains and shifts of norms and the parameters of `Scale`,
+        `PReLU`, `Swish` and custom layers. decay_biases=False: none for the biases of `Dense` layers and of
+        linear layers in blocks of inputs. False needs an optimiser with weight_decay.
 
     Attributes
     ----------
-    own_rule : the step that it takes; of each kind of optimiser, which has the rule's constants as attributes
-    rule, constants : the same with the mean of `fit(average=)`, and the numbers that the rule's formulas get
-    averaging : kind and constant of that mean, see `fastmlp.model.rules.AVERAGES`; None without one
+    own_rule : the step without an average; each optimiser has the rule's constants as attributes
+    rule, constants : the same with the average of `fit(average=)`, and the numbers for the rule's formulas
+    averaging : kind and constant of the average, see `fastmlp.model.rules.AVERAGES`; None without
     """
 
     learning_rate: Rate
@@ -143,7 +144,7 @@ class Optimizer:
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
 
     def check_layers(self, network: Network) -> None:
-        """Raise ValueError unless a network has the layers that something is given for; see the errors."""
+        """Raise ValueError unless a network has the layers of all factors."""
         for what in ("layer_rates", "layer_decays"):
             if (given := getattr(self, what)) is not None:
                 _check_factors(what, given, network)
@@ -153,9 +154,9 @@ class Optimizer:
             raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
 
     def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
-        """Return the optimisers of operation number `number`, with its own weight_decay.
+        """Return two optimisers for an operation, with the right weight_decay.
 
-        That of its weights or its gain, and that of its biases or its shift.
+        The first is for weights or a gain, the second for biases or a shift.
         """
         if self.layer_decays is None and self.decay_norms and self.decay_biases:
             return self, self
@@ -177,37 +178,37 @@ class Optimizer:
 
     @property
     def own_rule(self) -> StepRule:
-        """The step that it takes."""
+        """The step without an average."""
         raise NotImplementedError
 
     @property
     def decay(self) -> float:
-        """Its weight_decay, 0 if it has none."""
+        """The weight_decay, or 0."""
         return getattr(self, "weight_decay", 0.0)
 
     @functools.cached_property
     def rule(self) -> StepRule:
-        """The step that it takes, with the mean of the parameters if there is one."""
+        """The step, with an average of the parameters if any."""
         return self.own_rule if self.averaging is None else averaged(self.own_rule, self.averaging[0])
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
-        """All rules that its parts take."""
+        """All rules of the optimiser's parts."""
         return (self.rule,)
 
     @property
     def own_constants(self) -> tuple[float, ...]:
-        """The numbers that the formulas of `own_rule` get, in the order of its names."""
+        """The constants of `own_rule`, in the order of `names`."""
         return tuple(float(getattr(self, name)) for name in self.own_rule.names)
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The same with that of the mean, if there is one: of `rule`."""
+        """The constants of `rule`: those of `own_rule`, and the average's."""
         return self.own_constants if self.averaging is None else (*self.own_constants, self.averaging[1])
 
     @functools.cached_property
     def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
+        """The number of rows of `TrainState.moments` in use."""
         return self.rule.moments
 
     def __getstate__(self) -> dict[str, Any]:
@@ -215,7 +216,7 @@ class Optimizer:
 
     @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
-        """The rates of weights and of biases, if they are numbers; None if they change."""
+        """The constant rates of weights and of biases; None if a rate changes."""
         rate = self.learning_rate
         return (rate, rate) if isinstance(rate, (float, int)) else None
 

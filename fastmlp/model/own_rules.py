@@ -1,4 +1,4 @@
-"""Rules of a user's own: the formula of a step, which makes optimisers that take it."""
+"""Custom rules: the formula of a step, which makes optimisers."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Form
 Array = NDArray[Any]
 
 RESERVED = ("self", "learning_rate", "weight_decay", *(one.name for one in fields(Optimizer)[1:] if one.repr))
-"""Names that a constant may not have: they are parameters of the optimiser."""
+"""Names refused for constants: parameters of the optimiser."""
 
 
 class Rule(StepRule):
-    """The step of an optimiser of a user's own; called, it makes one.
+    """A custom optimiser step; a call makes an optimiser.
 
     Parameters
     ----------
     name : str
-        Letters, digits and _; none of fastmlp's own names.
+        Letters, digits and _; no built-in name.
     step : callable
         step(parameter, gradient, moments, rate, constants, t) returns the new parameter and the new moments
-        of one parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at first;
-        `constants` has a number for each name; t counts the steps from 1.
+        of a single parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at
+        first; `constants` has a number for each name; t counts the steps from 1.
     moments : int
-        How many numbers a parameter remembers, 0 to 6.
+        Moments of each parameter, 0 to 6.
     constants : mapping of str to float
         The constants' names and defaults, 16 at most.
 
     Raises
     ------
     ValueError, TypeError
-        If the step cannot be traced, in one line that names its line; or gives too few values.
+        If the step cannot be traced, in a line with the function's file and line; or gives too few values.
     """
 
     constants: dict[str, float]
@@ -86,7 +86,7 @@ class Rule(StepRule):
         return restored, (type(self), self.name, self.values, self.constants)
 
     def __call__(self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, **given: Any) -> Any:
-        """Return an optimiser that takes this step.
+        """Return an optimiser with this step.
 
         Parameters
         ----------
@@ -94,8 +94,8 @@ class Rule(StepRule):
         weight_decay : float
             At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
         **given
-            Constants by name, those that are not given have their defaults; and clip_norm, layer_rates,
-            layer_decays, decay_norms and decay_biases, as for every optimiser.
+            Constants by name, with defaults for the rest; and clip_norm, layer_rates, layer_decays,
+            decay_norms and decay_biases, as for every optimiser.
         """
         options = {name: given.pop(name) for name in RESERVED if name in given}
         unknown = [name for name in given if name not in self.constants]
@@ -108,9 +108,9 @@ class Rule(StepRule):
     def on_arrays(
         self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
     ) -> list[Array]:
-        """Return what the step makes of decayed parameters and moments, arrays of one shape and dtype.
+        """Return the new parameters and moments, from decayed parameters; arrays of equal shape and dtype.
 
-        constants : their values; they, the rate and t are floats
+        constants : values; constants, the rate and t are floats
         """
         given = _named(parameter, gradient, moments, rate, constants, float(t))
         found = (value.on_arrays(parameter.dtype, given) for value in self.values)
@@ -138,7 +138,7 @@ def _named(
 
 
 class Constants(dict[str, Any]):
-    """A rule's constants while it is traced, by item or by attribute."""
+    """A rule's constants while tracing, by item or by attribute."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:

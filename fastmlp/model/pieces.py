@@ -1,4 +1,4 @@
-"""The base of activations, losses and rules: a name, and formulas that identify them."""
+"""The base of custom activations, layers, losses and rules: a name, and a digest of formulas."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fastmlp.formulas.operations import OPERATIONS
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 Counterpart = str | tuple[str, dict[str, Any]]
-"""A name in another program, with the options that make it ours where it has some."""
+"""A name in another program, perhaps with options for an equal definition."""
 
 Counterparts = Mapping[str, Counterpart]
 """The names in "torch" (a class of torch.nn), "onnx" (an operator) and "keras" (a layer)."""
 
 
 class Piece:
-    """A named part of a network or an optimiser; two of one name and one digest are equal.
+    """A named component of a network or an optimiser; equal names and digests mean equal components.
 
-    name : what files and errors call it
-    digest : of its formulas, and of their data unless that is given anew (a loss's parameter, a rule's
-        defaults), if a user wrote it; empty for a part of fastmlp's own, which its name identifies
-    key : of its formulas alone: what machine code is known by
+    name : for files and errors
+    digest : of a custom component's formulas, and of constant data (not a loss's parameter or a rule's
+        defaults if given anew); "" for a built-in component, identified by name
+    key : of the formulas alone, for machine code
     """
 
     name: str
@@ -36,9 +36,9 @@ class Piece:
     def _identify(
         self, name: object, taken: Any, *formulas: Expression, form: Any = (), data: Any = ()
     ) -> None:
-        """Set name, digest and key of a user's piece; ValueError if the name is no name, or one of ours.
+        """Set name, digest and key of a custom component; ValueError for a bad name or a built-in name.
 
-        form : what its machine code depends on besides the formulas; data : its arguments when it runs
+        form : affects the machine code besides the formulas; data : the run-time arguments
         """
         what = type(self).__name__
         if not type(self).__module__.startswith("fastmlp."):
@@ -69,14 +69,14 @@ def _digest(lines: list[str]) -> str:
 
 
 def restored(kind: Any, *parts: Any) -> Any:
-    """Return a piece from its expressions: the function itself is not needed."""
+    """Return a component from expressions, without the user's function."""
     piece = kind.__new__(kind)
     piece._set(*parts)
     return piece
 
 
 def of_one_element(what: str, expression: Expression) -> Expression:
-    """Return the expression where there are no units; ValueError if it goes over those of a row."""
+    """Return the expression for a single unit; ValueError for sums over a row."""
     found: set[str] = set()
     expression.fold(lambda node, _: found.add(node.operation))
     if any(OPERATIONS[one].reduces for one in found & OPERATIONS.keys()):
@@ -87,7 +87,7 @@ def of_one_element(what: str, expression: Expression) -> Expression:
 
 
 def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:
-    """Return the one expression that a traced function gave; ValueError if it is no number."""
+    """Return the single expression of a traced function; ValueError unless a number."""
     if len(expressions) != 1 or expressions[0].truth:
         got = "a truth value" if len(expressions) == 1 else f"{len(expressions)} values"
         raise ValueError(f"{what} must return one number, got {got}")

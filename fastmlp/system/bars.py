@@ -1,4 +1,4 @@
-"""Progress bars of what is not one training: reading a file, several trainings in a row, a search."""
+"""Progress bars of work besides a single training: reading a file, trainings in a row, a search."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s"
-"""The format of a bar that counts seconds."""
+"""The format of a bar counting seconds."""
 
 CLOCK = "{desc}: {elapsed}"
-"""The format of a bar whose total is not known."""
+"""The format of a bar without a total."""
 
 BEAT = 0.5
-"""Seconds between two drawings of a bar's clock, so that it moves also where one step takes long."""
+"""Seconds between two drawings of a bar's clock, so that the clock moves during a long step."""
 
 
 class Bar:
-    """A bar on stderr, or none; a context manager that closes it.
+    """A bar on stderr, or none; a context manager closes the bar.
 
-    total : how much there is to do, in `unit`; None where only the time is known
-    shown : None shows it on a terminal and in a notebook
+    total : the whole work, in `unit`; None if only the time is known
+    shown : None shows the bar on a terminal and in a notebook
     """
 
     def __init__(self, total: float | None, unit: str, what: str, shown: bool | None = None) -> None:
@@ -45,7 +45,7 @@ class Bar:
             self._thread.start()
 
     def move(self, done: float, what: str | None = None, **shown: str) -> None:
-        """Set how much is done in all, what goes on now, and values to show with it."""
+        """Set the whole work done so far, the present work, and values for display."""
         if self._bar is not None:
             if shown:
                 self._bar.set_postfix(shown, refresh=False)

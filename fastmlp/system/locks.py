@@ -1,6 +1,6 @@
-"""Locks of files, which processes hold, and the lock under which a process makes what it has once.
+"""Locks of files, between processes, and the lock for objects made once in a process.
 
-The system releases the lock of a file when its holder ends.
+The system releases the lock of a file at the holder's end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:  # not POSIX: there is no lock that goes with its holder, an
 T = TypeVar("T")
 
 making = threading.RLock()
-"""Held while a thread makes what its process has once. No module takes it while it is imported."""
+"""Held while a thread makes an object of the whole process. No module takes the lock during an import."""
 
 forks.wait_for(making, 2)
 
@@ -33,15 +33,13 @@ POLL = 0.01
 """Seconds between two tries to lock."""
 
 _in_vain: set[Path] = set()
-"""Locks that were waited for in vain, as their holder is stopped: nobody waits for them again."""
+"""Locks with a stopped holder, after a wait in vain: never waited for again."""
 
 
 def once(make: Callable[..., T]) -> Callable[..., T]:
-    """Return `functools.cache` of a function for threads: one of them calls it, and others wait.
-
-    With `functools.cache` alone each thread makes a result, and the one that was made last is kept. Machine
-    code of the others would be freed while its address is in use.
-    """
+    """Return a thread-safe `functools.cache` of a function: a thread calls the function while others wait."""
+    # With `functools.cache` alone each thread makes a result, and the last is stored. Machine code of an
+    # earlier result would be freed while its address is in use.
     kept = functools.cache(make)
 
     @functools.wraps(make)
@@ -57,8 +55,8 @@ def once(make: Callable[..., T]) -> Callable[..., T]:
 def alone(directory: PrivateDirectory, name: str, patience: float) -> Iterator[None]:
     """Hold the lock of a file in a directory for the time of a `with` block.
 
-    Go on without the lock where the system has none, as some file systems of clusters have not, and where
-    another process holds it for `patience` seconds.
+    Without locks in the system, as in some file systems of clusters, or after `patience` seconds of another
+    holder, the block runs without the lock.
     """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
@@ -70,7 +68,7 @@ def alone(directory: PrivateDirectory, name: str, patience: float) -> Iterator[N
 
 
 def _lock(descriptor: int, path: Path, patience: float) -> None:
-    """Lock a file; give up if another process holds the lock for `patience` seconds."""
+    """Lock a file; give up after `patience` seconds of another process's lock."""
     latest = time.monotonic() + (0.0 if path in _in_vain else patience)
     while True:
         try:

@@ -1,8 +1,7 @@
-"""Lines and progress bars on stderr, which never make a training fail.
+"""Lines and progress bars on stderr, without failures of a training.
 
-stderr may be closed or full, or a program may have put an object of its own in its place. Errors and warnings
-go there in any case. Bars and notices say what goes on, and are for someone who looks on; notices are written
-to the log, too.
+stderr may be closed or full, or an object of the program may have taken the place. Errors and warnings are
+always written. Bars and notices are for a watching user; notices go to the log, too.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any
 logger = logging.getLogger("fastmlp")
 
 silent = False
-"""Whether this process shows no bars and notices; `silence` sets it."""
+"""True if this process shows no bars and notices; see `silence`."""
 
 _forgiven = contextlib.suppress(Exception)
-"""A file raises OSError or ValueError; what a program has put in stderr's place may raise anything."""
+"""A file raises OSError or ValueError; an object in stderr's place may raise anything."""
 
 
 class Notices:
-    """Writes to what sys.stderr is now, and ignores every failure."""
+    """Writes to the present sys.stderr, and ignores every failure."""
 
     def __init__(self) -> None:
         self._stream: Any = sys.stderr  # None if it was closed when Python started
@@ -34,12 +33,12 @@ class Notices:
         self.flush()
 
     def flush(self) -> None:
-        """Flush what was written."""
+        """Flush the text."""
         with _forgiven:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return True for a terminal."""
         with _forgiven:
             return bool(self._stream.isatty())
         return False
@@ -53,20 +52,20 @@ class Notices:
 
 
 def silence(quiet: bool) -> None:
-    """Have this process show no bars and notices from now on, or have it show them again."""
+    """Hide, or show again, all bars and notices of this process."""
     global silent
     silent = quiet
 
 
 def is_watched() -> bool:
-    """Return whether bars and notices are shown: on a terminal or in a notebook, unless they are silenced."""
+    """Return True if bars and notices are shown: on a terminal or in a notebook, unless silenced."""
     return not silent and (in_notebook() or Notices().isatty())
 
 
 def notify(line: str) -> bool:
     """Write a line about the work to the log, and to stderr if bars and notices are shown.
 
-    Returns whether nothing more need be said: somebody sees either, or wants no notices.
+    Returns True if nothing more need be said: a user sees the log or stderr, or wants no notices.
     """
     logged = False
     with _forgiven:  # a program's handlers and filters
@@ -78,7 +77,7 @@ def notify(line: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Write an error or a warning to stderr, above a progress bar that stands there, if it can be written."""
+    """Write an error or a warning to stderr, above a progress bar, if possible."""
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with _forgiven:
         if bars is None:
@@ -88,5 +87,5 @@ def say(line: str) -> None:
 
 
 def in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this process."""
+    """Return True in a Jupyter kernel."""
     return "ipykernel" in sys.modules

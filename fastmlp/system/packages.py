@@ -1,4 +1,4 @@
-"""Optional packages of exports and imports: loaded when called, and named where they are missing."""
+"""Optional packages: loaded at the first use, with a clear error if missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def needed(package: str, extra: str, what: str) -> Any:
-    """Return a package; ImportError in one line, which says how to install it, if it is not there.
+    """Return a package; ImportError in a line with the pip command if missing.
 
-    extra : the extra of fastmlp's that installs it; what : what needs it, in words
+    extra : the extra of fastmlp with the package; what : the user of the package, in words
     """
     try:
         return importlib.import_module(package)

@@ -1,7 +1,7 @@
-"""Large arrays copied by several threads, so that the memory's bandwidth is that of several cores.
+"""Large arrays copied by several threads, for the memory bandwidth of several cores.
 
-Who first writes to a page of memory decides on which NUMA node it lies: by parts, the pages of a large vector
-are spread over the nodes on which the threads run, and the bandwidth of one node does not bound all workers.
+The first write to a page decides on the page's NUMA node: copied by parts, the pages of a large vector are
+spread over the nodes of the threads, and the bandwidth of a single node does not bound all workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.system.budget import share
 
 PART_BYTES = 1 << 22
-"""What a thread copies at least: half a millisecond's work, ten times what starting it takes."""
+"""The least work of a thread: half a millisecond, ten times a thread's start."""
 
 PAGE = 4096
 """Bytes: parts begin at pages."""
@@ -24,7 +24,8 @@ PAGE = 4096
 def copy(
     sources: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], threads: int | None = None
 ) -> None:
-    """Copy vectors (n,) of one length and dtype; threads : at most, by default this process's share."""
+    """Copy vectors (n,) of equal length and dtype; threads : at most, None for this process's share."""
+    # Threads would take longer than most copies.
     if targets[0].nbytes < 2 * PART_BYTES:  # what follows would take longer than most copies
         for source, target in zip(sources, targets, strict=True):
             target[...] = source
@@ -39,14 +40,14 @@ def copy(
 
 
 def bounds_of_parts(length: int, itemsize: int, threads: int) -> list[int]:
-    """Return where each part of a vector begins, and where the last one ends."""
+    """Return the start of each part of a vector, and the end."""
     count = max(1, min(threads, length * itemsize // PART_BYTES))
     unit = PAGE // itemsize
     return [0, *(length * part // count // unit * unit for part in range(1, count)), length]
 
 
 def _each(call: Callable[[slice], None], parts: list[slice]) -> None:
-    """Call with each part, on threads that end here."""
+    """Call a function for each part, in threads."""
     if len(parts) > 1:
         from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,7 @@
-"""Directories that nobody but this user and root can write to: what lies there may be run.
+"""Directories writable by this user and root alone, for code to be run.
 
-Whoever can write to a directory on the way to one could rename it and put another in its place. So the way is
-looked at, too.
+A user with write access to a directory on the way could rename directories and replace the target. So the
+whole way is checked.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 HAS_OWNERS = hasattr(os, "O_NOFOLLOW")
-"""Whether files have owners and modes. On Windows they have none: nothing is looked at."""
+"""True if files have owners and modes. Windows has none, and no check runs there."""
 
 NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK if HAS_OWNERS else 0
-"""Opens no link, and waits for nobody at the other end of a pipe."""
+"""Opens no link, and does not wait for the other end of a pipe."""
 
 MOST_LINKS = 40
-"""Links on the way to a directory, each within the one before, after which there is no end of them."""
+"""The most nested links on the way to a directory; more count as a loop."""
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivate(Exception):
-    """Other users could put files of theirs in a directory's place; the text names it, and says why."""
+    """Other users could replace a directory's files; the text names the directory and the reason."""
 
     def __init__(self, place: Path, why: str) -> None:
         super().__init__(why.format(str(place)))
@@ -37,29 +37,29 @@ class NotPrivate(Exception):
 OTHERS_COULD_WRITE = "others could write to {!r}, which chmod go-w forbids"
 OTHERS_OWN = "another user owns {!r}"
 NO_DIRECTORY = "{!r} is a link or no directory"
-"""Why a directory is not private."""
+"""Reasons against a directory."""
 
 
 class PrivateDirectory(NamedTuple):
-    """A directory that no other user but root can write to; `opened` gives it. path : absolute"""
+    """A directory writable by this user and root alone, made by `opened`. path : absolute"""
 
     path: Path
 
     @property
     def writable(self) -> bool:
-        """Whether files can be made in it."""
+        """True if files can be made in the directory."""
         return os.access(self.path, os.W_OK)
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
-        """Return the descriptor of a file, created if the flags say so, with the mode that the umask leaves.
+        """Return the descriptor of a file, created by the flags with the mode of the umask.
 
         Raises
         ------
         PermissionError
-            If another user but root owns the file or may write to it, or if it is a link or another thing
+            If another user but root owns the file or may write to the file, or for a link or another object
             than a file.
         OSError
-            If it cannot be opened.
+            If the file cannot be opened.
         """
         descriptor = os.open(self.path / name, flags | NO_LINK, 0o644)
         found = os.fstat(descriptor)
@@ -69,25 +69,25 @@ class PrivateDirectory(NamedTuple):
         return descriptor
 
     def read(self, name: str) -> bytes:
-        """Return what a file holds; OSError as for `open`."""
+        """Return a file's content; OSError as for `open`."""
         with open(self.open(name), "rb") as file:
             return file.read()
 
     def create(self, name: str, *parts: bytes) -> None:
-        """Write a new file; OSError if there is one of its name."""
+        """Write a new file; OSError if the name exists."""
         with open(self.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             for part in parts:
                 file.write(part)
 
     def files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the names of all that is in it, with what the system says of each, links not followed."""
+        """Yield the names of all entries with their stat results, links not followed."""
         with os.scandir(self.path) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     yield entry.name, entry.stat(follow_symlinks=False)
 
     def has(self, name: str) -> bool:
-        """Return whether there is a file of a name."""
+        """Return True if a file of a name exists."""
         return os.path.lexists(self.path / name)
 
     def touch(self, name: str) -> None:
@@ -95,21 +95,19 @@ class PrivateDirectory(NamedTuple):
         os.utime(self.path / name)
 
     def replace(self, source: str, target: str) -> None:
-        """Rename a file, in place of the target where there is one."""
+        """Rename a file, replacing the target."""
         from fastmlp.system import renaming
 
         renaming.replace(self.path / source, self.path / target)
 
     def unlink(self, name: str) -> None:
-        """Remove a file, unless somebody has."""
+        """Remove a file, if present."""
         (self.path / name).unlink(missing_ok=True)
 
 
 def make(path: Path) -> None:
-    """Make a directory, and what is missing of the way to it, writable to this user alone; or raise OSError.
-
-    Others may read what the umask lets them: of what root has compiled other users load their code.
-    """
+    """Make a directory, with missing parents, writable to this user alone; OSError if impossible."""
+    # Others may read as the umask allows: other users load code compiled by root.
     for place in reversed([place for place in (path, *path.parents) if not place.exists()]):
         place.mkdir(mode=0o755, exist_ok=True)
 
@@ -120,9 +118,9 @@ def opened(path: Path) -> PrivateDirectory:
     Raises
     ------
     NotPrivate
-        If another user could put files of theirs there.
+        If another user could put files there.
     OSError
-        If there is none, or if it cannot be opened.
+        If the directory is missing or cannot be opened.
     """
     if HAS_OWNERS:
         _check_way(path, os.geteuid())
@@ -136,10 +134,8 @@ def opened(path: Path) -> PrivateDirectory:
 
 
 def why_not_trusted(found: os.stat_result) -> str | None:
-    """Return why others than this user and root may have written a file or a directory; None if they may not.
-
-    "nobody" is not root here as it is on the way: it is a container's word for every user outside.
-    """
+    """Return a reason if users besides this user and root may have written a file or directory, or None."""
+    # "nobody" is not root here as on the way: in a container "nobody" stands for every user outside.
     if HAS_OWNERS and found.st_uid not in (os.geteuid(), 0):
         return OTHERS_OWN
     return OTHERS_COULD_WRITE if HAS_OWNERS and found.st_mode & OTHERS_WRITE else None
@@ -150,9 +146,9 @@ def why_not_trusted(found: os.stat_result) -> str | None:
 
 @functools.cache  # what was good once: the directory and each file in it are looked at again
 def _check_way(path: Path, user: int, links: int = 0) -> None:
-    """Raise NotPrivate if another user could have the path of a directory lead elsewhere.
+    """Raise NotPrivate if another user could redirect the path of a directory.
 
-    From the root down: what lies in a directory that was checked is what this user or root put there.
+    From the root down: entries of a checked directory are from this user or root.
     """
     if links > MOST_LINKS:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -169,14 +165,14 @@ def _check_way(path: Path, user: int, links: int = 0) -> None:
 
 
 def _others_rename(found: os.stat_result) -> bool:
-    """Return whether others may rename what this user has in a directory; in a sticky one they may not."""
+    """Return True if others may rename this user's entries in a directory; not in a sticky directory."""
     if found.st_mode & stat.S_ISVTX or not found.st_mode & OTHERS_WRITE:
         return False
     return bool(found.st_mode & stat.S_IWOTH) or not _is_own_group(found.st_gid)
 
 
 def _is_own_group(number: int) -> bool:
-    """Return whether a group is the one that many systems make for each user, by the user's name."""
+    """Return True for the user's private group, named as the user."""
     import grp
     import pwd
 
@@ -189,9 +185,9 @@ def _is_own_group(number: int) -> bool:
 
 @functools.cache
 def _root() -> frozenset[int]:
-    """Return the numbers of the user root: two in a container that has no root, as of Apptainer.
+    """Return the user numbers of root: two in a container without root, as of Apptainer.
 
-    There the files of all users outside have one owner, "nobody": root's, and those of strangers, too.
+    There the files of all outside users have the owner "nobody": root's files, and strangers' files, too.
     """
     try:
         known = Path("/proc/self/uid_map").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Renaming of a finished file in one step, on Windows as well, where open files cannot be replaced."""
+"""Atomic renames of finished files, also on Windows, where open files cannot be replaced."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import sys
 import time
 
 MOST_SECONDS, POLL = 1.0, 0.01
-"""How long a rename is tried where others may have the file open, and the seconds between two tries."""
+"""Seconds of tries to rename over a file opened by others, and seconds between two tries."""
 
 KEEPS_OPEN_FILES = sys.platform == "win32"
-"""Whether the system neither renames, replaces nor removes a file that anybody has open."""
+"""True if the system neither renames, replaces nor removes an open file."""
 
 
 def replace(
     source: str | os.PathLike[str], target: str | os.PathLike[str], directory: int | None = None
 ) -> None:
-    """Rename a file that is closed, in place of the target where there is one.
+    """Rename a closed file, replacing the target.
 
-    On Windows the target may be open, for a reader that takes some milliseconds: then it is tried again.
-    directory : a descriptor of the directory in which both are; None for paths
+    On Windows a reader may have the target open for some milliseconds: then the rename is tried again.
+    directory : a descriptor of the directory of both names; None for paths
 
     Raises
     ------
