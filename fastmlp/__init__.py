@@ -6,6 +6,8 @@ import atexit
 import importlib
 import os
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from fastmlp.many.training import fit_many as fit_many
     from fastmlp.model.activations import Activation as Activation
     from fastmlp.model.averages import *  # noqa: F403
+    from fastmlp.model.custom import Layer as Layer
     from fastmlp.model.embeddings import *  # noqa: F403
     from fastmlp.model.gates import *  # noqa: F403
     from fastmlp.model.heads import Head as Head
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
-    from fastmlp.model.own_layers import Layer as Layer
     from fastmlp.model.own_losses import *  # noqa: F403
     from fastmlp.model.own_rules import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
@@ -94,7 +96,7 @@ _HOME = {
     "training.saving": "load save",
     "training.stepper": "Stepper",
     "model.network": "Network",
-    "model.own_layers": "Layer",
+    "model.custom": "Layer",
     "model.own_losses": "Loss RowLoss",
     "backend.registry": "backends",
     "model.own_rules": "Rule",
@@ -156,6 +158,31 @@ formats.register(
     )
 )
 formats.register_file("table", _read_table)
+
+
+_MOVED = {"model.own_layers": "model.custom", "model.pieces": "model.custom"}
+"""Present modules by the names of earlier versions, for pickles."""
+
+
+class _Moved:
+    """Finds modules by earlier names: a module with the present module's names."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        moved = name.removeprefix("fastmlp.") in _MOVED and name.startswith("fastmlp.")
+        return ModuleSpec(name, _Moved) if moved else None  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        """Leave the new module to Python."""
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        present = importlib.import_module(f"fastmlp.{_MOVED[module.__name__.removeprefix('fastmlp.')]}")
+        vars(module).update((name, value) for name, value in vars(present).items() if name[:2] != "__")
+
+
+sys.meta_path.append(_Moved)
 
 
 def __getattr__(name: str) -> Any:

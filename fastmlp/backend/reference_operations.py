@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fastmlp.backend.reference_layers import FORMULAS
 from fastmlp.backend.reference_losses import activate, activate_gradient
 from fastmlp.model.backend import Array
+from fastmlp.model.custom import backward_on_array, on_array
 from fastmlp.model.layout import Views
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import backward_on_array, on_array
 
 
 def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:

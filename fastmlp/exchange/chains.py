@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.exchange.formulas import named
 from fastmlp.formulas.expressions import Expression
-from fastmlp.model import layers, own_layers
+from fastmlp.model import custom, layers
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.gates import Concatenate
 from fastmlp.model.network import Network
@@ -130,7 +130,7 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
         if place in names:
             layer = replace(layer, name=names[place])
         below: Any = found[-1] if found else None
-        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, own_layers.Layer)
+        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, custom.Layer)
         if activates and below == layers.Dense(getattr(below, "units", 1)):
             found[-1] = replace(below, activation=layer.activation, name=layer.name)
         else:

@@ -12,11 +12,11 @@ import numpy as np
 
 from fastmlp.exchange.steps import ExportStep, step_of
 from fastmlp.model import activations
+from fastmlp.model.custom import Counterparts
 from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
-from fastmlp.model.pieces import Counterparts
 
 NONE: tuple[str, dict[str, Any]] = "", {}
 

@@ -20,8 +20,8 @@ from fastmlp.formulas.elementary import MILLS_RATE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, constant, variable
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
+from fastmlp.model.custom import number_variable
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import number_variable
 
 Z = "z"
 """The variable of a formula: a layer's linear output, or an operation's first source."""

@@ -24,13 +24,13 @@ from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model import layers, own_layers
+from fastmlp.model import custom, layers
+from fastmlp.model.custom import restored
 from fastmlp.model.gates import Concatenate, ScaleShift
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
-from fastmlp.model.pieces import restored
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
@@ -214,13 +214,13 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
     expression.fold(lambda node, _: reduced.append(node) if node.operation in REDUCED else None)
     if not parameters and not reduced:
         return expression
-    shapes = {start: shape for shape, start in own_layers.SHAPES.items()}
-    own = {name: name if "_" in name else f"{own_layers.SHAPES['units']}_{name}" for name in parameters}
+    shapes = {start: shape for shape, start in custom.SHAPES.items()}
+    own = {name: name if "_" in name else f"{custom.SHAPES['units']}_{name}" for name in parameters}
     expression = of_units(expression, units, {name: variable(by) for name, by in own.items()})
     parts = [name.split("_", 1) for name in own.values()]
     given = [(name, shapes[start], 0.0) for start, name in parts]
     name = f"formula_{expression.digest[:8]}"
-    return layers.Activate(restored(own_layers.Layer, name, expression, given))
+    return layers.Activate(restored(custom.Layer, name, expression, given))
 
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:

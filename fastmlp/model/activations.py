@@ -20,8 +20,19 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
-from fastmlp.model.pieces import Counterpart, Counterparts, Piece, of_one_element, one_number, restored
+from fastmlp.model.custom import (
+    Counterpart,
+    Counterparts,
+    Parameter,
+    Piece,
+    RowFunction,
+    checked_parameters,
+    derivatives,
+    of_one_element,
+    one_number,
+    restored,
+    traced,
+)
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]

@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from fastmlp.formulas.expressions import Expression, expression_of
-from fastmlp.model import pieces
+from fastmlp.model import custom
 from fastmlp.model.activations import Activation
+from fastmlp.model.custom import Layer, Piece
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
@@ -19,11 +20,9 @@ from fastmlp.model.layers import Residual
 from fastmlp.model.losses import OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import BuiltInLoss, Loss, RowLoss
 from fastmlp.model.own_rules import Rule
 from fastmlp.model.part import LAYERS
-from fastmlp.model.pieces import Piece
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
@@ -124,7 +123,7 @@ def _formulas(piece: Piece) -> dict[str, Any]:
 
 def _of_formulas(description: dict[str, Any]) -> Any:
     parts = [_unpacked(part) for part in description["parts"]]
-    return pieces.restored(PIECES[description["piece"]], *parts)
+    return custom.restored(PIECES[description["piece"]], *parts)
 
 
 def _packed(part: Any) -> Any:

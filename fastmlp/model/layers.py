@@ -13,8 +13,8 @@ from typing import Any
 from fastmlp import checks
 from fastmlp.model import gates, norms  # noqa: F401  # whose layers are in the table, too
 from fastmlp.model.activations import HIDDEN, Activation
+from fastmlp.model.custom import Layer
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
-from fastmlp.model.own_layers import Layer
 from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
 
 

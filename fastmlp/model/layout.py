@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastmlp.model.custom import BIAS, parts_of
 from fastmlp.model.embeddings import Embedding
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import BIAS, parts_of
 
 Array = NDArray[Any]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.chain import USUAL, Chain, chain_layers, checked_chain, checked_list
+from fastmlp.model.custom import Layer
 from fastmlp.model.heads import Head, Objective, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
@@ -23,7 +24,6 @@ from fastmlp.model.likelihoods import LIKELIHOODS
 from fastmlp.model.losses import LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.operations import Operation, Table, own_kind, tables_of
-from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.activations import Activation
+from fastmlp.model.custom import BIAS, Layer, Parameter, RowFunction
 from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import ScaleShift
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Dense
 from fastmlp.model.norms import BatchNorm
-from fastmlp.model.own_layers import BIAS, Layer, Parameter, RowFunction
 from fastmlp.model.part import LAYERS, Part, parameters_of, row_function_of
 from fastmlp.model.rules import StepRule
 

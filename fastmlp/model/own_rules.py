@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.tracing import trace
+from fastmlp.model.custom import NAME, of_one_element, restored
 from fastmlp.model.optimizers import Optimizer, RuleOptimizer
-from fastmlp.model.pieces import NAME, of_one_element, restored
 from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Formula, Link, StepRule
 
 Array = NDArray[Any]

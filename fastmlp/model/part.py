@@ -8,8 +8,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from fastmlp import checks
-from fastmlp.model.own_layers import Parameter, RowFunction, function_of_a_row
-from fastmlp.model.pieces import Counterparts
+from fastmlp.model.custom import Counterparts, Parameter, RowFunction, function_of_a_row
 
 Formula = Callable[..., Any]
 Class = TypeVar("Class", bound=type[Any])

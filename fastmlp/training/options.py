@@ -22,9 +22,9 @@ from fastmlp.backend.choice import calls_blas, choose, lasting
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
+from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
-from fastmlp.model.pieces import Piece
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.custom import MOST_NUMBERS
 from fastmlp.model.layout import first_byte
 from fastmlp.model.operations import Table
-from fastmlp.model.own_layers import MOST_NUMBERS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 SLICE_ROWS = 8
