@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from fastmlp.model.initializers import Uniform as Uniform
     from fastmlp.model.inputs import *  # noqa: F403
     from fastmlp.model.layers import *  # noqa: F403
-    from fastmlp.model.likelihoods import *  # noqa: F403
-    from fastmlp.model.losses import *  # noqa: F403
+    from fastmlp.model.losses import *  # noqa: F403  # noqa: F403
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
@@ -160,7 +159,11 @@ formats.register(
 formats.register_file("table", _read_table)
 
 
-_MOVED = {"model.own_layers": "model.custom", "model.pieces": "model.custom"}
+_MOVED = {
+    "model.likelihoods": "model.losses",
+    "model.own_layers": "model.custom",
+    "model.pieces": "model.custom",
+}
 """Present modules by the names of earlier versions, for pickles."""
 
 
