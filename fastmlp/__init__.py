@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
+    from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.own_losses import *  # noqa: F403
-    from fastmlp.model.own_rules import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
@@ -98,7 +98,7 @@ _HOME = {
     "model.custom": "Layer",
     "model.own_losses": "Loss RowLoss",
     "backend.registry": "backends",
-    "model.own_rules": "Rule",
+    "model.optimizers": "Rule",  # with the names of built-in rules, which a custom rule may not have
     "model.schedules": (
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),
@@ -162,6 +162,7 @@ formats.register_file("table", _read_table)
 _MOVED = {
     "model.likelihoods": "model.losses",
     "model.own_layers": "model.custom",
+    "model.own_rules": "model.optimizer",
     "model.pieces": "model.custom",
 }
 """Present modules by the names of earlier versions, for pickles."""

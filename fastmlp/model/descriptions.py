@@ -19,9 +19,9 @@ from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Residual
 from fastmlp.model.losses import OWN_LOSSES
 from fastmlp.model.network import Network
+from fastmlp.model.optimizer import Rule
 from fastmlp.model.optimizers import OPTIMIZERS
 from fastmlp.model.own_losses import BuiltInLoss, Loss, RowLoss
-from fastmlp.model.own_rules import Rule
 from fastmlp.model.part import LAYERS
 from fastmlp.model.schedules import ByFunction
 

@@ -16,7 +16,8 @@ from fastmlp import checks
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
 from fastmlp.model.optimizer import Optimizer as Optimizer
-from fastmlp.model.optimizer import number, positive, share
+from fastmlp.model.optimizer import Rule as Rule
+from fastmlp.model.optimizer import RuleOptimizer, number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
@@ -385,33 +386,6 @@ NAMED: tuple[type[Optimizer], ...] = tuple(
 
 BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
 """The built-in optimisers by lower-case name, also for the command line."""
-
-
-@dataclass(frozen=True)
-class RuleOptimizer(Optimizer):
-    """The optimiser made by a call of a custom `Rule`.
-
-    made_by : the rule; values : of the constants
-    """
-
-    made_by: Any
-    values: tuple[float, ...]
-    weight_decay: float = number(0.0, 0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in zip(self.made_by.constants, self.values, strict=True):
-            checks.real(name, value)
-
-    @property
-    def own_rule(self) -> Any:
-        """The step without an average."""
-        return self.made_by
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """The constants of `own_rule`, in the order of `names`."""
-        return self.weight_decay, *self.values
 
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)

@@ -1,6 +1,6 @@
 """The steps of optimisers: chains of formulas, each of a single parameter.
 
-Built-in formulas stand in `fastmlp.model.optimizers`, custom rules in `fastmlp.model.own_rules`. The
+Built-in formulas stand in `fastmlp.model.optimizers`, custom rules in `fastmlp.model.optimizer`. The
 reference repeats the built-in formulas in NumPy.
 """
 
