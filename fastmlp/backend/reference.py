@@ -19,13 +19,12 @@ from fastmlp.backend.reference_losses import activate, activate_gradient, heads_
 from fastmlp.backend.reference_operations import NormBatch, dropout_mask, operate, operate_gradient
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, dense_columns, touched_by, unpacked
 from fastmlp.model.state import Array, TrainState, takes_bfloat16
 
 Product = Callable[[Any, Any, tuple[int, ...]], Any]

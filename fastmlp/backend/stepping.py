@@ -12,7 +12,7 @@ from fastmlp.model.backend import Batch, Data
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
+from fastmlp.model.rows import Inputs, SparseRows, dense_columns, touched_by
 from fastmlp.model.state import TrainState
 
 

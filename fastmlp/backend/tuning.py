@@ -23,7 +23,7 @@ from fastmlp.model.backend import Array, Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import cores
 

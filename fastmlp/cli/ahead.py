@@ -25,12 +25,11 @@ from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.jit.entries import ENTRY_POINTS
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data, dry_run, empty_losses
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import ByteRows, SparseRows, unpacked
 from fastmlp.model.state import BFLOAT16, DTYPES
 from fastmlp.system import notices
 from fastmlp.system.budget import cores

@@ -21,10 +21,9 @@ from fastmlp.model.backend import (
     evaluated,
     share_of,
 )
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import SparseRows, touched_by
+from fastmlp.model.rows import SparseRows, touched_by, unpacked
 from fastmlp.model.state import Array, TrainState
 
 _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)

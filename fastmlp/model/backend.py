@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import TrainState, initial_state
 
 Array = NDArray[Any]

@@ -18,7 +18,7 @@ from fastmlp import checks
 from fastmlp.model.embeddings import BLOCKS as BLOCKS
 from fastmlp.model.embeddings import Embedding, NumberEmbedding, block, kinds_of
 from fastmlp.model.part import MOST_UNITS, Part
-from fastmlp.model.sparse import MOST_COLUMNS
+from fastmlp.model.rows import MOST_COLUMNS
 
 Array = NDArray[Any]
 

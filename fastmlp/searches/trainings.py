@@ -22,7 +22,7 @@ from fastmlp.estimators.draws import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred

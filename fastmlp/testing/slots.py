@@ -23,8 +23,8 @@ from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
 from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
 from fastmlp.model.own_losses import Loss
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
-from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Array, initial_state
 from fastmlp.testing import cases
 from fastmlp.testing.cases import (

@@ -18,7 +18,7 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import Inputs
 from fastmlp.training.data import clean_rows_of, floating_dtype
 from fastmlp.training.differentiable import Differentiable
 from fastmlp.training.portable import Parts, Portable

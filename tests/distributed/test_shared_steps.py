@@ -16,7 +16,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels import get_variant
 from fastmlp.model.backend import Chunk, Data, Shared
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import initial_state
 
 
