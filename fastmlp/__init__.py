@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from fastmlp.model.initializers import Uniform as Uniform
     from fastmlp.model.inputs import *  # noqa: F403
     from fastmlp.model.layers import *  # noqa: F403
+    from fastmlp.model.loss import *  # noqa: F403
     from fastmlp.model.losses import *  # noqa: F403  # noqa: F403
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
     from fastmlp.model.optimizers import Rule as Rule
-    from fastmlp.model.own_losses import *  # noqa: F403
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
@@ -96,7 +96,7 @@ _HOME = {
     "training.stepper": "Stepper",
     "model.network": "Network",
     "model.custom": "Layer",
-    "model.own_losses": "Loss RowLoss",
+    "model.loss": "Loss RowLoss",
     "backend.registry": "backends",
     "model.optimizers": "Rule",  # with the names of built-in rules, which a custom rule may not have
     "model.schedules": (
@@ -162,6 +162,7 @@ formats.register_file("table", _read_table)
 _MOVED = {
     "model.likelihoods": "model.losses",
     "model.own_layers": "model.custom",
+    "model.loss": "model.loss",
     "model.own_rules": "model.optimizer",
     "model.pieces": "model.custom",
 }

@@ -14,9 +14,9 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array
 from fastmlp.model.heads import Head, Objective, columns_of_heads
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
 
 
 def logistic(z: Array) -> Array:

@@ -34,8 +34,7 @@ from fastmlp.cli.table_report import (
 )
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.system.bars import Bar
-from fastmlp.system.notices import say
+from fastmlp.system.notices import Bar, say
 from fastmlp.system.packages import needed
 from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError

@@ -15,9 +15,9 @@ from fastmlp.formulas.expressions import Expression
 from fastmlp.model import custom, layers
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.gates import Concatenate
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 from fastmlp.training.portable import Parts
 

@@ -18,8 +18,8 @@ from fastmlp.exchange.steps import graph_of, parameters_of
 from fastmlp.formulas.expressions import Refused
 from fastmlp.model.descriptions import restored
 from fastmlp.model.layout import named_views, parameter_count
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 

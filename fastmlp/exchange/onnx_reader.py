@@ -35,8 +35,8 @@ from fastmlp.exchange.onnx_nodes import (
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers
 from fastmlp.model.gates import ReadsEarlier
+from fastmlp.model.loss import Loss
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import FLOATS
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts

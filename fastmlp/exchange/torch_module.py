@@ -27,9 +27,9 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import custom, layers
 from fastmlp.model.custom import restored
 from fastmlp.model.gates import Concatenate, ScaleShift
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts

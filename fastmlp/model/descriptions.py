@@ -17,11 +17,11 @@ from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Residual
+from fastmlp.model.loss import BuiltInLoss, Loss, RowLoss
 from fastmlp.model.losses import OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizer import Rule
 from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.own_losses import BuiltInLoss, Loss, RowLoss
 from fastmlp.model.part import LAYERS
 from fastmlp.model.schedules import ByFunction
 

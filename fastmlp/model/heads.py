@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.model.activations import OUTPUTS
 from fastmlp.model.layers import checked_layers, without_penalties
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES, loss_of, named
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import MOST_UNITS
 
 Array = NDArray[Any]

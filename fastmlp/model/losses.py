@@ -18,7 +18,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.numbers import DtypeConstant, at_least, at_most, fma, magnitude, where
-from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in, numbers_of
+from fastmlp.model.loss import BuiltInLoss, Loss, built_in, numbers_of
 
 LOSSES: dict[str, Loss] = {}
 """All losses by name, with default parameters; the classes take other parameters. The outputs of a loss are

@@ -20,10 +20,10 @@ from fastmlp.model.heads import Head, Objective, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Dense, checked_layers, without_penalties
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.operations import Operation, Table, own_kind, tables_of
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")

@@ -18,9 +18,9 @@ from fastmlp.formulas.expressions import ONES, Expression, variable
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.activations import ACTIVATIONS, Activation
 from fastmlp.model.custom import Layer
+from fastmlp.model.loss import BuiltInLoss, Loss
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import BuiltInLoss, Loss
 from fastmlp.model.state import Array
 
 Function = Callable[[Array], Array]

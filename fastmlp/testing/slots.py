@@ -18,11 +18,11 @@ from fastmlp.backend.reference_rules import take_step
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
 from fastmlp.model.heads import Objective
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES, BinaryFocal, CrossEntropy, Huber, Quantiles, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
 from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.rows import SparseRows
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 from fastmlp.model.state import Array, initial_state
