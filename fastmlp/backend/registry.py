@@ -22,7 +22,7 @@ from fastmlp import checks
 from fastmlp.model.backend import Backend
 from fastmlp.model.state import BFLOAT16
 from fastmlp.system import forks
-from fastmlp.system.locks import making, once
+from fastmlp.system.forks import making, once
 
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.bind import Program

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmlp.cli.given import Mistake, network_of
 from fastmlp.model.state import DTYPES
-from fastmlp.system.private_directory import PrivateDirectory
+from fastmlp.system.private_files import PrivateDirectory
 
 KINDS = {
     "programs": "of backends, and of single networks",

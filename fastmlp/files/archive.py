@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fastmlp.checks import CheckpointError
-from fastmlp.system.renaming import KEEPS_OPEN_FILES, replace
+from fastmlp.system.private_files import KEEPS_OPEN_FILES, replace
 
 if TYPE_CHECKING:
     import zipfile

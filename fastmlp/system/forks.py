@@ -6,15 +6,18 @@ the import: a new process would find the module locked and half imported, and ha
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib._bootstrap
 import logging  # noqa: F401  # see register_at_fork below
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 PACKAGES = {
     *("fastmlp", "llvmlite", "matplotlib", "numba", "numpy", "platformdirs", "scipy", "sklearn"),
@@ -62,6 +65,27 @@ def wait_for(lock: Lock, rank: int = 0) -> None:
     """
     _locks.append((rank, lock))
     _locks.sort(key=lambda ranked: ranked[0])
+
+
+making = threading.RLock()
+"""Held while a thread makes an object of the whole process. No module takes the lock during an import."""
+
+wait_for(making, 2)
+
+
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Return a thread-safe `functools.cache` of a function: a thread calls the function while others wait."""
+    # With `functools.cache` alone each thread makes a result, and the last is stored. Machine code of an
+    # earlier result would be freed while its address is in use.
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def found(*arguments: Any) -> T:
+        with making:
+            return kept(*arguments)
+
+    found.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return found
 
 
 def imported_elsewhere() -> list[str]:

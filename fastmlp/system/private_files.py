@@ -1,4 +1,4 @@
-"""Directories writable by this user and root alone, for code to be run.
+"""Files for code to be run: directories writable by this user and root alone, locks, atomic renames.
 
 A user with write access to a directory on the way could rename directories and replace the target. So the
 whole way is checked.
@@ -11,9 +11,16 @@ import errno
 import functools
 import os
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: there is no lock that goes with its holder, and nobody waits
+    fcntl = None  # type: ignore[assignment]
 
 HAS_OWNERS = hasattr(os, "O_NOFOLLOW")
 """True if files have owners and modes. Windows has none, and no check runs there."""
@@ -96,9 +103,7 @@ class PrivateDirectory(NamedTuple):
 
     def replace(self, source: str, target: str) -> None:
         """Rename a file, replacing the target."""
-        from fastmlp.system import renaming
-
-        renaming.replace(self.path / source, self.path / target)
+        replace(self.path / source, self.path / target)
 
     def unlink(self, name: str) -> None:
         """Remove a file, if present."""
@@ -195,3 +200,78 @@ def _root() -> frozenset[int]:
     except (OSError, ValueError):
         return frozenset({0})
     return frozenset({0} if any(int(line.split()[0]) == 0 for line in known) else {0, nobody})
+
+
+# --- locks of files: the system releases a lock at the holder's end -----------------------------------------
+
+POLL = 0.01
+"""Seconds between two tries to lock or to rename."""
+
+_in_vain: set[Path] = set()
+"""Locks with a stopped holder, after a wait in vain: never waited for again."""
+
+
+@contextlib.contextmanager
+def alone(directory: PrivateDirectory, name: str, patience: float) -> Iterator[None]:
+    """Hold the lock of a file in a directory for the time of a `with` block.
+
+    Without locks in the system, as in some file systems of clusters, or after `patience` seconds of another
+    holder, the block runs without the lock.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                descriptor = directory.open(name, os.O_RDWR | os.O_CREAT)
+                held.callback(os.close, descriptor)
+                _lock(descriptor, directory.path / name, patience)
+        yield
+
+
+def _lock(descriptor: int, path: Path, patience: float) -> None:
+    """Lock a file; give up after `patience` seconds of another process's lock."""
+    latest = time.monotonic() + (0.0 if path in _in_vain else patience)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= latest:
+                _in_vain.add(path)
+                return
+            time.sleep(POLL)
+        else:
+            _in_vain.discard(path)
+            return
+
+
+# --- atomic renames, also on Windows, where open files cannot be replaced -----------------------------------
+
+MOST_SECONDS = 1.0
+"""Seconds of tries to rename over a file opened by others."""
+
+KEEPS_OPEN_FILES = sys.platform == "win32"
+"""True if the system neither renames, replaces nor removes an open file."""
+
+
+def replace(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], directory: int | None = None
+) -> None:
+    """Rename a closed file, replacing the target.
+
+    On Windows a reader may have the target open for some milliseconds: then the rename is tried again.
+    directory : a descriptor of the directory of both names; None for paths
+
+    Raises
+    ------
+    OSError
+        If the system refuses, on Windows for a second.
+    """
+    latest = time.monotonic() + MOST_SECONDS
+    while True:
+        try:
+            os.replace(source, target, src_dir_fd=directory, dst_dir_fd=directory)
+        except PermissionError:
+            if not KEEPS_OPEN_FILES or time.monotonic() > latest:
+                raise
+            time.sleep(POLL)
+        else:
+            return
