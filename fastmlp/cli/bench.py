@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.cli.given import TRAINED_IN, Mistake, refuse_unwritable
 from fastmlp.model.state import DTYPES
-from fastmlp.system.packages import needed
 
 if TYPE_CHECKING:
     from fastmlp.lab.measurements import Results

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
+from fastmlp.checks import CheckpointError, needed
 from fastmlp.cli.given import (
     BadFile,
     Mistake,
@@ -35,7 +35,6 @@ from fastmlp.cli.table_report import (
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import Bar, say
-from fastmlp.system.packages import needed
 from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated

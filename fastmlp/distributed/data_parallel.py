@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.distributed.mpi import MPI, is_mpi
 from fastmlp.distributed.ranks import Communicator, check_sums, place_of
-from fastmlp.system.packages import needed
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.exchange.onnx_graph import DESCRIPTION, PREFIX, model_of
 from fastmlp.exchange.steps import graph_of, parameters_of
 from fastmlp.formulas.expressions import Refused
@@ -20,7 +21,6 @@ from fastmlp.model.descriptions import restored
 from fastmlp.model.layout import named_views, parameter_count
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
 ROWS = 1_000_003

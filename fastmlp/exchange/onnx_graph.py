@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import counterpart_of
 from fastmlp.exchange.formulas import COMPOSED, composed
 from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of, levels_of
@@ -17,7 +18,6 @@ from fastmlp.exchange.text import spelt
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
 from fastmlp.model.descriptions import with_formulas
 from fastmlp.model.network import Network
-from fastmlp.system.packages import needed
 
 VERSION, IR_VERSION = 20, 9
 """Versions of the operators, and of the file format: ONNX 1.15, November 2023."""

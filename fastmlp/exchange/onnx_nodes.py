@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import ACTIVATIONS, layer_step, sample_layers
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
@@ -21,7 +22,6 @@ from fastmlp.model import activations
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import Part
 from fastmlp.model.state import FLOATS
-from fastmlp.system.packages import needed
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
 from fastmlp.exchange.counterparts import OPERATIONS, layer_of
 from fastmlp.exchange.formulas import Z
@@ -38,7 +39,6 @@ from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.loss import Loss
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.state import FLOATS
-from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
 STANDARD = ("", "ai.onnx")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
 from fastmlp.exchange.counterparts import (
     ACTIVATIONS,
@@ -31,7 +32,6 @@ from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.part import Part
-from fastmlp.system.packages import needed
 from fastmlp.training.portable import Parts
 
 Array = NDArray[Any]

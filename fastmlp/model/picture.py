@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fastmlp.checks import needed
 from fastmlp.model.activations import activation_of
 from fastmlp.model.operations import INPUTS, Operation
-from fastmlp.system.packages import needed
 
 WIDTH, HEIGHT, PITCH = 5.0, 0.46, 0.72
 """Width and height of a box, and the distance between boxes, in inches."""
