@@ -229,8 +229,7 @@ class Operation(NamedTuple):
     @property
     def needs_output(self) -> bool:
         """True if the backward pass reads the output."""
-        # A run's backward pass begins with the product's output.
-        if self.run is not None:  # which begins again with what the product has given
+        if self.run is not None:  # a run's backward pass begins with the product's output
             return False
         return self.kind.name == "activation" or self.activation != "identity" or self.is_block
 

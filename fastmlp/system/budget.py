@@ -14,10 +14,13 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from fastmlp.system import forks
 
@@ -326,3 +329,54 @@ def found_blas_threads(most: int | None) -> int | None:
     """Return the number of threads of the BLAS under a limit of `most`; None without a BLAS."""
     with blas_threads(most):
         return max((library.num_threads for library in blas_libraries(len(sys.modules))), default=None)
+
+
+# --- copies by several threads -----------------------------------------------------------------------------
+# Large arrays are copied with the memory bandwidth of several cores. The first write to a page decides on the
+# page's NUMA node: copied by parts, the pages of a vector are spread over the nodes of the threads, and the
+# bandwidth of a single node does not bound all workers.
+
+PART_BYTES = 1 << 22
+"""The least work of a thread: half a millisecond, ten times a thread's start."""
+
+PAGE = 4096
+"""Bytes: parts begin at pages."""
+
+
+def copy_arrays(
+    sources: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], threads: int | None = None
+) -> None:
+    """Copy vectors (n,) of equal length and dtype; threads : at most, None for this process's share."""
+    if targets[0].nbytes < 2 * PART_BYTES:  # threads would take longer than most copies
+        for source, target in zip(sources, targets, strict=True):
+            target[...] = source
+        return
+    bounds = bounds_of_parts(targets[0].size, targets[0].itemsize, share() if threads is None else threads)
+
+    def copy_part(part: slice) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            target[part] = source[part]
+
+    _each(copy_part, [slice(*pair) for pair in pairwise(bounds)])
+
+
+def bounds_of_parts(length: int, itemsize: int, threads: int) -> list[int]:
+    """Return the start of each part of a vector, and the end."""
+    count = max(1, min(threads, length * itemsize // PART_BYTES))
+    unit = PAGE // itemsize
+    return [0, *(length * part // count // unit * unit for part in range(1, count)), length]
+
+
+def _each(call: Callable[[slice], None], parts: list[slice]) -> None:
+    """Call a function for each part, in threads."""
+    if len(parts) > 1:
+        from concurrent.futures import ThreadPoolExecutor
+
+        try:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(call, parts))
+            return
+        except RuntimeError:  # "can't start new thread"
+            pass
+    for part in parts:
+        call(part)
