@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
-from fastmlp.exchange.counterparts import OPERATIONS, layer_of
+from fastmlp.exchange.counterparts import OPERATIONS, ImportedChain, ImportedLayer, layer_of, parts_of
 from fastmlp.exchange.formulas import Z
 from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, load, shape_of
 from fastmlp.exchange.onnx_nodes import (

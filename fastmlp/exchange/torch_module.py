@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
 from fastmlp.exchange.counterparts import (
     ACTIVATIONS,
     OPERATIONS,
+    ImportedChain,
+    ImportedLayer,
     counterpart_of,
     layer_of,
     layer_step,
+    parts_of,
     sample_layers,
 )
 from fastmlp.exchange.formulas import Z, formula, of_units
