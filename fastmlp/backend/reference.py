@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend.reference_layers import FORMULAS
 from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
-from fastmlp.backend.reference_operations import NormBatch, dropout_mask, operate, operate_gradient
+from fastmlp.backend.reference_operations import FORMULAS, NormBatch, dropout_mask, operate, operate_gradient
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.heads import columns_of_heads
