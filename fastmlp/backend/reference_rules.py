@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp.model.backend import Array
-from fastmlp.model.optimizers import Muon, Optimizer, RuleOptimizer
+from fastmlp.model.optimizer import RuleOptimizer
+from fastmlp.model.optimizers import Muon, Optimizer
 
 
 def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
