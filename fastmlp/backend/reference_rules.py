@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.model.backend import Array
-from fastmlp.model.optimizer import RuleOptimizer
-from fastmlp.model.optimizers import Muon, Optimizer
+from fastmlp.model.optimizers import Muon, Optimizer, RuleOptimizer
 
 
 def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:

@@ -17,7 +17,8 @@ from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
 from fastmlp.model.optimizer import Optimizer as Optimizer
 from fastmlp.model.optimizer import Rule as Rule
-from fastmlp.model.optimizer import RuleOptimizer, number, positive, share
+from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
+from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
