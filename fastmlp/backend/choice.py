@@ -26,6 +26,7 @@ def choose(
     rows: int,
     dtype: np.dtype[Any],
     threads: int | None,
+    *,
     steps: int | None = None,
     exact: bool = False,
     mixed: bool = False,

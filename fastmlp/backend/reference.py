@@ -319,6 +319,7 @@ def gradient(
     key: int,
     step: int,
     gradients: Array,
+    *,
     places: NDArray[np.int64] | None = None,
     total: float | None = None,
     product: Product = product,
@@ -423,6 +424,7 @@ def train_chunk(
     key: int,
     threads: int | None,
     losses: NDArray[np.float64],
+    *,
     shared: Shared | None = None,
     product: Product = product,
 ) -> TrainState:
@@ -443,8 +445,9 @@ def train_chunk(
             if shared is not None:
                 batch = NormBatch(last - first, shared.total)
             losses[..., s] += gradient(
-                network, state.parameters, own.take(some), key, state.step, state.gradients, places[some],
-                total, product, True, batch, last == of_all, head_totals,
+                network, state.parameters, own.take(some), key, state.step, state.gradients,
+                places=places[some], total=total, product=product, moves=True, batch=batch,
+                penalises=last == of_all, head_totals=head_totals,
             )  # fmt: skip
             if first:
                 state.gradients[...] += earlier

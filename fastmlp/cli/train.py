@@ -222,7 +222,8 @@ def _chosen(arguments: argparse.Namespace, task: SplitDataset, settings: _Settin
     steps = epochs * -(-len(task.inputs) // batch_size)
     mixed = is_bfloat16(arguments.dtype)
     dtype = np.dtype(np.float32 if mixed else arguments.dtype)
-    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps, mixed=mixed).name
+    work = network, optimizer, batch_size, dtype, arguments.threads
+    return choose(backend, *work, steps=steps, mixed=mixed).name
 
 
 def fitted_model(

@@ -111,7 +111,9 @@ class SynchronousSteps(_Spread):
         if not ranks.first:
             network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)
-        state = self.now.train_chunk(network, optimizer, state, given, own, key, threads, losses, shared)
+        state = self.now.train_chunk(
+            network, optimizer, state, given, own, key, threads, losses, shared=shared
+        )
         ranks.total(losses)
         return state
 

@@ -293,7 +293,9 @@ class Perceptron(Joint, Parameters, Fitted):
             raise ValueError("Dropout and BatchNorm need solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         # The optimiser does not matter: this solver takes gradients only from the backend.
         backend = settled(
-            choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
+            choose(
+                self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, steps=0
+            )
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
         self.loss_, self.n_iter_ = lbfgs.minimise(
@@ -334,8 +336,8 @@ class Perceptron(Joint, Parameters, Fitted):
                 "without warm_start"
             )
         backend = choose(
-            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
-            mixed=is_bfloat16(self.dtype),
+            self.backend, network, state.rule, batch_size, parameters.dtype, threads,
+            steps=steps, mixed=is_bfloat16(self.dtype),
         )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
         inputs = rows.inputs

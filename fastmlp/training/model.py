@@ -84,7 +84,7 @@ class Model(Portable, Differentiable):
         given = [array for arrays in parts.arrays for array in arrays]
         dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *given)))
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
-        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, 0)
+        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, steps=0)
         parameters = aligned(parameter_count(parts.network), dtype)
         parameters[...] = 0  # biases that a layer has not are in no array
         views = named_views(parameters, parts.network).values()

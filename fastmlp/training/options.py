@@ -319,8 +319,9 @@ class Setup(NamedTuple):
         if options.average is not None:
             optimizer = with_average(optimizer, options.average, averaged)
         backend = choose(
-            self.backend, network, optimizer, rows, dtype, threads, steps, self.goes_on, self.mixed
-        )
+            self.backend, network, optimizer, rows, dtype, threads,
+            steps=steps, exact=self.goes_on, mixed=self.mixed,
+        )  # fmt: skip
         lasts = lasting(backend)
         found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
