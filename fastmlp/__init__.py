@@ -118,7 +118,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 _TABLES = {
     "model.inputs": "BLOCKS",
     "model.layers": "LAYERS",
-    "model.losses": "OWN_LOSSES",
+    "model.losses": "LOSS_CLASSES",
     "model.optimizers": "NAMED",
 }
 """Tables of public classes, by the module that has them: an entry there is public."""

@@ -110,7 +110,7 @@ class Auto:
         return self._left
 
     @property
-    def lasting(self) -> Backend | None:
+    def cacheable(self) -> Backend | None:
         """The backend, if all later trainings of equal work begin with this backend, too."""
         return self.now if self.chosen is self._fastest and self.is_ready(self.chosen) else None
 
@@ -207,18 +207,18 @@ class Auto:
 
 def field(work: Work, only: str | None = None) -> Field:
     """Return the backends with an estimate for a step; only : see `Auto`."""
-    own, given = _own_field(work), registry.given()
+    built_in, given = _built_in_field(work), registry.given()
     if not given and only is None:
-        return own
-    found = [*own.found, *_those_of(given, work)]
+        return built_in
+    found = [*built_in.found, *_those_of(given, work)]
     return Field.of(tuple(one for one in found if only in (None, one.name)))
 
 
 @lru_cache(maxsize=64)
-def _own_field(work: Work) -> Field:
+def _built_in_field(work: Work) -> Field:
     """Return the built-in candidates."""
     # Estimates depend on the work alone, and take 40 us.
-    return Field.of(tuple(_those_of(registry.own(), work)))
+    return Field.of(tuple(_those_of(registry.built_in(), work)))
 
 
 def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:

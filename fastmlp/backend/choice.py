@@ -43,7 +43,7 @@ def choose(
     if mixed:
         return registry.mixed_backend(name)
     if name != "auto":
-        if not (isinstance(name, str) and name in registry.own()):
+        if not (isinstance(name, str) and name in registry.built_in()):
             checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
     auto, work = _auto()
@@ -81,17 +81,17 @@ def _auto() -> tuple[type[Auto], type[Work]]:
     return Auto, Work
 
 
-def settled(backend: Backend | Auto) -> Backend:
+def current_backend(backend: Backend | Auto) -> Backend:
     """Return the present backend of an `Auto`; return another backend unchanged."""
     return backend if isinstance(backend, Backend) else backend.now
 
 
-def lasting(backend: Backend | Auto) -> Backend | None:
+def cacheable_backend(backend: Backend | Auto) -> Backend | None:
     """Return the backend of all later trainings with equal work; None if the backend may change.
 
     Valid until a plugin or a file declares another backend.
     """
-    return backend if isinstance(backend, Backend) else backend.lasting
+    return backend if isinstance(backend, Backend) else backend.cacheable
 
 
 def calls_blas(backend: Backend | Auto) -> bool:

@@ -76,7 +76,7 @@ def bfloat16(x: Array) -> Array:
     return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def move_state(network: Network, parameters: Array, passed: Passed) -> None:
+def move_state(network: Network, parameters: Array, passed: ForwardPass) -> None:
     """Move the running means and variances in parameters (P,) towards the batch's."""
     for one, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
         if one.kind.name == "batch_norm":
@@ -137,7 +137,7 @@ def members_loss(network: Network, z: Array, data: Data, total: float | None = N
     return loss, delta.reshape(z.shape)
 
 
-class Passed(NamedTuple):
+class ForwardPass(NamedTuple):
     """A batch after the forward pass, for `pass_back`; lists have an entry for each operation.
 
     batch : the statistics of batch norms; None for running statistics without dropout
@@ -167,7 +167,7 @@ class Passed(NamedTuple):
         return self.sparse if one.sparse_in else None
 
 
-def outputs(network: Network, passed: Passed) -> Array:
+def outputs(network: Network, passed: ForwardPass) -> Array:
     """Return the outputs (rows, n_out), heads side by side."""
     if not network.heads:
         return member_outputs(network, passed).mean(axis=1)
@@ -175,13 +175,13 @@ def outputs(network: Network, passed: Passed) -> Array:
     return np.hstack([activate(head.objective.output, z) for head, z in both])
 
 
-def member_outputs(network: Network, passed: Passed) -> Array:
+def member_outputs(network: Network, passed: ForwardPass) -> Array:
     """Return the outputs of each member, (rows, members, n_out)."""
     z = passed.logits[-1].reshape(-1, network.n_out)
     return activate(network.output, z).reshape(-1, network.members, network.n_out)
 
 
-def by_logits(network: Network, passed: Passed, by_outputs: Array) -> Array | list[Array]:
+def by_logits(network: Network, passed: ForwardPass, by_outputs: Array) -> Array | list[Array]:
     """Return the derivative of a loss by the last logits, or each head's, given the derivative by outputs."""
     if not network.heads:
         z, k = passed.logits[-1].reshape(-1, network.n_out), network.members
@@ -205,7 +205,7 @@ def pass_forward(
     places: NDArray[np.int64] | None = None,
     product: Product = product,
     batch: NormBatch | None = None,
-) -> Passed:
+) -> ForwardPass:
     """Take a batch through all operations.
 
     key : of the dropout masks; None: no dropout, and a batch norm uses its running state
@@ -213,7 +213,7 @@ def pass_forward(
     """
     if key is not None and batch is None:
         batch = NormBatch(len(inputs))
-    passed = Passed(batch, *factor(network, inputs), [], [], [], [])
+    passed = ForwardPass(batch, *factor(network, inputs), [], [], [], [])
     views = operation_views(parameters, network)
     last = len(views) - 1
     for number, (one, own) in enumerate(zip(network.operations, views, strict=True)):
@@ -245,7 +245,7 @@ def pass_forward(
 def pass_back(
     network: Network,
     parameters: Array,
-    passed: Passed,
+    passed: ForwardPass,
     delta: Any,
     gradients: Array,
     product: Product = product,

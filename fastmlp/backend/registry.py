@@ -56,11 +56,11 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names for `fit(backend=...)` besides "auto", the reference first."""
-    return (REFERENCE, *own(), *given())
+    return (REFERENCE, *built_in(), *given())
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
-def own() -> Mapping[str, Choice]:
+def built_in() -> Mapping[str, Choice]:
     """Return the `Choice` of each built-in compiled backend, by name, bases first."""
     with forks.collector_off():
         from fastmlp.kernels.estimates import OWN
@@ -69,14 +69,14 @@ def own() -> Mapping[str, Choice]:
 
 
 def given() -> tuple[str, ...]:
-    """Return the names of backends outside `own`: of further variants, plugins and registered files."""
+    """Return the names of backends outside `built_in`: of further variants, plugins and registered files."""
     return (*further(), *plugins(), *registered)
 
 
 @functools.cache
 def further() -> tuple[str, ...]:
     """Return the names of the package's variants without an estimate; "auto" does not choose these."""
-    known = {*own(), *_by_dtype()}
+    known = {*built_in(), *_by_dtype()}
     folder = Path(__file__).parents[1] / "kernels" / "variants"
     if known >= {info.name for info in pkgutil.iter_modules([str(folder)])}:
         return ()  # so that none of them is loaded
@@ -87,7 +87,7 @@ def get(name: str) -> Backend:
     """Return a backend by name; ValueError with the choices for other names."""
     if name == REFERENCE:
         return _reference(name)
-    if name in own():
+    if name in built_in():
         return shipped_backend(checks.plain(name))
     if is_mixed(name):
         return _mixed(name)
@@ -106,7 +106,7 @@ def is_mixed(name: str) -> bool:
     return name in _mixed_names()
 
 
-@functools.cache  # as of `own`
+@functools.cache  # as of `built_in`
 def _mixed_names() -> frozenset[str]:
     return frozenset(mixed())
 
@@ -176,7 +176,7 @@ def choices() -> dict[str, Choice]:
 
 def choice_of(name: str) -> Choice:
     """Return the `Choice` of a compiled backend, without loading a built-in backend."""
-    for known in (own(), _by_dtype()):
+    for known in (built_in(), _by_dtype()):
         if name in known:
             return known[name]
     return variants()[name].choice
@@ -283,7 +283,7 @@ def _warn(message: str) -> None:
 
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
-    return _own_entries(name) if name in own() or name in _by_dtype() else _given(name).entries
+    return _built_in_entries(name) if name in built_in() or name in _by_dtype() else _given(name).entries
 
 
 @once
@@ -292,11 +292,11 @@ def shipped_backend(name: str) -> Backend:
     with forks.collector_off():
         from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(name, choice_of(name), _own_entries(name))
+    return compiled_backend(name, choice_of(name), _built_in_entries(name))
 
 
 @once
-def _own_entries(name: str) -> Entries:
+def _built_in_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     # Without its functions, which a process with all machine code on the disk does not need.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.cli.given import TRAINED_IN, Mistake, refuse_unwritable
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, refuse_unwritable
 from fastmlp.model.state import DTYPES
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _whole(what: str, text: str, count: int | None = None, separator: str = ",")
 
 
 def _network(text: str, layers: str) -> Any:
-    from fastmlp.cli.given import layers_of
+    from fastmlp.cli.arguments import layers_of
     from fastmlp.lab.steps import classifier
 
     sizes = _whole("network", text, separator="-")

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from fastmlp.cli.given import Mistake, network_of
+from fastmlp.cli.arguments import Mistake, network_of
 from fastmlp.model.state import DTYPES
 from fastmlp.system.private_files import PrivateDirectory
 

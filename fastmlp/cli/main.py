@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, use
-from fastmlp.cli.given import TRAINED_IN, Mistake, network_of
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, network_of
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import DTYPES
 from fastmlp.system.notices import say, silence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.cli.given import Mistake, network_in_words
+from fastmlp.cli.arguments import Mistake, network_in_words
 from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array

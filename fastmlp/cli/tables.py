@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError, needed
-from fastmlp.cli.given import (
+from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
     check_precision,

@@ -15,8 +15,7 @@ from fastmlp import checks
 from fastmlp.backend.registry import is_reference
 from fastmlp.checks import needed
 from fastmlp.cli import tables
-from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
-from fastmlp.cli.given import (
+from fastmlp.cli.arguments import (
     TRAINED_IN,
     Mistake,
     check_precision,
@@ -25,6 +24,7 @@ from fastmlp.cli.given import (
     refuse_with_layers,
     widths,
 )
+from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.layers import Dense
 from fastmlp.model.network import Network

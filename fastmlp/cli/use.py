@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError, needed
-from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
+from fastmlp.cli.arguments import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import (
     check_writer,
     described,

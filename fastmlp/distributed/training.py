@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.registry import get
 from fastmlp.checks import CheckpointError
 from fastmlp.distributed.data_parallel import DataParallel
@@ -116,7 +116,7 @@ class TrainingRanks(SeveralRanks):
         names = [one.names for one in callbacks if isinstance(one, Metrics)]
         self.check_same(dtype=parameters.dtype.name, metrics=names)
         self.communicator.broadcast(parameters)
-        return get(self.of_first(settled(chosen).name)), agreeing(callbacks, self, moment_rows)
+        return get(self.of_first(current_backend(chosen).name)), agreeing(callbacks, self, moment_rows)
 
     def _check(self, network: Network, options: FitOptions) -> None:
         """Raise ValueError for an option that does not go with ranks."""

@@ -131,7 +131,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 
 
 @functools.cache
-def own_formulas() -> dict[str, Expression]:
+def built_in_formulas() -> dict[str, Expression]:
     """Return the built-in activations by the digest of the expression read from `OnnxGraph`'s nodes."""
     found = {}
     activation = Operation(KINDS["activation"], "", (INPUTS,), 1, 1)

@@ -25,11 +25,11 @@ from fastmlp.exchange.onnx_nodes import (
     LAYERS,
     array_of,
     attributes,
+    built_in_formulas,
     comparable,
     expression_of,
     find,
     given_attributes,
-    own_formulas,
     said,
 )
 from fastmlp.formulas.expressions import Expression, variable
@@ -307,7 +307,7 @@ def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str
         given = {one: values[graph.names[one]] for one in node.input if one in graph.names}
         values[name] = expression_of(node, graph.arrays, given)
         graph.check(node, values[name].truth)
-    return start, own_formulas().get(values[value].digest, values[value])
+    return start, built_in_formulas().get(values[value].digest, values[value])
 
 
 def _layer(graph: GraphValues, value: str) -> tuple[ImportedLayer, str, str]:

@@ -185,7 +185,7 @@ def _is_short(expression: Expression) -> bool:
     return len(operations) <= 12 and not LONG & {*operations}
 
 
-def _own(
+def _entry(
     name: str,
     formula: Formula | None,
     backward: Formula | None,
@@ -207,9 +207,9 @@ def _own(
 ACTIVATIONS = {
     entry.name: entry
     for entry in (
-        _own("identity", lambda z: z, lambda delta: delta, output=True, short=True),
+        _entry("identity", lambda z: z, lambda delta: delta, output=True, short=True),
         # A choice and no product: a NaN or inf that comes from above a closed unit ends there.
-        _own(
+        _entry(
             "relu",
             elementary.relu,
             lambda delta, a: where(a > 0.0, delta, 0.0),
@@ -217,7 +217,7 @@ ACTIVATIONS = {
             torch="ReLU",
             onnx="Relu",
         ),
-        _own(
+        _entry(
             "leaky_relu",
             elementary.leaky_relu,
             lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
@@ -225,22 +225,22 @@ ACTIVATIONS = {
             torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
             onnx=("LeakyRelu", {"alpha": LEAKY_SLOPE}),
         ),
-        _own(
+        _entry(
             "elu",
             elementary.elu,
             lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
             torch=("ELU", {"alpha": 1.0}),
             onnx=("Elu", {"alpha": 1.0}),
         ),
-        _own(
+        _entry(
             "gelu",
             elementary.gelu,
             lambda delta, z: delta * elementary.gelu_derivative(z),
             torch=("GELU", {"approximate": "none"}),
             onnx=("Gelu", {"approximate": "none"}),
         ),
-        _own("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z), torch="SiLU"),
-        _own(
+        _entry("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z), torch="SiLU"),
+        _entry(
             "softplus",
             elementary.softplus,
             lambda delta, a: delta * -elementary.expm1_nonpositive(-a),
@@ -249,7 +249,7 @@ ACTIVATIONS = {
             torch=("Softplus", {"beta": 1.0, "threshold": 40.0}),
             onnx="Softplus",
         ),
-        _own(
+        _entry(
             "sigmoid",
             elementary.sigmoid,
             lambda delta, a: delta * (a * (1.0 - a)),
@@ -257,22 +257,22 @@ ACTIVATIONS = {
             torch="Sigmoid",
             onnx="Sigmoid",
         ),
-        _own("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
-        _own(
+        _entry("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
+        _entry(
             "selu",
             elementary.selu,
             lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE),
             torch="SELU",
             onnx=("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
         ),
-        _own(
+        _entry(
             "mish",
             elementary.mish,
             lambda delta, z: delta * elementary.mish_derivative(z),
             torch="Mish",
             onnx="Mish",
         ),
-        _own(
+        _entry(
             "hardswish",
             elementary.hardswish,
             lambda delta, z: where(z <= -3.0, 0.0, delta * where(z < 3.0, fma(z, 1 / 3, 0.5), 1.0)),
@@ -280,7 +280,7 @@ ACTIVATIONS = {
             torch="Hardswish",
             onnx="HardSwish",
         ),
-        _own(
+        _entry(
             "softmax",
             None,
             None,
@@ -289,7 +289,7 @@ ACTIVATIONS = {
             torch=("Softmax", {"dim": -1}),
             onnx=("Softmax", {"axis": -1}),
         ),
-        _own("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
+        _entry("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
     )
 }
 """The built-in activations by name; each formula stands here once for every kernel."""

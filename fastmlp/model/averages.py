@@ -95,7 +95,9 @@ def _read(network: Network, optimizer: Optimizer) -> Iterator[slice]:
             yield slice(one.weights, one.trained if one.trains_bias else one.biases)
 
 
-def exchange(network: Network, optimizer: Optimizer, parameters: Array, moments: Array, step: int) -> None:
+def swap_average(
+    network: Network, optimizer: Optimizer, parameters: Array, moments: Array, step: int
+) -> None:
     """Swap the parameters (P,) of steps with the average, and back.
 
     Between two chunks `parameters` holds the average, for predictions, and the last moment holds the

@@ -303,7 +303,7 @@ def _correction(x: Any) -> tuple[Any, Any]:
 LIKELIHOODS = tuple(name for name, loss in LOSSES.items() if loss.outputs_per_target > 1)
 """The names of likelihoods."""
 
-OWN_LOSSES = tuple(BuiltInLoss.classes)
+LOSS_CLASSES = tuple(BuiltInLoss.classes)
 """The classes of losses with parameters, and of likelihoods; all are public."""
 
 

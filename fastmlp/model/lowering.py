@@ -16,7 +16,7 @@ from fastmlp.model.heads import Head
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
 from fastmlp.model.norms import GroupNorm
-from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
+from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, custom_kind
 from fastmlp.model.part import Part
 
 
@@ -73,7 +73,7 @@ class _Lowering:
             case Dense() if self.members > 1:
                 return self.shared(layer, source)
             case Dense():
-                own, around = own_kind(layer.activation), self.within
+                own, around = custom_kind(layer.activation), self.within
                 ends = layer.activation if own is None else "identity"
                 sparse_in, self.sparse_in = self.sparse_in, 0
                 n_in = self.width(source) + sparse_in
@@ -92,7 +92,7 @@ class _Lowering:
             case Dropout():
                 return self.dropped(layer, source)
             case Activate():
-                own, at = own_kind(layer.activation), self.operations[source]
+                own, at = custom_kind(layer.activation), self.operations[source]
                 if own is not None:
                     return self.append_by_row(own, (source,), layer)
                 if layer.name is None and self.ends_open(source) and at.is_dense:

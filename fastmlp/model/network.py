@@ -23,7 +23,7 @@ from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
-from fastmlp.model.operations import Operation, Table, own_kind, tables_of
+from fastmlp.model.operations import Operation, Table, custom_kind, tables_of
 from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")
@@ -185,7 +185,7 @@ class Network:
         operations: tuple[Operation, ...] = ()
         if layers is None:
             chain = checked_chain(sizes, *given)
-            if any(map(own_kind, chain.hidden)):  # parameters of an activation: an operation of their own
+            if any(map(custom_kind, chain.hidden)):  # parameters of an activation: an operation of their own
                 inits = {"weight_init": chain.weight_init, "bias_init": chain.bias_init}
                 inputs, layers, given = chain.sizes[0], chain_layers(*chain[:3], **inits), USUAL
         if layers is not None:

@@ -112,7 +112,7 @@ KINDS = {
 """All kinds by name."""
 
 
-def own_kind(given: str | Activation | Layer) -> Kind | None:
+def custom_kind(given: str | Activation | Layer) -> Kind | None:
     """Return the kind of a custom layer or an activation with parameters; None for other activations."""
     if isinstance(given, Layer) or (isinstance(given, Activation) and given.parameters):
         return Kind("own", piece=given)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import registry
-from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.choice import choose, current_backend
 from fastmlp.backend.registry import restored
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
@@ -91,7 +91,7 @@ class Model(Portable, Differentiable):
         for own, arrays in zip(views, parts.arrays, strict=True):
             for view, array in zip(own.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
                 view[...] = array
-        return cls(parts.network, parameters, {"loss": []}, settled(chosen), None)
+        return cls(parts.network, parameters, {"loss": []}, current_backend(chosen), None)
 
     @functools.cached_property
     def history(self) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.backend.choice import calls_blas, choose, lasting
+from fastmlp.backend.choice import cacheable_backend, calls_blas, choose
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
@@ -322,7 +322,7 @@ class Setup(NamedTuple):
             self.backend, network, optimizer, rows, dtype, threads,
             steps=steps, exact=self.goes_on, mixed=self.mixed,
         )  # fmt: skip
-        lasts = lasting(backend)
+        lasts = cacheable_backend(backend)
         found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
             if len(self.steps) >= MOST_KEPT:
