@@ -143,7 +143,7 @@ def _of_z(slope: Expression, z: Array, a: Array) -> Array:
 
 
 def _precise(*expressions: Expression) -> Any:
-    """Return the most exact dtype that has all of the expressions' operations."""
+    """Return the most exact dtype with all of the expressions' operations."""
     found: set[str] = set()
     for expression in expressions:
         expression.fold(lambda node, _: found.add(node.operation))

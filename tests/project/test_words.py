@@ -15,7 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
-    *("backend", "cli", "exchange", "files", "formulas", "model", "system"),
+    *("backend", "cli", "distributed", "exchange", "files", "formulas", "lab", "model", "system", "testing"),
     *("kernels/gemm", "kernels/lanes"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
