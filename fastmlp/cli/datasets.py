@@ -13,7 +13,7 @@ from fastmlp import checks
 from fastmlp.model.state import Array
 
 HELD_OUT = 5
-"""One of so many rows is held out of the training."""
+"""A row in so many is held out of the training."""
 
 
 class DatasetSettings(NamedTuple):

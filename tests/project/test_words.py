@@ -16,7 +16,7 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
     *("backend", "cli", "distributed", "exchange", "files", "formulas", "lab", "model", "system", "testing"),
-    *("kernels/gemm", "kernels/lanes"),
+    *(f"kernels/{room}" for room in ("elementwise", "gemm", "lanes", "mixed", "small")),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 
