@@ -111,18 +111,15 @@ class ImportedLayer(NamedTuple):
     other: int | None = None
 
 
-class ImportedChain(NamedTuple):
-    """Layers, first to last, and the last activation, an expression of `formulas.Z`."""
-
-    layers: list[ImportedLayer]
-    last: Expression
-
-
-def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Loss | None) -> Parts:
+def parts_of(
+    what: str, chain: Sequence[ImportedLayer], last: Expression, output: str | None, loss: str | Loss | None
+) -> Parts:
     """Return a chain as a network with parameters.
 
     Parameters
     ----------
+    chain : layers, first to last
+    last : the last activation, an expression of `formulas.Z`
     output : the last activation, for a chain ending in logits; None for the chain's last activation
     loss : None for the output's default loss
 
@@ -131,26 +128,26 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
     ValueError
         If there is no layer, if parameters are not finite, or if no network ends in the last activation.
     """
-    known = [layer for layer in chain.layers if layer.arrays]
+    known = [layer for layer in chain if layer.arrays]
     if not known:
         raise ValueError(f"{what} has no layer")
-    ends_in = named(chain.last)
+    ends_in = named(last)
     if ends_in not in OUTPUTS:
         raise ValueError(
             f"{what} ends in {ends_in or 'a formula of its own'}; choose from: {', '.join(OUTPUTS)}"
         )
     if output is not None and ends_in not in ("identity", output):
         raise ValueError(f"{what} ends in {ends_in}, got output={checks.shown(output)}")
-    final = chain.layers[-1].layer
+    final = chain[-1].layer
     if not isinstance(final, layers.Dense):
         raise ValueError(f"{what} ends in {type(final).__name__}; a Network ends in a Dense and its output")
-    output, inputs = output or ends_in, _checked_units(what, chain.layers)
+    output, inputs = output or ends_in, _checked_units(what, chain)
     for place, layer in enumerate(known):
         if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
             raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
     if output == "exp":  # the output of counts
         loss = loss or "poisson"
-    network = Network(inputs=inputs, layers=_with_names(chain.layers), output=output, loss=loss)
+    network = Network(inputs=inputs, layers=_with_names(chain), output=output, loss=loss)
     return Parts(network, [layer.arrays for layer in known])
 
 

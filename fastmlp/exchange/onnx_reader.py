@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.exchange.counterparts import OPERATIONS, ImportedChain, ImportedLayer, layer_of, parts_of
+from fastmlp.exchange.counterparts import OPERATIONS, ImportedLayer, layer_of, parts_of
 from fastmlp.exchange.formulas import Z
 from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, load, shape_of
 from fastmlp.exchange.onnx_nodes import (
@@ -254,11 +254,11 @@ def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> 
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return parts_of(str(path), _chain(GraphValues(onnx, file)), output, loss)
+    return parts_of(str(path), *_chain(GraphValues(onnx, file)), output, loss)
 
 
-def _chain(graph: GraphValues) -> ImportedChain:
-    """Return the layers from the input to the output."""
+def _chain(graph: GraphValues) -> tuple[list[ImportedLayer], Expression]:
+    """Return the layers from the input to the output, and the last activation."""
     if graph.target not in graph.names:
         raise ValueError("the graph's output does not depend on its input")
     end = graph.names[graph.target]
@@ -283,7 +283,7 @@ def _chain(graph: GraphValues) -> ImportedChain:
         if name not in places:
             raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
     chain = [layer._replace(other=places[other]) if other else layer for layer, _, other in found]
-    return ImportedChain(chain, last)
+    return chain, last
 
 
 def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str, Expression]:

@@ -15,7 +15,6 @@ from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import (
     ACTIVATIONS,
     OPERATIONS,
-    ImportedChain,
     ImportedLayer,
     counterpart_of,
     layer_of,
@@ -125,7 +124,7 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
     while found and isinstance(found[-1].layer, layers.Dropout):  # of the outputs
         found.pop()
     last: Any = found.pop().layer if found and isinstance(found[-1].layer, Expression) else variable(Z)
-    return parts_of("the module", ImportedChain(found, last), output, loss)
+    return parts_of("the module", found, last, output, loss)
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
