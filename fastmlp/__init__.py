@@ -162,7 +162,7 @@ formats.register_file("table", _read_table)
 _MOVED = {
     "model.likelihoods": "model.losses",
     "model.own_layers": "model.custom",
-    "model.loss": "model.loss",
+    "model.own_losses": "model.loss",
     "model.own_rules": "model.optimizer",
     "model.pieces": "model.custom",
 }
