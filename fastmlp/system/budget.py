@@ -278,6 +278,7 @@ def _has_own_numbers(library: Any) -> bool:
         return False
     if library.filepath not in _own_numbers:
         before = library.num_threads
+        # A number that another thread sets, and this thread does not see, is a separate number.
         other = threading.Thread(target=library.set_num_threads, args=(before - 1 or 2,))
         other.start()
         other.join()
