@@ -6,6 +6,8 @@ import atexit
 import importlib
 import os
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from fastmlp.many.training import fit_many as fit_many
     from fastmlp.model.activations import Activation as Activation
     from fastmlp.model.averages import *  # noqa: F403
+    from fastmlp.model.custom import Layer as Layer
     from fastmlp.model.embeddings import *  # noqa: F403
     from fastmlp.model.gates import *  # noqa: F403
     from fastmlp.model.heads import Head as Head
@@ -39,14 +42,12 @@ if TYPE_CHECKING:
     from fastmlp.model.initializers import Uniform as Uniform
     from fastmlp.model.inputs import *  # noqa: F403
     from fastmlp.model.layers import *  # noqa: F403
-    from fastmlp.model.likelihoods import *  # noqa: F403
-    from fastmlp.model.losses import *  # noqa: F403
+    from fastmlp.model.loss import *  # noqa: F403
+    from fastmlp.model.losses import *  # noqa: F403  # noqa: F403
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
-    from fastmlp.model.own_layers import Layer as Layer
-    from fastmlp.model.own_losses import *  # noqa: F403
-    from fastmlp.model.own_rules import Rule as Rule
+    from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
@@ -94,10 +95,10 @@ _HOME = {
     "training.saving": "load save",
     "training.stepper": "Stepper",
     "model.network": "Network",
-    "model.own_layers": "Layer",
-    "model.own_losses": "Loss RowLoss",
+    "model.custom": "Layer",
+    "model.loss": "Loss RowLoss",
     "backend.registry": "backends",
-    "model.own_rules": "Rule",
+    "model.optimizers": "Rule",  # with the names of built-in rules, which a custom rule may not have
     "model.schedules": (
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),
@@ -117,7 +118,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 _TABLES = {
     "model.inputs": "BLOCKS",
     "model.layers": "LAYERS",
-    "model.losses": "OWN_LOSSES",
+    "model.losses": "LOSS_CLASSES",
     "model.optimizers": "NAMED",
 }
 """Tables of public classes, by the module that has them: an entry there is public."""
@@ -156,6 +157,37 @@ formats.register(
     )
 )
 formats.register_file("table", _read_table)
+
+
+_MOVED = {
+    "model.likelihoods": "model.losses",
+    "model.own_layers": "model.custom",
+    "model.own_losses": "model.loss",
+    "model.own_rules": "model.optimizer",
+    "model.pieces": "model.custom",
+}
+"""Present modules by the names of earlier versions, for pickles."""
+
+
+class _Moved:
+    """Finds modules by earlier names: a module with the present module's names."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        moved = name.removeprefix("fastmlp.") in _MOVED and name.startswith("fastmlp.")
+        return ModuleSpec(name, _Moved) if moved else None  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        """Leave the new module to Python."""
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        present = importlib.import_module(f"fastmlp.{_MOVED[module.__name__.removeprefix('fastmlp.')]}")
+        vars(module).update((name, value) for name, value in vars(present).items() if name[:2] != "__")
+
+
+sys.meta_path.append(_Moved)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.model.layout import layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.system.packages import needed
 from fastmlp.training.model import Model
 from fastmlp.training.stepper import Stepper
 

@@ -22,7 +22,7 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.layers import Activate
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.system.budget import usable_cores
 from fastmlp.training.data import clean_rows_of
 from fastmlp.training.model import PART_ROWS, Model

@@ -16,7 +16,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.backend.choice import calls_blas, choose, settled
+from fastmlp.backend.choice import calls_blas, choose, current_backend
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, generator_of, random_state, start
@@ -292,8 +292,10 @@ class Perceptron(Joint, Parameters, Fitted):
         if network.drops or network.needs_batches:
             raise ValueError("Dropout and BatchNorm need solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         # The optimiser does not matter: this solver takes gradients only from the backend.
-        backend = settled(
-            choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
+        backend = current_backend(
+            choose(
+                self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, steps=0
+            )
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
         self.loss_, self.n_iter_ = lbfgs.minimise(
@@ -334,10 +336,10 @@ class Perceptron(Joint, Parameters, Fitted):
                 "without warm_start"
             )
         backend = choose(
-            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
-            mixed=is_bfloat16(self.dtype),
+            self.backend, network, state.rule, batch_size, parameters.dtype, threads,
+            steps=steps, mixed=is_bfloat16(self.dtype),
         )  # fmt: skip
-        self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
+        self._adopt(Model(network, parameters, {"loss": []}, current_backend(backend), None))
         inputs = rows.inputs
         if stream is None:
             inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)

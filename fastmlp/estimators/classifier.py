@@ -24,8 +24,8 @@ from fastmlp.estimators.labels import (
 )
 from fastmlp.estimators.parameters import CLASSIFIER, FTOL
 from fastmlp.model.activations import HIDDEN
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import BinaryFocal, Focal
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
 from fastmlp.training.model import Model
 

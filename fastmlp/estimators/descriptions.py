@@ -11,10 +11,10 @@ import numpy as np
 
 from fastmlp.model.activations import HIDDEN, Activation
 from fastmlp.model.layers import Dense, checked_layers
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES as OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, check_optimizer
-from fastmlp.model.own_losses import Loss
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 """The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.system.packages import needed
+from fastmlp.checks import needed
 from fastmlp.training.model import Model
 
 

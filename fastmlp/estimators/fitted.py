@@ -16,8 +16,8 @@ from fastmlp.estimators.convergence import fresh_curves
 from fastmlp.estimators.descriptions import described, network_of
 from fastmlp.estimators.rows import inputs_of
 from fastmlp.model.layout import dense_views, flatten
-from fastmlp.model.own_losses import Loss
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.loss import Loss
+from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS, Array
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import is_sparse

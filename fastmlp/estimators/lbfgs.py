@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.estimators.convergence import warn
 from fastmlp.model.backend import Array, Backend, Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
+from fastmlp.model.rows import unpacked
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.training.callbacks import Callback, Run

@@ -13,8 +13,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions, valid
 
 from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
 from fastmlp.model.activations import Activation
+from fastmlp.model.loss import Loss
 from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.schedules import Schedule
 
 FTOL = 2.220446049250313e-09

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.descriptions import LOSSES
 from fastmlp.estimators.parameters import FTOL, REGRESSOR
-from fastmlp.model.own_losses import Loss
+from fastmlp.model.loss import Loss
 from fastmlp.model.state import Array
 from fastmlp.training.model import Model
 

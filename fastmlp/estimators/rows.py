@@ -11,8 +11,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp import checks
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import FLOATS
 from fastmlp.training.data import clean
 from fastmlp.training.sparse_data import clean_rows, is_sparse

@@ -69,8 +69,8 @@ def _activation(layer: int, name: Any) -> str:
 def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     """Return a LabelBinarizer for a network's outputs.
 
-    classes : (k,) labels in the order of the outputs, two for one output; None for whole numbers from 0. For
-        several outputs of sigmoid, the names of a row's possible labels.
+    classes : (k,) labels in the order of the outputs, two for a single output; None for whole numbers from 0.
+        For several outputs of sigmoid, the names of a row's possible labels.
     """
     from sklearn.preprocessing import LabelBinarizer
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import lanes
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
@@ -85,7 +85,7 @@ class Pattern(NamedTuple):
             return None
         if (plan.data.weights != 1).any():
             return None
-        rows, now = len(plan.data.weights), settled(plan.backend)  # type: ignore[arg-type]  # no `Steps`
+        rows, now = len(plan.data.weights), current_backend(plan.backend)  # type: ignore[arg-type]  # no `Steps`
         own = plan._replace(data=empty, orders=None, start=None, backend=now)
         shuffles = plan.orders is not None
         return cls(plan.network, plan.optimizer, own, now, rows, shuffles, program, training.continuation())

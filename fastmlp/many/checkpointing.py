@@ -14,7 +14,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.many.trainings import Ended, Trainings
-from fastmlp.model.pieces import Piece
+from fastmlp.model.custom import Piece
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, Content, Saved, Written, content_of_training
 from fastmlp.training.divergence import DivergenceError

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import lanes
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.many.blocks import MOST, Pattern
 from fastmlp.model.backend import Chunk
@@ -32,7 +32,7 @@ def program_of(plan: Plan) -> LaneProgram | None:
     as_usual = all(value is None for value in plan.options.of_steps().values())
     if not (isinstance(plan.data.inputs, np.ndarray) and as_usual):
         return None
-    name = settled(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
+    name = current_backend(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
     rows, dtype = len(plan.data.weights), plan.data.weights.dtype
     return lanes.program_of(
         name, plan.network, plan.optimizer, rows, plan.step_rows, dtype, plan.orders is not None

@@ -13,11 +13,11 @@ from fastmlp.many.arguments import Arguments
 from fastmlp.many.checkpointing import CallFile, Resumed
 from fastmlp.many.preparing import Preparation
 from fastmlp.many.trainings import Ended, Trainings
+from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
-from fastmlp.model.pieces import Piece
-from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
+from fastmlp.system.notices import Bar
 from fastmlp.training.callbacks import Callback, Metric
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError

@@ -11,8 +11,8 @@ from typing import Any
 
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
-from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import POLL, Interrupted
+from fastmlp.system.notices import Bar
 from fastmlp.training.callbacks import Run
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.model import Model

@@ -14,9 +14,9 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # what 
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.searches.backend import together
 from fastmlp.searches.trainings import trainings_go_on
-from fastmlp.system.packages import needed
 
 
 class _Search:

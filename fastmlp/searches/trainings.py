@@ -22,10 +22,10 @@ from fastmlp.estimators.draws import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
+from fastmlp.system.notices import Bar
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.loop import Plan

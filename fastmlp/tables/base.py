@@ -18,7 +18,7 @@ from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables import effects, members, report, selection, storage
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.fitting import fit
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import Deadline, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for

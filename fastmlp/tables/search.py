@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables.held_out import folds
 from fastmlp.tables.members import MemberSettings, train_member
 from fastmlp.tables.recipe import Recipe

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows, unpacked
 from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.training.start import Streams
 

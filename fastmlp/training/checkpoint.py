@@ -17,10 +17,10 @@ from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
+from fastmlp.model.custom import Piece
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
 from fastmlp.training.callbacks import OWN_CURVES, AtIntervals, Run

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastmlp import checks
 from fastmlp.model.heads import Head, Objective
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import Inputs, SparseRows
 from fastmlp.model.state import FLOATS, Array
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 

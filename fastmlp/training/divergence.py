@@ -59,9 +59,9 @@ class Draft:
         return state.at(draft.step, draft.threads)
 
     def _copy(self, sources: tuple[Array, ...], targets: tuple[Array, ...]) -> None:
-        from fastmlp.system import parts
+        from fastmlp.system import budget
 
-        parts.copy(sources, targets, self._threads)
+        budget.copy_arrays(sources, targets, self._threads)
 
 
 Floats = NDArray[np.float64]

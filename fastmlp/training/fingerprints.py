@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows, unpacked
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, unpacked
 from fastmlp.training.ranks import Ranks
 
 Words = NDArray[np.uint64]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.choice import settled
-from fastmlp.model.averages import exchange
+from fastmlp.backend.choice import current_backend
+from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import (
     Chunk,
     Data,
@@ -146,7 +146,7 @@ class Training:
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
         self.resumed = resumed
         self.can_begin_again = self._can_begin_again()
-        backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        backend = functools.partial(current_backend, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
             model_index=plan.model_index, optimizer=plan.optimizer,
@@ -234,12 +234,12 @@ class Training:
             data, chunk = self.mixing.mixed(plan.network, data, chunk, state.step)
         averages = plan.optimizer.rule.reads_last
         if averages:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         state = plan.backend.train_chunk(
             plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, self.threads.most, objectives
         )
         if averages:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         return state, objectives
 
     def chunks(self) -> Iterator[Run]:

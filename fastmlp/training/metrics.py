@@ -11,10 +11,10 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.heads import Objective, columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
+from fastmlp.model.rows import unpacked
 from fastmlp.training.callbacks import Callback, Metric, Run
 from fastmlp.training.model import Model
 

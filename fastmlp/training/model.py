@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import registry
-from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.choice import choose, current_backend
 from fastmlp.backend.registry import restored
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import Inputs
 from fastmlp.training.data import clean_rows_of, floating_dtype
 from fastmlp.training.differentiable import Differentiable
 from fastmlp.training.portable import Parts, Portable
@@ -84,14 +84,14 @@ class Model(Portable, Differentiable):
         given = [array for arrays in parts.arrays for array in arrays]
         dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *given)))
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
-        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, 0)
+        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, steps=0)
         parameters = aligned(parameter_count(parts.network), dtype)
         parameters[...] = 0  # biases that a layer has not are in no array
         views = named_views(parameters, parts.network).values()
         for own, arrays in zip(views, parts.arrays, strict=True):
             for view, array in zip(own.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
                 view[...] = array
-        return cls(parts.network, parameters, {"loss": []}, settled(chosen), None)
+        return cls(parts.network, parameters, {"loss": []}, current_backend(chosen), None)
 
     @functools.cached_property
     def history(self) -> dict[str, list[float]]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from fastmlp.model.averages import with_average_of
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import as_optimizer
+from fastmlp.model.rows import Inputs, SparseRows, stacked, unpacked
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
 from fastmlp.training.callbacks import Callback, with_state
 from fastmlp.training.model import Model

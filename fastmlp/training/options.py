@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.backend.choice import calls_blas, choose, lasting
+from fastmlp.backend.choice import cacheable_backend, calls_blas, choose
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
+from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
-from fastmlp.model.pieces import Piece
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
@@ -319,9 +319,10 @@ class Setup(NamedTuple):
         if options.average is not None:
             optimizer = with_average(optimizer, options.average, averaged)
         backend = choose(
-            self.backend, network, optimizer, rows, dtype, threads, steps, self.goes_on, self.mixed
-        )
-        lasts = lasting(backend)
+            self.backend, network, optimizer, rows, dtype, threads,
+            steps=steps, exact=self.goes_on, mixed=self.mixed,
+        )  # fmt: skip
+        lasts = cacheable_backend(backend)
         found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
             if len(self.steps) >= MOST_KEPT:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 from numpy.typing import ArrayLike, NDArray
 
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
 from fastmlp.training.formats import format_of
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
@@ -122,7 +122,7 @@ class Prepared(NamedTuple):
         history = {**snapshot.whole_history}
         lengths = {name: len(values) for name, values in snapshot.history.items()}
         left = self.continuation()._replace(sample=sample, left=snapshot, ended=ended, lengths=lengths)
-        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        now = current_backend(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
     def continuation(self) -> Continuation:
@@ -131,7 +131,7 @@ class Prepared(NamedTuple):
         validation: Any = options.validation
         share = float(validation) if validation is not None and isinstance(validation, Real) else None
         staying = options.staying(plan.optimizer, self.state.parameters.dtype)
-        name = settled(plan.backend).name  # type: ignore[arg-type]  # likewise
+        name = current_backend(plan.backend).name  # type: ignore[arg-type]  # likewise
         assert options.fit is not None
         return Continuation(options.fit, staying, share, name, self.rows, self.sample, None)
 

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
+from fastmlp.checks import needed
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
-from fastmlp.model.sparse import SparseRows
-from fastmlp.system.packages import needed
+from fastmlp.model.rows import SparseRows
 from fastmlp.training.data import clean_rows_of, clean_targets
 from fastmlp.training.model import Model
 from fastmlp.training.options import ADAM

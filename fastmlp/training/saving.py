@@ -17,7 +17,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.pieces import Piece
+from fastmlp.model.custom import Piece
 from fastmlp.model.state import Array
 from fastmlp.training import checkpoint
 from fastmlp.training.checkpoint import FORMAT, Content, Path, Written

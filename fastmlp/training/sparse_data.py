@@ -15,10 +15,9 @@ from fastmlp import checks
 from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
 from fastmlp.backend.registry import is_reference
 from fastmlp.model.backend import Array, Backend
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import MOST_COLUMNS, Inputs, SparseRows, density_of
+from fastmlp.model.rows import MOST_COLUMNS, ByteRows, Inputs, SparseRows, density_of
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto

@@ -18,7 +18,6 @@ from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import (
     aligned_copy,
     drawn,
@@ -28,7 +27,7 @@ from fastmlp.model.layout import (
     settle_bins,
 )
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import Inputs, dense_columns
+from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked
 from fastmlp.model.state import Array
 from fastmlp.training.data import clean
 from fastmlp.training.model import Model

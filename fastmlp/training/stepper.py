@@ -13,7 +13,7 @@ from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.averages import exchange
+from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import step_totals
 from fastmlp.model.descriptions import described
 from fastmlp.model.layout import aligned_copy, layer_views, named_views
@@ -344,7 +344,7 @@ class Stepper(Intake):
     def _exchanged(self, held: Snapshot) -> Snapshot:
         """Return copies, in which parameters are what predictions read; or back from there."""
         parameters, moments = aligned_copy(held.parameters), held.moments.copy()
-        exchange(self.network, self.optimizer, parameters, moments, held.step)
+        swap_average(self.network, self.optimizer, parameters, moments, held.step)
         return held._replace(parameters=parameters, moments=moments)
 
     def save(self, path: str | os.PathLike[str]) -> None:

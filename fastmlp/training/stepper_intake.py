@@ -10,10 +10,10 @@ from fastmlp import checks
 from fastmlp.model.backend import Array, Batch
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import sparse_columns
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.training.data import by_head, clean_blocks, joined, of_labels, targets_of_head
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 

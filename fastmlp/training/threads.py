@@ -13,7 +13,7 @@ from typing import TypeVar
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import Lap
 from fastmlp.system.interrupts import until_stopped

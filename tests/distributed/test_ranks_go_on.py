@@ -11,7 +11,7 @@ import fastmlp
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError, SeveralRanks
 from fastmlp.model.backend import Data
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.training.fingerprints import fingerprint_by_rows
 from fastmlp.training.ranks import ALONE
 

@@ -245,6 +245,15 @@ def test_a_stepper_goes_on_from_format_2():
     agree(stepped("gains", "float64", EPOCHS * STEPS, path).model(), "stepper gains float64", "float64")
 
 
+MOVED = {"likelihoods": "Gaussian", "own_layers": "Layer", "own_losses": "Loss", "own_rules": "Rule"}
+
+
+@pytest.mark.parametrize("module", MOVED)
+def test_pickles_find_what_has_moved_to_another_module(module):
+    text = f"cfastmlp.model.{module}\n{MOVED[module]}\n."
+    assert pickle.loads(text.encode()) is getattr(fastmlp, MOVED[module])
+
+
 def test_pickled_models_of_format_2_go_on():
     for kind, model in pickle.loads((GOLDEN / "models-2.pickle").read_bytes()).items():
         assert len(model.history["loss"]) == EPOCHS + 2 * (kind == "otherwise")

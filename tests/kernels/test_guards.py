@@ -22,8 +22,8 @@ from fastmlp.backend import registry
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
+from fastmlp.model.rows import ByteRows
 from fastmlp.testing.cases import Sizes
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 from fastmlp.training import options as fit_options

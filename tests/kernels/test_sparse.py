@@ -19,7 +19,7 @@ from fastmlp.kernels.jit import engine
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.sparse import SparseRows, density_of, touched_by
+from fastmlp.model.rows import SparseRows, density_of, touched_by
 from fastmlp.training import prepared, sparse_data
 
 SUMS_IN_ORDER = ("baseline", *EXACT)

@@ -12,7 +12,7 @@ import fastmlp
 from fastmlp import Checkpoint, Network
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows, unpacked
+from fastmlp.model.rows import ByteRows, unpacked
 from fastmlp.training.sources.blocks import Slices
 from fastmlp.training.windows import RowFormat, Windows
 

@@ -209,7 +209,7 @@ def test_the_oracle_shares_nothing_with_the_kernels():
 
 BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
 
-ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("layers", "losses", "rules")))
+ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("losses", "operations", "rules")))
 DERIVATIVES = {f"derivatives.{part}" for part in ("tape", "parameter_derivatives", "laplace")}
 BLAS_CALLERS = {*ORACLE, *DERIVATIVES, "testing.slots", "kernels.variants.blas"}
 """The oracles of trainings and of kernels, derivatives of models, and the backend that is made of it."""

@@ -13,7 +13,7 @@ import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.runtime import calls
-from fastmlp.model import sparse
+from fastmlp.model.rows import SparseRows
 from fastmlp.training.data import clean_inputs
 
 X = np.array([[0, 2, 0, -1], [0, 0, 0, 0], [3, 0, 0, 1], [0, 0, 0, 5], [1, 0, 0, 0]], float)
@@ -247,7 +247,7 @@ def test_rows_that_begin_beyond_32_bits_are_read_there(backend, tmp_path):
         for name, dtype in (("indices", np.int32), ("values", np.float32))
     ]
     arrays[0][at:], arrays[1][at:] = [1, 3], [2, -1]
-    rows = sparse.SparseRows(np.array([at, at + 2]), *map(np.asarray, arrays), 4)
+    rows = SparseRows(np.array([at, at + 2]), *map(np.asarray, arrays), 4)
     model = fastmlp.fit(NETWORK, X, Y, epochs=0, backend=backend, dtype="float32", seed=0)
     np.testing.assert_allclose(model.forward(rows), model.predict(X[:1]), rtol=1e-6)
 

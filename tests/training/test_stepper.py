@@ -30,7 +30,7 @@ from fastmlp.backend import registry
 from fastmlp.testing import slots
 from fastmlp.training.data import clean_targets, scaled_weights
 
-EXACT = tuple(name for name in registry.own() if registry.choice_of(name).exact)
+EXACT = tuple(name for name in registry.built_in() if registry.choice_of(name).exact)
 STEPS = 7
 
 

@@ -29,10 +29,9 @@ from fastmlp.kernels.runtime.validation import (
 from fastmlp.kernels.tuning.table import VALUES, value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import Inputs, SparseRows, unpacked
 from fastmlp.model.state import TrainState
 from fastmlp.system.budget import share
 

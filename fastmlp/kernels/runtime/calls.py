@@ -13,11 +13,10 @@ from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
 from fastmlp.kernels.variant import Bound, Buffers
 from fastmlp.model.backend import Chunk
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows
 from fastmlp.model.state import FLOATS
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}

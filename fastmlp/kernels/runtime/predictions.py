@@ -20,7 +20,7 @@ from fastmlp.kernels.variant import Buffers
 from fastmlp.model.backend import PredictArguments
 from fastmlp.model.layout import ALIGNMENT, aligned
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 
 Array = NDArray[Any]
 

@@ -20,7 +20,7 @@ from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import SparseRows, touched_by
+from fastmlp.model.rows import SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 SHARED_SECONDS = 1e-3

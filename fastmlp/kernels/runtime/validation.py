@@ -9,8 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import FLOATS, TrainState
 
 Array = NDArray[Any]

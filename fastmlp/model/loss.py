@@ -1,4 +1,4 @@
-"""What a loss is, and the losses of a user's own: of one output and its target, or of a whole row."""
+"""The class of a loss, and custom losses: of an output and a target, or of a whole row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
+from fastmlp.model.custom import Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -25,58 +25,60 @@ CHAIN: dict[str, Callable[[Expression, Expression], Expression]] = {
     "exp": lambda by_a, a: times(by_a, a),
     "softmax": lambda by_a, a: a * (by_a - operate("sum", a * by_a)),
 }
-"""The derivative by the logit, from that by the output, whose value is a; by the output's activation."""
+"""The derivative by the logit, from the derivative by the output a; by the output's activation."""
 
 RESERVED = {
     *("mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", "poisson", "pinball"),
     "poisson_deviance",
 }
-"""Names that no loss of a user's may have. One may have had a younger name before; keys distinguish them."""
+"""Names refused for custom losses. Younger built-in names are allowed; keys distinguish the losses."""
 
 
 class Loss(Piece):
-    """A loss of a user's own, the mean over rows and outputs of a function of one output and its target.
+    """A custom loss: the mean over rows and outputs of a function of an output and a target.
 
     Parameters
     ----------
     name : str
-        Letters, digits and _; none of fastmlp's own names.
+        Letters, digits and _; no built-in name.
     function : callable
-        function(output, target), or function(output, target, parameter): the loss of one element, in
-        NumPy's words (see `Activation`). If its first parameter is named `logit`, it gets what the
-        output's activation is applied to, where a loss may be computed without overflow.
+        function(output, target), or function(output, target, parameter): the loss of an element, in NumPy's
+        words (see `Activation`). A first parameter named `logit` gets the number before the output's
+        activation, for a loss without overflow.
     output : str
         The activation of the network's last layer: identity, sigmoid, softmax or exp.
     parameter : float or sequence of float, optional
-        What the function gets as its third argument: a number, or one for each output.
+        The function's third argument: a number, or a number for each output.
 
     Notes
     -----
-    Rows count with their sample weights, as they do in mse. One column of y is the target of every output.
+    Rows count with sample weights, as in mse. A single column of y is the target of every output.
 
     Raises
     ------
     ValueError, TypeError
-        If the function cannot be traced, in one line that names its line; or for an unknown output.
+        If the function cannot be traced, in a line with the function's file and line; or for an unknown
+        output.
 
     Attributes
     ----------
-    outputs : the outputs that it goes with
-    by_row : whether it is a mean over rows, and not over rows and outputs
+    outputs : the allowed output activations
+    by_row : True for a mean over rows, False for a mean over rows and outputs
     outputs_per_target : int
-        How many outputs belong to one target: 1; or 2, 3, .. of a likelihood. k targets have k first outputs,
-        then k second ones, and so on
+        Outputs for each target: 1; or 2, 3, .. for a likelihood. k targets have k first outputs, then k
+        second outputs, and so on
     element : callable
-        element(z, a, y, parameter), on the numbers of `fastmlp.formulas`: the loss of one target, and its
-        derivative by the output or, where `by_logit`, by the logit; None if it goes over a row. Of several
-        outputs a target z, a and the derivatives are tuples of as many
+        element(z, a, y, parameter), on the numbers of `fastmlp.formulas`: the loss of a target, and the
+        derivative by the output or, with `by_logit`, by the logit; None for a loss of a row. For several
+        outputs a target z, a and the derivatives are tuples
     of_logs : bool
-        Whether it is a sum over log a, a softmax: element(log a, a, y, parameters, before) adds to the loss
-        of the units before, and its derivative is by log a or, where `by_logit`, by the logit
+        True for a sum over log a, a softmax: element(log a, a, y, parameters, before) adds to the loss of the
+        units before, and the derivative is by log a or, with `by_logit`, by the logit
     value : expression
-        A row's loss, of logit, output, target and parameter (NUMBER, if it is one); of users' losses only.
+        A row's loss, from logit, output, target and parameter (NUMBER, for a single number); custom losses
+        only.
     delta : expression
-        The derivative of `value` by each logit; of users' losses only.
+        The derivative of `value` by each logit; custom losses only.
     """
 
     value: Any
@@ -128,12 +130,12 @@ class Loss(Piece):
             self.element, self.by_logit = self._element, True
 
     def places(self, j: Any, units: Any) -> tuple[Any, ...]:
-        """Return the places of the outputs of target j among all units."""
+        """Return the places of target j's outputs among all units."""
         per_target = self.outputs_per_target
         return j, *(j + k * (units // per_target) for k in range(1, per_target))
 
     def of_target(self, z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
-        """Return the loss of a target, and its derivatives by the target's outputs; z, a : one of each."""
+        """Return the loss of a target, and the derivatives by the target's outputs; z, a : tuples."""
         if self.outputs_per_target > 1:
             found: tuple[Any, Any] = self.element(z, a, y, parameter)  # type: ignore[misc]
             return found
@@ -142,7 +144,7 @@ class Loss(Piece):
 
     @property
     def takes_one_column(self) -> bool:
-        """Whether one column of y may be the target of all outputs."""
+        """True if a single column of y may be the target of all outputs."""
         return bool(self.digest) or len(self.parameter or ()) > 1
 
     def _element(self, z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
@@ -156,7 +158,7 @@ class Loss(Piece):
     def on_arrays(
         self, logits: Array, output: Array, targets: Array, parameter: Array
     ) -> tuple[Array, Array]:
-        """Return the rows' losses (rows, 1) and their derivative by the logits; all (rows, n_out).
+        """Return the rows' losses (rows, 1) and the derivative by the logits; arrays (rows, n_out).
 
         parameter : (n_out,)
         """
@@ -168,26 +170,26 @@ class Loss(Piece):
         return np.broadcast_to(value, (len(logits), 1)), np.broadcast_to(delta, logits.shape)
 
     def numbers(self, n_out: int) -> tuple[float, ...]:
-        """Return the parameter of each output, 0 without one."""
+        """Return the parameter of each output, or zeros."""
         given = self.parameter or (0.0,)
         return given if len(given) == n_out else given * n_out
 
 
 class RowLoss(Loss):
-    """A loss of a user's own, the mean over rows of a function of all of a row's outputs and targets.
+    """A custom loss: the mean over rows of a function of all outputs and targets of a row.
 
     Parameters
     ----------
     name, output, parameter : as for `Loss`
     function : callable
-        function(output, target) or function(output, target, parameter): the loss of a row. What it
-        gets stands for all outputs of the row; `np.sum` and `np.max` go over them. If its first
-        parameter is named `logits`, it gets what the output's activation is applied to.
+        function(output, target) or function(output, target, parameter): the loss of a row. Arguments stand
+        for all outputs of the row; `np.sum` and `np.max` go over the outputs. A first parameter named
+        `logits` gets the numbers before the output's activation.
 
     Raises
     ------
     ValueError, TypeError
-        As for `Loss`; and if the function gives a value for each output, which no sum or max ends.
+        As for `Loss`; and if the function gives a value for each output, without a sum or max at the end.
     """
 
     by_row = True
@@ -203,9 +205,9 @@ class RowLoss(Loss):
 
 
 class BuiltInLoss(Loss):
-    """Base of fastmlp's losses; those with parameters are dataclasses.
+    """Base of the built-in losses; losses with parameters are dataclasses.
 
-    An entry of a table has the usual parameters, and `entry` of a class is that; its formula gets
+    An entry of the table has default parameters; `entry` of a class is the class's entry. The formula gets
     `_parameter`.
     """
 
@@ -220,7 +222,7 @@ class BuiltInLoss(Loss):
         vars(self).update(vars(self.entry) | {"parameter": parameter})
 
     def _parameter(self) -> tuple[float, ...] | None:
-        """Return what the formula gets, checked; None if that is nothing."""
+        """Return the formula's parameter, checked, or None."""
         return None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -228,9 +230,9 @@ class BuiltInLoss(Loss):
 
 
 def built_in(table: dict[str, Loss], *outputs: str, **facts: Any) -> Callable[[Formula], Formula]:
-    """Return a decorator that makes an entry of a table of a formula, under the formula's name.
+    """Return a decorator: the formula becomes an entry of a table, by the formula's name.
 
-    outputs : that it goes with; facts : attributes of `Loss` that are not as usual
+    outputs : allowed activations; facts : attributes of `Loss` other than the defaults
     """
 
     def add(element: Formula) -> Formula:
@@ -244,7 +246,7 @@ def built_in(table: dict[str, Loss], *outputs: str, **facts: Any) -> Callable[[F
 
 
 def _first_parameter(function: object) -> str:
-    """Return the name of what a function takes first; an empty one if that cannot be known."""
+    """Return the name of a function's first parameter; "" if unknown."""
     try:
         return next(iter(inspect.signature(function).parameters), "")  # type: ignore[arg-type]
     except (TypeError, ValueError):  # no function, or one without a signature, as some of NumPy's
@@ -252,7 +254,7 @@ def _first_parameter(function: object) -> str:
 
 
 def numbers_of(what: str, given: object, *bounds: float, **open_ends: bool) -> tuple[float, ...]:
-    """Return a number, or a sequence of them, as floats; bounds, open_ends : as of `checks.real`"""
+    """Return a number, or a sequence of numbers, as floats; bounds, open_ends : as of `checks.real`"""
     given = given[()] if isinstance(given, np.ndarray) and given.ndim == 0 else given
     listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
     values: Any = given if listed else [given]

@@ -1,8 +1,4 @@
-"""Inputs that are mostly zeros: rows that hold their non-zeros only, and dense columns before them.
-
-Separate from SciPy, which is not imported before somebody brings a matrix of its own: what a backend reads is
-three arrays in one canonical form, and training needs rows, a length, a shape and a dtype of them.
-"""
+"""Rows of inputs besides arrays: sparse rows, and rows of bytes, converted a batch at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +11,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 MOST_COLUMNS = 2**31 - 1
-"""Columns are numbered in 32 bits: half of what a non-zero would take besides its value."""
+"""The most columns: column numbers have 32 bits, half of a non-zero's memory besides the value."""
 
 DENSE_PIECE = 1 << 18
-"""Numbers of a dense array that are looked at together, so that masks stay small."""
+"""Numbers of a dense array examined at a time, so that masks stay small."""
 
 
 class SparseRows:
@@ -26,11 +22,11 @@ class SparseRows:
 
     Parameters
     ----------
-    indptr : (rows + 1,) int64, from 0, where each row begins in the other two
+    indptr : (rows + 1,) int64, from 0, the start of each row in indices and values
     indices : (n,) int32, the columns of the non-zeros, ascending within a row
     values : (n,) float32 or float64, C-contiguous, none of them 0
     n_in : int, sparse columns
-    dense : (rows, n) of the same dtype, C-contiguous, the columns before those; none if None
+    dense : (rows, n) of the same dtype, C-contiguous, the columns before; no columns if None
     """
 
     __slots__ = ("_most", "dense", "indices", "indptr", "n_in", "values")
@@ -44,7 +40,7 @@ class SparseRows:
 
     @classmethod
     def of(cls, dense: Array, n_dense: int = 0) -> Self:
-        """Return the rows of an array (rows, n_dense + n_in), whose first columns stay dense."""
+        """Return the rows of an array (rows, n_dense + n_in), with the first columns dense."""
         before, dense = np.ascontiguousarray(dense[:, :n_dense]), dense[:, n_dense:]
         n_in = dense.shape[1]
         indptr = np.zeros(len(dense) + 1, np.int64)
@@ -61,7 +57,7 @@ class SparseRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns), dense and sparse ones."""
+        """(rows, columns), dense and sparse columns."""
         return len(self), self.dense.shape[1] + self.n_in
 
     @property
@@ -76,19 +72,19 @@ class SparseRows:
 
     @property
     def numbers_of_row(self) -> int:
-        """How many numbers a row has on the average: its non-zeros, and those in dense columns."""
+        """A row's average count of numbers: non-zeros, and dense columns."""
         return self.dense.shape[1] + len(self.values) // max(1, len(self))
 
     @property
     def density(self) -> float:
-        """The share of the numbers in sparse columns that are not 0."""
+        """The share of non-zeros in sparse columns."""
         return len(self.values) / max(1, len(self) * self.n_in)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
-        """Return some rows: of a slice views of these, of an array copies."""
+        """Return some rows: views for a slice, copies for an array of places."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -111,12 +107,12 @@ class SparseRows:
         return csr_array((self.values, self.indices, indptr), shape=(len(self), self.n_in))
 
     def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
-        """Return the rows with values of another dtype, in which none of them may be 0."""
+        """Return the rows with values of another dtype; no value may become 0."""
         values, dense = (array.astype(dtype, copy=copy) for array in (self.values, self.dense))
         return SparseRows(self.indptr, self.indices, values, self.n_in, dense)
 
     def most(self, rows: int) -> int:
-        """Return how many non-zeros any so many rows have together at most."""
+        """Return the most non-zeros of any so many rows."""
         if rows not in self._most:
             counts = np.diff(self.indptr)
             if rows < len(counts):
@@ -139,21 +135,21 @@ def stacked(pieces: Sequence[SparseRows]) -> SparseRows:
 
 
 Inputs = Array | SparseRows
-"""What training takes as X: (rows, n_in), dense or sparse."""
+"""X in a training: (rows, n_in), dense or sparse."""
 
 
 def dense_columns(inputs: Inputs) -> Array:
-    """Return the dense columns of some rows: all of an array."""
+    """Return the dense columns of rows: all columns of an array."""
     return inputs.dense if isinstance(inputs, SparseRows) else inputs
 
 
 def density_of(dense: Array) -> float:
-    """Return the share of the numbers of a dense array (rows, n_in) that are not 0."""
+    """Return the share of non-zeros in a dense array (rows, n_in)."""
     return sum(int(np.count_nonzero(dense[rows])) for rows in _pieces(dense)) / max(1, dense.size)
 
 
 def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
-    """Return which columns (n_in,) of an array, or which sparse ones, have a number that is not 0."""
+    """Return a mask (n_in,) of the columns with a number other than 0 (of sparse rows the sparse columns)."""
     if isinstance(inputs, SparseRows):
         touched = np.zeros(inputs.n_in, np.bool_)
         touched[inputs.indices] = True
@@ -162,7 +158,52 @@ def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
 
 
 def _pieces(dense: Array) -> Iterator[slice]:
-    """Yield slices of rows that hold about DENSE_PIECE numbers each."""
+    """Yield slices of rows, each with about DENSE_PIECE numbers."""
     together = max(1, DENSE_PIECE // max(1, dense.shape[1]))
     for start in range(0, len(dense), together):
         yield slice(start, min(start + together, len(dense)))
+
+
+class ByteRows:
+    """Rows of bytes; the numbers of a row are float(byte) * scale, rounded to the dtype. Never written.
+
+    A row of bytes takes a quarter of a float32 row's memory, and of a step's reads.
+
+    Parameters
+    ----------
+    numbers : (rows, n_in) uint8, C-contiguous
+    dtype : float32 or float64, of the training
+    scale : float, rounded to the dtype first
+    """
+
+    __slots__ = ("dtype", "numbers", "scale")
+
+    def __init__(self, numbers: NDArray[np.uint8], dtype: np.dtype[Any], scale: float) -> None:
+        self.numbers, self.dtype, self.scale = numbers, dtype, scale
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, n_in)."""
+        rows, n_in = self.numbers.shape
+        return rows, n_in
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.uint8]]:
+        """(numbers,)."""
+        return (self.numbers,)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> ByteRows:
+        """Return some rows: views for a slice, copies for an array of places."""
+        return ByteRows(self.numbers[rows], self.dtype, self.scale)
+
+
+def unpacked(inputs: Inputs | ByteRows) -> Inputs:
+    """Return rows of bytes as an array (rows, n_in) of their dtype; return other inputs unchanged."""
+    if not isinstance(inputs, ByteRows):
+        return inputs
+    dense = inputs.numbers.astype(inputs.dtype)
+    dense *= inputs.dtype.type(inputs.scale)
+    return dense

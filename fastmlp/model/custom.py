@@ -1,9 +1,15 @@
-"""Layers of a user's own: a function of a row and of trained parameters, which `Activation` may have, too."""
+"""Custom components: their base, trained parameters, and custom layers.
+
+The base is for activations, layers, losses and rules: a name, and a digest of formulas. A custom layer is a
+traced function of a row, with trained parameters; `Activation` may have parameters, too.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import keyword
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
@@ -14,24 +20,108 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
-from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, total, variable
+from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, of_one_unit, total, variable
+from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
-from fastmlp.model.pieces import NAME, Piece, one_number, restored
 
 if TYPE_CHECKING:
     from fastmlp.formulas.rows import RowFormula
 
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+Counterpart = str | tuple[str, dict[str, Any]]
+"""A name in another program, perhaps with options for an equal definition."""
+
+Counterparts = Mapping[str, Counterpart]
+"""The names in "torch" (a class of torch.nn), "onnx" (an operator) and "keras" (a layer)."""
+
+
+class Piece:
+    """A named component of a network or an optimiser; equal names and digests mean equal components.
+
+    name : for files and errors
+    digest : of a custom component's formulas, and of constant data (not a loss's parameter or a rule's
+        defaults if given anew); "" for a built-in component, identified by name
+    key : of the formulas alone, for machine code
+    """
+
+    name: str
+    digest: str
+    key: str
+
+    def _identify(
+        self, name: object, taken: Any, *formulas: Expression, form: Any = (), data: Any = ()
+    ) -> None:
+        """Set name, digest and key of a custom component; ValueError for a bad name or a built-in name.
+
+        form : affects the machine code besides the formulas; data : the run-time arguments
+        """
+        what = type(self).__name__
+        if not type(self).__module__.startswith("fastmlp."):
+            parent = type(self).__mro__[1].__name__
+            raise TypeError(f"{what} is a subclass of {parent}, and would compute as its parent")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
+        name = checks.plain(name)
+        if name in taken:
+            raise ValueError(f"{name!r} is one of fastmlp's own; give the {what} another name")
+        parts = [what, name, *(formula.digest for formula in formulas), repr(form)]
+        self.name = name
+        self.key = f"{name}.{_digest(parts)}"
+        self.digest = _digest([*parts, repr(data)])
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (other.name, other.digest) == (self.name, self.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def restored(kind: Any, *parts: Any) -> Any:
+    """Return a component from expressions, without the user's function."""
+    piece = kind.__new__(kind)
+    piece._set(*parts)
+    return piece
+
+
+def of_one_element(what: str, expression: Expression) -> Expression:
+    """Return the expression for a single unit; ValueError for sums over a row."""
+    found: set[str] = set()
+    expression.fold(lambda node, _: found.add(node.operation))
+    if any(OPERATIONS[one].reduces for one in found & OPERATIONS.keys()):
+        raise ValueError(
+            f"{what} goes over a row, as np.sum, np.mean and np.max do, which only a RowLoss or a Layer may"
+        )
+    return of_one_unit(expression)
+
+
+def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:
+    """Return the single expression of a traced function; ValueError unless a number."""
+    if len(expressions) != 1 or expressions[0].truth:
+        got = "a truth value" if len(expressions) == 1 else f"{len(expressions)} values"
+        raise ValueError(f"{what} must return one number, got {got}")
+    return expressions[0]
+
+
 Array = NDArray[Any]
 
 SHAPES = {"units": "unit", "layer": NUMBER}
-"""What the names of a parameter's variables begin with, by its shape."""
+"""Prefixes of a parameter's variables, by shape."""
 
 BIAS = "bias"
-"""The shape of a parameter of fastmlp's own layers that is added to each unit: it has the biases' rates."""
+"""The shape of a built-in layer's parameter added to each unit, with the rates of biases."""
 
 
 MOST_NUMBERS = 4
-"""The most hyperparameters of a layer: a program's record of an operation has room for them."""
+"""The most hyperparameters of a layer: the size of a field in a program's record of an operation."""
 
 EMPTY: Mapping[str, float] = MappingProxyType({})
 
@@ -39,8 +129,8 @@ EMPTY: Mapping[str, float] = MappingProxyType({})
 class Parameter(NamedTuple):
     """A trained parameter of a layer or an activation.
 
-    shape : "units", one number for each unit, "layer", one for all, or BIAS
-    initial : what it is drawn by, or its first value, or the name of the layer's field with that
+    shape : "units", a number for each unit, "layer", a number for all units, or BIAS
+    initial : an initialiser, a first value, or the name of the layer's field with a first value
     """
 
     name: str
@@ -49,20 +139,20 @@ class Parameter(NamedTuple):
 
     @property
     def variable(self) -> str:
-        """Its variable in expressions."""
+        """The parameter's variable in expressions."""
         return f"{SHAPES.get(self.shape, SHAPES['units'])}_{self.name}"
 
     @property
     def by_unit(self) -> bool:
-        """Whether each unit has a number of it."""
+        """True if each unit has a number."""
         return self.shape != "layer"
 
     def length(self, units: int) -> int:
-        """Return how many numbers it has."""
+        """Return the count of numbers for so many units."""
         return units if self.by_unit else 1
 
     def drawn(self, numbers: int, rng: np.random.Generator, layer: Any = None) -> Array:
-        """Return first values (numbers,) float64; layer : whose field may have them."""
+        """Return first values (numbers,) float64; layer : perhaps with the field of first values."""
         initial = getattr(layer, self.initial) if isinstance(self.initial, str) else self.initial
         if isinstance(initial, float):
             return np.full(numbers, initial)
@@ -70,13 +160,13 @@ class Parameter(NamedTuple):
 
 
 class RowFunction:
-    """A function of a row, or of two: what an operation that is no product computes.
+    """A function of a row, or of two rows: the formula of an operation without a product.
 
-    value : the output of a unit, of the rows `z` and `other` and the variables of parameters and
-    hyperparameters
-    parameters : in the order in which they lie in the flat vector, those of shape BIAS last
-    numbers : names of its hyperparameters
-    sources : the variables of its rows
+    value : the output of a unit, from the rows `z` and `other` and the variables of parameters and
+        hyperparameters
+    parameters : in the order of the flat vector, with shape BIAS last
+    numbers : names of hyperparameters
+    sources : the variables of rows
     """
 
     def __init__(
@@ -90,19 +180,19 @@ class RowFunction:
 
     @property
     def weights(self) -> tuple[Parameter, ...]:
-        """The parameters that are no biases."""
+        """The parameters without biases."""
         return tuple(one for one in self.parameters if one.shape != BIAS)
 
     @functools.cached_property
     def code(self) -> RowFormula:
-        """The formula as programs are written from it."""
+        """The formula for code generation."""
         from fastmlp.formulas.rows import RowFormula
 
         return RowFormula(self.value, (*self.sources, *(one.variable for one in self.weights)))
 
     @property
     def is_unitwise(self) -> bool:
-        """Whether each number is computed by itself, with at most one weight and one bias of its own."""
+        """True for elementwise functions with at most a single weight and bias for each unit."""
         by_unit = len(self.weights) <= 1 and all(one.by_unit for one in self.parameters)
         return by_unit and len(self.sources) == 1 and self.code.is_unitwise
 
@@ -130,7 +220,7 @@ def function_of_a_row(
 
 
 def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Parameter, ...]:
-    """Return parameters as a user gives them, in their order; ValueError or TypeError in one line."""
+    """Return a user's parameters, in their order; ValueError or TypeError in a line."""
     found = []
     given = {} if given is None else given
     checks.instance(f"parameters of {what}", given, Mapping, "a dict of names, shapes and first values")
@@ -151,7 +241,7 @@ def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Para
 
 
 def checked_numbers(what: str, given: Mapping[str, float] | None, taken: set[str]) -> dict[str, float]:
-    """Return hyperparameters as a user gives them; ValueError or TypeError in one line."""
+    """Return a user's hyperparameters; ValueError or TypeError in a line."""
     checks.instance(f"numbers of {what}", given or {}, Mapping, "a dict of names and numbers")
     found = {}
     for name, number in (given or {}).items():
@@ -166,7 +256,7 @@ def checked_numbers(what: str, given: Mapping[str, float] | None, taken: set[str
 def traced(
     what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = ()
 ) -> tuple[Expression, ...]:
-    """Return what a function computes of a row z, its parameters and numbers, which it gets by name."""
+    """Return the expressions of a function of a row z, and by name of parameters and numbers."""
     from fastmlp.formulas.tracing import trace
 
     named = {one.name: variable(one.variable) for one in parameters}
@@ -181,9 +271,9 @@ def traced(
 
 
 def derivatives(value: Expression, parameters: Sequence[Parameter]) -> dict[str, Expression]:
-    """Return the derivatives of a loss, given `delta`, that by a row's outputs: by z and each parameter.
+    """Return a loss's derivatives by z and each parameter, given `delta`, the derivative by the outputs.
 
-    Those by z and by a parameter of units are rows, one by a parameter of the layer is a number.
+    The derivatives by z and by parameters of units are rows; by a parameter of the layer a number.
     """
     along = total(times(variable("delta"), value))
     return {name: gradient(along, name) for name in ("z", *(one.variable for one in parameters))}
@@ -196,39 +286,40 @@ def parts_of(parameters: Sequence[Parameter], flat: Array, units: int) -> dict[P
 
 
 class Layer(Piece):
-    """A layer of a user's own: a function of a row, with parameters that are trained.
+    """A custom layer: a function of a row, with trained parameters.
 
     Parameters
     ----------
     name : str
         Letters, digits and _.
     function : callable
-        function(x) or function(x, w=..): the outputs of a row x, as many as it has, in NumPy's words
-        (see `Activation`). `np.sum`, `np.mean`, `np.max` and `np.linalg.norm` go over the row; parameters
-        are passed by name.
+        function(x) or function(x, w=..): the outputs of a row x, as many as inputs, in NumPy's words (see
+        `Activation`). `np.sum`, `np.mean`, `np.max` and `np.linalg.norm` go over the row; parameters are
+        passed by name.
     parameters : dict of str to (str, initial), optional
-        By name a shape, "units" (one number for each unit) or "layer" (one number), and what it is drawn by:
+        By name a shape, "units" (a number for each unit) or "layer" (a single number), and an initial value:
         a `Normal`, a `Uniform`, or a number.
     numbers : dict of str to float, optional
-        By name hyperparameters, which the function takes by name, too, and which are not trained: an epsilon,
-        a slope. Layers that differ in these alone share their machine code.
+        Hyperparameters by name, as an epsilon or a slope: passed to the function by name and not trained.
+        Layers with different numbers share machine code.
 
     Notes
     -----
-    It stands among the layers of a `Network`; `Activate(layer, name="low")` gives it a name there. Its
-    derivatives are derived from the function. On a model its arrays stand in `layers`, (units,) or (1,).
+    A custom layer stands among the layers of a `Network`; `Activate(layer, name="low")` names the layer.
+    Derivatives are derived from the function. A model has the arrays in `layers`, (units,) or (1,).
 
     Raises
     ------
     ValueError, TypeError
-        If the function cannot be traced, in one line that names its line, or gives no number for each unit.
+        If the function cannot be traced, in a line with the function's file and line, or gives no number for
+        each unit.
 
     Attributes
     ----------
     value : expression
-        The output of a unit, of the row z and the parameters' variables.
+        The output of a unit, from the row z and the parameters' variables.
     parameters : tuple of `Parameter`
-        In the order in which they lie in the flat vector.
+        In the order of the flat vector.
     numbers : dict of str to float
     derivatives : dict of str to expression
         See `derivatives`.
@@ -266,7 +357,7 @@ class Layer(Piece):
 
     @functools.cached_property
     def row(self) -> RowFunction:
-        """The function as an operation has it."""
+        """The function in the form of an operation."""
         return RowFunction(self.value, self.parameters, (*self.numbers,))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -275,7 +366,7 @@ class Layer(Piece):
 
 
 def on_array(piece: Any, x: Array, flat: Array) -> Array:
-    """Return the outputs of a `Layer`, or an activation with parameters, of rows x (rows, units)."""
+    """Return the outputs for rows x (rows, units), of a `Layer` or an activation with parameters."""
     return np.broadcast_to(piece.value.on_arrays(x.dtype, variables(piece, x, flat)), x.shape)
 
 
@@ -290,7 +381,7 @@ def backward_on_array(piece: Any, x: Array, flat: Array, delta: Array) -> tuple[
 
 
 def variables(piece: Any, x: Array, flat: Array) -> dict[str, Any]:
-    """Return the arrays that a piece's expressions take, by the names of their variables."""
+    """Return the arrays for a component's expressions, by the names of variables."""
     parts = parts_of(piece.parameters, flat, x.shape[1])
     own = {one.variable: part for one, part in parts.items()}
     own |= {number_variable(name): number for name, number in getattr(piece, "numbers", {}).items()}

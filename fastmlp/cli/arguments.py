@@ -1,4 +1,4 @@
-"""Arguments that the commands share: names, the layers of `--layers`, which are never run, and mistakes."""
+"""Arguments common to the commands: names, layers of `--layers` (parsed, never run), and mistakes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fastmlp.model.part import LAYERS, Part
 from fastmlp.model.state import BFLOAT16, DTYPES
 
 TRAINED_IN = (*DTYPES, BFLOAT16)
-"""What `fit(dtype=)` takes."""
+"""The names for `fit(dtype=)`."""
 
 
 class Mistake(Exception):
-    """A mistake in a command's arguments, which its message names."""
+    """A mistake in a command's arguments, named by the message."""
 
     code = 2
     """The exit code."""
 
 
 class BadFile(Mistake):
-    """A file that the user named cannot be used: the table or the model in it, or the file itself."""
+    """An unusable file named by the user: the table or the model inside, or the file itself."""
 
     code = 3
 
@@ -36,7 +36,7 @@ class BadFile(Mistake):
 def network_of(
     text: str, activation: str = "relu", output: str | None = None, loss: str | None = None
 ) -> Network:
-    """Return the network of sizes like 64-128-10, with the output and loss that go with its last size."""
+    """Return the network of sizes like 64-128-10, with an output and a loss for the last size."""
     try:
         sizes = [int(width) for width in text.split("-")]
     except ValueError:
@@ -47,7 +47,7 @@ def network_of(
 
 
 def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
-    """Raise Mistake if no file can be written at a path, or if it is one that is read: before any work."""
+    """Raise Mistake before any work if a path cannot be written, or is a file to be read."""
     target = Path(path).resolve()
     if target.is_dir():
         raise Mistake(f"{option} {path}: it is a directory")
@@ -64,7 +64,7 @@ def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
 
 
 def check_precision(dtype: str, backend: str) -> None:
-    """Raise ValueError unless there is such a dtype, and such a backend that has it on this machine."""
+    """Raise ValueError unless the dtype exists, and the backend has the dtype on this machine."""
     checks.choice("dtype", dtype, TRAINED_IN)
     if dtype == BFLOAT16:
         mixed_backend(backend)
@@ -73,7 +73,7 @@ def check_precision(dtype: str, backend: str) -> None:
 
 
 def widths(text: str) -> list[int]:
-    """Return the units of hidden layers, from text like 128,64 or none; ValueError if it is not like that."""
+    """Return the units of hidden layers, from text like 128,64 or none; ValueError for other text."""
     if text == "none":
         return []
     try:
@@ -90,16 +90,16 @@ def widths(text: str) -> list[int]:
 KINDS: dict[str, type[Any]] = dict(sorted({**LAYERS, Normal.__name__: Normal}.items()))
 
 MOST_CHARACTERS = 10_000
-"""Python's parser takes no deeper text than it has room for; this is far below."""
+"""The most characters of --layers, far below the depth limit of Python's parser."""
 
 
 def layers_of(text: str) -> tuple[Part, ...]:
-    """Return the layers that a text lists; a name that is no kind of layers is a text like "silu".
+    """Return the layers in a text; a name besides the kinds of layers is a string like "silu".
 
     Raises
     ------
     ValueError
-        In one line, if it lists none, or a layer refuses what it is given.
+        In a line, for a text without layers, or a layer's error.
     """
     try:
         if len(text) > MOST_CHARACTERS:
@@ -134,16 +134,16 @@ def _value(node: ast.expr) -> Any:
 
 
 def refuse_with_layers(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for options that say of the hidden layers what --layers does."""
+    """Raise ValueError for options about hidden layers beside --layers."""
     for name in ("hidden", "activation", "dropout"):
         if arguments.layers is not None and getattr(arguments, name) is not None:
             raise ValueError(f"--layers says what the hidden layers are; leave out --{name}")
 
 
 def network_in_words(network: Network) -> str:
-    """Return a line about a network: its widths, what ends or follows its products, and its loss.
+    """Return a line about a network: widths, activations and other operations, and the loss.
 
-    What makes units of blocks of inputs is left out.
+    Embeddings of blocks of inputs are left out.
     """
     if network.is_chain:
         parts = [*network.hidden, network.output]
