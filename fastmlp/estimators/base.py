@@ -17,6 +17,11 @@ from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
 from fastmlp.backend.choice import calls_blas, choose, settled
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.standard import TimeLimit
+from fastmlp.data.arrays import floating_dtype
+from fastmlp.data.batches import Orders
+from fastmlp.data.sparse import inputs_of_steps
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, generator_of, random_state, start
@@ -28,14 +33,10 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Array, Snapshot, TrainState, initial_state, is_bfloat16
-from fastmlp.training.batches import Orders
-from fastmlp.training.callbacks import Callback, Run, TimeLimit
-from fastmlp.training.data import floating_dtype
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks
-from fastmlp.training.sparse_data import inputs_of_steps
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream

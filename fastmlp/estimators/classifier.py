@@ -27,7 +27,7 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import BinaryFocal, Focal
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 
 @checks.listing(hidden=HIDDEN)

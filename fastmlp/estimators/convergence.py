@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
+from fastmlp.callbacks.callback import OWN_CURVES, Callback, Run
 from fastmlp.estimators.rows import ValidatedRows
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.callbacks import OWN_CURVES, Callback, Run
 from fastmlp.training.threads import interruptible
 
 LEAST_RATE = 1e-6

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.system.packages import needed
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 
 class LossCurveDisplay:

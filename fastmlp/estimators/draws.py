@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from fastmlp import checks
+from fastmlp.data.arrays import clean
+from fastmlp.data.seeding import KnownState
 from fastmlp.model.activations import Activation
 from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
 from fastmlp.model.state import Array
-from fastmlp.training.data import clean
-from fastmlp.training.start import KnownState
 
 Start = tuple[list[Array], list[Array]]
 
@@ -115,7 +115,7 @@ def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.
 
 
 class ComposedOrders:
-    """Row orders, each a permutation of the one before (`fastmlp.training.batches.Orders`)."""
+    """Row orders, each a permutation of the one before (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
         """epochs : of the training, which had other orders before"""

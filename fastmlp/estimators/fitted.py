@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
+from fastmlp.data.sparse import is_sparse
 from fastmlp.estimators.convergence import fresh_curves
 from fastmlp.estimators.descriptions import described, network_of
 from fastmlp.estimators.rows import inputs_of
@@ -19,8 +20,7 @@ from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import FLOATS, Array
-from fastmlp.training.model import Model
-from fastmlp.training.sparse_data import is_sparse
+from fastmlp.trained.model import Model
 
 SPARSE = ["csr", "csc"]
 """The sparse formats that are taken as they are."""

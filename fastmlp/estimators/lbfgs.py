@@ -12,13 +12,13 @@ import scipy.optimize
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.estimators.convergence import warn
 from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.interrupts import until_stopped
-from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.threads import is_long, most_seconds
 
 

@@ -16,7 +16,7 @@ from fastmlp.estimators.descriptions import LOSSES
 from fastmlp.estimators.parameters import FTOL, REGRESSOR
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 
 def _output(loss: str) -> str:

@@ -10,12 +10,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp import checks
+from fastmlp.data.arrays import clean
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import FLOATS
-from fastmlp.training.data import clean
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 AUTO_BATCH = 200
 """What batch_size="auto" is where rows are as many."""

@@ -13,15 +13,15 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmlp import checks
+from fastmlp.data.batches import Orders
+from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table, named_blocks, source_of
+from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.estimators.descriptions import number
 from fastmlp.estimators.draws import ComposedOrders
 from fastmlp.estimators.rows import AUTO_BATCH
 from fastmlp.model.backend import Data
-from fastmlp.training.batches import Orders
 from fastmlp.training.loop import Training
-from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
-from fastmlp.training.streaming import begin_on, is_table, source_of
-from fastmlp.training.windows import RowFormat, Window, Windows
+from fastmlp.training.streaming import begin_on
 
 Array = NDArray[Any]
 
@@ -232,7 +232,7 @@ def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
 
 
 class WindowOrders:
-    """Orders of windows that are not all rows, each drawn by itself (`fastmlp.training.batches.Orders`)."""
+    """Orders of windows that are not all rows, each drawn by itself (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
         self._rng = rng

@@ -21,7 +21,7 @@ from fastmlp.model.layout import named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.own_losses import Loss
 from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 ROWS = 1_000_003
 """The number of rows in shapes of files without a number: a prime, which no product of other sizes is."""

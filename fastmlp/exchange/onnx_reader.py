@@ -39,7 +39,7 @@ from fastmlp.model.operations import INPUTS
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import FLOATS
 from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 STANDARD = ("", "ai.onnx")
 """The domain of ONNX's operators, by both names."""

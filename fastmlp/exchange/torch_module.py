@@ -32,7 +32,7 @@ from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
 from fastmlp.model.pieces import restored
 from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 Array = NDArray[Any]
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
+from fastmlp.data.arrays import OF_LABELS
+from fastmlp.data.sparse import is_sparse
 from fastmlp.model.network import Network
-from fastmlp.training.data import OF_LABELS
-from fastmlp.training.sparse_data import is_sparse
 
 ROWS = ("X", "y", "sample_weight")
 """The arguments that have a row, or a number, for each row of X."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from fastmlp.backend import lanes
 from fastmlp.backend.choice import settled
 from fastmlp.backend.lanes import LaneProgram
+from fastmlp.data.batches import Batches, batches_of
+from fastmlp.data.seeding import Streams, orders_of
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
@@ -23,13 +25,12 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array, Snapshot, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.training.batches import Batches, batches_of
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, Plan, Training
-from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
-from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
+from fastmlp.training.start import drawn_starts, dropout_key
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.training import LaneNumbersKept

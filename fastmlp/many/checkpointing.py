@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.many.trainings import Ended, Trainings
 from fastmlp.model.pieces import Piece
-from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, Content, Saved, Written, content_of_training
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.saving import StoredList, read_list, write_list, written

@@ -19,9 +19,9 @@ from fastmlp.many.blocks import MOST, Pattern
 from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import under_way
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.model import Model
 
 SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""

@@ -9,11 +9,11 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_rows_of
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.network import Network
 from fastmlp.system.budget import share
-from fastmlp.training.data import clean_rows_of
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 THREAD_FLOPS = 1e6
 """Multiply-adds that are worth a thread, counted as 2: it takes 50 us to start."""

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backend.lanes import LaneProgram
+from fastmlp.callbacks.callback import Callback
 from fastmlp.checks import shown
+from fastmlp.data.ranks import ALONE
+from fastmlp.data.seeding import Streams
 from fastmlp.fitting import fit
 from fastmlp.many.arguments import Arguments, named
 from fastmlp.many.blocks import BlockMembers, Pattern
@@ -17,12 +20,9 @@ from fastmlp.many.checkpointing import CallFile, KeepInCallFile, Resumed
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.optimizers import Optimizer, as_optimizer, without_rates
-from fastmlp.training.callbacks import Callback
 from fastmlp.training.options import FitOptions
-from fastmlp.training.prepared import Prepared, cleaned, scaled
-from fastmlp.training.ranks import ALONE
-from fastmlp.training.start import Streams, initial_parameters
-from fastmlp.training.trainer import prepared
+from fastmlp.training.prepared import Prepared, cleaned, prepared, scaled
+from fastmlp.training.start import initial_parameters
 
 
 class Checked(NamedTuple):

@@ -9,6 +9,7 @@ from inspect import Parameter, Signature, signature
 from typing import Any, Unpack, cast
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Metric
 from fastmlp.many.arguments import Arguments
 from fastmlp.many.checkpointing import CallFile, Resumed
 from fastmlp.many.preparing import Preparation
@@ -18,10 +19,9 @@ from fastmlp.model.pieces import Piece
 from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Metric
+from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, own_pieces
 
 

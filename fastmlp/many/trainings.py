@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import POLL, Interrupted
-from fastmlp.training.callbacks import Run
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 from fastmlp.training.prepared import Prepared
 
 Ended = Model | DivergenceError

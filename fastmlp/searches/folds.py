@@ -29,12 +29,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.estimators.base import FitTraining, Perceptron, give
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.searches.preprocessing import FOLD, Call, key_after
 from fastmlp.searches.tasks import TaskThread, set_warning_state, warning_state
-from fastmlp.training.callbacks import Run
 
 NETWORKS = (MLPClassifier, MLPRegressor)
 """A class of a user's own that derives from them may do anything."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.estimators.base import FitTraining, TrainingThread
 from fastmlp.searches.preprocessing import Call
 from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.system.interrupts import POLL
-from fastmlp.training.callbacks import Run
 
 MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins until those that wait have trained."""

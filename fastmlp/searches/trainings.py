@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from fastmlp.backend.auto import Auto
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.data.ranks import fingerprint
 from fastmlp.estimators.base import FitTraining
 from fastmlp.estimators.convergence import Convergence
 from fastmlp.estimators.draws import ComposedOrders
@@ -26,8 +28,6 @@ from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.loop import Plan
 from fastmlp.training.threads import most_seconds
 

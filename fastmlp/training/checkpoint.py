@@ -15,7 +15,9 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.callbacks.callback import OWN_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import BY_ROWS
 from fastmlp.files import archive
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
@@ -23,9 +25,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
-from fastmlp.training.callbacks import OWN_CURVES, AtIntervals, Run
-from fastmlp.training.fingerprints import BY_ROWS
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Path = str | os.PathLike[str]
 

@@ -8,10 +8,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from fastmlp.callbacks.callback import Callback, Run, no_snapshot, with_state
 from fastmlp.checks import CheckpointError
 from fastmlp.system import budget
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
 from fastmlp.training.loop import Plan, Training
 
 NO_LIMIT = nullcontext()

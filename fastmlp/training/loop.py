@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import settled
+from fastmlp.callbacks.callback import Callback, Run, states_of
+from fastmlp.callbacks.standard import Progress
+from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
+from fastmlp.data.ranks import ChunkRunner
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import (
     Chunk,
@@ -27,11 +31,8 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
-from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks import ChunkRunner
 from fastmlp.training.threads import (
     LAYER_SECONDS,
     TRIAL_SECONDS,
@@ -44,7 +45,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
+    from fastmlp.data.window_batches import HeldOutBlocks, WindowBatches
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -393,7 +394,8 @@ class Training:
 
         if isinstance(held_out, Data):
             return loss_of(held_out)
-        return held_out.loss(self.plan.network, loss_of, self.run)
+        run = self.run
+        return held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
         """Return the loss over all rows, with heads an array; LeftBehind if a long one shall stop."""

@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.callbacks.callback import Callback, with_state
+from fastmlp.data.ranks import fingerprint
 from fastmlp.model.averages import with_average_of
-from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
-from fastmlp.training.callbacks import Callback, with_state
-from fastmlp.training.model import Model
-from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.trained.model import Model
 
 History = dict[str, list[float]]
 
@@ -25,9 +22,6 @@ GIVEN_AGAIN = (
     "communicator",
 )  # fmt: skip
 """The options of `fit` that may be given anew; all others are those of the training that goes on."""
-
-SAMPLED_ROWS = 64
-"""Rows, spread over all, by which the same rows are known: a hash of all takes a second a gigabyte."""
 
 
 class Beginning(NamedTuple):
@@ -110,7 +104,7 @@ class Continuation(NamedTuple):
         """Return where the next epochs begin with what was written into the model, and with the options."""
         begun, snapshot = self, self.snapshot
         if self.ended:
-            same = _fingerprint(model.parameters) == self.ended
+            same = fingerprint(model.parameters) == self.ended
         else:
             same = model.parameters is snapshot.parameters
         if not same:  # what callbacks know is of other parameters
@@ -184,12 +178,6 @@ class Continuation(NamedTuple):
         return snapshot._replace(callbacks=_matched(callbacks, states) if callbacks else [])
 
 
-def _fingerprint(*arrays: Inputs) -> str:
-    from fastmlp.training.fingerprints import fingerprint
-
-    return fingerprint(*arrays)
-
-
 def _matched(
     callbacks: Sequence[Callback], states: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[tuple[str, dict[str, Any]]]:
@@ -201,27 +189,3 @@ def _matched(
         place = next((i for i, (known, _) in enumerate(left) if known == name), None)
         matched.append((name, {}) if place is None else left.pop(place))
     return matched
-
-
-def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
-    """Return a fingerprint of some of the rows of all ranks, and of some of those to validate on."""
-    parts: list[Inputs] = []
-    for rows in (data, held_out):
-        if rows is not None:
-            counts = ranks.all_of(len(rows.weights))
-            count, own = sum(counts), len(rows.weights)
-            places = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
-            some = rows.take(places[(places >= 0) & (places < own)])
-            sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
-            parts += [_joined(part) for part in zip(*sampled, strict=True)]
-            parts.append(np.array([count]))
-    return _fingerprint(*parts)
-
-
-def _joined(parts: Sequence[Inputs]) -> Inputs:
-    """Return the rows of all ranks, one rank's after another's. Ranks without rows do not count."""
-    some = [part for part in parts if part.shape[0]]
-    dense = [part for part in some if not isinstance(part, SparseRows)]
-    if len(dense) == len(some):
-        return np.concatenate(dense)
-    return stacked([part if isinstance(part, SparseRows) else SparseRows.of(part) for part in some])

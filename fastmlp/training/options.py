@@ -20,6 +20,10 @@ from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.backend.choice import calls_blas, choose, lasting
 from fastmlp.backend.registry import is_exact, is_mixed
+from fastmlp.callbacks.callback import Callback
+from fastmlp.callbacks.standard import Progress
+from fastmlp.data.ranks import ALONE, Ranks
+from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
@@ -28,11 +32,8 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
-from fastmlp.training.callbacks import Callback, Progress
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 from fastmlp.training.more import Continuation
-from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.sparse_data import may_become_sparse
 from fastmlp.training.start import Initial
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     if callbacks or type(options.callbacks) is not tuple:
         changed["callbacks"] = callbacks
     if type(options.metrics) is not tuple or options.metrics:
-        from fastmlp.training.metrics import checked_metrics
+        from fastmlp.callbacks.metrics import checked_metrics
 
         changed["metrics"] = checked_metrics(options.metrics, network)
     resume = options.resume

@@ -2,42 +2,46 @@
 
 All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
 start, split, row orders and dropout masks. Of several processes that train together each step here may fail
-on one alone, and all learn of it (`fastmlp.training.ranks`).
+on one alone, and all learn of it (`fastmlp.data.ranks`).
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.backend.choice import settled
+from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
+from fastmlp.data.batches import batches_of
+from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
+from fastmlp.data.seeding import RowOrders, Streams, split_rows
+from fastmlp.data.sparse import inputs_of_steps
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training.batches import batches_of
-from fastmlp.training.callbacks import Callback, Pause, Run
-from fastmlp.training.data import checked_weights, clean_rows_of, clean_targets, scaled_weights
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished, iterate
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.model import Model
-from fastmlp.training.more import Continuation, sample_of
-from fastmlp.training.options import FitOptions, Setup, StepSetup
-from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
+from fastmlp.training.more import Continuation
+from fastmlp.training.options import FitOptions, Setup, StepSetup, drawn_seed, setup_of
+from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
-    from fastmlp.training.window_batches import HeldOutBlocks
+    from fastmlp.data.window_batches import HeldOutBlocks
+    from fastmlp.training.streaming import PreparedBlocks
 
 
 class Prepared(NamedTuple):
@@ -115,8 +119,6 @@ class Prepared(NamedTuple):
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
         if snapshot.callbacks or snapshot.parameters is not parameters:
-            from fastmlp.training.fingerprints import fingerprint
-
             ended = fingerprint(parameters)
         # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
         history = {**snapshot.whole_history}
@@ -173,7 +175,7 @@ def ready(
     with ranks.raise_on_all_ranks():
         measures = list[Callback]()
         if options.metrics:
-            from fastmlp.training.metrics import metrics_of
+            from fastmlp.callbacks.metrics import metrics_of
 
             measured = data if is_array else None, in_memory(held_out)
             measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
@@ -296,3 +298,89 @@ def validation_rows(
         weights = rest[0] if rest else None
         data = cleaned(network, X, y, weights, dtype, ranks, "validation ")
     return scaled(data, weights is not None, ranks, "validation ")
+
+
+def prepared(
+    network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
+) -> Prepared | PreparedBlocks:
+    """Return a training that can begin, once all arguments of `fit` are checked.
+
+    ranks : the processes that train together, which call this at the same time
+    trainings : how many such trainings there will be, for all of which "auto" chooses
+    """
+    options, setup = setup_of(network, options, ranks)
+    if options.seed is None:
+        options = options._replace(seed=drawn_seed(options))
+    window, (_, file) = options.window, options.earlier
+    validation, sample_weight = options.validation, options.sample_weight
+    with ranks.raise_on_all_ranks():
+        dtype = np.float32 if setup.mixed else options.dtype
+        # As several ranks have them, whose orders are those of all rows: a file goes on at any size.
+        if ranks.by_rows or (file is not None and file.by_rows and y is not None and window is None):
+            check_no_blocks(y, window)
+            X, y, sample_weight = arrays_of(X, y, sample_weight)
+            if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
+                validation = arrays_of(*validation)
+        elif (
+            y is None
+            or window is not None
+            or not (type(X) is np.ndarray or (network.blocks and isinstance(X, (list, tuple, Mapping))))
+        ):
+            from fastmlp.data.sources import source_of
+            from fastmlp.training.streaming import PreparedBlocks  # 3 ms, which arrays do not need
+
+            source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
+            if source is not None:
+                return PreparedBlocks(network, source, options._replace(dtype=dtype), setup)
+        data = cleaned(network, X, y, sample_weight, dtype, ranks)
+    data, held_out = scaled(data, sample_weight is not None, ranks), None
+    if validation is not None:
+        data, held_out = split(network, data, validation, Streams(options.seed), ranks)
+    rows = ranks.place(len(data.weights))
+    return ready(network, options, setup, data, held_out, rows, ranks, trainings)
+
+
+def check_no_blocks(y: Any, window: int | None) -> None:
+    """Raise TypeError for rows that come block by block."""
+    if y is None or window is not None:
+        got = "" if window is None else f", without a window; got window={checks.shown(window)}"
+        raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
+
+
+def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
+    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are.
+
+    TypeError for what is no rows in memory.
+    """
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(X, arrow.Table):
+        if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or callable(X) or hasattr(X, "scanner"):
+            raise TypeError(
+                "with a communicator X is an array, or a pyarrow.Table of which y names columns, got "
+                f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
+            )
+        return X, y, weights
+    from fastmlp.data.sources import arrow_source
+
+    found, targets, *others = zip(*arrow_source("X", X, y, weights), strict=True)
+    if isinstance(y, Mapping):
+        joined: Any = {name: np.concatenate([part[name] for part in targets]) for name in y}
+    else:
+        joined = np.concatenate(targets)
+    return np.concatenate(found), joined, np.concatenate(others[0]) if others else None
+
+
+def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
+    """Return this rank's rows to train on, and its rows held out."""
+    if isinstance(validation, (tuple, list)):
+        return data, validation_rows(network, validation, data.inputs.dtype, ranks)
+    rows = ranks.place(len(data.weights))
+    with ranks.raise_on_all_ranks():
+        parts = split_rows(validation, rows, streams)
+    (train_rows, _), (held_rows, _) = map(ranks.own, parts)
+    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
+    with ranks.raise_on_all_ranks():
+        for what, found in zip(("training", "validation"), weighed, strict=True):
+            if not found:
+                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    return data.take(train_rows), data.take(held_rows)

@@ -12,14 +12,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
+from fastmlp.data.arrays import clean_rows_of, clean_targets
+from fastmlp.data.seeding import Streams
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.packages import needed
-from fastmlp.training.data import clean_rows_of, clean_targets
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 from fastmlp.training.options import ADAM
-from fastmlp.training.start import Streams, initial_parameters
+from fastmlp.training.start import initial_parameters
 from fastmlp.training.stepper import Stepper
 
 Floats = NDArray[np.float64]

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmlp.backend import registry
+from fastmlp.callbacks.callback import OWN_CURVES, Callback, with_state
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import Ranks, fingerprint, fingerprint_by_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.training.callbacks import OWN_CURVES, Callback, with_state
 from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved
-from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
 from fastmlp.training.loop import Plan
 from fastmlp.training.options import OF_STEPS
-from fastmlp.training.ranks import Ranks
 
 
 def with_setting(

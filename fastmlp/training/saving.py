@@ -19,11 +19,11 @@ from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
 from fastmlp.model.pieces import Piece
 from fastmlp.model.state import Array
+from fastmlp.trained import reader_of
+from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
 from fastmlp.training.checkpoint import FORMAT, Content, Path, Written
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.formats import reader_of
-from fastmlp.training.model import Model
 
 
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fit` on rows that come block by block: which inputs do, and the training on windows of them."""
+"""`fit` on rows that come block by block: a training on windows of them."""
 
 from __future__ import annotations
 
@@ -8,81 +8,24 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.data.arrays import clean_targets
+from fastmlp.data.seeding import Streams, split_rows
+from fastmlp.data.sources import Slices, Source, source_of
+from fastmlp.data.window_batches import HeldOutBlocks, WindowBatches
+from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.training.callbacks import Callback, Pause, Run
-from fastmlp.training.data import clean_targets, floating_dtype
+from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.model import Model
 from fastmlp.training.options import FitOptions, Setup
 from fastmlp.training.prepared import Prepared, ready, validation_rows
-from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
-from fastmlp.training.sparse_data import is_sparse
-from fastmlp.training.start import Streams, split_rows
-from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
-from fastmlp.training.windows import RowFormat, Window, Windows
 
 HELD_OUT_BYTES = 1 << 24
 """Bytes of a window of rows to validate on."""
-
-
-def is_table(X: object) -> bool:
-    """Return whether it is of a package whose tables and collections train; none is imported for that."""
-    return _package(X) in ("pyarrow", "dask")
-
-
-def _package(X: object) -> str:
-    return type(X).__module__.partition(".")[0]
-
-
-def source_of(
-    what: str, X: Any, y: Any, weights: Any, dtype: DTypeLike | None, scale: float, window: int | None
-) -> Source | None:
-    """Return what gives rows block by block; None for arrays that are trained on as they are.
-
-    what : the argument's name, for errors
-    """
-    if (package := _package(X)) == "pyarrow":
-        from fastmlp.training.sources.arrow import arrow_source
-
-        return arrow_source(what, X, y, weights)
-    if package == "dask":
-        from fastmlp.training.sources.dask import dask_source
-
-        return dask_source(what, X, y, weights)
-    if y is None:
-        if weights is not None:
-            raise ValueError(f"blocks hold their weights, as (X, y, weight); got others with {what}")
-        return given(what, X)
-    check_rows(what, X, y)
-    rows_at_once = isinstance(X, np.ndarray) or is_sparse(X)
-    if isinstance(X, np.memmap) and X.ndim == 2 and X.dtype.kind in "buif":
-        as_it_is = X.dtype == floating_dtype(dtype, X) and X.flags.c_contiguous and scale == 1
-        if not as_it_is or window is not None:
-            return _slices(what, X, y, weights)
-    if window is None:
-        for array in (X, y, weights):
-            of_each_head(array, check_file)
-        return None
-    if not rows_at_once or X.ndim != 2:
-        raise TypeError(f"window is for blocks and arrays (rows, columns), got {checks.shown(X)}")
-    return _slices(what, X.tocsr() if is_sparse(X) else X, y, weights)
-
-
-def _slices(what: str, X: Any, y: Any, weights: Any) -> Slices:
-    """Return the rows of arrays of the same length."""
-    rows, name = X.shape[0], what.replace("X", "y")
-    y = of_each_head(y, lambda array: array if isinstance(array, np.ndarray) else np.asarray(array))
-    targets = {f"{name}[{head!r}]": array for head, array in y.items()} if isinstance(y, dict) else {name: y}
-    others = {} if weights is None else {"sample_weight": np.asarray(weights)}
-    for name, array in (targets | others).items():
-        if array.shape[:1] != (rows,):
-            raise ValueError(f"{name} must have {rows} rows, as {what} has, got shape {array.shape}")
-    return Slices(X, y, *others.values())
 
 
 class PreparedBlocks(NamedTuple):

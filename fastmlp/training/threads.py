@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
@@ -18,7 +19,6 @@ from fastmlp.system.budget import share
 from fastmlp.system.compiling import Lap
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.system.notices import notify
-from fastmlp.training.callbacks import Run
 
 TRIAL_SECONDS = 0.02
 """How long a chunk on another number of threads takes, by what chunks took before it."""

@@ -33,6 +33,9 @@ FLOORS = (
     ("kernels.lanes",),
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
+    ("data",),
+    ("trained",),
+    ("callbacks",),
     ("training",),
     ("distributed", "exchange"),
     ("derivatives",),
@@ -107,7 +110,10 @@ def test_the_picture_of_the_architecture_has_these_floors():
     assert drawn == [tuple(sorted(rooms)) for rooms in reversed(FLOORS)]
 
 
-CORE = {"checks", "model", "formulas", "backend", "kernels", "training", "files", "system"}
+CORE = {
+    *("checks", "model", "formulas", "backend", "kernels", "data", "trained", "callbacks", "training"),
+    *("files", "system"),
+}
 """Rooms that train a network, without what is built on them."""
 
 

@@ -21,7 +21,7 @@ from selection import matrix
 
 import fastmlp
 from fastmlp import Callback, Network
-from fastmlp.training.sources.blocks import check_file
+from fastmlp.data.sources import check_file
 
 
 @pytest.mark.parametrize("validation", [None, 0.2, "rows", "map"])
@@ -58,7 +58,7 @@ def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
             assert ahead.wait(600)
             os.truncate(pixels.filename, 100)
 
-    monkeypatch.setattr("fastmlp.training.sources.blocks.check_file", look)
+    monkeypatch.setattr("fastmlp.data.sources.check_file", look)
     with pytest.raises(
         ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):

@@ -37,9 +37,9 @@ from fastmlp import (
     Network,
     TimeLimit,
 )
+from fastmlp.data.seeding import RowOrders
+from fastmlp.data.windows import Windows
 from fastmlp.training import loop
-from fastmlp.training.start import RowOrders
-from fastmlp.training.windows import Windows
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
 

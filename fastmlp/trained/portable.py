@@ -1,6 +1,6 @@
 """`Portable`: the methods of `Model` that export it to other programs' formats, and import it from them.
 
-What they call is a format's module, which is registered from above (`formats`): here is what each promises.
+What they call is a format's module, which the package's top registers: here is what each promises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.model.network import Network
 from fastmlp.model.own_losses import Loss
-from fastmlp.training.formats import format_of
+from fastmlp.trained import format_of
 
 
 class Parts(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.heads import Head, Objective
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.losses import loss_of
@@ -16,7 +17,6 @@ from fastmlp.model.network import Network
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import FLOATS, Array
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 
 def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:

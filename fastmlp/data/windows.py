@@ -19,13 +19,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_bytes
+from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
+from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.inputs import Blocks, sparse_columns
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
-from fastmlp.training.data import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
-from fastmlp.training.sources.blocks import SHAPE, IterableSource, Slices, Source, named_blocks
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 
 class Block(NamedTuple):

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import restored
+from fastmlp.data.arrays import clean_rows_of, floating_dtype
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.sparse import Inputs
-from fastmlp.training.data import clean_rows_of, floating_dtype
-from fastmlp.training.differentiable import Differentiable
-from fastmlp.training.portable import Parts, Portable
+from fastmlp.trained.differentiable import Differentiable
+from fastmlp.trained.portable import Parts, Portable
 
 AT_ONCE = 1 << 20
 """Numbers that are converted to predict with them, where all would be a copy of a large array."""

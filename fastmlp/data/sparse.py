@@ -1,6 +1,6 @@
 """Canonical sparse rows from a matrix of SciPy's: checked, sorted, summed, without explicit zeros.
 
-Separate from `fastmlp.training.data` because it shares nothing with it: it looks at the arrays that a matrix
+Separate from `fastmlp.data.arrays` because it shares nothing with it: it looks at the arrays that a matrix
 consists of, and copies those only that cannot be taken as they are.
 """
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.batches import Orders, Steps, batches_of
+from fastmlp.data.sources import Source
+from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import Orders, Steps, batches_of
-from fastmlp.training.callbacks import Run
-from fastmlp.training.sources.blocks import Source
-from fastmlp.training.windows import RowFormat, Window, Windows
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,13 @@ class HeldOutBlocks:
     source: Source
     row_format: RowFormat
 
-    def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Run) -> Any:
-        """Return the loss over all rows, given that of a window's; LeftBehind if the training shall stop."""
+    def loss(
+        self, network: Network, loss_of: Callable[[Data], Any], epoch: int, stopped: Callable[[], bool]
+    ) -> Any:
+        """Return the loss over all rows, given that of a window's; LeftBehind once stopped()."""
         found = []
-        with Windows(self.source, self.row_format, 1, "validation ", run.epoch) as windows:
-            while (window := windows.next(lambda: run.stop_reason is not None)) is not None:
+        with Windows(self.source, self.row_format, 1, "validation ", epoch) as windows:
+            while (window := windows.next(stopped)) is not None:
                 if (data := window.data).weights.any():
                     found.append((counts_of(network, data), loss_of(data)))
                 if window.last:
@@ -44,7 +45,7 @@ class HeldOutBlocks:
 
 
 class WindowBatches:
-    """Which rows of windows each step visits, as `fastmlp.training.batches.Batches` says of rows in memory.
+    """Which rows of windows each step visits, as `fastmlp.data.batches.Batches` says of rows in memory.
 
     first : the first window, which has been filled; rows : of an epoch, 0 before that is known
     orders, joins, microbatch, before : as of `Batches`

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.training.formats import format_of
+from fastmlp.trained import format_of
 
 INPUTS, PARAMETERS = "input_derivatives", "parameter_derivatives"
 

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.seeding import Streams
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import NO_ORDER, Snapshot
-from fastmlp.training.start import Streams
 
 
 class Orders(Protocol):

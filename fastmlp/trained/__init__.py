@@ -1,4 +1,4 @@
-"""Formats of models that rooms above know: those of other programs, and of files that `load` opens."""
+"""The trained model, and the modules of rooms above that its methods call: formats, files, derivatives."""
 
 from __future__ import annotations
 
