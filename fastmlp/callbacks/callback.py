@@ -42,7 +42,7 @@ SETTABLE = {
 
 
 class Run:
-    """A training as its callbacks see it.
+    """A training under way, for callbacks.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Run:
         object.__setattr__(self, name, value)
 
     def advance(self, step: int, rows_seen: int, epoch: int, threads: int | None) -> None:
-        """Set what a chunk has changed."""
+        """Set the attributes that a chunk has changed."""
         vars(self).update(step=step, rows_seen=rows_seen, epoch=epoch, threads=threads)
 
     @property
@@ -140,11 +140,11 @@ class Run:
         return float(rates[0, 0]) * self.rate_factor
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the output for X (rows, n_in) by the parameters as they are now; see `Model.predict`."""
+        """Return the output for X (rows, n_in) by the current parameters; see `Model.predict`."""
         return Model(self.network, self.parameters, self.history, self._backend(), None).predict(X)
 
     def model(self) -> Model:
-        """Return a model of the parameters as they are now, a copy, which `fit_more` goes on from.
+        """Return a model with a copy of the current parameters, for `fit_more` too.
 
         It has no `fit_more` in the estimators, with a communicator, before all callbacks have begun, after an
         error, and once `fit` has ended.
@@ -187,7 +187,7 @@ class Callback:
         """Run after every chunk, also within an epoch; after a step that Ctrl-C left behind, too."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """Run after every epoch, once its values stand in `run.history`."""
+        """Run after every epoch; `run.history` has the epoch's values."""
 
     def next_epoch(self, run: Run) -> int:
         """Return the epoch after which `on_epoch_end` must run next; called before chunks without validation.
@@ -199,7 +199,7 @@ class Callback:
         return run.epoch + 1
 
     def hear_by(self, run: Run) -> int:
-        """Return `next_epoch`, whose former name this is."""
+        """Return `next_epoch` by its former name."""
         warnings.warn(f"Callback.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
         return run.epoch + 1 if type(self).hear_by is not Callback.hear_by else self.next_epoch(run)
 
@@ -207,18 +207,18 @@ class Callback:
         """Run after the last step, however training ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs, by name: values that JSON can write, or arrays.
+        """Return the callback's state by names: values that JSON can write, or arrays.
 
         Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} if it needs nothing.
         """
         return {}
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
+        """Take over a `state_dict`; a resumed training calls this after `on_train_begin`."""
 
 
 class AtIntervals(Callback):
-    """Base of what happens after so many epochs or so much time, and at a training's end.
+    """Base of callbacks that act at intervals of epochs or of time, and at the end.
 
     every : int epochs, at least 1, or a timedelta: then at the end of a chunk of about 0.2 s
     """
@@ -242,7 +242,7 @@ class AtIntervals(Callback):
         self.epoch, self.time = run.epoch, time.monotonic()
 
     def is_due(self, run: Run) -> bool:
-        """Return whether it is time, or the training is over."""
+        """Return whether the interval or the training is over."""
         if isinstance(self.every, timedelta):
             due = time.monotonic() - self.time >= self.every.total_seconds()
         else:
@@ -251,7 +251,7 @@ class AtIntervals(Callback):
 
 
 class Pause(AtIntervals):
-    """Has chunks end where a loop of the user's own looks at the training."""
+    """Ends chunks where a user's loop looks at the training."""
 
     def next_epoch(self, run: Run) -> int:
         """Return the epoch of the next look; none where time decides."""
@@ -269,5 +269,5 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 def states_of(callbacks: Sequence[Callback]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the names and the states of callbacks, as a `Snapshot` has them."""
+    """Return the names and states of callbacks, for a `Snapshot`."""
     return [(type(c).__name__, c.state_dict()) for c in with_state(callbacks)]

@@ -1,4 +1,4 @@
-"""What `fit(metrics=)` measures after every epoch, by scikit-learn's names or a user's own functions."""
+"""Metrics of `fit(metrics=)`, by scikit-learn's names or as functions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Given = list[Metric] | dict[str, list[Metric]]
 
 
 class Named(NamedTuple):
-    """A metric with its name; on(y, weights) returns what measures it. weights : None if all are 1"""
+    """A metric with a name; on(y, weights) returns the measure. weights : None if all are 1"""
 
     name: str
     on: Callable[[Array, Array | None], Measure]
 
 
 class Measured(NamedTuple):
-    """Outputs of a network, all or those of a head, with what is measured of them."""
+    """Outputs of a network or of a head, with their metrics."""
 
     columns: slice
     objective: Objective
     metrics: list[Named]
 
     def measures_on(self, data: Data) -> tuple[Any, list[tuple[str, Measure]]]:
-        """Return the rows that have targets, and by names what measures outputs for them."""
+        """Return the rows with targets, and the measures on these rows by name."""
         targets = data.targets[:, self.columns]
         there: Any = ~np.isnan(targets).any(axis=1)
         there = slice(None) if there.all() else there
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
 
 
 class Metrics(Callback):
-    """Measures outputs on sets of rows after every epoch, and writes the values to the history.
+    """Writes metrics of sets of rows to the history after every epoch.
 
     rows : by what comes before a metric's name in the history, rows to predict, of each rank its own
     ranks : the first of them measures, on the rows of all
@@ -62,7 +62,7 @@ class Metrics(Callback):
         """Curves of the history that it writes."""
 
     def on_train_begin(self, run: Run) -> None:
-        """Look up what is measured of which rows."""
+        """Prepare the measures of each set of rows."""
         gathered = self._ranks.gathered
         self._known = [
             (prefix, one.columns, *one.measures_on(data._replace(targets=targets, weights=weights)))
@@ -98,7 +98,7 @@ class Metrics(Callback):
 
 
 def truth(objective: Objective, targets: Array) -> Array:
-    """Return y as metrics take it, of targets (rows, n_out).
+    """Return targets (rows, n_out) in the form that metrics take.
 
     Class labels (rows,) where softmax has one-hot rows; each column of y once, and (rows,) for one column.
     """
@@ -112,7 +112,7 @@ def truth(objective: Objective, targets: Array) -> Array:
 
 
 def checked_metrics(metrics: Any, network: Network) -> Given:
-    """Return names and functions as a new list, with heads as a dict of them; TypeError for what is none."""
+    """Return checked metrics as a new list, with heads a dict of lists; TypeError for others."""
     if not (names := network.head_names):
         return _listed("metrics", metrics)
     if not isinstance(metrics, Mapping):
@@ -165,7 +165,7 @@ def metrics_of(
 
 
 def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
-    """Yield what is measured of all outputs, or of each head's."""
+    """Yield the outputs with their metrics, or each head's outputs."""
     if isinstance(metrics, list):
         yield Measured(slice(None), network.objective, [_named(one, network.objective) for one in metrics])
         return
@@ -176,7 +176,7 @@ def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
 
 
 def _is_taken(name: str, network: Network) -> bool:
-    """Return whether a curve of the history that no metric writes may have this name."""
+    """Return whether another curve of the history may have this name."""
     return name in network.loss_curves or name.startswith("validation_")
 
 
@@ -190,7 +190,7 @@ def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
 
 
 def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
-    """Return what makes the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
+    """Return the maker of a measure, by the name of a scorer or metric of scikit-learn's."""
 
     if name not in OWN:
         return _of_scikit_learn(name, objective)
@@ -214,7 +214,7 @@ def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None],
 
 
 def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
-    """Return what makes the measure, by scikit-learn's own function."""
+    """Return the maker of a measure by scikit-learn's function."""
     from sklearn import metrics
 
     scorers = {one: metrics.get_scorer(one) for one in metrics.get_scorer_names()}
@@ -258,7 +258,7 @@ Measure = Callable[[Array], float]
 
 
 def likely(objective: Objective, outputs: Array) -> Array:
-    """Return what ranks rows: of two classes the probability of the second."""
+    """Return scores that rank rows: of two classes the probability of the second."""
     return outputs[:, 1] if objective.output == "softmax" and objective.n_out == 2 else outputs
 
 
@@ -349,7 +349,7 @@ def r2_score(objective: Objective, y: Array, weights: Array | None) -> Measure |
 
 
 def _columns(array: Array) -> Array:
-    """Return (rows, columns) of an array of one or two dimensions."""
+    """Return an array (rows,) or (rows, columns) as (rows, columns)."""
     return array[:, None] if array.ndim == 1 else array
 
 
@@ -363,7 +363,7 @@ def _are_labels(objective: Objective, y: Array) -> bool:
 
 
 def _are_real(objective: Objective, y: Array) -> bool:
-    """Return whether y has a number for each output, which is one as well."""
+    """Return whether y and the outputs are real numbers in equal columns."""
     columns = 1 if y.ndim == 1 else y.shape[1]
     is_real = objective.output != "softmax" and not _of_events(objective)
     return len(y) > 1 and is_real and columns == objective.n_out

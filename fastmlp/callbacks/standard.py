@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def checked_monitor(monitor: str | None) -> str | None:
-    """Return the name of a curve that a callback is to go by, or None; TypeError for what is no name."""
+    """Return the name of a monitored curve, or None; TypeError for other values."""
     if monitor is None:
         return None
     checks.instance("monitor", monitor, str, "a name that is in the history")
@@ -27,7 +27,7 @@ def checked_monitor(monitor: str | None) -> str | None:
 
 
 class Monitor:
-    """A curve of the history as one callback reads it.
+    """A curve of the history, read by a callback.
 
     reader : the callback's class, for errors
     name : of the curve; None takes "validation_loss" where there is validation, else "loss"
@@ -127,7 +127,7 @@ class EarlyStopping(BestValue):
         self.best_parameters = run.parameters.copy()
 
     def on_epoch_end(self, run: Run) -> None:
-        """Keep the parameters if they are the best so far; stop if patience is at its end."""
+        """Keep the best parameters so far; stop if patience is at its end."""
         value = self._curve.latest(run.epoch)
         gain = self.best - value if self.mode == "min" else value - self.best
         if gain > self.min_delta:
@@ -145,7 +145,7 @@ class EarlyStopping(BestValue):
             run.parameters[...] = self.best_parameters
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its parameters."""
+        """Return the best value and the best parameters."""
         found = super().state_dict()
         return found | {"best_epoch": self.best_epoch, "best_parameters": self.best_parameters}
 
@@ -269,7 +269,7 @@ class TimeLimit(Callback):
 
 
 class Progress(Callback):
-    """A tqdm bar on stderr, or in a notebook, with the epoch, its loss and the rows per second.
+    """A progress bar on stderr or in a notebook: epoch, loss, and rows per second.
 
     It opens when the first chunk ends: what the backend compiles before that is announced on a line of its
     own. Rates and the time left are those of the work alone, whatever has been compiled meanwhile.
@@ -283,7 +283,7 @@ class Progress(Callback):
         self._rows_before = run.rows_seen
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar, or open it, if there is a stderr to show it on."""
+        """Move or open the bar, if there is a stderr."""
         if sys.stderr is None:
             return
         lap = self._stopwatch.lap()
@@ -328,7 +328,7 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
 
 
 class MedianStopping(Callback):
-    """End a training whose best value so far is worse than the median of what others had on the way.
+    """End a training whose best value is worse than the median of other trainings.
 
     Of each other training counts the mean of its values up to the same epoch (Golovin and others, "Google
     Vizier", 2017).
@@ -368,7 +368,7 @@ class MedianStopping(Callback):
         self._best, self._total, self._values = math.inf, 0.0, 0
 
     def on_epoch_end(self, run: Run) -> None:
-        """Compare the best value so far with those of the others; note the mean so far."""
+        """Compare the best value so far with other trainings; note the mean so far."""
         value = self._curve.latest(run.epoch)
         value = math.inf if math.isnan(value) else value if self.mode == "min" else -value
         self._best, self._total, self._values = min(self._best, value), self._total + value, self._values + 1
@@ -390,7 +390,7 @@ class MedianStopping(Callback):
 
 
 class OptunaPruning(Callback):
-    """Report a value of every epoch to an Optuna trial, and end the training where its pruner says so.
+    """Report each epoch's value to an Optuna trial, and end the training when pruned.
 
     Parameters
     ----------

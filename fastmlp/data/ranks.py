@@ -1,4 +1,4 @@
-"""The processes that train together, as a training sees them, and fingerprints of their rows.
+"""Ranks, the processes that train together, and fingerprints of rows.
 
 Here is this process alone; several answer in `fastmlp.distributed`, which is built on this: all that another
 process of the training could know or change, its rows, sums, what fails, and the steps themselves.
@@ -36,7 +36,7 @@ class ChunkRunner(Protocol):
 
 
 class Ranks:
-    """The ranks of a training that has one process: this one's answers are those of all.
+    """The ranks of a training in a single process.
 
     rank : which of them this is, from 0; size : how many there are
     first : whether this rank reads and writes files and shows what is shown
@@ -55,7 +55,7 @@ class Ranks:
     # --- what they say to one another ---------------------------------------------------------------------
 
     def raise_on_all_ranks(self) -> AbstractContextManager[None]:
-        """Raise on all ranks what one raises in a `with` block, within which nothing may be exchanged."""
+        """Raise the error of any rank in a `with` block on all ranks; nothing may be exchanged within."""
         return _NOTHING
 
     def of_first(self, own: T) -> T:
@@ -67,11 +67,11 @@ class Ranks:
         return [own]
 
     def any_of(self, own: bool) -> bool:
-        """Return whether something holds on one of all ranks."""
+        """Return whether a flag is set on any rank."""
         return own
 
     def total(self, numbers: Array) -> Array:
-        """Replace numbers by their sums over all ranks; return them."""
+        """Sum numbers over all ranks in place; return the sums."""
         return numbers
 
     # --- their rows -----------------------------------------------------------------------------------------
@@ -89,17 +89,17 @@ class Ranks:
         return data.weights
 
     def of_all_rows(self, own: Array) -> Array:
-        """Return numbers (.., rows) of the rows of all ranks, given those of this rank's."""
+        """Return numbers (.., rows) for the rows of all ranks, given this rank's numbers."""
         return own
 
     def gathered(self, own: Array) -> Array:
-        """Return rows (rows, ..) of any kind of all ranks, one rank's after another's."""
+        """Return rows (rows, ..) of all ranks, rank after rank."""
         return own
 
     # --- the training ---------------------------------------------------------------------------------------
 
     def check_equal(self, *arrays: Array) -> None:
-        """Raise RankError on all ranks unless these have the same bits on all of them."""
+        """Raise RankError on all ranks unless all ranks have the same bits."""
 
     def agreed(self, network: Network, options: Any, check: Callable[..., Any]) -> Any:
         """Return options, an `options.FitOptions`, that `options.checked` finds right on all ranks."""
@@ -108,7 +108,7 @@ class Ranks:
     def started(
         self, chosen: Any, parameters: Array, callbacks: list[Any], moment_rows: int
     ) -> tuple[Any, list[Any]]:
-        """Return the backend of all ranks, and this rank's callbacks with what all need to stop together.
+        """Return the backend of all ranks, and this rank's callbacks, with a common stop.
 
         chosen : the backend that was chosen here; parameters : which become those of rank 0
         """
@@ -116,7 +116,7 @@ class Ranks:
 
     @property
     def begin(self) -> Callable[..., Any] | None:
-        """What makes the object that takes the chunks; None for the usual `loop.Training`."""
+        """The constructor of the training; None for the usual `loop.Training`."""
         return None
 
     def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
@@ -150,7 +150,7 @@ PIECE = 1 << 16
 
 
 def fingerprint(*arrays: Inputs | ByteRows) -> str:
-    """Return the SHA-256 of C-contiguous arrays, those of other rows too: of dtypes, shapes and bytes."""
+    """Return the SHA-256 of arrays and rows: of dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -161,7 +161,7 @@ def fingerprint(*arrays: Inputs | ByteRows) -> str:
 
 
 def fingerprint_by_rows(ranks: Ranks, data: Data) -> str:
-    """Return the fingerprint of the rows of all ranks, dense or sparse, of which data has this rank's."""
+    """Return the fingerprint of the rows of all ranks."""
     rows = len(data.weights)
     counts = ranks.all_of(rows)
     before = sum(counts[: ranks.rank])
@@ -210,7 +210,7 @@ SAMPLED_ROWS = 64
 
 
 def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
-    """Return a fingerprint of some of the rows of all ranks, and of some of those to validate on."""
+    """Return a fingerprint of a sample of all ranks' rows and validation rows."""
     parts: list[Inputs] = []
     for rows in (data, held_out):
         if rows is not None:
@@ -225,7 +225,7 @@ def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
 
 
 def _joined(parts: Sequence[Inputs]) -> Inputs:
-    """Return the rows of all ranks, one rank's after another's. Ranks without rows do not count."""
+    """Return the rows of all ranks, rank after rank. Ranks without rows do not count."""
     some = [part for part in parts if part.shape[0]]
     dense = [part for part in some if not isinstance(part, SparseRows)]
     if len(dense) == len(some):

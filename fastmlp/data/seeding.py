@@ -27,7 +27,7 @@ LARGEST = (1 << 32 * POOL) - 1
 
 
 def _factors(first: int, factor: int, count: int) -> Words:
-    """Return the numbers (count, 1) that hashes go by, one after another."""
+    """Return the factors (count, 1) of successive hashes."""
     numbers = [first]
     while len(numbers) < count:
         numbers.append(numbers[-1] * factor & WORD)
@@ -41,7 +41,7 @@ LEFT, RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
 
 
 class KnownState(ISeedSequence):
-    """A seed sequence of known words (n,), which generates them once."""
+    """A seed sequence of known words (n,)."""
 
     def __init__(self, words: NDArray[Any]) -> None:
         self._words = words
@@ -69,7 +69,7 @@ class SeededGenerators:
             yield np.random.Generator(np.random.PCG64(sequence))  # type: ignore[arg-type]  # as documented
 
     def random(self, count: int) -> NDArray[np.float64]:
-        """Return what `random(count)` of each gives at first, (seeds, count)."""
+        """Return the first `random(count)` of each generator, (seeds, count)."""
         if count <= FEW and max(self._seeds) <= LARGEST:
             return _first_numbers(self._states, count)
         found = np.empty((len(self._seeds), count))
@@ -97,7 +97,7 @@ def _states(seeds: Sequence[int], key: int) -> NDArray[np.uint64]:
 
 
 def _hashed(words: Any, factors: Words) -> Words:
-    """Return hashes (k, n) of words (k, n), (n,) or of one, by factors (k + 1, 1)."""
+    """Return hashes (k, n) of words (k, n), (n,) or (), by factors (k + 1, 1)."""
     mixed: Words = (words ^ factors[:-1]) * factors[1:]
     return mixed ^ mixed >> SHIFT
 
@@ -115,7 +115,7 @@ LOW_HALF, HALF, WHOLE = np.uint64(WORD), np.uint64(32), (1 << 128) - 1
 
 @functools.lru_cache(maxsize=FEW + 1)
 def _steps(count: int) -> tuple[Long, Long]:
-    """Return the factors (count,) of the seed's number, and of the increment, in the first states.
+    """Return the factors (count,) of number and increment in the first states.
 
     A state is the one before times the multiplier plus the increment. The seed's number is added after one
     step from 0, and one more precedes the first number.
@@ -145,7 +145,7 @@ def _product(numbers: Long, factors: Long) -> Long:
 
 
 def _first_numbers(states: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """Return the first numbers (seeds, count) in [0, 1) that `PCG64` gives, seeded by words (seeds, 4)."""
+    """Return the first numbers (seeds, count) in [0, 1) of `PCG64` for words (seeds, 4)."""
     number, sequence = (states[:, 0:1], states[:, 1:2]), (states[:, 2:3], states[:, 3:4])
     one, last = np.uint64(1), np.uint64(63)
     increment = sequence[0] << one | sequence[1] >> last, sequence[1] << one | one
@@ -159,7 +159,7 @@ def _first_numbers(states: NDArray[np.uint64], count: int) -> NDArray[np.float64
 
 
 class Streams:
-    """Independent sources of randomness, all from one seed; each is made at its first use, 10 us."""
+    """Independent random streams of a seed; each stream is made at its first use, 10 us."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -173,7 +173,7 @@ STREAMS = ("initial", "split", "order", "dropout", "mixup")
 
 
 def split_rows(validation: Any, rows: int, streams: Streams) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which of so many rows are trained on, and which are the share `validation`; both ascend.
+    """Return the rows to train on, and the share of rows held out; both ascend.
 
     Raises
     ------
@@ -226,7 +226,7 @@ class RowOrders:
         return _left.pop((seed, rows, epoch), None) or cls(seed)
 
     def leave(self) -> None:
-        """Let the next training have these orders, which goes on from the epoch that is next."""
+        """Keep these orders for a training that goes on from the next epoch."""
         if 0 < len(self._rows) <= GROUP_ROWS and not self._window:
             _left[self._seed, len(self._rows), self._epoch] = self
             for oldest in list(_left)[:-MOST_LEFT]:
@@ -254,7 +254,7 @@ class RowOrders:
         self._epoch, self._left = epoch + len(out), left - len(out)
 
     def _begin(self, window: int, rows: int, epoch: int) -> None:
-        """Set the generator to the beginning of an epoch's group, and draw the orders before the epoch's."""
+        """Set the generator to an epoch's group, and draw the group's orders before the epoch."""
         if window != self._window or (self._start is None and len(self._rows)):
             self._rng, self._window = self._generator(window), window
             self._start = self._rng.bit_generator.state

@@ -23,7 +23,7 @@ SHAPE = "(X, y) or (X, y, weight)"
 
 
 class Source(Protocol):
-    """What gives the rows of every epoch, block by block; each iterator begins with the first block.
+    """A source of rows, block by block; each iterator begins with the first block.
 
     rows : of an epoch, None if that is not known before one is over
     """
@@ -33,11 +33,11 @@ class Source(Protocol):
         """Rows of an epoch; None if that is not known before one is over."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Return an iterator over the blocks of an epoch, each of them (X, y) or (X, y, weight)."""
+        """Return an iterator over an epoch's blocks, (X, y) or (X, y, weight)."""
 
 
 def of_each_head(y: Any, function: Callable[[Any], Any]) -> Any:
-    """Return function(y), with heads for the targets of each, in a dict of their names."""
+    """Return function(y), with heads a dict of function(targets) by head."""
     if isinstance(y, Mapping):
         return {name: function(of_head) for name, of_head in y.items()}
     return function(y)
@@ -107,7 +107,7 @@ def named_blocks(source: Source, name_of: Callable[[int], str]) -> Iterator[tupl
 
 
 def check_rows(what: str, X: Any, y: Any) -> None:
-    """Raise TypeError where y is given with blocks that hold their y, or one of the two is a name."""
+    """Raise TypeError for a y beside blocks with targets, or for a path or column name."""
     if isinstance(X, (str, os.PathLike)):
         raise TypeError(
             f"{what} must be rows, got the path {checks.shown(X)}; "
@@ -125,12 +125,12 @@ def check_rows(what: str, X: Any, y: Any) -> None:
 
 
 def _is_block(one: Any) -> bool:
-    """Whether one of a list is (X, y) or (X, y, weight), and not a row."""
+    """Return whether a list's element is a block, (X, y) or (X, y, weight), and not a row."""
     return isinstance(one, tuple) and len(one) in (2, 3) and getattr(one[0], "ndim", 0) == 2
 
 
 class Slices:
-    """The rows of arrays, a memory map or a sparse matrix, some at a time.
+    """Rows of arrays, memory maps or sparse matrices, as blocks.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def names_of(targets: Any) -> list[str]:
 
 
 def chosen_columns(what: str, columns: Sequence[str], y: Any, weights: Any) -> tuple[list[str], Any]:
-    """Return the names of the inputs' columns, in the table's order, and of the targets', with heads of each.
+    """Return the names of the input columns in the table's order, and of the target columns.
 
     Raises
     ------
@@ -306,7 +306,7 @@ def _numbers(batch: Any, name: str) -> NDArray[Any]:
 
 
 def _targets(batch: Any, names: list[str]) -> NDArray[Any]:
-    """Return one column (rows,), or several side by side."""
+    """Return a column (rows,), or several columns side by side."""
     labels = [_labels(batch, name) for name in names]
     return labels[0] if len(labels) == 1 else np.column_stack(labels)
 
@@ -331,7 +331,7 @@ def _without_nulls(batch: Any, name: str) -> Any:
 
 
 class DaskRows:
-    """Collections whose chunks or partitions have the same rows.
+    """Dask collections with equal chunks or partitions of rows.
 
     parts : parts[i] of each is its i-th chunk of rows; count : of chunks
     """
@@ -357,7 +357,7 @@ def _is_frame(collection: Any) -> bool:
 
 
 def dask_source(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
-    """Return the rows of a Dask array, or of a Dask data frame of which y and weights name columns.
+    """Return the source of a Dask array, or of a Dask data frame with named columns.
 
     Of an array, y and weights are arrays of Dask's or NumPy's; y of a data frame may be a series, too.
     """
@@ -426,7 +426,7 @@ def _frame_rows(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
 
 
 def is_table(X: object) -> bool:
-    """Return whether it is of a package whose tables and collections train; none is imported for that."""
+    """Return whether X is a table of Arrow or a collection of Dask; neither is imported."""
     return _package(X) in ("pyarrow", "dask")
 
 
@@ -437,7 +437,7 @@ def _package(X: object) -> str:
 def source_of(
     what: str, X: Any, y: Any, weights: Any, dtype: DTypeLike | None, scale: float, window: int | None
 ) -> Source | None:
-    """Return what gives rows block by block; None for arrays that are trained on as they are.
+    """Return the source of an X's blocks; None for arrays in memory.
 
     what : the argument's name, for errors
     """

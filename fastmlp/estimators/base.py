@@ -74,7 +74,7 @@ class FitTraining(NamedTuple):
 
 
 class TrainingThread(threading.Thread):
-    """A thread whose trainings are taken together with those of other threads."""
+    """A thread whose trainings join those of other threads."""
 
     def train(self, training: FitTraining) -> Run:
         """Return the finished run of a training."""
@@ -82,7 +82,7 @@ class TrainingThread(threading.Thread):
 
 
 def give(fitting: Generator[FitTraining, Run, None], outcome: Run | BaseException) -> None:
-    """Have a fit go on to its end, given the run of its training or an error."""
+    """Finish a fit, given the run of the training or an error."""
     with contextlib.suppress(StopIteration):
         if isinstance(outcome, Run):
             fitting.send(outcome)
@@ -91,11 +91,11 @@ def give(fitting: Generator[FitTraining, Run, None], outcome: Run | BaseExceptio
 
 
 class Joint:
-    """An estimator that trains networks of this package, its own or those of estimators inside."""
+    """Base of estimators that train networks of this package."""
 
 
 class Perceptron(Joint, Parameters, Fitted):
-    """Base of MLPClassifier and MLPRegressor, which say what y means."""
+    """Base of MLPClassifier and MLPRegressor."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -108,10 +108,10 @@ class Perceptron(Joint, Parameters, Fitted):
         """Keep the values that y can have; from the second training on check that y has no others."""
 
     def _check_targets(self, y: Array) -> None:
-        """Raise ValueError if a y of validation rows cannot be predicted, as a class that is not in y."""
+        """Raise ValueError for a y of validation rows with unknown classes."""
 
     def _targets(self, y: Array) -> Array:
-        """Return y as what the network is to learn, (rows, n_out)."""
+        """Return y as the network's targets (rows, n_out)."""
         raise NotImplementedError
 
     def _class_weights(self, y: Array, incremental: bool) -> Array | None:
@@ -119,7 +119,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return None
 
     def _decoded(self, outputs: Array) -> Array:
-        """Return what `predict` makes of outputs (rows, n_out)."""
+        """Return predictions for outputs (rows, n_out)."""
         raise NotImplementedError
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
@@ -130,7 +130,7 @@ class Perceptron(Joint, Parameters, Fitted):
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Train from a new start, or on from where the last fit ended if warm_start is set.
+        """Train from a new start, or with warm_start from the last fit.
 
         Parameters
         ----------
@@ -211,10 +211,10 @@ class Perceptron(Joint, Parameters, Fitted):
         self._after_fit(X, y)
 
     def _after_fit(self, X: Any, y: Any) -> None:
-        """Learn what follows from the trained network and its rows."""
+        """Set attributes that follow from the trained network and rows."""
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ValidatedRows:
-        """Return rows in memory, once what y means is known."""
+        """Return validated rows in memory."""
         X, y = self._validated(
             X, y, self._dtype() if first else self._current_model().parameters.dtype, first
         )
@@ -228,7 +228,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return rows
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
-        """Return X and y as scikit-learn validates them."""
+        """Return X and y, validated by scikit-learn's rules."""
         checks.no_iterator("X", X)
         checks.no_iterator("y", y)
         if y is not None and self._is_clean(X, dtype, y, reset):
@@ -259,7 +259,7 @@ class Perceptron(Joint, Parameters, Fitted):
     def _drawn(
         self, rows: ValidatedRows, hidden: list[int], rng: np.random.RandomState
     ) -> tuple[Network, Array]:
-        """Return the network that the parameters describe, and its first weights and biases."""
+        """Return the network of the estimator's parameters, and first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
         if self.layers is not None or not network.is_chain:
@@ -272,7 +272,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 
     def _known(self, rows: ValidatedRows) -> tuple[Network, Array]:
-        """Return the network with the parameters' current settings, and its weights and biases."""
+        """Return the network with the current settings, and the weights and biases so far."""
         model, n_out = self._current_model(), rows.targets.shape[1]
         sizes = model.network.widths
         if n_out != sizes[-1]:
@@ -416,7 +416,7 @@ class Perceptron(Joint, Parameters, Fitted):
     def _with_held_out(
         self, rows: ValidatedRows, rng: np.random.RandomState
     ) -> tuple[ValidatedRows, ValidatedRows | None]:
-        """Return the rows to train on and those to validate on, if any."""
+        """Return the training rows, and the validation rows or None."""
         if self.validation_set is not None:
             return rows, self._given_validation(rows)
         if not self.early_stopping:

@@ -247,7 +247,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return self._decoded(self._outputs_for(X))
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of rows whose labels are predicted.
+        """Return the share of rows with right labels.
 
         Parameters
         ----------
@@ -283,7 +283,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithms of `predict_proba`, with its arguments and errors."""
+        """Return the logarithms of `predict_proba`; arguments and errors are equal."""
         probabilities = self.predict_proba(X)
         return np.log(probabilities, out=probabilities)
 

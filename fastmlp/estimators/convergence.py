@@ -32,7 +32,7 @@ only the import has changed. So a filter sees this module, and the message shows
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn as `WARNING_MODULE` would, at the first line outside fastmlp and scikit-learn's wrapper of fit."""
+    """Warn from `WARNING_MODULE`, at the user's line."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastmlp.", "sklearn.base")):
         frame = frame.f_back
@@ -41,7 +41,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 @dataclass
 class OptimizerState:
-    """An optimiser and what it carries from one partial_fit to the next.
+    """An optimiser with its state from one partial_fit to the next.
 
     rule : Optimizer, as it was when training began; later changes of the parameters do not change it
     schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
@@ -61,7 +61,7 @@ class OptimizerState:
     epochs: int = 0
 
     def apply_to(self, run: Run) -> None:
-        """Have the run's next steps use the rate as it is now."""
+        """Set the run's rate factor to the current rate."""
         run.rate_factor = self.learning_rate / self.initial_rate
 
     def change_rate(self, rate: float, run: Run) -> None:
@@ -81,7 +81,7 @@ class OptimizerState:
 
 
 class Convergence(Callback):
-    """Keeps an estimator's fitted attributes up to date and stops where scikit-learn stops.
+    """Keeps fitted attributes up to date, and stops by scikit-learn's rules.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Convergence(Callback):
             self.best_parameters = run.parameters.copy()
 
     def next_epoch(self, run: Run) -> int:
-        """Return the first epoch after which training could stop, or must score or print.
+        """Return the next epoch that may stop, score or print.
 
         An epoch adds at most one to the count of epochs without improvement. Training cannot stop before
         that count is full.
@@ -119,7 +119,7 @@ class Convergence(Callback):
         return int(max(run.epoch + 1, min(estimator.n_iter_ + most, run.epochs)))
 
     def on_epoch_end(self, run: Run) -> None:
-        """Do all that scikit-learn does, in its order, for every epoch since the last call."""
+        """Do scikit-learn's work after each epoch since the last call."""
         # After an error or Ctrl-C one of an epoch's values may be missing.
         # A curve that another callback writes is longer or shorter.
         curves = [run.history[name] for name in OWN_CURVES if name in run.history]
@@ -151,7 +151,7 @@ class Convergence(Callback):
             self._stop_or_slow_down(run)
 
     def on_train_end(self, run: Run) -> None:
-        """Do the rest of `on_epoch_end`, count the updates, and put the parameters with the best score back.
+        """Do the rest of `on_epoch_end`, count updates, and restore the best parameters.
 
         After a warm start, as in scikit-learn, they are put back only if a score beats those of earlier fits.
         If time was up before the first score, the parameters stay.
@@ -205,7 +205,7 @@ class Convergence(Callback):
 
 
 def fresh_curves(estimator: Any) -> None:
-    """Set the fitted attributes that training appends to, to what they are before the first epoch."""
+    """Reset the fitted attributes of curves and scores."""
     estimator.loss_ = np.float64(math.nan)
     estimator.loss_curve_ = []
     estimator.validation_loss_curve_ = []

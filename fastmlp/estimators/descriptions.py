@@ -28,7 +28,7 @@ LOSSES = {"squared_error": "mse", "poisson": "poisson_deviance"} | {
 
 
 def hidden_sizes(estimator: Any) -> list[int]:
-    """Return the units of the hidden layers, which may be given as one number."""
+    """Return the units of the hidden layers as a list."""
     sizes = estimator.hidden_layer_sizes
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
     # Network refuses what is not a number, in one line.
@@ -46,7 +46,7 @@ def hidden_activations(estimator: Any, layers: int) -> list[str | Activation]:
 
 
 def number(value: Any) -> Any:
-    """Return a number as the trainer takes it: scikit-learn takes True for 1, the trainer refuses it."""
+    """Return a number for the trainer, which refuses True; scikit-learn takes True for 1."""
     return float(value) if isinstance(value, bool) else value
 
 

@@ -80,7 +80,7 @@ _idle: list[np.random.RandomState] = []
 
 
 class random_state:
-    """Gives what `sklearn.utils.check_random_state` returns, for the time of a `with` block.
+    """A context with the generator of `sklearn.utils.check_random_state`.
 
     Of a whole number that is a generator which nothing may keep. `RandomState(seed)` would read the system's
     entropy first, and make a state of it that the seed overwrites.
@@ -115,7 +115,7 @@ def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.
 
 
 class ComposedOrders:
-    """Row orders, each a permutation of the one before (`fastmlp.data.batches.Orders`)."""
+    """Row orders, each a permutation of the order before (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
         """epochs : of the training, which had other orders before"""
@@ -123,7 +123,7 @@ class ComposedOrders:
         self._rng, self._epochs = rng, epochs
 
     def fingerprint(self) -> str:
-        """Return a hash of what all later orders depend on."""
+        """Return a hash of the state that all later orders depend on."""
         state: Any = self._rng.get_state()
         kind, words, *rest = state
         digest = hashlib.sha256(f"{kind} {rest}".encode())
@@ -132,7 +132,7 @@ class ComposedOrders:
         return digest.hexdigest()
 
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
-        """Write the orders of epochs from `epoch` on to out (epochs, rows), none before the last draw."""
+        """Write the orders of epochs from `epoch` on to out (epochs, rows), epochs ascending."""
         # To shuffle an order in place is to compose it with `permutation(rows)`, of the same random numbers.
         for _ in range(self._epochs, epoch):
             self._rng.shuffle(self._order)

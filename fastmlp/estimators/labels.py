@@ -28,7 +28,7 @@ def binarizer_of(y: Any) -> LabelBinarizer:
 
 
 def accuracy(y: Any, predicted: NDArray[Any], sample_weight: ArrayLike | None, classes: int) -> float:
-    """Return the share of rows whose labels are predicted, `sklearn.metrics.accuracy_score`.
+    """Return the share of rows with right labels, as `sklearn.metrics.accuracy_score`.
 
     classes : how many labels may be predicted
     """
@@ -55,13 +55,13 @@ TOLERANCE = 1e-6
 
 
 def are_probabilities(y: Any) -> bool:
-    """Return whether y is floats (rows, k) that are not all 0 or 1; those are several labels a row."""
+    """Return whether y is floats (rows, k), not all 0 or 1 as several labels a row are."""
     several = isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind == "f"
     return several and not np.isin(y, (0, 1)).all()
 
 
 def check_probabilities(y: Array, classes: Array) -> None:
-    """Raise ValueError unless y (rows, k) has a column for each class, and rows that each sum to 1."""
+    """Raise ValueError unless y (rows, classes) has rows that sum to 1."""
     if y.ndim != 2 or y.shape[1] != len(classes):
         raise ValueError(
             f"y must be labels, or rows of probabilities (rows, {len(classes)}), one for each of `classes_`, "
@@ -78,5 +78,5 @@ def check_probabilities(y: Array, classes: Array) -> None:
 
 
 def targets_of(y: Array) -> Array:
-    """Return what the network is to learn: of two classes the probability of the second, (rows, 1)."""
+    """Return the targets of probabilities: of two classes the second column, (rows, 1)."""
     return y[:, 1:] if y.shape[1] == 2 else y

@@ -96,7 +96,7 @@ def minimise(
 
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:
-    """Return where scikit-learn's packed vector, all weights and then all biases, stands in the flat one."""
+    """Return the places of scikit-learn's packed vector, weights before biases, in the flat vector."""
     weights = [np.arange(at.weights, at.biases) for at in network.operations]
     return np.concatenate([*weights, *(np.arange(at.biases, at.trained) for at in network.operations)])
 

@@ -28,7 +28,7 @@ MAY_BE_PLAIN = PLAIN | {tuple}
 
 
 def _validate(kind: Any, *values: Any) -> None:
-    """Raise InvalidParameterError unless values, in the order of a class's constraints, meet these."""
+    """Raise InvalidParameterError unless values meet a class's constraints, in order."""
     constraints = kind._parameter_constraints
     given = sorted(zip(constraints, values, strict=True))  # the names, in scikit-learn's order
     validate_parameter_constraints(constraints, dict(given), kind.__name__)
@@ -39,7 +39,7 @@ _validate_once = functools.lru_cache(maxsize=1000, typed=True)(_validate)
 
 
 class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """The part of an estimator that keeps its parameters; the rest trains and predicts."""
+    """Base of estimators: keeps and validates parameters."""
 
     def _keep(self, parameters: dict[str, Any]) -> None:
         """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""

@@ -37,7 +37,7 @@ class ValidatedRows(NamedTuple):
 
     @property
     def data(self) -> Data:
-        """The rows as a backend takes them."""
+        """The rows for a backend."""
         return Data(self.inputs, self.targets, self.weights)
 
     def take(self, which: NDArray[np.int64]) -> ValidatedRows:
@@ -49,7 +49,7 @@ class ValidatedRows(NamedTuple):
 def rows_of(
     X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
 ) -> ValidatedRows:
-    """Return rows in their final form.
+    """Return rows in the form for training.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def rows_of(
 
 
 def _checked_weights(given: Any, X: Any) -> Array:
-    """Return weights (rows,) as scikit-learn checks them, in a tenth of its time for a plain array."""
+    """Return weights (rows,), checked as by scikit-learn, in a tenth of the time for arrays."""
     if type(given) is np.ndarray and given.shape == (X.shape[0],):
         whole = given.dtype.kind in "iu"
         if whole or given.dtype in FLOATS:
@@ -87,7 +87,7 @@ def _checked_weights(given: Any, X: Any) -> Array:
 
 
 def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
-    """Return validated X (rows, n_in), dense or sparse, times `scale`, as training takes it, of `dtype`."""
+    """Return validated X (rows, n_in) times `scale` for training, of `dtype`."""
     if is_sparse(X):
         return clean_rows("X", X, dtype, scale)
     return np.ascontiguousarray(X, dtype) if scale == 1 else clean("X", X, dtype, scale)
@@ -96,7 +96,7 @@ def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
 def split(
     rows: ValidatedRows, fraction: float, stratify: bool, rng: np.random.RandomState
 ) -> tuple[ValidatedRows, ValidatedRows]:
-    """Return the rows to train on, and a share of them held out, as scikit-learn draws them."""
+    """Return the training rows and the rows held out, by scikit-learn's draw."""
     chosen = train_test_split(
         np.arange(len(rows.targets)),
         test_size=fraction,

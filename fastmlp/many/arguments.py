@@ -1,4 +1,4 @@
-"""The arguments of `fit_many`, and from them those of `fit` for each model."""
+"""The arguments of `fit_many`, and the arguments of `fit` for each model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = (*ROWS, "rows", "seed", "initial", "optimizer")
 
 
 class Arguments:
-    """What each of some models is trained with.
+    """The arguments of each model.
 
     given : by the names of `fit` and "rows"; a list has one for each model, all else is the same for all
     count : of the models, as the lists say, or `n_models`
@@ -54,7 +54,7 @@ class Arguments:
         return [first + index for index in range(self.count)]
 
     def of(self, index: int) -> dict[str, Any]:
-        """Return the arguments of one model, without its seed and with its own rows.
+        """Return the arguments of a model, without seed, with its rows.
 
         ValueError or TypeError if the rows are wrong.
         """
@@ -63,7 +63,7 @@ class Arguments:
         return own | dict(zip(ROWS, self.rows(index), strict=True))
 
     def by_objects(self) -> Iterable[list[int]]:
-        """Return the models in lists of those whose arguments, but for seeds, are the same objects."""
+        """Return lists of models with identical arguments, but for seeds."""
         weighed = self._same.get("sample_weight", self) is not None
         if weighed and self._same.get("validation", self) is not None:
             return self.each()  # a seed's split may leave rows of weight 0 alone
@@ -76,16 +76,16 @@ class Arguments:
         return places.values()
 
     def each(self) -> Iterable[list[int]]:
-        """Return each model in a list of its own."""
+        """Return a list for each model."""
         return ([index] for index in range(self.count))
 
     def options(self, index: int) -> Any:
-        """Return what is equal for models that differ in OWN only."""
+        """Return a key, equal for models that differ in OWN only."""
         given = [values[index] for name, values in self._lists.items() if name not in OWN]
         return tuple(one if isinstance(one, Network) else id(one) for one in given)
 
     def rows(self, index: int) -> tuple[Any, Any, Any]:
-        """Return X, y and the weights of one model; errors as of `of`."""
+        """Return X, y and the weights of a model; errors as of `of`."""
         rows, blocks = self.value("rows", index), has_blocks(self.value("network", index))
         arrays = [
             _array(name, self._lists[name][index], blocks) if name in self._lists else self._same[name]
@@ -98,7 +98,7 @@ class Arguments:
         return X, y, weights
 
     def value(self, name: str, index: int) -> Any:
-        """Return an argument of one model as it was given."""
+        """Return an argument of a model, unchecked."""
         return self._lists[name][index] if name in self._lists else self._same[name]
 
     @functools.cached_property
@@ -108,7 +108,7 @@ class Arguments:
 
     @property
     def draws_all(self) -> bool:
-        """Whether no model is given its first parameters."""
+        """Whether all models draw their first parameters."""
         return self._same.get("initial", self) is None
 
     @property
@@ -119,7 +119,7 @@ class Arguments:
 
 
 class named:
-    """Names the model in an error of its arguments, which a `with` block raises."""
+    """Names the model in errors that a `with` block raises."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -157,7 +157,7 @@ def has_blocks(network: Any) -> bool:
 
 
 def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
-    """Whether a list has the blocks of one network's X, and not an X for each model.
+    """Return whether a list is the blocks of a single X, and not an X for each model.
 
     counts : of models, as the other arguments say
     """
@@ -194,7 +194,7 @@ def _array(what: str, value: Any, blocks: bool) -> Any:
 
 
 def _length(X: Any) -> int:
-    """Return how many rows X has, of which the first block is taken where it has blocks."""
+    """Return the number of rows of X, or of its first block."""
     blocks = X.values() if isinstance(X, Mapping) else X if isinstance(X, tuple) else [X]
     first = next(iter(blocks), ())
     return int(first.shape[0]) if hasattr(first, "shape") and len(first.shape) else len(first)

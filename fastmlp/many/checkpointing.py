@@ -25,7 +25,7 @@ KEEP_SECONDS = 0.2
 
 
 class CallFile:
-    """The file of a call, which is written when it is due and at the call's end.
+    """The file of a call, written at intervals and at the end.
 
     checkpoint : the user's, whose path and time it takes; int epochs are those of all models in the mean
     seeds : of all models; resumed : what is in it from the beginning, of a call that goes on
@@ -41,7 +41,7 @@ class CallFile:
         self._writing = threading.RLock()
 
     def keep(self, index: int, run: Run) -> None:
-        """Keep a training as it is between two chunks."""
+        """Keep a training between two chunks."""
         header, arrays = content_of_training(run)
         # A callback's stop is kept, the call's own is not.
         header["stopped"] = run.stop_reason is not None and run.stop_reason != self._trainings.reason
@@ -72,7 +72,7 @@ class CallFile:
 
 
 class KeepInCallFile(Checkpoint):
-    """Keeps one of the call's trainings in its file, in the place of the user's `Checkpoint`."""
+    """Keeps a training in the call's file, in place of the user's `Checkpoint`."""
 
     def __init__(self, file: CallFile, index: int) -> None:
         self.file, self.index = file, index
@@ -80,7 +80,7 @@ class KeepInCallFile(Checkpoint):
     on_epoch_end = Callback.on_epoch_end  # it needs no chunk to end there
 
     def on_chunk_end(self, run: Run) -> None:
-        """Keep the training if it ends here, or once in a while."""
+        """Keep the training at its end, and at intervals."""
         ends = run.stop_reason is not None or run.epoch == run.epochs
         if ends or time.monotonic() - self.time >= KEEP_SECONDS:
             self.file.keep(self.index, run)
@@ -90,7 +90,7 @@ class KeepInCallFile(Checkpoint):
 
 
 class StayEnded(Callback):
-    """Ends a training that goes on from a file where it had ended."""
+    """Ends a resumed training that had ended before."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -116,11 +116,11 @@ class Resumed:
         self.seeds = [checks.whole("seed", seed, 0) for seed in seeds]
 
     def diverged(self) -> list[Ended | None]:
-        """Return what became of the models that have diverged, None of all others."""
+        """Return the errors of diverged models, None for other models."""
         return [one if isinstance(one, DivergenceError) else None for one in self._stored.models]
 
     def of(self, index: int) -> tuple[Saved | None, list[Callback]]:
-        """Return what a model goes on from, if it had begun, and what ends it at once if it had ended."""
+        """Return a model's saved training, if any, and a callback that ends an ended training."""
         content, kept = self._stored.models[index], self.kept[index]
         if not isinstance(content, Content) or kept is None or content.snapshot is None:
             return None, []

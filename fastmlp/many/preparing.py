@@ -1,4 +1,4 @@
-"""The training of each model of a call, made when its turn comes; before that, the check of all of them."""
+"""Preparation of each model's training in turn, after a check of all models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastmlp.training.start import initial_parameters
 
 
 class Checked(NamedTuple):
-    """How a model whose arguments are checked is trained.
+    """The training plan of a checked model.
 
     key : equal for models of one group; pattern : None where it has a training of its own
     program : by which it may go together with others; saved : as of `saved_together`
@@ -108,7 +108,7 @@ class Preparation:
         return BlockMembers(models, [self._seeds[index] for index in models], patterns, data, initial)
 
     def groups(self, workers: int) -> list[ModelGroup]:
-        """Return the models as so many threads train them best, once the arguments of all are checked.
+        """Return groups of models for so many threads, once all arguments are checked.
 
         Those of one network, rule and dtype come together: what one leaves the next one finds. What is
         prepared for the check is let go of: the rows of all models may take many times the memory of X.
@@ -166,7 +166,7 @@ class Preparation:
         return found
 
     def _data(self, index: int) -> Data:
-        """Return a model's rows, clean, with the weights that its own training has."""
+        """Return a model's clean rows, with scaled weights."""
         value = self._arguments.value
         key = None
         if self._arguments.shares_rows:

@@ -162,7 +162,7 @@ OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotat
 
 
 def _pieces(networks: list[Any]) -> list[Piece]:
-    """Return what users have written of some networks; what is no network is found later."""
+    """Return the user-defined pieces of networks; other values are refused later."""
     return [piece for one in networks if isinstance(one, Network) for piece in own_pieces(one)]
 
 

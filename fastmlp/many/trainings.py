@@ -22,7 +22,7 @@ Ended = Model | DivergenceError
 
 
 class Trainings:
-    """Trainings that worker threads take, some at a time in lanes and all others one after another.
+    """The trainings of a call, taken by worker threads.
 
     results : of all models; None of those that have not come to their end
     reason : why all trainings stop, the first reason if there are several; None while they go on
@@ -36,7 +36,7 @@ class Trainings:
         self._taking = threading.Lock()
 
     def stop(self, reason: str) -> None:
-        """Stop all trainings after their chunks, and begin no other. A signal's handler may call it."""
+        """Stop all trainings after their chunks, and begin no more. A signal's handler may call it."""
         self.reason = self.reason or reason
         for run in list(self._running.values()):
             _stop(run, self.reason)
@@ -173,13 +173,13 @@ class Trainings:
         self.stop(f"the training of model {index} raised an error")
 
     def _end(self, index: int, result: Model | BaseException) -> None:
-        """Take over what one of several trainings came to."""
+        """Take over the result of a training among several."""
         self._take_over(index, result, self._running.pop(index, None))
         if self.results[index] is not None:
             self._count(1)
 
     def _take_over(self, index: int, result: Model | BaseException, run: Any) -> None:
-        """Take over what a training came to; run : its own, or None if it has not begun
+        """Take over the result of a training; run : of the training, None before its begin
 
         An error may be that of another training, which a callback has made.
         """

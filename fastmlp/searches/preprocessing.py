@@ -1,4 +1,4 @@
-"""Steps of pipelines that a search fits once for each fold, where their parameters are the same."""
+"""Pipeline steps, fitted once for each fold where parameters are equal."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _signature = functools.lru_cache(maxsize=8)(inspect.signature)
 
 
 def arguments_of(call: Call) -> dict[str, Any]:
-    """Return a call's arguments by the names that its function gives them."""
+    """Return a call's arguments by name."""
     function, given, named = call
     return _signature(inspect.unwrap(function)).bind(*given, **named).arguments
 
 
 @contextmanager
 def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
-    """Have the pipeline that a call will fit take steps that others have fitted on the same rows.
+    """Let a call's pipeline take over steps fitted on the same rows.
 
     Only one that ends in a network of fastmlp's, which does not write to its rows, and has no memory of its
     own. kept : what was fitted, of all calls
@@ -55,7 +55,7 @@ def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
 
 
 class SharedSteps:
-    """The fitted steps of a pipeline, in place of the joblib.Memory that it may have.
+    """The fitted steps of a pipeline, in place of a joblib.Memory.
 
     rows : what the first step is fitted on, in a form that is equal for the same rows
     kept : results of all pipelines, by the rows and the steps that led to them
@@ -67,7 +67,7 @@ class SharedSteps:
         """The rows and the steps so far; None where others do not have the same."""
 
     def cache(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        """Return the function that fits a step, or finds it fitted."""
+        """Return a function that fits a step, or finds the fitted step."""
         if not isinstance(self._pipeline.steps[-1][1], Joint):
             return function
 
@@ -87,13 +87,13 @@ class SharedSteps:
 
 
 def key_after(rows: Any, transformer: Any, routed: Any = None) -> Any:
-    """Return what tells rows after an unfitted step from others; None if nothing does. rows : before it"""
+    """Return the key of the rows after a step; None without a key. rows : the key before the step"""
     hashed = None if rows is None else _hash(transformer, routed)
     return None if hashed is None else (rows, hashed)
 
 
 def _hash(transformer: Any, routed: Any) -> Any:
-    """Return what equal transformers have in common; None of one that may differ from its equals."""
+    """Return a key of equal transformers; None for a random transformer."""
     if not hasattr(transformer, "get_params"):
         return None
     own = vars(transformer)  # before it is fitted, its parameters

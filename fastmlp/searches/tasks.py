@@ -1,4 +1,4 @@
-"""Tasks of a search, one at a time, each until it waits for a training.
+"""Tasks of a search, run in turns; each waits for its training.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
 a training of a network it waits, and others run. Once all wait, their trainings are taken together.
@@ -33,7 +33,7 @@ WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
 
 
 def warning_state() -> tuple[Any, ...]:
-    """Return the filters of warnings and what shows them: each task has its own."""
+    """Return the state of the warnings module; each task has a state."""
     return tuple(getattr(warnings, name) for name in WARNING_STATE)
 
 
@@ -50,7 +50,7 @@ class Abandoned(BaseException):
 
 
 class TaskThread(TrainingThread):
-    """A call of its own that runs while its group waits.
+    """A task: a call in a thread, run while the group waits.
 
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end
@@ -121,7 +121,7 @@ class TaskThread(TrainingThread):
             self.join()
 
     def wait(self) -> None:
-        """Have others run until this task shall go on; Abandoned if it shall not."""
+        """Let other tasks run until this task goes on; Abandoned if the group ends."""
         if not self.group.abandoned:
             self._warnings = warning_state()
             self._give_turn()
@@ -130,7 +130,7 @@ class TaskThread(TrainingThread):
             raise Abandoned
 
     def result(self) -> Any:
-        """Return what the call returned, or raise its error."""
+        """Return the call's result, or raise its error."""
         if self.error is not None:
             raise self.error
         return self._result
@@ -140,7 +140,7 @@ class TaskThread(TrainingThread):
         self.group.turns.put(None)
 
     def train(self, training: FitTraining) -> Run:
-        """Return the finished run of a training that is taken with others."""
+        """Return the finished run of a training, taken together with other trainings."""
         began = time.time()
         awaited = self.group.add_training(self, training)
         self.wait()
@@ -152,7 +152,7 @@ class TaskThread(TrainingThread):
 
 
 class TaskGroup:
-    """Tasks whose trainings are taken together, on up to so many threads.
+    """Tasks that train together, on up to so many threads.
 
     abandoned : whether no task shall go on
     turns : filled by a task that no longer runs
@@ -254,7 +254,7 @@ class TaskGroup:
         self._ready.extend(task for task, _ in training)
 
     def _abandon(self) -> None:
-        """End all tasks that have begun, the last one first."""
+        """End all tasks that have begun, in reverse order."""
         self.abandoned = True
         for task in reversed(self._begun):
             self._await(task)

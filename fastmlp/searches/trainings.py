@@ -37,7 +37,7 @@ _kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp
 
 @contextmanager
 def trainings_go_on(enabled: bool) -> Iterator[None]:
-    """Have trainings in a `with` block go on from shorter ones there, if enabled."""
+    """Let trainings in a `with` block go on from shorter trainings, if enabled."""
     token = _kept.set({} if enabled else None)
     try:
         yield
@@ -46,7 +46,7 @@ def trainings_go_on(enabled: bool) -> Iterator[None]:
 
 
 def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
-    """Return what an estimator's training depends on besides its epochs; None if it cannot go on.
+    """Return a key of an estimator's training without epochs; None if the training cannot go on.
 
     What scores held-out rows, or changes the rate as it goes, would have to be kept as well.
     """
@@ -106,20 +106,20 @@ class Awaited:
 
     @property
     def bytes(self) -> int:
-        """The memory of its rows."""
+        """The memory of the training's rows."""
         inputs, targets, weights = self.plan.data
         numbers = len(inputs.values) if isinstance(inputs, SparseRows) else inputs.shape[0] * inputs.shape[1]
         return int(numbers + targets.size + weights.size) * weights.itemsize
 
     @property
     def work(self) -> float:
-        """A bound on the seconds of what was trained."""
+        """A bound on the seconds of the steps taken."""
         rows = self.outcome.rows_seen if isinstance(self.outcome, Run) else 0
         return most_seconds(self.training.state.parameters.size, rows)
 
 
 class AwaitedTrainings(Trainings):
-    """Trainings of which each keeps its error for itself.
+    """Trainings that fail one by one.
 
     results : the outcomes of all
     """
@@ -151,7 +151,7 @@ def train_together(awaited: Sequence[Awaited], threads: int) -> None:
 
 
 def choose_for_all(awaited: Sequence[Awaited]) -> None:
-    """Have "auto" compile the program of a network by what it saves in all of its trainings."""
+    """Let "auto" choose for all trainings of a network together."""
     steps: dict[str, float] = defaultdict(float)
     for one in awaited:
         if isinstance(auto := one.plan.backend, Auto):
@@ -162,7 +162,7 @@ def choose_for_all(awaited: Sequence[Awaited]) -> None:
 
 
 def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
-    """Return the places of trainings as so many threads take them best."""
+    """Return trainings in groups for so many threads."""
     groups: dict[Any, ModelGroup] = {}
     for index, one in enumerate(awaited):
         plan, program = one.plan, program_of(one.plan)

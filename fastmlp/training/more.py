@@ -25,7 +25,7 @@ GIVEN_AGAIN = (
 
 
 class Beginning(NamedTuple):
-    """What models that were pickled before version 1.0 have in the place of `Continuation.left`."""
+    """The `Continuation.left` of models pickled before version 1.0."""
 
     snapshot: Any = None
     since: Since = BEGINNING
@@ -35,7 +35,7 @@ class Beginning(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """A training as the model that it gave keeps it; it holds no rows.
+    """A training, kept by its model to go on from; without rows.
 
     fit : `fastmlp.fit`, which is above this module
     options : of `fit`, those in `options.STAYS`
@@ -66,7 +66,7 @@ class Continuation(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The seed of its random generators."""
+        """The seed of the training."""
         seed: int = self.options["seed"]
         return seed
 
@@ -86,7 +86,7 @@ class Continuation(NamedTuple):
         return self.fit(model.network, X, y, epochs=epochs, resume=self._begun(model, options), **options)
 
     def unpickled(self) -> Continuation:
-        """Return the training as it is now; versions before 1.0 kept it otherwise."""
+        """Return the training in the current form; versions before 1.0 had another."""
         begun: Any = self.left
         if not isinstance(begun, Beginning):
             return self
@@ -101,7 +101,7 @@ class Continuation(NamedTuple):
         return self._replace(left=left, lengths=begun.lengths)
 
     def _begun(self, model: Model, options: dict[str, Any]) -> Continuation:
-        """Return where the next epochs begin with what was written into the model, and with the options."""
+        """Return the beginning of the next epochs, given the model's parameters and options."""
         begun, snapshot = self, self.snapshot
         if self.ended:
             same = fingerprint(model.parameters) == self.ended
@@ -138,7 +138,7 @@ class Continuation(NamedTuple):
         )
 
     def _curves(self) -> History:
-        """Return the snapshot's history, without what its owner has added; ValueError if it was made shorter.
+        """Return the snapshot's history, without values added since; ValueError if values are gone.
 
         Nothing may write to these lists: they may be the owner's.
         """
@@ -181,7 +181,7 @@ class Continuation(NamedTuple):
 def _matched(
     callbacks: Sequence[Callback], states: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return for each callback with a state that of the next one of its class, {} if there is none."""
+    """Return for each callback with a state the next state of the same class, or {}."""
     left = list(states)
     matched = []
     for callback in with_state(callbacks):

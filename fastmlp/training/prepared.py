@@ -1,4 +1,4 @@
-"""A training before its first step: from clean rows to a plan and the state that it begins with.
+"""Preparation of a training: from options and rows to a plan and a first state.
 
 All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
 start, split, row orders and dropout masks. Of several processes that train together each step here may fail
@@ -104,7 +104,7 @@ class Prepared(NamedTuple):
         return model
 
     def model_now(self, run: Run) -> Model:
-        """Return the model between two chunks, or after the last one, with copies of all arrays and lists."""
+        """Return the model between two chunks or at the end, with copies of all arrays."""
         snapshot, parameters = run.left or run.snapshot(), aligned_copy(run.parameters)
         own = parameters if snapshot.parameters is run.parameters else aligned_copy(snapshot.parameters)
         snapshot = snapshot._replace(
@@ -114,7 +114,7 @@ class Prepared(NamedTuple):
         return self._model(run, snapshot, parameters)
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
-        """Return a model that goes on from a snapshot, whose history it has."""
+        """Return a model with a snapshot's history, which can go on from the snapshot."""
         plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
@@ -128,7 +128,7 @@ class Prepared(NamedTuple):
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
     def continuation(self) -> Continuation:
-        """Return what the model keeps, but for what the steps come to."""
+        """Return the part of a model's continuation that steps do not change."""
         plan, options = self.plan, self.plan.options
         validation: Any = options.validation
         share = float(validation) if validation is not None and isinstance(validation, Real) else None
@@ -155,7 +155,7 @@ def ready(
     is_sized: bool = True,
     blocks: dict[str, Any] | None = None,
 ) -> Prepared:
-    """Return a training that can begin, on rows in memory or in blocks.
+    """Return a prepared training on clean rows, in memory or in blocks.
 
     options : checked, with a seed; setup : theirs
     data : this rank's rows, all or those of the first window; held_out : those to validate on
@@ -270,7 +270,7 @@ def cleaned(
 
 
 def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
-    """Return this rank's rows with weights whose largest on all ranks is one in [1, 2).
+    """Return this rank's rows with scaled weights: the largest on all ranks is in [1, 2).
 
     weighed : whether weights are given here; what : as of `cleaned`
     """
@@ -288,7 +288,7 @@ def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
 def validation_rows(
     network: Network, validation: Sequence[Any], dtype: np.dtype[Any], ranks: Ranks = ALONE
 ) -> Data:
-    """Return (X, y) or (X, y, sample_weight) to validate on as this rank's clean rows."""
+    """Return validation=(X, y) or (X, y, sample_weight) as this rank's clean rows."""
     with ranks.raise_on_all_ranks():
         if len(validation) not in (2, 3):
             raise ValueError(
@@ -303,7 +303,7 @@ def validation_rows(
 def prepared(
     network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
 ) -> Prepared | PreparedBlocks:
-    """Return a training that can begin, once all arguments of `fit` are checked.
+    """Return a prepared training, once all arguments of `fit` are checked.
 
     ranks : the processes that train together, which call this at the same time
     trainings : how many such trainings there will be, for all of which "auto" chooses
@@ -348,7 +348,7 @@ def check_no_blocks(y: Any, window: int | None) -> None:
 
 
 def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
-    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are.
+    """Return an Arrow table with named columns as arrays; other rows unchanged.
 
     TypeError for what is no rows in memory.
     """
@@ -371,7 +371,7 @@ def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
 
 
 def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
-    """Return this rank's rows to train on, and its rows held out."""
+    """Return this rank's training rows and validation rows."""
     if isinstance(validation, (tuple, list)):
         return data, validation_rows(network, validation, data.inputs.dtype, ranks)
     rows = ranks.place(len(data.weights))

@@ -31,7 +31,7 @@ Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 
 
 def dropout_key(network: Network, streams: Streams) -> int:
-    """Return what all dropout masks of a training go by, 0 if it has none."""
+    """Return the key of a training's dropout masks, 0 without dropout."""
     return int(streams.dropout.generate_state(1, np.uint32)[0]) if network.drops else 0
 
 
@@ -43,7 +43,7 @@ def _in_words(layer: tuple[str, str, int, int, bool] | None) -> str:
 
 
 def _copied(model: Model, network: Network, dtype: np.dtype[Any]) -> Array:
-    """Return a model's parameters for another training, of a network with arrays of the same shapes."""
+    """Return a copy of a model's parameters for a network of the same shapes."""
     expected, got = (
         [
             (one.name, one.kind.key, one.n_in, one.n_out, one.trains_bias)

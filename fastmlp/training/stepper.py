@@ -88,7 +88,7 @@ class Intake:
         return _refusal("X", X, f"a {self._dtype} array, or sparse matrix, of {rows}")
 
     def _take_targets(self, y: Any, targets: Array) -> None:
-        """Copy what stands for targets (rows, n_out), and is not of that shape or dtype.
+        """Copy targets of another shape or dtype than (rows, n_out).
 
         Of heads that may be anything that `fit` takes.
         """
@@ -107,7 +107,7 @@ class Intake:
             raise _refusal("y", y, expected, "" if more else of_labels(y, rows))
 
     def _copied(self, y: Any, loss: Loss, targets: Array) -> bool:
-        """Copy y to targets (rows, n_out) if it is an array of their dtype or of labels; return whether."""
+        """Copy an array of targets or labels to targets (rows, n_out); return False for other y."""
         if type(y) is not np.ndarray:
             return False
         rows, n_out = targets.shape
@@ -131,7 +131,7 @@ class Intake:
 
 
 def _refusal(what: str, got: Any, expected: str, more: str = "") -> Exception:
-    """Return the error for an argument that is not the array that is required; more : what it ends in."""
+    """Return the error for an argument that is no such array; more : the error's end."""
     if not isinstance(got, np.ndarray) and not is_sparse(got):
         return TypeError(f"{what} must be {expected}, got {checks.shown(got)}{more}")
     return ValueError(f"{what} must be {expected}, got {got.dtype} of shape {got.shape}{more}")
@@ -146,7 +146,7 @@ def _check_labels(y: Array, rows: int, n_out: int) -> None:
 
 
 class Stepper(Intake):
-    """A network and its optimiser, which take one step for each call.
+    """A network and its optimiser, a step for each call.
 
     `step` is a step of `fit`, with its bits. For a loss of your own, `forward`, `backward` and `update` are
     its parts. What a step needs is checked and allocated once, and nothing is checked to stay finite. No two
@@ -236,7 +236,7 @@ class Stepper(Intake):
         self._start()
 
     def _start(self) -> None:
-        """Allocate what calls need, and forget the last `forward`."""
+        """Allocate the buffers of calls, and forget the last `forward`."""
         optimizer = self.optimizer
         rates = optimizer.learning_rate, getattr(optimizer, "bias_learning_rate", None)
         self._changes = any(isinstance(rate, Schedule) or callable(rate) for rate in rates)
@@ -249,7 +249,7 @@ class Stepper(Intake):
         self._set_rates()
 
     def _change(self) -> None:
-        """Count a change of the parameters, and leave no forward to go back from."""
+        """Count a change of the parameters, and forget the last forward."""
         self.changes += 1
         self._forward_rows = 0
 
@@ -328,7 +328,7 @@ class Stepper(Intake):
         return out
 
     def backward(self, delta: Array, inputs: bool = True, out: Array | None = None) -> Array | None:
-        """Write the gradient of a loss to `gradients`, given its derivative by the outputs of `forward`.
+        """Write the gradient of a loss to `gradients`, given the derivative by the outputs.
 
         Parameters
         ----------
@@ -371,7 +371,7 @@ class Stepper(Intake):
         return out
 
     def update(self) -> None:
-        """Take the optimiser's step along `gradients`, with the network's penalties and with clipping.
+        """Take the optimiser's step along `gradients`, with penalties and clipping.
 
         `gradients` stays as it is. Where a step moves only rows that a batch has, these are those of the last
         `forward`. With convention="sklearn" the penalties are divided by its number of rows.
@@ -384,7 +384,7 @@ class Stepper(Intake):
 
     @property
     def rate_factor(self) -> float:
-        """What the optimiser's learning rates are multiplied by."""
+        """The factor of the optimiser's learning rates."""
         return self._rate_factor
 
     @rate_factor.setter
@@ -410,7 +410,7 @@ class Stepper(Intake):
         return [biases for _, biases in layer_views(self.parameters, self.network)]
 
     def copy(self) -> Self:
-        """Return a stepper of its own that goes on as this one would."""
+        """Return an independent copy of the stepper."""
         make, arguments = self.__reduce__()
         return make(*arguments)
 
@@ -422,7 +422,7 @@ class Stepper(Intake):
         return _restored, (type(self), self.network, self.optimizer, options, self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        """Return all that the next steps depend on, besides the network and the optimiser."""
+        """Return the state of the stepper, without network and optimiser."""
         sums = np.zeros(2 + len(self.network.heads))
         return Snapshot(
             {"dropout_key": self._key}, self.parameters, self.moments, self.steps, 0, sums, {"loss": []}, [],
@@ -453,18 +453,18 @@ class Stepper(Intake):
         other._change()
 
     def model(self) -> Model:
-        """Return a model of the network with a copy of the parameters, to predict, to save, to export."""
+        """Return a model with a copy of the parameters, to predict, save or export."""
         held = self._exchanged(self._snapshot())
         return Model(self.network, held.parameters, {"loss": []}, self._predicting, None)
 
     def _exchanged(self, held: Snapshot) -> Snapshot:
-        """Return copies, in which parameters are what predictions read; or back from there."""
+        """Return copies with parameters and averages exchanged for predictions; or back."""
         parameters, moments = aligned_copy(held.parameters), held.moments.copy()
         exchange(self.network, self.optimizer, parameters, moments, held.step)
         return held._replace(parameters=parameters, moments=moments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters, and all else that the next steps depend on, to a file, flushed to the disk.
+        """Write the stepper's state to a file, flushed to the disk.
 
         `fastmlp.load` reads the model in it.
 
@@ -485,7 +485,7 @@ class Stepper(Intake):
         archive.write(path, *content)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what `save` wrote to a file: the next steps have the bits of those after it.
+        """Take over the state of a file of `save`; next steps have the same bits.
 
         The network and the optimiser's rule must be those of the file; rates, rows and backend may differ.
 
@@ -526,7 +526,7 @@ class Stepper(Intake):
 
 
 def _fastest(network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
-    """Return the backend that has a program of this network alone, "fused" if it can have none."""
+    """Return "specialized" if a program for this network exists, else "fused"."""
     specialize = registry.choice_of("specialized").specialize
     assert specialize is not None
     return "fused" if specialize(network, optimizer, 1, dtype) is None else "specialized"

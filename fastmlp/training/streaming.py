@@ -29,7 +29,7 @@ HELD_OUT_BYTES = 1 << 24
 
 
 class PreparedBlocks(NamedTuple):
-    """A training on rows that come block by block, whose options are checked.
+    """A prepared training on blocks of rows.
 
     options : with a seed, and the dtype to train in, None for that of the rows
     setup : what it has in common with others
@@ -52,7 +52,7 @@ class PreparedBlocks(NamedTuple):
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
-        """Give a training whose rows are being read, and what begins it."""
+        """Give a prepared training, whose rows are being read, and its constructor."""
         network, source, options, setup = self
         (_, file), held_source = options.earlier, None
         done = len(file.snapshot.history["loss"]) if file else 0
@@ -82,7 +82,7 @@ class PreparedBlocks(NamedTuple):
 
 
 def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
-    """Return what begins a training on windows, the first of which has the plan's rows."""
+    """Return the constructor of a training on windows, after the first window."""
 
     def begin(
         plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
@@ -108,7 +108,7 @@ def _rows_of_a_step(options: FitOptions, source: Source) -> int:
 
 
 def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, Source]:
-    """Return the rows to train on and the rows held out, as they are split of an array."""
+    """Return the training rows and the rows held out, split as arrays are."""
     share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
     if not isinstance(source, Slices):
         raise ValueError(

@@ -116,7 +116,7 @@ class NetworkCall(Call):
 
 
 class Idle:
-    """Calls of one backend that nobody uses now, for the next chunk or prediction.
+    """Unused calls of a backend, for the next chunk or prediction.
 
     To choose, lay out and allocate what a call needs takes ten times as long as a step of a small network.
     Two threads never have one call: what `take` returns is the caller's until `leave`.
@@ -126,7 +126,7 @@ class Idle:
         self._calls: list[NetworkCall] = []
 
     def take(self, kind: Kind) -> NetworkCall | None:
-        """Return a call of a kind, the last one that was left; None if there is none."""
+        """Return the last call left of a kind, or None."""
         for call in reversed(self._calls):
             if call.kind == kind:
                 try:
@@ -137,7 +137,7 @@ class Idle:
         return None
 
     def leave(self, kind: Kind, call: NetworkCall) -> None:
-        """Leave a call for others; not after an error, when workers may have abandoned it."""
+        """Leave a call for reuse; not after an error, when workers may have abandoned the call."""
         if call.bytes <= IDLE_BYTES:
             call.kind = kind
             self._calls.append(call)
@@ -145,7 +145,7 @@ class Idle:
 
 
 def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:
-    """Return a call's arrays and numbers of inputs, by their names in `fastmlp.kernels.program.records`."""
+    """Return a call's arrays and numbers of inputs, by names of `fastmlp.kernels.program.records`."""
     samples = len(inputs)
     if isinstance(inputs, SparseRows):
         dense, (indptr, indices, values) = inputs.dense, inputs.arrays
@@ -160,7 +160,7 @@ def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:
 
 
 def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[str, Any]:
-    """Return the buffers for lists of the columns of `rows` sparse rows with `terms` non-zeros at most."""
+    """Return the buffers for column lists of `rows` sparse rows with up to `terms` non-zeros."""
     if terms >= MOST_TERMS:
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"

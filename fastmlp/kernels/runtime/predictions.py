@@ -1,4 +1,4 @@
-"""Predictions of one model, and of many at once."""
+"""Predictions of a model, and of many models at once."""
 
 from __future__ import annotations
 
