@@ -21,8 +21,8 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.trained.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Validation
-from fastmlp.training.prepared import prepared
 from fastmlp.training.start import Initial
+from fastmlp.training.trainer import prepared
 
 
 def fit(

@@ -27,8 +27,8 @@ from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.prepared import prepared
 from fastmlp.training.threads import Threads
+from fastmlp.training.trainer import prepared
 
 
 class Agreement(Callback):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
 from fastmlp.callbacks.callback import OWN_CURVES, Callback, Run
-from fastmlp.estimators.rows import ValidatedRows
+from fastmlp.estimators.rows import ScoredRows
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows
@@ -163,12 +163,13 @@ class Convergence(Callback):
         if self.best_parameters is not None and self.estimator.validation_scores_:
             run.parameters[...] = self.best_parameters
 
+    def _count(self, is_stalled: bool) -> None:
+        count = self.estimator._no_improvement_count
+        self.estimator._no_improvement_count = count + 1 if is_stalled else 0
+
     def _judge_loss(self) -> None:
         estimator = self.estimator
-        if estimator.loss_ > estimator.best_loss_ - estimator.tol:
-            estimator._no_improvement_count += 1
-        else:
-            estimator._no_improvement_count = 0
+        self._count(estimator.loss_ > estimator.best_loss_ - estimator.tol)
         if estimator.loss_ < estimator.best_loss_:
             estimator.best_loss_ = estimator.loss_
 
@@ -177,10 +178,7 @@ class Convergence(Callback):
         estimator.validation_scores_.append(score)
         if estimator.verbose:
             print(f"Validation score: {score:f}")
-        if score < estimator.best_validation_score_ + estimator.tol:
-            estimator._no_improvement_count += 1
-        else:
-            estimator._no_improvement_count = 0
+        self._count(score < estimator.best_validation_score_ + estimator.tol)
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_ = score
             self.best_parameters = run.parameters.copy()
@@ -215,18 +213,19 @@ def fresh_curves(estimator: Any) -> None:
     estimator.best_validation_score_ = -math.inf if estimator.early_stopping else None
 
 
-def scoring_of(estimator: Any, held_out: ValidatedRows | None) -> Callable[[Run], float] | None:
+def scoring_of(estimator: Any, held_out: ScoredRows | None) -> Callable[[Run], float] | None:
     """Return a function that scores the parameters after an epoch; None if the training loss decides.
 
     The function raises LeftBehind if that takes long and the training shall stop.
     """
     if not estimator.early_stopping or held_out is None:
         return None
-    inputs, weights, count = unpacked(held_out.inputs), held_out.score_weights, len(held_out.targets)
+    (packed, targets, _), weights = held_out
+    inputs, count = unpacked(packed), len(targets)
     metric = estimator.stopping_metric
     if metric == "loss":
         return lambda run: -run.history["validation_loss"][-1]
-    y = estimator._decoded(held_out.targets)
+    y = estimator._decoded(targets)
     if metric is None:
 
         def score() -> float:

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.backend.registry import get
 from fastmlp.data.sparse import is_sparse
 from fastmlp.estimators.convergence import fresh_curves
-from fastmlp.estimators.descriptions import described, network_of
+from fastmlp.estimators.parameters import described, network_of
 from fastmlp.estimators.rows import inputs_of
 from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.own_losses import Loss
@@ -118,8 +118,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             check_is_fitted(self)
         dtype = self._model.parameters.dtype
         if not self._is_clean(X, dtype):
-            checks.no_iterator("X", X)
-            X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
+            X = self._rows_for(X)
         return self._outputs(inputs_of(X, dtype, self._scale))
 
     def __sklearn_is_fitted__(self) -> bool:

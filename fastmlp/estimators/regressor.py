@@ -12,8 +12,7 @@ from sklearn.metrics import r2_score
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
-from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.estimators.parameters import FTOL, REGRESSOR
+from fastmlp.estimators.parameters import FTOL, LOSSES, REGRESSOR
 from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import Array
 from fastmlp.trained.model import Model

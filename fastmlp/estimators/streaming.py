@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,12 +16,9 @@ from fastmlp import checks
 from fastmlp.data.batches import Orders
 from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table, named_blocks, source_of
 from fastmlp.data.windows import RowFormat, Window, Windows
-from fastmlp.estimators.descriptions import number
-from fastmlp.estimators.draws import ComposedOrders
-from fastmlp.estimators.rows import AUTO_BATCH
+from fastmlp.estimators.parameters import number
+from fastmlp.estimators.rows import AUTO_BATCH, ComposedOrders
 from fastmlp.model.backend import Data
-from fastmlp.training.loop import Training
-from fastmlp.training.streaming import begin_on
 
 Array = NDArray[Any]
 
@@ -45,11 +42,6 @@ class Stream(NamedTuple):
     def orders(self, rng: np.random.RandomState, epochs: int) -> Orders:
         """Return the orders in which the rows are visited. epochs : done before"""
         return ComposedOrders(len(self.data.weights), rng, epochs) if self.first.last else WindowOrders(rng)
-
-    @property
-    def begin(self) -> Callable[..., Training]:
-        """The constructor of a training on the windows."""
-        return begin_on(self.windows, self.first)
 
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:

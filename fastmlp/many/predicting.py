@@ -30,7 +30,7 @@ def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
             for one in predictions:
                 backend.predict(*one)
             continue
-        from fastmlp.kernels.runtime import predictions as compiled
+        from fastmlp.kernels.runtime import calls as compiled
 
         flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
         threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))

@@ -10,10 +10,8 @@ from typing import Any, Unpack, cast
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
-from fastmlp.many.arguments import Arguments
-from fastmlp.many.checkpointing import CallFile, Resumed
-from fastmlp.many.preparing import Preparation
-from fastmlp.many.trainings import Ended, Trainings
+from fastmlp.many.preparing import Arguments, Preparation
+from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
 from fastmlp.system.bars import Bar

@@ -15,8 +15,7 @@ from sklearn.base import BaseEstimator
 
 from fastmlp.estimators.base import Joint
 from fastmlp.estimators.convergence import warn
-from fastmlp.searches.preprocessing import shared_steps
-from fastmlp.searches.tasks import TaskGroup, TaskThread
+from fastmlp.searches.tasks import TaskGroup, TaskThread, shared_steps
 from fastmlp.system.budget import usable_cores
 
 folds: Any = None

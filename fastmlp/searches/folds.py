@@ -30,11 +30,11 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
 from fastmlp.callbacks.callback import Run
-from fastmlp.estimators.base import FitTraining, Perceptron, give
+from fastmlp.estimators.base import Perceptron, give
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
-from fastmlp.searches.preprocessing import FOLD, Call, key_after
-from fastmlp.searches.tasks import TaskThread, set_warning_state, warning_state
+from fastmlp.searches.tasks import FOLD, Call, TaskThread, key_after, set_warning_state, warning_state
+from fastmlp.training.prepared import Prepared
 
 NETWORKS = (MLPClassifier, MLPRegressor)
 """A class of a user's own that derives from them may do anything."""
@@ -78,8 +78,8 @@ class FoldFit(NamedTuple):
     network: Perceptron
     fold: Fold
     steps: list[tuple[Any, Any]]
-    fitting: Generator[FitTraining, Run, None]
-    training: FitTraining
+    fitting: Generator[Prepared, Run, None]
+    training: Prepared
 
 
 class SharedFolds:
@@ -158,7 +158,7 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
             return None
         with shared.as_called(function, seen, skip_parameter_validation=True):
             begun = shared.begun(call)
-        if begun is None or begun.training.begin is not None:
+        if begun is None:
             return None
         awaited = task.group.add_training(task, begun.training)
     except Exception as error:

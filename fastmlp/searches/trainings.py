@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,9 +18,8 @@ from typing import Any
 from fastmlp.backend.auto import Auto
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.data.ranks import fingerprint
-from fastmlp.estimators.base import FitTraining
 from fastmlp.estimators.convergence import Convergence
-from fastmlp.estimators.draws import ComposedOrders
+from fastmlp.estimators.rows import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
@@ -28,7 +27,8 @@ from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.loop import Plan
+from fastmlp.training.loop import Plan, Training
+from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 
 _kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp_kept", default=None)
@@ -74,7 +74,7 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(self, training: FitTraining) -> None:
+    def __init__(self, training: Prepared) -> None:
         self.training, self._kept = training, _kept.get()
         self._key = (key_of(*training[:3]) or "") if self._kept is not None else ""
         if self._kept and self._key in self._kept:
@@ -91,6 +91,14 @@ class Awaited:
     def change_plan(self, **fields: Any) -> None:
         """Replace fields of the plan."""
         self.training = self.training._replace(plan=self.plan._replace(**fields))
+
+    def begun(self, begin: Callable[..., Training]) -> Training:
+        """Return the training before its first step. begin : makes the training"""
+        return self.training.begun(begin)
+
+    def ended(self, run: Run) -> Run:
+        """Return the finished run: the task makes a model of it."""
+        return run
 
     def taken_over(self) -> Run | BaseException:
         """Return the outcome, and keep a run for longer trainings."""
@@ -140,7 +148,7 @@ def train_together(awaited: Sequence[Awaited], threads: int) -> None:
     choose_for_all(awaited)
     trainings = AwaitedTrainings([None] * len(awaited))
     with Bar(None, "", "", False) as bar, deferred(trainings.stop) as signals:
-        trainings.run(groups_of(awaited, workers), workers, lambda index: awaited[index].training, bar)
+        trainings.run(groups_of(awaited, workers), workers, awaited.__getitem__, bar)
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     for one, outcome in zip(awaited, trainings.results, strict=True):

@@ -15,7 +15,7 @@ INPUTS, PARAMETERS = "input_derivatives", "parameter_derivatives"
 
 
 class Differentiable:
-    """What `Model` inherits.
+    """Base of `Model`.
 
     Derivatives are those of `predict`, exact, and in the model's dtype: there is no dropout, and batch norms
     go by their running mean and variance. X is as for `predict`; its columns are those of all blocks,

@@ -27,7 +27,7 @@ class Parts(NamedTuple):
 
 
 class Portable:
-    """What `Model` inherits.
+    """Base of `Model`.
 
     docs/exchange.md says within which bound the predictions of each are the model's. All take inputs as the
     model does: a network's input_scale is folded into the weights of its first layer, or is a layer. Biases

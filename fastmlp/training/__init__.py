@@ -17,7 +17,8 @@ class _Moved:
     @staticmethod
     def find_spec(name: str, *place: object) -> ModuleSpec | None:
         room, _, module = name.rpartition(".")
-        return ModuleSpec(name, _Moved) if room == __name__ and module in _MOVED else None
+        moved = room == __name__ and module in _MOVED
+        return ModuleSpec(name, _Moved) if moved else None  # type: ignore[arg-type]  # a class will do
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:

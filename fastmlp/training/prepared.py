@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.callbacks.callback import Callback, Pause, Run
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
 from fastmlp.data.batches import batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
-from fastmlp.data.seeding import RowOrders, Streams, split_rows
+from fastmlp.data.seeding import RowOrders, Streams
 from fastmlp.data.sparse import inputs_of_steps
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
@@ -36,12 +34,11 @@ from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished, iterate
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.more import Continuation
-from fastmlp.training.options import FitOptions, Setup, StepSetup, drawn_seed, setup_of
+from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
     from fastmlp.data.window_batches import HeldOutBlocks
-    from fastmlp.training.streaming import PreparedBlocks
 
 
 class Prepared(NamedTuple):
@@ -72,7 +69,8 @@ class Prepared(NamedTuple):
         training: Training = (begin or self.ranks.begin or Training)(
             self.plan, self.state, self.callbacks, self.resumed
         )
-        if self.ranks.size == 1:  # one of several ranks cannot make a model that goes on
+        # One of several ranks cannot make a model that goes on, nor can an estimator.
+        if self.ranks.size == 1 and self.plan.options.fit is not None:
             vars(training.run)["_model"] = self.model_now
         return training
 
@@ -154,6 +152,7 @@ def ready(
     trainings: int = 1,
     is_sized: bool = True,
     blocks: dict[str, Any] | None = None,
+    state: TrainState | None = None,
 ) -> Prepared:
     """Return a prepared training on clean rows, in memory or in blocks.
 
@@ -163,6 +162,7 @@ def ready(
     is_sized : whether it was known before rows were read
     ranks, trainings : as of `trainer.prepared`
     blocks : of rows that come block by block, their part of the setting; None of rows in memory
+    state : to begin with, of an estimator, which draws parameters and orders and keeps no setting
     """
     streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
@@ -179,12 +179,14 @@ def ready(
 
             measured = data if is_array else None, in_memory(held_out)
             measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
-        if network.needs_batches and epochs and is_array:
+        if network.needs_batches and epochs and rows:
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
         averaged = steps if is_sized else None
         step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
-        if more and not in_file:  # what it begins with is taken over; a file says what it would be
+        if state is not None:
+            parameters = state.parameters
+        elif more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
         else:
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
@@ -195,7 +197,7 @@ def ready(
     chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
     if chosen is not step_setup.backend:  # that of the first rank
         step_setup = StepSetup.on(chosen, network, optimizer, own_rows, dtype)
-    sample = "" if is_array else sample_of(data, in_memory(held_out))
+    sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
     resumed, rule_steps, done = file and file.snapshot, 0, 0
     if more:
         known: str | None = sample
@@ -225,7 +227,7 @@ def ready(
         epochs=epochs,
         step_rows=step,
         orders=RowOrders.of(streams.seed, rows if is_array else 0, done) if shuffled else None,
-        dropout_key=dropout_key(network, streams),
+        dropout_key=dropout_key(network, streams) if state is None else 0,
         threads=options.threads,
         stays_finite=True,
         setting={},
@@ -235,7 +237,7 @@ def ready(
         weights=weights,
         head_weights=head_weights,
         microbatch=batch_size if batch_size < step else 0,
-        weighed=options.sample_weight is not None or not is_array or ranks.size > 1,
+        weighed=options.sample_weight is not None or not is_array or ranks.size > 1 or state is not None,
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
         options=options,
     )
@@ -244,7 +246,8 @@ def ready(
 
         found = chosen.name, parameters, data, batch_size, callbacks, ranks
         plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
-    state = initial_state(parameters, moment_rows, rule_steps)
+    if state is None:
+        state = initial_state(parameters, moment_rows, rule_steps)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 
@@ -298,89 +301,3 @@ def validation_rows(
         weights = rest[0] if rest else None
         data = cleaned(network, X, y, weights, dtype, ranks, "validation ")
     return scaled(data, weights is not None, ranks, "validation ")
-
-
-def prepared(
-    network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
-) -> Prepared | PreparedBlocks:
-    """Return a prepared training, once all arguments of `fit` are checked.
-
-    ranks : the processes that train together, which call this at the same time
-    trainings : how many such trainings there will be, for all of which "auto" chooses
-    """
-    options, setup = setup_of(network, options, ranks)
-    if options.seed is None:
-        options = options._replace(seed=drawn_seed(options))
-    window, (_, file) = options.window, options.earlier
-    validation, sample_weight = options.validation, options.sample_weight
-    with ranks.raise_on_all_ranks():
-        dtype = np.float32 if setup.mixed else options.dtype
-        # As several ranks have them, whose orders are those of all rows: a file goes on at any size.
-        if ranks.by_rows or (file is not None and file.by_rows and y is not None and window is None):
-            check_no_blocks(y, window)
-            X, y, sample_weight = arrays_of(X, y, sample_weight)
-            if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
-                validation = arrays_of(*validation)
-        elif (
-            y is None
-            or window is not None
-            or not (type(X) is np.ndarray or (network.blocks and isinstance(X, (list, tuple, Mapping))))
-        ):
-            from fastmlp.data.sources import source_of
-            from fastmlp.training.streaming import PreparedBlocks  # 3 ms, which arrays do not need
-
-            source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
-            if source is not None:
-                return PreparedBlocks(network, source, options._replace(dtype=dtype), setup)
-        data = cleaned(network, X, y, sample_weight, dtype, ranks)
-    data, held_out = scaled(data, sample_weight is not None, ranks), None
-    if validation is not None:
-        data, held_out = split(network, data, validation, Streams(options.seed), ranks)
-    rows = ranks.place(len(data.weights))
-    return ready(network, options, setup, data, held_out, rows, ranks, trainings)
-
-
-def check_no_blocks(y: Any, window: int | None) -> None:
-    """Raise TypeError for rows that come block by block."""
-    if y is None or window is not None:
-        got = "" if window is None else f", without a window; got window={checks.shown(window)}"
-        raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
-
-
-def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
-    """Return an Arrow table with named columns as arrays; other rows unchanged.
-
-    TypeError for what is no rows in memory.
-    """
-    arrow = sys.modules.get("pyarrow")
-    if arrow is None or not isinstance(X, arrow.Table):
-        if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or callable(X) or hasattr(X, "scanner"):
-            raise TypeError(
-                "with a communicator X is an array, or a pyarrow.Table of which y names columns, got "
-                f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
-            )
-        return X, y, weights
-    from fastmlp.data.sources import arrow_source
-
-    found, targets, *others = zip(*arrow_source("X", X, y, weights), strict=True)
-    if isinstance(y, Mapping):
-        joined: Any = {name: np.concatenate([part[name] for part in targets]) for name in y}
-    else:
-        joined = np.concatenate(targets)
-    return np.concatenate(found), joined, np.concatenate(others[0]) if others else None
-
-
-def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
-    """Return this rank's training rows and validation rows."""
-    if isinstance(validation, (tuple, list)):
-        return data, validation_rows(network, validation, data.inputs.dtype, ranks)
-    rows = ranks.place(len(data.weights))
-    with ranks.raise_on_all_ranks():
-        parts = split_rows(validation, rows, streams)
-    (train_rows, _), (held_rows, _) = map(ranks.own, parts)
-    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
-    with ranks.raise_on_all_ranks():
-        for what, found in zip(("training", "validation"), weighed, strict=True):
-            if not found:
-                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
-    return data.take(train_rows), data.take(held_rows)

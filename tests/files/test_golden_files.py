@@ -42,7 +42,7 @@ from fastmlp import (
     Stepper,
     Swish,
 )
-from fastmlp.many import checkpointing
+from fastmlp.many import trainings as checkpointing
 from fastmlp.training import loop
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -37,7 +37,7 @@ from fastmlp.kernels.jit import engine
 from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, preparing
 from fastmlp.many import lanes as many_lanes
-from fastmlp.training import prepared as trainer
+from fastmlp.training import trainer
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])

@@ -36,9 +36,7 @@ def test_a_memory_map_of_bytes_trains_as_its_array(validation, pixels):
 
 
 def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "fastmlp.training.streaming.PreparedBlocks.train", None
-    )  # would be called for windows
+    monkeypatch.setattr("fastmlp.training.trainer.PreparedBlocks.train", None)  # would be called for windows
     X.tofile(tmp_path / "rows")
     rows = np.memmap(tmp_path / "rows", np.float32, "r", shape=X.shape)
     assert_same(fit(rows, Y), fit(X, Y))

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
-from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, words_of
+from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of
 from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
-from fastmlp.kernels.runtime.predictions import predict_call
 from fastmlp.kernels.runtime.validation import (
     check_array,
     check_chunk,
