@@ -11,10 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
-from fastmlp.training import formats
+from fastmlp.trained import register, register_file
 
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
+    from fastmlp.callbacks.callback import Callback as Callback
+    from fastmlp.callbacks.standard import *  # noqa: F403
     from fastmlp.checks import CheckpointError as CheckpointError
     from fastmlp.derivatives.attribution import Attribution as Attribution
     from fastmlp.derivatives.input_derivatives import jacobian_many as jacobian_many
@@ -55,11 +57,9 @@ if TYPE_CHECKING:
     from fastmlp.tables.errors import TableError as TableError
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
     from fastmlp.tables.estimators import TableRegressor as TableRegressor
-    from fastmlp.training.callbacks import *  # noqa: F403
+    from fastmlp.trained.model import Model as Model
     from fastmlp.training.checkpoint import Checkpoint as Checkpoint
     from fastmlp.training.divergence import DivergenceError as DivergenceError
-    from fastmlp.training.model import Model as Model
-    from fastmlp.training.pruning import *  # noqa: F403
     from fastmlp.training.rate_finder import RateSearch as RateSearch
     from fastmlp.training.rate_finder import find_rate as find_rate
     from fastmlp.training.saving import load as load
@@ -75,7 +75,8 @@ _HOME = {
     "files.mapped": "MappedArray",
     "many.predicting": "predict_many",
     "many.training": "InterruptedMany fit_many",
-    "training.callbacks": "Callback EarlyStopping Progress ReduceLROnPlateau TimeLimit",
+    "callbacks.callback": "Callback",
+    "callbacks.standard": ("EarlyStopping MedianStopping OptunaPruning Progress ReduceLROnPlateau TimeLimit"),
     "training.checkpoint": "Checkpoint",
     "training.divergence": "DivergenceError",
     "distributed.data_parallel": "DataParallel shard",
@@ -86,8 +87,7 @@ _HOME = {
     "model.heads": "Head",
     "model.initializers": "Normal Uniform",
     "system.interrupts": "Interrupted",
-    "training.model": "Model",
-    "training.pruning": "MedianStopping OptunaPruning",
+    "trained.model": "Model",
     "training.rate_finder": "RateSearch find_rate",
     "derivatives.attribution": "Attribution",
     "derivatives.input_derivatives": "jacobian_many",
@@ -151,12 +151,12 @@ def _publish_end(process: int) -> None:
 atexit.register(_publish_end, os.getpid())
 
 _DIFFERENTIATE = ("input_derivatives", "parameter_derivatives", "attribution")
-formats.register(
+register(
     lambda name: importlib.import_module(
         f"fastmlp.{'derivatives' if name in _DIFFERENTIATE else 'exchange'}.{name}"
     )
 )
-formats.register_file("table", _read_table)
+register_file("table", _read_table)
 
 
 _MOVED = {
@@ -165,6 +165,9 @@ _MOVED = {
     "model.own_losses": "model.loss",
     "model.own_rules": "model.optimizer",
     "model.pieces": "model.custom",
+    "training.callbacks": "callbacks.standard",
+    "training.model": "trained.model",
+    "training.pruning": "callbacks.standard",
 }
 """Present modules by the names of earlier versions, for pickles."""
 

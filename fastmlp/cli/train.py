@@ -13,6 +13,8 @@ import numpy as np
 import fastmlp
 from fastmlp import checks
 from fastmlp.backend.registry import is_reference
+from fastmlp.callbacks.callback import Run
+from fastmlp.callbacks.standard import Progress
 from fastmlp.checks import needed
 from fastmlp.cli import tables
 from fastmlp.cli.arguments import (
@@ -32,9 +34,8 @@ from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import is_watched, say
-from fastmlp.training.callbacks import Progress, Run
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 
 T = TypeVar("T")
 

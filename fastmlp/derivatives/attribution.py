@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import checks
 from fastmlp.checks import needed
 from fastmlp.derivatives.input_derivatives import Rows, by_rows, input_gradient
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from fastmlp.backend.reference import members_loss
 from fastmlp.backend.reference_losses import heads_loss
+from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import Rows
 from fastmlp.derivatives.tape import Array, Tape, logit_steps, table_rows
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import named_views
-from fastmlp.training.data import clean_targets
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 
 class ParameterRows(Rows):

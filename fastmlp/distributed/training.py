@@ -9,7 +9,10 @@ from typing import Any
 
 from fastmlp.backend.choice import current_backend
 from fastmlp.backend.registry import get
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.metrics import Metrics
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import ChunkRunner, Ranks
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
@@ -18,15 +21,12 @@ from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.state import Array, Snapshot, TrainState
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.metrics import Metrics
-from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.ranks import ChunkRunner, Ranks
 from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 

@@ -25,7 +25,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 NONE: tuple[str, dict[str, Any]] = "", {}
 

@@ -21,7 +21,7 @@ from fastmlp.model.descriptions import restored
 from fastmlp.model.layout import named_views, parameter_count
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 ROWS = 1_000_003
 """The number of rows in shapes without a number: a prime, and so no product of other sizes."""

@@ -38,7 +38,7 @@ from fastmlp.model.gates import ReadsEarlier
 from fastmlp.model.loss import Loss
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.state import FLOATS
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 STANDARD = ("", "ai.onnx")
 """The domain of ONNX's operators, by both names."""

@@ -11,7 +11,7 @@ from fastmlp import checks
 from fastmlp.exchange.steps import folded, refuse_others
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 HIDDEN = {"identity": "identity", "relu": "relu", "sigmoid": "logistic", "tanh": "tanh"}
 """scikit-learn's names of activations."""

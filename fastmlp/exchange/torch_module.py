@@ -33,7 +33,7 @@ from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.part import Part
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 Array = NDArray[Any]
 

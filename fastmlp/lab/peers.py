@@ -20,7 +20,7 @@ from fastmlp.exchange.sklearn_estimator import HIDDEN
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Run = Callable[[int], list[float]]
 """run(epochs) trains from the start, and returns the mean loss of each epoch."""

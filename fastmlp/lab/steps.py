@@ -21,7 +21,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.state import is_bfloat16
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 AGREED_STEPS = 8
 """Steps with compared losses."""

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.callbacks.callback import Callback, Run
 
 try:
     import resource

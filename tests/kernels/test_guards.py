@@ -19,6 +19,7 @@ from trajectories import CLASSES, TRAININGS, Training
 
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_inputs
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Data
@@ -27,7 +28,6 @@ from fastmlp.model.rows import ByteRows
 from fastmlp.testing.cases import Sizes
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 from fastmlp.training import options as fit_options
-from fastmlp.training.data import clean_inputs
 
 pytestmark = needs.posix("mprotect")
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastmlp
 from fastmlp import Callback, MedianStopping
-from fastmlp.training.callbacks import Run
+from fastmlp.callbacks.callback import Run
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=(60, 1))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fastmlp import Dense, Network, Normal, Uniform
+from fastmlp.data.seeding import FEW, LARGEST, SeededGenerators
 from fastmlp.model.layout import drawn, parameter_count
-from fastmlp.training.start import FEW, LARGEST, SeededGenerators, drawn_starts
+from fastmlp.training.start import drawn_starts
 
 SEEDS = [0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**64 + 9, 2**96, 2**127 + 2**70 + 5, 2**128 - 1, 2**200 + 3]
 

@@ -1,4 +1,4 @@
-"""Formats of models that rooms above know: those of other programs, and of files that `load` opens."""
+"""The trained model, and a registry of its formats, files and derivatives in rooms above."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _readers: dict[str, Callable[..., Any]] = {}
 
 
 def register(load: Callable[[str], Any]) -> None:
-    """Have `format_of` return load(name), a module with functions by the names of `Portable`'s methods.
+    """Register load(name), which imports the module of a format.
 
     Those that export get a network, its parameters and the method's arguments; those that import get the
     arguments but for the backend, and return `portable.Parts`.
@@ -19,15 +19,15 @@ def register(load: Callable[[str], Any]) -> None:
 
 
 def format_of(name: str) -> Any:
-    """Return the module of a format, which is imported when it is first needed."""
+    """Return the module of a format, imported at its first use."""
     return _loaders[0](name)
 
 
 def register_file(name: str, read: Callable[..., Any]) -> None:
-    """Have `load` return read(path, header, arrays) for files whose format is this name and a number."""
+    """Register read(path, header, arrays) for files of a format, a name and a number."""
     _readers[name] = read
 
 
 def reader_of(format: object) -> Callable[..., Any] | None:
-    """Return what reads a file of a format, None where `load` reads it by itself."""
+    """Return the registered reader of a file format, or None."""
     return _readers.get(format.partition(" ")[0]) if isinstance(format, str) else None

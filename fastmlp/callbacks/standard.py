@@ -1,283 +1,25 @@
-"""Callbacks, which run between compiled chunks: early stopping, lower rates, a time limit, a progress bar."""
+"""Callbacks of the package: early stopping, lower rates, a time limit, a progress bar, pruning."""
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.checks import CheckpointError
-from fastmlp.model.backend import Backend
-from fastmlp.model.layout import layer_views
-from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Snapshot
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import Notices, in_notebook, say
-from fastmlp.training.model import Model
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def no_snapshot() -> Snapshot:
-    """Raise RuntimeError."""
-    raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
-
-
-OWN_CURVES = ("loss", "validation_loss")
-"""What a training itself writes into its history, all finite; callbacks may write more."""
-
-SETTABLE = {
-    *("epoch", "step", "rows", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads"),
-    *("snapshot", "left"),
-}
-"""The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
-
-
-class Run:
-    """A training as its callbacks see it.
-
-    Attributes
-    ----------
-    network : Network
-    parameters : (P,) floating, the live vector; copy what you keep
-    moments : (rows, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
-    epochs : int, requested; `epoch` : int, complete so far; `step` : int, updates so far
-    rows : int, training rows in an epoch, 0 in the first one of blocks; `rows_seen` : int, visited so far
-    history : dict of lists, one value for every complete epoch; callbacks may add lists of numbers
-    stop_reason : str or None, the last argument of `stop`; `interrupted` : bool, by Ctrl-C
-    threads : int or None, that shared the last steps; None before the first
-    model_index : int or None, the place of its model among those of `fit_many`; None in `fit`
-    snapshot : function that returns all that the rest of the training depends on, between chunks
-    left : Snapshot or None, what the training left when its last chunk was over
-    rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
-    learning_rate : float, of the next step's weights, with that factor
-
-    Setting an attribute that a training would not read raises AttributeError.
-    """
-
-    network: Network
-    parameters: NDArray[Any]
-    moments: NDArray[Any]
-    epochs: int
-    rows: int
-    history: dict[str, list[float]]
-    snapshot: Callable[[], Snapshot]
-    model_index: int | None
-    _backend: Callable[[], Backend]
-    _optimizer: Optimizer | None
-    _since: tuple[int, int]
-    _model: Callable[[Run], Model] | None = None
-    epoch: int = 0
-    step: int = 0
-    rows_seen: int = 0
-    rate_factor: float = 1.0
-    stop_reason: str | None = None
-    interrupted: bool = False
-    threads: int | None = None
-    left: Snapshot | None = None
-
-    def __init__(
-        self,
-        network: Network,
-        parameters: NDArray[Any],
-        moments: NDArray[Any],
-        epochs: int,
-        rows: int,
-        history: dict[str, list[float]],
-        backend: Callable[[], Backend],
-        snapshot: Callable[[], Snapshot] = no_snapshot,
-        model_index: int | None = None,
-        optimizer: Optimizer | None = None,
-        since: tuple[int, int] = BEGINNING,
-    ) -> None:
-        vars(self).update(
-            network=network,
-            parameters=parameters,
-            moments=moments,
-            epochs=epochs,
-            rows=rows,
-            history=history,
-            snapshot=snapshot,
-            model_index=model_index,
-            _backend=backend,
-            _optimizer=optimizer,
-            _since=since,
-        )
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in SETTABLE:
-            raise AttributeError(
-                f"run.{name} cannot be set; to end the training call run.stop(reason), "
-                "to change parameters or moments write into them: run.parameters[...] = values"
-            )
-        object.__setattr__(self, name, value)
-
-    def advance(self, step: int, rows_seen: int, epoch: int, threads: int | None) -> None:
-        """Set what a chunk has changed."""
-        vars(self).update(step=step, rows_seen=rows_seen, epoch=epoch, threads=threads)
-
-    @property
-    def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Live views (weights, biases) of every layer."""
-        return layer_views(self.parameters, self.network)
-
-    @property
-    def learning_rate(self) -> float:
-        """Rate of the next step's weights, with `rate_factor`; ValueError of "lbfgs"."""
-        if self._optimizer is None:
-            raise ValueError("solver='lbfgs' has no learning rate")
-        epoch = min(self.epoch, max(0, self.epochs - 1))  # a function may know no rate after the last one
-        now = Since(self._since[0] + self.step, self._since[1] + epoch)
-        rates = self._optimizer.rates(np.array([now.step]), sys.maxsize, now)
-        return float(rates[0, 0]) * self.rate_factor
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the output for X (rows, n_in) by the parameters as they are now; see `Model.predict`."""
-        return Model(self.network, self.parameters, self.history, self._backend(), None).predict(X)
-
-    def model(self) -> Model:
-        """Return a model of the parameters as they are now, a copy, which `fit_more` goes on from.
-
-        It has no `fit_more` in the estimators, with a communicator, before all callbacks have begun, after an
-        error, and once `fit` has ended.
-        """
-        if self._model is not None and (self.left is not None or self.snapshot is not no_snapshot):
-            return self._model(self)
-        history = {name: [*values] for name, values in self.history.items()}
-        return Model(self.network, self.parameters.copy(), history, self._backend(), self.stop_reason)
-
-    def stop(self, reason: str) -> None:
-        """Request the training to end now; the model keeps the reason."""
-        self.stop_reason = reason
-
-
-RENAMED = "deprecated: its name is next_epoch"
-
-
-class Callback:
-    """Base of callbacks; override what you need.
-
-    A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
-    ends a chunk, unless `next_epoch` allows more; the others cost nothing per epoch.
-
-    writes_training : whether it writes the training to a file, and so must be the last to see a chunk
-    """
-
-    writes_training: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Take over `hear_by`, the former name of `next_epoch`."""
-        super().__init_subclass__(**options)
-        if "hear_by" in vars(cls) and "next_epoch" not in vars(cls):
-            warnings.warn(f"{cls.__name__}.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
-            cls.next_epoch = cls.hear_by  # type: ignore[method-assign]
-
-    def on_train_begin(self, run: Run) -> None:
-        """Run before the first step."""
-
-    def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, also within an epoch; after a step that Ctrl-C left behind, too."""
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Run after every epoch, once its values stand in `run.history`."""
-
-    def next_epoch(self, run: Run) -> int:
-        """Return the epoch after which `on_epoch_end` must run next; called before chunks without validation.
-
-        Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
-        several epochs in the history. It may run earlier than that, because of another callback. An epoch
-        that is over, as `run.epoch` is, ends the training with a ValueError.
-        """
-        return run.epoch + 1
-
-    def hear_by(self, run: Run) -> int:
-        """Return `next_epoch`, whose former name this is."""
-        warnings.warn(f"Callback.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
-        return run.epoch + 1 if type(self).hear_by is not Callback.hear_by else self.next_epoch(run)
-
-    def on_train_end(self, run: Run) -> None:
-        """Run after the last step, however training ended."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs, by name: values that JSON can write, or arrays.
-
-        Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} if it needs nothing.
-        """
-        return {}
-
-    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
-
-
-class AtIntervals(Callback):
-    """Base of what happens after so many epochs or so much time, and at a training's end.
-
-    every : int epochs, at least 1, or a timedelta: then at the end of a chunk of about 0.2 s
-    """
-
-    def __init__(self, every: int | timedelta) -> None:
-        if isinstance(every, timedelta):
-            checks.real("every", every.total_seconds(), 0, open_low=True)
-        else:
-            every = checks.whole("every", every, 1)
-        self.every = every
-
-    def on_train_begin(self, run: Run) -> None:
-        """Count from here."""
-        self.count(run)
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Do nothing; being overridden makes every epoch's end the end of a chunk."""
-
-    def count(self, run: Run) -> None:
-        """Count from here."""
-        self.epoch, self.time = run.epoch, time.monotonic()
-
-    def is_due(self, run: Run) -> bool:
-        """Return whether it is time, or the training is over."""
-        if isinstance(self.every, timedelta):
-            due = time.monotonic() - self.time >= self.every.total_seconds()
-        else:
-            due = run.epoch - self.epoch >= self.every
-        return due or run.stop_reason is not None or run.epoch == run.epochs
-
-
-class Pause(AtIntervals):
-    """Has chunks end where a loop of the user's own looks at the training."""
-
-    def next_epoch(self, run: Run) -> int:
-        """Return the epoch of the next look; none where time decides."""
-        later = run.epochs if isinstance(self.every, timedelta) else self.epoch + self.every
-        return max(run.epoch + 1, later)
-
-
-Metric = str | Callable[[NDArray[Any], NDArray[Any]], float]
-"""A metric: a name of scikit-learn's, or a function of y and the outputs (`fastmlp.training.metrics`)."""
-
-
-def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the callbacks that have a state to save."""
-    return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
-
-
-def states_of(callbacks: Sequence[Callback]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the names and the states of callbacks, as a `Snapshot` has them."""
-    return [(type(c).__name__, c.state_dict()) for c in with_state(callbacks)]
-
-
 def checked_monitor(monitor: str | None) -> str | None:
-    """Return the name of a curve that a callback is to go by, or None; TypeError for what is no name."""
+    """Return the name of a monitored curve, or None; TypeError for other values."""
     if monitor is None:
         return None
     checks.instance("monitor", monitor, str, "a name that is in the history")
@@ -285,7 +27,7 @@ def checked_monitor(monitor: str | None) -> str | None:
 
 
 class Monitor:
-    """A curve of the history as one callback reads it.
+    """A curve of the history, read by a callback.
 
     reader : the callback's class, for errors
     name : of the curve; None takes "validation_loss" where there is validation, else "loss"
@@ -385,7 +127,7 @@ class EarlyStopping(BestValue):
         self.best_parameters = run.parameters.copy()
 
     def on_epoch_end(self, run: Run) -> None:
-        """Keep the parameters if they are the best so far; stop if patience is at its end."""
+        """Keep the best parameters so far; stop if patience is at its end."""
         value = self._curve.latest(run.epoch)
         gain = self.best - value if self.mode == "min" else value - self.best
         if gain > self.min_delta:
@@ -403,7 +145,7 @@ class EarlyStopping(BestValue):
             run.parameters[...] = self.best_parameters
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its parameters."""
+        """Return the best value and the best parameters."""
         found = super().state_dict()
         return found | {"best_epoch": self.best_epoch, "best_parameters": self.best_parameters}
 
@@ -527,7 +269,7 @@ class TimeLimit(Callback):
 
 
 class Progress(Callback):
-    """A tqdm bar on stderr, or in a notebook, with the epoch, its loss and the rows per second.
+    """A progress bar on stderr or in a notebook: epoch, loss, and rows per second.
 
     It opens when the first chunk ends: what the backend compiles before that is announced on a line of its
     own. Rates and the time left are those of the work alone, whatever has been compiled meanwhile.
@@ -541,7 +283,7 @@ class Progress(Callback):
         self._rows_before = run.rows_seen
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar, or open it, if there is a stderr to show it on."""
+        """Move or open the bar, if there is a stderr."""
         if sys.stderr is None:
             return
         lap = self._stopwatch.lap()
@@ -580,3 +322,122 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
         total=run.epochs * run.rows or None, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
         dynamic_ncols=True,
     )  # fmt: skip
+
+
+# --- trainings that are compared ----------------------------------------------------------------------
+
+
+class MedianStopping(Callback):
+    """End a training whose best value is worse than the median of other trainings.
+
+    Of each other training counts the mean of its values up to the same epoch (Golovin and others, "Google
+    Vizier", 2017).
+
+    Parameters
+    ----------
+    first_epoch : int
+        No training ends before; at least 1.
+    least : int
+        How many others must have come to an epoch before one ends there; at least 1.
+    monitor : str, optional
+        A name that is in the history, as of `EarlyStopping`: by default "validation_loss" where there is
+        validation, else "loss".
+    mode : str
+        Whether "min" or "max" is the best value.
+
+    Notes
+    -----
+    All copies of one of these know of one another: those of the models of `fit_many`, and of the candidates
+    and folds of a search. Trainings that run beside one another are compared as far as they have come, so
+    that on several threads another one may end in another run. NaN is the worst value.
+    """
+
+    def __init__(
+        self, first_epoch: int = 10, least: int = 5, monitor: str | None = None, mode: str = "min"
+    ) -> None:
+        self.first_epoch = checks.whole("first_epoch", first_epoch, 1)
+        self.least = checks.whole("least", least, 1)
+        self.monitor = checked_monitor(monitor)
+        self.mode = checks.choice("mode", mode, ("min", "max"))
+        self._means: dict[int, list[float]] = {}
+        """The means of all trainings by the epochs that they came to; all copies write to it."""
+
+    def on_train_begin(self, run: Run) -> None:
+        """Find the value that there is; forget any earlier training of this copy."""
+        self._curve = Monitor(type(self).__name__, self.monitor, run.history)
+        self._best, self._total, self._values = math.inf, 0.0, 0
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Compare the best value so far with other trainings; note the mean so far."""
+        value = self._curve.latest(run.epoch)
+        value = math.inf if math.isnan(value) else value if self.mode == "min" else -value
+        self._best, self._total, self._values = min(self._best, value), self._total + value, self._values + 1
+        others = self._means.setdefault(run.epoch, [])
+        if run.epoch >= self.first_epoch and len(others) >= self.least:
+            import statistics  # fractions and decimals, which no other callback needs
+
+            median = statistics.median(others)
+            if self._best > median:
+                sign = 1 if self.mode == "min" else -1
+                run.stop(
+                    f"the best {self._curve.name}, {sign * self._best:.4g}, is worse than the median of "
+                    f"{len(others)} other trainings at epoch {run.epoch}, {sign * median:.4g}"
+                )
+        others.append(self._total / self._values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
+
+class OptunaPruning(Callback):
+    """Report each epoch's value to an Optuna trial, and end the training when pruned.
+
+    Parameters
+    ----------
+    trial : optuna.Trial
+        What the study gives to its objective.
+    monitor : str, optional
+        A name that is in the history, as of `EarlyStopping`: by default "validation_loss" where there is
+        validation, else "loss". The study minimises it, or what falls as it falls, or maximises a value that
+        a callback writes, as the study's direction says.
+    every : int
+        How many epochs lie between two reports. Studies on files take some milliseconds for each.
+
+    Raises
+    ------
+    optuna.TrialPruned
+        Out of `fit`, for the study to catch.
+
+    Notes
+    -----
+    scikit-learn copies estimators and their callbacks for every fit. A copy of this one reports to its trial.
+    """
+
+    def __init__(self, trial: Any, monitor: str | None = None, every: int = 1) -> None:
+        if not (hasattr(trial, "report") and hasattr(trial, "should_prune")):
+            raise TypeError(f"trial must be an Optuna trial, got {checks.shown(trial)}")
+        self.trial = trial
+        self.monitor = checked_monitor(monitor)
+        self.every = checks.whole("every", every, 1)
+
+    def on_train_begin(self, run: Run) -> None:
+        """Find the value that there is."""
+        self._curve = Monitor(type(self).__name__, self.monitor, run.history)
+
+    def next_epoch(self, run: Run) -> int:
+        """Return the epoch of the next report."""
+        return run.epoch + self.every - run.epoch % self.every
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Report the value; end the trial if the pruner says so."""
+        if run.epoch % self.every:
+            return  # another callback needed this epoch
+        value = self._curve.latest(run.epoch)
+        self.trial.report(value, run.epoch)
+        if self.trial.should_prune():
+            from optuna import TrialPruned
+
+            raise TrialPruned(f"{self._curve.name} {value:.4g} after epoch {run.epoch} of {run.epochs}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self

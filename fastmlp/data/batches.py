@@ -1,4 +1,4 @@
-"""Which rows each step visits, and the sum of their weights; both are known before a chunk begins.
+"""Batches: the rows of each step, and the sum of their weights; both are known before a chunk begins.
 
 With `fit(mixup=)` each row of a batch is mixed with another one before the backend sees the batch: backends
 know nothing of that, so that all of them, on any number of threads, train on the same numbers.
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.seeding import Streams
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
 from fastmlp.model.state import NO_ORDER, Snapshot
-from fastmlp.training.start import Streams
 
 
 class Orders(Protocol):
-    """The orders in which epochs visit their rows; how many are drawn at once changes nothing."""
+    """Orders of the rows of epochs; how many are drawn at once changes nothing."""
 
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
         """Write the orders of epochs from `epoch` on to out (epochs, rows).
@@ -74,7 +74,7 @@ class Batches:
 
     @functools.cached_property
     def _natural(self) -> NDArray[np.int64]:
-        """The rows as they stand."""
+        """Rows in natural order."""
         return np.arange(self.rows)
 
     def steps_left(self, step: int) -> int:
@@ -86,7 +86,7 @@ class Batches:
         return None
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a step is the first one of an epoch."""
+        """Return whether a step begins an epoch."""
         return step % self.per_epoch == 0
 
     def advance(self, step: int) -> None:
@@ -145,7 +145,7 @@ class Batches:
 def bounds(
     rows: int, batch_size: int, per_epoch: int, within: int, count: int, drawn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return (starts, stops, rows) of `count` steps, the first of which is number `within` of its epoch.
+    """Return (starts, stops, rows) of `count` steps, from step `within` of an epoch.
 
     An epoch's last batch has all rows that are left.
 
@@ -181,7 +181,7 @@ def kept_chunk(
     count: int,
     rates: tuple[float, float],
 ) -> Chunk:
-    """Return a chunk at constant rates, of rows in natural order that weigh 1; nobody can write to it.
+    """Return a chunk at constant rates, of unweighted rows in natural order; nobody can write to it.
 
     most, microbatch : as of `Batches`; the others as in `bounds`
     """
@@ -211,7 +211,7 @@ MIXED_BYTES = 1 << 24
 
 
 class Mixing(NamedTuple):
-    """How rows are mixed (Zhang and others, "mixup: beyond empirical risk minimization", 2018).
+    """Mixing of rows (Zhang and others, "mixup: beyond empirical risk minimization", 2018).
 
     alpha : of the distribution Beta(alpha, alpha) that a step's share is drawn from
     key : (2,) uint64; with the number of a step all that its share and its pairs depend on
@@ -226,7 +226,7 @@ class Mixing(NamedTuple):
         return cls(alpha, Streams(seed).mixup.generate_state(2, np.uint64))
 
     def mixed(self, network: Network, data: Data, chunk: Chunk, step: int) -> tuple[Data, Chunk]:
-        """Return the mixed rows of a chunk's steps, one after another, and the steps on them.
+        """Return the mixed rows of a chunk, step after step, and the chunk on these rows.
 
         step : updates before the chunk. ValueError for rows that cannot be mixed
         """

@@ -1,4 +1,4 @@
-"""Rows that come block by block, as windows that are filled on a thread while the one before is trained on.
+"""Windows of rows, filled from blocks by a thread while the window before is trained on.
 
 A window is an ordinary `Data`. At most two are in memory: one in use, and one
 that is filled. Rows that fill no batch at a window's end are carried to the head of the next one, so that
@@ -19,16 +19,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_bytes
+from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
+from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.inputs import Blocks, sparse_columns
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
-from fastmlp.training.data import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
-from fastmlp.training.sources.blocks import SHAPE, IterableSource, Slices, Source, named_blocks
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 
 class Block(NamedTuple):
-    """A block whose form is checked.
+    """A checked block.
 
     name : for errors; inputs : (rows, n_in), sparse ones clean, dense ones not yet converted
     targets, weights : (rows, n_out) and (rows,), clean
@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
 
 class Window:
-    """Some rows, behind those that the window before has left over.
+    """Rows in memory, behind the rows left over from the window before.
 
     first, last : whether an epoch begins, or ends, with it
     """
@@ -57,7 +57,7 @@ class Window:
         most_bytes: int | None = None,
         scale: float | None = None,
     ) -> None:
-        """Make an empty one for so many rows, and `room` before them, those of a batch.
+        """Make an empty window for so many rows, with `room` for a batch before them.
 
         most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
         scale : of bytes that stay bytes; None if they become numbers of the dtype
@@ -71,7 +71,7 @@ class Window:
         self.first = self.last = False
 
     def taking(self, block: Block, start: int) -> int:
-        """Return how many rows of a block, from one on, it still takes."""
+        """Return the number of rows from `start` on for which the window has room."""
         rows = min(self._most - self.rows, len(block.targets) - start)
         if self._most_bytes is None:
             return rows
@@ -96,7 +96,7 @@ class Window:
         self.rows += stop - start
 
     def carry(self, left: Data) -> None:
-        """Put rows before those that are here."""
+        """Put rows before the window's rows."""
         self._carried = len(left.weights)
         at = slice(self._room - self._carried, self._room)
         if self._inputs is None:
@@ -126,7 +126,7 @@ class Window:
 
 
 def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
-    """Return what the first row of [start, stop) takes in a window, the first two, .. of a sparse block."""
+    """Return the bytes of a sparse block's rows in a window, summed from `start` on."""
     indptr, size = block.inputs.indptr, block.targets.itemsize
     numbers, rows = indptr[start + 1 : stop + 1] - indptr[start], np.arange(1, stop - start + 1)
     columns = block.inputs.dense.shape[1] + block.targets.shape[1] + 1
@@ -148,7 +148,7 @@ PATIENCE = 1.0
 
 
 class RowFormat(NamedTuple):
-    """What the rows shall become.
+    """The form of rows in windows.
 
     n_in : columns of X, None for those of the first block
     dtype : None follows the first block's X, as `fit` does
@@ -171,7 +171,7 @@ class RowFormat(NamedTuple):
 
 
 class Windows:
-    """The windows of some epochs, one after another; a context, at whose end the thread is gone.
+    """The windows of several epochs; a context, which ends its thread.
 
     A window belongs to one thread at a time. Queues hand it over; their locks order what was written to it.
 
@@ -293,7 +293,7 @@ class Windows:
             ) from None
 
     def _keeps_bytes(self, n_in: int) -> bool:
-        """Return whether windows hold bytes as they are, which are finite when they are scaled down."""
+        """Return whether windows keep bytes unconverted."""
         of_bytes = isinstance(self.source, Slices) and self.source.bytes
         return of_bytes and self.row_format.scale <= 1 and may_take_bytes(n_in)
 
@@ -318,7 +318,7 @@ class Windows:
             yield block
 
     def _keep(self, name: str, block: Block, row_format: RowFormat) -> RowFormat:
-        """Return what later blocks must be like: the columns and the dtype of the first."""
+        """Return the form of later blocks, with the columns and the dtype of the first."""
         sparse = isinstance(block.inputs, SparseRows)
         if self._sparse not in (None, sparse):
             kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
@@ -336,7 +336,7 @@ class _Closed(Exception):
 
 
 def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
-    """Return a block as it is to be; None if it has no row."""
+    """Return a checked block; None for a block without rows."""
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"{len(given)} parts" if isinstance(given, (tuple, list)) else checks.shown(given)
         raise TypeError(f"a block must be {SHAPE}, got {got}")

@@ -1,4 +1,4 @@
-"""The batches of rows that come in windows, and rows to validate on that do."""
+"""Batches of rows in windows, and validation rows in windows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.batches import Orders, Steps, batches_of
+from fastmlp.data.sources import Source
+from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.state import NO_ORDER, Snapshot
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import Orders, Steps, batches_of
-from fastmlp.training.callbacks import Run
-from fastmlp.training.sources.blocks import Source
-from fastmlp.training.windows import RowFormat, Window, Windows
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,13 @@ class HeldOutBlocks:
     source: Source
     row_format: RowFormat
 
-    def loss(self, network: Network, loss_of: Callable[[Data], Any], run: Run) -> Any:
-        """Return the loss over all rows, given that of a window's; LeftBehind if the training shall stop."""
+    def loss(
+        self, network: Network, loss_of: Callable[[Data], Any], epoch: int, stopped: Callable[[], bool]
+    ) -> Any:
+        """Return the loss over all rows, given that of a window's; LeftBehind once stopped()."""
         found = []
-        with Windows(self.source, self.row_format, 1, "validation ", run.epoch) as windows:
-            while (window := windows.next(lambda: run.stop_reason is not None)) is not None:
+        with Windows(self.source, self.row_format, 1, "validation ", epoch) as windows:
+            while (window := windows.next(stopped)) is not None:
                 if (data := window.data).weights.any():
                     found.append((counts_of(network, data), loss_of(data)))
                 if window.last:
@@ -44,7 +45,7 @@ class HeldOutBlocks:
 
 
 class WindowBatches:
-    """Which rows of windows each step visits, as `fastmlp.training.batches.Batches` says of rows in memory.
+    """The rows of each step in windows; `fastmlp.data.batches.Batches` has rows in memory.
 
     first : the first window, which has been filled; rows : of an epoch, 0 before that is known
     orders, joins, microbatch, before : as of `Batches`
@@ -106,7 +107,7 @@ class WindowBatches:
         return max(0, rows - self._joins) // self.batch_size
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
-        """Take up the next window that has a step to take, and return its rows; None if stopped() before."""
+        """Take up the next window with a step to take; return its rows, None once stopped()."""
         while True:
             if self._epoch_rows and self._window.last:
                 raise ValueError(
@@ -124,7 +125,7 @@ class WindowBatches:
                 return self.data
 
     def _take_up(self, window: Window) -> None:
-        """Begin with a window, and with what the one before has left over."""
+        """Begin a window, behind the rows left over from the window before."""
         carried = 0
         if window.first:
             self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
@@ -154,17 +155,17 @@ class WindowBatches:
         return max(1, visits // self.batch_size)
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a later step is the first one of an epoch."""
+        """Return whether a later step begins an epoch."""
         return self._window.last and step - self._step == self.steps_left(self._step)
 
     def rows_before(self, step: int) -> int:
-        """Return how many rows are visited before a step that the window has, or that comes after it."""
+        """Return the rows visited before a step of the window, or before the step after the window."""
         if step > self._step and self.ends_epoch(step):
             return self._rows_before + len(self._order) - self._at
         return self._rows_before + (step - self._step) * self.batch_size
 
     def visit(self, step: int, count: int) -> Steps:
-        """Return (order, starts, stops, rows) of `count` steps from `step` on, which is the next one."""
+        """Return (order, starts, stops, rows) of the next `count` steps, from `step` on."""
         starts = self._at + self.batch_size * np.arange(count)
         stops = starts + self.batch_size
         if self.ends_epoch(step + count):
@@ -176,7 +177,7 @@ class WindowBatches:
         return None
 
     def advance(self, step: int) -> None:
-        """Go on to a step that the window has, or that comes after it.
+        """Go on to a step of the window, or to the step after the window.
 
         ValueError where an epoch ends of which all rows have weight 0.
         """

@@ -1,6 +1,6 @@
 """`Portable`: the methods of `Model` that export it to other programs' formats, and import it from them.
 
-What they call is a format's module, which is registered from above (`formats`): here is what each promises.
+What they call is a format's module, which the package's top registers: here is what each promises.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.training.formats import format_of
+from fastmlp.trained import format_of
 
 
 class Parts(NamedTuple):
-    """What a model is made of: a network, and arrays for each of its operations that has parameters.
+    """Parts of a model: a network, and arrays for each operation with parameters.
 
     arrays : of a dense one weights (n_in, n_out) floating and bias (n_out,) floating; of others those of
         `Model.layers`, each (units,) or (1,) floating; a gain is 1 and a shift 0 where they are missing
@@ -27,7 +27,7 @@ class Parts(NamedTuple):
 
 
 class Portable:
-    """What `Model` inherits.
+    """Base of `Model`.
 
     docs/exchange.md says within which bound the predictions of each are the model's. All take inputs as the
     model does: a network's input_scale is folded into the weights of its first layer, or is a layer. Biases
@@ -39,7 +39,7 @@ class Portable:
 
     @classmethod
     def assembled(cls, parts: Parts, backend: str) -> Self:
-        """Return a model of a network and its parameters."""
+        """Return a model of a network and parameters."""
         raise NotImplementedError
 
     # --- out ----------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Portable:
     def to_c(
         self, path: str | Path, *, name: str | None = None, fixed_point: ArrayLike | None = None
     ) -> None:
-        """Write a C99 header with `void NAME_predict(const real *x, real *out)`, for one row.
+        """Write a C99 header with `void NAME_predict(const real *x, real *out)`, for a row.
 
         Each block of inputs is an argument: x_NAME, or x0, x1, .. without names, categories of int32_t. So is
         each head: out_NAME.

@@ -12,9 +12,9 @@ from selection import few
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_inputs
 from fastmlp.kernels.runtime import calls
 from fastmlp.model.rows import SparseRows
-from fastmlp.training.data import clean_inputs
 
 X = np.array([[0, 2, 0, -1], [0, 0, 0, 0], [3, 0, 0, 1], [0, 0, 0, 5], [1, 0, 0, 0]], float)
 Y = np.array([1.0, 0, 2, 0, 1])

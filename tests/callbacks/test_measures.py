@@ -10,7 +10,7 @@ from sklearn import metrics
 
 import fastmlp
 from fastmlp import Head, Network
-from fastmlp.training.measures import OWN
+from fastmlp.callbacks.metrics import OWN
 
 ROWS = 1003
 OBJECTIVES = {

@@ -1,6 +1,6 @@
 """Canonical sparse rows from a matrix of SciPy's: checked, sorted, summed, without explicit zeros.
 
-Separate from `fastmlp.training.data` because it shares nothing with it: it looks at the arrays that a matrix
+Separate from `fastmlp.data.arrays` because it shares nothing with it: it looks at the arrays that a matrix
 consists of, and copies those only that cannot be taken as they are.
 """
 
@@ -28,13 +28,13 @@ TOGETHER = 1 << 20
 
 
 def is_sparse(value: object) -> bool:
-    """Return whether it is a sparse matrix or array of SciPy's, without importing SciPy."""
+    """Return whether a value is a sparse matrix of SciPy's, without importing SciPy."""
     sparse = sys.modules.get("scipy.sparse")
     return sparse is not None and bool(sparse.issparse(value))
 
 
 def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0) -> SparseRows:
-    """Return a sparse matrix of SciPy's (rows, n_in), times `scale`, as canonical rows of `dtype`.
+    """Return a SciPy sparse matrix times `scale` as canonical rows of `dtype`.
 
     Of a canonical CSR matrix of that dtype only the indptr is copied; of others there is one copy.
 
@@ -72,7 +72,7 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
 
 
 class Compressed(NamedTuple):
-    """The arrays of a CSR matrix, or of a CSC matrix, whose rows are its columns."""
+    """The arrays of a CSR matrix, or of a CSC matrix with columns for rows."""
 
     data: Array
     indices: Array
@@ -111,7 +111,7 @@ def _checked(what: str, matrix: Any) -> Compressed:
 
 
 def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns: int) -> None:
-    """Raise ValueError unless the arrays are those of so many rows; `major` is what these are called."""
+    """Raise ValueError unless the arrays fit so many rows; major : the name of a row"""
     data, indices, indptr = csr
     minor = "column" if major == "row" else "row"
     if data.shape != indices.shape or indices.ndim != 1:
@@ -128,7 +128,7 @@ def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns
 
 
 def _is_canonical(csr: Compressed) -> bool:
-    """Return whether the indices ascend in each row, so that each is there once."""
+    """Return whether indices ascend strictly in each row."""
     _, indices, indptr = csr
     for start in range(1, len(indices), TOGETHER):
         some = indices[start - 1 : start + TOGETHER]
@@ -149,7 +149,7 @@ TURNING_SECONDS = 8e-9
 def may_become_sparse(
     backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
 ) -> bool:
-    """Return whether `inputs_of_steps` may give sparse rows for dense ones, whatever their numbers are."""
+    """Return whether `inputs_of_steps` may turn dense rows into sparse rows."""
     if is_reference(backend.name) or not network.takes_sparse:
         return False
     touched_only = optimizer.rule.touched_only
@@ -164,7 +164,7 @@ def inputs_of_steps(
     inputs: Inputs | ByteRows,
     epochs: int,
 ) -> Inputs | ByteRows:
-    """Return the inputs as steps shall take them: dense ones that are mostly zeros as sparse ones.
+    """Return the inputs of steps: dense rows with mostly zeros become sparse rows.
 
     Where that is faster, and has the same bits; and for an optimiser that needs the columns of a batch.
     rows : of a batch

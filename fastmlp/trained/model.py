@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose, current_backend
 from fastmlp.backend.registry import restored
+from fastmlp.data.arrays import clean_rows_of, floating_dtype
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.rows import Inputs
-from fastmlp.training.data import clean_rows_of, floating_dtype
-from fastmlp.training.differentiable import Differentiable
-from fastmlp.training.portable import Parts, Portable
+from fastmlp.trained.differentiable import Differentiable
+from fastmlp.trained.portable import Parts, Portable
 
 AT_ONCE = 1 << 20
 """Numbers that are converted to predict with them, where all would be a copy of a large array."""
@@ -38,7 +38,7 @@ class ResumableTraining(Protocol):
 
 
 class Model(Portable, Differentiable):
-    """A network with its parameters; `to_..` and `from_..` exchange it with other programs.
+    """A network with parameters; `to_..` and `from_..` exchange models with other programs.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Model(Portable, Differentiable):
 
     @classmethod
     def assembled(cls, parts: Parts, backend: str) -> Self:
-        """Return a model of a network and its parameters, untrained; backend as for `fit`."""
+        """Return an untrained model of a network and parameters; backend as for `fit`."""
         given = [array for arrays in parts.arrays for array in arrays]
         dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *given)))
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
@@ -100,12 +100,12 @@ class Model(Portable, Differentiable):
 
     @property
     def backend(self) -> str:
-        """Name of the backend that trained the model and predicts with it."""
+        """Name of the backend that trains and predicts."""
         return self._backend.name
 
     @property
     def layers(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Per layer with parameters its arrays, views into `parameters`, by its name and theirs.
+        """Arrays of each layer by names, as views into `parameters`.
 
         A layer without a name is "dense1", "layer_norm1", .. A `Dense` has "weights" (n_in, n_out) and
         "biases" (n_out,), other layers the parameters that docs/layers.md names, as "gain" and "shift"
@@ -151,7 +151,7 @@ class Model(Portable, Differentiable):
         return self.named(out)
 
     def predict_members(self, X: Any) -> NDArray[Any]:
-        """Return the outputs of each of a network's `Members`, of which `predict` gives the mean.
+        """Return the outputs of each of a network's `Members`; `predict` returns their mean.
 
         NumPy computes them, so that their mean may differ from `predict` by roundings.
 
@@ -179,13 +179,13 @@ class Model(Portable, Differentiable):
         return np.concatenate(found, axis=1)
 
     def named(self, out: NDArray[Any]) -> Any:
-        """Return the outputs (.., n_out) of each head by its name; of a network of one output these."""
+        """Return outputs (.., n_out) by head; without heads the outputs."""
         if not self.network.head_names:
             return out
         return {name: out[..., own] for name, own in columns_of_heads(self.network.heads).items()}
 
     def forward(self, inputs: Inputs) -> NDArray[Any]:
-        """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
+        """Return the output for clean inputs (rows, n_in), unchecked.
 
         Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, scaled, and at least one row.
         """
@@ -195,7 +195,7 @@ class Model(Portable, Differentiable):
         return out
 
     def prediction(self, inputs: Inputs, out: NDArray[Any]) -> tuple[Backend, PredictArguments]:
-        """Return one of the predictions of `predict_all`. out : (rows, n_out), to be written"""
+        """Return a prediction for `predict_all`. out : (rows, n_out), to be written"""
         return self._backend, (self.network, self.parameters, inputs, out)
 
     def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:

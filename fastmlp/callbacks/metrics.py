@@ -1,47 +1,44 @@
-"""What `fit(metrics=)` measures after every epoch, by scikit-learn's names or a user's own functions."""
+"""Metrics of `fit(metrics=)`, by scikit-learn's names or as functions."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Metric, Run
+from fastmlp.data.ranks import Ranks
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.heads import Objective, columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.rows import unpacked
-from fastmlp.training.callbacks import Callback, Metric, Run
-from fastmlp.training.model import Model
-
-if TYPE_CHECKING:
-    from fastmlp.training.measures import Measure
-    from fastmlp.training.ranks import Ranks
+from fastmlp.trained.model import Model
 
 Given = list[Metric] | dict[str, list[Metric]]
 """The metrics of a network, or of its heads by their names."""
 
 
 class Named(NamedTuple):
-    """A metric with its name; on(y, weights) returns what measures it. weights : None if all are 1"""
+    """A metric with a name; on(y, weights) returns the measure. weights : None if all are 1"""
 
     name: str
     on: Callable[[Array, Array | None], Measure]
 
 
 class Measured(NamedTuple):
-    """Outputs of a network, all or those of a head, with what is measured of them."""
+    """Outputs of a network or of a head, with their metrics."""
 
     columns: slice
     objective: Objective
     metrics: list[Named]
 
     def measures_on(self, data: Data) -> tuple[Any, list[tuple[str, Measure]]]:
-        """Return the rows that have targets, and by names what measures outputs for them."""
+        """Return the rows with targets, and the measures on these rows by name."""
         targets = data.targets[:, self.columns]
         there: Any = ~np.isnan(targets).any(axis=1)
         there = slice(None) if there.all() else there
@@ -53,7 +50,7 @@ class Measured(NamedTuple):
 
 
 class Metrics(Callback):
-    """Measures outputs on sets of rows after every epoch, and writes the values to the history.
+    """Writes metrics of sets of rows to the history after every epoch.
 
     rows : by what comes before a metric's name in the history, rows to predict, of each rank its own
     ranks : the first of them measures, on the rows of all
@@ -65,7 +62,7 @@ class Metrics(Callback):
         """Curves of the history that it writes."""
 
     def on_train_begin(self, run: Run) -> None:
-        """Look up what is measured of which rows."""
+        """Prepare the measures of each set of rows."""
         gathered = self._ranks.gathered
         self._known = [
             (prefix, one.columns, *one.measures_on(data._replace(targets=targets, weights=weights)))
@@ -101,7 +98,7 @@ class Metrics(Callback):
 
 
 def truth(objective: Objective, targets: Array) -> Array:
-    """Return y as metrics take it, of targets (rows, n_out).
+    """Return targets (rows, n_out) in the form that metrics take.
 
     Class labels (rows,) where softmax has one-hot rows; each column of y once, and (rows,) for one column.
     """
@@ -115,7 +112,7 @@ def truth(objective: Objective, targets: Array) -> Array:
 
 
 def checked_metrics(metrics: Any, network: Network) -> Given:
-    """Return names and functions as a new list, with heads as a dict of them; TypeError for what is none."""
+    """Return checked metrics as a new list, with heads a dict of lists; TypeError for others."""
     if not (names := network.head_names):
         return _listed("metrics", metrics)
     if not isinstance(metrics, Mapping):
@@ -168,7 +165,7 @@ def metrics_of(
 
 
 def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
-    """Yield what is measured of all outputs, or of each head's."""
+    """Yield the outputs with their metrics, or each head's outputs."""
     if isinstance(metrics, list):
         yield Measured(slice(None), network.objective, [_named(one, network.objective) for one in metrics])
         return
@@ -179,7 +176,7 @@ def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
 
 
 def _is_taken(name: str, network: Network) -> bool:
-    """Return whether a curve of the history that no metric writes may have this name."""
+    """Return whether another curve of the history may have this name."""
     return name in network.loss_curves or name.startswith("validation_")
 
 
@@ -193,8 +190,7 @@ def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
 
 
 def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
-    """Return what makes the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
-    from fastmlp.training.measures import OWN
+    """Return the maker of a measure, by the name of a scorer or metric of scikit-learn's."""
 
     if name not in OWN:
         return _of_scikit_learn(name, objective)
@@ -218,10 +214,8 @@ def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None],
 
 
 def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
-    """Return what makes the measure, by scikit-learn's own function."""
+    """Return the maker of a measure by scikit-learn's function."""
     from sklearn import metrics
-
-    from fastmlp.training.measures import chosen, likely
 
     scorers = {one: metrics.get_scorer(one) for one in metrics.get_scorer_names()}
     sign = 1
@@ -250,3 +244,150 @@ def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array 
         return lambda outputs: float(sign * function(y, predicted(objective, outputs), **options, **weighted))
 
     return on
+
+
+# --- by formulas of our own ---------------------------------------------------------------------------
+# Metrics without the checks of scikit-learn, which take longer than a prediction; the values are its own.
+#
+# Of 2 000 rows of 10 classes scikit-learn's accuracy_score takes 440 us and `accuracy` 13, where a prediction
+# of 64-128-10 takes 200. The targets of a training's rows are checked once, before its first epoch.
+
+
+Measure = Callable[[Array], float]
+"""The value of a metric of outputs; y and weights are known."""
+
+
+def likely(objective: Objective, outputs: Array) -> Array:
+    """Return scores that rank rows: of two classes the probability of the second."""
+    return outputs[:, 1] if objective.output == "softmax" and objective.n_out == 2 else outputs
+
+
+def chosen(objective: Objective, outputs: Array) -> Array:
+    """Return labels where outputs are probabilities, else the outputs."""
+    if objective.output == "softmax":
+        return outputs.argmax(axis=1)
+    return (outputs > 0.5).astype(np.int64) if _of_events(objective) else outputs
+
+
+def _of_events(objective: Objective) -> bool:
+    """Return whether each output is the probability of an event."""
+    return objective.output == "sigmoid" and loss_of(objective.loss).targets == "within [0, 1]"
+
+
+def accuracy(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Share of the rows whose labels are all right."""
+    if not _are_labels(objective, y):
+        return None
+
+    def measure(outputs: Array) -> float:
+        right = chosen(objective, outputs) == y
+        right = right.all(axis=1) if right.ndim == 2 else right
+        if weights is None:
+            return np.count_nonzero(right) / len(right)
+        return float(np.average(right, weights=weights))
+
+    return measure
+
+
+def log_loss(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Mean of -log p of the right classes."""
+    if y.ndim == 2 or not _are_labels(objective, y):
+        return None
+    rows, y = np.arange(len(y)), y.astype(np.int64)
+
+    def measure(outputs: Array) -> float:
+        given = likely(objective, outputs)  # one number a row is the second class's
+        p = given[rows, y] if given.ndim == 2 else np.where(y == 1, given, 1 - given)
+        least = np.finfo(p.dtype).eps
+        return float(np.average(-np.log(p.clip(least, 1 - least)), weights=weights))
+
+    return measure
+
+
+def mean_squared_error(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Mean of (y - outputs)^2."""
+    return _mean(objective, y, weights, lambda r: r**2)
+
+
+def mean_absolute_error(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Mean of |y - outputs|."""
+    return _mean(objective, y, weights, np.abs)
+
+
+def root_mean_squared_error(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Root of the mean of (y - outputs)^2; of several outputs the mean of their roots."""
+    return _mean(objective, y, weights, lambda r: r**2, np.sqrt)
+
+
+def _mean(
+    objective: Objective,
+    y: Array,
+    weights: Array | None,
+    of: Callable[[Array], Array],
+    then: Callable[[Array], Array] = lambda means: means,
+) -> Measure | None:
+    """Mean over the outputs of `then` of means over the rows of `of` y - outputs."""
+    if not _are_real(objective, y):
+        return None
+    return lambda outputs: float(np.average(then(np.average(of(_columns(y - outputs)), 0, weights))))
+
+
+def r2_score(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
+    """Share of the variance that is explained; the mean over the outputs."""
+    if not _are_real(objective, y) or (weights is not None and not weights.any()):
+        return None
+    factor = 1.0 if weights is None else weights[:, None]
+    y = _columns(y)
+    whole = (factor * (y - np.average(y, axis=0, weights=weights)) ** 2).sum(axis=0)
+    if not whole.all():
+        return None  # of a constant column it is defined in a way of its own
+
+    def measure(outputs: Array) -> float:
+        return float(np.average(1 - (factor * (y - _columns(outputs)) ** 2).sum(axis=0) / whole))
+
+    return measure
+
+
+def _columns(array: Array) -> Array:
+    """Return an array (rows,) or (rows, columns) as (rows, columns)."""
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _are_labels(objective: Objective, y: Array) -> bool:
+    """Return whether y has a label for each that `chosen` gives."""
+    if not len(y):
+        return False
+    if objective.output == "softmax":
+        return y.ndim == 1 and y.dtype.kind == "i"
+    return _of_events(objective) and bool(((y == 0) | (y == 1)).all())
+
+
+def _are_real(objective: Objective, y: Array) -> bool:
+    """Return whether y and the outputs are real numbers in equal columns."""
+    columns = 1 if y.ndim == 1 else y.shape[1]
+    is_real = objective.output != "softmax" and not _of_events(objective)
+    return len(y) > 1 and is_real and columns == objective.n_out
+
+
+class OwnMetric(NamedTuple):
+    """An entry of `OWN`.
+
+    sign : -1 of a loss that a scorer of scikit-learn turns into a score
+    make(objective, y, weights) gives the measure; None where y is not what it is made for
+    """
+
+    sign: int
+    make: Callable[[Objective, Array, Array | None], Measure | None]
+
+
+_LOSSES = (log_loss, mean_squared_error, mean_absolute_error, root_mean_squared_error)
+
+OWN = {
+    "accuracy": OwnMetric(1, accuracy),
+    "accuracy_score": OwnMetric(1, accuracy),
+    "r2": OwnMetric(1, r2_score),
+    "r2_score": OwnMetric(1, r2_score),
+    **{loss.__name__: OwnMetric(1, loss) for loss in _LOSSES},
+    **{f"neg_{loss.__name__}": OwnMetric(-1, loss) for loss in _LOSSES},
+}
+"""Measures by the names of scorers and of functions of scikit-learn's."""

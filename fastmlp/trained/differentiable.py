@@ -9,13 +9,13 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.training.formats import format_of
+from fastmlp.trained import format_of
 
 INPUTS, PARAMETERS = "input_derivatives", "parameter_derivatives"
 
 
 class Differentiable:
-    """What `Model` inherits.
+    """Base of `Model`.
 
     Derivatives are those of `predict`, exact, and in the model's dtype: there is no dropout, and batch norms
     go by their running mean and variance. X is as for `predict`; its columns are those of all blocks,
@@ -33,7 +33,7 @@ class Differentiable:
         return found
 
     def input_gradient(self, X: Any, output: Any = None, *, logits: bool = False, dense: bool = False) -> Any:
-        """Return the derivatives of one output by all inputs, (rows, columns).
+        """Return the derivatives of an output by all inputs, (rows, columns).
 
         Parameters
         ----------
@@ -52,27 +52,27 @@ class Differentiable:
         return format_of(INPUTS).input_gradient(self, X, output, logits, dense)
 
     def hessian(self, X: Any, output: Any = None, *, logits: bool = False) -> NDArray[Any]:
-        """Return the second derivatives of one output, (rows, columns, columns); output as above."""
+        """Return the second derivatives of an output, (rows, columns, columns); output as above."""
         found: NDArray[Any] = format_of(INPUTS).hessian(self, X, output, logits)
         return found
 
     def jvp(self, X: Any, V: ArrayLike, *, logits: bool = False) -> NDArray[Any]:
-        """Return the Jacobian of each row times its row of V (rows, columns): (rows, n_out)."""
+        """Return Jacobian-vector products with rows of V (rows, columns): (rows, n_out)."""
         found: NDArray[Any] = format_of(INPUTS).jvp(self, X, V, logits)
         return found
 
     def vjp(self, X: Any, U: ArrayLike, *, logits: bool = False) -> NDArray[Any]:
-        """Return each row of U (rows, n_out) times the Jacobian of its row: (rows, columns)."""
+        """Return vector-Jacobian products with rows of U (rows, n_out): (rows, columns)."""
         found: NDArray[Any] = format_of(INPUTS).vjp(self, X, U, logits)
         return found
 
     def hvp(self, X: Any, V: ArrayLike, output: Any = None, *, logits: bool = False) -> NDArray[Any]:
-        """Return the Hessian of one output at each row times its row of V: (rows, columns)."""
+        """Return Hessian-vector products of an output with rows of V: (rows, columns)."""
         found: NDArray[Any] = format_of(INPUTS).hvp(self, X, V, output, logits)
         return found
 
     def hidden(self, X: Any, layer: int | str) -> NDArray[Any]:
-        """Return the units of a layer after its activation, (rows, units); of members side by side.
+        """Return a layer's units after the activation, (rows, units); members side by side.
 
         layer : its name, as in `layers` or in `Dense(8, name="code")`, or its number from 0; -1 is the last
         """
@@ -90,7 +90,7 @@ class Differentiable:
         seed: int | None = 0,
         logits: bool = False,
     ) -> Any:
-        """Return what each column adds to an output on the way from a baseline to each row.
+        """Return attributions: the share of each column in an output's change from a baseline.
 
         The values of a row sum to the change of the output, within the `error` that comes with them.
 
@@ -123,7 +123,7 @@ class Differentiable:
     # --- by the parameters --------------------------------------------------------------------------
 
     def parameter_gradients(self, X: Any, y: Any) -> NDArray[Any]:
-        """Return the gradient of each row's own loss by all parameters, (rows, P).
+        """Return the gradient of each row's loss by all parameters, (rows, P).
 
         The columns are in the order of `parameters`, whose names are `parameter_names`. Penalties do not
         count. The mean over rows is the gradient of the loss where all rows and all entries count alike.
@@ -132,7 +132,7 @@ class Differentiable:
         return found
 
     def gradient_norms(self, X: Any, y: Any) -> NDArray[Any]:
-        """Return the Euclidean norms (rows,) of the rows of `parameter_gradients`, which are not formed.
+        """Return the Euclidean norms (rows,) of the rows of `parameter_gradients`.
 
         A row with a large norm moves the parameters most: it may be mislabelled, or worth labelling.
         """
@@ -141,6 +141,6 @@ class Differentiable:
 
     @property
     def parameter_names(self) -> list[str]:
-        """The names of all parameters in their order, as "dense1.weights[2, 0]": layer, array, place."""
+        """Names of all parameters in order, as "dense1.weights[2, 0]": layer, array, place."""
         names: list[str] = format_of(PARAMETERS).parameter_names(self)
         return names

@@ -13,8 +13,8 @@ from going_on import assert_same
 from in_blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
 from processes import python
 
-from fastmlp.training.sources.blocks import Slices, given
-from fastmlp.training.windows import RowFormat, Windows
+from fastmlp.data.sources import Slices, given
+from fastmlp.data.windows import RowFormat, Windows
 
 
 def test_slices_of_chosen_rows():
@@ -34,7 +34,7 @@ def test_windows_behind_the_last_are_an_error():
 
 def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(monkeypatch):
     """The first block said how many rows a window has, and may be nearly empty."""
-    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1 << 10)
+    monkeypatch.setattr("fastmlp.data.windows.WINDOW_BYTES", 1 << 10)
     dense = X * (np.arange(ROWS) >= 50)[:, None]
     made = []
     for cuts in ([0, ROWS], [0, 50, 70, ROWS]):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.heads import Head, Objective
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.loss import Loss
@@ -16,11 +17,10 @@ from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.rows import Inputs, SparseRows
 from fastmlp.model.state import FLOATS, Array
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 
 def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the dense blocks of X as one array, and its sparse matrices by what errors call them.
+    """Return the dense blocks of X as an array, and the sparse blocks by name.
 
     What is no list or dict of blocks is the array as it is, where all blocks are dense.
 
@@ -59,7 +59,7 @@ def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _block(name: str, block: InputBlock, given: Any) -> Any:
-    """Return a block as an array, or as it is if it is sparse."""
+    """Return a dense block as an array, a sparse block unchanged."""
     if block.is_sparse:
         if not is_sparse(given) or given.ndim != 2 or given.shape[1] != block.columns:
             got = f"shape {given.shape}" if is_sparse(given) else checks.shown(given)
@@ -138,7 +138,7 @@ CONVERTED = 1 << 16
 
 
 def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 0) -> None:
-    """Write an array's numbers in out's dtype, times `scale` in that dtype, to `out` of its shape.
+    """Write an array times `scale`, in the dtype of `out`, to `out`.
 
     Raises ValueError if one of them is not finite then.
     """
@@ -157,7 +157,7 @@ def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 
 
 
 def not_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> ValueError:
-    """Return the error that not all of `cleaned` is finite, which was made of `array`."""
+    """Return the error for a number of `cleaned` that is not finite."""
     first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
     value = np.asarray(array)[first]
     place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
@@ -175,7 +175,7 @@ def clean_inputs(
     first_row: int = 0,
     least: int = 1,
 ) -> Inputs:
-    """Return X times `scale` as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
+    """Return X times `scale` as clean rows (rows, n_in), dense or sparse, of `dtype` or X's dtype.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def clean_targets(what: str, value: Any, network: Network, rows: int, dtype: np.
 
 
 def by_head(what: str, value: Any, network: Network) -> dict[str, Any]:
-    """Return what y has for each head, in their order; ValueError where it has not a target for each."""
+    """Return the targets of each head, in order; ValueError unless y has targets for each."""
     names = network.head_names
     if not names:
         return dict.fromkeys(network.heads, value)
@@ -294,7 +294,7 @@ def clean_targets_of(
 
 
 def targets_of_head(what: str, value: ArrayLike, head: Head, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return the targets of a head (rows, units), with NaN where they are missing."""
+    """Return the targets of a head (rows, units), with NaN for missing targets."""
     array = checks.real_array(what, value, OF_LABELS)
     if not head.missing or array.dtype.kind != "f":
         return clean_targets_of(what, array, head.objective, rows, dtype)
@@ -320,7 +320,7 @@ def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]
 
 
 def scaled_weights(what: str, weights: Array, largest: float) -> Array:
-    """Return weights (rows,) scaled so that the largest of all rows, these and others, becomes one in [1, 2).
+    """Return weights (rows,) scaled: the largest of all rows comes into [1, 2).
 
     Only their ratios count, and so their sums stay in range. The scaling is exact.
     """
@@ -345,7 +345,7 @@ def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Ar
 
 
 def of_labels(y: Any, rows: int) -> str:
-    """Return what an error adds about labels; nothing unless y is a column of whole numbers."""
+    """Return an error's hint about labels; nothing unless y is a column of whole numbers."""
     column = isinstance(y, np.ndarray) and y.dtype.kind in "buif" and y.shape in ((rows,), (rows, 1))
     return f"; {OF_LABELS}" if column and (y == np.floor(y)).all() else ""
 
