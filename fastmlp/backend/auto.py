@@ -52,7 +52,7 @@ class Candidate(NamedTuple):
         return self.entries.has_network(self.bound, dtype)
 
 
-class Candidates(NamedTuple):
+class Field(NamedTuple):
     """The candidates for a training.
 
     found : all, built-in backends first; exact : candidates with exact bits, fastest : of these
@@ -67,8 +67,8 @@ class Candidates(NamedTuple):
     ready: set[str]
 
     @classmethod
-    def of(cls, found: tuple[Candidate, ...]) -> Candidates:
-        """Return some candidates as a record."""
+    def of(cls, found: tuple[Candidate, ...]) -> Field:
+        """Return the field of some candidates."""
         exact = tuple(one for one in found if one.exact)
         binds = any(one.bound for one in found)
         return cls(found, exact, min(exact, key=attrgetter("seconds")), binds, set())
@@ -79,7 +79,7 @@ class Auto:
 
     work : the training; only : the name of the single allowed backend, or None
     exact : True if backends with other bits are excluded
-    now, chosen : the present backend, and its candidate; binds : see `Candidates`
+    now, chosen : the present backend, and its candidate; binds : see `Field`
     """
 
     def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
@@ -90,11 +90,11 @@ class Auto:
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._only = only
         self._dtype = f"float{8 * work.itemsize}"
-        self._found, self._exact, self._fastest, self.binds, self._ready = candidates(work, only)
+        self._found, self._exact, self._fastest, self.binds, self._ready = field(work, only)
         alone = None
         if not exact and len(self._exact) < len(self._found):
             # Bits must not follow the threads that happen to be free.
-            alone = candidates(work._replace(threads=1), only)
+            alone = field(work._replace(threads=1), only)
         self.chosen = self._first(alone)
         self.now = registry.get(self.chosen.name)
         self._lost_before = programs.seconds_lost.get(self._fastest.key, 0.0)
@@ -120,7 +120,7 @@ class Auto:
             return self
         return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
 
-    def _first(self, alone: Candidates | None) -> Candidate:
+    def _first(self, alone: Field | None) -> Candidate:
         """Return the first candidate of the training. alone : on a single thread, perhaps with other bits"""
         if alone is not None:
             for other in alone.found:
@@ -205,20 +205,20 @@ class Auto:
         return self.now.evaluate(network, parameters, data)
 
 
-def candidates(work: Work, only: str | None = None) -> Candidates:
+def field(work: Work, only: str | None = None) -> Field:
     """Return the backends with an estimate for a step; only : see `Auto`."""
-    built_in, given = _built_in_candidates(work), registry.given()
+    built_in, given = _built_in_field(work), registry.given()
     if not given and only is None:
         return built_in
     found = [*built_in.found, *_those_of(given, work)]
-    return Candidates.of(tuple(one for one in found if only in (None, one.name)))
+    return Field.of(tuple(one for one in found if only in (None, one.name)))
 
 
 @lru_cache(maxsize=64)
-def _built_in_candidates(work: Work) -> Candidates:
+def _built_in_field(work: Work) -> Field:
     """Return the built-in candidates."""
     # Estimates depend on the work alone, and take 40 us.
-    return Candidates.of(tuple(_those_of(registry.built_in(), work)))
+    return Field.of(tuple(_those_of(registry.built_in(), work)))
 
 
 def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:

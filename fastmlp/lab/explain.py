@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastmlp.backend import programs
-from fastmlp.backend.auto import Auto, candidates
+from fastmlp.backend.auto import Auto, field
 from fastmlp.backend.registry import is_reference, mixed, variants
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
@@ -35,7 +35,7 @@ def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list
         names, missing = [*reasons], {name: f"not here: {why}" for name, why in reasons.items() if why}
         chosen = next((name for name in names if name not in missing and not is_reference(name)), None)
     else:
-        estimates = {one.name: one.seconds for one in candidates(row.work()).found}
+        estimates = {one.name: one.seconds for one in field(row.work()).found}
         names, chosen = ["reference", *variants()], min(estimates, key=estimates.__getitem__)
     found: dict[str, Measurement | Wrong | str] = dict(missing)
     of_threads: dict[int, list[str]] = {}

@@ -51,7 +51,7 @@ def test_what_is_missing_is_looked_for_until_it_is_found_and_then_no_more(monkey
 
 
 def key():
-    return auto.candidates(work(1000)).fastest.key
+    return auto.field(work(1000)).fastest.key
 
 
 def test_a_program_is_compiled_once_as_much_is_lost_as_that_takes_and_as_much_is_to_come(on_disk):
@@ -172,9 +172,9 @@ def test_a_variant_of_a_user_s_is_taken_where_it_says_that_it_is_fastest(on_disk
 
 
 def test_what_auto_changes_between_has_the_same_bits():
-    exact = [one.name for one in auto.candidates(work(1000)).exact]
+    exact = [one.name for one in auto.field(work(1000)).exact]
     assert exact == ["fused", "packed", "specialized"]
-    assert "baseline" not in [one.name for one in auto.candidates(work(1)).found]
+    assert "baseline" not in [one.name for one in auto.field(work(1)).found]
     assert all(isinstance(choice, Choice) for choice in registry.choices().values())
 
 
