@@ -88,7 +88,7 @@ def test_what_is_restored_has_the_same_programs(name):
     network, _, optimizer = own_pieces.CASES[name]
     work = Work.of(network, optimizer, 32, np.dtype("f4"), 1, 10**6)
     parts = json.loads(json.dumps(with_formulas(work._replace(optimizer=without_rates(optimizer)))))
-    assert auto.candidates(Work(*restored(parts))) == auto.candidates(work)
+    assert auto.field(Work(*restored(parts))) == auto.field(work)
 
 
 def test_a_file_holds_no_formula():
