@@ -335,9 +335,7 @@ class Perceptron(Joint, Parameters, Fitted):
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
         if self.shuffle:
-            orders = (
-                ComposedOrders(len(rows.targets), rng) if stream is None else stream.orders(rng, since.epoch)
-            )
+            orders = stream.orders(rng, since.epoch) if stream else ComposedOrders(len(rows.targets), rng)
         score = scoring_of(self, held_out)
         plan = plan._replace(
             orders=orders, dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,

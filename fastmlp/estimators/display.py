@@ -71,22 +71,19 @@ class LossCurveDisplay:
         trained = _trained(estimator)
         name = type(trained).__name__ if name is None else name
         if isinstance(trained, Model):
-            loss, validation_loss = trained.history["loss"], trained.history.get("validation_loss")
-            if not loss:
-                raise ValueError("the Model has no curve: it was trained for no whole epoch")
-            display = cls(loss, validation_loss=validation_loss, estimator_name=name)
-            return display.plot(ax=ax, **line_options)
-        if not getattr(trained, "loss_curve_", None):
-            raise ValueError(
+            curves: list[Any] = [trained.history.get(curve) for curve in ("loss", "validation_loss", "")]
+            missing = "the Model has no curve: it was trained for no whole epoch"
+        else:
+            names = "loss_curve_", "validation_loss_curve_", "validation_scores_"
+            curves = [getattr(trained, curve, None) for curve in names]
+            missing = (
                 f"{type(trained).__name__} has no loss_curve_; an MLPClassifier or MLPRegressor has one, "
                 "if its solver is not 'lbfgs'"
             )
-        display = cls(
-            trained.loss_curve_,
-            validation_loss=getattr(trained, "validation_loss_curve_", None),
-            validation_scores=getattr(trained, "validation_scores_", None),
-            estimator_name=name,
-        )
+        if not curves[0]:
+            raise ValueError(missing)
+        loss, validation, scores = curves
+        display = cls(loss, validation_loss=validation, validation_scores=scores, estimator_name=name)
         return display.plot(ax=ax, **line_options)
 
     def plot(self, ax: Any = None, **line_options: Any) -> LossCurveDisplay:

@@ -26,13 +26,6 @@ SPARSE = ["csr", "csc"]
 """The sparse formats that are taken as they are."""
 
 
-def _is_clean_column(y: Any, rows: int) -> bool:
-    """Return whether y is (rows,) finite numbers."""
-    if type(y) is not np.ndarray or y.shape != (rows,):
-        return False
-    return y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y))
-
-
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """The part of an estimator that predicts; the rest trains."""
 
@@ -139,7 +132,8 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             and (reset or ("feature_names_in_" not in names and X.shape[1] == self.n_features_in_))
             and (not array or X.flags.c_contiguous)
             and checks.finite(X if array else np.ascontiguousarray(X.data))
-            and (y is None or _is_clean_column(y, X.shape[0]))
+            and (y is None or (type(y) is np.ndarray and y.shape == X.shape[:1]))
+            and (y is None or y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y)))
         )
 
     def __getstate__(self) -> dict[str, Any]:

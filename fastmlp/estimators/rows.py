@@ -27,6 +27,7 @@ from fastmlp.model.backend import Array, Data
 from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
 from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS
+from fastmlp.training.start import clean_pair
 
 AUTO_BATCH = 200
 """What batch_size="auto" is where rows are as many."""
@@ -125,20 +126,11 @@ def start(
         # A RandomState draws by the same two methods as the Generator that is required.
         weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
         return weights, [np.zeros(n_out) for n_out in sizes[1:]]
-    try:
-        given, biases = (list(arrays) for arrays in init)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"init must be None, a scheme's name, a Normal, or (coefs, intercepts), got {checks.shown(init)}"
-        ) from None
-    real = np.dtype(np.float64)
-    return (
-        [clean(f"init coefs[{i}]", checks.real_array("init coefs", w), real) for i, w in enumerate(given)],
-        [
-            clean(f"init intercepts[{i}]", checks.real_array("init intercepts", b), real)
-            for i, b in enumerate(biases)
-        ],
+    required, names = (
+        "None, a scheme's name, a Normal, or (coefs, intercepts)",
+        ("init coefs", "init intercepts"),
     )
+    return clean_pair("init", required, names, init, np.dtype(np.float64))
 
 
 def _uniform(

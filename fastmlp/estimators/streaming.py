@@ -18,9 +18,7 @@ from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table
 from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.estimators.parameters import number
 from fastmlp.estimators.rows import AUTO_BATCH, ComposedOrders
-from fastmlp.model.backend import Data
-
-Array = NDArray[Any]
+from fastmlp.model.backend import Array, Data
 
 
 class Stream(NamedTuple):

@@ -31,10 +31,8 @@ from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import Inputs, SparseRows, unpacked
-from fastmlp.model.state import TrainState
+from fastmlp.model.state import Array, TrainState
 from fastmlp.system.budget import share
-
-Array = NDArray[Any]
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
 

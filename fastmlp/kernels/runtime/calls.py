@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import each, table_of
 from fastmlp.kernels.jit.entries import Entries
@@ -210,8 +209,6 @@ def matrices_for(
 
 
 # --- predictions of one model, and of many at once ----------------------------------------------------
-
-Array = NDArray[Any]
 
 PARAMETERS, OUT, MEMORY = (WORDS[name] for name in ("parameters", "out", "memory"))
 

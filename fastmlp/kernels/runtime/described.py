@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.norms import BatchNorm
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-
-Array = NDArray[Any]
+from fastmlp.model.state import Array
 
 
 @functools.lru_cache(maxsize=64)

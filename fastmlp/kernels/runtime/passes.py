@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
@@ -16,8 +15,7 @@ from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
-
-Array = NDArray[Any]
+from fastmlp.model.state import Array
 
 BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.rows import ByteRows, Inputs
-from fastmlp.model.state import FLOATS, TrainState
-
-Array = NDArray[Any]
+from fastmlp.model.state import FLOATS, Array, TrainState
 
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
