@@ -93,6 +93,7 @@ class Run:
         rows: int,
         history: dict[str, list[float]],
         backend: Callable[[], Backend],
+        *,
         snapshot: Callable[[], Snapshot] = no_snapshot,
         model_index: int | None = None,
         optimizer: Optimizer | None = None,

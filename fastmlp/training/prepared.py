@@ -149,6 +149,7 @@ def ready(
     held_out: Data | HeldOutBlocks | None,
     rows: int,
     ranks: Ranks = ALONE,
+    *,
     trainings: int = 1,
     is_sized: bool = True,
     blocks: dict[str, Any] | None = None,
@@ -244,8 +245,10 @@ def ready(
     if in_file:
         from fastmlp.training import resuming
 
-        found = chosen.name, parameters, data, batch_size, callbacks, ranks
-        plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
+        plan = resuming.with_setting(
+            plan, chosen.name, parameters, data, callbacks, ranks, batch_size=batch_size,
+            rows=rows if is_array else None, per_epoch=per_epoch, blocks=blocks or {},
+        )  # fmt: skip
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
