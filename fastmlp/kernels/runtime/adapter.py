@@ -1,4 +1,4 @@
-"""Makes a `Backend` of a variant: checks what it is given, and runs machine code on calls."""
+"""A variant as a `Backend`: checks arguments, and runs machine code on calls."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from fastmlp.system.budget import share
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
 
 EVALUATED_ROWS = 256
-"""Rows that `evaluate` takes at a time, so that its buffers do not grow with the data."""
+"""Rows of a part in `evaluate`: buffers do not grow with the data."""
 
 
 def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
-    """Return a variant as a backend. Its functions compile their code, or load it, when first called."""
+    """Return a variant as a backend. Code is compiled, or loaded, at a function's first call."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
@@ -105,9 +105,9 @@ class CompiledBackend:
     def _on_all_rows(
         self, template: str, network: Network, parameters: Array, data: Data, given: dict[str, Any]
     ) -> NDArray[np.float64]:
-        """Run an entry point on all rows at once; return the loss, and those of heads (1 + heads,).
+        """Run an entry point on all rows at once; return the losses, of all and of heads, (1 + heads,).
 
-        given : what the entry point reads besides
+        given : further arrays of the entry point
         """
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
@@ -162,7 +162,7 @@ class CompiledBackend:
         losses: NDArray[np.float64],
         shared: Shared | None = None,
     ) -> TrainState:
-        """Take a chunk's steps; write the objectives to losses (steps,), and return the state after them."""
+        """Take a chunk's steps; write the objectives to losses (steps,), and return the new state."""
         shape, dtype, sums = shape_of(network), state.parameters.dtype, losses
         check_state(shape, state, optimizer.moment_rows)
         check_data(shape, data, dtype)
@@ -244,7 +244,7 @@ SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int6
 class Summing:
     """The functions of a `Shared` for calls from programs within a step (`call_back`).
 
-    gradients : (P,), of which programs name ranges
+    gradients : (P,), with ranges named by programs
     barrier : of the program, where success is written
     """
 
@@ -283,9 +283,9 @@ class Summing:
         return found
 
     def check(self) -> None:
-        """Raise the error that ended the program, if any.
+        """Raise the error of the program, if any.
 
-        ctypes drops one that arises before the function's first line. Only a second Ctrl-C does that.
+        ctypes drops an error before the function's first line, as from a second Ctrl-C.
         """
         if self._barrier[UNSUMMED]:
             raise self._errors[0] if self._errors else KeyboardInterrupt

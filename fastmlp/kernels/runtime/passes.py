@@ -20,7 +20,7 @@ from fastmlp.model.state import Array
 BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
 
 BLOCK_BYTES = 1 << 20
-"""The bytes of all units of a block of rows, of their logits and of their deltas: an L2 cache, or half."""
+"""The bytes of a block's units, logits and deltas: an L2 cache, or half."""
 
 
 def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
@@ -37,7 +37,7 @@ class RowPasses:
     ----------
     choice, entries : of the variant
     network : without blocks of inputs; parameters : (P,) floating
-    rows : that a call will take, at most
+    rows : of a call, at most
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class RowPasses:
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
-        """Return whether these passes can be used again for a network and a number of rows."""
+        """Return True if these passes serve a network and a number of rows."""
         same = parameters is self.parameters and network == self.network
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
 
     def forget(self) -> None:
-        """Let go of the arrays of a call: rows, targets, and what was written."""
+        """Let go of the arrays of a call: rows, targets and results."""
         arrays = ("inputs", "targets", "weights", "by_outputs", "by_inputs")
         self._call.set(dict.fromkeys(arrays, self.outputs))
 
@@ -88,7 +88,7 @@ class RowPasses:
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
         """Take cotangents of the outputs (directions, rows, n_out) back, direction after direction.
 
-        by_inputs : (directions, rows, n_in), where those of the inputs are written; None for nowhere
+        by_inputs : (directions, rows, n_in), overwritten with the inputs' cotangents; None for no output
         """
         call, words, directions = self._call, self._call.words, len(by_outputs)
         call.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
