@@ -91,7 +91,7 @@ class Perceptron(Joint, Parameters, Fitted):
     # --- what the subclasses say --------------------------------------------------------------------
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
-        """Keep the values that y can have; from the second training on check that y has no others."""
+        """Keep the possible values of y; from the second training on check y against these values."""
 
     def _check_targets(self, y: Array) -> None:
         """Raise ValueError for a y of validation rows with unknown classes."""
@@ -109,7 +109,7 @@ class Perceptron(Joint, Parameters, Fitted):
         raise NotImplementedError
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
-        """Return the score that early stopping goes by if none is given."""
+        """Return the default score of early stopping."""
         raise NotImplementedError
 
     # --- training -----------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Perceptron(Joint, Parameters, Fitted):
         self._after_fit(X, y)
 
     def _after_fit(self, X: Any, y: Any) -> None:
-        """Set attributes that follow from the trained network and rows."""
+        """Set the attributes derived from the trained network and rows."""
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ScoredRows:
         """Return validated rows in memory."""
@@ -373,7 +373,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return min(int(self.batch_size), rows)
 
     def _worth_threads(self, network: Network, rows: int | None) -> int | None:
-        """Return how many threads an epoch may use; None leaves it to the backend."""
+        """Return the number of threads of an epoch; None leaves the choice to the backend."""
         long = rows is None or 6 * parameter_count(network) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 

@@ -16,13 +16,13 @@ from fastmlp.trained.model import Model
 class LossCurveDisplay:
     """Plot of the training loss, the validation loss and validation scores by epoch.
 
-    Make one with `from_estimator`. Needs the extra `plot`.
+    Make a display with `from_estimator`. Needs the extra `plot`.
 
     Parameters
     ----------
-    loss : sequence of float, one for every epoch
+    loss : sequence of float, a value for every epoch
     validation_loss : sequence of float, optional
-    validation_scores : sequence of float, optional; they get a vertical axis of their own
+    validation_scores : sequence of float, optional, on a second vertical axis
     estimator_name : str, optional, goes into the legend
 
     Attributes
@@ -55,7 +55,7 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : Model, MLPClassifier or MLPRegressor
-            A model that `fit` returned, or a fitted estimator of fastmlp or scikit-learn. Of a Pipeline the
+            A model of `fit`, or a fitted estimator of fastmlp or scikit-learn. Of a Pipeline the
             last step is taken, of a search the `best_estimator_`.
         ax : matplotlib Axes, optional; a new figure if None
         name : str, optional; the name of the class if None
@@ -66,7 +66,7 @@ class LossCurveDisplay:
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If it has no curve, as after solver="lbfgs".
+            If the estimator has no curve, as after solver="lbfgs".
         """
         trained = _trained(estimator)
         name = type(trained).__name__ if name is None else name

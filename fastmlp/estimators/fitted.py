@@ -1,4 +1,4 @@
-"""The attributes of a trained estimator: its model, and coefs_ and intercepts_ as views of its parameters."""
+"""The attributes of a trained estimator: the model, and coefs_ and intercepts_ as views of the parameters."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from fastmlp.model.state import FLOATS, Array
 from fastmlp.trained.model import Model
 
 SPARSE = ["csr", "csc"]
-"""The sparse formats that are taken as they are."""
+"""The sparse formats taken unchanged."""
 
 
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """The part of an estimator that predicts; the rest trains."""
+    """Base of estimators: the predicting part."""
 
     def _ends_in(self) -> tuple[str, str | Loss]:
         """Return the trainer's names of the output activation and of the loss."""
         raise NotImplementedError
 
     def _adopt(self, model: Model) -> None:
-        """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
+        """Take over a model; coefs_ and intercepts_ are views of the model's parameters."""
         held = vars(self).get("_model")
         self._model, self._scale = model, model.network.input_scale
         if held is not None and held.network is model.network and held.parameters is model.parameters:
@@ -48,13 +48,13 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
     @property
     def model_(self) -> Model:
-        """The trained network, a `Model` that shares its parameters with the estimator."""
+        """The trained network, a `Model` with the estimator's parameters."""
         check_is_fitted(self)
         return self._current_model()
 
     @classmethod
     def _holding(cls, model: Model, parameters: dict[str, Any]) -> Self:
-        """Return an estimator that is fitted: with the model, and with its description as parameters."""
+        """Return a fitted estimator with the model, and with the model's description as parameters."""
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, got {checks.shown(model)}")
         made = cls(**described(model.network), **parameters)
@@ -87,7 +87,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     def jacobian(self, X: Any) -> Array:
         """Return the derivatives of all outputs by all features, (rows, outputs, features).
 
-        X : as for `predict`; the outputs are those of `model_`, of two classes the second one's probability
+        X : as for `predict`; the outputs are the outputs of `model_`, of two classes the second probability
         """
         return self.model_.jacobian(self._rows_for(X))
 
@@ -118,10 +118,10 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return "_model" in vars(self)
 
     def _is_clean(self, X: Any, dtypes: Any, y: Any = None, reset: bool = False) -> bool:
-        """Return whether X, and y if given, surely pass scikit-learn's validation.
+        """Return True if X, and y if given, surely pass scikit-learn's validation.
 
-        That validation takes longer than predicting a row, or than a step on 32 rows.
-        dtypes : one or several that X may have; reset : whether it may have other columns than before
+        scikit-learn's validation takes longer than to predict a row, or than a step on 32 rows.
+        dtypes : a dtype or several dtypes of X; reset : True to allow other columns than before
         """
         array, names = type(X) is np.ndarray, vars(self)
         return (

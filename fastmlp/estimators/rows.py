@@ -40,14 +40,14 @@ ScoredRows = tuple[Data, Array | None]
 def rows_of(
     X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
 ) -> ScoredRows:
-    """Return rows in the form for training, with their weights in scores.
+    """Return rows in the form for training, with weights in scores.
 
     Parameters
     ----------
     X : validated (rows, n_in), dense or sparse, of the dtype to train in
     sample_weight : (rows,) or None, as the user passed it
-    class_weights : (rows,) or None; they count in the loss and not in scores
-    scale : what X is multiplied with
+    class_weights : (rows,) or None; for the loss and not for scores
+    scale : the factor of X
 
     Raises ValueError if a sample weight is not finite or below 0, or if all are 0.
     """
@@ -115,7 +115,7 @@ def start(
 
     Parameters
     ----------
-    activations : one for every layer; for "sigmoid" scikit-learn's bound is narrower
+    activations : of every layer; for "sigmoid" scikit-learn's bound is narrower
     init : None for scikit-learn's draw, a scheme of the trainer's (biases are 0), or
         (weights, biases)
     """
@@ -146,18 +146,18 @@ def _uniform(
 
 
 NO_ENTROPY = KnownState(np.zeros(624, np.uint32))
-"""The first state of a generator that is seeded at once."""
+"""The first state of a generator, overwritten by the seed."""
 
 
 _idle: list[np.random.RandomState] = []
-"""Generators that no block uses now, to be seeded again: 1 us, where to make one takes 22."""
+"""Unused generators, to be seeded again: 1 us, where to make a generator takes 22."""
 
 
 class random_state:
     """A context with the generator of `sklearn.utils.check_random_state`.
 
-    Of a whole number that is a generator which nothing may keep. `RandomState(seed)` would read the system's
-    entropy first, and make a state of it that the seed overwrites.
+    For a whole number the generator must not be kept. `RandomState(seed)` would read the system's entropy
+    first, for a state overwritten by the seed.
     """
 
     def __init__(self, given: Any) -> None:
@@ -179,9 +179,10 @@ class random_state:
 
 
 def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.RandomState:
-    """Return the generator that a training draws from: its own where several share NumPy's global one.
+    """Return a training's generator: a new generator where several trainings share NumPy's global generator.
 
-    Each training draws once from NumPy's global generator then, in their order, so that its seed fixes all.
+    Each training draws once from NumPy's global generator then, in order: the global seed fixes all
+    trainings.
     """
     if among_others and given is np.random.mtrand._rand:
         return np.random.RandomState(given.randint(2**32, size=4, dtype=np.uint32))
@@ -192,12 +193,12 @@ class ComposedOrders:
     """Row orders, each a permutation of the order before (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
-        """epochs : of the training, which had other orders before"""
+        """epochs : of the training so far, in other orders"""
         self._order = np.arange(rows)
         self._rng, self._epochs = rng, epochs
 
     def fingerprint(self) -> str:
-        """Return a hash of the state that all later orders depend on."""
+        """Return a hash of the state of all later orders."""
         state: Any = self._rng.get_state()
         kind, words, *rest = state
         digest = hashlib.sha256(f"{kind} {rest}".encode())

@@ -1,4 +1,4 @@
-"""Estimators on rows that come block by block: how blocks are recognised, and targets made of their y."""
+"""Estimators on blocks of rows: recognition of blocks, and targets of each block's y."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stream(NamedTuple):
 
     @property
     def rows(self) -> int | None:
-        """Rows of an epoch, if that is known."""
+        """Rows of an epoch, if known."""
         return self.first.rows if self.first.last else self.windows.rows
 
     def orders(self, rng: np.random.RandomState, epochs: int) -> Orders:
@@ -68,7 +68,7 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
 def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) -> Iterator[Stream]:
     """Give the stream of an estimator's rows, once a classifier has learnt the labels.
 
-    epochs : None to fit, or to train on for so many; first : whether to train from a new start
+    epochs : None to fit, or to train on for so many; first : True to train from a new start
     """
     incremental = epochs is not None
     dtype, n_in = None if estimator.dtype is None else estimator._dtype(), None
@@ -87,7 +87,7 @@ def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) ->
 
 
 def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
-    """Return whether a memory map would be copied, and can be read in windows."""
+    """Return True if a memory map would be copied, and can be read in windows."""
     splits = estimator.early_stopping and estimator.validation_set is None
     numbers = X.ndim == 2 and X.dtype.kind in "bui"
     return numbers and not splits and estimator.solver != "lbfgs" and not _balances(estimator)
@@ -157,7 +157,7 @@ def _label_weights(estimator: Any, y: Array) -> Array:
 
 
 def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
-    """Return y, or that of the first block."""
+    """Return y, or the first block's y."""
     source = blocks_of(estimator, X, y, sample_weight)
     if source is not None:
         for some in _labels_of(source):
@@ -169,7 +169,7 @@ def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
 
 
 def _labels_of(source: Source) -> Iterator[Array]:
-    """Yield the y of every block that has rows."""
+    """Yield the y of every block with rows."""
     for name, block in named_blocks(source, lambda number: f"block {number}"):
         if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
             raise TypeError(f"{name} must be {SHAPE}, got {checks.shown(block)}")
