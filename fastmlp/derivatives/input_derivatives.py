@@ -93,6 +93,11 @@ class Rows:
         fits = not (self.logits and self.network.heads)
         return plain and fits and not registry.is_reference(self.model.backend)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether rows can go in the compiled passes of a chain."""
+        return self.is_compiled and self.network.is_chain and not self.network.heads
+
     @functools.cached_property
     def passes(self) -> RowPasses:
         """Compiled passes."""
@@ -254,6 +259,14 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
     outs = model.network.n_out
     rows = Rows(model, X, outs, logits)
+    if rows.is_chain and len(rows.parameters) <= MOST_NUMBERS and outs <= 4 * rows.n_in:
+        passes = rows.passes
+        if passes.columns <= min(passes.rows, len(rows)):
+            out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
+            passes.jacobian(rows.dense(slice(0, len(rows))), out)
+            rows.release()
+            out *= rows.scale
+            return out
     if outs <= rows.n_in or (rows.is_compiled and outs <= 4 * rows.n_in):
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
         for some, found in _reverse(

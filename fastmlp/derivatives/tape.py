@@ -182,6 +182,15 @@ STRUCTURES = {
 """The structures of `fastmlp.exchange.steps`; a code has no derivative, and counts 0."""
 
 
+def _where_asked(step: ExportStep, delta: Array, found: Array) -> Array:
+    """Return derivatives of an activation without what an infinite slope makes of the cotangent 0."""
+    if step.one.kind.name != "activation" or step.label == "softmax":
+        return found
+    if np.isfinite(found.sum()):
+        return found
+    return np.where(delta == 0, delta.dtype.type(0), found)
+
+
 class Tape:
     """The values of all steps for some rows, and derivatives along them.
 
@@ -229,6 +238,7 @@ class Tape:
             found = expression.on_arrays(self.graph.dtype, known)
         return np.broadcast_to(np.asarray(found, self.graph.dtype), shape)
 
+    @np.errstate(all="ignore")
     def push(self, inputs: Array) -> dict[int, Array]:
         """Return the tangents of all steps, given those of the inputs (.., rows, columns)."""
         found = self._inputs(inputs)
@@ -246,6 +256,7 @@ class Tape:
             found[step.number] = sum(others, start=first)
         return found
 
+    @np.errstate(all="ignore")
     def pull(
         self,
         seeds: Mapping[int, Array],
@@ -289,8 +300,8 @@ class Tape:
             return STRUCTURES[step.one.kind.name].pull(step, delta, sources)
         known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
         return [
-            self._evaluated(pulled[name], known, (*delta.shape[:-1], source.shape[-1]))
-            for name, source in zip(step.variables, sources, strict=False)
+            _where_asked(step, delta, self._evaluated(pulled[name], known, (*delta.shape[:-1], units)))
+            for name, units in zip(step.variables, [one.shape[-1] for one in sources], strict=False)
         ]
 
     def _bent(
@@ -307,7 +318,8 @@ class Tape:
             for by, along_source in zip(names, step.one.sources, strict=True):
                 tangent = tangents[along_source]
                 shape = (*tangent.shape[:-1], self.values[source].shape[-1])
-                yield source, self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+                own = self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+                yield source, _where_asked(step, delta, own)
 
     def by_arrays(self, step: ExportStep, delta: Array) -> Iterator[tuple[str, Array]]:
         """Yield the arrays of a step that are trained, with the derivative of each row by them.

@@ -8,7 +8,17 @@ a whole step, so together they have its bits.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from fastmlp.kernels.codegen.views import chosen, lesser, part_of, rows_of, units_of, weights_of
+from fastmlp.kernels.codegen.views import (
+    biases_of,
+    chosen,
+    lesser,
+    matrix,
+    part_of,
+    rows_of,
+    units_of,
+    vector,
+    weights_of,
+)
 from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
@@ -22,7 +32,13 @@ from fastmlp.kernels.program.row_templates import (
     rows_loss,
     rows_outputs,
 )
-from fastmlp.kernels.program.selecting import softmax_gradient
+from fastmlp.kernels.program.selecting import (
+    add_to_rows,
+    clear_unasked,
+    copy_transposed,
+    softmax_gradient,
+    softmax_slopes,
+)
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
     block_rows,
@@ -33,6 +49,9 @@ from fastmlp.kernels.program.step_numbers import (
     rows_together,
     streamed_bytes,
 )
+
+COLUMN_BYTES = 192
+"""Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
 
 
 def block_of(call):
@@ -53,10 +72,11 @@ def output_backward(call, rows, first, last):
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             delta[i, j] = by_outputs[i, j]
-    if output.activation != SOFTMAX:
-        activate_gradient(output.activation, z, a, delta)
+    if output.activation == SOFTMAX:
+        softmax_gradient(a, delta)
         return
-    softmax_gradient(a, delta)
+    activate_gradient(output.activation, z, a, delta)
+    clear_unasked(by_outputs, 0, 1, delta)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -114,14 +134,75 @@ def input_backward(call, worker, workers):
 
 
 def loss_backward(call, worker, workers):
-    """Take all samples of a chain forward, and back the deltas of each sample's own loss."""
-    rows, block, depth = call.samples, block_of(call), call.depth
+    """Write the squared norm of the gradient of each sample's own loss to call.sums; of a chain."""
+    operations, memory, rows, block = call.operations, call.memory, call.samples, block_of(call)
     share = loss_share(call.objective.divisor, 1.0)
     for at in range(0, rows, block):
         stop = lesser(at + block, rows)
-        rows_forward(call, 0, rows, at, stop, 0, depth, call.step, worker)
+        rows_forward(call, 0, rows, at, stop, 0, call.depth, call.step, worker)
         rows_loss(call, 0, rows, at, stop, share, worker)
-        rows_backward(call, 0, rows, rows, at, stop, 0, depth, call.step, worker)
+        rows_backward(call, 0, rows, rows, at, stop, 0, call.depth, call.step, worker)
+        for i in range(at, stop):
+            total, read = 0.0, sum_of_squares(vector(call.inputs, i * call.n_in, call.n_in))
+            for number in range(call.depth):
+                here = operations[number]
+                place = here.units * rows + i * here.n_out
+                delta = sum_of_squares(vector(memory, call.deltas + place, here.n_out))
+                total += delta * (read + (here.trains_bias != 0))
+                read = sum_of_squares(vector(memory, call.activations + place, here.n_out))
+            call.sums[i] = total
+
+
+def jacobian(call, worker, workers):
+    """Write the Jacobian of a chain, (n_out, n_in) of each sample, to call.by_inputs.
+
+    Some samples are the columns of all matrices: vectors are full whatever the units are, and no weights are
+    transposed. The last ones end with the last sample, and may repeat some.
+    """
+    memory, operations, parameters, samples = call.memory, call.operations, call.parameters, call.samples
+    rows, last = COLUMN_BYTES // parameters.itemsize, call.depth - 1
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    inputs, nothing = (
+        matrix(memory, call.batch_inputs, call.n_in, rows),
+        vector(memory, call.batch_weights, rows),
+    )
+    clear(nothing)
+    for start in range(0, samples, rows):
+        at = lesser(start, samples - rows)
+        copy_transposed(rows_of(call.inputs, at, at + rows), inputs, 0, 1)
+        below = inputs
+        for number in range(call.depth):
+            here = operations[number]
+            z = matrix(memory, call.logits + here.units * rows, here.n_out, rows)
+            a = matrix(memory, call.activations + here.units * rows, here.n_out, rows)
+            weight_gradient(weights_of(parameters, here), below, scratch, z)
+            add_to_rows(biases_of(parameters, here), z)
+            if here.activation == SOFTMAX:
+                turned = matrix(memory, call.batch_targets, rows, here.n_out)
+                copy_transposed(z, turned, 0, 1)
+                activate(here.activation, turned, turned)
+                copy_transposed(turned, a, 0, 1)
+            else:
+                activate(here.activation, z, a)
+            below = a
+        for output in range(call.n_out):
+            above = operations[last]
+            delta = matrix(memory, call.deltas + above.units * rows, call.n_out, rows)
+            softmax_slopes(below, output, above.activation == SOFTMAX, delta)
+            if above.activation != SOFTMAX:
+                z = matrix(memory, call.logits + above.units * rows, call.n_out, rows)
+                z, a = rows_of(z, output, output + 1), rows_of(below, output, output + 1)
+                activate_gradient(above.activation, z, a, rows_of(delta, output, output + 1))
+            for number in range(last, 0, -1):
+                here = operations[number - 1]
+                out = matrix(memory, call.deltas + here.units * rows, here.n_out, rows)
+                affine(weights_of(parameters, operations[number]), delta, nothing, scratch, out)
+                z = matrix(memory, call.logits + here.units * rows, here.n_out, rows)
+                a = matrix(memory, call.activations + here.units * rows, here.n_out, rows)
+                activate_gradient(here.activation, z, a, out)
+                delta = out
+            affine(weights_of(parameters, operations[0]), delta, nothing, scratch, inputs)
+            copy_transposed(inputs, call.by_inputs, at * call.n_out + output, call.n_out)
 
 
 def penalize(call, worker, workers):

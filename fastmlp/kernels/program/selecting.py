@@ -87,3 +87,43 @@ def softmax_gradient(a, delta):
             along += a[i, j] * delta[i, j]
         for j in range(a.shape[1]):
             delta[i, j] = a[i, j] * (delta[i, j] - along)
+
+
+def softmax_slopes(a, output, is_softmax, delta):
+    """delta (units, rows) = the derivative of an output by the logits, of softmax a; else 1 for itself."""
+    wide_vectors()
+    units, rows = a.shape
+    one = a.dtype.type(1)
+    own = vector(a, output * rows, rows)
+    for j in range(units):
+        is_own = one if j == output else a.dtype.type(0)
+        share, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
+        for i in range(rows):
+            found[i] = own[i] * (is_own - share[i]) if is_softmax else is_own
+
+
+def clear_unasked(by_outputs, column, k, delta):
+    """delta (n * k, units) = 0 where by_outputs (n, columns) is 0, from a column on; k rows for each.
+
+    So the infinite slope of an output has no part in the derivatives of others.
+    """
+    for i in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            if by_outputs[i // k, column + j] == 0:
+                delta[i, j] = 0
+
+
+def add_to_rows(b, out):
+    """out (units, rows) += b (units,)."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] += b[j]
+
+
+def copy_transposed(x, out, first, step):
+    """Rows first, first + step, .. of out (.., n) = the columns of x (n, columns)."""
+    for j in range(x.shape[1]):
+        for i in range(x.shape[0]):
+            out[first + j * step, i] = x[i, j]

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
 from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
 from fastmlp.model.network import Network
-from fastmlp.model.operations import Operation
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class RowPasses:
         })  # fmt: skip
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
-        self._memory = call.array("memory")
+        self._sums = call.array("sums")
         address = self._call.address  # of itself it would be a cycle, which keeps the memory
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
@@ -64,6 +64,11 @@ class RowPasses:
         """Return whether these passes can be used again for a network and a number of rows."""
         same = parameters is self.parameters and network == self.network
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
+
+    @property
+    def columns(self) -> int:
+        """The rows that `jacobian` takes together."""
+        return COLUMN_BYTES // self.parameters.itemsize
 
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
@@ -77,11 +82,12 @@ class RowPasses:
         self._pass("forward")
         return self.outputs[:rows]
 
-    def loss_back(self, inputs: Array, targets: Array) -> None:
-        """Take rows of a chain forward, and the deltas of each row's loss back."""
+    def squared_norms(self, inputs: Array, targets: Array) -> NDArray[np.float64]:
+        """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
         weights = np.ones(len(inputs), inputs.dtype)
         self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
         self._pass("loss_backward")
+        return self._sums[: len(inputs)]
 
     def _pass(self, template: str) -> None:
         if (failed := self._run(template)()) is not None:
@@ -101,7 +107,9 @@ class RowPasses:
             words[BY_OUTPUTS] += by_outputs.strides[0]
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
-    def units(self, buffer: str, operation: Operation, rows: int) -> Array:
-        """Return an operation's units (rows, width) in "activations" or "deltas"."""
-        start = self._call.words[WORDS[buffer]] + operation.units * rows
-        return self._memory[start : start + rows * operation.width].reshape(rows, operation.width)
+    def jacobian(self, inputs: Array, out: Array) -> None:
+        """Write the Jacobians (rows, n_out, n_in) of rows of a chain, at least `columns` of them, to out."""
+        rows = len(inputs)
+        self._call.set({"inputs": inputs, "samples": rows, "by_inputs": out})
+        self._call.set({"by_inputs_rows": rows * self.network.n_out})
+        self._pass("jacobian")
