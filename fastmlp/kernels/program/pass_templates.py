@@ -38,6 +38,7 @@ from fastmlp.kernels.program.selecting import (
     copy_transposed,
     softmax_gradient,
     softmax_slopes,
+    square_sum,
 )
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
@@ -134,23 +135,31 @@ def input_backward(call, worker, workers):
 
 
 def loss_backward(call, worker, workers):
-    """Write the squared norm of the gradient of each sample's own loss to call.sums; of a chain."""
-    operations, memory, rows, block = call.operations, call.memory, call.samples, block_of(call)
-    share = loss_share(call.objective.divisor, 1.0)
-    for at in range(0, rows, block):
-        stop = lesser(at + block, rows)
-        rows_forward(call, 0, rows, at, stop, 0, call.depth, call.step, worker)
-        rows_loss(call, 0, rows, at, stop, share, worker)
-        rows_backward(call, 0, rows, rows, at, stop, 0, call.depth, call.step, worker)
-        for i in range(at, stop):
-            total, read = 0.0, sum_of_squares(vector(call.inputs, i * call.n_in, call.n_in))
-            for number in range(call.depth):
+    """Write the squared norm of the gradient of each sample's own loss to call.losses; of a chain.
+
+    Each block of samples is a batch of its own, so that all of it stays in the caches.
+    """
+    operations, memory, samples, n_in = call.operations, call.memory, call.samples, call.n_in
+    block, depth, share = (
+        lesser(block_of(call), call.batch),
+        call.depth,
+        loss_share(call.objective.divisor, 1.0),
+    )
+    for at in range(0, samples, block):
+        rows = lesser(block, samples - at)
+        rows_forward(call, at, rows, 0, rows, 0, depth, call.step, worker)
+        rows_loss(call, at, rows, 0, rows, share, worker)
+        rows_backward(call, at, rows, rows, 0, rows, 0, depth, call.step, worker)
+        for i in range(rows):
+            total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))
+            for number in range(depth):
                 here = operations[number]
                 place = here.units * rows + i * here.n_out
-                delta = sum_of_squares(vector(memory, call.deltas + place, here.n_out))
+                delta = square_sum(vector(memory, call.deltas + place, here.n_out))
                 total += delta * (read + (here.trains_bias != 0))
-                read = sum_of_squares(vector(memory, call.activations + place, here.n_out))
-            call.sums[i] = total
+                if number + 1 < depth:
+                    read = square_sum(vector(memory, call.activations + place, here.n_out))
+            call.losses[at + i] = total
 
 
 def jacobian(call, worker, workers):

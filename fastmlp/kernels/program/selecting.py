@@ -2,7 +2,16 @@
 
 # mypy: ignore-errors
 
+from functools import partial
+
+from numba import types
+
+from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.scalars import wide_vectors
+from fastmlp.kernels.codegen.symbols import FLOATS, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, folded, of_arrays
 from fastmlp.kernels.codegen.views import vector
 
 
@@ -127,3 +136,19 @@ def copy_transposed(x, out, first, step):
     for j in range(x.shape[1]):
         for i in range(x.shape[0]):
             out[first + j * step, i] = x[i, j]
+
+
+@partial(of_arrays, result="float64")
+def square_sum(x):
+    """Return the sum of the squares of a few numbers x (n,): whole vectors are added, then their halves."""
+    build = x.builder
+    v = Vectors(build, x.dtype, host().vector_bytes)
+    total = Running(Symbol(build, v.zero))
+
+    def add(i, mask):
+        some = Symbol(build, v.load(v.shift(x.data, i * v.itemsize), mask))
+        total.value = fma(some, some, total.value)
+
+    v.over(x.units, add)
+    found = folded(build, total.value, lambda a, b: a + b).value
+    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])

@@ -56,7 +56,6 @@ class RowPasses:
         })  # fmt: skip
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
-        self._sums = call.array("sums")
         address = self._call.address  # of itself it would be a cycle, which keeps the memory
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
@@ -72,7 +71,7 @@ class RowPasses:
 
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
-        arrays = ("inputs", "targets", "weights", "by_outputs", "by_inputs")
+        arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs")
         self._call.set(dict.fromkeys(arrays, self.outputs))
 
     def forward(self, inputs: Array) -> Array:
@@ -84,10 +83,12 @@ class RowPasses:
 
     def squared_norms(self, inputs: Array, targets: Array) -> NDArray[np.float64]:
         """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
-        weights = np.ones(len(inputs), inputs.dtype)
-        self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
+        rows = len(inputs)
+        weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
+        given = {"inputs": inputs, "targets": targets, "weights": weights, "losses": found}
+        self._call.set(given | {"samples": rows, "steps": rows})
         self._pass("loss_backward")
-        return self._sums[: len(inputs)]
+        return found
 
     def _pass(self, template: str) -> None:
         if (failed := self._run(template)()) is not None:
