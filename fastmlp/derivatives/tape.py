@@ -15,12 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate_gradient
-from fastmlp.exchange.formulas import Z, of_units
+from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportGraph, ExportStep
 from fastmlp.formulas.derivatives import gradient, times
-from fastmlp.formulas.expressions import Expression, constant, expression_of, operate, total, variable
+from fastmlp.formulas.expressions import (
+    ONES,
+    VARIABLE,
+    Expression,
+    constant,
+    expression_of,
+    operate,
+    total,
+    variable,
+)
 from fastmlp.formulas.rows import RowFormula
 from fastmlp.model.activations import Activation
+from fastmlp.model.pieces import restored
 
 Array = NDArray[Any]
 
@@ -103,6 +113,23 @@ def differential_of(step: ExportStep) -> Differential:
     activation = step.one.activation if step.one.kind.name == "activation" else ""
     nodes = tuple((word, tuple(operands)) for word, operands in step.formula.nodes())
     return _differential(nodes, step.variables, len(step.one.sources), activation)
+
+
+@functools.lru_cache(maxsize=64)
+def slope_of(activation: str | Activation) -> Activation:
+    """Return the slope of an activation as an activation, whose slope is the second derivative."""
+    nodes = tuple((word, tuple(operands)) for word, operands in formula(activation).nodes())
+    found, known = _differential(nodes, (Z,), 1, activation), {DELTA, SEED, TANGENT, ONES}
+
+    def step(node: Expression, parts: list[Expression]) -> Expression:
+        if node.operation == VARIABLE and node.operands[0] in known:
+            return constant(1.0)
+        return operate(node.operation, *parts) if node.parts else node
+
+    slope, bend = (each.fold(step) for each in (found.pulled[Z], found.bent[Z, Z]))
+    name = activation if isinstance(activation, str) else activation.name
+    made: Activation = restored(Activation, f"{name}_slope", slope, bend, ())
+    return made
 
 
 # --- the structures: (value, pull, push) of a step, its sources' values and its arrays ---------------------

@@ -15,6 +15,7 @@ from fastmlp.kernels.codegen.views import (
     matrix,
     part_of,
     rows_of,
+    units_in_columns,
     units_of,
     vector,
     weights_of,
@@ -34,8 +35,10 @@ from fastmlp.kernels.program.row_templates import (
 )
 from fastmlp.kernels.program.selecting import (
     add_to_rows,
+    bend,
     clear_unasked,
     copy_transposed,
+    fill_rows,
     softmax_gradient,
     softmax_slopes,
     square_sum,
@@ -162,56 +165,155 @@ def loss_backward(call, worker, workers):
             call.losses[at + i] = total
 
 
+def forward_in_columns(call, at, rows, worker):
+    """Take samples [at, at + rows) of a chain forward, each a column of all matrices.
+
+    So vectors are full whatever the units are, and no weights are transposed on the way back.
+    """
+    memory, parameters = call.memory, call.parameters
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    below = matrix(memory, call.batch_inputs, call.n_in, rows)
+    copy_transposed(rows_of(call.inputs, at, at + rows), below, 0, 1)
+    for number in range(call.depth):
+        here = call.operations[number]
+        z = units_in_columns(memory, call.logits, here, rows)
+        a = units_in_columns(memory, call.activations, here, rows)
+        weight_gradient(weights_of(parameters, here), below, scratch, z)
+        add_to_rows(biases_of(parameters, here), z)
+        if here.activation == SOFTMAX:
+            turned = matrix(memory, call.batch_targets, rows, here.n_out)
+            copy_transposed(z, turned, 0, 1)
+            activate(here.activation, turned, turned)
+            copy_transposed(turned, a, 0, 1)
+        else:
+            activate(here.activation, z, a)
+        below = a
+
+
+def backward_in_columns(call, above, rows, worker, out):
+    """out = the weights of an operation times its deltas, of samples in columns."""
+    memory = call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    delta = units_in_columns(memory, call.deltas, above, rows)
+    nothing = vector(memory, call.batch_weights, rows)
+    clear(nothing)
+    affine(weights_of(call.parameters, above), delta, nothing, scratch, out)
+
+
+def slope_in_columns(call, here, rows, delta):
+    """delta *= the slopes of an operation's activation, of samples in columns."""
+    z = units_in_columns(call.memory, call.logits, here, rows)
+    a = units_in_columns(call.memory, call.activations, here, rows)
+    activate_gradient(here.activation, z, a, delta)
+
+
 def jacobian(call, worker, workers):
     """Write the Jacobian of a chain, (n_out, n_in) of each sample, to call.by_inputs.
 
-    Some samples are the columns of all matrices: vectors are full whatever the units are, and no weights are
-    transposed. The last ones end with the last sample, and may repeat some.
+    The last block of samples ends with the last one, and may repeat some.
     """
-    memory, operations, parameters, samples = call.memory, call.operations, call.parameters, call.samples
-    rows, last = COLUMN_BYTES // parameters.itemsize, call.depth - 1
-    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    inputs, nothing = (
-        matrix(memory, call.batch_inputs, call.n_in, rows),
-        vector(memory, call.batch_weights, rows),
-    )
-    clear(nothing)
+    memory, operations, samples = call.memory, call.operations, call.samples
+    rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
+    inputs, above = matrix(memory, call.batch_inputs, call.n_in, rows), operations[last]
     for start in range(0, samples, rows):
         at = lesser(start, samples - rows)
-        copy_transposed(rows_of(call.inputs, at, at + rows), inputs, 0, 1)
-        below = inputs
-        for number in range(call.depth):
-            here = operations[number]
-            z = matrix(memory, call.logits + here.units * rows, here.n_out, rows)
-            a = matrix(memory, call.activations + here.units * rows, here.n_out, rows)
-            weight_gradient(weights_of(parameters, here), below, scratch, z)
-            add_to_rows(biases_of(parameters, here), z)
-            if here.activation == SOFTMAX:
-                turned = matrix(memory, call.batch_targets, rows, here.n_out)
-                copy_transposed(z, turned, 0, 1)
-                activate(here.activation, turned, turned)
-                copy_transposed(turned, a, 0, 1)
-            else:
-                activate(here.activation, z, a)
-            below = a
+        forward_in_columns(call, at, rows, worker)
+        z = units_in_columns(memory, call.logits, above, rows)
+        a = units_in_columns(memory, call.activations, above, rows)
+        delta = units_in_columns(memory, call.deltas, above, rows)
         for output in range(call.n_out):
-            above = operations[last]
-            delta = matrix(memory, call.deltas + above.units * rows, call.n_out, rows)
-            softmax_slopes(below, output, above.activation == SOFTMAX, delta)
+            softmax_slopes(a, output, above.activation == SOFTMAX, delta)
             if above.activation != SOFTMAX:
-                z = matrix(memory, call.logits + above.units * rows, call.n_out, rows)
-                z, a = rows_of(z, output, output + 1), rows_of(below, output, output + 1)
-                activate_gradient(above.activation, z, a, rows_of(delta, output, output + 1))
+                own = rows_of(delta, output, output + 1)
+                of_z, of_a = rows_of(z, output, output + 1), rows_of(a, output, output + 1)
+                activate_gradient(above.activation, of_z, of_a, own)
             for number in range(last, 0, -1):
                 here = operations[number - 1]
-                out = matrix(memory, call.deltas + here.units * rows, here.n_out, rows)
-                affine(weights_of(parameters, operations[number]), delta, nothing, scratch, out)
-                z = matrix(memory, call.logits + here.units * rows, here.n_out, rows)
-                a = matrix(memory, call.activations + here.units * rows, here.n_out, rows)
-                activate_gradient(here.activation, z, a, out)
-                delta = out
-            affine(weights_of(parameters, operations[0]), delta, nothing, scratch, inputs)
+                out = units_in_columns(memory, call.deltas, here, rows)
+                backward_in_columns(call, operations[number], rows, worker, out)
+                slope_in_columns(call, here, rows, out)
+            backward_in_columns(call, operations[0], rows, worker, inputs)
             copy_transposed(inputs, call.by_inputs, at * call.n_out + output, call.n_out)
+
+
+def push_in_columns(call, at, direction, rows, worker):
+    """Write tangents of samples in columns: of the logits to call.deltas, of the outputs behind call.dropped.
+
+    They are those along call.tangents, or along an input where `direction` is the number of one.
+    """
+    memory, operations, parameters = call.memory, call.operations, call.parameters
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    below, last = matrix(memory, call.batch_inputs, call.n_in, rows), operations[call.depth - 1]
+    spare = call.dropped + (last.units + last.n_out) * rows
+    if direction < 0:
+        copy_transposed(rows_of(call.tangents, at, at + rows), below, 0, 1)
+    for number in range(call.depth):
+        here = operations[number]
+        tangent = units_in_columns(memory, call.deltas, here, rows)
+        if number > 0 or direction < 0:
+            weight_gradient(weights_of(parameters, here), below, scratch, tangent)
+        else:
+            fill_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
+        below = matrix(memory, spare, here.n_out, rows)
+        pass_on(tangent, 0, False, below)
+        slope_in_columns(call, here, rows, below)
+
+
+def jvp(call, worker, workers):
+    """Write the Jacobian of each sample of a chain times its row of call.tangents to call.out."""
+    rows, last = COLUMN_BYTES // call.memory.itemsize, call.operations[call.depth - 1]
+    found = matrix(call.memory, call.dropped + (last.units + last.n_out) * rows, last.n_out, rows)
+    for start in range(0, call.samples, rows):
+        at = lesser(start, call.samples - rows)
+        forward_in_columns(call, at, rows, worker)
+        push_in_columns(call, at, -1, rows, worker)
+        copy_transposed(found, call.out, at, 1)
+
+
+def hessian(call, worker, workers):
+    """Write the tangents of the gradient of call.by_outputs times the outputs of a chain to call.by_inputs.
+
+    They are those along call.tangents, or along every input where call.by_inputs has so many rows a sample.
+    """
+    memory, operations, samples = call.memory, call.operations, call.samples
+    rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
+    directions, above = call.by_inputs_rows // samples, operations[last]
+    inputs, asked = (
+        matrix(memory, call.batch_inputs, call.n_in, rows),
+        matrix(memory, call.batch_targets, call.n_out, rows),
+    )
+    for start in range(0, samples, rows):
+        at = lesser(start, samples - rows)
+        forward_in_columns(call, at, rows, worker)
+        copy_transposed(rows_of(call.by_outputs, at, at + rows), asked, 0, 1)
+        pass_on(asked, 0, False, units_in_columns(memory, call.deltas, above, rows))
+        for number in range(last, -1, -1):
+            here = operations[number]
+            delta = units_in_columns(memory, call.deltas, here, rows)
+            curvature = units_in_columns(memory, call.dropped, here, rows)
+            if number < last:
+                backward_in_columns(call, operations[number + 1], rows, worker, delta)
+            pass_on(delta, 0, False, curvature)
+            z = units_in_columns(memory, call.logits, here, rows)
+            activate_gradient(
+                here.curvature, z, units_in_columns(memory, call.activations, here, rows), curvature
+            )
+            slope_in_columns(call, here, rows, delta)
+            if number == last:
+                clear_unasked(asked, 0, 1, delta)
+                clear_unasked(asked, 0, 1, curvature)
+        for direction in range(directions):
+            push_in_columns(call, at, chosen(directions > 1, direction, -1), rows, worker)
+            for number in range(last, -1, -1):
+                here = operations[number]
+                delta = units_in_columns(memory, call.deltas, here, rows)
+                slopes = matrix(memory, call.dropped + (above.units + above.n_out) * rows, here.n_out, rows)
+                if number < last:
+                    backward_in_columns(call, operations[number + 1], rows, worker, slopes)
+                    slope_in_columns(call, here, rows, slopes)
+                bend(units_in_columns(memory, call.dropped, here, rows), slopes, number < last, delta)
+            backward_in_columns(call, operations[0], rows, worker, inputs)
+            copy_transposed(inputs, call.by_inputs, at * directions + direction, directions)
 
 
 def penalize(call, worker, workers):

@@ -131,6 +131,27 @@ def add_to_rows(b, out):
             own[i] += b[j]
 
 
+def fill_rows(x, out):
+    """out (units, rows) = x (units,), in every column."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] = x[j]
+
+
+def bend(curvature, slopes, adds, tangent):
+    """tangent of a cotangent = curvature * tangent of a logit, + slopes where `adds`; all of one shape."""
+    wide_vectors()
+    c, s, t = (
+        vector(curvature, 0, curvature.size),
+        vector(slopes, 0, curvature.size),
+        vector(tangent, 0, curvature.size),
+    )
+    for i in range(len(t)):
+        t[i] = c[i] * t[i] + s[i] if adds else c[i] * t[i]
+
+
 def copy_transposed(x, out, first, step):
     """Rows first, first + step, .. of out (.., n) = the columns of x (n, columns)."""
     for j in range(x.shape[1]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
@@ -15,6 +17,7 @@ from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
+from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
 
 Array = NDArray[Any]
@@ -50,6 +53,8 @@ class RowPasses:
         call = NetworkCall(None, choice.buffers, network, dtype, self.rows)
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         rest, none = resting_shape_of(network), no_rules(len(network.operations))
+        rest = rest.with_operations(rest.operations.copy())
+        self._operations = rest.operations
         call.set({
             "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
             "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
@@ -71,8 +76,8 @@ class RowPasses:
 
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
-        arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs")
-        self._call.set(dict.fromkeys(arrays, self.outputs))
+        arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs", "tangents")
+        self._call.set(dict.fromkeys(arrays, self.outputs) | {"out": self.outputs})
 
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
@@ -110,7 +115,25 @@ class RowPasses:
 
     def jacobian(self, inputs: Array, out: Array) -> None:
         """Write the Jacobians (rows, n_out, n_in) of rows of a chain, at least `columns` of them, to out."""
-        rows = len(inputs)
-        self._call.set({"inputs": inputs, "samples": rows, "by_inputs": out})
-        self._call.set({"by_inputs_rows": rows * self.network.n_out})
-        self._pass("jacobian")
+        self._columns("jacobian", inputs, by_inputs=out, by_inputs_rows=len(inputs) * self.network.n_out)
+
+    def jvp(self, inputs: Array, tangents: Array, out: Array) -> None:
+        """Write the Jacobians of such rows times tangents (rows, n_in) to out (rows, n_out)."""
+        self._columns("jvp", inputs, tangents=tangents, out=out)
+
+    def hessian(
+        self, inputs: Array, by_outputs: Array, tangents: Array, slopes: Sequence[Activation], out: Array
+    ) -> None:
+        """Write second derivatives of by_outputs (rows, n_out) times the outputs of such rows to out.
+
+        tangents : (rows, n_in), along which, where out is (rows, n_in); not read of (rows, n_in, n_in)
+        slopes : of the activations of all operations, as activations
+        """
+        self._operations["curvature"] = [*map(ACTIVATION_CODES.code, slopes)]
+        count = out.size // self.network.n_in
+        given = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
+        self._columns("hessian", inputs, **given)
+
+    def _columns(self, template: str, inputs: Array, **given: Any) -> None:
+        self._call.set({"inputs": inputs, "samples": len(inputs), **given})
+        self._pass(template)
