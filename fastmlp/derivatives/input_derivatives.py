@@ -271,7 +271,7 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     rows = Rows(model, X, outs, logits)
     if outs <= 4 * rows.n_in and (passes := rows.in_columns(1)) is not None:
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
-        passes.jacobian(rows.inputs, out)
+        passes.jacobian(rows.dense(slice(None)), out)
         rows.release()
         out *= rows.scale
         return out
@@ -337,7 +337,7 @@ def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
     own = rows.vectors("V", V, rows.columns)
     if (passes := rows.in_columns(2)) is not None:
         out = np.empty((len(rows), model.network.n_out), rows.dtype)
-        passes.jvp(rows.inputs, own * rows.scale, out)
+        passes.jvp(rows.dense(slice(None)), own * rows.scale, out)
         rows.release()
         return out
     return by_rows(
@@ -400,7 +400,7 @@ def _bent_in_columns(rows: Rows, place: int, tangents: Array, shape: tuple[int, 
         return None
     out, network = np.empty((len(rows), *shape), rows.dtype), passes.network
     slopes = [slope_of(one.activation) for one in network.operations[:-1]] + [slope_of(network.output)]
-    passes.hessian(rows.inputs, rows.unit(slice(0, len(rows)), place), tangents, slopes, out)
+    passes.hessian(rows.dense(slice(None)), rows.unit(slice(0, len(rows)), place), tangents, slopes, out)
     rows.release()
     out *= rows.scale
     return out
