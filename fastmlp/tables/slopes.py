@@ -145,8 +145,10 @@ class Sloped:
         for rows, piece in self._pieces(frame, outputs):
             every = [of(model, rows_for(model.network.blocks, piece)) for model in self.models_]
             mean = np.mean(every, axis=0, dtype=float)
-            found.append(np.stack([
-                np.einsum("r...i,ri->r...", mean[..., places[one.name][0]], one.slopes(frame[one.name][rows]))
-                for one in columns
-            ], axis=-1))  # fmt: skip
+            by_column = []
+            for one in columns:
+                own = mean[..., places[one.name][0]]
+                slopes = one.slopes(frame[one.name][rows])
+                by_column.append((own * (slopes if own.ndim == 2 else slopes[:, None])).sum(axis=-1))
+            found.append(np.stack(by_column, axis=-1))
         return unit * np.concatenate(found), [column.name for column in columns]
