@@ -97,16 +97,18 @@ class Rows:
         return self.is_compiled and self.network.is_chain and not self.network.heads
 
     def in_columns(self, blocks: int) -> RowPasses | None:
-        """Return compiled passes that have rows in columns, as many as some blocks; None if there are none.
+        """Return compiled passes that take rows as columns; None where there are none.
 
-        There are none of large networks, whose weights are read from memory for each block.
+        There are none for fewer rows than some blocks, of large networks, whose weights are read from memory
+        for each block, and of tangents where softmax is not unitwise.
         """
-        if not self.is_chain or len(self.parameters) > MOST_NUMBERS:
+        softmax = self.network.output == "softmax" and not self.logits
+        if not self.is_chain or len(self.parameters) > MOST_NUMBERS or (softmax and blocks > 1):
             return None
-        if blocks > 1 and self.network.output == "softmax" and not self.logits:
-            return None  # tangents go through unitwise activations
-        passes = self.passes
-        return passes if blocks * passes.columns <= min(passes.rows, len(self)) else None
+        from fastmlp.kernels.runtime.passes import block_rows, column_rows
+
+        least = blocks * column_rows(self.dtype)
+        return self.passes if least <= block_rows(self.network, self.dtype, len(self)) else None
 
     @functools.cached_property
     def passes(self) -> RowPasses:

@@ -35,6 +35,11 @@ def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
     return -(-rows // -(-rows // most))
 
 
+def column_rows(dtype: np.dtype[Any]) -> int:
+    """Return the rows that are the columns of a block."""
+    return COLUMN_BYTES // dtype.itemsize
+
+
 class RowPasses:
     """The passes of a variant through a network at rest, where nothing is dropped.
 
@@ -68,11 +73,6 @@ class RowPasses:
         """Return whether these passes can be used again for a network and a number of rows."""
         same = parameters is self.parameters and network == self.network
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
-
-    @property
-    def columns(self) -> int:
-        """The rows that `jacobian` takes together."""
-        return COLUMN_BYTES // self.parameters.itemsize
 
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
@@ -114,7 +114,10 @@ class RowPasses:
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
     def jacobian(self, inputs: Array, out: Array) -> None:
-        """Write the Jacobians (rows, n_out, n_in) of rows of a chain, at least `columns` of them, to out."""
+        """Write the Jacobians (rows, n_out, n_in) of rows of a chain to out.
+
+        It takes `column_rows` rows at least, `jvp` and `hessian` twice as many.
+        """
         self._columns("jacobian", inputs, by_inputs=out, by_inputs_rows=len(inputs) * self.network.n_out)
 
     def jvp(self, inputs: Array, tangents: Array, out: Array) -> None:
