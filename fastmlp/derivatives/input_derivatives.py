@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.backend import reference, registry
 from fastmlp.backend.reference_losses import activate
+from fastmlp.data.arrays import clean_rows_of
+from fastmlp.data.sparse import is_sparse
 from fastmlp.derivatives.tape import Array, Tape, logit_steps, slope_of
 from fastmlp.exchange.steps import ExportGraph, graph_of
 from fastmlp.model.activations import Activation

@@ -22,7 +22,7 @@ from fastmlp.exchange.steps import ExportGraph, mean_graph
 from fastmlp.many.predicting import outputs_of, predict_many
 from fastmlp.model.state import Array
 from fastmlp.searches.backend import together
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 MOST_COPIED = 1 << 23
 """Numbers of X that are copied at once where members read some columns each: one call predicts such rows."""
