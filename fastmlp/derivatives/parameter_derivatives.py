@@ -139,19 +139,11 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     rows = ParameterRows(model, X, 0)
     targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
     out = np.empty(len(rows), rows.dtype)
-    if not (model.network.is_chain and not model.network.heads and rows.is_compiled):
+    if not rows.is_chain:
         for some, tape in rows.blocks():
             out[some] = _norms(rows, tape, rows.seeds_of_loss(tape, targets[some]))
         return out
-    passes = rows.passes
-    for some in rows.slices(passes.rows):
-        x, squares, count = rows.dense(some), 0, some.stop - some.start
-        passes.loss_back(x, targets[some])
-        for one in model.network.operations:
-            delta = passes.units("deltas", one, count)
-            squares = squares + _squares(delta) * (_squares(x) + one.trains_bias)
-            x = passes.units("activations", one, count)
-        out[some] = np.sqrt(squares)
+    out[:] = np.sqrt(rows.passes.squared_norms(rows.dense(slice(0, len(rows))), targets))
     rows.release()
     return out
 

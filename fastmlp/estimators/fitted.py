@@ -84,16 +84,28 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
                     view[...] = array
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 
-    def jacobian(self, X: Any) -> Array:
+    def jacobian(self, X: Any, *, logits: bool = False) -> Array:
         """Return the derivatives of all outputs by all features, (rows, outputs, features).
 
         X : as for `predict`; the outputs are the outputs of `model_`, of two classes the second probability
+        logits : as for `Model.jacobian`
         """
-        return self.model_.jacobian(self._rows_for(X))
+        return self.model_.jacobian(self._rows_for(X), logits=logits)
 
-    def input_gradient(self, X: Any, output: int | None = None) -> Any:
-        """Return the derivatives (rows, features) of an output, as `Model.input_gradient`."""
-        return self.model_.input_gradient(self._rows_for(X), output)
+    def input_gradient(
+        self, X: Any, output: int | None = None, *, logits: bool = False, dense: bool = False
+    ) -> Any:
+        """Return the derivatives (rows, features) of one output, as `Model.input_gradient` does."""
+        return self.model_.input_gradient(self._rows_for(X), output, logits=logits, dense=dense)
+
+    def attribute(self, X: Any, baseline: Any = None, **given: Any) -> Any:
+        """Return what each feature adds to an output, as `Model.attribute` does.
+
+        baseline : features as for `predict`; given : output, method, steps, seed and logits
+        """
+        found = self.model_.attribute(self._rows_for(X), baseline, **given)
+        names = getattr(self, "feature_names_in_", None)
+        return found if names is None else found._replace(names=tuple(names))
 
     def _rows_for(self, X: Any) -> Any:
         """Return a user's rows, validated by scikit-learn."""

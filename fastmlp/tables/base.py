@@ -26,7 +26,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.frames import as_frame, as_given, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of, doubt
 from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
@@ -36,6 +36,7 @@ from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.settings import check, fixed, recipes_of
+from fastmlp.tables.slopes import Sloped
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, with_targets
 from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
@@ -50,15 +51,7 @@ LEAST_TIME = 20.0
 """Seconds of a time limit below which nobody looks for columns by which rows depend on each other."""
 
 
-def _as_given(X: Any, content: Any) -> Any:
-    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
-    import polars as pl
-
-    frame = pl.DataFrame(content)
-    return frame.to_pandas() if hasattr(X, "iloc") else frame
-
-
-class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of TableClassifier and TableRegressor, which say what y means.
 
     Parameters
@@ -396,7 +389,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         frame, values, _ = self.looked_at(X, y)
         found = effects.importances(self, frame, values, random_state, repeats)
-        return _as_given(X, [one._asdict() for one in found])
+        return as_given(X, [one._asdict() for one in found])
 
     def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
         """Return the effect of each of some columns: a frame of its values and the mean predictions there.
@@ -413,7 +406,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         frame = self._columns_of(X)
         outputs = getattr(self.task_, "classes", (self.target_name_,))
         return {
-            one.column.name: _as_given(X, {one.column.name: one.values} | {
+            one.column.name: as_given(X, {one.column.name: one.values} | {
                 f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)
             })
             for one in effects.effects(self, frame, names, random_state)

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+def as_given(X: Any, content: Any) -> Any:
+    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
+    import polars as pl
+
+    frame = pl.DataFrame(content)
+    return frame.to_pandas() if hasattr(X, "iloc") else frame
+
+
 def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     """Return a table as polars' frame.
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import MOST_LEVELS, Cells, Column, or_missing
-from fastmlp.tables.values import labels_of, numbers, robust, scaled, seconds_of, tails_of
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, or_missing
+from fastmlp.tables.values import labels_of, numbers, robust, scaled, scaled_slopes, seconds_of, tails_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,6 +73,13 @@ class Number(Column):
         columns = scaled(np.where(absent, 0.0, values - self.center), self.scale, self.unit, self.tails)
         columns += [absent] * self.missing
         return Cells(np.arange(len(columns)), np.column_stack(columns))
+
+    def slopes(self, series: pl.Series) -> Array:
+        """Return the derivatives (rows, width) of what `encoded` returns; NaN of a missing number."""
+        values = numbers(series)
+        columns = scaled_slopes(values - self.center, self.scale, self.unit, self.tails)
+        columns += [np.where(np.isnan(values), np.nan, 0.0)] * self.missing
+        return np.column_stack(columns)
 
     @property
     def linear(self) -> Self:

@@ -93,6 +93,16 @@ assert np.log(np.cosh(stepper.forward(X) - y)).mean() < 0.005
     "explain.md": """
 assert attribution.error < 1e-5
 assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
+assert 3 < slopes["bmi"].mean() < 9 and parts.error < 0.1 * parts.change.std()
+""",
+    "surrogates.md": """
+assert error.std() < 0.05 * y.std()
+assert np.std(slopes[:, 0] - true_slope) < 0.1 * true_slope.std()
+fine = minimize(lambda x: simulation(x[None])[0], center, bounds=np.transpose([LOW, HIGH]))
+assert simulation(best[None])[0] - fine.fun < 0.02
+assert stuck.fun > found.fun + 0.5 > exact.fun
+assert std[1, 0] > 2 * std[0, 0]
+assert model.predict(z).min() < -0.5
 """,
     "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
     "coming-from/pytorch.md": """

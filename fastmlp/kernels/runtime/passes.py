@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
 from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
+from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
-from fastmlp.model.operations import Operation
 from fastmlp.model.state import Array
 
 BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
@@ -28,6 +31,11 @@ def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
     units = sum(one.width for one in network.operations)
     most = max(64, BLOCK_BYTES // (3 * units * dtype.itemsize))
     return -(-rows // -(-rows // most))
+
+
+def column_rows(dtype: np.dtype[Any]) -> int:
+    """Return the rows that are the columns of a block."""
+    return COLUMN_BYTES // dtype.itemsize
 
 
 class RowPasses:
@@ -48,13 +56,14 @@ class RowPasses:
         call = NetworkCall(None, choice.buffers, network, dtype, self.rows)
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         rest, none = resting_shape_of(network), no_rules(len(network.operations))
+        rest = rest.with_operations(rest.operations.copy())
+        self._operations = rest.operations
         call.set({
             "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
             "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
         })  # fmt: skip
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
-        self._memory = call.array("memory")
         address = self._call.address  # of itself it would be a cycle, which keeps the memory
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
@@ -64,9 +73,9 @@ class RowPasses:
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
 
     def forget(self) -> None:
-        """Let go of the arrays of a call: rows, targets and results."""
-        arrays = ("inputs", "targets", "weights", "by_outputs", "by_inputs")
-        self._call.set(dict.fromkeys(arrays, self.outputs))
+        """Let go of the arrays of a call: rows, targets, and what was written."""
+        arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs", "tangents")
+        self._call.set(dict.fromkeys(arrays, self.outputs) | {"out": self.outputs})
 
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
@@ -75,11 +84,14 @@ class RowPasses:
         self._pass("forward")
         return self.outputs[:rows]
 
-    def loss_back(self, inputs: Array, targets: Array) -> None:
-        """Take rows of a chain forward, and the deltas of each row's loss back."""
-        weights = np.ones(len(inputs), inputs.dtype)
-        self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
+    def squared_norms(self, inputs: Array, targets: Array) -> NDArray[np.float64]:
+        """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
+        rows = len(inputs)
+        weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
+        given = {"inputs": inputs, "targets": targets, "weights": weights, "losses": found}
+        self._call.set(given | {"samples": rows, "steps": rows})
         self._pass("loss_backward")
+        return found
 
     def _pass(self, template: str) -> None:
         if (failed := self._run(template)()) is not None:
@@ -99,7 +111,30 @@ class RowPasses:
             words[BY_OUTPUTS] += by_outputs.strides[0]
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
-    def units(self, buffer: str, operation: Operation, rows: int) -> Array:
-        """Return an operation's units (rows, width) in "activations" or "deltas"."""
-        start = self._call.words[WORDS[buffer]] + operation.units * rows
-        return self._memory[start : start + rows * operation.width].reshape(rows, operation.width)
+    def jacobian(self, inputs: Array, out: Array) -> None:
+        """Write the Jacobians (rows, n_out, n_in) of rows of a chain to out.
+
+        It takes `column_rows` rows at least, `jvp` and `hessian` twice as many.
+        """
+        self._columns("jacobian", inputs, by_inputs=out, by_inputs_rows=len(inputs) * self.network.n_out)
+
+    def jvp(self, inputs: Array, tangents: Array, out: Array) -> None:
+        """Write the Jacobians of such rows times tangents (rows, n_in) to out (rows, n_out)."""
+        self._columns("jvp", inputs, tangents=tangents, out=out)
+
+    def hessian(
+        self, inputs: Array, by_outputs: Array, tangents: Array, slopes: Sequence[Activation], out: Array
+    ) -> None:
+        """Write second derivatives of by_outputs (rows, n_out) times the outputs of such rows to out.
+
+        tangents : (rows, n_in), along which, where out is (rows, n_in); not read of (rows, n_in, n_in)
+        slopes : of the activations of all operations, as activations
+        """
+        self._operations["curvature"] = [*map(ACTIVATION_CODES.code, slopes)]
+        count = out.size // self.network.n_in
+        given = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
+        self._columns("hessian", inputs, **given)
+
+    def _columns(self, template: str, inputs: Array, **given: Any) -> None:
+        self._call.set({"inputs": inputs, "samples": len(inputs), **given})
+        self._pass(template)
