@@ -32,7 +32,7 @@ from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.lifecycle import finished
-from fastmlp.training.loop import Plan, Training
+from fastmlp.training.loop import Plan, Training, of_all_rows
 from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks
 from fastmlp.training.sparse_data import inputs_of_steps
@@ -322,7 +322,11 @@ class Perceptron(Joint, Parameters, Fitted):
         earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
         if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
             self._optimizer = self._new_optimizer(parameters)
-        state = self._optimizer
+        state, rule = self._optimizer, self._optimizer.rule
+        if whole := bool(rule.whole):
+            if is_bfloat16(self.dtype):
+                raise ValueError(f"solver {checks.shown(self.solver)} takes no dtype 'bfloat16'")
+            batch_size, rule = len(rows.targets), SGD()  # the backend computes losses, whatever the rule
         scored = getattr(self, "validation_scores_", None) is not None
         if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
@@ -334,12 +338,12 @@ class Perceptron(Joint, Parameters, Fitted):
                 "without warm_start"
             )
         backend = choose(
-            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
+            self.backend, network, rule, batch_size, parameters.dtype, threads, steps,
             mixed=is_bfloat16(self.dtype),
         )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
         inputs = rows.inputs
-        if stream is None:
+        if stream is None and not whole:
             inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
         # The steps of an epoch of blocks may not be known: their epochs are counted.
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
@@ -366,9 +370,13 @@ class Perceptron(Joint, Parameters, Fitted):
             setting={},
             since=since,
         )
+        if whole:
+            plan = of_all_rows(plan)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
-            called = [Convergence(self, score, incremental), *callbacks]
+            # What reads all rows ends by its own rules, where no score decides.
+            endless = incremental or (whole and score is None)
+            called = [Convergence(self, score, endless), *callbacks]
             run = yield FitTraining(plan, begun, called, stream and stream.begin)
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own

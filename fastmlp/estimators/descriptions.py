@@ -15,6 +15,7 @@ from fastmlp.model.losses import LOSSES as OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, check_optimizer
 from fastmlp.model.own_losses import Loss
+from fastmlp.model.second_order import LevenbergMarquardt
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 """The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""
@@ -128,6 +129,9 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if isinstance(estimator.solver, Optimizer):
         check_optimizer("solver", estimator.solver)
         return estimator.solver
+    if estimator.solver == "lm":  # Convergence stops it
+        steps: LevenbergMarquardt = known(LevenbergMarquardt, min_gradient=number(estimator.tol))
+        return steps
     scheduled = not isinstance(estimator.learning_rate, str)
     rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)
     if estimator.solver == "sgd":

@@ -116,6 +116,7 @@ CLASSIFIER: Constraints = COMMON | {
 }
 
 REGRESSOR: Constraints = COMMON | {
+    "solver": [StrOptions({"lbfgs", "lm", "sgd", "adam"}), *OPTIMIZERS],
     "loss": [StrOptions({*LOSSES}), Loss],
     "huber_delta": [Interval(Real, 0, None, closed="neither")],
     "quantile": [Interval(Real, 0, 1, closed="neither")],

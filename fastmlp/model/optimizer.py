@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +118,10 @@ class Optimizer:
     own_rule : the step that it takes; of each kind of optimiser, which has the rule's constants as attributes
     rule, constants : the same with the mean of `fit(average=)`, and the numbers that the rule's formulas get
     averaging : kind and constant of that mean, see `fastmlp.model.rules.AVERAGES`; None without one
+    whole : of an optimiser whose step reads all rows, see `fastmlp.model.second_order`; "" of others
     """
 
+    whole: ClassVar[str] = ""
     learning_rate: Rate
     clip_norm: float | None = field(default=None, kw_only=True)
     layer_rates: Factors | None = field(default=None, kw_only=True)
@@ -141,6 +143,11 @@ class Optimizer:
         other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of curves that its steps write into the history."""
+        return ()
 
     def check_layers(self, network: Network) -> None:
         """Raise ValueError unless a network has the layers that something is given for; see the errors."""

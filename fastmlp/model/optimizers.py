@@ -20,6 +20,7 @@ from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
+from fastmlp.model.second_order import WHOLE
 
 if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
@@ -414,7 +415,7 @@ class RuleOptimizer(Optimizer):
         return self.weight_decay, *self.values
 
 
-OPTIMIZERS = (*NAMED, RuleOptimizer)
+OPTIMIZERS = (*NAMED, *WHOLE, RuleOptimizer)
 """All optimisers, with a user's own rules."""
 
 
@@ -434,12 +435,17 @@ def _usual(name: str) -> Optimizer:
     return BY_NAME[name]()  # type: ignore[call-arg]  # all of these have a usual rate
 
 
-def as_optimizer(what: str, given: object) -> Optimizer:
-    """Return an optimiser, or that of a name with its defaults; ValueError or TypeError for all else."""
+def as_optimizer(what: str, given: object, of_batches: bool = False) -> Optimizer:
+    """Return an optimiser, or that of a name with its defaults; ValueError or TypeError for all else.
+
+    of_batches : whether steps are of batches, and no other rule will do
+    """
     if isinstance(given, str):
         return _usual(checks.choice(what, given, tuple(BY_NAME), ", or an object, as Adam(0.001)"))
     check_optimizer(what, given)
     assert isinstance(given, Optimizer)
+    if of_batches and given.whole:
+        raise ValueError(f"{what} must take steps of batches, got {type(given).__name__}, which fit takes")
     return given
 
 
@@ -450,7 +456,7 @@ def check_optimizer(what: str, optimizer: object) -> None:
     """
     if type(optimizer) in OPTIMIZERS:
         return
-    expected = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
+    expected = f"an {', '.join(kind.__name__ for kind in (*NAMED, *WHOLE))}, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, expected)
     parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
     raise TypeError(

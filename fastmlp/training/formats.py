@@ -1,4 +1,4 @@
-"""Formats of models that rooms above know: those of other programs, and of files that `load` opens."""
+"""What rooms above know: formats of other programs and of files, and steps of the whole data."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import LAYERS
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.optimizers import BY_NAME, NAMED
+from fastmlp.model.second_order import WHOLE
 
 DOCS = pages.ROOT / "docs"
 
@@ -192,7 +193,7 @@ CHOICES = {
     "hidden activations": HIDDEN,
     "outputs": OUTPUTS,
     "losses": LOSSES,
-    "optimisers": [kind.__name__ for kind in NAMED],
+    "optimisers": [kind.__name__ for kind in (*NAMED, *WHOLE)],
     "optimisers by name, with their defaults": BY_NAME,
 }
 """What rows of docs/choices.md name."""
