@@ -77,6 +77,11 @@ def _whole_or_none(name: str, value: Any) -> None:
         checks.whole(name, value, 1)
 
 
+def _real_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        checks.real(name, value)
+
+
 CURVATURES = {
     "mse": ("identity", "sigmoid", "exp"), "cross_entropy": ("softmax",),
     "binary_cross_entropy": ("sigmoid",), "poisson": ("exp",), "poisson_deviance": ("exp",),
@@ -101,8 +106,8 @@ class LevenbergMarquardt(WholeDataOptimizer):
         above 1.
     max_damping : float
         The training ends where a step needs more.
-    goal : float
-        The training ends at this loss; at least 0.
+    goal : float, optional
+        The training ends at this loss.
     min_gradient : float
         The training ends where the 2-norm of the objective's gradient is below; at least 0.
     max_fail : int, optional
@@ -128,7 +133,7 @@ class LevenbergMarquardt(WholeDataOptimizer):
     damping_decrease: float = number(0.1, 0, 1, open_low=True, open_high=True)
     damping_increase: float = number(10.0, 1, open_low=True)
     max_damping: float = positive(1e10)
-    goal: float = number(0.0, 0)
+    goal: float | None = field(default=None, metadata={"check": _real_or_none})
     min_gradient: float = number(1e-7, 0)
     max_fail: int | None = field(default=6, metadata={"check": _whole_or_none})
     nielsen: bool = False

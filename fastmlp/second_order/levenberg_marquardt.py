@@ -229,7 +229,7 @@ class Rule:
         damping = numbers["damping"] or optimizer.damping
         growth = numbers["growth"] or 2.0
         loss, reason = float(np.ravel(value.reported)[0]), None
-        if loss <= optimizer.goal:
+        if optimizer.goal is not None and loss <= optimizer.goal:
             reason = f"the loss is {loss:.3g}, and the goal {optimizer.goal:g}"
         elif norm < optimizer.min_gradient:
             reason = f"the gradient's norm is {norm:.3g}, below {optimizer.min_gradient:g}"
