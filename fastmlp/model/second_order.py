@@ -139,7 +139,7 @@ class LevenbergMarquardt(WholeDataOptimizer):
     nielsen: bool = False
     evidence: bool = False
     whole: ClassVar[str] = "levenberg_marquardt"
-    numbers: ClassVar[tuple[str, ...]] = ("damping", "growth", "prior_precision", "noise")
+    numbers: ClassVar[tuple[str, ...]] = ("damping", "growth", "prior_precision", "noise", "gain")
 
     @property
     def patience(self) -> int | None:

@@ -30,6 +30,10 @@ BLOCK_BYTES = 1 << 19
 MOST_BYTES = 1 << 30
 """Of all matrices."""
 
+LITTLE, FIRST_SHARE = 0.1, 0.001
+"""The share of the objective that a step gains near a minimum; of the first weights' own precision, what the
+evidence begins with."""
+
 EPSILON = np.finfo(np.float64).eps
 
 
@@ -60,7 +64,7 @@ class Equations(NamedTuple):
     counted: int
 
 
-class Rule:
+class DampedSteps:
     """Takes steps of one objective."""
 
     def __init__(self, optimizer: LevenbergMarquardt, objective: WholeObjective) -> None:
@@ -86,6 +90,7 @@ class Rule:
             squares = 2.0 if loss_of(network.objective.loss).name == "mse" else 1.0
             self._scale = objective.total * network.objective.divisor / squares
         """The factor of the objective in the equations."""
+        self._has_noise = not network.heads and loss_of(network.objective.loss).name == "mse"
         self._penalty = self._scale * objective.curvature
         self._trained = np.zeros(count)
         for places in self._rows.places.values():
@@ -198,14 +203,20 @@ class Rule:
     def _settle(self, numbers: dict[str, float], found: Equations, parameters: Vector) -> float:
         """Set the precisions to those of the greatest evidence; return the effective parameters.
 
-        MacKay's fixed point, "Bayesian interpolation" (1992), with the matrix of this step.
+        MacKay's fixed point, "Bayesian interpolation" (1992), with the matrix of this step. The precision of
+        the weights stays until a step gains little at it: in the first steps, when outputs are far from
+        targets whatever the weights, it would grow until all weights are 0.
         """
-        prior, noise = numbers["prior_precision"], numbers["noise"]
+        prior, noise, square = numbers["prior_precision"], numbers["noise"], self._trained @ parameters**2
+        square, has_noise = max(float(square), EPSILON), self._has_noise
+        if not prior:
+            prior = numbers["prior_precision"] = FIRST_SHARE * self._trained.sum() / square
+            noise = np.sqrt(found.square / found.counted) if has_noise else 1.0
         determined = max(self._determined(found.gram, prior * noise**2), EPSILON)
-        square = float(self._trained @ parameters**2)
-        numbers["prior_precision"] = determined / max(square, EPSILON)
+        if 0 < numbers["gain"] < LITTLE:
+            numbers["prior_precision"] = determined / square
         numbers["noise"] = 1.0
-        if loss_of(self._objective.network.objective.loss).name == "mse":
+        if has_noise:
             variance = found.square / max(found.counted - determined, 1.0)
             numbers["noise"] = float(np.sqrt(max(variance, EPSILON**2)))
         return determined
@@ -223,7 +234,8 @@ class Rule:
         if optimizer.evidence:
             determined = self._settle(numbers, found, parameters)
             penalty = numbers["prior_precision"] * numbers["noise"] ** 2 * self._trained
-            columns = {**numbers, "effective_parameters": determined}
+            columns = {name: float(value) for name, value in numbers.items()}
+            columns["effective_parameters"] = determined
         gradient = found.gradient + penalty * parameters
         norm = float(np.linalg.norm(gradient)) / self._scale
         damping = numbers["damping"] or optimizer.damping
@@ -251,6 +263,7 @@ class Rule:
                 factor = optimizer.damping_decrease
                 if optimizer.nielsen:
                     factor = max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                numbers["gain"] = 1 - after / before
                 parameters += step
                 damping, growth = max(damping * factor, least), 2.0
                 break
@@ -260,3 +273,7 @@ class Rule:
         names = optimizer.columns
         columns |= {"damping": damping, "gradient": norm}
         return Taken(value.reported, {name: columns[name] for name in names}, reason)
+
+
+STEPS = DampedSteps
+"""What takes the steps of this module's optimiser."""

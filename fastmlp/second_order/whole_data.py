@@ -1,8 +1,8 @@
 """Steps that read all rows: the objective in float64, and what stands between the loop and a rule.
 
-A rule is a module of this folder with a class `Rule(optimizer, objective)`, whose `step` takes one step. All
-that a step depends on is in its `Iterate`, so that a file of the training has it: a `Rule` keeps what it may
-compute again, as buffers.
+A rule is a module of this folder with a `STEPS(optimizer, objective)`, whose `step` takes one step. All that a
+step depends on is in its `Iterate`, so that a file of the training has it: `STEPS` keeps what it may compute
+again, as buffers.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Taken(NamedTuple):
     stop_reason: str | None = None
 
 
-class Rule(Protocol):
+class WholeDataRule(Protocol):
     """Takes steps of one objective."""
 
     def step(self, at: Iterate) -> Taken:
@@ -150,7 +150,8 @@ class WholeDataSteps:
         self.name, self.evaluate = self.now.name, self.now.evaluate
         self.report = Report({}, None)
         self.objective = WholeObjective(plan.network, plan.data, self.now)
-        self._rule: Rule = format_of(plan.optimizer.whole).Rule(plan.optimizer, self.objective)
+        made = format_of(plan.optimizer.whole).STEPS(plan.optimizer, self.objective)
+        self._rule: WholeDataRule = made
 
     def train_chunk(
         self,

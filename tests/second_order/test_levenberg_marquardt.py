@@ -139,22 +139,23 @@ def test_steps_are_those_of_the_formulas(loss, case, backend):
 
 
 def test_it_reaches_the_minimum_of_scipy():
-    network, y = Network([1, 3, 1], hidden="tanh"), WAVE + 0.1 * RNG.normal(size=WAVE.shape)
-    start = fit(network, SINE, y, epochs=0)
+    network, noise = Network([1, 2, 1], hidden="tanh"), np.random.default_rng(5).normal(size=WAVE.shape)
+    start, y = fit(network, SINE, WAVE, epochs=0), WAVE + 0.1 * noise
 
     def residuals(parameters):
-        return (logits([1, 3, 1], parameters, SINE) - y)[:, 0]
+        return (logits([1, 2, 1], parameters, SINE) - y)[:, 0]
 
     found = scipy.optimize.least_squares(residuals, start.parameters, method="lm", xtol=1e-12, ftol=1e-12)
     model = fit(network, SINE, y, 300, initial=start)
-    assert model.history["loss"][-1] == pytest.approx(2 * found.cost / len(y), rel=1e-7)
+    assert model.stop_reason.startswith("the gradient's norm is ")
+    assert model.history["loss"][-1] == pytest.approx(2 * found.cost / len(y), rel=1e-10)
 
 
 def test_a_function_is_fitted_far_deeper_than_by_adam():
     network = Network([1, 5, 1], hidden="tanh")
     model = fit(network, SINE, WAVE, 150)
     adam = fit(network, SINE, WAVE, 700, optimizer=Adam(0.01))
-    assert model.history["loss"][-1] < 1e-3 * adam.history["loss"][-1]
+    assert model.history["loss"][-1] < 0.01 * adam.history["loss"][-1]
 
 
 GENERAL = Network(
@@ -277,15 +278,15 @@ def noisy(rows=80, noise=0.1):
 
 
 def test_evidence_finds_the_noise_and_does_not_overfit():
-    x, y = noisy()
+    x, y = noisy(25, 0.2)
     network = Network([1, 20, 1], hidden="tanh")
     model = fit(network, x, y, 200, optimizer=LevenbergMarquardt(evidence=True))
     plain = fit(network, x, y, 200)
     new = np.linspace(-1, 1, 200)[:, None]
     errors = [np.mean((one.predict(new) - np.sin(3 * new)) ** 2) for one in (model, plain)]
-    assert errors[0] < 0.2 * errors[1]
-    assert model.history["noise"][-1] == pytest.approx(0.1, rel=0.2)
-    assert 2 < model.history["effective_parameters"][-1] < 15
+    assert errors[0] < 0.1 * errors[1]
+    assert model.history["noise"][-1] == pytest.approx(0.2, rel=0.2)
+    assert 3 < model.history["effective_parameters"][-1] < 8
 
 
 def test_its_posterior_is_that_of_laplace():
@@ -305,11 +306,12 @@ def test_its_posterior_is_that_of_laplace():
 
 @pytest.mark.parametrize("units", [4, 40])
 def test_the_evidence_of_a_classifier(units):
+    """With 40 units there are fewer residuals than parameters."""
     network = Network([3, units, 3], hidden="tanh", output="softmax")
-    model = fit(network, y=TARGETS["cross_entropy"], epochs=30, optimizer=LevenbergMarquardt(evidence=True))
+    model = fit(network, y=TARGETS["cross_entropy"], epochs=200, optimizer=LevenbergMarquardt(evidence=True))
     assert set(model.history["noise"]) == {1.0}
     found = fastmlp.laplace(model, X, TARGETS["cross_entropy"])
-    assert found.effective_parameters == pytest.approx(model.history["effective_parameters"][-1], rel=0.05)
+    assert found.effective_parameters == pytest.approx(model.history["effective_parameters"][-1], rel=1e-4)
 
 
 # --- what does not compose -------------------------------------------------------------------------------
