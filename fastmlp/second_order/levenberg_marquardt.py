@@ -27,6 +27,9 @@ from fastmlp.training.model import Model
 BLOCK_BYTES = 1 << 19
 """Of the derivatives of a block of rows, which L2 holds while they are summed: half of it."""
 
+LEAST_BLOCK = 256
+"""Residuals of a block, at least: J'J is read and written once for each."""
+
 MOST_BYTES = 1 << 30
 """Of all matrices."""
 
@@ -78,7 +81,7 @@ class DampedSteps:
         plain = network.replaced(input_scale=1.0) if network.input_scale != 1 else network
         model = Model(plain, self._parameters, {"loss": []}, objective.backend, None)
         self._rows = ParameterRows(model, None, network.n_out, True, objective.inputs)
-        self._block = max(1, BLOCK_BYTES // (8 * count * network.n_out))
+        self._block = max(LEAST_BLOCK, BLOCK_BYTES // (8 * count)) // network.n_out + 1
         if network.heads:
             self._parts = [(head.objective, columns) for head, columns in zip(
                 network.heads.values(), columns_of_heads(network.heads).values(), strict=True
@@ -207,11 +210,11 @@ class DampedSteps:
         the weights stays until a step gains little at it: in the first steps, when outputs are far from
         targets whatever the weights, it would grow until all weights are 0.
         """
-        prior, noise, square = numbers["prior_precision"], numbers["noise"], self._trained @ parameters**2
-        square, has_noise = max(float(square), EPSILON), self._has_noise
+        prior, noise, has_noise = numbers["prior_precision"], numbers["noise"], self._has_noise
+        square = max(float(self._trained @ parameters**2), EPSILON)
         if not prior:
             prior = numbers["prior_precision"] = FIRST_SHARE * self._trained.sum() / square
-            noise = np.sqrt(found.square / found.counted) if has_noise else 1.0
+            noise = float(np.sqrt(found.square / found.counted)) if has_noise else 1.0
         determined = max(self._determined(found.gram, prior * noise**2), EPSILON)
         if 0 < numbers["gain"] < LITTLE:
             numbers["prior_precision"] = determined / square

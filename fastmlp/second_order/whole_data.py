@@ -1,8 +1,8 @@
 """Steps that read all rows: the objective in float64, and what stands between the loop and a rule.
 
-A rule is a module of this folder with a `STEPS(optimizer, objective)`, whose `step` takes one step. All that a
-step depends on is in its `Iterate`, so that a file of the training has it: `STEPS` keeps what it may compute
-again, as buffers.
+A rule is a module of this folder with a `STEPS(optimizer, objective)`, whose `step` takes one step. All that
+a step depends on is in its `Iterate`, so that a file of the training has it: `STEPS` keeps what it may
+compute again, as buffers.
 """
 
 from __future__ import annotations
