@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,14 +73,10 @@ class WholeDataOptimizer(Optimizer):
             raise ValueError(f"{type(self).__name__} takes no {what}; Adam does")
 
 
-def _whole_or_none(name: str, value: Any) -> None:
-    if value is not None:
-        checks.whole(name, value, 1)
-
-
-def _real_or_none(name: str, value: Any) -> None:
-    if value is not None:
-        checks.real(name, value)
+def _optional(default: Any, check: Callable[..., Any], *bounds: float) -> Any:
+    """Return the field of a constant that may be None."""
+    checked = lambda name, value: value is None or check(name, value, *bounds)  # noqa: E731
+    return field(default=default, metadata={"check": checked})
 
 
 CURVATURES = {
@@ -124,22 +121,21 @@ class LevenbergMarquardt(WholeDataOptimizer):
 
     Notes
     -----
-    The history has the damping and the gradient's norm. A step takes 8 P^2 bytes of J'J and of its factor
-    each for P parameters, or 8 N P + 16 N^2 where there are fewer residuals N; what takes more than 1 GiB is
-    refused.
+    The history has the damping and the gradient's norm. The equations of P parameters take 16 P^2 bytes, or
+    16 N P + 24 N^2 where there are fewer residuals N; what takes more than 1 GiB is refused.
     """
 
     damping: float = positive(0.001)
     damping_decrease: float = number(0.1, 0, 1, open_low=True, open_high=True)
     damping_increase: float = number(10.0, 1, open_low=True)
     max_damping: float = positive(1e10)
-    goal: float | None = field(default=None, metadata={"check": _real_or_none})
+    goal: float | None = _optional(None, checks.real)
     min_gradient: float = number(1e-7, 0)
-    max_fail: int | None = field(default=6, metadata={"check": _whole_or_none})
+    max_fail: int | None = _optional(6, checks.whole, 1)
     nielsen: bool = False
     evidence: bool = False
     whole: ClassVar[str] = "levenberg_marquardt"
-    numbers: ClassVar[tuple[str, ...]] = ("damping", "growth", "prior_precision", "noise", "gain")
+    numbers: ClassVar[tuple[str, ...]] = ("damping", "prior_precision", "noise", "gain")
 
     @property
     def patience(self) -> int | None:

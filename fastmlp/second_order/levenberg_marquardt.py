@@ -42,10 +42,9 @@ EPSILON = np.finfo(np.float64).eps
 
 def check_memory(parameters: int, residuals: int) -> None:
     """Raise ValueError if the matrices of a step are too large."""
+    taken = 16 * parameters**2
     if residuals < parameters:
-        taken = 8 * residuals * parameters + 16 * residuals**2
-    else:
-        taken = 16 * parameters**2
+        taken = 16 * residuals * parameters + 24 * residuals**2
     if taken > MOST_BYTES:
         raise ValueError(
             f"LevenbergMarquardt takes {taken / 2**30:.1f} GiB for the equations of {parameters} parameters "
@@ -75,17 +74,15 @@ class DampedSteps:
         self._optimizer, self._objective = optimizer, objective
         self._parameters = np.zeros(len(objective.curvature))
         rows, count = len(data.weights), len(self._parameters)
-        self._residuals = rows * network.n_out
-        check_memory(count, self._residuals)
-        self._is_dual = self._residuals < count
+        residuals = rows * network.n_out
+        check_memory(count, residuals)
         plain = network.replaced(input_scale=1.0) if network.input_scale != 1 else network
         model = Model(plain, self._parameters, {"loss": []}, objective.backend, None)
         self._rows = ParameterRows(model, None, network.n_out, True, objective.inputs)
         self._block = max(LEAST_BLOCK, BLOCK_BYTES // (8 * count)) // network.n_out + 1
         if network.heads:
-            self._parts = [(head.objective, columns) for head, columns in zip(
-                network.heads.values(), columns_of_heads(network.heads).values(), strict=True
-            )]  # fmt: skip
+            heads, columns = network.heads, columns_of_heads(network.heads)
+            self._parts = [(head.objective, columns[name]) for name, head in heads.items()]
             self._totals = network.head_totals(data.targets, data.weights)
             self._scale = objective.total
         else:
@@ -98,9 +95,9 @@ class DampedSteps:
         self._trained = np.zeros(count)
         for places in self._rows.places.values():
             self._trained[places] = 1
-        q = self._residuals if self._is_dual else count
+        q = min(residuals, count)
         self._gram, self._factor = np.zeros((q, q), order="F"), np.empty((q, q), order="F")
-        self._jacobian = np.empty((self._residuals, count)) if self._is_dual else None
+        self._jacobian = np.empty((residuals, count)) if residuals < count else None
 
     # --- the equations ------------------------------------------------------------------------------------
 
@@ -242,8 +239,7 @@ class DampedSteps:
         gradient = found.gradient + penalty * parameters
         norm = float(np.linalg.norm(gradient)) / self._scale
         damping = numbers["damping"] or optimizer.damping
-        growth = numbers["growth"] or 2.0
-        loss, reason = float(np.ravel(value.reported)[0]), None
+        growth, loss, reason = 2.0, float(np.ravel(value.reported)[0]), None
         if optimizer.goal is not None and loss <= optimizer.goal:
             reason = f"the loss is {loss:.3g}, and the goal {optimizer.goal:g}"
         elif norm < optimizer.min_gradient:
@@ -262,20 +258,19 @@ class DampedSteps:
             step = self._solved(found.gram, gradient, damping + penalty)
             after = np.inf if step is None else merit(parameters + step)
             if step is not None and after < before:
-                gain = (before - after) / (0.5 * float(step @ (damping * step - gradient)))
                 factor = optimizer.damping_decrease
                 if optimizer.nielsen:
-                    factor = max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                    foreseen = float(step @ (damping * step - gradient)) / 2
+                    factor = max(1 / 3, 1 - (2 * (before - after) / foreseen - 1) ** 3)
                 numbers["gain"] = 1 - after / before
                 parameters += step
-                damping, growth = max(damping * factor, least), 2.0
+                damping = max(damping * factor, least)
                 break
             damping *= growth if optimizer.nielsen else optimizer.damping_increase
             growth *= 2
-        numbers["damping"], numbers["growth"] = damping, growth
-        names = optimizer.columns
+        numbers["damping"] = damping
         columns |= {"damping": damping, "gradient": norm}
-        return Taken(value.reported, {name: columns[name] for name in names}, reason)
+        return Taken(value.reported, {name: columns[name] for name in optimizer.columns}, reason)
 
 
 STEPS = DampedSteps

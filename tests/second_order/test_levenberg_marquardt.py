@@ -1,11 +1,13 @@
 """Levenberg and Marquardt's steps, held to NumPy's text of the formulas and to SciPy's minimum."""
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 import scipy.optimize
 from scipy.special import expit, softmax
+from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp
 from fastmlp import (
@@ -16,6 +18,7 @@ from fastmlp import (
     Head,
     LevenbergMarquardt,
     Members,
+    MLPRegressor,
     Network,
     Residual,
     TimeLimit,
@@ -358,3 +361,35 @@ def test_blocks_of_rows_and_steps_of_batches_are_refused():
         fit(NETWORK, blocks, None)
     with pytest.raises(ValueError, match="must take steps of batches, got LevenbergMarquardt"):
         fastmlp.Stepper(NETWORK, LevenbergMarquardt())
+
+
+# --- MLPRegressor ----------------------------------------------------------------------------------------
+
+
+def test_an_estimator_takes_the_same_steps():
+    """Also through `partial_fit`, and from a pickle; with the penalty as scikit-learn has it."""
+    given = {"hidden_layer_sizes": (5,), "activation": "tanh", "random_state": 0, "solver": "lm"}
+    y = TARGETS["mse"]
+    with pytest.warns(ConvergenceWarning):
+        estimator = MLPRegressor(max_iter=8, **given).fit(X, y)
+    start = MLPRegressor(max_iter=1, **given | {"solver": LevenbergMarquardt(max_damping=1e-9)}).fit(X, y)
+    model = fit(estimator.model_.network, epochs=8, initial=start.model_, seed=1)
+    np.testing.assert_array_equal(estimator.model_.parameters, model.parameters)
+    assert estimator.loss_curve_ == model.history["loss"]
+    with pytest.warns(ConvergenceWarning):
+        goes_on = MLPRegressor(max_iter=5, **given).fit(X, y)
+    goes_on = pickle.loads(pickle.dumps(goes_on)).partial_fit(X, y, epochs=3)
+    assert goes_on.loss_curve_ == estimator.loss_curve_ + goes_on.loss_curve_[8:]
+    early = MLPRegressor(max_iter=200, early_stopping=True, **given).fit(X, y)
+    assert early.n_iter_ == len(early.validation_scores_) < 200
+    deep = MLPRegressor(max_iter=500, tol=1e-3, alpha=0, **given).fit(X, y)
+    assert deep.n_iter_ < 500
+
+
+def test_what_an_estimator_cannot_do_with_it_is_refused():
+    with pytest.raises(ValueError, match=r"takes the losses mse with identity .*; got mae with identity"):
+        MLPRegressor(solver="lm", loss="mae").fit(X, TARGETS["mse"])
+    with pytest.raises(ValueError, match="solver='lm' needs all rows at once"):
+        MLPRegressor(solver="lm").fit([(X, TARGETS["mse"])])
+    with pytest.raises(ValueError, match="takes no dtype 'bfloat16'"):
+        MLPRegressor(solver="lm", dtype="bfloat16").fit(X, TARGETS["mse"])
