@@ -23,7 +23,18 @@ from fastmlp import (
     Residual,
     TimeLimit,
 )
+from fastmlp.backend import registry
+from fastmlp.second_order.whole_data import WholeObjective
+from fastmlp.training.prepared import cleaned, scaled
+from fastmlp.training.ranks import ALONE
 
+CASES = [
+    ({}, "reference"),
+    ({"weighed": True, "l2": 0.01}, "fused"),
+    ({"nielsen": True}, "reference"),
+    ({"units": 60}, "fused"),
+    ({"units": 60, "l2": 0.01}, "reference"),
+]
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-2, 2, (60, 3))
 SMOOTH = np.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:]
@@ -117,13 +128,8 @@ def start_of(network, dtype="float64"):
     return fit(network, y=np.zeros((60, network.n_out)), epochs=0, dtype=dtype).parameters
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
 @pytest.mark.parametrize("loss", OUTPUTS)
-@pytest.mark.parametrize(
-    "case",
-    [{}, {"weighed": True, "l2": 0.01}, {"nielsen": True}, {"units": 60}, {"units": 60, "l2": 0.01}],
-    ids=str,
-)
+@pytest.mark.parametrize(("case", "backend"), CASES, ids=str)
 def test_steps_are_those_of_the_formulas(loss, case, backend):
     """With 60 units there are fewer residuals than parameters."""
     y, l2 = TARGETS[loss], case.get("l2", 0.0)
@@ -179,17 +185,14 @@ def test_heads_with_missing_targets_of_any_network():
     y = {"a": a, "b": TARGETS["cross_entropy"], "c": TARGETS["poisson"][:, :1]}
     weights = 2.0 ** RNG.integers(-2, 1, 60)
     model = fit(GENERAL, y=y, sample_weight=weights, epochs=40)
-    start = fit(GENERAL, y=y, sample_weight=weights, epochs=0)
-    slopes = []
-    for place in range(len(start.parameters)):
-        ends = []
-        for sign in (1, -1):
-            moved = fit(GENERAL, y=y, epochs=0)
-            moved.parameters[place] += sign * 1e-5
-            one = fit(GENERAL, y=y, sample_weight=weights, epochs=1, initial=moved)
-            ends.append(one.history["loss"][0])
-        slopes.append((ends[0] - ends[1]) / 2e-5)
-    assert model.history["gradient"][0] == pytest.approx(np.linalg.norm(slopes), rel=1e-6)
+    data = scaled(cleaned(GENERAL, X, y, weights, np.float64, ALONE), True, ALONE)
+    objective, start = WholeObjective(GENERAL, data, registry.get("reference")), fit(GENERAL, y=y, epochs=0)
+    found, steps = np.empty_like(start.parameters), 1e-5 * np.eye(len(start.parameters))
+    ends = [[objective.value(start.parameters + sign * step).minimised for sign in (1, -1)] for step in steps]
+    slopes = (np.array(ends) @ [1, -1]) / 2e-5
+    assert objective.gradient(start.parameters, found).minimised == pytest.approx(model.history["loss"][0])
+    np.testing.assert_allclose(found, slopes, rtol=1e-5, atol=1e-8)
+    assert model.history["gradient"][0] == pytest.approx(np.linalg.norm(found), rel=1e-12)
     assert model.history["loss"][-1] < 0.35 * model.history["loss"][0]
     assert model.history["a_loss"][-1] < 0.05 * model.history["a_loss"][0]
 
