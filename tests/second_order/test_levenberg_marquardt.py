@@ -187,12 +187,11 @@ def test_heads_with_missing_targets_of_any_network():
     model = fit(GENERAL, y=y, sample_weight=weights, epochs=40)
     data = scaled(cleaned(GENERAL, X, y, weights, np.float64, ALONE), True, ALONE)
     objective, start = WholeObjective(GENERAL, data, registry.get("reference")), fit(GENERAL, y=y, epochs=0)
-    found, steps = np.empty_like(start.parameters), 1e-5 * np.eye(len(start.parameters))
+    steps = 1e-5 * np.eye(len(start.parameters))
     ends = [[objective.value(start.parameters + sign * step).minimised for sign in (1, -1)] for step in steps]
     slopes = (np.array(ends) @ [1, -1]) / 2e-5
-    assert objective.gradient(start.parameters, found).minimised == pytest.approx(model.history["loss"][0])
-    np.testing.assert_allclose(found, slopes, rtol=1e-5, atol=1e-8)
-    assert model.history["gradient"][0] == pytest.approx(np.linalg.norm(found), rel=1e-12)
+    assert objective.value(start.parameters).minimised == pytest.approx(model.history["loss"][0], rel=1e-12)
+    assert model.history["gradient"][0] == pytest.approx(np.linalg.norm(slopes), rel=1e-7)
     assert model.history["loss"][-1] < 0.35 * model.history["loss"][0]
     assert model.history["a_loss"][-1] < 0.05 * model.history["a_loss"][0]
 
@@ -201,7 +200,7 @@ def test_heads_with_missing_targets_of_any_network():
 
 NETWORK = Network([3, 5, 2], hidden="tanh", l2=0.001)
 RULES = {
-    "usual": LevenbergMarquardt(),
+    "other factors": LevenbergMarquardt(damping_decrease=0.3, damping_increase=7),
     "nielsen": LevenbergMarquardt(nielsen=True),
     "evidence": LevenbergMarquardt(evidence=True),
 }
@@ -243,10 +242,12 @@ def test_restarts_are_trained_together():
         assert [*model.history] == ["loss", "damping", "gradient"]
 
 
-def test_float32_goes_as_deep_as_its_parameters_can():
-    network = Network([1, 5, 1], hidden="tanh")
-    double, single = (fit(network, SINE, WAVE, 60, dtype=dtype) for dtype in ("float64", "float32"))
-    assert single.history["loss"][-1] == pytest.approx(double.history["loss"][-1], rel=0.1)
+def test_parameters_stay_in_float64_until_the_end():
+    """Rounded to float32 they would leave a gradient of 1e-8."""
+    optimizer = LevenbergMarquardt(min_gradient=0)
+    model = fit(Network([3, 1]), y=SMOOTH, epochs=20, dtype="float32", optimizer=optimizer)
+    assert min(model.history["gradient"]) < 1e-10
+    assert model.parameters.dtype == np.float32
 
 
 def test_it_ends_at_the_goal_at_a_flat_place_and_where_no_step_is_left():
