@@ -99,7 +99,7 @@ class ParameterRows(Rows):
                     delta = passes.units("deltas", one, count)
                     shape = count, one.n_in, one.n_out
                     by_weights = own[:, one.weights : one.biases].reshape(shape)
-                    np.multiply(x[:, :, None], delta[:, None, :], out=by_weights)
+                    np.einsum("ri,rj->rij", x, delta, out=by_weights)  # 0.6 of the time of a product
                     if one.trains_bias:
                         own[:, one.biases : one.trained] = delta
                     x = passes.units("activations", one, count)
