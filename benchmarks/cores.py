@@ -23,7 +23,7 @@ from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.records import BARRIER, FAN_IN, SLICE_ROWS
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
-from fastmlp.system import parts
+from fastmlp.system import budget
 
 CORES = (2, 8, 32, 96)
 
@@ -235,7 +235,7 @@ def barrier_seconds(workers, times=2000, turns=200):
 def copying(threads, size=1 << 26, turns=7):
     """Return the bytes a second, read and written, of copying by so many threads."""
     source, target = np.ones((2, size // 4), np.float32)
-    call = partial(once, partial(parts.copy, [source], [target], threads), CLOCKS["wall"])
+    call = partial(once, partial(budget.copy_arrays, [source], [target], threads), CLOCKS["wall"])
     return 2 * size / in_alternation({threads: call}, least=turns)[threads].best
 
 

@@ -6,13 +6,17 @@ import atexit
 import importlib
 import os
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.system import forks  # first: forks wait for the imports that come after it
-from fastmlp.training import formats
+from fastmlp.trained import register, register_file
 
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends as backends
+    from fastmlp.callbacks.callback import Callback as Callback
+    from fastmlp.callbacks.standard import *  # noqa: F403
     from fastmlp.checks import CheckpointError as CheckpointError
     from fastmlp.derivatives.attribution import Attribution as Attribution
     from fastmlp.derivatives.input_derivatives import jacobian_many as jacobian_many
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from fastmlp.many.training import fit_many as fit_many
     from fastmlp.model.activations import Activation as Activation
     from fastmlp.model.averages import *  # noqa: F403
+    from fastmlp.model.custom import Layer as Layer
     from fastmlp.model.embeddings import *  # noqa: F403
     from fastmlp.model.gates import *  # noqa: F403
     from fastmlp.model.heads import Head as Head
@@ -39,14 +44,12 @@ if TYPE_CHECKING:
     from fastmlp.model.initializers import Uniform as Uniform
     from fastmlp.model.inputs import *  # noqa: F403
     from fastmlp.model.layers import *  # noqa: F403
-    from fastmlp.model.likelihoods import *  # noqa: F403
-    from fastmlp.model.losses import *  # noqa: F403
+    from fastmlp.model.loss import *  # noqa: F403
+    from fastmlp.model.losses import *  # noqa: F403  # noqa: F403
     from fastmlp.model.network import Network as Network
     from fastmlp.model.norms import *  # noqa: F403
     from fastmlp.model.optimizers import *  # noqa: F403
-    from fastmlp.model.own_layers import Layer as Layer
-    from fastmlp.model.own_losses import *  # noqa: F403
-    from fastmlp.model.own_rules import Rule as Rule
+    from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
     from fastmlp.model.second_order import LevenbergMarquardt as LevenbergMarquardt
     from fastmlp.searches.ensembles import *  # noqa: F403
@@ -55,11 +58,9 @@ if TYPE_CHECKING:
     from fastmlp.tables.errors import TableError as TableError
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
     from fastmlp.tables.estimators import TableRegressor as TableRegressor
-    from fastmlp.training.callbacks import *  # noqa: F403
+    from fastmlp.trained.model import Model as Model
     from fastmlp.training.checkpoint import Checkpoint as Checkpoint
     from fastmlp.training.divergence import DivergenceError as DivergenceError
-    from fastmlp.training.model import Model as Model
-    from fastmlp.training.pruning import *  # noqa: F403
     from fastmlp.training.rate_finder import RateSearch as RateSearch
     from fastmlp.training.rate_finder import find_rate as find_rate
     from fastmlp.training.saving import load as load
@@ -75,7 +76,8 @@ _HOME = {
     "files.mapped": "MappedArray",
     "many.predicting": "predict_many",
     "many.training": "InterruptedMany fit_many",
-    "training.callbacks": "Callback EarlyStopping Progress ReduceLROnPlateau TimeLimit",
+    "callbacks.callback": "Callback",
+    "callbacks.standard": ("EarlyStopping MedianStopping OptunaPruning Progress ReduceLROnPlateau TimeLimit"),
     "training.checkpoint": "Checkpoint",
     "training.divergence": "DivergenceError",
     "distributed.data_parallel": "DataParallel shard",
@@ -86,8 +88,7 @@ _HOME = {
     "model.heads": "Head",
     "model.initializers": "Normal Uniform",
     "system.interrupts": "Interrupted",
-    "training.model": "Model",
-    "training.pruning": "MedianStopping OptunaPruning",
+    "trained.model": "Model",
     "training.rate_finder": "RateSearch find_rate",
     "derivatives.attribution": "Attribution",
     "derivatives.input_derivatives": "jacobian_many",
@@ -95,10 +96,10 @@ _HOME = {
     "training.saving": "load save",
     "training.stepper": "Stepper",
     "model.network": "Network",
-    "model.own_layers": "Layer",
-    "model.own_losses": "Loss RowLoss",
+    "model.custom": "Layer",
+    "model.loss": "Loss RowLoss",
     "backend.registry": "backends",
-    "model.own_rules": "Rule",
+    "model.optimizers": "Rule",  # with the names of built-in rules, which a custom rule may not have
     "model.schedules": (
         "Constant Cosine CosineRestarts Exponential InverseScaling OneCycle Schedule StepDecay Warmup"
     ),
@@ -118,7 +119,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 _TABLES = {
     "model.inputs": "BLOCKS",
     "model.layers": "LAYERS",
-    "model.losses": "OWN_LOSSES",
+    "model.losses": "LOSS_CLASSES",
     "model.optimizers": "NAMED",
     "model.second_order": "WHOLE",
 }
@@ -155,8 +156,42 @@ _ROOMS = {
     **dict.fromkeys(("input_derivatives", "parameter_derivatives", "attribution"), "derivatives"),
     **dict.fromkeys(("whole_data", "levenberg_marquardt", "lbfgs"), "second_order"),
 }
-formats.register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
-formats.register_file("table", _read_table)
+register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
+register_file("table", _read_table)
+
+
+_MOVED = {
+    "model.likelihoods": "model.losses",
+    "model.own_layers": "model.custom",
+    "model.own_losses": "model.loss",
+    "model.own_rules": "model.optimizer",
+    "model.pieces": "model.custom",
+    "training.callbacks": "callbacks.standard",
+    "training.model": "trained.model",
+    "training.pruning": "callbacks.standard",
+}
+"""Present modules by the names of earlier versions, for pickles."""
+
+
+class _Moved:
+    """Finds modules by earlier names: a module with the present module's names."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        moved = name.removeprefix("fastmlp.") in _MOVED and name.startswith("fastmlp.")
+        return ModuleSpec(name, _Moved) if moved else None  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        """Leave the new module to Python."""
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        present = importlib.import_module(f"fastmlp.{_MOVED[module.__name__.removeprefix('fastmlp.')]}")
+        vars(module).update((name, value) for name, value in vars(present).items() if name[:2] != "__")
+
+
+sys.meta_path.append(_Moved)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 import re
@@ -200,3 +201,19 @@ def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
     if high == math.inf:
         return f"{'above' if open_low else 'at least'} {low:g}"
     return f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+
+
+def needed(package: str, extra: str, what: str) -> Any:
+    """Return a package; ImportError in a line with the pip command if missing.
+
+    extra : the extra of fastmlp with the package; what : the user of the package, in words
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        top = package.partition(".")[0]
+        if error.name not in (top, package):  # the package is there, and itself lacks another
+            raise
+        # pip leaves an installed fastmlp as it is, wherever it is from, and adds what the extra names.
+        how = f'pip install "fastmlp[{extra}]", or ".[{extra}]" in a checkout'
+        raise ImportError(f"{what} needs {top}: {how}") from None

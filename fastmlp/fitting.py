@@ -14,11 +14,11 @@ from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastmlp.callbacks.callback import Callback, Metric, Pause, Run
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.training.callbacks import Callback, Metric, Pause, Run
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Validation
 from fastmlp.training.start import Initial

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.checks import needed
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange.onnx_graph import OnnxGraph
 from fastmlp.exchange.steps import graph_of
-from fastmlp.system.packages import needed
 
 
 def register() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.model.layout import layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.system.packages import needed
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 from fastmlp.training.stepper import Stepper
 
 torch = needed("torch", "torch", "fastmlp.torch")

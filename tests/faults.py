@@ -8,7 +8,7 @@ import os
 import signal
 
 from fastmlp.files import archive
-from fastmlp.system import renaming
+from fastmlp.system import private_files
 
 CALLS = ("open", "write", "fsync", "lseek", "fchmod", "fchown", "fstat", "replace", "close")
 """System calls of `fastmlp.files` while it writes."""
@@ -63,8 +63,8 @@ FAULTS = {code: refuse(getattr(errno, code)) for code in ("ENOSPC", "EIO", "EACC
 def disk(at=None, fail=None):
     """Let `fastmlp.files` write to a disk that fails at its call number `at`."""
     failing = Disk(at, fail)
-    archive.os = renaming.os = failing
+    archive.os = private_files.os = failing
     try:
         yield failing
     finally:
-        archive.os = renaming.os = os
+        archive.os = private_files.os = os

@@ -15,8 +15,7 @@ import numpy as np
 
 from fastmlp.kernels.runtime import adapter, calls, stepping, workspace
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import ByteRows, SparseRows
 from fastmlp.model.state import TrainState
 
 SIDES = ("after", "before")

@@ -1,1 +1,1 @@
-"""Which backends there are, and the NumPy one that all others are held to."""
+"""The registry of backends, the choice, and the NumPy reference for tests."""

@@ -1,11 +1,11 @@
-"""The choice of `backend="auto"`: time saved over the rest of a training, against time to compile.
+"""`backend="auto"`: the time saved over the rest of a training against the time to compile.
 
-It chooses among backends that give the same bits, so that what lies on the disk decides over time alone, and
-a training may change from one to another between two chunks. A training begins on the fastest one whose
-machine code is there; `fastmlp.backend.programs` decides when the code of a faster one is compiled.
+Auto chooses among backends with equal bits, so that the disk's content decides over time alone, and a
+training may change backends between two chunks. A training begins on the fastest backend with machine code at
+hand; `fastmlp.backend.programs` decides when to compile the code of a faster backend.
 
-A user's backend may have other bits. It is taken from the first step to the last or not at all, whether it is
-on the disk or not.
+A user's backend may have other bits. Such a backend is taken from the first step to the last or not at all,
+with or without code on the disk.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from fastmlp.system.compiling import Stopwatch
 
 
 class Candidate(NamedTuple):
-    """A backend, for one training.
+    """A backend, for a training.
 
-    seconds : of a step, as it says itself; exact : see `Choice.exact`
-    bound : the program of the network alone that it would take, if it has one
-    key : what stands for the program that it would take
+    seconds : of a step, by the backend's estimate; exact : see `Choice.exact`
+    bound : the program of this network alone, if any
+    key : of the program in use
     """
 
     name: str
@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
     key: str
 
     def is_ready(self, dtype: str) -> bool:
-        """Return whether its machine code is on the disk, or in this process."""
+        """Return True if the machine code is on the disk, or in this process."""
         if self.bound is None:
             return self.entries.has(("train_chunk",), dtype)
         return self.entries.has_network(self.bound, dtype)
@@ -55,9 +55,9 @@ class Candidate(NamedTuple):
 class Field(NamedTuple):
     """The candidates for a training.
 
-    found : all, fastmlp's own first; exact : those of the exact bits, fastest : of these
-    binds : whether one may have a program of the network alone
-    ready : names of those whose machine code has been found, which stays where it is
+    found : all, built-in backends first; exact : candidates with exact bits, fastest : of these
+    binds : True if a candidate may have a program of this network alone
+    ready : names of the candidates with machine code at hand
     """
 
     found: tuple[Candidate, ...]
@@ -75,11 +75,11 @@ class Field(NamedTuple):
 
 
 class Auto:
-    """The backend of `backend="auto"`: it calls the best one so far, which may change between two chunks.
+    """The backend of `backend="auto"`: calls the best backend so far, perhaps another after each chunk.
 
-    work : the training; only : the name of a backend, if no other shall be taken
-    exact : whether no backend of other bits shall be taken
-    now, chosen : the backend, and the candidate that it is; binds : see `Field`
+    work : the training; only : the name of the single allowed backend, or None
+    exact : True if backends with other bits are excluded
+    now, chosen : the present backend, and its candidate; binds : see `Field`
     """
 
     def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
@@ -101,30 +101,27 @@ class Auto:
 
     @property
     def program(self) -> str:
-        """What stands for the fastest backend's program of the network alone; "" if that has none."""
+        """The key of the fastest backend's program for this network alone, or ""."""
         return self._fastest.key if self._fastest.bound else ""
 
     @property
     def steps(self) -> float:
-        """How many steps are left, infinity if that is not known."""
+        """The number of steps left, infinity if unknown."""
         return self._left
 
     @property
-    def lasting(self) -> Backend | None:
-        """The backend, if all later trainings of the same work begin with it, too."""
+    def cacheable(self) -> Backend | None:
+        """The backend, if all later trainings of equal work begin with this backend, too."""
         return self.now if self.chosen is self._fastest and self.is_ready(self.chosen) else None
 
     def for_all(self, steps: float) -> Auto:
-        """Return the choice for a training with others that find its program: so many steps in all.
-
-        It is of the same bits.
-        """
+        """Return the choice, of equal bits, for a training among similar trainings: so many steps in all."""
         if not self.chosen.exact or not math.isfinite(steps):
             return self
         return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
 
     def _first(self, alone: Field | None) -> Candidate:
-        """Return what the training begins with. alone : on one thread, where one may be of other bits"""
+        """Return the first candidate of the training. alone : on a single thread, perhaps with other bits"""
         if alone is not None:
             for other in alone.found:
                 saved = self._left * (alone.fastest.seconds - other.seconds)
@@ -138,36 +135,34 @@ class Auto:
         return min(ready or for_all_networks or self._exact, key=attrgetter("seconds"))
 
     def is_ready(self, one: Candidate) -> bool:
-        """Return whether the training finds a backend's machine code on the disk, or in this process."""
+        """Return True if a candidate's machine code is on the disk, or in this process."""
         if one.name not in self._ready and one.is_ready(self._dtype):
             self._ready.add(one.name)
         return one.name in self._ready
 
     @property
     def faster(self) -> Candidate | None:
-        """The fastest backend of the same bits, if that is not the present one."""
+        """The fastest backend of equal bits, if not the present backend."""
         return self._fastest if self.chosen.exact and self.chosen is not self._fastest else None
 
     def saved(self) -> float:
-        """Return the seconds that the fastest backend saves over the rest of the training."""
+        """Return the seconds saved by the fastest backend over the rest of the training."""
         return self._left * (self.chosen.seconds - self._fastest.seconds)
 
     def is_due(self) -> bool:
-        """Return whether the fastest backend is worth compiling, in this training or in others like it.
-
-        As many seconds as earlier trainings have lost are expected to come in later ones.
-        """
+        """Return True if the fastest backend is worth compiling, for this training or similar trainings."""
+        # Later trainings are expected to lose as many seconds as earlier trainings have lost.
         return programs.is_due(self._fastest.key, max(self.saved(), self._lost_before))
 
     def take_faster(self, faster: Candidate) -> None:
-        """Change to the fastest backend if its code is there, or to be compiled here."""
+        """Change to the fastest backend if the code is at hand, or to be compiled here."""
         if self.is_ready(faster) or (
             self.is_due() and programs.compiled_here(faster.key, lambda: self.compile(faster))
         ):
             self.chosen, self.now = faster, registry.get(faster.name)
 
     def compile(self, one: Candidate) -> None:
-        """Compile all that a backend calls: it takes a step."""
+        """Compile all code of a backend by taking a step."""
         rows = self._work.rows
         state, data, chunk = dry_run(self.network, self.optimizer, np.dtype(self._dtype), [rows], rows)
         losses = empty_losses(self.network, 1)
@@ -184,7 +179,7 @@ class Auto:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """Take a chunk's steps; by a faster backend than before, if it has been compiled meanwhile."""
+        """Take a chunk's steps, by a faster backend if compiled meanwhile."""
         faster = self.faster
         if faster is not None:
             self.take_faster(faster)
@@ -211,22 +206,23 @@ class Auto:
 
 
 def field(work: Work, only: str | None = None) -> Field:
-    """Return the backends that can say what a step takes; only : see `Auto`."""
-    own, given = _own_field(work), registry.given()
+    """Return the backends with an estimate for a step; only : see `Auto`."""
+    built_in, given = _built_in_field(work), registry.given()
     if not given and only is None:
-        return own
-    found = [*own.found, *_those_of(given, work)]
+        return built_in
+    found = [*built_in.found, *_those_of(given, work)]
     return Field.of(tuple(one for one in found if only in (None, one.name)))
 
 
 @lru_cache(maxsize=64)
-def _own_field(work: Work) -> Field:
-    """Return fastmlp's own candidates, whose estimates go by the work alone: they take 40 us."""
-    return Field.of(tuple(_those_of(registry.own(), work)))
+def _built_in_field(work: Work) -> Field:
+    """Return the built-in candidates."""
+    # Estimates depend on the work alone, and take 40 us.
+    return Field.of(tuple(_those_of(registry.built_in(), work)))
 
 
 def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
-    """Yield those of the named backends that can say what a step takes."""
+    """Yield the named backends with an estimate for a step."""
     for name in names:
         choice = registry.choice_of(name)
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):

@@ -1,4 +1,4 @@
-"""The backend that a training runs on, from the name that `fit(backend=)` is given."""
+"""The choice of a training's backend, by the name in `fit(backend=)`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ def choose(
     rows: int,
     dtype: np.dtype[Any],
     threads: int | None,
+    *,
     steps: int | None = None,
     exact: bool = False,
     mixed: bool = False,
 ) -> Backend | Auto:
-    """Return the named backend; for "auto" what may be one after another (`fastmlp.backend.auto`).
+    """Return the named backend; for "auto" an `Auto`, perhaps with several backends in turn.
 
     Parameters
     ----------
     rows : rows of a batch
     steps : of the whole training, if known
-    exact : whether "auto" must keep to backends of the same bits: it goes on with a training
-    mixed : whether it must multiply bfloat16 numbers
+    exact : True if "auto" must stay with backends of equal bits, for a continued training
+    mixed : True for products of bfloat16 numbers
     """
     if mixed:
         return registry.mixed_backend(name)
     if name != "auto":
-        if not (isinstance(name, str) and name in registry.own()):
+        if not (isinstance(name, str) and name in registry.built_in()):
             checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
     auto, work = _auto()
@@ -57,9 +58,9 @@ def is_ready(
     threads: int | None,
     mixed: bool = False,
 ) -> bool:
-    """Return whether what "auto" begins with trains, validates and predicts without compiling anything.
+    """Return True if the first choice of "auto" trains, validates and predicts without compiling.
 
-    rows : rows of a batch; mixed : whether products are of bfloat16 numbers
+    rows : rows of a batch; mixed : True for products of bfloat16 numbers
     """
     if mixed:
         entries = registry.entries(registry.mixed_backend("auto").name)
@@ -80,21 +81,21 @@ def _auto() -> tuple[type[Auto], type[Work]]:
     return Auto, Work
 
 
-def settled(backend: Backend | Auto) -> Backend:
-    """Return the backend that computes now: for "auto" the present one."""
+def current_backend(backend: Backend | Auto) -> Backend:
+    """Return the present backend of an `Auto`; return another backend unchanged."""
     return backend if isinstance(backend, Backend) else backend.now
 
 
-def lasting(backend: Backend | Auto) -> Backend | None:
-    """Return the backend of all later trainings like the one that it was chosen for; None if they may differ.
+def cacheable_backend(backend: Backend | Auto) -> Backend | None:
+    """Return the backend of all later trainings with equal work; None if the backend may change.
 
-    As long as no plugin and no file has declared another.
+    Valid until a plugin or a file declares another backend.
     """
-    return backend if isinstance(backend, Backend) else backend.lasting
+    return backend if isinstance(backend, Backend) else backend.cacheable
 
 
 def calls_blas(backend: Backend | Auto) -> bool:
-    """Return whether a backend may call the BLAS; "auto" takes none of fastmlp's own that does."""
+    """Return True if a backend may call the BLAS; "auto" takes no built-in backend with a BLAS."""
     names = (backend.name,) if isinstance(backend, Backend) else registry.given()
     return any(map(registry.calls_blas, names))
 
@@ -102,9 +103,9 @@ def calls_blas(backend: Backend | Auto) -> bool:
 def may_take_sparse_rows(
     backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
 ) -> bool:
-    """Return whether dense inputs may become sparse ones.
+    """Return True if dense inputs may become sparse rows.
 
-    Not where that would change bits, or keep a network from a program of its own.
+    False if bits would change, or a network would lose its specialised program.
     """
     name = backend.name
     if registry.is_reference(name) or not (choice := registry.choice_of(name)).exact:
@@ -115,10 +116,8 @@ def may_take_sparse_rows(
 
 
 def may_take_bytes(n_in: int) -> bool:
-    """Return whether rows of so many bytes may stay bytes.
-
-    Not where a network may have a program of its own, which reads rows of its dtype.
-    """
+    """Return True if rows of so many bytes may stay bytes."""
+    # A specialised program of a small network reads rows of the training's dtype.
     from fastmlp.kernels.small.eligible import MOST_UNITS
 
     return n_in > MOST_UNITS
@@ -127,7 +126,7 @@ def may_take_bytes(n_in: int) -> bool:
 def saved_by_sparse_rows(
     network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any], density: float
 ) -> float:
-    """Return the seconds a row that a step saves where dense inputs of such a density become sparse ones."""
+    """Return the seconds a row saved in a step by sparse rows for dense inputs of this density."""
     from fastmlp.kernels.estimates import saved_by_sparse_rows
     from fastmlp.kernels.variant import Work
 

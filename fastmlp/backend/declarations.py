@@ -1,7 +1,7 @@
-"""Variants that somebody else wrote: loaded from a file, and checked before they can run.
+"""Variants from files and plugins: loaded, and checked before the first run.
 
-Separate from the registry because of what it looks at, the text of functions. A mistake in it, which Numba
-would report in pages and far from its place, is one line here with the file and the line.
+The checks read the text of functions. Numba would report a mistake in pages and far from its place; here an
+error is a line, with the file and the line.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Function = Callable[..., Any]
 
 
 def load(path: Path) -> types.ModuleType:
-    """Run a Python file as it is now, as a module of its own, and return the module.
+    """Run a Python file in its present form, as a new module; return the module.
 
     Raises
     ------
     ValueError
-        If there is no such file, or if running it raises an error: in one line that names the file's line.
+        If there is no such file, or if running the file raises an error: a line with the file and line.
     """
     # Two files of one name are two modules.
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -56,7 +56,7 @@ def load(path: Path) -> types.ModuleType:
 
 
 def _line_of(error: Exception, path: Path) -> str:
-    """Return where in a file an error arose, in words."""
+    """Return the place of an error in a file, in words."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return _place(path, error.lineno)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
@@ -68,7 +68,7 @@ def _place(path: str | Path, line: int | None) -> str:
 
 
 def declared(module: Any) -> Variant:
-    """Return the variant that a module declares; ValueError if it declares none."""
+    """Return the variant of a module; ValueError without a declaration."""
     from fastmlp.kernels.variant import Variant
 
     variant = getattr(module, "VARIANT", None)
@@ -80,10 +80,10 @@ def declared(module: Any) -> Variant:
 
 
 def checked(variant: Variant, taken: Iterable[str]) -> Variant:
-    """Return the variant if its name and its slots are none that are taken.
+    """Return the variant if its name and slots are valid.
 
-    ValueError or TypeError if its name cannot be used, if no program calls one of its slots, if a slot takes
-    other arguments than its base's, or uses a name that is not defined.
+    ValueError or TypeError if the name cannot be used, if no program calls a slot, if a slot takes other
+    arguments than the base's slot, or uses an undefined name.
     """
     from fastmlp.kernels.estimates import MIXED
     from fastmlp.kernels.jit.bind import check_slots, functions_of
@@ -112,7 +112,7 @@ def checked(variant: Variant, taken: Iterable[str]) -> Variant:
 
 
 def _check_signature(what: str, function: Function, base: Function | None) -> None:
-    """Raise TypeError if a slot cannot be called with as many arguments as its base's."""
+    """Raise TypeError if a slot cannot be called with the arguments of the base's slot."""
     taken, expected = _signature(function), _signature(base)
     if taken is None or expected is None:
         return
@@ -123,7 +123,7 @@ def _check_signature(what: str, function: Function, base: Function | None) -> No
 
 
 def _signature(function: Any) -> inspect.Signature | None:
-    """Return the signature of a function, jitted or not; None of what Numba calls in another way."""
+    """Return the signature of a function, jitted or not; None for other callables of Numba."""
     plain = getattr(function, "py_func", function)
     return inspect.signature(plain) if isinstance(plain, types.FunctionType) else None
 
@@ -133,9 +133,9 @@ def _names(signature: inspect.Signature) -> str:
 
 
 def _check_names(slots: Mapping[str, Function], bound: set[str]) -> None:
-    """Raise ValueError if a slot, or a function of the same file that it calls, uses an undefined name.
+    """Raise ValueError for an undefined name in a slot, or in a called function of the same file.
 
-    bound : names that a program binds to a variant's functions
+    bound : names bound by a program to a variant's functions
     """
     pending = [getattr(function, "py_func", function) for function in slots.values()]
     seen: set[Any] = set()

@@ -1,4 +1,4 @@
-"""Small networks whose steps are taken together, in the lanes of vectors; when their program is compiled."""
+"""Small networks trained together, in the lanes of vectors; and when to compile the program."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from fastmlp.kernels.variant import Bound
 
 VARIANT = "specialized"
-"""The backend to whose programs those of lanes belong."""
+"""The backend of the lane programs."""
 
 TRAINING_SECONDS = 3e-4
-"""Seconds of a single training besides its steps: Python prepares it and makes its model."""
+"""Seconds of a single training besides the steps: Python's preparation, and the model."""
 
 
 class LaneProgram(NamedTuple):
-    """The program of networks in lanes, and what it is compiled for.
+    """The program of networks in lanes, and the work for compiling.
 
-    network, optimizer : one of those that it serves, without rates
+    network, optimizer : an example of the networks, without rates
     rows : of an epoch; batch_size : of a step; shuffled : see `program_of`
     seconds : of a step of a network, about
-    saved : seconds that a step takes less than alone, about; less than 0 where it takes more
+    saved : seconds saved in a step against separate training, about; negative for a loss
     """
 
     bound: Bound
@@ -47,22 +47,22 @@ class LaneProgram(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """How many networks go together."""
+        """The number of networks in a vector."""
         from fastmlp.kernels.small.eligible import lanes_of
 
         return lanes_of(self.dtype)
 
     @property
     def is_ready(self) -> bool:
-        """Whether it need not be compiled."""
+        """True if the program is compiled."""
         return registry.entries(VARIANT).has_network(self.bound, self.dtype.name)
 
     def saved_by(self, steps: int, as_one: bool) -> float:
-        """Return the seconds that a model of so many steps saves. as_one : without a training of its own"""
+        """Return the seconds saved by a model of so many steps. as_one : True without a separate training"""
         return steps * self.saved + as_one * TRAINING_SECONDS
 
     def is_worth(self, saved: float) -> bool:
-        """Return whether to use it now where that saves so many seconds: it is ready, or compiled here."""
+        """Return True if the program is worth so many saved seconds: ready, or compiled here."""
         if saved <= 0 or self.is_ready:
             return saved > 0
         from fastmlp.backend import programs
@@ -72,14 +72,14 @@ class LaneProgram(NamedTuple):
         return programs.is_due(key, max(saved, lost)) and programs.compiled_here(key, self.compile)
 
     def lose(self, seconds: float) -> None:
-        """Count seconds that trainings have taken without it."""
+        """Count seconds of trainings without the program."""
         from fastmlp.backend import programs
 
         share = self.saved / (self.saved + self.seconds)
         programs.lose(programs.key_of(self.bound), share * seconds)
 
     def compile(self) -> None:
-        """Compile all that it calls: it takes a step."""
+        """Compile the program by taking a step."""
         dry = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
         train_in_lanes(self, [task_of(self.network, self.optimizer, *dry, 0)])
 
@@ -93,12 +93,12 @@ def program_of(
     dtype: np.dtype[Any],
     shuffled: bool = False,
 ) -> LaneProgram | None:
-    """Return the program by which networks like this one train together; None if each goes alone.
+    """Return the program for networks like this; None if networks train separately.
 
-    name : of the backend that would take their steps. On one that is not exact each goes alone: its bits
-        would change.
-    rows : of an epoch, dense ones; batch_size : of a step
-    shuffled : whether an epoch of one step has an order of its own, as scikit-learn's have
+    name : of the backend for the steps. With a backend of other bits networks train separately, as bits would
+        change.
+    rows : of an epoch, dense rows; batch_size : of a step
+    shuffled : True if an epoch of a single step has a random order, as scikit-learn's
     """
     if registry.is_reference(name) or not registry.choice_of(name).exact:
         return None
@@ -126,7 +126,7 @@ def program_of(
 def task_of(
     network: Network, optimizer: Optimizer, state: TrainState, data: Data, chunk: Chunk, key: int
 ) -> LaneTask:
-    """Return a network's next steps, which it may take with others'. key : of its dropout masks"""
+    """Return a network's next steps, for a common call. key : of the dropout masks"""
     from fastmlp.kernels.lanes.training import LaneTask
 
     return LaneTask(network, optimizer, state, data, chunk, key)
@@ -148,7 +148,7 @@ def blocks_of(
     keys: NDArray[np.uint32],
     parameters: Array,
 ) -> LaneBlocks:
-    """Return networks (models) whose steps are all taken together; see `fastmlp.kernels.lanes.training`."""
+    """Return networks (models) with all steps in common calls; see `fastmlp.kernels.lanes.training`."""
     from fastmlp.kernels.lanes.training import LaneBlocks
 
     entries = registry.entries(VARIANT)

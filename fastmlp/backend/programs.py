@@ -1,7 +1,7 @@
-"""When the program of one network is compiled: the ski rental rule, within this process.
+"""When to compile the specialised program of a network: the ski-rental rule, within this process.
 
-Trainings begin without the program. It is compiled once they have lost as many seconds as compiling takes,
-and as many are still to come. So they lose at most twice what would have been lost by the better choice.
+Trainings begin without the program. The program is compiled once the trainings have lost the time of a
+compilation and would lose as much again. So trainings lose at most twice the loss of the better choice.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ _lock = threading.RLock()  # a signal handler may fork while this thread holds i
 forks.wait_for(_lock)
 
 seconds_lost: dict[str, float] = {}
-"""What trainings have lost without a program, by its key."""
+"""Seconds lost by trainings without a program, by the program's key."""
 
 compilers: dict[str, threading.Thread] = {}
-"""The thread that compiles a program, or has."""
+"""The thread of a program's compilation, running or ended."""
 
 
 @lru_cache(maxsize=64)
 def key_of(bound: Bound) -> str:
-    """Return 32 hexadecimal digits that stand for a network's program."""
+    """Return the key of a network's program, 32 hexadecimal digits."""
     return hash_of(repr(bound))
 
 
 def lose(key: str, seconds: float) -> None:
-    """Count seconds that a part of a training has lost without its program."""
+    """Count seconds lost by a part of a training without its program."""
     with _lock:
         seconds_lost[key] = seconds_lost.get(key, 0.0) + seconds
 
 
 def is_due(key: str, to_come: float) -> bool:
-    """Return whether a program is worth compiling. to_come : seconds that it will save, about"""
+    """Return True if a program is worth compiling. to_come : seconds to be saved, about"""
     return min(seconds_lost.get(key, 0.0), to_come) >= about_seconds_of_a_network()
 
 
 def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:
-    """Return whether the caller shall compile a program that is due, as no core is free.
+    """Return True if the caller must compile a due program, as no core is free.
 
-    Where a core is free a thread compiles the program, and ends with the process. If that thread has failed,
-    the caller meets the same error.
+    With a free core a daemon thread compiles the program. After a failure of the thread the caller meets the
+    same error.
     """
     with _lock:
         compiler = compilers.get(key)

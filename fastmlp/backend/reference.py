@@ -1,7 +1,7 @@
-"""The whole mathematics in NumPy: the shortest text that is right, and the oracle for the rest.
+"""The whole mathematics in NumPy: the shortest right text, and the oracle of all backends.
 
-Rows of X are samples, z is a layer's affine output, a its activation, delta the derivative of the
-loss by z. Every formula is written once and plainly; speed is the compiled backends' matter.
+Rows of X are samples, z is a layer's linear output, a the activation, delta the derivative of the loss by z.
+Every formula is written once and plainly; speed belongs to the compiled backends.
 """
 
 from __future__ import annotations
@@ -14,36 +14,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend.reference_layers import FORMULAS
 from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
-from fastmlp.backend.reference_operations import NormBatch, dropout_mask, operate, operate_gradient
+from fastmlp.backend.reference_operations import FORMULAS, NormBatch, dropout_mask, operate, operate_gradient
 from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, dense_columns, touched_by, unpacked
 from fastmlp.model.state import Array, TrainState, takes_bfloat16
 
 Product = Callable[[Any, Any, tuple[int, ...]], Any]
 
 
 DIVERGING = np.errstate(over="ignore", invalid="ignore")
-"""A training that diverges shows in its losses; NumPy need not warn of it, as no kernel does."""
+"""No NumPy warnings of a diverging training, as in kernels; the losses show the divergence."""
 
 
 def penalty_share(network: Network, total: float) -> float:
-    """Return what a penalty counts in the objective of a batch whose rows' weights have this sum."""
+    """Return the factor of a penalty in the objective of a batch with this sum of weights."""
     if network.convention == "torch":
         return 1.0
     return 1 / total if total > 0 else 0.0
 
 
 def penalty(one: Operation, w: Array) -> float:
-    """Return the penalties on one product's weights."""
+    """Return the penalties on a product's weights."""
     # In this order no penalty of 0 meets the infinite square of a weight that is finite.
     return float((one.l1 * np.abs(w) + one.l2 / 2 * w * w).sum())
 
@@ -54,19 +52,19 @@ def penalty_gradient(one: Operation, w: Array) -> Array:
 
 
 def factor(network: Network, inputs: Inputs | ByteRows) -> tuple[Any, Any]:
-    """Return the dense columns of inputs, and the sparse ones as SciPy's matrix, or None."""
+    """Return the dense columns of inputs, and the sparse columns as SciPy's matrix, or None."""
     network.check_sparse(isinstance(inputs, SparseRows))
     sparse = inputs.matrix() if isinstance(inputs, SparseRows) else None
     return dense_columns(unpacked(inputs)), sparse
 
 
 def product(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
-    """Return a @ b, one of the three products of a layer (n_in, n_out)."""
+    """Return a @ b, a product of a layer (n_in, n_out)."""
     return a @ b
 
 
 def product_of_rounded(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
-    """Return a @ b, of numbers in bfloat16 where they are dense and the layer takes it."""
+    """Return a @ b, with dense operands rounded to bfloat16 if the layer is large enough."""
     dense = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
     return bfloat16(a) @ bfloat16(b) if dense and takes_bfloat16(*layer) else a @ b
 
@@ -78,8 +76,8 @@ def bfloat16(x: Array) -> Array:
     return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def move_state(network: Network, parameters: Array, passed: Passed) -> None:
-    """Move the running means and variances in parameters (P,) towards those of a batch."""
+def move_state(network: Network, parameters: Array, passed: ForwardPass) -> None:
+    """Move the running means and variances in parameters (P,) towards the batch's."""
     for one, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
         if one.kind.name == "batch_norm":
             batch, momentum = passed.batch, one.layer.momentum  # type: ignore[union-attr]
@@ -92,7 +90,7 @@ def move_state(network: Network, parameters: Array, passed: Passed) -> None:
 def forward(
     network: Network, parameters: Array, inputs: Inputs | ByteRows, product: Product = product
 ) -> Array:
-    """Return the last layer's logits (rows, n_out), nothing dropped."""
+    """Return the last layer's logits (rows, n_out), without dropout."""
     return pass_forward(network, parameters, inputs, None, 0, None, product).logits[-1]
 
 
@@ -113,7 +111,7 @@ def predict_members(network: Network, parameters: Array, inputs: Inputs, product
 
 @DIVERGING
 def evaluate(network: Network, parameters: Array, data: Data, product: Product = product) -> Any:
-    """Return the loss over all rows of data, without dropout and penalties; with heads those of all, too."""
+    """Return the loss over all rows of data, without dropout and penalties; with heads all losses."""
     passed = pass_forward(network, parameters, data.inputs, None, 0, None, product)
     if network.heads:
         return heads_loss(network, passed.heads(network), data.targets, data.weights)[0]
@@ -126,12 +124,12 @@ def subrows_of(one: Operation, x: Any) -> Any:
 
 
 def whole_rows(one: Operation, x: Array) -> Array:
-    """Return what `subrows_of` was given."""
+    """Return the rows before `subrows_of`."""
     return x if one.subrows == 1 else x.reshape(len(x) // one.subrows, x.shape[1] * one.subrows)
 
 
 def members_loss(network: Network, z: Array, data: Data, total: float | None = None) -> tuple[float, Array]:
-    """Return the mean of members' losses, of logits z (rows, members * n_out), and its derivative by z."""
+    """Return the mean of members' losses, of logits z (rows, members * n_out), and the derivative by z."""
     k = network.members
     total = k * (total_of(data.weights) if total is None else total)
     targets, weights = np.repeat(data.targets, k, axis=0), np.repeat(data.weights, k)
@@ -139,13 +137,13 @@ def members_loss(network: Network, z: Array, data: Data, total: float | None = N
     return loss, delta.reshape(z.shape)
 
 
-class Passed(NamedTuple):
-    """A batch that has gone forward, as `pass_back` needs it; lists have an entry for each operation.
+class ForwardPass(NamedTuple):
+    """A batch after the forward pass, for `pass_back`; lists have an entry for each operation.
 
-    batch : what batch norms went by; None where they did not, and no units were dropped
-    inputs, sparse : the dense columns of X, and the sparse ones, see `factor`
-    logits : of products, before their activation; of others their output
-    activations : after it; scales : what dropout multiplies them with; outputs : the product of both
+    batch : the statistics of batch norms; None for running statistics without dropout
+    inputs, sparse : the dense and the sparse columns of X, see `factor`
+    logits : of products, before the activation; of other operations the output
+    activations : after the activation; scales : the factors of dropout; outputs : the product of both
     """
 
     batch: NormBatch | None
@@ -157,34 +155,34 @@ class Passed(NamedTuple):
     outputs: list[Array]
 
     def heads(self, network: Network) -> list[Array]:
-        """Return the logits of each head, or those of the only output."""
+        """Return the logits of each head, or of the only output."""
         return [z for z, one in zip(self.logits, network.operations, strict=True) if one.is_head]
 
     def source(self, place: int) -> Any:
-        """Return what an operation reads at `Operation.sources`, but for sparse columns."""
+        """Return the rows of a source in `Operation.sources`, without sparse columns."""
         return self.inputs if place == INPUTS else self.outputs[place]
 
     def sparse_of(self, one: Operation) -> Any:
-        """Return the sparse columns that a product reads behind its source, or None."""
+        """Return the sparse columns of a product behind its source, or None."""
         return self.sparse if one.sparse_in else None
 
 
-def outputs(network: Network, passed: Passed) -> Array:
-    """Return the outputs (rows, n_out), those of heads side by side."""
+def outputs(network: Network, passed: ForwardPass) -> Array:
+    """Return the outputs (rows, n_out), heads side by side."""
     if not network.heads:
         return member_outputs(network, passed).mean(axis=1)
     both = zip(network.heads.values(), passed.heads(network), strict=True)
     return np.hstack([activate(head.objective.output, z) for head, z in both])
 
 
-def member_outputs(network: Network, passed: Passed) -> Array:
+def member_outputs(network: Network, passed: ForwardPass) -> Array:
     """Return the outputs of each member, (rows, members, n_out)."""
     z = passed.logits[-1].reshape(-1, network.n_out)
     return activate(network.output, z).reshape(-1, network.members, network.n_out)
 
 
-def by_logits(network: Network, passed: Passed, by_outputs: Array) -> Array | list[Array]:
-    """Return the derivative of a loss by the last logits, or each head's, given that by the outputs."""
+def by_logits(network: Network, passed: ForwardPass, by_outputs: Array) -> Array | list[Array]:
+    """Return the derivative of a loss by the last logits, or each head's, given the derivative by outputs."""
     if not network.heads:
         z, k = passed.logits[-1].reshape(-1, network.n_out), network.members
         own = np.repeat(by_outputs, k, axis=0) / by_outputs.dtype.type(k)
@@ -207,15 +205,15 @@ def pass_forward(
     places: NDArray[np.int64] | None = None,
     product: Product = product,
     batch: NormBatch | None = None,
-) -> Passed:
+) -> ForwardPass:
     """Take a batch through all operations.
 
-    key : of the dropout masks; None: nothing is dropped, and a batch norm goes by its running state
-    places, batch : of rows that are a part of a batch, see `dropout_mask`; and that batch
+    key : of the dropout masks; None: no dropout, and a batch norm uses its running state
+    places, batch : for rows of a larger batch, see `dropout_mask`; and the statistics of the batch
     """
     if key is not None and batch is None:
         batch = NormBatch(len(inputs))
-    passed = Passed(batch, *factor(network, inputs), [], [], [], [])
+    passed = ForwardPass(batch, *factor(network, inputs), [], [], [], [])
     views = operation_views(parameters, network)
     last = len(views) - 1
     for number, (one, own) in enumerate(zip(network.operations, views, strict=True)):
@@ -247,15 +245,15 @@ def pass_forward(
 def pass_back(
     network: Network,
     parameters: Array,
-    passed: Passed,
+    passed: ForwardPass,
     delta: Any,
     gradients: Array,
     product: Product = product,
     by_inputs: bool = False,
 ) -> Array | None:
-    """Write a loss's gradient to gradients (P,), given its derivative by the last logits, or by all heads'.
+    """Write a loss's gradient to gradients (P,), given the derivative by the last logits, or by all heads'.
 
-    Returns its derivative by the inputs if that is required.
+    Returns the derivative by the inputs if required.
     """
     operations, last = network.operations, len(network.operations) - 1
     all_views, written = operation_views(parameters, network), operation_views(gradients, network)
@@ -321,6 +319,7 @@ def gradient(
     key: int,
     step: int,
     gradients: Array,
+    *,
     places: NDArray[np.int64] | None = None,
     total: float | None = None,
     product: Product = product,
@@ -331,9 +330,9 @@ def gradient(
 ) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective.
 
-    places, total, batch, head_totals : of rows that are a part of a batch, see `dropout_mask`, `output_loss`
-        and `heads_loss`
-    moves : whether running means and variances move; penalises : whether penalties count
+    places, total, batch, head_totals : for rows of a larger batch, see `dropout_mask`, `output_loss` and
+        `heads_loss`
+    moves : True moves running means and variances; penalises : True counts penalties
     """
     total = total_of(data.weights) if total is None else total
     passed = pass_forward(network, parameters, data.inputs, key, step, places, product, batch)
@@ -355,7 +354,7 @@ def gradient(
 
 
 def touched_numbers(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the places in the flat vector of an operation's rows of tables that have marks, ascending."""
+    """Return the places in the flat vector of an operation's marked table rows, ascending."""
     found = []
     for table in network.tables:
         if one.weights <= table.start < one.biases:
@@ -374,9 +373,9 @@ def update(
     touched: NDArray[np.bool_] | None = None,
     marks: NDArray[np.int32] | None = None,
 ) -> TrainState:
-    """Apply state.gradients in place; return the state with its step advanced.
+    """Apply state.gradients in place; return the state after the step.
 
-    marks : `table_marks` of the batch, where only its rows of tables may move
+    marks : `table_marks` of the batch, if only the batch's rows of tables may move
     """
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
@@ -408,9 +407,9 @@ def update(
 
 
 def microbatches(chunk: Chunk, rows: int, joins: bool) -> list[tuple[int, int]]:
-    """Return [first, last) of the places in a step's batch of rows that are taken together.
+    """Return [first, last) of each microbatch of a step's batch of rows.
 
-    rows : of all ranks; joins : whether one that is left alone joins others
+    rows : of all ranks; joins : True if a single last row joins the microbatch before
     """
     bounds = [*range(0, max(1, rows - joins), chunk.microbatch or max(1, rows)), rows]
     return list(itertools.pairwise(bounds))
@@ -425,10 +424,11 @@ def train_chunk(
     key: int,
     threads: int | None,
     losses: NDArray[np.float64],
+    *,
     shared: Shared | None = None,
     product: Product = product,
 ) -> TrainState:
-    """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
+    """Take the chunk's steps; write each step's objective to losses (steps,) float64."""
     network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
@@ -445,8 +445,9 @@ def train_chunk(
             if shared is not None:
                 batch = NormBatch(last - first, shared.total)
             losses[..., s] += gradient(
-                network, state.parameters, own.take(some), key, state.step, state.gradients, places[some],
-                total, product, True, batch, last == of_all, head_totals,
+                network, state.parameters, own.take(some), key, state.step, state.gradients,
+                places=places[some], total=total, product=product, moves=True, batch=batch,
+                penalises=last == of_all, head_totals=head_totals,
             )  # fmt: skip
             if first:
                 state.gradients[...] += earlier

@@ -1,4 +1,4 @@
-"""Activations and losses of the reference, and their derivatives, in plain NumPy."""
+"""Activations and losses of the reference, with derivatives, in plain NumPy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array
 from fastmlp.model.heads import Head, Objective, columns_of_heads
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
 
 
 def logistic(z: Array) -> Array:
@@ -71,7 +71,7 @@ def activate(name: str | Activation, z: Array) -> Array:
 
 
 def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) -> Array:
-    """Return the derivative of the loss by z, given delta, its derivative by a."""
+    """Return the derivative of the loss by z, given delta, the derivative by a."""
     match name:
         case Activation():
             return name.backward_on_array(delta, z, a)
@@ -108,12 +108,12 @@ def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) 
 
 @functools.cache
 def slope_of(name: str) -> Expression:
-    """Return the derivative of an activation whose slope is not written above."""
+    """Return the derivative of an activation without a slope above."""
     return gradient_of(activate(name, variable("z")), "z")  # type: ignore[arg-type]
 
 
 def element_loss(objective: Objective, a: Array, targets: Array) -> tuple[Array, Array]:
-    """Return an element-wise loss of outputs a (rows, n_out), and its derivative by a."""
+    """Return an element-wise loss of outputs a (rows, n_out), and the derivative by a."""
     r, loss = a - targets, loss_of(objective.loss)
     match loss.name:
         case "mse":
@@ -138,7 +138,7 @@ def log_softmax(z: Array) -> Array:
 
 
 def focal(objective: Objective, z: Array, a: Array, targets: Array) -> tuple[Array, Array]:
-    """Return the focal loss of rows of logits z (rows, n_out), whose softmax is a; and its derivative."""
+    """Return the focal loss of rows of logits z (rows, n_out), with softmax a; and the derivative."""
     (gamma,), log_a = loss_of(objective.loss).numbers(1), log_softmax(z)
     rest = np.maximum(-np.expm1(log_a), 0)  # 1 - a
     ratio = np.divide(log_a, rest, out=np.full_like(z, -1), where=rest > 0)
@@ -148,7 +148,7 @@ def focal(objective: Objective, z: Array, a: Array, targets: Array) -> tuple[Arr
 
 
 def binary_focal(objective: Objective, z: Array, targets: Array) -> tuple[Array, Array]:
-    """Return the focal loss of every label's logit z (rows, n_out), and its derivative."""
+    """Return the focal loss of every label's logit z (rows, n_out), and the derivative."""
     (gamma,) = loss_of(objective.loss).numbers(1)
     loss, delta = np.zeros_like(z), np.zeros_like(z)
     for share, sign in ((targets, 1), (1 - targets, -1)):
@@ -159,7 +159,7 @@ def binary_focal(objective: Objective, z: Array, targets: Array) -> tuple[Array,
 
 
 def gaussian(z: Array, targets: Array) -> tuple[Array, Array]:
-    """Return -log of the normal density, of means and log variances z (rows, 2 n); and its derivative."""
+    """Return -log of the normal density, of means and log variances z (rows, 2 n); and the derivative."""
     mean, log_variance = np.hsplit(z, 2)
     y, variance = targets[:, : mean.shape[1]], np.maximum(np.exp(log_variance), 1e-6)
     r, passed = mean - y, np.exp(log_variance) / variance
@@ -168,7 +168,7 @@ def gaussian(z: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def negative_binomial(z: Array, targets: Array) -> tuple[Array, Array]:
-    """Return -log of the probability less log(y!), of log means and log dispersions; and its derivative."""
+    """Return -log of the probability less log(y!), of log means and log dispersions; and the derivative."""
     from scipy.special import digamma, gammaln
 
     log_mean, log_dispersion = np.hsplit(z, 2)
@@ -189,10 +189,10 @@ def total_of(weights: Array) -> float:
 def output_loss(
     objective: Objective, z: Array, targets: Array, weights: Array, batch_total: float | None = None
 ) -> tuple[float, Array]:
-    """Return the loss of logits z (rows, n_out), and its derivative by z.
+    """Return the loss of logits z (rows, n_out), and the derivative by z.
 
-    Rows count with `weights` (rows,) over the sum of their batch's, which has no others if None; a batch
-    whose weights are all zero has loss and derivative 0.
+    Rows count with `weights` (rows,) over the batch's sum of weights; None means a batch of these rows. With
+    all weights 0 loss and derivative are 0.
     """
     a, entry = activate(objective.output, z), loss_of(objective.loss)
     match entry.name:
@@ -240,9 +240,9 @@ def heads_loss(
     weights: Array,
     totals: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], list[Array]]:
-    """Return the loss of all heads and that of each (1 + heads,), and the derivatives by their logits.
+    """Return the losses (1 + heads,), the sum first, and the derivatives by the heads' logits.
 
-    totals : (heads,) `Network.head_totals` of the batch, which has no other rows if None
+    totals : (heads,) `Network.head_totals` of the whole batch; None means a batch of these rows
     """
     losses, deltas = [], []
     totals = network.head_totals(targets, weights) if totals is None else totals
@@ -259,7 +259,7 @@ def heads_loss(
 
 
 def masked_loss(head: Head, z: Array, targets: Array, weights: Array, total: float) -> tuple[float, Array]:
-    """Return the mean loss over the entries that are there, by units' weights, and its derivative by z."""
+    """Return the mean loss over the entries present, with units' weights, and the derivative by z."""
     there, y = ~np.isnan(targets), np.nan_to_num(targets)
     factors = np.ones(head.units) if head.loss_weights is None else np.array(head.loss_weights)
     factors = factors.astype(z.dtype)
@@ -281,7 +281,7 @@ def masked_loss(head: Head, z: Array, targets: Array, weights: Array, total: flo
 
 
 def of_one_unit(loss: str | Loss, unit: int) -> str | Loss:
-    """Return the loss of one unit alone; of several quantiles its own."""
+    """Return the loss of a single unit: with several quantiles the unit's quantile."""
     if isinstance(loss, Quantiles) and isinstance(loss.levels, Sequence):
         return Quantiles(loss.levels[unit])
     return loss

@@ -1,7 +1,7 @@
 """The steps of the reference's optimisers, from a gradient to new parameters and moments.
 
-The step of a rule is the function of its name. Each takes step t, counted from 1, of parameters p (n,) and
-their moments (rows, n) along the gradient g (n,), at rates (n,); p and moments are overwritten.
+A rule's step is the function of the rule's name. Each takes step t, counted from 1, of parameters p (n,) and
+moments (rows, n) along the gradient g (n,), at rates (n,); p and moments are overwritten.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def momentum(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -
 
 
 def nesterov(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """Along the gradient and the velocity that it makes."""
+    """Along the gradient and the new velocity."""
     moments[0] = o.momentum * moments[0] + g
     p -= rates * (g + o.momentum * moments[0])
 
@@ -47,7 +47,7 @@ def rmsprop(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) ->
 
 
 def adam(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """Along the first moment over the root of the second, or of the greatest second one (AMSGrad)."""
+    """Along the first moment over the root of the second, or of the greatest second moment (AMSGrad)."""
     p *= 1 - rates * o.decay
     first, second = moments[:2]
     first[...] = o.beta1 * first + (1 - o.beta1) * g
@@ -64,7 +64,7 @@ amsgrad = adam
 
 
 def sparse_adam(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """Adam's step, with epsilon added before the root is corrected."""
+    """Adam's step, with epsilon added before the correction of the root."""
     first, second = moments[:2]
     first += (1 - o.beta1) * (g - first)
     second += (1 - o.beta2) * (g * g - second)
@@ -73,7 +73,7 @@ def sparse_adam(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int
 
 
 def schedule_free(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """From z, where the gradient is that of p, between z and x, the mean of all z."""
+    """From z, with the gradient of p, between z and x, the mean of all z."""
     square, z, x = moments
     if t == 1:
         z[...] = x[...] = p
@@ -87,7 +87,7 @@ def schedule_free(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: i
 
 
 def muon(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """Along what `orthogonal` has made of the gradient."""
+    """Along the result of `orthogonal`."""
     p *= 1 - rates * o.weight_decay
     p -= rates * g
 
@@ -101,7 +101,7 @@ def _of_user(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -
 
 
 def orthogonal(optimizer: Muon, g: Array, momentum: Array) -> Array:
-    """Move the momentum of a matrix along its gradient g; return what its step goes along (n_in, n_out)."""
+    """Move a matrix's momentum along the gradient g; return the direction of the step (n_in, n_out)."""
     momentum += (1 - optimizer.momentum) * (g - momentum)
     x = g + optimizer.momentum * (momentum - g) if optimizer.nesterov else momentum
     x = x.T if g.shape[0] > g.shape[1] else x
@@ -114,7 +114,7 @@ def orthogonal(optimizer: Muon, g: Array, momentum: Array) -> Array:
 
 
 def move_average(optimizer: Optimizer, p: Array, moments: Array, t: int) -> None:
-    """Move the mean of parameters p (n,), if the optimiser keeps one, after step t."""
+    """Move the mean of parameters p (n,), if any, after step t."""
     if optimizer.averaging is not None:
         kind, number = optimizer.averaging
         share = 1 - number if kind == "ema" else 1 / max(t - number, 1)

@@ -1,8 +1,9 @@
-"""Which backends there are, and which one `backend="auto"` takes.
+"""The registry of backends.
 
 A backend is a file: every module in `fastmlp.kernels.variants`, every entry point of the group
-"fastmlp.variants", and every path given to `register_file` declares a `VARIANT`. A plugin, as an entry
-point is called here, that cannot be used is left out with a warning: it is not for it to decide what runs.
+"fastmlp.variants", and every path given to `register_file` declares a `VARIANT`. An unusable plugin, as an
+entry point is called here, is left out with a warning. The registry lists backends; `choice` and `auto`
+choose.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fastmlp import checks
 from fastmlp.model.backend import Backend
 from fastmlp.model.state import BFLOAT16
 from fastmlp.system import forks
-from fastmlp.system.locks import making, once
+from fastmlp.system.forks import making, once
 
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.bind import Program
@@ -29,38 +30,38 @@ if TYPE_CHECKING:
     from fastmlp.kernels.variant import Choice, Variant, Work
 
 REFERENCE, ROUNDED = "reference", "reference_bfloat16"
-"""NumPy's backends. `fastmlp.backend.reference` is loaded when one of them is asked for."""
+"""NumPy's backends; the first use loads `fastmlp.backend.reference`."""
 
 GROUP = "fastmlp.variants"
-"""The entry points by which packages declare variants."""
+"""The entry points for packages with variants."""
 
 registered: dict[str, Variant] = {}
-"""The variants that files declare, by name."""
+"""The variants of registered files, by name."""
 
 _paths: dict[str, Path] = {}
-"""Their files, by the variants' names."""
+"""The registered files, by the variants' names."""
 
 
 def variants() -> dict[str, Variant]:
-    """Return the compiled backends' declarations by name: bases first, files given last."""
+    """Return the declarations of compiled backends by name: bases first, registered files last."""
     named = {name: variant for name, variant in shipped().items() if name not in _by_dtype()}
     return {**named, **plugins(), **registered}
 
 
 def get_variant(name: str) -> Variant:
-    """Return a compiled backend's declaration by name; ValueError with the choices if there is none."""
+    """Return a compiled backend's declaration by name; ValueError with the choices for other names."""
     checks.choice("variant", name, tuple(variants()))
     return variants()[name]
 
 
 def backends() -> tuple[str, ...]:
-    """Return the names that `fit(backend=...)` takes besides "auto", the reference first."""
-    return (REFERENCE, *own(), *given())
+    """Return the names for `fit(backend=...)` besides "auto", the reference first."""
+    return (REFERENCE, *built_in(), *given())
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
-def own() -> Mapping[str, Choice]:
-    """Return the `Choice` of each of fastmlp's own compiled backends, by name, bases first."""
+def built_in() -> Mapping[str, Choice]:
+    """Return the `Choice` of each built-in compiled backend, by name, bases first."""
     with forks.collector_off():
         from fastmlp.kernels.estimates import OWN
 
@@ -68,14 +69,14 @@ def own() -> Mapping[str, Choice]:
 
 
 def given() -> tuple[str, ...]:
-    """Return the names of the backends that are not in `own`: of further files, plugins and given files."""
+    """Return the names of backends outside `built_in`: of further variants, plugins and registered files."""
     return (*further(), *plugins(), *registered)
 
 
 @functools.cache
 def further() -> tuple[str, ...]:
-    """Return the names of the package's variants without an estimate, which "auto" does not choose."""
-    known = {*own(), *_by_dtype()}
+    """Return the names of the package's variants without an estimate; "auto" does not choose these."""
+    known = {*built_in(), *_by_dtype()}
     folder = Path(__file__).parents[1] / "kernels" / "variants"
     if known >= {info.name for info in pkgutil.iter_modules([str(folder)])}:
         return ()  # so that none of them is loaded
@@ -83,10 +84,10 @@ def further() -> tuple[str, ...]:
 
 
 def get(name: str) -> Backend:
-    """Return a backend by name; ValueError with the choices if there is none."""
+    """Return a backend by name; ValueError with the choices for other names."""
     if name == REFERENCE:
         return _reference(name)
-    if name in own():
+    if name in built_in():
         return shipped_backend(checks.plain(name))
     if is_mixed(name):
         return _mixed(name)
@@ -94,29 +95,29 @@ def get(name: str) -> Backend:
 
 
 def mixed() -> dict[str, Callable[[], str | None]]:
-    """Return the backends of `fit(dtype="bfloat16")` by name, each with what says why it cannot run here."""
+    """Return the backends of `fit(dtype="bfloat16")`, each with a function for the reason of a refusal."""
     from fastmlp.kernels.mixed.tiles import WHY_NOT
 
     return {**WHY_NOT, ROUNDED: lambda: None}
 
 
 def is_mixed(name: str) -> bool:
-    """Return whether a backend is one of `mixed`."""
+    """Return True if a backend is in `mixed`."""
     return name in _mixed_names()
 
 
-@functools.cache  # as of `own`
+@functools.cache  # as of `built_in`
 def _mixed_names() -> frozenset[str]:
     return frozenset(mixed())
 
 
 def mixed_backend(name: str) -> Backend:
-    """Return what trains with products of bfloat16 numbers where a backend of this name is requested.
+    """Return the backend for bfloat16 products, given the requested backend's name.
 
     Raises
     ------
     ValueError
-        If nothing does, or not on this processor.
+        If there is no such backend, or not on this processor.
     """
     if name == REFERENCE:
         return _reference(ROUNDED)
@@ -134,9 +135,9 @@ def mixed_backend(name: str) -> Backend:
 
 
 def restored(name: str) -> Backend:
-    """Return the backend of a model that comes from a file or a pickle.
+    """Return the backend of a model from a file or a pickle.
 
-    Where this processor lacks what multiplies bfloat16 numbers, that is NumPy, with the same roundings.
+    A processor without bfloat16 products takes NumPy's backend, with equal roundings.
     """
     return _reference(ROUNDED) if is_mixed(name) and mixed()[name]() else get(name)
 
@@ -148,7 +149,7 @@ def _mixed(name: str) -> Backend:
 
 
 def is_reference(name: str) -> bool:
-    """Return whether a backend is NumPy's, with products of whichever numbers."""
+    """Return True if a backend is NumPy's, with products of any numbers."""
     return name in (REFERENCE, ROUNDED)
 
 
@@ -159,12 +160,12 @@ def _reference(name: str) -> Backend:
 
 
 def calls_blas(name: str) -> bool:
-    """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
+    """Return True if a backend sums in the order of the BLAS, which depends on the BLAS's threads."""
     return is_reference(name) or bool(choice_of(name).libraries)
 
 
 def is_exact(name: str) -> bool:
-    """Return whether all that a backend computes has the bits of the exact ones (see `Choice`)."""
+    """Return True if all results of a backend have the exact bits (see `Choice`)."""
     return not is_reference(name) and choice_of(name).exact and choice_of(name).specialize is None
 
 
@@ -174,8 +175,8 @@ def choices() -> dict[str, Choice]:
 
 
 def choice_of(name: str) -> Choice:
-    """Return the `Choice` of a compiled backend; fastmlp's own are not loaded for that."""
-    for known in (own(), _by_dtype()):
+    """Return the `Choice` of a compiled backend, without loading a built-in backend."""
+    for known in (built_in(), _by_dtype()):
         if name in known:
             return known[name]
     return variants()[name].choice
@@ -183,14 +184,14 @@ def choice_of(name: str) -> Choice:
 
 @functools.cache
 def _by_dtype() -> Mapping[str, Choice]:
-    """Return the `Choice` of each backend that a dtype chooses, by name."""
+    """Return the `Choice` of each backend chosen by a dtype, by name."""
     from fastmlp.kernels.estimates import MIXED
 
     return MIXED
 
 
 def estimate(name: str, choice: Choice, work: Work) -> float:
-    """Return the seconds that a variant says a step takes; infinity, with a warning, if it says no number."""
+    """Return a variant's estimate of a step's seconds; infinity, with a warning, for a bad estimate."""
     assert choice.seconds is not None
     try:
         seconds = float(choice.seconds(work))
@@ -204,15 +205,15 @@ def estimate(name: str, choice: Choice, work: Work) -> float:
 
 
 def register_file(path: str | Path) -> str:
-    """Load the variant that a Python file declares; return its name.
+    """Load the variant of a Python file; return the variant's name.
 
-    A file may be registered again after an edit: the new variant takes the place of the old one.
+    A file may be registered again after an edit: the new variant replaces the old variant.
 
     Raises
     ------
     ValueError, TypeError
-        In one line, if the file cannot be run, if it declares no variant that can be used, or one with a name
-        that another file or backend has.
+        In a line, if the file cannot be run, if the file declares no usable variant, or a variant with the
+        name of another file or backend.
     """
     from fastmlp.backend import declarations
 
@@ -242,7 +243,7 @@ def shipped() -> dict[str, Variant]:
 
 @functools.cache
 def plugins() -> dict[str, Variant]:
-    """Return the variants that installed packages declare, bases first."""
+    """Return the variants of installed packages, bases first."""
     if not _any_declares(GROUP):
         return {}
     from importlib.metadata import entry_points
@@ -260,10 +261,8 @@ def plugins() -> dict[str, Variant]:
 
 
 def _any_declares(group: str) -> bool:
-    """Return whether any package on the path may declare entry points of a group.
-
-    `importlib.metadata` knows, and takes 15 ms to be imported: a sixth of a first training.
-    """
+    """Return True if a package on the path may declare entry points of a group."""
+    # The import of `importlib.metadata` takes 15 ms: a sixth of a first training.
     for place in map(Path, sys.path):
         if place.is_file():
             return True  # a zip, which may hold packages
@@ -284,20 +283,20 @@ def _warn(message: str) -> None:
 
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
-    return _own_entries(name) if name in own() or name in _by_dtype() else _given(name).entries
+    return _built_in_entries(name) if name in built_in() or name in _by_dtype() else _given(name).entries
 
 
 @once
 def shipped_backend(name: str) -> Backend:
-    """Return one of fastmlp's own compiled backends, made once."""
+    """Return a built-in compiled backend, made once."""
     with forks.collector_off():
         from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(name, choice_of(name), _own_entries(name))
+    return compiled_backend(name, choice_of(name), _built_in_entries(name))
 
 
 @once
-def _own_entries(name: str) -> Entries:
+def _built_in_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     # Without its functions, which a process with all machine code on the disk does not need.
@@ -305,14 +304,14 @@ def _own_entries(name: str) -> Entries:
 
 
 def program_of(variant: Variant) -> Program:
-    """Return what a variant's entry points are compiled from; this loads the compiler."""
+    """Return the source of a variant's entry points, for the compiler; this loads the compiler."""
     from fastmlp.kernels.jit.bind import Program
 
     return Program(variant)
 
 
 class _Registered(NamedTuple):
-    """A variant of a plugin or a file that has been used."""
+    """A variant of a plugin or a file after its first use."""
 
     variant: Variant
     entries: Entries
@@ -320,7 +319,7 @@ class _Registered(NamedTuple):
 
 
 _in_use: dict[str, _Registered] = {}
-"""Variants of plugins and files that have been used, by name."""
+"""Variants of plugins and files after the first use, by name."""
 
 
 def _given(name: str) -> _Registered:

@@ -1,4 +1,4 @@
-"""Single training steps for `Stepper`: their interface, the reference's, and how others are found."""
+"""Single training steps for `Stepper`: the interface, the reference's steps, and the choice."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from fastmlp.model.backend import Batch, Data
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
+from fastmlp.model.rows import Inputs, SparseRows, dense_columns, touched_by
 from fastmlp.model.state import TrainState
 
 
 class Steps(Protocol):
-    """The steps of one network on the arrays of a state; `at` is how many were taken before.
+    """The steps of a network on the arrays of a state; `at` is the number of earlier steps.
 
-    A batch is in the first rows of `Batch`; sparse inputs are given in the place of those there.
+    A batch is in the first rows of `Batch`; sparse inputs are passed instead of the buffer's inputs.
 
-    rates : (1, 2) float64, the learning rates of weights and of biases; its owner writes to it
+    rates : (1, 2) float64, the learning rates of weights and of biases, written by the caller
     """
 
     rates: NDArray[np.float64]
 
     def step(self, rows: int, total: float, at: int, sparse: SparseRows | None) -> float:
-        """Take a whole step; return the objective before it. total : the sum of the rows' weights"""
+        """Take a whole step; return the objective before. total : the sum of the rows' weights"""
 
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
-        """Write the outputs; training : whether units are dropped."""
+        """Write the outputs; training : True drops units."""
 
     def backward(self, by_inputs: bool) -> None:
-        """Write a loss's gradient to the state's, given its derivative by the last outputs of `forward`.
+        """Write a loss's gradient to the state's, given the derivative by the last outputs of `forward`.
 
-        by_inputs : whether to write its derivative by the inputs, too
+        by_inputs : True writes the derivative by the inputs, too
         """
 
     def update(self, at: int) -> None:
-        """Apply the state's gradient, with penalties and clipping, which leave it as it is."""
+        """Apply the state's gradient, with penalties and clipping; the gradient array stays."""
 
 
 def steps_of(

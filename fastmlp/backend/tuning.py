@@ -1,6 +1,6 @@
-"""Measures the constants of `fastmlp.kernels.tuning.table`: whole steps with each value, in alternation.
+"""Measurement of the constants of `fastmlp.kernels.tuning.table`: whole steps, with values in turn.
 
-`fastmlp warmup` does a second of it, `fastmlp tune` more, and a training none.
+`fastmlp warmup` measures for a second, `fastmlp tune` longer, and a training never.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from fastmlp.model.backend import Array, Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import cores
 
 QUICK_SECONDS = 1.0
-"""Seconds that the rounds of a measurement take by default."""
+"""Seconds of a default measurement's rounds."""
 
 LEAST_GAIN, MOST_LOSS = 0.03, 0.02
-"""The share of time that a value must save to take the usual one's place, and may lose in a single trial."""
+"""The least share of time saved by a new value, and the most share lost in a single trial."""
 
 TURN_SECONDS = 5e-4
-"""What one turn lasts, or a step if that is more."""
+"""The least duration of a turn."""
 
 LEAST_ROUNDS = 4
 
@@ -42,20 +42,20 @@ SAMPLES = 2048
 """Rows of the data, visited in random order."""
 
 UNDISTURBED = 0.9
-"""The share of their time that threads must have had a core, or what they took together says nothing."""
+"""The least share of time on a core for threads; with less a measurement is void."""
 
 
 class MeasuredConstant(NamedTuple):
-    """The measured times of the values of one constant.
+    """The measured times of a constant's values.
 
-    seconds : of one step or prediction, for each of its trials and values, in each round
+    seconds : of a step or prediction, for each trial and value, in each round
     """
 
     name: str
     seconds: dict[Trial, dict[int, list[float]]]
 
     def gains(self, rounds: slice) -> dict[int, list[float]]:
-        """Return for each value, and each trial, the share that it saves of the usual value's least time."""
+        """Return for each value, and each trial, the share saved of the usual value's least time."""
         usual, *others = TABLE[self.name].values
         found: dict[int, list[float]] = {value: [] for value in others}
         for times in self.seconds.values():
@@ -67,7 +67,7 @@ class MeasuredConstant(NamedTuple):
 
     @property
     def best(self) -> int:
-        """The value to take: what every other round says is best, if the rounds between confirm its gain."""
+        """The best value by every second round, if the other rounds confirm the gain."""
         chosen, confirmed = (self.gains(slice(first, None, 2)) for first in (0, 1))
         best = max(chosen, key=lambda value: mean_gain(chosen[value]))
         good = all(
@@ -78,26 +78,26 @@ class MeasuredConstant(NamedTuple):
 
 
 def changed(found: list[MeasuredConstant]) -> dict[str, int]:
-    """Return the constants whose best value is not the usual one."""
+    """Return the constants with an unusual best value."""
     return {one.name: one.best for one in found if one.best != TABLE[one.name].usual}
 
 
 def mean_gain(shares: list[float]) -> float:
-    """Return the share of time that is saved in the geometric mean of trials; 0 of none."""
+    """Return the share of time saved in the geometric mean of trials; 0 without trials."""
     return 1 - math.exp(sum(map(math.log1p, (-share for share in shares))) / max(1, len(shares)))
 
 
 class Turn(NamedTuple):
-    """once(count) does a trial so many times, and returns the seconds of one; `times` of them are a turn."""
+    """once(count) repeats a trial and returns the seconds of a single trial; `times` repeats are a turn."""
 
     once: Callable[[int], float]
     times: int
 
 
 def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConstant]:
-    """Return the times of all values, of which each has its turn in every round.
+    """Return the times of all values; each value has a turn in every round.
 
-    seconds : of computing, for the rounds; what they need is compiled, or loaded, before
+    seconds : of computing, for the rounds, after compiling and loading
     """
     found = [MeasuredConstant(name, {trial: {} for trial in trials_of(name)}) for name in names]
     for name, trials in found:
@@ -123,13 +123,13 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
 
 
 def trials_of(name: str) -> list[Trial]:
-    """Return the trials of a constant for which there are cores enough."""
+    """Return the trials of a constant with enough cores."""
     return [trial for trial in TABLE[name].trials if trial.threads <= cores()]
 
 
 @functools.cache
 def turn_of(trial: Trial) -> Turn:
-    """Return the `Turn` of a trial. The rates are 0, so that parameters stay as they are."""
+    """Return the `Turn` of a trial. Rates are 0, so that parameters stay."""
     network = Network(trial.sizes, "relu", "softmax", "cross_entropy")
     optimizer = BY_NAME[trial.optimizer](1e-3)
     backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)
@@ -166,7 +166,7 @@ def turn_of(trial: Trial) -> Turn:
 
 
 def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
-    """Return rows of n_in numbers with the values (rows, terms), each at random in its share of them."""
+    """Return rows of n_in numbers with values (rows, terms), each at random in a share of the columns."""
     rows, terms = values.shape
     columns = np.arange(terms) * n_in // terms + rng.integers(0, n_in // terms, values.shape)
     return SparseRows(
@@ -175,16 +175,16 @@ def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
 
 
 def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
-    """Measure all constants; keep the best values for the processes after this one."""
+    """Measure all constants; store the best values for later processes."""
     found = measure(seconds)
     keep_constants({one.name: one.best for one in found})
     return found
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
-    """Return the share of each trial's time that values save together, against the usual ones.
+    """Return the share of each trial's time saved by all values together, against the usual values.
 
-    Without trials of several threads for which no cores were free.
+    Without trials of several threads for lack of free cores.
     """
     settings = {name: one.usual for name, one in TABLE.items()}, values
     times: dict[Trial, tuple[list[float], list[float]]] = {

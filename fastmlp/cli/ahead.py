@@ -1,7 +1,7 @@
-"""Compiles ahead of time, so that no later training waits for it: `fastmlp warmup`, installations and wheels.
+"""Ahead-of-time compiling, for `fastmlp warmup`, installations and wheels.
 
-What an installation carries comes of calls as a user's first ones are. For a wheel each piece that compiled
-code may request is compiled, and nothing is run, then what these may request, until nothing is left.
+An installation's code comes from calls like a user's first calls. For a wheel each piece requested by
+compiled code is compiled without being run, then the pieces requested by these, until none is left.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.jit.entries import ENTRY_POINTS
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data, dry_run, empty_losses
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import ByteRows, SparseRows, unpacked
 from fastmlp.model.state import BFLOAT16, DTYPES
 from fastmlp.system import notices
 from fastmlp.system.budget import cores
@@ -39,18 +38,18 @@ if TYPE_CHECKING:
     from fastmlp.kernels.jit import lazy
 
 ROWS = 32
-"""Rows of the batches that are trained: enough for every kind of matrix product that packs nothing."""
+"""Rows of training batches: enough for every kind of matrix product without packing."""
 
 LARGE = (((600, 700, 2), 160), ((130, 140, 130, 20), 2304))
-"""Layers, and rows, for which operands are packed: weights beyond half of L2, many rows."""
+"""Layers, and rows, with packed operands: weights beyond half of L2, many rows."""
 
 
 class Ready(NamedTuple):
-    """Machine code that the disk cache now holds.
+    """Machine code in the disk cache after a task.
 
     use : training, prediction, validation or gradient
-    compiled : pieces and programs that were compiled just now; the others were there already
-    seconds : how long compiling or loading took
+    compiled : pieces and programs just compiled; the rest was in the cache
+    seconds : of compiling or loading
     """
 
     backend: str
@@ -61,9 +60,9 @@ class Ready(NamedTuple):
 
 
 class CompileTask(NamedTuple):
-    """What one process compiles: a use of a backend for a dtype.
+    """A task for a compiling process: a use of a backend for a dtype.
 
-    network, optimizer, batch : of the only training, where it is one; None for every kind of network
+    network, optimizer, batch : of a single training; None for every kind of network
     """
 
     backend: str
@@ -75,14 +74,14 @@ class CompileTask(NamedTuple):
 
 
 def choices_of_auto() -> tuple[str, ...]:
-    """Return the names of the compiled backends that `backend="auto"` chooses among."""
+    """Return the names of the compiled backends for the choice of `backend="auto"`."""
     return tuple(name for name, choice in registry.choices().items() if choice.seconds is not None)
 
 
 def pairs(backends: Iterable[str], dtypes: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (backend, dtype) of what is to be compiled; "auto" is all that it chooses among with a dtype.
+    """Return (backend, dtype) pairs to compile; "auto" stands for all candidates of a dtype.
 
-    ValueError if there is no such compiled backend for a dtype, or this processor lacks what it needs.
+    ValueError for an unknown compiled backend for a dtype, or a processor without its instructions.
     """
     found: list[tuple[str, str]] = []
     for name, dtype in product(list(backends), list(dtypes)):
@@ -98,10 +97,10 @@ def pairs(backends: Iterable[str], dtypes: Iterable[str]) -> list[tuple[str, str
 
 
 def tasks(backends: Iterable[str], dtypes: Iterable[str]) -> list[CompileTask]:
-    """Return what training, predicting, validating and single gradients need, the longest first.
+    """Return the tasks of training, predicting, validating and single gradients, the longest first.
 
-    A backend that has a program for each network trains none here. Such a program has the sizes, activations,
-    loss, optimiser and batch of its network as constants, so it serves no other: see `tasks_of_network`.
+    A backend with a program for each network trains nothing here. Such a program has the sizes, activations,
+    loss, optimiser and batch of a network as constants and serves no other network: see `tasks_of_network`.
     """
     every = [CompileTask(*pair, use) for use, pair in product(USES, pairs(backends, dtypes))]
     return [one for one in every if one.use != "training" or not registry.choice_of(one.backend).specialize]
@@ -110,7 +109,7 @@ def tasks(backends: Iterable[str], dtypes: Iterable[str]) -> list[CompileTask]:
 def tasks_of_network(
     backends: Iterable[str], dtypes: Iterable[str], network: Network, optimizer: Optimizer, batch: int
 ) -> list[CompileTask]:
-    """Return what the programs of one network need, of the backends that have one for it."""
+    """Return the tasks of the specialised programs for a network."""
     return [
         CompileTask(backend, dtype, "training", network, optimizer, batch)
         for backend, dtype in pairs(backends, dtypes)
@@ -120,9 +119,9 @@ def tasks_of_network(
 
 
 def compile_ahead(tasks: Iterable[CompileTask], processes: int | None = None) -> Iterator[Ready]:
-    """Compile, or load from the disk cache, what tasks need; yield what is ready.
+    """Compile, or load from the disk cache, the code of tasks; yield each result.
 
-    processes : how many work at a time; None for as many as there are cores. They share what each compiles.
+    processes : at a time; None for the number of cores. Processes share compiled code.
     """
     tasks = list(tasks)
     processes = min(len(tasks), cores() if processes is None else processes)
@@ -138,7 +137,7 @@ def compile_ahead(tasks: Iterable[CompileTask], processes: int | None = None) ->
 
 
 def made_ready(task: CompileTask) -> Ready:
-    """Do what a task says in this process."""
+    """Run a task in this process."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
         USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)
@@ -150,7 +149,7 @@ def made_ready(task: CompileTask) -> Ready:
 
 
 def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
-    """Yield networks, optimisers and rows that together call everything that there is to compile.
+    """Yield networks, optimisers and rows with calls to all compiled code together.
 
     Kernels differ for few and for many outputs, and for few outputs after a wide layer.
     """
@@ -225,14 +224,14 @@ def _differentiate(backend: str, dtype: str) -> None:
 
 
 def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[Any]], Any]) -> list[Data]:
-    """Return rows with dense inputs, with sparse ones in every column, and with a number in few of them."""
+    """Return rows with dense inputs, with sparse inputs in every column, and with few non-zeros."""
     data: Any = _rows(network, dtype, rows)
     few = np.eye(rows, network.n_in, dtype=dtype)
     return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
 
 
 def _bytes(network: Network, dtype: str, rows: int) -> Data:
-    """Return rows whose inputs are bytes; training on them calls the same machine code as a gradient does."""
+    """Return rows with inputs in bytes; a gradient calls the same machine code as training."""
     numbers = np.ones((rows, network.n_in), np.uint8)
     return _rows(network, dtype, rows)._replace(inputs=ByteRows(numbers, np.dtype(dtype), 1.0))
 
@@ -247,7 +246,7 @@ USES: dict[str, Callable[[str, str], None]] = {
     "prediction": _predict,
     "validation": _evaluate,
 }
-"""Each use of a backend, with what uses it so with every kind of network; a gradient is lbfgs's."""
+"""The function of each use of a backend, for every kind of network; a gradient is lbfgs's."""
 
 
 # --- what an installation or a wheel carries
@@ -262,9 +261,9 @@ FIRST_NETWORKS = (
 
 
 def make_first_calls(kind: str, dtype: str) -> None:
-    """Train and predict as a user's first calls do.
+    """Train and predict like a user's first calls.
 
-    kind : of the rows, dense or sparse; or tiles, which networks of other sizes need besides
+    kind : of the rows, dense or sparse; or tiles, for networks of other sizes
     """
     if kind == "tiles":
         from fastmlp.kernels.gemm.microkernel import compile_tiles
@@ -284,7 +283,7 @@ def make_first_calls(kind: str, dtype: str) -> None:
 
 
 def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
-    """Train for an epoch with validation, and predict several rows and one."""
+    """Train for an epoch with validation, and predict several rows and a single row."""
     X, y, _ = _rows(network, dtype, rows)
     model = fit(
         network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
@@ -294,11 +293,11 @@ def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> 
 
 
 BACKENDS = ("fused", "packed")
-"""What serves every network, and begins a training while a program of the network alone is compiled."""
+"""Backends for every network, also at the start of a training while a specialised program compiles."""
 
 
 def write(place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
-    """Write the files of the level that this process compiles for; it has compiled nothing before.
+    """Write the files of this process's level; the process must not have compiled before.
 
     templates : the entry points
     """
@@ -308,7 +307,7 @@ def write(place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] =
 
 
 def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield name, key, kind and content, as `store.read` has them, of each file."""
+    """Yield name, key, kind and content, as of `store.read`, of each file."""
     from fastmlp.kernels.jit import lazy
     from fastmlp.kernels.jit.bind import Program
 
@@ -334,7 +333,7 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
 
 
 def _pieces() -> Iterator[tuple[lazy.PieceRequest, str]]:
-    """Yield each piece, and its key, that what has been compiled may request; it is compiled in between."""
+    """Yield each piece, with its key, requested by compiled code; compile the piece before the next."""
     from fastmlp.kernels.jit import lazy
 
     done: set[lazy.PieceRequest] = set()

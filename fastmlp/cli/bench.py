@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.cli.given import TRAINED_IN, Mistake, refuse_unwritable
+from fastmlp.checks import needed
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, refuse_unwritable
 from fastmlp.model.state import DTYPES
-from fastmlp.system.packages import needed
 
 if TYPE_CHECKING:
     from fastmlp.lab.measurements import Results
     from fastmlp.lab.run import Request
 
 WRONG, SLOWER = 1, 3
-"""Exit codes: a variant does not agree; something is slower than in --compare's file."""
+"""Exit codes: a wrong variant; a slower result than in --compare's file."""
 
 WIDTH = 110
-"""Characters of a line where the output is no terminal."""
+"""Characters of a line without a terminal."""
 
 BENCH = """Hold kernels against the reference, then time them: every slot of every variant, and whole training
 steps. Needs the extra "lab"."""
@@ -113,7 +113,7 @@ def add_explain(backends: argparse.ArgumentParser) -> None:
 
 
 def _checked(what: Callable[[], Any]) -> Any:
-    """Return what() or raise Mistake for what a user has given wrongly."""
+    """Return what(), or raise Mistake for a user's mistake."""
     try:
         return what()
     except (ValueError, TypeError, ImportError, OSError) as error:
@@ -149,7 +149,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
-    """Return the items that were named; ValueError for what there is not."""
+    """Return the named items; ValueError for unknown names."""
     from fastmlp.backend.registry import register_file, variants
     from fastmlp.lab.measurements import STEP
     from fastmlp.lab.run import Request
@@ -203,7 +203,7 @@ def _whole(what: str, text: str, count: int | None = None, separator: str = ",")
 
 
 def _network(text: str, layers: str) -> Any:
-    from fastmlp.cli.given import layers_of
+    from fastmlp.cli.arguments import layers_of
     from fastmlp.lab.steps import classifier
 
     sizes = _whole("network", text, separator="-")
@@ -234,7 +234,7 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
 
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
-    """Print and write what was found; return the exit code."""
+    """Print and write the results; return the exit code."""
     from fastmlp.lab import table
     from fastmlp.lab.measurements import changes, written
 

@@ -1,4 +1,4 @@
-"""`fastmlp cache`: where machine code is kept, how much, what serves a network, and how to remove it."""
+"""`fastmlp cache`: the directory of machine code, sizes, the files for a network, and removal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from fastmlp.cli.given import Mistake, network_of
+from fastmlp.cli.arguments import Mistake, network_of
 from fastmlp.model.state import DTYPES
-from fastmlp.system.private_directory import PrivateDirectory
+from fastmlp.system.private_files import PrivateDirectory
 
 KINDS = {
     "programs": "of backends, and of single networks",
@@ -20,7 +20,7 @@ KINDS = {
     "locks": "between processes that compile",
     "others": "of earlier versions",
 }
-"""What there may be, in the order in which it is shown."""
+"""The kinds of files, in the order of display."""
 
 
 def add_command(commands: Any) -> None:
@@ -85,7 +85,7 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _show_what_serves(text: str) -> None:
-    """Train a network and predict; print which folders its machine code came from, and what was compiled."""
+    """Train a network and predict; print the folders of the machine code, and the compiled pieces."""
     from fastmlp.cli.ahead import ROWS, train_and_predict
     from fastmlp.kernels.jit import engine, store
 
@@ -106,7 +106,7 @@ def _show_what_serves(text: str) -> None:
 
 
 def _kind(name: str) -> str:
-    """Return which of KINDS a file is."""
+    """Return a file's kind, of KINDS."""
     from fastmlp.kernels.jit.entries import ENTRY_POINTS
 
     match name.rpartition(".")[2]:
@@ -121,7 +121,7 @@ def _kind(name: str) -> str:
 
 
 def _removed(place: PrivateDirectory, name: str) -> bool:
-    """Remove a file; whether it is gone, by whomever."""
+    """Remove a file; return True if the file is gone."""
     with contextlib.suppress(OSError):
         place.unlink(name)
     return not place.has(name)

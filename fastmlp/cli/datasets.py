@@ -1,4 +1,4 @@
-"""The data sets of the command line: small and real, without a download, each with settings that suit it."""
+"""The data sets of the command line: small and real, without a download, each with suitable settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastmlp import checks
 from fastmlp.model.state import Array
 
 HELD_OUT = 5
-"""Training never sees one row of so many."""
+"""A row in so many is held out of the training."""
 
 
 class DatasetSettings(NamedTuple):
-    """The settings of a data set, which hold where the user gives none.
+    """The default settings of a data set.
 
     bias_share : the biases' rate over the weights' rate, for SGD
-    held_out : False where there are too few rows to spare any
+    held_out : False for too few rows
     """
 
     output: str
@@ -48,7 +48,7 @@ RECIPES = {
 
 
 FOLDER = "datasets/data"
-"""In the package of scikit-learn."""
+"""The folder in the package of scikit-learn."""
 
 FILES = {
     "digits": ("digits.csv.gz", 0),
@@ -56,7 +56,7 @@ FILES = {
     "wine": ("wine_data.csv", 1),
     "iris": ("iris.csv", 1),
 }
-"""Files there whose last column has the targets, and how many lines are before the first row."""
+"""Files with targets in the last column, and the count of lines before the first row."""
 
 
 class SplitDataset(NamedTuple):
@@ -76,12 +76,12 @@ class SplitDataset(NamedTuple):
 
     @property
     def n_out(self) -> int:
-        """Units of the last layer: one a class, but a single one for two classes."""
+        """Units of the last layer: a unit for each class, but a single unit for two classes."""
         return self.classes if self.classes > 2 else 1
 
     @property
     def measure(self) -> str:
-        """What `score` returns."""
+        """The name of `score`'s measure."""
         return "accuracy" if self.classes else "R^2"
 
     def score(self, outputs: Array) -> float:
@@ -95,7 +95,7 @@ class SplitDataset(NamedTuple):
 
 
 def load(name: str, seed: int) -> SplitDataset:
-    """Load a data set, hold out a fifth of its rows (of each class), and standardise.
+    """Return a data set, with a fifth of the rows (of each class) held out, standardised.
 
     Raises
     ------
@@ -119,11 +119,9 @@ def load(name: str, seed: int) -> SplitDataset:
 
 
 def shipped(name: str) -> tuple[Array, Array]:
-    """Return inputs (rows, n_in) float64 and targets (rows,) of a data set that scikit-learn ships.
-
-    They are read from its files, which 1.7 to 1.9 have: its import takes as much as all the rest of
-    `fastmlp train`. Where it has no such files it loads them itself.
-    """
+    """Return inputs (rows, n_in) float64 and targets (rows,) of a data set in scikit-learn."""
+    # scikit-learn's import takes as much time as the rest of `fastmlp train`, so its files are read, as of
+    # 1.7 to 1.9; without such files scikit-learn loads the data set.
     spec = importlib.util.find_spec("sklearn")  # which imports nothing
     places = spec.submodule_search_locations if spec is not None else None
     folder = Path(next(iter(places or [""])), FOLDER)
@@ -143,7 +141,7 @@ def shipped(name: str) -> tuple[Array, Array]:
 
 
 def _held_out(labels: Array, seed: int) -> NDArray[np.bool_]:
-    """Return which rows are held out: of the rows of each class, shuffled, one of HELD_OUT."""
+    """Return the mask of held-out rows: of each class, shuffled, a row in HELD_OUT."""
     by_class = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     held = np.zeros(len(labels), np.bool_)
     held[by_class[HELD_OUT // 2 :: HELD_OUT]] = True
@@ -151,7 +149,7 @@ def _held_out(labels: Array, seed: int) -> NDArray[np.bool_]:
 
 
 def _moments(columns: Array) -> tuple[Array, Array]:
-    """Return the means and the standard deviations; 1 for that of a column whose values are all the same."""
+    """Return the means and the standard deviations; 1 for a constant column's deviation."""
     return columns.mean(axis=0), np.where(np.ptp(columns, axis=0) > 0, columns.std(axis=0), 1.0)
 
 

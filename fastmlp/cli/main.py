@@ -1,9 +1,10 @@
-"""The command line: `fastmlp train digits` trains, scores and compares; `fastmlp warmup` compiles ahead."""
+"""The command line: all commands, with `backends`, `warmup` (compiles ahead) and `tune` (constants)."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ from typing import Any, NoReturn
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli import bench, cache, train, tune, use
-from fastmlp.cli.given import TRAINED_IN, Mistake, network_of
+from fastmlp.cli import bench, cache, train, use
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, network_of
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import DTYPES
 from fastmlp.system.notices import say, silence
@@ -21,7 +22,7 @@ from fastmlp.system.notices import say, silence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for a failed training, 130 for Ctrl-C.
 
-    A mistake in the arguments exits with 2 and one line on stderr, a file that cannot be used with 3.
+    A mistake in the arguments exits with 2 and a line on stderr, an unusable file with 3.
     """
     parser = argument_parser()
     arguments = parser.parse_args(argv)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_level() -> None:
-    """Raise Mistake if the level of processors that the user names is none of this machine."""
+    """Raise Mistake if FASTMLP_LEVEL is not a level of this machine."""
     if os.environ.get("FASTMLP_LEVEL"):
         from fastmlp.kernels.codegen import machine
 
@@ -63,7 +64,7 @@ def _check_level() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage, and takes no shortened options."""
+    """A parser with errors of a line, without usage, and without shortened options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -118,7 +119,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
     cache.add_command(commands)
 
-    tune.add_command(commands)
+    _add_tune(commands)
     train.add_command(commands)
     use.add_commands(commands)
     for command in commands.choices.values():
@@ -162,12 +163,12 @@ def _warmup(arguments: argparse.Namespace) -> int:
             f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
         )
     if "auto" in backends and "float32" in dtypes:
-        tune.tune_quickly()
+        tune_quickly()
     return 0
 
 
 def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
-    """Return what the network's own programs need; ValueError or TypeError for a mistake in the arguments."""
+    """Return the tasks of the network's specialised programs; ValueError or TypeError for a mistake."""
     from fastmlp.backend.registry import choice_of
     from fastmlp.cli import ahead
 
@@ -185,3 +186,72 @@ def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes:
     if not tasks:
         say(f"fastmlp: {arguments.network} has no program of its own; those for all networks serve it")
     return tasks
+
+
+# --- tune: the constants of the machine -------------------------------------------------------------------
+
+
+def _add_tune(commands: Any) -> None:
+    """Add `tune` to a parser's subparsers."""
+    parser = commands.add_parser(
+        "tune",
+        help="measure the constants that depend on the machine",
+        description=(
+            "Measure the sizes of blocks and the thresholds that depend on the machine, by whole steps with "
+            "each value in alternation, and keep the best ones with the compiled code for later processes. "
+            "No choice changes a bit of what is trained. Leave the machine alone meanwhile. FASTMLP_TUNE=0 "
+            "has the usual values hold."
+        ),
+    )
+    parser.set_defaults(run=_tune)
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, metavar="S", help="of measuring; default %(default)s"
+    )
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from fastmlp.backend import tuning
+    from fastmlp.kernels.jit import engine, store
+    from fastmlp.kernels.tuning.table import TABLE
+
+    if not 0 < arguments.seconds < math.inf:
+        raise Mistake(f"--seconds must be above 0, got {arguments.seconds}")
+    if not engine.are_constants_measured():
+        raise Mistake(f"{engine.TUNE} is 0, and what is measured would not be used; unset it")
+    found = tuning.tune(arguments.seconds)
+    print(f"{'CONSTANT':<16}  {'USUAL':>8}  {'CHOSEN':>8}  WHAT EACH VALUE SAVES")
+    for one in found:
+        usual, gains = TABLE[one.name].usual, one.gains(slice(None))
+        saved = [f"{in_words(one.name, v)}: {tuning.mean_gain(s):.1%}" for v, s in gains.items() if s]
+        values = f"{in_words(one.name, usual):>8}  {in_words(one.name, one.best):>8}"
+        print(f"{one.name:<16}  {values}  {', '.join(saved) or 'not measured: too few cores were free'}")
+    if changed := tuning.changed(found):
+        print("\nWhat steps save with all that was chosen:")
+        for trial, share in tuning.gains(changed, arguments.seconds / 4).items():
+            sizes = "-".join(map(str, trial.sizes))
+            rows = f"{trial.rows} rows" + (f" of {trial.terms} non-zeros" if trial.terms else "")
+            work = f"{trial.use} {sizes}, {rows}, {trial.optimizer}"
+            print(f"{share:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
+    why_not = store.why_not_kept()
+    print("\nKept for later processes." if why_not is None else f"\nNot kept: {why_not}.")
+    return 0
+
+
+def tune_quickly() -> None:
+    """Measure for a second, unless turned off; print the choices."""
+    from fastmlp.backend import tuning
+    from fastmlp.kernels.jit.engine import are_constants_measured
+
+    if are_constants_measured():
+        changed = tuning.changed(tuning.tune())
+        chosen = [f"{name} {in_words(name, value)}" for name, value in changed.items()]
+        print(f"constants    measured: {', '.join(chosen) or 'the usual ones are best'}", flush=True)
+
+
+def in_words(name: str, value: int) -> str:
+    """Return a constant in the most readable form."""
+    from fastmlp.kernels.codegen.machine import NEVER
+
+    if value == NEVER:
+        return "never"
+    return f"{value >> 10} KiB" if name.endswith("_bytes") else str(value)

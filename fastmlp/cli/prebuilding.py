@@ -1,8 +1,8 @@
-"""Runs the processes that compile what an installation or a wheel carries, into the package's own folder.
+"""Runs the compiling processes of an installation or a wheel, into the package's folder.
 
-`python -m fastmlp.cli.prebuilding FOLDER host` has calls made as a user's first ones are, and keeps what they
-compile. `python -m fastmlp.cli.prebuilding FOLDER LEVEL..` compiles all that `fused` and `packed` may call,
-for processors of which this one need be none. `fastmlp.cli.ahead` is what these processes do.
+`python -m fastmlp.cli.prebuilding FOLDER host` makes a user's first calls, and stores the compiled code.
+`python -m fastmlp.cli.prebuilding FOLDER LEVEL..` compiles all code of `fused` and `packed`, perhaps for
+other processors. The processes run `fastmlp.cli.ahead`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from fastmlp.model.state import DTYPES
 from fastmlp.system.budget import cores
 
 HOST = "host"
-"""In place of a level: the one that this processor meets."""
+"""In place of a level: the level of this processor."""
 
 ALL = "all"
-"""In place of levels: those of all processors that run the same system."""
+"""In place of levels: the levels of all processors with the same system."""
 
 OF_A_LEVEL = """
 import sys
@@ -47,7 +47,7 @@ for task in sys.argv[1:]:
 
 
 def main() -> int:
-    """Write the files of the host, or of each level; a process compiles for each, all at a time."""
+    """Write the files of the host, or of each level; a process for each level, all at a time."""
     folder, *levels = sys.argv[1:]
     Path(folder).mkdir(parents=True, exist_ok=True)
     if levels == [HOST]:
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def levels_of(triple: str) -> list[str]:
-    """Return the levels that processors of a system may have as their best, by LLVM's name of the system."""
+    """Return the possible best levels of a system's processors, by LLVM's name of the system."""
     found = []
     for name, level in LEVELS.items():
         if triple.startswith(level.triples):
@@ -79,7 +79,7 @@ def levels_of(triple: str) -> list[str]:
 
 
 def run(programs: Iterable[tuple[str, ...]], **environment: str) -> int:
-    """Run programs in processes of their own, all at a time; return the highest exit code."""
+    """Run programs in separate processes, all at a time; return the highest exit code."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     variables = {**inherited, store.SWITCH: "0", **environment}
     running = [subprocess.Popen([sys.executable, "-c", *program], env=variables) for program in programs]
@@ -87,7 +87,7 @@ def run(programs: Iterable[tuple[str, ...]], **environment: str) -> int:
 
 
 def write_first_calls(folder: str) -> int:
-    """Write what first calls compile; return the exit code. Processes share what each compiles."""
+    """Write the code of first calls; return the exit code. Processes share compiled code."""
     count = min(cores(), len(FIRST_TASKS))
     with tempfile.TemporaryDirectory() as cache:
         tasks = [" ".join(task) for task in FIRST_TASKS]
@@ -102,7 +102,7 @@ def write_first_calls(folder: str) -> int:
 
 
 FIRST_TASKS = [*product(("dense", "sparse", "tiles"), DTYPES)]
-"""Kinds of calls, with each dtype: two processes have a dtype each."""
+"""Kinds of calls, with each dtype: of two processes each has a dtype."""
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.cli.given import Mistake, network_in_words
+from fastmlp.cli.arguments import Mistake, network_in_words
 from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array
-from fastmlp.system.renaming import replace
+from fastmlp.system.private_files import replace
 from fastmlp.tables.categories import Category
 from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.members import best_epoch

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
-from fastmlp.cli.given import (
+from fastmlp.checks import CheckpointError, needed
+from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
     check_precision,
@@ -34,9 +34,7 @@ from fastmlp.cli.table_report import (
 )
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.system.bars import Bar
-from fastmlp.system.notices import say
-from fastmlp.system.packages import needed
+from fastmlp.system.notices import Bar, say
 from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated

@@ -13,9 +13,11 @@ import numpy as np
 import fastmlp
 from fastmlp import checks
 from fastmlp.backend.registry import is_reference
+from fastmlp.callbacks.callback import Run
+from fastmlp.callbacks.standard import Progress
+from fastmlp.checks import needed
 from fastmlp.cli import tables
-from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
-from fastmlp.cli.given import (
+from fastmlp.cli.arguments import (
     TRAINED_IN,
     Mistake,
     check_precision,
@@ -24,6 +26,7 @@ from fastmlp.cli.given import (
     refuse_with_layers,
     widths,
 )
+from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.layers import Dense
 from fastmlp.model.network import Network
@@ -31,10 +34,8 @@ from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import is_watched, say
-from fastmlp.system.packages import needed
-from fastmlp.training.callbacks import Progress, Run
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def add_command(commands: Any) -> None:
 
 
 class _Settings(NamedTuple):
-    """All that defines a training, except the rows and the backend."""
+    """The whole definition of a training, except the rows and the backend."""
 
     network: Network
     optimizer: Optimizer
@@ -89,9 +90,8 @@ class _Settings(NamedTuple):
 class _Outcome(NamedTuple):
     """A training, measured.
 
-    seconds : of the steps themselves, without compiling, loading and input checks
-    preparing : spent on a tiny training before, in which the backend compiles or loads, and on what compiled
-        later
+    seconds : of the steps, without compiling, loading and input checks
+    preparing : of a tiny training before, for compiling or loading, and of later compiling
     """
 
     model: Model
@@ -101,7 +101,7 @@ class _Outcome(NamedTuple):
 
 
 class _Clock(Progress):
-    """A progress bar, or none, that sums up the time from the first step to the last without its own.
+    """A progress bar, or none, with the sum of time from the first step to the last, without the bar's time.
 
     working, compiling : seconds, as in `fastmlp.system.compiling.Lap`
     """
@@ -200,7 +200,7 @@ def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
 def measured(
     arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str, ranks: Any
 ) -> _Outcome:
-    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that.
+    """Train on a few rows, for compiling or loading; then train on all rows, measured.
 
     ranks : mpi4py's communicator, if several processes train
     """
@@ -216,14 +216,15 @@ def measured(
 
 
 def _chosen(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str) -> str:
-    """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
+    """Return the backend's name; for "auto" the choice for the whole training, not for a few rows."""
     from fastmlp.backend.choice import choose
 
     network, optimizer, _, epochs, batch_size = settings
     steps = epochs * -(-len(task.inputs) // batch_size)
     mixed = is_bfloat16(arguments.dtype)
     dtype = np.dtype(np.float32 if mixed else arguments.dtype)
-    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps, mixed=mixed).name
+    work = network, optimizer, batch_size, dtype, arguments.threads
+    return choose(backend, *work, steps=steps, mixed=mixed).name
 
 
 def fitted_model(
@@ -235,7 +236,7 @@ def fitted_model(
     ranks: Any,
     tiny: bool = False,
 ) -> Model:
-    """Return a model trained on the task's rows; on a single batch of them if `tiny`."""
+    """Return a model trained on the task's rows; on a single batch if `tiny`."""
     rows = settings.batch_size if tiny else len(task.inputs)
     X, y = task.inputs[:rows], task.targets[:rows]
     if ranks:

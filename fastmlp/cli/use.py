@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
-from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
+from fastmlp.checks import CheckpointError, needed
+from fastmlp.cli.arguments import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import (
     check_writer,
     described,
@@ -27,7 +27,6 @@ from fastmlp.cli.table_report import (
 )
 from fastmlp.cli.tables import telling
 from fastmlp.system.notices import say
-from fastmlp.system.packages import needed
 from fastmlp.tables.reading import FORMATS
 
 if TYPE_CHECKING:

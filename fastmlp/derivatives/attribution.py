@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.derivatives.input_derivatives import Rows, by_rows, input_gradient
-from fastmlp.system.packages import needed
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 

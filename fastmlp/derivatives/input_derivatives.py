@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.backend import reference, registry
 from fastmlp.backend.reference_losses import activate
+from fastmlp.data.arrays import clean_rows_of
+from fastmlp.data.sparse import is_sparse
 from fastmlp.derivatives.tape import Array, Tape, logit_steps
 from fastmlp.exchange.steps import ExportGraph, graph_of
 from fastmlp.model.activations import Activation
@@ -22,11 +24,9 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.layers import Activate
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import Inputs, SparseRows
 from fastmlp.system.budget import usable_cores
-from fastmlp.training.data import clean_rows_of
-from fastmlp.training.model import PART_ROWS, Model
-from fastmlp.training.sparse_data import is_sparse
+from fastmlp.trained.model import PART_ROWS, Model
 
 if TYPE_CHECKING:
     from fastmlp.kernels.runtime.passes import RowPasses

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.reference_losses import output_loss
+from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import unit_vectors
 from fastmlp.derivatives.parameter_derivatives import ParameterRows, root_of
-from fastmlp.training.data import clean_targets
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[np.float64]
 

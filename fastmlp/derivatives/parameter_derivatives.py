@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backend.reference import members_loss
 from fastmlp.backend.reference_losses import activate, heads_loss, logistic
+from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import Rows
 from fastmlp.derivatives.tape import Array, Tape, logit_steps, table_rows
 from fastmlp.exchange.steps import ExportStep, graph_of
@@ -23,9 +24,8 @@ from fastmlp.model.backend import Data
 from fastmlp.model.heads import Objective
 from fastmlp.model.layout import named_views
 from fastmlp.model.losses import loss_of
-from fastmlp.model.sparse import Inputs
-from fastmlp.training.data import clean_targets
-from fastmlp.training.model import Model
+from fastmlp.model.rows import Inputs
+from fastmlp.trained.model import Model
 
 Cotangents = Callable[[slice, list[Array]], Sequence[Array]]
 """cotangents(some, logits) returns those (directions, rows, units) of each output layer's logits."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.distributed.mpi import MPI, is_mpi
 from fastmlp.distributed.ranks import Communicator, check_sums, place_of
-from fastmlp.system.packages import needed
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class DataParallel:
     communicator : mpi4py.MPI.Intracomm, or an object with the methods of
         `fastmlp.distributed.ranks.Communicator`
     average_every : int, optional
-        None sums the gradients of all processes in every step. k lets each process take k steps by itself, on
-        its rows of each batch, and then averages parameters and moments: local SGD (Stich 2019). Every epoch
-        ends with an average, too.
+        None sums the gradients of all processes in every step. k lets each process take k separate steps, on
+        the process's rows of each batch, and then averages parameters and moments: local SGD (Stich 2019).
+        Every epoch ends with an average, too.
     timeout : float
-        Seconds that a process of mpi4py waits for the others, above 0; then all processes are ended. The
-        timeout must be longer than the slowest step, compilation or write of a checkpoint. With MPICH the
-        others wait 10 s or so for a process that has ended.
+        Seconds of a process of mpi4py waiting for others, above 0; then all processes are ended. The timeout
+        must be longer than the slowest step, compilation or write of a checkpoint. With MPICH the wait for an
+        ended process is 10 s or so.
     """
 
     communicator: Any
@@ -46,7 +46,7 @@ class DataParallel:
         checks.real("timeout", self.timeout, 0, open_low=True)
 
     def opened(self) -> Communicator:
-        """Return the communicator in the form that trainings take."""
+        """Return the communicator in the form for trainings."""
         communicator: Communicator = self.communicator
         if is_mpi(communicator):
             return MPI(communicator, self.timeout)
@@ -59,22 +59,22 @@ Path = str | os.PathLike[str]
 
 
 def shard(communicator: Any, *rows: Any) -> Any:
-    """Return this rank's rows of arrays that all ranks have or can read.
+    """Return this rank's rows of arrays, which all ranks have or can read.
 
     The rows of all ranks, in the order of ranks, are the rows of the array; the ranks' numbers of rows differ
-    by one at most. A rank may have none. Of several arrays a tuple is returned.
+    by 1 at most. A rank may have none. For several arrays a tuple is returned.
 
     Parameters
     ----------
     communicator : as for `fit`
-    rows : array, memory map, data frame or Arrow table, of which a view is returned; a sparse matrix of
-        SciPy's, as CSR; a dict of these, as of targets of heads; or the path of a Parquet file, or of a
-        directory of such files, of which the rows are read and returned as a `pyarrow.Table`
+    rows : array, memory map, data frame or Arrow table, returned as a view; a sparse matrix of SciPy's, as
+        CSR; a dict of these, as of targets of heads; or the path of a Parquet file, or of a directory of such
+        files, with the rows returned as a `pyarrow.Table`
 
     Raises
     ------
     ValueError
-        If the arrays differ in their numbers of rows.
+        If the arrays differ in numbers of rows.
     """
     if isinstance(communicator, DataParallel):
         communicator = communicator.communicator

@@ -1,6 +1,6 @@
-"""MPI by mpi4py: collectives that are polled, so that a rank that has stalled ends all ranks in time.
+"""MPI by mpi4py: polled collectives, so that a stalled rank ends all ranks in time.
 
-A blocking collective waits for ever for a rank that was stopped, and no signal interrupts the wait.
+A blocking collective waits for ever for a stopped rank, and no signal interrupts the wait.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fastmlp.system.notices import say
 
 
 def publish_end(process: int) -> None:
-    """Publish this process's end to the others of mpiexec, if this process has this id.
+    """Publish this process's end to other processes of mpiexec, if the process has this id.
 
-    MPICH keeps a process in MPI_Finalize until all processes have come there, and a process that waits for
-    this process in a collective never does. A message would not do: a program's receive from any source may
+    MPICH keeps a process in MPI_Finalize until all processes have come there, but a process waiting in a
+    collective for this process never does. A message would not do: a program's receive from any source may
     take the message. mpiexec keeps published names, and every process finds them.
     """
     mpi = sys.modules.get("mpi4py.MPI")
@@ -42,7 +42,7 @@ def publish_end(process: int) -> None:
 
 
 def has_ended(mpi: Any, rank: int) -> bool:
-    """Return whether a process of mpiexec has ended. rank : in COMM_WORLD"""
+    """Return True if a process of mpiexec has ended. rank : in COMM_WORLD"""
     try:
         mpi.Lookup_name(_name(rank))
     except mpi.Exception:
@@ -51,7 +51,7 @@ def has_ended(mpi: Any, rank: int) -> bool:
 
 
 def are_published(mpi: Any) -> bool:
-    """Return whether processes publish their ends: with MPICH (5.0 answers in 1 ms)."""
+    """Return True if processes publish their ends: with MPICH (5.0 answers in 1 ms)."""
     started_by_mpiexec = mpi.Comm.Get_parent() == mpi.COMM_NULL  # others count their ranks from 0 again
     return started_by_mpiexec and mpi.COMM_WORLD.size > 1 and mpi.get_vendor()[0] == "MPICH"
 
@@ -63,11 +63,10 @@ def _name(rank: int) -> str:
 # --- collectives ------------------------------------------------------------------------------------
 
 SPINS = 1000
-"""Polls (0.2 ms) before the core is offered to others after each poll; 0 on a crowded machine.
+"""Polls (0.2 ms) before offering the core to others after each poll; 0 on a crowded machine.
 
 Beside other work two ranks on two cores took 36 us for a step with 1000 polls, and 340 with none; four ranks
-on two cores 1.7 ms with 1000, 0.7 with none, and 13 where the core was never offered.
-"""
+on two cores 1.7 ms with 1000, 0.7 with none, and 13 without any offer of the core."""
 
 YIELD = getattr(os, "sched_yield", partial(time.sleep, 0))
 """Offers the core to others; Windows and macOS have another way."""
@@ -76,19 +75,19 @@ PATIENCE = 0.05
 """Seconds of polling without a pause."""
 
 SLOWEST = 1e8
-"""Bytes a second of the slowest network; data that take so long are polled without a pause."""
+"""Bytes a second of the slowest network; data within this time are polled without a pause."""
 
 POKE = 3e-4
 """Seconds between pokes: poked sums take milliseconds, a poke some microseconds."""
 
 PAUSE = 1e-3
-"""Seconds between two polls after `PATIENCE`: a rank that waits for long leaves its core alone."""
+"""Seconds between two polls after `PATIENCE`: a long wait leaves the core alone."""
 
 LOOK = 1.0
 """Seconds between looks for an ended rank: a look takes mpiexec 1 ms."""
 
 GRACE = 5.0
-"""Seconds of polling after an ended rank is found: its last messages may be on their way."""
+"""Seconds of polling after an ended rank is found, for the last messages under way."""
 
 LAST_WORDS_SECONDS = 0.3
 """Seconds from a last message to the end of all ranks: mpiexec drops later output."""
@@ -98,7 +97,7 @@ FAILED = 1
 
 
 def is_mpi(value: object) -> bool:
-    """Return whether a value is a communicator of mpi4py's, without importing mpi4py."""
+    """Return True for a communicator of mpi4py's, without importing mpi4py."""
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi is not None and isinstance(value, mpi.Comm)
 
@@ -107,7 +106,7 @@ class MPI:
     """A `Communicator` (`fastmlp.distributed.ranks`) of mpi4py's.
 
     communicator : mpi4py.MPI.Intracomm
-    timeout : seconds that a collective may take, waiting for the slowest rank included
+    timeout : seconds of a collective at most, waiting for the slowest rank included
     """
 
     def __init__(self, communicator: Any, timeout: float) -> None:
@@ -128,7 +127,7 @@ class MPI:
         self._complete(self._communicator.Iallreduce(self._mpi.IN_PLACE, array), array.nbytes)
 
     def start_allreduce(self, array: NDArray[Any]) -> Callable[[], None]:
-        """Begin an `allreduce`; return the function that waits for the sum."""
+        """Begin an `allreduce`; return the function for waiting."""
         request = self._communicator.Iallreduce(self._mpi.IN_PLACE, array)
         if not self._under_way and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             threading.Thread(target=self._poke, args=(self._under_way,), daemon=True).start()
@@ -143,10 +142,10 @@ class MPI:
         return complete
 
     def _poke(self, under_way: list[Any]) -> None:
-        """Keep sums moving that are under way while this rank computes.
+        """Keep sums moving while this rank computes.
 
-        An MPI moves data only while it is called. Over TCP at 10 Gbit/s a step of 1024-2048-2048-10 by two
-        ranks took 217 ms without this, 166 with it, and 205 to 230 without overlap.
+        An MPI moves data only while called. Over TCP at 10 Gbit/s a step of 1024-2048-2048-10 by two ranks
+        took 217 ms without this, 166 with, and 205 to 230 without overlap.
         """
         while True:
             self._communicator.Iprobe()
@@ -159,7 +158,7 @@ class MPI:
         self._complete(self._communicator.Ibcast(array), array.nbytes)
 
     def barrier(self) -> None:
-        """Return when all ranks have called it."""
+        """Return after the calls of all ranks."""
         self._complete(self._communicator.Ibarrier(), 0)
 
     def abort(self, message: str) -> NoReturn:
@@ -170,7 +169,7 @@ class MPI:
         os._exit(FAILED)  # MPICH returns; nothing else may run here, as handlers that wait for other ranks
 
     def _is_crowded(self) -> bool:
-        """Return whether this machine has fewer cores than ranks, so that waiting ranks hold others up."""
+        """Return True if this machine has fewer cores than ranks, so that waiting ranks delay others."""
         from fastmlp.distributed.ranks import all_of
 
         machine, received = platform.node(), all_of(self, (platform.node(), affinity()))
@@ -184,9 +183,9 @@ class MPI:
         return list(zip(ranks, self._communicator.group.Translate_ranks(ranks, world), strict=True))
 
     def _ended(self, look: int) -> int | None:
-        """Return the rank of this look if that rank has ended.
+        """Return the rank of this look after the rank's end.
 
-        Waiting ranks look for different ranks, so that every rank is looked for every time.
+        Waiting ranks look for different ranks, so that each look covers every rank.
         """
         rank, place = self._others[look % len(self._others)]
         return rank if has_ended(self._mpi, place) else None

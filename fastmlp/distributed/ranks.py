@@ -19,21 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.data.ranks import Ranks
 from fastmlp.model.backend import Array, Data
 from fastmlp.system.budget import affinity, cores
-from fastmlp.training.ranks import Ranks
 
 
 @runtime_checkable
 class Communicator(Protocol):
-    """Processes that call the same methods in the same order, with C-contiguous arrays of equal size.
+    """Processes with the same calls in the same order, with C-contiguous arrays of equal size.
 
     rank : int, this process's number, from 0; size : int, the number of processes
 
-    A communicator that can end all processes has a method `abort(message)` too, which does not return. A
-    communicator that can sum in the background has `start_allreduce(array)`, which begins an `allreduce` and
-    returns a function that waits for the sum; several sums may be under way, which all ranks begin in the
-    same order.
+    A communicator able to end all processes has a method `abort(message)` too, which does not return. A
+    communicator able to sum in the background has `start_allreduce(array)`: begins an `allreduce` and returns
+    a function for waiting; several sums may be under way, begun by all ranks in the same order.
     """
 
     rank: int
@@ -46,7 +45,7 @@ class Communicator(Protocol):
         """Replace an array by rank 0's array."""
 
     def barrier(self) -> None:
-        """Return when all ranks have called it."""
+        """Return after the calls of all ranks."""
 
 
 def place_of(communicator: Any) -> tuple[int, int]:
@@ -104,8 +103,7 @@ class SeveralRanks(Ranks):
     """This rank among others.
 
     at : the number of this rank's first row
-    stop_requested : the signal that requested this rank to stop; other ranks learn of the signal at the
-        chunk's end
+    stop_requested : the signal with a request to stop; other ranks learn of the signal at the chunk's end
     counts : (size,) rows of each rank
     """
 
@@ -123,7 +121,7 @@ class SeveralRanks(Ranks):
 
     @contextmanager
     def abort_all_ranks(self, *expected: type[BaseException]) -> Iterator[None]:
-        """End all ranks at a rank's error in a `with` block. expected : errors that all ranks have"""
+        """End all ranks at a rank's error in a `with` block. expected : errors common to all ranks"""
         try:
             yield
         except BaseException as error:
@@ -168,35 +166,35 @@ class SeveralRanks(Ranks):
         return self.total(numbers)
 
     def any_of(self, own: bool) -> bool:
-        """Return whether a condition holds on any rank."""
+        """Return True if a condition holds on any rank."""
         return any(self.all_of(own))
 
     def total(self, numbers: Array) -> Array:
-        """Replace numbers by their sums over all ranks; return the sums."""
+        """Replace numbers by sums over all ranks; return the sums."""
         self.communicator.allreduce(numbers)
         return numbers
 
     @property
     def overlaps(self) -> bool:
-        """Whether sums can be under way while this rank computes."""
+        """True if sums can be under way while this rank computes."""
         return hasattr(self.communicator, "start_allreduce")
 
     def begin_total(self, numbers: Array) -> Callable[[], Any]:
-        """Begin a `total`; return the function that waits for the sums."""
+        """Begin a `total`; return the function for waiting."""
         if self.overlaps:
             begun: Callable[[], Any] = self.communicator.start_allreduce(numbers)  # type: ignore[attr-defined]
             return begun
         return partial(self.total, numbers)
 
     def place(self, rows: int) -> int:
-        """Tell the others this rank's number of rows; return the number of all rows."""
+        """Tell other ranks this rank's number of rows; return the number of all rows."""
         self.counts = np.array(self.all_of(rows))
         self.at = int(self.counts[: self.rank].sum())
         self._weights = None
         return int(self.counts.sum())
 
     def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (rows, places): this rank's rows among visited rows, and their places.
+        """Return (rows, places): this rank's rows among visited rows, and the places there.
 
         visited : numbered through all ranks; rows : numbered from this rank's first row
         """

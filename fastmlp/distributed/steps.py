@@ -21,10 +21,9 @@ from fastmlp.model.backend import (
     evaluated,
     share_of,
 )
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import SparseRows, touched_by
+from fastmlp.model.rows import SparseRows, touched_by, unpacked
 from fastmlp.model.state import Array, TrainState
 
 _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
@@ -32,7 +31,7 @@ _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
 
 
 PIECE_BYTES, MOST_PIECES = 1 << 20, 8
-"""The least bytes, and the most pieces, of a gradient that is summed while the rest is formed."""
+"""The least bytes, and the most pieces, of a gradient for sums during the backward pass."""
 
 
 class _Spread:
@@ -42,7 +41,7 @@ class _Spread:
         self.now, self.name, self._ranks = backend, backend.name, ranks
 
     def _part(self, data: Data, chunk: Chunk) -> tuple[Chunk, NDArray[np.int64]]:
-        """Return the chunk of this rank's rows, and their places (visits,) in the batches of all ranks.
+        """Return the chunk of this rank's rows, and places (visits,) in the batches of all ranks.
 
         Some steps may have no row.
         """
@@ -112,7 +111,9 @@ class SynchronousSteps(_Spread):
         if not ranks.first:
             network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)
-        state = self.now.train_chunk(network, optimizer, state, given, own, key, threads, losses, shared)
+        state = self.now.train_chunk(
+            network, optimizer, state, given, own, key, threads, losses, shared=shared
+        )
         ranks.total(losses)
         return state
 
@@ -126,11 +127,11 @@ def _idle(data: Data) -> Data:
 
 
 class AveragedSteps(_Spread):
-    """Steps of each rank by itself, on its rows of every batch, with averages of parameters and moments.
+    """Separate steps of each rank, on the rank's rows of a batch, with averages of parameters and moments.
 
     This is local SGD (Stich, "Local SGD converges fast and communicates little", 2019). Ranks count by the
-    weights of all of their rows. A rank without a row in a batch takes no step for that batch, nor does a
-    rank with a single row and a `BatchNorm`. Ranks draw different dropout masks.
+    weights of all rows. A rank without a row in a batch takes no step for this batch, nor does a rank with a
+    single row and a `BatchNorm`. Ranks draw different dropout masks.
 
     per_epoch : steps to an epoch; since : steps before the first epoch of so many
     """

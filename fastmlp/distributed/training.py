@@ -1,4 +1,4 @@
-"""`fit` with a communicator: the training of several ranks, and their common decisions."""
+"""`fit` with a communicator: the training of several ranks, and common decisions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.registry import get
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.metrics import Metrics
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import ChunkRunner, Ranks
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
@@ -18,15 +21,12 @@ from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.state import Array, Snapshot, TrainState
 from fastmlp.system.interrupts import BY_SIGINT, Interrupted
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Saved
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.metrics import Metrics
-from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, drawn_seed
-from fastmlp.training.ranks import ChunkRunner, Ranks
 from fastmlp.training.threads import Threads
 from fastmlp.training.trainer import prepared
 
@@ -56,9 +56,9 @@ class Agreement(Callback):
 
 
 class FilesWritten(Callback):
-    """Makes stopping ranks wait until rank 0 has written its files.
+    """Makes stopping ranks wait until rank 0 has written all files.
 
-    When a signal ends a rank, some kinds of mpiexec and of job schedulers kill the others at once.
+    When a signal ends a rank, some kinds of mpiexec and of job schedulers kill other ranks at once.
     """
 
     def __init__(self, ranks: SeveralRanks) -> None:
@@ -73,7 +73,7 @@ class FilesWritten(Callback):
 def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: int) -> list[Callback]:
     """Return this rank's callbacks with an `Agreement`, on rank 0 with the writers of checkpoints.
 
-    Writers come last, since they must write the state that all ranks have agreed on.
+    Writers come last, since the state must be agreed on by all ranks.
     """
     others = [callback for callback in callbacks if not callback.writes_training]
     writing = [callback for callback in callbacks if callback.writes_training and ranks.first]
@@ -116,17 +116,17 @@ class TrainingRanks(SeveralRanks):
         names = [one.names for one in callbacks if isinstance(one, Metrics)]
         self.check_same(dtype=parameters.dtype.name, metrics=names)
         self.communicator.broadcast(parameters)
-        return get(self.of_first(settled(chosen).name)), agreeing(callbacks, self, moment_rows)
+        return get(self.of_first(current_backend(chosen).name)), agreeing(callbacks, self, moment_rows)
 
     def _check(self, network: Network, options: FitOptions) -> None:
-        """Raise ValueError for an option that does not go with ranks."""
+        """Raise ValueError for an option without support for ranks."""
         if options.mixup is not None:
             raise ValueError("mixup does not go with a communicator, where each process has its rows")
         if options.average is not None and self.average_every is not None:
             raise ValueError("average does not go with average_every, where ranks take steps apart")
 
     def _compare(self, network: Network, options: FitOptions) -> None:
-        """Raise RankError for differing options, CheckpointError for a file of one process's training."""
+        """Raise RankError for differing options, CheckpointError for a file of a single process."""
         saved, dtype, validation = options.resume, options.dtype, options.validation
         goes_on = isinstance(saved, Continuation)
         self.check_same(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,26 +16,41 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.backend.choice import calls_blas, choose, settled
+from fastmlp.backend.choice import choose, current_backend
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.standard import TimeLimit
+from fastmlp.data.arrays import floating_dtype
+from fastmlp.data.batches import Orders
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
-from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
-from fastmlp.estimators.draws import ComposedOrders, generator_of, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
-from fastmlp.estimators.parameters import Parameters
-from fastmlp.estimators.rows import AUTO_BATCH, ValidatedRows, rows_of, split
+from fastmlp.estimators.parameters import (
+    Parameters,
+    hidden_activations,
+    hidden_sizes,
+    network_of,
+    number,
+    optimizer_of,
+)
+from fastmlp.estimators.rows import (
+    AUTO_BATCH,
+    ComposedOrders,
+    ScoredRows,
+    generator_of,
+    random_state,
+    rows_of,
+    split,
+    start,
+)
+from fastmlp.model.backend import Data
 from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.state import Array, Snapshot, TrainState, initial_state, is_bfloat16
-from fastmlp.training.batches import Orders
-from fastmlp.training.callbacks import Callback, Run, TimeLimit
-from fastmlp.training.data import floating_dtype
+from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished
-from fastmlp.training.loop import Plan, Training, of_all_rows
-from fastmlp.training.model import Model
-from fastmlp.training.options import check_callbacks
-from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.options import FitOptions, Setup, check_callbacks
+from fastmlp.training.prepared import Prepared, ready
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream
@@ -44,44 +59,16 @@ THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
 
 
-class FitTraining(NamedTuple):
-    """The training of a fit, which may be taken together with trainings of other fits.
-
-    begin : what begins a training on windows of rows; resumed : where a shorter training has ended
-    """
-
-    plan: Plan
-    state: TrainState
-    callbacks: Sequence[Callback]
-    begin: Callable[..., Training] | None = None
-    resumed: Snapshot | None = None
-
-    def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before its first step. begin : makes another kind of `Training`"""
-        return (begin or self.begin or Training)(self.plan, self.state, self.callbacks, self.resumed)
-
-    def ended(self, run: Run) -> Run:
-        """Return what the training has come to, which is its run."""
-        return run
-
-    def run(self) -> Run:
-        """Train as this thread does, rows in memory together with other threads; return the finished run."""
-        thread = threading.current_thread()
-        if self.begin is None and isinstance(thread, TrainingThread):
-            return thread.train(self)
-        return finished(self.begun())
-
-
 class TrainingThread(threading.Thread):
-    """A thread whose trainings are taken together with those of other threads."""
+    """A thread whose trainings join those of other threads."""
 
-    def train(self, training: FitTraining) -> Run:
+    def train(self, training: Prepared) -> Run:
         """Return the finished run of a training."""
         raise NotImplementedError
 
 
-def give(fitting: Generator[FitTraining, Run, None], outcome: Run | BaseException) -> None:
-    """Have a fit go on to its end, given the run of its training or an error."""
+def give(fitting: Generator[Prepared, Run, None], outcome: Run | BaseException) -> None:
+    """Finish a fit, given the run of the training or an error."""
     with contextlib.suppress(StopIteration):
         if isinstance(outcome, Run):
             fitting.send(outcome)
@@ -90,11 +77,11 @@ def give(fitting: Generator[FitTraining, Run, None], outcome: Run | BaseExceptio
 
 
 class Joint:
-    """An estimator that trains networks of this package, its own or those of estimators inside."""
+    """Base of estimators that train networks of this package."""
 
 
 class Perceptron(Joint, Parameters, Fitted):
-    """Base of MLPClassifier and MLPRegressor, which say what y means."""
+    """Base of MLPClassifier and MLPRegressor."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -107,10 +94,10 @@ class Perceptron(Joint, Parameters, Fitted):
         """Keep the values that y can have; from the second training on check that y has no others."""
 
     def _check_targets(self, y: Array) -> None:
-        """Raise ValueError if a y of validation rows cannot be predicted, as a class that is not in y."""
+        """Raise ValueError for a y of validation rows with unknown classes."""
 
     def _targets(self, y: Array) -> Array:
-        """Return y as what the network is to learn, (rows, n_out)."""
+        """Return y as the network's targets (rows, n_out)."""
         raise NotImplementedError
 
     def _class_weights(self, y: Array, incremental: bool) -> Array | None:
@@ -118,7 +105,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return None
 
     def _decoded(self, outputs: Array) -> Array:
-        """Return what `predict` makes of outputs (rows, n_out)."""
+        """Return predictions for outputs (rows, n_out)."""
         raise NotImplementedError
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
@@ -129,7 +116,7 @@ class Perceptron(Joint, Parameters, Fitted):
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Train from a new start, or on from where the last fit ended if warm_start is set.
+        """Train from a new start, or with warm_start from the last fit.
 
         Parameters
         ----------
@@ -159,11 +146,14 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""
-        among_others = isinstance(threading.current_thread(), TrainingThread)
-        fitting = self.fitting(X, y, sample_weight, epochs, among_others)
+        thread = threading.current_thread()
+        fitting = self.fitting(X, y, sample_weight, epochs, isinstance(thread, TrainingThread))
         for training in fitting:
             try:
-                run = training.run()
+                if isinstance(thread, TrainingThread):
+                    run = thread.train(training)
+                else:
+                    run = finished(training.begun())
             except BaseException as error:
                 give(fitting, error)
             else:
@@ -171,7 +161,7 @@ class Perceptron(Joint, Parameters, Fitted):
 
     def fitting(
         self, X: Any, y: Any, sample_weight: Any, epochs: int | None, among_others: bool
-    ) -> Generator[FitTraining, Run, None]:
+    ) -> Generator[Prepared, Run, None]:
         """Fit in two parts, of validated parameters: yield the training, and take its run.
 
         The solver "lbfgs" fits in one part, and yields nothing. The fits of a search come to their trainings
@@ -188,9 +178,9 @@ class Perceptron(Joint, Parameters, Fitted):
         windows = contextlib.nullcontext() if source is None else streamed(self, source, epochs, first)
         with random_state(self.random_state) as given, windows as stream:
             if stream is None:
-                rows = self._rows(X, y, sample_weight, incremental, first)
+                rows, scores = self._rows(X, y, sample_weight, incremental, first)
             else:
-                rows = ValidatedRows(*stream.data, None)
+                rows, scores = stream.data, None
             rng = generator_of(given, among_others)
             if first:
                 self.n_iter_ = self.t_ = 0
@@ -200,7 +190,7 @@ class Perceptron(Joint, Parameters, Fitted):
             if self.solver == "lbfgs":
                 self._train_lbfgs(network, parameters, rows, callbacks)
             else:
-                stochastic = network, parameters, rows, rng, epochs, callbacks, first, stream
+                stochastic = network, parameters, (rows, scores), rng, epochs, callbacks, first, stream
                 yield from self._train_stochastic(*stochastic)
         if not checks.finite(parameters):
             raise ValueError(
@@ -210,10 +200,10 @@ class Perceptron(Joint, Parameters, Fitted):
         self._after_fit(X, y)
 
     def _after_fit(self, X: Any, y: Any) -> None:
-        """Learn what follows from the trained network and its rows."""
+        """Set attributes that follow from the trained network and rows."""
 
-    def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ValidatedRows:
-        """Return rows in memory, once what y means is known."""
+    def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ScoredRows:
+        """Return validated rows in memory."""
         X, y = self._validated(
             X, y, self._dtype() if first else self._current_model().parameters.dtype, first
         )
@@ -227,7 +217,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return rows
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
-        """Return X and y as scikit-learn validates them."""
+        """Return X and y, validated by scikit-learn's rules."""
         checks.no_iterator("X", X)
         checks.no_iterator("y", y)
         if y is not None and self._is_clean(X, dtype, y, reset):
@@ -255,10 +245,8 @@ class Perceptron(Joint, Parameters, Fitted):
             return np.float32
         return (np.float64, np.float32) if self.dtype is None else floating_dtype(self.dtype, np.empty(0))
 
-    def _drawn(
-        self, rows: ValidatedRows, hidden: list[int], rng: np.random.RandomState
-    ) -> tuple[Network, Array]:
-        """Return the network that the parameters describe, and its first weights and biases."""
+    def _drawn(self, rows: Data, hidden: list[int], rng: np.random.RandomState) -> tuple[Network, Array]:
+        """Return the network of the estimator's parameters, and first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
         if self.layers is not None or not network.is_chain:
@@ -270,8 +258,8 @@ class Perceptron(Joint, Parameters, Fitted):
         weights, biases = start(sizes, names, self.init, rng)
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 
-    def _known(self, rows: ValidatedRows) -> tuple[Network, Array]:
-        """Return the network with the parameters' current settings, and its weights and biases."""
+    def _known(self, rows: Data) -> tuple[Network, Array]:
+        """Return the network with the current settings, and the weights and biases so far."""
         model, n_out = self._current_model(), rows.targets.shape[1]
         sizes = model.network.widths
         if n_out != sizes[-1]:
@@ -282,18 +270,19 @@ class Perceptron(Joint, Parameters, Fitted):
         return network, model.parameters
 
     def _train_lbfgs(
-        self, network: Network, parameters: Array, rows: ValidatedRows, callbacks: Sequence[Callback]
+        self, network: Network, parameters: Array, data: Data, callbacks: Sequence[Callback]
     ) -> None:
         from fastmlp.estimators import lbfgs
 
         if is_bfloat16(self.dtype):
             raise ValueError("solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, sgd")
-        data = rows.data
         if network.drops or network.needs_batches:
             raise ValueError("Dropout and BatchNorm need solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         # The optimiser does not matter: this solver takes gradients only from the backend.
-        backend = settled(
-            choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
+        backend = current_backend(
+            choose(
+                self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, steps=0
+            )
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
         self.loss_, self.n_iter_ = lbfgs.minimise(
@@ -305,79 +294,68 @@ class Perceptron(Joint, Parameters, Fitted):
         self,
         network: Network,
         parameters: Array,
-        rows: ValidatedRows,
+        given: ScoredRows,
         rng: np.random.RandomState,
         epochs: int | None,
         callbacks: Sequence[Callback],
         first: bool,
         stream: Stream | None,
-    ) -> Generator[FitTraining, Run, None]:
+    ) -> Generator[Prepared, Run, None]:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
-        rows, held_out = self._with_held_out(rows, rng)
+        (rows, _), held_out = self._with_held_out(given, rng)
         count = len(rows.targets) if stream is None else stream.rows
         batch_size = self._checked_batch_size(count)
-        if network.needs_batches and count is not None:
-            network.check_rows(np.array([batch_size]))
         earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
         if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
             self._optimizer = self._new_optimizer(parameters)
-        state, rule = self._optimizer, self._optimizer.rule
-        if whole := bool(rule.whole):
-            if is_bfloat16(self.dtype):
-                raise ValueError(f"solver {checks.shown(self.solver)} takes no dtype 'bfloat16'")
-            batch_size, rule = len(rows.targets), SGD()  # the backend computes losses, whatever the rule
+        state, whole = self._optimizer, bool(self._optimizer.rule.whole)
         scored = getattr(self, "validation_scores_", None) is not None
         if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
-        steps = None if count is None else epochs * -(-count // batch_size)
-        threads = self._worth_threads(network, count)
-        if is_bfloat16(self.dtype) and parameters.dtype != np.float32:
+        mixed = is_bfloat16(self.dtype)
+        if mixed and whole:
+            raise ValueError(f"solver {checks.shown(self.solver)} takes no dtype 'bfloat16'")
+        if mixed and parameters.dtype != np.float32:
             raise ValueError(
                 f"dtype 'bfloat16' keeps float32 parameters, and these are {parameters.dtype}; fit anew "
                 "without warm_start"
             )
-        backend = choose(
-            self.backend, network, rule, batch_size, parameters.dtype, threads, steps,
-            mixed=is_bfloat16(self.dtype),
+        options = FitOptions(
+            optimizer=state.rule, epochs=epochs, batch_size=batch_size, shuffle=False, callbacks=callbacks,
+            threads=self._worth_threads(network, count),
         )  # fmt: skip
-        self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
-        inputs = rows.inputs
-        if stream is None and not whole:
-            inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
+        setup = Setup((), self.backend, goes_on=False, mixed=mixed, steps={}, held=())
+        training = ready(
+            network, options, setup, rows, held_out and held_out[0], count or 0,
+            blocks=None if stream is None else {},
+            state=TrainState(parameters, np.empty_like(parameters), state.moments, state.step),
+        )  # fmt: skip
+        plan = training.plan
+        self._adopt(Model(network, parameters, {"loss": []}, current_backend(plan.backend), None))  # type: ignore[arg-type]
         # The steps of an epoch of blocks may not be known: their epochs are counted.
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
-        if self.shuffle:
-            if stream is None:
-                orders = ComposedOrders(len(rows.targets), rng)
-            else:
-                orders = stream.orders(rng, since.epoch)
+        if self.shuffle and not whole:
+            orders = (
+                ComposedOrders(len(rows.targets), rng) if stream is None else stream.orders(rng, since.epoch)
+            )
         score = scoring_of(self, held_out)
-        plan = Plan(
-            network=network,
-            optimizer=state.rule,
-            backend=backend,
-            data=rows.data._replace(inputs=inputs),
-            held_out=held_out and held_out.data,
-            epochs=epochs,
-            step_rows=batch_size,
-            orders=orders,
-            dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
-            threads=threads,
-            stays_finite=False,
-            calls_blas=bool(callbacks) or score is not None or calls_blas(backend),
-            setting={},
-            since=since,
-        )
-        if whole:
-            plan = of_all_rows(plan)
-        begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
+        plan = plan._replace(
+            orders=orders, dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
+            stays_finite=False, calls_blas=plan.calls_blas or score is not None, since=since,
+        )  # fmt: skip
         try:
             # What reads all rows ends by its own rules, where no score decides.
             endless = incremental or (whole and score is None)
             called = [Convergence(self, score, endless), *callbacks]
-            run = yield FitTraining(plan, begun, called, stream and stream.begin)
+            training = training._replace(plan=plan, callbacks=called)
+            if stream is None:
+                run = yield training
+            else:  # windows are filled for this fit alone
+                from fastmlp.training.trainer import begin_on
+
+                run = finished(training.begun(begin_on(*stream)))
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first
@@ -421,17 +399,17 @@ class Perceptron(Joint, Parameters, Fitted):
     # --- validation rows ----------------------------------------------------------------------------
 
     def _with_held_out(
-        self, rows: ValidatedRows, rng: np.random.RandomState
-    ) -> tuple[ValidatedRows, ValidatedRows | None]:
-        """Return the rows to train on and those to validate on, if any."""
+        self, rows: ScoredRows, rng: np.random.RandomState
+    ) -> tuple[ScoredRows, ScoredRows | None]:
+        """Return the training rows, and the validation rows or None."""
         if self.validation_set is not None:
-            return rows, self._given_validation(rows)
+            return rows, self._given_validation(rows[0])
         if not self.early_stopping:
             return rows, None
-        stratify = is_classifier(self) and rows.targets.shape[1] == 1
+        stratify = is_classifier(self) and rows[0].targets.shape[1] == 1
         return split(rows, self.validation_fraction, stratify, rng)
 
-    def _given_validation(self, trained: ValidatedRows) -> ValidatedRows:
+    def _given_validation(self, trained: Data) -> ScoredRows:
         parts = len(self.validation_set)
         if parts not in (2, 3):
             raise ValueError(f"validation_set must be (X, y) or (X, y, sample_weight), got {parts} parts")
@@ -439,8 +417,7 @@ class Perceptron(Joint, Parameters, Fitted):
         X, y = self._validated(X, y, trained.inputs.dtype, False)
         self._check_targets(y)
         rows = rows_of(X, self._targets(y), weights[0] if weights else None, None, number(self.input_scale))
-        if rows.targets.shape[1] != trained.targets.shape[1]:
-            raise ValueError(
-                f"validation_set's y has {rows.targets.shape[1]} outputs, y has {trained.targets.shape[1]}"
-            )
+        outputs = rows[0].targets.shape[1]
+        if outputs != trained.targets.shape[1]:
+            raise ValueError(f"validation_set's y has {outputs} outputs, y has {trained.targets.shape[1]}")
         return rows

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
-from fastmlp.estimators.rows import ValidatedRows
-from fastmlp.model.byte_rows import unpacked
+from fastmlp.callbacks.callback import OWN_CURVES, Callback, Run
+from fastmlp.estimators.rows import ScoredRows
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows, unpacked
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.callbacks import OWN_CURVES, Callback, Run
 from fastmlp.training.threads import interruptible
 
 LEAST_RATE = 1e-6
@@ -32,7 +31,7 @@ only the import has changed. So a filter sees this module, and the message shows
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn as `WARNING_MODULE` would, at the first line outside fastmlp and scikit-learn's wrapper of fit."""
+    """Warn from `WARNING_MODULE`, at the user's line."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastmlp.", "sklearn.base")):
         frame = frame.f_back
@@ -41,7 +40,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 @dataclass
 class OptimizerState:
-    """An optimiser and what it carries from one partial_fit to the next.
+    """An optimiser with its state from one partial_fit to the next.
 
     rule : Optimizer, as it was when training began; later changes of the parameters do not change it
     schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
@@ -61,7 +60,7 @@ class OptimizerState:
     epochs: int = 0
 
     def apply_to(self, run: Run) -> None:
-        """Have the run's next steps use the rate as it is now."""
+        """Set the run's rate factor to the current rate."""
         run.rate_factor = self.learning_rate / self.initial_rate
 
     def change_rate(self, rate: float, run: Run) -> None:
@@ -81,7 +80,7 @@ class OptimizerState:
 
 
 class Convergence(Callback):
-    """Keeps an estimator's fitted attributes up to date and stops where scikit-learn stops.
+    """Keeps fitted attributes up to date, and stops by scikit-learn's rules.
 
     Parameters
     ----------
@@ -106,7 +105,7 @@ class Convergence(Callback):
             self.best_parameters = run.parameters.copy()
 
     def next_epoch(self, run: Run) -> int:
-        """Return the first epoch after which training could stop, or must score or print.
+        """Return the next epoch that may stop, score or print.
 
         An epoch adds at most one to the count of epochs without improvement. Training cannot stop before
         that count is full.
@@ -119,7 +118,7 @@ class Convergence(Callback):
         return int(max(run.epoch + 1, min(estimator.n_iter_ + most, run.epochs)))
 
     def on_epoch_end(self, run: Run) -> None:
-        """Do all that scikit-learn does, in its order, for every epoch since the last call."""
+        """Do scikit-learn's work after each epoch since the last call."""
         # After an error or Ctrl-C one of an epoch's values may be missing.
         # A curve that another callback writes is longer or shorter.
         curves = [run.history[name] for name in OWN_CURVES if name in run.history]
@@ -151,7 +150,7 @@ class Convergence(Callback):
             self._stop_or_slow_down(run)
 
     def on_train_end(self, run: Run) -> None:
-        """Do the rest of `on_epoch_end`, count the updates, and put the parameters with the best score back.
+        """Do the rest of `on_epoch_end`, count updates, and restore the best parameters.
 
         After a warm start, as in scikit-learn, they are put back only if a score beats those of earlier fits.
         If time was up before the first score, the parameters stay.
@@ -163,12 +162,13 @@ class Convergence(Callback):
         if self.best_parameters is not None and self.estimator.validation_scores_:
             run.parameters[...] = self.best_parameters
 
+    def _count(self, is_stalled: bool) -> None:
+        count = self.estimator._no_improvement_count
+        self.estimator._no_improvement_count = count + 1 if is_stalled else 0
+
     def _judge_loss(self) -> None:
         estimator = self.estimator
-        if estimator.loss_ > estimator.best_loss_ - estimator.tol:
-            estimator._no_improvement_count += 1
-        else:
-            estimator._no_improvement_count = 0
+        self._count(estimator.loss_ > estimator.best_loss_ - estimator.tol)
         if estimator.loss_ < estimator.best_loss_:
             estimator.best_loss_ = estimator.loss_
 
@@ -177,10 +177,7 @@ class Convergence(Callback):
         estimator.validation_scores_.append(score)
         if estimator.verbose:
             print(f"Validation score: {score:f}")
-        if score < estimator.best_validation_score_ + estimator.tol:
-            estimator._no_improvement_count += 1
-        else:
-            estimator._no_improvement_count = 0
+        self._count(score < estimator.best_validation_score_ + estimator.tol)
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_ = score
             self.best_parameters = run.parameters.copy()
@@ -205,7 +202,7 @@ class Convergence(Callback):
 
 
 def fresh_curves(estimator: Any) -> None:
-    """Set the fitted attributes that training appends to, to what they are before the first epoch."""
+    """Reset the fitted attributes of curves and scores."""
     estimator.loss_ = np.float64(math.nan)
     estimator.loss_curve_ = []
     estimator.validation_loss_curve_ = []
@@ -215,18 +212,19 @@ def fresh_curves(estimator: Any) -> None:
     estimator.best_validation_score_ = -math.inf if estimator.early_stopping else None
 
 
-def scoring_of(estimator: Any, held_out: ValidatedRows | None) -> Callable[[Run], float] | None:
+def scoring_of(estimator: Any, held_out: ScoredRows | None) -> Callable[[Run], float] | None:
     """Return a function that scores the parameters after an epoch; None if the training loss decides.
 
     The function raises LeftBehind if that takes long and the training shall stop.
     """
     if not estimator.early_stopping or held_out is None:
         return None
-    inputs, weights, count = unpacked(held_out.inputs), held_out.score_weights, len(held_out.targets)
+    (packed, targets, _), weights = held_out
+    inputs, count = unpacked(packed), len(targets)
     metric = estimator.stopping_metric
     if metric == "loss":
         return lambda run: -run.history["validation_loss"][-1]
-    y = estimator._decoded(held_out.targets)
+    y = estimator._decoded(targets)
     if metric is None:
 
         def score() -> float:

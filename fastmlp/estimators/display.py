@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.system.packages import needed
-from fastmlp.training.model import Model
+from fastmlp.checks import needed
+from fastmlp.trained.model import Model
 
 
 class LossCurveDisplay:
@@ -128,7 +128,7 @@ class LossCurveDisplay:
 
 
 def _trained(estimator: Any) -> Any:
-    """Return what is trained within a pipeline or a search; NotFittedError if nothing is."""
+    """Return the trained network in a pipeline or search; NotFittedError if none is fitted."""
     while not isinstance(estimator, Model):
         check_is_fitted(estimator)
         if isinstance(estimator, Pipeline):
@@ -141,7 +141,7 @@ def _trained(estimator: Any) -> Any:
 
 
 def _make_room(axes: Any, legend: Any) -> None:
-    """Have the vertical axis go on above the curves for as much as the legend takes.
+    """Extend the vertical axis above the curves for the legend.
 
     matplotlib's own "best" place does not see the curves of a twin.
     """

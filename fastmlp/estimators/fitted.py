@@ -12,22 +12,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
+from fastmlp.data.sparse import is_sparse
 from fastmlp.estimators.convergence import fresh_curves
-from fastmlp.estimators.descriptions import described, network_of
+from fastmlp.estimators.parameters import described, network_of
 from fastmlp.estimators.rows import inputs_of
 from fastmlp.model.layout import dense_views, flatten
-from fastmlp.model.own_losses import Loss
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.loss import Loss
+from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS, Array
-from fastmlp.training.model import Model
-from fastmlp.training.sparse_data import is_sparse
+from fastmlp.trained.model import Model
 
 SPARSE = ["csr", "csc"]
 """The sparse formats that are taken as they are."""
 
 
 def _is_clean_column(y: Any, rows: int) -> bool:
-    """Whether y is one finite number for each row."""
+    """Return whether y is (rows,) finite numbers."""
     if type(y) is not np.ndarray or y.shape != (rows,):
         return False
     return y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y))
@@ -55,7 +55,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
     @property
     def model_(self) -> Model:
-        """The trained network as `fastmlp.fit` returns one; it shares its parameters with the estimator."""
+        """The trained network, a `Model` that shares its parameters with the estimator."""
         check_is_fitted(self)
         return self._current_model()
 
@@ -74,7 +74,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return made
 
     def _current_model(self) -> Model:
-        """Return the model, or a new one if the user has replaced an array in coefs_ or intercepts_."""
+        """Return the model, a new model after changes of the lists coefs_ or intercepts_."""
         shown = [*self.coefs_, *self.intercepts_]
         if len(shown) == len(self._views) and all(map(operator.is_, shown, self._views)):
             return self._model
@@ -99,11 +99,11 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return self.model_.jacobian(self._rows_for(X))
 
     def input_gradient(self, X: Any, output: int | None = None) -> Any:
-        """Return the derivatives (rows, features) of one output, as `Model.input_gradient` does."""
+        """Return the derivatives (rows, features) of an output, as `Model.input_gradient`."""
         return self.model_.input_gradient(self._rows_for(X), output)
 
     def _rows_for(self, X: Any) -> Any:
-        """Return rows that a user passes, as scikit-learn validates them."""
+        """Return a user's rows, validated by scikit-learn."""
         check_is_fitted(self)
         checks.no_iterator("X", X)
         return validate_data(self, X, accept_sparse=SPARSE, reset=False)
@@ -113,20 +113,19 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return self._current_model().forward(inputs)
 
     def _outputs_for(self, X: Any) -> Array:
-        """Return the network's outputs (rows, n_out) for what a user passes to predict."""
+        """Return the network's outputs (rows, n_out) for a user's rows."""
         if "_model" not in vars(self):
             check_is_fitted(self)
         dtype = self._model.parameters.dtype
         if not self._is_clean(X, dtype):
-            checks.no_iterator("X", X)
-            X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
+            X = self._rows_for(X)
         return self._outputs(inputs_of(X, dtype, self._scale))
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in vars(self)
 
     def _is_clean(self, X: Any, dtypes: Any, y: Any = None, reset: bool = False) -> bool:
-        """Whether X surely passes scikit-learn's validation, and y where there is one.
+        """Return whether X, and y if given, surely pass scikit-learn's validation.
 
         That validation takes longer than predicting a row, or than a step on 32 rows.
         dtypes : one or several that X may have; reset : whether it may have other columns than before

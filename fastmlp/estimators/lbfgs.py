@@ -12,13 +12,13 @@ import scipy.optimize
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.estimators.convergence import warn
 from fastmlp.model.backend import Array, Backend, Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
+from fastmlp.model.rows import unpacked
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.interrupts import until_stopped
-from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.threads import is_long, most_seconds
 
 
@@ -96,7 +96,7 @@ def minimise(
 
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:
-    """Return where scikit-learn's packed vector, all weights and then all biases, stands in the flat one."""
+    """Return the places of scikit-learn's packed vector, weights before biases, in the flat vector."""
     weights = [np.arange(at.weights, at.biases) for at in network.operations]
     return np.concatenate([*weights, *(np.arange(at.biases, at.trained) for at in network.operations)])
 

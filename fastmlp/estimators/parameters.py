@@ -1,8 +1,9 @@
-"""The constructor's arguments of an estimator: kept as they are, and validated once."""
+"""The constructor's arguments of an estimator, validated, and the network described by them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,11 +12,142 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 
-from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
-from fastmlp.model.activations import Activation
-from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.own_losses import Loss
+from fastmlp.model.activations import HIDDEN, Activation
+from fastmlp.model.layers import Dense, checked_layers
+from fastmlp.model.loss import Loss
+from fastmlp.model.losses import LOSSES as OWN_LOSSES
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, check_optimizer
 from fastmlp.model.schedules import Schedule
+from fastmlp.model.second_order import LevenbergMarquardt
+
+ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
+"""The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""
+
+LOSSES = {"squared_error": "mse", "poisson": "poisson_deviance"} | {
+    name: name
+    for name, entry in OWN_LOSSES.items()
+    if "identity" in entry.outputs and name != "mse" and entry.outputs_per_target == 1
+}
+"""The regression losses by the names that a user may give: scikit-learn's two, and the trainer's."""
+
+
+def hidden_sizes(estimator: Any) -> list[int]:
+    """Return the units of the hidden layers as a list."""
+    sizes = estimator.hidden_layer_sizes
+    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    # Network refuses what is not a number, in one line.
+    if any(isinstance(size, Real) and size <= 0 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return sizes
+
+
+def hidden_activations(estimator: Any, layers: int) -> list[str | Activation]:
+    """Return every hidden layer's activation: the trainer's name of it, or the user's own."""
+    names = estimator.activation
+    names = [names] * layers if isinstance(names, (str, Activation)) else list(names)
+    # Network refuses an unknown name, with the choices.
+    return [ACTIVATIONS.get(name, name) if isinstance(name, str) else name for name in names]
+
+
+def number(value: Any) -> Any:
+    """Return a number for the trainer, which refuses True; scikit-learn takes True for 1."""
+    return float(value) if isinstance(value, bool) else value
+
+
+REPLACED: dict[str, Any] = {"hidden_layer_sizes": (100,), "activation": "relu", "dropout": 0.0, "init": None}
+"""Parameters that `layers` replaces, with their defaults."""
+
+
+def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Loss) -> Network:
+    """Return the network that the estimator's parameters describe; output and loss are the trainer's.
+
+    sizes : columns of X, units of hidden layers, outputs; those of hidden ones do not count with `layers`
+    """
+    ends = {
+        "output": output,
+        "loss": loss,
+        "l2": number(estimator.alpha),
+        "huber_delta": getattr(estimator, "huber_delta", 1.0),
+        "quantile": getattr(estimator, "quantile", 0.5),
+        "input_scale": number(estimator.input_scale),
+        "convention": "sklearn",
+    }
+    given: dict[str, Any]
+    if estimator.layers is None:
+        activations = tuple(hidden_activations(estimator, len(sizes) - 2))
+        given = {"sizes": tuple(sizes), "hidden": activations, "dropout": estimator.dropout}
+    else:
+        for name, default in REPLACED.items():
+            if not np.array_equal(getattr(estimator, name), default):
+                raise ValueError(f"layers replaces {name}; leave that at {default!r}")
+        hidden = [*estimator.layers] if hasattr(estimator.layers, "__iter__") else estimator.layers
+        given = {"inputs": sizes[0], "layers": [*checked_layers(hidden), Dense(sizes[-1])]}
+    network: Network = known(Network, **given, **ends)
+    return network
+
+
+def known(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Return make(*given, **named), the very same for the same plain values.
+
+    By that trainings find what earlier ones have prepared; and a Network takes 60 us to be made.
+    """
+    plain = all(map(_is_plain, (*given, *named.values())))
+    return _kept(make, *given, **named) if plain else make(*given, **named)
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (bool, int, float, str) or (
+        type(value) is tuple and {int, str}.issuperset(map(type, value))
+    )
+
+
+@functools.lru_cache(maxsize=64, typed=True)  # what is refused, as True for a number, equals what is not
+def _kept(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    return make(*given, **named)
+
+
+def described(network: Network) -> dict[str, Any]:
+    """Return the parameters that describe a network's hidden layers and inputs."""
+    if network.heads or network.blocks:
+        raise ValueError(
+            f"an estimator has one output, and columns of X; this network has {network.unlike_a_chain}"
+        )
+    if not network.is_chain:
+        *hidden, last = network.layers
+        if last != Dense(last.units):
+            raise ValueError(f"the last layer of an estimator's network is a plain Dense, got {last}")
+        return {"layers": hidden, "alpha": network.l2, "input_scale": network.input_scale}
+    same = len(set(network.hidden)) == 1
+    return {
+        "hidden_layer_sizes": network.sizes[1:-1],
+        "activation": network.hidden[0] if same else list(network.hidden),
+        "dropout": list(network.dropout) if any(network.dropout) else 0.0,
+        "alpha": network.l2,
+        "input_scale": network.input_scale,
+    }
+
+
+def optimizer_of(estimator: Any) -> Optimizer:
+    """Return the optimiser that the estimator's parameters describe."""
+    if isinstance(estimator.solver, Optimizer):
+        check_optimizer("solver", estimator.solver)
+        return estimator.solver
+    if estimator.solver == "lm":  # Convergence stops it
+        steps: LevenbergMarquardt = known(LevenbergMarquardt, min_gradient=number(estimator.tol))
+        return steps
+    scheduled = not isinstance(estimator.learning_rate, str)
+    rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)
+    if estimator.solver == "sgd":
+        nesterov = bool(estimator.nesterovs_momentum) and estimator.momentum > 0
+        sgd: SGD = known(SGD, rate, number(estimator.momentum), nesterov)
+        return sgd
+    beta_1, beta_2, epsilon = map(number, (estimator.beta_1, estimator.beta_2, estimator.epsilon))
+    adam: Adam = known(Adam, rate, beta_1, beta_2, epsilon, epsilon_hat=True)
+    return adam
+
+
+# --- validation ---------------------------------------------------------------------------------------
 
 FTOL = 2.220446049250313e-09
 """SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""
@@ -28,7 +160,7 @@ MAY_BE_PLAIN = PLAIN | {tuple}
 
 
 def _validate(kind: Any, *values: Any) -> None:
-    """Raise InvalidParameterError unless values, in the order of a class's constraints, meet these."""
+    """Raise InvalidParameterError unless values meet a class's constraints, in order."""
     constraints = kind._parameter_constraints
     given = sorted(zip(constraints, values, strict=True))  # the names, in scikit-learn's order
     validate_parameter_constraints(constraints, dict(given), kind.__name__)
@@ -39,7 +171,7 @@ _validate_once = functools.lru_cache(maxsize=1000, typed=True)(_validate)
 
 
 class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """The part of an estimator that keeps its parameters; the rest trains and predicts."""
+    """Base of estimators: keeps and validates parameters."""
 
     def _keep(self, parameters: dict[str, Any]) -> None:
         """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""

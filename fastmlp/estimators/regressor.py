@@ -12,11 +12,10 @@ from sklearn.metrics import r2_score
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
-from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.estimators.parameters import FTOL, REGRESSOR
-from fastmlp.model.own_losses import Loss
+from fastmlp.estimators.parameters import FTOL, LOSSES, REGRESSOR
+from fastmlp.model.loss import Loss
 from fastmlp.model.state import Array
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 
 def _output(loss: str) -> str:

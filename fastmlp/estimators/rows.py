@@ -1,55 +1,45 @@
-"""Validated rows in the form that training takes, and the split of them for early stopping."""
+"""Validated rows, and scikit-learn's random draws: the first weights, a split, orders of the rows.
+
+The same numbers come from the same RandomState in the same order: first the start, then the split of early
+stopping, then one order of the rows for every epoch.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import hashlib
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp import checks
+from fastmlp.data.arrays import clean
+from fastmlp.data.seeding import KnownState
+from fastmlp.data.sparse import clean_rows, is_sparse
+from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
+from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS
-from fastmlp.training.data import clean
-from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 AUTO_BATCH = 200
 """What batch_size="auto" is where rows are as many."""
 
 
-class ValidatedRows(NamedTuple):
-    """Rows to train on or to score.
-
-    inputs : (rows, n_in) floating, a C-contiguous array or `SparseRows`; of a window, also `ByteRows`
-    targets : (rows, n_out) of the same dtype, what the network is to learn
-    weights : (rows,) of the same dtype, how much a row counts in the loss
-    score_weights : (rows,) floating or None, how much a row counts in a score
-    """
-
-    inputs: Inputs | ByteRows
-    targets: Array
-    weights: Array
-    score_weights: Array | None
-
-    @property
-    def data(self) -> Data:
-        """The rows as a backend takes them."""
-        return Data(self.inputs, self.targets, self.weights)
-
-    def take(self, which: NDArray[np.int64]) -> ValidatedRows:
-        """Return copies of some rows."""
-        scores = None if self.score_weights is None else self.score_weights[which]
-        return ValidatedRows(self.inputs[which], self.targets[which], self.weights[which], scores)
+ScoredRows = tuple[Data, Array | None]
+"""Rows, and how much each counts in a score (rows,); class weights count in the loss alone."""
 
 
 def rows_of(
     X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
-) -> ValidatedRows:
-    """Return rows in their final form.
+) -> ScoredRows:
+    """Return rows in the form for training, with their weights in scores.
 
     Parameters
     ----------
@@ -69,13 +59,12 @@ def rows_of(
         weights = score_weights.astype(X.dtype)
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
-    return ValidatedRows(
-        inputs_of(X, X.dtype, scale), np.ascontiguousarray(targets, X.dtype), weights, score_weights
-    )
+    data = Data(inputs_of(X, X.dtype, scale), np.ascontiguousarray(targets, X.dtype), weights)
+    return data, score_weights
 
 
 def _checked_weights(given: Any, X: Any) -> Array:
-    """Return weights (rows,) as scikit-learn checks them, in a tenth of its time for a plain array."""
+    """Return weights (rows,), checked as by scikit-learn, in a tenth of the time for arrays."""
     if type(given) is np.ndarray and given.shape == (X.shape[0],):
         whole = given.dtype.kind in "iu"
         if whole or given.dtype in FLOATS:
@@ -87,26 +76,149 @@ def _checked_weights(given: Any, X: Any) -> Array:
 
 
 def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
-    """Return validated X (rows, n_in), dense or sparse, times `scale`, as training takes it, of `dtype`."""
+    """Return validated X (rows, n_in) times `scale` for training, of `dtype`."""
     if is_sparse(X):
         return clean_rows("X", X, dtype, scale)
     return np.ascontiguousarray(X, dtype) if scale == 1 else clean("X", X, dtype, scale)
 
 
 def split(
-    rows: ValidatedRows, fraction: float, stratify: bool, rng: np.random.RandomState
-) -> tuple[ValidatedRows, ValidatedRows]:
-    """Return the rows to train on, and a share of them held out, as scikit-learn draws them."""
+    rows: ScoredRows, fraction: float, stratify: bool, rng: np.random.RandomState
+) -> tuple[ScoredRows, ScoredRows]:
+    """Return the training rows and the rows held out, by scikit-learn's draw."""
+    data, scores = rows
     chosen = train_test_split(
-        np.arange(len(rows.targets)),
+        np.arange(len(data.targets)),
         test_size=fraction,
         random_state=rng,
         # scikit-learn's message for a class that is too small contains these words.
-        stratify=np.where(rows.targets[:, 0] > 0.5, "True", "False") if stratify else None,
+        stratify=np.where(data.targets[:, 0] > 0.5, "True", "False") if stratify else None,
     )
-    trained, held = (rows.take(which) for which in chosen)
-    if len(held.targets) < 2:
+    trained, held = ((data.take(which), None if scores is None else scores[which]) for which in chosen)
+    if len(held[0].targets) < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
         )
     return trained, held
+
+
+# --- random draws -------------------------------------------------------------------------------------
+
+Start = tuple[list[Array], list[Array]]
+
+
+def start(
+    sizes: Sequence[int], activations: Sequence[str | Activation], init: Any, rng: np.random.RandomState
+) -> Start:
+    """Return the first weights (n_in, n_out) and biases (n_out,) of every layer, float64 if drawn.
+
+    Parameters
+    ----------
+    activations : one for every layer; for "sigmoid" scikit-learn's bound is narrower
+    init : None for scikit-learn's draw, a scheme of the trainer's (biases are 0), or
+        (weights, biases)
+    """
+    if init is None:
+        return _uniform(sizes, activations, rng)
+    if isinstance(init, (str, Normal)):
+        checked_init("init", init, WEIGHT_INITS)
+        # A RandomState draws by the same two methods as the Generator that is required.
+        weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
+        return weights, [np.zeros(n_out) for n_out in sizes[1:]]
+    try:
+        given, biases = (list(arrays) for arrays in init)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"init must be None, a scheme's name, a Normal, or (coefs, intercepts), got {checks.shown(init)}"
+        ) from None
+    real = np.dtype(np.float64)
+    return (
+        [clean(f"init coefs[{i}]", checks.real_array("init coefs", w), real) for i, w in enumerate(given)],
+        [
+            clean(f"init intercepts[{i}]", checks.real_array("init intercepts", b), real)
+            for i, b in enumerate(biases)
+        ],
+    )
+
+
+def _uniform(
+    sizes: Sequence[int], activations: Sequence[str | Activation], rng: np.random.RandomState
+) -> Start:
+    """Draw as Glorot and Bengio (2010), biases too; the bound before logistic units is sqrt(2 / ...)."""
+    weights, biases = [], []
+    for (n_in, n_out), name in zip(pairwise(sizes), activations, strict=True):
+        bound = math.sqrt((2.0 if name == "sigmoid" else 6.0) / (n_in + n_out))
+        weights.append(rng.uniform(-bound, bound, (n_in, n_out)))
+        biases.append(rng.uniform(-bound, bound, n_out))
+    return weights, biases
+
+
+NO_ENTROPY = KnownState(np.zeros(624, np.uint32))
+"""The first state of a generator that is seeded at once."""
+
+
+_idle: list[np.random.RandomState] = []
+"""Generators that no block uses now, to be seeded again: 1 us, where to make one takes 22."""
+
+
+class random_state:
+    """A context with the generator of `sklearn.utils.check_random_state`.
+
+    Of a whole number that is a generator which nothing may keep. `RandomState(seed)` would read the system's
+    entropy first, and make a state of it that the seed overwrites.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given, self._own = given, type(given) is int
+
+    def __enter__(self) -> np.random.RandomState:
+        if not self._own:
+            return check_random_state(self._given)
+        try:
+            self._rng = _idle.pop()
+        except IndexError:
+            self._rng = np.random.RandomState(np.random.MT19937(NO_ENTROPY))  # type: ignore[arg-type]
+        self._rng.seed(self._given)
+        return self._rng
+
+    def __exit__(self, *error: object) -> None:
+        if self._own:
+            _idle.append(self._rng)
+
+
+def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.RandomState:
+    """Return the generator that a training draws from: its own where several share NumPy's global one.
+
+    Each training draws once from NumPy's global generator then, in their order, so that its seed fixes all.
+    """
+    if among_others and given is np.random.mtrand._rand:
+        return np.random.RandomState(given.randint(2**32, size=4, dtype=np.uint32))
+    return given
+
+
+class ComposedOrders:
+    """Row orders, each a permutation of the order before (`fastmlp.data.batches.Orders`)."""
+
+    def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
+        """epochs : of the training, which had other orders before"""
+        self._order = np.arange(rows)
+        self._rng, self._epochs = rng, epochs
+
+    def fingerprint(self) -> str:
+        """Return a hash of the state that all later orders depend on."""
+        state: Any = self._rng.get_state()
+        kind, words, *rest = state
+        digest = hashlib.sha256(f"{kind} {rest}".encode())
+        digest.update(words.tobytes())
+        digest.update(self._order.tobytes())
+        return digest.hexdigest()
+
+    def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
+        """Write the orders of epochs from `epoch` on to out (epochs, rows), epochs ascending."""
+        # To shuffle an order in place is to compose it with `permutation(rows)`, of the same random numbers.
+        for _ in range(self._epochs, epoch):
+            self._rng.shuffle(self._order)
+        for order in out:
+            self._rng.shuffle(self._order)
+            order[...] = self._order
+        self._epochs = epoch + len(out)

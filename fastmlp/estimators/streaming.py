@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,15 +13,12 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmlp import checks
-from fastmlp.estimators.descriptions import number
-from fastmlp.estimators.draws import ComposedOrders
-from fastmlp.estimators.rows import AUTO_BATCH
+from fastmlp.data.batches import Orders
+from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table, named_blocks, source_of
+from fastmlp.data.windows import RowFormat, Window, Windows
+from fastmlp.estimators.parameters import number
+from fastmlp.estimators.rows import AUTO_BATCH, ComposedOrders
 from fastmlp.model.backend import Data
-from fastmlp.training.batches import Orders
-from fastmlp.training.loop import Training
-from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
-from fastmlp.training.streaming import begin_on, is_table, source_of
-from fastmlp.training.windows import RowFormat, Window, Windows
 
 Array = NDArray[Any]
 
@@ -46,14 +43,9 @@ class Stream(NamedTuple):
         """Return the orders in which the rows are visited. epochs : done before"""
         return ComposedOrders(len(self.data.weights), rng, epochs) if self.first.last else WindowOrders(rng)
 
-    @property
-    def begin(self) -> Callable[..., Training]:
-        """What begins a training on the windows."""
-        return begin_on(self.windows, self.first)
-
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
-    """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
+    """Return the source of blocks; None for rows, which scikit-learn validates."""
     _refuse_heads(y)
     for array in (X, y, sample_weight):
         check_file(array)
@@ -76,7 +68,7 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
 
 @contextmanager
 def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) -> Iterator[Stream]:
-    """Give an estimator's rows, which are being read, once a classifier has learnt its labels.
+    """Give the stream of an estimator's rows, once a classifier has learnt the labels.
 
     epochs : None to fit, or to train on for so many; first : whether to train from a new start
     """
@@ -97,7 +89,7 @@ def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) ->
 
 
 def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
-    """Return whether the training would copy a memory map, and can do with some rows of it at a time."""
+    """Return whether a memory map would be copied, and can be read in windows."""
     splits = estimator.early_stopping and estimator.validation_set is None
     numbers = X.ndim == 2 and X.dtype.kind in "bui"
     return numbers and not splits and not _reads_all_rows(estimator) and not _balances(estimator)
@@ -114,7 +106,7 @@ def _balances(estimator: Any) -> bool:
 
 
 def _check_options(estimator: Any) -> None:
-    """Raise ValueError for what needs all rows at once."""
+    """Raise ValueError for options that need all rows at once."""
     if _reads_all_rows(estimator):
         raise ValueError(
             f"solver={estimator.solver!r} needs all rows at once; for blocks take 'sgd', 'adam' or Adam()"
@@ -128,7 +120,7 @@ def _check_options(estimator: Any) -> None:
 
 
 def row_format_of(estimator: Any, dtype: Any, n_in: int | None) -> RowFormat:
-    """Return what blocks shall become for an estimator that has learnt its labels."""
+    """Return the row format of an estimator's blocks."""
     auto = estimator.batch_size == "auto"
     return RowFormat(
         n_in=n_in,
@@ -152,7 +144,7 @@ def _class_weights(estimator: Any, y: Array) -> Array | None:
 
 
 def _label_weights(estimator: Any, y: Array) -> Array:
-    """Return what the labels of each row (rows, n_out) of 0 and 1 weigh together, (rows,).
+    """Return the weights (rows,) of rows of labels (rows, n_out), 0 and 1.
 
     scikit-learn's product over the labels; a block need not have both a 0 and a 1 of each.
     """
@@ -196,7 +188,7 @@ def _labels_of(source: Source) -> Iterator[Array]:
 
 
 def learn_labels(estimator: Any, source: Source, incremental: bool) -> None:
-    """Have a classifier learn the labels of all blocks, in a walk through them of its own."""
+    """Let a classifier learn the labels, in a walk through all blocks."""
     found: list[Array] = []
     for y in _labels_of(source):
         if y.ndim == 2:  # the columns are the labels, in every block
@@ -220,7 +212,7 @@ def _validated(y: Any) -> Array:
 
 
 def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return a block's y as what the network is to learn, (rows, n_out)."""
+    """Return a block's y as targets (rows, n_out)."""
     y = _validated(y)
     if y.shape[:1] != (rows,):
         raise ValueError(f"y must have {rows} rows, as X has, got shape {y.shape}")
@@ -237,12 +229,12 @@ def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
 
 
 class WindowOrders:
-    """Orders of windows that are not all rows, each drawn by itself (`fastmlp.training.batches.Orders`)."""
+    """Orders of windows, each drawn alone (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
         self._rng = rng
 
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
-        """Write orders of out.shape[1] rows to out (orders, rows), whichever the epoch is."""
+        """Write orders of out.shape[1] rows to out (orders, rows), for any epoch."""
         for order in out:
             order[...] = self._rng.permutation(out.shape[1])

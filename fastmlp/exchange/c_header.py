@@ -19,7 +19,7 @@ FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf"
 """Functions of C99's math.h with NumPy's names; with an f at the end for float."""
 
 LOOP, CHOICE = re.compile(r"for (\w+) in range\((.*)\):"), re.compile(r"(\w+) = (.+) if (.+) else (.+)")
-"""The statements of a routine's body that C spells in another way."""
+"""The statements of a routine's body with another spelling in C."""
 
 PARAMETERS = {
     "numbers": "const {real} *",

@@ -1,28 +1,37 @@
-"""Names of operations and activations in other programs, as their entries have them.
+"""Counterparts in other programs: names of operations, and imported chains of layers.
 
-A format writes a thing without a name by its formula; only a list of Keras's weights needs a name.
+A format writes an object without a name by formula; only Keras's list of weights needs names.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fastmlp import checks
+from fastmlp.exchange.formulas import named
 from fastmlp.exchange.steps import ExportStep, step_of
-from fastmlp.model import activations
-from fastmlp.model.gates import ReadsEarlier
+from fastmlp.formulas.expressions import Expression
+from fastmlp.model import activations, custom, layers
+from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
+from fastmlp.model.custom import Counterparts
+from fastmlp.model.gates import Concatenate, ReadsEarlier
+from fastmlp.model.loss import Loss
+from fastmlp.model.network import Network
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
-from fastmlp.model.pieces import Counterparts
+from fastmlp.trained.portable import Parts
 
 NONE: tuple[str, dict[str, Any]] = "", {}
 
 
 class Counterpart(NamedTuple):
-    """The names of an operation or an activation, with options; empty where a format has none.
+    """The names of an operation or an activation, with options; "" for a format without a name.
 
     torch : a class of torch.nn; onnx : an operator; keras : a layer
     """
@@ -40,14 +49,14 @@ def _names(counterparts: Counterparts) -> Counterpart:
 
 
 OPERATIONS = {one.kind: _names(one.counterparts) for one in LAYERS.values() if one.counterparts}
-"""Counterparts by kinds of operations. Their arrays are in the order that they have here."""
+"""Counterparts by kinds of operations, with arrays in the same order."""
 
 ACTIVATIONS = {name: _names(one.counterparts) for name, one in activations.ACTIVATIONS.items()}
 """Counterparts by names of activations."""
 
 
 def counterpart_of(step: ExportStep) -> Counterpart:
-    """Return the names of a step; a user's own layer or activation has none, whatever its name."""
+    """Return the names of a step; a custom layer or activation has none, whatever the name."""
     kind, activation = step.one.kind.name, step.one.activation
     if kind != "activation":
         return OPERATIONS.get(kind, Counterpart())
@@ -55,14 +64,14 @@ def counterpart_of(step: ExportStep) -> Counterpart:
 
 
 def layer_of(kind: str) -> type[Part]:
-    """Return the class of the layers that are a kind of operation."""
+    """Return the layer class of a kind of operation."""
     return next(layer for layer in LAYERS.values() if layer.kind == kind)
 
 
 def sample_layers(**options: Any) -> list[Part]:
-    """Return a layer of every kind that has a formula, by which it is found in other programs' models.
+    """Return a layer of every kind with a formula, for comparison with other programs' models.
 
-    options : of the layers that have them
+    options : of the layers with such fields
     """
     found: list[Part] = []
     for layer in LAYERS.values():
@@ -75,7 +84,136 @@ def sample_layers(**options: Any) -> list[Part]:
 
 
 def layer_step(layer: Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
-    """Return the step of a layer by itself, whose arrays (units,) are ones."""
+    """Return the step of a single layer, with arrays (units,) of ones."""
     kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, ReadsEarlier))
     arrays = {name: np.ones(units, dtype) for name in (*layer.parameters, *layer.state)}
     return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)
+
+
+Array = NDArray[Any]
+
+
+# --- models of other programs, as networks -----------------------------------------------------------------
+
+
+class ImportedLayer(NamedTuple):
+    """A layer, or an activation, of another program's model.
+
+    layer : a layer without a name; or the formula of an activation, an expression of `formulas.Z`
+    arrays : for `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; for a custom layer the
+        parameters; for other layers the `formulas.ARRAYS`, with ones for a missing gain and zeros for a
+        missing shift; each (units,) or (1,) floating
+    other : the place in the chain of a second source besides the layer before; INPUTS for the inputs
+    """
+
+    layer: Part | Expression
+    arrays: tuple[Array, ...] = ()
+    other: int | None = None
+
+
+def parts_of(
+    what: str, chain: Sequence[ImportedLayer], last: Expression, output: str | None, loss: str | Loss | None
+) -> Parts:
+    """Return a chain as a network with parameters.
+
+    Parameters
+    ----------
+    chain : layers, first to last
+    last : the last activation, an expression of `formulas.Z`
+    output : the last activation, for a chain ending in logits; None for the chain's last activation
+    loss : None for the output's default loss
+
+    Raises
+    ------
+    ValueError
+        If there is no layer, if parameters are not finite, or if no network ends in the last activation.
+    """
+    known = [layer for layer in chain if layer.arrays]
+    if not known:
+        raise ValueError(f"{what} has no layer")
+    ends_in = named(last)
+    if ends_in not in OUTPUTS:
+        raise ValueError(
+            f"{what} ends in {ends_in or 'a formula of its own'}; choose from: {', '.join(OUTPUTS)}"
+        )
+    if output is not None and ends_in not in ("identity", output):
+        raise ValueError(f"{what} ends in {ends_in}, got output={checks.shown(output)}")
+    final = chain[-1].layer
+    if not isinstance(final, layers.Dense):
+        raise ValueError(f"{what} ends in {type(final).__name__}; a Network ends in a Dense and its output")
+    output, inputs = output or ends_in, _checked_units(what, chain)
+    for place, layer in enumerate(known):
+        if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
+            raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
+    if output == "exp":  # the output of counts
+        loss = loss or "poisson"
+    network = Network(inputs=inputs, layers=_with_names(chain), output=output, loss=loss)
+    return Parts(network, [layer.arrays for layer in known])
+
+
+def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
+    """Return the number of inputs; ValueError if a layer gets a wrong number of units."""
+    inputs, widths, units, place = 0, {INPUTS: 1}, 1, 0
+    for number, layer in enumerate(chain):
+        if not inputs and _has_width(layer):  # until here widths are multiples of the number of inputs
+            inputs = _takes(layer) // units
+            widths, units = {at: inputs * width for at, width in widths.items()}, inputs * units
+        if layer.arrays:
+            takes = _takes(layer)
+            if takes != units and _has_width(layer):
+                raise ValueError(f"layer {place} of {what} takes {takes} units, got {units}")
+            place += 1
+        if isinstance(layer.layer, layers.Dense):
+            units = layer.layer.units
+        elif isinstance(layer.layer, Concatenate) and layer.other is not None:
+            units += widths[layer.other]
+        widths[number] = units
+    return inputs
+
+
+def _has_width(layer: ImportedLayer) -> bool:
+    """Return whether a layer's arrays fix the number of units; a chain ends in such a layer."""
+    return bool(layer.arrays) and (isinstance(layer.layer, layers.Dense) or _takes(layer) != 1)
+
+
+def _takes(layer: ImportedLayer) -> int:
+    """Return the number of units of a layer's arrays; 1 if any number fits."""
+    own = isinstance(layer.layer, layers.Activate)
+    return max(map(len, layer.arrays)) if own else len(layer.arrays[0])
+
+
+def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
+    """Return the layers, with names for second sources of later layers."""
+    read = {layer.other for layer in chain}
+    names = {place: "inputs" if place == INPUTS else f"layer{place}" for place in read if place is not None}
+    found: list[Part] = []
+    if INPUTS in names:
+        found.append(layers.Activate("identity", name=names[INPUTS]))
+    for place, one in enumerate(chain):
+        layer: Any = layers.Activate(_hidden(one.layer)) if isinstance(one.layer, Expression) else one.layer
+        if one.other is not None:
+            layer = replace(layer, layer=names[one.other])
+        if place in names and isinstance(layer, layers.Dropout):  # which has no name
+            found.append(layer)
+            layer = layers.Activate("identity")
+        if place in names:
+            layer = replace(layer, name=names[place])
+        below: Any = found[-1] if found else None
+        activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, custom.Layer)
+        if activates and below == layers.Dense(getattr(below, "units", 1)):
+            found[-1] = replace(below, activation=layer.activation, name=layer.name)
+        else:
+            found.append(layer)
+    return found
+
+
+def _hidden(expression: Expression) -> str | Activation:
+    """Return an expression's activation: a built-in name, or a custom activation."""
+    name = named(expression)
+    if name in HIDDEN:
+        return str(name)
+    if name is not None:
+        raise ValueError(
+            f"{name} cannot be the activation of a hidden layer; choose from: {', '.join(HIDDEN)}"
+        )
+    return Activation(f"formula_{expression.digest[:8]}", lambda z: expression)

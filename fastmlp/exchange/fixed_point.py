@@ -1,7 +1,7 @@
-"""A model as a C99 header that computes in integers, for processors without floating-point numbers.
+"""A model as a C99 header with integer arithmetic, for processors without floating-point numbers.
 
-A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value of some rows.
-Products are summed in 64 bits; an activation is a table of 256 straight lines.
+A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value of some rows. Products are
+summed in 64 bits; an activation is a table of 256 straight lines.
 
 No sum overflows, whatever the inputs. Of a layer's sum the biases are at most 2^61 (`SUM_BITS`) and the
 products n_in 2^30, at most 2^61, as no network has 2^31 parameters. A sum is shifted by at most 42 bits: the
@@ -57,7 +57,7 @@ class FixedPointLayer(NamedTuple):
     """A layer in integers.
 
     weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
-    shift : the bits of the shift from a sum to z, which is held as z 2^z_bits
+    shift : the bits of the shift from a sum to z, held as z 2^z_bits
     """
 
     weights: NDArray[np.int64]
@@ -69,7 +69,7 @@ class FixedPointLayer(NamedTuple):
 class Curve(NamedTuple):
     """An activation in integers: a value is held as a 2^bits.
 
-    table : (LINES + 1,) int16 at equal distances over the range of z; None of max(z, 0), or of z if `whole`
+    table : (LINES + 1,) int16 at equal distances over the range of z; None for max(z, 0), or z if `whole`
     slope : of the steepest line; error : of the table, at most
     """
 
@@ -89,7 +89,7 @@ def to_c(
     Raises
     ------
     ValueError
-        If rows are not a matrix of finite numbers for the network, or no integers hold their values.
+        If rows are not a matrix of finite numbers for the network, or integers cannot hold the values.
     """
     name = identifier(path, name)
     network, parameters = folded(network, parameters)

@@ -1,7 +1,7 @@
-"""Formulas of activations and operations as expressions, which every format writes out.
+"""Formulas of activations and operations as expressions, for every format.
 
-Formulas of activations are traced from the reference, and layers have formulas themselves: a new activation
-or layer is in every format.
+Formulas of activations are traced from the reference, and layers have formulas: a new activation or layer is
+in every format.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fastmlp.formulas.elementary import MILLS_RATE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, constant, variable
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
+from fastmlp.model.custom import number_variable
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import number_variable
 
 Z = "z"
-"""The variable of a formula: a layer's affine output, or an operation's first source."""
+"""The variable of a formula: a layer's linear output, or an operation's first source."""
 
 OTHER = "other"
 """The variable of an operation's second source."""
 
 ARRAYS = ("gain", "shift", "mean", "variance")
-"""The variables of an operation's parameters and state, in their order; a user's layer has others."""
+"""The variables of an operation's parameters and state, in order; a custom layer has other variables."""
 
 
 @functools.cache
@@ -45,8 +45,8 @@ def formula(activation: str | Activation) -> Expression:
 def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
     """Return an operation's expression of a row, before the activation.
 
-    Its variables are `Z`, `OTHER` and `array_variables`. A batch norm, which is no formula of a row, is
-    traced from the reference.
+    The variables are `Z`, `OTHER` and `array_variables`. A batch norm, without a row formula, is traced from
+    the reference.
     """
     row = one.kind.row
     if row is None:
@@ -66,7 +66,7 @@ def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
 
 
 def array_variables(one: Operation) -> tuple[str, ...]:
-    """Return the variables of an operation's arrays in `row_formula`, in their order."""
+    """Return the variables of an operation's arrays in `row_formula`, in order."""
     if one.kind.row is None:
         return ARRAYS
     own = one.kind.piece is not None  # a user's parameter of one number keeps the name that says so
@@ -76,7 +76,7 @@ def array_variables(one: Operation) -> tuple[str, ...]:
 def of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:
     """Return an expression for rows of so many units, with a constant for the sum of ones.
 
-    known : expressions in the place of variables
+    known : expressions in place of variables
     """
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
@@ -93,7 +93,7 @@ def of_units(expression: Expression, units: int, known: Mapping[str, Expression]
 
 
 def named(expression: Expression) -> str | None:
-    """Return the name of fastmlp's activation with this expression, or None."""
+    """Return the name of the built-in activation with this expression, or None."""
     return next((name for name in ACTIVATIONS if formula(name).digest == expression.digest), None)
 
 
@@ -144,7 +144,7 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     # `np.log1p` of an expression that is an exponential is this softplus.
     "softplus": lambda x: np.maximum(x, 0.0) + Expression("log1p", np.exp(-np.abs(x))),
 }
-"""Operations of an element made of other operations, for formats that lack them."""
+"""Operations of an element composed of other operations, for formats without them."""
 
 
 @functools.cache

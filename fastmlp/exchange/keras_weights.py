@@ -1,4 +1,4 @@
-"""Keras: a network's arrays as the list that `set_weights` of a Keras model takes."""
+"""Keras: a network's arrays as a list for `set_weights` of a Keras model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastmlp.model.network import Network
 
 
 def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return copies of the arrays of all layers in their order; of a dense layer without biases one.
+    """Return copies of the arrays of all layers in order; a dense layer without biases has a single array.
 
     Raises
     ------
     ValueError
-        If the network has blocks of inputs, heads, or a layer that Keras has not.
+        If the network has blocks of inputs, heads, or a layer unknown to Keras.
     """
     plain = not network.head_names and not network.blocks
     walked = graph_of(network, parameters.copy(), format="keras").steps if plain else []

@@ -13,25 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.exchange.onnx_graph import DESCRIPTION, PREFIX, model_of
 from fastmlp.exchange.steps import graph_of, parameters_of
 from fastmlp.formulas.expressions import Refused
 from fastmlp.model.descriptions import restored
 from fastmlp.model.layout import named_views, parameter_count
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
-from fastmlp.model.own_losses import Loss
-from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 ROWS = 1_000_003
-"""The number of rows in shapes of files without a number: a prime, which no product of other sizes is."""
+"""The number of rows in shapes without a number: a prime, and so no product of other sizes."""
 
 
 class OnnxFile(NamedTuple):
     """A valid file.
 
     model : onnx.ModelProto; arrays : the known arrays, by name
-    inputs : of the graph, without known arrays; types : of all values, as onnx infers them
+    inputs : of the graph, without known arrays; types : of all values, as inferred by onnx
     """
 
     model: Any
@@ -41,7 +41,7 @@ class OnnxFile(NamedTuple):
 
 
 def load(path: str | Path) -> OnnxFile:
-    """Return a file's content; ValueError in one line for an invalid file."""
+    """Return a file's content; ValueError in a line for an invalid file."""
     onnx = needed("onnx", "onnx", "Model.from_onnx")
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe waits for its writer, a device has no end
         raise ValueError(f"{str(path)!r} is not a file")
@@ -99,7 +99,7 @@ def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | 
     Raises
     ------
     ValueError
-        In one line, if `to_onnx` writes another graph or other arrays of the network, if parameters are not
+        In a line, if `to_onnx` writes another graph or other arrays of the network, if parameters are not
         finite, or if an output or a loss is given.
     """
     texts = [entry.value for entry in file.model.metadata_props if entry.key == DESCRIPTION]

@@ -1,7 +1,4 @@
-"""ONNX: a network as a graph of its operators.
-
-Operators are those of version 20 of the standard set, whose versions of single operators go back further.
-"""
+"""ONNX: a network as a graph of operators, from version 20 of the standard set."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import counterpart_of
 from fastmlp.exchange.formulas import COMPOSED, composed
 from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of, levels_of
@@ -20,19 +18,18 @@ from fastmlp.exchange.text import spelt
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
 from fastmlp.model.descriptions import with_formulas
 from fastmlp.model.network import Network
-from fastmlp.system.packages import needed
 
 VERSION, IR_VERSION = 20, 9
-"""Versions of the operators, and of the file format that came with them: ONNX 1.15, November 2023."""
+"""Versions of the operators, and of the file format: ONNX 1.15, November 2023."""
 
 MOST_BYTES = 1 << 30
 """Bytes of parameters in a file; the format ends at 2 GiB, and larger arrays go into a second file."""
 
 PREFIX = "fastmlp."
-"""The prefix of names in graphs with a user's names of inputs and outputs, which hold no points."""
+"""The prefix of names in graphs with user-chosen names of inputs and outputs (without points)."""
 
 DESCRIPTION = "fastmlp.network"
-"""The key of a network's description, which `onnx_file.described` reads."""
+"""The key of a network's description, for `onnx_file.described`."""
 
 SINGLE = {
     *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
@@ -63,13 +60,13 @@ OPERATORS = {
 """Operators by operations of expressions; other operations are composed (`formulas.COMPOSED`)."""
 
 AXES = {"ReduceSum": 13, "ReduceMax": 18}
-"""Reductions, with the first version whose axes are an input."""
+"""Reductions, with the first version with axes as an input."""
 
 ATTRIBUTES = ("epsilon",)
 """Numbers of layers with the same name in operators."""
 
 NEW = {"Gelu": 20, "Mish": 18, "HardSwish": 14, "LayerNormalization": 17, "BatchNormalization": 15}
-"""Late operators, with their first version of the set."""
+"""Late operators, with the first version of the set."""
 
 
 class OnnxGraph:
@@ -85,19 +82,19 @@ class OnnxGraph:
         self._helper = needed("onnx.helper", "onnx", "ONNX")
 
     def has(self, operator: str) -> bool:
-        """Return whether runtimes have the operator in the graph's dtype and version."""
+        """Return True if runtimes have the operator in the graph's dtype and version."""
         if self.dtype != np.float32 and operator in SINGLE:
             return False
         return NEW.get(operator, 0) <= self.version
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node; return its output's name."""
+        """Add a node; return the output's name."""
         output = f"{self.prefix}v{len(self.nodes)}"
         self.nodes.append(self._helper.make_node(operator, inputs, [output], **attributes))
         return output
 
     def array(self, name: str, values: NDArray[Any]) -> str:
-        """Add a known array, floats in the graph's dtype; return its name."""
+        """Add a known array, floats in the graph's dtype; return the name."""
         kind = self.dtype if values.dtype.kind == "f" else values.dtype
         with np.errstate(over="ignore"):
             self.arrays[f"{self.prefix}{name}"] = np.ascontiguousarray(values, kind).reshape(values.shape)
@@ -108,7 +105,7 @@ class OnnxGraph:
         return self.array(f"c{value!r}", np.array(value))
 
     def operation(self, name: str, inputs: Sequence[str]) -> str:
-        """Add an operation of an expression; return its value's name."""
+        """Add an operation of an expression; return the value's name."""
         operator = OPERATORS.get(name, "")
         if name in COMPOSED and not (operator and self.has(operator)):
             variables, expression = composed(name)
@@ -121,7 +118,7 @@ class OnnxGraph:
         return self.add(operator, [*inputs, self.array("axes", np.array([1]))])
 
     def formula(self, expression: Expression, variables: Mapping[str, str]) -> str:
-        """Add the nodes of an expression; return its value's name. variables : the names of their values"""
+        """Add the nodes of an expression; return the value's name. variables : the names of values"""
 
         def step(node: Expression, parts: list[str]) -> str:
             if node.operation == VARIABLE:
@@ -134,7 +131,7 @@ class OnnxGraph:
         return found
 
     def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
-        """Add the nodes of a step by its formula; return its value's name."""
+        """Add the nodes of a step by formula; return the value's name."""
         own = step.one.kind.piece is not None  # a user's formula may sum an array over the units
         names = [
             self.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
@@ -143,7 +140,7 @@ class OnnxGraph:
         return self.formula(step.formula, dict(zip(step.variables, [*sources, *names], strict=True)))
 
     def step(self, step: ExportStep, sources: Sequence[str]) -> str:
-        """Add the nodes of a step, by an operator if runtimes have the operator; return its value's name."""
+        """Add the nodes of a step, by an operator if runtimes have the operator; return the value's name."""
         if step.one.kind.name in STRUCTURES:
             return STRUCTURES[step.one.kind.name](self, step, *sources)
         operator, options = counterpart_of(step).onnx

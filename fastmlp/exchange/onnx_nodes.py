@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import ACTIVATIONS, layer_step, sample_layers
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
@@ -21,7 +22,6 @@ from fastmlp.model import activations
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import Part
 from fastmlp.model.state import FLOATS
-from fastmlp.system.packages import needed
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -36,7 +36,7 @@ LAYERS = {
     "MatMul": FACTOR,
     "PRelu": f"its slope must be known, one number for all or {EACH}",
 }
-"""The operators of layers, with each one's condition."""
+"""The operators of layers, each with a condition."""
 
 NATIVE = {one.onnx[0] for one in ACTIVATIONS.values()} - {""}
 """The operators of activations."""
@@ -94,7 +94,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     Raises
     ------
     ValueError
-        In one line, for any other operator, and for a source in neither of them.
+        In a line, for any other operator, and for a source in neither of both.
     """
 
     def value(place: int) -> Expression:
@@ -131,8 +131,8 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 
 
 @functools.cache
-def own_formulas() -> dict[str, Expression]:
-    """Return fastmlp's activations by the digest of the expression read from `OnnxGraph`'s nodes."""
+def built_in_formulas() -> dict[str, Expression]:
+    """Return the built-in activations by the digest of the expression read from `OnnxGraph`'s nodes."""
     found = {}
     activation = Operation(KINDS["activation"], "", (INPUTS,), 1, 1)
     for dtype in FLOATS:
@@ -167,7 +167,7 @@ def _number(array: NDArray[Any] | None) -> NDArray[Any] | None:
 
 
 def _has_counterpart(node: Any) -> bool:
-    """Return whether a node has as many sources as its operation in `READ`."""
+    """Return True if a node has as many sources as the operation in `READ`."""
     return node.op_type not in ("Max", "Min") or len(node.input) == 2
 
 
@@ -220,7 +220,7 @@ class RowNodes(NamedTuple):
 class Found(NamedTuple):
     """A layer of a graph.
 
-    source : the layer's source; arrays : its parameters, each (units,); nodes : the number of its nodes
+    source : the layer's source; arrays : the parameters, each (units,); nodes : the number of nodes
     """
 
     layer: Part
@@ -245,7 +245,7 @@ def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
 
 
 class _Any(OnnxGraph):
-    """A graph with every operator: other programs' files have operators that onnxruntime lacks in a dtype."""
+    """A graph with every operator, for other programs' files with operators unknown to onnxruntime."""
 
     def has(self, operator: str) -> bool:
         return True
@@ -258,9 +258,9 @@ def find(
     units: int,
     dtype: np.dtype[Any],
 ) -> Found | None:
-    """Return the layer of the first nodes; None if they are no layer.
+    """Return the layer of the first nodes, or None.
 
-    arrays : known arrays; uses : how often each value is read; units : of the first node's output
+    arrays : known arrays; uses : the number of reads of each value; units : of the first node's output
     """
     for one in written(units, dtype) if units > 0 else ():
         if len(one.nodes) <= len(nodes) and one.nodes[0].op_type == nodes[0].op_type:
@@ -315,7 +315,7 @@ class _Matching:
         return turned and all(map(self._is_same, expected.input, reversed(node.input)))
 
     def _is_same(self, expected: str, name: str) -> bool:
-        """Return whether the graph's value may be the expected value; a new name is noted."""
+        """Return True if the graph's value may be the expected value; a new name is noted."""
         if self.names.setdefault(expected, name) != name:
             return False
         if expected not in self.one.arrays:

@@ -1,8 +1,8 @@
 """ONNX: a file with a chain of layers, as a network.
 
-Values are known arrays, outputs of layers, and parts of formulas and joins. The chain is followed from its
-end to its start, so that second sources of later layers are known in time. Second sources stand by
-themselves, and other nodes between two layers become a formula.
+Values are known arrays, outputs of layers, and parts of formulas and joins. The chain is followed from the
+end to the start, so that second sources of later layers are known in time. Second sources stand alone, and
+other nodes between two layers become a formula.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
-from fastmlp.exchange.counterparts import OPERATIONS, layer_of
+from fastmlp.checks import needed
+from fastmlp.exchange.counterparts import OPERATIONS, ImportedLayer, layer_of, parts_of
 from fastmlp.exchange.formulas import Z
 from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, load, shape_of
 from fastmlp.exchange.onnx_nodes import (
@@ -25,44 +25,43 @@ from fastmlp.exchange.onnx_nodes import (
     LAYERS,
     array_of,
     attributes,
+    built_in_formulas,
     comparable,
     expression_of,
     find,
     given_attributes,
-    own_formulas,
     said,
 )
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers
 from fastmlp.model.gates import ReadsEarlier
+from fastmlp.model.loss import Loss
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.state import FLOATS
-from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 STANDARD = ("", "ai.onnx")
 """The domain of ONNX's operators, by both names."""
 
 PASSED = ("Identity", "Dropout", "Cast", "Flatten", "Reshape")
-"""The operators that change no value when predicting, as long as shape and type stay."""
+"""The operators without an effect on values when predicting, if shape and type stay."""
 
 JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
     one.onnx[0]: (layer_of(kind), comparable(one.onnx[1]))
     for kind, one in OPERATIONS.items()
     if one.onnx[0] and issubclass(layer_of(kind), ReadsEarlier)
 }
-"""The operators that may join two layers' values, with their layers and attributes."""
+"""The operators for joining two layers' values, with layers and attributes."""
 
 OLDEST = 7
-"""The first version of operators that broadcast as NumPy does, and that onnxruntime supports."""
+"""The first version of operators with NumPy's broadcasting and onnxruntime's support."""
 
 
 class GraphValue(NamedTuple):
-    """A value of a graph, with its nodes.
+    """A value of a graph, with nodes.
 
     node : the last node; reads : the read values, without known arrays
-    layer : None where the node is a part of a formula, or joins two layers' values
+    layer : None for a part of a formula, or a join of two layers' values
     """
 
     node: Any
@@ -75,8 +74,8 @@ class GraphValues:
 
     source, target : the names of input and output; kind : the type of the output
     arrays : known arrays by name; values : computed values, without the input
-    names : the names of values and of the input, by all their names in the graph
-    units : of each value, -1 where unknown; order : the place of each value
+    names : the names of values and of the input, by all names in the graph
+    units : of each value, -1 if unknown; order : the place of each value
     """
 
     def __init__(self, onnx: Any, file: OnnxFile) -> None:
@@ -114,7 +113,7 @@ class GraphValues:
         return next(iter(shape_of(self._tensor(value.node.output[0]))[1:]), -1)
 
     def _row_layer(self, nodes: list[Any], dtype: np.dtype[Any]) -> int:
-        """Take the row-wise layer of the first nodes, if any; return the number of its nodes."""
+        """Take the row-wise layer of the first nodes, if any; return the number of nodes."""
         latest = next(reversed(self.values), self.source)  # the first node may read parameters alone
         read = next((self.names[name] for name in nodes[0].input if name in self.names), latest)
         found = find(nodes, self.arrays, self.uses, self.units[read], dtype)
@@ -144,7 +143,7 @@ class GraphValues:
         return 1
 
     def _pass(self, node: Any) -> None:
-        """Take a node that renames its first source."""
+        """Take a node without effect as another name of the first source."""
         read, given = self._read(node), [self.arrays.get(name) for name in node.input]
         if node.op_type == "Dropout" and len(given) > 2 and (given[2] is None or given[2].any()):
             raise ValueError(f"{said(node)} drops units when predicting, too")
@@ -174,10 +173,10 @@ class GraphValues:
         self._add(GraphValue(node, (self._read(node),), dense))
 
     def _bias(self, node: Any) -> bool:
-        """Take an Add for the bias of a layer; return whether the Add is a bias.
+        """Take an Add for the bias of a layer; return True for a bias.
 
-        A bias is an array that is added to the layer's z where no other node reads z, by any name. A number
-        without an axis is part of a formula.
+        A bias is an array added to the layer's z, if no other node reads z, by any name. A number without an
+        axis is part of a formula.
         """
         known = [(i, self.arrays[name]) for i, name in enumerate(node.input) if name in self.arrays]
         place, array = next(((i, array) for i, array in known if array.ndim), (0, None))
@@ -221,23 +220,23 @@ class GraphValues:
         return str(self.onnx.TensorProto.DataType.Name(kind))
 
     def is_part(self, name: str) -> bool:
-        """Return whether a value's node may be a part of a formula."""
+        """Return True if a value's node may be a part of a formula."""
         value = self.values.get(name)
         return value is not None and value.layer is None and value.node.op_type != "Concat"
 
 
 def _is_row(array: NDArray[Any], units: int) -> bool:
-    """Return whether an array has a number for each unit, for all rows."""
+    """Return True if an array has a number for each unit, for all rows."""
     return array.ndim < 3 and array.shape[-1:] in ((units,), ()) and array.size == units
 
 
 def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return the network of a file: of its description, or of its chain of layers.
+    """Return the network of a file: of a description, or of a chain of layers.
 
     Raises
     ------
     ValueError
-        In one line, for a node of no such chain.
+        In a line, for a node outside such a chain.
     """
     file = load(path)
     if (found := described(str(path), file, output, loss)) is not None:
@@ -255,19 +254,19 @@ def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> 
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return parts_of(str(path), _chain(GraphValues(onnx, file)), output, loss)
+    return parts_of(str(path), *_chain(GraphValues(onnx, file)), output, loss)
 
 
-def _chain(graph: GraphValues) -> ImportedChain:
-    """Return the layers from the input to the output."""
+def _chain(graph: GraphValues) -> tuple[list[ImportedLayer], Expression]:
+    """Return the layers from the input to the output, and the last activation."""
     if graph.target not in graph.names:
         raise ValueError("the graph's output does not depend on its input")
     end = graph.names[graph.target]
     value, last = _formula(graph, end, ())
     found: list[tuple[ImportedLayer, str, str]] = []
-    """Layers, from the last back, with their outputs and their second sources."""
+    """Layers, from the last back, with outputs and second sources."""
     read: dict[str, Any] = {}
-    """Second sources of layers, with their nodes."""
+    """Second sources of layers, with nodes."""
     while value != graph.source:
         start, formula = _formula(graph, value, read)
         if start != value:
@@ -284,13 +283,13 @@ def _chain(graph: GraphValues) -> ImportedChain:
         if name not in places:
             raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
     chain = [layer._replace(other=places[other]) if other else layer for layer, _, other in found]
-    return ImportedChain(chain, last)
+    return chain, last
 
 
 def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str, Expression]:
     """Return the earliest value without a layer in between, and the formula from there to a value.
 
-    read : values that stand by themselves
+    read : values outside formulas
     """
     start, leaves, passed = value, {value}, list[str]()
     between = 0
@@ -308,7 +307,7 @@ def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str
         given = {one: values[graph.names[one]] for one in node.input if one in graph.names}
         values[name] = expression_of(node, graph.arrays, given)
         graph.check(node, values[name].truth)
-    return start, own_formulas().get(values[value].digest, values[value])
+    return start, built_in_formulas().get(values[value].digest, values[value])
 
 
 def _layer(graph: GraphValues, value: str) -> tuple[ImportedLayer, str, str]:

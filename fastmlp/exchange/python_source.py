@@ -1,4 +1,4 @@
-"""A model as Python: a module of NumPy (and SciPy for erf), or a function that Numba compiles."""
+"""A model as Python: a module for NumPy (and SciPy for erf), or a function for Numba."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STRUCTURES: dict[str, Callable[..., str]] = {
     "grouped": _of_groups,
     "categories": _of_tables,
 }
-"""Texts of the steps without a formula, by kind: of a step, its sources and its arrays."""
+"""Texts of the steps without a formula, by kind: from a step, sources and arrays."""
 
 
 def number_writer(dtype: np.dtype[Any]) -> Any:
@@ -104,7 +104,7 @@ def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
 
 
 def _of_blocks(inputs: Sequence[GraphInput], dtype: np.dtype[Any]) -> list[str]:
-    """Return the lines that split X into blocks: an array of all columns, a list or a dict."""
+    """Return the lines for splitting X into blocks: an array of all columns, a list or a dict."""
     names = ", ".join(f'"{one.name}"' for one in inputs)
     ends = np.cumsum([one.columns for one in inputs])[:-1].tolist()
     lines = [
@@ -148,13 +148,13 @@ NUMBERS = {
     "maximum": call("np.maximum", 2),
     "minimum": call("np.minimum", 2),
 }
-"""Words for a number in functions that Numba compiles."""
+"""Words for a number in functions for Numba."""
 
 
 def jit_predict(network: Network, parameters: NDArray[Any]) -> Any:
     """Return a jitted `predict(X)`, (rows, n_in) to (rows, n_out), with a copy of the parameters.
 
-    With blocks of inputs the blocks are the arguments, and with heads the result is a tuple of their outputs.
+    With blocks of inputs the blocks are the arguments, and with heads the result is a tuple.
     """
     import numba
 
@@ -168,7 +168,7 @@ def jit_predict(network: Network, parameters: NDArray[Any]) -> Any:
 
 
 def source(graph: ExportGraph) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Return the text of `predict` and its routines, and the arrays that are their globals."""
+    """Return the text of `predict` and the routines, and the arrays as globals."""
     inputs, dtype = graph.inputs, graph.dtype
     writer = LoopWriter(Language("Numba's source", NUMBERS, number_writer(dtype)))
     rows = [f"X{i}" for i in range(len(inputs))]

@@ -11,7 +11,7 @@ from fastmlp import checks
 from fastmlp.exchange.steps import folded, refuse_others
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 HIDDEN = {"identity": "identity", "relu": "relu", "sigmoid": "logistic", "tanh": "tanh"}
 """scikit-learn's names of activations."""
@@ -69,8 +69,8 @@ def _activation(layer: int, name: Any) -> str:
 def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     """Return a LabelBinarizer for a network's outputs.
 
-    classes : (k,) labels in the order of the outputs, two for one output; None for whole numbers from 0. For
-        several outputs of sigmoid, the names of a row's possible labels.
+    classes : (k,) labels in the order of the outputs, two for a single output; None for whole numbers from 0.
+        For several outputs of sigmoid, the names of a row's possible labels.
     """
     from sklearn.preprocessing import LabelBinarizer
 

@@ -1,4 +1,4 @@
-"""A network lowered to steps: formulas of a row, and a few structures, which every format writes."""
+"""A network lowered to export steps: formulas of a row, and a few structures, for every format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
 
 STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
-"""The kinds of steps without a formula; every format has an entry for each. Their arrays:
+"""The kinds of steps without a formula; every format has an entry for each. The arrays:
 
-dense : W (n_in, n_out) and b (n_out,), 0 where biases are not trained
-concatenate : none, of any number of sources
+dense : W (n_in, n_out) and b (n_out,), 0 for untrained biases
+concatenate : none, for any number of sources
 gather : the places of the taken units, (n_out,) int64
 grouped : W (groups, n_in, n_out) and b (groups, n_out)
-categories : a table for each column, see `with_unknown`
-"""
+categories : a table for each column, see `with_unknown`"""
 
 GATHER = Kind("gather")
 """Gathered units of another operation, in any order."""
@@ -36,11 +35,11 @@ class ExportStep(NamedTuple):
     """A step of an export: a formula of a row, or a kind of `STRUCTURES`.
 
     number : the place in the list of steps, as the sources of `one`; inputs have negative numbers
-    one : the operation; its activation and its dropout are further steps
-    arrays : by unique names, which end in a number
-    formula : of a row; None of a structure, and of dropout
+    one : the operation; an activation and a dropout are further steps
+    arrays : by unique names, with a number at the end
+    formula : of a row; None for a structure, and for dropout
     variables : of the formula, first for the sources, then for the arrays
-    fixed : whether the arrays of a formula are not trained
+    fixed : True if the arrays of a formula are not trained
     function : the name of the formula, the same for equal formulas
     """
 
@@ -54,7 +53,7 @@ class ExportStep(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name of the step's activation, or of its kind."""
+        """The name of the step's activation, or of the kind."""
         activation = self.one.activation
         if self.one.kind.name != "activation":
             return self.one.kind.label
@@ -66,7 +65,7 @@ def step_of(
 ) -> ExportStep:
     """Return the step of an operation without activation and dropout.
 
-    part : the formula of an operation on a block of inputs, if there is one
+    part : the formula of an operation on a block of inputs, if any
     """
     kind, variables = one.kind.name, (Z, OTHER)[: len(one.sources)]
     if kind in STRUCTURES or kind == "copy":
@@ -84,9 +83,9 @@ class GraphInput(NamedTuple):
     """An input of a network's graph: X, or a block of X.
 
     number : the source in operations, from -1 down
-    name : the block's, "X0", "X1", .. without names, or "X"
-    named : whether the block has a name
-    codes : whether the block holds codes, whole numbers for rows of tables
+    name : of the block, "X0", "X1", .. without names, or "X"
+    named : True if the block has a name
+    codes : True for a block of codes, whole numbers for rows of tables
     """
 
     number: int
@@ -110,8 +109,8 @@ def inputs_of(network: Network) -> list[GraphInput]:
 def with_unknown(table: NDArray[Any]) -> NDArray[Any]:
     """Return a table (levels + 1, width) in the form of exports, (levels + 3, width).
 
-    The mean of all rows but the first, which is for missing codes, stands before and behind the table: so any
-    code has the row max(-2, min(code, levels)) + 2.
+    The mean of all rows but the first row (of missing codes) stands before and behind the table: so any code
+    has the row max(-2, min(code, levels)) + 2.
     """
     mean = table[1:].mean(axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)
     return np.concatenate([mean, table, mean])
@@ -123,7 +122,7 @@ def levels_of(table: NDArray[Any]) -> int:
 
 
 def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
-    """Return an equal network of layers on dense inputs, and its parameters.
+    """Return an equal network of layers on dense inputs, with parameters.
 
     Formats have layers only: the input scale is folded into weights.
     """
@@ -143,7 +142,7 @@ def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray
 
 
 def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
-    """Return an equal network with dense blocks for sparse blocks, and its parameters.
+    """Return an equal network with dense blocks for sparse blocks, with parameters.
 
     Weights of sparse columns lie behind the others, and there by the order of the blocks.
     """
@@ -163,8 +162,8 @@ def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Netw
 class _Steps:
     """The steps of a network; `append` returns the number of an operation's last step.
 
-    dropout : whether there are steps of dropout
-    before : the steps of another network, which come first
+    dropout : True adds steps of dropout
+    before : the steps of another network, first in the list
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class _Steps:
         self.operations: int = 0 if before is None else before.operations
         """The number of the next operation's arrays."""
         self.shared: dict[int, dict[str, NDArray[Any]]] = {}
-        """The matrices that members share, by the places of their products."""
+        """The matrices common to members, by the places of the products."""
 
     def named(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the next operation's arrays by unique names: "w1_1" and "w11" differ."""
@@ -197,7 +196,7 @@ class _Steps:
         arrays: dict[str, NDArray[Any]],
         part: UnitFormula | None = None,
     ) -> int:
-        """Append an operation, its activation and its dropout; arrays : see `named`, part : see `step_of`."""
+        """Append an operation, with activation and dropout; arrays : see `named`, part : see `step_of`."""
         end = one._replace(kind=KINDS["activation"], layer=None, n_in=one.n_out, activation="identity")
         made = []
         if one.kind.name not in ("activation", "copy"):
@@ -214,7 +213,7 @@ class _Steps:
         return sources[0]
 
     def append_embedding(self, one: Operation, embedding: Embedding, sources: tuple[int, ...]) -> int:
-        """Append a block's embedding: its formulas, or a structure of its kind."""
+        """Append a block's embedding: formulas, or a structure."""
         own = embedding_views(self.parameters, one)
         if one.tables:
             tables = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
@@ -273,7 +272,7 @@ class _Steps:
         return self.append(one, (source,), self.named({"places": places}))
 
     def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
-        """Append an operation on each group of units, and their concatenation."""
+        """Append an operation on each group of units, and a concatenation."""
         units, bare, parts = one.n_in, one._replace(subrows=1, dropout=0.0), []
         for start in range(0, one.width, units):
             part = self.append_gather(sources[0], np.arange(start, start + units), one.width)
@@ -330,12 +329,12 @@ class ExportGraph(NamedTuple):
 
     @property
     def has_blocks(self) -> bool:
-        """Whether the inputs are blocks."""
+        """True if the inputs are blocks."""
         return self.network is not None and bool(self.network.blocks)
 
     @property
     def has_heads(self) -> bool:
-        """Whether each output is a head's."""
+        """True if each output is a head's."""
         return any(step.one.is_head for step in self.steps)
 
     @property
@@ -345,9 +344,9 @@ class ExportGraph(NamedTuple):
         return heads or {"output": self.steps[-1].number}
 
     def slots(self, overwrites: Callable[[ExportStep], bool]) -> list[int]:
-        """Return each step's variable for its output, the least free number.
+        """Return each step's variable for the output, the least free number.
 
-        overwrites : whether a step may write to a variable of its last reading
+        overwrites : True if a step may write to a variable at the last read
         """
         last = {source: step.number for step in self.steps for source in step.one.sources}
         last |= dict.fromkeys(self.outputs.values(), len(self.steps))
@@ -378,11 +377,11 @@ def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
 def graph_of(
     network: Network, parameters: NDArray[Any], dropout: bool = False, format: str = ""
 ) -> ExportGraph:
-    """Return the graph of a network; arrays are views of a flat (P,) vector unless something is folded.
+    """Return the graph of a network; arrays are views of a flat (P,) vector unless folded.
 
-    After `Members` there are the steps of the first member, of the second, .., and the mean of their outputs.
+    After `Members` come the steps of the first member, of the second, .., and the mean of the outputs.
 
-    dropout : whether there are steps of dropout
+    dropout : True adds steps of dropout
     format : "torch" or "keras", if norms of groups are a single step there
     """
     network, parameters = folded(network, parameters)

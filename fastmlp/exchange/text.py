@@ -1,4 +1,4 @@
-"""Formulas as text by a language's words, and a model as a program of loops."""
+"""Formulas as text in a language's words, and a model as a program of loops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ALGEBRA = {
     "less_equal": "({0} <= {1})",
     "equal": "({0} == {1})",
 }
-"""Operations that C and Python spell in the same way."""
+"""Operations with the same spelling in C and Python."""
 
 
 def call(function: str, operands: int = 1) -> str:
@@ -56,7 +56,7 @@ def call(function: str, operands: int = 1) -> str:
 
 
 def spelt(language: str, table: Mapping[str, Any], operation: str) -> Any:
-    """Return an operation's entry in a format's table; NotImplementedError in one line without an entry."""
+    """Return an operation's entry in a format's table; NotImplementedError in a line without an entry."""
     if operation not in table:
         raise NotImplementedError(
             f"{language} has no entry for the operation {operation!r}; it has: {', '.join(sorted(table))}"
@@ -70,9 +70,9 @@ def write(
     variables: Mapping[str, str],
     known: Mapping[int, str] | None = None,
 ) -> tuple[list[str], str]:
-    """Return an expression's statements, and the text of its value.
+    """Return an expression's statements, and the text of the value.
 
-    variables : the texts of variables; known : the texts of some nodes, by their ids
+    variables : the texts of variables; known : the texts of some nodes, by id
     """
     uses: Counter[int] = Counter()
     expression.fold(lambda node, _: uses.update(map(id, node.parts)), dict(known or {}))
@@ -139,11 +139,12 @@ def defined(name: str, arguments: Iterable[str], lines: Iterable[str], value: st
 
 
 class LoopWriter:
-    """Writes a model as routines that loop over the units of a row, in Python unless `text_of` is overridden.
+    """Writes a model as routines with loops over the units of a row, in Python unless `text_of` is
+    overridden.
 
-    language : of the texts; missing words are added by `COMPOSED` as formulas need them
+    language : of the texts; `COMPOSED` adds missing words of formulas
     prefix : of the names of routines and arrays
-    variable : the statement of a number that changes, with {name} and {value}
+    variable : the statement of a changing number, with {name} and {value}
 
     Attributes
     ----------
@@ -159,7 +160,7 @@ class LoopWriter:
         self.arrays: dict[str, NDArray[Any]] = {}
 
     def text_of(self, name: str, parameters: Mapping[str, str], body: Sequence[str], value: str) -> str:
-        """Return a routine's text, parameters with their kinds; see `define`."""
+        """Return a routine's text, given parameters with kinds; see `define`."""
         return defined(name, parameters, body, value)
 
     def define(self, name: str, kinds: Mapping[str, str], body: Sequence[str], value: str = "") -> None:
@@ -184,7 +185,7 @@ class LoopWriter:
             self.define(operation, {"number": " ".join(names)}, *written)
 
     def define_formula(self, name: str, expression: Expression, variables: Sequence[str]) -> None:
-        """Add a routine that writes an expression of a row, out (n,), which may be a source."""
+        """Add a routine for an expression of a row, written to out (n,), perhaps a source."""
         self.learn(expression)
         texts = {one: f"{one}[0]" if one.startswith(f"{NUMBER}_") else f"{one}[j]" for one in variables}
         known: dict[int, str] = {}
@@ -214,7 +215,7 @@ class LoopWriter:
         return f"{self.prefix}{routine}({', '.join(map(str, arguments))})"
 
     def calls_of(self, step: ExportStep, read: Sequence[tuple[str, int]], out: str) -> list[str]:
-        """Return the calls of a step; read : its sources with their units, out : the written array."""
+        """Return the calls of a step; read : sources with units, out : the written array."""
         names, tables = [f"{self.prefix}{name}" for name in step.arrays], [*step.arrays.values()]
         sources, widths = zip(*read, strict=True)
         given = [*sources, *names, out]
@@ -245,7 +246,7 @@ class LoopWriter:
     ) -> tuple[dict[str, int], list[str]]:
         """Return the lengths of a graph's buffers by name, and the calls.
 
-        given : the names of inputs; taken : the names of outputs, by the numbers of their steps
+        given : the names of inputs; taken : the names of outputs, by the numbers of steps
         """
         places = graph.slots(lambda step: step.formula is not None)
         names = {**given, **{place: f"a{slot}" for place, slot in enumerate(places)}, **taken}

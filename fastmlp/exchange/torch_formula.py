@@ -1,4 +1,4 @@
-"""PyTorch modules of activations and layers that torch.nn lacks; importing them needs PyTorch."""
+"""PyTorch modules of activations and layers missing in torch.nn; the import needs PyTorch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Formula(torch.nn.Module):  # type: ignore[misc]  # its base may not be ins
     ----------
     expression : of the variables of `fastmlp.exchange.formulas`
     arrays : (units,) tensors by the names of variables
-    fixed : whether the arrays are buffers, not trained
+    fixed : True makes the arrays buffers, not trained
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GroupedLinear(torch.nn.Module):  # type: ignore[misc]  # its base may not 
 class CodeEmbeddings(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
     """A `torch.nn.Embedding` for each column of codes, with the first row for -1, a missing code.
 
-    Codes of no level have the mean of the rows of all levels.
+    Unknown codes get the mean of the rows of all levels.
 
     Parameters
     ----------
@@ -138,15 +138,15 @@ STRUCTURES: dict[str, Callable[..., Any]] = {
     "grouped": GroupedLinear,
     "categories": CodeEmbeddings,
 }
-"""Modules of the kinds of operations without a formula of a row; their arguments are the arrays."""
+"""Modules of the kinds of operations without a row formula, called with arrays."""
 
 
 class Graph(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """A graph of modules that read the outputs of earlier modules.
+    """A graph of modules reading the outputs of earlier modules.
 
     Parameters
     ----------
-    modules : in the order of their calls
+    modules : in the order of calls
     sources : the places of each module's sources; -1 for the input, -2 for a second input
     heads : the places of the modules of outputs, by name; None for the last module alone
     """
@@ -161,7 +161,7 @@ class Graph(torch.nn.Module):  # type: ignore[misc]  # its base may not be insta
         self.steps, self.sources, self.heads = torch.nn.ModuleList(modules), list(sources), heads
 
     def forward(self, *inputs: Any) -> Any:
-        """Return the last output, or a dict of the heads', for a tensor (rows, columns) of each block."""
+        """Return the last output, or a dict of head outputs, for a tensor (rows, columns) of each block."""
         outputs = {-1 - i: x for i, x in enumerate(inputs)}
         for place, (module, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
             outputs[place] = module(*(outputs[source] for source in sources))

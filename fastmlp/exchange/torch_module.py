@@ -11,28 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
+from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import (
     ACTIVATIONS,
     OPERATIONS,
+    ImportedLayer,
     counterpart_of,
     layer_of,
     layer_step,
+    parts_of,
     sample_layers,
 )
 from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model import layers, own_layers
+from fastmlp.model import custom, layers
+from fastmlp.model.custom import restored
 from fastmlp.model.gates import Concatenate, ScaleShift
+from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import Part
-from fastmlp.model.pieces import restored
-from fastmlp.system.packages import needed
-from fastmlp.training.portable import Parts
+from fastmlp.trained.portable import Parts
 
 Array = NDArray[Any]
 
@@ -40,7 +41,7 @@ LEAST = {"threshold": 20.0}
 """Options of read modules with a least value: PyTorch's default costs 2e-9."""
 
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
-"""Modules that do not change a matrix (rows, units) when predicting; Flatten if rows stay."""
+"""Modules without an effect on a matrix (rows, units) when predicting; Flatten if rows stay."""
 
 FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum", "groups": "num_groups"}
 """Names in torch.nn of the fields of layers."""
@@ -92,7 +93,7 @@ def _module(torch: Any, step: ExportStep) -> Any:
 
 
 def _own() -> Any:
-    """Return the file of modules, which imports PyTorch."""
+    """Return the module `torch_formula`; the import needs PyTorch."""
     from fastmlp.exchange import torch_formula
 
     return torch_formula
@@ -104,7 +105,7 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
     Raises
     ------
     ValueError, TypeError
-        In one line, for any other module.
+        In a line, for any other module.
     """
     torch = needed("torch", "torch", "Model.from_torch")
     if not isinstance(given, torch.nn.Module):
@@ -123,11 +124,11 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
     while found and isinstance(found[-1].layer, layers.Dropout):  # of the outputs
         found.pop()
     last: Any = found.pop().layer if found and isinstance(found[-1].layer, Expression) else variable(Z)
-    return parts_of("the module", ImportedChain(found, last), output, loss)
+    return parts_of("the module", found, last, output, loss)
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
-    """Yield the modules of a Sequential or a `Graph`, in their order, with names and sources."""
+    """Yield the modules of a Sequential or a `Graph`, in order, with names and sources."""
     if isinstance(given, _own().Graph):
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
@@ -139,7 +140,7 @@ def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple
 
 
 def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> ImportedLayer | None:
-    """Return a module's layer, None for a module that changes nothing; other : see `ImportedLayer`."""
+    """Return a module's layer, None for a module without effect; other : see `ImportedLayer`."""
     kind = type(one).__name__
     _check_plain(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
@@ -197,15 +198,15 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
 
 
 def _has_formula(layer: Part, expression: Expression, units: int) -> bool:
-    """Return whether an expression is the formula of a layer of so many units."""
+    """Return True if an expression is the formula of a layer of so many units."""
     found = layer_step(layer, units, np.dtype(np.float64)).formula
     return found is not None and found.digest == expression.digest
 
 
 def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -> Part | Expression:
-    """Return the layer of a formula, or the expression itself of an activation.
+    """Return the layer of a formula, or the expression of an activation.
 
-    parameters : the variables of arrays; units : of the row, whose number is in the formula of a mean
+    parameters : the variables of arrays; units : of the row, a number in the formula of a mean
     """
     for layer in sample_layers():
         if _has_formula(layer, expression, units):
@@ -214,13 +215,13 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
     expression.fold(lambda node, _: reduced.append(node) if node.operation in REDUCED else None)
     if not parameters and not reduced:
         return expression
-    shapes = {start: shape for shape, start in own_layers.SHAPES.items()}
-    own = {name: name if "_" in name else f"{own_layers.SHAPES['units']}_{name}" for name in parameters}
+    shapes = {start: shape for shape, start in custom.SHAPES.items()}
+    own = {name: name if "_" in name else f"{custom.SHAPES['units']}_{name}" for name in parameters}
     expression = of_units(expression, units, {name: variable(by) for name, by in own.items()})
     parts = [name.split("_", 1) for name in own.values()]
     given = [(name, shapes[start], 0.0) for start, name in parts]
     name = f"formula_{expression.digest[:8]}"
-    return layers.Activate(restored(own_layers.Layer, name, expression, given))
+    return layers.Activate(restored(custom.Layer, name, expression, given))
 
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:

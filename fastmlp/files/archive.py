@@ -1,7 +1,7 @@
-"""One file of named arrays and a JSON header: written whole or not at all, and checked when it is read.
+"""A file of named arrays and a JSON header, written atomically and checked when read.
 
-The file is an uncompressed `.npz`, which `numpy.load` opens, too. The zip's comment holds a SHA-256 of the
-file. What the arrays mean is the matter of `fastmlp.training.checkpoint`.
+The file is an uncompressed `.npz` for `numpy.load`. The zip's comment holds a SHA-256 of the file. The
+meaning of the arrays belongs to `fastmlp.training.checkpoint`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fastmlp.checks import CheckpointError
-from fastmlp.system.renaming import KEEPS_OPEN_FILES, replace
+from fastmlp.system.private_files import KEEPS_OPEN_FILES, replace
 
 if TYPE_CHECKING:
     import zipfile
@@ -38,41 +38,41 @@ Arrays = Mapping[str, NDArray[Any]]
 HEADER = "header.json"
 
 DTYPES = ("<f4", "<f8", "<i8", "|u1")
-"""The dtypes of arrays: a training needs no others, and a description of many columns is bytes."""
+"""The dtypes of arrays in a training; a description of many columns is bytes."""
 
 SEAL, UNSEALED = b"sha256:", b"0" * 64
-"""The zip's comment: the digest in hexadecimal, of the file with 64 zeros in the digest's place."""
+"""The zip's comment: a hexadecimal digest of the file, with 64 zeros in the digest's place."""
 
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Opens without waiting: a pipe without a process at its other end would block for ever."""
+"""Opens without waiting: a pipe without a process at the other end would block for ever."""
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 UNFLUSHED = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
-"""What file systems answer that flush no directories, as those of a network."""
+"""Errors of file systems without a flush of directories, as network file systems."""
 
 LEAST_AGE = 60.0
-"""Seconds after which a temporary file is taken for abandoned where there are no locks."""
+"""Seconds after which a temporary file counts as abandoned in a system without locks."""
 
 PIECE = 1 << 20
-"""Bytes that are hashed at a time."""
+"""Bytes hashed at a time."""
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Arrays) -> None:
-    """Replace the file at `path` with this content; after any failure the old file is still there.
+    """Replace the file at `path` with this content; after any failure the old file remains.
 
-    The content is written to a file in the same folder, flushed to the disk, and renamed. The same content
-    gives the same bytes.
+    The content is written to a file in the same folder, flushed to the disk, and renamed. Equal content gives
+    equal bytes.
 
     Parameters
     ----------
-    header : an object that `json` can write, without NaN and infinities
-    arrays : of float32, float64, int64 or uint8, by names that are identifiers or paths of them
+    header : an object for `json`, without NaN and infinities
+    arrays : of float32, float64, int64 or uint8, by names: identifiers or paths of identifiers
 
     Raises
     ------
     OSError
-        If the operating system refuses; nothing is left behind then.
+        If the operating system refuses; no new file remains.
     ValueError, TypeError
         If the header is not JSON.
     """
@@ -104,16 +104,16 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return (header, arrays) of a file that `write` wrote, after its checksum and its form are checked.
+    """Return (header, arrays) of a file of `write`, after checks of checksum and form.
 
-    The arrays are read-only views of the bytes that were read.
+    The arrays are read-only views of the file's bytes.
 
     Raises
     ------
     CheckpointError
         If the file is damaged, or is not such a file.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with open(os.fspath(path), "rb", buffering=0, opener=_open_at_once) as file:
         found = os.fstat(file.fileno())
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
 
 
 class _Hashed:
-    """A file that is only appended to, and the digest of its bytes; it has the methods that zipfile needs."""
+    """An append-only file with a digest, for zipfile."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -176,7 +176,7 @@ def _write_sealed(descriptor: int, text: bytes, arrays: Arrays) -> None:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Take the lock that a writer holds while it lives; return whether that was possible."""
+    """Take a living writer's lock; return True for success."""
     if fcntl is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +186,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the temporary files of writers of this target that were killed: nobody holds their locks."""
+    """Remove the unlocked temporary files of killed writers of this target."""
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(target.parent) if _is_temporary(name, target.name)]
         for name in names:
@@ -198,7 +198,7 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _remove_old(path: Path) -> None:
-    """Remove a file by its age, where there are no locks: one that is closed may be about to be renamed."""
+    """Remove a file by age, without locks: a closed file may be about to be renamed."""
     if time.time() - path.stat().st_mtime > LEAST_AGE:
         os.unlink(path)
 
@@ -215,8 +215,8 @@ def _remove_unlocked(path: Path) -> None:
 def temporary_name(target: str, token: str) -> str:
     """Return the name of a temporary file of a target, for a token of 8 hexadecimal digits.
 
-    Its length does not depend on the target, whose name may be the longest that a file can have. Its last
-    digits follow from target and token, so a file with such a name is one of ours.
+    The length does not depend on the target, perhaps with the longest allowed name. The last digits follow
+    from target and token, so that such a name shows a file of ours.
     """
     digits = hashlib.sha256(os.fsencode(token + target)).hexdigest()[:8]
     return f".fastmlp-{token}{digits}.tmp"
@@ -227,7 +227,7 @@ def _is_temporary(name: str, of: str) -> bool:
 
 
 def _inherit(target: Path, descriptor: int) -> None:
-    """Give the new file the mode and owner of the old; raise OSError if the old could not be written."""
+    """Give the new file the mode and owner of the old; OSError if the old file is not writable."""
     try:
         old = os.open(target, os.O_WRONLY | AT_ONCE)
     except FileNotFoundError:
@@ -245,7 +245,7 @@ def _inherit(target: Path, descriptor: int) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Flush a file to the disk; after macOS's fsync it may still be in the drive's cache."""
+    """Flush a file to the disk; on macOS fsync may leave the file in the drive's cache."""
     whole = getattr(fcntl, "F_FULLFSYNC", None)
     if whole is not None:
         with contextlib.suppress(OSError):  # a file system of the network may not know it
@@ -255,7 +255,7 @@ def _sync(descriptor: int) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush the renaming to the disk, where a directory can be opened and flushed."""
+    """Flush a rename to the disk, if directories can be opened and flushed."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""`MappedArray`: a memory map of a file, sent to other processes as its path."""
+"""`MappedArray`: a memory-mapped file, sent to other processes as a path."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class MappedArray:
-    """The array of an `.npy` file, which other processes map from the file instead of being sent a copy.
+    """The array of an `.npy` file, mapped by each process instead of copied.
 
-    loky maps arrays of 1 MB and more by itself. Dask sends every process a copy of an array, also of a
-    `numpy.memmap`, and Ray makes one for all processes of a machine; of a MappedArray they send the path. All
-    that takes an array takes it: `fit`, the estimators, and scikit-learn's searches and cross-validation,
-    which read the rows of a fold from it. The file must lie at one path for all processes, and stay as it is.
+    loky maps arrays of 1 MB and more itself. Dask sends every process a copy of an array, also of a
+    `numpy.memmap`, and Ray makes a copy for all processes of a machine; a MappedArray is sent as a path. A
+    MappedArray stands for an array everywhere: in `fit`, the estimators, and scikit-learn's searches and
+    cross-validation, which read the rows of a fold from the file. The file must have the same path in all
+    processes, and must not change.
 
     Parameters
     ----------
     path : str or path
-        Of a file that `numpy.save` has written. The array is never written to.
+        A file of `numpy.save`. The array is never written to.
 
     Attributes
     ----------
@@ -33,9 +34,9 @@ class MappedArray:
     Raises
     ------
     ValueError
-        If the file holds no array of numbers, or another process finds another shape or dtype in it.
+        If the file holds no array of numbers, or another process finds another shape or dtype.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -82,7 +83,7 @@ class MappedArray:
 
 
 def _mapped(path: str) -> NDArray[Any]:
-    """Return the array of a file, as a view of the file that nobody can write to."""
+    """Return the array of a file, as a read-only view of the file."""
     expected = f"path must name an .npy file of numbers, got {path}"
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)

@@ -228,9 +228,9 @@ def as_expression(value: Any) -> Expression:
 
 
 NUMBER, ONES, COUNT = "number", "ones", "number_#"
-"""Variables: one number for all units of a row, 1 for each unit, and the number of units.
+"""Variables: a number for all units of a row, 1 for each unit, and the number of units.
 
-Every variable whose name begins with NUMBER and an underscore is one number, too.
+Every variable whose name begins with NUMBER and an underscore is such a number, too.
 """
 
 

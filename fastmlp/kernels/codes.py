@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.model.custom import Piece
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.operations import KINDS, Kind, UnitRun
 from fastmlp.model.optimizers import RULES
-from fastmlp.model.pieces import Piece
 
 MOST_CODES = 1024
 """The most pieces of a kind in one process: every program has a table with this number of addresses."""

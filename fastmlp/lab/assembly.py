@@ -1,7 +1,7 @@
-"""The inner loop of a slot as LLVM compiled it: assembly, LLVM's language, and llvm-mca's reading.
+"""The inner loop of a slot in machine code: assembly, LLVM's language, and llvm-mca's reading.
 
-A separate process compiles the slot without the disk cache and has Numba print all machine code: pieces that
-are written in LLVM's language have no dispatcher.
+A separate process compiles the slot without the disk cache and makes Numba print all machine code: pieces in
+LLVM's language have no dispatcher.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import llvmlite.binding
 from fastmlp.lab.slot_times import SlotRow, kernel_of
 
 DUMPS = {"asm": "NUMBA_DUMP_ASSEMBLY", "ir": "NUMBA_DUMP_OPTIMIZED"}
-"""Environment variables by which Numba prints each kind of text."""
+"""Environment variables for printing each kind of text from Numba."""
 
 HEADING = re.compile(r"^-*(?:ASSEMBLY|OPTIMIZED DUMP) ([^\s(-]+)")
 
@@ -43,15 +43,15 @@ BACK = {
 }
 
 KNOWN_CPUS = ("icelake-server", "znver3", "native")
-"""Stand-ins for a host that llvm-mca does not know: the same instruction sets, ports not quite."""
+"""Stand-ins for hosts unknown to llvm-mca: the same instruction sets, ports not quite."""
 
 RELEASES = range(16, 30)
-"""Versions of LLVM that know every such processor, and that Debian may name a program after."""
+"""Versions of LLVM with every such processor, in Debian's program names."""
 
 WHERE = "Debian's packages llvm-16 and later have it"
 
 ROUNDS = 500
-"""Rounds that llvm-mca walks through, so that the first few count for little."""
+"""Rounds of llvm-mca: many, so that the first few count for little."""
 
 
 class Loop(NamedTuple):
@@ -59,8 +59,8 @@ class Loop(NamedTuple):
 
     function : Numba's name of the function around the loop
     lines : of text
-    arithmetic : how many floats a round computes. Where LLVM cannot know whether arrays overlap, LLVM keeps a
-        scalar loop besides the loop of vectors: the scalar loop has more instructions, and computes less
+    arithmetic : the count of floats computed in a round. If arrays may overlap, LLVM keeps a scalar loop
+        besides the loop of vectors: the scalar loop has more instructions, and computes less
     """
 
     function: str
@@ -71,7 +71,7 @@ class Loop(NamedTuple):
 def hottest(row: SlotRow, variant: str, path: str | None, kind: str) -> Loop | None:
     """Return a slot's innermost loop of most arithmetic; None without a loop.
 
-    path : of the file that declares the variant, unless the variant is installed
+    path : of the variant's file, unless the variant is installed
     """
     found = list(loops(_dump(row, variant, path, kind), kind))
     return max(found, key=lambda loop: loop.arithmetic, default=None)
@@ -90,7 +90,7 @@ def _dump(row: SlotRow, variant: str, path: str | None, kind: str) -> str:
 
 
 def call(variant: str, path: str | None, row: tuple[str, str, tuple[int, int, int], str]) -> None:
-    """Call a slot once, in a process that prints what is compiled."""
+    """Call a slot once, in a process with Numba's output of compiled code."""
     from fastmlp.backend.registry import register_file
     from fastmlp.testing.cases import Sizes
 
@@ -141,7 +141,7 @@ def lanes(line: str, kind: str) -> int:
 
 
 def tool() -> str | None:
-    """Return the newest llvm-mca that is installed; None without a release of RELEASES.
+    """Return the newest installed llvm-mca; None without a release of RELEASES.
 
     Debian's names have the release. Earlier releases know neither Zen 4 nor both ports of Zen 3.
     """

@@ -1,7 +1,7 @@
 """The choice of `auto` for a network: estimated and measured times of a step on each backend.
 
-The table is of a long training. Sentences below the table say what a training of so many steps takes, which
-may begin with a backend that is compiled already (`fastmlp.backend.auto`).
+The table is of a long training. Sentences below the table are for a training of so many steps, perhaps with a
+compiled backend at the start (`fastmlp.backend.auto`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Found = tuple[str, float | None, Measurement | Wrong | str]
 def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list[Found]]:
     """Return auto's choice for a long training, and each backend's estimate and measurement.
 
-    Products of bfloat16 numbers have no estimates: auto takes the first backend that runs on this processor,
-    or None. Backends with the same number of threads are timed in turns.
+    Products of bfloat16 numbers have no estimates: auto takes the first backend for this processor, or None.
+    Backends with the same number of threads are timed in turns.
 
-    row : threads is the most that a backend may use
+    row : threads is the most for a backend
     """
     missing: dict[str, str] = {}
     if is_bfloat16(row.dtype):
@@ -48,7 +48,7 @@ def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list
 
 
 def outlook(work: Work) -> list[str]:
-    """Return the backend that a training begins on, and when it changes, in sentences."""
+    """Return the first backend of a training, and the change to another, in sentences."""
     auto = Auto(work)
     begins, faster = auto.chosen, auto.faster
     found = "is compiled already" if auto.is_ready(begins) else "is compiled first"

@@ -1,4 +1,4 @@
-"""The machine of a measurement: its description, its peak and its bandwidths, measured."""
+"""The machine of a measurement: a description, the measured peak and bandwidths."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measured(seconds: float = 0.1) -> MeasuredMachine:
 
 
 def cpu() -> str:
-    """Return the processor's name; on Linux with its family and model."""
+    """Return the processor's name, on Linux with family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -92,7 +92,7 @@ def cpu() -> str:
 
 
 def _text_of(path: Path) -> str:
-    """Return a system file's text; "" if it cannot be read."""
+    """Return a system file's text; "" for an unreadable file."""
     try:
         return path.read_text().strip()
     except OSError:

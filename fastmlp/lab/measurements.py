@@ -14,7 +14,7 @@ from fastmlp.lab.timing import Time
 FORMAT = 1
 
 STEP = "step"
-"""Name of the work that is no slot: a whole training step."""
+"""Name of a whole training step, in the place of a slot's name."""
 
 
 class Measurement(NamedTuple):
@@ -22,8 +22,8 @@ class Measurement(NamedTuple):
 
     slot : a slot's name, or `STEP`; case : of the slot, or the optimiser
     shape : of the batch and the layer, or of the network and the batch
-    flops : multiply-adds counted as 2, None where they are not what counts
-    traffic : bytes that must be read and written at least
+    flops : multiply-adds counted as 2, None for slots bound by memory
+    traffic : the least bytes read and written
     """
 
     slot: str
@@ -38,7 +38,7 @@ class Measurement(NamedTuple):
 
     @property
     def row(self) -> tuple[str, str, str, str, int]:
-        """The row that comparable measurements share."""
+        """The row of comparable measurements."""
         return self.slot, self.case, self.shape, self.dtype, self.threads
 
     @property
@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What `rate` counts, in thousand millions."""
+        """The unit of `rate`, in thousand millions."""
         return "GB/s" if self.flops is None else "GF/s"
 
     def share(self, machine: MeasuredMachine) -> float:
@@ -59,7 +59,7 @@ class Measurement(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """A variant that is not timed, since a result disagrees; message says where."""
+    """A variant without times, since a result disagrees; message gives the place."""
 
     slot: str
     case: str
@@ -75,7 +75,7 @@ class Wrong(NamedTuple):
 
 
 def in_short(error: Exception) -> str:
-    """Return an error in one line; of Numba's errors the mistake and its place."""
+    """Return an error in a line; for Numba's errors the mistake and the place."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Failed in", "During:", "<source"))]
     place = next((line.rstrip(":") for line in said if line.startswith('File "')), None)
@@ -83,7 +83,7 @@ def in_short(error: Exception) -> str:
 
 
 class PhaseTime(NamedTuple):
-    """Seconds of a step's phase by a variant's slots, called in turn on one thread.
+    """Seconds of a step's phase by a variant's slots, called in turn on a single thread.
 
     shape : of the step; phase, layer : as of `fastmlp.lab.slot_times.parts`
     """
@@ -129,7 +129,7 @@ def written(results: Results) -> str:
 
 
 def read(path: str | Path) -> Results:
-    """Return the results in a file; ValueError in one line without any."""
+    """Return the results in a file; ValueError in a line without any."""
     try:
         found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
@@ -147,7 +147,7 @@ def read(path: str | Path) -> Results:
 class Change(NamedTuple):
     """A measurement before and now.
 
-    tolerance : the share of more time that is no complaint, 0.05 for 5 %
+    tolerance : the allowed share of more time, 0.05 for 5 %
     """
 
     before: Measurement
@@ -156,7 +156,7 @@ class Change(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The median time now over that before."""
+        """The median time now over the median before."""
         return self.now.time.median / self.before.time.median
 
     @property
@@ -178,7 +178,7 @@ class Change(NamedTuple):
 
 
 def changes(before: Results, now: Results, tolerance: float) -> Iterator[Change]:
-    """Yield the rows that both results have."""
+    """Yield the rows of both results."""
     known = {(m.row, m.variant): m for m in before.measurements}
     for measurement in now.measurements:
         if earlier := known.get((measurement.row, measurement.variant)):

@@ -1,7 +1,6 @@
-"""Loops in LLVM's language that the lab times: multiply-adds in registers alone, and register tiles.
+"""Timed loops in LLVM's language: multiply-adds in registers alone, and register tiles.
 
-The FMA rate takes turns with what it is compared with, so a fraction of it is against the clock of the same
-minute.
+The FMA rate takes turns with the compared rate, so a fraction is against the clock of the same minute.
 """
 
 # mypy: ignore-errors

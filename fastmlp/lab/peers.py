@@ -1,7 +1,7 @@
-"""The same training steps by other libraries, where they are installed: PyTorch and scikit-learn.
+"""The same training steps by other installed libraries: PyTorch and scikit-learn.
 
 Each library begins from the same weights, visits the same batches, and must have the reference's losses
-before its steps are timed. `python -m benchmarks.peers` adds other libraries and other ways, each in another
+before the steps are timed. `python -m benchmarks.peers` adds other libraries and other ways, each in another
 process.
 """
 
@@ -20,7 +20,7 @@ from fastmlp.exchange.sklearn_estimator import HIDDEN
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Run = Callable[[int], list[float]]
 """run(epochs) trains from the start, and returns the mean loss of each epoch."""
@@ -45,7 +45,7 @@ class PeerTraining(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """The learning rate, which no schedule changes."""
+        """The learning rate, constant."""
         return float(self.optimizer.learning_rate)  # type: ignore[arg-type]
 
 
@@ -57,11 +57,11 @@ LOSSES = {
     ("sigmoid", "mse"): ("MSELoss", False),
     ("identity", "mse"): ("MSELoss", False),
 }
-"""PyTorch's loss by output and loss, and whether PyTorch's loss takes logits."""
+"""PyTorch's loss by output and loss, and True if PyTorch's loss takes logits."""
 
 
 def _torch_fits(network: Network, optimizer: Optimizer) -> bool:
-    """Return whether PyTorch has the network's loss, and takes the optimiser's steps."""
+    """Return True if PyTorch has the network's loss, and takes the optimiser's steps."""
     drops = any(one.dropout for one in network.operations)  # PyTorch draws other masks
     return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES and not drops
 
@@ -133,11 +133,11 @@ def _torch_rule(torch: Any, training: PeerTraining, module: Any) -> Any:
 # --- scikit-learn as its expert sets it: one fit of many epochs, without checks ---------------------
 
 PAIRS = {("identity", "mse"), ("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")}
-"""scikit-learn's outputs with their losses."""
+"""scikit-learn's outputs with losses."""
 
 
 def sklearn_fits(network: Network, optimizer: Optimizer) -> bool:
-    """Return whether scikit-learn has the network, and takes the optimiser's steps."""
+    """Return True if scikit-learn has the network, and takes the optimiser's steps."""
     if not network.is_chain or (network.output, network.loss) not in PAIRS:
         return False
     one_rate = type(optimizer) is Adam or (
@@ -216,12 +216,14 @@ def _estimator(training: PeerTraining) -> Any:
 
 
 class Peer(NamedTuple):
-    """A library that trains networks.
+    """A library for training networks.
 
-    title : its name in tables
-    fits : fits(network, optimizer) says whether it takes the same steps
-    ways : ways(training) returns by name the ways to take them: functions that prepare and return a `Run`
-    off_by_adam : how far its losses may be off by Adam beyond roundings, relatively: where epsilon is added
+    title : the name in tables
+    fits : fits(network, optimizer) is True if the library takes the same steps
+    ways : ways(training) returns by name the ways to take the steps: functions for preparing, with a `Run` as
+        the result
+    off_by_adam : the allowed difference of losses by Adam beyond roundings, relatively: epsilon is added at
+        another place
     """
 
     title: str

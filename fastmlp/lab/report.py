@@ -1,4 +1,4 @@
-"""Results as a page of HTML without scripts, which needs no network."""
+"""Results as a page of HTML without scripts and network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastmlp.model.state import DTYPES
 Ranked = list[Measurement]
 
 MOST_OPEN = 8
-"""Rows of a slot that are shown at once; longer lists are folded."""
+"""Rows of a slot shown at once; longer lists are folded."""
 
 WIDEST = 1.25
 """The end of the longest interval over the longest bar, at most."""
@@ -177,7 +177,7 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
 
 
 def _waiting(measurement: Measurement, results: Results) -> str:
-    """Return the share of several threads' time that is waiting, in words."""
+    """Return the waiting share of several threads' time, in words."""
     alone = next(
         (
             m

@@ -1,4 +1,4 @@
-"""Runs of `fastmlp bench`: a request as tasks, their results, and new runs whenever a file is saved."""
+"""Runs of `fastmlp bench`: tasks of a request, results, and new runs whenever a file is saved."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Request(NamedTuple):
     """A request of `fastmlp bench`.
 
     slots : names of slots, and `STEP`
-    variants : names; empty for all, and for the steps of other programs that are installed
-    own : the variants whose slots alone are measured; empty for all
+    variants : names; empty for all, and for the steps of other installed programs
+    own : the variants measured by changed slots alone; empty for all
     sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual
-    budget : seconds for each variant of each row; clock : as `fastmlp.lab.timing.timed` takes it
+    budget : seconds for each variant of each row; clock : as of `fastmlp.lab.timing.timed`
     """
 
     slots: Sequence[str]
@@ -44,11 +44,11 @@ class Request(NamedTuple):
 
 
 MeasurementTask = tuple[SlotRow | StepRow, list[str]]
-"""A row, and the names of its variants."""
+"""A row, and the names of variants."""
 
 
 def tasks(request: Request) -> list[MeasurementTask]:
-    """Return the rows of a request, without slots that every variant inherits."""
+    """Return the rows of a request, without slots inherited by every variant."""
     names = request.variants or list(variants())
     found: list[MeasurementTask] = []
     expected = [name for name in request.slots if name != STEP]
@@ -73,7 +73,7 @@ def run(
 ) -> Results:
     """Return the results of tasks; done(row) is called after each task.
 
-    machine : None to measure first; with_phases : whether to take the steps of a single thread apart, by
+    machine : None to measure first; with_phases : True splits the steps of a single thread into phases, by
         the functions of the fastest variant
     """
     import scipy.linalg.cython_blas  # noqa: F401 # `blas` calls it: loaded later it would not be held
@@ -109,7 +109,7 @@ APART: dict[str, Any] = {
     "start_new_session": True,
     "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows
 }
-"""Options of a process that Ctrl-C in a terminal spares: the process would print its traceback."""
+"""Options of a process spared by Ctrl-C in a terminal: the process would print a traceback."""
 
 
 def watch(paths: Sequence[str], arguments: Sequence[str], machine: MeasuredMachine) -> None:

@@ -1,4 +1,4 @@
-"""Template for a new variant: a slot's signature, its contract, and a call of `baseline`."""
+"""Template for a new variant: a slot's signature and contract, and a call of `baseline`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Times of slots: of each case alone, and of the slots that a training step calls.
+"""Times of slots: of each case alone, and of the slots in a training step.
 
-Each variant agrees with the reference before its slots are timed. Kernels compute as within a training: in
-one thread, on arrays that begin at a cache line, and with subnormal numbers taken for 0 (a saturated softmax
-of `baseline` took 16 us in place of 10 for them).
+Each variant agrees with the reference before the slots are timed. Kernels compute as within a training: in a
+single thread, on arrays aligned to a cache line, and with subnormal numbers taken for 0 (a saturated softmax
+of `baseline` took 16 us instead of 10 with them).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastmlp.testing.cases import Case, Sizes
 from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS
 
 PRODUCTS = ("affine", "weight_gradient", "input_gradient")
-"""The slots that are matrix products; memory, or functions of a number, bound other slots."""
+"""The slots with matrix products; memory, or functions of a number, bound other slots."""
 
 
 class SlotRow(NamedTuple):
@@ -66,7 +66,7 @@ class SlotRow(NamedTuple):
 
 
 def traffic(case: Case) -> int:
-    """Return the bytes that a slot reads and writes at least."""
+    """Return the least bytes read and written by a slot."""
     outputs = [case.arguments[i] for i in case.written]
     read_too = [a for a in outputs if np.isfinite(a).all()]  # an array that is only written begins as NaN
     return sum(a.nbytes for a in [*case.inputs().values(), *outputs, *read_too])
@@ -97,13 +97,13 @@ def kernel_of(variant: str, name: str) -> Any:
 
 
 def has_its_own(variant: str, name: str) -> bool:
-    """Return whether a variant's slot differs from its base's."""
+    """Return True if a variant's slot differs from the base's."""
     base = variants()[variant].base
     return base is None or not _same(kernel_of(variant, name), kernel_of(base.name, name))
 
 
 def _same(kernel: Any, other: Any) -> bool:
-    """Return whether two kernels have the same source and call the same functions."""
+    """Return True if two kernels have the same source and call the same functions."""
     first, second = (getattr(k, "py_func", k) for k in (kernel, other))
     if not isinstance(first, FunctionType) or first.__code__ is not getattr(second, "__code__", None):
         return first is second
@@ -140,9 +140,9 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 def measure(row: SlotRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
-    """Yield the time of each variant, or its mistake.
+    """Yield the time of each variant, or the mistake.
 
-    budget : seconds for each; clock : as `fastmlp.lab.timing.timed` takes it
+    budget : seconds for each; clock : as of `fastmlp.lab.timing.timed`
     """
     case, unusual = row.made(), row.unusual()
     named = row.slot, row.case, str(row.sizes), row.dtype
@@ -177,10 +177,10 @@ DROPS, DROPS_IN_PLACE = "p=0.5", "p=0.1, in place"
 
 
 def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
-    """Yield the calls of slots that a step of `kernels.program.step_templates` makes.
+    """Yield the calls of slots in a step of `kernels.program.step_templates`.
 
-    A call is a place of `PHASES`, the number of the operation from 1 (0 of the whole network), and the slot's
-    row. Norms, sums and the like are no slots, and their time is in that of the whole step alone.
+    A call is a place of `PHASES`, the number of the operation from 1 (0 for the whole network), and the
+    slot's row. Norms, sums and the like are no slots; only the time of the whole step includes them.
     """
     network, operations = row.network, row.network.operations
     last, numbered = operations[-1], list(enumerate(operations, 1))
@@ -215,7 +215,7 @@ def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
 def phases(row: StepRow, variant: str, budget: float, clock: str) -> list[PhaseTime]:
     """Return the time of each phase of each layer, by the variant's slots; budget : seconds for each call.
 
-    Each call comes from Python, and pays for that; a variant that joins slots takes less for the whole step.
+    Each call comes from Python, at a price; a variant with joined slots takes less for the whole step.
     """
     found: dict[tuple[str, int], float] = {}
     for phase, layer, called in parts(row):

@@ -21,7 +21,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.state import is_bfloat16
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 AGREED_STEPS = 8
 """Steps with compared losses."""
@@ -47,7 +47,7 @@ class StepRow(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """Widths and batch size as one word."""
+        """Widths and batch size as a word."""
         return f"{'-'.join(map(str, self.network.widths))} b{self.batch}"
 
     @property
@@ -59,7 +59,7 @@ class StepRow(NamedTuple):
         return f"{STEP} {self.shape} {self.dtype} {self.threads} threads"
 
     def work(self) -> Work:
-        """Return the work that estimates take."""
+        """Return the work for estimates."""
         return Work.of(self.network, self.optimizer, self.batch, self.floats, self.threads)
 
     @property
@@ -142,9 +142,9 @@ def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, time
 
 
 def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
-    """Yield each backend's time of a step on the row's threads, or its mistake.
+    """Yield each backend's time of a step on the row's threads, or the mistake.
 
-    budget : seconds for each; clock : as `fastmlp.lab.timing.timed` takes it
+    budget : seconds for each; clock : as of `fastmlp.lab.timing.timed`
     """
     data, few = _data(row, epoch_steps(row)), _data(row, AGREED_STEPS)
     expected = np.array(trained(row, "reference", few, 1)[0])

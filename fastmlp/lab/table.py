@@ -16,11 +16,10 @@ from fastmlp.lab.timing import Time
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 SAME = 0.05
-"""The share of more time, beyond both intervals, that distinguishes no kernels.
+"""The share of more time without a difference between kernels, beyond both intervals.
 
-One function under two names took up to 4 % more under one of them, beyond the intervals of 73 of 144 pairs:
-machine code and arrays lie at other addresses.
-"""
+A function under two names took up to 4 % more under the second, beyond the intervals of 73 of 144 pairs:
+machine code and arrays lie at other addresses."""
 
 CALL = 1.5e-6
 """Seconds; the call from Python is a good part of a shorter time."""
@@ -33,23 +32,23 @@ def duration(seconds: float) -> str:
 
 
 def interval(taken: Time) -> str:
-    """Return a median's uncertainty, and whether the machine was busy, as ±5% cpu."""
+    """Return a median's uncertainty and the machine's state, as ±5% cpu."""
     said = {"cpu": " cpu", "wall": " busy"}[taken.clock] if taken.busy else ""
     return f"±{taken.spread:.0%}{said}"
 
 
 def distinguished(winner: Measurement, other: Measurement) -> bool:
-    """Return whether two medians' intervals are further apart than `SAME`."""
+    """Return True if two medians' intervals are further apart than `SAME`."""
     return (1 + SAME) * winner.time.high < other.time.low
 
 
 def fastest(ranked: Sequence[Measurement]) -> list[Measurement]:
-    """Return the first of a row, and all that are tied with the first."""
+    """Return the first of a row, and all ties with the first."""
     return [one for one in ranked if one is ranked[0] or not distinguished(ranked[0], one)]
 
 
 def standing(one: Measurement, ranked: Sequence[Measurement]) -> str:
-    """Return a variant's place in its row: "fastest", "tied", or a ratio of times."""
+    """Return a variant's place in a row: "fastest", "tied", or a ratio of times."""
     ratio, first = f"{one.time.median / ranked[0].time.median:.2f}", fastest(ranked)
     if one not in first:
         return ratio
@@ -66,7 +65,7 @@ def title(measurement: Measurement) -> str:
 
 
 def mechanism(variant: str) -> str:
-    """Return a variant's mechanism in the words of its file's first line, if any."""
+    """Return a variant's mechanism in the words of the file's first line, if any."""
     declared = variants().get(variant)
     if declared is None:
         return "NumPy, a function at a time" if variant == "reference" else ""  # or a peer
@@ -106,7 +105,7 @@ def _lead(ranked: Sequence[Measurement]) -> str:
 
 
 def lost(ranked: Sequence[Measurement], machine: MeasuredMachine) -> list[str]:
-    """Return for each slower variant of a row its ratio of times, and why."""
+    """Return for each slower variant of a row the ratio of times, and the reason."""
     winner, said = ranked[0], []
     for other in ranked[1:]:
         how = mechanism(other.variant)
@@ -173,7 +172,7 @@ def notes(results: Results) -> Iterator[str]:
 
 
 def wrong(results: Results) -> Iterator[str]:
-    """Yield a line for each mistake of a variant that was not timed."""
+    """Yield a line for each mistake of a variant without times."""
     first = {(one.variant, one.slot, one.message): one for one in reversed(results.wrong)}
     for one in reversed(first.values()):
         yield f"{one.variant} is wrong and was not timed: {one.row}: {one.message}"
@@ -202,7 +201,7 @@ def changes(found: Sequence[Change]) -> Any:
 
 @contextlib.contextmanager
 def bar(total: int, console: Any, shown: bool = True) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar on a terminal; yield a function that advances the bar by a row."""
+    """Show a progress bar on a terminal; yield a function for advancing the bar by a row."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""Times of calls that take turns, with confidence intervals."""
+"""Times of calls in turn, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.callbacks.callback import Callback, Run
 
 try:
     import resource
@@ -20,7 +20,7 @@ except ImportError:  # on Windows
 LEAST_ROUNDS, MOST_ROUNDS, MOST_REPEATS = 7, 1000, 1 << 24
 
 Z_95 = 1.96
-"""Standard deviations on either side that hold 95 % of a normal variable."""
+"""Standard deviations on either side for 95 % of a normal variable."""
 
 Key = TypeVar("Key")
 
@@ -32,7 +32,7 @@ class Time(NamedTuple):
     """Seconds of a call: the least, the median, and the ends of the median's 95 % confidence interval.
 
     clock : a key of `CLOCKS`
-    busy : whether other programs had the processor for a part of the time
+    busy : True if other programs had the processor for a part of the time
     """
 
     best: float
@@ -66,9 +66,9 @@ def summary(seconds: list[float]) -> Time:
 def in_alternation(
     calls: Mapping[Key, Callable[[], float]], budget: float = 0.0, least: int = LEAST_ROUNDS
 ) -> dict[Key, Time]:
-    """Return the times of calls that take turns; each call returns its seconds.
+    """Return the times of calls in turn; each call returns seconds.
 
-    So a disturbance of the machine disturbs all calls. The first round does not count.
+    A disturbance of the machine so disturbs all calls. The first round does not count.
     budget : seconds for each call; least : turns of each call, however long a turn takes
     """
     if not calls:
@@ -92,14 +92,14 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Clocks by name; the processor's stands still while other programs have the core."""
 
 AUTO = "auto"
-"""Chooses a clock: the processor's for one thread on a busy machine, else the wall's."""
+"""Chooses a clock: the processor's for a single thread on a busy machine, else the wall's."""
 
 LEAST_SHARE = 0.95
 """A thread's share of computing time; below, the machine is busy."""
 
 MOST_SWITCHES = 50
-"""Switches a second of a busy machine. Several threads that wait for each other compute for less than that
-share on an idle machine, too, but are seldom taken off their cores."""
+"""Switches a second of a busy machine. Threads waiting for each other compute for a smaller share on an idle
+machine, too, but are seldom taken off the cores."""
 
 
 class Load:
@@ -109,7 +109,7 @@ class Load:
         self._threads, self._began = threads, self._now()
 
     def busy(self) -> bool:
-        """Return whether other programs took the processor."""
+        """Return True if other programs took the processor."""
         wall, own, switches = (now - began for now, began in zip(self._now(), self._began, strict=True))
         return own < LEAST_SHARE * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
 
@@ -123,9 +123,9 @@ class Load:
 def timed(
     calls: Mapping[Key, Callable[[Clock], float]], budget: float, clock: str, threads: int = 1
 ) -> dict[Key, Time]:
-    """Return the times of calls that take turns; each call returns its seconds by a clock.
+    """Return the times of calls in turn; each call returns seconds by a clock.
 
-    clock : a key of `CLOCKS`, or `AUTO`; threads : how many a call computes on
+    clock : a key of `CLOCKS`, or `AUTO`; threads : of a call
     """
     name = "wall" if clock == AUTO else clock
     load = Load(threads)

@@ -1,1 +1,1 @@
-"""Many models in one call: `fit_many` and `predict_many`, on the parts of `fit`."""
+"""Many models in a call: `fit_many` and `predict_many`, on the parts of `fit`."""

@@ -1,4 +1,4 @@
-"""Small networks of one schedule, into whose trainings nothing looks: they take their steps as one training.
+"""Blocks: small networks of equal schedules, trained as a single training.
 
 A training of its own for each (`fastmlp.many.lanes`) takes Python ten times as long as a thousand steps of a
 network 3-4-1. So what is done for one is done here for all at once; and what nobody may ask for, as the lists
@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import lanes
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.lanes import LaneProgram
+from fastmlp.data.batches import Batches, batches_of
+from fastmlp.data.seeding import Streams, orders_of
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
@@ -23,13 +25,12 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array, Snapshot, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.training.batches import Batches, batches_of
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, Plan, Training
-from fastmlp.training.model import Model
 from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
-from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
+from fastmlp.training.start import drawn_starts, dropout_key
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.training import LaneNumbersKept
@@ -57,11 +58,11 @@ MOST_LOSSES = 1 << 20
 
 
 class ScheduleError(Exception):
-    """A user's schedule has raised an error, its cause, in one of a block's trainings."""
+    """A user's schedule has raised an error in a block; the error is the cause."""
 
 
 class Pattern(NamedTuple):
-    """What models have in common that differ in seeds, rows and initial parameters only.
+    """The common part of models that differ in seeds, rows and initial parameters.
 
     plan : of one of the trainings, without its rows and orders; backend : that predicts
     rows : of an epoch; shuffles : whether orders are drawn
@@ -85,33 +86,33 @@ class Pattern(NamedTuple):
             return None
         if (plan.data.weights != 1).any():
             return None
-        rows, now = len(plan.data.weights), settled(plan.backend)  # type: ignore[arg-type]  # no `Steps`
+        rows, now = len(plan.data.weights), current_backend(plan.backend)  # type: ignore[arg-type]  # no `Steps`
         own = plan._replace(data=empty, orders=None, start=None, backend=now)
         shuffles = plan.orders is not None
         return cls(plan.network, plan.optimizer, own, now, rows, shuffles, program, training.continuation())
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
-        """Return the pattern of a training with another optimiser, whose rates alone differ."""
+        """Return the pattern with another optimiser, of other rates."""
         kept = self.kept._replace(options=self.kept.options | {"optimizer": optimizer})
         return self._replace(optimizer=optimizer, kept=kept)
 
     @property
     def schedule(self) -> tuple[Any, ...]:
-        """What is the same for all models of a block."""
+        """The common schedule of a block's models."""
         return self.program.bound, self.plan.epochs, self.rows, self.plan.step_rows, self.shuffles
 
     @property
     def seconds(self) -> float:
-        """What a model of a block takes, about."""
+        """Seconds for a model of a block, about."""
         return self.plan.epochs * batches_of(self.rows, self.plan.step_rows, False) * self.program.seconds
 
     def takes(self, data: Data) -> bool:
-        """Return whether a model with these rows may be trained in one block with the others."""
+        """Return whether a block may have a model with these rows."""
         return isinstance(data.inputs, np.ndarray) and bool((data.weights == 1).all())
 
 
 class BlockMembers(NamedTuple):
-    """Some of the models, a list of each thing that they have.
+    """The models of a block, as lists.
 
     models : their places in the call; initial : their first parameters (P,), None draws them
     """
@@ -123,7 +124,7 @@ class BlockMembers(NamedTuple):
     initial: list[Array | None]
 
     def at(self, places: Iterable[int]) -> BlockMembers:
-        """Return some of them."""
+        """Return the members at some places."""
         lists: Any = ([one[place] for place in places] for one in self)
         return BlockMembers(*lists)
 
@@ -155,13 +156,13 @@ class BlockTraining:
         self._diverged: list[tuple[int, DivergenceError]] = []
 
     def run(self) -> None:
-        """Take all steps, or those up to a stop."""
+        """Take all steps, or the steps up to a stop."""
         with budget.training():
             while steps := self._steps_now():
                 self.take_steps(steps)
 
     def stop(self, reason: str) -> None:
-        """End them after their chunk."""
+        """Stop the block after a chunk."""
         self.stop_reason = reason
 
     def _steps_now(self) -> int:
@@ -199,7 +200,7 @@ class BlockTraining:
         self._pace = stopwatch.lap().working / steps
 
     def _are_finite(self, objectives: Array) -> NDArray[np.bool_]:
-        """Return whether the objectives (models, steps) and the parameters of each model are finite."""
+        """Return for each model whether objectives (models, steps) and parameters are finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             finite: NDArray[np.bool_] = np.isfinite(objectives.sum(axis=1))
         if not finite.all():  # a sum of finite ones may overflow
@@ -207,7 +208,7 @@ class BlockTraining:
         return finite & self._lanes.finite
 
     def _divergence_of(self, place: int, before: LaneNumbersKept, steps: int) -> DivergenceError:
-        """Return the error of a model alone, which takes steps of the chunk once more.
+        """Return a diverged model's error, by the chunk's steps once more, alone.
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
         """
@@ -230,7 +231,7 @@ class BlockTraining:
         raise AssertionError("a model has diverged in a block, and not by itself")
 
     def _free_lanes(self) -> None:
-        """Have those that have not diverged go on alone where they fill fewer vectors."""
+        """Lay the finite models out anew where they fill fewer vectors."""
         kept, count = np.flatnonzero(self._finite), len(self._finite)
         vectors = self._lanes.vectors_of
         if not len(kept) or vectors(len(kept)) > FREED_SHARE * vectors(count):
@@ -244,7 +245,7 @@ class BlockTraining:
         self._losses.sums = self._losses.sums[[*kept, -1]]
 
     def models(self) -> Iterator[tuple[int, Model | DivergenceError]]:
-        """Yield the place of each model, and the model, or the error of one that has diverged."""
+        """Yield the place of each model, and the model or its divergence."""
         yield from self._diverged
         pattern, step = self._pattern, self._step
         parameters, moments = self._lanes.parameters, self._lanes.moments
@@ -268,7 +269,7 @@ class BlockTraining:
 
 
 class EndedBlock(NamedTuple):
-    """What the trainings of a block came to.
+    """The end of a block's trainings.
 
     step : updates; moments : (models, rows, P)
     epoch_step, sums : steps and sums of `EpochLosses`; curves : (models, epochs) the losses
@@ -282,7 +283,7 @@ class EndedBlock(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The end of a training, as its model keeps it: a `Continuation` when somebody goes on from it.
+    """The end of a model's training; a `Continuation` is made when needed.
 
     place : of the model in the block
     like : what all models of the pattern keep; parameters : (P,) of this one
@@ -295,7 +296,7 @@ class Kept(NamedTuple):
     parameters: Array
 
     def history(self) -> dict[str, list[float]]:
-        """Return a history of its own."""
+        """Return the history, new lists."""
         return {"loss": self.block.curves[self.place].tolist()}
 
     def continuation(self) -> Continuation:
@@ -320,7 +321,7 @@ def _itself(continuation: Continuation) -> Continuation:
 
 
 def distinct(objects: Sequence[T]) -> tuple[list[T], NDArray[np.intp]]:
-    """Return each of some objects once, and the place (objects,) of each of them there."""
+    """Return the distinct objects, and the place (objects,) of each object among them."""
     found = {id(one): one for one in objects}
     if len(found) == 1:
         return [objects[0]], np.zeros(len(objects), np.intp)
@@ -329,7 +330,7 @@ def distinct(objects: Sequence[T]) -> tuple[list[T], NDArray[np.intp]]:
 
 
 def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
-    """Return what the dropout masks (members,) go by; 0 of those that have none."""
+    """Return the keys of dropout masks (members,), 0 without dropout."""
     keys = np.zeros(len(members.seeds), np.uint32)
     if members.patterns[0].network.drops:
         keys[:] = [

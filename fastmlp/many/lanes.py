@@ -1,4 +1,4 @@
-"""Trainings whose chunks are taken together, a network in each lane of a vector."""
+"""Trainings in lanes: chunks are taken together, a network in each lane of a vector."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import lanes
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.many.blocks import MOST, Pattern
 from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import under_way
 from fastmlp.training.loop import Plan, Training
-from fastmlp.training.model import Model
 
 SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""
 
 
 def program_of(plan: Plan) -> LaneProgram | None:
-    """Return the program by which a training may go together with others; None if it goes alone."""
+    """Return the lane program of a training; None if the training goes alone."""
     as_usual = all(value is None for value in plan.options.of_steps().values())
     if not (isinstance(plan.data.inputs, np.ndarray) and as_usual) or plan.optimizer.whole:
         return None
-    name = settled(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
+    name = current_backend(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
     rows, dtype = len(plan.data.weights), plan.data.weights.dtype
     return lanes.program_of(
         name, plan.network, plan.optimizer, rows, plan.step_rows, dtype, plan.orders is not None
@@ -40,7 +40,7 @@ def program_of(plan: Plan) -> LaneProgram | None:
 
 
 def saved_together(plan: Plan, program: LaneProgram | None, as_one: bool) -> float:
-    """Return the seconds that a training takes less with others, about. as_one : as of `saved_by`"""
+    """Return the seconds that lanes save a training, about. as_one : as of `saved_by`"""
     steps = plan.epochs * -(-len(plan.data.weights) // plan.step_rows)
     return 0.0 if program is None else program.saved_by(steps, as_one)
 
@@ -87,7 +87,7 @@ class ModelGroup:
 
     @property
     def shares(self) -> int:
-        """Into how many parts its models are worth to be shared out among threads."""
+        """The number of parts into which threads share the models."""
         models = len(self.indices)
         if not (self.patterns and self.has_program):
             return models
@@ -95,17 +95,17 @@ class ModelGroup:
 
     @property
     def has_program(self) -> bool:
-        """Whether their program is there, or may be compiled now."""
+        """Whether the lane program exists, or may be compiled now."""
         return self.lanes > 1 and self.program is not None and self.program.is_worth(self._saved)
 
     def lose(self, seconds: float) -> None:
-        """Count seconds that they have taken without their program, if one would save time."""
+        """Count seconds lost without the lane program, if the program would save time."""
         if self.lanes > 1 and self.program is not None:
             self.program.lose(seconds)
 
 
 class LaneTraining(Training):
-    """A training whose chunks may have been taken together with those of others.
+    """A training whose chunks may be taken in lanes.
 
     taken : the chunk, what its network and others came to, and the network's place; None without
     """
@@ -122,7 +122,7 @@ class LaneTraining(Training):
 
 
 class Lane(NamedTuple):
-    """One of the trainings under way. life : see `Lanes._life`; an error that ends the training goes there"""
+    """A training under way. life : see `Lanes._life`; an error that ends the training goes there"""
 
     model: int
     training: LaneTraining
@@ -208,7 +208,7 @@ class Lanes:
         return min(steps, default=0)
 
     def _go_on(self, steps: int) -> None:
-        """Take the next steps of all, those of one program together."""
+        """Take the next steps of all trainings, in lanes where possible."""
         together = defaultdict(list)
         chunks, stopwatch = {}, Stopwatch()
         program = self._group.program if self._group.has_program else None

@@ -9,18 +9,18 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_rows_of
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.network import Network
 from fastmlp.system.budget import share
-from fastmlp.training.data import clean_rows_of
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 THREAD_FLOPS = 1e6
 """Multiply-adds that are worth a thread, counted as 2: it takes 50 us to start."""
 
 
 def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
-    """Write the outputs of all models, each with the bits of its backend's `predict`."""
+    """Write the outputs of all models, with the bits of `Model.predict`."""
     found: dict[int, tuple[Backend, list[PredictArguments]]] = {}
     for backend, one in models:
         found.setdefault(id(backend), (backend, []))[1].append(one)
@@ -30,7 +30,7 @@ def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
             for one in predictions:
                 backend.predict(*one)
             continue
-        from fastmlp.kernels.runtime import predictions as compiled
+        from fastmlp.kernels.runtime import calls as compiled
 
         flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
         threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))
@@ -61,7 +61,7 @@ def predict_many(models: Sequence[Model], X: Any) -> Any:
 
 
 def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -> Any:
-    """Return what `predict_many` returns.
+    """Return the outputs of models, as `predict_many`.
 
     columns : of X, for each model those that it reads; None if all read all
     """
@@ -97,7 +97,7 @@ def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -
 
 
 def _check_like(index: int, network: Network, first: Network) -> None:
-    """Raise ValueError unless a model's network has the inputs and the outputs of the first one's."""
+    """Raise ValueError unless a network has the first network's inputs and outputs."""
     if (network.n_in, network.n_out, [*network.heads]) != (first.n_in, first.n_out, [*first.heads]):
         raise ValueError(
             f"models[{index}] has {network.n_in} inputs and {network.n_out} outputs, and models[0] has "

@@ -9,19 +9,17 @@ from inspect import Parameter, Signature, signature
 from typing import Any, Unpack, cast
 
 from fastmlp import checks
-from fastmlp.many.arguments import Arguments
-from fastmlp.many.checkpointing import CallFile, Resumed
-from fastmlp.many.preparing import Preparation
-from fastmlp.many.trainings import Ended, Trainings
+from fastmlp.callbacks.callback import Callback, Metric
+from fastmlp.many.preparing import Arguments, Preparation
+from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
+from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
-from fastmlp.model.pieces import Piece
-from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Metric
+from fastmlp.system.notices import Bar
+from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, own_pieces
 
 
@@ -162,7 +160,7 @@ OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotat
 
 
 def _pieces(networks: list[Any]) -> list[Piece]:
-    """Return what users have written of some networks; what is no network is found later."""
+    """Return the user-defined pieces of networks; other values are refused later."""
     return [piece for one in networks if isinstance(one, Network) for piece in own_pieces(one)]
 
 

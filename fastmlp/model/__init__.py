@@ -1,1 +1,1 @@
-"""Descriptions of what is to be trained, frozen and without arrays, and where its numbers lie."""
+"""Frozen descriptions of networks and optimisers, and their layout in memory."""

@@ -1,8 +1,7 @@
-"""The activation functions: a table of fastmlp's own, and the class of a user's.
+"""Activation functions: the table of built-in functions, and the class `Activation`.
 
-Definitions and constants are PyTorch's (``torch.nn``): the exact (erf) gelu, elu with alpha 1,
-leaky_relu with slope 0.01, selu with the constants of its paper. The reference has their formulas
-once more, in NumPy.
+Definitions and constants are PyTorch's (``torch.nn``): the exact (erf) gelu, elu with alpha 1, leaky_relu
+with slope 0.01, selu with the constants of the paper. The reference repeats the formulas in NumPy.
 """
 
 from __future__ import annotations
@@ -21,57 +20,69 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
-from fastmlp.model.pieces import Counterpart, Counterparts, Piece, of_one_element, one_number, restored
+from fastmlp.model.custom import (
+    Counterpart,
+    Counterparts,
+    Parameter,
+    Piece,
+    RowFunction,
+    checked_parameters,
+    derivatives,
+    of_one_element,
+    one_number,
+    restored,
+    traced,
+)
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
 
 
 class Activation(Piece):
-    """An elementwise activation of a user's own, for hidden layers.
+    """A custom elementwise activation, for hidden layers.
 
     Parameters
     ----------
     name : str
-        Letters, digits and _; none of fastmlp's own names but selu, mish and hardswish, which came later.
+        Letters, digits and _; no built-in name but selu, mish and hardswish, which are younger than this
+        class.
     function : callable
-        function(z) returns the activation of one number, in NumPy's words: operators, comparisons,
-        `np.exp`, `np.where` and the others that docs/pieces.md lists. It is called here, to be
-        traced; numbers from around it are constants from then on.
+        function(z) returns the activation of a number, in NumPy's words: operators, comparisons, `np.exp`,
+        `np.where` and more, listed in docs/pieces.md. The function is called here, to be traced; outside
+        numbers become constants.
     slope : callable, optional
-        slope(z), slope(a) or slope(z, a), with these names: the derivative at z, where the activation
-        is a. If None it is derived from the function.
+        slope(z), slope(a) or slope(z, a), with these names: the derivative at z, for the activation a. None
+        derives the slope from the function.
     parameters : dict of str to (str, initial), optional
-        Numbers that are trained, one for each unit or one for all, as for `Layer`; the function gets them by
-        name, and no slope is given then.
+        Trained numbers, a number for each unit or for all units, as for `Layer`. The function gets the
+        numbers by name; a slope is refused then.
 
     Raises
     ------
     ValueError, TypeError
-        If a function cannot be traced, in one line that names its line.
+        If a function cannot be traced, in a line with the function's file and line.
 
     Attributes
     ----------
-    parameters : tuple of `fastmlp.model.own_layers.Parameter`
-        With some it is an operation of its own after a dense layer's, and has `derivatives` as a `Layer`;
-        what is below is of activations without.
+    parameters : tuple of `Parameter`
+        An activation with parameters is an operation after a dense layer, with `derivatives` as a `Layer`.
+        The attributes below belong to activations without parameters.
     counterparts : Counterparts
         The names of a built-in activation in "torch" and "onnx".
     formula : callable
-        formula(z), on the numbers of `fastmlp.formulas`; None for softmax, which goes over a row.
+        formula(z), on the numbers of `fastmlp.formulas`; None for softmax, a function of a row.
     backward : callable
-        backward(delta, z, a), delta times the slope; it takes what it reads of them, by name.
+        backward(delta, z, a), delta times the slope; a backward function takes by name the arguments in use.
     reads : frozenset of str
-        What of z and a `backward` reads.
+        The names of z and a in the arguments of `backward`.
     hidden : bool
-        Whether hidden layers may use it.
+        True if hidden layers may use the activation.
     output : bool
-        Whether the last layer may.
+        True if the last layer may use the activation.
     short : bool
-        Whether the formula is a few instructions, which a tile can end in.
+        True if the formula is a few instructions, at most, so that a register tile can end with the formula.
     short_backward : bool
-        Whether `backward` is.
+        The same for `backward`.
     """
 
     parameters: tuple[Parameter, ...] = ()
@@ -124,18 +135,18 @@ class Activation(Piece):
 
     @functools.cached_property
     def row(self) -> RowFunction:
-        """The function of an activation with parameters, as an operation has it."""
+        """The row function of an activation with parameters."""
         return RowFunction(self.value, self.parameters)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.value, self.derivative, self.parameters)
 
     def on_array(self, z: Array) -> Array:
-        """Return the activation of z, an array of any shape, in its dtype."""
+        """Return the activation of z, an array of any shape, in the dtype of z."""
         return np.asarray(self.value.on_arrays(z.dtype, {"z": z}))
 
     def backward_on_array(self, delta: Array, z: Array, a: Array) -> Array:
-        """Return delta times the derivative at z, where the activation is a; arrays of one shape."""
+        """Return delta times the derivative at z, for the activation a; arrays of equal shapes."""
         found = self.by_delta.on_arrays(z.dtype, {"delta": delta, "z": z, "a": a})
         return np.broadcast_to(np.asarray(found, z.dtype), z.shape)
 
@@ -174,7 +185,7 @@ def _is_short(expression: Expression) -> bool:
     return len(operations) <= 12 and not LONG & {*operations}
 
 
-def _own(
+def _entry(
     name: str,
     formula: Formula | None,
     backward: Formula | None,
@@ -196,9 +207,9 @@ def _own(
 ACTIVATIONS = {
     entry.name: entry
     for entry in (
-        _own("identity", lambda z: z, lambda delta: delta, output=True, short=True),
+        _entry("identity", lambda z: z, lambda delta: delta, output=True, short=True),
         # A choice and no product: a NaN or inf that comes from above a closed unit ends there.
-        _own(
+        _entry(
             "relu",
             elementary.relu,
             lambda delta, a: where(a > 0.0, delta, 0.0),
@@ -206,7 +217,7 @@ ACTIVATIONS = {
             torch="ReLU",
             onnx="Relu",
         ),
-        _own(
+        _entry(
             "leaky_relu",
             elementary.leaky_relu,
             lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
@@ -214,22 +225,22 @@ ACTIVATIONS = {
             torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
             onnx=("LeakyRelu", {"alpha": LEAKY_SLOPE}),
         ),
-        _own(
+        _entry(
             "elu",
             elementary.elu,
             lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
             torch=("ELU", {"alpha": 1.0}),
             onnx=("Elu", {"alpha": 1.0}),
         ),
-        _own(
+        _entry(
             "gelu",
             elementary.gelu,
             lambda delta, z: delta * elementary.gelu_derivative(z),
             torch=("GELU", {"approximate": "none"}),
             onnx=("Gelu", {"approximate": "none"}),
         ),
-        _own("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z), torch="SiLU"),
-        _own(
+        _entry("silu", elementary.silu, lambda delta, z: delta * elementary.silu_derivative(z), torch="SiLU"),
+        _entry(
             "softplus",
             elementary.softplus,
             lambda delta, a: delta * -elementary.expm1_nonpositive(-a),
@@ -238,7 +249,7 @@ ACTIVATIONS = {
             torch=("Softplus", {"beta": 1.0, "threshold": 40.0}),
             onnx="Softplus",
         ),
-        _own(
+        _entry(
             "sigmoid",
             elementary.sigmoid,
             lambda delta, a: delta * (a * (1.0 - a)),
@@ -246,22 +257,22 @@ ACTIVATIONS = {
             torch="Sigmoid",
             onnx="Sigmoid",
         ),
-        _own("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
-        _own(
+        _entry("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
+        _entry(
             "selu",
             elementary.selu,
             lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE),
             torch="SELU",
             onnx=("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
         ),
-        _own(
+        _entry(
             "mish",
             elementary.mish,
             lambda delta, z: delta * elementary.mish_derivative(z),
             torch="Mish",
             onnx="Mish",
         ),
-        _own(
+        _entry(
             "hardswish",
             elementary.hardswish,
             lambda delta, z: where(z <= -3.0, 0.0, delta * where(z < 3.0, fma(z, 1 / 3, 0.5), 1.0)),
@@ -269,7 +280,7 @@ ACTIVATIONS = {
             torch="Hardswish",
             onnx="HardSwish",
         ),
-        _own(
+        _entry(
             "softmax",
             None,
             None,
@@ -278,21 +289,22 @@ ACTIVATIONS = {
             torch=("Softmax", {"dim": -1}),
             onnx=("Softmax", {"axis": -1}),
         ),
-        _own("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
+        _entry("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
     )
 }
-"""fastmlp's own by name. Each formula stands here once for every kernel."""
+"""The built-in activations by name; each formula stands here once for every kernel."""
 
 YOUNGER = frozenset({"selu", "mish", "hardswish"})
-"""Names that users' own activations may have, too: they were free when models of these were written."""
+"""Built-in names allowed for custom activations: files of models may hold custom activations with these
+names, from versions without the built-in functions."""
 
 HIDDEN = tuple(name for name, entry in ACTIVATIONS.items() if entry.hidden)
-"""The names that a hidden layer may use; so may an `Activation`."""
+"""The names for hidden layers, besides an `Activation`."""
 
 OUTPUTS = tuple(name for name, entry in ACTIVATIONS.items() if entry.output)
-"""The names that the last layer may use."""
+"""The names for the last layer."""
 
 
 def activation_of(given: str | Activation) -> Activation:
-    """Return the entry of a name, a user's activation as it is."""
+    """Return the entry of a name; return an `Activation` unchanged."""
     return ACTIVATIONS[given] if isinstance(given, str) else given

@@ -1,4 +1,4 @@
-"""Averages of weights: which parameters predictions and validation read, where steps go on from others."""
+"""Averages of weights (EMA, SWA): predictions read the average, steps go on from the last weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EMA:
     ----------
     decay : float
         In [0, 1). After every step average = decay * average + (1 - decay) * parameters; the first step's
-        parameters begin it.
+        parameters begin the average.
     """
 
     decay: float = 0.999
@@ -32,7 +32,7 @@ class EMA:
         checks.real("decay", self.decay, 0, 1, open_high=True)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
-        """Return `Optimizer.averaging` of a training of so many steps."""
+        """Return `Optimizer.averaging` for a training of so many steps."""
         return "ema", float(self.decay)
 
 
@@ -43,8 +43,8 @@ class SWA:
     Parameters
     ----------
     start : float
-        In [0, 1): the share of the training's steps that come before. Until then it is the last parameters.
-        `fit_more` keeps the step at which the mean starts; `resume` takes the same number of epochs.
+        In [0, 1): the share of the training's steps before the mean. Predictions read the last parameters
+        until then. `fit_more` keeps the first step of the mean; `resume` takes the same number of epochs.
     """
 
     start: float = 0.75
@@ -53,7 +53,7 @@ class SWA:
         checks.real("start", self.start, 0, 1, open_high=True)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
-        """Return `Optimizer.averaging` of a training of so many steps; ValueError if they are not known."""
+        """Return `Optimizer.averaging` for a training of so many steps; ValueError for None."""
         if steps is None:
             raise ValueError("SWA starts at a share of all steps, which blocks do not give; take an EMA")
         return "swa", float(int(self.start * steps))
@@ -63,16 +63,16 @@ Average = EMA | SWA
 
 
 def with_average(optimizer: Optimizer, average: Average, steps: int | None) -> Optimizer:
-    """Return the optimiser that keeps an average, in a training of so many steps.
+    """Return the optimiser with an average, for a training of so many steps.
 
-    Raises ValueError if it cannot, TypeError if the average is none.
+    ValueError if the optimiser takes no average, TypeError if the average is neither EMA nor SWA.
     """
     checks.instance("average", average, (EMA, SWA), "an EMA or a SWA")
     return _averaged(optimizer, average.averaging(steps))
 
 
 def with_average_of(optimizer: Optimizer, earlier: Optimizer) -> Optimizer:
-    """Return the optimiser that keeps the average of an earlier one, if that has one."""
+    """Return the optimiser with the average of an earlier optimiser, if any."""
     return (
         optimizer
         if earlier.averaging in (None, optimizer.averaging)
@@ -89,17 +89,20 @@ def _averaged(optimizer: Optimizer, averaging: tuple[str, float]) -> Optimizer:
 
 
 def _read(network: Network, optimizer: Optimizer) -> Iterator[slice]:
-    """Yield the places of parameters that take steps."""
+    """Yield the slices of trained parameters."""
     for number, one in enumerate(network.operations):
         if optimizer.rate_factor(number, one):
             yield slice(one.weights, one.trained if one.trains_bias else one.biases)
 
 
-def exchange(network: Network, optimizer: Optimizer, parameters: Array, moments: Array, step: int) -> None:
-    """Swap the parameters (P,) that steps are taken from with those that predictions read, and back.
+def swap_average(
+    network: Network, optimizer: Optimizer, parameters: Array, moments: Array, step: int
+) -> None:
+    """Swap the parameters (P,) of steps with the average, and back.
 
-    Between two chunks parameters hold what predictions read, and the last moment what steps start from; while
-    a backend takes steps it is the other way round. Without an average nothing is done, nor before a step.
+    Between two chunks `parameters` holds the average, for predictions, and the last moment holds the
+    parameters of the next step; while a backend takes steps the two are swapped. Without an average, or
+    before the first step, nothing changes.
 
     moments : (m, P); step : updates done so far
     """

@@ -1,4 +1,4 @@
-"""The contract between the trainer and whatever computes: a few functions, no hidden state."""
+"""The contract between the trainer and a backend: a few functions, no hidden state."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import TrainState, initial_state
 
 Array = NDArray[Any]
 
 
 class Data(NamedTuple):
-    """Rows to learn from, C-contiguous and of one floating dtype, finite, never written.
+    """Training rows, C-contiguous, of a single floating dtype, finite, never written.
 
     inputs : (rows, n_in), an array, `SparseRows` or `ByteRows`
     targets : (rows, n_out); one-hot or probabilities for cross_entropy
@@ -31,26 +30,26 @@ class Data(NamedTuple):
     weights: Array
 
     def take(self, rows: slice | NDArray[np.int64]) -> Data:
-        """Return some rows: of a slice views, of places (n,) copies."""
+        """Return some rows: views for a slice, copies for places (n,)."""
         return Data(self.inputs[rows], self.targets[rows], self.weights[rows])
 
 
 PredictArguments = tuple[Network, Array, Inputs, Array]
-"""The arguments of `Backend.predict`, of which the last is written."""
+"""The arguments of `Backend.predict`; the last array is written."""
 
 
 def empty_losses(network: Network, steps: int) -> NDArray[np.float64]:
-    """Return room for the objectives of steps: (steps,), or (1 + heads, steps)."""
+    """Return an uninitialised array for objectives of steps: (steps,), or (1 + heads, steps)."""
     return np.empty((1 + len(network.heads), steps) if network.heads else steps)
 
 
 class Batch(NamedTuple):
-    """Buffers for a batch of up to R rows, which stay where they are while batches change.
+    """Buffers for a batch of up to R rows, at fixed addresses.
 
     inputs, targets, weights : (R, n_in), (R, n_out), (R,), as in `Data`
     outputs : (R, n_out), of the network, written
-    by_outputs : (R, n_out), the derivative of a loss by them
-    by_inputs : (R, n_in), its derivative by the inputs, written
+    by_outputs : (R, n_out), the derivative of a loss by the outputs
+    by_inputs : (R, n_in), the derivative by the inputs, written
     """
 
     inputs: Array
@@ -70,20 +69,19 @@ class Batch(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Steps to take without coming back: step s visits rows order[starts[s]:stops[s]].
+    """Steps for a single call of a backend: step s visits rows order[starts[s]:stops[s]].
 
-    Kernels know nothing of epochs; a chunk may be a part of one or span many.
+    Kernels do not know epochs; a chunk may be a part of an epoch or span many.
 
     order : (visits,) int64
     starts, stops : (steps,) int64
     totals : (steps,) float64, the sums of the visited rows' weights
     rates : (steps, 2) float64, the learning rates of weights and of biases
-    most_rows : of a step of the training, which this chunk need not contain. Results may depend on this
-        number, and must not depend on where chunks end
+    most_rows : the most rows of a step of the training, perhaps in another chunk. Results may depend on this
+        number, and must not depend on the ends of chunks
     head_totals : (heads, steps) float64, the same sums of `Network.head_weights`; None without heads
-    microbatch : a step takes so many of its rows at a time, and sums their gradients: most_rows is then of
-        one of these. A row that is left alone joins those before it where a network needs batches.
-        0 for all rows at once
+    microbatch : rows of a step per gradient, and gradients are summed: most_rows is of a microbatch then. A
+        single last row joins the rows before where a network needs batches. 0 for all rows at once
     """
 
     order: NDArray[np.int64]
@@ -114,9 +112,9 @@ DRY_ROWS = 4096
 def dry_run(
     network: Network, optimizer: Optimizer, dtype: Any, rows: Sequence[int], batch_size: int | None = None
 ) -> tuple[TrainState, Data, Chunk]:
-    """Return a state, rows of ones, and steps at rates of 0, which have all code compiled that they call.
+    """Return a state, rows of ones, and steps at rates of 0, for compiling all code of a training.
 
-    rows : of each step; batch_size : of the training, if it is more than these
+    rows : of each step; batch_size : of the training, if larger
     """
     stops, steps = np.minimum(rows, DRY_ROWS), len(rows)
     most, once = int(stops.max()), np.zeros(steps, np.int64)
@@ -130,24 +128,24 @@ def dry_run(
 
 
 class Shared(NamedTuple):
-    """What steps need that several processes take together (`fastmlp.distributed`), each with its rows.
+    """The exchange of a step between processes (`fastmlp.distributed`).
 
-    A chunk has this process's rows then, of some steps perhaps none, and the weights of whole batches.
+    A chunk has this process's rows, perhaps none for some steps, and the weights of whole batches.
 
-    places : (visits,) int64, where each visited row stands in its batch; dropout masks go by that
-    add : add(s, first, last) begins to replace numbers [first, last) of the state's gradients by their sums
-        over all processes, in the chunk's step s; it is called for one range after another, and returns from
-        the last when all of them are sums
-    together : how many numbers it shall get at a time, at least
-    rows : of a batch that are here on the average, which decides over threads
-    total : total(numbers) replaces an array by its sums over all processes and returns it: what a step needs
-        of all rows of a batch in the middle
+    places : (visits,) int64, the place of each visited row in the whole batch, for dropout masks
+    add : add(s, first, last) begins to replace numbers [first, last) of the state's gradients by sums over
+        all processes, in the chunk's step s. Called for range after range; the last call returns when all
+        ranges are sums
+    together : the least count of numbers in a call of `add`
+    rows : the average rows of a batch in this process, for the choice of threads
+    total : total(numbers) replaces an array by sums over all processes and returns the array: for steps with
+        sums over a batch in the middle
     batch_rows : (steps,) int64, rows of whole batches
-    leads : whether this process is the one that adds to the gradient what all share
-    touched : (n_in,) bool, which columns any process's rows of the batch have a number in, once all are sums;
-        None where the optimiser does not go by that
-    row_marks : (rows of all tables of categories,) int32, 0 at first; a step marks those that this process's
-        rows have, and all marks are sums once the gradients are; None where all rows move
+    leads : True in the process with the common part of the gradient, as penalties
+    touched : (n_in,) bool, the columns with a number in any process's rows of the batch, set once all ranges
+        are sums; None where the optimiser moves all rows
+    row_marks : (rows of all tables of categories,) int32, 0 at first; a step marks the rows in this process's
+        batch, and `add` sums the marks, too; None where all rows move
     """
 
     places: NDArray[np.int64]
@@ -169,61 +167,60 @@ TrainChunk = Callable[..., TrainState]
 
 
 def step_totals(weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sums of weights (.., rows) over one step's rows, at least one, to the bits of a chunk's.
-
-    `np.sum` adds in another order.
-    """
+    """Return the sums of weights (.., rows) over a step's rows, at least one row, with a chunk's bits."""
+    # `np.sum` adds in another order.
     sums: NDArray[np.float64] = np.add.reduceat(weights.astype(np.float64, copy=False), (0,), axis=-1)
     return sums[..., 0]
 
 
 def counts_of(network: Network, data: Data) -> NDArray[np.float64]:
-    """Return what rows count together in the means of the heads' losses (heads,), or of the only one (1,)."""
+    """Return the rows' total weight in the means of the heads' losses (heads,), or of the only loss (1,)."""
     if network.heads:
         return network.head_totals(data.targets, data.weights)
     return data.weights.sum(dtype=np.float64, keepdims=True)
 
 
 def share_of(counts: Array, totals: Array, loss: Any) -> Array:
-    """Return what a part of all rows adds to their losses (1,) or (heads,); no part overflows alone.
+    """Return a part's terms in the losses of all rows, (1,) or (heads,); no part overflows alone.
 
-    counts, totals : `counts_of` the part and of all rows; loss : what `Backend.evaluate` returns of the part
+    counts, totals : `counts_of` the part and of all rows; loss : the return value of `Backend.evaluate` for
+        the part
     """
     shares: Array = np.divide(counts, totals, out=np.zeros(len(counts)), where=counts > 0)
     return shares * np.atleast_1d(loss)[-len(counts) :]
 
 
 def evaluated(network: Network, losses: Array) -> Any:
-    """Return losses (1,) or (heads,) as `Backend.evaluate` returns them, of heads the sum first."""
+    """Return losses (1,) or (heads,) in the form of `Backend.evaluate`, with the sum of heads first."""
     if not network.heads:
         return float(losses[0])
     return np.array([network.sum_of_heads(losses), *losses])
 
 
 class Backend(NamedTuple):
-    """What a backend does. All arrays are C-contiguous and of one dtype, float32 or float64.
+    """The functions of a backend. All arrays are C-contiguous and of a single dtype, float32 or float64.
 
-    Inputs are arrays or `SparseRows`, and those of `Data` may be `ByteRows`: every backend takes all of them.
-    An exact one makes the same bits of each.
+    Every backend takes inputs as arrays or `SparseRows`, and in `Data` as `ByteRows`. An exact backend gives
+    equal bits for each form.
 
     predict(network, parameters, inputs, out)
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).
     evaluate(network, parameters, data)
-        Return the loss over all rows of data, without dropout and penalties; of a network with heads an array
-        (1 + heads,), the loss and those of the heads.
+        Return the loss over all rows of data, without dropout and penalties; for a network with heads an
+        array (1 + heads,), the loss and the losses of the heads.
     gradient(network, parameters, data, key, step, gradients)
-        Write the gradient of the objective over all rows of data to gradients (P,) and return
-        the objective before the update: loss plus penalties. key and step choose the dropout masks.
+        Write the gradient of the objective over all rows of data to gradients (P,) and return the objective
+        before the update: loss plus penalties. key and step choose the dropout masks.
     update(network, optimizer, state, rate, bias_rate, touched=None)
-        Apply state.gradients (which clipping may scale); return the state with its step advanced. touched
-        (n_in,) says which columns of the inputs have a number other than 0, for an optimiser whose rule goes
-        by that (`StepRule.touched_only`); None says all.
+        Apply state.gradients (clipping may scale the array); return the state after the step. touched (n_in,)
+        : the columns of the inputs with a number other than 0, for a rule with `StepRule.touched_only`; None
+        means all columns.
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
-        Take the chunk's steps, write each one's objective to losses (steps,) float64, and return the
-        state with its step advanced. With heads losses is (1 + heads, steps), each head's loss below.
-        With a `Shared` a step is that along the sum of all processes' gradients, and an objective this
-        one's share of the batch's, with all of the penalties: they add up to the batch's where one
-        process alone has a network with penalties.
+        Take the chunk's steps, write each step's objective to losses (steps,) float64, and return the state
+        after the last step. With heads losses is (1 + heads, steps), each head's loss below. With a `Shared`
+        a step goes along the sum of all processes' gradients, and an objective is this process's share of the
+        batch's objective, with all penalties: the shares add up to the batch's objective if a single process
+        has a network with penalties.
     """
 
     name: str

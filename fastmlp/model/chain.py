@@ -1,7 +1,4 @@
-"""Chains of dense layers, which `sizes`, `hidden` and `dropout` describe, or a list of layers.
-
-Separate from `network`, which takes either.
-"""
+"""Chains of dense layers: the arguments `sizes`, `hidden` and `dropout` of `Network`."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ from fastmlp.model.operations import Operation
 from fastmlp.model.part import Part
 
 MAX_PARAMETERS = 2**31
-"""A network beyond this is refused before anything is allocated: 8 GiB in float32, and its
-moments and gradients as much again each."""
+"""The most parameters of a network: 8 GiB in float32, and the same again for gradients and each moment.
+Larger networks are refused before any allocation."""
 
 
 USUAL = "relu", 0.0, "glorot_uniform", "zeros"
-"""What `Network` has for hidden, dropout, weight_init and bias_init where they are not given."""
+"""The defaults of hidden, dropout, weight_init and bias_init."""
 
 
 def chain_layers(
     sizes: Sequence[int], hidden: Sequence[Any], dropout: Sequence[float], **inits: Any
 ) -> tuple[Part, ...]:
-    """Return the layers of a chain; inits : weight_init and bias_init of all."""
+    """Return the layers of a chain; inits : weight_init and bias_init of all layers."""
     layers: list[Part] = []
     for units, activation, rate in zip(sizes[1:-1], hidden, dropout, strict=True):
         layers.append(Dense(units, activation, **inits))
@@ -45,7 +42,7 @@ def chain_layers(
 
 
 class Chain(NamedTuple):
-    """A chain of dense layers as `Network` describes it: sizes, hidden activations, dropout, initialisers."""
+    """A chain of dense layers: sizes, hidden activations, dropout, initialisers."""
 
     sizes: tuple[int, ...]
     hidden: tuple[str | Activation, ...]
@@ -55,7 +52,7 @@ class Chain(NamedTuple):
 
 
 def as_chain(inputs: int | Blocks, operations: Sequence[Operation]) -> Chain | None:
-    """Return what describes the network if it is a chain of like dense layers; None if it is not."""
+    """Return the chain of a network of equal dense layers; None for other networks."""
     if not isinstance(inputs, int) or not all(one.is_dense for one in operations):
         return None
     dense: list[Any] = [one.layer for one in operations]
@@ -96,7 +93,7 @@ def checked_list(
     l2: float,
     heads: Mapping[str, Head] | None = None,
 ) -> tuple[Chain | dict[str, Any], tuple[Operation, ...]]:
-    """Return the chain that a list of layers is, or the facts of another network; and its operations."""
+    """Return the chain, or the facts of another network, for a list of layers; and the operations."""
     if not all(
         type(one) in (type(other), int) and one == other for one, other in zip(given, USUAL, strict=True)
     ):

@@ -1,4 +1,4 @@
-"""Networks and optimisers in JSON's types, and back: what files and requests hold of them."""
+"""Networks and optimisers as JSON values, and back, for files and requests."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from typing import Any, cast
 import numpy as np
 
 from fastmlp.formulas.expressions import Expression, expression_of
-from fastmlp.model import pieces
+from fastmlp.model import custom
 from fastmlp.model.activations import Activation
+from fastmlp.model.custom import Layer, Piece
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import Residual
-from fastmlp.model.losses import OWN_LOSSES
+from fastmlp.model.loss import BuiltInLoss, Loss, RowLoss
+from fastmlp.model.losses import LOSS_CLASSES
 from fastmlp.model.network import Network
+from fastmlp.model.optimizer import Rule
 from fastmlp.model.optimizers import OPTIMIZERS
-from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import BuiltInLoss, Loss, RowLoss
-from fastmlp.model.own_rules import Rule
 from fastmlp.model.part import LAYERS
-from fastmlp.model.pieces import Piece
 from fastmlp.model.schedules import ByFunction
 
 TYPES: dict[str, Callable[..., Any]] = {
-    **{kind.__name__: kind for kind in (Network, *INITIALIZERS, Head, *OPTIMIZERS, *OWN_LOSSES)},
+    **{kind.__name__: kind for kind in (Network, *INITIALIZERS, Head, *OPTIMIZERS, *LOSS_CLASSES)},
     **BLOCKS,
     **LAYERS,
     "Residual": lambda layers, name: Residual(*layers, name=name),
 }
-"""What `restored` makes, by the names that descriptions have for it."""
+"""The constructors of `restored`, by the type names in descriptions."""
 
 PIECES: dict[str, type[Piece]] = {kind.__name__: kind for kind in (Activation, Layer, Loss, RowLoss, Rule)}
 
@@ -47,19 +46,19 @@ YOUNGER = {
     "averaging": None,
     "input_scale": 1.0,
 }
-"""Fields that were added after the format of files was made, with their values in files that lack them."""
+"""Fields younger than the file format, with their values for files without the fields."""
 
 
 def identified(piece: Piece) -> dict[str, Any]:
-    """Return the name and the digest of a user's piece, which whoever has the piece can compare."""
+    """Return the name and the digest of a custom component, for comparison with the component itself."""
     return {"piece": piece.name, "digest": piece.digest}
 
 
 def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> Any:
-    """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
+    """Return a frozen description (a network, an optimiser, a field) as JSON values.
 
-    of_piece : describes a user's piece; in a file by its name and digest, as a file holds no code. A function
-        for a rate is described by a digest.
+    of_piece : describes a custom component; in a file by name and digest, since a file holds no code. A
+        function for a rate is described by a digest.
     """
     if isinstance(value, Piece) and not isinstance(value, BuiltInLoss):
         return of_piece(value)
@@ -90,19 +89,19 @@ def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> A
 
 
 def with_formulas(value: object) -> Any:
-    """Return `described` with the formulas of a user's pieces, so that another process can restore them."""
+    """Return `described` with the formulas of custom components, for another process."""
     return described(value, _formulas)
 
 
 def restored(description: Any, of_piece: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return what a description describes.
+    """Return the object of a description.
 
-    of_piece : gives the piece of a description of one; None where that is `with_formulas`
+    of_piece : gives the component of a component's description; None for descriptions `with_formulas`
 
     Raises
     ------
     ValueError, TypeError, KeyError, AttributeError
-        If it describes nothing.
+        If the description is invalid.
     """
     match description:
         case {"piece": _}:
@@ -124,7 +123,7 @@ def _formulas(piece: Piece) -> dict[str, Any]:
 
 def _of_formulas(description: dict[str, Any]) -> Any:
     parts = [_unpacked(part) for part in description["parts"]]
-    return pieces.restored(PIECES[description["piece"]], *parts)
+    return custom.restored(PIECES[description["piece"]], *parts)
 
 
 def _packed(part: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Embeddings, which make units of the columns of a block of inputs, and the registry of both.
+"""Embeddings of input columns, and the registry of embeddings and input blocks.
 
-`inputs` has the blocks that X consists of. From what a class says of itself all else derives: layout, which
-rows of tables a step moves, what exports write, and what is public.
+`inputs` has the blocks of X. Layout, sparse steps of tables, exports and public names derive from the
+attributes of a class.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fastmlp.model.part import MOST_UNITS, Class, Part
 Array = NDArray[Any]
 
 TERMS = 16
-"""Cosines of a number in front of the linear layer of `Periodic`, as in RealMLP."""
+"""Cosines of a number before the linear layer of `Periodic`, as in RealMLP."""
 
 BLOCKS: dict[str, type[Part]] = {}
-"""All blocks of inputs and embeddings of numbers that a user may name, by the names of their classes."""
+"""The public input blocks and number embeddings, by class name."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -34,20 +34,21 @@ def block(
     sections: Mapping[str, str] | None = None,
     **facts: Callable[[Any], Any],
 ) -> Callable[[Class], Class]:
-    """Return a decorator that makes a block or an embedding of a class: a frozen dataclass, in the registry.
+    """Return a decorator for a block or an embedding: a frozen dataclass, in the registry.
 
     Parameters
     ----------
     kind : str
-        The name of its operation, by which the program and the reference have it; "" without one.
+        The name of the operation, in programs and in the reference; "" without an operation.
     public : bool
-        Whether users may name it.
+        True if users may name the class.
     keeps : str
-        The array of which a row keeps as many numbers for gradients; "" where a row keeps none.
+        The array with as many numbers as a row saves for backward; "" if a row saves none.
     sections : dict of str to str, optional
-        The arrays that are "biases", or a "state", which no optimiser steps. All others are "weights".
+        The arrays in the sections "biases" and "state" (no optimiser steps a state). Other arrays are
+        "weights".
     **facts : callable
-        What it has in the place of the attributes of `Embedding` and `InputBlock`, as functions of itself.
+        Attributes of `Embedding` and `InputBlock`, as functions of the object.
     """
 
     def decorate(made: Class) -> Class:
@@ -68,12 +69,12 @@ def kinds_of(base: type[Any]) -> tuple[type[Any], ...]:
 
 
 class UnitFormula(NamedTuple):
-    """Units that are each a formula of one of the units before, as exports write them.
+    """A layer of units, each a formula of a single source unit, for exports.
 
-    gathered : (n_out,) int64, for each unit the place of the one that it reads
-    formula : formula(z, *arrays), which is traced
-    arrays : the formula's, by name, (n_out,) floating
-    fixed : whether they are not trained
+    gathered : (n_out,) int64, the source unit of each unit
+    formula : formula(z, *arrays), to be traced
+    arrays : the formula's arrays, by name, (n_out,) floating
+    fixed : True if the arrays are not trained
     """
 
     gathered: NDArray[np.int64]
@@ -83,13 +84,13 @@ class UnitFormula(NamedTuple):
 
 
 class Embedding(Part):
-    """What makes units of the columns of a block.
+    """A map from the columns of a block to units.
 
-    n_in, units : of each column; linear_units : after a linear layer of its own, which follows, or None
-    keeps_numbers : whether the columns themselves are units, too
-    tables : (levels, units) of each column of codes, which has a row of units for each level; () of numbers
-    sparse : whether a step moves only those rows of tables that its batch has, whatever the optimiser
-    settles : whether its state follows from the rows that it is trained on
+    n_in, units : of each column; linear_units : after a separate linear layer for each column, or None
+    keeps_numbers : True if the columns themselves are units, too
+    tables : (levels, units) of each column of codes, with a row of units for each level; () for numbers
+    sparse : True if a step moves only the rows of tables in the batch, with any optimiser
+    settles : True if a state is fitted to the training rows before the first step
     """
 
     keeps: ClassVar[str]
@@ -107,30 +108,30 @@ class Embedding(Part):
         return sum(units for _, units in self.tables) or columns * self.units
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its arrays by name, in the order of the flat vector.
+        """Return the shapes of the arrays by name, in the order of the flat vector.
 
-        Those of tables have a row for each level, and before these that of what is missing.
+        A table has a row for missing codes, and then a row for each level.
         """
         return {f"column{i}": (levels + 1, units) for i, (levels, units) in enumerate(self.tables)}
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Draw its arrays: normal numbers, as ``torch.nn.Embedding``."""
+        """Draw the arrays: normal numbers, as ``torch.nn.Embedding``."""
         for array in arrays.values():
             array[...] = rng.standard_normal(array.shape)
 
     def check(self, columns: int) -> None:
-        """Raise ValueError unless it is for so many columns."""
+        """Raise ValueError unless the embedding fits so many columns."""
 
     def settle(self, arrays: Mapping[str, Array], rows: Array) -> None:
-        """Write the state that follows from rows (rows, columns)."""
+        """Write the fitted state, given rows (rows, columns)."""
 
     def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
-        """Return the formulas that exports write, one after another; none of what every format has."""
+        """Return formulas for exports, layer after layer; empty for embeddings known to every format."""
         return []
 
 
 class NumberEmbedding(Embedding):
-    """What makes units of each number of a block, in front of a linear layer of its own if it has one."""
+    """An embedding of each number of a block, perhaps with a linear layer for each column."""
 
 
 @block(
@@ -144,17 +145,17 @@ class NumberEmbedding(Embedding):
 class Periodic(NumberEmbedding):
     """Cosines of each number, of trained frequencies.
 
-    With the linear layer they are the number x itself and width - 1 outputs of a linear layer of 16 cosines
-    cos(2 pi c x + b), of its own for each number, as in RealMLP (Holzmüller and others, "Better by default",
-    2024). Without, sin(2 pi c x) and cos(2 pi c x) of width / 2 frequencies (Gorishniy and others, "On
-    embeddings for numerical features", 2022).
+    With the linear layer: the number x itself, and width - 1 outputs of a linear layer of 16 cosines cos(2 pi
+    c x + b), separate for each column, as in RealMLP (Holzmüller and others, "Better by default", 2024).
+    Without: sin(2 pi c x) and cos(2 pi c x) of width / 2 frequencies (Gorishniy and others, "On embeddings
+    for numerical features", 2022).
 
     Parameters
     ----------
     width : int
         Units for each number; at least 2, and even without the linear layer.
     sigma : float, above 0
-        The frequencies c are drawn from a normal distribution of this deviation, b between -pi and pi.
+        The deviation of the normal distribution of frequencies c; b is drawn between -pi and pi.
     linear : bool
     name : str, optional
     """
@@ -172,7 +173,7 @@ class Periodic(NumberEmbedding):
         self._set(width=width, linear=linear, sigma=checks.real("sigma", self.sigma, 0, open_low=True))
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its arrays by name."""
+        """Return the shapes of the arrays by name."""
         terms = TERMS if self.linear else self.width // 2
         return dict.fromkeys(("frequencies", "phases")[: 1 + self.linear], (columns, terms))
 
@@ -184,7 +185,7 @@ class Periodic(NumberEmbedding):
             arrays["phases"][...] = rng.uniform(-math.pi, math.pi, frequencies.shape)
 
     def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
-        """Return the cosines; or the angles, and then the sines and cosines of these."""
+        """Return the cosines; or the angles, and then sines and cosines of the angles."""
         (columns, terms), dtype = arrays["frequencies"].shape, arrays["frequencies"].dtype
         flat = {name: array.reshape(-1) for name, array in arrays.items()}
         of_numbers = np.repeat(np.arange(columns), terms)
@@ -206,21 +207,21 @@ class Periodic(NumberEmbedding):
     settles=lambda one: isinstance(one.bins, int),
 )
 class PiecewiseLinear(NumberEmbedding):
-    """The place of each number in its bins.
+    """The place of each number in bins: a piecewise linear encoding.
 
-    As in Gorishniy and others, "On embeddings for numerical features" (2022), a bin gives 0 below it, 1 above
-    it, and within it the share that lies below the number. The first one goes on to -1 below and the last one
-    to 2 above, so that a number that is far beyond short bins is not far off. With `width` a linear layer of
-    its own for each number follows.
+    As in Gorishniy and others, "On embeddings for numerical features" (2022), a bin gives 0 for numbers below
+    the bin, 1 above, and within the bin the share below the number. The first bin goes on to -1 below and the
+    last bin to 2 above, so that a number far beyond short bins is not far off. With `width` a separate linear
+    layer for each number follows.
 
     Parameters
     ----------
-    bins : int, or sequence of numbers, or one sequence for each column
-        Edges, ascending; or how many bins there are, at least 1: their edges are quantiles of the rows that
-        `fit` gets (of the first window, where rows come in parts), closer ones where some coincide. If
-        there are no more different numbers than edges, every number is an edge, and other bins give 0.
+    bins : int, or sequence of numbers, or a sequence for each column
+        Edges, ascending; or the number of bins, at least 1: the edges are quantiles of the rows of `fit` (of
+        the first window, for rows in parts), closer quantiles where some coincide. With fewer different
+        numbers than edges every number is an edge, and the remaining bins give 0.
     width : int, optional
-        Units for each number; one for each bin if None.
+        Units for each number; a unit for each bin if None.
     name : str, optional
     """
 
@@ -234,18 +235,18 @@ class PiecewiseLinear(NumberEmbedding):
         self._set(bins=_checked_bins(self.bins), width=width)
 
     def check(self, columns: int) -> None:
-        """Raise ValueError unless it has one sequence of edges, or one for each column."""
+        """Raise ValueError unless the edges are for all columns, or for each column."""
         if not self.settles and len(self.bins) not in (1, columns):
             raise ValueError(
                 f"bins must be one sequence of edges, or {columns} of them, got {len(self.bins)}"
             )
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its arrays by name."""
+        """Return the shapes of the arrays by name."""
         return dict.fromkeys(("edges", "slopes"), (columns, self.units))
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Write the edges that are given; quantiles are written by `settle`."""
+        """Write the given edges; `settle` writes quantiles."""
         for array in arrays.values():
             array[...] = 0
         if not self.settles:
@@ -254,11 +255,11 @@ class PiecewiseLinear(NumberEmbedding):
             self.write(arrays, [np.array(one) for one in given])
 
     def settle(self, arrays: Mapping[str, Array], rows: Array) -> None:
-        """Write the edges and slopes of bins by quantiles of rows (rows, columns)."""
+        """Write edges and slopes of bins, by quantiles of rows (rows, columns)."""
         self.write(arrays, [_quantiles(column.astype(np.float64), self.units + 1) for column in rows.T])
 
     def write(self, arrays: Mapping[str, Array], edges: Sequence[Array]) -> None:
-        """Write lower edges and 1 / lengths of bins; empty ones, put in the middle, have a slope of 0."""
+        """Write lower edges and 1 / lengths of bins; empty bins, in the middle, have slope 0."""
         for column, own in enumerate(edges):
             own = np.append(own, own[-1]) if len(own) == 1 else own
             missing = self.units + 1 - len(own)
@@ -270,7 +271,7 @@ class PiecewiseLinear(NumberEmbedding):
             arrays["slopes"][column] = np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=long)
 
     def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
-        """Return the share of each bin that lies below the number."""
+        """Return the share of each bin below the number."""
         columns, bins = arrays["edges"].shape
         lowest, highest = np.zeros_like(arrays["edges"]), np.ones_like(arrays["edges"])
         lowest[:, 0], highest[:, -1] = -1, 2
@@ -285,7 +286,7 @@ class PiecewiseLinear(NumberEmbedding):
 
 @block("grouped", public=False, keeps="biases", sections={"biases": "biases"}, n_in=lambda one: one.inputs)
 class Grouped(Embedding):
-    """A linear layer of its own for the units of each column, which ends `Periodic` and `PiecewiseLinear`.
+    """A separate linear layer for each column's units, at the end of `Periodic` and `PiecewiseLinear`.
 
     inputs, units : of each column
     """
@@ -295,20 +296,20 @@ class Grouped(Embedding):
     name: str | None = None
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its arrays by name."""
+        """Return the shapes of the arrays by name."""
         return {"weights": (columns, self.inputs, self.units), "biases": (columns, self.units)}
 
     def draw(self, arrays: Mapping[str, Array], rng: np.random.Generator) -> None:
-        """Draw numbers between -1 / sqrt(inputs) and that, as ``torch.nn.Linear``."""
+        """Draw uniform numbers within 1 / sqrt(inputs), as ``torch.nn.Linear``."""
         bound = 1 / math.sqrt(self.inputs)
         for array in arrays.values():
             array[...] = rng.uniform(-bound, bound, array.shape)
 
 
 def _quantiles(values: Array, most: int) -> Array:
-    """Return quantiles of equal shares of values (n,) that differ, ascending, at most so many.
+    """Return different quantiles of equal shares of values (n,), ascending, at most so many.
 
-    Where some coincide they are closer, by bisection of how many shares there are.
+    Where quantiles coincide, bisection finds more shares.
     """
     ordered = np.sort(values)
     different: Array = ordered[np.insert(np.diff(ordered) > 0, 0, True)]

@@ -1,4 +1,4 @@
-"""Layers of one unit, or of a unit of each of two rows: slopes, gates, sums and products."""
+"""Layers of a single unit, or of a unit of two rows: slopes, gates, sums, products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ MOST_INITIAL = 1e6
 
 
 def sigmoid(x: Any) -> Any:
-    """Return 1 / (1 + exp(-x)); scipy.special's `expit` would load SciPy."""
+    """Return 1 / (1 + exp(-x))."""
+    # SciPy's `expit` would load scipy.special.
     return operate("expit", x)
 
 
@@ -43,11 +44,11 @@ class Scale(Part):
     shift=("bias", 0.0),
 )
 class ScaleShift(Part):
-    """x times a factor, plus a shift: what each of several networks makes of the product that they share."""
+    """x times a factor, plus a shift: the end of a product shared by several networks."""
 
 
 class _Initial(Part):
-    """A layer whose trained numbers have a common first value."""
+    """A layer with a common first value of trained numbers."""
 
     initial: float
 
@@ -70,7 +71,7 @@ class PReLU(_Initial):
     Parameters
     ----------
     initial : float
-        The slope at first.
+        The first slope.
     name : str, optional
     """
 
@@ -87,7 +88,7 @@ class Swish(_Initial):
     Parameters
     ----------
     initial : float
-        Beta at first.
+        The first beta.
     name : str, optional
     """
 
@@ -99,7 +100,7 @@ class Swish(_Initial):
 
 
 class ReadsEarlier(Part):
-    """A layer that reads an earlier layer besides that below it."""
+    """A layer with a second source: an earlier layer, by name."""
 
     layer: str
 
@@ -140,7 +141,7 @@ class Multiply(ReadsEarlier):
 
 @layer("concatenate", counterparts={"onnx": ("Concat", {"axis": 1})})
 class Concatenate(ReadsEarlier):
-    """x and, after its units, those of an earlier layer.
+    """x followed by the units of an earlier layer.
 
     Parameters
     ----------
@@ -165,8 +166,8 @@ class GLU(Part):
     Parameters
     ----------
     units : int, optional
-        The layer brings its product: a `Dense` of twice as many units stands before the gate. Without `units`
-        the layer before has an even number of units, and half of them are left.
+        Adds a `Dense` of twice as many units before the gate. Without `units` the layer before has an even
+        number of units, and the gate half of these.
     name : str, optional
     """
 

@@ -1,4 +1,4 @@
-"""What outputs are trained to; heads, several outputs of a network with losses and targets of their own."""
+"""Output activations with their losses, and heads: several outputs with separate losses and targets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.model.activations import OUTPUTS
 from fastmlp.model.layers import checked_layers, without_penalties
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES, loss_of, named
-from fastmlp.model.own_losses import Loss
 from fastmlp.model.part import MOST_UNITS
 
 Array = NDArray[Any]
 
 MOST_HEADS = 15
-"""Sums of the loss have room for so many."""
+"""The most heads of a network: kernels have slots for so many sums of losses."""
 
 
 USUAL_LOSSES = {"sigmoid": "binary_cross_entropy", "softmax": "cross_entropy"}
-"""The losses of outputs, where none is given; mse for other outputs."""
+"""The default losses by output activation; mse for other outputs."""
 
 
 class Objective(NamedTuple):
-    """An output activation and a loss that go together, of `n_out` outputs; convention : as of `Network`."""
+    """An output activation and a loss for `n_out` outputs; convention : as of `Network`."""
 
     n_out: int
     output: str
@@ -37,7 +37,7 @@ class Objective(NamedTuple):
 
     @classmethod
     def checked(cls, n_out: int, output: str | None, loss: Any, convention: str = "torch") -> Self:
-        """Return the objective of these arguments of `Network`; ValueError or TypeError otherwise."""
+        """Return the objective of these arguments of `Network`; ValueError or TypeError for bad arguments."""
         if loss is None:
             output = "identity" if output is None else checks.choice("output", output, OUTPUTS)
             loss = USUAL_LOSSES.get(output, "mse")
@@ -65,7 +65,7 @@ class Objective(NamedTuple):
 
     @property
     def divisor(self) -> float:
-        """The divisor of a batch's summed loss for its derivative, besides the sum of its weights."""
+        """The divisor of a batch's summed loss for the derivative, besides the sum of weights."""
         entry = loss_of(self.loss)
         if entry.by_row:
             return 1.0
@@ -75,46 +75,46 @@ class Objective(NamedTuple):
 
     @property
     def value_divisor(self) -> float:
-        """The second divisor of the loss that is reported; 1 if it is what is minimised."""
+        """The second divisor of the reported loss; 1 if the reported loss is minimised."""
         return float(self.n_out) if (self.convention, self.loss) == ("sklearn", "mse") else 1.0
 
     @property
     def clips(self) -> bool:
-        """Whether the loss that is reported is that of probabilities held within eps and 1 - eps."""
+        """True if the reported loss is of probabilities clipped to [eps, 1 - eps]."""
         loss = loss_of(self.loss)
         return self.convention == "sklearn" and loss.clips and not loss.parameter
 
     @property
     def loss_parameters(self) -> tuple[float, ...]:
-        """What the loss takes for each output: huber's delta, pinball's quantile, -1 where it clips."""
+        """The loss parameter of each output: huber's delta, pinball's quantile, -1 for clipping."""
         return (-1.0,) * self.n_out if self.clips else loss_of(self.loss).numbers(self.n_out)
 
 
 @dataclass(frozen=True)
 class Head:
-    """One output of a network: layers of its own, a `Dense` of `units`, and a loss.
+    """An output of a network: layers, a `Dense` of `units`, and a loss.
 
     Parameters
     ----------
     units : int
-        Its outputs, at least 1.
+        Outputs of the head, at least 1.
     loss : str or Loss, optional
         As for `Network`.
     output : str, optional
         As for `Network`.
     weight : float, above 0
-        The factor of its loss in the sum that is minimised; of a network's only one it does not count.
+        The factor of this loss in the minimised sum; without effect in a network's only head.
     loss_weights : sequence of float, optional
-        One number a unit, at least 0. The loss of each element is multiplied with its unit's. Of a softmax
-        they are class weights, PyTorch's ``CrossEntropyLoss(weight=)``: a row's loss is multiplied with its
-        class's, and the mean is one by these weights. Where a row of y has several classes, each term is
-        multiplied with its class's weight and the row counts with their mean, where PyTorch's mean counts
-        all rows the same; the labels are smoothed after that.
+        A number for each unit, at least 0, which multiplies the loss of the unit. For softmax these are class
+        weights, PyTorch's ``CrossEntropyLoss(weight=)``: a row's loss is multiplied with the weight of the
+        row's class, and the mean is a weighted mean. Where a row of y has several classes, each term is
+        multiplied with the weight of the class and the row counts with the mean weight, while PyTorch's mean
+        counts all rows the same; labels are smoothed afterwards.
     missing : bool
-        Whether NaN in its targets leaves that entry out of loss and gradient (the row, for losses of whole
-        rows): the loss is the mean over the entries that are there, and 0 if none is.
+        True leaves NaN targets out of loss and gradient (whole rows, for losses of rows): the loss is the
+        mean over the remaining entries, and 0 without any.
     layers : sequence of layers
-        Between the network's layers and its `Dense`.
+        Between the network's layers and the head's `Dense`.
 
     Raises
     ------
@@ -162,30 +162,30 @@ class Head:
 
     @functools.cached_property
     def objective(self) -> Objective:
-        """Its output and its loss, checked."""
+        """The checked output activation and loss."""
         return Objective.checked(self.units, self.output, self.loss)
 
     @property
     def masked(self) -> bool:
-        """Whether single entries of its targets may be missing or count less than others."""
+        """True if single target entries may be missing or have weights."""
         return self.missing or self.loss_weights is not None
 
     @property
     def by_row(self) -> bool:
-        """Whether its loss is of whole rows."""
+        """True if the loss is of whole rows."""
         return loss_of(self.objective.loss).by_row
 
     @property
     def divisor(self) -> float:
-        """The divisor of its summed loss, besides the sum of the weights, which counts entries if masked."""
+        """The divisor of the summed loss, besides the sum of weights (of entries, if masked)."""
         return 1.0 if self.masked else self.objective.divisor
 
     def unpenalised(self) -> Head:
-        """Return the head without penalties of its layers."""
+        """Return the head without penalties in layers."""
         return replace(self, layers=tuple(map(without_penalties, self.layers)))
 
     def row_weights(self, targets: Array, weights: Array) -> NDArray[np.float64]:
-        """Return what each row counts in the mean of its loss (rows,), given targets (rows, units)."""
+        """Return each row's weight in the mean of the loss (rows,), given targets (rows, units)."""
         counted = weights.astype(np.float64)
         if not self.masked:
             return counted
@@ -198,7 +198,7 @@ class Head:
 
 
 def checked_heads(given: Any, single: Any = None) -> dict[str, Head]:
-    """Return heads by name, or a single one, whose name is ""; TypeError or ValueError otherwise."""
+    """Return heads by name, or a single head by the name ""; TypeError or ValueError for bad values."""
     if single is not None:
         if given is not None:
             raise TypeError("a network has heads, or a single head, and not both")

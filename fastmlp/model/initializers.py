@@ -1,8 +1,8 @@
-"""How weights and biases are first drawn.
+"""Initial weights and biases.
 
-Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
-(2010): variance 2 / (fan_in + fan_out). He et al., "Delving deep into rectifiers" (2015):
-variance 2 / fan_in. A uniform of variance v lies in (-sqrt(3 v), sqrt(3 v)).
+Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010):
+variance 2 / (fan_in + fan_out). He et al., "Delving deep into rectifiers" (2015): variance 2 / fan_in. A
+uniform distribution of variance v lies in (-sqrt(3 v), sqrt(3 v)).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BIAS_INITS = ("zeros", "uniform")
 
 @dataclass(frozen=True)
 class Normal:
-    """Draws from normal(0, scale).
+    """Normal numbers with mean 0.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ class Normal:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Draws from the numbers between two.
+    """Uniform numbers between two bounds.
 
     Parameters
     ----------
     low, high : float
-        The least, and the greatest, at least as great.
+        The bounds; high is at least low.
     """
 
     low: float
@@ -64,29 +64,27 @@ INITIALIZERS = (Normal, Uniform)
 
 
 def checked_init(what: str, init: object, names: tuple[str, ...]) -> str | Normal | Uniform:
-    """Return `init` if it is one of `names` or of `INITIALIZERS`; TypeError or ValueError otherwise."""
+    """Return an initialiser, or a name out of `names`; TypeError or ValueError for other values."""
     if isinstance(init, INITIALIZERS) and type(init) in INITIALIZERS:  # a subclass is drawn as its parent
         return init
     return checks.choice(what, init, names, ", or an instance of Normal such as Normal(0.01), or of Uniform")
 
 
 def within(bound: float, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return numbers between -bound and bound, of numbers in [0, 1) as `rng.random` draws them.
-
-    As `rng.uniform`, which takes 3 us more, and on processors of some kinds rounds once less.
-    """
+    """Return numbers between -bound and bound, from numbers in [0, 1) of `rng.random`."""
+    # `rng.uniform` takes 3 us more, and on some processors rounds once less.
     return 2.0 * bound * drawn - bound
 
 
 def weight_bound(init: str | Normal | Uniform, fan_in: int, fan_out: int) -> float | None:
-    """Return the bound within which weights are drawn; None if they are drawn otherwise."""
+    """Return the bound of uniform weights; None for other distributions."""
     if init == "he_uniform":
         return math.sqrt(3.0 * (2.0 / fan_in))
     return math.sqrt(3.0 * (2.0 / (fan_in + fan_out))) if init == "glorot_uniform" else None
 
 
 def bias_bound(init: str | Normal | Uniform, fan_in: int) -> float | None:
-    """Return the same of biases; 0 if they are zeros."""
+    """Return the bound of uniform biases, 0 for zeros; None for other distributions."""
     return {"zeros": 0.0, "uniform": 1.0 / math.sqrt(fan_in)}.get(init) if isinstance(init, str) else None
 
 

@@ -1,8 +1,8 @@
-"""Blocks of inputs: numbers and categories, of which X consists.
+"""Blocks of inputs: the columns of X as numbers and categories.
 
-Blocks lie side by side in X, which stays one array (rows, columns), or dense columns and sparse ones. Codes
-of categories are whole numbers in the dtype of the network. So rows are shuffled, read in parts, and sent
-between processes as any others.
+Blocks lie side by side in X, which stays a single array (rows, columns), or dense columns and sparse columns.
+Codes of categories are whole numbers in the dtype of the network. So rows are shuffled, read in parts, and
+sent between processes as usual.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from fastmlp import checks
 from fastmlp.model.embeddings import BLOCKS as BLOCKS
 from fastmlp.model.embeddings import Embedding, NumberEmbedding, block, kinds_of
 from fastmlp.model.part import MOST_UNITS, Part
-from fastmlp.model.sparse import MOST_COLUMNS
+from fastmlp.model.rows import MOST_COLUMNS
 
 Array = NDArray[Any]
 
 MOST_LEVELS = 2**24 - 2
-"""Codes up to here are exact in float32."""
+"""The most levels: float32 holds codes up to here exactly."""
 
 
 class InputBlock(Part):
     """A block of columns of X.
 
-    codes : the levels of each column of codes, which are whole numbers from -1; () of numbers
-    is_sparse : whether it is a sparse matrix of SciPy's
-    made_by : what makes units of its columns; None where these are the units
+    codes : the levels of each column of codes, whole numbers from -1; () for numbers
+    is_sparse : True for a sparse matrix of SciPy's
+    made_by : the embedding of the columns; None if the columns are the units
     """
 
     count: int
@@ -46,7 +46,7 @@ class InputBlock(Part):
 
     @property
     def outputs(self) -> int:
-        """Units that it gives."""
+        """Units of the block."""
         n, own = self.columns, self.made_by
         if own is None:
             return n
@@ -61,12 +61,12 @@ class Numbers(InputBlock):
     Parameters
     ----------
     count : int
-        Its columns in X.
+        Columns in X.
     embedding : optional
-        What makes units of each number; the numbers themselves if None:
+        The embedding of each number; None for the numbers themselves:
         {embeddings}.
     name : str, optional
-        By which a dict of blocks has it.
+        The block's name in a dict of blocks.
     """
 
     count: int
@@ -90,22 +90,22 @@ class Numbers(InputBlock):
     tables=lambda one: tuple(zip(one.levels, one.width, strict=True)),
 )
 class Categories(InputBlock, Embedding):
-    """A block of categories: columns of codes, of which each has trained units (``torch.nn.Embedding``).
+    """A block of categories: columns of codes with trained units (``torch.nn.Embedding``).
 
-    Codes are whole numbers from 0; -1 means that the category is missing, and has units of its own. `fit`
-    refuses other codes; in `predict` they have the mean of the rows of all levels.
+    Codes are whole numbers from 0; -1 means a missing category, with separate units. `fit` refuses other
+    codes; in `predict` other codes get the mean of the rows of all levels.
 
     Parameters
     ----------
     levels : sequence of int
-        How many levels each column has, at least 1.
+        The number of levels of each column, at least 1.
     width : int or sequence of int, optional
         Units for each column. None: min(600, round(1.6 levels^0.56)), fastai's rule.
     sparse : bool
-        With any optimiser a step changes only the rows of codes that its batch has. Without, only plain SGD
-        and SparseAdam do so, and others move all rows, as ``torch.nn.Embedding``.
+        True: with any optimiser a step changes only the rows of codes in the batch. False: only plain SGD and
+        SparseAdam do so, and other optimisers move all rows, as ``torch.nn.Embedding``.
     name : str, optional
-        By which a dict of blocks has it.
+        The block's name in a dict of blocks.
     """
 
     levels: tuple[int, ...]
@@ -134,18 +134,17 @@ class Categories(InputBlock, Embedding):
 
 @block(is_sparse=lambda one: True)
 class SparseNumbers(InputBlock):
-    """A block of numbers that are mostly zeros: a sparse matrix of SciPy's, next to dense blocks.
+    """A block of numbers, mostly zeros: a sparse matrix of SciPy's, next to dense blocks.
 
-    The first layer is a `Dense`. The rows of its weights for these columns come behind those for what the
-    other blocks give, as if this block were the last one. With `SparseAdam` a step changes only the rows of
-    columns that its batch has a number in.
+    The first layer is a `Dense`. The rows of the weights for these columns come last, as if this block were
+    the last block. With `SparseAdam` a step changes only the rows of columns with a number in the batch.
 
     Parameters
     ----------
     count : int
-        Its columns.
+        Columns of the block.
     name : str, optional
-        By which a dict of blocks has it.
+        The block's name in a dict of blocks.
     """
 
     count: int
@@ -163,17 +162,17 @@ NAMES = [kind.__name__ for kind in KINDS]
 
 
 def columns_of(inputs: int | Blocks) -> int:
-    """Return how many columns X has."""
+    """Return the number of columns of X."""
     return inputs if isinstance(inputs, int) else sum(block.columns for block in inputs)
 
 
 def sparse_columns(inputs: int | Blocks) -> int:
-    """Return how many of them are those of `SparseNumbers`."""
+    """Return the number of columns of `SparseNumbers`."""
     return 0 if isinstance(inputs, int) else sum(b.columns for b in inputs if b.is_sparse)
 
 
 def checked_inputs(given: Any, most: int) -> int | Blocks:
-    """Return a number of columns, or blocks; TypeError or ValueError otherwise."""
+    """Return a number of columns, or blocks; TypeError or ValueError for bad values."""
     if isinstance(given, Mapping):
         given = [replace(_checked(block), name=name) for name, block in given.items()]
     if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):

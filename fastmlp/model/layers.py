@@ -1,7 +1,7 @@
-"""Layers: the parts that a `Network` is made of, as frozen descriptions without arrays.
+"""Layers: the parts of a `Network`, as frozen descriptions without arrays.
 
 Definitions and defaults are PyTorch's (``torch.nn``), initial weights and biases those of `Network`. Here are
-the layers that shape a network; `norms` and `gates` have those that are a formula of a row.
+the layers for the shape of a network; `norms` and `gates` have layers with a formula of a row.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from fastmlp import checks
 from fastmlp.model import gates, norms  # noqa: F401  # whose layers are in the table, too
 from fastmlp.model.activations import HIDDEN, Activation
+from fastmlp.model.custom import Layer
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
-from fastmlp.model.own_layers import Layer
 from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
 
 
 def checked_activation(what: str, given: object) -> str | Activation:
-    """Return the name of a hidden activation, or an `Activation`; ValueError or TypeError otherwise."""
+    """Return the name of a hidden activation, or an `Activation`; ValueError or TypeError for bad values."""
     if isinstance(given, Activation):
         return given
     return checks.choice(what, given, HIDDEN, ", or an Activation of your own")
 
 
 def checked_dropout(given: object) -> float:
-    """Return a probability in [0, 1); ValueError or TypeError otherwise."""
+    """Return a probability in [0, 1); ValueError or TypeError for bad values."""
     return checks.real("dropout", given, 0, 1, open_high=True)
 
 
@@ -37,16 +37,16 @@ class Dense(Part):
     Parameters
     ----------
     units : int
-        Its outputs, at least 1.
+        Outputs of the layer, at least 1.
     activation : str or Activation
-        One of those of hidden layers; the last layer of a network has none: `Network(output=)` says what
-        comes after its logits.
+        An activation of hidden layers; none in the last layer of a network: `Network(output=)` follows the
+        logits.
     bias : bool
-        Without, b stays 0.
+        False keeps b at 0.
     weight_init, bias_init : str, Normal or Uniform
         As for `Network`.
     l1, l2 : float, optional
-        Penalties on its weights, in the place of `Network(l1=, l2=)`; these if None.
+        Penalties on the weights; None takes those of `Network(l1=, l2=)`.
     name : str, optional
 
     Raises
@@ -80,7 +80,7 @@ class Dense(Part):
 
 @layer("")
 class Dropout(Part):
-    """Each unit is 0 with probability `rate` while training; the others are scaled by 1 / (1 - rate).
+    """Each unit is 0 with probability `rate` while training; other units are scaled by 1 / (1 - rate).
 
     Parameters
     ----------
@@ -95,12 +95,12 @@ class Dropout(Part):
 
 @layer("activation")
 class Activate(Part):
-    """An activation by itself, after a norm say, or a `Layer` of your own; either may stand without it.
+    """An activation by itself, after a norm say, or a custom `Layer`, with a name if needed.
 
     Parameters
     ----------
     activation : str, Activation or Layer
-        One of those of hidden layers, or a layer of your own.
+        An activation of hidden layers, or a custom layer.
     name : str, optional
     """
 
@@ -117,12 +117,12 @@ class Activate(Part):
 
 @layer("members")
 class Members(Part):
-    """So many networks from here on, which share the matrix of every `Dense` after it: BatchEnsemble, TabM.
+    """From here on several networks with common matrices in every `Dense`: BatchEnsemble, TabM.
 
-    A member m has factors r_m (inputs,) and s_m (units,) and biases b_m (units,) of its own in each of these
-    layers, ((x r_m) W) s_m + b_m. The loss is the mean of the members' losses, a prediction the mean of their
-    outputs; `Model.predict_members` gives each. The r of the first layer are drawn as signs, all other
-    factors are 1 at first.
+    In each of these layers a member m has separate factors r_m (inputs,) and s_m (units,) and biases b_m
+    (units,), ((x r_m) W) s_m + b_m. The loss is the mean of the members' losses, a prediction the mean of
+    their outputs; `Model.predict_members` gives each. The first layer's r are drawn as signs; other factors
+    begin at 1.
 
     Wen, Tran and Ba, "BatchEnsemble" (2020); Gorishniy, Kotelnikov and Babenko, "TabM" (2025).
 
@@ -133,8 +133,8 @@ class Members(Part):
 
     Notes
     -----
-    All other layers may stand after it, and each member has their parameters for itself: a norm goes over a
-    member's units. What reads an earlier layer reads one after it; heads do not go with it.
+    All other layers may follow, with separate parameters for each member: a norm goes over a member's units.
+    A layer with an earlier source reads a layer after `Members`; heads are refused.
     """
 
     count: int
@@ -152,7 +152,7 @@ class Residual(Part):
     Parameters
     ----------
     *layers : layers
-        One or more, whose last has as many units as x.
+        One or more; the last has as many units as x.
     name : str, optional
     """
 
@@ -169,7 +169,7 @@ class Residual(Part):
 
 
 def checked_layers(given: object) -> tuple[Part, ...]:
-    """Return layers as a tuple, an activation or a `Layer` as `Activate`; TypeError or ValueError if not."""
+    """Return layers as a tuple, with activations and custom layers as `Activate`; TypeError or ValueError."""
     if isinstance(given, (str, Part, Activation, Layer)) or not isinstance(given, Sequence):
         raise TypeError(f"layers must be a list of layers, got {checks.shown(given)}")
     if not given:
@@ -188,7 +188,7 @@ def checked_layers(given: object) -> tuple[Part, ...]:
 
 
 def without_penalties(layer: Part) -> Part:
-    """Return a layer whose weights have no penalty of their own."""
+    """Return a layer without penalties for the layer's weights."""
     match layer:
         case Dense():
             return replace(layer, l1=None, l2=None)
@@ -198,7 +198,7 @@ def without_penalties(layer: Part) -> Part:
 
 
 def __getattr__(name: str) -> type[Part]:
-    """Return a layer by name: pickles of earlier versions, which had all layers here, name this file."""
+    """Return a layer by name, for pickles of earlier versions with all layers in this file."""
     if name not in LAYERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return LAYERS[name]

@@ -1,7 +1,7 @@
-"""Where each layer lies in the one flat vector that holds all parameters.
+"""The flat vector of all parameters, and views of each layer's part.
 
-Operation after operation: the weights (n_in, n_out) in C order, then the biases (n_out,). One vector
-makes an optimiser one loop, an all-reduce one buffer and a checkpoint one array.
+Operation after operation: the weights (n_in, n_out) in C order, then the biases (n_out,). With a single
+vector an optimiser is a loop, an all-reduce a buffer and a checkpoint an array.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastmlp.model.custom import BIAS, parts_of
 from fastmlp.model.embeddings import Embedding
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
-from fastmlp.model.own_layers import BIAS, parts_of
 
 Array = NDArray[Any]
 
 
 first_byte: Any = c_char.from_buffer
-"""`addressof` of that is a third of the time of NumPy's own ways to an address."""
+"""`addressof` of this takes a third of the time of NumPy's ways to an address."""
 
 ALIGNMENT = 64
 """Bytes: one cache line, and the widest vector register."""
 
 
 def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Return an uninitialised vector that starts at a cache line; its pages are mapped when used."""
+    """Return an uninitialised vector at a cache line; pages are mapped at first use."""
     dtype = np.dtype(dtype)
     extra = ALIGNMENT // dtype.itemsize
     raw = np.empty(length + extra, dtype)
@@ -41,7 +41,7 @@ def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def aligned_copy(vector: NDArray[Any]) -> NDArray[Any]:
-    """Return a vector's numbers in an aligned array of their own."""
+    """Return a copy of a vector in an aligned array."""
     found = aligned(vector.size, vector.dtype)
     found[...] = vector
     return found
@@ -53,11 +53,11 @@ def parameter_count(network: Network) -> int:
 
 
 class Views(NamedTuple):
-    """An operation's part of a flat vector; arrays are empty where it has no such parameters.
+    """An operation's part of a flat vector; arrays without numbers are empty.
 
-    first : weights (n_in, n_out), the gain (n_out,), or all parameters of a user's layer
+    first : weights (n_in, n_out), the gain (n_out,), or all parameters of a custom layer
     second : biases or the shift (n_out,)
-    state : (2, n_out), the running mean and variance of a batch norm; of a block, all of it
+    state : (2, n_out), the running mean and variance of a batch norm; the whole state of a block
     """
 
     first: Array
@@ -66,7 +66,7 @@ class Views(NamedTuple):
 
 
 def operation_views(vector: Array, network: Network) -> list[Views]:
-    """Return per operation the views of a flat (P,) vector."""
+    """Return for each operation the views of a flat (P,) vector."""
     return [
         Views(
             vector[one.weights : one.biases].reshape((one.n_in, one.n_out) if one.is_dense else -1),
@@ -78,7 +78,7 @@ def operation_views(vector: Array, network: Network) -> list[Views]:
 
 
 def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
-    """Return by name the arrays of an operation of an `Embedding`, views of a flat (P,) vector."""
+    """Return by name the arrays of an `Embedding`'s operation, views of a flat (P,) vector."""
     assert isinstance(one.layer, Embedding)
     found, at = {}, one.weights
     for name, shape in one.layer.arrays(one.columns).items():
@@ -89,7 +89,7 @@ def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
 
 
 def layer_views(parameters: Array, network: Network) -> list[tuple[Array, Array]]:
-    """Return per layer of a chain the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector.
+    """Return for each layer of a chain the views (weights (n_in, n_out), biases (n_out,)).
 
     Raises
     ------
@@ -105,18 +105,18 @@ def layer_views(parameters: Array, network: Network) -> list[tuple[Array, Array]
 
 
 def dense_views(vector: Array, network: Network) -> list[tuple[Array, Array]]:
-    """Return per product the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
+    """Return for each product the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
     both = zip(network.operations, operation_views(vector, network), strict=True)
     return [views[:2] for one, views in both if one.is_dense]
 
 
 def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
-    """Return the arrays of every layer by its name and theirs, as views of a flat (P,) vector.
+    """Return the arrays of every layer by name, as views of a flat (P,) vector.
 
-    A `Dense` has "weights" (n_in, n_out) and, if it has them, "biases" (n_out,); others "gain" and "shift",
-    and a `BatchNorm` its running "mean" and "variance"; a user's layer its parameters, (n_out,) or (1,).
-    After `Members` a `Dense` has "r" (members, n_in), "weights", "s" and "biases" (members, n_out); others
-    have a row for each member. Of inputs see `fastmlp.model.embeddings` and `inputs`.
+    A `Dense` has "weights" (n_in, n_out) and perhaps "biases" (n_out,); other layers have "gain" and "shift",
+    a `BatchNorm` also running "mean" and "variance", a custom layer its parameters, (n_out,) or (1,). After
+    `Members` a `Dense` has "r" (members, n_in), "weights", "s" and "biases" (members, n_out), and other
+    layers have a row for each member. For inputs see `fastmlp.model.embeddings` and `inputs`.
     """
     found: dict[str, dict[str, Array]] = {}
     for one, views in zip(network.operations, operation_views(vector, network), strict=True):
@@ -140,7 +140,7 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
 
 
 def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
-    """Return the parameters of an operation that is no product by name, a row for each of its networks."""
+    """Return the named parameters of an operation without a product, a row for each network."""
     units = one.width // one.networks
     found: dict[str, Array] = {}
     for section, wanted in ((views.first, False), (views.second, True)):
@@ -151,7 +151,7 @@ def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
 
 
 def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array:
-    """Return a new flat vector of `dtype`: the weights drawn layer after layer, the biases, users' layers."""
+    """Return a new flat vector of a dtype: first all weights drawn, then biases, then custom layers."""
     parameters = aligned(parameter_count(network), dtype)
     dense: list[Any] = [one for one in network.operations if one.is_dense]  # of a `Dense` each
     others: list[tuple[Operation, Views]] = []
@@ -181,7 +181,7 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
 def draw_members(
     operations: Sequence[tuple[Operation, Views]], network: Network, rng: np.random.Generator
 ) -> None:
-    """Draw what members have for themselves: the first r as signs, biases as of one network for all."""
+    """Draw the separate parameters of members: the first r as signs, biases as for a single network."""
     own = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
     for _, views in (*own["r"], *own["s"]):
         views.first[...] = 1
@@ -194,19 +194,17 @@ def draw_members(
 
 
 class Generators(Protocol):
-    """Several generators, an iterable."""
+    """Several random generators, an iterable."""
 
     def __iter__(self) -> Iterator[np.random.Generator]: ...
 
     def random(self, count: int) -> NDArray[np.float64]:
-        """Return what `random(count)` of each gives at first, (generators, count)."""
+        """Return the first `random(count)` of each generator, (generators, count)."""
 
 
 def drawn_of_each(network: Network, rngs: Generators, out: Array) -> None:
-    """Write `drawn` by each of some generators to a row of out (generators, P).
-
-    Where all numbers of a chain are uniform they are drawn and scaled together, in a tenth of the time.
-    """
+    """Write `drawn` by each generator to a row of out (generators, P)."""
+    # Uniform numbers of a chain are drawn and scaled together, in a tenth of the time.
     parts = _uniform_parts(network)
     if parts is None:
         for row, rng in zip(out, rngs, strict=True):
@@ -220,7 +218,7 @@ def drawn_of_each(network: Network, rngs: Generators, out: Array) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
-    """Return (start, stop, bound) of all parameters, as they are drawn; None if not all are uniform."""
+    """Return (start, stop, bound) of all parameters, in the order of draws; None unless all are uniform."""
     parts: list[tuple[int, int, float | None]] = []
     if not network.is_chain:
         return None
@@ -234,7 +232,7 @@ def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
 
 
 def settle_bins(parameters: Array, network: Network, rows: Array) -> None:
-    """Write the bins that are quantiles of clean rows (rows, n_in) to a flat (P,) vector."""
+    """Write quantile bins of clean rows (rows, n_in) to a flat (P,) vector."""
     for one in network.operations:
         if isinstance(one.layer, Embedding) and one.layer.settles:
             column = network.operations[one.sources[0]].column
@@ -244,16 +242,16 @@ def settle_bins(parameters: Array, network: Network, rows: Array) -> None:
 def flatten(
     weights: Sequence[Array], biases: Sequence[Array], network: Network, dtype: np.dtype[Any]
 ) -> Array:
-    """Copy given arrays into a new flat vector of `dtype`.
+    """Copy given arrays into a new flat vector of a dtype.
 
     Parameters
     ----------
-    weights, biases : sequences of (n_in, n_out) and (n_out,) arrays, one of each per layer
+    weights, biases : sequences of (n_in, n_out) and (n_out,) arrays, an array for each layer
 
     Raises
     ------
     ValueError
-        If there are not as many arrays as layers, or a shape is not the layer's.
+        If the number of arrays is not the number of layers, or a shape is not the layer's shape.
     """
     parameters = aligned(parameter_count(network), dtype)
     views = layer_views(parameters, network)

@@ -1,10 +1,9 @@
-"""fastmlp's losses: a block each has the formula of one element and, where it has parameters, its class.
+"""Built-in losses: for each the formula of an element and, for losses with parameters, a class.
 
-Element-wise losses are means over all elements, cross_entropy and focal are means over rows, as in PyTorch,
-and likelihoods of several outputs a target are means over targets. Each row counts with its sample weight,
-and a mean divides by the batch's sum of them. poisson_deviance is half the Poisson deviance: poisson plus
-what depends on the targets alone, so that it is 0 where the outputs are the targets. The reference has the
-formulas once more, in NumPy.
+Element-wise losses are means over all elements; cross_entropy and focal are means over rows, as in PyTorch;
+likelihoods of several outputs a target are means over targets. Each row counts with its sample weight, and a
+mean divides by the batch's sum of weights. poisson_deviance is half the Poisson deviance: poisson plus a term
+of the targets alone, so that a perfect prediction has loss 0. The reference repeats the formulas in NumPy.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.numbers import DtypeConstant, at_least, at_most, fma, magnitude, where
-from fastmlp.model import likelihoods
-from fastmlp.model.own_losses import BuiltInLoss, Loss, built_in, numbers_of
+from fastmlp.model.loss import BuiltInLoss, Loss, built_in, numbers_of
 
 LOSSES: dict[str, Loss] = {}
-"""All by name, with their usual parameters; the classes have those with others.
-Outputs are those on whose range a loss is defined; the likelihoods take their canonical output only, whose
-fused form is stable for logits of any size."""
+"""All losses by name, with default parameters; the classes take other parameters. The outputs of a loss are
+the activations within the loss's range; likelihoods take a single, canonical output, with a fused form that
+is stable for logits of any size."""
 
 RANGES = "identity", "sigmoid", "softmax", "exp"
 CLASSES = {"of_logs": True, "by_row": True, "targets": "distributions"}
@@ -67,7 +65,7 @@ class Huber(BuiltInLoss):
     Parameters
     ----------
     delta : float
-        Where it turns from r^2 / 2 to delta (r - delta / 2), r = ``|output - target|``; above 0.
+        The change from r^2 / 2 to delta (r - delta / 2), r = ``|output - target|``; above 0.
     """
 
     entry = LOSSES["huber"]
@@ -85,9 +83,9 @@ def binary_cross_entropy(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, A
 
 @built_in(LOSSES, "softmax", by_logit=True, clips=True, **CLASSES)
 def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
-    """-y log(a), of targets that are smoothed: y - smoothing y + smoothing / classes.
+    """-y log(a), with smoothed targets: y - smoothing y + smoothing / classes.
 
-    parameters : at 0 smoothing / classes, at 1 smoothing; below 0 where the loss is clipped
+    parameters : at 0 smoothing / classes, at 1 smoothing; below 0 for a clipped loss
     """
     y = fma(-at_least(parameters[1], 0.0), y, y) + at_least(parameters[0], 0.0)
     return fma(y, -z, before), a - y
@@ -95,12 +93,12 @@ def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple
 
 @dataclass(frozen=True)
 class CrossEntropy(BuiltInLoss):
-    """Cross-entropy of softmax, of labels that may be smoothed (torch.nn.CrossEntropyLoss).
+    """Cross-entropy of softmax, perhaps with smoothed labels (torch.nn.CrossEntropyLoss).
 
     Parameters
     ----------
     smoothing : float
-        In [0, 1): so much of every label is spread over all classes (torch's label_smoothing), in training
+        In [0, 1): this share of every label is spread over all classes (torch's label_smoothing), in training
         and in validation. With convention="sklearn" the loss of smoothed labels is not clipped.
     """
 
@@ -132,12 +130,13 @@ def pinball(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Quantiles(BuiltInLoss):
-    """The pinball loss, whose least is at quantiles (Koenker and Bassett 1978); "pinball" is `Quantiles()`.
+    """The pinball loss, least at quantiles (Koenker and Bassett 1978); "pinball" is `Quantiles()`.
 
     Parameters
     ----------
     levels : float or sequence of float
-        In (0, 1): one for all outputs, or one for each. One column of y is then the target of all outputs.
+        In (0, 1): a level for all outputs, or for each output. A single column of y is then the target of all
+        outputs.
     """
 
     entry = LOSSES["pinball"]
@@ -151,7 +150,7 @@ class Quantiles(BuiltInLoss):
 
 @built_in(LOSSES, "exp", **COUNTS)
 def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
-    """`poisson`, less its value where the output is the target."""
+    """`poisson` minus the value of `poisson` at the target."""
     least = where(magnitude(y) < elementary.SMALLEST_NORMAL, 0.0, y * (1.0 - elementary.log(y)))
     return fma(-y, z, a) - least, a - y
 
@@ -173,7 +172,7 @@ class Focal(BuiltInLoss):
     Parameters
     ----------
     gamma : float
-        At least 0; how little rows count that are right already. 0 is cross-entropy.
+        At least 0; a larger gamma gives rows with a right prediction less weight. 0 is cross-entropy.
     """
 
     entry = LOSSES["focal"]
@@ -200,19 +199,121 @@ class BinaryFocal(Focal):
     entry = LOSSES["binary_focal"]
 
 
-LOSSES |= likelihoods.LIKELIHOODS
+# --- likelihoods: several outputs for each target, as a mean and a spread ----------------------------------
+# A formula takes the outputs of a target as a tuple, and gives the loss and a tuple of derivatives. Terms of
+# the targets alone are left out.
 
-OWN_LOSSES = tuple(BuiltInLoss.classes)
-"""The classes of those that have parameters, and of likelihoods; all are public."""
+LEAST_LOG_VARIANCE = math.log(1e-6)
+"""The lower clamp of `gaussian`'s log variance, as the eps of torch.nn.GaussianNLLLoss."""
+
+MOST_LOG_DISPERSION = 20.0
+"""The upper clamp of `negative_binomial`'s log dispersion; the lower clamp is the negative."""
+
+
+@built_in(LOSSES, "identity", by_logit=True, outputs_per_target=2)
+def gaussian(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """(log v + (y - mean)^2 / v) / 2, with log v as the second output; and both derivatives."""
+    mean, log_variance = z
+    held = at_least(log_variance, LEAST_LOG_VARIANCE)
+    precision, r = elementary.exp(-held), mean - y
+    scaled = r * precision
+    # Below the least v the derivative by log v is that of torch.nn.GaussianNLLLoss, so that v can grow again.
+    passed = elementary.exp(at_most(log_variance - held, 0.0))
+    return 0.5 * fma(r, scaled, held), (scaled, 0.5 * passed * fma(-r, scaled, 1.0))
+
+
+@dataclass(frozen=True)
+class Gaussian(BuiltInLoss):
+    """-log of a normal density, with two outputs a target: the mean, and the log variance.
+
+    As torch.nn.GaussianNLLLoss(input=mean, var=exp(log variance)) with an eps of 1e-6, the least variance. A
+    network for k columns of y has 2 k outputs: k means, then k log variances.
+    """
+
+    entry = LOSSES["gaussian"]
+
+
+@built_in(LOSSES, "identity", by_logit=True, outputs_per_target=2, targets="at least 0")
+def negative_binomial(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """-log of the probability of y, of mean m and variance m + d m^2, without log(y!).
+
+    With r = 1 / d: log G(r) - log G(y + r) + r log(1 + m / r) + y log(1 + r / m), G the gamma function.
+    """
+    (log_mean, log_dispersion), limit = z, MOST_LOG_DISPERSION
+    held = at_most(at_least(log_dispersion, -limit), limit)
+    beyond = (log_dispersion > limit) | (log_dispersion < -limit)
+    r, u = elementary.exp(-held), log_mean + held  # e^u = m / r
+    of_r, of_y = elementary.softplus(u), elementary.softplus(-u)
+    a = elementary.sigmoid(u)
+    by_u = fma(r, a, -y * (1.0 - a))
+    log_ratio, by_r = log_gamma_ratio(y, r)
+    value = fma(r, of_r, fma(y, of_y, -log_ratio))
+    return value, (by_u, where(beyond, 0.0, fma(r, by_r - of_r, by_u)))
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(BuiltInLoss):
+    """-log of the probability of a count without log(y!), with two outputs a target.
+
+    The outputs are the logarithms of the mean m and of the dispersion d, for a variance of m + d m^2; d is
+    clamped to e^-20 and e^20. The same as torch.distributions.NegativeBinomial(1 / d, logits=log m + log d).
+    A network for k columns of y has 2 k outputs: k log means, then k log dispersions.
+    """
+
+    entry = LOSSES["negative_binomial"]
+
+
+RAISED = 8
+"""The shift of arguments before Stirling's series, with a first lost term of 1e-14."""
+
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+"""log G(x) = (x - 1/2) log x - x + log(2 pi) / 2 + sum of STIRLING[k] x^-(2k + 1) (DLMF 5.11.1)."""
+
+
+def log_gamma_ratio(y: Any, r: Any) -> tuple[Any, Any]:
+    """log(G(y + r) / G(r)) for y >= 0 and r > 0, and the derivative by r, without cancellation."""
+    low, high = r + float(RAISED), y + r + float(RAISED)
+    growth = elementary.log1p(y / low)
+    (of_low, by_low), (of_high, by_high) = _correction(low), _correction(high)
+    value = fma(low - 0.5, growth, y * (elementary.log(high) - 1.0)) + (of_high - of_low)
+    by_r = growth + 0.5 * (1.0 / low - 1.0 / high) + (by_high - by_low)  # log x - 1 / (2 x) at both ends
+    for first in range(0, RAISED, 4):  # G(x + 8) = x (x + 1) .. (x + 7) G(x); the product of 8 would overflow
+        ratio = 1.0
+        for k in range(first, first + 4):
+            part = y / (r + float(k))
+            ratio = ratio * (1.0 + part)
+            by_r = by_r + part / (y + r + float(k))
+        value = value - elementary.log(ratio)
+    return value, by_r
+
+
+def _correction(x: Any) -> tuple[Any, Any]:
+    """Return Stirling's sum at x >= 8, and the derivative."""
+    inverse = 1.0 / x
+    square = inverse * inverse
+    value, slope = STIRLING[-1], STIRLING[-1] * (2.0 * len(STIRLING) - 1.0)
+    for k in range(len(STIRLING) - 2, -1, -1):
+        value = value * square + STIRLING[k]
+        slope = slope * square + STIRLING[k] * (2.0 * k + 1.0)
+    return value * inverse, -slope * square
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+LIKELIHOODS = tuple(name for name, loss in LOSSES.items() if loss.outputs_per_target > 1)
+"""The names of likelihoods."""
+
+LOSS_CLASSES = tuple(BuiltInLoss.classes)
+"""The classes of losses with parameters, and of likelihoods; all are public."""
 
 
 def loss_of(given: str | Loss) -> Loss:
-    """Return the entry of a name, a loss as it is."""
+    """Return the entry of a name; return a loss unchanged."""
     return LOSSES[given] if isinstance(given, str) else given
 
 
 def named(loss: str | Loss) -> str | Loss:
-    """Return the name of one of fastmlp's losses with its usual parameters, all else as it is."""
+    """Return the name of a built-in loss with default parameters; return other losses unchanged."""
     if isinstance(loss, BuiltInLoss) and loss.parameter == LOSSES[loss.name].parameter:
         return loss.name
     return loss
@@ -224,5 +325,5 @@ MOST_CROSS_ENTROPY = DtypeConstant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
 def within(value: Any, least: Any, most: Any) -> Any:
-    """Return the value, or the bound that it is beyond; a NaN stays one."""
+    """Return the value, clamped; a NaN stays."""
     return at_most(at_least(value, least), most)

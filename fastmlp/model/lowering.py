@@ -1,4 +1,4 @@
-"""Layers lowered to a list of operations, with their places in the flat vector and in the workspace."""
+"""Layers lowered to a list of operations, with places in the flat vector and in the workspace."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fastmlp.model.heads import Head
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
 from fastmlp.model.norms import GroupNorm
-from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
+from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, custom_kind
 from fastmlp.model.part import Part
 
 
 class _Lowering:
-    """The operations of layers, one layer after another."""
+    """The lowering of layers to operations, layer after layer."""
 
     def __init__(self, inputs: int | Blocks) -> None:
         self.sparse_in = sparse_columns(inputs)
-        """Sparse columns of X that the first `Dense` shall read."""
+        """Sparse columns of X for the first `Dense`."""
         self.inputs = columns_of(inputs) - self.sparse_in
         self.tables = 0
         """Columns with tables so far."""
@@ -34,9 +34,9 @@ class _Lowering:
         self.counts: dict[str, int] = {}
         self.within: tuple[str, ...] = ()
         self.pinned: set[int] = set()
-        """Operations whose output is read later, so that nothing may change it."""
+        """Operations with later readers, whose output must not change."""
         self.members, self.members_at = 1, INPUTS
-        """How many networks it is from here on; and the operation where that begins."""
+        """The number of networks from here on, and the operation of the split."""
 
     def width(self, source: int) -> int:
         """Return the units of a source."""
@@ -45,7 +45,7 @@ class _Lowering:
     def append(
         self, kind: Kind, sources: tuple[int, ...], n_out: int, layer: Part | None, **more: Any
     ) -> int:
-        """Append an operation; return its number."""
+        """Append an operation; return the operation's number."""
         self.counts[kind.label] = self.counts.get(kind.label, 0) + 1
         given = layer.name if layer is not None else None
         name = more.pop("own_name", given) or f"{kind.label}{self.counts[kind.label]}"
@@ -63,7 +63,7 @@ class _Lowering:
         self.pinned.add(place)
 
     def add(self, layer: Part, source: int) -> int:
-        """Append a layer that reads a source; return the operation that has its output."""
+        """Append a layer after a source; return the operation of the layer's output."""
         match layer:
             case Members():
                 if self.members > 1:
@@ -73,7 +73,7 @@ class _Lowering:
             case Dense() if self.members > 1:
                 return self.shared(layer, source)
             case Dense():
-                own, around = own_kind(layer.activation), self.within
+                own, around = custom_kind(layer.activation), self.within
                 ends = layer.activation if own is None else "identity"
                 sparse_in, self.sparse_in = self.sparse_in, 0
                 n_in = self.width(source) + sparse_in
@@ -92,7 +92,7 @@ class _Lowering:
             case Dropout():
                 return self.dropped(layer, source)
             case Activate():
-                own, at = own_kind(layer.activation), self.operations[source]
+                own, at = custom_kind(layer.activation), self.operations[source]
                 if own is not None:
                     return self.append_by_row(own, (source,), layer)
                 if layer.name is None and self.ends_open(source) and at.is_dense:
@@ -126,13 +126,13 @@ class _Lowering:
         return self.append_by_row(kind, (source,), layer)
 
     def append_by_row(self, kind: Kind, sources: tuple[int, ...], layer: Part, *units: int) -> int:
-        """Append an operation on whole rows, of which each member has its own; units : of each source."""
+        """Append an operation on whole rows, separate for each member; units : of each source."""
         k = self.members
         units = units or (self.width(sources[0]) // k,)
         return self.append(kind, sources, sum(units), layer, n_in=units[0], subrows=k)
 
     def gated(self, layer: GLU, source: int) -> int:
-        """Append a gate of the halves of each row, and before it the product that `units` asks for."""
+        """Append a gate of the halves of each row, after a product if `units` is set."""
         if layer.units is not None:
             around = self.within
             self.within = (*([layer.name] if layer.name else ()), type(layer).__name__, *around)
@@ -158,7 +158,7 @@ class _Lowering:
         return self.append(KINDS[layer.kind], (source,), units, layer, n_in=units, subrows=cuts)
 
     def shared(self, layer: Dense, source: int) -> int:
-        """Append a product that all members share, their factors before and after it, and its activation."""
+        """Append a product shared by all members, between factors of each member, and an activation."""
         k, around = self.members, self.within
         name = layer.name or f"dense{self.counts.get('dense', 0) + 1}"
         self.within = (*([layer.name] if layer.name else ()), *around)
@@ -178,7 +178,7 @@ class _Lowering:
         return place
 
     def add_block(self, block: InputBlock, column: int) -> list[int]:
-        """Append what makes units of a block of inputs; return the operations that have them."""
+        """Append the embedding of a block of inputs; return the operations of the block's units."""
         n, embedding = block.columns, block.made_by
         source = self.append(KINDS["copy"], (INPUTS,), n, None, n_in=n, column=column)
         if embedding is None:
@@ -191,7 +191,7 @@ class _Lowering:
         return [*[source] * embedding.keeps_numbers, made]
 
     def add_inputs(self, blocks: Blocks) -> int:
-        """Append what makes units of blocks of inputs, side by side; return the operation that has all."""
+        """Append blocks of inputs, side by side; return the operation of all units."""
         found: list[int] = []
         column = 0
         for block in blocks:
@@ -207,18 +207,18 @@ class _Lowering:
         return whole
 
     def add_head(self, name: str, head: Head, source: int) -> int:
-        """Append the layers of a head; return the operation that has its logits."""
+        """Append the layers of a head; return the operation of the head's logits."""
         for layer in head.layers:
             source = self.add(layer, source)
         return self.add(Dense(head.units, name=name or None), source)
 
     def ends_open(self, source: int) -> bool:
-        """Whether an operation may be given one more end: nothing ends it yet, and nobody reads it."""
+        """True if an operation can take an activation: nothing ends or reads the operation yet."""
         here = self.operations[source]
         return source not in self.pinned and here.dropout == 0 and here.activation == "identity"
 
     def dropped(self, layer: Dropout, source: int) -> int:
-        """End an operation with dropout, or a copy of it where others read it without."""
+        """End an operation with dropout, or a copy of the operation if other layers read the operation."""
         if layer.rate == 0:
             return source
         if source in self.pinned or self.operations[source].dropout:
@@ -227,7 +227,7 @@ class _Lowering:
         return source
 
     def joined(self, kind: Kind, both: tuple[int, int], layer: Part, what: str) -> int:
-        """Append a formula of the rows of two operations, which must have the same units."""
+        """Append a formula of the rows of two operations with equal units."""
         widths = tuple(map(self.width, both))
         if widths[0] != widths[1]:
             verb = "adds" if kind.name == "add" else "multiplies"
@@ -314,9 +314,9 @@ def lowered(
 
 
 def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
-    """Make runs of the unitwise operations after products that members share; see `Operation.run`.
+    """Fuse the elementwise operations after products shared by members; see `Operation.run`.
 
-    Each by itself would go through memory: all members' units of a batch are far more than L2 holds.
+    Separate operations would go through memory: all members' units of a batch exceed L2 by far.
     """
     for start in [place for place, one in enumerate(found) if one.subrows > 1 and one.is_dense]:
         end = start
@@ -337,7 +337,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
 def _placed(
     operations: Iterable[Operation], readers: Sequence[int], l1: float, l2: float
 ) -> Iterable[Operation]:
-    """The operations with their places; readers : the sources of all operations, one after another."""
+    """Return the operations with places; readers : the sources of all operations."""
     end = units = sums = 0
     placed: list[Operation] = []
     for one in operations:

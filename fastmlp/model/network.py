@@ -1,4 +1,4 @@
-"""`Network`: a frozen description of a network and its objective, without arrays."""
+"""`Network`: a frozen description of a network and the objective, without arrays."""
 
 from __future__ import annotations
 
@@ -15,78 +15,78 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.chain import USUAL, Chain, chain_layers, checked_chain, checked_list
+from fastmlp.model.custom import Layer
 from fastmlp.model.heads import Head, Objective, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Dense, checked_layers, without_penalties
-from fastmlp.model.likelihoods import LIKELIHOODS
-from fastmlp.model.losses import LOSSES, Huber, Quantiles, loss_of
+from fastmlp.model.loss import Loss
+from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
-from fastmlp.model.operations import Operation, Table, own_kind, tables_of
-from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import Loss
+from fastmlp.model.operations import Operation, Table, custom_kind, tables_of
 from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")
 
 
 LEAST_SCALE = 2.0**-149
-"""The least number above 0 of float32."""
+"""The least float32 number above 0."""
 
 
 @checks.listing(hidden=HIDDEN, outputs=OUTPUTS, losses=LOSSES, likelihoods=LIKELIHOODS, blocks=NAMES)
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Network:
-    """A multi-layer perceptron and the objective that it minimises.
+    """A multi-layer perceptron and the objective for training.
 
     Parameters
     ----------
     sizes : sequence of int
         Units of every layer of a chain, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
     hidden : str or Activation, or a sequence of them
-        Activation of the hidden layers, one for all or one for each:
+        Activation of the hidden layers, for all layers or for each:
         {hidden},
-        or an `Activation` of your own. With parameters the network is one of `layers`, and no chain.
+        or a custom `Activation`. An activation with parameters makes a network of `layers` instead of a
+        chain.
     output : str, optional
-        Activation of the last layer. None: what the loss goes with, identity if that is one of several. Of
+        Activation of the last layer. None: the activation of the loss, identity if the loss takes several. Of
         {outputs}.
     loss : str or Loss, optional
-        None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or one of
+        None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or a name of
         {losses};
-        one with its parameters, as `Huber(0.5)`, `Quantiles`, `CrossEntropy(smoothing=0.1)` or `Focal`; or
-        a `Loss` or `RowLoss` of your own. Means over all elements; over rows for cross_entropy, focal and
-        `RowLoss`; over targets, of which each has several outputs, for
+        a loss with parameters, as `Huber(0.5)`, `Quantiles`, `CrossEntropy(smoothing=0.1)` or `Focal`; or a
+        custom `Loss` or `RowLoss`. Means over all elements; over rows for cross_entropy, focal and `RowLoss`;
+        over targets with several outputs for
         {likelihoods}.
     dropout : float or sequence of float
-        Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
-        by 1 / (1 - p). One for all hidden layers or one for each.
+        Probability in [0, 1) of dropping a hidden unit while training; remaining units are scaled by 1 / (1 -
+        p). A number for all hidden layers or for each.
     l1, l2 : float
-        Penalties on the weights, not the biases: l1 * sum|w| + l2 / 2 * sum w^2 is added to the
-        loss of every batch.
+        Penalties on the weights, not the biases: l1 * sum|w| + l2 / 2 * sum w^2 is added to the loss of every
+        batch.
     huber_delta, quantile : float
-        With loss="huber" and "pinball": those of `Huber(huber_delta)` and `Quantiles(quantile)`.
+        With loss="huber" and "pinball": as in `Huber(huber_delta)` and `Quantiles(quantile)`.
     weight_init : str, Normal or Uniform
         glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`.
     bias_init : str, Normal or Uniform
         zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear), `Normal(scale)` or `Uniform(low, high)`.
     input_scale : float
-        What every input is multiplied with, in training and in predictions; above 0. 1 / 255 makes numbers
-        from 0 to 1 of pixels in bytes, which are converted a few rows at a time.
+        Factor of every input, in training and in predictions; above 0. 1 / 255 makes numbers from 0 to 1 of
+        pixels in bytes, converted a few rows at a time.
     convention : str
-        Whose scaling of the objective holds. "torch": what is said above. "sklearn": that of
-        scikit-learn's MLPClassifier and MLPRegressor, see the notes.
+        The scaling of the objective. "torch": as described above. "sklearn": as scikit-learn's MLPClassifier
+        and MLPRegressor, see the notes.
     inputs : int, or list or dict of blocks
-        Columns of X, of a network of `layers`; or blocks of them, of which X is a list or a dict, too:
+        Columns of X, for a network of `layers`; or blocks of columns, and then X is a list or a dict, too:
         {blocks}.
     layers : sequence of layers, str or Activation
-        In the place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists them), names of
-        activations, and a `Layer` or an `Activation` of your own; the last one is a `Dense` of n_out units.
-        Such a list of like `Dense` layers is the chain that `sizes` describe.
+        In place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists all), names of
+        activations, and a custom `Layer` or `Activation`; the last layer is a `Dense` of n_out units. A list
+        of equal `Dense` layers is the chain of `sizes`.
     heads : dict of `Head`
-        In the place of the last `Dense`, output and loss: several of them, by their names. Targets and
-        predictions are dicts of these names; what is minimised is the sum of their losses.
+        In place of the last `Dense`, output and loss: several heads, by name. Targets and predictions are
+        dicts of these names; the sum of the heads' losses is minimised.
     head : `Head`
-        In the place of the last `Dense`, output and loss: a single one. Targets and predictions are arrays.
+        In place of the last `Dense`, output and loss: a single head. Targets and predictions are arrays.
 
     Attributes
     ----------
@@ -95,21 +95,21 @@ class Network:
     n_out : int
         Outputs.
     operations : tuple of `fastmlp.model.operations.Operation`
-        What it does, as a list.
+        The network as a list of operations.
     blocks : tuple of blocks of inputs
-        What the columns of X are; empty where `inputs` is their number.
+        The blocks of X; empty if `inputs` is a number.
     is_chain : bool
-        Whether it is a chain of like dense layers, which `sizes` and `hidden` describe.
+        True for a chain of equal dense layers, as of `sizes` and `hidden`.
     widths : tuple of int
-        Columns of X, and the units of every dense layer: of a chain its sizes.
+        Columns of X, and the units of every dense layer: the sizes of a chain.
     drops : bool
-        Whether units are dropped while it is trained.
+        True if training drops units.
     penalises : bool
-        Whether weights have a penalty.
+        True if weights have a penalty.
     members : int
-        How many networks it is, of which predictions are the mean: see `Members`. 1 without.
+        The number of networks in `Members`; predictions are the mean. 1 without `Members`.
     needs_batches : bool
-        Whether a part of it goes by all rows of a batch, so that one row is none.
+        True if an operation uses all rows of a batch, so that a batch needs two rows.
     sizes : tuple of int
         Of a chain, as are `hidden`, `dropout`, `weight_init` and `bias_init`. Another network has `inputs`
         and `layers`.
@@ -117,17 +117,17 @@ class Network:
     Notes
     -----
     With convention="sklearn" the penalties are divided by the sum of the batch's sample weights;
-    binary_cross_entropy, poisson and poisson_deviance are sums over the outputs and means over the
-    rows; mse counts half and its derivative is that of a sum over the outputs, while the value
-    that is reported is a mean over them (which scikit-learn 1.9 does too: for more than one output
-    its gradient is not that of its loss). It clips probabilities: the value, not the derivative, of
-    a row's cross_entropy, of an element's binary_cross_entropy, lies within -log of 1 - eps and of eps.
-    The loss of an epoch weights every batch with its rows, not with their sample weights.
+    binary_cross_entropy, poisson and poisson_deviance are sums over the outputs and means over the rows; mse
+    counts half, with the derivative of a sum over the outputs, while the reported value is a mean over the
+    outputs (as in scikit-learn 1.9: for more than one output the gradient is not the gradient of the loss).
+    Probabilities are clipped: the value, not the derivative, of a row's cross_entropy, of an element's
+    binary_cross_entropy, lies within -log of 1 - eps and of eps. The loss of an epoch weights every batch
+    with its rows, not with sample weights.
 
     Raises
     ------
     ValueError, TypeError
-        For a value out of range, an unknown name, or an output on which the loss is not defined.
+        For a value out of range, an unknown name, or an output outside the loss's range.
     """
 
     sizes: tuple[int, ...]
@@ -185,7 +185,7 @@ class Network:
         operations: tuple[Operation, ...] = ()
         if layers is None:
             chain = checked_chain(sizes, *given)
-            if any(map(own_kind, chain.hidden)):  # parameters of an activation: an operation of their own
+            if any(map(custom_kind, chain.hidden)):  # parameters of an activation: an operation of their own
                 inits = {"weight_init": chain.weight_init, "bias_init": chain.bias_init}
                 inputs, layers, given = chain.sizes[0], chain_layers(*chain[:3], **inits), USUAL
         if layers is not None:
@@ -262,27 +262,27 @@ class Network:
         return written(self.operations, self.n_in, self._loss_names)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Write a picture of the layers: shapes, numbers of parameters, and arrows for what each reads.
+        """Write a picture of the layers, with shapes, parameter counts and arrows.
 
         Needs the extra `plot`.
 
         Parameters
         ----------
-        path : a file's name, whose ending (.png, .pdf, .svg, ..) says the format
+        path : the file's name; the ending (.png, .pdf, .svg, ..) gives the format
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If it has no such format.
+            If matplotlib has no such format.
         """
         from fastmlp.model.picture import draw
 
         draw(self.operations, self.n_in, self._loss_names, path)
 
     def replaced(self, **changes: Any) -> Network:
-        """Return the network with other values for some of its arguments."""
+        """Return the network with other values for some arguments."""
         return type(self)(**{**self.facts, **changes})
 
     def unpenalised(self) -> Network:
@@ -295,14 +295,14 @@ class Network:
         return self.replaced(l1=0.0, l2=0.0, **parts)
 
     def check_rows(self, rows: NDArray[np.int64]) -> None:
-        """Raise ValueError if steps of so many rows each hold one that is no batch; rows : (steps,)"""
+        """Raise ValueError if a step has a single row and the network needs batches; rows : (steps,)"""
         if self.needs_batches and (rows == 1).any():
             raise ValueError(
                 "a BatchNorm needs at least 2 rows in every batch, and one has 1; choose another batch_size"
             )
 
     def head_weights(self, targets: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what rows count in the mean of each head's loss, (heads, rows); see `Head.row_weights`."""
+        """Return each row's weight in the mean of each head's loss, (heads, rows); see `Head.row_weights`."""
         columns = columns_of_heads(self.heads)
         return np.array(
             [head.row_weights(targets[:, columns[name]], weights) for name, head in self.heads.items()]
@@ -313,23 +313,23 @@ class Network:
         return self.head_weights(targets, weights).sum(axis=1)
 
     def sum_of_heads(self, losses: Any) -> Any:
-        """Return what is minimised, of the losses of its heads (heads, ..)."""
+        """Return the minimised sum, given the losses of the heads (heads, ..)."""
         terms = [head.weight * loss for head, loss in zip(self.heads.values(), losses, strict=True)]
         return functools.reduce(operator.add, terms)  # `sum` corrects the roundings of floats from 3.12 on
 
     @functools.cached_property
     def head_names(self) -> tuple[str, ...]:
-        """The names by which targets and outputs are dicts; none where they are arrays."""
+        """The keys of targets and outputs as dicts; empty for arrays."""
         return tuple(name for name in self.heads if name)
 
     @functools.cached_property
     def loss_curves(self) -> tuple[str, ...]:
-        """The names that its losses have in a history: "loss", and those of heads that have names."""
+        """The names of losses in a history: "loss", and "NAME_loss" for named heads."""
         return "loss", *(f"{name}_loss" for name in self.head_names)
 
     @property
     def losses(self) -> tuple[str | Loss, ...]:
-        """Its loss, or those of its heads."""
+        """The loss, or the losses of the heads."""
         return tuple(head.loss for head in self.heads.values()) or (self.loss,)
 
     @property
@@ -338,35 +338,35 @@ class Network:
 
     @functools.cached_property
     def sparse_in(self) -> int:
-        """How many columns of X, the last ones, may be sparse: those that a product reads."""
+        """The number of last columns of X that may be sparse: the columns of a product."""
         return max(one.sparse_in for one in self.operations)
 
     @property
     def takes_sparse(self) -> bool:
-        """Whether a product reads X itself, or `SparseNumbers`, which alone takes sparse rows."""
+        """True if a product reads X itself, or `SparseNumbers`; other operations need dense rows."""
         return self.sparse_in > 0
 
     def moves_touched(self, optimizer: Any) -> bool:
-        """Whether a step moves only those rows of its tables of categories that the batch has."""
+        """True if a step moves only the rows of category tables in the batch."""
         return any(one.moves_touched(optimizer.rule) for one in self.operations)
 
     @functools.cached_property
     def settles(self) -> bool:
-        """Whether it has a state that follows from the rows that it is trained on, as bins by quantiles."""
+        """True if a state is fitted to the training rows, as bins by quantiles."""
         return any(getattr(one.layer, "settles", False) for one in self.operations)
 
     @functools.cached_property
     def tables(self) -> tuple[Table, ...]:
-        """The tables of its categories, of each column one."""
+        """The tables of categories, a table for each column."""
         return tables_of(self.operations)
 
     @property
     def table_rows(self) -> int:
-        """Rows of all these tables."""
+        """Rows of all tables of categories."""
         return sum(table.levels + 1 for table in self.tables)
 
     def check_sparse(self, sparse: bool) -> None:
-        """Raise ValueError unless it takes X that is sparse, or is not."""
+        """Raise ValueError unless the network takes sparse X, or dense X."""
         if sparse and not self.takes_sparse:
             raise ValueError("sparse X needs a network whose first layer is a Dense; give X as an array")
         if not sparse and sparse_columns(self.blocks):
@@ -374,14 +374,14 @@ class Network:
 
     @property
     def summary(self) -> str:
-        """Its sizes, or its inputs, layers and outputs, in a few words."""
+        """The sizes, or the counts of inputs, operations and outputs, in a few words."""
         if self.is_chain:
             return str(list(self.sizes))
         return f"{self.n_in} inputs, {len(self.operations)} operations, {self.n_out} outputs"
 
     @property
     def unlike_a_chain(self) -> str:
-        """Heads, blocks of inputs, or the first layer, that make it no chain, in words for messages."""
+        """The first feature beyond a chain, for messages: heads, blocks of inputs, or a layer."""
         if self.heads or self.blocks:
             return "heads" if self.heads else "blocks of inputs"
         # A copy is no layer, but what keeps units apart from those that are dropped.
@@ -402,7 +402,7 @@ class Network:
 
 
 def _as_given(heads: dict[str, Head]) -> dict[str, Any]:
-    """Return the argument of `Network` that heads are."""
+    """Return heads as an argument of `Network`."""
     return {"head": heads[""]} if "" in heads else {"heads": heads}
 
 

@@ -1,4 +1,4 @@
-"""Norms: layers that give the units of a row, or of a batch, a common mean and deviation."""
+"""Norms: layers with a common mean and deviation for the units of a row, or of a batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rms_norm(x: Any, gain: Any, epsilon: Any) -> Any:
 class LayerNorm(Part):
     """(x - mean) / sqrt(variance + epsilon) of each row, times a trained gain, plus a trained shift.
 
-    Ba, Kiros and Hinton, "Layer normalization" (2016). The variance is not the unbiased one.
+    Ba, Kiros and Hinton, "Layer normalization" (2016). The variance is the biased estimate.
 
     Parameters
     ----------
@@ -59,15 +59,14 @@ class LayerNorm(Part):
     shift=("bias", 0.0),
 )
 class GroupNorm(Part):
-    """`LayerNorm` of each group of units, of which a row has `groups` one after another, with one gain and
-    shift a unit.
+    """`LayerNorm` of each of `groups` groups of units in a row, with a gain and a shift for each unit.
 
     Wu and He, "Group normalization" (2018).
 
     Parameters
     ----------
     groups : int
-        How many groups a row has; the number of units is a multiple of it.
+        Groups of a row, a divisor of the number of units.
     epsilon : float, above 0
     name : str, optional
     """
@@ -122,13 +121,13 @@ class RMSNorm(Part):
     shift=("bias", 0.0),
 )
 class BatchNorm(Part):
-    """(x - mean) / sqrt(variance + epsilon) of each unit over the batch, times a trained gain, plus a shift.
+    """(x - mean) / sqrt(variance + epsilon) of each unit over the batch, times a gain, plus a shift.
 
-    Ioffe and Szegedy, "Batch normalization" (2015). Predictions go by running means and variances, which
-    every step moves: running = (1 - momentum) running + momentum of the batch's. The running variance is the
-    unbiased one, that which normalises is not. Sample weights do not enter. One row is no batch: where it
-    would be the last of an epoch, it joins the batch before it. With a communicator the statistics are those
-    of all processes' rows; local SGD goes by each one's own, and averages the running ones.
+    Ioffe and Szegedy, "Batch normalization" (2015). Predictions use running means and variances, and every
+    step moves these: running = (1 - momentum) running + momentum of the batch's. The running variance is the
+    unbiased estimate, the normalising variance the biased. Sample weights do not enter. A batch needs two
+    rows: a single last row of an epoch joins the batch before. With a communicator the statistics are of all
+    processes' rows; local SGD uses each process's statistics, and averages the running values.
 
     Parameters
     ----------

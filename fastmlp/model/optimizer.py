@@ -1,10 +1,10 @@
-"""What all optimisers have: rates, clipping, and factors of single layers."""
+"""The base of optimisers (rates, clipping, factors for layers), and custom rules, which make optimisers."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,19 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.rules import StepRule, averaged
+from fastmlp.formulas.expressions import Expression, variable
+from fastmlp.model.custom import NAME, of_one_element, restored
+from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Formula, Link, StepRule, averaged
 from fastmlp.model.schedules import BEGINNING, Rate, Since, as_schedule, rates_of
 
 if TYPE_CHECKING:
     from fastmlp.model.network import Network
     from fastmlp.model.operations import Operation
 
+
 Factors = Sequence[float] | Mapping[str, float] | Sequence[tuple[str, float]]
-"""Numbers for layers: one for each of a chain, or by name; an optimiser keeps the latter as pairs."""
+"""Numbers for layers: a number for each layer of a chain, or by name; an optimiser holds pairs of names and
+numbers."""
 
 
 def checked_factors(what: str, given: Any) -> tuple[Any, ...]:
-    """Return factors as a tuple of numbers, or of pairs of a name and a number; errors as of `Optimizer`."""
+    """Return factors as a tuple of numbers, or of pairs (name, number); errors as of `Optimizer`."""
     if isinstance(given, Mapping):
         given = tuple(given.items())
     elif isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
@@ -63,7 +67,7 @@ def _factor(given: Any, number: int, operation: Operation) -> float:
 def number(
     default: float, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> Any:
-    """Return the field of an optimiser's constant, which must lie within these bounds."""
+    """Return the dataclass field of an optimiser's constant within these bounds."""
     check = functools.partial(checks.real, low=low, high=high, open_low=open_low, open_high=open_high)
     return field(default=default, metadata={"check": check})
 
@@ -77,7 +81,7 @@ positive = functools.partial(number, low=0, open_low=True)
 
 @functools.cache
 def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], object]]]:
-    """Return the names of fields with the check of each, of those that have one."""
+    """Return (name, check) of the fields with a check."""
     found = [
         (one.name, checks.flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)
     ]
@@ -85,39 +89,39 @@ def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], objec
 
 
 UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
-"""Fields of an optimiser whose weight_decay is for all parameters."""
+"""Values of fields for a weight_decay of all parameters."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of all optimisers: a rule, its hyperparameters, and rates.
+    """Base of all optimisers: a rule, hyperparameters, and rates.
 
     Parameters
     ----------
     learning_rate : float, Schedule or function
-        At least 0. A function is given the whole epochs done, an int, and returns the rate. It goes by
-        nothing else: `fit(resume=)` needs one that returns the same. A model is pickled with its training,
-        and so with the function, which pickle must find in a module.
+        At least 0. A function takes the number of whole epochs done and returns the rate, without other
+        state: `fit(resume=)` needs equal rates. A model is pickled with its training and so with the
+        function; pickle must find the function in a module.
     clip_norm : float, optional
-        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does.
+        A gradient (penalties included) with a larger global 2-norm is scaled by clip_norm / (norm + 1e-6), as
+        `torch.nn.utils.clip_grad_norm_` does.
     layer_rates : sequence of float, or mapping of str to float, optional
-        Factors of the rates, at least 0. A sequence has one for each layer of a chain. A mapping has them by
-        a layer's name or by its kind, as {"low": 0.1, "LayerNorm": 0.5}; a name comes first, and others have
-        1. 0 freezes a layer: its parameters and moments stay, and its gradient is not counted in the norm
-        that clips.
+        Factors of the rates, at least 0. A sequence has a factor for each layer of a chain. A mapping has
+        factors by a layer's name or by a kind, as {"low": 0.1, "LayerNorm": 0.5}; a name comes first, and
+        other layers have 1. 0 freezes a layer: parameters and moments stay, and the gradient is left out of
+        the norm for clipping.
     layer_decays : the same, optional
-        Factors of weight_decay; of optimisers that have one.
+        Factors of weight_decay, for optimisers with weight_decay.
     decay_norms, decay_biases : bool
-        Whether weight_decay is for the gains and shifts of norms and the parameters of `Scale`, `PReLU`,
-        `Swish` and layers of your own, too; whether for the biases of `Dense` layers and of linear layers in
-        blocks of inputs. False of optimisers that have one.
+        decay_norms=False: no weight_decay for the gains and shifts of norms and the parameters of `Scale`,
+        `PReLU`, `Swish` and custom layers. decay_biases=False: none for the biases of `Dense` layers and of
+        linear layers in blocks of inputs. False needs an optimiser with weight_decay.
 
     Attributes
     ----------
-    own_rule : the step that it takes; of each kind of optimiser, which has the rule's constants as attributes
-    rule, constants : the same with the mean of `fit(average=)`, and the numbers that the rule's formulas get
-    averaging : kind and constant of that mean, see `fastmlp.model.rules.AVERAGES`; None without one
+    own_rule : the step without an average; each optimiser has the rule's constants as attributes
+    rule, constants : the same with the average of `fit(average=)`, and the numbers for the rule's formulas
+    averaging : kind and constant of the average, see `fastmlp.model.rules.AVERAGES`; None without
     whole : of an optimiser whose step reads all rows, see `fastmlp.model.second_order`; "" of others
     """
 
@@ -150,7 +154,7 @@ class Optimizer:
         return ()
 
     def check_layers(self, network: Network) -> None:
-        """Raise ValueError unless a network has the layers that something is given for; see the errors."""
+        """Raise ValueError unless a network has the layers of all factors."""
         for what in ("layer_rates", "layer_decays"):
             if (given := getattr(self, what)) is not None:
                 _check_factors(what, given, network)
@@ -160,9 +164,9 @@ class Optimizer:
             raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
 
     def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
-        """Return the optimisers of operation number `number`, with its own weight_decay.
+        """Return two optimisers for an operation, with the right weight_decay.
 
-        That of its weights or its gain, and that of its biases or its shift.
+        The first is for weights or a gain, the second for biases or a shift.
         """
         if self.layer_decays is None and self.decay_norms and self.decay_biases:
             return self, self
@@ -184,37 +188,37 @@ class Optimizer:
 
     @property
     def own_rule(self) -> StepRule:
-        """The step that it takes."""
+        """The step without an average."""
         raise NotImplementedError
 
     @property
     def decay(self) -> float:
-        """Its weight_decay, 0 if it has none."""
+        """The weight_decay, or 0."""
         return getattr(self, "weight_decay", 0.0)
 
     @functools.cached_property
     def rule(self) -> StepRule:
-        """The step that it takes, with the mean of the parameters if there is one."""
+        """The step, with an average of the parameters if any."""
         return self.own_rule if self.averaging is None else averaged(self.own_rule, self.averaging[0])
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
-        """All rules that its parts take."""
+        """All rules of the optimiser's parts."""
         return (self.rule,)
 
     @property
     def own_constants(self) -> tuple[float, ...]:
-        """The numbers that the formulas of `own_rule` get, in the order of its names."""
+        """The constants of `own_rule`, in the order of `names`."""
         return tuple(float(getattr(self, name)) for name in self.own_rule.names)
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The same with that of the mean, if there is one: of `rule`."""
+        """The constants of `rule`: those of `own_rule`, and the average's."""
         return self.own_constants if self.averaging is None else (*self.own_constants, self.averaging[1])
 
     @functools.cached_property
     def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
+        """The number of rows of `TrainState.moments` in use."""
         return self.rule.moments
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,7 +226,7 @@ class Optimizer:
 
     @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
-        """The rates of weights and of biases, if they are numbers; None if they change."""
+        """The constant rates of weights and of biases; None if a rate changes."""
         rate = self.learning_rate
         return (rate, rate) if isinstance(rate, (float, int)) else None
 
@@ -233,3 +237,164 @@ class Optimizer:
         rates = np.empty((len(steps), 2))
         rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch, since)
         return rates
+
+
+Array = NDArray[Any]
+
+# --- custom rules ------------------------------------------------------------------------------------------
+
+RESERVED = ("self", "learning_rate", "weight_decay", *(one.name for one in fields(Optimizer)[1:] if one.repr))
+"""Names refused for constants: parameters of the optimiser."""
+
+
+@dataclass(frozen=True)
+class RuleOptimizer(Optimizer):
+    """The optimiser made by a call of a custom `Rule`.
+
+    made_by : the rule; values : of the constants
+    """
+
+    made_by: Any
+    values: tuple[float, ...]
+    weight_decay: float = number(0.0, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.made_by.constants, self.values, strict=True):
+            checks.real(name, value)
+
+    @property
+    def own_rule(self) -> Any:
+        """The step without an average."""
+        return self.made_by
+
+    @property
+    def own_constants(self) -> tuple[float, ...]:
+        """The constants of `own_rule`, in the order of `names`."""
+        return self.weight_decay, *self.values
+
+
+class Rule(StepRule):
+    """A custom optimiser step; a call makes an optimiser.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits and _; no built-in name.
+    step : callable
+        step(parameter, gradient, moments, rate, constants, t) returns the new parameter and the new moments
+        of a single parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at
+        first; `constants` has a number for each name; t counts the steps from 1.
+    moments : int
+        Moments of each parameter, 0 to 6.
+    constants : mapping of str to float
+        The constants' names and defaults, 16 at most.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the step cannot be traced, in a line with the function's file and line; or gives too few values.
+    """
+
+    constants: dict[str, float]
+
+    def __init__(
+        self, name: str, step: Formula, moments: int = 0, constants: Mapping[str, float] | None = None
+    ) -> None:
+        from fastmlp.formulas.tracing import trace
+
+        what = f"the rule {checks.shown(name)}"
+        moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
+        if not isinstance(constants, (Mapping, type(None))):
+            raise TypeError(f"constants of {what} must be a dict, got {checks.shown(constants)}")
+        given = dict(constants or {})
+        if len(given) > MOST_CONSTANTS:
+            raise ValueError(f"{what} may have {MOST_CONSTANTS} constants, got {len(given)}")
+        for key, value in given.items():
+            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED or hasattr(dict, key):
+                raise ValueError(f"a constant of {what} must have a name of its own, got {checks.shown(key)}")
+            given[key] = checks.real(f"{key} of {what}", value)
+        values = trace(
+            what,
+            step,
+            variable("parameter"),
+            variable("gradient"),
+            tuple(variable(f"moment{i}") for i in range(moments)),
+            variable("rate"),
+            Constants({key: variable(f"constant{i}") for i, key in enumerate(given)}),
+            variable("t"),
+        )
+        values = tuple(of_one_element(what, expression) for expression in values)
+        if len(values) != 1 + moments:
+            raise ValueError(
+                f"{what} must return the new parameter and {moments} moments, got {len(values)} values"
+            )
+        self._set(name, values, given)
+
+    def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
+        super().__init__(name, DECAY, Link(self._on_numbers, len(values) - 1, tuple(constants)))
+        self._identify(name, RULES, *values, form=len(constants), data=tuple(constants.items()))
+        self.values, self.constants = values, constants
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), self.name, self.values, self.constants)
+
+    def __call__(self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, **given: Any) -> Any:
+        """Return an optimiser with this step.
+
+        Parameters
+        ----------
+        learning_rate : float, Schedule or function
+        weight_decay : float
+            At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
+        **given
+            Constants by name, with defaults for the rest; and clip_norm, layer_rates, layer_decays,
+            decay_norms and decay_biases, as for every optimiser.
+        """
+        options = {name: given.pop(name) for name in RESERVED if name in given}
+        unknown = [name for name in given if name not in self.constants]
+        if unknown:
+            choices = ", ".join([*self.constants, *RESERVED[1:]])
+            raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
+        values = tuple({**self.constants, **given}.values())
+        return RuleOptimizer(learning_rate, self, values, weight_decay, **options)
+
+    def on_arrays(
+        self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
+    ) -> list[Array]:
+        """Return the new parameters and moments, from decayed parameters; arrays of equal shape and dtype.
+
+        constants : values; constants, the rate and t are floats
+        """
+        given = _named(parameter, gradient, moments, rate, constants, float(t))
+        found = (value.on_arrays(parameter.dtype, given) for value in self.values)
+        return [np.broadcast_to(value, parameter.shape) for value in found]
+
+    def _on_numbers(
+        self, parameter: Any, gradient: Any, moments: Any, rate: Any, c: Any, t: Any
+    ) -> tuple[Any, list[Any]]:
+        given = _named(parameter, gradient, moments, rate, vars(c).values(), t)
+        new, *kept = (value.on_numbers(given) for value in self.values)
+        return new, kept
+
+
+def _named(
+    parameter: Any, gradient: Any, moments: Iterable[Any], rate: Any, constants: Iterable[Any], t: Any
+) -> dict[str, Any]:
+    return {
+        "parameter": parameter,
+        "gradient": gradient,
+        **{f"moment{i}": value for i, value in enumerate(moments)},
+        "rate": rate,
+        **{f"constant{i}": value for i, value in enumerate(constants)},
+        "t": t,
+    }
+
+
+class Constants(dict[str, Any]):
+    """A rule's constants while tracing, by item or by attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"the rule has no constant {name!r}")
+        return self[name]

@@ -1,6 +1,6 @@
-"""The optimisers: formulas of steps, and the frozen descriptions that have their constants.
+"""The optimisers: formulas of steps, and frozen descriptions with the constants.
 
-Definitions and defaults are PyTorch's (torch.optim). The reference has the formulas once more.
+Definitions and defaults are PyTorch's (torch.optim). The reference repeats the formulas.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from fastmlp import checks
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
 from fastmlp.model.optimizer import Optimizer as Optimizer
+from fastmlp.model.optimizer import Rule as Rule
+from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
 from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
@@ -41,7 +43,7 @@ def momentum(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
 
 @rule(moments=1, constants="momentum")
 def nesterov(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """Along the gradient and the velocity that it makes."""
+    """Along the gradient and the new velocity."""
     velocity = fma(c.momentum, moments[0], g)
     return fma(-rate, fma(c.momentum, velocity, g), p), (velocity,)
 
@@ -58,7 +60,7 @@ class SGD(Optimizer):
     nesterov : bool
         Step along gradient + momentum * velocity; needs a momentum above 0.
     bias_learning_rate : float, Schedule or function, optional
-        A rate for the biases of their own; `learning_rate` if None.
+        A separate rate for the biases; `learning_rate` if None.
     """
 
     learning_rate: Rate = 1e-3
@@ -75,12 +77,12 @@ class SGD(Optimizer):
 
     @property
     def own_rule(self) -> StepRule:
-        """The step that it takes."""
+        """The step without an average."""
         return sgd if self.momentum == 0 else nesterov if self.nesterov else momentum
 
     @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
-        """The rates of weights and of biases, if they are numbers; None if they change."""
+        """The constant rates of weights and of biases; None if a rate changes."""
         both, biases = super().constant_rates, self.bias_learning_rate
         if both is None or biases is None:
             return both
@@ -151,7 +153,7 @@ def adam(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
 
 @rule(DECAY, moments=3, constants="beta1 beta2 epsilon epsilon_hat")
 def amsgrad(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """Adam's step by the greatest second moment that there has been."""
+    """Adam's step with the greatest second moment so far."""
     first, second = _adam_moments(c, g, *moments[:2])
     greatest = at_least(second, moments[2])
     return _adam_parameter(c, p, first, greatest, rate, t), (first, second, greatest)
@@ -171,11 +173,11 @@ class Adam(Optimizer):
     epsilon : float
         Added to the root of the corrected second moment; above 0.
     epsilon_hat : bool
-        Add epsilon to the root of the second moment before that is corrected: the paper's "epsilon
-        hat" (end of its section 2), which TensorFlow and scikit-learn use.
+        Add epsilon to the root of the second moment before the correction: the paper's "epsilon hat" (end of
+        section 2), as in TensorFlow and scikit-learn.
     amsgrad : bool
-        Divide by the greatest second moment that there has been: Reddi, Kale and Kumar, "On the convergence
-        of Adam and beyond" (2018), as PyTorch has it.
+        Divide by the greatest second moment so far: Reddi, Kale and Kumar, "On the convergence of Adam and
+        beyond" (2018), as in PyTorch.
     """
 
     learning_rate: Rate = 1e-3
@@ -187,7 +189,7 @@ class Adam(Optimizer):
 
     @property
     def own_rule(self) -> StepRule:
-        """The step that it takes."""
+        """The step without an average."""
         return amsgrad if self.amsgrad else adam
 
 
@@ -195,8 +197,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (torch.optim.AdamW).
 
-    Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). As in PyTorch, all
-    parameters decay, those of norms and the biases too unless `decay_norms` and `decay_biases` are False.
+    Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). As in PyTorch, all parameters
+    decay, also of norms and biases unless `decay_norms` and `decay_biases` are False.
 
     Parameters
     ----------
@@ -211,19 +213,19 @@ class AdamW(Adam):
 
 @rule(moments=2, constants="beta1 beta2 epsilon epsilon_hat", touched_only=True)
 def sparse_adam(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """Adam's step for the rows that a batch touches."""
+    """Adam's step for the rows touched by a batch."""
     first, second = _adam_moments(c, g, *moments)
     return _adam_parameter(c, p, first, second, rate, t), (first, second)
 
 
 @dataclass(frozen=True)
 class SparseAdam(Optimizer):
-    """Adam for inputs that are mostly zeros (torch.optim.SparseAdam).
+    """Adam for mostly zero inputs, with lazy updates (torch.optim.SparseAdam).
 
-    A row of the first layer's weights is touched by a batch that has a number other than 0 in its column of
-    X, dense or sparse. Rows that are not touched keep their weights and their moments, so that a step takes
-    time for the non-zeros of its batch. All other parameters take Adam's step, and moments are corrected by
-    the number of all steps. A penalty counts in the gradients of touched rows only.
+    A batch touches a row of the first layer's weights if the row's column of X, dense or sparse, has a number
+    other than 0 in the batch. Untouched rows and their moments stay, so that a step's time follows the
+    non-zeros of the batch. All other parameters take Adam's step, and moments are corrected by the number of
+    all steps. A penalty counts in the gradients of touched rows only.
 
     Parameters
     ----------
@@ -232,7 +234,7 @@ class SparseAdam(Optimizer):
 
     Notes
     -----
-    There is no clip_norm: the norm would be that of rows that take no step.
+    There is no clip_norm: the norm would include rows without a step.
     """
 
     learning_rate: Rate = 1e-3
@@ -250,9 +252,9 @@ class SparseAdam(Optimizer):
 
 @rule(moments=3, constants="beta1 beta2 epsilon decay warmup", reads_last=True)
 def schedule_free(y: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """AdamW without a first moment, from z; gradients are taken at y, between z and x, the mean of all z.
+    """AdamW without a first moment, from z; gradients at y, between z and x, the mean of all z.
 
-    Each z counts in x with the square of its rate: a share of 1 / t, or what the sum of squares gives with a
+    Each z counts in x with the square of its rate: a share of 1 / t, or a share by the sum of squares with a
     warm-up.
     """
     square, z, x = moments
@@ -274,10 +276,10 @@ def schedule_free(y: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> An
 
 @dataclass(frozen=True)
 class ScheduleFreeAdamW(Optimizer):
-    """AdamW that needs no schedule (Defazio and others, "The road less scheduled", 2024; AdamWScheduleFree).
+    """AdamW without a schedule (Defazio and others, "The road less scheduled", 2024; AdamWScheduleFree).
 
-    Its steps start from one point, gradients are taken at another, and predictions and validation read a
-    third: the mean of all points that steps came to. So there is no rate to decay, and no length to choose.
+    Steps start from a first point, gradients are taken at a second, and predictions and validation read a
+    third: the mean of the first points of all steps. So there is no rate to decay, and no length to choose.
 
     Parameters
     ----------
@@ -285,7 +287,7 @@ class ScheduleFreeAdamW(Optimizer):
     learning_rate : float
         At least 0; a number, since the mean takes the place of a schedule.
     beta1 : float
-        In [0, 1); how far the point of the gradients lies from the steps' towards the mean.
+        In [0, 1); the share of the mean in the point of the gradients.
     beta2 : float
         Decay of the second moment, in [0, 1).
     epsilon : float
@@ -293,11 +295,11 @@ class ScheduleFreeAdamW(Optimizer):
     weight_decay : float
         At least 0; towards 0 at the point of the gradients.
     warmup : int
-        Steps over which the rate rises from 0, which count less in the mean; at least 0.
+        Steps with a rate rising from 0, and with less weight in the mean; at least 0.
 
     Notes
     -----
-    A `Stepper`'s `forward` reads the point of the gradients, its `model()` the mean.
+    A `Stepper`'s `forward` reads the point of the gradients, `model()` reads the mean.
     """
 
     learning_rate: Rate = 2.5e-3
@@ -317,23 +319,23 @@ class ScheduleFreeAdamW(Optimizer):
 
 
 NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM = (3.4445, -4.7750, 2.0315), 5, 1e-7
-"""Constants of `muon`: x becomes a x + (b x x' + c (x x')^2) x so many times; the least norm that x is
-divided by."""
+"""Constants of `muon`: rounds of a x + (b x x' + c (x x')^2) x, and the least norm as a divisor."""
 
 
 @rule(DECAY, moments=2, orthogonal=True)
 def muon(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """Along an orthogonal matrix; the second moment is for the parameters that `adam` moves."""
+    """Along an orthogonal matrix; the second moment is for parameters of `adam`."""
     return fma(-rate, g, p), moments
 
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """Orthogonal steps for matrices of weights, AdamW's for all else (Jordan 2024; torch.optim.Muon).
+    """Orthogonal steps for matrices of weights, AdamW's for other parameters (Jordan 2024; torch.optim.Muon).
 
-    The momentum of a matrix (nesterov=True: its mean with the gradient) is divided by its norm, and five
-    rounds of Newton and Schulz bring its singular values near 1. Multiplied by 0.2 sqrt(max(n_in, n_out)) the
-    step is as large as AdamW's, so that both have one rate and one decay: adjust_lr_fn="match_rms_adamw".
+    The momentum of a matrix (nesterov=True: the mean of momentum and gradient) is divided by the norm, and
+    five rounds of Newton and Schulz bring singular values near 1. Multiplied by 0.2 sqrt(max(n_in, n_out))
+    the step is as large as AdamW's, so that a single rate and decay serve both:
+    adjust_lr_fn="match_rms_adamw".
 
     Parameters
     ----------
@@ -341,14 +343,14 @@ class Muon(Optimizer):
     momentum : float
         Decay of the mean of gradients of a matrix, in [0, 1).
     nesterov : bool
-    beta1, beta2, epsilon : as for `AdamW`, of biases, gains and embeddings
+    beta1, beta2, epsilon : as for `AdamW`, for biases, gains and embeddings
     weight_decay : float
         At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
 
     Notes
     -----
-    Products are in the training's dtype, where PyTorch's are in bfloat16. A step has 15 products of matrices
-    besides those of the gradient, whatever the batch.
+    Products are in the training's dtype, while PyTorch's are in bfloat16. A step has 15 products of matrices
+    besides those of the gradient, for any batch size.
     """
 
     learning_rate: Rate = 1e-3
@@ -362,11 +364,11 @@ class Muon(Optimizer):
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
-        """All rules that its parts take."""
+        """All rules of the optimiser's parts."""
         return self.rule, self._adamw().rule
 
     def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
-        """Return the optimisers of an operation's weights or gain, and of its biases or shift."""
+        """Return the optimisers of an operation's weights or gain, and of biases or shift."""
         first, second = super().of_layer(number, operation)
         assert isinstance(first, Muon)
         assert isinstance(second, Muon)
@@ -382,49 +384,20 @@ class Muon(Optimizer):
 NAMED: tuple[type[Optimizer], ...] = tuple(
     kind for kind in vars().copy().values() if isinstance(kind, type) and kind.__module__ == __name__
 )
-"""fastmlp's own: those that this file defines."""
+"""The built-in optimisers: all classes above."""
 
 BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
-"""Optimisers by the names that stand for them with their defaults, on the command line, too."""
-
-
-@dataclass(frozen=True)
-class RuleOptimizer(Optimizer):
-    """What a user's `Rule` makes when it is called.
-
-    made_by : that rule; values : of its constants
-    """
-
-    made_by: Any
-    values: tuple[float, ...]
-    weight_decay: float = number(0.0, 0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in zip(self.made_by.constants, self.values, strict=True):
-            checks.real(name, value)
-
-    @property
-    def own_rule(self) -> Any:
-        """The step that it takes."""
-        return self.made_by
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """The numbers that the formulas of `own_rule` get, in the order of its names."""
-        return self.weight_decay, *self.values
+"""The built-in optimisers by lower-case name, also for the command line."""
 
 
 OPTIMIZERS = (*NAMED, *WHOLE, RuleOptimizer)
-"""All optimisers, with a user's own rules."""
+"""All optimisers, custom rules included."""
 
 
 @functools.lru_cache(maxsize=64)
 def without_rates(optimizer: Optimizer) -> Optimizer:
-    """Return an optimiser that takes the same steps at rates of 0.
-
-    What chooses backends and compiles goes by no rates; a background process gets no function of the user's.
-    """
+    """Return an optimiser with equal steps at rates of 0."""
+    # The choice of a backend and compiling use no rates; a background process must get no user's function.
     names = [field.name for field in fields(optimizer) if field.name.endswith("learning_rate")]
     rates: dict[str, Any] = {name: 0.0 for name in names if getattr(optimizer, name) is not None}
     return replace(optimizer, **rates)
@@ -436,7 +409,7 @@ def _usual(name: str) -> Optimizer:
 
 
 def as_optimizer(what: str, given: object, of_batches: bool = False) -> Optimizer:
-    """Return an optimiser, or that of a name with its defaults; ValueError or TypeError for all else.
+    """Return an optimiser, or the default optimiser of a name; ValueError or TypeError for other values.
 
     of_batches : whether steps are of batches, and no other rule will do
     """
@@ -450,10 +423,8 @@ def as_optimizer(what: str, given: object, of_batches: bool = False) -> Optimize
 
 
 def check_optimizer(what: str, optimizer: object) -> None:
-    """Raise TypeError unless `optimizer` is one of OPTIMIZERS.
-
-    A subclass is none: whoever goes by its type would take its parent's rule.
-    """
+    """Raise TypeError unless `optimizer` is of a type in OPTIMIZERS."""
+    # A subclass would train by the rule of its parent.
     if type(optimizer) in OPTIMIZERS:
         return
     expected = f"an {', '.join(kind.__name__ for kind in (*NAMED, *WHOLE))}, or what a Rule makes"

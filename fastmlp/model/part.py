@@ -1,4 +1,4 @@
-"""The base of layers, and their registry: what a layer's class says of it, all else derives from."""
+"""The base of layers, and the registry: other facts derive from a layer's class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from fastmlp import checks
-from fastmlp.model.own_layers import Parameter, RowFunction, function_of_a_row
-from fastmlp.model.pieces import Counterparts
+from fastmlp.model.custom import Counterparts, Parameter, RowFunction, function_of_a_row
 
 Formula = Callable[..., Any]
 Class = TypeVar("Class", bound=type[Any])
@@ -17,13 +16,13 @@ Class = TypeVar("Class", bound=type[Any])
 MOST_UNITS = 2**31
 
 LAYERS: dict[str, type[Part]] = {}
-"""All layers that a user may name, by the names of their classes."""
+"""All public layers, by class name."""
 
 
 class Part:
-    """A part of a network. A part with a name is read by it in `Add`, `Multiply` and `Concatenate`.
+    """A part of a network. `Add`, `Multiply` and `Concatenate` read a part by name.
 
-    Class attributes are given to the decorator `layer`.
+    The decorator `layer` sets the class attributes.
     """
 
     kind: ClassVar[str] = ""
@@ -61,27 +60,27 @@ def layer(
     counterparts: Counterparts | None = None,
     **parameters: tuple[str, Any],
 ) -> Callable[[Class], Class]:
-    """Return a decorator that makes a layer of a class: a frozen dataclass that the registry has.
+    """Return a decorator for a layer's class: a frozen dataclass, in the registry.
 
     Parameters
     ----------
     kind : str
-        The name of its operation, and of unnamed layers; "" of a layer that ends another operation.
+        The name of the operation, and of unnamed layers; "" for a layer at the end of another operation.
     formula : callable, optional
         formula(x, ..), the outputs of a row x in NumPy's words, as of `Layer`; derivatives and code are
-        derived. Other arguments are by name `other` (a second row), trained parameters, and fields of the
-        class that are numbers: hyperparameters. A hyperparameter that is None is the dtype's machine epsilon.
+        derived. Other arguments, by name, are `other` (a second row), trained parameters, and
+        hyperparameters: fields of the class with numbers. A hyperparameter of None is the dtype's machine
+        epsilon.
     state : tuple of str
-        Numbers of each unit that steps move and no optimiser trains. A "variance" is 1 at first, others are
-        0.
+        State of each unit: moved by steps, not trained. A "variance" begins at 1, other states at 0.
     public : bool
-        Whether users may name it.
+        True if users may name the class.
     counterparts : Counterparts, optional
         The layer's names in "torch", "onnx" and "keras"; a format without a name gets the formula.
     **parameters : tuple of (str, object)
-        The shape of each trained parameter, and its first value or the name of the field with that: "units"
-        (a number for each unit), "layer" (one number), or "bias" (a number for each unit, which is added to
-        the output).
+        The shape of each trained parameter, and a first value or the name of the field with the first value:
+        "units" (a number for each unit), "layer" (a single number), or "bias" (a number for each unit, added
+        to the output).
     """
 
     def decorate(made: Class) -> Class:
@@ -104,7 +103,7 @@ def parameters_of(made: type[Part]) -> tuple[Parameter, ...]:
 
 
 def row_function_of(made: type[Part]) -> RowFunction | None:
-    """Return the formula of a layer's class, traced; None if it is no formula of a row."""
+    """Return the traced formula of a layer's class, or None."""
     if made.formula is None:
         return None
     taken, parameters = [*inspect.signature(made.formula).parameters][1:], parameters_of(made)

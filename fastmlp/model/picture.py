@@ -1,4 +1,4 @@
-"""A picture of a network: its operations from the inputs down, with shapes, written and drawn."""
+"""A picture of a network: operations from the inputs down, with shapes, as text and as a figure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fastmlp.checks import needed
 from fastmlp.model.activations import activation_of
 from fastmlp.model.operations import INPUTS, Operation
-from fastmlp.system.packages import needed
 
 WIDTH, HEIGHT, PITCH = 5.0, 0.46, 0.72
-"""Width and height of a box, and distance from one to the next, in inches."""
+"""Width and height of a box, and the distance between boxes, in inches."""
 
 LANE, HEAD = 0.22, 0.35
-"""Inches between two lines next to the boxes; above the first box."""
+"""Inches between two lines next to the boxes; inches above the first box."""
 
 COLUMNS = (
     (0.1, "left", 15, "bold"),
@@ -22,14 +22,14 @@ COLUMNS = (
     (4.0, "right", 11, "normal"),
     (4.9, "right", 13, "normal"),
 )
-"""Where the texts of a box begin or end, the most characters of each, and its weight."""
+"""The start or end of a box's texts, the most characters of each, and the weight."""
 
 FILLS = {"dense": "#d6e4f5", "norm": "#dcefdc", "join": "#ececec", "unit": "#fbe8cf", "end": "white"}
-"""Colours of boxes by what an operation is."""
+"""Colours of boxes by the type of an operation."""
 
 
 def written(operations: Sequence[Operation], n_in: int, loss: str) -> str:
-    """Return a network as lines of text: its operations, inputs and the name of its loss."""
+    """Return a network as lines of text: operations, inputs and the loss's name."""
     lines = [("layer", "reads", "outputs", "parameters"), ("inputs", "", f"{n_in}", "")]
     for one in operations:
         sources = ", ".join("inputs" if at < 0 else operations[at].title for at in one.sources)
@@ -46,7 +46,7 @@ def written(operations: Sequence[Operation], n_in: int, loss: str) -> str:
 
 
 def draw(operations: Sequence[Operation], n_in: int, loss: str, path: str | os.PathLike[str]) -> None:
-    """Write a picture of a network: its operations, inputs and the name of its loss; see `Network.plot`."""
+    """Write a picture of a network: operations, inputs and the loss's name; see `Network.plot`."""
     Figure = needed("matplotlib.figure", "plot", "Network.plot").Figure
     boxes = [INPUTS, *(at for at in range(len(operations)) if not _is_silent(operations[at]))]
     rows = {at: row for row, at in enumerate(boxes)}
@@ -86,7 +86,7 @@ def draw(operations: Sequence[Operation], n_in: int, loss: str, path: str | os.P
 
 
 class Box(NamedTuple):
-    """What a box says, and its kind in `FILLS`."""
+    """The texts of a box, and a key of `FILLS`."""
 
     name: str
     what: str
@@ -95,7 +95,7 @@ class Box(NamedTuple):
     fill: str
 
     def draw(self, axes: Any, row: int) -> None:
-        """Draw it as box number `row`."""
+        """Draw box number `row`."""
         from matplotlib.patches import FancyBboxPatch
 
         top, style = row * PITCH, "round,pad=0,rounding_size=0.06"
@@ -105,7 +105,7 @@ class Box(NamedTuple):
 
 
 def _write(axes: Any, middle: float, texts: Sequence[str], **style: Any) -> None:
-    """Write a name, what it does, outputs and parameters in their columns; a text that is too long is cut."""
+    """Write the texts of a box in columns; long texts are cut."""
     for text, (x, side, most, weight) in zip(texts, COLUMNS, strict=False):
         cut = text if len(text) <= most else f"{text[: most - 1]}…"
         given = {"ha": side, "va": "center", "fontsize": 9, "fontweight": weight, "parse_math": False}
@@ -126,19 +126,19 @@ def _box(one: Operation) -> Box:
 
 
 def _is_silent(one: Operation) -> bool:
-    """Whether an operation is a copy that nothing ends: its source is drawn in its place."""
+    """True for a plain copy, drawn as the copy's source."""
     return one.kind.name == "copy" and not one.dropout
 
 
 def _seen(operations: Sequence[Operation], at: int) -> int:
-    """Return the operation that is drawn for one that is read."""
+    """Return the drawn operation for a source."""
     while at != INPUTS and _is_silent(operations[at]):
         at = operations[at].sources[0]
     return at
 
 
 def lanes_of(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Return for each span of rows the first lane in which no other one overlaps it."""
+    """Return for each span of rows the first lane without an overlapping span."""
     lanes: list[int] = []
     for first, last in spans:
         taken = {

@@ -1,7 +1,7 @@
-"""The steps that optimisers take: chains of formulas, each of a single parameter.
+"""The steps of optimisers: chains of formulas, each of a single parameter.
 
-fastmlp's own formulas stand beside their optimisers in `fastmlp.model.optimizers`, rules of a user's own in
-`fastmlp.model.own_rules`. The reference has fastmlp's once more, in NumPy.
+Built-in formulas stand in `fastmlp.model.optimizers`, custom rules in `fastmlp.model.optimizer`. The
+reference repeats the built-in formulas in NumPy.
 """
 
 from __future__ import annotations
@@ -12,28 +12,27 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from fastmlp.formulas.numbers import at_least, fma, where
-from fastmlp.model.pieces import Piece
+from fastmlp.model.custom import Piece
 
 Formula = Callable[..., Any]
 
 MOST_MOMENTS, MOST_CONSTANTS = 6, 16
-"""The most moments, and the most constants, of a user's own rule.
+"""The most moments, and the most constants, of a custom rule.
 
-A step of single rows (`sparse_templates.step_rows`) has room for eight numbers a parameter: itself, its
-gradient, and moments.
-"""
+A step of single rows (`sparse_templates.step_rows`) holds eight numbers a parameter: the parameter, the
+gradient, and moments."""
 
 ROOM_FOR_CONSTANTS = MOST_CONSTANTS + 2
-"""Numbers that a formula may get: those, the weight decay, and the constant of a mean of parameters."""
+"""The most numbers for a formula: constants, the weight decay, and the constant of an average."""
 
 
 class Link(NamedTuple):
     """A formula of a chain.
 
-    formula : formula(parameter, gradient, moments, rate, c, t) returns the new parameter and the tuple of its
-        new moments, of the numbers of `fastmlp.formulas`; c has the constants by name; t counts steps from 1
-    moments : how many numbers a parameter remembers for it
-    constants : names, which are attributes of the optimiser
+    formula : formula(parameter, gradient, moments, rate, c, t) returns the new parameter and a tuple of new
+        moments, on the numbers of `fastmlp.formulas`; c has the constants by name; t counts steps from 1
+    moments : the count of moments of a parameter
+    constants : names, attributes of the optimiser
     """
 
     formula: Formula
@@ -42,24 +41,24 @@ class Link(NamedTuple):
 
 
 class StepRule(Piece):
-    """One parameter's step as a chain of formulas, and what a program must know of it.
+    """A parameter's step as a chain of formulas, with facts for programs.
 
     Parameters
     ----------
     name : str
     *links : Link
-        Each takes the parameter from the link before it; the first from before the step.
+        Each takes the parameter from the link before.
     touched_only : bool
-        Whether a row of the first layer's weights takes a step only in batches that have a number other than
-        0 in its column of X, and else stays with its moments as it is.
+        True if a row of the first layer's weights takes a step only in batches with a number other than 0 in
+        the row's column of X, and else stays with its moments.
     reads_last : bool
-        Whether predictions read its last moment in the place of the parameter, see `fastmlp.model.averages`.
+        True if predictions read the last moment in place of the parameter, see `fastmlp.model.averages`.
     orthogonal : bool
-        Whether a matrix takes its step along its orthogonalised momentum, which is the first moment.
+        True if a matrix takes its step along the orthogonalised momentum, the first moment.
 
     Attributes
     ----------
-    moments : how many numbers a parameter remembers
+    moments : the count of moments of a parameter
     names : of all constants, in the order of the links
     """
 
@@ -79,7 +78,7 @@ class StepRule(Piece):
     def formula(
         self, p: Any, g: Any, moments: Sequence[Any], rate: Any, constants: Sequence[Any], t: Any
     ) -> tuple[Any, list[Any]]:
-        """Return the new parameter and its new moments; constants : in the order of `names`, or more."""
+        """Return the new parameter and new moments; constants : in the order of `names`, or more."""
         kept: list[Any] = []
         values = iter(constants)
         for link in self.links:
@@ -90,15 +89,15 @@ class StepRule(Piece):
 
 
 RULES: dict[str, StepRule] = {}
-"""fastmlp's own by name. Each formula stands once for every kernel."""
+"""The built-in rules by name; each formula stands here once for every kernel."""
 
 
 def rule(
     *before: Link, moments: int = 0, constants: str = "", **facts: bool
 ) -> Callable[[Formula], StepRule]:
-    """Make a rule of fastmlp's own of a formula, which has its name.
+    """Return a decorator: a formula becomes a built-in rule with the formula's name.
 
-    before : links before that of the formula; constants : its names, with spaces between
+    before : links before the formula; constants : names, with spaces between
     facts : as in `StepRule`
     """
 
@@ -127,7 +126,7 @@ def _swa(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
 
 
 def _mean(p: Any, mean: Any, share: Any, t: Any) -> Any:
-    """Return a mean moved towards a parameter by a share, which the first step's parameter begins."""
+    """Return a mean moved towards a parameter by a share; the first step's parameter begins the mean."""
     share = where(t > 1.0, share, 1.0)
     return where(share < 1.0, fma(share, p - mean, mean), p)
 
@@ -135,14 +134,13 @@ def _mean(p: Any, mean: Any, share: Any, t: Any) -> Any:
 AVERAGES = {"ema": Link(_ema, 1, ("averaging",)), "swa": Link(_swa, 1, ("averaging",))}
 """Means of a parameter after many steps.
 
-The constant of "ema" is the decay of an exponential mean, that of "swa" the number of steps before those that
-the mean goes over.
-"""
+The constant of "ema" is the decay of an exponential mean, the constant of "swa" the number of steps before
+the mean."""
 
 
 @functools.lru_cache(maxsize=64)
 def averaged(rule: StepRule, kind: str) -> StepRule:
-    """Return a rule with a mean of AVERAGES as its last moment, for predictions."""
+    """Return a rule with a mean of AVERAGES as the last moment, for predictions."""
     found = StepRule(
         f"{rule.name}_{kind}", *rule.links, AVERAGES[kind], reads_last=True, orthogonal=rule.orthogonal
     )

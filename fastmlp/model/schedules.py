@@ -1,11 +1,11 @@
-"""Learning rates that change in time: frozen descriptions, each a function of a counter.
+"""Learning-rate schedules: frozen descriptions, each a function of a counter.
 
-Every schedule has a `unit`. With "epoch" (the default) its counter t is the number of whole
-epochs done, and the rate is constant within one, like a PyTorch scheduler stepped after every
-epoch. With "step" t is the number of updates done, like one stepped after every batch:
+Every schedule has a `unit`. With "epoch" (the default) the counter t is the number of whole epochs done, and
+the rate is constant within an epoch, like a PyTorch scheduler stepped after every epoch. With "step" t is the
+number of updates done, like a scheduler stepped after every batch:
 
     Cosine(0.001, length=10)                  falls over 10 epochs
-    Cosine(0.001, length=1000, unit="step")   falls over 1000 steps, whatever an epoch has
+    Cosine(0.001, length=1000, unit="step")   falls over 1000 steps
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RateFunction = Callable[[int], float]
 
 
 class Since(NamedTuple):
-    """Where updates begin that go on with an earlier training, whose epochs had another number of updates.
+    """The start of a continued training, after epochs with another number of updates.
 
     step, epoch : updates and whole epochs done by then
     """
@@ -42,16 +42,16 @@ BEGINNING = Since()
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base of all schedules: a rate as a function of the counter that `unit` names.
+    """Base of all schedules: a rate as a function of the counter named by `unit`.
 
-    One of your own is a frozen dataclass that overrides `rates`; where the rate goes by epochs alone, a
-    function does.
+    A custom schedule is a frozen dataclass with a method `rates`; for a rate by epochs alone, a function
+    does.
 
     Parameters
     ----------
     unit : str
-        "epoch", the default, counts whole epochs done, "step" updates done. An epoch has
-        ceil(rows / batch_size) steps.
+        "epoch", the default, counts whole epochs done, "step" updates done. An epoch has ceil(rows /
+        batch_size) steps.
     """
 
     unit: str = field(default="epoch", kw_only=True)
@@ -71,12 +71,12 @@ class Schedule:
 
 
 Rate = float | RateFunction | Schedule
-"""What an optimiser takes for a learning rate."""
+"""A learning rate for an optimiser."""
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """One rate throughout, which a plain number for `learning_rate` means."""
+    """A constant rate, the meaning of a plain number for `learning_rate`."""
 
     initial: float
 
@@ -122,7 +122,7 @@ class Exponential(Constant):
 class InverseScaling(Constant):
     """initial / (t + 1) ** power, t in epochs, or in steps with unit="step".
 
-    scikit-learn's "invscaling" has this form; its t is the number of rows that were visited.
+    scikit-learn's "invscaling" has this form, with t the number of visited rows.
     """
 
     power: float = 0.5
@@ -139,13 +139,13 @@ class InverseScaling(Constant):
 class Cosine(Constant):
     """Cosine schedule from initial down to final over `length`, then final; torch's CosineAnnealingLR.
 
-    Loshchilov and Hutter, "SGDR" (2017), without restarts:
-    final + (initial - final) / 2 * (1 + cos(pi * t / length)).
+    Loshchilov and Hutter, "SGDR" (2017), without restarts: final + (initial - final) / 2 * (1 + cos(pi * t /
+    length)).
 
     Parameters
     ----------
     initial, final : float
-        The first rate, and what it falls to; at least 0.
+        The first and the last rate; at least 0.
     length : int
         Epochs, or steps with unit="step"; at least 1.
     """
@@ -172,11 +172,11 @@ class CosineRestarts(Cosine):
     Parameters
     ----------
     initial, final : float
-        The rate at every restart, and what it falls to; at least 0.
+        The rate at every restart, and at the end of a fall; at least 0.
     length : int
         Epochs of the first fall, or steps with unit="step"; at least 1.
     growth : int
-        How many times as long as the one before each fall is; at least 1.
+        The length of each fall, relative to the fall before; at least 1.
     """
 
     growth: int = 1
@@ -202,7 +202,7 @@ class OneCycle(Schedule):
     """A rise to `peak` and a fall to almost nothing, each half a cosine; torch's OneCycleLR.
 
     Smith and Topin, "Super-convergence" (2018). As in PyTorch the top is reached at t = rise * length - 1 and
-    the end at t = length - 1, after which the rate stays as it is.
+    the end at t = length - 1; the rate stays afterwards.
 
     Parameters
     ----------
@@ -211,11 +211,11 @@ class OneCycle(Schedule):
     length : int
         Epochs of the whole cycle, or steps with unit="step", as PyTorch's total_steps; at least 2.
     rise : float
-        The share of the cycle that rises, in [0, 1].
+        The rising share of the cycle, in [0, 1].
     start_factor : float
         The first rate is peak * start_factor; in [0, 1].
     final_factor : float
-        The last rate is the first one times this; in [0, 1].
+        The last rate is the first rate times this; in [0, 1].
     """
 
     peak: float
@@ -246,14 +246,14 @@ def _half_cosine(t: Floats, begin: float, end: float, first: float, last: float)
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """A linear rise to another schedule (or a plain rate); torch's LinearLR chained with it.
+    """A linear rise to another schedule (or a plain rate); torch's LinearLR, chained.
 
     The rate of `after` is multiplied by start_factor + (1 - start_factor) * min(t, length) / length.
 
     Parameters
     ----------
     after : float, Schedule or function
-        Which has a unit of its own, and counts from the training's start.
+        With a separate unit, counting from the training's start.
     length : int
         Epochs of the rise, or steps with unit="step"; at least 1.
     start_factor : float
@@ -276,12 +276,12 @@ class Warmup(Schedule):
 
 
 COMPARED_EPOCHS = (*range(1 << 10), *(1 << power for power in range(10, 21)))
-"""Epochs by whose rates functions are compared: all of a usual training, and some of the longest."""
+"""Epochs for comparing functions by rates: all epochs of a usual training, and some of the longest."""
 
 
 @dataclass(frozen=True)
 class ByFunction(Schedule):
-    """A function of the whole epochs done, which `learning_rate` takes as it is."""
+    """A function of the whole epochs done, for a function as `learning_rate`."""
 
     function: RateFunction
 
@@ -290,15 +290,13 @@ class ByFunction(Schedule):
         return np.array([self.rate_after(epoch) for epoch in epochs.tolist()])[places]
 
     def rate_after(self, epochs: int) -> float:
-        """Return the rate after so many whole epochs; TypeError or ValueError if it is none."""
+        """Return the rate after so many whole epochs; TypeError or ValueError for a bad rate."""
         return checks.real(f"learning_rate({epochs})", self.function(epochs), 0)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its rates after `COMPARED_EPOCHS` epochs, up to the first that it does not give.
-
-        By values, since neither source nor bytecode says what a function reads from around it.
-        """
+        """SHA-256 of the rates after `COMPARED_EPOCHS` epochs, up to the first error."""
+        # By values, since neither source nor bytecode shows outside values of a function.
         rates = []
         for epochs in COMPARED_EPOCHS:
             try:
@@ -309,7 +307,7 @@ class ByFunction(Schedule):
 
 
 def as_schedule(rate: Rate) -> Schedule:
-    """Return `rate` itself if it is a schedule, else that of a function, or a constant one."""
+    """Return a schedule unchanged; wrap a function or a number in a schedule."""
     if type(rate) is Schedule:
         raise TypeError(
             "learning_rate must be a number, a function or one of the schedules, got the base Schedule"
@@ -325,7 +323,7 @@ def as_schedule(rate: Rate) -> Schedule:
 def rates_of(
     rate: Rate, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
 ) -> Floats | float:
-    """Return the rates (n,) of n updates, as `Schedule.rates`; a plain number is that of them all."""
+    """Return the rates (n,) of n updates, as `Schedule.rates`; return a plain number unchanged."""
     if type(rate) is not float and (isinstance(rate, Schedule) or callable(rate)):
         return as_schedule(rate).rates(steps, steps_per_epoch, since)
     return rate

@@ -1,4 +1,4 @@
-"""`TrainState`, what changes while a network trains, arrays and a step counter; the dtypes of numbers."""
+"""The state of a training, arrays and a step counter; and the dtypes of numbers."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from fastmlp.model.schedules import BEGINNING, Since
 Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-"""The dtypes that parameters, rows and gradients may have."""
+"""The dtypes of parameters, rows and gradients."""
 
 DTYPES = tuple(dtype.name for dtype in FLOATS)
-"""Their names."""
+"""The names of the dtypes."""
 
 BFLOAT16 = "bfloat16"
-"""What `fit(dtype=...)` calls it: float32's range with 8 bits of mantissa, for the operands of products."""
+"""The name in `fit(dtype=...)`: float32's range with 8 bits of mantissa, for the operands of products."""
 
 
 def is_bfloat16(dtype: Any) -> bool:
-    """Return whether a dtype that somebody gives means it: the name, or a dtype of that name."""
+    """Return True for the name "bfloat16", or a dtype with this name."""
     if isinstance(dtype, np.dtype) and dtype.itemsize != 2:  # its name takes 4 us
         return False
     return BFLOAT16 in (dtype, getattr(dtype, "name", None), getattr(dtype, "__name__", None))
 
 
 LEAST_SIDE = 32
-"""Inputs, and units, of the least layer that takes part: smaller ones do not fill a tile, and cost little."""
+"""The least inputs, and units, of a layer in bfloat16: smaller layers do not fill a tile, and cost little."""
 
 
 def takes_bfloat16(n_in: int, n_out: int) -> bool:
-    """Return whether the three products of a layer (n_in, n_out) have operands in bfloat16."""
+    """Return True if the three products of a layer (n_in, n_out) have operands in bfloat16."""
     return (n_in >= LEAST_SIDE) & (n_out >= LEAST_SIDE)  # the kernels compile it, too
 
 
@@ -45,11 +45,11 @@ _made = tuple.__new__
 class TrainState(NamedTuple):
     """The whole state of training; the arrays are updated in place.
 
-    parameters : (P,) floating, laid out as `fastmlp.model.layout` says
-    gradients : (P,) floating, of the last step; a backend that never forms them leaves it as it is
-    moments : (rows, P) floating, a row for each number that the optimiser's rule remembers, and 1 at least
+    parameters : (P,) floating, in the order of `fastmlp.model.layout`
+    gradients : (P,) floating, of the last step; unchanged by a backend without a gradient array
+    moments : (rows, P) floating, a row for each moment of the optimiser's rule, and 1 at least
     step : updates done so far
-    threads : that shared the last of them
+    threads : of the last updates
     """
 
     parameters: Array
@@ -59,7 +59,8 @@ class TrainState(NamedTuple):
     threads: int = 1
 
     def at(self, step: int, threads: int = 1) -> TrainState:
-        """Return the same arrays with another number of updates; `_replace` takes four times as long."""
+        """Return the same arrays with another number of updates."""
+        # `_replace` takes four times as long.
         return _made(TrainState, (*self[:3], step, threads))
 
 
@@ -67,22 +68,22 @@ NO_ORDER = np.empty(0, np.int64)
 
 
 class Snapshot(NamedTuple):
-    """A training between two chunks: everything that the rest of it depends on.
+    """A training between two chunks: the whole input of the remaining training.
 
-    The arrays are the live ones; copy or write them before the next chunk.
+    The arrays are live; copy or write them before the next chunk.
 
-    setting : what must be the same for the rest to be the same (see `fastmlp.training.resuming`)
+    setting : settings to be equal for an equal continuation (see `fastmlp.training.resuming`)
     parameters : (P,) floating
-    moments : (rows, P) floating, those rows that the optimiser uses
-    step : updates done so far; epoch_step : those of the epoch under way
+    moments : (rows, P) floating, the rows in use
+    step : updates done so far; epoch_step : updates of the epoch under way
     sums : (2 + heads,) float64 over these, of `training.loop.EpochLosses`
-    history : lists of one value for every complete epoch
-    callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
-    rate_factor : that learning rates are multiplied with
-    order : (rows,) int64, of an epoch that a version before 1.0 began; else empty, as the seed gives it
-    order_state : of the PCG64 that draws the orders of such an epoch's windows; else {}
-    since : where epochs of so many steps began; step, epoch_step and history count from there
-    other_steps : of since.step, those of another rule, which this rule's corrections do not count
+    history : lists with a value for every complete epoch
+    callbacks : (class name, `Callback.state_dict()`) of callbacks with a state; {} for a fresh start
+    rate_factor : a factor of learning rates
+    order : (rows,) int64, of an epoch begun by a version before 1.0; else empty, as the seed gives the order
+    order_state : of the PCG64 for the orders of such an epoch's windows; else {}
+    since : the start of epochs of so many steps; step, epoch_step and history count from there
+    other_steps : the steps of since.step by another rule, left out of this rule's corrections
     earlier : the history before `since`
     """
 
@@ -111,7 +112,7 @@ class Snapshot(NamedTuple):
 
 
 def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:
-    """Return a snapshot of a version before 1.0 as it is now.
+    """Return a snapshot of a version before 1.0 in the present form.
 
     snapshot : with the order, and the order_state of later epochs, too; callbacks have a share of the rate
     pending : (2 + heads, steps), the losses of each step of the epoch under way
@@ -128,9 +129,9 @@ def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:
 
 
 def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:
-    """Return the state that starts from `parameters`, which it owns from then on.
+    """Return the first state for `parameters`; the state takes over the array.
 
-    moment_rows : that the optimiser uses; step : updates before
+    moment_rows : rows in use by the optimiser; step : updates before
     """
     # np.zeros maps pages lazily, zeros_like does not: what no step touches costs no memory, as moments that
     # an optimiser has no use for, or gradients where the steps are taken on a draft.

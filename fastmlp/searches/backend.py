@@ -15,8 +15,7 @@ from sklearn.base import BaseEstimator
 
 from fastmlp.estimators.base import Joint
 from fastmlp.estimators.convergence import warn
-from fastmlp.searches.preprocessing import shared_steps
-from fastmlp.searches.tasks import TaskGroup, TaskThread
+from fastmlp.searches.tasks import TaskGroup, TaskThread, shared_steps
 from fastmlp.system.budget import usable_cores
 
 folds: Any = None
@@ -45,7 +44,7 @@ def make_together(
 
 
 def make_in_worker(batches: Sequence[Any]) -> list[list[Any]]:
-    """Return the results of batches that a worker is given, on all of its cores."""
+    """Return the results of a worker's batches, made on all of its cores."""
     return [task.result() for task in make_together(usable_cores(), batches, [None] * len(batches))]
 
 
@@ -68,14 +67,14 @@ OWN = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingB
 
 
 def trains_networks(estimator: Any) -> bool:
-    """Whether an estimator is one of fastmlp's, or has one among its parameters, as a pipeline."""
+    """Return whether an estimator trains networks, itself or among its parameters."""
     parameters = estimator.get_params() if isinstance(estimator, BaseEstimator) else {}
     return any(isinstance(one, Joint) for one in (estimator, *parameters.values()))
 
 
 @contextmanager
 def together(estimator: Any, tasks: int | None = None, n_jobs: int | None = None) -> Iterator[None]:
-    """Have joblib's tasks in a `with` block train together, if they fit networks of fastmlp's.
+    """Let joblib's tasks in a `with` block train their networks together.
 
     With another backend that the program has chosen, as Dask, those of each worker do.
     tasks : into how many a call divides its work, where it does so by the number of workers; n_jobs is that
@@ -101,21 +100,21 @@ def threads_of(n_jobs: int | None) -> int:
 
 
 class Job:
-    """A batch of calls, of which joblib has one in each; callback(..) is called after the last of them."""
+    """A batch of joblib's calls; callback(..) is called after the last call."""
 
     def __init__(self, backend: TogetherBackend, batch: Any, callback: Callable[[Any], None]) -> None:
         self._backend, self.batch, self.callback = backend, batch, callback
         self.result: Callable[[], list[Any]] | None = None
 
     def get(self) -> list[Any]:
-        """Return what the calls returned; the first job whose result is requested has all of them run."""
+        """Return the calls' results; the first request runs all jobs."""
         self._backend.run()
         assert self.result is not None
         return self.result()
 
 
 class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
-    """A backend of joblib's whose tasks train together, on as many threads as there would be jobs.
+    """A joblib backend whose tasks train together, with a thread for each job.
 
     divisor, n_jobs : see `together`; chosen : a backend whose workers have some of the tasks each, or None
     """
@@ -129,7 +128,7 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
         self._jobs: list[Job] = []
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
-        """Take over the number of threads, but where the calling task has them; have all tasks come."""
+        """Take over the number of threads, and have joblib submit all tasks."""
         self._threads = n_jobs if self._divisor is None else self._n_jobs
         if str(parallel.pre_dispatch).replace(" ", "") not in ("all", "2*n_jobs"):
             warn("pre_dispatch is ignored where networks train together: tasks begin as memory allows")

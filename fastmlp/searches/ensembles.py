@@ -25,7 +25,7 @@ MOST_COPIED = 1 << 23
 
 
 class _Ensemble(Joint):
-    """The part of a bag of networks that is the same for labels and for numbers."""
+    """Base of bags of networks, for labels and for numbers."""
 
     n_jobs: int | None
     n_estimators: int
@@ -58,7 +58,7 @@ class _Ensemble(Joint):
             self.n_jobs = n_jobs
 
     def predict_members(self, X: Any) -> Array:
-        """Return what each member predicts.
+        """Return the predictions of each member.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class _Ensemble(Joint):
         return self._predictions(np.concatenate(outputs, axis=1))
 
     def predict_std(self, X: Any) -> Array:
-        """Return the standard deviation of the members' predictions, shaped as one member's.
+        """Return the standard deviation over members, in the shape of a member's predictions.
 
         X : as for `predict_members`
         """
@@ -102,7 +102,7 @@ class _Ensemble(Joint):
         return np.quantile(self.predict_members(X), np.asarray(quantiles, np.float64), axis=0)
 
     def to_onnx(self, path: str | Path) -> None:
-        """Write the whole ensemble to one ONNX file: the mean of what its networks give.
+        """Write the whole ensemble to an ONNX file: the mean of the networks' outputs.
 
         Its input is "X" (rows, n_in), its output "output" (rows, n_out): numbers, or probabilities, of two
         classes that of the second. All are in the dtype of the networks.
@@ -121,7 +121,7 @@ class _Ensemble(Joint):
         onnx_graph.write(self._graph(), path)
 
     def to_c(self, path: str | Path, name: str | None = None) -> None:
-        """Write the whole ensemble as one C99 header, with `void NAME_predict(const real *X, real *out)`.
+        """Write the whole ensemble as a C99 header, with `void NAME_predict(const real *X, real *out)`.
 
         A row's n_in numbers go in, and what `to_onnx` gives of a row comes out.
 
@@ -142,7 +142,7 @@ class _Ensemble(Joint):
         Path(path).write_text(c_header.header(self._graph(), name), encoding="ascii")
 
     def _graph(self) -> ExportGraph:
-        """Return the mean of the members' networks, of the columns that each reads."""
+        """Return the graph of the members' mean, each on its columns."""
         check_is_fitted(self)
         models = [member.model_ for member in self.estimators_]
         networks = [(model.network, model.parameters) for model in models]
@@ -154,7 +154,7 @@ class _Ensemble(Joint):
         return np.add.reduce(members, axis=0) / len(members)
 
     def _predictions(self, outputs: Array) -> Array:
-        """Return what members predict from what their networks give (members, rows, n_out)."""
+        """Return members' predictions, given outputs (members, rows, n_out)."""
         return outputs[:, :, 0] if outputs.shape[2] == 1 else outputs
 
 

@@ -29,12 +29,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
-from fastmlp.estimators.base import FitTraining, Perceptron, give
+from fastmlp.callbacks.callback import Run
+from fastmlp.estimators.base import Perceptron, give
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
-from fastmlp.searches.preprocessing import FOLD, Call, key_after
-from fastmlp.searches.tasks import TaskThread, set_warning_state, warning_state
-from fastmlp.training.callbacks import Run
+from fastmlp.searches.tasks import FOLD, Call, TaskThread, key_after, set_warning_state, warning_state
+from fastmlp.training.prepared import Prepared
 
 NETWORKS = (MLPClassifier, MLPRegressor)
 """A class of a user's own that derives from them may do anything."""
@@ -51,7 +51,7 @@ PIPELINE_PARAMETERS = {*Pipeline._get_param_names()}
 
 
 class Fold:
-    """The rows of a fold, as long as a task needs them. train, test : (X, y)"""
+    """The rows of a fold, shared by tasks. train, test : (X, y)"""
 
     def __init__(self, estimator: Any, X: Any, y: Any, train: Any, test: Any) -> None:
         train, test = np.asarray(train), np.asarray(test)
@@ -60,7 +60,7 @@ class Fold:
         self._transformed: dict[Any, Any] = {}
 
     def transformed(self, of: str, steps: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        """Return (X, y) of the rows "train" or "test", after fitted steps, each given with its key."""
+        """Return (X, y) of the rows "train" or "test" after fitted steps, given with keys."""
         X, y = getattr(self, of)
         for key, step in steps:
             if (of, key) not in self._transformed:
@@ -70,7 +70,7 @@ class Fold:
 
 
 class FoldFit(NamedTuple):
-    """A network's fit on rows of a fold, up to its training.
+    """A network's fit on a fold, up to the training.
 
     steps : before the network, fitted, each with its key
     """
@@ -78,12 +78,12 @@ class FoldFit(NamedTuple):
     network: Perceptron
     fold: Fold
     steps: list[tuple[Any, Any]]
-    fitting: Generator[FitTraining, Run, None]
-    training: FitTraining
+    fitting: Generator[Prepared, Run, None]
+    training: Prepared
 
 
 class SharedFolds:
-    """What the tasks of a group have in common. steps : fitted ones, `kept` of `shared_steps`"""
+    """The folds and steps shared by a group's tasks. steps : fitted ones, `kept` of `shared_steps`"""
 
     def __init__(self, steps: dict[Any, Any]) -> None:
         self.steps = steps
@@ -92,7 +92,7 @@ class SharedFolds:
 
     @contextlib.contextmanager
     def as_called(self, function: Any, seen: list[Any], **config: Any) -> Iterator[None]:
-        """Have the filters of warnings and the configuration that scikit-learn would call a function with.
+        """Enter the warning filters and configuration of scikit-learn's calls.
 
         seen : warnings are added to it, and are not shown
         """
@@ -108,7 +108,7 @@ class SharedFolds:
         seen.extend(added)
 
     def fold_of(self, call: Call) -> tuple[Any, Fold]:
-        """Return what tells the fold's rows to train on from others, and the fold."""
+        """Return the key of a fold's training rows, and the fold."""
         _, (estimator, X, y), named = call
         read = {"X": X, "y": y, **named}
         rows = tuple(id(read[name]) for name in FOLD)
@@ -119,7 +119,7 @@ class SharedFolds:
         return rows, fold
 
     def begun(self, call: Call) -> FoldFit | None:
-        """Return a call's fit up to its training; None if scikit-learn must fit."""
+        """Return a call's fit up to the training; None if scikit-learn must fit."""
         function: Any = call[0]
         _, (estimator, *_), named = call
         network = network_in(estimator, named["parameters"])
@@ -143,7 +143,7 @@ class SharedFolds:
 
 
 def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None, list[Any] | None]:
-    """Make a task's call in two parts, before its training and after; return what it returned.
+    """Make a task's call in two parts, before and after the training; return the result.
 
     None, at any time, if scikit-learn's function must be called. What a signal's handler raises is raised.
     """
@@ -158,7 +158,7 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
             return None
         with shared.as_called(function, seen, skip_parameter_validation=True):
             begun = shared.begun(call)
-        if begun is None or begun.training.begin is not None:
+        if begun is None:
             return None
         awaited = task.group.add_training(task, begun.training)
     except Exception as error:
@@ -209,7 +209,7 @@ def code_of(handler: Any) -> CodeType | None:
 
 
 def is_plain(call: Call) -> bool:
-    """Whether a call is of scikit-learn's function, and asks for nothing that is not here."""
+    """Return whether a call is of scikit-learn's function, with known options only."""
     function: Any
     function, _, named = call
     if getattr(function, "function", None) is not _fit_and_score or not READ.issuperset(named):
@@ -228,14 +228,14 @@ def is_plain(call: Call) -> bool:
 
 
 def reads_predictions(scorer: Any) -> bool:
-    """Whether a scorer is scikit-learn's, for which a pipeline is what it predicts."""
+    """Return whether a scorer is scikit-learn's, and reads predictions only."""
     if type(scorer) is _MultimetricScorer:
         return all(map(reads_predictions, scorer._scorers.values()))
     return type(scorer) in (_Scorer, _PassthroughScorer)
 
 
 def is_plain_pipeline(pipeline: Pipeline) -> bool:
-    """Whether a pipeline is valid, and does no more than to apply its steps."""
+    """Return whether a pipeline is valid, and only applies its steps."""
     names = [name for name, _ in pipeline.steps]
     return (
         pipeline.memory is None
@@ -247,7 +247,7 @@ def is_plain_pipeline(pipeline: Pipeline) -> bool:
 
 
 def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
-    """Return the network that an estimator is or ends in, with its parameters set.
+    """Return the network of an estimator or pipeline, with parameters set.
 
     None of one that does more than to fit, or whose fit cannot be begun twice.
     """
@@ -272,7 +272,7 @@ def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
 
 
 def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
-    """Return the score, or the scores by name, of rows "train" or "test"; TypeError if one is no number."""
+    """Return the scores of the rows "train" or "test"; TypeError for a score that is no number."""
     X, y = fit.fold.transformed(of, fit.steps)
     if type(scorer) is _MultimetricScorer:
         scorer = _MultimetricScorer(scorers=scorer._scorers, raise_exc=True)  # an error, and not its text
@@ -281,7 +281,7 @@ def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
 
 
 def number(score: Any) -> Any:
-    """Return a score that is a number of Python's, if it can be one."""
+    """Return a score as a Python number where possible."""
     if hasattr(score, "item"):
         with contextlib.suppress(ValueError):
             score = score.item()

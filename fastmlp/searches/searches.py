@@ -1,4 +1,4 @@
-"""scikit-learn's searches and cross-validation, whose networks train together; the picture of a search."""
+"""scikit-learn's searches and cross-validation with joint training; a search's picture."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # what 
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
+from fastmlp.checks import needed
 from fastmlp.searches.backend import together
 from fastmlp.searches.trainings import trainings_go_on
-from fastmlp.system.packages import needed
 
 
 class _Search:
@@ -144,7 +144,7 @@ class HalvingRandomSearchCV(_HalvingSearch, model_selection.HalvingRandomSearchC
 
 
 def _together(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of scikit-learn's, whose trainings are taken together."""
+    """Return a function of scikit-learn's with joint training."""
 
     @functools.wraps(function, assigned=("__name__", "__qualname__"))
     def called(*given: Any, **named: Any) -> Any:
@@ -201,7 +201,7 @@ def plot(search: Any, metric: str | None) -> Any:
 
 
 def _places(axes: Any, values: Any) -> Any:
-    """Return where values of a parameter stand on the axis, which it sets up; NaN where there is none."""
+    """Set up a parameter's axis; return the values' positions, NaN for missing values."""
     given = [None if value is np.ma.masked else value for value in values]
     numbers = [value for value in given if value is not None]
     if all(isinstance(value, Real) and not isinstance(value, bool) for value in numbers):
@@ -215,7 +215,7 @@ def _places(axes: Any, values: Any) -> Any:
 
 
 def _draw_budget(axes: Any, candidates: Any, budget: Any, means: Any, resource: str) -> None:
-    """Draw a line for each candidate, as far as it came."""
+    """Draw a line for each candidate over the budget."""
     lines = defaultdict(list)
     for candidate, spent, mean in zip(candidates, budget, means, strict=True):
         own = {name: value for name, value in candidate.items() if name != resource}

@@ -1,4 +1,4 @@
-"""Tasks of a search, one at a time, each until it waits for a training.
+"""Tasks of a search, run in turns, and pipeline steps shared by tasks.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
 a training of a network it waits, and others run. Once all wait, their trainings are taken together.
@@ -7,19 +7,28 @@ a training of a network it waits, and others run. Once all wait, their trainings
 from __future__ import annotations
 
 import contextvars
+import copy
+import functools
+import inspect
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fastmlp.estimators.base import FitTraining, TrainingThread
-from fastmlp.searches.preprocessing import Call
+import joblib
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from fastmlp.callbacks.callback import Run
+from fastmlp.estimators.base import Joint, TrainingThread
+from fastmlp.estimators.parameters import PLAIN
 from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.system.interrupts import POLL
-from fastmlp.training.callbacks import Run
+from fastmlp.training.prepared import Prepared
 
 MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins until those that wait have trained."""
@@ -33,7 +42,7 @@ WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
 
 
 def warning_state() -> tuple[Any, ...]:
-    """Return the filters of warnings and what shows them: each task has its own."""
+    """Return the state of the warnings module; each task has a state."""
     return tuple(getattr(warnings, name) for name in WARNING_STATE)
 
 
@@ -50,7 +59,7 @@ class Abandoned(BaseException):
 
 
 class TaskThread(TrainingThread):
-    """A call of its own that runs while its group waits.
+    """A task: a call in a thread, run while the group waits.
 
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end
@@ -121,7 +130,7 @@ class TaskThread(TrainingThread):
             self.join()
 
     def wait(self) -> None:
-        """Have others run until this task shall go on; Abandoned if it shall not."""
+        """Let other tasks run until this task goes on; Abandoned if the group ends."""
         if not self.group.abandoned:
             self._warnings = warning_state()
             self._give_turn()
@@ -130,7 +139,7 @@ class TaskThread(TrainingThread):
             raise Abandoned
 
     def result(self) -> Any:
-        """Return what the call returned, or raise its error."""
+        """Return the call's result, or raise its error."""
         if self.error is not None:
             raise self.error
         return self._result
@@ -139,8 +148,8 @@ class TaskThread(TrainingThread):
         self.runs = False
         self.group.turns.put(None)
 
-    def train(self, training: FitTraining) -> Run:
-        """Return the finished run of a training that is taken with others."""
+    def train(self, training: Prepared) -> Run:
+        """Return the finished run of a training, taken together with other trainings."""
         began = time.time()
         awaited = self.group.add_training(self, training)
         self.wait()
@@ -152,7 +161,7 @@ class TaskThread(TrainingThread):
 
 
 class TaskGroup:
-    """Tasks whose trainings are taken together, on up to so many threads.
+    """Tasks that train together, on up to so many threads.
 
     abandoned : whether no task shall go on
     turns : filled by a task that no longer runs
@@ -192,7 +201,7 @@ class TaskGroup:
         finally:
             set_warning_state(outside)
 
-    def add_training(self, task: TaskThread, training: FitTraining) -> Awaited:
+    def add_training(self, task: TaskThread, training: Prepared) -> Awaited:
         """Add the training that a task is about to wait for."""
         awaited = Awaited(training)
         self._training.append((task, awaited))
@@ -254,10 +263,108 @@ class TaskGroup:
         self._ready.extend(task for task, _ in training)
 
     def _abandon(self) -> None:
-        """End all tasks that have begun, the last one first."""
+        """End all tasks that have begun, in reverse order."""
         self.abandoned = True
         for task in reversed(self._begun):
             self._await(task)
             if not task.ended and (task.unthreaded is not None or task.ident is not None):
                 task.go_on()
             task.end()
+
+
+# --- steps of pipelines that are fitted once for each fold --------------------------------------------
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+FOLD = ("X", "y", "train")
+"""Arguments of scikit-learn's functions that say what rows a pipeline is fitted on."""
+
+_signature = functools.lru_cache(maxsize=8)(inspect.signature)
+"""It takes as long as scaling the rows of a small search."""
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """Return a call's arguments by name."""
+    function, given, named = call
+    return _signature(inspect.unwrap(function)).bind(*given, **named).arguments
+
+
+@contextmanager
+def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
+    """Let a call's pipeline take over steps fitted on the same rows.
+
+    Only one that ends in a network of fastmlp's, which does not write to its rows, and has no memory of its
+    own. kept : what was fitted, of all calls
+    """
+    pipeline: Any = call[1][0] if call[1] else None
+    if type(pipeline) is not Pipeline or pipeline.memory is not None:
+        yield
+        return
+    arguments = arguments_of(call)
+    if not all(name in arguments for name in FOLD):
+        yield
+        return
+    steps = pipeline.memory = SharedSteps(pipeline, tuple(id(arguments[name]) for name in FOLD), kept)
+    try:
+        yield
+    finally:
+        if pipeline.memory is steps:
+            pipeline.memory = None
+
+
+class SharedSteps:
+    """The fitted steps of a pipeline, in place of a joblib.Memory.
+
+    rows : what the first step is fitted on, in a form that is equal for the same rows
+    kept : results of all pipelines, by the rows and the steps that led to them
+    """
+
+    def __init__(self, pipeline: Pipeline, rows: Any, kept: dict[Any, Any]) -> None:
+        self._pipeline, self._kept = pipeline, kept
+        self._led: Any = rows
+        """The rows and the steps so far; None where others do not have the same."""
+
+    def cache(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """Return a function that fits a step, or finds the fitted step."""
+        if not isinstance(self._pipeline.steps[-1][1], Joint):
+            return function
+
+        def fit_transform(transformer: Any, X: Any, *given: Any, **named: Any) -> Any:
+            here = self._led
+            self._led = key_after(here, transformer, named.get("params"))
+            if self._led in self._kept:
+                return self._kept[self._led]
+            if here in self._kept:  # the step may write to its rows, and others shall find them
+                X = copy.deepcopy(X)
+            fitted = function(transformer, X, *given, **named)
+            if self._led is not None:
+                self._kept[self._led] = fitted
+            return fitted
+
+        return fit_transform
+
+
+def key_after(rows: Any, transformer: Any, routed: Any = None) -> Any:
+    """Return the key of the rows after a step; None without a key. rows : the key before the step"""
+    hashed = None if rows is None else _hash(transformer, routed)
+    return None if hashed is None else (rows, hashed)
+
+
+def _hash(transformer: Any, routed: Any) -> Any:
+    """Return a key of equal transformers; None for a random transformer."""
+    if not hasattr(transformer, "get_params"):
+        return None
+    own = vars(transformer)  # before it is fitted, its parameters
+    routed = routed if any((routed or {}).values()) else None
+    plain = routed is None and PLAIN.issuperset(map(type, own.values()))
+    for name, value in (own if plain else transformer.get_params()).items():
+        if name.endswith("random_state") and not isinstance(value, (int, np.integer)):
+            return None  # another draw each time
+        if name.endswith("copy") and not value:
+            return None  # it writes to rows that may be scored later
+    if plain:
+        return type(transformer), *((name, type(value), value) for name, value in own.items())
+    try:
+        return str(joblib.hash((transformer, routed)))
+    except Exception:  # what cannot be pickled, as a function of a notebook
+        return None

@@ -10,25 +10,25 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from fastmlp.backend.auto import Auto
-from fastmlp.estimators.base import FitTraining
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.data.ranks import fingerprint
 from fastmlp.estimators.convergence import Convergence
-from fastmlp.estimators.draws import ComposedOrders
+from fastmlp.estimators.rows import ComposedOrders
 from fastmlp.many.lanes import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.descriptions import described
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.fingerprints import fingerprint
-from fastmlp.training.loop import Plan
+from fastmlp.system.notices import Bar
+from fastmlp.training.loop import Plan, Training
+from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 
 _kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp_kept", default=None)
@@ -37,7 +37,7 @@ _kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp
 
 @contextmanager
 def trainings_go_on(enabled: bool) -> Iterator[None]:
-    """Have trainings in a `with` block go on from shorter ones there, if enabled."""
+    """Let trainings in a `with` block go on from shorter trainings, if enabled."""
     token = _kept.set({} if enabled else None)
     try:
         yield
@@ -46,7 +46,7 @@ def trainings_go_on(enabled: bool) -> Iterator[None]:
 
 
 def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
-    """Return what an estimator's training depends on besides its epochs; None if it cannot go on.
+    """Return a key of an estimator's training without epochs; None if the training cannot go on.
 
     What scores held-out rows, or changes the rate as it goes, would have to be kept as well.
     """
@@ -74,7 +74,7 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(self, training: FitTraining) -> None:
+    def __init__(self, training: Prepared) -> None:
         self.training, self._kept = training, _kept.get()
         self._key = (key_of(*training[:3]) or "") if self._kept is not None else ""
         if self._kept and self._key in self._kept:
@@ -92,6 +92,14 @@ class Awaited:
         """Replace fields of the plan."""
         self.training = self.training._replace(plan=self.plan._replace(**fields))
 
+    def begun(self, begin: Callable[..., Training]) -> Training:
+        """Return the training before its first step. begin : makes the training"""
+        return self.training.begun(begin)
+
+    def ended(self, run: Run) -> Run:
+        """Return the finished run: the task makes a model of it."""
+        return run
+
     def taken_over(self) -> Run | BaseException:
         """Return the outcome, and keep a run for longer trainings."""
         run = self.outcome
@@ -106,20 +114,20 @@ class Awaited:
 
     @property
     def bytes(self) -> int:
-        """The memory of its rows."""
+        """The memory of the training's rows."""
         inputs, targets, weights = self.plan.data
         numbers = len(inputs.values) if isinstance(inputs, SparseRows) else inputs.shape[0] * inputs.shape[1]
         return int(numbers + targets.size + weights.size) * weights.itemsize
 
     @property
     def work(self) -> float:
-        """A bound on the seconds of what was trained."""
+        """A bound on the seconds of the steps taken."""
         rows = self.outcome.rows_seen if isinstance(self.outcome, Run) else 0
         return most_seconds(self.training.state.parameters.size, rows)
 
 
 class AwaitedTrainings(Trainings):
-    """Trainings of which each keeps its error for itself.
+    """Trainings that fail one by one.
 
     results : the outcomes of all
     """
@@ -140,7 +148,7 @@ def train_together(awaited: Sequence[Awaited], threads: int) -> None:
     choose_for_all(awaited)
     trainings = AwaitedTrainings([None] * len(awaited))
     with Bar(None, "", "", False) as bar, deferred(trainings.stop) as signals:
-        trainings.run(groups_of(awaited, workers), workers, lambda index: awaited[index].training, bar)
+        trainings.run(groups_of(awaited, workers), workers, awaited.__getitem__, bar)
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     for one, outcome in zip(awaited, trainings.results, strict=True):
@@ -151,7 +159,7 @@ def train_together(awaited: Sequence[Awaited], threads: int) -> None:
 
 
 def choose_for_all(awaited: Sequence[Awaited]) -> None:
-    """Have "auto" compile the program of a network by what it saves in all of its trainings."""
+    """Let "auto" choose for all trainings of a network together."""
     steps: dict[str, float] = defaultdict(float)
     for one in awaited:
         if isinstance(auto := one.plan.backend, Auto):
@@ -162,7 +170,7 @@ def choose_for_all(awaited: Sequence[Awaited]) -> None:
 
 
 def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
-    """Return the places of trainings as so many threads take them best."""
+    """Return trainings in groups for so many threads."""
     groups: dict[Any, ModelGroup] = {}
     for index, one in enumerate(awaited):
         plan, program = one.plan, program_of(one.plan)

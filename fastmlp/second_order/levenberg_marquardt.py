@@ -22,7 +22,7 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.second_order import LevenbergMarquardt
 from fastmlp.second_order.whole_data import Iterate, Taken, Vector, WholeObjective
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 BLOCK_BYTES = 1 << 19
 """Of the derivatives of a block of rows, which L2 holds while they are summed: half of it."""

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
 from fastmlp.backend.reference import penalize
 from fastmlp.model.backend import Array, Backend, Chunk, Data
-from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, unpacked
 from fastmlp.model.second_order import WholeDataOptimizer
-from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
-from fastmlp.training.formats import format_of
+from fastmlp.trained import format_of
 from fastmlp.training.loop import Plan, Report
 
 Vector = NDArray[np.float64]
@@ -146,7 +145,7 @@ class WholeDataSteps:
 
     def __init__(self, plan: Plan) -> None:
         assert isinstance(plan.optimizer, WholeDataOptimizer)
-        self.now: Backend = settled(plan.backend)  # type: ignore[arg-type]
+        self.now: Backend = current_backend(plan.backend)  # type: ignore[arg-type]
         self.name, self.evaluate = self.now.name, self.now.evaluate
         self.report = Report({}, None)
         self.objective = WholeObjective(plan.network, plan.data, self.now)

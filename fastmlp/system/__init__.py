@@ -1,1 +1,1 @@
-"""Services of the process and the system: threads, signals, forks, stderr, renames, time spent compiling."""
+"""Services of the process and the system: threads, signals, forks, stderr, files, compile times."""

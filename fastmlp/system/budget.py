@@ -1,9 +1,9 @@
-"""How many threads a training may use: a share of the cores that this process has, and a limit for the BLAS.
+"""Thread budgets: a training's share of this process's cores, and limits for the BLAS.
 
-A BLAS has one number of threads for the whole process. Of two trainings that run at once the second finds the
-limit that the first has set, so it must not restore what it found. The limits of all trainings are kept here.
-One whose threads are OpenMP's may have a number for each thread that calls it: there a training limits its
-own thread's.
+A BLAS has a single number of threads for the whole process. Of two simultaneous trainings the second finds
+the limit of the first, so the second must not restore the found number. This module holds the limits of all
+trainings. A BLAS with OpenMP threads may have a number for each calling thread: there a training limits its
+thread's number.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from fastmlp.system import forks
 
@@ -25,11 +28,11 @@ from fastmlp.system import forks
 # sets the pace of all: four fast cores and four of 0.4 of their speed do the work of 3.2.
 
 EFFICIENCY = 0.4
-"""An efficiency core's speed where the system does not tell: half of the multiply-adds of a cycle, at 0.65 to
-0.8 of the clock (Apple's M1, Intel's 12th generation)."""
+"""An efficiency core's speed if the system gives none: half of the multiply-adds of a cycle, at 0.65 to 0.8
+of the clock (Apple's M1, Intel's 12th generation)."""
 
 KIND, EFFICIENCY_CLASS = slice(4, 8), 18
-"""Where SYSTEM_CPU_SET_INFORMATION of Windows has its kind, and the byte that grows with a core's speed."""
+"""The place of the kind in SYSTEM_CPU_SET_INFORMATION of Windows, and the byte of a core's speed class."""
 
 OF_A_CORE = bytes(4)
 """The kind CpuSetInformation."""
@@ -37,14 +40,14 @@ OF_A_CORE = bytes(4)
 
 @functools.cache
 def worth_using(speeds: tuple[float, ...]) -> int:
-    """Return how many of these cores do most together, where the slowest of them sets the pace."""
+    """Return the number of cores with the most work together, if the slowest core sets the pace."""
     sums = [count * speed for count, speed in enumerate(sorted(speeds, reverse=True), 1)]
     return sums.index(max(sums)) + 1
 
 
 @functools.cache  # the machine has what it has
 def speeds(cores: frozenset[int]) -> tuple[float, ...]:
-    """Return the speed of each of these cores relative to one another; 1.0 where that is not known."""
+    """Return the relative speed of each core; 1.0 if unknown."""
     if sys.platform == "darwin":
         return tuple(on_macos(len(cores), ctypes.CDLL(None)))
     if sys.platform == "win32":
@@ -53,7 +56,7 @@ def speeds(cores: frozenset[int]) -> tuple[float, ...]:
 
 
 def on_linux(cores: Iterable[int], devices: Path = Path("/sys/devices")) -> list[float]:
-    """Return the speeds by `cpu_capacity`, which ARM's kernels have, or by the list of Intel's fast cores."""
+    """Return the speeds by `cpu_capacity`, on ARM, or by the list of Intel's fast cores."""
     known = [_text(devices / f"system/cpu/cpu{core}/cpu_capacity") for core in cores]
     if all(text.isdecimal() for text in known):
         return [float(text) for text in known]
@@ -94,7 +97,7 @@ def _text(path: Path) -> str:
 
 
 def _numbers(text: str) -> set[int]:
-    """Return the numbers of a list as "0-3,8"; nothing if it is no such list."""
+    """Return the numbers of a list as "0-3,8"; nothing for other text."""
     found = set[int]()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -108,38 +111,34 @@ lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(lock)
 
 limits: list[tuple[int, int]] = []
-"""Thread and limit of each training that runs now; the least of the limits is set."""
+"""Thread and limit of each running training; the least limit is set."""
 
 _running: list[int] = []
-"""Threads that began the trainings that run now, which share the cores."""
+"""The threads of running trainings, for sharing the cores."""
 
 BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
-"""Environment variables that bound the threads of a process; the first that is set counts.
+"""Environment variables with a bound for the threads of a process; the first set variable counts.
 
-joblib sets both in the processes of loky, Dask and Ray the second: they share the machine.
-"""
+joblib sets both in the processes of loky, Dask and Ray the second: these processes share the machine."""
 
 _found: dict[tuple[str, int | None], tuple[Any, int]] = {}
-"""The libraries that are limited, each with the number of threads that it had before.
+"""The limited libraries, each with the earlier number of threads.
 
-By file, and by the thread that has the number; None where all have one.
-"""
+By file, and by the number's thread; None for a number of the whole process."""
 
 _own_numbers: dict[str, bool] = {}
-"""Whether each thread has its own number, by the BLAS's file."""
+"""True for a separate number in each thread, by the BLAS's file."""
 
 
 def cores() -> int:
-    """Return how many cores this process may use, by its affinity and by the CPU quota of its cgroups.
-
-    joblib.cpu_count returns the same number, unless joblib's own environment variable is set. joblib is not
-    used here: its import takes 30 ms, a tenth of a first training with a warm cache.
-    """
+    """Return the number of usable cores, by the affinity and by the CPU quota of cgroups."""
+    # joblib.cpu_count returns the same number, unless joblib's environment variable is set. Its import takes
+    # 30 ms, a tenth of a first training with a warm cache.
     return math.ceil(min(allowed_cores(), quota()))
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use for trainings: all, or as many as one of `BOUNDS` says."""
+    """Return the number of cores for trainings: all usable cores, or a bound of `BOUNDS`."""
     for name in BOUNDS:
         given = os.environ.get(name)
         if not given:
@@ -151,9 +150,9 @@ def usable_cores() -> int:
 
 
 def share() -> int:
-    """Return how many cores one training may use now: those of the process, shared by all that run in it.
+    """Return the number of cores for a training now: a share among running trainings.
 
-    It takes no efficiency cores for which its fast ones would have to wait.
+    Efficiency cores are left out if fast cores would have to wait.
     """
     several = usable_cores() // max(1, len(_running))
     of_cores = speeds(frozenset(affinity()))
@@ -172,7 +171,7 @@ class training:
 
 
 def forget_others() -> None:
-    """Count no other thread's training: a new process has only the thread that forked."""
+    """Forget the trainings of other threads, after a fork: the new process has only the forking thread."""
     here = threading.get_ident()
     _running[:] = [thread for thread in _running if thread == here]
     limits[:] = [held for held in limits if held[0] == here]  # the next training gives the BLAS back
@@ -185,26 +184,26 @@ if hasattr(os, "register_at_fork"):
 
 
 def affinity() -> set[int]:
-    """Return the numbers of the cores that this process may use, whatever its quota is."""
+    """Return the numbers of the cores of the process's affinity, regardless of a quota."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
 
 
 def allowed_cores() -> int:
-    """Return how many cores the system lets this process run on."""
+    """Return the number of cores of the affinity."""
     return len(affinity())
 
 
 @functools.cache  # reading it takes 60 us, a fifth of the smallest training
 def quota(mounted: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the CPU quota that the cgroups of this process set, in cores, as 0.5; infinity if there is none.
+    """Return the CPU quota of this process's cgroups, in cores, as 0.5; infinity without a quota.
 
-    A container sees its own group as the root. Under a service manager the group is below the root, and the
-    quotas of all groups above it count, too.
+    A container sees its group as the root. Under a service manager the group is below the root, and the
+    quotas of all groups above count, too.
 
     Parameters
     ----------
-    mounted : where the cgroups are, version 2 or the folder of version 1's controllers
-    membership : the groups of the process, one line a hierarchy: "number:controllers:/group"
+    mounted : the folder of cgroups, version 2 or version 1's controllers
+    membership : the groups of the process, a line for each hierarchy: "number:controllers:/group"
     """
     try:
         hierarchies = [line.split(":", 2) for line in membership.read_text().splitlines()]
@@ -222,7 +221,7 @@ def quota(mounted: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc
 
 
 def _quota_of(group: Path) -> float:
-    """Return the quota that one group's files set, in cores."""
+    """Return the quota in a group's files, in cores."""
     try:
         if (group / "cpu.max").exists():
             granted, period = (group / "cpu.max").read_text().split()
@@ -237,10 +236,11 @@ def _quota_of(group: Path) -> float:
 
 @functools.lru_cache(maxsize=1)
 def blas_libraries(modules: int) -> list[Any]:
-    """Return the BLAS libraries that are loaded. The search takes 0.6 ms, twice the smallest training.
+    """Return the loaded BLAS libraries.
 
-    modules : how many modules Python has loaded; a library is loaded with a module, so the cache goes by it
+    modules : the number of modules loaded by Python, the cache's key: a library is loaded with a module
     """
+    # The search takes 0.6 ms, twice the smallest training.
     from threadpoolctl import ThreadpoolController
 
     found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -255,7 +255,7 @@ def _hold(thread: int) -> None:
 
 
 def _give_back(thread: int) -> None:
-    """Set libraries back to the limits that remain after one of a thread's has ended."""
+    """Set libraries to the remaining limits after the end of a thread's limit."""
     for (file, owner), (library, found) in list(_found.items()):
         if owner in (None, thread):
             left = _limits_of(owner)
@@ -265,20 +265,20 @@ def _give_back(thread: int) -> None:
 
 
 def _limits_of(owner: int | None) -> list[int]:
-    """Return the limits of all threads, or of one."""
+    """Return the limits of all threads, or of a single thread."""
     return [limit for thread, limit in limits if owner in (None, thread)]
 
 
 def _has_own_numbers(library: Any) -> bool:
-    """Whether each thread has its own number of a library's threads.
+    """True if each thread has a separate number of a library's threads.
 
-    So it is with OpenMP's on Linux and macOS from threadpoolctl 3.7 on, and not with Microsoft's: what a new
-    thread sets is not seen here.
+    So with OpenMP on Linux and macOS from threadpoolctl 3.7 on, but not with Microsoft's OpenMP.
     """
     if "openmp" not in (library.internal_api, getattr(library, "threading_layer", None)):
         return False
     if library.filepath not in _own_numbers:
         before = library.num_threads
+        # A number that another thread sets, and this thread does not see, is a separate number.
         other = threading.Thread(target=library.set_num_threads, args=(before - 1 or 2,))
         other.start()
         other.join()
@@ -288,10 +288,9 @@ def _has_own_numbers(library: Any) -> bool:
 
 
 def _set_threads(library: Any, threads: int) -> None:
-    """Set the threads of a BLAS, from any thread.
-
-    threadpoolctl 3.8 leaves OpenBLAS to the first thread that sets it, and ignores others until it ends.
-    """
+    """Set the threads of a BLAS, from any thread."""
+    # threadpoolctl 3.8 lets only the first thread that sets OpenBLAS's number change it, until that thread
+    # ends.
     clear_controlling_thread = getattr(library, "clear_controlling_thread", None)
     if clear_controlling_thread is not None:
         clear_controlling_thread(force=True)
@@ -303,8 +302,8 @@ def _set_threads(library: Any, threads: int) -> None:
 def blas_threads(threads: int | None) -> AbstractContextManager[None]:
     """Limit the BLAS of NumPy and SciPy to `threads` for the time of a `with` block.
 
-    A lower limit that the program has set stays. None sets a limit only if the CPU quota is below the
-    affinity: a BLAS goes by the affinity, and does not see the quota.
+    A lower limit set by the program stays. None sets a limit only for a CPU quota below the affinity: a BLAS
+    reads the affinity, not the quota.
     """
     if threads is None:
         if quota() == math.inf or quota() >= allowed_cores():
@@ -328,6 +327,57 @@ def _limited(threads: int) -> Iterator[None]:
 
 
 def found_blas_threads(most: int | None) -> int | None:
-    """Return how many threads the BLAS uses while it is limited to `most`; None if there is no BLAS."""
+    """Return the number of threads of the BLAS under a limit of `most`; None without a BLAS."""
     with blas_threads(most):
         return max((library.num_threads for library in blas_libraries(len(sys.modules))), default=None)
+
+
+# --- copies by several threads -----------------------------------------------------------------------------
+# Large arrays are copied with the memory bandwidth of several cores. The first write to a page decides on the
+# page's NUMA node: copied by parts, the pages of a vector are spread over the nodes of the threads, and the
+# bandwidth of a single node does not bound all workers.
+
+PART_BYTES = 1 << 22
+"""The least work of a thread: half a millisecond, ten times a thread's start."""
+
+PAGE = 4096
+"""Bytes: parts begin at pages."""
+
+
+def copy_arrays(
+    sources: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], threads: int | None = None
+) -> None:
+    """Copy vectors (n,) of equal length and dtype; threads : at most, None for this process's share."""
+    if targets[0].nbytes < 2 * PART_BYTES:  # threads would take longer than most copies
+        for source, target in zip(sources, targets, strict=True):
+            target[...] = source
+        return
+    bounds = bounds_of_parts(targets[0].size, targets[0].itemsize, share() if threads is None else threads)
+
+    def copy_part(part: slice) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            target[part] = source[part]
+
+    _each(copy_part, [slice(*pair) for pair in pairwise(bounds)])
+
+
+def bounds_of_parts(length: int, itemsize: int, threads: int) -> list[int]:
+    """Return the start of each part of a vector, and the end."""
+    count = max(1, min(threads, length * itemsize // PART_BYTES))
+    unit = PAGE // itemsize
+    return [0, *(length * part // count // unit * unit for part in range(1, count)), length]
+
+
+def _each(call: Callable[[slice], None], parts: list[slice]) -> None:
+    """Call a function for each part, in threads."""
+    if len(parts) > 1:
+        from concurrent.futures import ThreadPoolExecutor
+
+        try:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(call, parts))
+            return
+        except RuntimeError:  # "can't start new thread"
+            pass
+    for part in parts:
+        call(part)

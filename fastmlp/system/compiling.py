@@ -1,7 +1,7 @@
-"""The time that this process spends compiling, and the line that announces it.
+"""The time of this process spent compiling, and the announcement on stderr.
 
-Whoever compiles, or loads what was compiled, counts it here. Whoever measures a training subtracts it. The
-two know nothing of one another.
+The compiler and the loader count time here, and measurements of trainings subtract the time; neither side
+knows the other.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ forks.wait_for(_lock, 9)  # nothing else is taken while it is held
 
 
 LONG_SECONDS = 1.0
-"""Where nobody looks on, the line that announces a compilation is written once so long was spent on it."""
+"""Seconds of compiling before an unwatched process writes the announcement."""
 
 
 class _Total:
-    """Seconds during which at least one thread was within `compiling`."""
+    """Seconds with at least a single thread in `compiling`."""
 
     def __init__(self) -> None:
         self._depths: Counter[int] = Counter()
-        """How many times each thread is within it, by the thread's id."""
+        """The depth of nested `compiling` blocks, by thread id."""
         self.counted: tuple[float, float | None] = (0.0, None)
-        """The seconds until the last thread left, and since when one is within: one object, for readers."""
+        """The seconds until the last thread left, and the start of the present stretch: a single object, for
+        atomic reads."""
         self.unsaid: tuple[str, float, float] | None = None
-        """A line that is written if it takes long; the time, and the seconds spent, when it was announced."""
+        """A line for a long compilation; the time, and the seconds spent, at the announcement."""
 
     def begin(self) -> None:
-        """Have this thread enter."""
+        """Enter by this thread."""
         with _lock:
             if not self._depths:
                 self.counted = self.counted[0], time.perf_counter()
             self._depths[threading.get_ident()] += 1
 
     def end(self) -> None:
-        """Have this thread leave."""
+        """Leave by this thread."""
         with _lock:
             self._leave(threading.get_ident(), 1)
             due = self._due()
@@ -52,7 +53,7 @@ class _Total:
             say(due)
 
     def say_if_long(self, line: str) -> None:
-        """Have a line written once `LONG_SECONDS` more were spent, unless another line waits for that."""
+        """Write a line after `LONG_SECONDS` more of compiling, unless another line is pending."""
         with _lock:
             due = self._due()
             self.unsaid = self.unsaid or (line, time.perf_counter(), self.seconds())
@@ -60,7 +61,7 @@ class _Total:
             say(due)
 
     def _due(self) -> str | None:
-        """Return the line that is to be written now; forget it after so long a time of other work."""
+        """Return the pending line if due; forget the line after as long a time of other work."""
         if self.unsaid is None:
             return None
         line, began, before = self.unsaid
@@ -71,13 +72,13 @@ class _Total:
         return line if spent >= LONG_SECONDS else None
 
     def forget_others(self) -> None:
-        """Have all other threads leave: a new process has only the one that forked."""
+        """Remove all other threads, after a fork: the new process has only the forking thread."""
         with _lock:
             for thread in {*self._depths} - {threading.get_ident()}:
                 self._leave(thread, self._depths[thread])
 
     def seconds(self) -> float:
-        """Return the sum, up to now if a thread is within."""
+        """Return the sum, up to now if a thread is inside."""
         closed, began = self.counted
         return closed if began is None else closed + time.perf_counter() - began
 
@@ -93,7 +94,7 @@ total = _Total()
 
 
 class _Thread(threading.local):
-    """Whether nobody waits for the compilations of a thread."""
+    """A thread's flag for compilations without a waiting user."""
 
     is_uncounted = False
 
@@ -108,16 +109,16 @@ if hasattr(os, "register_at_fork"):
 def compiling(
     what: str | None = None, about_seconds: float = 0.0, again: str = "", fault: bool = False
 ) -> Iterator[None]:
-    """Count the time of a `with` block as spent compiling, and say on stderr and in the log that this begins.
+    """Count the time of a `with` block as compiling, and announce the start on stderr and in the log.
 
-    In a thread of `uncounted` it does neither.
+    In a thread of `uncounted` nothing is counted or announced.
 
     Parameters
     ----------
-    what : what is compiled, in words; None writes no line
-    about_seconds : how long it takes, about
-    again : when the same will be compiled again, in words
-    fault : whether that is a fault, which is said in any case; the line is a notice otherwise
+    what : the compiled object, in words; None writes no line
+    about_seconds : the expected duration
+    again : the next compilation of the same code, in words
+    fault : True for a fault, always written; else the line is a notice
     """
     if _thread.is_uncounted:
         yield
@@ -136,7 +137,7 @@ def compiling(
 
 
 def uncounted(compile_code: Callable[[], object]) -> Callable[[], None]:
-    """Return a function for a thread that compiles while others train: its time counts for nobody."""
+    """Return a function for a compiling thread beside trainings, with uncounted time."""
 
     def run() -> None:
         _thread.is_uncounted = True
@@ -146,9 +147,9 @@ def uncounted(compile_code: Callable[[], object]) -> Callable[[], None]:
 
 
 def seconds_compiling() -> float:
-    """Return how many seconds this process has spent compiling so far.
+    """Return the seconds spent compiling by this process so far.
 
-    Compilations within one another, and those of several threads at a time, count once, by wall time.
+    Nested compilations, and compilations of several threads at a time, count once, by wall time.
     """
     return total.seconds()
 
@@ -156,7 +157,7 @@ def seconds_compiling() -> float:
 class Lap(NamedTuple):
     """A stretch of wall time, in seconds.
 
-    working : without compiling; compiling : spent compiling by any thread of the process
+    working : without compiling; compiling : by any thread of the process
     """
 
     working: float
@@ -164,13 +165,13 @@ class Lap(NamedTuple):
 
 
 class Stopwatch:
-    """Measures one lap after another; the first begins when it is made."""
+    """A stopwatch for laps; construction starts the first lap."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter(), total.seconds()
 
     def lap(self) -> Lap:
-        """Return the time since the last lap ended, and begin the next."""
+        """Return the time since the last lap, and start the next."""
         began, compiled_before = self._last
         now, compiled = self._last = time.perf_counter(), total.seconds()
         compiling = compiled - compiled_before

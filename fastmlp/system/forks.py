@@ -1,50 +1,54 @@
-"""Forks: each waits until other threads hold no lock of ours and import nothing that we need. The collector.
+"""Safe forks: a fork waits for locks and imports of other threads. Also pauses of the garbage collector.
 
-A lock that another thread holds at a fork stays locked in the new process for ever. Python locks a module
-while it is imported: a new process that needs the module would find it locked and half imported, and hang.
+A lock held by another thread at a fork stays locked in the new process for ever. Python locks a module during
+the import: a new process would find the module locked and half imported, and hang.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib._bootstrap
 import logging  # noqa: F401  # see register_at_fork below
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 PACKAGES = {
     *("fastmlp", "llvmlite", "matplotlib", "numba", "numpy", "platformdirs", "scipy", "sklearn"),
     *("threadpoolctl", "tqdm"),
 }
-"""fastmlp and what it imports. A user's modules are not among them: importing one may run a whole program."""
+"""fastmlp and imported packages, without a user's modules: the import of a user's module may run a whole
+program."""
 
 MOST_SECONDS = 60.0
-"""How long a fork waits for imports: the thread that imports may itself wait for the thread that forks."""
+"""The longest wait of a fork for imports: the importing thread may wait for the forking thread."""
 
 POLL = 0.002
-"""Seconds between two checks of the imports under way."""
+"""Seconds between two checks of running imports."""
 
 
 class Lock(Protocol):
-    """A reentrant lock: a signal handler may fork while its thread holds it."""
+    """A reentrant lock: a signal handler may fork while the handler's thread holds the lock."""
 
     def acquire(self) -> object:
-        """Wait until no other thread holds it, and take it."""
+        """Wait until no other thread holds the lock, and take the lock."""
 
     def release(self) -> object:
-        """Release it."""
+        """Release the lock."""
 
 
 _locks: list[tuple[int, Lock]] = []
-"""All such locks with their ranks, the lowest first."""
+"""All registered locks with ranks, the lowest rank first."""
 
 
 class _Taken(threading.local):
-    """The locks that this thread has taken for its fork."""
+    """The locks taken by this thread for a fork."""
 
     def __init__(self) -> None:
         self.locks: list[Lock] = []
@@ -54,20 +58,39 @@ _taken = _Taken()
 
 
 def wait_for(lock: Lock, rank: int = 0) -> None:
-    """Make every fork take the lock first, so that no other thread holds it in the new process.
+    """Make every fork take the lock first, so that no other thread holds the lock in the new process.
 
-    rank : a fork takes locks in the order of their ranks. It is higher than the rank of every lock that a
-        thread may hold when it takes this one
+    rank : forks take locks in the order of ranks. A lock's rank is above the rank of every lock held by a
+        thread when taking this lock
     """
     _locks.append((rank, lock))
     _locks.sort(key=lambda ranked: ranked[0])
 
 
-def imported_elsewhere() -> list[str]:
-    """Return the modules of PACKAGES that other threads are importing.
+making = threading.RLock()
+"""Held while a thread makes an object of the whole process. No module takes the lock during an import."""
 
-    It reads a private table of Python's, weak references to the locks of modules; tried on 3.11 to 3.13.
-    """
+wait_for(making, 2)
+
+
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Return a thread-safe `functools.cache` of a function: a thread calls the function while others wait."""
+    # With `functools.cache` alone each thread makes a result, and the last is stored. Machine code of an
+    # earlier result would be freed while its address is in use.
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def found(*arguments: Any) -> T:
+        with making:
+            return kept(*arguments)
+
+    found.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return found
+
+
+def imported_elsewhere() -> list[str]:
+    """Return the modules of PACKAGES under import by other threads."""
+    # A private table of Python's, with weak references to the locks of modules; tried on 3.11 to 3.13.
     kept = getattr(importlib._bootstrap, "_module_locks", {})
     locks = {name: reference() for name, reference in list(kept.items()) if name.split(".")[0] in PACKAGES}
     here = threading.get_ident()
@@ -93,15 +116,16 @@ def _after() -> None:
 
 
 _without_collector: set[int] = set()
-"""The thread that has switched the garbage collector off, if one has."""
+"""The thread with a switched-off garbage collector, if any."""
 
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Switch the garbage collector off: imports and compilations make objects that live until the end.
+    """Switch the garbage collector off in a `with` block of imports or compilations.
 
-    The collector would look through all objects of the process again and again. With those of scikit-learn
-    that took a third of the time to an estimator's first fit, and a tenth of the time of a compilation.
+    Imports and compilations make objects for the process's whole life. The collector would look through all
+    objects again and again: with scikit-learn a third of the time to an estimator's first fit, and a tenth of
+    a compilation.
     """
     if not gc.isenabled():  # by the user, or by a call around this one
         yield
@@ -117,7 +141,7 @@ def collector_off() -> Iterator[None]:
 
 
 def _collect_again() -> None:
-    """Switch the collector on in a new process that lacks the thread which has switched it off."""
+    """Switch the collector on in a new process without the thread of the pause."""
     if _without_collector - {threading.get_ident()}:
         _without_collector.clear()
         gc.enable()

@@ -1,9 +1,8 @@
-"""Ctrl-C and SIGTERM while a training runs: the training ends after its chunk, and nothing is lost.
+"""Ctrl-C and SIGTERM during a training: the training ends after a chunk, and nothing is lost.
 
-Python handles a signal between two of its instructions. These may be a chunk's steps and the bookkeeping that
-belongs to them. So the first signal only stops the training, which ends within a chunk of 0.2 s. A
-second signal acts at once, as it would without fastmlp. A single step of seconds runs in a thread that can be
-left behind.
+Python handles a signal between two instructions, perhaps between a chunk's steps and the bookkeeping of the
+chunk. So the first signal only requests a stop, and the training ends within a chunk of 0.2 s. A second
+signal acts at once, as without fastmlp. A single step of seconds runs in a thread that can be left behind.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 PATIENCE = 0.3
-"""Seconds that a long call may still take once its training has been requested to stop."""
+"""Seconds for the end of a long call after a request to stop."""
 
 POLL = 0.05
-"""Seconds between two checks whether a training has been requested to stop."""
+"""Seconds between two checks for a request to stop."""
 
 ENDING = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""Signals that end a process by default. Ctrl-Break is how a program on Windows ends another."""
+"""Signals with the default action of ending a process. Ctrl-Break is the signal of programs on Windows."""
 
 SIGNALS = (int(signal.SIGINT), *ENDING)
 
 BY_SIGINT = f"interrupted by {signal.Signals(SIGNALS[0]).name}"
-"""Why a training stops after Ctrl-C."""
+"""The reason of a stop after Ctrl-C."""
 
 REPLACED = (signal.default_int_handler, int(signal.SIG_DFL))
-"""Handlers that Python has set."""
+"""Handlers set by Python."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes
     ----------
     model : Model
-        What the training had come to, with the history of its complete epochs.
+        The model so far, with the history of complete epochs.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,12 +56,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class deferred:
-    """Makes the first signal of SIGNALS call stop(reason) in a `with` block, and gives the signals that came.
+    """Makes the first signal of SIGNALS call stop(reason) in a `with` block; the value is the set of signals.
 
-    Blocks around it get the signal, too. One of ENDING is raised again at the end of the outermost, where it
-    ends the process by default. An error after a SIGINT becomes a KeyboardInterrupt with that error as its
-    context: a program that catches the error would otherwise go on after Ctrl-C. Outside the main thread
-    Python delivers no signals, and this does nothing.
+    Outer blocks get the signal, too. A signal of ENDING is raised again at the end of the outermost block,
+    and ends the process by default. An error after a SIGINT becomes a KeyboardInterrupt with the error as
+    context: a program with a handler of the error would otherwise go on after Ctrl-C. Outside the main thread
+    Python delivers no signals, and the block does nothing.
     """
 
     def __init__(self, stop: Callable[[str], None]) -> None:
@@ -76,7 +75,7 @@ class deferred:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Leave signals to the program in a `with` block, which may end in another thread."""
+        """Leave signals to the program in a `with` block; the block may end in another thread."""
         self._restore()
         self.before = {}
         try:
@@ -106,7 +105,7 @@ class deferred:
             around(number, frame)
 
     def _around(self, number: int) -> deferred | None:
-        """Return the block around this one: of the training in whose callback this one runs, or of a call."""
+        """Return the block around this block: of a training with a callback, or of a call."""
         handler = self.before.get(number)
         return handler if isinstance(handler, deferred) else None
 
@@ -125,15 +124,15 @@ class deferred:
 
 
 class LeftBehind(Exception):
-    """A call did not end in time. It goes on in its thread, and nobody waits for its result."""
+    """A call did not end in time, and goes on in a thread without a waiting caller."""
 
 
 def until_stopped(call: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
-    """Return call(); raise LeftBehind if it does not end within PATIENCE after stopped() has become true.
+    """Return call(); raise LeftBehind if the call runs on for PATIENCE after stopped() became true.
 
-    The call runs in a thread of its own, because Python handles no signal while its main thread computes. A
-    call that is left behind goes on to its end, so nobody else may use the arrays that it writes. The process
-    waits for it before it exits: a BLAS that is unloaded while it computes crashes.
+    The call runs in a separate thread, because Python handles no signal while the main thread computes. A
+    call left behind goes on to the end, so the call's arrays must not be used again. The process waits for
+    the call before the exit: a BLAS unloaded during a computation crashes.
     """
     results: list[Result] = []
     errors: list[BaseException] = []

@@ -1,7 +1,4 @@
-"""The names that a function reads, from its bytecode: the one file that depends on a Python release.
-
-Tried on Python 3.11 to 3.15.
-"""
+"""The global names in a function's bytecode, which depends on Python's release; tried on 3.11 to 3.15."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from typing import NamedTuple
 
 
 class FunctionNames(NamedTuple):
-    """The names in a function, functions within it included.
+    """The names in a function and in nested functions.
 
-    read : of globals and builtins, each with the line of the file that reads it first
-    attributes : of anything
-    imported : of modules that are imported when it runs
+    read : globals and builtins, each with the first line of use
+    attributes : of any object
+    imported : modules imported at run time
     """
 
     read: dict[str, int]
@@ -27,7 +24,7 @@ class FunctionNames(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def names_of(code: types.CodeType) -> FunctionNames:
-    """Return the names in the code of a function. It is read once: a first fit calls this 1500 times."""
+    """Return the names in the code of a function, cached: a first fit calls this 1500 times."""
     by_kind: dict[str, dict[str, int]] = {"LOAD_GLOBAL": {}, "LOAD_NAME": {}, "IMPORT_NAME": {}}
     codes = [*codes_within(code)]
     for each in codes:
@@ -42,7 +39,7 @@ def names_of(code: types.CodeType) -> FunctionNames:
 
 
 def codes_within(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield a code, and the codes of functions within it."""
+    """Yield a code, and the codes of nested functions."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -1,8 +1,7 @@
 """Lines and progress bars on stderr, which never make a training fail.
 
-stderr may be closed or full, or a program may have put an object of its own in its place. Errors and warnings
-go there in any case. Bars and notices say what goes on, and are for someone who looks on; notices are written
-to the log, too.
+stderr may be closed or full, or an object of the program may have taken the place. Errors and warnings are
+always written. Bars and notices are for a watching user; notices go to the log, too.
 """
 
 from __future__ import annotations
@@ -10,19 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Any
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 
 logger = logging.getLogger("fastmlp")
 
 silent = False
-"""Whether this process shows no bars and notices; `silence` sets it."""
+"""True if this process shows no bars and notices; see `silence`."""
 
 _forgiven = contextlib.suppress(Exception)
-"""A file raises OSError or ValueError; what a program has put in stderr's place may raise anything."""
+"""A file raises OSError or ValueError; an object in stderr's place may raise anything."""
 
 
 class Notices:
-    """Writes to what sys.stderr is now, and ignores every failure."""
+    """Writes to the present sys.stderr, and ignores every failure."""
 
     def __init__(self) -> None:
         self._stream: Any = sys.stderr  # None if it was closed when Python started
@@ -34,12 +39,12 @@ class Notices:
         self.flush()
 
     def flush(self) -> None:
-        """Flush what was written."""
+        """Flush the text."""
         with _forgiven:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return True for a terminal."""
         with _forgiven:
             return bool(self._stream.isatty())
         return False
@@ -53,20 +58,20 @@ class Notices:
 
 
 def silence(quiet: bool) -> None:
-    """Have this process show no bars and notices from now on, or have it show them again."""
+    """Hide, or show again, all bars and notices of this process."""
     global silent
     silent = quiet
 
 
 def is_watched() -> bool:
-    """Return whether bars and notices are shown: on a terminal or in a notebook, unless they are silenced."""
+    """Return True if bars and notices are shown: on a terminal or in a notebook, unless silenced."""
     return not silent and (in_notebook() or Notices().isatty())
 
 
 def notify(line: str) -> bool:
     """Write a line about the work to the log, and to stderr if bars and notices are shown.
 
-    Returns whether nothing more need be said: somebody sees either, or wants no notices.
+    Returns True if nothing more need be said: a user sees the log or stderr, or wants no notices.
     """
     logged = False
     with _forgiven:  # a program's handlers and filters
@@ -78,7 +83,7 @@ def notify(line: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Write an error or a warning to stderr, above a progress bar that stands there, if it can be written."""
+    """Write an error or a warning to stderr, above a progress bar, if possible."""
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with _forgiven:
         if bars is None:
@@ -88,5 +93,63 @@ def say(line: str) -> None:
 
 
 def in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this process."""
+    """Return True in a Jupyter kernel."""
     return "ipykernel" in sys.modules
+
+
+SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s"
+"""The format of a bar counting seconds."""
+
+CLOCK = "{desc}: {elapsed}"
+"""The format of a bar without a total."""
+
+BEAT = 0.5
+"""Seconds between two drawings of a bar's clock, so that the clock moves during a long step."""
+
+
+class Bar:
+    """A bar on stderr, or none; a context manager closes the bar.
+
+    total : the whole work, in `unit`; None if only the time is known
+    shown : None shows the bar on a terminal and in a notebook
+    """
+
+    def __init__(self, total: float | None, unit: str, what: str, shown: bool | None = None) -> None:
+        self._bar: tqdm[Any] | None = None
+        if is_watched() if shown is None else shown:
+            from tqdm import tqdm
+
+            looks: dict[str, Any] = {"unit": unit, "unit_scale": True}
+            if total is None or unit == "s":
+                looks = {"bar_format": CLOCK if total is None else SECONDS}
+            self._bar = tqdm(
+                total=total, desc=what, file=Notices(), dynamic_ncols=True, leave=False, **looks
+            )  # fmt: skip
+            self._ended = threading.Event()
+            self._thread = threading.Thread(target=self._beat, name="fastmlp bar", daemon=True)
+            self._thread.start()
+
+    def move(self, done: float, what: str | None = None, **shown: str) -> None:
+        """Set the whole work done so far, the present work, and values for display."""
+        if self._bar is not None:
+            if shown:
+                self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(min(done, self._bar.total) - self._bar.n)
+            if what is not None:
+                self._bar.set_description(what)
+
+    def _beat(self) -> None:
+        assert self._bar is not None
+        while not self._ended.wait(BEAT):
+            self._bar.refresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._ended.set()
+            self._thread.join()
+            self._bar.close()

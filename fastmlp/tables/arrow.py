@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.system.packages import needed
+from fastmlp.checks import needed
 from fastmlp.tables.errors import TableError, different
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
+from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables import effects, members, report, selection, storage
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
@@ -38,8 +39,7 @@ from fastmlp.tables.settings import check, fixed, recipes_of
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, with_targets
 from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
-from fastmlp.training.data import checked_weights, floating_dtype
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.choice import is_ready
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.model.inputs import Blocks
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
-from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 Part = tuple[Array, Array]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables.errors import TableError, different
 from fastmlp.tables.read_options import (
     ReadOptions,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError

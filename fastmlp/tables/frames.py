@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.system.packages import needed
+from fastmlp.checks import needed
 from fastmlp.tables.arrays import column_of, objects
 from fastmlp.tables.arrow import check_type, from_arrow
 from fastmlp.tables.errors import TableError, different, name_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Blocks, Numbers, SparseNumbers, sparse_columns
 from fastmlp.tables.recipe import Recipe
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 

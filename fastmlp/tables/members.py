@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.fitting import fit
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import Deadline, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
-from fastmlp.training.callbacks import Callback, EarlyStopping, Run
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.system.packages import needed
+from fastmlp.checks import needed
 from fastmlp.tables.categories import Category
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
 from fastmlp.tables.kinds import Date

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.system.bars import Bar
-from fastmlp.system.packages import needed
+from fastmlp.checks import needed
+from fastmlp.system.notices import Bar
 from fastmlp.tables.arrays import column_of
 from fastmlp.tables.arrow import check_file, check_parquet
 from fastmlp.tables.delimited import read_csv

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.system.bars import Bar
+from fastmlp.system.notices import Bar
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.system.bars import Bar
+from fastmlp.callbacks.callback import Callback, Run
+from fastmlp.callbacks.standard import TimeLimit
+from fastmlp.system.notices import Bar
 from fastmlp.tables.held_out import folds
 from fastmlp.tables.members import MemberSettings, train_member
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
-from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.divergence import DivergenceError
 
 Array = NDArray[Any]

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.system.bars import Bar
+from fastmlp.callbacks.callback import Callback
 from fastmlp.system.compiling import Stopwatch
+from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
@@ -23,9 +24,8 @@ from fastmlp.tables.inputs import predicted
 from fastmlp.tables.members import MemberSettings, Visits, best_epoch, train_member, weights_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
-from fastmlp.training.callbacks import Callback
+from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 

@@ -34,8 +34,8 @@ from fastmlp.tables.restoring import (
     writings_of,
 )
 from fastmlp.tables.tasks import Task
+from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
-from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 

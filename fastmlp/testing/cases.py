@@ -1,8 +1,7 @@
 """A call of a slot: arguments, the reference's results, and the largest error allowed.
 
-Arrays have guards around them: a kernel that writes beyond an array changes a guard, and a kernel that reads
-beyond an array gets NaN, or -1. Inputs have NaN, infinities, and zeros that meet infinities, which a kernel
-must not swallow.
+Arrays have guards around them: a write beyond an array changes a guard, and a read beyond an array gives NaN,
+or -1. Inputs have NaN, infinities, and zeros times infinities, for kernels to pass on.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ NAN, ZERO_TIMES_INFINITY, NOT_FINITE = "NaN", "0 times inf", "NaN and inf"
 def operands(rng: np.random.Generator, a: Array, b: Array) -> Iterator[tuple[str, Array, Array]]:
     """Yield labels and operands of a product, a (n, k) and b (k, m): as given, and not finite.
 
-    NaN is in one row of a and one column of b. A 0 of each meets an infinity of the other, which is NaN.
+    NaN is in a row of a and a column of b. A 0 of each meets an infinity of the other: NaN.
     """
     yield "", a, b
     (n, k), m = a.shape, b.shape[1]
@@ -120,7 +119,7 @@ def eps(dtype: np.dtype[Any]) -> float:
 
 
 def labelled(label: str, found: str) -> str:
-    """Return a case's label, with the label of numbers that are not finite."""
+    """Return a case's label, with the label of numbers beyond the finite."""
     return f"{label}, {found}" if found else label
 
 
@@ -130,16 +129,16 @@ def few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 
 
 def unset(dtype: np.dtype[Any], *shape: int, found: str = "") -> Array:
-    """Return an array of NaN, which shows that a slot reads the array, or does not write the array.
+    """Return an array of NaN, which shows reads of the array, and missing writes.
 
-    found : the label of numbers that are not finite; then a result may be NaN, and the array holds another
+    found : the label of numbers beyond the finite; then a result may be NaN, and the array holds another
         number
     """
     return np.full(shape, 1e9 if found else np.nan, dtype)
 
 
 def scratch_of(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
-    """Return the scratch of a slot, whose last state does not matter."""
+    """Return the scratch of a slot, with any last state."""
     length = scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize, sizes.n_out)
     return guarded(unset(dtype, length))
 
@@ -156,11 +155,11 @@ class Case(NamedTuple):
     """A call of a slot.
 
     label : the case's name among the slot's cases, e.g. "relu"
-    arguments : the slot's arguments; those in `written` are outputs, some of them also inputs
+    arguments : the slot's arguments; arguments in `written` are outputs, some also inputs
     written : {position of an output: expected array}, float64
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
-    scratch : position of the array that a slot may leave in any state, or None
+    scratch : position of the array for any state, or None
     slot : the slot's name
     """
 
@@ -174,13 +173,13 @@ class Case(NamedTuple):
 
     @property
     def timed(self) -> bool:
-        """Whether the case is a row of benchmarks: all numbers are finite."""
+        """True for a row of benchmarks: all numbers are finite."""
         return not self.label.endswith((NAN, ZERO_TIMES_INFINITY, NOT_FINITE))
 
     def fresh(self) -> tuple[Any, ...]:
         """Return the arguments with guarded copies of arrays; the scratch has guards already.
 
-        An array that is given twice stays one array.
+        An array given twice stays a single array.
         """
         kept = () if self.scratch is None else (self.scratch,)
         arrays = {
@@ -191,7 +190,7 @@ class Case(NamedTuple):
         return tuple(arrays.get(id(a), a) for a in self.arguments)
 
     def inputs(self) -> dict[int, Array]:
-        """Return by position the arrays that a slot must not change."""
+        """Return by position the arrays to be left unchanged."""
         written = [self.arguments[i] for i in self.written]
         return {
             i: a
@@ -202,10 +201,9 @@ class Case(NamedTuple):
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
         """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
 
-        A slot must also leave its inputs as they were, since later slots of a step read them. A slot must
-        write nothing around its arrays. Where NumPy has NaN or an infinity, a slot must have the same. The
-        error is one line: the argument, the index of the largest error, the number there, and the required
-        number.
+        A slot must also leave the inputs unchanged, since later slots of a step read the inputs, and write
+        nothing around arrays. NumPy's NaN and infinities must be the slot's, too. The error is a line: the
+        argument, the index of the largest error, the number there, and the required number.
         """
         for position, array in enumerate(arguments):
             if isinstance(array, np.ndarray) and (where := overrun(array)):

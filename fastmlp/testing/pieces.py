@@ -17,10 +17,10 @@ from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import ONES, Expression, variable
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.activations import ACTIVATIONS, Activation
+from fastmlp.model.custom import Layer
+from fastmlp.model.loss import BuiltInLoss, Loss
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.own_layers import Layer
-from fastmlp.model.own_losses import BuiltInLoss, Loss
 from fastmlp.model.state import Array
 
 Function = Callable[[Array], Array]
@@ -143,7 +143,7 @@ def _of_z(slope: Expression, z: Array, a: Array) -> Array:
 
 
 def _precise(*expressions: Expression) -> Any:
-    """Return the most exact dtype that has all of the expressions' operations."""
+    """Return the most exact dtype with all of the expressions' operations."""
     found: set[str] = set()
     for expression in expressions:
         expression.fold(lambda node, _: found.add(node.operation))

@@ -18,13 +18,13 @@ from fastmlp.backend.reference_rules import take_step
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
 from fastmlp.model.heads import Objective
+from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LOSSES, BinaryFocal, CrossEntropy, Huber, Quantiles, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
 from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
-from fastmlp.model.own_losses import Loss
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
-from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Array, initial_state
 from fastmlp.testing import cases
 from fastmlp.testing.cases import (
@@ -300,10 +300,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw, amsgrad": AdamW(0.001, amsgrad=True),
     "schedule-free, warmup": ScheduleFreeAdamW(0.01, weight_decay=0.1, warmup=9),
 }
-"""Optimisers by labels: every class, and the settings that lead to other rules."""
+"""Optimisers by labels: every class, and settings with other rules."""
 
 STEPS_BEFORE = 3
-"""The reference's steps before a case, which give the case its moments."""
+"""The reference's steps before a case, for moments."""
 
 
 def _vector(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Array:
@@ -353,7 +353,7 @@ AGREEMENT_SIZES = (
     Sizes(64, 32, 16),
     Sizes(48, 130, 60),
 )
-"""One row, one unit, few units of many rows, sizes that are no multiple of a vector, more than one panel."""
+"""A row, a unit, few units of many rows, sizes between multiples of a vector, more than a panel."""
 
 PACKED = {"pack_always_rows": 32, "pack_delta_rows": 128}
 """Tuned constants: the last of these sizes has W and the deltas copied into panels, on every machine."""

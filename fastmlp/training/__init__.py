@@ -1,1 +1,1 @@
-"""`fit`: chunks of steps, the rows that they visit, and what happens between them."""
+"""`fit`: chunks of steps, and what happens between them."""

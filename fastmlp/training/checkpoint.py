@@ -15,16 +15,16 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.callbacks.callback import OWN_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import BY_ROWS
 from fastmlp.files import archive
+from fastmlp.model.custom import Piece
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.pieces import Piece
 from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
-from fastmlp.training.callbacks import OWN_CURVES, AtIntervals, Run
-from fastmlp.training.fingerprints import BY_ROWS
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 Path = str | os.PathLike[str]
 
@@ -40,7 +40,7 @@ Up to format 2 a stepper's file has an entry of its own.
 
 
 class Checkpoint(AtIntervals):
-    """Write the training to a file as it goes on, for `load` and for `fit(resume=)`.
+    """Write the training to a file at intervals, for `load` and for `fit(resume=)`.
 
     The file is also written when training ends or is interrupted. A training that is resumed from it
     continues bit for bit, whatever interrupted it.
@@ -60,7 +60,7 @@ class Checkpoint(AtIntervals):
         self.path = os.fspath(path)
 
     def on_chunk_end(self, run: Run) -> None:
-        """Write if it is time, or if this is the end."""
+        """Write at the interval's end, or at the training's end."""
         if self.is_due(run):
             archive.write(self.path, *content_of_training(run))
             self.count(run)
@@ -70,14 +70,14 @@ class Checkpoint(AtIntervals):
 
 
 class Saved(NamedTuple):
-    """A training as a file holds it."""
+    """A training in a file."""
 
     path: Path
     snapshot: Snapshot
 
     @property
     def seed(self) -> int:
-        """The seed of its random generators."""
+        """The seed of the training."""
         seed: int = self.snapshot.setting["seed"]
         return seed
 
@@ -89,12 +89,12 @@ class Saved(NamedTuple):
 
     @property
     def by_rows(self) -> bool:
-        """Whether it was one of `fit(communicator=)`, and identifies its data as such do."""
+        """Whether the data are identified row by row, as with `fit(communicator=)`."""
         return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
     def blas_threads(self) -> int | None:
-        """The limit for its BLAS; None if that was unknown, or if the file is older than this entry."""
+        """The limit for the BLAS; None if unknown, or if the file is older than this entry."""
         threads: int | None = self.snapshot.setting.get("blas_threads")
         return threads
 
@@ -113,14 +113,14 @@ def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
 
 
 class Content(NamedTuple):
-    """What a file holds: a model, and its training if that can go on."""
+    """The content of a file: a model, and a training that can go on, if any."""
 
     model: Model
     snapshot: Snapshot | None
 
     @property
     def is_of_stepper(self) -> bool:
-        """Whether the training is a user's own loop, by a `Stepper`."""
+        """Whether a `Stepper` wrote the file."""
         return self.snapshot is not None and "rule" in self.snapshot.setting
 
 
@@ -129,7 +129,7 @@ Written = tuple[dict[str, Any], dict[str, Array]]
 
 
 def content_of(model: Model) -> Written:
-    """Return what a file holds of a model.
+    """Return a model as a file's header and arrays.
 
     ValueError where a parameter is not finite: `load` would refuse the file, and an older one would be gone.
     """
@@ -147,17 +147,17 @@ def content_of(model: Model) -> Written:
 
 
 def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
-    """Return a history as arrays by the names that they have in a file."""
+    """Return a history as arrays by their names in a file."""
     return {f"history/{name}": np.array(values, float) for name, values in history.items()}
 
 
 def content_of_training(run: Run) -> Written:
-    """Return what a file holds of a training between two chunks; its arrays are the live ones."""
+    """Return a training between two chunks as header and live arrays."""
     return content_of_state(run.network, run.snapshot(), run.stop_reason)
 
 
 def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | None) -> Written:
-    """Return what a file holds of a training, or of a `Stepper`."""
+    """Return a snapshot of a training or `Stepper` as header and arrays."""
     backend = registry.get(snapshot.setting["backend"])
     header, arrays = content_of(Model(network, snapshot.parameters, snapshot.history, backend, stop_reason))
     arrays |= {"moments": snapshot.moments, "sums": snapshot.sums}
@@ -180,14 +180,14 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
 
 
 def read(path: Path, pieces: Iterable[Piece]) -> Content:
-    """Return what a file holds of one model; pieces and errors as of `load`."""
+    """Return the content of a model's file; pieces and errors as of `load`."""
     header, arrays, given = read_file(path, pieces)
     with file_errors_of(path):
         return parse(header, arrays, given)
 
 
 def opened(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return a file's header and arrays, of any format, and the pieces as a list; errors as of `load`."""
+    """Return a file's header and arrays, and the pieces as a list; errors as of `load`."""
     if isinstance(pieces, Piece) or not isinstance(pieces, Iterable):
         raise TypeError(f"pieces must be a list of your own, got {checks.shown(pieces)}")
     pieces = list(pieces)
@@ -197,7 +197,7 @@ def opened(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[st
 
 
 def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return what `opened` does of a file up to FORMAT, as yet unchecked; errors as of `load`."""
+    """Return header, arrays and pieces of a file up to FORMAT; errors as of `load`."""
     header, arrays, pieces = opened(path, pieces)
     check_format(path, header)
     return header, arrays, pieces
@@ -214,7 +214,7 @@ def check_format(path: Path, header: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def file_errors_of(path: Path) -> Iterator[None]:
-    """Name the file in every error that arises while it is parsed, and make it a CheckpointError."""
+    """Turn errors of parsing into a CheckpointError with the file's name."""
     try:
         yield
     except _OtherPiece as error:
@@ -226,7 +226,7 @@ def file_errors_of(path: Path) -> Iterator[None]:
 
 
 def parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> Content:
-    """Return what a header and arrays say of one model; `file_errors_of` names the errors."""
+    """Return the model and training of a header and arrays; `file_errors_of` names the errors."""
     _expect("models" not in header, "it holds a list of models; fit_many(resume=) goes on with such")
     network = network_of(header["network"], pieces)
     model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
@@ -245,7 +245,7 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece])
 
 
 def _of_format_2(header: dict[str, Any], arrays: dict[str, Array], network: Network) -> Written:
-    """Return a stepper's training and arrays as they are now."""
+    """Return a stepper's training and arrays in the current format."""
     held = header["stepper"]
     setting = {
         "network": header["network"], "rule": held["rule"], "backend": header["backend"], "seed": 0,
@@ -263,7 +263,7 @@ def model_of(
     backend: str,
     reason: str | None,
 ) -> Model:
-    """Return the model whose arrays have names that begin with `prefix`; `file_errors_of` names the errors.
+    """Return the model whose array names begin with `prefix`; `file_errors_of` names the errors.
 
     history : the names of its curves
     """
@@ -276,7 +276,7 @@ def model_of(
 def numbers_of(
     arrays: archive.Arrays, prefix: str, history: Iterable[str]
 ) -> tuple[Array, dict[str, list[float]]]:
-    """Return the parameters and the history whose arrays have names that begin with `prefix`."""
+    """Return parameters and history of arrays whose names begin with `prefix`."""
     parameters = arrays[f"{prefix}parameters"]
     _expect(parameters.ndim == 1 and parameters.dtype.kind == "f", "the parameters are not the network's")
     _expect(np.isfinite(parameters).all(), "a parameter is not finite")
@@ -298,7 +298,7 @@ def network_of(description: Any, pieces: list[Piece]) -> Network:
 
 
 class _OtherPiece(Exception):
-    """A piece of the user's is missing, or is not the one that the file was trained with."""
+    """A user's piece is missing, or differs from the piece in the file."""
 
 
 def _piece(description: dict[str, Any], pieces: list[Piece]) -> Piece:

@@ -1,4 +1,4 @@
-"""A training whose numbers are no longer finite: it is noticed at a chunk's end, and traced to its step.
+"""Divergence: numbers that are not finite, noticed at a chunk's end, traced to the step.
 
 Once a parameter is not finite it never becomes finite again. So a chunk that went wrong is halved until one
 step is left. That takes the chunk's steps again, 0.2 s at most, and once. A check after every step would make
@@ -20,7 +20,7 @@ from fastmlp.model.state import Array, TrainState
 
 
 class Draft:
-    """A second set of arrays for a training's state, on which a chunk's steps are taken.
+    """A second copy of the state, on which a chunk's steps are taken.
 
     Everything else sees the state as it is between two chunks. So a chunk that diverges, or that Ctrl-C
     leaves behind in the middle of a step, has changed nothing. A first chunk that nobody sees needs no copy,
@@ -37,7 +37,7 @@ class Draft:
         """The vectors that are copied, of the draft and of the state."""
 
     def of(self, state: TrainState, changed: bool = True) -> TrainState:
-        """Return a copy of the state, which the next one overwrites; all states have the same arrays.
+        """Return a copy of the state, in arrays that all copies share.
 
         changed : False if nothing has written to the state since it accepted the last draft
         """
@@ -59,9 +59,9 @@ class Draft:
         return state.at(draft.step, draft.threads)
 
     def _copy(self, sources: tuple[Array, ...], targets: tuple[Array, ...]) -> None:
-        from fastmlp.system import parts
+        from fastmlp.system import budget
 
-        parts.copy(sources, targets, self._threads)
+        budget.copy_arrays(sources, targets, self._threads)
 
 
 Floats = NDArray[np.float64]
@@ -96,14 +96,14 @@ class DivergenceError(FloatingPointError):
 
 
 def sound(objectives: Floats, parameters: NDArray[Any]) -> bool:
-    """Return whether a chunk's objectives (steps,) and the parameters (P,) after it are all finite."""
+    """Return whether objectives (steps,) and parameters (P,) are all finite."""
     return checks.finite(objectives) and checks.finite(parameters)
 
 
 def last_finite(
     advance: Advance, state: TrainState, chunk: Chunk, draft: Draft, parts: tuple[int, ...] = ()
 ) -> tuple[TrainState, Floats]:
-    """Return the state before the chunk's first step that is not sound, and the objectives until then.
+    """Return the last finite state within a chunk, and the objectives so far.
 
     Parameters
     ----------

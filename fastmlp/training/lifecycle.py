@@ -1,4 +1,4 @@
-"""A training from its beginning to its end: callbacks, signals and limits around the chunks of the loop."""
+"""The beginning and end of a training: callbacks, signals and limits around the loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from fastmlp.callbacks.callback import Callback, Run, no_snapshot, with_state
 from fastmlp.checks import CheckpointError
 from fastmlp.system import budget
 from fastmlp.system.interrupts import deferred
-from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
 from fastmlp.training.loop import Plan, Training
 
 NO_LIMIT = nullcontext()
@@ -31,7 +31,7 @@ def finished(training: Training) -> Run:
 
 @contextmanager
 def under_way(training: Training) -> Iterator[None]:
-    """Begin a training, and end it when all of its chunks have been taken in a `with` block."""
+    """Begin a training, and end the training after a `with` block that takes all chunks."""
     with (
         deferred(training.stop) as signals,
         _callbacks_of(training),
@@ -47,7 +47,7 @@ LEFT = "its loop was left"
 
 
 def iterate(training: Training) -> Generator[Run]:
-    """Take the chunks of a training, and yield its run after each that no signal has ended.
+    """Take the chunks of a training, and yield the run after each.
 
     While the run is out, signals are the program's, and the BLAS has its threads.
     """
@@ -72,13 +72,13 @@ def iterate(training: Training) -> Generator[Run]:
 
 
 def _blas_of(plan: Plan) -> AbstractContextManager[None]:
-    """Return what holds the BLAS to the plan's threads in a `with` block."""
+    """Return a context that holds the BLAS to the plan's threads."""
     return budget.blas_threads(plan.blas_threads or plan.threads) if plan.calls_blas else NO_LIMIT
 
 
 @contextmanager
 def _callbacks_of(training: Training) -> Iterator[None]:
-    """Tell the callbacks that a training begins, and, however a `with` block ends, that it ends."""
+    """Begin the callbacks, and end them however a `with` block ends."""
     run, callbacks, begun = training.run, training.callbacks, list[Callback]()
     try:
         for callback in callbacks:
@@ -102,7 +102,7 @@ def _callbacks_of(training: Training) -> Iterator[None]:
 
 
 def _end(begun: Sequence[Callback], run: Run) -> None:
-    """End every callback that began, in order, even if one of them raises."""
+    """End every callback that began, in order, even after an error."""
     try:
         begun[0].on_train_end(run)
     finally:

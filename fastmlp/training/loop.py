@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.choice import settled
-from fastmlp.model.averages import exchange
+from fastmlp.backend.choice import current_backend
+from fastmlp.callbacks.callback import Callback, Run, states_of
+from fastmlp.callbacks.standard import Progress
+from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
+from fastmlp.data.ranks import ChunkRunner
+from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import (
     Chunk,
     Data,
@@ -27,12 +31,9 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
-from fastmlp.training.callbacks import Callback, Progress, Run, states_of
+from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
-from fastmlp.training.formats import format_of
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks import ChunkRunner
 from fastmlp.training.threads import (
     LAYER_SECONDS,
     TRIAL_SECONDS,
@@ -45,7 +46,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.training.window_batches import HeldOutBlocks, WindowBatches
+    from fastmlp.data.window_batches import HeldOutBlocks, WindowBatches
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -150,7 +151,7 @@ class Training:
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
         self.resumed = resumed
         self.can_begin_again = self._can_begin_again()
-        backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        backend = functools.partial(current_backend, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, self.batches.rows, history, backend,
             model_index=plan.model_index, optimizer=plan.optimizer,
@@ -178,7 +179,7 @@ class Training:
         return not is_long(most_seconds(self.state.parameters.size, plan.step_rows))
 
     def _begin_again(self) -> None:
-        """Write to the state's arrays what they had before the first chunk."""
+        """Reset the state's arrays to the beginning of the training."""
         self.state.moments[...] = 0
         if self.resumed is not None:
             self._write_state(self.resumed)
@@ -221,7 +222,7 @@ class Training:
         )
 
     def left(self) -> Snapshot:
-        """Return a snapshot that stays as it is when callbacks change parameters at the training's end."""
+        """Return a snapshot that callbacks at the training's end cannot change."""
         snapshot = self.snapshot()
         if not self.callbacks:
             return snapshot
@@ -242,22 +243,22 @@ class Training:
             data, chunk = self.mixing.mixed(plan.network, data, chunk, state.step)
         averages = plan.optimizer.rule.reads_last
         if averages:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         state = plan.backend.train_chunk(
             plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, self.threads.most, objectives
         )
         if averages:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+            swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         return state, objectives[..., : state.step - before]
 
     def chunks(self) -> Iterator[Run]:
-        """Take the chunks of all epochs, and yield the run after each, until something stops the training."""
+        """Take the chunks of all epochs, and yield the run after each."""
         while steps := self.steps_now():
             self.take_chunk(self.next_chunk(steps))
             yield self.run
 
     def take_chunk(self, chunk: Chunk) -> None:
-        """Take the chunk that `next_chunk` gave last, and do all that comes after it."""
+        """Take the steps of the last `next_chunk`, and all that follows a chunk."""
         plan, run, batches, steps = self.plan, self.run, self.batches, len(chunk.starts)
         ends = self.ends_at_epochs and batches.ends_epoch(run.step + steps)
         try:
@@ -307,7 +308,7 @@ class Training:
     def head_totals(
         self, order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> NDArray[np.float64] | None:
-        """Return what each step's rows count for each head (heads, steps); None without heads."""
+        """Return the weights of each step's rows by head (heads, steps); None without heads."""
         if self.head_weights is None:
             return None
         return np.array([visited_weights(one, order, starts, stops) for one in self.head_weights])
@@ -338,7 +339,7 @@ class Training:
         return min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
 
     def _next_epoch(self) -> int:
-        """Return the next epoch whose end something needs; there is one."""
+        """Return the next epoch that must end a chunk."""
         first = self.run.epoch + 1
         if self.plan.held_out is not None:
             return first
@@ -396,7 +397,7 @@ class Training:
         return objectives, validation_loss
 
     def validation_loss(self, parameters: NDArray[Any]) -> float | None:
-        """Return the loss over the rows held out, None if there are none; LeftBehind as `interruptible`."""
+        """Return the validation loss, None without rows held out; LeftBehind as `interruptible`."""
         if (held_out := self.plan.held_out) is None:
             return None
 
@@ -406,7 +407,8 @@ class Training:
 
         if isinstance(held_out, Data):
             return loss_of(held_out)
-        return held_out.loss(self.plan.network, loss_of, self.run)
+        run = self.run
+        return held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
         """Return the loss over all rows, with heads an array; LeftBehind if a long one shall stop."""
@@ -436,7 +438,7 @@ class Training:
             callback.on_epoch_end(run)
 
     def end_chunk(self) -> None:
-        """Tell the callbacks that a chunk is over, or that the training stops between two."""
+        """Run the callbacks after a chunk, or after a stop between two chunks."""
         for callback in self.callbacks:
             callback.on_chunk_end(self.run)
 
@@ -490,7 +492,7 @@ class EpochLosses:
         self._last: NDArray[np.float64] | None = None
 
     def means(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add the next steps' objectives (steps,), each with its weight in its epoch's mean.
+        """Add the next steps' objectives (steps,), weighted for the epoch's mean.
 
         Returns the means (1 + heads, epochs) of every epoch that is now complete.
         """
@@ -515,14 +517,14 @@ class EpochLosses:
         return _means(np.concatenate(done, axis=1))
 
     def _with_sums(self, fresh: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums (rows, epochs) over the steps of epochs (rows, epochs, steps), in their order."""
+        """Return sums (rows, epochs) over the steps of epochs (rows, epochs, steps), in order."""
         if self.steps:
             fresh = np.concatenate([self.sums[:, None, None], fresh], axis=2)
         sums: NDArray[np.float64] = np.add.accumulate(fresh, axis=2)[..., -1]
         return sums
 
     def close(self) -> list[list[float]]:
-        """Return the mean of the epoch under way in a list, with heads one for each; end the epoch."""
+        """End the epoch under way; return the mean in a list, with heads a mean for each."""
         means = self._last if self.steps == 1 and self._last is not None else _means(self.sums)
         self.sums, self.steps = np.zeros(len(self.sums)), 0
         return means[:, None].tolist()

@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.callbacks.callback import Callback, with_state
+from fastmlp.data.ranks import fingerprint
 from fastmlp.model.averages import with_average_of
-from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
-from fastmlp.training.callbacks import Callback, with_state
-from fastmlp.training.model import Model
-from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.trained.model import Model
 
 History = dict[str, list[float]]
 
@@ -26,12 +23,9 @@ GIVEN_AGAIN = (
 )  # fmt: skip
 """The options of `fit` that may be given anew; all others are those of the training that goes on."""
 
-SAMPLED_ROWS = 64
-"""Rows, spread over all, by which the same rows are known: a hash of all takes a second a gigabyte."""
-
 
 class Beginning(NamedTuple):
-    """What models that were pickled before version 1.0 have in the place of `Continuation.left`."""
+    """The `Continuation.left` of models pickled before version 1.0."""
 
     snapshot: Any = None
     since: Since = BEGINNING
@@ -41,7 +35,7 @@ class Beginning(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """A training as the model that it gave keeps it; it holds no rows.
+    """A training, kept by its model to go on from; without rows.
 
     fit : `fastmlp.fit`, which is above this module
     options : of `fit`, those in `options.STAYS`
@@ -72,7 +66,7 @@ class Continuation(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The seed of its random generators."""
+        """The seed of the training."""
         seed: int = self.options["seed"]
         return seed
 
@@ -92,7 +86,7 @@ class Continuation(NamedTuple):
         return self.fit(model.network, X, y, epochs=epochs, resume=self._begun(model, options), **options)
 
     def unpickled(self) -> Continuation:
-        """Return the training as it is now; versions before 1.0 kept it otherwise."""
+        """Return the training in the current form; versions before 1.0 had another."""
         begun: Any = self.left
         if not isinstance(begun, Beginning):
             return self
@@ -107,10 +101,10 @@ class Continuation(NamedTuple):
         return self._replace(left=left, lengths=begun.lengths)
 
     def _begun(self, model: Model, options: dict[str, Any]) -> Continuation:
-        """Return where the next epochs begin with what was written into the model, and with the options."""
+        """Return the beginning of the next epochs, given the model's parameters and options."""
         begun, snapshot = self, self.snapshot
         if self.ended:
-            same = _fingerprint(model.parameters) == self.ended
+            same = fingerprint(model.parameters) == self.ended
         else:
             same = model.parameters is snapshot.parameters
         if not same:  # what callbacks know is of other parameters
@@ -144,7 +138,7 @@ class Continuation(NamedTuple):
         )
 
     def _curves(self) -> History:
-        """Return the snapshot's history, without what its owner has added; ValueError if it was made shorter.
+        """Return the snapshot's history, without values added since; ValueError if values are gone.
 
         Nothing may write to these lists: they may be the owner's.
         """
@@ -184,16 +178,10 @@ class Continuation(NamedTuple):
         return snapshot._replace(callbacks=_matched(callbacks, states) if callbacks else [])
 
 
-def _fingerprint(*arrays: Inputs) -> str:
-    from fastmlp.training.fingerprints import fingerprint
-
-    return fingerprint(*arrays)
-
-
 def _matched(
     callbacks: Sequence[Callback], states: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return for each callback with a state that of the next one of its class, {} if there is none."""
+    """Return for each callback with a state the next state of the same class, or {}."""
     left = list(states)
     matched = []
     for callback in with_state(callbacks):
@@ -201,27 +189,3 @@ def _matched(
         place = next((i for i, (known, _) in enumerate(left) if known == name), None)
         matched.append((name, {}) if place is None else left.pop(place))
     return matched
-
-
-def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
-    """Return a fingerprint of some of the rows of all ranks, and of some of those to validate on."""
-    parts: list[Inputs] = []
-    for rows in (data, held_out):
-        if rows is not None:
-            counts = ranks.all_of(len(rows.weights))
-            count, own = sum(counts), len(rows.weights)
-            places = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
-            some = rows.take(places[(places >= 0) & (places < own)])
-            sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
-            parts += [_joined(part) for part in zip(*sampled, strict=True)]
-            parts.append(np.array([count]))
-    return _fingerprint(*parts)
-
-
-def _joined(parts: Sequence[Inputs]) -> Inputs:
-    """Return the rows of all ranks, one rank's after another's. Ranks without rows do not count."""
-    some = [part for part in parts if part.shape[0]]
-    dense = [part for part in some if not isinstance(part, SparseRows)]
-    if len(dense) == len(some):
-        return np.concatenate(dense)
-    return stacked([part if isinstance(part, SparseRows) else SparseRows.of(part) for part in some])

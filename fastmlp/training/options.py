@@ -1,4 +1,4 @@
-"""What `fit` was given besides the rows, checked, and what a training goes by before it sees a number.
+"""The options of `fit`, checked, and the setup that trainings of equal descriptions share.
 
 That is the optimiser and the backend of its steps. It is kept for trainings of the same descriptions. These
 never change, so that the same object needs no second check. What lies in arrays, and what the training before
@@ -18,21 +18,22 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.backend.choice import calls_blas, choose, lasting
+from fastmlp.backend.choice import cacheable_backend, calls_blas, choose
 from fastmlp.backend.registry import is_exact, is_mixed
+from fastmlp.callbacks.callback import Callback
+from fastmlp.callbacks.standard import Progress
+from fastmlp.data.ranks import ALONE, Ranks
+from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
+from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer
-from fastmlp.model.pieces import Piece
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
-from fastmlp.training.callbacks import Callback, Progress
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 from fastmlp.training.more import Continuation
-from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.sparse_data import may_become_sparse
 from fastmlp.training.start import Initial
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ ADAM = Adam()
 
 
 class FitOptions(NamedTuple):
-    """What `fit` was given besides the network, the rows and the communicator; see there.
+    """The options of `fit`, without network, rows and communicator; see `fit`.
 
     Once it is checked there is an `Optimizer` and a list of callbacks, and `resume` is what a file or a model
     holds; the seed is drawn later. Those before `seed` are descriptions, whose checks are kept by their
@@ -80,7 +81,7 @@ class FitOptions(NamedTuple):
 
     @property
     def earlier(self) -> tuple[Continuation | None, Saved | None]:
-        """The training of a model that goes on, or that of a file, once options are checked."""
+        """The resumed training of a model or of a file, once options are checked."""
         resume = self.resume
         if resume is None:
             return None, None
@@ -93,7 +94,7 @@ class FitOptions(NamedTuple):
         return found
 
     def of_steps(self) -> dict[str, Any]:
-        """Return the options that change what a step computes; None for those that are as usual."""
+        """Return the options that change the numbers of a step; None for defaults."""
         given = ((name, getattr(self, name)) for name in OF_STEPS)
         return {name: None if value == USUAL[name] else value for name, value in given}
 
@@ -121,7 +122,7 @@ _staying = operator.attrgetter(*STAYS)
 
 
 class OptionsOfEach(TypedDict, total=False):
-    """The options of `fit` of which `fit_many` takes a list as well, with one for each model."""
+    """The options of `fit` that may be lists in `fit_many`."""
 
     optimizer: Optimizer | str | list[Optimizer | str] | None
     epochs: int | list[int]
@@ -139,7 +140,7 @@ class OptionsOfEach(TypedDict, total=False):
 
 
 def checked(network: Network, options: FitOptions, first: bool = True) -> FitOptions:
-    """Return options that can be trained with, as far as the rows have no part in it; errors as of `fit`.
+    """Return checked options, as far as no rows are needed; errors as of `fit`.
 
     There may be no seed yet. first : whether this process reads the file to resume from, and shows a
         progress bar
@@ -160,7 +161,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     if callbacks or type(options.callbacks) is not tuple:
         changed["callbacks"] = callbacks
     if type(options.metrics) is not tuple or options.metrics:
-        from fastmlp.training.metrics import checked_metrics
+        from fastmlp.callbacks.metrics import checked_metrics
 
         changed["metrics"] = checked_metrics(options.metrics, network)
     resume = options.resume
@@ -201,7 +202,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def drawn_seed(options: FitOptions) -> int:
-    """Return the seed of the training that goes on, or a new one."""
+    """Return the seed of the resumed training, or a new seed."""
     saved = options.resume
     return int(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
 
@@ -223,7 +224,7 @@ def backend_request(options: FitOptions) -> tuple[str, bool, bool]:
 
 
 def own_pieces(network: Network) -> list[Piece]:
-    """Return the activations, the layers and the loss of a network that a user has written."""
+    """Return the user-defined activations, layers and losses of a network."""
     given = (
         *(part for one in network.operations for part in (one.activation, one.kind.piece)),
         *network.losses,
@@ -232,7 +233,7 @@ def own_pieces(network: Network) -> list[Piece]:
 
 
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
-    """Return the callbacks as a new list, with a progress bar if one is requested."""
+    """Return the callbacks as a new list, with a progress bar if requested."""
     # The check of the abstract class takes 1 us, and a tuple is iterable.
     if type(callbacks) is not tuple and (
         isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
@@ -260,7 +261,7 @@ MOST_KEPT = 32
 
 
 class StepSetup(NamedTuple):
-    """How steps are taken, of so many rows of one dtype.
+    """The optimiser and backend of steps, for a batch size and dtype.
 
     optimizer : with the average, if there is one
     backend : as `choose` gives it
@@ -282,7 +283,7 @@ class StepSetup(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What trainings of the same descriptions have in common.
+    """The common part of trainings with the same descriptions.
 
     described : the options up to `VALUES`, checked
     backend : the name of the backend that it is to have, or "auto"
@@ -331,8 +332,11 @@ class Setup(NamedTuple):
             optimizer = with_average(optimizer, options.average, averaged)
         # What reads all rows calls the backend for losses and gradients only, whatever the rule.
         rule = SGD(0.0) if optimizer.whole else optimizer
-        backend = choose(self.backend, network, rule, rows, dtype, threads, steps, self.goes_on, self.mixed)
-        lasts = lasting(backend)
+        backend = choose(
+            self.backend, network, rule, rows, dtype, threads,
+            steps=steps, exact=self.goes_on, mixed=self.mixed,
+        )  # fmt: skip
+        lasts = cacheable_backend(backend)
         found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
             if len(self.steps) >= MOST_KEPT:
@@ -346,7 +350,7 @@ kept: dict[Any, Setup] = {}
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
-    """Return checked options, and the setup that goes with them; errors as of `fit`."""
+    """Return checked options and their setup; errors as of `fit`."""
     key = _key(network, options) if ranks is ALONE else None
     if key is not None and (known := kept.get(key)) is not None:
         return known.options_of(options), known
@@ -362,7 +366,7 @@ def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOp
 
 
 def _key(network: Network, options: FitOptions) -> tuple[Any, ...] | None:
-    """Return what a setup is kept by; None for one that may be another in the next call."""
+    """Return the key of a setup; None if the next call may need another setup."""
     resume = options.resume
     if registry.given() or not (resume is None or isinstance(resume, Continuation)):
         return None

@@ -1,8 +1,8 @@
-"""A training before its first step: from clean rows to a plan and the state that it begins with.
+"""Preparation of a training: from options and rows to a plan and a first state.
 
 All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
 start, split, row orders and dropout masks. Of several processes that train together each step here may fail
-on one alone, and all learn of it (`fastmlp.training.ranks`).
+on one alone, and all learn of it (`fastmlp.data.ranks`).
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.choice import settled
+from fastmlp.backend.choice import current_backend
+from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.callbacks.standard import EarlyStopping
+from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
+from fastmlp.data.batches import batches_of
+from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
+from fastmlp.data.seeding import RowOrders, Streams
+from fastmlp.data.sparse import inputs_of_steps
 from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training.batches import batches_of
-from fastmlp.training.callbacks import Callback, EarlyStopping, Pause, Run
-from fastmlp.training.data import checked_weights, clean_rows_of, clean_targets, scaled_weights
+from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished, iterate
 from fastmlp.training.loop import Plan, Training, of_all_rows
-from fastmlp.training.model import Model
-from fastmlp.training.more import Continuation, sample_of
+from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Setup, StepSetup
-from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import RowOrders, Streams, dropout_key, initial_parameters
+from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
-    from fastmlp.training.window_batches import HeldOutBlocks
+    from fastmlp.data.window_batches import HeldOutBlocks
 
 
 class Prepared(NamedTuple):
@@ -68,7 +70,8 @@ class Prepared(NamedTuple):
         training: Training = (begin or self.ranks.begin or Training)(
             self.plan, self.state, self.callbacks, self.resumed
         )
-        if self.ranks.size == 1:  # one of several ranks cannot make a model that goes on
+        # One of several ranks cannot make a model that goes on, nor can an estimator.
+        if self.ranks.size == 1 and self.plan.options.fit is not None:
             vars(training.run)["_model"] = self.model_now
         return training
 
@@ -100,7 +103,7 @@ class Prepared(NamedTuple):
         return model
 
     def model_now(self, run: Run) -> Model:
-        """Return the model between two chunks, or after the last one, with copies of all arrays and lists."""
+        """Return the model between two chunks or at the end, with copies of all arrays."""
         snapshot, parameters = run.left or run.snapshot(), aligned_copy(run.parameters)
         own = parameters if snapshot.parameters is run.parameters else aligned_copy(snapshot.parameters)
         snapshot = snapshot._replace(
@@ -110,28 +113,26 @@ class Prepared(NamedTuple):
         return self._model(run, snapshot, parameters)
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
-        """Return a model that goes on from a snapshot, whose history it has."""
+        """Return a model with a snapshot's history, which can go on from the snapshot."""
         plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
         if snapshot.callbacks or snapshot.parameters is not parameters:
-            from fastmlp.training.fingerprints import fingerprint
-
             ended = fingerprint(parameters)
         # The model has the same lists: a copy takes 4 ns an epoch, a twentieth of the smallest steps.
         history = {**snapshot.whole_history}
         lengths = {name: len(values) for name, values in snapshot.history.items()}
         left = self.continuation()._replace(sample=sample, left=snapshot, ended=ended, lengths=lengths)
-        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        now = current_backend(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
     def continuation(self) -> Continuation:
-        """Return what the model keeps, but for what the steps come to."""
+        """Return the part of a model's continuation that steps do not change."""
         plan, options = self.plan, self.plan.options
         validation: Any = options.validation
         share = float(validation) if validation is not None and isinstance(validation, Real) else None
         staying = options.staying(plan.optimizer, self.state.parameters.dtype)
-        name = settled(plan.backend).name  # type: ignore[arg-type]  # likewise
+        name = current_backend(plan.backend).name  # type: ignore[arg-type]  # likewise
         assert options.fit is not None
         return Continuation(options.fit, staying, share, name, self.rows, self.sample, None)
 
@@ -152,8 +153,9 @@ def ready(
     trainings: int = 1,
     is_sized: bool = True,
     blocks: dict[str, Any] | None = None,
+    state: TrainState | None = None,
 ) -> Prepared:
-    """Return a training that can begin, on rows in memory or in blocks.
+    """Return a prepared training on clean rows, in memory or in blocks.
 
     options : checked, with a seed; setup : theirs
     data : this rank's rows, all or those of the first window; held_out : those to validate on
@@ -161,6 +163,7 @@ def ready(
     is_sized : whether it was known before rows were read
     ranks, trainings : as of `trainer.prepared`
     blocks : of rows that come block by block, their part of the setting; None of rows in memory
+    state : to begin with, of an estimator, which draws parameters and orders and keeps no setting
     """
     streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
@@ -176,18 +179,20 @@ def ready(
     with ranks.raise_on_all_ranks():
         measures = list[Callback]()
         if options.metrics:
-            from fastmlp.training.metrics import metrics_of
+            from fastmlp.callbacks.metrics import metrics_of
 
             measured = data if is_array else None, in_memory(held_out)
             measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
         if whole and held_out is not None and options.optimizer.patience is not None:
             measures.append(EarlyStopping(options.optimizer.patience))
-        if network.needs_batches and epochs and is_array:
+        if network.needs_batches and epochs and rows:
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
         averaged = steps if is_sized else None
         step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
-        if more and not in_file:  # what it begins with is taken over; a file says what it would be
+        if state is not None:
+            parameters = state.parameters
+        elif more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
         else:
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
@@ -198,7 +203,7 @@ def ready(
     chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
     if chosen is not step_setup.backend:  # that of the first rank
         step_setup = StepSetup.on(chosen, network, optimizer, own_rows, dtype)
-    sample = "" if is_array else sample_of(data, in_memory(held_out))
+    sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
     resumed, rule_steps, done = file and file.snapshot, 0, 0
     if more:
         known: str | None = sample
@@ -228,7 +233,7 @@ def ready(
         epochs=epochs,
         step_rows=step,
         orders=RowOrders.of(streams.seed, rows if is_array else 0, done) if shuffled else None,
-        dropout_key=dropout_key(network, streams),
+        dropout_key=dropout_key(network, streams) if state is None else 0,
         threads=options.threads,
         stays_finite=True,
         setting={},
@@ -238,7 +243,7 @@ def ready(
         weights=weights,
         head_weights=head_weights,
         microbatch=batch_size if batch_size < step else 0,
-        weighed=options.sample_weight is not None or not is_array or ranks.size > 1,
+        weighed=options.sample_weight is not None or not is_array or ranks.size > 1 or state is not None,
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
         options=options,
     )
@@ -249,7 +254,8 @@ def ready(
 
         found = chosen.name, parameters, data, batch_size, callbacks, ranks
         plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
-    state = initial_state(parameters, moment_rows, rule_steps)
+    if state is None:
+        state = initial_state(parameters, moment_rows, rule_steps)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 
@@ -275,7 +281,7 @@ def cleaned(
 
 
 def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
-    """Return this rank's rows with weights whose largest on all ranks is one in [1, 2).
+    """Return this rank's rows with scaled weights: the largest on all ranks is in [1, 2).
 
     weighed : whether weights are given here; what : as of `cleaned`
     """
@@ -293,7 +299,7 @@ def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
 def validation_rows(
     network: Network, validation: Sequence[Any], dtype: np.dtype[Any], ranks: Ranks = ALONE
 ) -> Data:
-    """Return (X, y) or (X, y, sample_weight) to validate on as this rank's clean rows."""
+    """Return validation=(X, y) or (X, y, sample_weight) as this rank's clean rows."""
     with ranks.raise_on_all_ranks():
         if len(validation) not in (2, 3):
             raise ValueError(

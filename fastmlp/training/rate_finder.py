@@ -12,14 +12,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
+from fastmlp.checks import needed
+from fastmlp.data.arrays import clean_rows_of, clean_targets
+from fastmlp.data.seeding import Streams
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
-from fastmlp.model.sparse import SparseRows
-from fastmlp.system.packages import needed
-from fastmlp.training.data import clean_rows_of, clean_targets
-from fastmlp.training.model import Model
+from fastmlp.model.rows import SparseRows
+from fastmlp.trained.model import Model
 from fastmlp.training.options import ADAM
-from fastmlp.training.start import Streams, initial_parameters
+from fastmlp.training.start import initial_parameters
 from fastmlp.training.stepper import Stepper
 
 Floats = NDArray[np.float64]
@@ -30,7 +31,7 @@ SMOOTHING, DIVERGED = 0.95, 4.0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RateSearch:
-    """What `find_rate` found.
+    """The result of `find_rate`.
 
     Attributes
     ----------
@@ -47,7 +48,7 @@ class RateSearch:
 
     @property
     def rate(self) -> float:
-        """The rate in the middle of the tenth of the steps over which the loss falls most.
+        """The rate at the steepest fall of the loss, over a tenth of the steps.
 
         Of the first steps a quarter is not looked at, up to 20: a mean of few batches falls by chance.
         """
@@ -57,7 +58,7 @@ class RateSearch:
         return float(self.rates[first + falls.argmax() + width // 2]) if len(falls) else float(self.rates[0])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Write the losses over the rates, and the rate that is proposed, as a picture to a file."""
+        """Write a picture of the losses over the rates, with the proposed rate, to a file."""
         made = needed("matplotlib.figure", "plot", "a picture").Figure
         figure = made(figsize=(7, 4), layout="constrained")
         axis = figure.subplots()

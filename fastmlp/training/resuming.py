@@ -1,4 +1,4 @@
-"""The settings of a training that `fit(resume=)` compares with those in the file."""
+"""Settings of a training, compared with the file's settings by `fit(resume=)`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmlp.backend import registry
+from fastmlp.callbacks.callback import OWN_CURVES, Callback, with_state
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import Ranks, fingerprint, fingerprint_by_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Array
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.training.callbacks import OWN_CURVES, Callback, with_state
 from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved
-from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
 from fastmlp.training.loop import Plan
 from fastmlp.training.options import OF_STEPS
-from fastmlp.training.ranks import Ranks
 
 
 def with_setting(
@@ -33,7 +32,7 @@ def with_setting(
     per_epoch: int,
     blocks: dict[str, Any],
 ) -> Plan:
-    """Return the plan of a training that is in a file, with its setting: all that its bits depend on.
+    """Return a plan with its setting for a file: all that the bits depend on.
 
     The setting has JSON's types. Data are represented by their SHA-256, which takes about a second a
     gigabyte, or by what is the same however they are spread over ranks. CheckpointError if the file to resume
@@ -84,7 +83,7 @@ def _check_same_training(
     batches: int,
     epochs: int,
 ) -> None:
-    """Raise CheckpointError unless the saved training is the one that `fit` is to resume.
+    """Raise CheckpointError unless `fit` resumes the saved training.
 
     rows, batches : of an epoch; None where rows come block by block, whose number may not be known
 
@@ -118,7 +117,7 @@ def _check_same_training(
 
 
 def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
-    """Return the limit for the BLAS that a training resumed by `backend` keeps, None without one.
+    """Return the BLAS limit of a resumed training, None without a limit.
 
     A BLAS sums in another order on another number of threads: CheckpointError if it may use fewer than then.
     """

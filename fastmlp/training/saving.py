@@ -17,17 +17,17 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
-from fastmlp.model.pieces import Piece
+from fastmlp.model.custom import Piece
 from fastmlp.model.state import Array
+from fastmlp.trained import reader_of
+from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
 from fastmlp.training.checkpoint import FORMAT, Content, Path, Written
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.formats import reader_of
-from fastmlp.training.model import Model
 
 
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
-    """Write a model, or a list of models as of `fit_many`, to one file, flushed to the disk.
+    """Write a model, or a list of models as of `fit_many`, to a file, flushed to the disk.
 
     The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code. After a failure
     the old file is still there.
@@ -89,7 +89,7 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
 
 
 class StoredList(NamedTuple):
-    """What a list's file holds.
+    """The content of a list's file.
 
     models : each with its training, if that can go on; None where there is none yet
     written : the same as `write_list` takes them; more : its other entries
@@ -101,7 +101,7 @@ class StoredList(NamedTuple):
 
 
 def written(one: Model | DivergenceError) -> Written:
-    """Return what a list's file holds of a model, or of what became of it."""
+    """Return a model or a divergence as header and arrays for a list's file."""
     if isinstance(one, Model):
         return checkpoint.content_of(one)
     diverged = {"epoch": one.epoch, "step": one.step}
@@ -110,7 +110,7 @@ def written(one: Model | DivergenceError) -> Written:
 
 
 def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any]) -> None:
-    """Write models to one file, with more entries in JSON's types; errors as of `save`."""
+    """Write models to a file, with more entries in JSON's types; errors as of `save`."""
     entries: list[Any] = []
     parts: dict[str, list[Array]] = {}
     for one in models:
@@ -129,7 +129,7 @@ def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any
 
 
 def read_list(path: Path, pieces: Iterable[Piece] = ()) -> StoredList:
-    """Return what a file of `write_list` holds; pieces and errors as of `load`."""
+    """Return the content of a file of `write_list`; pieces and errors as of `load`."""
     header, arrays, given = checkpoint.read_file(path, pieces)
     if "models" not in header:
         raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")

@@ -12,25 +12,141 @@ from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
 from fastmlp.checks import CheckpointError
+from fastmlp.data.arrays import by_head, clean_blocks, floating_dtype, joined, of_labels, targets_of_head
+from fastmlp.data.seeding import Streams
+from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.files import archive
-from fastmlp.model.averages import exchange
-from fastmlp.model.backend import step_totals
+from fastmlp.model.averages import swap_average
+from fastmlp.model.backend import Array, Batch, step_totals
 from fastmlp.model.descriptions import described
+from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.layout import aligned_copy, layer_views, named_views
+from fastmlp.model.loss import Loss
+from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, as_optimizer
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
-from fastmlp.model.state import Array, Snapshot, initial_state
+from fastmlp.model.state import Snapshot, initial_state
+from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
-from fastmlp.training.data import floating_dtype
-from fastmlp.training.model import Model
 from fastmlp.training.options import own_pieces
-from fastmlp.training.start import Initial, Streams, dropout_key, initial_parameters
-from fastmlp.training.stepper_intake import Intake
+from fastmlp.training.start import Initial, dropout_key, initial_parameters
+
+
+class Intake:
+    """The part of a `Stepper` that takes arrays.
+
+    network : Network; most_rows : of a batch; dtype : of all arrays
+    """
+
+    def __init__(self, network: Network, most_rows: int, dtype: np.dtype[Any]) -> None:
+        self._dtype, self._most_rows = dtype, most_rows
+        self._n_in, self._n_out = network.n_in, network.n_out
+        self._scale, self._scaled = dtype.type(network.input_scale), network.input_scale != 1
+        self._network, self._blocks, self._loss = network, network.blocks, loss_of(network.loss)
+        self._mixes = sparse = sparse_columns(network.blocks)
+        """Columns of sparse blocks; a batch has the dense ones before them."""
+        self._batch = Batch.of(most_rows, self._n_in - sparse, self._n_out, dtype)
+        self._views: dict[tuple[int, ...], Batch] = {}
+        """Rows of the batch, by the shape of X."""
+
+    def _take(self, X: Any) -> tuple[Batch, SparseRows | None]:
+        """Copy X, scaled, to the batch; return views of its rows there, and X itself if it is sparse."""
+        if self._mixes:
+            rows = X
+            if not isinstance(X, SparseRows):  # those of `find_rate` are clean
+                rows = clean_blocks("X", self._blocks, X, self._dtype, known=False)
+            return self._viewed(rows), rows
+        if self._blocks:
+            X, _ = joined("X", self._blocks, X)
+            if isinstance(X, np.ndarray):
+                X = X.astype(self._dtype, copy=False)
+        if type(X) is np.ndarray:
+            views = self._views.get(X.shape) or self._viewed(X)
+            if X.dtype is self._dtype or X.dtype == self._dtype:  # the first takes half as long
+                if self._scaled:
+                    np.multiply(X, self._scale, out=views.inputs)
+                else:
+                    views.inputs[...] = X
+                return views, None
+        elif is_sparse(X):
+            views = self._viewed(X)
+            return views, clean_rows("X", X, self._dtype, float(self._scale))
+        raise self._refused(X)
+
+    def _viewed(self, X: Any) -> Batch:
+        """Return views of as many rows of the batch as X has."""
+        if len(X.shape) != 2 or X.shape[1] != self._n_in or not 0 < X.shape[0] <= self._most_rows:
+            raise self._refused(X)
+        views = self._views[X.shape] = Batch(*(buffer[: X.shape[0]] for buffer in self._batch))
+        return views
+
+    def _refused(self, X: Any) -> Exception:
+        rows = f"1 to {self._most_rows} rows (most_rows) of {self._n_in}"
+        return _refusal("X", X, f"a {self._dtype} array, or sparse matrix, of {rows}")
+
+    def _take_targets(self, y: Any, targets: Array) -> None:
+        """Copy targets of another shape or dtype than (rows, n_out).
+
+        Of heads that may be anything that `fit` takes.
+        """
+        network, rows = self._network, len(targets)
+        if network.heads:
+            columns = columns_of_heads(network.heads)
+            for name, array in by_head("y", y, network).items():
+                head, own = network.heads[name], targets[:, columns[name]]
+                if not self._copied(array, loss_of(head.loss), own):
+                    own[...] = targets_of_head("y" + (name and f"[{name!r}]"), array, head, rows, self._dtype)
+        elif not self._copied(y, self._loss, targets):
+            own = self._n_out // self._loss.outputs_per_target
+            more = f" or ({rows},)" if own == 1 or self._loss.takes_one_column else ""
+            more = f", or integer class labels ({rows},)" if self._loss.targets == "distributions" else more
+            expected = f"a {self._dtype} array of shape {(rows, own)}{more}"
+            raise _refusal("y", y, expected, "" if more else of_labels(y, rows))
+
+    def _copied(self, y: Any, loss: Loss, targets: Array) -> bool:
+        """Copy an array of targets or labels to targets (rows, n_out); return False for other y."""
+        if type(y) is not np.ndarray:
+            return False
+        rows, n_out = targets.shape
+        own = n_out // loss.outputs_per_target
+        if y.dtype == self._dtype and (y.shape == (rows, own) or (own == 1 and y.shape == (rows,))):
+            y = y.reshape(rows, own)
+            targets[...] = y if own == n_out else np.tile(y, loss.outputs_per_target)
+        elif y.dtype == self._dtype and loss.takes_one_column and y.shape in ((rows,), (rows, 1)):
+            targets[...] = y.reshape(rows, 1)
+        elif loss.targets == "distributions" and y.ndim == 1 and y.dtype.kind in "iu":
+            _check_labels(y, rows, n_out)
+            targets[...] = 0
+            targets[np.arange(rows), y] = 1
+        else:
+            return False
+        return True
+
+    def _check(self, what: str, array: Any, shape: tuple[int, ...]) -> None:
+        if type(array) is not np.ndarray or array.shape != shape or array.dtype != self._dtype:
+            raise _refusal(what, array, f"a {self._dtype} array of shape {shape}")
+
+
+def _refusal(what: str, got: Any, expected: str, more: str = "") -> Exception:
+    """Return the error for an argument that is no such array; more : the error's end."""
+    if not isinstance(got, np.ndarray) and not is_sparse(got):
+        return TypeError(f"{what} must be {expected}, got {checks.shown(got)}{more}")
+    return ValueError(f"{what} must be {expected}, got {got.dtype} of shape {got.shape}{more}")
+
+
+def _check_labels(y: Array, rows: int, n_out: int) -> None:
+    """Raise ValueError unless integers (rows,) are class labels."""
+    if len(y) != rows or y.min() < 0 or y.max() >= n_out:
+        wrong = y[(y < 0) | (y >= n_out)]
+        got = f"{wrong[0]}" if len(wrong) else f"{len(y)} of them for {rows} rows"
+        raise ValueError(f"y must hold class labels 0..{n_out - 1}, got {got}")
 
 
 class Stepper(Intake):
-    """A network and its optimiser, which take one step for each call.
+    """A network and its optimiser, a step for each call.
 
     `step` is a step of `fit`, with its bits. For a loss of your own, `forward`, `backward` and `update` are
     its parts. What a step needs is checked and allocated once, and nothing is checked to stay finite. No two
@@ -120,7 +236,7 @@ class Stepper(Intake):
         self._start()
 
     def _start(self) -> None:
-        """Allocate what calls need, and forget the last `forward`."""
+        """Allocate the buffers of calls, and forget the last `forward`."""
         optimizer = self.optimizer
         rates = optimizer.learning_rate, getattr(optimizer, "bias_learning_rate", None)
         self._changes = any(isinstance(rate, Schedule) or callable(rate) for rate in rates)
@@ -133,7 +249,7 @@ class Stepper(Intake):
         self._set_rates()
 
     def _change(self) -> None:
-        """Count a change of the parameters, and leave no forward to go back from."""
+        """Count a change of the parameters, and forget the last forward."""
         self.changes += 1
         self._forward_rows = 0
 
@@ -212,7 +328,7 @@ class Stepper(Intake):
         return out
 
     def backward(self, delta: Array, inputs: bool = True, out: Array | None = None) -> Array | None:
-        """Write the gradient of a loss to `gradients`, given its derivative by the outputs of `forward`.
+        """Write the gradient of a loss to `gradients`, given the derivative by the outputs.
 
         Parameters
         ----------
@@ -255,7 +371,7 @@ class Stepper(Intake):
         return out
 
     def update(self) -> None:
-        """Take the optimiser's step along `gradients`, with the network's penalties and with clipping.
+        """Take the optimiser's step along `gradients`, with penalties and clipping.
 
         `gradients` stays as it is. Where a step moves only rows that a batch has, these are those of the last
         `forward`. With convention="sklearn" the penalties are divided by its number of rows.
@@ -268,7 +384,7 @@ class Stepper(Intake):
 
     @property
     def rate_factor(self) -> float:
-        """What the optimiser's learning rates are multiplied by."""
+        """The factor of the optimiser's learning rates."""
         return self._rate_factor
 
     @rate_factor.setter
@@ -294,7 +410,7 @@ class Stepper(Intake):
         return [biases for _, biases in layer_views(self.parameters, self.network)]
 
     def copy(self) -> Self:
-        """Return a stepper of its own that goes on as this one would."""
+        """Return an independent copy of the stepper."""
         make, arguments = self.__reduce__()
         return make(*arguments)
 
@@ -306,7 +422,7 @@ class Stepper(Intake):
         return _restored, (type(self), self.network, self.optimizer, options, self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        """Return all that the next steps depend on, besides the network and the optimiser."""
+        """Return the state of the stepper, without network and optimiser."""
         sums = np.zeros(2 + len(self.network.heads))
         return Snapshot(
             {"dropout_key": self._key}, self.parameters, self.moments, self.steps, 0, sums, {"loss": []}, [],
@@ -337,18 +453,18 @@ class Stepper(Intake):
         other._change()
 
     def model(self) -> Model:
-        """Return a model of the network with a copy of the parameters, to predict, to save, to export."""
+        """Return a model with a copy of the parameters, to predict, save or export."""
         held = self._exchanged(self._snapshot())
         return Model(self.network, held.parameters, {"loss": []}, self._predicting, None)
 
     def _exchanged(self, held: Snapshot) -> Snapshot:
-        """Return copies, in which parameters are what predictions read; or back from there."""
+        """Return copies with parameters and averages exchanged for predictions; or back."""
         parameters, moments = aligned_copy(held.parameters), held.moments.copy()
-        exchange(self.network, self.optimizer, parameters, moments, held.step)
+        swap_average(self.network, self.optimizer, parameters, moments, held.step)
         return held._replace(parameters=parameters, moments=moments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters, and all else that the next steps depend on, to a file, flushed to the disk.
+        """Write the stepper's state to a file, flushed to the disk.
 
         `fastmlp.load` reads the model in it.
 
@@ -369,7 +485,7 @@ class Stepper(Intake):
         archive.write(path, *content)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what `save` wrote to a file: the next steps have the bits of those after it.
+        """Take over the state of a file of `save`; next steps have the same bits.
 
         The network and the optimiser's rule must be those of the file; rates, rows and backend may differ.
 
@@ -410,7 +526,7 @@ class Stepper(Intake):
 
 
 def _fastest(network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
-    """Return the backend that has a program of this network alone, "fused" if it can have none."""
+    """Return "specialized" if a program for this network exists, else "fused"."""
     specialize = registry.choice_of("specialized").specialize
     assert specialize is not None
     return "fused" if specialize(network, optimizer, 1, dtype) is None else "specialized"

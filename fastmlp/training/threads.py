@@ -1,4 +1,4 @@
-"""How many threads the steps of a training take, fewer where more take longer; how long steps may take.
+"""The number of threads of steps, lower where more take longer, and bounds on the time.
 
 That is so while others run. All workers of a step wait for the one that has no core: two may take longer
 than one. The number changes no bits, so that a training may try another number between any two chunks.
@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import Lap
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.system.notices import notify
-from fastmlp.training.callbacks import Run
 
 TRIAL_SECONDS = 0.02
 """How long a chunk on another number of threads takes, by what chunks took before it."""
@@ -51,7 +51,7 @@ NOTICE_SECONDS = 1.0
 
 
 class Threads:
-    """The number of threads for each chunk, by what the chunks before took.
+    """The number of threads for each chunk, by the times of earlier chunks.
 
     given : see `fit`; changes : whether the number changes
     used : what steps take, but for those of a trial
@@ -84,7 +84,7 @@ class Threads:
         return self._given if limit is None else min(limit, self._given or share())
 
     def took(self, threads: int, rows: int, lap: Lap, running: float) -> bool:
-        """Note what a chunk took; return whether its pace is that of the threads which are used from now on.
+        """Note a chunk's time; return whether the pace holds for the next chunks' threads.
 
         threads : that shared its steps; lap : its time; running : seconds for which this thread had a core
         """
@@ -116,7 +116,7 @@ class Threads:
         self._rows, self._seconds, self._running = 0, 0.0, 0.0
 
     def _count(self, seconds: float, busy: bool) -> None:
-        """Count the seconds of a window towards a trial, and begin it when it is due. busy : see `RUNS`"""
+        """Count the seconds of a window towards a trial, and begin the trial when due. busy : see `RUNS`"""
         fewer = self.used > 1 and (busy or self._limit is None)
         direction = FEWER if fewer else MORE
         likely, unlikely = FIRST_AFTER[direction]
@@ -178,12 +178,12 @@ def most_seconds(parameters: int, rows: int) -> float:
 
 
 def is_long(seconds: float) -> bool:
-    """Return whether a call of so many seconds runs in a thread that Ctrl-C can leave behind."""
+    """Return whether a call is long enough for a thread that Ctrl-C can leave behind."""
     return seconds >= LONG_SECONDS
 
 
 def rows_at_once(parameters: int) -> int:
-    """Return how many rows are evaluated between two looks whether the training shall stop."""
+    """Return the number of rows evaluated between two checks for a stop."""
     return max(256, int(LONG_SECONDS / most_seconds(parameters, 1)))
 
 

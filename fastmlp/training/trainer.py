@@ -1,30 +1,39 @@
-"""The preparation of a training: from what `fit` was given to rows, in memory or block by block."""
+"""The arguments of `fit`, prepared: a training on rows in memory, or on windows of rows block by block."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.data.arrays import clean_targets
+from fastmlp.data.ranks import ALONE, Ranks
+from fastmlp.data.seeding import Streams, split_rows
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.training.options import FitOptions, drawn_seed, setup_of
+from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.trained.model import Model
+from fastmlp.training.loop import Plan, Training
+from fastmlp.training.options import FitOptions, Setup, drawn_seed, setup_of
 from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validation_rows
-from fastmlp.training.ranks import ALONE, Ranks
-from fastmlp.training.start import Streams, split_rows
 
 if TYPE_CHECKING:
-    from fastmlp.training.streaming import PreparedBlocks
+    from fastmlp.data.sources import Source
+    from fastmlp.data.window_batches import HeldOutBlocks
+    from fastmlp.data.windows import RowFormat, Window, Windows
 
 
 def prepared(
     network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
 ) -> Prepared | PreparedBlocks:
-    """Return a training that can begin, once all arguments of `fit` are checked.
+    """Return a prepared training, once all arguments of `fit` are checked.
 
     ranks : the processes that train together, which call this at the same time
     trainings : how many such trainings there will be, for all of which "auto" chooses
@@ -47,7 +56,7 @@ def prepared(
             or window is not None
             or not (type(X) is np.ndarray or (network.blocks and isinstance(X, (list, tuple, Mapping))))
         ):
-            from fastmlp.training.streaming import PreparedBlocks, source_of  # 3 ms, which arrays do not need
+            from fastmlp.data.sources import source_of  # 3 ms, which arrays do not need
 
             source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
             if source is not None:
@@ -68,7 +77,7 @@ def check_no_blocks(y: Any, window: int | None) -> None:
 
 
 def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
-    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are.
+    """Return an Arrow table with named columns as arrays; other rows unchanged.
 
     TypeError for what is no rows in memory.
     """
@@ -80,7 +89,7 @@ def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
                 f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
             )
         return X, y, weights
-    from fastmlp.training.sources.arrow import arrow_source
+    from fastmlp.data.sources import arrow_source
 
     found, targets, *others = zip(*arrow_source("X", X, y, weights), strict=True)
     if isinstance(y, Mapping):
@@ -91,7 +100,7 @@ def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
 
 
 def split(network: Network, data: Data, validation: Any, streams: Streams, ranks: Ranks) -> tuple[Data, Data]:
-    """Return this rank's rows to train on, and its rows held out."""
+    """Return this rank's training rows and validation rows."""
     if isinstance(validation, (tuple, list)):
         return data, validation_rows(network, validation, data.inputs.dtype, ranks)
     rows = ranks.place(len(data.weights))
@@ -104,3 +113,131 @@ def split(network: Network, data: Data, validation: Any, streams: Streams, ranks
             if not found:
                 raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
     return data.take(train_rows), data.take(held_rows)
+
+
+# --- rows block by block ---------------------------------------------------------------------------------
+
+HELD_OUT_BYTES = 1 << 24
+"""Bytes of a window of rows to validate on."""
+
+
+class PreparedBlocks(NamedTuple):
+    """A prepared training on blocks of rows.
+
+    options : with a seed, and the dtype to train in, None for that of the rows
+    setup : what it has in common with others
+    """
+
+    network: Network
+    source: Source
+    options: FitOptions
+    setup: Setup
+
+    def train(self) -> Model:
+        """Take all steps; return the model. Errors as of `fit`."""
+        with self._opened() as (training, begin):
+            return training.train(begin)
+
+    def iterate(self, pause: Pause) -> Generator[Run]:
+        """Take all steps, and yield the run as `fastmlp.iter_fit` does."""
+        with self._opened() as (training, begin):
+            yield from training.iterate(pause, begin)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
+        """Give a prepared training, whose rows are being read, and its constructor."""
+        from fastmlp.data.windows import RowFormat, Windows
+
+        network, source, options, setup = self
+        (_, file), held_source = options.earlier, None
+        done = len(file.snapshot.history["loss"]) if file else 0
+        if isinstance(options.validation, Real):
+            source, held_source = _split(source, options.validation, Streams(options.seed))
+        row_format = RowFormat(
+            n_in=network.n_in,
+            dtype=options.dtype,
+            scale=network.input_scale,
+            targets=lambda y, rows, dtype: clean_targets("y", y, network, rows, dtype),
+            batch_size=_rows_of_a_step(options, source),
+            window=options.window,
+            blocks=network.blocks,
+        )
+        with Windows(source, row_format, options.epochs - done, done=done) as windows:
+            first = windows.next()
+            assert first is not None
+            data = first.data
+            row_format = row_format._replace(dtype=data.weights.dtype)
+            held_out = _held_out(network, options.validation, held_source, row_format)
+            rows = first.rows if first.last else source.rows or 0  # not what the thread may have read by now
+            blocks = {"window": row_format.window, "blocks": True}
+            training = ready(
+                network, options, setup, data, held_out, rows, is_sized=bool(source.rows), blocks=blocks
+            )
+            yield training, begin_on(windows, first)
+
+
+def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
+    """Return the constructor of a training on windows, after the first window."""
+
+    def begin(
+        plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+    ) -> Training:
+        from fastmlp.data.window_batches import WindowBatches
+
+        joins, before = plan.network.needs_batches, plan.since.epoch
+        sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
+        rows = first.rows if first.last else windows.source.rows
+        return Training(plan, state, callbacks, resumed, WindowBatches(windows, first, rows or 0, *sizes))
+
+    return begin
+
+
+def _rows_of_a_step(options: FitOptions, source: Source) -> int:
+    """Return how many rows a step visits; ValueError where that is not known, or more than a window's."""
+    window, accumulate = options.window, options.accumulate
+    batch_size = source.rows if options.batch_size is None else options.batch_size
+    if batch_size is None:
+        raise ValueError("batch_size=None takes all rows at once, which blocks do not give; choose a number")
+    if window is not None and window < batch_size * accumulate:
+        times = f" * accumulate={accumulate}" if accumulate > 1 else ""
+        raise ValueError(f"window must be at least batch_size={batch_size}{times}, got {window}")
+    return batch_size * accumulate
+
+
+def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, Source]:
+    """Return the training rows and the rows held out, split as arrays are."""
+    from fastmlp.data.sources import Slices
+
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    if not isinstance(source, Slices):
+        raise ValueError(
+            f"no share of blocks can be split off, got validation={share:g}; give (X, y), or other blocks"
+        )
+    train_rows, held_rows = split_rows(share, source.rows, streams)
+    return source.take(train_rows), source.take(held_rows)
+
+
+def _held_out(
+    network: Network, validation: Any, split: Source | None, row_format: RowFormat
+) -> Data | HeldOutBlocks | None:
+    """Return the rows to validate on, in memory or in blocks."""
+    if validation is None:
+        return None
+    from fastmlp.data.sources import source_of
+    from fastmlp.data.window_batches import HeldOutBlocks
+
+    assert isinstance(row_format.dtype, np.dtype)
+    if split is None and isinstance(validation, Sequence):
+        if len(validation) in (2, 3):
+            X, y, *rest = validation
+            split = source_of(
+                "validation X", X, y, rest[0] if rest else None, row_format.dtype, row_format.scale, None
+            )
+        if split is None:
+            return validation_rows(network, validation, row_format.dtype)
+    elif split is None:
+        split = source_of("validation", validation, None, None, row_format.dtype, row_format.scale, None)
+    assert split is not None
+    n_in, n_out = network.n_in, network.n_out
+    window = max(256, HELD_OUT_BYTES // (row_format.dtype.itemsize * (n_in + n_out + 1)))
+    return HeldOutBlocks(split, row_format._replace(window=window, batch_size=1))

@@ -29,9 +29,9 @@ from fastmlp import (
     Stepper,
 )
 from fastmlp.backend import reference
+from fastmlp.data.arrays import clean_rows_of, clean_targets
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
-from fastmlp.training.data import clean_rows_of, clean_targets
 
 torch = pytest.importorskip("torch")
 ROWS = 5

@@ -8,12 +8,11 @@ from in_threads import ranks, trained
 from several_ranks import CASES, EPOCHS, ROWS, WEIGHTS, X, Y, assert_close, fitted, settings_of
 
 import fastmlp
+from fastmlp.data.ranks import ALONE, fingerprint_by_rows
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError, SeveralRanks
 from fastmlp.model.backend import Data
-from fastmlp.model.sparse import SparseRows
-from fastmlp.training.fingerprints import fingerprint_by_rows
-from fastmlp.training.ranks import ALONE
+from fastmlp.model.rows import SparseRows
 
 
 @pytest.mark.parametrize(("then", "now"), [(3, 2), (2, 1), (1, 3)])

@@ -16,7 +16,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels import get_variant
 from fastmlp.model.backend import Chunk, Data, Shared
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import SparseRows
 from fastmlp.model.state import initial_state
 
 
@@ -34,7 +34,7 @@ def shared_step(backend, network, parameters, data, rows, *, together=None):
     ends = np.array([0]), np.array([len(rows)])
     totals, rates = np.array([data.weights.sum()]), np.zeros((1, 2))
     chunk, losses = Chunk(rows, *ends, totals, rates, len(data.weights)), np.empty(1)
-    backend.train_chunk(network, fastmlp.SGD(), state, data, chunk, 5, None, losses, shared)
+    backend.train_chunk(network, fastmlp.SGD(), state, data, chunk, 5, None, losses, shared=shared)
     np.testing.assert_array_equal(state.parameters, parameters)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == size
@@ -111,7 +111,9 @@ def test_an_error_within_a_sum_ends_the_step_and_is_raised():
         places, losses = np.tile(np.arange(4), 10), np.full(10, np.nan)
         shared = Shared(places, add, state.parameters.size, 4, np.asarray, np.full(10, 4), True)
         with pytest.raises(OSError, match="the cable"):
-            backend.train_chunk(network, fastmlp.SGD(1e-3), state, data, chunk, 0, None, losses, shared)
+            backend.train_chunk(
+                network, fastmlp.SGD(1e-3), state, data, chunk, 0, None, losses, shared=shared
+            )
         assert np.isfinite(losses).sum() == 4
     assert not np.array_equal(state.parameters, before)
 

@@ -168,7 +168,7 @@ def test_products_of_bfloat16_numbers():
 
 
 def test_small_windows_are_trained_on(monkeypatch):
-    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1)  # a batch's rows
+    monkeypatch.setattr("fastmlp.data.windows.WINDOW_BYTES", 1)  # a batch's rows
     expected = MLPClassifier(**OPTIONS, shuffle=False).fit(X, NAMES)
     assert_same(MLPClassifier(**OPTIONS, shuffle=False).fit(blocks(NAMES)), expected)
     shuffled = MLPClassifier(**OPTIONS).fit(blocks(NAMES))

@@ -181,7 +181,7 @@ def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):
 )  # fmt: skip
 def test_weights_are_checked_as_scikit_learn_does(weights):
     found = []
-    for check in (_check_sample_weight, lambda *given, **_: rows_of(*given, None).score_weights):
+    for check in (_check_sample_weight, lambda *given, **_: rows_of(*given, None)[1]):
         try:
             rows = (np.ones((7, 2)), np.ones((7, 1)), weights)
             found.append(check(*(rows if found else (weights, rows[0])), ensure_non_negative=True))

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
 
 from fastmlp import MLPClassifier
-from fastmlp.estimators.labels import accuracy, binarizer_of
+from fastmlp.estimators.classifier import accuracy, binarizer_of
 
 RNG = np.random.default_rng(0)
 

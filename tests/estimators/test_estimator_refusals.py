@@ -118,6 +118,6 @@ def test_an_error_between_the_values_of_an_epoch_is_the_one_that_comes_out(monke
         raise MemoryError("the validation's own")
 
     backend = fastmlp.backend.registry.get("reference")._replace(evaluate=fail)
-    monkeypatch.setattr("fastmlp.estimators.base.choose", lambda *_, **options: backend)
+    monkeypatch.setattr("fastmlp.training.options.choose", lambda *_, **options: backend)
     with pytest.raises(MemoryError, match="the validation's own"):
         made(MLPClassifier, validation_set=(X, LABELS)).fit(X, LABELS)

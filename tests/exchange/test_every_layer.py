@@ -18,7 +18,7 @@ from fastmlp.exchange.counterparts import OPERATIONS
 from fastmlp.exchange.steps import graph_of
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.part import LAYERS
-from fastmlp.training.portable import Portable
+from fastmlp.trained.portable import Portable
 
 
 def network_of(layer):

@@ -8,6 +8,7 @@ bit.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import pickle
 import warnings
@@ -41,7 +42,7 @@ from fastmlp import (
     Stepper,
     Swish,
 )
-from fastmlp.many import checkpointing
+from fastmlp.many import trainings as checkpointing
 from fastmlp.training import loop
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -245,10 +246,42 @@ def test_a_stepper_goes_on_from_format_2():
     agree(stepped("gains", "float64", EPOCHS * STEPS, path).model(), "stepper gains float64", "float64")
 
 
+MOVED = {"likelihoods": "Gaussian", "own_layers": "Layer", "own_losses": "Loss", "own_rules": "Rule"}
+
+
+@pytest.mark.parametrize("module", MOVED)
+def test_pickles_find_what_has_moved_to_another_module(module):
+    text = f"cfastmlp.model.{module}\n{MOVED[module]}\n."
+    assert pickle.loads(text.encode()) is getattr(fastmlp, MOVED[module])
+
+
 def test_pickled_models_of_format_2_go_on():
     for kind, model in pickle.loads((GOLDEN / "models-2.pickle").read_bytes()).items():
         assert len(model.history["loss"]) == EPOCHS + 2 * (kind == "otherwise")
         agree(model.fit_more(X, Y, epochs=2), f"pickled 2 {kind}", "float64")
+
+
+@pytest.mark.parametrize(
+    ("former", "callback"),
+    [
+        ("fastmlp.training.callbacks", fastmlp.Progress()),
+        ("fastmlp.training.callbacks", fastmlp.EarlyStopping(3)),
+        ("fastmlp.training.callbacks", Callback()),
+        ("fastmlp.training.pruning", fastmlp.MedianStopping(2)),
+    ],
+)
+def test_a_pickle_finds_a_callback_by_the_name_of_its_former_module(former, callback):
+    home = type(callback).__module__
+    text = pickle.dumps(callback, 0).replace(f"{home}\n".encode(), f"{former}\n".encode())
+    assert former.encode() in text
+    found = pickle.loads(text)
+    assert type(found) is type(callback)
+    assert vars(found) == vars(callback)
+
+
+def test_no_other_module_is_found_in_the_room_of_former_ones():
+    with pytest.raises(ModuleNotFoundError, match=r"fastmlp\.training\.metrics"):
+        importlib.import_module("fastmlp.training.metrics")
 
 
 def write_golden_of_format_2():

@@ -15,7 +15,7 @@ import pytest
 from processes import python
 
 from fastmlp.kernels.jit import store
-from fastmlp.system.private_directory import (
+from fastmlp.system.private_files import (
     NO_DIRECTORY,
     OTHERS_COULD_WRITE,
     OTHERS_OWN,

@@ -24,10 +24,9 @@ from fastmlp import (
 )
 from fastmlp.backend import registry
 from fastmlp.model.backend import Chunk, Data, empty_losses
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.inputs import MOST_LEVELS
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.sparse import SparseRows
+from fastmlp.model.rows import ByteRows, SparseRows
 from fastmlp.model.state import TrainState
 
 resource = pytest.importorskip("resource")  # not on Windows

@@ -19,15 +19,15 @@ from trajectories import CLASSES, TRAININGS, Training
 
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_inputs
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
+from fastmlp.model.rows import ByteRows
 from fastmlp.testing.cases import Sizes
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 from fastmlp.training import options as fit_options
-from fastmlp.training.data import clean_inputs
 
 pytestmark = needs.posix("mprotect")
 
@@ -88,7 +88,7 @@ def try_backend(name):
     cases = list(turns)
 
     def run(backend, where):
-        fit_options.choose, fit_options.kept = lambda *_: backend, {}
+        fit_options.choose, fit_options.kept = lambda *_, **_options: backend, {}
         for training, dtype, form in cases:
             print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
             yield trajectories.run(training, name, dtype, form=form)

@@ -37,7 +37,7 @@ from fastmlp import (
 from fastmlp.backend import registry
 from fastmlp.kernels.lanes.training import LaneTask, train_in_lanes
 from fastmlp.kernels.small.eligible import lane_program, lanes_of
-from fastmlp.model.averages import exchange
+from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import TrainState
@@ -171,9 +171,9 @@ def assert_bits_of_tasks(tasks):
     for lane, (network, optimizer, state, data, chunk, key) in enumerate(tasks):
         alone = TrainState(*(array.copy() for array in state[:3]), state.step)
         losses = np.empty(len(chunk.starts))
-        exchange(network, optimizer, alone.parameters, alone.moments, alone.step)
+        swap_average(network, optimizer, alone.parameters, alone.moments, alone.step)
         alone = registry.get("fused").train_chunk(network, optimizer, alone, data, chunk, key, 1, losses)
-        exchange(network, optimizer, alone.parameters, alone.moments, alone.step)
+        swap_average(network, optimizer, alone.parameters, alone.moments, alone.step)
         after = result.write(lane, state)
         assert after.step == state.step + len(losses)
         np.testing.assert_array_equal(result.losses[:, lane], losses)

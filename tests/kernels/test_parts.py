@@ -8,19 +8,19 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fastmlp.system import parts
+from fastmlp.system import budget
 
-MANY = 3 * parts.PART_BYTES // 4 + 12345
+MANY = 3 * budget.PART_BYTES // 4 + 12345
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
 def test_parts_cover_all_and_begin_at_pages(threads):
     for length in (0, 1, 1000, MANY, 40 * MANY):
-        bounds = parts.bounds_of_parts(length, 4, threads)
+        bounds = budget.bounds_of_parts(length, 4, threads)
         assert (bounds[0], bounds[-1]) == (0, length)
-        assert all(start % (parts.PAGE // 4) == 0 for start in bounds[:-1])
+        assert all(start % (budget.PAGE // 4) == 0 for start in bounds[:-1])
         assert bounds == sorted(bounds)
-        assert len(bounds) - 1 == max(1, min(threads, length * 4 // parts.PART_BYTES))
+        assert len(bounds) - 1 == max(1, min(threads, length * 4 // budget.PART_BYTES))
 
 
 class Watched(np.ndarray):
@@ -36,7 +36,7 @@ class Watched(np.ndarray):
 def test_other_threads_copy_several_vectors():
     sources = np.arange(2.0 * MANY, dtype=np.float32).reshape(2, MANY)
     targets = [np.zeros(MANY, np.float32).view(Watched) for _ in range(2)]
-    parts.copy(sources, targets, 3)
+    budget.copy_arrays(sources, targets, 3)
     assert np.array_equal(sources, targets)
     assert Watched.writers
     assert threading.get_ident() not in Watched.writers
@@ -48,5 +48,5 @@ def test_without_threads_to_be_had_one_copies_all(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     source, target = np.arange(MANY, dtype=np.float32), np.zeros(MANY, np.float32)
-    parts.copy([source], [target], 3)
+    budget.copy_arrays([source], [target], 3)
     assert np.array_equal(source, target)

@@ -14,13 +14,14 @@ from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, fre
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
+from fastmlp.data import sparse as sparse_data
 from fastmlp.kernels.gemm.sparse_sums import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
 from fastmlp.kernels.jit import engine
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.sparse import SparseRows, density_of, touched_by
-from fastmlp.training import prepared, sparse_data
+from fastmlp.model.rows import SparseRows, density_of, touched_by
+from fastmlp.training import prepared
 
 SUMS_IN_ORDER = ("baseline", *EXACT)
 """Backends whose products are chains over ascending terms, each of which a zero leaves as it is."""

@@ -14,7 +14,7 @@ from fastmlp import EMA, SGD, Adam, DivergenceError, InterruptedMany, Model, fit
 from fastmlp.kernels.lanes.training import LaneBlocks
 from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, trainings
-from fastmlp.system import bars
+from fastmlp.system import notices
 
 
 def assert_same_divergence(one, alone):
@@ -130,7 +130,7 @@ def test_models_of_a_block_that_fails_train_alone_one_after_another(together, mo
         raise MemoryError
 
     handlers = []
-    monkeypatch.setattr(bars.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(notices.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
     monkeypatch.setattr(blocks, "Training", full)
     assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
     assert together[0] == 4

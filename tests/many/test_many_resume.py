@@ -25,7 +25,7 @@ from fastmlp import (
     Network,
     fit_many,
 )
-from fastmlp.many import checkpointing
+from fastmlp.many import trainings as checkpointing
 
 X, Y = data_set("diabetes", 60)
 SMALL = Network([10, 4, 1], hidden="tanh", dropout=0.2)

@@ -11,10 +11,10 @@ from selection import matrix
 import fastmlp
 from fastmlp import Checkpoint, Network
 from fastmlp.backend import registry
+from fastmlp.data.sources import Slices
+from fastmlp.data.windows import RowFormat, Windows
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows, unpacked
-from fastmlp.training.sources.blocks import Slices
-from fastmlp.training.windows import RowFormat, Windows
+from fastmlp.model.rows import ByteRows, unpacked
 
 COLUMNS = 130
 """More than a network has that has a program of its own."""

@@ -13,7 +13,7 @@ from problems import COMPILED_DTYPES
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network
 from fastmlp.backend import registry
-from fastmlp.training import model as model_module
+from fastmlp.trained import model as model_module
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (60, 3), np.uint8)

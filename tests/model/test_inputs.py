@@ -23,7 +23,7 @@ from fastmlp import (
     Stepper,
 )
 from fastmlp.model.descriptions import described, restored
-from fastmlp.training.model import AT_ONCE
+from fastmlp.trained.model import AT_ONCE
 
 
 @pytest.mark.parametrize(

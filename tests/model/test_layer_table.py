@@ -23,7 +23,7 @@ from fastmlp import (
     SwiGLU,
 )
 from fastmlp.backend import registry
-from fastmlp.backend.reference_layers import FORMULAS
+from fastmlp.backend.reference_operations import FORMULAS
 from fastmlp.kernels.small.eligible import lane_program, specialize
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described, restored

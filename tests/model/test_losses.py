@@ -26,9 +26,9 @@ from fastmlp import (
     Quantiles,
 )
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_targets
 from fastmlp.model.backend import Data
 from fastmlp.model.descriptions import described, restored
-from fastmlp.training.data import clean_targets
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn

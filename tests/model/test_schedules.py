@@ -206,7 +206,7 @@ def test_a_pickled_model_goes_on_by_a_function_of_a_module():
 def test_what_chooses_a_backend_has_no_function():
     """A lambda would keep it from being pickled."""
     optimizer = SGD(Warmup(lambda epoch: 0.1), 0.9, bias_learning_rate=lambda epoch: 0.1)
-    chosen = choose("auto", NETWORK, optimizer, 16, np.dtype(np.float32), 1, 10**6)
+    chosen = choose("auto", NETWORK, optimizer, 16, np.dtype(np.float32), 1, steps=10**6)
     assert pickle.loads(pickle.dumps(chosen.optimizer)) == SGD(0.0, 0.9, bias_learning_rate=0.0)
 
 

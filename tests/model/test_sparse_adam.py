@@ -14,7 +14,7 @@ import fastmlp
 from fastmlp import Network, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.model.layout import layer_views
-from fastmlp.model.sparse import touched_by
+from fastmlp.model.rows import touched_by
 from fastmlp.model.state import initial_state
 
 RATE, BETAS, EPSILON = 0.05, (0.8, 0.95), 1e-6

@@ -33,6 +33,9 @@ FLOORS = (
     ("kernels.lanes",),
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
+    ("data",),
+    ("trained",),
+    ("callbacks",),
     ("training",),
     ("distributed", "exchange"),
     ("derivatives",),
@@ -108,7 +111,10 @@ def test_the_picture_of_the_architecture_has_these_floors():
     assert drawn == [tuple(sorted(rooms)) for rooms in reversed(FLOORS)]
 
 
-CORE = {"checks", "model", "formulas", "backend", "kernels", "training", "files", "system"}
+CORE = {
+    *("checks", "model", "formulas", "backend", "kernels", "data", "trained", "callbacks", "training"),
+    *("files", "system"),
+}
 """Rooms that train a network, without what is built on them."""
 
 
@@ -210,7 +216,7 @@ def test_the_oracle_shares_nothing_with_the_kernels():
 
 BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
 
-ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("layers", "losses", "rules")))
+ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("losses", "operations", "rules")))
 DERIVATIVES = {f"derivatives.{part}" for part in ("tape", "parameter_derivatives", "laplace")}
 WHOLE_DATA = {"second_order.levenberg_marquardt"}
 BLAS_CALLERS = {*ORACLE, *DERIVATIVES, *WHOLE_DATA, "testing.slots", "kernels.variants.blas"}
@@ -234,7 +240,7 @@ def test_the_blas_is_called_where_the_documentation_says_only():
 RUNS_WHAT_IT_READS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 """Modules whose files are programs: reading one may call anything."""
 
-TRUSTING = {"distributed.ranks", "searches.backend", "searches.preprocessing"}
+TRUSTING = {"distributed.ranks", "searches.backend", "searches.tasks"}
 """The first takes pickles from the ranks of one training, over what connects them: from no disk and no pipe.
 The others have joblib make calls, here or on workers that a program has chosen, and hash arguments."""
 

@@ -41,7 +41,7 @@ def test_a_missing_package_is_named_with_an_extra_that_there_is_and_by_one_funct
         installs = [re.match(r"[\w-]+", one)[0] for one in PROJECT["optional-dependencies"][extra]]
         assert package.partition(".")[0] in installs
     saying = {path.name for path, text in texts.items() if "pip install" in text}
-    assert saying == {"packages.py"}
+    assert saying == {"checks.py"}
 
 
 FROM_THE_WHEEL = """

@@ -14,7 +14,7 @@ from trajectories import TRAININGS
 
 from fastmlp.backend import registry
 
-OWN = ("reference", *registry.own())
+OWN = ("reference", *registry.built_in())
 """What other tests have registered has every case."""
 
 

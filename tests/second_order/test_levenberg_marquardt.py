@@ -24,9 +24,9 @@ from fastmlp import (
     TimeLimit,
 )
 from fastmlp.backend import registry
+from fastmlp.data.ranks import ALONE
 from fastmlp.second_order.whole_data import WholeObjective
 from fastmlp.training.prepared import cleaned, scaled
-from fastmlp.training.ranks import ALONE
 
 CASES = [
     ({}, "reference"),

@@ -92,9 +92,8 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
 
     monkeypatch.setattr("fastmlp.cli.train.fitted_model", fitted)
     steps = []
-    monkeypatch.setattr(
-        "fastmlp.backend.choice.choose", lambda *work, mixed: steps.append(work[-1]) or reference.BACKEND
-    )
+    choose = "fastmlp.backend.choice.choose"
+    monkeypatch.setattr(choose, lambda *_, **options: steps.append(options["steps"]) or reference.BACKEND)
     main(["train", "digits", "--quiet"])
     assert steps == [datasets.RECIPES["digits"].epochs * 45]
     assert calls == [("reference", True)]

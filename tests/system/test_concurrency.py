@@ -28,7 +28,7 @@ from selection import campaign
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store
-from fastmlp.system import budget, forks, locks
+from fastmlp.system import budget, forks, private_files
 from fastmlp.system.budget import blas_threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
@@ -114,7 +114,7 @@ assert outcome(5, 1) == EXPECTED[5]
 """,
     "a fork while another thread sets the BLAS": """
 import time, warnings
-from fastmlp.system import budget, locks
+from fastmlp.system import budget
 warnings.simplefilter("ignore", DeprecationWarning)
 taken = threading.Event()
 def hold():
@@ -239,7 +239,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 
 @pytest.mark.slow  # a process each
 @needs.forks
-@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.backend.reference", "llvmlite"])
+@pytest.mark.parametrize("module", ["fastmlp.training.prepared", "fastmlp.backend.reference", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     python("-W", "ignore::DeprecationWarning", "-c", IMPORTING, module)
 
@@ -309,7 +309,7 @@ def test_a_lock_is_waited_for_in_vain_once(tmp_path, monkeypatch):
         pauses.append(seconds)
         time.sleep(seconds)
 
-    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr(private_files, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
 
     def waited():
         before = len(pauses)
@@ -330,7 +330,7 @@ def test_nobody_waits_for_locks_that_a_file_system_has_not(tmp_path, monkeypatch
     def flock(descriptor, how):
         raise OSError(errno.ENOSYS, "Function not implemented")  # Lustre without -o flock
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(private_files.fcntl, "flock", flock)
     opened = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else None
     began = time.monotonic()
     with store.only_one("piece", "key"):
@@ -419,7 +419,7 @@ adapter.compiled_backend = slow(adapter.compiled_backend)
 
 ALL = {
     "pieces": engine.common, "each": engine.each, "backend": lambda: registry.shipped_backend("baseline"),
-    "entries": lambda: registry._own_entries("fused"),
+    "entries": lambda: registry._built_in_entries("fused"),
 }
 barrier, found = threading.Barrier(8), {name: [] for name in ALL}
 

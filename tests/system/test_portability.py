@@ -30,7 +30,7 @@ from benchmarks import pinning
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import sleeping
-from fastmlp.system import budget, interrupts, private_directory, renaming
+from fastmlp.system import budget, interrupts, private_files
 
 CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
@@ -81,9 +81,9 @@ def open_file(path, flags, mode=0o777, *, dir_fd=None):
 
 os.open = open_file
 
-from fastmlp.system import renaming
+from fastmlp.system import private_files
 
-renaming.KEEPS_OPEN_FILES = True
+private_files.KEEPS_OPEN_FILES = True
 """
 
 A_TRAINING = """
@@ -164,17 +164,17 @@ def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch)
 
     (tmp_path / "new").write_text("new")
     (tmp_path / "old").write_text("old")
-    monkeypatch.setattr(renaming, "os", Busy())
+    monkeypatch.setattr(private_files, "os", Busy())
     with pytest.raises(PermissionError):  # POSIX refuses for another reason, and for good
-        renaming.replace(tmp_path / "new", tmp_path / "old")
-    monkeypatch.setattr(renaming, "KEEPS_OPEN_FILES", True)
-    renaming.replace(tmp_path / "new", tmp_path / "old")
+        private_files.replace(tmp_path / "new", tmp_path / "old")
+    monkeypatch.setattr(private_files, "KEEPS_OPEN_FILES", True)
+    private_files.replace(tmp_path / "new", tmp_path / "old")
     assert not refusals
     assert (tmp_path / "old").read_text() == "new"
     refusals.extend([PermissionError(13, "in use")] * 10000)
-    monkeypatch.setattr(renaming, "MOST_SECONDS", 0.05)
+    monkeypatch.setattr(private_files, "MOST_SECONDS", 0.05)
     with pytest.raises(PermissionError, match="in use"):
-        renaming.replace(tmp_path / "old", tmp_path / "new")
+        private_files.replace(tmp_path / "old", tmp_path / "new")
 
 
 def test_without_locks_a_writer_leaves_what_another_is_about_to_rename(tmp_path, monkeypatch):
@@ -271,10 +271,10 @@ def test_the_cache_lies_where_the_system_keeps_caches(platform, given, expected,
 
 def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
     open_to_all = os.stat_result((0o100666, 0, 0, 1, 12345, 0, 0, 0, 0, 0))
-    if private_directory.HAS_OWNERS:
-        assert private_directory.why_not_trusted(open_to_all)
-    monkeypatch.setattr(private_directory, "HAS_OWNERS", False)
-    assert private_directory.why_not_trusted(open_to_all) is None
+    if private_files.HAS_OWNERS:
+        assert private_files.why_not_trusted(open_to_all)
+    monkeypatch.setattr(private_files, "HAS_OWNERS", False)
+    assert private_files.why_not_trusted(open_to_all) is None
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from fastmlp.cli import table_report
 from fastmlp.cli.main import main
 from fastmlp.cli.table_report import inputs_in_words, print_scores
 from fastmlp.kernels.mixed import tiles
-from fastmlp.system import bars
+from fastmlp.system import notices
 
 QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
 
@@ -238,9 +238,9 @@ def test_bars_move_while_a_table_is_read_and_learned(folder):
 
 
 def test_a_bars_clock_moves_where_nothing_else_does(capsys, monkeypatch):
-    monkeypatch.setattr(bars, "BEAT", 0.01)
+    monkeypatch.setattr(notices, "BEAT", 0.01)
     for total, what in ((None, "linear model"), (10, "columns")):
-        with bars.Bar(total, "row", what, True):
+        with notices.Bar(total, "row", what, True):
             assert what in capsys.readouterr().err
             drawn, deadline = "", time.monotonic() + 30
             while what not in drawn and time.monotonic() < deadline:

@@ -20,7 +20,7 @@ from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression
-from fastmlp.training.model import Model
+from fastmlp.trained.model import Model
 
 QUICK = {"backend": "reference", "threads": 1, "random_state": 0}
 

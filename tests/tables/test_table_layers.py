@@ -18,7 +18,7 @@ from fastmlp import (
     TableClassifier,
     TableRegressor,
 )
-from fastmlp.cli.given import layers_of
+from fastmlp.cli.arguments import layers_of
 from fastmlp.cli.main import main
 from fastmlp.model.initializers import Normal
 from fastmlp.tables.estimators import load

@@ -21,7 +21,7 @@ from selection import matrix
 
 import fastmlp
 from fastmlp import Callback, Network
-from fastmlp.training.sources.blocks import check_file
+from fastmlp.data.sources import check_file
 
 
 @pytest.mark.parametrize("validation", [None, 0.2, "rows", "map"])
@@ -36,9 +36,7 @@ def test_a_memory_map_of_bytes_trains_as_its_array(validation, pixels):
 
 
 def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "fastmlp.training.streaming.PreparedBlocks.train", None
-    )  # would be called for windows
+    monkeypatch.setattr("fastmlp.training.trainer.PreparedBlocks.train", None)  # would be called for windows
     X.tofile(tmp_path / "rows")
     rows = np.memmap(tmp_path / "rows", np.float32, "r", shape=X.shape)
     assert_same(fit(rows, Y), fit(X, Y))
@@ -58,7 +56,7 @@ def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
             assert ahead.wait(600)
             os.truncate(pixels.filename, 100)
 
-    monkeypatch.setattr("fastmlp.training.sources.blocks.check_file", look)
+    monkeypatch.setattr("fastmlp.data.sources.check_file", look)
     with pytest.raises(
         ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):

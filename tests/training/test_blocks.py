@@ -37,9 +37,9 @@ from fastmlp import (
     Network,
     TimeLimit,
 )
+from fastmlp.data.seeding import RowOrders
+from fastmlp.data.windows import Windows
 from fastmlp.training import loop
-from fastmlp.training.start import RowOrders
-from fastmlp.training.windows import Windows
 
 LARGE = [pytest.param(size, marks=matrix) for size in (1, 8, ROWS)]
 
@@ -79,7 +79,7 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
             seen.append(np.concatenate([self.data.inputs[chunk.order[a:b], 0] for a, b in steps]))
             return super().advance(state, chunk)
 
-    monkeypatch.setattr("fastmlp.training.streaming.Training", Spy)
+    monkeypatch.setattr("fastmlp.training.trainer.Training", Spy)
     first = np.arange(ROWS, dtype=float)[:, None] * np.ones(5)
     blocks = [(first[rows], Y[rows]) for rows in PIECES]
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
@@ -259,7 +259,7 @@ def test_validation_blocks_and_early_stopping():
 
 
 def test_validation_in_several_windows_is_a_weighted_mean(monkeypatch):
-    monkeypatch.setattr("fastmlp.training.streaming.HELD_OUT_BYTES", 1)
+    monkeypatch.setattr("fastmlp.training.trainer.HELD_OUT_BYTES", 1)
     rows = np.tile(X, (6, 1)), np.tile(Y, (6, 1)), np.repeat(np.arange(6.0) + 1, ROWS)
     model = fit(validation=lambda: [rows])  # 256 rows at a time
     expected = fit(validation=rows)

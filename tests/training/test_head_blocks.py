@@ -39,7 +39,7 @@ def test_parts_have_the_bits_of_one_array(backend):
 def test_windows_are_shuffled_and_validated_in_parts(monkeypatch):
     whole = fit(NET, GAPS, backend="reference", validation=0.3)
     assert_same(fit(NET, GAPS, backend="reference", validation=0.3, window=ROWS), whole)
-    monkeypatch.setattr("fastmlp.training.streaming.HELD_OUT_BYTES", 1)  # 256 rows at a time
+    monkeypatch.setattr("fastmlp.training.trainer.HELD_OUT_BYTES", 1)  # 256 rows at a time
     rows = np.tile(X, (6, 1)), {name: np.concatenate([array] * 6) for name, array in GAPS.items()}
     expected = fit(NET, GAPS, **KEPT, validation=rows)
     found = fit(NET, GAPS, **KEPT, validation=lambda: [rows], window=ROWS)

@@ -16,7 +16,6 @@ from interrupting import X, Y, fit
 import fastmlp
 from fastmlp import Checkpoint, Interrupted
 from fastmlp.backend import choice, reference
-from fastmlp.estimators import base
 from fastmlp.system import interrupts
 from fastmlp.training import checkpoint, threads
 from fastmlp.training import options as fit_options
@@ -42,19 +41,16 @@ class Held:
 
 @pytest.fixture
 def held(monkeypatch):
-    """held(module, name, number) has the number-th call of the reference's function of that name held up.
-
-    module : the one that chooses the backend
-    """
+    """held(name, number) has the number-th call of the reference's function of that name held up."""
     monkeypatch.setattr(threads, "LONG_SECONDS", 0)
     monkeypatch.setattr(interrupts, "PATIENCE", 0.01)
     gates = []
 
-    def hold(module, name, number):
+    def hold(name, number):
         hindered = Held(getattr(reference.BACKEND, name), number)
         gates.append(hindered.gate)
         backend = reference.BACKEND._replace(**{name: hindered})
-        monkeypatch.setattr(module, "choose", lambda *_, **options: backend)
+        monkeypatch.setattr(fit_options, "choose", lambda *_, **options: backend)
 
     yield hold
     for gate in gates:
@@ -72,7 +68,7 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(
     def callbacks():
         return [fastmlp.EarlyStopping(), Checkpoint(path, 99)]
 
-    held(fit_options, "train_chunk", step)
+    held("train_chunk", step)
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
     assert checkpoint.read_training(path).snapshot.step == step
@@ -93,9 +89,9 @@ def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_befor
     monkeypatch.setattr(
         threads, "LONG_SECONDS", threads.most_seconds(73, 20)
     )  # of the 50 rows, not of a batch
-    held(base, "evaluate", 2)
+    held("evaluate", 2)
     stopped = estimator(validation_set=(X, Y)).fit(X, Y)
-    monkeypatch.setattr(base, "choose", choice.choose)
+    monkeypatch.setattr(fit_options, "choose", choice.choose)
     whole = estimator(validation_set=(X, Y), max_iter=2, backend="reference").fit(X, Y)
     assert (stopped.n_iter_, stopped.t_) == (whole.n_iter_, whole.t_) == (2, 100)
     assert stopped.validation_loss_curve_ == whole.validation_loss_curve_
@@ -106,7 +102,7 @@ def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_befor
 @pytest.mark.filterwarnings("ignore:Training interrupted")
 @pytest.mark.parametrize("metric", [None, "r2"])
 def test_scores_of_early_stopping_are_left_behind_too(metric, held):
-    held(base, "predict", 2)
+    held("predict", 2)
     stopped = estimator(early_stopping=True, stopping_metric=metric).fit(X, Y)
     assert (stopped.n_iter_, len(stopped.loss_curve_), len(stopped.validation_scores_)) == (3, 3, 2)
 

@@ -11,8 +11,8 @@ from selection import matrix
 
 import fastmlp
 from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, Network, Numbers
+from fastmlp.data.batches import Mixing
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.training.batches import Mixing
 
 RNG = np.random.default_rng(0)
 ROWS, BATCH = 50, 16
@@ -110,7 +110,7 @@ def test_chunks_do_not_show_and_a_training_goes_on_to_the_bit(chunk_steps, tmp_p
     with pytest.raises(fastmlp.CheckpointError, match=r"mixup \(0.4 then, None now\)"):
         fit(resume=path, mixup=None)
     assert_same(fit(epochs=1).fit_more(X, Y, epochs=2), whole)
-    monkeypatch.setattr("fastmlp.training.batches.MIXED_BYTES", 1)
+    monkeypatch.setattr("fastmlp.data.batches.MIXED_BYTES", 1)
     assert_same(fit(), whole)
 
 

@@ -12,7 +12,7 @@ from more_epochs import X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, EarlyStopping, Network, RMSprop
-from fastmlp.training.start import RowOrders
+from fastmlp.data.seeding import RowOrders
 
 PLAIN = {"network": Network([10, 6, 1], "tanh"), "optimizer": SGD(0.02), "shuffle": False}
 """Options of a training that has no state besides its parameters."""

@@ -26,11 +26,11 @@ CALLS_OF_A_FIT, CALLS_OF_A_PREDICTION, CALLS_OF_A_STEP = 380, 60, 16
 FILES_OF_A_FIT = 40
 """The most files of ours that a warm fit passes through."""
 
-OURS = ("fastmlp.training", "fastmlp.model")
+OURS = ("fastmlp.data", "fastmlp.trained", "fastmlp.callbacks", "fastmlp.training", "fastmlp.model")
 RECORDS_OF_A_FIT = {
     *("FitOptions", "Data", "Plan", "TrainState", "Prepared", "Chunk", "Snapshot", "Continuation"),
 }
-"""What docs/architecture.md lists: named tuples of the training's and the model's modules."""
+"""What docs/architecture.md lists: named tuples of the rooms from descriptions to the training."""
 
 LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "getcwd"}
 """C functions that ask the disk."""

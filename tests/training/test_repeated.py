@@ -101,7 +101,7 @@ def calls_of_second(function):
 
 def test_a_training_goes_on_by_the_backend_that_it_had():
     model = fit(backend="auto")
-    assert model.fit_more(X, Y, epochs=1, progress=False).backend in registry.own()
+    assert model.fit_more(X, Y, epochs=1, progress=False).backend in registry.built_in()
     model.training = model.training._replace(backend="reference")
     assert model.fit_more(X, Y, epochs=1, progress=False).backend == "reference"
 

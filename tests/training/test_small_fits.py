@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from test_overhead import calls_of
 
 import fastmlp
-from fastmlp.estimators.draws import ComposedOrders, random_state
+from fastmlp.estimators.rows import ComposedOrders, random_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

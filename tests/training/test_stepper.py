@@ -27,10 +27,10 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp.backend import registry
+from fastmlp.data.arrays import clean_targets, scaled_weights
 from fastmlp.testing import slots
-from fastmlp.training.data import clean_targets, scaled_weights
 
-EXACT = tuple(name for name in registry.own() if registry.choice_of(name).exact)
+EXACT = tuple(name for name in registry.built_in() if registry.choice_of(name).exact)
 STEPS = 7
 
 

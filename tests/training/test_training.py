@@ -15,12 +15,13 @@ from small_trainings import SMALL, X, Y, fit
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Network
 from fastmlp.backend import registry
+from fastmlp.data import batches
+from fastmlp.data.seeding import GROUP_ROWS, RowOrders, orders_of
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
-from fastmlp.training import batches, loop, threads
+from fastmlp.training import loop, threads
 from fastmlp.training.loop import EpochLosses
-from fastmlp.training.start import GROUP_ROWS, RowOrders, orders_of
 
 # The same sums in another order or grouping: some ulp a step.
 RELATIVE = 1e-11

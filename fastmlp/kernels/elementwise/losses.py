@@ -50,14 +50,14 @@ from fastmlp.kernels.gemm.packing import transpose
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
 LANES = LOSS_ROWS
-"""Rows of one part of the sum: one 512-bit vector of float32, two of float64."""
+"""Rows of a part of the sum: a 512-bit vector of float32, two of float64."""
 
 SCALES, LOSSES, LOG_TOTALS = range(3)
 """Rows of `sums`: the factors of the rows' losses, their losses, the logarithms of softmax's sums."""
 
 
 def _operand(context, builder, kind, value):
-    """An argument for `batched`: vectors of a matrix's rows, a `Matrix` of a vector, a vector of one float, an integer."""
+    """An argument for `batched`: vectors of a matrix's rows, a `Matrix` of a vector, a vector of a float, an integer."""
     if isinstance(kind, types.Float):
         return Symbol(builder, broadcast(builder, value, LANES))
     found = operand(context, builder, kind, value)
@@ -223,7 +223,7 @@ def emit_row_loss(entry, each, arrays, scale):
 
 @of_code("loss")
 def row_loss(entry, scale, parameters, logits, targets, outputs):
-    """Return a user's loss of one row; 0 for fastmlp's losses.
+    """Return a user's loss of a row; 0 for fastmlp's losses.
 
     logits, targets, outputs : (units,); outputs become scale times the derivative by the logits
     parameters : (units,) float64

@@ -1,4 +1,4 @@
-"""Steps of optimisers on one parameter, or on whole vectors.
+"""Steps of optimisers on a parameter, or on whole vectors.
 
 A loop that LLVM vectorises has narrower vectors and scalar tails.
 """
@@ -47,7 +47,7 @@ def step_element(entry, i, rate, constants, t, g, p, moments):
 
 
 def emit_steps(entry, n, arrays, rate, constants, t, penalty=None):
-    """Write one step of a rule over n numbers.
+    """Write a step of a rule over n numbers.
 
     arrays : of gradients, parameters and moments, n numbers each; the others as in `take_step`
     """

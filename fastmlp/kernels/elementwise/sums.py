@@ -70,7 +70,7 @@ def column_sums(a, out):
 # --- of squares: the norm of a gradient ------------------------------------------------------------------
 
 CHAINS, TOGETHER = 4, 64
-"""The number of chains, and the vectors in one total of the chains."""
+"""The number of chains, and the vectors in a total of the chains."""
 
 
 @partial(of_arrays, result="float64")

@@ -25,7 +25,7 @@ from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
-from fastmlp.system.locks import once
+from fastmlp.system.forks import once
 
 RESOLVE = "fastmlp:resolve"
 """The symbol of the function that compiled code calls to find a piece."""

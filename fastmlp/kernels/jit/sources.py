@@ -30,7 +30,7 @@ from numba.extending import _Intrinsic
 
 from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.jit.store import package_digest, releases
-from fastmlp.model.pieces import Piece
+from fastmlp.model.custom import Piece
 from fastmlp.system.names_read import codes_within, names_of
 
 ROOMS = tuple(f"fastmlp.{room}." for room in ("formulas", "kernels", "model"))

@@ -2,7 +2,7 @@
 
 Every piece of machine code is a file with a checksum. It is looked for in the user's directory, where a file
 is loaded only if no other user but root could have written it or its directory
-(`fastmlp.system.private_directory`), and then in the package's own folder, which a build has filled. A file
+(`fastmlp.system.private_files`), and then in the package's own folder, which a build has filled. A file
 whose checksum is wrong counts as none, and the code is compiled again. A file's name has a digest of all that
 its code is made of, and a hash of its key: the types and the level of processors.
 """
@@ -27,9 +27,8 @@ import llvmlite
 import numpy as np
 
 from fastmlp.kernels.codegen import machine
-from fastmlp.system.locks import alone
 from fastmlp.system.notices import say
-from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
+from fastmlp.system.private_files import NotPrivate, PrivateDirectory, alone, make, opened
 
 PLACE = "FASTMLP_CACHE_DIR"
 """The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""

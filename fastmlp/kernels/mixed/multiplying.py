@@ -244,7 +244,7 @@ def sums_of_tiles(v, blocks, a_at, b_at, room):
 # Zen 4's one.
 
 HEIGHT = 8
-"""Rows of a register tile with two vectors of sums a row, two vectors of B, and one word of A in all lanes."""
+"""Rows of a register tile with two vectors of sums a row, two vectors of B, and a word of A in all lanes."""
 
 
 def sums_of_vectors(v, blocks, a_at, b_at, room):

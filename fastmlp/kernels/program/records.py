@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.custom import MOST_NUMBERS
 from fastmlp.model.layout import first_byte
 from fastmlp.model.operations import Table
-from fastmlp.model.own_layers import MOST_NUMBERS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 SLICE_ROWS = 8
@@ -255,8 +255,8 @@ rules : RULE, of weights and gains, and of biases and shifts
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
 accumulated : the sum of the gradients of a step's microbatches so far
 inputs, targets, weights : as in `fastmlp.model.backend.Data`
-indptr, indices, values : of sparse columns, behind dense inputs, as in `fastmlp.model.sparse.SparseRows`
-numbers, scale : in the place of dense inputs, as in `fastmlp.model.byte_rows.ByteRows`
+indptr, indices, values : of sparse columns, behind dense inputs, as in `fastmlp.model.rows.SparseRows`
+numbers, scale : in the place of dense inputs, as in `fastmlp.model.rows.ByteRows`
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
 losses : written, the objective of each step
 out : predictions, written

@@ -12,7 +12,7 @@ sum of one number after another waits for each addition, 4 cycles a unit.
 from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
 from fastmlp.kernels.codegen.symbols import INT32, Symbol
-from fastmlp.model.own_layers import BIAS, number_variable
+from fastmlp.model.custom import BIAS, number_variable
 
 LANES = 16
 

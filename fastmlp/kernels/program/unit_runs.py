@@ -18,8 +18,8 @@ from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_co
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, unit_gradient, unit_value
 from fastmlp.kernels.program.row_operations import number_at
+from fastmlp.model.custom import BIAS
 from fastmlp.model.operations import Kind, UnitRun
-from fastmlp.model.own_layers import BIAS
 
 STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
-from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, words_of
+from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of
 from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
-from fastmlp.kernels.runtime.predictions import predict_call
 from fastmlp.kernels.runtime.validation import (
     check_array,
     check_chunk,
@@ -29,10 +28,9 @@ from fastmlp.kernels.runtime.validation import (
 from fastmlp.kernels.tuning.table import VALUES, value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
-from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import Inputs, SparseRows, unpacked
 from fastmlp.model.state import TrainState
 from fastmlp.system.budget import share
 
@@ -59,7 +57,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
 
 
 class CompiledBackend:
-    """The functions of a variant, as `Backend` describes them."""
+    """The functions of a variant, as in `Backend`."""
 
     def __init__(self, choice: Choice, entries: Entries) -> None:
         self._choice, self._entries = choice, entries
@@ -86,7 +84,7 @@ class CompiledBackend:
         self._predict_calls.leave(kind, call)
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
-        """Return the loss over all rows of data, or an array with those of heads."""
+        """Return the loss over all rows of data, with heads an array."""
         check_parameters(resting_shape_of(network), parameters)
         losses = self._on_all_rows("evaluate", network, parameters, data, {})
         return evaluated(network, losses[1:] if network.heads else losses)
@@ -221,7 +219,7 @@ class CompiledBackend:
         threads: int | None,
         shared: Shared | None,
     ) -> NetworkCall:
-        """Return a new call for a chunk, and for others of its kind."""
+        """Return a new call for chunks of a kind."""
         choice, entries, inputs = self._choice, self._entries, data.inputs
         rows, dtype, bound, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
@@ -246,7 +244,7 @@ SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int6
 
 
 class Summing:
-    """The functions of a `Shared` as functions that programs call in the middle of a step (`call_back`).
+    """The functions of a `Shared` for calls from programs within a step (`call_back`).
 
     gradients : (P,), of which programs name ranges
     barrier : of the program, where success is written
@@ -269,7 +267,7 @@ class Summing:
         self._functions = [SIGNATURE(functools.partial(summed, one)) for one in (shared.add, total)]
 
     def words_of(self, chunk: Chunk) -> dict[str, Any]:
-        """Return the words of a call record for ranks that share a chunk's steps."""
+        """Return the words of a call record for shared steps."""
         shared = self._shared
         check_array("places", shared.places, chunk.order.shape, np.int64)
         check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
@@ -287,7 +285,7 @@ class Summing:
         return found
 
     def check(self) -> None:
-        """Raise the error that ended the program, if one did.
+        """Raise the error that ended the program, if any.
 
         ctypes drops one that arises before the function's first line. Only a second Ctrl-C does that.
         """

@@ -1,23 +1,28 @@
-"""The calls of machine code: call records of a network, with all buffers that its programs need."""
+"""The calls of machine code: call records of a network with all buffers, and predictions by them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import APART, BARRIER, BLANK, Call
+from fastmlp.kernels.jit.engine import each, table_of
+from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.records import APART, BARRIER, BLANK, WORDS, Call, address_of
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
 from fastmlp.kernels.runtime.threads import run
+from fastmlp.kernels.runtime.validation import check_array, check_inputs, check_parameters
 from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
+from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Bound, Buffers
-from fastmlp.model.backend import Chunk
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.layout import aligned, parameter_count
+from fastmlp.model.backend import Chunk, PredictArguments
+from fastmlp.model.layout import ALIGNMENT, aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows
 from fastmlp.model.state import FLOATS
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}
@@ -116,7 +121,7 @@ class NetworkCall(Call):
 
 
 class Idle:
-    """Calls of one backend that nobody uses now, for the next chunk or prediction.
+    """Unused calls of a backend, for the next chunk or prediction.
 
     To choose, lay out and allocate what a call needs takes ten times as long as a step of a small network.
     Two threads never have one call: what `take` returns is the caller's until `leave`.
@@ -126,7 +131,7 @@ class Idle:
         self._calls: list[NetworkCall] = []
 
     def take(self, kind: Kind) -> NetworkCall | None:
-        """Return a call of a kind, the last one that was left; None if there is none."""
+        """Return the last call left of a kind, or None."""
         for call in reversed(self._calls):
             if call.kind == kind:
                 try:
@@ -137,7 +142,7 @@ class Idle:
         return None
 
     def leave(self, kind: Kind, call: NetworkCall) -> None:
-        """Leave a call for others; not after an error, when workers may have abandoned it."""
+        """Leave a call for reuse; not after an error, when workers may have abandoned the call."""
         if call.bytes <= IDLE_BYTES:
             call.kind = kind
             self._calls.append(call)
@@ -145,7 +150,7 @@ class Idle:
 
 
 def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:
-    """Return a call's arrays and numbers of inputs, by their names in `fastmlp.kernels.program.records`."""
+    """Return a call's arrays and numbers of inputs, by names of `fastmlp.kernels.program.records`."""
     samples = len(inputs)
     if isinstance(inputs, SparseRows):
         dense, (indptr, indices, values) = inputs.dense, inputs.arrays
@@ -160,7 +165,7 @@ def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:
 
 
 def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[str, Any]:
-    """Return the buffers for lists of the columns of `rows` sparse rows with `terms` non-zeros at most."""
+    """Return the buffers for column lists of `rows` sparse rows with up to `terms` non-zeros."""
     if terms >= MOST_TERMS:
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
@@ -202,3 +207,61 @@ def matrices_for(
     length = 2 * parts["matrix_size"] + 2 * parts["matrix_side"] + parts["matrix_width"]
     length += workers * parts["matrix_scratch"]
     return {**parts, "matrix_length": length, "matrices": aligned(length, dtype)}
+
+
+# --- predictions of one model, and of many at once ----------------------------------------------------
+
+Array = NDArray[Any]
+
+PARAMETERS, OUT, MEMORY = (WORDS[name] for name in ("parameters", "out", "memory"))
+
+
+def predict_call(
+    entries: Entries, buffers: Buffers | None, network: Network, dtype: Any, rows: int, sparse: bool
+) -> NetworkCall:
+    """Return a call that predicts so many rows, in batches.
+
+    buffers : see `fastmlp.kernels.variant.Choice`; sparse : whether inputs are
+    """
+    entry, rows = entries.get("predict", NAMES[dtype]), min(rows, value("predicted_rows"))
+    return NetworkCall(entry, buffers, network, dtype, rows, resting=True, predicting=True, sparse=sparse)
+
+
+def predict_all(
+    entries: Entries, buffers: Buffers | None, predictions: Sequence[PredictArguments], threads: int
+) -> None:
+    """Write the outputs of all models of a backend: each has the bits of its `predict`.
+
+    The calls of a thread share its memory, and those of a kind all words but for parameters and outputs.
+    buffers : see `fastmlp.kernels.variant.Choice`
+    """
+    kinds: dict[Any, NetworkCall] = {}
+    calls, given, written = list[NetworkCall](), [], []
+    for network, parameters, inputs, out in predictions:
+        dtype, rows = parameters.dtype, len(inputs)
+        key = id(network), dtype, id(inputs)
+        call = kinds.get(key)
+        if call is None:
+            check_inputs(inputs, rows, network.n_in, dtype)
+            call = predict_call(entries, buffers, network, dtype, rows, isinstance(inputs, SparseRows))
+            call.set(words_of(inputs))
+            kinds[key] = call
+        check_parameters(resting_shape_of(network), parameters)
+        check_array("out", out, (rows, network.n_out), dtype)
+        calls.append(call)
+        given.append(address_of(parameters))
+        written.append(address_of(out))
+    records = np.array([np.frombuffer(call.words, np.int64) for call in calls])
+    most = max(-(-call.bytes // ALIGNMENT) * ALIGNMENT for call in kinds.values())
+    memory = aligned(threads * most, np.uint8)
+    records[:, PARAMETERS], records[:, OUT] = given, written
+    records[:, MEMORY] = address_of(memory) + np.arange(len(calls)) % threads * most
+    places = address_of(records) + np.arange(len(calls)) * records.strides[0]
+    table = table_of([call.entry.address for call in calls], places)
+    entry, at = each(), address_of(table)
+
+    def work(worker: int, workers: int) -> None:
+        for share in range(worker, threads, workers):  # each with its memory, if threads could not be started
+            entry(at, share, threads)
+
+    run(work, threads, np.zeros(BARRIER, np.int64))

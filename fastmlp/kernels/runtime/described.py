@@ -146,7 +146,7 @@ def rules_of(optimizer: Optimizer, network: Network) -> Rules:
 
 @functools.lru_cache(maxsize=64)
 def no_rules(operations: int) -> Rules:
-    """Return rules for `gradient`, which reads from them only that the optimiser clips, and takes no step."""
+    """Return the rules of `gradient`, which takes no step."""
     rules = np.zeros((2, operations), RULE)
     rules["rate_factor"] = 1
     rules["reached"] = True

@@ -1,4 +1,4 @@
-"""Rows that go forward through a trained network, and cotangents that come back, as often as is wanted."""
+"""Passes of rows forward through a trained network, and of cotangents back."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RowPasses:
         return self.outputs[:rows]
 
     def loss_back(self, inputs: Array, targets: Array) -> None:
-        """Take rows of a chain forward, and back the deltas of each row's own loss."""
+        """Take rows of a chain forward, and the deltas of each row's loss back."""
         weights = np.ones(len(inputs), inputs.dtype)
         self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
         self._pass("loss_backward")
@@ -88,7 +88,7 @@ class RowPasses:
             raise error_of(failed)
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
-        """Take cotangents of the outputs (directions, rows, n_out) back, one direction after another.
+        """Take cotangents of the outputs (directions, rows, n_out) back, direction after direction.
 
         by_inputs : (directions, rows, n_in), where those of the inputs are written; None for nowhere
         """
@@ -102,6 +102,6 @@ class RowPasses:
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
 
     def units(self, buffer: str, operation: Operation, rows: int) -> Array:
-        """Return the units (rows, width) of an operation in "activations" or in "deltas"."""
+        """Return an operation's units (rows, width) in "activations" or "deltas"."""
         start = self._call.words[WORDS[buffer]] + operation.units * rows
         return self._memory[start : start + rows * operation.width].reshape(rows, operation.width)

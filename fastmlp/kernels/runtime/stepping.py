@@ -1,4 +1,4 @@
-"""Steps of one network on arrays that stay where they are: calls are made once, and updated."""
+"""Single steps of a network on fixed arrays: calls are made once, and updated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import SparseRows, touched_by
+from fastmlp.model.rows import SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 SHARED_SECONDS = 1e-3
@@ -32,7 +32,7 @@ Taken = Callable[[], int | None]
 
 
 class Calls(NamedTuple):
-    """Calls of a whole step and of its halves, which share a workspace."""
+    """Calls of a step and of its halves, in a shared workspace."""
 
     step: NetworkCall
     halves: Call
@@ -125,7 +125,7 @@ class CompiledSteps:
             self._statistics = self._state.gradients[self._norms] if training else None
 
     def backward(self, by_inputs: bool) -> None:
-        """Write the gradient of a loss, given its derivative by the outputs of the last `forward`.
+        """Write the gradient of a loss, given the derivative by the last outputs.
 
         by_inputs : whether to write its derivative by the inputs, too
         """
@@ -172,7 +172,7 @@ class CompiledSteps:
         sparse: bool = False,
         bound: Bound | None = None,
     ) -> NetworkCall:
-        """Return a call on the arrays that stay where they are. gradients : in the place of the state's"""
+        """Return a call on the fixed arrays. gradients : in the place of the state's"""
         state = self._state
         entry = self._entries.of_network(bound, NAMES[self._dtype]) if bound else None
         call = NetworkCall(
@@ -190,7 +190,7 @@ class CompiledSteps:
         return call
 
     def _make_calls(self, dense: bool) -> Calls:
-        """Return the calls on one kind of inputs."""
+        """Return the calls for dense or sparse inputs."""
         rows, none = self._most_rows, no_rules(len(self._network.operations))
         step = self._call(rows, self._workers(rows), gradients=self._passing_gradient, sparse=not dense)
         given = {"gradients": self._state.gradients, "rules": none.address, "moment_rows": none.moments}
@@ -213,7 +213,7 @@ class CompiledSteps:
         call.set(words_of(inputs))
 
     def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Taken]:
-        """Return the call of steps on so many rows, and what runs the call."""
+        """Return the call of steps on so many rows, and its runner."""
         bound, specialize, workers = None, self._choice.specialize, 1
         if specialize is not None and dense:
             bound = specialize(self._network, self._optimizer, rows, self._dtype)

@@ -1,4 +1,4 @@
-"""Threads that run one compiled program together, and the barrier that joins them within it.
+"""Worker threads of a compiled program, and the barrier at which workers meet.
 
 Workers are Python threads that run code without Python's lock. They are started for one chunk of about 0.2 s:
 a start costs some 50 us, and there is no pool that a fork, an exception or a second fit could find in a wrong
@@ -20,7 +20,7 @@ from fastmlp.kernels.program.sleeping import wake
 
 
 def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]) -> int:
-    """Call program(worker, workers) once for each worker, the first on this thread, the others on their own.
+    """Call program(worker, workers) for each worker, the first on this thread.
 
     If the system can start no more threads, there are fewer workers, which compute the same bits. If a worker
     fails, the others leave the barrier, the result is invalid, and the worker's error is raised. Returns the
@@ -36,7 +36,7 @@ def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]
 
 
 class _Gang:
-    """Threads that wait at a gate until all are started, since the number of workers is known only then."""
+    """Worker threads, held at a gate until the number of workers is known."""
 
     def __init__(self, program: Callable[[int, int], None], barrier: NDArray[Any]) -> None:
         self._program, self._barrier = program, barrier

@@ -9,8 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
-from fastmlp.model.byte_rows import ByteRows
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.rows import ByteRows, Inputs
 from fastmlp.model.state import FLOATS, TrainState
 
 Array = NDArray[Any]
@@ -55,7 +54,7 @@ def check_parameters(shape: Shape, parameters: Array) -> None:
 
 
 def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
-    """Raise ValueError unless the arrays of the state have this network's shapes and one dtype.
+    """Raise ValueError unless the state's arrays have this network's shapes and a common dtype.
 
     moment_rows : that the optimiser uses
     """
@@ -104,6 +103,6 @@ def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
 
 
 def _most(numbers: NDArray[np.int64]) -> int:
-    """Return the largest of some numbers, as unsigned ones: a number below 0 is larger than all others."""
+    """Return the largest number, as unsigned: a number below 0 is the largest."""
     unsigned = numbers.view(np.uint64)
     return unsigned.item(unsigned.argmax())

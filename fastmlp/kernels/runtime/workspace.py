@@ -1,4 +1,4 @@
-"""The buffers of a program, allocated once a call so that no step allocates."""
+"""The buffers of a program, allocated once for a call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BLOCKED_SIDE = 256
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
-    """Return the length of a worker's scratch, for layers of up to `widest` units and `rows` rows.
+    """Return the length of a worker's scratch, for up to `widest` units and `rows` rows.
 
     It has room for a panel whose terms are units or rows, for the blocks of packed operands, and for the loss
     of so many outputs (`fastmlp.kernels.elementwise.losses`).
@@ -62,7 +62,7 @@ def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, i
 
 
 def apart(numbers: int, itemsize: int) -> int:
-    """Return a length rounded up such that the next worker's numbers lie on other cache lines."""
+    """Return a length rounded up to whole cache lines."""
     together = APART // itemsize
     return -(-numbers // together) * together
 
@@ -77,7 +77,7 @@ def lengths(
     predicting: bool = False,
     least: Buffers | None = None,
 ) -> dict[str, int]:
-    """Return the lengths of a workspace's buffers, by their names in `records.BUFFERS`.
+    """Return the lengths of a workspace's buffers, by names of `records.BUFFERS`.
 
     They serve batches of up to `rows` rows, shared by `workers` workers.
 
@@ -124,7 +124,7 @@ def workspace(
     predicting: bool = False,
     buffers: Buffers | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
-    """Return all buffers of a program, allocated once a call, and a call's words with their places.
+    """Return all buffers of a program, and a call's words with their places.
 
     They are as long as `lengths` says, each at a cache line, in one array (n,) floating, and another
     (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses. The words are shared: nothing may write

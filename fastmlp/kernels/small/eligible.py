@@ -51,12 +51,12 @@ def has_stages(network):
 
 
 def has_stage(one):
-    """Return whether an operation has a stage or a formula of a row, and belongs to one network."""
+    """Return whether an operation has a stage or a formula of a row, and belongs to a single network."""
     return one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
 
 
 def has_element_loss(network):
-    """Return whether the loss is a formula of each target, with one parameter for all targets."""
+    """Return whether the loss is a formula of each target, with a single parameter for all targets."""
     loss = loss_of(network.loss)
     if loss.element is None:
         return False
@@ -64,7 +64,7 @@ def has_element_loss(network):
 
 
 def has_one_step(optimizer):
-    """Return whether all parameters take their steps by one formula with the same numbers."""
+    """Return whether all parameters take steps by the same formula with the same numbers."""
     by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
     decays_all = optimizer.decay_biases and optimizer.decay_norms
     return not by_layer and decays_all and not optimizer.rule.orthogonal

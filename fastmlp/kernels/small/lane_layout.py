@@ -14,7 +14,7 @@ from fastmlp.model.operations import INPUTS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 BLOCK_ROWS = LOSS_ROWS
-"""Rows of a network that are taken together: one part of the sum of losses."""
+"""Rows of a network that are taken together: a part of the sum of losses."""
 
 ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS = range(3)
 """The data of a network, in the order of addresses."""

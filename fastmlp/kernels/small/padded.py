@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 class ProgramConstants(NamedTuple):
-    """All constants of a program for one network; all else is data.
+    """All constants of a program for a network; all else is data.
 
     operations : first to last; output : the name of the last activation
     loss, rule : keys of pieces

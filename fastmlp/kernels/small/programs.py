@@ -34,7 +34,7 @@ def train_registers(call, worker, workers):
 
 
 def train_blocks(call, worker, workers):
-    """`train_chunk` by blocks of rows, on one thread; the workspace is the private buffer."""
+    """`train_chunk` by blocks of rows, on a single thread; the workspace is the private buffer."""
     wide_vectors()
     objective, own = call.objective, vector(call.memory, call.private, call.private_length)
     take_section(own, 0, call.parameters)

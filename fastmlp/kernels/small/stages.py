@@ -47,7 +47,7 @@ TURNED_BYTES, FEW = 32, 3
 more: the last layer of 54-120-7 took 0.82 of its time by tiles of two whole vectors."""
 
 ACROSS = 4
-"""Vectors across a tile of one row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
+"""Vectors across a tile of a row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
 
 
 disposable = partial(of_arrays, make=Intrinsic)

@@ -1,0 +1,1 @@
+"""Callbacks: what runs between the chunks of a training, and metrics."""

@@ -1,0 +1,187 @@
+"""Canonical sparse rows from a matrix of SciPy's: checked, sorted, summed, without explicit zeros.
+
+Separate from `fastmlp.data.arrays` because it shares nothing with it: it looks at the arrays that a matrix
+consists of, and copies those only that cannot be taken as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
+from fastmlp.backend.registry import is_reference
+from fastmlp.model.backend import Array, Backend
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.rows import MOST_COLUMNS, ByteRows, Inputs, SparseRows, density_of
+
+if TYPE_CHECKING:
+    from fastmlp.backend.auto import Auto
+
+
+TOGETHER = 1 << 20
+"""Indices that are compared together, so that the outcome takes little memory."""
+
+
+def is_sparse(value: object) -> bool:
+    """Return whether a value is a sparse matrix of SciPy's, without importing SciPy."""
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and bool(sparse.issparse(value))
+
+
+def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0) -> SparseRows:
+    """Return a SciPy sparse matrix times `scale` as canonical rows of `dtype`.
+
+    Of a canonical CSR matrix of that dtype only the indptr is copied; of others there is one copy.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but booleans, integers or floats.
+    ValueError
+        If an index is out of range, or a value is not finite or does not fit into the dtype.
+    """
+    if matrix.dtype.kind not in "buif":
+        raise TypeError(f"{what} must hold real numbers, got dtype {matrix.dtype}")
+    if matrix.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"sparse {what} may have {MOST_COLUMNS} columns, got {matrix.shape[1]}")
+    csr = _checked(what, matrix)
+    values = csr.data
+    if values.dtype != dtype or not values.flags.c_contiguous:
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(values, dtype)
+    if scale != 1:
+        with np.errstate(over="ignore"):
+            values = values * dtype.type(scale)
+    if not checks.finite(values):
+        first = int(np.argmax(~np.isfinite(values)))
+        place = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"
+        if np.isfinite(csr.data[first]):
+            raise ValueError(f"{what}[{place}] = {csr.data[first]!s} does not fit into {dtype}")
+        raise ValueError(f"{what} must be finite, got {values[first]} at {what}[{place}]")
+    indptr, indices = csr.indptr.astype(np.int64), np.ascontiguousarray(csr.indices, np.int32)
+    if np.count_nonzero(values) < len(values):
+        kept = values != 0
+        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[indptr]
+        indices, values = indices[kept], values[kept]
+    return SparseRows(indptr, indices, values, matrix.shape[1])
+
+
+class Compressed(NamedTuple):
+    """The arrays of a CSR matrix, or of a CSC matrix with columns for rows."""
+
+    data: Array
+    indices: Array
+    indptr: Array
+
+
+def _checked(what: str, matrix: Any) -> Compressed:
+    """Return a matrix as CSR in canonical form: indices in range, ascending in each row, each of them once.
+
+    What a matrix says of itself is not believed: its arrays may have changed since.
+    """
+    from scipy import sparse
+
+    rows, columns = matrix.shape
+    kind = f"{what} is no sound {type(matrix).__name__} of shape {matrix.shape}"
+    try:
+        if matrix.format == "csc":
+            _check_compressed(
+                kind, Compressed(matrix.data, matrix.indices, matrix.indptr), "column", columns, rows
+            )
+        elif matrix.format == "bsr":
+            matrix = sparse.bsr_array((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+            matrix.check_format(full_check=True)
+        elif matrix.format == "coo":
+            matrix = sparse.coo_array((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+        found = matrix.tocsr()
+        csr = Compressed(found.data, found.indices, found.indptr)
+        _check_compressed(kind, csr, "row", rows, columns)
+        if not _is_canonical(csr):
+            summed = sparse.csr_array(csr, shape=matrix.shape, copy=True)
+            summed.sum_duplicates()
+            csr = Compressed(summed.data, summed.indices, summed.indptr)
+    except ValueError as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return csr
+
+
+def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns: int) -> None:
+    """Raise ValueError unless the arrays fit so many rows; major : the name of a row"""
+    data, indices, indptr = csr
+    minor = "column" if major == "row" else "row"
+    if data.shape != indices.shape or indices.ndim != 1:
+        raise ValueError(f"{kind}: it has {data.shape} values and {indices.shape} indices")
+    if indptr.shape != (rows + 1,):
+        raise ValueError(f"{kind}: its indptr must have {rows + 1} numbers, got {indptr.shape}")
+    if indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
+        raise ValueError(f"{kind}: its indptr must ascend from 0 to {len(indices)}, the number of values")
+    if len(indices) and (indices.min() < 0 or indices.max() >= columns):
+        first = int(np.argmax((indices < 0) | (indices >= columns)))
+        place = np.searchsorted(indptr, first, "right") - 1
+        required = f"must be in 0 to {columns - 1}, got {indices[first]} in {major} {place}"
+        raise ValueError(f"{kind}: the index of a {minor} {required}")
+
+
+def _is_canonical(csr: Compressed) -> bool:
+    """Return whether indices ascend strictly in each row."""
+    _, indices, indptr = csr
+    for start in range(1, len(indices), TOGETHER):
+        some = indices[start - 1 : start + TOGETHER]
+        # What is not above the one before must begin a row.
+        begins = np.flatnonzero(some[1:] <= some[:-1]) + start
+        if (indptr[np.searchsorted(indptr, begins)] != begins).any():
+            return False
+    return True
+
+
+SAMPLED_ROWS = 64
+"""Rows, spread over all, that are looked at first."""
+
+TURNING_SECONDS = 8e-9
+"""What a number of a dense array takes to be looked at, and stored where it is not 0."""
+
+
+def may_become_sparse(
+    backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
+) -> bool:
+    """Return whether `inputs_of_steps` may turn dense rows into sparse rows."""
+    if is_reference(backend.name) or not network.takes_sparse:
+        return False
+    touched_only = optimizer.rule.touched_only
+    return touched_only or may_take_sparse_rows(backend, network, optimizer, rows, dtype)
+
+
+def inputs_of_steps(
+    backend: Backend | Auto,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    inputs: Inputs | ByteRows,
+    epochs: int,
+) -> Inputs | ByteRows:
+    """Return the inputs of steps: dense rows with mostly zeros become sparse rows.
+
+    Where that is faster, and has the same bits; and for an optimiser that needs the columns of a batch.
+    rows : of a batch
+    """
+    if isinstance(inputs, (SparseRows, ByteRows)):
+        return inputs
+    if not may_become_sparse(backend, network, optimizer, rows, inputs.dtype):
+        return inputs
+    if optimizer.rule.touched_only:
+        return SparseRows.of(inputs)
+
+    def pays(density: float) -> bool:
+        saved = saved_by_sparse_rows(network, optimizer, rows, inputs.dtype, density)
+        return epochs * saved > TURNING_SECONDS * inputs.shape[1]
+
+    # Whether that of some rows pays, before all are counted: that is a tenth of an epoch.
+    some = inputs[:: -(-len(inputs) // SAMPLED_ROWS)]
+    if pays(density_of(some)) and pays(density_of(inputs)):
+        return SparseRows.of(inputs)
+    return inputs

@@ -1,0 +1,365 @@
+"""Windows of rows, filled from blocks by a thread while the window before is trained on.
+
+A window is an ordinary `Data`. At most two are in memory: one in use, and one
+that is filled. Rows that fill no batch at a window's end are carried to the head of the next one, so that
+batches are those of one array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.backend.choice import may_take_bytes
+from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
+from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
+from fastmlp.data.sparse import clean_rows, is_sparse
+from fastmlp.model.backend import Array, Data
+from fastmlp.model.inputs import Blocks, sparse_columns
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
+
+
+class Block(NamedTuple):
+    """A checked block.
+
+    name : for errors; inputs : (rows, n_in), sparse ones clean, dense ones not yet converted
+    targets, weights : (rows, n_out) and (rows,), clean
+    """
+
+    name: str
+    inputs: Any
+    targets: Array
+    weights: Array
+
+
+class Window:
+    """Rows in memory, behind the rows left over from the window before.
+
+    first, last : whether an epoch begins, or ends, with it
+    """
+
+    def __init__(
+        self,
+        sparse: bool,
+        n_in: int,
+        n_out: int,
+        rows: int,
+        room: int,
+        dtype: np.dtype[Any],
+        most_bytes: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        """Make an empty window for so many rows, with `room` for a batch before them.
+
+        most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
+        scale : of bytes that stay bytes; None if they become numbers of the dtype
+        """
+        self._scale = scale
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._room, self._most, self._carried, self.rows = room, rows, 0, 0
+        self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
+        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype if scale is None else np.uint8)
+        self._pieces: list[SparseRows] = []
+        self.first = self.last = False
+
+    def taking(self, block: Block, start: int) -> int:
+        """Return the number of rows from `start` on for which the window has room."""
+        rows = min(self._most - self.rows, len(block.targets) - start)
+        if self._most_bytes is None:
+            return rows
+        held = self._bytes + bytes_up_to(block, start, start + rows)
+        within = int(np.searchsorted(held, self._most_bytes, side="right"))
+        return min(rows, max(within, self._room - self.rows))
+
+    def put(self, block: Block, start: int, stop: int, scale: float) -> None:
+        """Append some rows of a block."""
+        at = slice(self._room + self.rows, self._room + self.rows + stop - start)
+        if self._inputs is None:
+            self._pieces.append(block.inputs[start:stop])
+            self._bytes += int(bytes_up_to(block, start, stop)[-1])
+        elif self._scale is not None:
+            self._inputs[at] = block.inputs[start:stop]
+        else:
+            try:
+                convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
+            except ValueError as error:
+                raise ValueError(f"{block.name}: {error}") from None
+        self._targets[at], self._weights[at] = block.targets[start:stop], block.weights[start:stop]
+        self.rows += stop - start
+
+    def carry(self, left: Data) -> None:
+        """Put rows before the window's rows."""
+        self._carried = len(left.weights)
+        at = slice(self._room - self._carried, self._room)
+        if self._inputs is None:
+            self._pieces.insert(0, left.inputs)  # type: ignore[arg-type]
+        else:
+            self._inputs[at] = left.inputs.numbers if isinstance(left.inputs, ByteRows) else left.inputs
+        self._targets[at], self._weights[at] = left.targets, left.weights
+
+    @property
+    def data(self) -> Data:
+        """All rows."""
+        at = slice(self._room - self._carried, self._room + self.rows)
+        inputs: Inputs | ByteRows
+        if self._inputs is None:
+            self._pieces = [stacked(self._pieces)]
+            inputs = self._pieces[0]
+        else:
+            inputs = self._inputs[at]
+            if self._scale is not None:
+                inputs = ByteRows(inputs, self._weights.dtype, self._scale)
+        return Data(inputs, self._targets[at], self._weights[at])
+
+    def empty(self) -> None:
+        """Forget the rows."""
+        self.rows = self._carried = self._bytes = 0
+        self._pieces.clear()
+
+
+def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
+    """Return the bytes of a sparse block's rows in a window, summed from `start` on."""
+    indptr, size = block.inputs.indptr, block.targets.itemsize
+    numbers, rows = indptr[start + 1 : stop + 1] - indptr[start], np.arange(1, stop - start + 1)
+    columns = block.inputs.dense.shape[1] + block.targets.shape[1] + 1
+    bytes_: NDArray[np.int64] = numbers * (4 + size) + rows * (8 + size * columns)
+    return bytes_
+
+
+WINDOW_BYTES = 1 << 25
+"""Bytes of a window by default: two of them and what is carried are what training takes of rows.
+
+Rows that stay bytes are counted as what they become, and take a quarter of it: a window of 8 MiB stays in the
+cache where one of 32 does not, and an epoch was 4 % shorter (784-128-10, batch 128)."""
+
+POLL = 0.05
+"""Seconds between two looks at whether a training that waits for rows shall stop."""
+
+PATIENCE = 1.0
+"""Seconds that a thread is waited for at the end, which may be in a user's code."""
+
+
+class RowFormat(NamedTuple):
+    """The form of rows in windows.
+
+    n_in : columns of X, None for those of the first block
+    dtype : None follows the first block's X, as `fit` does
+    scale : what X is multiplied with
+    targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
+    batch_size : rows of a batch
+    window : rows to a window, at least a batch's; None for as many as take WINDOW_BYTES
+    class_weights : class_weights(y) gives what a row's weight is multiplied with, or None
+    blocks : of the network's inputs, see `Network.blocks`
+    """
+
+    n_in: int | None
+    dtype: DTypeLike | None
+    scale: float
+    targets: Callable[[Any, int, np.dtype[Any]], Array]
+    batch_size: int
+    window: int | None
+    class_weights: Callable[[Any], Array | None] = lambda y: None
+    blocks: Blocks = ()
+
+
+class Windows:
+    """The windows of several epochs; a context, which ends its thread.
+
+    A window belongs to one thread at a time. Queues hand it over; their locks order what was written to it.
+
+    epochs : how many there shall be; what : comes before "block" in errors; done : epochs before them
+    """
+
+    def __init__(
+        self, source: Source, row_format: RowFormat, epochs: int, what: str = "", done: int = 0
+    ) -> None:
+        self.source, self.row_format, self.epochs, self._done = source, row_format, epochs, done
+        self.rows = source.rows
+        """Rows of an epoch, once that is known."""
+        self._what = what
+        self._ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
+        self._made = 0
+        self._sparse: bool | None = None
+        self._n_out: int | None = None
+        self._closed = threading.Event()
+        # A daemon: it may wait in a user's code for what never comes.
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(
+            target=run, args=(self._fill_all,), name="fastmlp windows", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._free.put(None)
+        self._thread.join(PATIENCE)
+
+    def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
+        """Return the next window when it is filled; None if stopped() before that."""
+        while not stopped():
+            over = not self._thread.is_alive()  # looked at first: what it put last is then there
+            with contextlib.suppress(queue.Empty):
+                found = self._ready.get(timeout=POLL)
+                if isinstance(found, BaseException):
+                    raise found
+                return found
+            if over:
+                raise RuntimeError(f"the {self._what}blocks of all {self.epochs} epochs have been given")
+        return None
+
+    def release(self, window: Window) -> None:
+        """Give a window back, to be filled anew."""
+        self._free.put(window)
+
+    # --- on the thread ------------------------------------------------------------------------------
+
+    def _fill_all(self) -> None:
+        try:
+            for epoch in range(max(1, self.epochs)):
+                self._fill_epoch(self._done + epoch)
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._ready.put(error)
+
+    def _fill_epoch(self, epoch: int) -> None:
+        rows, block, at = 0, None, 0
+        with contextlib.closing(self._blocks(epoch)) as blocks:
+            block = next(blocks, None)
+            if block is None:
+                walked = isinstance(self.source, IterableSource) and self.source.walks > 1
+                again = "; give a function that makes them anew for every epoch" if walked else ""
+                raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
+            window = self._window(block)
+            window.first = True
+            while block is not None:
+                if not (take := window.taking(block, at)):
+                    self._ready.put(window)
+                    window = self._window(block)
+                    continue
+                window.put(block, at, at + take, self.row_format.scale)
+                rows, at = rows + take, at + take
+                if at == len(block.targets):
+                    block, at = next(blocks, None), 0
+        if self.rows is not None and rows != self.rows:
+            raise ValueError(
+                f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are required"
+            )
+        self.rows, window.last = rows, True
+        self._ready.put(window)
+
+    def _window(self, like: Block) -> Window:
+        """Return an empty window, when there is one."""
+        if self._made < 2:
+            self._made += 1
+            return self._new_window(like)
+        window = self._free.get()
+        if window is None or self._closed.is_set():
+            raise _Closed
+        window.empty()
+        window.first = window.last = False
+        return window
+
+    def _new_window(self, like: Block) -> Window:
+        (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
+        sparse = isinstance(like.inputs, SparseRows)
+        rows = self.row_format.window
+        batch = self.row_format.batch_size
+        most_bytes = WINDOW_BYTES if sparse and rows is None else None
+        scale = self.row_format.scale if self._keeps_bytes(n_in) else None
+        if rows is None:
+            of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
+            rows = max(batch, WINDOW_BYTES // of_a_row)
+        if self.rows is not None:
+            rows, batch = min(rows, self.rows), min(batch, self.rows)
+        try:
+            return Window(sparse, n_in, n_out, rows, batch, dtype, most_bytes, scale)
+        except (MemoryError, ValueError, OverflowError):  # NumPy has no memory, or no such number
+            raise ValueError(
+                f"there is no memory for a window of {rows} rows and a batch of {batch}; "
+                "choose a smaller window or batch_size"
+            ) from None
+
+    def _keeps_bytes(self, n_in: int) -> bool:
+        """Return whether windows keep bytes unconverted."""
+        of_bytes = isinstance(self.source, Slices) and self.source.bytes
+        return of_bytes and self.row_format.scale <= 1 and may_take_bytes(n_in)
+
+    def _blocks(self, epoch: int) -> Generator[Block]:
+        """Yield the blocks of an epoch that have rows, checked."""
+        row_format = self.row_format
+
+        def name_of(number: int) -> str:
+            if self._closed.is_set():
+                raise _Closed
+            return f"{self._what}block {number} of epoch {epoch + 1}"
+
+        for name, given in named_blocks(self.source, name_of):
+            try:
+                block = _block(name, given, row_format)
+            except (ValueError, TypeError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name}: {error}") from None
+            if block is None:
+                continue
+            row_format = self._keep(name, block, row_format)
+            yield block
+
+    def _keep(self, name: str, block: Block, row_format: RowFormat) -> RowFormat:
+        """Return the form of later blocks, with the columns and the dtype of the first."""
+        sparse = isinstance(block.inputs, SparseRows)
+        if self._sparse not in (None, sparse):
+            kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
+            raise ValueError(f"{name}: X is {kinds[0]}, and {kinds[1]} in the blocks before it")
+        columns = block.targets.shape[1]
+        if self._n_out not in (None, columns):
+            raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
+        self._sparse, self._n_out = sparse, columns
+        self.row_format = row_format._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
+        return self.row_format
+
+
+class _Closed(Exception):
+    """End the windows: nobody needs more."""
+
+
+def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
+    """Return a checked block; None for a block without rows."""
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        got = f"{len(given)} parts" if isinstance(given, (tuple, list)) else checks.shown(given)
+        raise TypeError(f"a block must be {SHAPE}, got {got}")
+    X, y, *rest = given
+    sparse, mixes = is_sparse(X), sparse_columns(row_format.blocks) > 0
+    if mixes:
+        X = clean_blocks("X", row_format.blocks, X, row_format.dtype, least=0)
+    elif row_format.blocks and not sparse:
+        X, _ = joined("X", row_format.blocks, X)
+    array = X if sparse or mixes else checks.real_array("X", X)
+    n_in, dimensions = row_format.n_in, len(array.shape)
+    if dimensions and not array.shape[0]:
+        return None
+    if dimensions != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
+        raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
+    rows = array.shape[0]
+    dtype = floating_dtype(row_format.dtype, array)
+    inputs = clean_rows("X", array, dtype, row_format.scale) if sparse else array
+    if row_format.blocks and not sparse and not mixes:
+        check_codes("X", row_format.blocks, array)
+    weights = np.ones(rows, dtype)  # all of them may be 0
+    if rest and rest[0] is not None:
+        weights = checked_weights("weight", rest[0], rows, dtype)
+    targets = row_format.targets(y, rows, dtype)
+    factors = row_format.class_weights(y)
+    return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))

@@ -1,0 +1,33 @@
+"""The trained model, and a registry of what rooms above know: formats, derivatives, steps of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_loaders: list[Callable[[str], Any]] = []
+_readers: dict[str, Callable[..., Any]] = {}
+
+
+def register(load: Callable[[str], Any]) -> None:
+    """Register load(name), which imports the module of a format.
+
+    Those that export get a network, its parameters and the method's arguments; those that import get the
+    arguments but for the backend, and return `portable.Parts`.
+    """
+    _loaders[:] = [load]
+
+
+def format_of(name: str) -> Any:
+    """Return the module of a format, imported at its first use."""
+    return _loaders[0](name)
+
+
+def register_file(name: str, read: Callable[..., Any]) -> None:
+    """Register read(path, header, arrays) for files of a format, a name and a number."""
+    _readers[name] = read
+
+
+def reader_of(format: object) -> Callable[..., Any] | None:
+    """Return the registered reader of a file format, or None."""
+    return _readers.get(format.partition(" ")[0]) if isinstance(format, str) else None

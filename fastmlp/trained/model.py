@@ -1,0 +1,266 @@
+"""`Model`: a trained network, which `fit` returns."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend import registry
+from fastmlp.backend.choice import choose, current_backend
+from fastmlp.backend.registry import restored
+from fastmlp.data.arrays import clean_rows_of, floating_dtype
+from fastmlp.model.backend import Backend, PredictArguments
+from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.layout import aligned, layer_views, named_views, parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD
+from fastmlp.model.rows import Inputs
+from fastmlp.trained.differentiable import Differentiable
+from fastmlp.trained.portable import Parts, Portable
+
+AT_ONCE = 1 << 20
+"""Numbers that are converted to predict with them, where all would be a copy of a large array."""
+
+PART_ROWS = 1024
+"""Rows of which all members' units are in memory at a time."""
+
+
+class ResumableTraining(Protocol):
+    """The training that a model goes on with (`fastmlp.training.more.Continuation`)."""
+
+    def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
+        """Return the model that more epochs of the training come to."""
+
+
+class Model(Portable, Differentiable):
+    """A network with parameters; `to_..` and `from_..` exchange models with other programs.
+
+    Attributes
+    ----------
+    network : Network
+    parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
+    history : dict of lists of float
+        "loss", and "validation_loss" where there was validation: one value for every epoch; and what
+        callbacks wrote into `run.history`.
+    stop_reason : str or None, why training ended before its last epoch
+    threads : int or None, that shared its last steps, without short trials of another number; None if
+        there were no steps, as of a model from a file
+    training : Training or None
+        What `fit_more` goes on from: the optimiser with its moments, as many numbers a parameter as its rule
+        remembers; what callbacks keep, with `EarlyStopping` one more, and one for the last parameters where
+        the model has others. It is pickled
+        with the model, and `save` leaves it out. Set it to None to let go of it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: NDArray[Any],
+        history: dict[str, list[float]] | Callable[[], dict[str, list[float]]],
+        backend: Backend,
+        stop_reason: str | None,
+        training: ResumableTraining | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.network = network
+        self.parameters = parameters
+        if callable(history):
+            self._history = history
+        else:
+            self.history = history
+        self.stop_reason = stop_reason
+        self.training = training
+        self.threads = threads
+        self._backend = backend
+
+    @classmethod
+    def assembled(cls, parts: Parts, backend: str) -> Self:
+        """Return an untrained model of a network and parameters; backend as for `fit`."""
+        given = [array for arrays in parts.arrays for array in arrays]
+        dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *given)))
+        # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
+        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, steps=0)
+        parameters = aligned(parameter_count(parts.network), dtype)
+        parameters[...] = 0  # biases that a layer has not are in no array
+        views = named_views(parameters, parts.network).values()
+        for own, arrays in zip(views, parts.arrays, strict=True):
+            for view, array in zip(own.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
+                view[...] = array
+        return cls(parts.network, parameters, {"loss": []}, current_backend(chosen), None)
+
+    @functools.cached_property
+    def history(self) -> dict[str, list[float]]:
+        """The curves of the training by name, (epochs,) each; `fit_many`'s are made when first read."""
+        return self._history()
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that trains and predicts."""
+        return self._backend.name
+
+    @property
+    def layers(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Arrays of each layer by names, as views into `parameters`.
+
+        A layer without a name is "dense1", "layer_norm1", .. A `Dense` has "weights" (n_in, n_out) and
+        "biases" (n_out,), other layers the parameters that docs/layers.md names, as "gain" and "shift"
+        (n_out,), and `BatchNorm` its running "mean" and "variance".
+        """
+        return named_views(self.parameters, self.network)
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """Per layer of a chain the weights (n_in, n_out), views into `parameters`; of others see `layers`."""
+        return [weights for weights, _ in layer_views(self.parameters, self.network)]
+
+    @property
+    def biases(self) -> list[NDArray[Any]]:
+        """Per layer of a chain the biases (n_out,), views into `parameters`; of others see `layers`."""
+        return [biases for _, biases in layer_views(self.parameters, self.network)]
+
+    def predict(self, X: Any) -> Any:
+        """Return the network's output for every row.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, or sparse matrix of SciPy's, of finite real numbers, or blocks of inputs
+
+        Returns
+        -------
+        (rows, n_out) array of the model's dtype; with heads a dict of such arrays by their names
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not such an array.
+        """
+        network, dtype = self.network, self.parameters.dtype
+        scale = network.input_scale
+        large = isinstance(X, np.ndarray) and X.size > AT_ONCE and X.ndim == 2
+        if not large or (X.dtype == dtype and scale == 1):
+            return self.named(self.forward(clean_rows_of("X", network, X, dtype, known=False)))
+        out, rows = np.empty((len(X), network.n_out), dtype), max(1, AT_ONCE // X.shape[1])
+        for start in range(0, len(X), rows):
+            some = clean_rows_of("X", network, X[start : start + rows], dtype, known=False, first_row=start)
+            self._backend.predict(network, self.parameters, some, out[start : start + rows])
+        return self.named(out)
+
+    def predict_members(self, X: Any) -> NDArray[Any]:
+        """Return the outputs of each of a network's `Members`; `predict` returns their mean.
+
+        NumPy computes them, so that their mean may differ from `predict` by roundings.
+
+        Parameters
+        ----------
+        X : as for `predict`
+
+        Returns
+        -------
+        (members, rows, n_out) array of the model's dtype
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not such an array, or the network has no `Members`.
+        """
+        if self.network.members == 1:
+            raise ValueError("predict_members needs a network with Members; this one has none")
+        from fastmlp.backend import reference
+
+        rows = clean_rows_of("X", self.network, X, self.parameters.dtype, known=False)
+        parts = [rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS)]
+        product = reference.product_of_rounded if registry.is_mixed(self.backend) else reference.product
+        found = [reference.predict_members(self.network, self.parameters, part, product) for part in parts]
+        return np.concatenate(found, axis=1)
+
+    def named(self, out: NDArray[Any]) -> Any:
+        """Return outputs (.., n_out) by head; without heads the outputs."""
+        if not self.network.head_names:
+            return out
+        return {name: out[..., own] for name, own in columns_of_heads(self.network.heads).items()}
+
+    def forward(self, inputs: Inputs) -> NDArray[Any]:
+        """Return the output for clean inputs (rows, n_in), unchecked.
+
+        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, scaled, and at least one row.
+        """
+        network, parameters = self.network, self.parameters
+        out = np.empty((len(inputs), network.n_out), parameters.dtype)
+        self._backend.predict(network, parameters, inputs, out)
+        return out
+
+    def prediction(self, inputs: Inputs, out: NDArray[Any]) -> tuple[Backend, PredictArguments]:
+        """Return a prediction for `predict_all`. out : (rows, n_out), to be written"""
+        return self._backend, (self.network, self.parameters, inputs, out)
+
+    def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:
+        """Go on with the training that gave this model; return the model that it comes to.
+
+        The optimiser's moments, the number of its steps, schedules, row orders and dropout masks go on where
+        they were. On the same rows the model has the bits of one longer `fit`, but with `SWA`, whose
+        average began at a share of the first epochs. This model stays as it is.
+        What has been written into its parameters is what the training goes on from.
+
+        Parameters
+        ----------
+        X, y : as for `fit`, the same rows or others
+        epochs : int, at least 0
+            So many more. On as many rows as before, an epoch that was under way when the training stopped
+            is taken to its end, and counts as one of them; with another number of rows, batch size or rule a
+            new one begins. Blocks are the same rows where their first window is the same.
+        optimizer : as for `fit`; None keeps the one that there is
+            One of the same rule, as Adam with another rate, goes on with the moments. With one of another
+            rule moments are 0, and the steps that corrections and dropout masks go by are counted from there.
+            Schedules count all epochs and steps since the model's first in any case.
+        batch_size : as for `fit`; the same as before unless it is given
+        **options : sample_weight, validation, callbacks, progress, threads, communicator
+            As for `fit`. With a communicator every process has this same model and passes the rows that it
+            has; the training before may have had another number of processes, or one. If validation is None
+            and the training split off a share of its rows, so it does here. A callback that keeps a state,
+            as `EarlyStopping` does, takes over that of the one of its kind if rows, batch size, rule and
+            parameters are the same, and begins anew otherwise: with early stopping the training goes on from
+            its last parameters, not from the best ones, which the model has.
+
+        Returns
+        -------
+        Model
+            With the history of all epochs.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; if the model does not keep its training, as one from a file; if validation was given
+            before and is not now, or the other way round; or if a list of the history was made shorter.
+        """
+        if self.training is None:
+            raise ValueError(
+                "this model does not keep the training that it comes from; "
+                "to train from its weights: fit(network, X, y, initial=model)"
+            )
+        return self.training.go_on(self, X, y, epochs, options)
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # one that shared arrays would change when the other is written to
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "history": self.history, "_backend": self.backend}
+        state.pop("_history", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(
+            {"training": None, "threads": None, **state}, _backend=restored(state["_backend"])
+        )
+        training: Any = self.training
+        if training is not None:  # a `Continuation`, whatever the model had
+            self.training = training.unpickled()
+
+    def __repr__(self) -> str:
+        losses = self.history["loss"]
+        trained = f"{len(losses)} epochs" + (f", loss {losses[-1]:.4g}" if losses else "")
+        return f"Model({self.network.summary}, {trained}, backend {self.backend!r})"

@@ -1,1 +1,0 @@
-"""Sources of rows that come block by block, walked again for every epoch: one file a kind."""

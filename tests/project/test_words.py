@@ -1,0 +1,59 @@
+"""Docstrings are plain English: short first sentences, and nouns in place of pronouns."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import fastmlp
+
+PACKAGE = Path(fastmlp.__file__).parent
+
+ROOMS = [
+    *("backend", "cli", "distributed", "exchange", "files", "formulas", "lab", "model", "system", "testing"),
+    *(f"kernels/{room}" for room in ("elementwise", "gemm", "lanes", "mixed", "small")),
+]
+"""The rooms that are written so; the list grows until it is the whole package."""
+
+MOST_WORDS = 10
+"""The median of first sentences, up to a full stop, a colon or a semicolon."""
+
+MOST = {
+    ("one", "ones", "own"): 4,
+    ("that", "which", "what", "whether", "whose"): 20,
+    ("it", "they", "them", "their", "its", "others", "those"): 15,
+}
+"""Words that send the reader back, and the most of each group in a thousand words."""
+
+
+def docstrings(room):
+    """The docstrings of a room's modules, classes, functions and attributes."""
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+                yield inspect.cleandoc(node.value.value)
+
+
+def words(text):
+    return re.findall(r"[A-Za-z][\w']*", text)
+
+
+def first_sentence(text):
+    return re.split(r"[.:;](?:\s|$)", text, maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_first_sentences_are_short(room):
+    assert median(len(words(first_sentence(text))) for text in docstrings(room)) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nouns_are_repeated(room):
+    every = [word.lower() for text in docstrings(room) for word in words(text)]
+    counted = {group: 1000 * sum(map(every.count, group)) / len(every) for group in MOST}
+    assert not {group: share for group, share in counted.items() if share > MOST[group]}
