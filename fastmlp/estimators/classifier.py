@@ -56,8 +56,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         The hidden layers, as those of `Network(layers=)`: `fastmlp.Dense`, `LayerNorm`, `Residual`, ..
         They replace hidden_layer_sizes, activation, dropout and init; the last `Dense` is added.
     init : str, Normal, (coefs, intercepts) or None
-        The start: a scheme of `Network.weight_init` with biases of 0, or arrays that are copied.
-        None draws as scikit-learn does.
+        The start: a scheme of `Network.weight_init`, with biases of 0 unless it sets them, or arrays that
+        are copied. None draws as scikit-learn does.
     validation_set : (X, y) or (X, y, sample_weight), optional
         Rows to validate on in place of a split; they fill `validation_loss_curve_`, and decide if
         early_stopping is set. In a pipeline they are not transformed: pass them as fit sees X.
