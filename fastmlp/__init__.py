@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fastmlp.model.optimizers import *  # noqa: F403
     from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
+    from fastmlp.model.second_order import LBFGS as LBFGS
     from fastmlp.model.second_order import LevenbergMarquardt as LevenbergMarquardt
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403

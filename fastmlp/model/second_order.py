@@ -161,8 +161,51 @@ class LevenbergMarquardt(WholeDataOptimizer):
             raise ValueError("evidence=True is of one output layer; this network has heads")
 
 
+@dataclass(frozen=True)
+class LBFGS(WholeDataOptimizer):
+    """Steps by an inverse Hessian that the last steps approximate, of all rows (Liu and Nocedal 1989).
+
+    The length of a step satisfies the strong Wolfe conditions. Most steps need one gradient. All is computed
+    in float64.
+
+    Parameters
+    ----------
+    history : int
+        How many steps, with the changes of the gradient along them, approximate the inverse Hessian; at least
+        1.
+    max_evaluations : int
+        Most gradients of a step; at least 1.
+    goal : float, optional
+        The training ends at this loss; None goes on.
+    min_gradient : float
+        The training ends where the 2-norm of the objective's gradient is below; at least 0.
+
+    Notes
+    -----
+    The history has the gradient's norm. Files of a training have the steps, 2 history P numbers for P
+    parameters.
+    """
+
+    history: int = field(default=10, metadata={"check": functools.partial(checks.whole, low=1)})
+    max_evaluations: int = field(default=20, metadata={"check": functools.partial(checks.whole, low=1)})
+    goal: float | None = _optional(None, checks.real)
+    min_gradient: float = number(1e-7, 0)
+    whole: ClassVar[str] = "lbfgs"
+    numbers: ClassVar[tuple[str, ...]] = ("pairs",)
+
+    @property
+    def vectors(self) -> int:
+        """Two vectors of each step that is kept."""
+        return 2 * self.history
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its curves in the history."""
+        return ("gradient",)
+
+
 EVIDENCE = "prior_precision", "noise", "effective_parameters"
 """Curves of Bayesian regularisation."""
 
-WHOLE: tuple[type[WholeDataOptimizer], ...] = (LevenbergMarquardt,)
+WHOLE: tuple[type[WholeDataOptimizer], ...] = (LevenbergMarquardt, LBFGS)
 """The optimisers of the whole data."""

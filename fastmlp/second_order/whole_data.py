@@ -7,6 +7,7 @@ compute again, as buffers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,14 +73,22 @@ class WholeObjective:
             known = self._known = parameters.copy(), self._with_penalties(loss, parameters)
         return known[1]
 
-    def gradient(self, parameters: Vector, out: Vector) -> Value:
-        """Write the gradient at a point to out (P,); return the objective."""
-        with np.errstate(all="ignore"):
-            loss = self.backend.gradient(self.network, parameters, self.data, 0, 0, out)
-        if self._divisor == 1:
-            return Value(float(np.ravel(loss)[0]), loss)
-        penalties = self._penalties(parameters)
-        return Value((float(loss) - penalties) * self._divisor + penalties, loss)
+    def gradients(self, parameters: Vector, out: Vector) -> Callable[[], Value]:
+        """Return a function that writes the gradient to out (P,) and returns the objective.
+
+        It is called again and again, at the numbers that are in parameters (P,) then. With heads it reports
+        the sum alone.
+        """
+        taken = self.backend.bound(self.network, parameters, self.data, out)
+
+        def value() -> Value:
+            loss = taken()
+            if self._divisor == 1:
+                return Value(loss, loss)
+            penalties = self._penalties(parameters)
+            return Value((loss - penalties) * self._divisor + penalties, loss)
+
+        return value
 
     def _penalties(self, parameters: Vector) -> float:
         return float((self.curvature * parameters * parameters).sum()) / 2
