@@ -95,6 +95,14 @@ assert np.log(np.cosh(stepper.forward(X) - y)).mean() < 0.005
 assert attribution.error < 1e-5
 assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
 """,
+    "second-order.md": """
+assert model.history["loss"][-1] < 0.2 * by_adam.history["loss"][-1]
+assert by_lbfgs.history["loss"][-1] < 1e-3
+assert best.history["loss"][-1] < 1e-3
+assert 4 < regularised.history["effective_parameters"][-1] < 30
+assert 0.1 < regularised.history["noise"][-1] < 0.3
+assert std[1, 0] > 1.5 * std[0, 0]
+""",
     "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
     "coming-from/pytorch.md": """
 assert losses[-1] < losses[0] / 4
@@ -102,7 +110,9 @@ assert "validation_loss has not improved" in stopped.stop_reason
 """,
     "coming-from/keras.md": "assert len(model.history['validation_loss']) > 5",
     "coming-from/matlab.md": """
-assert np.corrcoef(predicted, y)[0, 1] > 0.7
+assert np.corrcoef(predicted[:, 0], y_test[:, 0])[0, 1] > 0.4
+assert 2 < regularised.history["effective_parameters"][-1] < 100
+assert np.corrcoef(fitted, y)[0, 1] > 0.7
 assert trained.history["validation_loss"][-1] < 0.7
 """,
 }
