@@ -443,8 +443,8 @@ PEERS = (
 # --- measuring ------------------------------------------------------------------------------------------
 
 MOST_ITERATIONS = 10**6
-FEW, MORE = 5, 35
-"""Iterations of two fits whose difference gives the time of an iteration."""
+FEW, LEAST_SECONDS = 5, 0.03
+"""Iterations of a short fit; what a longer one takes more at least, which gives the time of an iteration."""
 
 
 def loss_of(task: Task, flat: np.ndarray) -> float:
@@ -454,6 +454,19 @@ def loss_of(task: Task, flat: np.ndarray) -> float:
 def seconds(call: Callable[[], Any]) -> float:
     gc.collect()
     return once(call, CLOCKS["cpu"])
+
+
+def rate_of(train: Train, start: np.ndarray) -> float:
+    """Return the seconds of an iteration, without those of a fit."""
+    few = spent = seconds(lambda: train(start, FEW))
+    rate, count = 1e-9, FEW
+    while spent - few < LEAST_SECONDS:
+        count *= 7
+        before, spent = spent, seconds(lambda: train(start, count))  # noqa: B023
+        if count > 7 * FEW and spent < 3 * before:  # it has come to its end
+            break
+        rate = max(spent - few, 1e-9) / (count - FEW)
+    return rate
 
 
 def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> dict[str, Any]:
@@ -469,8 +482,7 @@ def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> d
     rates: dict[str, list[float]] = {name: [] for name in trains}
     for start in starts[:3]:
         for name, train in trains.items():
-            few, more = (seconds(functools.partial(train, start, count)) for count in (FEW, MORE))
-            rates[name].append(max(more - few, 1e-9) / (MORE - FEW))
+            rates[name].append(rate_of(train, start))
     rate = {name: median(values) for name, values in rates.items()}
     first, *_ = trains
     limit = median(seconds(functools.partial(trains[first], start, iterations)) for start in starts)

@@ -88,7 +88,7 @@ def strong_wolfe(
 
 
 Bind = Callable[[Vector, Vector], Callable[[], float]]
-"""bind(x, out) returns a function that returns the loss at what is in x (P,) and writes the gradient to out."""
+"""bind(x, out) returns a function that returns the loss at x (P,), as it is then, and writes its gradient."""
 
 
 class Minimiser:
