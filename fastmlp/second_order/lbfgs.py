@@ -82,6 +82,8 @@ def strong_wolfe(
                 high = low
             low = tried
         step = LONGER * step if high is None else between(low, high)
+        if step == low.step or (high is not None and step == high.step):  # no number is between them
+            break
     if tried is not low and low is not start:
         at(low.step)
     return low, False

@@ -124,6 +124,19 @@ def test_the_best_step_stays_when_trials_end():
     assert (found.step, sound, tried[-1], len(tried)) == (1.0, False, 1.0, 5)
 
 
+def test_trials_end_where_no_number_is_left_between_two():
+    tried = []
+
+    def wall(step):  # whose gradient does not foresee it
+        tried.append(step)
+        return (-step, -1.0) if step <= 0.7 else (9.0, 9.0)
+
+    found, sound = strong_wolfe(wall, LinePoint(0.0, 0.0, -1.0), 1.0, 1000)
+    assert (found.step, sound) == (pytest.approx(0.7), False)
+    assert tried[-1] == found.step
+    assert len(tried) < 400
+
+
 def test_it_finds_a_minimum_with_about_the_evaluations_of_scipy():
     objective, points = counting(rosenbrock)
     x, pairs = np.full(20, -0.7), np.zeros((20, 20))
