@@ -534,8 +534,8 @@ def tables(results: dict[str, Any]) -> str:
         )
         text += " median."
     text += "\n\nMicroseconds of an iteration:\n\n" + "\n".join(times)
-    if results["absent"]:
-        text += f"\n\nNot installed: {', '.join(results['absent'])}."
+    if absent := [peer.name for peer in PEERS if peer.name not in names]:
+        text += f"\n\nLeft out: {', '.join(absent)}."
     return text
 
 
@@ -566,7 +566,6 @@ def main() -> None:
     results: dict[str, Any] = {
         "restarts": options.restarts, "iterations": options.iterations, "machine": f"{cpu()}, one core",
         "peers": [peer.name for peer in peers], "works": [],
-        "absent": [peer.name for peer in wanted if peer not in peers],
     }  # fmt: skip
     with blas_threads(1):
         for work in [work for work in WORKS if any(text in work.name for text in options.only)]:

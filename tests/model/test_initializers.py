@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp
 from fastmlp import Network, Normal
@@ -104,7 +105,8 @@ def test_estimators_start_as_networks_with_nguyen_widrow():
     rng = np.random.default_rng(0)
     X, y = rng.uniform(-1, 1, (20, 3)), rng.random(20)
     given = {"init": "nguyen_widrow", "activation": "logistic", "max_iter": 1, "learning_rate_init": 1e-12}
-    fitted = fastmlp.MLPRegressor(hidden_layer_sizes=(7,), **given, random_state=0).fit(X, y)
+    with pytest.warns(ConvergenceWarning):
+        fitted = fastmlp.MLPRegressor(hidden_layer_sizes=(7,), **given, random_state=0).fit(X, y)
     first, biases = fitted.coefs_[0], fitted.intercepts_[0]
     length = 2.8 * 7 ** (1 / 3)
     np.testing.assert_allclose(np.linalg.norm(first, axis=0), length)
