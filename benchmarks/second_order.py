@@ -483,7 +483,7 @@ def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> d
     for start in starts[:3]:
         for name, train in trains.items():
             rates[name].append(rate_of(train, start))
-    rate = {name: median(values) for name, values in rates.items()}
+    rate = {name: min(values) for name, values in rates.items()}  # "auto" takes its backend in the first
     first, *_ = trains
     limit = median(seconds(functools.partial(trains[first], start, iterations)) for start in starts)
     counts = {name: min(max(1, round(limit / rate[name])), MOST_ITERATIONS) for name in trains}
