@@ -249,7 +249,9 @@ class QuasiNewtonSteps:
         if self._objective.network.heads:
             reported = self._objective.value(search.x).reported
         if reason is None and math.isfinite(value.minimised):
-            if not search.iterate(at.vectors):
+            with np.errstate(all="ignore"):  # a step may be too long for any number
+                lowered = search.iterate(at.vectors)
+            if not lowered:
                 reason, self._last[0] = NO_LOWER, value
             at.parameters[...] = search.x
             at.numbers["pairs"] = search.count

@@ -314,6 +314,14 @@ def test_it_ends_at_the_goal_and_at_a_flat_place():
     assert len(model.history["loss"]) < 100
 
 
+def test_steps_that_are_too_long_for_numbers_are_taken_back():
+    network = Network([3, 1], output="exp", loss="poisson")
+    start = ([np.full((3, 1), 30.0)], [np.zeros(1)])
+    model = fit(network, x=3 * X, y=np.ones((60, 1)), epochs=300, initial=start)
+    assert model.history["loss"][0] > 1e150
+    assert model.history["loss"][-1] < 1e-9 * model.history["loss"][0]
+
+
 def test_what_does_not_compose_is_refused_in_one_line():
     for network, options, message in (
         (Network([3, 4, 2], l1=0.1), {}, "LBFGS takes no l1, .*; Adam does"),
