@@ -24,7 +24,7 @@ from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.layers import Activate
 from fastmlp.model.network import Network
-from fastmlp.model.rows import SparseRows
+from fastmlp.model.rows import Inputs, SparseRows
 from fastmlp.system.budget import usable_cores
 from fastmlp.trained.model import PART_ROWS, Model
 
@@ -57,14 +57,24 @@ class Rows:
     X : as for `Model.predict`
     directions : tangents or cotangents of a row that a tape carries together
     logits : whether derivatives are those of the logits
+    inputs : X as clean rows, if it is known to be clean
     """
 
-    def __init__(self, model: Model, X: Any, directions: int = 1, logits: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        X: Any,
+        directions: int = 1,
+        logits: bool = False,
+        inputs: Inputs | None = None,
+    ) -> None:
         network, self.parameters = model.network, model.parameters
         if checks.flag("logits", logits) and network.members > 1:
             raise ValueError("logits are not defined of a network with Members, whose outputs are a mean")
         self.network, self.scale = network, self.parameters.dtype.type(network.input_scale)
-        self.inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
+        if inputs is None:
+            inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
+        self.inputs = inputs
         self.model, self.logits, self.directions, self.numbers = model, logits, directions, 1
         self.n_in = columns_of(network.blocks) if network.blocks else network.n_in
         self.dtype = self.parameters.dtype

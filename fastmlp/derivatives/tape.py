@@ -30,7 +30,7 @@ from fastmlp.formulas.expressions import (
 )
 from fastmlp.formulas.rows import RowFormula
 from fastmlp.model.activations import Activation
-from fastmlp.model.pieces import restored
+from fastmlp.model.custom import restored
 
 Array = NDArray[Any]
 

@@ -309,11 +309,13 @@ class Perceptron(Joint, Parameters, Fitted):
         earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
         if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
             self._optimizer = self._new_optimizer(parameters)
-        state = self._optimizer
+        state, whole = self._optimizer, bool(self._optimizer.rule.whole)
         scored = getattr(self, "validation_scores_", None) is not None
         if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
         mixed = is_bfloat16(self.dtype)
+        if mixed and whole:
+            raise ValueError(f"solver {checks.shown(self.solver)} takes no dtype 'bfloat16'")
         if mixed and parameters.dtype != np.float32:
             raise ValueError(
                 f"dtype 'bfloat16' keeps float32 parameters, and these are {parameters.dtype}; fit anew "
@@ -334,7 +336,7 @@ class Perceptron(Joint, Parameters, Fitted):
         # The steps of an epoch of blocks may not be known: their epochs are counted.
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
-        if self.shuffle:
+        if self.shuffle and not whole:
             orders = stream.orders(rng, since.epoch) if stream else ComposedOrders(len(rows.targets), rng)
         score = scoring_of(self, held_out)
         plan = plan._replace(
@@ -342,7 +344,9 @@ class Perceptron(Joint, Parameters, Fitted):
             stays_finite=False, calls_blas=plan.calls_blas or score is not None, since=since,
         )  # fmt: skip
         try:
-            called = [Convergence(self, score, incremental), *callbacks]
+            # What reads all rows ends by its own rules, where no score decides.
+            endless = incremental or (whole and score is None)
+            called = [Convergence(self, score, endless), *callbacks]
             training = training._replace(plan=plan, callbacks=called)
             if stream is None:
                 run = yield training

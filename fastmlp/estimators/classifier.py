@@ -56,8 +56,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         The hidden layers, as in `Network(layers=)`: `fastmlp.Dense`, `LayerNorm`, `Residual`, .. `layers`
         replaces hidden_layer_sizes, activation, dropout and init; the last `Dense` is added.
     init : str, Normal, (coefs, intercepts) or None
-        The start: a scheme of `Network.weight_init` with biases of 0, or arrays, which are copied.
-        None draws as scikit-learn does.
+        The start: a scheme of `Network.weight_init`, with biases of 0 unless the scheme sets biases, or
+        arrays, which are copied. None draws as scikit-learn does.
     validation_set : (X, y) or (X, y, sample_weight), optional
         Rows to validate on in place of a split, for `validation_loss_curve_`, and for early_stopping if set.
         A pipeline does not transform these rows: pass rows as fit sees X.

@@ -19,6 +19,7 @@ from fastmlp.model.losses import LOSSES as OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, check_optimizer
 from fastmlp.model.schedules import Schedule
+from fastmlp.model.second_order import LevenbergMarquardt
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 """The hidden activations by a user's names: scikit-learn's, and the trainer's."""
@@ -132,6 +133,9 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if isinstance(estimator.solver, Optimizer):
         check_optimizer("solver", estimator.solver)
         return estimator.solver
+    if estimator.solver == "lm":  # Convergence stops it
+        steps: LevenbergMarquardt = known(LevenbergMarquardt, min_gradient=number(estimator.tol))
+        return steps
     scheduled = not isinstance(estimator.learning_rate, str)
     rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)
     if estimator.solver == "sgd":
@@ -244,6 +248,7 @@ CLASSIFIER: Constraints = COMMON | {
 }
 
 REGRESSOR: Constraints = COMMON | {
+    "solver": [StrOptions({"lbfgs", "lm", "sgd", "adam"}), *OPTIMIZERS],
     "loss": [StrOptions({*LOSSES}), Loss],
     "huber_delta": [Interval(Real, 0, None, closed="neither")],
     "quantile": [Interval(Real, 0, 1, closed="neither")],

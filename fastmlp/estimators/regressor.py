@@ -48,6 +48,9 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         The quantile estimated by pinball, in (0, 1).
     stopping_metric : str, callable or None
         What early_stopping maximises, as for MLPClassifier. None is R^2.
+    solver : str or Optimizer
+        Also "lm": `fastmlp.LevenbergMarquardt(min_gradient=tol)`, for "squared_error" and "poisson". It reads
+        all rows in each of `max_iter` steps; batch_size, shuffle and n_iter_no_change do not count then.
     posterior : bool
         Whether `fit` finds the posterior of the parameters, of the losses "squared_error" and "poisson", for
         `predict(X, return_std=True)`. `posterior_` is then a `fastmlp.Posterior`, of the last call's rows.

@@ -24,7 +24,7 @@ from fastmlp.data.seeding import KnownState
 from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
+from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_layer
 from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS
 from fastmlp.training.start import clean_pair
@@ -124,8 +124,15 @@ def start(
     if isinstance(init, (str, Normal)):
         checked_init("init", init, WEIGHT_INITS)
         # A RandomState draws by the same two methods as the Generator that is required.
-        weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
-        return weights, [np.zeros(n_out) for n_out in sizes[1:]]
+        ends = (*activations[:-1], None)
+        drawn = [
+            draw_layer(init, end, *pair, rng)  # type: ignore[arg-type]
+            for end, pair in zip(ends, pairwise(sizes), strict=True)
+        ]
+        zeros = [np.zeros(n_out) for n_out in sizes[1:]]
+        return [weights for weights, _ in drawn], [
+            zero if biases is None else biases for zero, (_, biases) in zip(zeros, drawn, strict=True)
+        ]
     required, names = (
         "None, a scheme's name, a Normal, or (coefs, intercepts)",
         ("init coefs", "init intercepts"),

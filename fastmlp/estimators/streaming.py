@@ -90,7 +90,12 @@ def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
     """Return True if a memory map would be copied, and can be read in windows."""
     splits = estimator.early_stopping and estimator.validation_set is None
     numbers = X.ndim == 2 and X.dtype.kind in "bui"
-    return numbers and not splits and estimator.solver != "lbfgs" and not _balances(estimator)
+    return numbers and not splits and not _reads_all_rows(estimator) and not _balances(estimator)
+
+
+def _reads_all_rows(estimator: Any) -> bool:
+    """Return whether each step of an estimator's solver reads all rows."""
+    return estimator.solver in ("lbfgs", "lm") or bool(getattr(estimator.solver, "whole", ""))
 
 
 def _balances(estimator: Any) -> bool:
@@ -100,9 +105,9 @@ def _balances(estimator: Any) -> bool:
 
 def _check_options(estimator: Any) -> None:
     """Raise ValueError for options that need all rows at once."""
-    if estimator.solver == "lbfgs":
+    if _reads_all_rows(estimator):
         raise ValueError(
-            "solver='lbfgs' needs all rows at once; for blocks take 'sgd', 'adam' or an optimizer"
+            f"solver={estimator.solver!r} needs all rows at once; for blocks take 'sgd', 'adam' or Adam()"
         )
     if estimator.early_stopping and estimator.validation_set is None:
         raise ValueError(

@@ -66,7 +66,10 @@ class Network:
     huber_delta, quantile : float
         With loss="huber" and "pinball": as in `Huber(huber_delta)` and `Quantiles(quantile)`.
     weight_init : str, Normal or Uniform
-        glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`.
+        glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`. Or
+        nguyen_widrow, for few inputs, scaled to -1 .. 1: it sets the biases, too, so that the steep parts of
+        the units of a layer cover its inputs evenly, as MATLAB's `initnw` does. Layers without an activation,
+        and the outputs, start as with glorot_uniform then.
     bias_init : str, Normal or Uniform
         zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear), `Normal(scale)` or `Uniform(low, high)`.
     input_scale : float

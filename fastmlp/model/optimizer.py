@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,8 +122,10 @@ class Optimizer:
     own_rule : the step without an average; each optimiser has the rule's constants as attributes
     rule, constants : the same with the average of `fit(average=)`, and the numbers for the rule's formulas
     averaging : kind and constant of the average, see `fastmlp.model.rules.AVERAGES`; None without
+    whole : of an optimiser whose step reads all rows, see `fastmlp.model.second_order`; "" of others
     """
 
+    whole: ClassVar[str] = ""
     learning_rate: Rate
     clip_norm: float | None = field(default=None, kw_only=True)
     layer_rates: Factors | None = field(default=None, kw_only=True)
@@ -145,6 +147,11 @@ class Optimizer:
         other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of curves that its steps write into the history."""
+        return ()
 
     def check_layers(self, network: Network) -> None:
         """Raise ValueError unless a network has the layers of all factors."""

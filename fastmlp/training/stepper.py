@@ -215,7 +215,7 @@ class Stepper(Intake):
         backend: str = "auto",
     ) -> None:
         checks.instance("network", network, Network, "a Network")
-        optimizer = as_optimizer("optimizer", optimizer)
+        optimizer = as_optimizer("optimizer", optimizer, of_batches=True)
         optimizer.check_layers(network)
         seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
         streams, dtype = Streams(seed), floating_dtype(dtype, None)

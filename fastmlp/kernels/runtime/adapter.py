@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.engine import take_constants
+from fastmlp.kernels.jit.engine import error_of, take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
 from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of
@@ -51,7 +51,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         importlib.import_module(module)
     take_constants()  # first, because `thread_us` decides the number of threads of the first step
     own = CompiledBackend(choice, entries)
-    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk)
+    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk, own.bind)
 
 
 class CompiledBackend:
@@ -84,13 +84,27 @@ class CompiledBackend:
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all rows of data, with heads an array."""
         check_parameters(resting_shape_of(network), parameters)
-        losses = self._on_all_rows("evaluate", network, parameters, data, {})
-        return evaluated(network, losses[1:] if network.heads else losses)
+        call, losses = self._call_on_all_rows("evaluate", network, parameters, data, {})
+        call.run()
+        return evaluated(network, losses[1:, 0] if network.heads else losses[:, 0])
 
     def gradient(
         self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
         """Write the gradient over all rows of data to gradients (P,); return the objective."""
+        call, losses = self._gradient_call(network, parameters, data, key, step, gradients)
+        call.run()
+        return losses.item(0)
+
+    def bind(self, network: Network, parameters: Array, data: Data, gradients: Array) -> Callable[[], float]:
+        """Return `gradient` of these arrays as a function of nothing."""
+        call, losses = self._gradient_call(network, parameters, data, 0, 0, gradients)
+        return functools.partial(_objective_of, call, call.entry.on(call.address), losses[0])
+
+    def _gradient_call(
+        self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
+    ) -> tuple[NetworkCall, NDArray[np.float64]]:
+        """Return the call of a gradient over all rows, and where it writes the objective (1 + heads, 1)."""
         check_parameters(shape_of(network), parameters)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
         rows = len(data.inputs)
@@ -100,12 +114,12 @@ class CompiledBackend:
         }  # fmt: skip
         if isinstance(data.inputs, SparseRows):
             given |= lists_for(data.inputs, data.inputs.most(rows), rows, 1)
-        return float(self._on_all_rows("gradient", network, parameters, data, given)[0])
+        return self._call_on_all_rows("gradient", network, parameters, data, given)
 
-    def _on_all_rows(
+    def _call_on_all_rows(
         self, template: str, network: Network, parameters: Array, data: Data, given: dict[str, Any]
-    ) -> NDArray[np.float64]:
-        """Run an entry point on all rows at once; return the losses, of all and of heads, (1 + heads,).
+    ) -> tuple[NetworkCall, NDArray[np.float64]]:
+        """Return the call of an entry point on all rows, and where it writes the losses (1 + heads, 1).
 
         given : further arrays of the entry point
         """
@@ -125,8 +139,7 @@ class CompiledBackend:
             "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
             "steps": 1, **given,
         })  # fmt: skip
-        call.run()
-        return losses[:, 0]
+        return call, losses
 
     def update(
         self,
@@ -236,6 +249,13 @@ class CompiledBackend:
             entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer,
             sparse=isinstance(inputs, SparseRows), microbatch=chunk.microbatch, bound=bound, share=cores,
         )  # fmt: skip
+
+
+def _objective_of(call: NetworkCall, taken: Callable[[], int | None], loss: NDArray[np.float64]) -> float:
+    """Run what takes a call, which must live; return the objective that it writes (1,)."""
+    if (failed := taken()) is not None:
+        raise error_of(failed)
+    return loss.item()
 
 
 SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
