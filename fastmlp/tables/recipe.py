@@ -26,11 +26,9 @@ MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
 MEMBER_ROWS, LEAST_MEMBERS = 21_000, 2
-"""Rows that all members have together at most where they are more than the second: of many rows a further
-network of the same recipe gains less than a tenth of what that of another recipe does."""
-
-PATIENT_ROWS, LEAST_PATIENCE = 100_000, 8
-"""Rows that are visited without a lower loss, at most, where that takes more epochs than the second."""
+"""Rows that all members have together at most, where more members than the second have them. With many rows
+further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and one of cosines, of 0.1888
+with three of bins, and of 0.1871 with seven of each."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ class Recipe:
         most = min(max(LEAST_MEMBERS, MEMBER_ROWS // rows), MEMBER_VISITS // (rows * epochs))
         members = self.members or max(1, min(self.most_members, most))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
-        patience = min(self.patience, max(LEAST_PATIENCE, PATIENT_ROWS // rows))
-        return replace(self, epochs=epochs, members=members, batch_size=batch_size, patience=patience)
+        return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
     def network(self, inputs: int | Blocks, task: Task) -> Network:
         """Return the network of a member with such inputs, as `inputs_of` returns them."""

@@ -76,15 +76,14 @@ def test_fewer_networks_hold_out_rows_where_each_holds_out_more(rows, members, h
 
 
 @pytest.mark.parametrize(
-    ("rows", "members", "patience"),
-    [(3000, 7, 20), (4000, 5, 20), (10_000, 2, 10), (100_000, 2, 8), (10_000_000, 1, 8)],
+    ("rows", "members", "epochs"),
+    [(3000, 7, 400), (4000, 5, 400), (10_000, 2, 300), (100_000, 2, 30), (10_000_000, 1, 8)],
 )
-def test_many_rows_have_few_networks_and_little_patience(rows, members, patience):
+def test_many_rows_have_few_networks_and_epochs(rows, members, epochs):
     for recipe in PRESETS["good"]:
-        own = recipe.resolved(rows)
-        assert (own.members, own.patience) == (members, patience)
-        given = replace(recipe, patience=5, members=9).resolved(rows)
-        assert (given.members, given.patience) == (9, 5)
+        own, given = recipe.resolved(rows), replace(recipe, epochs=500, members=9).resolved(rows)
+        assert (own.members, own.epochs) == (members, epochs)
+        assert (given.members, given.epochs) == (9, 500)
 
 
 def test_networks_that_wait_for_no_other_train_at_once(monkeypatch):
