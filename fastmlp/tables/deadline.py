@@ -62,14 +62,14 @@ class Deadline:
         return self._began + whole - time.monotonic()
 
 
-class Shared(Callback):
+class SharedCallback(Callback):
     """A callback that `fit_many` does not copy: all trainings have the one that is read afterwards."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
 
-class Allowance(Shared):
+class Allowance(SharedCallback):
     """Ends a training when some seconds are over, or as soon as its pace shows that it takes more.
 
     The first epoch is left out by its pace alone: a network without a loss on rows held out is none.

@@ -13,7 +13,7 @@ from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.many.training import fit_many
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import Bar
-from fastmlp.tables.deadline import Deadline, Part, Shared, backend_in
+from fastmlp.tables.deadline import Deadline, Part, SharedCallback, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
@@ -61,7 +61,7 @@ def train_members(
 
     All have the patience of the first one's recipe. In the place of one that diverges is its error.
 
-    targets : (rows,) as the task encodes them; callbacks : copied for each, but for `Shared` ones
+    targets : (rows,) as the task encodes them; callbacks : copied for each, but for `SharedCallback` ones
     """
     options = [_options(X, targets, weights, task, one, settings) for one in planned]
     given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
@@ -108,7 +108,7 @@ def _options(
     }
 
 
-class Visits(Shared):
+class Visits(SharedCallback):
     """Moves a bar by the rows that trainings have visited.
 
     before : rows that were visited before; names, rows : of each training, the rows as which it counts

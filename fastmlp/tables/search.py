@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.system.notices import Bar
-from fastmlp.tables.deadline import Shared
+from fastmlp.tables.deadline import SharedCallback
 from fastmlp.tables.held_out import folds
 from fastmlp.tables.members import MemberSettings, Planned, train_members
 from fastmlp.tables.recipe import Recipe
@@ -41,7 +41,7 @@ class SearchTrial(NamedTuple):
     seconds: float
 
 
-class _Seconds(Shared):
+class _Seconds(SharedCallback):
     """Moves a bar with the clock."""
 
     def __init__(self, bar: Bar, began: float, what: str) -> None:

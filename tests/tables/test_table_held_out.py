@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
-from fastmlp.tables import members
+from fastmlp.tables import search, selection
 from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
 from fastmlp.tables.tasks import Classification, Regression
@@ -125,13 +125,14 @@ def test_with_both_the_groups_that_begin_last_are_held_out():
 
 
 def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
-    seen, options = [], members._options
+    seen, train = [], selection.train_members
 
-    def recorded(X, targets, weights, task, planned, settings):
-        seen.append(planned.part)
-        return options(X, targets, weights, task, planned, settings)
+    def recorded(X, targets, weights, task, planned, *more):
+        seen.extend(one.part for one in planned)
+        return train(X, targets, weights, task, planned, *more)
 
-    monkeypatch.setattr(members, "_options", recorded)
+    for module in (selection, search):
+        monkeypatch.setattr(module, "train_members", recorded)
     frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
     day = frame["day"].to_numpy()
     model = TableRegressor(**QUICK, time="day").fit(frame, "y")

@@ -57,6 +57,22 @@ def test_rows_held_out_choose_the_recipe(monkeypatch):
             assert chosen.recipe_.bins
 
 
+def test_a_recipe_that_remains_alone_has_the_networks_of_others(monkeypatch):
+    """As of a table of many rows, of which a recipe has two networks otherwise."""
+    monkeypatch.setattr("fastmlp.tables.recipe.MEMBER_ROWS", 0)
+    monkeypatch.setattr("fastmlp.tables.selection.HELD_ROWS", 1)
+    for recipes, more, counts in (
+        ((Recipe(), BINNED), {}, [4]),
+        ((BINNED, replace(BINNED, dropout=0.001)), {}, [2, 2]),
+        ((Recipe(), BINNED), {"members": 3}, [3]),
+    ):
+        monkeypatch.setitem(PRESETS, "good", recipes)
+        model = TableRegressor(**QUICK, learning_rate=0.01, **more).fit(stripes(), "y")
+        assert [(recipe.bins, len(models)) for recipe, models in model.groups_] == [(64, n) for n in counts]
+        held = sum("validation_loss" in one.history for one in model.models_)
+        assert held == len(counts)
+
+
 def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
     plain, wild = Recipe(), Recipe(optimizer="sgd", learning_rate=1e30)
     monkeypatch.setitem(PRESETS, "good", (wild, plain))
