@@ -87,7 +87,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     dropout, l2 : float, optional
         As for `fastmlp.Network`.
     members : int, optional
-        How many networks of each recipe are trained. The first ones, two to five, hold out parts of the rows,
+        How many networks of each recipe are trained. The first ones, one to five, hold out parts of the rows,
         which choose recipes and numbers of epochs; the others have all rows. The mean of those of the best
         recipes predicts.
     time_limit : float, optional
@@ -306,7 +306,8 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         deadline = Deadline(self.time_limit) if deadline is None else deadline
         numbers = self.encoding_.numbers
         embeds = may_embed(X, numbers)
-        recipes = tuple(recipe for recipe in self._recipes() if embeds or not recipe.embeds)
+        recipes = self._recipes()
+        recipes = tuple(recipe for recipe in recipes if embeds or not recipe.embeds) or recipes
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         several = have_three(X, numbers) if any(one.embeds for one in recipes) else np.zeros(0, bool)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,14 @@ class Deadline:
         return self._began + whole - time.monotonic()
 
 
-class Allowance(Callback):
+class SharedCallback(Callback):
+    """A callback that `fit_many` does not copy: all trainings have the one that is read afterwards."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Allowance(SharedCallback):
     """Ends a training when some seconds are over, or as soon as its pace shows that it takes more.
 
     The first epoch is left out by its pace alone: a network without a loss on rows held out is none.
@@ -114,8 +121,6 @@ def within(
     must : whether there are fewer rows where not even one epoch fits; if not, None is returned
     room : share of the time that an epoch takes at most; where one of all rows takes more it has fewer rows
     """
-    if seconds == math.inf:
-        return recipe, part, trained(recipe, part, [])
     began = time.monotonic()
     fitting, working = _by_a_pilot(seconds, left, recipe, part, trained)
     if fitting is None:

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import EarlyStopping
-from fastmlp.fitting import fit
+from fastmlp.many.training import fit_many
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import Bar
-from fastmlp.tables.deadline import Deadline, backend_in
+from fastmlp.tables.deadline import Deadline, Part, SharedCallback, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.trained.model import Model
+from fastmlp.training.divergence import DivergenceError
 
 Array = NDArray[Any]
 
@@ -39,15 +40,52 @@ class MemberSettings(NamedTuple):
     dependence: Dependence = ALONE
 
 
-def train_member(
-    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: MemberSettings,
-    rows: Array, held: Array, callbacks: Sequence[Callback], epochs: int | None = None,
-) -> Model:  # fmt: skip
-    """Return one member, of the epoch after which the rows `held` had the least loss.
+class Planned(NamedTuple):
+    """A network to train, as its recipe says.
 
-    targets : (rows,) as the task encodes them
+    part : rows to train on, and rows held out; place : of the network among those of its recipe
     epochs : after which it ends, if no rows are held out; its rate falls as if it went on
     """
+
+    recipe: Recipe
+    part: Part
+    place: int = 0
+    epochs: int | None = None
+
+
+def train_members(
+    X: Any, targets: Array, weights: Array | None, task: Task, planned: Sequence[Planned],
+    settings: MemberSettings, callbacks: Sequence[Callback],
+) -> list[Model | DivergenceError]:  # fmt: skip
+    """Return members that train at once, each of the epoch after which its rows held out had the least loss.
+
+    All have the patience of the first one's recipe. In the place of one that diverges is its error.
+
+    targets : (rows,) as the task encodes them; callbacks : copied for each, but for `SharedCallback` ones
+    """
+    options = [_options(X, targets, weights, task, one, settings) for one in planned]
+    given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
+    inputs = {blocks: rows_for(blocks, X) for blocks in {network.blocks for network in given["network"]}}
+    stopping = [EarlyStopping(planned[0].recipe.patience)] if len(planned[0].part[1]) else []
+    return fit_many(
+        given.pop("network"),
+        X=[inputs[one["network"].blocks] for one in options],
+        y=targets,
+        rows=[one.part[0] for one in planned],
+        sample_weight=weights,
+        callbacks=[*stopping, *callbacks],
+        progress=False,
+        threads=settings.threads,
+        dtype=settings.dtype,
+        **given,
+    )
+
+
+def _options(
+    X: Any, targets: Array, weights: Array | None, task: Task, planned: Planned, settings: MemberSettings
+) -> dict[str, Any]:
+    """Return the network of a member, and its own options of `fit`."""
+    recipe, (rows, held), place, epochs = planned
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
@@ -56,44 +94,44 @@ def train_member(
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
         backend = backend_in(left, recipe, inputs, task, X.dtype, settings.threads, mixed)
-    validating: dict[str, Any] = {"callbacks": callbacks}
+    validation = None
     if len(held):
-        arrays = (rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],)))
-        validating = {"callbacks": [EarlyStopping(recipe.patience), *callbacks], "validation": arrays}
-    return fit(
-        recipe.network(inputs, task),
-        rows_for(inputs, X[rows]),
-        targets[rows],
-        optimizer=recipe.optimizer_of(steps),
-        epochs=epochs or recipe.epochs,
-        batch_size=recipe.batch_size,
-        seed=settings.seed,
-        sample_weight=None if weights is None else weights[rows],
-        **validating,
-        progress=False,
-        backend=backend,
-        threads=settings.threads,
-        dtype=settings.dtype,
-    )
+        validation = rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],))
+    return {
+        "network": recipe.network(inputs, task),
+        "optimizer": recipe.optimizer_of(steps),
+        "epochs": epochs or recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "seed": settings.seed + place,
+        "validation": validation,
+        "backend": backend,
+    }
 
 
-class Visits(Callback):
-    """Moves a bar by the rows that a training has visited.
+class Visits(SharedCallback):
+    """Moves a bar by the rows that trainings have visited.
 
-    before, after : rows that were visited before this one, and count as visited once it ends
+    before : rows that were visited before; names, rows : of each training, the rows as which it counts
+        once it ends
     """
 
-    def __init__(self, bar: Bar, what: str, before: float, after: float) -> None:
-        self.bar, self.what, self.before, self.after = bar, what, before, after
+    def __init__(self, bar: Bar, before: float, names: Sequence[str], rows: Sequence[float]) -> None:
+        self.bar, self.before, self.names, self.rows = bar, before, names, rows
+        self.visited = [0.0] * len(names)
 
     def on_chunk_end(self, run: Run) -> None:
         """Move the bar."""
+        place = run.model_index or 0
+        self.visited[place] = run.rows_seen
         shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
-        self.bar.move(self.before + run.rows_seen, f"{self.what}, epoch {run.epoch}/{run.epochs}", **shown)
+        name = f"{self.names[place]}, epoch {run.epoch}/{run.epochs}"
+        self.bar.move(self.before + sum(self.visited), name, **shown)
 
     def on_train_end(self, run: Run) -> None:
         """Count what an early end leaves out."""
-        self.bar.move(self.after)
+        place = run.model_index or 0
+        self.visited[place] = self.rows[place]
+        self.bar.move(self.before + sum(self.visited))
 
 
 def best_epoch(model: Model) -> int:
