@@ -27,6 +27,7 @@ class MemberSettings(NamedTuple):
     """Where a training runs, and how long: as for `fit`.
 
     several : columns of X, as for `inputs_of`; dependence : of the rows, as for `folds`
+    signs : (n,) 1, -1 or 0 for each column of X, as for `Network(monotone=)`
     """
 
     seed: int
@@ -37,6 +38,7 @@ class MemberSettings(NamedTuple):
     shown: bool | None = False
     dtype: Any = None
     dependence: Dependence = ALONE
+    signs: Array | None = None
 
 
 def train_member(
@@ -52,18 +54,20 @@ def train_member(
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     inputs = inputs_of(X.shape[1], recipe, settings.several)
+    network = recipe.network(inputs, task, settings.signs)
     backend, left = settings.backend, settings.deadline.left
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
-        backend = backend_in(left, recipe, inputs, task, X.dtype, settings.threads, mixed)
+        backend = backend_in(left, recipe, network, X.dtype, settings.threads, mixed)
     validating: dict[str, Any] = {"callbacks": callbacks}
     if len(held):
-        arrays = (rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],)))
+        own = () if weights is None else (weights[held],)
+        arrays = (rows_for(inputs, X[held]), _by_head(targets[held]), *own)
         validating = {"callbacks": [EarlyStopping(recipe.patience), *callbacks], "validation": arrays}
     return fit(
-        recipe.network(inputs, task),
+        network,
         rows_for(inputs, X[rows]),
-        targets[rows],
+        _by_head(targets[rows]),
         optimizer=recipe.optimizer_of(steps),
         epochs=epochs or recipe.epochs,
         batch_size=recipe.batch_size,
@@ -75,6 +79,11 @@ def train_member(
         threads=settings.threads,
         dtype=settings.dtype,
     )
+
+
+def _by_head(targets: Array) -> Any:
+    """Return targets (rows,) as `fit` takes them: those of several heads in a dict."""
+    return {name: targets[name] for name in targets.dtype.names} if targets.dtype.names else targets
 
 
 class Visits(Callback):

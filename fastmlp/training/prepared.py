@@ -248,6 +248,7 @@ def ready(
         plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
+        optimizer.write_signs(network, state.moments)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 

@@ -21,6 +21,7 @@ from fastmlp.model.layout import (
     parameter_count,
     settle_bins,
 )
+from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked
 from fastmlp.model.state import Array
@@ -102,7 +103,7 @@ def initial_parameters(
         return parameters
     if isinstance(initial, Model):
         if not (network.is_chain and initial.network.is_chain):
-            return _copied(initial, network, dtype)
+            return project(_copied(initial, network, dtype), network)
         initial = initial.weights, initial.biases
     try:
         weights, biases = (list(arrays) for arrays in initial)
@@ -110,7 +111,7 @@ def initial_parameters(
         raise TypeError(
             f"initial must be a Model or a pair of lists, (weights, biases), got {checks.shown(initial)}"
         ) from None
-    return flatten(
+    parameters = flatten(
         [
             clean(f"initial weights[{i}]", checks.real_array("initial weights", w), dtype)
             for i, w in enumerate(weights)
@@ -122,3 +123,4 @@ def initial_parameters(
         network,
         dtype,
     )
+    return project(parameters, network)
