@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.heads import Head
-from fastmlp.model.losses import Quantiles
 from fastmlp.model.loss import Loss
+from fastmlp.model.losses import Quantiles
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
 from fastmlp.tables.values import labels_of
