@@ -218,6 +218,13 @@ def test_a_stepper_projects_after_each_step():
     assert_monotone(stepper.model().predict, dtype=np.float64)
 
 
+def test_the_last_finite_parameters_keep_their_signs():
+    with pytest.raises(fastmlp.DivergenceError) as error:
+        fit(NETWORKS["relu"], optimizer=SGD(3.0), epochs=200)
+    assert error.value.step > 1
+    assert (NETWORKS["relu"].signs * error.value.parameters >= 0).all()
+
+
 def test_exports_need_nothing_new():
     model = fit(NETWORKS["relu"])
     names = {}

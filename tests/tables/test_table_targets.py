@@ -39,13 +39,16 @@ EXPECTED = {
     ("loss", "transform"),
     [(loss, None) for loss in EXPECTED] + [(loss, "log") for loss in ("squared", "absolute", "quantile:0.9")],
 )
-def test_predictions_are_what_the_loss_says(loss, transform):
+def test_predictions_are_what_the_loss_says(loss, transform, tmp_path):
     model = TableRegressor(loss=loss, target_transform=transform, **LONGER).fit(skewed(2000), "y")
     x = np.linspace(0.2, 1.8, 50)
     ratio = model.predict(pl.DataFrame({"x": x})).sum() / np.exp(x).sum()
     assert ratio == pytest.approx(EXPECTED[loss], rel=0.08)
-    assert isinstance(model.task_, Regression)
     assert model.task_.log == (transform == "log")
+    model.save(tmp_path / "model")
+    again, rows = TableRegressor.load(tmp_path / "model"), skewed(50, 1)
+    np.testing.assert_array_equal(again.predict(rows), model.predict(rows))
+    np.testing.assert_array_equal(again.predict_interval(rows), model.predict_interval(rows))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
