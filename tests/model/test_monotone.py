@@ -31,6 +31,7 @@ from fastmlp import (
     SparseNumbers,
     Stepper,
 )
+from fastmlp.backend import lanes
 
 SIGNS = (1, -1, 0, 1)
 RNG = np.random.default_rng(0)
@@ -199,12 +200,17 @@ def test_trainings_go_on(tmp_path):
     assert_monotone(fit(network, initial=free, epochs=0).predict)
 
 
-def test_many_models_are_those_of_their_own_fits():
+def test_many_models_are_those_of_their_own_fits(monkeypatch):
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    taken, blocks_of = [], lanes.blocks_of
+    monkeypatch.setattr(lanes, "blocks_of", lambda *given: taken.append(len(given[-1])) or blocks_of(*given))
     networks = [Network([4, 5, 1], monotone=signs) for signs in (SIGNS, (-1, 0, 0, 1))] * 10
     options = {"epochs": 10, "batch_size": 16, "optimizer": Adam(0.03), "backend": "fused"}
     models = fastmlp.fit_many(networks, X, Y, seed=0, **options)
+    assert sum(taken) == 20
     for seed, (network, model) in enumerate(zip(networks, models, strict=True)):
         assert_monotone(model.predict, signs=network.monotone)
+        assert (network.signs * model.parameters >= 0).all()
         if seed < 2:
             alone = fastmlp.fit(network, X, Y, seed=seed, **options)
             np.testing.assert_array_equal(model.parameters, alone.parameters)
