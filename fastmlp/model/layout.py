@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp.model.custom import BIAS, parts_of
 from fastmlp.model.embeddings import Embedding
 from fastmlp.model.initializers import bias_bound, draw_biases, draw_layer, weight_bound, within
+from fastmlp.model.monotone import with_signs
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
 
@@ -181,7 +182,7 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
         for parameter in () if one.part else one.kind.parameters:
             array = arrays[parameter.name].T
             array[...] = parameter.drawn(array.size, rng, one.layer).reshape(array.shape)
-    return parameters
+    return with_signs(parameters, network)
 
 
 def draw_members(
@@ -226,7 +227,7 @@ def drawn_of_each(network: Network, rngs: Generators, out: Array) -> None:
 def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
     """Return (start, stop, bound) of all parameters, in the order of draws; None unless all are uniform."""
     parts: list[tuple[int, int, float | None]] = []
-    if not network.is_chain:
+    if not network.is_chain or network.monotone is not None:
         return None
     dense: list[Any] = [*network.operations]
     for one in dense:

@@ -18,6 +18,7 @@ from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqr
 from fastmlp.model.optimizer import Optimizer as Optimizer
 from fastmlp.model.optimizer import Rule as Rule
 from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
+from fastmlp.model.optimizer import keeping_signs as keeping_signs
 from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
@@ -377,7 +378,7 @@ class Muon(Optimizer):
     def _adamw(self) -> AdamW:
         return AdamW(
             self.learning_rate, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay,
-            averaging=self.averaging,
+            averaging=self.averaging, keeps_signs=self.keeps_signs,
         )  # fmt: skip
 
 

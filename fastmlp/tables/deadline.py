@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fastmlp.backend.choice import is_ready
 from fastmlp.callbacks.callback import Callback, Run
-from fastmlp.model.inputs import Blocks
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import keeping_signs
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
@@ -176,19 +176,18 @@ def _spread(rows: Array, count: int) -> Array:
 def backend_in(
     seconds: float,
     recipe: Recipe,
-    inputs: int | Blocks,
-    task: Task,
+    network: Network,
     dtype: np.dtype[Any],
     threads: int | None,
     mixed: bool,
 ) -> str:
     """Return the backend of a network that has so many seconds: "reference" where "auto" compiles first.
 
-    inputs, dtype : of the network, and of its X; mixed : whether products are of bfloat16 numbers
+    network, dtype : of the recipe, and of its X; mixed : whether products are of bfloat16 numbers
     """
     assert recipe.batch_size is not None
     if seconds > COMPILING:
         return "auto"
-    network, optimizer = recipe.network(inputs, task), recipe.optimizer_of(1)
+    optimizer = keeping_signs(recipe.optimizer_of(1), network)
     ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads, mixed)
     return "auto" if ready else "reference"

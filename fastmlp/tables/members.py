@@ -28,6 +28,7 @@ class MemberSettings(NamedTuple):
     """Where a training runs, and how long: as for `fit`.
 
     several : columns of X, as for `inputs_of`; dependence : of the rows, as for `folds`
+    signs : (n,) 1, -1 or 0 for each column of X, as for `Network(monotone=)`
     """
 
     seed: int
@@ -38,6 +39,7 @@ class MemberSettings(NamedTuple):
     shown: bool | None = False
     dtype: Any = None
     dependence: Dependence = ALONE
+    signs: Array | None = None
 
 
 class Planned(NamedTuple):
@@ -70,7 +72,7 @@ def train_members(
     return fit_many(
         given.pop("network"),
         X=[inputs[one["network"].blocks] for one in options],
-        y=targets,
+        y=_by_head(targets),
         rows=[one.part[0] for one in planned],
         sample_weight=weights,
         callbacks=[*stopping, *callbacks],
@@ -90,15 +92,17 @@ def _options(
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     inputs = inputs_of(X.shape[1], recipe, settings.several)
+    network = recipe.network(inputs, task, settings.signs)
     backend, left = settings.backend, settings.deadline.left
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
-        backend = backend_in(left, recipe, inputs, task, X.dtype, settings.threads, mixed)
+        backend = backend_in(left, recipe, network, X.dtype, settings.threads, mixed)
     validation = None
     if len(held):
-        validation = rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],))
+        own = () if weights is None else (weights[held],)
+        validation = rows_for(inputs, X[held]), _by_head(targets[held]), *own
     return {
-        "network": recipe.network(inputs, task),
+        "network": network,
         "optimizer": recipe.optimizer_of(steps),
         "epochs": epochs or recipe.epochs,
         "batch_size": recipe.batch_size,
@@ -106,6 +110,11 @@ def _options(
         "validation": validation,
         "backend": backend,
     }
+
+
+def _by_head(targets: Array) -> Any:
+    """Return targets (rows,) as `fit` takes them: those of several heads in a dict."""
+    return {name: targets[name] for name in targets.dtype.names} if targets.dtype.names else targets
 
 
 class Visits(SharedCallback):

@@ -14,7 +14,8 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
-from fastmlp.tables.tasks import Task
+from fastmlp.model.state import Array
+from fastmlp.tables.tasks import Several, Task
 
 MOST_EPOCHS = 400
 """Epochs of a member at most, unless they are given; nearly all end before."""
@@ -84,25 +85,26 @@ class Recipe:
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
-    def network(self, inputs: int | Blocks, task: Task) -> Network:
-        """Return the network of a member with such inputs, as `inputs_of` returns them."""
+    def network(self, inputs: int | Blocks, task: Task, signs: Array | None = None) -> Network:
+        """Return the network of a member with such inputs, as `inputs_of` returns them.
+
+        signs : (n,) of the columns of X, as for `Network(monotone=)`; None of none
+        """
+        monotone = None if signs is None or not signs.any() else signs.astype(int).tolist()
+        own: dict[str, Any] = {"l2": self.l2, "monotone": monotone}
+        if isinstance(task, Several):
+            return Network(inputs=inputs, layers=self._hidden, heads=task.heads, **own)
+        own |= {"output": task.output, "loss": task.loss}
         if self.layers is not None or not isinstance(inputs, int):
-            hidden = self._hidden if self.layers is None else self.layers
-            layers = [*hidden, Dense(task.n_out)]
-            return Network(inputs=inputs, layers=layers, output=task.output, loss=task.loss, l2=self.l2)
-        return Network(
-            [inputs, *self.hidden, task.n_out],
-            self.activation,
-            task.output,
-            task.loss,
-            dropout=self.dropout,
-            l2=self.l2,
-            weight_init="he_normal",
-        )
+            return Network(inputs=inputs, layers=[*self._hidden, Dense(task.n_out)], **own)
+        sizes = [inputs, *self.hidden, task.n_out]
+        return Network(sizes, self.activation, dropout=self.dropout, weight_init="he_normal", **own)
 
     @property
     def _hidden(self) -> list[Part]:
-        """The hidden layers behind blocks of inputs."""
+        """The hidden layers, as a list."""
+        if self.layers is not None:
+            return [*self.layers]
         dense = (Dense(width, self.activation, weight_init="he_normal") for width in self.hidden)
         return [part for one in dense for part in (one, Dropout(self.dropout))]
 

@@ -22,7 +22,7 @@ from fastmlp.tables.kinds import KINDS, Number, Text
 from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial
-from fastmlp.tables.tasks import TASKS, Classification, Regression
+from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.values import TAILS
 from fastmlp.tables.writings import Writing
 
@@ -92,8 +92,12 @@ FARTHEST_MEAN = 1e9
 """Deviations that a mean target is from 0, at most, so that the squares of all means have a sum."""
 
 
-def task_of(description: dict[str, Any]) -> Classification | Regression:
+def task_of(description: dict[str, Any]) -> Task:
     """Return the task that is described; errors as those of `columns_of`."""
+    if "parts" in description:
+        names = different(name for name, _ in description["parts"])
+        tasks = [task_of(one) for _, one in description["parts"]]
+        return Several(tuple(zip(names, tasks, strict=True)))  # type: ignore[arg-type]
     if TASKS[checks.choice("task", description["name"], tuple(TASKS))] is Classification:
         classes = description["classes"]
         kinds = {type(one) for one in classes} if isinstance(classes, list) else set()
@@ -109,7 +113,13 @@ def task_of(description: dict[str, Any]) -> Classification | Regression:
                 raise ValueError(f"a threshold is between two classes, and there are {len(classes)}")
         return Classification(tuple(classes), threshold)
     deviation = checks.real("deviation", description["deviation"], 0, open_low=True)
-    return Regression(checks.real("mean", description["mean"]), deviation)
+    loss, log = description.get("objective", "squared"), checks.flag("log", description.get("log", False))
+    check_transform(loss, "log" if log else None)
+    mean, shift = (
+        checks.real("mean", description["mean"]),
+        checks.real("shift", description.get("shift", 0.0)),
+    )
+    return Regression(mean, deviation, loss, log, shift)
 
 
 def recipe_of(description: dict[str, Any]) -> Recipe:

@@ -34,6 +34,7 @@ from fastmlp.tables.restoring import (
     writings_of,
 )
 from fastmlp.tables.tasks import Task
+from fastmlp.tables.tasks import described as described_task
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
 
@@ -66,7 +67,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         "codes": [column.described for column in encoding.codes],
         "numbers first": encoding.numbers_first,
         "writings": [*map(astuple, encoding.writings)],
-        "task": {"name": task.name, **vars(task)},
+        "task": described_task(task),
         "target": estimator.target_name_,
         "missing": None if estimator.missing is None else list(estimator.missing),
         "recipes": [recipe.described for recipe, _ in groups],

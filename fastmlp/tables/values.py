@@ -125,6 +125,6 @@ def scaled_slopes(distances: Array, scale: float, unit: float, tails: str) -> li
 
 
 def clipped(numbers: Array) -> Array:
-    """Return scaled numbers, clipped smoothly at CLIP."""
-    bounded = np.clip(numbers, -1e9, 1e9)  # an infinite number is at the end, too
-    return bounded / np.sqrt(1 + np.square(bounded / CLIP))
+    """Return scaled numbers, clipped smoothly at CLIP: a greater number is never less, roundings included."""
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        return np.copysign(1 / np.sqrt(1 / np.square(numbers) + 1 / CLIP**2), numbers)

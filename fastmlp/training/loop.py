@@ -181,6 +181,7 @@ class Training:
     def _begin_again(self) -> None:
         """Reset the state's arrays to the beginning of the training."""
         self.state.moments[...] = 0
+        self.plan.optimizer.write_signs(self.plan.network, self.state.moments)
         if self.resumed is not None:
             self._write_state(self.resumed)
         elif self.plan.start is not None:

@@ -28,7 +28,7 @@ from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
 from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer
+from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
@@ -147,6 +147,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
+    optimizer = keeping_signs(optimizer, network)
     optimizer.check_layers(network)
     if optimizer.whole:
         _check_whole(optimizer, options)

@@ -259,6 +259,7 @@ def ready(
         )  # fmt: skip
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
+        optimizer.write_signs(network, state.moments)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 

@@ -21,6 +21,7 @@ from fastmlp.model.layout import (
     parameter_count,
     settle_bins,
 )
+from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked
 from fastmlp.model.state import Array
@@ -102,10 +103,10 @@ def initial_parameters(
         return parameters
     if isinstance(initial, Model):
         if not (network.is_chain and initial.network.is_chain):
-            return _copied(initial, network, dtype)
+            return project(_copied(initial, network, dtype), network)
         initial = initial.weights, initial.biases
     required, names = "a Model or a pair of lists, (weights, biases)", ("initial weights", "initial biases")
-    return flatten(*clean_pair("initial", required, names, initial, dtype), network, dtype)
+    return project(flatten(*clean_pair("initial", required, names, initial, dtype), network, dtype), network)
 
 
 def clean_pair(
