@@ -1,4 +1,4 @@
-"""Bagged networks: scikit-learn's members, which train together and predict together."""
+"""Bagged networks: scikit-learn's members, trained together and asked together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastmlp.searches.backend import together
 from fastmlp.trained.model import Model
 
 MOST_COPIED = 1 << 23
-"""Numbers of X that are copied at once where members read some columns each: one call predicts such rows."""
+"""Numbers of X copied at once for members that read some columns each: a call predicts such rows."""
 
 
 class _Ensemble(Joint):
@@ -45,7 +45,7 @@ class _Ensemble(Joint):
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
         y : (rows,) labels or real numbers
         sample_weight : (rows,) array of at least 0, optional
-            How probable it is that a row is drawn.
+            The probability of drawing a row, relative to other rows.
         **params : of the members' fit, with scikit-learn's metadata routing
 
         Returns
@@ -97,11 +97,11 @@ class _Ensemble(Joint):
         Parameters
         ----------
         X : as for `predict_members`
-        quantiles : (k,) in [0, 1], or a single one
+        quantiles : (k,) in [0, 1], or a single quantile
 
         Returns
         -------
-        (k, ..) array, each shaped as one member's predictions
+        (k, ..) array, each in the shape of a member's predictions
         """
         return np.quantile(self.predict_members(X), np.asarray(quantiles, np.float64), axis=0)
 
@@ -152,8 +152,8 @@ class _Ensemble(Joint):
     def to_onnx(self, path: str | Path) -> None:
         """Write the whole ensemble to an ONNX file: the mean of the networks' outputs.
 
-        Its input is "X" (rows, n_in), its output "output" (rows, n_out): numbers, or probabilities, of two
-        classes that of the second. All are in the dtype of the networks.
+        The input is "X" (rows, n_in), the output "output" (rows, n_out): numbers, or probabilities, of two
+        classes the second probability. All are in the dtype of the networks.
 
         Parameters
         ----------
@@ -171,13 +171,13 @@ class _Ensemble(Joint):
     def to_c(self, path: str | Path, name: str | None = None) -> None:
         """Write the whole ensemble as a C99 header, with `void NAME_predict(const real *X, real *out)`.
 
-        A row's n_in numbers go in, and what `to_onnx` gives of a row comes out.
+        A row's n_in numbers go in, and the outputs of `to_onnx` come out.
 
         Parameters
         ----------
         path : str or path
         name : str, optional
-            What the names in the header begin with, an identifier; None takes it from the file's.
+            The prefix of names in the header, an identifier; None takes the file's name.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class _Ensemble(Joint):
 
 
 class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]  # scikit-learn is untyped
-    """scikit-learn's BaggingClassifier of networks, with the same members: they train and predict together.
+    """scikit-learn's BaggingClassifier of networks; members train and predict together.
 
     Breiman, "Bagging predictors" (1996).
 
@@ -220,7 +220,7 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
 
     Notes
     -----
-    All other parameters and attributes are those of `sklearn.ensemble.BaggingClassifier`: `n_estimators`,
+    All other parameters and attributes are as in `sklearn.ensemble.BaggingClassifier`: `n_estimators`,
     `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
     """
 
@@ -261,7 +261,7 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
 
 
 class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  # scikit-learn is untyped
-    """scikit-learn's BaggingRegressor of networks, with the same members: they train and predict together.
+    """scikit-learn's BaggingRegressor of networks; members train and predict together.
 
     Breiman, "Bagging predictors" (1996).
 
@@ -274,7 +274,7 @@ class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  
 
     Notes
     -----
-    All other parameters and attributes are those of `sklearn.ensemble.BaggingRegressor`: `n_estimators`,
+    All other parameters and attributes are as in `sklearn.ensemble.BaggingRegressor`: `n_estimators`,
     `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
     """
 
