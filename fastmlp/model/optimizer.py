@@ -267,11 +267,13 @@ RESERVED = ("self", "learning_rate", "weight_decay", *(one.name for one in field
 """Names refused for constants: parameters of the optimiser."""
 
 
-@functools.lru_cache(maxsize=64)
 def keeping_signs(optimizer: Optimizer, network: Network) -> Optimizer:
     """Return the optimiser whose steps keep a network monotone, if it is; ValueError if they cannot."""
-    if network.monotone is None or optimizer.keeps_signs:
-        return optimizer
+    return optimizer if network.monotone is None or optimizer.keeps_signs else _keeping_signs(optimizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _keeping_signs(optimizer: Optimizer) -> Optimizer:
     if optimizer.own_rule.reads_last or optimizer.own_rule.moments == MOST_MOMENTS:
         name, fact = type(optimizer).__name__, "predicts by a mean of other points"
         why = fact if optimizer.own_rule.reads_last else f"has {MOST_MOMENTS} moments already"
