@@ -480,10 +480,10 @@ def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> d
     for train in trains.values():  # compiles
         train(starts[0], 2)
     rates: dict[str, list[float]] = {name: [] for name in trains}
-    for start in starts[:3]:
+    for start in (starts[0], *starts[:3]):
         for name, train in trains.items():
             rates[name].append(rate_of(train, start))
-    rate = {name: min(values) for name, values in rates.items()}  # "auto" takes its backend in the first
+    rate = {name: median(values[1:]) for name, values in rates.items()}  # "auto" settles in the first
     first, *_ = trains
     limit = median(seconds(functools.partial(trains[first], start, iterations)) for start in starts)
     counts = {name: min(max(1, round(limit / rate[name])), MOST_ITERATIONS) for name in trains}

@@ -233,6 +233,7 @@ class QuasiNewtonSteps:
         self._last = [Value(0.0, 0.0)]
         """The value at the last point that a gradient was taken at."""
 
+    @np.errstate(all="ignore")  # a step may be too long for any number
     def step(self, at: Iterate) -> Taken:
         """Take an iteration, unless the training is at its end."""
         search, count = self._search, int(at.numbers["pairs"])
@@ -249,9 +250,7 @@ class QuasiNewtonSteps:
         if self._objective.network.heads:
             reported = self._objective.value(search.x).reported
         if reason is None and math.isfinite(value.minimised):
-            with np.errstate(all="ignore"):  # a step may be too long for any number
-                lowered = search.iterate(at.vectors)
-            if not lowered:
+            if not search.iterate(at.vectors):
                 reason, self._last[0] = NO_LOWER, value
             at.parameters[...] = search.x
             at.numbers["pairs"] = search.count

@@ -316,9 +316,9 @@ def test_it_ends_at_the_goal_and_at_a_flat_place():
 
 def test_steps_that_are_too_long_for_numbers_are_taken_back():
     network = Network([3, 1], output="exp", loss="poisson")
-    start = ([np.full((3, 1), 30.0)], [np.zeros(1)])
+    start = ([np.full((3, 1), 15.0)], [np.zeros(1)])
     model = fit(network, x=3 * X, y=np.ones((60, 1)), epochs=300, initial=start)
-    assert model.history["loss"][0] > 1e150
+    assert model.history["loss"][0] > 1e80
     assert model.history["loss"][-1] < 1e-9 * model.history["loss"][0]
 
 
