@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import pages
 import pytest
-from choosing import work
-from processes import python
-from terminals import WATCHED
+from support import pages
+from support.auto_choice import work
+from support.processes import python
+from support.terminals import WATCHED
 
 import fastmlp
 from fastmlp.backend import auto, choice, programs, registry
@@ -265,7 +265,7 @@ import sys, threading, time
 import numpy as np
 from fastmlp.backend import programs
 from fastmlp.backend.auto import Auto
-from choosing import work
+from support.auto_choice import work
 
 chosen = Auto(work(10**8))
 programs.lose(chosen.faster.key, 100.0)

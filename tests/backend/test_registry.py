@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import python
+from support.processes import python
 
 import fastmlp
 from fastmlp.backend import registry

@@ -6,9 +6,9 @@ from types import FunctionType
 
 import numpy as np
 import pytest
-from problems import COMPILED_DTYPES
-from selection import FEW, crossed
-from trajectories import EPOCHS, TRAININGS, allowed, check, expected
+from support.problems import COMPILED_DTYPES
+from support.selection import FEW, crossed
+from support.trajectories import EPOCHS, TRAININGS, allowed, check, expected
 
 from fastmlp.backend import registry
 from fastmlp.model import optimizers, schedules

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from selection import some_backends
-from small_trainings import SMALL, X, Y, fit
+from support.resuming import assert_same
+from support.selection import some_backends
+from support.small_fits import SMALL, X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Callback, Checkpoint, EarlyStopping

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import threadpoolctl
-from selection import some_backends
-from small_trainings import X, Y, fit
+from support.selection import some_backends
+from support.small_fits import X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Callback, EarlyStopping, TimeLimit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import eps
-from processes import python
 from sklearn import metrics
+from support.problems import eps
+from support.processes import python
 
 import fastmlp
 from fastmlp import Head, Network

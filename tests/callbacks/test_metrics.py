@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import data_set
 from sklearn import metrics
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import Adam, EarlyStopping, Network

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-import needs
 import numpy as np
 import pytest
-from processes import python
+from support import needs
+from support.processes import python
 
 import fastmlp
 from fastmlp.cli.cache import KINDS

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import sklearn.datasets
-from printed import value
-from processes import python
+from support.printed import value
+from support.processes import python
 
 import fastmlp
 from fastmlp.backend.registry import mixed, variants

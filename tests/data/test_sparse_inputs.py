@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import COMPILED_DTYPES
-from processes import python
-from selection import few
+from support.problems import COMPILED_DTYPES
+from support.processes import python
+from support.selection import few
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 
-import needs
 import numpy as np
 import pytest
 import scipy.sparse
-from going_on import assert_same
-from in_blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
-from processes import python
+from support import needs
+from support.blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
+from support.processes import python
+from support.resuming import assert_same
 
 from fastmlp.data.sources import Slices, given
 from fastmlp.data.windows import RowFormat, Windows

@@ -4,13 +4,13 @@ import gc
 import tracemalloc
 import weakref
 
-import layered
 import numpy as np
 import pytest
 import scipy.sparse
-from drawn_networks import drawn_network
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
+from support import layer_networks
+from support.drawn_networks import drawn_network
 
 import fastmlp
 from fastmlp import (
@@ -250,10 +250,10 @@ def test_activations_at_kinks_too(activation):
     check_inputs(model, X, rng)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in layered.formulas().items()])
+@pytest.mark.parametrize("name", [name for name, _ in layer_networks.formulas().items()])
 def test_every_layer(name):
     rng = np.random.default_rng(0)
-    layers = [Dense(12, "tanh", name="low"), Dense(12, "silu"), layered.formulas()[name], Dense(2)]
+    layers = [Dense(12, "tanh", name="low"), Dense(12, "silu"), layer_networks.formulas()[name], Dense(2)]
     model = model_of(Network(inputs=4, layers=layers))
     model.parameters += 0.1 * rng.normal(size=len(model.parameters))
     X = rng.normal(size=(ROWS, 4))
@@ -261,16 +261,16 @@ def test_every_layer(name):
     check_parameters(model, X, rng.random(size=(ROWS, 2)))
 
 
-@pytest.mark.parametrize("name", [name for name, _ in layered.blocks()])
+@pytest.mark.parametrize("name", [name for name, _ in layer_networks.blocks()])
 def test_every_block_of_inputs(name):
     rng = np.random.default_rng(0)
-    block = dict(layered.blocks())[name]
+    block = dict(layer_networks.blocks())[name]
     network = Network(inputs=[block, Numbers(2)], layers=[Dense(5, "tanh"), Dense(2)])
-    X = [layered.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]
+    X = [layer_networks.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]
     y = rng.normal(size=(ROWS, 2))
     model = fastmlp.fit(network, X, y, epochs=1, seed=0, progress=False, dtype="float64", backend="reference")
     check_parameters(model, X, y)
-    X = [layered.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]  # others: quantiles are kinks
+    X = [layer_networks.rows_of(block, ROWS, rng), rng.normal(size=(ROWS, 2))]  # others: quantiles are kinks
     codes, found = block.columns if block.codes else 0, model.jacobian(X)
     assert not found[..., :codes].any()
     for column in range(codes, block.columns + 2):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from in_threads import Overlapping, Rank, ranks, trained
-from selection import matrix
-from several_ranks import (
+from support.heads import GAPS, network
+from support.selection import matrix
+from support.several_ranks import (
     CASES,
     EPOCHS,
     HEADS,
@@ -21,7 +21,7 @@ from several_ranks import (
     fitted,
     settings_of,
 )
-from with_heads import GAPS, network
+from support.threads_as_ranks import Overlapping, Rank, ranks, trained
 
 import fastmlp
 from fastmlp import BatchNorm, Dense, Numbers, PiecewiseLinear

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from in_threads import ranks
-from several_ranks import EPOCHS, ROWS, X, Y, assert_close, fitted, settings_of
+from support.several_ranks import EPOCHS, ROWS, X, Y, assert_close, fitted, settings_of
+from support.threads_as_ranks import ranks
 
 import fastmlp
 from fastmlp.distributed.data_parallel import DataParallel

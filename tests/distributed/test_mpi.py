@@ -15,10 +15,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import needs
 import numpy as np
 import pytest
 import sklearn.datasets
+from support import needs
 
 import fastmlp
 
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec; pip install mpich"),
 ]
 
-JOBS = Path(__file__).parents[1] / "mpi_jobs.py"
+JOBS = Path(__file__).parents[1] / "support" / "mpi_jobs.py"
 
 
 def started(size, *command):
@@ -74,7 +74,7 @@ def test_processes_come_to_what_one_comes_to(tmp_path):
     for name, one in [*expected_same, ("norms", "norms of one"), ("heads", "heads of one")]:
         assert first[name].keys() == first[one].keys()
         for what in first[name].keys() - {"stop_reason"}:
-            # 10 steps, of Adam: see `assert_close` of tests/several_ranks.py
+            # 10 steps, of Adam: see `assert_close` of tests/support/several_ranks.py
             np.testing.assert_allclose(first[name][what], first[one][what], rtol=0, atol=10 * 100 * eps)
     for what, value in first["flat"].items():
         np.testing.assert_allclose(first["pieces"][what], value, rtol=1e-9)

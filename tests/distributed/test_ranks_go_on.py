@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from in_threads import ranks, trained
-from several_ranks import CASES, EPOCHS, ROWS, WEIGHTS, X, Y, assert_close, fitted, settings_of
+from support.several_ranks import CASES, EPOCHS, ROWS, WEIGHTS, X, Y, assert_close, fitted, settings_of
+from support.threads_as_ranks import ranks, trained
 
 import fastmlp
 from fastmlp.data.ranks import ALONE, fingerprint_by_rows

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse
-from in_threads import ranks, trained
+from support.threads_as_ranks import ranks, trained
 
 import fastmlp
 

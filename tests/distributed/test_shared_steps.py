@@ -8,9 +8,9 @@ import weakref
 
 import numpy as np
 import pytest
-from in_threads import Overlapping, trained
-from selection import crossed
-from several_ranks import CASES, EPOCHS, EPS, ROWS, WEIGHTS, X, fitted, rng, settings_of
+from support.selection import crossed
+from support.several_ranks import CASES, EPOCHS, EPS, ROWS, WEIGHTS, X, fitted, rng, settings_of
+from support.threads_as_ranks import Overlapping, trained
 
 import fastmlp
 from fastmlp.backend import registry

@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 import sklearn.neural_network
-from missing import without
-from problems import data_set
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support.missing_packages import without
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import LossCurveDisplay, MLPClassifier

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from likeness import assert_same
-from problems import data_set
 from sklearn.metrics import log_loss
+from support.equal_estimators import assert_same
+from support.problems import data_set
 
 from fastmlp import Callback, EarlyStopping, MLPClassifier
 

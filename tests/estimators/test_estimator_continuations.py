@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from likeness import assert_same
-from pairs import TARGETS, X, each, pair, unconverged, y_for
-from selection import few
+from support.equal_estimators import assert_same
+from support.estimator_pairs import TARGETS, X, each, pair, unconverged, y_for
+from support.selection import few
 
 
 @unconverged

@@ -9,15 +9,15 @@ import pickle
 import numpy as np
 import pytest
 import sklearn.neural_network
-from likeness import assert_same
-from pairs import NAMES, X, each, make, pair, unconverged, y_for
-from problems import data_set
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from support.equal_estimators import assert_same
+from support.estimator_pairs import NAMES, X, each, make, pair, unconverged, y_for
+from support.problems import data_set
 
 import fastmlp
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sklearn.neural_network
-from likeness import assert_same
-from problems import data_set
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, log_loss, mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.class_weight import compute_sample_weight
+from support.equal_estimators import assert_same
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network

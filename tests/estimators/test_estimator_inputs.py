@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from likeness import assert_same
-from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 from sklearn.utils.validation import _check_sample_weight
+from support.equal_estimators import assert_same
+from support.estimator_pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 
 import fastmlp
 from fastmlp.estimators.rows import rows_of

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from likeness import assert_close, assert_same
-from problems import data_set
 from scipy.special import softmax
+from support.equal_estimators import assert_close, assert_same
+from support.problems import data_set
 
 from fastmlp import MLPClassifier
 

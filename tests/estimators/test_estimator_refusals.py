@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import data_set
 from sklearn.exceptions import ConvergenceWarning
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor

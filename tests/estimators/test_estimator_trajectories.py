@@ -11,10 +11,10 @@ import pytest
 import scipy.sparse
 import sklearn.datasets
 import sklearn.neural_network
-from likeness import assert_same
-from problems import data_set
-from selection import FEW, matrix
 from sklearn.datasets import make_multilabel_classification
+from support.equal_estimators import assert_same
+from support.problems import data_set
+from support.selection import FEW, matrix
 
 import fastmlp
 

@@ -8,8 +8,8 @@ import warnings
 
 import numpy as np
 import pytest
-from pairs import BINARY, NAMES, TARGETS, X, Y, each, make, pair, unconverged, y_for
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from support.estimator_pairs import BINARY, NAMES, TARGETS, X, Y, each, make, pair, unconverged, y_for
 
 import fastmlp
 

@@ -6,11 +6,11 @@ import ctypes
 import math
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from exchanged import agrees, blocks_of, filled, own_gated, own_sine
-from layered import blocks, sample
+from support import needs
+from support.exchanged_models import agrees, blocks_of, filled, own_gated, own_sine
+from support.layer_networks import blocks, sample
 
 from fastmlp import Activate, Dense, GroupNorm, Layer, LayerNorm, Model, Network, Numbers
 from fastmlp.exchange import python_source

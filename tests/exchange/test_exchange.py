@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from exchanged import (
+from support.exchanged_models import (
     CASES,
     LAYERED,
     PIECES,
@@ -21,10 +21,10 @@ from exchanged import (
     model,
     own_everything,
 )
-from missing import without
-from problems import COMPILED_DTYPES
-from processes import python
-from selection import campaign, matrix
+from support.missing_packages import without
+from support.problems import COMPILED_DTYPES
+from support.processes import python
+from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp import Activation, Dense, LayerNorm, Model, Network

@@ -6,11 +6,11 @@ import ctypes
 import re
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from exchanged import CASES, LAYERED, X, agrees, each_case, each_network, inputs, model
-from problems import COMPILED_DTYPES
+from support import needs
+from support.exchanged_models import CASES, LAYERED, X, agrees, each_case, each_network, inputs, model
+from support.problems import COMPILED_DTYPES
 
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sklearn.neural_network
-from exchanged import X, agrees, model, of_reference, rounding
-from pairs import unconverged
-from problems import data_set
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support.estimator_pairs import unconverged
+from support.exchanged_models import X, agrees, model, of_reference, rounding
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network

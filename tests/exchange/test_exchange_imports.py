@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exchanged import X, agrees, inputs, model, of_reference
+from support.exchanged_models import X, agrees, inputs, model, of_reference
 
 import fastmlp
 from fastmlp import (

@@ -6,14 +6,14 @@ import ctypes
 import functools
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from exchanged import agrees, blocks_of
-from problems import COMPILED_DTYPES
-from selection import campaign, crossed, matrix
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import scale
+from support import needs
+from support.exchanged_models import agrees, blocks_of
+from support.problems import COMPILED_DTYPES
+from support.selection import campaign, crossed, matrix
 
 import fastmlp
 from fastmlp import (
@@ -217,7 +217,7 @@ def test_onnx_with_other_names_of_values_is_read(tmp_path):
 
 def test_damaged_onnx_is_refused_or_equal(tmp_path):
     onnx, path, said = pytest.importorskip("onnx"), tmp_path / "net.onnx", []
-    from onnx_graphs import damaged
+    from support.onnx_graphs import damaged
 
     model, rows = case("bins", np.float32)
     model.to_onnx(path)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exchanged import LAYERED, PIECES, SAME_AGAIN, agrees, each_case, each_dtype, inputs, model, network
+from support.exchanged_models import (
+    LAYERED,
+    PIECES,
+    SAME_AGAIN,
+    agrees,
+    each_case,
+    each_dtype,
+    inputs,
+    model,
+    network,
+)
 
 from fastmlp import Model
 from fastmlp.exchange import onnx_graph

@@ -10,11 +10,11 @@ import itertools
 import re
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from exchanged import PIECES
-from selection import seeds
+from support import needs
+from support.exchanged_models import PIECES
+from support.selection import seeds
 
 from fastmlp import Activation, Model, Network
 from fastmlp.backend import reference

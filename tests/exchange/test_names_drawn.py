@@ -6,11 +6,11 @@ import ctypes
 import keyword
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from drawn_networks import SMOOTH, pick
-from selection import seeds
+from support import needs
+from support.drawn_networks import SMOOTH, pick
+from support.selection import seeds
 
 import fastmlp
 from fastmlp import Activation, Add, Categories, Dense, Head, Layer, Network, Numbers

@@ -6,12 +6,12 @@ import json
 import os
 import time
 
-import needs
 import numpy as np
 import pytest
-from drawn_networks import pick
-from exchanged import own_gated
-from selection import seeds
+from support import needs
+from support.drawn_networks import pick
+from support.exchanged_models import own_gated
+from support.selection import seeds
 
 import fastmlp
 from fastmlp import Activate, Categories, Dense, Head, Members, Model, Network, Numbers, Residual

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from exchanged import CASES, X, agrees, inputs, network, rounding
-from selection import seeds
+from support.exchanged_models import CASES, X, agrees, inputs, network, rounding
+from support.selection import seeds
 
 from fastmlp import Activation, Model, Network, PReLU
 from fastmlp.backend import reference
@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 errors = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
 
-from onnx_graphs import Drawn, damaged  # noqa: E402
+from support.onnx_graphs import Drawn, damaged  # noqa: E402
 
 runtime.set_default_logger_severity(4)  # what it refuses is said once, by the error
 

@@ -7,11 +7,10 @@ import os
 import stat
 import threading
 
-import faults
-import needs
 import numpy as np
 import pytest
-from processes import importing, python
+from support import failing_disk, needs
+from support.processes import importing, python
 
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive
@@ -63,7 +62,7 @@ def test_numpy_opens_the_file_and_the_same_content_gives_the_same_bytes(path):
 
 
 def test_short_writes_lose_nothing(path, monkeypatch):
-    class Narrow(faults.Disk):
+    class Narrow(failing_disk.Disk):
         def write(self, descriptor, data):
             return os.write(descriptor, bytes(data)[:3])
 
@@ -180,13 +179,13 @@ def test_the_sweep_waits_for_no_pipe_and_follows_no_link(path):
 
 
 def calls_of_a_write(path):
-    with faults.disk() as disk:
+    with failing_disk.disk() as disk:
         archive.write(path, *NEW)
     return disk.seen
 
 
 @pytest.mark.parametrize("before", [None, OLD], ids=["no old file", "an old file"])
-@pytest.mark.parametrize("fault", faults.FAULTS)
+@pytest.mark.parametrize("fault", failing_disk.FAULTS)
 def test_a_fault_at_any_call_is_raised_and_leaves_the_old_or_the_new_file(path, fault, before, report_figure):
     archive.write(path, *OLD)
     calls = calls_of_a_write(path) if before else calls_of_a_write(path.with_name("other"))
@@ -197,7 +196,7 @@ def test_a_fault_at_any_call_is_raised_and_leaves_the_old_or_the_new_file(path, 
         if before:
             archive.write(path, *before)
         raised = False
-        with faults.disk(at, faults.FAULTS[fault]):
+        with failing_disk.disk(at, failing_disk.FAULTS[fault]):
             try:
                 archive.write(path, *NEW)
             except OSError:
@@ -214,7 +213,8 @@ def test_a_fault_at_any_call_is_raised_and_leaves_the_old_or_the_new_file(path, 
 
 KILLS = """
 import os, sys
-import faults, test_archive
+import test_archive
+from support import failing_disk
 from fastmlp.files import archive
 path = sys.argv[1]
 archive.write(path, *test_archive.OLD)
@@ -223,7 +223,7 @@ for at, name in enumerate(calls):
     archive.write(path, *test_archive.OLD)
     child = os.fork()
     if child == 0:
-        with faults.disk(at, faults.kill):
+        with failing_disk.disk(at, failing_disk.kill):
             archive.write(path, *test_archive.NEW)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 9, name

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forged import sealed, zipped
-from problems import data_set
-from selection import campaign
+from support.forged_files import sealed, zipped
+from support.problems import data_set
+from support.selection import campaign
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, Normal

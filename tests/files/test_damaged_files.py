@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from forged import sealed, zipped
+from support.forged_files import sealed, zipped
 
 from fastmlp.checks import CheckpointError
 from fastmlp.files import archive

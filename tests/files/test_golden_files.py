@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from selection import matrix
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

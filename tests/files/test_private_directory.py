@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import needs
 import pytest
-from processes import python
+from support import needs
+from support.processes import python
 
 from fastmlp.kernels.jit import store
 from fastmlp.system.private_files import (

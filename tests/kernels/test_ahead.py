@@ -9,12 +9,12 @@ import shutil
 import sys
 from contextlib import contextmanager
 
-import needs
 import numpy as np
 import pytest
-from processes import python
-from selection import campaign
-from terminals import on_terminal
+from support import needs
+from support.processes import python
+from support.selection import campaign
+from support.terminals import on_terminal
 
 import fastmlp
 from fastmlp.backend import registry

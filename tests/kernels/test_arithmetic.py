@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from differing import difference, differences
-from problems import COMPILED_DTYPES, parameters_for, targets_for
-from selection import campaign, matrix
-from trajectories import BINARY, CLASSES, TRAININGS
+from support.differences import difference, differences
+from support.problems import COMPILED_DTYPES, parameters_for, targets_for
+from support.selection import campaign, matrix
+from support.trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry

@@ -5,10 +5,10 @@ They are zeros, whose pages a system maps when they are written: of 10 to 40 GB 
 
 from __future__ import annotations
 
-import needs
 import numpy as np
 import pytest
-from selection import campaign
+from support import needs
+from support.selection import campaign
 
 from fastmlp import (
     SGD,

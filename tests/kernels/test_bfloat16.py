@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
-from selection import campaign
+from support.selection import campaign
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Members, Network

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import PAIRS, eps, targets_for
-from selection import seeds
+from support.problems import PAIRS, eps, targets_for
+from support.selection import seeds
 
 import fastmlp
 from fastmlp import (

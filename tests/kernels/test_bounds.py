@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from processes import importing, python
+from support.processes import importing, python
 
 from fastmlp.testing.slots import SLOTS
 
@@ -32,7 +32,7 @@ SLOTS_AGREE = (
 
 TRAININGS_AGREE = """
 import numpy as np
-from trajectories import TRAININGS, check
+from support.trajectories import TRAININGS, check
 for backend in ("baseline", "fused"):
     for name in TRAININGS:
         check(name, backend, np.float32)

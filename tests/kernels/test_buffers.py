@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from problems import COMPILED_DTYPES
-from selection import crossed
+from support.problems import COMPILED_DTYPES
+from support.selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry

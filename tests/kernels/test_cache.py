@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import needs
 import pytest
-from terminals import WATCHED
+from support import needs
+from support.terminals import WATCHED
 
 import fastmlp
 

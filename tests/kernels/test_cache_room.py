@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 
-import needs
 import pytest
-from processes import python
+from support import needs
+from support.processes import python
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode

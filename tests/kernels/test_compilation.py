@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from compiled import AfterOneStep, compilations
 from numba.core.runtime import _nrt_python, rtsys
-from problems import COMPILED_DTYPES, PAIRS, targets_for, y_for
-from processes import python
-from selection import campaign, crossed, few, is_given, matrix
-from terminals import WATCHED
+from support.compilations import AfterOneStep, compilations
+from support.problems import COMPILED_DTYPES, PAIRS, targets_for, y_for
+from support.processes import python
+from support.selection import campaign, crossed, few, is_given, matrix
+from support.terminals import WATCHED
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop

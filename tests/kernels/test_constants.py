@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from processes import python
+from support.processes import python
 
 from fastmlp.kernels.codegen.symbols import is_immediate
 

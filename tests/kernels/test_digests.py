@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numba
 import pytest
-from processes import python
+from support.processes import python
 
 from fastmlp.backend import registry
 from fastmlp.kernels.codegen.symbols import jittable

@@ -6,16 +6,15 @@ import inspect
 import itertools
 import signal
 
-import needs
 import numpy as np
 import pytest
 import scipy.sparse
-import trajectories
-from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
-from problems import COMPILED_DTYPES, targets_for
-from processes import importing, python
-from selection import campaign
-from trajectories import CLASSES, TRAININGS, Training
+from support import needs, trajectories
+from support.guarded_memory import SIDES, guarded, guarded_backend, guarded_workspaces
+from support.problems import COMPILED_DTYPES, targets_for
+from support.processes import importing, python
+from support.selection import campaign
+from support.trajectories import CLASSES, TRAININGS, Training
 
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
@@ -169,6 +168,6 @@ BEYOND = {
 def test_a_wall_ends_the_process_that_goes_beyond(what):
     process(
         f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}",
-        "guarded",
+        "support.guarded_memory",
         -signal.SIGSEGV,
     )

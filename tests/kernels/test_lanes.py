@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from own_layers import LISTS
-from own_pieces import by_element, gated, of_outputs, own_huber, quantiles, six_moments, smoothed, snake
-from selection import campaign, matrix
+from support.custom_layers import LISTS
+from support.custom_pieces import (
+    by_element,
+    gated,
+    of_outputs,
+    own_huber,
+    quantiles,
+    six_moments,
+    smoothed,
+    snake,
+)
+from support.selection import campaign, matrix
 
 from fastmlp import (
     SGD,

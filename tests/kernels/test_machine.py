@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from processes import python
+from support.processes import python
 
 from fastmlp.kernels.codegen.machine import AVX2, AVX512, NEON, SSE, machine_of
 from fastmlp.kernels.gemm.macrokernel import cuts

@@ -6,7 +6,7 @@ import re
 from itertools import product
 
 import pytest
-from processes import complaints, python
+from support.processes import complaints, python
 
 from benchmarks import ports, predicted_tiles
 from benchmarks.predicted_tiles import CPUS, Tile

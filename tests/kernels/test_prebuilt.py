@@ -13,13 +13,12 @@ import sys
 import venv
 import zipfile
 
-import needs
 import numpy as np
-import pages
 import pytest
 from llvmlite import binding
-from processes import python
-from selection import campaign
+from support import needs, pages
+from support.processes import python
+from support.selection import campaign
 
 from fastmlp.cli import prebuilding
 from fastmlp.cli.main import main

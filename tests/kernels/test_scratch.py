@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from selection import matrix
+from support.selection import matrix
 
 from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.elementwise.losses import LANES

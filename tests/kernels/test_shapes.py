@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import PAIRS, eps, parameters_for, targets_for
-from selection import FEW, crossed
+from support.problems import PAIRS, eps, parameters_for, targets_for
+from support.selection import FEW, crossed
 
 import fastmlp
 from fastmlp.backend import registry

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse
-from selection import is_given, matrix
+from support.selection import is_given, matrix
 
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants

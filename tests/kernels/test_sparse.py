@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import COMPILED_DTYPES, eps
-from selection import crossed
+from support.problems import COMPILED_DTYPES, eps
+from support.selection import crossed
 from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, fresh, of_workers
 
 import fastmlp

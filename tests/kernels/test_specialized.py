@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from differing import differences
-from exchanged import own_gated, own_sine
-from own_pieces import quantiles, six_moments, smoothed
-from problems import COMPILED_DTYPES, eps, parameters_for, y_for
-from selection import campaign, matrix
+from support.custom_pieces import quantiles, six_moments, smoothed
+from support.differences import differences
+from support.exchanged_models import own_gated, own_sine
+from support.problems import COMPILED_DTYPES, eps, parameters_for, y_for
+from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp import (

@@ -6,17 +6,17 @@ import gc
 import os
 from collections import Counter
 
-import needs
 import numpy as np
 import pytest
-from compiled import compilations
 from numba.core.codegen import JITCPUCodegen
 from numba.core.extending import _Intrinsic
 from numba.core.imputils import builtin_registry
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
-from processes import python
-from terminals import WATCHED
+from support import needs
+from support.compilations import compilations
+from support.processes import python
+from support.terminals import WATCHED
 
 import fastmlp
 from fastmlp import (

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import needs
 import numba
 import numpy as np
 import pytest
 import threadpoolctl
-from differing import differences
 from joblib.externals.loky.backend import context as loky
-from problems import COMPILED_DTYPES
-from processes import python
-from selection import crossed, few
+from support import needs
+from support.differences import differences
+from support.problems import COMPILED_DTYPES
+from support.processes import python
+from support.selection import crossed, few
 
 import fastmlp
 from fastmlp.backend import registry

@@ -11,8 +11,8 @@ import re
 
 import numba
 import numpy as np
-import pages
 import pytest
+from support import pages
 
 import fastmlp
 from fastmlp.backend import tuning

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from processes import python
+from support.processes import python
 
 from fastmlp.kernels import estimates
 

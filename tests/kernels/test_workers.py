@@ -10,7 +10,7 @@ from time import perf_counter, sleep, thread_time
 import numba
 import numpy as np
 import pytest
-from processes import python
+from support.processes import python
 
 from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program.barrier import wait as barrier_wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from trajectories import check
+from support.trajectories import check
 
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant

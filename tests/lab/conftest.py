@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab_results import WRONG
+from support.lab_results import WRONG
 
 from fastmlp.backend import registry
 from fastmlp.lab import steps

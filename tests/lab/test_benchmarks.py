@@ -14,7 +14,7 @@ from concurrent import futures
 from pathlib import Path
 
 import pytest
-from processes import complaints, python
+from support.processes import complaints, python
 
 from benchmarks.peers.page import table
 from benchmarks.pinning import allowed

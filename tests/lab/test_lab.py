@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from lab_results import CPU, MACHINE, measurement, results
+from support.lab_results import CPU, MACHINE, measurement, results
 
 from fastmlp.backend import registry
 from fastmlp.lab import machine, slot_times, steps, table, timing

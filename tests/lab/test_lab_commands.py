@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
-import needs
 import pytest
-from lab_results import CPU, WRONG, measurement
-from missing import without
+from support import needs
+from support.lab_results import CPU, WRONG, measurement
+from support.missing_packages import without
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main

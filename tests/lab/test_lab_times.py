@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from lab_results import MACHINE, measurement, results
+from support.lab_results import MACHINE, measurement, results
 
 from fastmlp.lab import measurements, table, timing
 from fastmlp.lab.measurements import Change

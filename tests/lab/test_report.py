@@ -6,10 +6,10 @@ import html.parser
 import re
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from lab_results import MACHINE, measurement, results
+from support import needs
+from support.lab_results import MACHINE, measurement, results
 
 from fastmlp.lab import charts
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from processes import python
+from support.processes import python
 
 from benchmarks.tables.__main__ import planned
 from benchmarks.tables.learners import learner_of

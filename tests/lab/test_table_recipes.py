@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from processes import python
+from support.processes import python
 
 from benchmarks.tables.extended import CosLog4, FlatCos, InDense, coded
 from benchmarks.tables.recipe_report import report

@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from in_lanes import ALONE, X, Y, network
-from selection import matrix
+from support.lane_networks import ALONE, X, Y, network
+from support.resuming import assert_same
+from support.selection import matrix
 
 from fastmlp import EMA, SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
 from fastmlp.kernels.lanes.training import LaneBlocks

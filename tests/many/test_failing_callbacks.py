@@ -9,8 +9,8 @@ import weakref
 
 import numpy as np
 import pytest
-from problems import data_set
-from selection import campaign
+from support.problems import data_set
+from support.selection import campaign
 
 from fastmlp import (
     SGD,

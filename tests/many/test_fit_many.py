@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from problems import data_set
 from scipy import sparse
-from selection import campaign
+from support.problems import data_set
+from support.resuming import assert_same
+from support.selection import campaign
 
 import fastmlp
 from fastmlp import (

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from in_lanes import ALONE, X, Y, network
-from own_pieces import gated
+from support.custom_pieces import gated
+from support.lane_networks import ALONE, X, Y, network
+from support.resuming import assert_same
 
 from fastmlp import (
     EMA,

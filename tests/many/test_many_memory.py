@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from problems import data_set
+from support.problems import data_set
 
 from fastmlp import Callback, Network, fit_many
 from fastmlp.backend import lanes

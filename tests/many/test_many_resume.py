@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from problems import data_set
+from support.problems import data_set
+from support.resuming import assert_same
 
 import fastmlp
 from fastmlp import (

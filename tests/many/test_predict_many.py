@@ -6,8 +6,8 @@ import ctypes
 
 import numpy as np
 import pytest
-from problems import data_set
 from scipy import sparse
+from support.problems import data_set
 
 from fastmlp import Dense, LayerNorm, Network, fit, predict_many
 from fastmlp.kernels.jit.engine import _SIGNATURE, each, table_of

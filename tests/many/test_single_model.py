@@ -9,9 +9,9 @@ import weakref
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from problems import data_set
 from scipy import sparse
+from support.problems import data_set
+from support.resuming import assert_same
 
 from fastmlp import (
     SGD,

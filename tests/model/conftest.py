@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import INPUTS, OUTPUTS, ROWS
+from support.layer_networks import INPUTS, OUTPUTS, ROWS
 
 
 @pytest.fixture(scope="module")

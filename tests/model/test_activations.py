@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
 import scipy.special
-from problems import COMPILED_DTYPES, eps
-from selection import crossed
+from support import naive
+from support.problems import COMPILED_DTYPES, eps
+from support.selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from going_on import StopAt, assert_same
-from in_blocks import ROWS, W, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
-from selection import matrix
+from support.blocks import ROWS, W, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
+from support.resuming import StopAt, assert_same
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import Checkpoint, Network

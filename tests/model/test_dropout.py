@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
-from problems import COMPILED_DTYPES
-from selection import crossed, some_backends
+from support import naive
+from support.problems import COMPILED_DTYPES
+from support.selection import crossed, some_backends
 
 import fastmlp
 from fastmlp.backend import reference_operations, registry

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-import naive
 import numpy as np
 import pytest
-from problems import COMPILED_DTYPES, LIKELIHOODS, PAIRS, eps, parameters_for, targets_for
-from selection import crossed
+from support import naive
+from support.problems import COMPILED_DTYPES, LIKELIHOODS, PAIRS, eps, parameters_for, targets_for
+from support.selection import crossed
 
 from fastmlp import Network
 from fastmlp.backend import registry

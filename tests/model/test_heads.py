@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from with_heads import CLASS_WEIGHTS, GAPS, INPUTS, RNG, ROWS, UNIT_WEIGHTS, WHOLE, X, fit, network, rows_of
+from support.heads import (
+    CLASS_WEIGHTS,
+    GAPS,
+    INPUTS,
+    RNG,
+    ROWS,
+    UNIT_WEIGHTS,
+    WHOLE,
+    X,
+    fit,
+    network,
+    rows_of,
+)
 
 import fastmlp
 from fastmlp import (

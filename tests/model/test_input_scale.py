@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
-from exchanged import agrees
-from problems import COMPILED_DTYPES
+from support.exchanged_models import agrees
+from support.problems import COMPILED_DTYPES
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, ROWS, Y, fit, network
-from selection import matrix
+from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, ROWS, Y, fit, network
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from input_blocks import CODES, EMBEDDINGS, LEVELS, NUMBERS, RNG, Y, fit, network
-from layered import tensors
+from support.input_blocks import CODES, EMBEDDINGS, LEVELS, NUMBERS, RNG, Y, fit, network
+from support.layer_networks import tensors
 
 import fastmlp
 from fastmlp import SGD, Adam, Categories, Dense, Network, Periodic, SparseAdam, Stepper

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import data_set
-from selection import some_backends
+from support.problems import data_set
+from support.selection import some_backends
 
 import fastmlp
 from fastmlp import (

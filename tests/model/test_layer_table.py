@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import INPUTS, OUTPUTS, blocks, formulas, rows_of, sample, train
-from selection import crossed
+from support.layer_networks import INPUTS, OUTPUTS, blocks, formulas, rows_of, sample, train
+from support.selection import crossed
 
 import fastmlp
 from fastmlp import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import BLOCK, INPUTS, LISTS, OUTPUTS, network, train
+from support.layer_networks import BLOCK, INPUTS, LISTS, OUTPUTS, network, train
 
 from fastmlp import (
     SGD,

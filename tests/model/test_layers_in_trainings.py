@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
-from layered import LISTS, OUTPUTS, ROWS, network, train
+from support.layer_networks import LISTS, OUTPUTS, ROWS, network, train
 
 import fastmlp
 from fastmlp import (

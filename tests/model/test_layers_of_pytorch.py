@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import INPUTS, LISTS, OUTPUTS, ROWS, network, tensors, train
-from selection import seeds
+from support.layer_networks import INPUTS, LISTS, OUTPUTS, ROWS, network, tensors, train
+from support.selection import seeds
 
 from fastmlp import (
     GEGLU,

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from problems import eps
 from scipy.special import gammaln
-from selection import some_backends
+from support.problems import eps
+from support.selection import some_backends
 
 import fastmlp
 from fastmlp import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exchanged import own_gated, own_sine
-from selection import matrix
+from support.exchanged_models import own_gated, own_sine
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from selection import some_backends
+from support.selection import some_backends
 
 import fastmlp
 from fastmlp import (

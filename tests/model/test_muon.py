@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import eps
-from selection import some_backends
+from support import naive
+from support.problems import eps
+from support.selection import some_backends
 
 import fastmlp
 from fastmlp import EMA, AdamW, Dense, LayerNorm, Muon, Network

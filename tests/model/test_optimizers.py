@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
-from own_pieces import six_moments
-from problems import COMPILED_DTYPES, eps, parameters_for
-from selection import crossed
+from support import naive
+from support.custom_pieces import six_moments
+from support.problems import COMPILED_DTYPES, eps, parameters_for
+from support.selection import crossed
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, ScheduleFreeAdamW, SparseAdam

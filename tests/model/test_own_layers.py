@@ -6,9 +6,9 @@ import pickle
 
 import numpy as np
 import pytest
-from exchanged import own_gated, own_sine
-from own_layers import LISTS, own_norm, own_prelu, shares, unit
-from selection import matrix
+from support.custom_layers import LISTS, own_norm, own_prelu, shares, unit
+from support.exchanged_models import own_gated, own_sine
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

@@ -7,10 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
-from compiled import AfterOneStep, compilations
 from joblib import Parallel, delayed
-from own_pieces import ONE_HOT, Lion, X, Y, focal, hard, mish, quantiles, sine, smoothed, train
 from sklearn.base import clone
+from support.compilations import AfterOneStep, compilations
+from support.custom_pieces import ONE_HOT, Lion, X, Y, focal, hard, mish, quantiles, sine, smoothed, train
 
 import fastmlp
 from fastmlp import Activation, CheckpointError, Loss, Network, Rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from own_pieces import (
+from support.custom_pieces import (
     CASES,
     ONE_HOT,
     ROWS,
@@ -20,8 +20,8 @@ from own_pieces import (
     smoothed,
     train,
 )
-from problems import COMPILED_DTYPES, eps, parameters_for
-from selection import campaign, matrix
+from support.problems import COMPILED_DTYPES, eps, parameters_for
+from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp import SGD, Network, RowLoss, Rule

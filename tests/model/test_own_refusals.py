@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 import pytest
-from own_pieces import Lion, X, Y, adam_step, focal, quantiles
+from support.custom_pieces import Lion, X, Y, adam_step, focal, quantiles
 
 import fastmlp
 from fastmlp import Activation, Loss, Network, RowLoss, Rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from own_pieces import (
+from support.custom_pieces import (
     CASES,
     ROWS,
     Lion,
@@ -21,8 +21,8 @@ from own_pieces import (
     sine,
     smoothed,
 )
-from problems import parameters_for
-from selection import matrix
+from support.problems import parameters_for
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import SGD, Activation, Loss, Network

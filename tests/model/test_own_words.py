@@ -8,11 +8,11 @@ import re
 
 import numba
 import numpy as np
-import pages
 import pytest
 import scipy.special
-from own_pieces import PAGE
-from problems import COMPILED_DTYPES, eps
+from support import pages
+from support.custom_pieces import PAGE
+from support.problems import COMPILED_DTYPES, eps
 
 from fastmlp import SGD, Activation
 from fastmlp.formulas.expressions import WORDS, _applied, operate, variable

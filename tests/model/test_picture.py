@@ -6,7 +6,7 @@ import re
 
 import matplotlib
 import pytest
-from missing import without
+from support.missing_packages import without
 
 from fastmlp import (
     BatchNorm,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import needs
 import numpy as np
 import pytest
 from numba.core import errors
-from processes import python
+from support import needs
+from support.processes import python
 
 import fastmlp
 from fastmlp.backend import registry

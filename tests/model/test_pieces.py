@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiled import compilations
 from numba import types
 from numba.core import errors
 from numba.np.numpy_support import from_dtype
-from processes import importing, python
-from selection import matrix
+from support.compilations import compilations
+from support.processes import importing, python
+from support.selection import matrix
 
 import fastmlp
 from fastmlp.backend import registry

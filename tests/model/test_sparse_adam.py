@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import COMPILED_DTYPES, eps
-from selection import crossed
+from support.problems import COMPILED_DTYPES, eps
+from support.selection import crossed
 
 import fastmlp
 from fastmlp import Network, SparseAdam

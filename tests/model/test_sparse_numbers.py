@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from selection import matrix
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pages
 import pytest
+from support import pages
 
 CHECKS = """
 assert model.history["loss"][-1] < model.history["loss"][0]

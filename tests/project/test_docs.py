@@ -13,12 +13,10 @@ import shutil
 import subprocess
 import sys
 
-import looks
-import needs
-import pages
 import pytest
-from processes import python
-from selection import campaign
+from support import browser_pages, needs, pages
+from support.processes import python
+from support.selection import campaign
 
 import fastmlp
 import fastmlp.kernels
@@ -314,4 +312,4 @@ def test_every_page_of_the_site_can_be_read(site, width, mode, tmp_path):
     written = [path.relative_to(site).as_posix() for path in site.rglob("*.html")]
     names = [name for name in written if not name.startswith(("_", "genindex", "search"))]
     assert len(names) > 40
-    assert looks.complaints(site, names, width, mode, tmp_path) == {}
+    assert browser_pages.complaints(site, names, width, mode, tmp_path) == {}

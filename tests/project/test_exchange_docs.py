@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
-import needs
-import pages
 import pytest
+from support import needs, pages
 
 PAGE = "docs/exchange.md"
 CHECKS = """

@@ -9,16 +9,15 @@ import signal
 import subprocess
 import sys
 
-import needs
 import numpy as np
-import pages
 import pytest
-from processes import importing, python
-from selection import campaign
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from support import needs, pages
+from support.processes import importing, python
+from support.selection import campaign
 
 import fastmlp
 
@@ -35,7 +34,7 @@ def indented(text):
 KILLED = """
 scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
 if __name__ == "__main__":
-    from jobs import Mortal
+    from support.jobs import Mortal
 
     plain = scores(search.fit(X, y))  # and on the disk is what workers need
     classifier.set_params(callbacks=[Mortal("killed")])
@@ -49,7 +48,7 @@ SAME = """
 """
 
 ARRAYS = """
-    from jobs import summary
+    from support.jobs import summary
 
     np.save("large.npy", np.zeros((1 << 19, 32), np.float32))  # 64 MiB
     large = fastmlp.MappedArray("large.npy")
@@ -155,7 +154,7 @@ def test_optuna_s_trials_are_pruned_and_one_that_is_killed_costs_the_others_noth
     watched = 'watch = [Mortal("killed", spared=None), '
     (tmp_path / "study.py").write_text(COMMON + OPTUNA)
     (tmp_path / "killed.py").write_text(
-        COMMON + "from jobs import Mortal\n" + OPTUNA.replace("watch = [", watched)
+        COMMON + "from support.jobs import Mortal\n" + OPTUNA.replace("watch = [", watched)
     )
     environment = {**os.environ, **importing(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "killed.py"]

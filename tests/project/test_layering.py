@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import python
+from support.processes import python
 
 import fastmlp
 

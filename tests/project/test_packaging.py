@@ -8,9 +8,9 @@ import tarfile
 import tomllib
 import zipfile
 
-import pages
 import pytest
-from processes import python
+from support import pages
+from support.processes import python
 
 import fastmlp
 

@@ -7,9 +7,9 @@ import re
 import shlex
 from pathlib import Path
 
-import pages
 import pytest
-from processes import python
+from support import pages
+from support.processes import python
 
 import fastmlp
 from fastmlp.backend import registry

@@ -7,10 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
-import pages
 import pytest
-from processes import python
-from selection import PROGRAMS
+from support import pages
+from support.processes import python
+from support.selection import PROGRAMS
 
 import fastmlp
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
-import pages
 import pytest
+from support import pages
 
 pytest.importorskip("gymnasium")  # an extra, for these examples only
 

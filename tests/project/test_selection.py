@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pages
 import pytest
-from problems import COMPILED_DTYPES
-from processes import python
-from selection import FEW, PROGRAMS, QUICK_DTYPE, campaign, crossed, matrix, some_backends
-from trajectories import TRAININGS
+from support import pages
+from support.problems import COMPILED_DTYPES
+from support.processes import python
+from support.selection import FEW, PROGRAMS, QUICK_DTYPE, campaign, crossed, matrix, some_backends
+from support.trajectories import TRAININGS
 
 from fastmlp.backend import registry
 

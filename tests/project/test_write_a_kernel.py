@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 
-import pages
 import pytest
+from support import pages
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main

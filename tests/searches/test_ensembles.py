@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import subprocess
 
-import needs
 import numpy as np
 import pytest
-from problems import data_set
 from scipy import sparse
-from searching import counted
 from sklearn import ensemble
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from support import needs
+from support.problems import data_set
+from support.searches import counted
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor

@@ -11,9 +11,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from problems import data_set
-from processes import python
-from searching import GIVEN, X, Y, assert_same_results
 from sklearn import config_context, model_selection
 from sklearn.base import clone
 from sklearn.datasets import load_iris
@@ -22,6 +19,9 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from support.problems import data_set
+from support.processes import python
+from support.searches import GIVEN, X, Y, assert_same_results
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import data_set
-from searching import assert_same_results
 from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # scikit-learn's halving needs it
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support.problems import data_set
+from support.searches import assert_same_results
 
 import fastmlp
 from fastmlp import Callback, MLPClassifier

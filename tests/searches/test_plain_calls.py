@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from searching import GIVEN, X, Y
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from support.searches import GIVEN, X, Y
 
 import fastmlp
 from fastmlp import Callback, MLPClassifier

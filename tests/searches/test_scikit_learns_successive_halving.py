@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import scikit_learns
+from support import scikit_learn_tests
 
 from fastmlp.searches import backend
 
 NAMES = ("HalvingGridSearchCV", "HalvingRandomSearchCV")
-exec(scikit_learns.code("test_successive_halving", *NAMES))
+exec(scikit_learn_tests.code("test_successive_halving", *NAMES))
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

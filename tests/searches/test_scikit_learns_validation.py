@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import scikit_learns
+from support import scikit_learn_tests
 
 from fastmlp.searches import backend
 
@@ -15,7 +15,7 @@ NAMES = (
     "learning_curve",
     "validation_curve",
 )
-exec(scikit_learns.code("test_validation", *NAMES))
+exec(scikit_learn_tests.code("test_validation", *NAMES))
 
 READ_THE_STACK = (
     "test_validation_functions_routing",

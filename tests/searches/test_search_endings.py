@@ -9,9 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
-from searching import X, Y, assert_nothing_runs, assert_same_results, both, classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ShuffleSplit, StratifiedKFold
+from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier
 
 import fastmlp
 from fastmlp import Callback

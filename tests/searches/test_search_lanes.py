@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import data_set
-from searching import assert_same_results, counted
 from sklearn import model_selection
 from sklearn.model_selection import StratifiedKFold
+from support.problems import data_set
+from support.searches import assert_same_results, counted
 
 import fastmlp
 from fastmlp.backend import lanes

@@ -10,9 +10,7 @@ import joblib
 import numpy as np
 import pytest
 from joblib._parallel_backends import LokyBackend
-from problems import data_set
 from scipy import sparse
-from searching import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
 from sklearn import config_context, model_selection
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
@@ -23,6 +21,8 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TunedThresholdClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from support.problems import data_set
+from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
 
 import fastmlp
 from fastmlp import Callback, MLPRegressor

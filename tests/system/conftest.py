@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 import pytest
-from choosing import have_chosen
+from support.auto_choice import have_chosen
 
 from fastmlp.backend import reference
 from fastmlp.system import compiling as clock

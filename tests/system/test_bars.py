@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import tqdm.std
-from terminals import Terminal, on_screen
+from support.terminals import Terminal, on_screen
 
 import fastmlp
 from fastmlp.backend import reference

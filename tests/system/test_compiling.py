@@ -11,10 +11,10 @@ import threading
 import time
 import types
 
-import needs
 import numpy as np
 import pytest
-from terminals import Terminal, on_screen, on_terminal
+from support import needs
+from support.terminals import Terminal, on_screen, on_terminal
 
 import fastmlp
 from fastmlp.backend import registry

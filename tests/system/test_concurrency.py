@@ -19,12 +19,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import needs
-import pages
 import pytest
 import threadpoolctl
-from processes import python
-from selection import campaign
+from support import needs, pages
+from support.processes import python
+from support.selection import campaign
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store

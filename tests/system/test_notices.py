@@ -12,10 +12,10 @@ import subprocess
 import sys
 import types
 
-import needs
 import pytest
-from processes import python
-from terminals import WATCHED, Terminal, on_terminal
+from support import needs
+from support.processes import python
+from support.terminals import WATCHED, Terminal, on_terminal
 
 import fastmlp
 from fastmlp.cli.main import main

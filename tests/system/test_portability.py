@@ -19,11 +19,10 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import needs
 import numpy as np
-import pages
 import pytest
-from processes import python
+from support import needs, pages
+from support.processes import python
 
 import fastmlp
 from benchmarks import pinning

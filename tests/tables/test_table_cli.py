@@ -9,15 +9,15 @@ import threading
 import time
 from pathlib import Path
 
-import needs
 import numpy as np
 import polars as pl
 import pytest
-from flats import flats
-from missing import without
-from printed import value
-from processes import python
-from terminals import on_terminal
+from support import needs
+from support.flats import flats
+from support.missing_packages import without
+from support.printed import value
+from support.processes import python
+from support.terminals import on_terminal
 
 from fastmlp import (
     Dense,

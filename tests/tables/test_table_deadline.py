@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from processes import python
 from sklearn.datasets import load_digits
+from support.processes import python
 
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main

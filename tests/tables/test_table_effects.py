@@ -8,8 +8,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
 from sklearn.inspection import partial_dependence, permutation_importance
+from support.flats import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

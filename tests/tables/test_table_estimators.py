@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
-from missing import without
-from processes import python
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from support.flats import QUICK, flats
+from support.missing_packages import without
+from support.processes import python
 
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.tables import search

@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
+from support.flats import QUICK, flats
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flats import flats
-from printed import value
+from support.flats import flats
+from support.printed import value
 
 from fastmlp import (
     Activation,

@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK
 from sklearn.model_selection import cross_val_score
+from support.flats import QUICK
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from flats import QUICK as FAST
-from printed import value
+from support.flats import QUICK as FAST
+from support.printed import value
 from test_table_cli import QUICK
 
 from fastmlp import TableClassifier, TableRegressor

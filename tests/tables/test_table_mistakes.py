@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK as FAST
-from flats import flats
-from printed import value
+from support.flats import QUICK as FAST
+from support.flats import flats
+from support.printed import value
 from test_table_cli import QUICK, trained
 
 from fastmlp import TableClassifier, TableRegressor

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK as SETTINGS
-from flats import flats
+from support.flats import QUICK as SETTINGS
+from support.flats import flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

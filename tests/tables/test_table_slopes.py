@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
+from support.flats import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.errors import TableError

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
+from support.flats import QUICK, flats
 
 import fastmlp
 from fastmlp import TableClassifier, TableRegressor

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK as FAST
+from support.flats import QUICK as FAST
 from test_table_cli import QUICK
 
 from fastmlp import TableRegressor

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK as SETTINGS
-from flats import flats
 from sklearn.metrics import d2_pinball_score, mean_gamma_deviance, mean_pinball_loss, mean_poisson_deviance
+from support.flats import QUICK as SETTINGS
+from support.flats import flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

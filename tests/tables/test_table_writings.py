@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from flats import QUICK, flats
+from support.flats import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from in_blocks import PIXELS
+from support.blocks import PIXELS
 
 
 @pytest.fixture

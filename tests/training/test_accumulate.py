@@ -8,10 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse
-from choosing import have_chosen
-from going_on import StopAt, assert_same
-from in_threads import Overlapping, Rank, trained
-from selection import matrix
+from support.auto_choice import have_chosen
+from support.resuming import StopAt, assert_same
+from support.selection import matrix
+from support.threads_as_ranks import Overlapping, Rank, trained
 
 import fastmlp
 from fastmlp import (

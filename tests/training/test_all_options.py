@@ -8,9 +8,9 @@ import numpy as np
 import pandas
 import polars
 import pytest
-from going_on import StopAt, assert_same
 from sklearn.metrics import accuracy_score
-from with_heads import GAPS, ROWS, X, network, rows_of
+from support.heads import GAPS, ROWS, X, network, rows_of
+from support.resuming import StopAt, assert_same
 
 import fastmlp
 from fastmlp import EMA, AdamW, Categories, Dense, Dropout, Network, Numbers, Periodic, PiecewiseLinear

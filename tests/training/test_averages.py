@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
-from selection import some_backends
+from support import naive
+from support.selection import some_backends
 
 import fastmlp
 from fastmlp import EMA, SGD, SWA, Adam, BatchNorm, Dense, Network, ScheduleFreeAdamW

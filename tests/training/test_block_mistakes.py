@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse
-from going_on import assert_same
-from in_blocks import (
+from support.blocks import (
     BLOCKS,
     GOOD,
     PIXELS,
@@ -19,6 +18,7 @@ from in_blocks import (
     fit,
     no_thread_is_left,  # noqa: F401  # a fixture
 )
+from support.resuming import assert_same
 
 from fastmlp import Network
 

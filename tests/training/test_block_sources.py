@@ -7,8 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from going_on import assert_same
-from in_blocks import (
+from support.blocks import (
     PIXELS,
     ROWS,
     W,
@@ -17,7 +16,8 @@ from in_blocks import (
     fit,
     no_thread_is_left,  # noqa: F401  # a fixture
 )
-from selection import matrix
+from support.resuming import assert_same
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import Callback, Network

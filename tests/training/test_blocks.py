@@ -9,8 +9,7 @@ import time
 import numpy as np
 import pytest
 import scipy.sparse
-from going_on import StopAt, assert_same
-from in_blocks import (
+from support.blocks import (
     BLOCKS,
     PIECES,
     RNG,
@@ -22,7 +21,8 @@ from in_blocks import (
     fit,
     no_thread_is_left,  # noqa: F401  # a fixture
 )
-from selection import matrix
+from support.resuming import StopAt, assert_same
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import (

@@ -8,8 +8,8 @@ import pickle
 
 import numpy as np
 import pytest
-from problems import COMPILED_DTYPES, data_set
-from selection import crossed, some_backends
+from support.problems import COMPILED_DTYPES, data_set
+from support.selection import crossed, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop

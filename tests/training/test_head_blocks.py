@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from with_heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
+from support.heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
 
 import fastmlp
 from fastmlp import Callback, Categories, Checkpoint, Dense, Head, Network, Numbers

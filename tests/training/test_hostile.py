@@ -10,9 +10,9 @@ import numpy as np
 import pandas
 import pytest
 import sklearn.neural_network
-from likeness import assert_same
-from problems import put
-from selection import FEW, matrix
+from support.equal_estimators import assert_same
+from support.problems import put
+from support.selection import FEW, matrix
 
 import fastmlp
 from fastmlp import Network

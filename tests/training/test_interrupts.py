@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 
-import needs
 import numpy as np
 import pytest
-from interrupting import LARGE, fit
-from processes import importing
-from selection import campaign, some_backends
+from support import needs
+from support.interruptible_fits import LARGE, fit
+from support.processes import importing
+from support.selection import campaign, some_backends
 
 import fastmlp
 from fastmlp import Callback, Checkpoint, Interrupted, Network
@@ -180,7 +180,7 @@ CHILD = """
 import sys, threading, time
 import numpy as np
 import fastmlp
-import interrupting as t
+from support import interruptible_fits as t
 
 backend, path = sys.argv[1:]
 ticks, seen = 0, []  # of another thread, and how many there were when each chunk ended

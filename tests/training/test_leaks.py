@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import needs
 import pytest
-from processes import python
-from selection import campaign
+from support import needs
+from support.processes import python
+from support.selection import campaign
 
 ALLOWED = 400
 """Bytes a call: less than the smallest workspace."""

@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 
-import needs
 import numpy as np
 import pytest
-from interrupting import X, Y, fit
+from support import needs
+from support.interruptible_fits import X, Y, fit
 
 import fastmlp
 from fastmlp import Checkpoint, Interrupted

@@ -12,11 +12,11 @@ import signal
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-import needs
 import numpy as np
 import pytest
-from processes import importing, python
-from selection import matrix
+from support import needs
+from support.processes import importing, python
+from support.selection import matrix
 
 import fastmlp
 from fastmlp.kernels.runtime.calls import Idle

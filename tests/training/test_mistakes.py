@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import put
+from support.problems import put
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, EarlyStopping, Network, Normal, RMSprop, TimeLimit

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from going_on import StopAt, assert_same
-from in_threads import trained
-from selection import matrix
+from support.resuming import StopAt, assert_same
+from support.selection import matrix
+from support.threads_as_ranks import trained
 
 import fastmlp
 from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, Network, Numbers

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from going_on import StopAt, assert_same
-from more_epochs import X, Y, fit
+from support.continued_fits import X, Y, fit
+from support.resuming import StopAt, assert_same
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, EarlyStopping, Network, RMSprop

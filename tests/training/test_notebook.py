@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
+from support import naive
 
 import fastmlp
 from fastmlp.backend import registry

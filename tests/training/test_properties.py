@@ -14,8 +14,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import scipy.sparse
-from going_on import StopAt, assert_same
-from selection import few
+from support.resuming import StopAt, assert_same
+from support.selection import few
 
 import fastmlp
 from fastmlp import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from problems import data_set
+from support.problems import data_set
 
 import fastmlp
 from fastmlp import SGD, Network, ScheduleFreeAdamW, find_rate

@@ -9,10 +9,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import threadpoolctl
-from going_on import StopAt, assert_same
-from problems import data_set
-from processes import importing, python
-from selection import matrix, some_backends
+from support.problems import data_set
+from support.processes import importing, python
+from support.resuming import StopAt, assert_same
+from support.selection import matrix, some_backends
 
 import fastmlp
 from fastmlp import (
@@ -233,12 +233,12 @@ def test_time_also_passes_within_an_epoch(tmp_path, chunks):
 
 
 def test_a_disk_that_is_full_is_reported_and_the_old_file_stays(tmp_path):
-    import faults
+    from support import failing_disk
 
     path = tmp_path / "c"
     fit(epochs=2, callbacks=[Checkpoint(path)])
     before = path.read_bytes()
-    with faults.disk(10, faults.FAULTS["ENOSPC"]), pytest.raises(OSError, match="No space left"):
+    with failing_disk.disk(10, failing_disk.FAULTS["ENOSPC"]), pytest.raises(OSError, match="No space left"):
         fit(callbacks=[Checkpoint(path)])
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c"]

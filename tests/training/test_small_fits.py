@@ -7,10 +7,10 @@ import weakref
 
 import numpy as np
 import pytest
-from likeness import assert_same
-from pairs import pair
-from selection import matrix
 from sklearn.utils import check_random_state
+from support.equal_estimators import assert_same
+from support.estimator_pairs import pair
+from support.selection import matrix
 from test_overhead import calls_of
 
 import fastmlp

@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 import pytest
-from guarded import guarded, guarded_workspaces
-from problems import COMPILED_DTYPES, PAIRS, eps
 from scipy.sparse import csr_array
-from selection import few, matrix
+from support.guarded_memory import guarded, guarded_workspaces
+from support.problems import COMPILED_DTYPES, PAIRS, eps
+from support.selection import few, matrix
 
 from fastmlp import SGD, Adam, Network, Stepper
 from fastmlp.model.activations import HIDDEN

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from drawn_networks import drawn_network, pick
-from selection import seeds
+from support.drawn_networks import drawn_network, pick
+from support.selection import seeds
 
 from fastmlp import SGD, Adam, AdamW, Cosine, Muon, RMSprop, ScheduleFreeAdamW, Stepper
 

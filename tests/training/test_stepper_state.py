@@ -9,8 +9,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from selection import few
-from stepped import NETWORK, X, Y, stepped
+from support.selection import few
+from support.steppers import NETWORK, X, Y, stepped
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Network, Numbers, PiecewiseLinear, Quantiles, StepDecay, Stepper

@@ -6,11 +6,11 @@ import itertools
 import pickle
 import sys
 
-import needs
 import numpy as np
 import pytest
-from processes import python
-from terminals import Terminal
+from support import needs
+from support.processes import python
+from support.terminals import Terminal
 
 import fastmlp
 from fastmlp.system.compiling import Lap

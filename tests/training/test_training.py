@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import naive
 import numpy as np
 import pytest
-from choosing import have_chosen
-from problems import data_set
-from selection import some_backends
-from small_trainings import SMALL, X, Y, fit
+from support import naive
+from support.auto_choice import have_chosen
+from support.problems import data_set
+from support.selection import some_backends
+from support.small_fits import SMALL, X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Network

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pandas
-from selection import crossed, some_backends
+from support.selection import crossed, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, Network

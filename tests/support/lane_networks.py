@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from problems import data_set
-
 from fastmlp import Network
+from support.problems import data_set
 
 X, Y = data_set("diabetes", 48)
 ALONE = {"backend": "fused", "progress": False}

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 
-import needs
+from support import needs
 
 LEAST_CONTRAST = 4.5
 """The least contrast of text to what is behind it that WCAG 2 of the W3C requires."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from problems import data_set
 
 import fastmlp
 from fastmlp import Network
+from support.problems import data_set
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh", dropout=0.2)

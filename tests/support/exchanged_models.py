@@ -6,9 +6,6 @@ import functools
 
 import numpy as np
 import pytest
-from layered import formulas
-from own_pieces import hard, mish, sine
-from problems import COMPILED_DTYPES
 from scipy.special import erf, expit
 
 from fastmlp import (
@@ -38,6 +35,9 @@ from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, variabl
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.layout import operation_views, parameter_count
+from support.custom_pieces import hard, mish, sine
+from support.layer_networks import formulas
+from support.problems import COMPILED_DTYPES
 
 ROWS = 40
 X = np.random.default_rng(0).normal(size=(ROWS, 3))

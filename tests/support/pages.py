@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from processes import python
+from support.processes import python
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# file: (\S+)\n")
@@ -51,6 +51,6 @@ def run(page, folder, checks=""):
     for block in blocks(page, "python"):
         if block.file is not None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
-    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     code = script(page) + checks
     return python("-W", "error", "-c", code, cwd=folder, PYTHONPATH=paths, MPLBACKEND="agg").stdout

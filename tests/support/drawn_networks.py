@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from exchanged import own_gated, own_sine
-from own_layers import own_norm, own_prelu, shares, unit
 
 from fastmlp import (
     GEGLU,
@@ -27,6 +25,8 @@ from fastmlp import (
     SwiGLU,
     Swish,
 )
+from support.custom_layers import own_norm, own_prelu, shares, unit
+from support.exchanged_models import own_gated, own_sine
 
 SMOOTH = ("identity", "tanh", "silu", "gelu", "softplus", "sigmoid", "mish")
 one_slope = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.25)})

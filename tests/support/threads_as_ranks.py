@@ -6,8 +6,9 @@ import collections
 import itertools
 import threading
 
-import needs
 import numpy as np
+
+from support import needs
 
 
 class Group:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from problems import data_set
 from sklearn import model_selection
 
 import fastmlp
 from fastmlp import MLPClassifier
 from fastmlp.searches import tasks
+from support.problems import data_set
 
 X, Y = data_set("iris", 60)
 GIVEN = {"hidden_layer_sizes": (4,), "max_iter": 4, "random_state": 0, "backend": "reference"}

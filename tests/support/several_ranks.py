@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import scipy.sparse
-from in_threads import trained
-from with_heads import GAPS, network, rows_of
 
 import fastmlp
 from fastmlp import BatchNorm, Categories, Dense, Dropout, Numbers
 from fastmlp.distributed.data_parallel import DataParallel
+from support.heads import GAPS, network, rows_of
+from support.threads_as_ranks import trained
 
 EPS = np.finfo(np.float64).eps
 ROWS, EPOCHS = 101, 3

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from problems import data_set
 
 from fastmlp import Adam, Network, Stepper
+from support.problems import data_set
 
 NETWORK = Network((4, 8, 3), "relu", "softmax", "cross_entropy", dropout=0.3, l2=0.01)
 X, Y = (array.astype("f") for array in (data_set("iris", 60)[0], np.eye(3)[data_set("iris", 60)[1]]))

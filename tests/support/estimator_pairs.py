@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import sklearn.neural_network
-from problems import data_set
 
 import fastmlp
+from support.problems import data_set
 
 X, Y = data_set("iris", 120)
 _, TARGETS = data_set("diabetes", 120)

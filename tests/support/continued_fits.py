@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from problems import data_set
-
 import fastmlp
 from fastmlp import SGD, Adam, Cosine, Network, RMSprop, StepDecay, Warmup
+from support.problems import data_set
 
 X, Y = data_set("diabetes", 50)
 NETWORK = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 
 import numpy as np
-import pages
 
 import fastmlp
 from fastmlp import SGD, Activation, Layer, Loss, Network, RowLoss, Rule
+from support import pages
 
 PAGE = "docs/pieces.md"
 

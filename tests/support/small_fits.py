@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from problems import data_set
-
 import fastmlp
 from fastmlp import SGD, Network
+from support.problems import data_set
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")

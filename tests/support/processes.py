@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-import needs
+from support import needs
 
 
 def importing():

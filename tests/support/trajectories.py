@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from problems import data_set, eps, parameters_for
 
 import fastmlp
 from fastmlp import (
@@ -28,6 +27,7 @@ from fastmlp import (
     StepDecay,
     Warmup,
 )
+from support.problems import data_set, eps, parameters_for
 
 EPOCHS = 20
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from exchanged import own_gated, own_sine
 
 from fastmlp import Activation, Add, Dense, Dropout, Layer, Uniform
+from support.exchanged_models import own_gated, own_sine
 
 
 def normalised(x, gain, shift):

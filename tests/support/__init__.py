@@ -1,0 +1,1 @@
+"""What several tests share: networks, data, processes, and checks of results."""
