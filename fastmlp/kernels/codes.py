@@ -1,8 +1,7 @@
-"""Codes of activations, losses and rules: the numbers by which compiled programs know them.
+"""Codes of activations, losses, rules and operations in compiled programs.
 
-The code of fastmlp's own piece is its place in its table. A user's piece gets the next free code of the
-process. Machine code on the disk must outlive the process: it names a user's piece by its key and not by its
-code.
+The code of a built-in entry is its index in its table. A custom component gets the next free code of the
+process. Machine code on the disk outlives the process, so there a custom component has its key for a name.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from fastmlp.model.operations import KINDS, Kind, UnitRun
 from fastmlp.model.optimizers import RULES
 
 MOST_CODES = 1024
-"""The most pieces of a kind in one process: every program has a table with this number of addresses."""
+"""The most entries of a table in a process: every program has as many addresses."""
 
 
 class Codes:
-    """The codes of one kind of piece."""
+    """The codes of a table's components."""
 
     def __init__(self, kind: str, own: Mapping[str, Any]) -> None:
         self.kind, self._lock = kind, threading.Lock()
@@ -31,7 +30,7 @@ class Codes:
         self.own = len(self._entries)
 
     def code(self, piece: Piece | Kind | UnitRun) -> int:
-        """Return the code of a piece, which is valid in this process only."""
+        """Return the code of a component, valid in this process only."""
         if piece.key not in self._codes:
             with self._lock:
                 if piece.key not in self._codes:
@@ -46,15 +45,15 @@ class Codes:
         return self._codes[piece.key]
 
     def own_pieces(self) -> list[Any]:
-        """Return fastmlp's own pieces; not the entry that stands for users' layers, which has no formula."""
+        """Return the built-in entries, without the entry of custom layers, which has no formula."""
         return [entry for entry in self._entries[: self.own] if entry.key != "own"]
 
     def code_of_key(self, key: str) -> int:
-        """Return the code of a key; its piece must have one already."""
+        """Return the code of a key; the component must have a code already."""
         return self._codes[key]
 
     def of_key(self, key: str) -> Any:
-        """Return the piece of a key; the piece must have a code already."""
+        """Return the component of a key; the component must have a code already."""
         return self._entries[self._codes[key]]
 
     def __getitem__(self, code: int) -> Any:
@@ -75,4 +74,4 @@ DENSE, COPY, CONCATENATE, ADD, ACTIVATION, BATCH_NORM, FIXED_NORM, MEMBERS = map
     ("dense", "copy", "concatenate", "add", "activation", "batch_norm", "fixed_norm", "members"),
 )
 SGD = list(RULES).index("sgd")
-"""The codes that programs treat specially."""
+"""Codes with branches of their program."""

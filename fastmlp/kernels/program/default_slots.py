@@ -1,6 +1,6 @@
-"""Slots by rows that a variant may override; here they call the slots that every variant has.
+"""Slots by rows, by default calls of the slots of every variant.
 
-Templates as those of `step_templates`. A variant that works by rows, as `fused` does, has its own.
+Templates as in `step_templates`. A variant that works by rows, as `fused`, overrides these slots.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -19,7 +19,7 @@ def streams():
 
 
 def affine_rows(x, order, w, b, out, first, last, relu, scratch):
-    """Rows [first, last) of out = x @ w + b, and max(., 0) of it where `relu`; order : empty."""
+    """Rows [first, last) of out = x @ w + b, then relu where `relu`; order : empty."""
     z = rows_of(out, first, last)
     affine(rows_of(x, first, last), w, b, scratch, z)
     if relu:
@@ -35,19 +35,19 @@ def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
 
 
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
-    """out = x.T @ delta, for all inputs; without a step: it is called where `apply` is false."""
+    """out = x.T @ delta, for all inputs; never with a step: `apply` is false."""
     weight_gradient(x, delta, scratch, out)
 
 
 def affine_sparse_rows(indptr, indices, values, order, w, b, out, relu):
-    """`affine_sparse`, and max(., 0) of it where `relu`."""
+    """`affine_sparse`, then relu where `relu`."""
     affine_sparse(indptr, indices, values, order, w, b, out)
     if relu:
         activate(RELU, out, out)
 
 
 def add_sparse_rows(indptr, indices, values, order, w, out):
-    """out (rows, n_out) += x @ w, of sparse rows x: the chains of `affine_sparse` go on from what out has."""
+    """out (rows, n_out) += x @ w, of sparse rows x: the chains of `affine_sparse` continue from out."""
     for i in range(out.shape[0]):
         row = order[i] if len(order) > 0 else i
         own = rows_of(out, i, i + 1)
@@ -56,5 +56,5 @@ def add_sparse_rows(indptr, indices, values, order, w, out):
 
 
 def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, apply, rate, l2):
-    """`weight_gradient_sparse` without a step: it is called where `apply` is false."""
+    """`weight_gradient_sparse`, never with a step: `apply` is false."""
     weight_gradient_sparse(starts, samples, numbers, columns, delta, out)

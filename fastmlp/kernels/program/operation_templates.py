@@ -1,6 +1,6 @@
-"""Operations that are no product, in a step: what the phases call for them, by name, as they call slots.
+"""Operations other than products, called by name as slots are.
 
-A chain of dense layers meets none of this, and so none of it is compiled for one.
+A chain of dense layers needs no function of this file, and so compiles none.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -38,11 +38,11 @@ from fastmlp.kernels.program.unit_runs import run_backward, run_forward
 from fastmlp.kernels.program.weight_templates import sum_over_ranks
 
 SHARED_UNITS = 32
-"""Units in the shares of workers: two cache lines of float32, which processors fetch in pairs."""
+"""Units in the parts of workers: two cache lines of float32, fetched in pairs."""
 
 
 def operation_forward(call, start, rows, number, first, last):
-    """Take rows [first, last) of a batch through one operation; as `rows_forward`."""
+    """Take rows [first, last) of a batch through an operation; as `rows_forward`."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     if here.joined != 0:
         return
@@ -92,12 +92,12 @@ def operation_forward(call, start, rows, number, first, last):
 
 
 def stands_in_place(here, below):
-    """Whether a sum stands where its first source stood, whose delta is then that of the sum."""
+    """Return whether a sum is in place: in the memory of its first source, whose delta is the sum's."""
     return here.units == below.units
 
 
 def operation_backward(call, rows, of_all, number, first, last):
-    """Write the deltas of an operation's sources, or add to them, rows [first, last); as `rows_backward`."""
+    """Write, or add to, the deltas of an operation's sources in rows [first, last); as `rows_backward`."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     if here.joined != 0:
         return
@@ -147,7 +147,7 @@ def operation_backward(call, rows, of_all, number, first, last):
 
 
 def whole_sums(call, step, first, last, worker, workers):
-    """Wait until numbers [first, last) of the gradient are sums over all workers and all ranks."""
+    """Wait until numbers [first, last) of the gradient are sums over all workers and ranks."""
     wait(call.barrier, worker, workers)
     if call.summing > 0:
         if worker == 0:
@@ -156,10 +156,10 @@ def whole_sums(call, step, first, last, worker, workers):
 
 
 def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
-    """Have workers compute the statistics of a batch norm, of a share of its units each, over all rows.
+    """Compute a batch norm's statistics over all rows, a part of the units for each worker.
 
-    The means of its units and the factors of their numbers stay in call.gradients, in the place of the state,
-    until the end of the step. moves : whether the running state is moved
+    The means of its units and the factors of their numbers stay in call.gradients, in the section of the
+    state, until the end of the step. moves : whether the running state is moved
     """
     here = call.operations[number]
     below, middle = call.operations[here.source], here.trained + here.n_out
@@ -182,7 +182,7 @@ def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
 
 
 def whole_backward(call, rows, step, number, worker, workers):
-    """Have workers sum the gradients of a batch norm's gain and shift, of a share of its units each."""
+    """Sum the gradients of a batch norm's gain and shift, a part of the units for each worker."""
     here = call.operations[number]
     below, middle = call.operations[here.source], here.trained + here.n_out
     wait(call.barrier, worker, workers)
@@ -199,7 +199,7 @@ def whole_backward(call, rows, step, number, worker, workers):
 
 
 def vectors_step(call, rows, step, number, rate, bias_rate):
-    """Write the gradients of an operation's gain and shift, and update both; as `weights_step`."""
+    """Write the gradients of an operation's gain and shift; update both."""
     here, memory = call.operations[number], call.memory
     if here.end == here.weights:
         return
@@ -239,7 +239,7 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
 
 
 def run_step(call, rows, number):
-    """Write the gradients of an operation of a run, of whose parts `run_backward` has summed the rows."""
+    """Write the gradients of an operation of a run from the parts' sums of `run_backward`."""
     here, parts = call.operations[number], parts_of(rows)
     found = span(call.gradients, here.weights, here.trained)
     if rows > 0:

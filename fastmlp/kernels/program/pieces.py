@@ -1,4 +1,4 @@
-"""Which functions of a program are pieces, compiled by themselves (`fastmlp.kernels.jit.lazy`)."""
+"""The pieces of a program: functions compiled by themselves (`fastmlp.kernels.jit.lazy`)."""
 
 # ruff: noqa: F821  (`coded` and CODE are bound later)
 # mypy: ignore-errors
@@ -14,11 +14,11 @@ from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES,
 
 
 class ProgramPiece(NamedTuple):
-    """How a slot becomes a piece.
+    """A slot as a piece.
 
-    result : the type that it returns, one of Numba's
-    codes : the table of its first argument, if each code has machine code of its own; else None
-    constant : the template that calls the slot, by the name `coded`, with the constant CODE as that argument
+    result : Numba's type of the result
+    codes : the table of its first argument, if each code has machine code; else None
+    constant : the template that calls the slot, by the name `coded`, with the constant CODE as first argument
     """
 
     result: types.Type = types.none
@@ -90,4 +90,4 @@ PIECES = {
         coded(CODE, operations, last, parameters, z, first, parts, sums, delta),
     ),
 }  # fmt: skip
-"""Slots, and other functions that programs share, as products over some rows and a step's phases, by name."""
+"""Slots, and other functions shared by programs, as products over rows and a step's phases, by name."""

@@ -1,4 +1,4 @@
-"""How compiled code reads the measured constants: by one load each from the array `table.VALUES`."""
+"""Loads of measured constants in compiled code, from the array `table.VALUES`."""
 
 # mypy: ignore-errors
 
@@ -11,7 +11,7 @@ from fastmlp.kernels.tuning.table import PLACES, SYMBOL
 
 
 def tuned(name):
-    """Return the intrinsic that jitted code calls, without arguments, to read a constant of the table."""
+    """Return an intrinsic without arguments that reads a constant of the table."""
     place = PLACES[name]
 
     @intrinsic
@@ -25,7 +25,7 @@ def tuned(name):
 
 
 def emit_tuned(builder, place):
-    """Write the load of the constant at a place."""
+    """Write the load of the constant at an index."""
     module = builder.module
     if SYMBOL not in module.globals:
         ir.GlobalVariable(module, INT, SYMBOL)  # the array's first element; the loader defines the symbol
