@@ -21,7 +21,7 @@ from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
-from fastmlp.kernels.tuning import reading, table
+from fastmlp.kernels.tuning import table
 from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
 from fastmlp.kernels.variant import Work
 
@@ -103,7 +103,7 @@ def test_what_is_not_in_the_table_is_left_out():
 
 
 def test_compiled_code_reads_the_constants_while_it_runs():
-    first, last = (reading.tuned(name) for name in (min(TABLE), max(TABLE)))
+    first, last = (table.tuned(name) for name in (min(TABLE), max(TABLE)))
 
     @numba.njit
     def read():

@@ -18,8 +18,7 @@ from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTE
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import call, pack
 from fastmlp.kernels.jit.lazy import emitted, helper
-from fastmlp.kernels.tuning.reading import tuned
-from fastmlp.kernels.tuning.table import BLOCK_BYTES, BLOCK_ROWS, is_blocked
+from fastmlp.kernels.tuning.table import BLOCK_BYTES, BLOCK_ROWS, is_blocked, tuned
 
 next_vectors = jittable(macrokernel.next_vectors)
 

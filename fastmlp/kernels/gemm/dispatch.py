@@ -23,8 +23,7 @@ from fastmlp.kernels.gemm.transposed import (
     pays_backward,
     pays_forward,
 )
-from fastmlp.kernels.tuning.reading import tuned
-from fastmlp.kernels.tuning.table import ROW_BYTES
+from fastmlp.kernels.tuning.table import ROW_BYTES, tuned
 
 compiled = njit(error_model="numpy", inline="always")
 

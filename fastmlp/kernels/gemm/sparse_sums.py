@@ -42,8 +42,7 @@ from fastmlp.kernels.gemm.microkernel import (
     with_mask,
 )
 from fastmlp.kernels.jit.lazy import compile_all, emitted
-from fastmlp.kernels.tuning.reading import emit_tuned
-from fastmlp.kernels.tuning.table import PLACES
+from fastmlp.kernels.tuning.table import PLACES, emit_tuned
 
 MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
 from fastmlp.kernels.codegen.machine import NEVER, host
 
@@ -214,3 +215,31 @@ def forced(values: Mapping[str, int]) -> Iterator[None]:
         yield
     finally:
         VALUES[:] = before
+
+
+# --- loads in compiled code --------------------------------------------------------------------------------
+
+
+def tuned(name: str) -> Any:
+    """Return an intrinsic without arguments that reads a constant of the table."""
+    from numba import types
+    from numba.extending import intrinsic
+
+    place = PLACES[name]
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(typing_context: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            return emit_tuned(builder, place)
+
+        return types.intp(), emit
+
+    return read
+
+
+def emit_tuned(builder: ir.IRBuilder, place: int) -> ir.Value:
+    """Write the load of the constant at an index."""
+    module, number = builder.module, ir.IntType(64)
+    if SYMBOL not in module.globals:
+        ir.GlobalVariable(module, number, SYMBOL)  # the array's first element; the loader defines the symbol
+    return builder.load(builder.gep(module.globals[SYMBOL], [number(place)], source_etype=number))
