@@ -25,7 +25,6 @@ from fastmlp.kernels.jit.lazy import INNER, OPTIONS, piece
 from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.program import (
-    default_slots,
     head_templates,
     input_templates,
     member_templates,
@@ -33,13 +32,14 @@ from fastmlp.kernels.program import (
     orthogonal,
     pass_templates,
     row_templates,
+    slots,
     sparse_templates,
     step_numbers,
     step_templates,
     weight_templates,
 )
 from fastmlp.kernels.program.call_record import CallRecord
-from fastmlp.kernels.program.pieces import PIECES
+from fastmlp.kernels.program.slots import PIECES
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
 from fastmlp.system.names_read import names_of
 
@@ -120,7 +120,7 @@ TEMPLATES: dict[str, Function] = {
     for module in (
         step_templates,
         step_numbers,
-        default_slots,
+        slots,
         row_templates,
         weight_templates,
         sparse_templates,
