@@ -404,7 +404,10 @@ class Matrix(NumberArray):
 
 
 def operand(context, builder, kind, value):
-    """Return an argument of jitted code as a `Matrix` or a `Symbol` for code being written."""
+    """Return an argument of jitted code as a `Matrix`, a `Symbol`, or a list of both for a tuple."""
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value)
+        return [operand(context, builder, *pair) for pair in zip(kind, parts, strict=True)]
     if isinstance(kind, (types.Number, types.Boolean)):
         return Symbol(builder, value)
     return Matrix(context, builder, kind, value)

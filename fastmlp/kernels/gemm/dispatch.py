@@ -118,9 +118,8 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
             finish = chosen(relu & (k + terms == n_in), RELU, STORE)
-            product_of_rows(
-                x, order, start, rows, w, k, terms, packing, panel, b, out, finish, across(rows, len(order))
-            )
+            wide = across(rows, len(order))
+            product_of_rows(x, order, start, rows, w, (k, terms), packing, panel, b, out, finish, wide)
 
 
 @compiled
@@ -169,8 +168,8 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l
             steps = apply and k + terms == depth
             target, finish = out if steps else waiting, chosen(steps, UPDATE, STORE)
             product_of_columns(
-                x, order, start, rows, delta, k, terms, packing, panel, waiting, target, start - out_first,
-                finish, rate, l2,
+                x, order, start, rows, delta, (k, terms), packing, panel, waiting, target, start - out_first,
+                (finish, rate, l2),
             )  # fmt: skip
             k += terms
             if k == depth:

@@ -125,7 +125,7 @@ def taken_by(dtype):
 
 
 def emit_tiles(
-    v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False,
+    v, kind, rows, vectors, o, started, ends, mask=None, *, fetches=True, a_sums=None, spreads=False,
     turned=False, keeps_order=True,
 ):  # fmt: skip
     """Write a stack of tiles of one shape.

@@ -39,8 +39,8 @@ def train_lanes(call, worker, workers):
     objective = call.objective
     run(
         call.parameters, call.moments, call.memory, call.order, call.starts, call.stops, call.totals, call.rates,
-        call.losses, call.lane_places, call.lane_numbers, objective.divisor, objective.value_divisor,
-        objective.shared_penalty,
+        call.losses, call.lane_places, call.lane_numbers,
+        (objective.divisor, objective.value_divisor, objective.shared_penalty),
     )  # fmt: skip
 
 
@@ -129,9 +129,9 @@ def names(constants):
 
     @disposable
     def run(
-        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers,
-        divisor, value_divisor, shares_penalty,
+        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers, objective
     ):  # fmt: skip
+        divisor, value_divisor, shares_penalty = objective
         lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
         builder = parameters.builder
         v = Vectors(builder, parameters.dtype, lanes * parameters.itemsize)

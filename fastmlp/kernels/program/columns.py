@@ -41,20 +41,23 @@ def terms_of(indptr, indices, order, i, first, last, n_in):
     return begin, end
 
 
-def list_columns(
-    indptr, indices, values, order, rows, first, last, n_in, every,
-    counts, marks, columns, starts, samples, numbers, places,
-):  # fmt: skip
+def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, places):
     """List the non-zeros of a batch of `rows` rows in columns [first, last), column by column.
 
-    indptr (all rows + 1,) int64, indices int32, values : sparse rows; order (rows,) int64, or empty
+    sparse : (indptr, indices, values) of all rows: (all rows + 1,) int64, int32, floating
+    order : (rows,) int64, or empty
     every : whether empty columns are listed, too
-    counts : (last - first,) int32, marks : ((last - first) / 64, rounded up) uint64; zeros before and after
+    zeros : (counts, marks): (last - first,) int32, (ceil((last - first) / 64),) uint64; 0 before and after
+    lists : (columns, starts, samples, numbers), written
+    places : (rows,) int64, overwritten
+
     columns : (last - first + 1,) int64, the listed columns; the last element is their number
     starts : (last - first + 1,) int64; listed column t has elements [starts[t], starts[t + 1]) of
     samples, numbers : of each non-zero its row of the batch, int32, and its value, floating
-    places : (rows,) int64, overwritten
     """
+    indptr, indices, values = sparse
+    counts, marks = zeros
+    columns, starts, samples, numbers = lists
     width, one = last - first, np.uint64(1)
     for i in range(rows):
         begin, end = terms_of(indptr, indices, order, i, first, last, n_in)

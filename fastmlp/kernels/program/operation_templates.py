@@ -141,9 +141,8 @@ def operation_backward(call, rows, of_all, number, first, last):
     x, by_source = subrows_of(x, k, below.width // k), subrows_of(by_source, k, below.width // k)
     other, by_other = subrows_of(other, k, n_other), subrows_of(by_other, k, n_other)
     delta = subrows_of(delta, k, here.n_out)
-    operate_gradient(
-        kind, numbers, k, here.second, gain, x, other, kept, delta, adds, adds_other, by_source, by_other
-    )  # fmt: skip
+    adding = adds, adds_other
+    operate_gradient(kind, numbers, k, here.second, gain, x, other, kept, delta, adding, by_source, by_other)
 
 
 def whole_sums(call, step, first, last, worker, workers):

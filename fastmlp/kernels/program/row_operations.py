@@ -95,13 +95,13 @@ def following(subrow, subrows):
     return chosen(subrow + 1 == subrows, 0, subrow + 1)
 
 
-def operate_gradient(
-    code, numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
-):
+def operate_gradient(code, numbers, subrows, second, gain, x, other, kept, delta, adding, below, below_other):
     """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out) of the output.
 
-    below_other : by the second source; adds, adds_other : whether to add to the values there
+    below_other : by the second source
+    adding : (adds, adds_other), whether to add to the values of below and of below_other
     """
+    adds, adds_other = adding
     rows, n_in = x.shape
     if code == CONCATENATE:
         pass_on(delta, 0, adds, below)

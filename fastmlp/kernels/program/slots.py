@@ -128,10 +128,8 @@ PIECES = {
     ),
     "operate_gradient": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other:
-        coded(
-            CODE, numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
-        ),
+        lambda numbers, subrows, second, gain, x, other, kept, delta, adding, below, below_other:
+        coded(CODE, numbers, subrows, second, gain, x, other, kept, delta, adding, below, below_other),
     ),
     "gain_gradient": ProgramPiece(
         types.none, OPERATION_CODES,

@@ -58,8 +58,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
     places = vector(call.list_places, (call.batch + APART // 8) * worker, rows)
     list_columns(
-        indptr, call.indices, call.values, order, rows, first, last, here.sparse_in, not few,
-        counts, marks, columns, starts, samples, numbers, places,
+        (indptr, call.indices, call.values), order, rows, first, last, here.sparse_in, not few,
+        (counts, marks), (columns, starts, samples, numbers), places,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)
