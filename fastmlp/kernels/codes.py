@@ -23,11 +23,11 @@ MOST_CODES = 1024
 class Codes:
     """The codes of a table's components."""
 
-    def __init__(self, kind: str, own: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, Any]) -> None:
         self.kind, self._lock = kind, threading.Lock()
-        self._entries: list[Any] = list(own.values())
+        self._entries: list[Any] = list(built_in.values())
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
-        self.own = len(self._entries)
+        self.n_built_in = len(self._entries)
 
     def code(self, piece: Piece | Kind | UnitRun) -> int:
         """Return the code of a component, valid in this process only."""
@@ -37,16 +37,16 @@ class Codes:
                     if len(self._entries) == MOST_CODES:
                         kinds = self.kind + ("es" if self.kind.endswith("s") else "s")
                         raise ValueError(
-                            f"a process can use {MOST_CODES - self.own} {kinds} of your own, and has used "
-                            "them; give what changes from one to the next as a parameter"
+                            f"a process can use {MOST_CODES - self.n_built_in} {kinds} of your own, and has "
+                            "used them; give what changes from one to the next as a parameter"
                         )
                     self._entries.append(piece)
                     self._codes[piece.key] = len(self._entries) - 1
         return self._codes[piece.key]
 
-    def own_pieces(self) -> list[Any]:
+    def built_in_entries(self) -> list[Any]:
         """Return the built-in entries, without the entry of custom layers, which has no formula."""
-        return [entry for entry in self._entries[: self.own] if entry.key != "own"]
+        return [entry for entry in self._entries[: self.n_built_in] if entry.key != "own"]
 
     def code_of_key(self, key: str) -> int:
         """Return the code of a key; the component must have a code already."""

@@ -76,7 +76,7 @@ def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, i
     return buffers(products, rows)
 
 
-OWN = {
+BUILT_IN = {
     "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
     "tiled": Choice(exact=True),

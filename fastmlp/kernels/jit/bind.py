@@ -86,13 +86,13 @@ def located(place: str) -> Any:
 class EntrySource(NamedTuple):
     """The source of an entry point, for compilation.
 
-    name : of its machine code; name_parts : the parts of the name's digest, see `entries.Entries`
+    name : of its machine code; stored_name : the name on the disk, see `entries.Entries`
     names : names() gives the template's globals by name
     raises : see `emission.emit_entry`
     """
 
     name: str
-    kept: str
+    stored_name: str
     function: Function
     names: Callable[[], Mapping[str, Any]]
     identity: Identity

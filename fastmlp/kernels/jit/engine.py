@@ -68,7 +68,7 @@ class Engine:
         return address
 
 
-# --- the constants that were measured on this machine, kept with its machine code -------------------------
+# --- the constants that were measured on this machine, saved with its machine code -------------------------
 
 TUNE = "FASTMLP_TUNE"
 """The environment variable of measurements: 0 keeps the usual values."""
@@ -86,14 +86,14 @@ def are_constants_measured() -> bool:
 # No constant may change during a training, so measured values are set before the first program runs.
 def take_constants() -> None:
     """Set the constants from the disk, before the first program runs."""
-    kept = store.name_of(CONSTANTS) if are_constants_measured() else None
-    if kept is not None:
-        table.take(json.loads(kept))
+    stored = store.name_of(CONSTANTS) if are_constants_measured() else None
+    if stored is not None:
+        table.take(json.loads(stored))
 
 
-def keep_constants(values: Mapping[str, int]) -> None:
+def save_constants(values: Mapping[str, int]) -> None:
     """Write constants to the disk, for later processes."""
-    store.keep_name(CONSTANTS, json.dumps(dict(values)))
+    store.save_name(CONSTANTS, json.dumps(dict(values)))
 
 
 # --- pieces -----------------------------------------------------------------------------------------------

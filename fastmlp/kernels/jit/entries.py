@@ -49,8 +49,8 @@ class Entries:
     cacheable : whether all functions are the installed package's; only then are their names saved on the disk
     """
 
-    def __init__(self, name: str, load: Callable[[], Any], lasting: bool) -> None:
-        self._name, self._load, self.lasting = name, load, lasting
+    def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
+        self._name, self._load, self.cacheable = name, load, cacheable
         self._entries: dict[tuple[str, str], Entry] = {}
         self._of_networks: dict[tuple[Bound, str], Entry] = {}
         """The entry points of single networks, the last made at the end."""
@@ -92,7 +92,8 @@ class Entries:
     def has(self, templates: Iterable[str], dtype: str) -> bool:
         """Return whether entry points are in this process, or on the disk."""
         return all(
-            (one, dtype) in self._entries or self._is_kept(f"{self._name} {one}", dtype) for one in templates
+            (one, dtype) in self._entries or self._is_stored(f"{self._name} {one}", dtype)
+            for one in templates
         )
 
     def has_network(self, bound: Bound, dtype: str) -> bool:
@@ -103,15 +104,15 @@ class Entries:
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
             return False
-        if self._is_kept(bound.template, dtype, bound):
+        if self._is_stored(bound.template, dtype, bound):
             return True
         self._missing = {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
         return False
 
-    def _is_kept(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
+    def _is_stored(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
         """Return whether the disk has the entry point of a description."""
-        kept = store.name_of(what) if self.lasting else None
-        return kept is not None and store.has(name_of(kept, bound) if bound else kept, dtype)
+        stored = store.name_of(what) if self.cacheable else None
+        return stored is not None and store.has(name_of(stored, bound) if bound else stored, dtype)
 
     @compiling()
     def _entry(
@@ -123,13 +124,13 @@ class Entries:
         name : name(stored) gives the name of its machine code from the stored name
         network : the sizes of the only network served, or empty
         """
-        kept = store.name_of(what) if self.lasting and not is_compiler_loaded() else None
-        if kept is None:
+        stored = store.name_of(what) if self.cacheable and not is_compiler_loaded() else None
+        if stored is None:
             with undisturbed():
                 made = source()
-            kept = made.kept
-            if self.lasting and made.identity.unknown is None:
-                store.keep_name(what, kept)
+            stored = made.stored_name
+            if self.cacheable and made.identity.unknown is None:
+                store.save_name(what, stored)
                 self._put_names()
         else:
             known_to_compiler[what] = source
@@ -143,7 +144,7 @@ class Entries:
                 _measured[:] = [time.thread_time() - began]
             return code
 
-        return entry_of(name(kept), dtype, compiled)
+        return entry_of(name(stored), dtype, compiled)
 
     def _put_names(self) -> None:
         """Save the names of all entry points for processes without the compiler."""
@@ -151,7 +152,7 @@ class Entries:
         for template in ENTRY_POINTS:
             what = f"{self._name} {template}"
             if store.name_of(what) is None:
-                store.keep_name(what, program.source(template).kept)
+                store.save_name(what, program.source(template).stored_name)
 
 
 ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 2, "backward": 2}
@@ -191,7 +192,7 @@ def announced(
     if key in announced_programs:
         return compiling()
     announced_programs.add(key)
-    reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"
+    reason = store.why_not_saved() if unknown is None else f"what it is made of cannot be known: {unknown}"
     often = f"this happens {once}, later runs load it from the disk cache"
     if reason is not None:
         often = f"later runs will compile again, for {reason}"

@@ -87,7 +87,7 @@ class PieceRequest(NamedTuple):
         if self.key is not None:
             return (self.key,)
         if isinstance(self.codes, str):
-            return tuple(one.key for one in BY_KIND[self.codes].own_pieces())
+            return tuple(one.key for one in BY_KIND[self.codes].built_in_entries())
         return tuple(map(str, makers[self.name].codes))
 
 

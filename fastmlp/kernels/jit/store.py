@@ -172,7 +172,7 @@ def most_bytes() -> int:
     return int(given)
 
 
-def why_not_kept() -> str | None:
+def why_not_saved() -> str | None:
     """Return why nothing can be saved now, for instance on a full disk; None if saving works."""
     try:
         place = directory(to_write=True)
@@ -411,7 +411,7 @@ def name_of(what: str) -> str | None:
     return known_names.setdefault(what, content.decode())
 
 
-def keep_name(what: str, name: str) -> None:
+def save_name(what: str, name: str) -> None:
     """Save a name for later processes."""
     if (package := package_digest()) and known_names.get(what) != name:
         known_names[what] = name

@@ -52,10 +52,10 @@ def parameters_of_column(here):
     return (here.biases - here.weights) // here.columns, (here.trained - here.biases) // here.columns
 
 
-def kept_of_column(call, here, column, rows, first, last):
+def saved_of_column(call, here, column, rows, first, last):
     """Return the saved numbers of a column: all (rows, numbers), and rows [first, last)."""
-    kept = column_of(call.memory, call.logits, here.kept, column, rows, here.kept_units // here.columns)
-    return kept, rows_of(kept, first, last)
+    saved = column_of(call.memory, call.logits, here.saved, column, rows, here.saved_units // here.columns)
+    return saved, rows_of(saved, first, last)
 
 
 def units_of_column(call, buffer, here, column, rows, first, last):
@@ -83,13 +83,13 @@ def block_forward(call, rows, number, first, last, worker):
         weights = vector(parameters, here.weights + g * n_weights, n_weights)
         biases = vector(parameters, here.biases + g * n_biases, n_biases)
         out, unit = units_of_column(call, call.activations, here, g, rows, first, last)
-        kept, own = kept_of_column(call, here, g, rows, first, last)
+        saved, own = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
             source = column_of(memory, call.activations, below.units, g, rows, n_in)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
             w = matrix(weights, 0, n_in, n_weights // n_in)
-            affine_rows(source, no_order(), w, biases, kept, first, last, False, scratch)
+            affine_rows(source, no_order(), w, biases, saved, first, last, False, scratch)
             copy_columns(own, unit, out)
         elif here.kind == PERIODIC:
             angles(x, g, weights, biases, own)
@@ -107,11 +107,11 @@ def block_backward(call, rows, number, first, last, worker):
     """Write an operation's saved numbers for gradients, and source deltas: `rows_backward`."""
     memory, here = call.memory, call.operations[number]
     below = call.operations[here.source]
-    if here.kept_units == 0:
+    if here.saved_units == 0:
         return
     for g in range(here.columns):
         delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
-        kept, own = kept_of_column(call, here, g, rows, first, last)
+        saved, own = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
             pass_on(delta, unit, False, own)
             if below.trained > below.weights:
@@ -119,7 +119,7 @@ def block_backward(call, rows, number, first, last, worker):
                 w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
                 by_x = column_of(memory, call.deltas, below.units, g, rows, n_in)
                 scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-                input_gradient_rows(kept, w, by_x, by_x, first, last, False, scratch)
+                input_gradient_rows(saved, w, by_x, by_x, first, last, False, scratch)
         elif here.kind == PERIODIC:
             if here.trained > here.biases:
                 cosines_gradient(vector(delta, 0, delta.size), vector(own, 0, own.size))
@@ -147,7 +147,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
             clear(by_weights)
             clear(by_biases)
             continue
-        delta, _ = kept_of_column(call, here, g, rows, 0, rows)
+        delta, _ = saved_of_column(call, here, g, rows, 0, rows)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
             own = column_of(memory, call.activations, below.units, g, rows, n_in)

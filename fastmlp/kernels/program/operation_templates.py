@@ -84,11 +84,11 @@ def operation_forward(call, start, rows, number, first, last):
         pass_on(other, 0, True, out)
         return
     k, numbers = here.subrows, numbers_of(here)
-    kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-    kept = rows_of(kept, first * k, last * k)
+    saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
+    saved = rows_of(saved, first * k, last * k)
     x, other = subrows_of(x, k, below.width // k), subrows_of(other, k, second.width // k)
     out = subrows_of(out, k, here.n_out)
-    operate(here.kind, numbers, k, here.second, gain, shift, x, other, kept, out)
+    operate(here.kind, numbers, k, here.second, gain, shift, x, other, saved, out)
 
 
 def stands_in_place(here, below):
@@ -136,13 +136,13 @@ def operation_backward(call, rows, of_all, number, first, last):
         return
     k, numbers, n_other = here.subrows, numbers_of(here), second.width // here.subrows
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
-    kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-    kept = rows_of(kept, first * k, last * k)
+    saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
+    saved = rows_of(saved, first * k, last * k)
     x, by_source = subrows_of(x, k, below.width // k), subrows_of(by_source, k, below.width // k)
     other, by_other = subrows_of(other, k, n_other), subrows_of(by_other, k, n_other)
     delta = subrows_of(delta, k, here.n_out)
     adding = adds, adds_other
-    operate_gradient(kind, numbers, k, here.second, gain, x, other, kept, delta, adding, by_source, by_other)
+    operate_gradient(kind, numbers, k, here.second, gain, x, other, saved, delta, adding, by_source, by_other)
 
 
 def whole_sums(call, step, first, last, worker, workers):
@@ -224,11 +224,11 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
             clear(span(call.gradients, here.trained, here.end))
         else:
             k = here.subrows
-            kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
+            saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
             x, delta = subrows_of(x, k, below.width // k), subrows_of(delta, k, here.n_out)
             other = output_of(memory, call.activations, call.dropped, second, rows)
             other, numbers = subrows_of(other, k, second.width // k), numbers_of(here)
-            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, kept, delta, of_gain)
+            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, saved, delta, of_gain)
     else:
         clear(of_gain)
     if len(of_shift) > 0 and here.kind != BATCH_NORM:

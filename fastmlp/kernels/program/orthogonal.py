@@ -72,10 +72,10 @@ def orthogonalise(call, number, worker, workers):
 
 def move_momentum(rule, g, moment):
     """moment (n,) = momentum * moment + (1 - momentum) * g; g becomes the moment, or Nesterov's mean."""
-    kept = g.dtype.type(rule.momentum)
+    momentum = g.dtype.type(rule.momentum)
     for i in range(len(g)):
-        moment[i] += (g[i] - moment[i]) * (1 - kept)
-        g[i] = g[i] + kept * (moment[i] - g[i]) if rule.orthogonal == NESTEROV else moment[i]
+        moment[i] += (g[i] - moment[i]) * (1 - momentum)
+        g[i] = g[i] + momentum * (moment[i] - g[i]) if rule.orthogonal == NESTEROV else moment[i]
 
 
 def norm_of(numbers):

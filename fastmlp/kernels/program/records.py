@@ -56,7 +56,7 @@ OPERATION = np.dtype(
         *((name, np.int64) for name in ("kind", "source", "other", "n_in", "n_out")),
         *(
             (name, np.int64)
-            for name in ("weights", "biases", "trained", "end", "units", "kept", "kept_units", "activation")
+            for name in ("weights", "biases", "trained", "end", "units", "saved", "saved_units", "activation")
         ),
         *(
             (name, np.int64)

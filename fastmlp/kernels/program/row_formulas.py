@@ -22,7 +22,7 @@ class Row:
 
     v : vectors of LANES lanes
     units : the numbers of the row, an integer or a `Symbol`; count : the same as a float
-    places : by name the addresses of x, other, delta, kept, out and out2, and of gain and shift
+    places : by name the addresses of x, other, delta, saved, out and out2, and of gain and shift
     numbers : the hyperparameters of the operation, each a `Symbol`
     """
 
@@ -66,9 +66,9 @@ class Row:
         """Return an element of an array in every lane."""
         return Symbol(self.builder, self.v.broadcast(self.place(name, number)))
 
-    def keep(self, number, symbol):
-        """Write a number, equal in every lane, to `kept`."""
-        self.builder.store(self.builder.extract_element(symbol.value, INT32(0)), self.place("kept", number))
+    def save(self, number, symbol):
+        """Write a number, equal in every lane, to `saved`."""
+        self.builder.store(self.builder.extract_element(symbol.value, INT32(0)), self.place("saved", number))
 
     def add_number(self, name, number, symbol):
         """Add a number, equal in every lane, to an element of an array."""
@@ -140,14 +140,14 @@ def forward(kind, row):
     """Write out = the operation of x and other (units,), and save numbers for backward."""
     code = kind.row.code
     ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
-    known = _Writer(kind, row, SOURCES).write(ends, code.kept)
-    for place, node in enumerate(code.kept):
-        row.keep(place, known[id(node)])
+    known = _Writer(kind, row, SOURCES).write(ends, code.saved)
+    for place, node in enumerate(code.saved):
+        row.save(place, known[id(node)])
 
 
-def _kept(kind, row):
+def _saved(kind, row):
     """Return the saved numbers of `forward`, by node id."""
-    return {id(node): row.number("kept", place) for place, node in enumerate(kind.row.code.kept)}
+    return {id(node): row.number("saved", place) for place, node in enumerate(kind.row.code.saved)}
 
 
 def backward(kind, row, adds):
@@ -160,7 +160,7 @@ def backward(kind, row, adds):
         return kind.row.code.derivatives[name], lambda *at: row.store(array, *at, adds)
 
     ends = [end(name, OUT[name], one) for name, one in zip(kind.row.sources, adds, strict=False)]
-    _Writer(kind, row, {**SOURCES, "delta": "delta"}).write(ends, known=_kept(kind, row))
+    _Writer(kind, row, {**SOURCES, "delta": "delta"}).write(ends, known=_saved(kind, row))
 
 
 def gradient(kind, row):
@@ -176,7 +176,7 @@ def gradient(kind, row):
             by_unit.append((derivative, write))
         else:
             by_layer.append((derivative, at))
-    known = writer.write(by_unit, [derivative for derivative, _ in by_layer], _kept(kind, row))
+    known = writer.write(by_unit, [derivative for derivative, _ in by_layer], _saved(kind, row))
     for derivative, at in by_layer:
         row.add_number("out", at, row.like.number(known[id(derivative)]))
 

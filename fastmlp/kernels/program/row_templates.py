@@ -122,8 +122,8 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
             hidden, dense_in = here.gives_logits == 0, here.n_in - sparse_in_of(call, here)
             both = (dense_in > 0) & (dense_in < here.n_in)
             relu = hidden & (here.activation == RELU) & (not both)
-            kept = here.joined != 0
-            ended = relu | (hidden & (here.activation == IDENTITY) & (not kept))
+            joined = here.joined != 0
+            ended = relu | (hidden & (here.activation == IDENTITY) & (not joined))
             z = units_of(memory, chosen(ended, call.activations, call.logits), here, rows)
             if dense_in > 0:
                 if number > 0:
@@ -139,7 +139,7 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                     add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), own)
                 else:
                     affine_sparse_rows(indptr, indices, values, some, w, b, own, relu)
-            if hidden and not (ended or kept):
+            if hidden and not (ended or joined):
                 activate(here.activation, rows_of(z, first, last), a)
         elif here.is_block != 0:
             block_forward(call, rows, number, first, last, worker)
@@ -238,7 +238,7 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
             out = subrows_of(by_source, k, dense_in)
             input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
-            added = matrix(memory, call.deltas + here.kept * rows, rows, dense_in)
+            added = matrix(memory, call.deltas + here.saved * rows, rows, dense_in)
             input_gradient_rows(delta, w, a, added, first, last, False, scratch)
             pass_on(rows_of(added, first, last), 0, True, rows_of(by_source, first, last))
 

@@ -123,18 +123,18 @@ PIECES = {
     ),
     "operate": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, shift, x, other, kept, out:
-        coded(CODE, numbers, subrows, second, gain, shift, x, other, kept, out),
+        lambda numbers, subrows, second, gain, shift, x, other, saved, out:
+        coded(CODE, numbers, subrows, second, gain, shift, x, other, saved, out),
     ),
     "operate_gradient": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, x, other, kept, delta, adding, below, below_other:
-        coded(CODE, numbers, subrows, second, gain, x, other, kept, delta, adding, below, below_other),
+        lambda numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other:
+        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other),
     ),
     "gain_gradient": ProgramPiece(
         types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, x, other, kept, delta, out:
-        coded(CODE, numbers, subrows, second, gain, x, other, kept, delta, out),
+        lambda numbers, subrows, second, gain, x, other, saved, delta, out:
+        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, out),
     ),
     "run_forward": ProgramPiece(
         types.none, OPERATION_CODES,

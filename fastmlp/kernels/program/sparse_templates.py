@@ -45,8 +45,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     n_out, width = here.n_out, last - first
     before = here.n_in - here.sparse_in
     apart = left_whole(call)
-    kept = apart | (not streams())
-    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    stored = apart | (not streams())
+    plain = (rule.code == SGD) & (l1 == 0) & (not stored)
     touched = rule.touched_only & (not apart)
     few = touched | (plain & (l2 == 0) & (MOST_IDLE * width > call.terms))
     indptr, order = sparse_inputs_of(call, start, rows)
@@ -75,13 +75,13 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
         return
     slices = call.slices + worker * call.slice_length
-    together = chosen(kept, listed + 1, slice_of(call.slice_length, n_out))
+    together = chosen(stored, listed + 1, slice_of(call.slice_length, n_out))
     together = chosen(touched, rows_at_a_step(call, rule, n_out), together)
     behind = here.weights + before * n_out
     for t in range(0, listed, together):
         count = lesser(together, listed - t)
         at = first + t  # where all columns are listed
-        g = matrix(memory, slices, count, n_out) if touched or not kept else rows_of(dw, at, at + count)
+        g = matrix(memory, slices, count, n_out) if touched or not stored else rows_of(dw, at, at + count)
         ends = vector(starts, t, count + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
         if touched and MOST_GATHERED * listed > width:

@@ -105,8 +105,8 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     """`weights_step` for rows [first, last) of a product's weights."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     rule = call.rules[0, number]
-    kept = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
-    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    stored = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
+    plain = (rule.code == SGD) & (l1 == 0) & (not stored)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     slices = call.slices + worker * call.slice_length
     source, order = inputs_of(call, start, rows)
@@ -124,7 +124,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     while at < last:
         stop = lesser(at + together, last)
         sums = rows_of(dw, at, stop)
-        g = sums if kept else matrix(memory, slices, stop - at, n_out)
+        g = sums if stored else matrix(memory, slices, stop - at, n_out)
         g = rows_of(w, at, stop) if plain else g
         if rows > 0:
             weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)

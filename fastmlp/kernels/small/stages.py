@@ -7,7 +7,7 @@ A *stage* is a part of a step on a workspace (one flat array): a function stage(
 at the builder's position. `sequence` joins stages into one intrinsic. If each stage were a jitted function, Numba would
 type, lower and optimise each stage again at every level: a program took 34 s to compile, and takes 3 s now.
 
-The logits of hidden layers are not kept. An activation's derivative is computed from the activation's value, which
+The logits of hidden layers are not stored. An activation's derivative is computed from the activation's value, which
 excludes gelu and silu. Nothing is checked, nothing is allocated.
 """
 

@@ -27,7 +27,7 @@ from fastmlp.kernels.codegen.scalars import (
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise.losses import row_loss
 from fastmlp.kernels.elementwise.steps import step_element
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant
 
 # --- matmuls -------------------------------------------------------------------------------------
@@ -306,5 +306,5 @@ VARIANT = Variant(
         "weight_gradient": weight_gradient,
         "weight_gradient_sparse": weight_gradient_sparse,
     },
-    *OWN["baseline"],
+    *BUILT_IN["baseline"],
 )

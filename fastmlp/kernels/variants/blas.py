@@ -7,7 +7,7 @@ is no estimate for "auto": blas beats `fused` only in layers of one or two units
 
 import numpy as np
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant, allocating
 from fastmlp.kernels.variants import baseline
 
@@ -37,5 +37,5 @@ VARIANT = Variant(
     "blas",
     baseline.VARIANT,
     {"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
-    *OWN["blas"],
+    *BUILT_IN["blas"],
 )

@@ -5,7 +5,7 @@ optimiser is applied to each slice of the gradient, so that no gradient array is
 share a step. It wins wherever a step takes more than a few microseconds.
 """
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import tiled
@@ -28,5 +28,5 @@ VARIANT = Variant(
         "add_sparse_rows": sparse.add,
         "weight_gradient_sparse_rows": sparse.weight_gradient,
     },
-    *OWN["fused"],
+    *BUILT_IN["fused"],
 )

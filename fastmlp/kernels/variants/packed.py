@@ -6,9 +6,11 @@ which doubles the speed of the product. The same holds for batches whose long ro
 `fastmlp.kernels.tuning.table` and `fastmlp.kernels.gemm.blocked`).
 """
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm.blocked import weight_gradient_rows
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, *OWN["packed"])
+VARIANT = Variant(
+    "packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, *BUILT_IN["packed"]
+)

@@ -14,8 +14,8 @@ at the end of a dense layer, batch norms, custom layers, l1, clipping, custom lo
 Large batches go through the network in blocks of rows, on a single thread.
 """
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("specialized", fused.VARIANT, {}, *OWN["specialized"])
+VARIANT = Variant("specialized", fused.VARIANT, {}, *BUILT_IN["specialized"])

@@ -14,7 +14,7 @@ from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise import dropout, steps
 from fastmlp.kernels.elementwise.losses import output_loss, softmax_of_rows
 from fastmlp.kernels.elementwise.sums import add_penalty_gradient, column_sums, penalty_of, squares_of
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
@@ -121,5 +121,5 @@ VARIANT = Variant(
         "softmax": softmax,
         "sum_of_squares": sum_of_squares,
     },
-    *OWN["tiled"],
+    *BUILT_IN["tiled"],
 )
