@@ -58,7 +58,7 @@ class RunPart(NamedTuple):
 class RunWriter:
     """Writes a run for numbers of the same type.
 
-    v : vectors of LANES lanes; width : of a row, a `Symbol`; parts : the run's operations in order
+    v : vectors of LANES lanes; width : of a row, a `Symbol`; chain : the run's operations in order
     """
 
     def __init__(self, run, operations, last, parameters, z):
@@ -66,7 +66,7 @@ class RunWriter:
         self.builder, self.v = z.builder, Vectors(z.builder, z.dtype, LANES * z.itemsize)
         self.rows, self.width, self.z = z.rows, z.columns, z.data
         record, base = operations.dtype, parameters.data
-        self.parts = []
+        self.chain = []
         for number, part in enumerate(run.parts, 1 - len(run.parts)):
             own = shifted(self.builder, operations.data, ((last + number) * record.size).value)
             weights, biases, trained, sums = (
@@ -81,7 +81,7 @@ class RunWriter:
             numbers = NumberArray(self.builder, types.float64, place)
             count = len(part.row.numbers) if isinstance(part, Kind) else 0
             given = [number_at(numbers, i, self.v.itemsize) for i in range(count)]
-            self.parts.append(RunPart(part, places, given, sums, trained - weights))
+            self.chain.append(RunPart(part, places, given, sums, trained - weights))
 
     def _field(self, record, offset):
         return NumberArray(self.builder, types.int64, shifted(self.builder, record, INT(offset)))[0]
@@ -100,7 +100,7 @@ class RunWriter:
         unit, row : of a vector, under the mask
         """
         value, found = self.load(self.z, row * self.width + unit, mask), []
-        for one in self.parts:
+        for one in self.chain:
             own = [self.load(place, unit, mask) for place in one.parameters]
             found.append((value, own))
             value = value.number(one.value(value, own))
@@ -120,11 +120,11 @@ class RunWriter:
         """Replace delta by the derivative by z, and write each part's sums for gains and shifts."""
         with counted(self.builder, self.rows, LOSS_ROWS) as begin:
             part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
-            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.parts]
+            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.chain]
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for one, place in zip(self.parts, own, strict=True):
+                    for one, place in zip(self.chain, own, strict=True):
                         for vector in range(len(one.parameters)):
                             self.v.over(units, self._clear(place, vector * self.width + left))
                 with counted(self.builder, rows) as row:
@@ -139,7 +139,7 @@ class RunWriter:
             passed, _ = self.passed(unit, row, mask)
             place = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(place, mask))
-            for one, read, to in reversed([*zip(self.parts, passed, own, strict=True)]):
+            for one, read, to in reversed([*zip(self.chain, passed, own, strict=True)]):
                 found = one.gradient(by_output, *read)
                 if len(one.parameters) > len(found) - 1:  # a shift, whose derivative is that by the output
                     found.append(by_output)
