@@ -31,8 +31,8 @@ compiled = njit(error_model="numpy", inline="always")
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
 pack_delta_rows, crowded_bytes = tuned("pack_delta_rows"), tuned("crowded_bytes")
 
-FAR_BYTES, FAR_WORK = 1 << 22, 1 << 28
-"""A B of FAR_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
+PAGED_BYTES, FAR_WORK = 1 << 22, 1 << 28
+"""A B of PAGED_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
 result are FAR_WORK. With 2000 x 2000 weights 32 rows took 0.72 of the time, with 1000 x 1500 64 rows 0.88."""
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
@@ -66,7 +66,7 @@ def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int,
     least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is always packed
     """
     total = depth * row_bytes
-    far = (total >= FAR_BYTES) & (total * rows >= FAR_WORK)
+    far = (total >= PAGED_BYTES) & (total * rows >= FAR_WORK)
     pays = (rows >= least) & (is_crowded(depth, row_bytes, crowded) | far)
     return where(pays | (rows >= always), rows.number(PACKED), IN_PLACE)
 

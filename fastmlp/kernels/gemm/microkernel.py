@@ -59,7 +59,7 @@ ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "d
 MACHINE = host()
 
 
-POINTERS = 8
+ROW_POINTERS = 8
 """Rows in an order with a pointer each in integer registers. More are a load more for every k, which
 a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place of 6.5. By 12x2 tiles in place of 8x2
 100 x 784 x 100 took 0.95 of its time."""
@@ -70,7 +70,7 @@ def shapes(machine, kind):
 
     X @ W of a single row has additional shapes, with more vectors across.
     """
-    fits = lambda m, vectors: kind != "rows" or m <= POINTERS * vectors
+    fits = lambda m, vectors: kind != "rows" or m <= ROW_POINTERS * vectors
     several = [[m for m in heights if fits(m, j)] for j, heights in enumerate(machine.shapes, 1)]
     return several + [[1]] * (machine.row - machine.vectors if kind == "strided" else 0)
 

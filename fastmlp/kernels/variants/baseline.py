@@ -31,6 +31,8 @@ from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant
 
 # --- matmuls -------------------------------------------------------------------------------------
+# The innermost loops run over the last axis, so that LLVM can vectorise them; exp and similar functions are
+# scalar calls.
 
 
 def affine(x, w, b, scratch, out):
