@@ -44,7 +44,7 @@ from fastmlp.kernels.gemm.microkernel import (
 from fastmlp.kernels.jit.lazy import compile_all, emitted
 from fastmlp.kernels.tuning.table import PLACES, emit_tuned
 
-MOST_SUM_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
+MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64
 is read at once: the gradient of 20 000 columns with 1.3 samples each took 0.65 of the time of 8."""
 
@@ -71,7 +71,7 @@ TARGETS_AHEAD, TERMS_AHEAD = 3, 2
 
 INDEX_BYTES = 4
 
-AXES = MOST_SUM_VECTORS + 1, 2, WAYS
+AXES = MOST_VECTORS + 1, 2, WAYS
 """The number of values of each part of a code: vectors, whether no lane is masked, and the way to read rows of W."""
 
 
