@@ -63,9 +63,9 @@ def backends() -> tuple[str, ...]:
 def built_in() -> Mapping[str, Choice]:
     """Return the `Choice` of each built-in compiled backend, by name, bases first."""
     with forks.collector_off():
-        from fastmlp.kernels.estimates import OWN
+        from fastmlp.kernels.estimates import BUILT_IN
 
-    return OWN
+    return BUILT_IN
 
 
 def given() -> tuple[str, ...]:
@@ -300,7 +300,7 @@ def _built_in_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     # Without its functions, which a process with all machine code on the disk does not need.
-    return Entries(name, lambda: program_of(shipped()[name]), lasting=True)
+    return Entries(name, lambda: program_of(shipped()[name]), cacheable=True)
 
 
 def program_of(variant: Variant) -> Program:
@@ -336,7 +336,7 @@ def _checked_entries(variant: Variant) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     check_slots(variant)
-    return Entries(variant.name, lambda: program_of(variant), lasting=False)
+    return Entries(variant.name, lambda: program_of(variant), cacheable=False)
 
 
 def backend_of(variant: Variant) -> Backend:

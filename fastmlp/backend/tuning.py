@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.backend import registry
-from fastmlp.kernels.jit.engine import keep_constants
+from fastmlp.kernels.jit.engine import save_constants
 from fastmlp.kernels.tuning import table
 from fastmlp.kernels.tuning.table import TABLE, Trial
 from fastmlp.kernels.variant import Work
@@ -177,7 +177,7 @@ def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
 def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
     """Measure all constants; store the best values for later processes."""
     found = measure(seconds)
-    keep_constants({one.name: one.best for one in found})
+    save_constants({one.name: one.best for one in found})
     return found
 
 

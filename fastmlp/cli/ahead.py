@@ -320,7 +320,7 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
         for name, program in zip(BACKENDS, variants, strict=True)
         for template in templates
     }
-    kept = {what: source.kept for what, source in sources.items()}
+    kept = {what: source.stored_name for what, source in sources.items()}
     for what, name in kept.items():
         yield "name", f"{package} {what}", "name", name.encode()
     programs = {source.name: source for source in sources.values()}  # both backends have some in common

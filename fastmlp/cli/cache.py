@@ -79,7 +79,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     print(
         f"together   {_shown(counts.total(), sizes.total())}; at most {_bytes(store.most_bytes())} are kept"
     )
-    if why := store.why_not_kept():
+    if why := store.why_not_saved():
         print(f"nothing more is kept: {why}")
     return 0
 

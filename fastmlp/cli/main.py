@@ -232,7 +232,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             rows = f"{trial.rows} rows" + (f" of {trial.terms} non-zeros" if trial.terms else "")
             work = f"{trial.use} {sizes}, {rows}, {trial.optimizer}"
             print(f"{share:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
-    why_not = store.why_not_kept()
+    why_not = store.why_not_saved()
     print("\nKept for later processes." if why_not is None else f"\nNot kept: {why_not}.")
     return 0
 

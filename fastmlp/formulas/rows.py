@@ -38,7 +38,7 @@ class RowFormula:
     derivatives : dict of str to expression
         The derivative of the loss by each variable, given `delta`, the derivative by the row's outputs: a
         number for a variable that is one number for the row, else a row.
-    kept : tuple of expressions
+    saved : tuple of expressions
         Numbers of a row that `value` computes from sums over the row and that `derivatives` read.
     """
 
@@ -47,7 +47,7 @@ class RowFormula:
         self.value = simplify(value)
         along = total(times(variable("delta"), self.value))
         self.derivatives = {name: simplify(gradient(along, name)) for name in names}
-        self.kept = simplify.shared(self.value, self.derivatives.values())
+        self.saved = simplify.shared(self.value, self.derivatives.values())
 
     @property
     def is_unitwise(self) -> bool:

@@ -1,14 +1,14 @@
-"""Names for writers of kernels, in one place; the folders below say where a new thing goes.
+"""Names for writers of kernels, gathered from the folders below.
 
-codegen : the target machine, and numbers and vectors that write code for it
-tuning : constants that are measured on each machine
-program : the compiled program as templates, and the record of numbers that it takes
+codegen : the target machine, and numbers and vectors that write code for the machine
+tuning : constants measured on each machine
+program : the compiled program as templates, and the program's call record
 jit : joining templates with a variant's functions, compiling, and machine code on disk
-gemm : matrix products: register tiles, panels, and the choice among them
+gemm : matrix products: register tiles, panels, and the choice among products
 elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
 mixed : products of bfloat16 numbers
-small : programs of single small networks, whose sizes are constants
-lanes : programs of as many small networks as a vector has lanes
+small : programs of single small networks, with sizes as constants
+lanes : programs of many small networks, a network in each lane of a vector
 runtime : a variant as a backend: numbers for descriptions, buffers, threads, checks
 variants : one file, one backend
 """
@@ -32,7 +32,7 @@ _HOME = {
     "SLOTS": "testing.slots",
     "AGREEMENT_SIZES": "testing.slots",
 }
-"""The module of each name. It is imported at first use, because some of them stand above the kernels."""
+"""The module of each name, imported at first use: some modules stand above the kernels."""
 
 __all__ = ["AGREEMENT_SIZES", "SLOTS", "Variant", "get_variant", "register_file", "slot"]
 

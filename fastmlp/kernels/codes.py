@@ -1,8 +1,7 @@
-"""Codes of activations, losses and rules: the numbers by which compiled programs know them.
+"""Codes of activations, losses, rules and operations in compiled programs.
 
-The code of fastmlp's own piece is its place in its table. A user's piece gets the next free code of the
-process. Machine code on the disk must outlive the process: it names a user's piece by its key and not by its
-code.
+The code of a built-in entry is its index in its table. A custom component gets the next free code of the
+process. Machine code on the disk outlives the process, so there a custom component has its key for a name.
 """
 
 from __future__ import annotations
@@ -18,43 +17,43 @@ from fastmlp.model.operations import KINDS, Kind, UnitRun
 from fastmlp.model.optimizers import RULES
 
 MOST_CODES = 1024
-"""The most pieces of a kind in one process: every program has a table with this number of addresses."""
+"""The most entries of a table in a process: every program has as many addresses."""
 
 
 class Codes:
-    """The codes of one kind of piece."""
+    """The codes of a table's components."""
 
-    def __init__(self, kind: str, own: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, Any]) -> None:
         self.kind, self._lock = kind, threading.Lock()
-        self._entries: list[Any] = list(own.values())
+        self._entries: list[Any] = list(built_in.values())
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
-        self.own = len(self._entries)
+        self.n_built_in = len(self._entries)
 
     def code(self, piece: Piece | Kind | UnitRun) -> int:
-        """Return the code of a piece, which is valid in this process only."""
+        """Return the code of a component, valid in this process only."""
         if piece.key not in self._codes:
             with self._lock:
                 if piece.key not in self._codes:
                     if len(self._entries) == MOST_CODES:
                         kinds = self.kind + ("es" if self.kind.endswith("s") else "s")
                         raise ValueError(
-                            f"a process can use {MOST_CODES - self.own} {kinds} of your own, and has used "
-                            "them; give what changes from one to the next as a parameter"
+                            f"a process can use {MOST_CODES - self.n_built_in} {kinds} of your own, and has "
+                            "used them; give what changes from one to the next as a parameter"
                         )
                     self._entries.append(piece)
                     self._codes[piece.key] = len(self._entries) - 1
         return self._codes[piece.key]
 
-    def own_pieces(self) -> list[Any]:
-        """Return fastmlp's own pieces; not the entry that stands for users' layers, which has no formula."""
-        return [entry for entry in self._entries[: self.own] if entry.key != "own"]
+    def built_in_entries(self) -> list[Any]:
+        """Return the built-in entries, without the entry of custom layers, which has no formula."""
+        return [entry for entry in self._entries[: self.n_built_in] if entry.key != "own"]
 
     def code_of_key(self, key: str) -> int:
-        """Return the code of a key; its piece must have one already."""
+        """Return the code of a key; the component must have a code already."""
         return self._codes[key]
 
     def of_key(self, key: str) -> Any:
-        """Return the piece of a key; the piece must have a code already."""
+        """Return the component of a key; the component must have a code already."""
         return self._entries[self._codes[key]]
 
     def __getitem__(self, code: int) -> Any:
@@ -75,4 +74,4 @@ DENSE, COPY, CONCATENATE, ADD, ACTIVATION, BATCH_NORM, FIXED_NORM, MEMBERS = map
     ("dense", "copy", "concatenate", "add", "activation", "batch_norm", "fixed_norm", "members"),
 )
 SGD = list(RULES).index("sgd")
-"""The codes that programs treat specially."""
+"""Codes with branches of their program."""

@@ -1,4 +1,4 @@
-"""Estimates of a step's time on our own backends, by which backend="auto" chooses. No kernel is loaded."""
+"""Estimates of a step's time on built-in backends, for backend="auto"."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from fastmlp.kernels.variant import Choice, Work
 
 
 def fused_seconds(work: Work) -> float:
-    """Return the seconds of a step: products at about 85 % of peak, passes over the units, and 80 ns a row.
-
-    A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for the loss and for setting up tiles.
-    """
+    """Return the seconds of a step of `fused`: products, passes over units, 80 ns a row."""
+    # Products run at about 85 % of peak. A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for the
+    # loss and for setting up tiles.
     busy = work.flops * work.itemsize / 4 / 9e10 + work.rows * (8e-8 + 5e-10 * work.units)
     return 1.5e-6 + busy / workers(work)
 
@@ -32,7 +31,7 @@ def workers(work: Work) -> int:
 
 
 def packed_seconds(work: Work) -> float:
-    """Seconds of `packed`: those of `fused`, 0.7 of them where it packs the operands of a gradient."""
+    """Return the seconds of a step of `packed`; packed operands make 0.7 of `fused`."""
     limits = value("large_bytes"), value("many_bytes")
     layers = pairwise(work.sizes)
     packs = any(is_blocked(work.rows, n_in, n_out, work.itemsize, *limits) for n_in, n_out in layers)
@@ -41,31 +40,29 @@ def packed_seconds(work: Work) -> float:
 
 
 def specialized_seconds(work: Work) -> float:
-    """Return the seconds of a step on 512-bit vectors: products near peak, passes over units and parameters.
-
-    It runs on one thread. The estimate is within 30 % of measurements from 4-32-16-4 to 64-128-10, and within
-    a factor of 2 for smaller networks: close enough, because `fused` takes several times as long there.
-    """
+    """Return the seconds of a step of `specialized`, on 512-bit vectors and a single thread."""
     dtype = np.dtype(f"f{work.itemsize}")
     if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
         return float("inf")
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(work.sizes))
     wide = work.itemsize / 4
+    # Within 30 % of measurements from 4-32-16-4 to 64-128-10, and within a factor of 2 for smaller networks:
+    # close enough, because `fused` takes several times as long there.
     busy = wide * (work.flops / 1.5e11 + 2e-10 * work.rows * work.units) + 5e-9 * work.rows
     return 5e-8 + busy + 2.5e-10 * wide * parameters
 
 
 def lane_seconds(work: Work) -> float:
-    """Return the seconds of a step of one of the networks that go together in lanes."""
+    """Return the seconds of a network's step in a lane."""
     return 8e-9 + work.itemsize / 4 * (work.flops / 8e10 + 1e-10 * work.rows * work.units)
 
 
 def saved_by_sparse_rows(work: Work, density: float) -> float:
-    """Return the seconds a row that `fused` saves in a step when it treats dense inputs as sparse ones.
+    """Return the seconds a row that `fused` saves by treating dense inputs as sparse inputs.
 
-    The estimate is of the first layer's two products, with W in L2. In dense products each number takes 0.56
+    The estimate covers the first layer's two products, with W in L2. In dense products each number takes 0.56
     ns for every 64 bytes of W's row. In sparse products each non-zero takes 1 ns for every 64 bytes, and 2.1
-    ns to be listed by its column.
+    ns for its entry in the list of its column.
     """
     n_in, n_out = work.sizes[:2]
     lines = -(-n_out * work.itemsize // 64)
@@ -73,13 +70,13 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
 
 
 def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
-    """Return the buffers that products of bfloat16 numbers need; see `Variant`."""
+    """Return the buffers of bfloat16 products, by name; see `Variant`."""
     from fastmlp.kernels.mixed.tiles import buffers
 
     return buffers(products, rows)
 
 
-OWN = {
+BUILT_IN = {
     "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
     "tiled": Choice(exact=True),
@@ -87,7 +84,7 @@ OWN = {
     "packed": Choice(packed_seconds, workers, exact=True),
     "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
-"""What is known of fastmlp's own variants, by name, bases first."""
+"""The `Choice` of each built-in variant by name, bases first."""
 
 MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=mixed_buffers))
-"""The `Choice` of each variant that is chosen by a dtype and not by name."""
+"""The `Choice` of each variant chosen by a dtype and not by name."""

@@ -1,4 +1,4 @@
-"""`Variant`, the declaration of a compiled backend: a name, a base, and the functions it overrides."""
+"""`Variant`, a declared backend: a name, a base, and overriding functions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ ALLOCATING: set[Callable[..., Any]] = set()
 
 
 def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a function of ours that makes arrays, or calls one that does: it needs Numba's memory runtime.
+    """Mark a built-in function that makes arrays, or calls such a function.
 
-    Our other functions are compiled without: the runtime counts references to every slice by atomic
-    additions, 2 % of a step of 784-128-10 at 32 rows. Functions of users always have it.
+    Only marked functions and users' functions are compiled with Numba's memory runtime.
     """
+    # The runtime counts references to every slice by atomic additions: 2 % of a step of 784-128-10 at 32
+    # rows.
     ALLOCATING.add(function)
     return function
 
 
 class Work(NamedTuple):
-    """The size of one step, by which the fastest variant is chosen.
+    """The size of a step, for the choice of the fastest variant.
 
     sizes : columns of X, and the units of every dense layer
     rows : of a batch, of all members; itemsize : bytes of a number; threads : the most allowed
     network, optimizer : for variants whose speed depends on more than sizes; may be None
-    steps : of the whole training, for variants that compile for it; None if unknown
+    steps : of the whole training, for variants that compile for a training; None if unknown
     """
 
     sizes: tuple[int, ...]
@@ -51,7 +52,7 @@ class Work(NamedTuple):
         threads: int | None,
         steps: int | None = None,
     ) -> Work:
-        """Return the work of a step of `rows` rows in `dtype`; threads=None: see `budget.share`."""
+        """Return the work of a step of `rows` rows; threads=None: see `budget.share`."""
         rows *= network.members
         return cls(network.widths, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
 
@@ -61,21 +62,21 @@ class Work(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Multiply-adds of the matmuls, counted as 2: three a layer, two in the first."""
+        """Multiply-adds of the matrix products, counted as 2: three a layer, two in the first."""
         products = [n_in * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False)]
         return 2.0 * self.rows * (3 * sum(products) - products[0])
 
     @property
     def units(self) -> int:
-        """Activations of one row."""
+        """Activations of a row."""
         return sum(self.sizes[1:])
 
 
 class Bound(NamedTuple):
-    """An entry point that serves one network only, on one thread, with the network's numbers as constants.
+    """A network's entry point, on a single thread, with the network's numbers as constants.
 
     template : "module:function", with the arguments of `fastmlp.kernels.program.step_templates.train_chunk`
-    names : "module:function"; that function takes the constants and returns the template's globals by name
+    names : "module:function"; the function takes the constants and returns the template's globals by name
     constants : the only argument of `names`, hashable; its repr distinguishes programs in the disk cache
     sizes : units of every layer, for messages
     private : the length of its private buffer, see `fastmlp.kernels.program.records.BUFFERS`
@@ -95,7 +96,7 @@ Buffers = Callable[[Sequence[tuple[int, int]], int], dict[str, int]]
 
 
 class Choice(NamedTuple):
-    """What the choice of a backend needs, without its functions: the last fields of a `Variant`."""
+    """The last fields of a `Variant`, for the choice of a backend without the functions."""
 
     seconds: Callable[[Work], float] | None = None
     workers: Callable[[Work], int] | None = None
@@ -111,30 +112,30 @@ class Variant(NamedTuple):
     Parameters
     ----------
     name : str
-        What `fit(backend=...)` calls it.
+        The name in `fit(backend=...)`.
     base : Variant or None
-        The variant that has the slots which this one does not override; None for the first variant.
+        The variant with the slots not overridden here; None for the first variant.
     slots : mapping of str to callable
         Functions by slot name (see `fastmlp.testing.slots`) or by template name (see
-        `fastmlp.kernels.program.step_templates`), plain Python that Numba compiles.
+        `fastmlp.kernels.program.step_templates`), plain Python for Numba to compile.
     seconds : callable, optional
-        seconds(work): an estimate of one training step, for backend="auto". "auto" never chooses a variant
+        seconds(work): an estimate of a training step, for backend="auto". "auto" never chooses a variant
         with None.
     workers : callable, optional
-        workers(work): the best number of threads for a step, at most work.threads. None: always one thread.
+        workers(work): the best number of threads for a step, at most work.threads. None: a single thread.
     specialize : callable, optional
-        specialize(network, optimizer, most rows of a step, dtype) gives the network's own `train_chunk`, or
-        None where the network has none; it is then trained by the variant's.
+        specialize(network, optimizer, most rows of a step, dtype) gives the network's `train_chunk`, or
+        None where the network has none; then the variant's `train_chunk` trains the network.
     exact : bool
-        Whether it follows the order of operations in `fastmlp.kernels.program.arithmetic`. All exact variants
-        train with the same bits, so a training may change from one of them to another. The programs of single
-        networks must follow it, too.
+        True if the variant follows the order of operations in `fastmlp.kernels.program.arithmetic`. All exact
+        variants train with the same bits, so a training may change between exact variants. The programs of
+        single networks must follow the order, too.
     libraries : tuple of str
-        Modules of the BLAS, or of other libraries with threads, that its slots call. They are imported before
+        Modules of the BLAS, or of other libraries with threads, called by the slots. They are imported before
         a training begins, so that the training can limit their threads.
     buffers : callable, optional
-        buffers(products, rows) gives the lengths of scratch and slices (`program.records.BUFFERS`) that each
-        worker needs, by name, where a slot needs more than the usual lengths. The products are (n_in, n_out).
+        buffers(products, rows) gives the lengths of scratch and slices (`program.records.BUFFERS`) of each
+        worker, by name, where a slot needs more than the usual lengths. The products are (n_in, n_out).
     """
 
     name: str
@@ -148,13 +149,13 @@ class Variant(NamedTuple):
     buffers: Buffers | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
-        """Return the functions by name, those of the bases included."""
+        """Return the functions by name, with the functions of the bases."""
         inherited = self.base.resolved() if self.base is not None else {}
         return {**inherited, **self.slots}
 
     @property
     def choice(self) -> Choice:
-        """What the choice of a backend needs, with the libraries and the buffers of its bases."""
+        """Return the variant's `Choice`, with the libraries and the buffers of its bases."""
         inherited, own = Choice() if self.base is None else self.base.choice, Choice(*self[3:])
         libraries, buffers = (*inherited.libraries, *own.libraries), own.buffers or inherited.buffers
         return own._replace(libraries=libraries, buffers=buffers)

@@ -364,11 +364,11 @@ def _placed(
         one = one._replace(weights=start, biases=biases, trained=trained, end=end)
         first = one.sources[0]
         if one.in_run:
-            placed.append(one._replace(units=placed[first].units, kept=units, sums=sums))
+            placed.append(one._replace(units=placed[first].units, saved=units, sums=sums))
             sums += trained - start
         elif one.kind.name == "add" and readers.count(first) == 1 and not placed[first].needs_output:
-            placed.append(one._replace(units=placed[first].units, kept=units))
+            placed.append(one._replace(units=placed[first].units, saved=units))
         else:
-            placed.append(one._replace(units=units, kept=units + one.width))
-            units += one.width + one.kept_units
+            placed.append(one._replace(units=units, saved=units + one.width))
+            units += one.width + one.saved_units
     return placed

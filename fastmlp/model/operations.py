@@ -69,9 +69,9 @@ class Kind:
         return self.layer.state if self.layer is not None else ()
 
     @functools.cached_property
-    def kept(self) -> int:
+    def saved(self) -> int:
         """The count of numbers of a row saved for backward."""
-        return len(self.row.code.kept) if self.row is not None else 0
+        return len(self.row.code.saved) if self.row is not None else 0
 
     @functools.cached_property
     def is_unitwise(self) -> bool:
@@ -136,7 +136,7 @@ class Operation(NamedTuple):
         shift; the end of these; the end of the state behind
     units : the place of the output in a row of the workspace; a run takes its product's place, and a sum
         takes the place of its first source, if no other operation needs that source
-    kept : the place of numbers saved for backward, or added to a delta
+    saved : the place of numbers saved for backward, or added to a delta
     adds : for each source, True if the derivative by the source has been written by another reader, so that
         this operation adds
     gates : True if the input gradient ends with the derivative of the source's relu; gated : True if the only
@@ -170,7 +170,7 @@ class Operation(NamedTuple):
     trained: int = 0
     end: int = 0
     units: int = 0
-    kept: int = 0
+    saved: int = 0
     adds: tuple[bool, ...] = ()
     gates: bool = False
     gated: bool = False
@@ -258,12 +258,12 @@ class Operation(NamedTuple):
         return bool(self.tables) and (rule.touched_only or getattr(self.layer, "sparse", False))
 
     @property
-    def kept_units(self) -> int:
-        """The count of a row's numbers at `kept`."""
+    def saved_units(self) -> int:
+        """The count of a row's numbers at `saved`."""
         if isinstance(self.layer, Embedding):
             shapes = self.layer.arrays(self.columns)
             return math.prod(shapes[self.layer.keeps]) if self.layer.keeps else 0
-        return self.subrows * self.kind.kept or (self.n_in if self.is_dense and self.adds[0] else 0)
+        return self.subrows * self.kind.saved or (self.n_in if self.is_dense and self.adds[0] else 0)
 
 
 class Table(NamedTuple):

@@ -45,7 +45,7 @@ def filled(place, monkeypatch):
         store.save(name, "float32", code)
     for name in (f"activate.relu.{digest}", f"update_all.{digest}"):
         store.save(name, "float32", code)
-    store.keep_name("fused predict", f"predict_{digest}")
+    store.save_name("fused predict", f"predict_{digest}")
     with store.only_one("any", "key"):
         pass
     (place / f"train_chunk_{digest}.{digest * 2}.done").touch()
@@ -130,7 +130,7 @@ def test_where_nothing_is_kept_it_says_why(monkeypatch, capsys, variable, value,
 
 
 def test_where_the_disk_takes_no_more_it_says_why(place, filled, monkeypatch, capsys):
-    monkeypatch.setattr(store, "why_not_kept", lambda: "it is full")
+    monkeypatch.setattr(store, "why_not_saved", lambda: "it is full")
     assert "nothing more is kept: it is full\n" in shown(capsys)
 
 

@@ -225,7 +225,7 @@ def test_the_store_names_a_directory_that_cannot_be_used(place, monkeypatch):
     (place / "file").touch()
     monkeypatch.setenv(store.PLACE, str(place / "file"))
     why = NO_DIRECTORY.format(str(place / "file"))
-    assert store.why_not_kept() == f"{why}; {store.PLACE} can name another directory"
+    assert store.why_not_saved() == f"{why}; {store.PLACE} can name another directory"
 
 
 BY_ANOTHER = """
@@ -235,7 +235,7 @@ from fastmlp.kernels.jit import store
 user = int(sys.argv[1])
 store.compiled_for(), store.package_digest()  # our sources may lie where that user cannot read
 os.setgroups([]), os.setgid(user), os.setuid(user)
-print(store.load("piece", "key") is not None, store.name_of("what"), store.why_not_kept(), sep="\\n")
+print(store.load("piece", "key") is not None, store.name_of("what"), store.why_not_saved(), sep="\\n")
 store.save("piece", "another key", store.MachineCode("f", b"", ()))
 """
 
@@ -266,7 +266,7 @@ def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     monkeypatch.setenv(store.PLACE, str(shared))
     store.save("piece", "key", store.MachineCode("f", b"code", ()))
     monkeypatch.setattr(store, "known_names", {})
-    store.keep_name("what", "name")
+    store.save_name("what", "name")
     place = shared / "fastmlp"
     before = sorted(place.iterdir())
     change, found, why = ROOTS[what]

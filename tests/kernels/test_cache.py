@@ -214,7 +214,7 @@ pwd.getpwuid = nobody
 
 WHY = """
 from fastmlp.kernels.jit import store
-print(store.why_not_kept())
+print(store.why_not_saved())
 """
 
 

@@ -102,13 +102,13 @@ def test_processes_that_save_load_and_remove_at_once(tmp_path):
 )
 def test_a_bound_that_leaves_no_room_keeps_nothing(given, why, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE_BYTES", given)
-    assert store.why_not_kept() == why
+    assert store.why_not_saved() == why
     store.save("any", "key", MachineCode("f", b"code", ()))
     assert bytes_in(tmp_path) == 0
 
 
 def test_what_is_lost_although_there_was_room_is_reported_once(place, monkeypatch, capsys):
-    assert store.why_not_kept() is None
+    assert store.why_not_saved() is None
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -21,7 +21,7 @@ from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
-from fastmlp.kernels.tuning import reading, table
+from fastmlp.kernels.tuning import table
 from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
 from fastmlp.kernels.variant import Work
 
@@ -49,7 +49,7 @@ def found(*trials):
 
 
 def test_no_constant_changes_under_a_training(place):
-    engine.keep_constants({"thread_us": 5})
+    engine.save_constants({"thread_us": 5})
     first = store.name_of(engine.CONSTANTS)
     content = json.dumps({"thread_us": 40})
     store.write("name", f"{store.package_digest()} {engine.CONSTANTS}", "name", content.encode())
@@ -103,7 +103,7 @@ def test_what_is_not_in_the_table_is_left_out():
 
 
 def test_compiled_code_reads_the_constants_while_it_runs():
-    first, last = (reading.tuned(name) for name in (min(TABLE), max(TABLE)))
+    first, last = (table.tuned(name) for name in (min(TABLE), max(TABLE)))
 
     @numba.njit
     def read():
@@ -152,7 +152,7 @@ def begin(steps):
 @pytest.mark.parametrize("begins", ["a program", "auto"])
 def test_later_processes_take_what_was_measured(place, monkeypatch, begins):
     usual, *_, chosen = TABLE["thread_us"].values
-    engine.keep_constants({"thread_us": chosen, "of another release": 3})
+    engine.save_constants({"thread_us": chosen, "of another release": 3})
     for switch, expected in (("0", usual), ("1", chosen)):
         monkeypatch.setenv("FASTMLP_TUNE", switch)
         engine.take_constants.cache_clear()
@@ -166,7 +166,7 @@ def test_the_command_measures_and_says_what_it_chose(monkeypatch, capsys):
     for name in [name for name in TABLE if name != "predicted_rows"]:
         monkeypatch.delitem(TABLE, name)
     kept = []
-    monkeypatch.setattr(tuning, "keep_constants", kept.append)
+    monkeypatch.setattr(tuning, "save_constants", kept.append)
     assert main(["tune", "--seconds", "0.01"]) == 0
     output, errors = capsys.readouterr()
     assert errors == ""

@@ -167,7 +167,7 @@ def test_an_own_layers_numbers_are_no_part_of_its_code():
 
 def test_what_a_norm_saves_for_backward_is_its_mean_and_factor():
     kept = {
-        name: KINDS[name].kept for name in ("layer_norm", "group_norm", "rms_norm", "prelu", "glu", "add")
+        name: KINDS[name].saved for name in ("layer_norm", "group_norm", "rms_norm", "prelu", "glu", "add")
     }
     assert kept == {"layer_norm": 2, "group_norm": 2, "rms_norm": 1, "prelu": 0, "glu": 0, "add": 0}
 

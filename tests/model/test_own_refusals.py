@@ -114,14 +114,14 @@ def test_a_nan_is_a_divergence(backend):
 
 def test_so_many_pieces_as_there_are_codes():
     codes = Codes("activation", ACTIVATIONS)
-    for i in range(MOST_CODES - codes.own):
+    for i in range(MOST_CODES - codes.n_built_in):
         codes.code(Activation(f"a{i}", np.tanh))
-    most = MOST_CODES - codes.own
+    most = MOST_CODES - codes.n_built_in
     with pytest.raises(
         ValueError, match=rf"^a process can use {most} activations of your own, and has used them; [^\n]*$"
     ):
         codes.code(Activation("last", np.tanh))
-    assert codes.code(Activation("a0", np.tanh)) == codes.own
+    assert codes.code(Activation("a0", np.tanh)) == codes.n_built_in
 
 
 @numba.vectorize

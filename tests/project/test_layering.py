@@ -160,6 +160,17 @@ def test_one_class_name_stands_for_one_class():
     assert not [name for name, times in Counter(names).items() if times > 1]
 
 
+def test_functions_take_few_arguments_by_position():
+    """Eight, twelve in kernels: Numba takes no arguments by name in the calls of pieces."""
+    for module, path in MODULES.items():
+        most = 12 if module.startswith("kernels.") else 8
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                names = [one.arg for one in node.args.posonlyargs + node.args.args]
+                count = len(names) - (names[:1] == ["self"])
+                assert count <= most, f"{module}, line {node.lineno}: {count} arguments by position"
+
+
 TESTS = PACKAGE.parent / "tests"
 
 NUMBAS = {"_function_pass_manager", "_module_pass_manager"}

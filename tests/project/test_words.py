@@ -16,8 +16,7 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
     *("backend", "callbacks", "cli", "distributed", "estimators", "exchange", "files", "formulas", "lab"),
-    *("model", "searches", "system", "testing"),
-    *(f"kernels/{room}" for room in ("elementwise", "gemm", "lanes", "mixed", "runtime", "small")),
+    *("kernels", "model", "searches", "system", "testing"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 

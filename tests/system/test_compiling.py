@@ -168,7 +168,7 @@ def test_the_first_command_on_a_machine_tells_the_speed_of_the_later_ones(tmp_pa
 def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
     def source():
         now.seconds += 3  # the compiler is imported
-        return types.SimpleNamespace(name="predict_0", kept="", identity=reach, compiled=compiled)
+        return types.SimpleNamespace(name="predict_0", stored_name="", identity=reach, compiled=compiled)
 
     def compiled(dtype):
         now.seconds += 4
@@ -182,7 +182,7 @@ def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
     monkeypatch.setattr(entries, "entry_of", entry_of)
     before = seconds_compiling()
     program = types.SimpleNamespace(source=lambda template: source())
-    entries.Entries("mine", lambda: program, lasting=False).get("predict_0", "float32")
+    entries.Entries("mine", lambda: program, cacheable=False).get("predict_0", "float32")
     assert seconds_compiling() - before == 3 + 5 + 3 + 4
 
 
@@ -225,7 +225,9 @@ def test_whoever_has_loaded_a_program_sees_no_notice_that_its_prediction_compile
     fastmlp.fit(NETWORK, X, X[:, 0], epochs=1, backend="fused", progress=False)  # now it is on the disk
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(entries, "announced_programs", set())
-    later = entries.Entries("fused", lambda: registry.program_of(registry.variants()["fused"]), lasting=True)
+    later = entries.Entries(
+        "fused", lambda: registry.program_of(registry.variants()["fused"]), cacheable=True
+    )
     later.get("train_chunk", "float64")
     for dtype in ("float64", "float32"):
         with entries.announced("predict_0", "fused", dtype, "", None):

@@ -478,16 +478,16 @@ def test_threads_that_need_one_entry_point_compile_it_once(monkeypatch):
         return object()
 
     source = SimpleNamespace(
-        name="predict_0", kept="", identity=SimpleNamespace(unknown="x"), compiled=compiled
+        name="predict_0", stored_name="", identity=SimpleNamespace(unknown="x"), compiled=compiled
     )
     monkeypatch.setattr(entries, "entry_of", lambda name, dtype, compile_code: compile_code())
-    program = entries.Entries("mine", lambda: SimpleNamespace(source=lambda _: source), lasting=False)
+    program = entries.Entries("mine", lambda: SimpleNamespace(source=lambda _: source), cacheable=False)
     assert len({*at_once(lambda: program.get("predict_0", "float32"))}) == len(made) == 1
 
 
 def test_threads_that_look_for_a_name_at_once_all_find_it(monkeypatch, tmp_path):
     monkeypatch.setenv(store.PLACE, str(tmp_path))
-    store.keep_name("a program", "its name")
+    store.save_name("a program", "its name")
     monkeypatch.setattr(store, "known_names", {})
     read = store.read
     monkeypatch.setattr(store, "read", lambda *given: [read(*given), time.sleep(0.05)][0])

@@ -112,7 +112,7 @@ assert (straight.parameters == whole.parameters).all()
 assert os.listdir(folder) == ["run.npz"], os.listdir(folder)
 
 os.environ["FASTMLP_CACHE_DIR"] = folder
-assert store.why_not_kept() is None
+assert store.why_not_saved() is None
 with store.only_one("program", "key"):  # nobody is waited for
     store.write("program", "key", "bin", b"machine code")
 store.write("program", "key", "bin", b"machine code")

@@ -1,1 +1,1 @@
-"""The target machine, and numbers and vectors that write code for it."""
+"""The target machine, and numbers and vectors that write code."""

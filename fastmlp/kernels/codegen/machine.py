@@ -1,4 +1,4 @@
-"""The target machine, described by a few numbers: no other file looks at the instruction set."""
+"""The target machine, described by a few numbers; no other file reads the instruction set."""
 
 from __future__ import annotations
 
@@ -16,65 +16,66 @@ forks.wait_for(ffi.lib._lock._lock, 4)
 
 
 class Machine(NamedTuple):
-    """The numbers that decide the shapes of tiles, and what is slow.
+    """Numbers of the machine: shapes of tiles, and slow instructions.
 
-    vector_bytes : width of one register
-    shapes : for each number of vectors across a tile, from 1, the numbers of rows that a tile may have. The
-        rows * vectors accumulators, `vectors` vectors of B and one broadcast of A must fit in the register file. Few
-        numbers of rows are listed, because each tile costs about 12 ms of compilation when first needed. A tile of few
-        rows waits for the latency of its FMAs: two tiles of one row, for the rows that the tallest tiles leave, were a
-        twentieth of a step of 600-90-10 with 90 rows; one tile of two rows takes half of that.
-    row : the most vectors across a tile of one row. With few vectors it waits for the latency of its FMAs: a row
-        through 784-128 took 6.1 us by three vectors.
-    masks : whether a masked load costs little more than a plain one (AVX-512, and SVE: an instruction more at most).
-        Then only the tallest tiles exist without a mask too; elsewhere every tile does.
-    constant_masks : whether masks of tiles must be constants, so that a tile is written for each number of lanes.
-        Without masked loads LLVM writes a branch for each lane of any other mask: by llvm-mca for `neoverse-n1` a round
-        of a masked 8x1 tile took 27 cycles, now 6 to 10, and its three texts together are shorter than the one.
-    pack_rows : from this number of rows of x on, W is copied into panels wherever its rows lie. With AVX-512 a tile
-        uses each vector of W often enough for W to come from L2, so it has NEVER. 4x3 tiles of 8 lanes went from 0.75
-        of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays (in float64 the product takes 0.89 of the time);
-        at 16 rows it costs a tenth.
-    pack_deltas : from this number of rows of weights on, the deltas are copied into panels for their gradient. In place
-        128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes 0.99 and
-        1.05, 784 x 128 takes 1.02 and 1.06.
-    crowded_rows : from this number of rows of a batch on, columns of x are copied into strips for the gradient of large
-        layers, where the distance of its rows is a multiple of 2 KB: their lines share a few sets of L1. A tile of four
-        rows reads each line four times: with AVX2 steps of 64 rows took 0.88 (1024-1024-10) to 0.96 (784-1024-1024-10)
-        of their time. With AVX-512, whose tiles have eight, 100 rows of 512-1024-1024-10 took 1.05 times as long.
-    accumulators : the most accumulators of a tile whose strides are constants: what the operands leave of the
-        registers. LLVM loads neighbouring operands together and early: of 12 accumulators on 16 registers it kept
-        some on the stack, and products ran at half of the speed.
+    vector_bytes : width of a register
+    shapes : for each number of vectors across a tile, from 1, the numbers of rows that a tile may have
+    row : the most vectors across a tile of one row
+    masks : whether a masked load costs little more than a plain load (AVX-512, SVE). Then only the tallest
+        tiles exist without a mask too; elsewhere every tile does.
+    constant_masks : whether masks of tiles must be constants, with a tile for each number of lanes
+    pack_rows : rows of x from which on W is copied into panels
+    pack_deltas : rows of weights from which on deltas are copied into panels for the weights' gradient
+    crowded_rows : rows of a batch from which on columns of x are copied into strips for the gradient of large
+        layers, where the distance of rows of x is a multiple of 2 KB
+    accumulators : the most accumulators of a tile of constant strides: registers less operands
     approximates_roots : whether there are instructions for 1/sqrt(x) and 1/x to 14 bits
-    fma_ports, fma_latency : multiply-adds of a vector in a cycle, and cycles until one is done
-    settles : the letter of a vector register in inline assembly, where LLVM must be made to keep the order of a tile's
-        loads; else empty. For some processors LLVM loads early what is needed late, and keeps accumulators on the
-        stack: a round of 12x2 tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13; one of 8x3 tiles over
-        ordered terms 33.5 for `neoverse-n1`, now 12.5. For AVX2 LLVM does not, and there weight gradients of ordered
-        rows lost a sixth by it.
-    keeps_constants : whether LLVM must be made to keep float64 constants in registers or on the stack. For NEON it
-        forms each anew in every round, by five instructions: two numbers of erf took 282, now 140, and 71 cycles by
-        llvm-mca for `neoverse-n1`, now 60; gelu's derivative 68, now 54. With SVE it loads them.
+    fma_ports, fma_latency : multiply-adds of a vector in a cycle, and cycles of a multiply-add
+    load_order : the letter of a vector register in inline assembly, where LLVM must be made to keep the order
+        of a tile's loads; else empty
+    keeps_constants : whether LLVM must be made to keep float64 constants in registers or on the stack
     """
 
     vector_bytes: int
+    # The rows * vectors accumulators, `vectors` vectors of B and one broadcast of A must fit in the register file. Few
+    # numbers of rows are listed, because each tile costs about 12 ms of compilation when first needed. A tile of few
+    # rows waits for the latency of its FMAs: two tiles of one row, for the rows that the tallest tiles leave, were a
+    # twentieth of a step of 600-90-10 with 90 rows; one tile of two rows takes half of that.
     shapes: tuple[tuple[int, ...], ...]
+    # With few vectors a tile of one row waits for the latency of its FMAs: 784-128 took 6.1 us a row by three vectors.
     row: int = 8
     masks: bool = False
+    # Without masked loads LLVM writes a branch for each lane of a mask that is not constant: by llvm-mca for
+    # `neoverse-n1` a round of a masked 8x1 tile took 27 cycles, now 6 to 10, and its three texts are shorter than one.
     constant_masks: bool = False
+    # With AVX-512 a tile uses each vector of W often enough for W to come from L2: NEVER. 4x3 tiles of 8 lanes went
+    # from 0.75 of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays (in float64 the product takes 0.89 of the
+    # time); at 16 rows it costs a tenth.
     pack_rows: int = 32
+    # In place 128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes
+    # 0.99 and 1.05, 784 x 128 takes 1.02 and 1.06.
     pack_deltas: int = 256
+    # The lines of such rows share a few sets of L1. A tile of four rows reads each line four times: with AVX2 steps of
+    # 64 rows took 0.88 (1024-1024-10) to 0.96 (784-1024-1024-10) of their time. With AVX-512, whose tiles have eight
+    # rows, 100 rows of 512-1024-1024-10 took 1.05 times as long.
     crowded_rows: int = 128
+    # LLVM loads neighbouring operands together and early: of 12 accumulators on 16 registers it kept some on the
+    # stack, and products ran at half of the speed.
     accumulators: int = 24
     approximates_roots: bool = False
     fma_ports: int = 2
     fma_latency: int = 4
-    settles: str = ""
+    # For some processors LLVM loads early what is needed late, and keeps accumulators on the stack: a round of 12x2
+    # tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13; one of 8x3 tiles over ordered terms 33.5 for
+    # `neoverse-n1`, now 12.5. For AVX2 LLVM does not, and weight gradients of ordered rows lost a sixth by it.
+    load_order: str = ""
+    # For NEON LLVM forms each constant anew in every round, by five instructions: two numbers of erf took 282, now 140,
+    # and 71 cycles by llvm-mca for `neoverse-n1`, now 60; gelu's derivative 68, now 54. With SVE it loads them.
     keeps_constants: bool = False
 
     @property
     def tiles(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """What the shapes of tiles are known by: code of one processor runs on another with the same."""
+        """The key of the shapes of tiles: processors with the same key run each other's code."""
         return self.vector_bytes, self.shapes
 
     @property
@@ -91,29 +92,31 @@ MOST_HEIGHT = 8
 # 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
 WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 6, 8, 12), (1, 2, 4, 6, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
-AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, pack_deltas=512, approximates_roots=True, settles="v")
+AVX512 = Machine(
+    64, WIDE, masks=True, pack_rows=NEVER, pack_deltas=512, approximates_roots=True, load_order="v"
+)
 AVX2 = Machine(32, NARROW, crowded_rows=64, accumulators=9)
-NEON = Machine(16, WIDE, constant_masks=True, settles="w", keeps_constants=True)
+NEON = Machine(16, WIDE, constant_masks=True, load_order="w", keeps_constants=True)
 SSE = Machine(16, NARROW, constant_masks=True, accumulators=9)
 
 AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
 AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}
-"""The features that each needs, by LLVM's names. Turning one of them off turns the instruction set off."""
+"""The features of each instruction set by LLVM's names, all of them needed."""
 
 FOUR_PORTS = ("apple-", "cortex-x", "grace", "neoverse-v", "oryon-")
-"""How LLVM's names of ARM's processors begin that multiply and add four vectors in a cycle; others do two."""
+"""Prefixes of LLVM's names of ARM processors with four multiply-adds of vectors a cycle; elsewhere two."""
 
 
 PROCESSOR = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX")
-"""Variables of Numba's that name the processor to compile for; no level is taken then."""
+"""Numba's variables for the target processor; with any of them no level is used."""
 
 
 class Level(NamedTuple):
-    """Processors that the same machine code serves.
+    """Processors that run the same machine code.
 
-    triples : how LLVM's name of their systems begins
-    cpu, features : what to compile for, by LLVM's names; a processor must have all the features
-    beyond : features that only products of bfloat16 numbers use, where the processor has them
+    triples : prefixes of LLVM's names of their systems
+    cpu, features : the compilation's target by LLVM's names; a processor must have all the features
+    beyond : features for products of bfloat16 numbers, used where the processor has them
     """
 
     triples: tuple[str, ...]
@@ -127,6 +130,7 @@ V3 = frozenset(
 )
 V4 = frozenset({*V3, *AVX512_NEEDS, "avx512bw", "avx512cd", "avx512dq"})
 
+# Steps took 0.99 of the time of code for the exact processor (0.96 to 1.03 in nine trainings, Zen 4).
 LEVELS = {
     "x86-64-v4": Level(("x86_64",), "x86-64-v4", V4, frozenset({"avx512bf16", "amx-tile", "amx-bf16"})),
     "x86-64-v3": Level(("x86_64",), "x86-64-v3", V3),
@@ -134,20 +138,17 @@ LEVELS = {
     "neoverse-v1": Level(("aarch64", "arm64"), "neoverse-v1", frozenset({"bf16", "i8mm", "sve"})),
     "aarch64": Level(("aarch64", "arm64"), "generic", frozenset()),
 }
-"""The levels, by the names that they have for compilers; the first that a processor meets is its best.
-
-Steps took 0.99 of the time of code for the exact processor (0.96 to 1.03 in nine trainings, Zen 4).
-"""
+"""The levels by their names in compilers; a processor's best level is the first it meets."""
 
 LEVEL = "FASTMLP_LEVEL"
-"""The environment variable that names the level to compile for, in place of the best one."""
+"""The environment variable of the level to compile for, in place of the best level."""
 
 
 @functools.cache
 def processor() -> tuple[str, str, str]:
-    """Return the triple, the processor and its features, by LLVM's names, found without Numba.
+    """Return the triple, the processor and its features by LLVM's names, without Numba.
 
-    They are what Numba's `CPUCodegen.magic_tuple` gives, by the same variables, those of `PROCESSOR`.
+    The result is Numba's `CPUCodegen.magic_tuple`, by the same variables, `PROCESSOR`.
     """
     name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES", "" if name.lower() == "generic" else None)
@@ -163,7 +164,7 @@ def processor() -> tuple[str, str, str]:
 
 
 def has_features() -> set[str]:
-    """Return the features that the processor has, by LLVM's names."""
+    """Return the features of the processor by LLVM's names."""
     return {feature[1:] for feature in processor()[2].split(",") if feature.startswith("+")}
 
 
@@ -172,18 +173,18 @@ _given: list[str] = []
 
 
 def compile_for(name: str) -> None:
-    """Have this process compile for a level, which its processor need not meet, before it compiles anything."""
+    """Compile in this process for a level, before anything is compiled; the processor need not meet the level."""
     _given[:] = [name]
 
 
 @functools.cache
 def level() -> str | None:
-    """Return the level that code is compiled for; None where it is the processor itself.
+    """Return the target level; None where the target is the processor itself.
 
     Raises
     ------
     ValueError
-        If `LEVEL` names a level that there is not, or that this processor does not meet.
+        If `LEVEL` names an unknown level, or a level not met by this processor.
     """
     if _given:
         return _given[0]
@@ -205,7 +206,7 @@ def level() -> str | None:
 
 @functools.cache
 def target() -> tuple[str, str, str]:
-    """Return the triple, processor and features that code is compiled for, by LLVM's names."""
+    """Return the triple, processor and features of the target by LLVM's names."""
     name = level()
     if name is None:
         return processor()
@@ -216,12 +217,12 @@ def target() -> tuple[str, str, str]:
 
 @functools.cache
 def host() -> Machine:
-    """Return the `Machine` that code is compiled for."""
+    """Return the `Machine` of the target of compilations."""
     return machine_of(*target())
 
 
 def machine_of(triple: str, name: str, features: str) -> Machine:
-    """The `Machine` of a target.
+    """Return the `Machine` of a triple, processor and features.
 
     name : of the processor; features : in LLVM's form, "+avx,-avx2"
     """

@@ -1,8 +1,7 @@
-"""Code for expressions with sums and maxima over a row's units: loops over the units, one after another.
+"""Code for expressions with sums and maxima over a row's units, as loops over the units.
 
-Separate because losses of rows and layers are both written so. A loop computes its terms again from the row's units,
-so that no buffer is needed; what is one number for the row is computed before the loop; results are written in the
-last one.
+A loop computes its terms again from the row's units, without a buffer. Numbers of a whole row are computed
+before the loop; the last loop writes results.
 """
 
 from numba.core import cgutils
@@ -14,13 +13,13 @@ from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import folded
 
 LEAST = {"sum": 0.0, "max": float("-inf")}
-"""What a reduction of no units is."""
+"""The result of a reduction of no units."""
 
 JOINED = {"sum": lambda a, b: a + b, "max": elementary.maximum}
 
 
 class Running:
-    """A number that changes from one round of a loop to the next, in a register."""
+    """A loop-carried number in a register."""
 
     def __init__(self, first):
         self._builder, self._place = first.builder, cgutils.alloca_once(first.builder, first.value.type)
@@ -28,7 +27,7 @@ class Running:
 
     @property
     def value(self):
-        """Its value at the place where code is being written."""
+        """The current value, where code is being written."""
         return Symbol(self._builder, self._builder.load(self._place))
 
     @value.setter
@@ -37,36 +36,36 @@ class Running:
 
 
 class RunningReduction:
-    """A sum or maximum over a row's units, while a loop over them is written. operation : a key of `JOINED`"""
+    """A sum or maximum over a row's units in a loop being written. operation : a key of `JOINED`"""
 
     def __init__(self, operation, like):
         self.join, self.running = JOINED[operation], Running(like.number(LEAST[operation]))
 
     def take(self, unit, mask, term):
-        """Add the term of a unit, or of those of a vector that the mask has."""
+        """Add the term of a unit, or of a vector's units under the mask."""
         old = self.running.value
         new = self.join(old, term)
         self.running.value = new if mask is None else old.choose(Symbol(new.builder, mask), new, old)
 
     def whole(self):
-        """Return what it came to."""
+        """Return the reduction."""
         return self.running.value
 
 
 class VectorReduction(RunningReduction):
-    """A reduction in vectors of units, whose lanes are joined at its end."""
+    """A reduction in vectors of units, joined across lanes at the end."""
 
     def whole(self):
-        """Return what it came to, in each lane."""
+        """Return the reduction in each lane."""
         number = super().whole()
         return number.number(folded(number.builder, number, self.join))
 
 
 class OneByOne:
-    """Loops over the units of a row one at a time; a number may be that of several rows, in lanes.
+    """Loops over the units of a row, unit after unit; lanes may hold several rows.
 
     each : each() yields the index of a written loop over the units, once; or each unit where loops are unrolled
-    like : a number, whose type others take
+    like : a number whose type is the type of the results
     """
 
     def __init__(self, each, like):
@@ -78,14 +77,14 @@ class OneByOne:
             do(unit, None)
 
     def reduction(self, operation):
-        """Return what takes the terms of a sum or maximum."""
+        """Return a `RunningReduction` for the terms of a sum or maximum."""
         return RunningReduction(operation, self.like)
 
 
 def loops_of(expressions, known):
-    """Return the loop in which each node is known, by its id, and the reductions of each loop, by theirs.
+    """Return each node's loop by node id, and each loop's reductions.
 
-    known : nodes, by their ids, whose values need no loop
+    known : nodes, by id, with values before any loop
     """
     loop_of, reductions = dict.fromkeys(known, 0), {}
 
@@ -102,7 +101,7 @@ def loops_of(expressions, known):
 
 
 def emit_numbers(expression, fixed, known):
-    """Write the largest parts of an expression that are one number for the row; add their values to `known`."""
+    """Write the largest row-constant parts of an expression, and add their values to `known`."""
     is_row, todo = {}, [expression]
     expression.fold(node_is_row, is_row)
     while todo:
@@ -115,13 +114,13 @@ def emit_numbers(expression, fixed, known):
 
 
 def emit_row(units, read, rows, fixed, numbers=(), known=()):
-    """Write expressions of a row; return the values of its numbers, by the ids of nodes.
+    """Write expressions of a row; return the values of row constants by node id.
 
-    units : the loops over them, as of `OneByOne`; read(unit, mask) : the values of rows' variables, by name
-    rows : pairs of an expression that differs from unit to unit, and write(unit, mask, number) for its values
-    fixed : the values of variables that are one number for the row, by name
-    numbers : expressions that are one number for the row
-    known : values of numbers, by the ids of nodes
+    units : the loops over units, as of `OneByOne`; read(unit, mask) : the values of rows' variables, by name
+    rows : pairs of an expression by unit, and write(unit, mask, number) for its values
+    fixed : the values of row-constant variables, by name
+    numbers : row-constant expressions
+    known : values of numbers, by node id
     """
     known = dict(known)
     loop_of, reductions = loops_of([*(expression for expression, _ in rows), *numbers], known)

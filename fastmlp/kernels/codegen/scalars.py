@@ -1,4 +1,4 @@
-"""Functions that jitted loops call for each element or in between: formulas, entries of tables, hints for LLVM, calls into Python."""
+"""Functions for each element of jitted loops: formulas, entries of tables, hints for LLVM, calls into Python."""
 
 from functools import partial
 
@@ -19,32 +19,33 @@ fma, exp, log = jittable(numbers.fma), jittable(elementary.exp), jittable(elemen
 
 @jittable
 def clipped(clips: bool, value):
-    """A cross-entropy, bounded where `Objective.clips` says so."""
+    """Return a cross-entropy, bounded where `Objective.clips` says so."""
     return where(clips, within(value, LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY), value)
 
 
 @of_code("activation")
 def activation(entry, z):
-    """Return the activation of one number."""
+    """Return the activation of a number."""
     return entry.formula(z)
 
 
 @of_code("activation")
 def activation_backward(entry, delta, z, a):
-    """Return delta times the derivative at z, where the activation is a."""
+    """Return delta times the derivative at z, given the activation a."""
     return backward_of(entry, delta, z, a)
 
 
 def backward_of(entry, delta, z, a):
-    """Return delta times an activation's derivative; the arguments are numbers that `fastmlp.formulas` takes."""
+    """Return delta times an activation's derivative, for numbers as in `fastmlp.formulas`."""
     read = {"z": z, "a": a}
     return entry.backward(delta, **{name: read[name] for name in entry.reads})
 
 
 def chain_of(entry, output, by_a, a):
-    """Return the loss's derivative by a logit, given its derivative by_a by the output a (or by the logit already).
+    """Return the loss's derivative by a logit from by_a, the derivative by the output a.
 
-    output : the code of the output's activation, an integer `Symbol`; for softmax by_a is less the row's sum of a * by_a
+    by_a : by the logit already where the entry is by_logit; for softmax less the row's sum of a * by_a
+    output : the code of the output's activation, an integer `Symbol`
     """
     found = by_a
     if not entry.by_logit:
@@ -57,23 +58,23 @@ def chain_of(entry, output, by_a, a):
 
 @of_code("loss")
 def within_bounds(entry, clips, value):
-    """Return the loss of one element, bounded where `Objective.clips` says so."""
+    """Return the loss of an element, bounded where `Objective.clips` says so."""
     return clipped.formula(clips, value) if entry.clips else value
 
 
 TARGET, LOG, ROW = range(3)
-"""The forms of losses: of a target and its outputs, of the logarithm of softmax, and of a user's row."""
+"""The forms of losses: by target and outputs, by the logarithm of softmax, by a custom row."""
 
 
 def form_of(entry):
-    """Return which of the forms a loss has."""
+    """Return the form of a loss: TARGET, LOG or ROW."""
     if entry.element is None:
         return ROW
     return LOG if entry.of_logs else TARGET
 
 
 def _number_of(fact):
-    """Return the intrinsic of a whole number that a fact of a loss's entry is."""
+    """Return the intrinsic of a whole number in a loss's entry."""
 
     @intrinsic
     def number(typing_context, loss):
@@ -88,10 +89,10 @@ loss_form, outputs_per_target = map(_number_of, (form_of, lambda entry: entry.ou
 
 
 def emit_target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j):
-    """Write the loss of target j of a row, or of several; return it, not scaled, a `Symbol`.
+    """Write the loss of target j of a row; return the unscaled loss, a `Symbol`.
 
     output : the code of the output's activation, an integer `Symbol`; scale : the factor of the row's loss
-    along : of softmax the row's sum of a times the derivative by a, else 0
+    along : for softmax the row's sum of a times the derivative by a, else 0
     logits, expected, outputs : the numbers of a row by unit; outputs become the scaled derivatives by the logits
     """
     places = entry.places(j, logits.units)
@@ -104,7 +105,7 @@ def emit_target_loss(entry, output, along, scale, parameter, logits, expected, o
 
 @of_code("loss")
 def target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j):
-    """Return the loss of target j of a row, as `emit_target_loss`; 0 where it has another form."""
+    """Return the loss of target j of a row, as `emit_target_loss`; 0 for losses of another form."""
     if form_of(entry) != TARGET:
         return scale.number(0.0)
     return emit_target_loss(entry, output, along, scale, parameter, logits, expected, outputs, j)
@@ -112,7 +113,7 @@ def target_loss(entry, output, along, scale, parameter, logits, expected, output
 
 @of_code("loss")
 def target_slope(entry, z, a, y, parameter):
-    """Return the derivative of the loss by a or by z, of one output a target; 0 where it is another loss."""
+    """Return the loss's derivative by a or z, of one output a target; 0 for losses of another form."""
     if "softmax" not in entry.outputs or form_of(entry) != TARGET:
         return z.number(0.0)
     return entry.of_target([z], [a], y, parameter)[1][0]
@@ -120,7 +121,7 @@ def target_slope(entry, z, a, y, parameter):
 
 @of_code("loss", results=2)
 def log_loss(entry, z, a, y, first, second, before):
-    """Return the loss of units up to one, and its derivative by z = log(a); zeros where it has another form.
+    """Return the loss of a row's units so far, and the derivative by z = log(a); zeros for losses of another form.
 
     first, second : the loss's parameters; before : the loss of the units before
     """
@@ -131,24 +132,22 @@ def log_loss(entry, z, a, y, first, second, before):
 
 @of_code("loss")
 def log_chain(entry, slope, a, along):
-    """Return the derivative by a logit from that by log(a), which sum to `along`."""
+    """Return the derivative by a logit from the derivative by log(a); `along` is the row's sum."""
     return log_chain_of(entry, slope, a, along)
 
 
 def log_chain_of(entry, slope, a, along):
-    """Return the derivative by a logit: `slope` itself, if the loss has its derivative by the logit."""
+    """Return the derivative by a logit from slope, the derivative by log(a) or already by the logit."""
     return slope if entry.by_logit else numbers.fma(-a, along, slope)
 
 
 @intrinsic
 def wide_vectors(typing_context):
-    """Let the loops of the calling function use 512-bit vectors where the machine has them; called once in it.
+    """Let the loops of the calling function use 512-bit vectors where the machine has them."""
 
-    LLVM uses 256 bits on most AVX-512 processors. This sets the attribute that clang's -mprefer-vector-width=512 sets.
-    llvmlite's own method refuses attributes that have a value, so this calls the set's. Numba optimises and
-    vectorises every jitted function before it inlines it: the call must stand in the function that has the loop.
-    """
-
+    # LLVM uses 256 bits on most AVX-512 processors. This is the attribute of clang's -mprefer-vector-width=512.
+    # llvmlite's own method refuses attributes that have a value, so the set's method is called. Numba optimises and
+    # vectorises every jitted function before it inlines it: the call must stand in the function that has the loop.
     def emit(context, builder, signature, values):
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
@@ -164,6 +163,6 @@ def trailing_zeros(word):
 
 @of_arrays
 def call_back(address, step, first, last):
-    """Call the C function at an address, of three whole numbers, which returns nothing."""
+    """Call the C function at an address with three whole numbers, without a result."""
     build, kind = address.builder, ir.FunctionType(ir.VoidType(), [INT, INT, INT])
     build.call(build.inttoptr(address.value, kind.as_pointer()), [step.value, first.value, last.value])

@@ -1,8 +1,8 @@
 """Subnormal numbers count as 0 while a program trains.
 
-A training that has nearly converged fills Adam's moments with subnormal numbers, and x86 takes some hundred cycles for
-each: 30-100-1 slowed from 14 to 27 us a step. The processor has a switch for that in each thread. An entry point
-sets it when it begins, and restores it when it ends.
+A training that has nearly converged fills Adam's moments with subnormal numbers, and x86 takes some hundred
+cycles for each: 30-100-1 slowed from 14 to 27 us a step. The processor has a switch for each thread. An entry
+point sets the switch at its begin, and restores it at its end.
 """
 
 import llvmlite.binding
@@ -16,7 +16,7 @@ Intel, "64 and IA-32 Architectures Software Developer's Manual", volume 1, 10.2.
 """
 
 X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i386", "i686"))
-"""On other processors nothing is done: those that people use are not slowed by subnormal numbers."""
+"""True on x86. Elsewhere nothing is done: other common processors are not slowed by subnormal numbers."""
 
 WORD = ir.IntType(32)
 
@@ -33,7 +33,7 @@ def normal_arithmetic(builder):
 
 
 def arithmetic(builder, before):
-    """Emit the return to the state before a switch."""
+    """Emit the return to the arithmetic before a switch."""
     if X86:
         place = cgutils.alloca_once(builder, WORD)
         builder.store(before, place)

@@ -1,9 +1,8 @@
-"""Numbers that write machine code: a formula in plain operators becomes instructions on a scalar or on vectors.
+"""Numbers that write machine code: plain operators become instructions on scalars or vectors.
 
-Separate because Numba would compile every formula as a function: the logarithm took 0.3 s of a first training, and a
-single comparison 0.05 s. A formula is a Python function of `Symbol`s, called while code is being written; `jittable`
-turns it into an intrinsic that jitted code calls. Its code has no branches and no calls, so that a loop around it
-vectorises, and no flags that let LLVM reorder it.
+A formula is a Python function of `Symbol`s, called while code is being written; `jittable` makes an intrinsic
+for jitted code from a formula. The written code has no branches and no calls, so that a loop around it
+vectorises, and no flags for LLVM to reorder operations.
 """
 
 import functools
@@ -27,8 +26,12 @@ FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 ITEMSIZE = {types.float32: 4, types.float64: 8}
 
 
+# Numba would compile every formula as a function: the logarithm took 0.3 s of a first training, and a single
+# comparison 0.05 s. So formulas are written into the loops that call them.
+
+
 def declare(module, name, result, arguments):
-    """The function `name` of the module, declared on first use."""
+    """Return the module's function `name`, declared on first use."""
     if name in module.globals:
         return module.globals[name]
     return ir.Function(module, ir.FunctionType(result, arguments), name)
@@ -54,23 +57,24 @@ def _comparison(sign):
 
 
 def is_immediate(number):
-    """Return whether an instruction of ARM's contains this float: 0, or 1 to 31/16 times a power of 2 from 1/8 to 16."""
+    """Return whether ARM instructions can contain this float as an immediate."""
+    # 0, or 1 to 31/16 times a power of 2 from 1/8 to 16.
     significand, exponent = math.frexp(number)
     return number == 0 or ((32 * significand).is_integer() and -2 <= exponent <= 5)
 
 
 def widest(*values):
-    """Return the symbol with the most lanes, whose type the others take; among scalars a float32 if there is one."""
+    """Return the symbol with the most lanes, among scalars a float32 first: the common type of the values."""
     symbols = [value for value in values if isinstance(value, Symbol)]
     return max(symbols, key=lambda symbol: (symbol.lanes, symbol.is_float and symbol.single))
 
 
 class Symbol:
-    """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
+    """A float, integer or truth value in code being written, or a vector.
 
-    The other operand may be a Python number or a `DtypeConstant`, which takes this one's dtype, or a float64, which is
-    rounded to it. A scalar operand goes to all lanes of a vector. Comparisons with NaN are false.
-    Integers are compared as signed, shifted as bits, and divided only where they are not negative.
+    The other operand may be a Python number or a `DtypeConstant` of this symbol's dtype, or a float64, which is
+    rounded. A scalar operand goes to all lanes of a vector. Comparisons with NaN are false.
+    Integers are compared as signed, shifted as bits, and divided only where not negative.
     """
 
     def __init__(self, builder, value):
@@ -84,7 +88,7 @@ class Symbol:
 
     @property
     def lanes(self):
-        """How many lanes a vector has; 0 for a scalar."""
+        """The number of a vector's lanes; 0 for a scalar."""
         kind = self.value.type
         return kind.count if isinstance(kind, ir.VectorType) else 0
 
@@ -94,11 +98,11 @@ class Symbol:
 
     @property
     def single(self):
-        """Whether it has 32 bits."""
+        """True for 32 bits."""
         return self.lane in (ir.FloatType(), ir.IntType(32))
 
     def like(self, other):
-        """Return the LLVM value of another symbol, or of a number, converted to this one's type."""
+        """Return the LLVM value of another symbol or number, converted to this symbol's type."""
         if isinstance(other, Symbol):
             return other.value if other.value.type == self.value.type else self._spread(other)
         number = other.of(self) if isinstance(other, DtypeConstant) else other
@@ -109,14 +113,14 @@ class Symbol:
         return ir.Constant(kind, lanes)
 
     def _opaque(self, number):
-        """Return a float as what LLVM takes for unknown; see `Machine.keeps_constants`."""
+        """Return a float as an unknown value for LLVM; see `Machine.keeps_constants`."""
         nothing = ir.InlineAsm(ir.FunctionType(self.lane, [self.lane]), "", "=w,0")
         # By its attributes LLVM moves it out of a loop, which else would not become one of vectors.
         value = self.builder.call(nothing, [ir.Constant(self.lane, number)], attrs=("nounwind", "readnone"))
         return Symbol(self.builder, value)
 
     def _spread(self, other):
-        """Return a float rounded to this one's dtype, and repeated in every lane if this one is a vector."""
+        """Return a float rounded to this symbol's dtype, and repeated in every lane of a vector."""
         value, kind = other.value, self.value.type
         if other.lane != self.lane:
             value = self.builder.fptrunc(
@@ -131,7 +135,7 @@ class Symbol:
         )
 
     def number(self, other):
-        """Return a number as a symbol of this one's type."""
+        """Return a number as a symbol of this symbol's type."""
         return Symbol(self.builder, self.like(other))
 
     def choose(self, condition, a, b):
@@ -149,7 +153,7 @@ class Symbol:
         return like.number(a).call("fmuladd", b, c)
 
     def sqrt(self):
-        """Return the square root by one instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
+        """Return the square root by an instruction; Numba's `math.sqrt` is a call and keeps a loop scalar."""
         return self.call("sqrt")
 
     def root(self):
@@ -162,19 +166,19 @@ class Symbol:
         return quotient_of(like.number(self), like.number(divisor))
 
     def magnitude(self):
-        """Return it with the sign bit cleared."""
+        """Return the magnitude: the sign bit cleared."""
         return self.call("fabs")
 
     def with_sign(self, sign):
-        """Return it with the sign bit of `sign`."""
+        """Return the number with the sign bit of `sign`."""
         return self.call("copysign", sign)
 
     def negated(self):
-        """Return the opposite of a truth."""
+        """Return the opposite of a truth value."""
         return Symbol(self.builder, self.builder.not_(self.value))
 
     def bits(self):
-        """Return its bit pattern as an integer of the same width."""
+        """Return the bit pattern as an integer of the same width."""
         return self.cast(ir.IntType(32 if self.single else 64))
 
     def from_bits(self):
@@ -182,13 +186,13 @@ class Symbol:
         return self.cast(ir.FloatType() if self.single else ir.DoubleType())
 
     def cast(self, lane):
-        """Return its bits as another type, lane by lane."""
+        """Return the bits as another type, lane by lane."""
         kind = self.value.type
         kind = ir.VectorType(lane, kind.count) if isinstance(kind, ir.VectorType) else lane
         return Symbol(self.builder, self.builder.bitcast(self.value, kind))
 
     def call(self, name, *others):
-        """Return the result of one of LLVM's intrinsic functions, of this and of others like it."""
+        """Return the result of an LLVM intrinsic function of this symbol and more arguments."""
         kind = self.value.type
         shape = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
         name = f"llvm.{name}.{shape}f{32 if self.single else 64}"
@@ -207,7 +211,7 @@ class Symbol:
     __lt__, __gt__, __le__, __ge__ = map(_comparison, ("<", ">", "<=", ">="))
 
     def equals(self, other):
-        """Return whether they are equal."""
+        """Return whether both are equal."""
         return _comparison("==")(self, other)
 
     def __neg__(self):
@@ -216,11 +220,11 @@ class Symbol:
 
 @functools.cache
 def jittable(formula):
-    """Return the intrinsic by which jitted code calls a formula.
+    """Return the intrinsic of a formula, for jitted code.
 
-    The formula's annotations give the types of its arguments and its result: `int` (int64), `bool`, or else floats of
-    one dtype; a tuple for several results. A result without annotation is a float, or an integer where no argument
-    is a float.
+    The formula's annotations give the types of its arguments and its result: `int` (int64), `bool`, or else floats
+    of one dtype; a tuple for several results. A result without annotation is a float, or an integer where no
+    argument is a float.
     """
     hints = typing.get_type_hints(formula)
     expected = [hints.get(name, float) for name in inspect.signature(formula).parameters]
@@ -253,7 +257,10 @@ ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}
 
 
 def intrinsic_like(function, call, make=intrinsic):
-    """Return Numba's intrinsic of call(typing_context, *kinds), with the arguments of `function`; or what `make` gives."""
+    """Return Numba's intrinsic of call(typing_context, *kinds), with the arguments of `function`.
+
+    make : Numba's `intrinsic`, or a class used in the same way
+    """
     first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     call.__signature__ = inspect.Signature([first, *inspect.signature(function).parameters.values()])
     call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -271,8 +278,9 @@ NEWTON_STEPS = {True: 1, False: 2}
 """Newton steps by `Symbol.single`: for float32 from 14 bits to 28, for float64 to 56."""
 
 KEEPS_NORMAL = 0x01110121
-"""What `vfixupimm` does with an element, a digit for each class of x: 0 keeps the result, 1 takes x, 2 x as a quiet NaN.
-From the lowest: quiet and signalling NaN, zero, one, -inf, inf, negative, positive."""
+"""The action of `vfixupimm` by class of x, a digit each: 0 keeps the result, 1 takes x, 2 x as a quiet NaN.
+From the lowest: quiet and signalling NaN, zero, one, -inf, inf, negative, positive.
+"""
 
 
 def _approximates(x):
@@ -288,19 +296,19 @@ def _guess(name, x):
 
 
 def _unless_special(result, x):
-    """The result where x is a normal number from 0 on, else x: one instruction, where comparisons took five."""
+    """Return the result where x is a normal number from 0 on, else x."""
     kind, integers = ("ps", ir.IntType(32)) if x.single else ("pd", ir.IntType(64))
     mask, table = ir.IntType(x.lanes), ir.VectorType(integers, x.lanes)
     taken = [x.value.type, x.value.type, table, INT32, mask, INT32]
     call = declare(x.builder.module, f"llvm.x86.avx512.mask.fixupimm.{kind}.512", x.value.type, taken)
     table = ir.Constant(table, [KEEPS_NORMAL] * x.lanes)
-    # 0: no exception for any class; 4: rounding as it is
+    # One instruction, where comparisons took five. 0: no exception for any class; 4: rounding as it is
     values = [result.value, x.value, table, INT32(0), ir.Constant(mask, -1), INT32(4)]
     return Symbol(x.builder, x.builder.call(call, values))
 
 
 def root_of(x):
-    """The root of x >= 0, a `Symbol`, within 2 ulp; zero, infinity and NaN are their own."""
+    """Return the root of a `Symbol` x >= 0, within 2 ulp; zero, infinity and NaN stay."""
     if not _approximates(x):
         return x.sqrt()
     guess = _guess("rsqrt14", x)
@@ -315,7 +323,7 @@ def root_of(x):
 
 
 def quotient_of(a, b):
-    """a / b for b > 0, `Symbol`s of one type, within 2 ulp; infinities and NaN as the division gives them."""
+    """Return a / b for b > 0, `Symbol`s of one type, within 2 ulp; infinities and NaN as in a division."""
     if not _approximates(b):
         return a / b
     inverse = _guess("rcp14", b)

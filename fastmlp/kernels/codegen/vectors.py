@@ -1,10 +1,10 @@
-"""LLVM's vectors, masks, loops and arrays in memory, with which kernels are written.
+"""LLVM's vectors, masks, loops and arrays in memory, for kernels.
 
-LLVM's own vectoriser uses 256 bits on Intel ("prefer-256-bit") and leaves scalar tails. The code that is written here
-has the full width, and a masked vector in place of every tail.
+LLVM's vectoriser uses 256 bits on Intel ("prefer-256-bit") and leaves scalar tails. Code written here has the
+full width, and a masked vector in place of every tail.
 
-A size, a stride or an index is a Python integer where it is known when code is written, else a `Symbol`. The text is
-the same for both, and LLVM computes what is constant while it compiles.
+A size, a stride or an index is a Python integer where known when code is written, else a `Symbol`. The text
+is the same for both, and LLVM computes constants while it compiles.
 """
 
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ LINE_BYTES = 64
 """A cache line."""
 
 MOST_UNROLLED = 96
-"""The most values, summed over all rounds, of a loop of known length that is unrolled."""
+"""The most values, summed over all rounds, of an unrolled loop of known length."""
 
 # LLVM 22 moved the alignment of a masked access from an argument to an attribute.
 ALIGNMENT_KIND = [] if llvmlite.binding.llvm_version_info >= (22,) else [INT32]
@@ -74,7 +74,7 @@ class Vectors:
         return ir.Constant(self.type, [number] * self.lanes)
 
     def first(self, count):
-        """The mask of the first `count` lanes; all of them when count is larger, none when negative."""
+        """Return the mask of the first `count` lanes: all lanes for a larger count, none for a negative count."""
         width, count = ir.IntType(8 * self.itemsize), integer(count)
         if width != INT:
             count = self.builder.trunc(count, width)
@@ -93,7 +93,7 @@ class Vectors:
         return broadcast(self.builder, scalar, self.lanes)
 
     def load(self, pointer, mask=None):
-        """Load a vector; lanes outside the mask are zero and their memory is not read."""
+        """Load a vector; lanes outside the mask are zero, without a read of their memory."""
         if mask is None:
             return self.builder.load(pointer, typ=self.type, align=self.itemsize)
         name = f"llvm.masked.load.{self.suffix}.p0"
@@ -103,7 +103,7 @@ class Vectors:
         return self.builder.call(masked, [pointer, *self._alignment(), mask, self.zero])
 
     def store(self, value, pointer, mask=None):
-        """Store a vector; the memory of lanes outside the mask is not written."""
+        """Store a vector; memory of lanes outside the mask is not written."""
         if mask is None:
             self.builder.store(value, pointer, align=self.itemsize)
             return
@@ -116,9 +116,9 @@ class Vectors:
         return [kind(self.itemsize) for kind in ALIGNMENT_KIND]
 
     def over(self, count, do):
-        """Write do(j, mask) for each vector of `count` elements; its first element is number j.
+        """Write do(j, mask) for each vector of `count` elements, from element number j on.
 
-        The mask is None, except for a last vector that is not full.
+        The mask is None, except for a last vector of fewer elements.
         """
         rest = count % self.lanes
         whole = count - rest
@@ -134,9 +134,9 @@ class Vectors:
         elif rest:
             do(self.first(rest))
 
-    def settled(self, value):
-        """The vector, which LLVM must compute before any load that is written after this; see `Machine.settles`."""
-        register = host().settles
+    def before_loads(self, value):
+        """Return the vector, computed before any later load; see `Machine.load_order`."""
+        register = host().load_order
         if not register:
             return value
         kind = ir.FunctionType(self.type, [self.type])
@@ -148,13 +148,13 @@ class Vectors:
 
 
 def shuffle(builder, a, b, lanes):
-    """The vector of these lanes of a and b; the lanes of b are numbered after those of a."""
+    """Return these lanes of vectors a and b; lanes of b are numbered after the lanes of a."""
     lanes = list(lanes)
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
 
 
 def folded(builder, vector, combine):
-    """All lanes of a `Symbol` in one: combine(a, b) of its halves, of the halves of that, and so on."""
+    """Combine all lanes of a `Symbol`: combine(a, b) of halves, of their halves, and so on."""
     while vector.lanes > 1:
         half = vector.lanes // 2
         low, high = (
@@ -166,10 +166,10 @@ def folded(builder, vector, combine):
 
 
 def transposed(v, places, mask=None):
-    """Load a square block transposed, as many vectors as lanes: lane m of vector j is number j at places[m].
+    """Load a square block transposed: lane m of vector j is number j at places[m].
 
     First, parts of 128 bits are exchanged between vectors; the first exchange is made by loads of half vectors. Then
-    each part is transposed by instructions that interleave two vectors, of which two start in a cycle.
+    each part is transposed by instructions that interleave two vectors; two such start in a cycle.
     """
     build, lanes, half = v.builder, v.lanes, v.lanes // 2
     part = min(lanes, 16 // v.itemsize)
@@ -184,7 +184,7 @@ def transposed(v, places, mask=None):
 
 
 def exchanged(build, block, part, stride):
-    """A square block of vectors transposed; exchanges over more than `stride` lanes are done. See `transposed`."""
+    """Return a square block transposed, after exchanges over more than `stride` lanes. See `transposed`."""
     lanes, block = len(block), [*block]
     while stride >= part:
         low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
@@ -217,7 +217,7 @@ def broadcast(builder, scalar, lanes):
 
 @contextmanager
 def ascending(builder, count):
-    """The loop over an index from 0 while it is below count; yields it, and a function that takes the increment."""
+    """Open a loop over an index from 0 while below count; yields the index, and a function for the increment."""
     before, head = builder.block, builder.append_basic_block("head")
     body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
     builder.branch(head)
@@ -242,7 +242,7 @@ def counted(builder, count, step=1):
 
 
 def carried(builder, first, count, values, step, by=1):
-    """The values after `values = step(k, values)` for k in range(first, count, by); they stay in registers.
+    """Return the values after `values = step(k, values)` for k in range(first, count, by), in registers.
 
     A loop of known length with few values and rounds is unrolled.
     """
@@ -266,7 +266,7 @@ def carried(builder, first, count, values, step, by=1):
 
 
 def carried_while(builder, first, goes_on, values, step):
-    """The index that `values = step(k, values)` came to, for k from `first` on while goes_on(k), and the values."""
+    """Return the last index and values of `values = step(k, values)` while goes_on(k), from k = first."""
     before = builder.block
     head, body, after = map(builder.append_basic_block, ("test", "round", "rounds_done"))
     builder.branch(head)
@@ -285,7 +285,7 @@ def carried_while(builder, first, goes_on, values, step):
 
 
 def joined(builder, *values):
-    """A phi node: the value of the block that control comes from. values : pairs of a value and a block"""
+    """Return a phi node. values : pairs of a value and the basic block before this block"""
     phi = builder.phi(values[0][0].type)
     for pair in values:
         phi.add_incoming(*pair)
@@ -293,13 +293,14 @@ def joined(builder, *values):
 
 
 def data_pointer(context, builder, kind, array):
-    """The place of an array's first element, an untyped pointer: llvmlite stores other types only by such a one."""
+    """Return the address of an array's first element, an untyped pointer."""
+    # llvmlite stores types other than the array's own only by an untyped pointer.
     place = context.make_array(kind)(context, builder, array).data
     return builder.inttoptr(builder.ptrtoint(place, INT), POINTER)
 
 
 def fetch_line(builder, pointer):
-    """Prefetch a cache line into L2, to be read soon; a batch is larger than L1."""
+    """Prefetch a cache line into L2, for a read soon; a batch is larger than L1."""
     call = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT32, INT32, INT32])
     builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])  # 0: to read; 2: L2; 1: data
 
@@ -314,7 +315,7 @@ def fetch_row(builder, base, row, row_bytes):
 # --- arrays that jitted code gives ------------------------------------------------------------------
 
 NOTHING = ir.Constant(POINTER, None)
-"""The place of an array that is not there."""
+"""The address of an absent array."""
 
 
 def shifted(build, pointer, offset):
@@ -340,7 +341,7 @@ class NumberArray:
 
 
 class RepeatedNumber:
-    """An array whose elements are all the same number."""
+    """An array with the same number in all elements."""
 
     def __init__(self, number):
         self.number = number
@@ -352,9 +353,9 @@ class RepeatedNumber:
 class VectorArray:
     """Vectors in memory: v[i] begins i * `apart` bytes after the first; an index is an integer or a `Symbol`.
 
-    v : `Vectors`; apart : bytes, an integer or a `Symbol`; those of a vector unless given
-    units : how many vectors they are, where somebody goes over all
-    mask : the memory of lanes outside it is not read or written
+    v : `Vectors`; apart : bytes, an integer or a `Symbol`, by default the bytes of a vector
+    units : the number of vectors, for loops over all vectors
+    mask : memory of lanes outside the mask is not read or written
     """
 
     def __init__(self, v, data, units=0, apart=None, mask=None):
@@ -371,13 +372,13 @@ class VectorArray:
         self.v.store(symbol.value, self._place(index), self.mask)
 
     def each(self, count=None):
-        """Yield the index of a written loop over all, or over the first, once."""
+        """Yield the index of a written loop over all vectors, or over the first `count`, once."""
         with counted(self.builder, self.units if count is None else count) as index:
             yield index
 
 
 class Matrix(NumberArray):
-    """An array (rows, columns) or (columns,) that jitted code gives; for None the place is null."""
+    """An array (rows, columns) or (columns,) from jitted code; None has a null pointer."""
 
     def __init__(self, context, builder, kind, value):
         super().__init__(builder, getattr(kind, "dtype", None), NOTHING)
@@ -394,26 +395,29 @@ class Matrix(NumberArray):
 
     @property
     def units(self):
-        """How many numbers a vector has."""
+        """The length of a vector."""
         return self.columns
 
     def at(self, row, column=0):
-        """The place of an element."""
+        """Return the address of an element."""
         return shifted(self.builder, self.data, (self.row * row + column * self.itemsize).value)
 
 
 def operand(context, builder, kind, value):
-    """Return what an argument of jitted code is in code that is being written: a `Matrix` or a `Symbol`."""
+    """Return an argument of jitted code as a `Matrix`, a `Symbol`, or a list of both for a tuple."""
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value)
+        return [operand(context, builder, *pair) for pair in zip(kind, parts, strict=True)]
     if isinstance(kind, (types.Number, types.Boolean)):
         return Symbol(builder, value)
     return Matrix(context, builder, kind, value)
 
 
 def of_arrays(emit, result="none", operand=operand, make=intrinsic):
-    """Return the intrinsic of `emit`: jitted code gives arrays and numbers, `emit` takes what `operand` makes of them.
+    """Return the intrinsic of `emit`: jitted code passes arrays and numbers, `emit` takes operands.
 
-    result : the name of the type of what `emit` returns, in `numba.types`: a digest reads names, not types
-    operand : operand(context, builder, kind, value); make : Numba's `intrinsic`, or another class of them
+    result : the name in `numba.types` of the type of emit's result; a digest reads names, not types
+    operand : operand(context, builder, kind, value); make : Numba's `intrinsic`, or a class used in the same way
     """
 
     def call(typing_context, *kinds):
@@ -431,15 +435,16 @@ def of_arrays(emit, result="none", operand=operand, make=intrinsic):
 
 
 def literal(code):
-    """Whether a code is a constant of the compilation. Numba types a call without its literals first: refused."""
+    """Return whether a code is a compile-time constant."""
+    # Numba types a call without its literals first, which is refused.
     return isinstance(code, types.IntegerLiteral)
 
 
 def of_code(kind, results=1, operand=operand):
-    """Make of write(entry, *arguments), which writes code, the intrinsic (code, *arguments); code : a constant.
+    """Return a decorator: write(entry, *arguments) becomes the intrinsic (code, *arguments) of constant codes.
 
-    kind : of codes, of `BY_KIND`; the entry is that of the code
-    results : how many floats it returns, of the type of the first float among the arguments, which others take
+    kind : of codes, a key of `BY_KIND`; the entry belongs to the code
+    results : the number of floats returned, of the type of the first float argument; all float arguments get this type
     operand : as of `of_arrays`
     """
 
@@ -489,7 +494,7 @@ def prefetch_row(array, row):
 
 @partial(of_arrays, result="float64")
 def total_of(terms, count, step):
-    """Return terms[0] + terms[step] + .., float64: `step` apart, below `count`, one after another from 0."""
+    """Return terms[0] + terms[step] + .. below `count`, float64, added in order from 0."""
     build = terms.builder
     total = cgutils.alloca_once_value(build, ir.Constant(terms.lane, 0.0))
     with counted(build, count) as i:

@@ -1,8 +1,7 @@
 """Views of arrays, made without the checks of NumPy's slices and reshapes.
 
-Numba compiles code for each check, whether a bound is negative or beyond the end, or whether the strides allow a
-shape: a third of the time that a program took to compile. Here nothing is checked. `lesser` stands here for a like
-reason: of `min`, Numba compiles a function for each pair of types.
+Numba compiles code for each check of bounds and strides: a third of a program's compile time. Here nothing is
+checked. `lesser` has a like reason: Numba compiles a function of `min` for each pair of types.
 """
 
 import functools
@@ -17,9 +16,9 @@ from fastmlp.kernels.codegen.symbols import INT, Symbol, intrinsic_like, jittabl
 
 
 def view(context, builder, result, data, shape, strides=None):
-    """Emit an array of the type `result` that begins at `data`; shape, strides : LLVM values.
+    """Emit an array of the type `result` from address `data` on; shape, strides : LLVM values.
 
-    Without strides it is C-contiguous.
+    Without strides the array is C-contiguous.
     """
     itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
     fields = {
@@ -51,7 +50,7 @@ def lesser(a: int, b: int):
 
 
 class _Viewed:
-    """An array of which a view is made."""
+    """An array under a view."""
 
     def __init__(self, context, builder, kind, value):
         self._builder, self._field = (
@@ -77,7 +76,7 @@ class _Viewed:
 
 
 class _Record:
-    """A record; its attributes are its fields of int64."""
+    """A record; its int64 fields are attributes."""
 
     def __init__(self, context, builder, kind, value):
         self._builder, self._kind, self._value = builder, kind, value
@@ -88,7 +87,10 @@ class _Record:
         return Symbol(build, build.load(build.bitcast(place, INT.as_pointer())))
 
     def floats(self, name=None):
-        """The place and the number of a field's float64 numbers; without a name, the place behind the record."""
+        """Return the address and the count of a field's float64 numbers.
+
+        Without a name, return the address behind the record.
+        """
         build, kind = self._builder, self._kind
         offset = kind.size if name is None else kind.offset(name)
         place = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
@@ -100,7 +102,7 @@ OPERANDS = {types.Array: _Viewed, types.Record: _Record}
 
 
 def _viewing(ndim, layout="C"):
-    """Make of write(*arguments), which gives a view's place, shape and perhaps strides, the intrinsic that views.
+    """Return a decorator: write(*arguments) gives a view's address, shape and perhaps strides; the intrinsic views.
 
     Numbers come as `Symbol`s. The view has the dtype of the first argument, an array; of a record float64.
     """
@@ -146,15 +148,15 @@ def matrix(array, start, rows, columns):
 
 @_viewing(2, "A")
 def columns_of(array, start, count):
-    """Return columns [start, start + count) of a C-contiguous matrix, whose rows stay as far apart."""
+    """Return columns [start, start + count) of a C-contiguous matrix, with the matrix's row stride."""
     return array.at(start), [array.shape[0], count], array.strides
 
 
 @_viewing(2)
 def column_of(memory, start, place, number, rows, units):
-    """Return the units of column `number` of a block of inputs, which lie together, as (rows, units).
+    """Return the units of column `number` of a block of inputs, contiguous, as (rows, units).
 
-    start : of the buffer; place : of the block in a row of it
+    start : of the buffer; place : of the block in a row of the buffer
     """
     return memory.at(start + (place + number * units) * rows), [rows, units]
 
@@ -167,13 +169,13 @@ def weights_of(array, layer):
 
 @_viewing(1)
 def biases_of(array, layer):
-    """Return a layer's biases in such a vector."""
+    """Return a layer's biases in a flat vector (P,) of parameters or gradients."""
     return array.at(layer.biases), [layer.n_out]
 
 
 @_viewing(2)
 def units_of(memory, start, layer, rows):
-    """Return a layer's units as (rows, width); the buffer with the units of all layers begins at element `start`."""
+    """Return a layer's units as (rows, width); the buffer of all layers' units begins at element `start`."""
     units, width = layer.units, layer.width
     return memory.at(start + units * rows), [rows, width]
 
@@ -187,9 +189,9 @@ def units_in_columns(memory, start, layer, rows):
 
 @_viewing(2)
 def output_of(memory, activations, dropped, operation, rows):
-    """Return what an operation gives to those that read it, (rows, width): after dropout, where it has one.
+    """Return an operation's output (rows, width), after dropout if any.
 
-    activations, dropped : the places of both buffers, with the units of all operations
+    activations, dropped : offsets of both buffers, with the units of all operations
     """
     units, width = operation.units, operation.width
     # The bits of a positive number are a positive integer.
@@ -199,7 +201,7 @@ def output_of(memory, activations, dropped, operation, rows):
 
 @_viewing(1)
 def part_of(array, start, length, number):
-    """Return number `number` of equal parts, as (length,); the first part begins at element `start`."""
+    """Return equal part `number` as (length,); part 0 begins at element `start`."""
     return array.at(start + length * number), [length]
 
 

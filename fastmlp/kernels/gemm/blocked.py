@@ -18,8 +18,7 @@ from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTE
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import call, pack
 from fastmlp.kernels.jit.lazy import emitted, helper
-from fastmlp.kernels.tuning.reading import tuned
-from fastmlp.kernels.tuning.table import BLOCK_BYTES, BLOCK_ROWS, is_blocked
+from fastmlp.kernels.tuning.table import BLOCK_BYTES, BLOCK_ROWS, is_blocked, tuned
 
 next_vectors = jittable(macrokernel.next_vectors)
 
@@ -142,18 +141,12 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply,
                 for i in range(top, bottom, STRIP):
                     height, place = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
                     a = (i - top) * depth
+                    strip, panel = (scratch, a, 1, STRIP), (scratch, panels + left * depth, vectors * lanes)
+                    out_of, size, end = (target, place, n_out), (height, columns, depth), (finish, rate, l2)
                     if k > 0:
-                        product(
-                            scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
-                            waiting, place, n_out, target, place, n_out, height, columns, depth, finish,
-                            rate, l2, VECTORS,
-                        )  # fmt: skip
+                        product(strip, panel, (waiting, place, n_out), out_of, size, end, VECTORS)
                     else:
-                        product(
-                            scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
-                            None, 0, 0, target, place, n_out, height, columns, depth, finish, rate,
-                            l2, VECTORS,
-                        )  # fmt: skip
+                        product(strip, panel, (None, 0, 0), out_of, size, end, VECTORS)
                 left += columns
 
 

@@ -23,8 +23,7 @@ from fastmlp.kernels.gemm.transposed import (
     pays_backward,
     pays_forward,
 )
-from fastmlp.kernels.tuning.reading import tuned
-from fastmlp.kernels.tuning.table import ROW_BYTES
+from fastmlp.kernels.tuning.table import ROW_BYTES, tuned
 
 compiled = njit(error_model="numpy", inline="always")
 
@@ -32,8 +31,8 @@ compiled = njit(error_model="numpy", inline="always")
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
 pack_delta_rows, crowded_bytes = tuned("pack_delta_rows"), tuned("crowded_bytes")
 
-FAR_BYTES, FAR_WORK = 1 << 22, 1 << 28
-"""A B of FAR_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
+PAGED_BYTES, FAR_WORK = 1 << 22, 1 << 28
+"""A B of PAGED_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
 result are FAR_WORK. With 2000 x 2000 weights 32 rows took 0.72 of the time, with 1000 x 1500 64 rows 0.88."""
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
@@ -67,7 +66,7 @@ def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int,
     least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is always packed
     """
     total = depth * row_bytes
-    far = (total >= FAR_BYTES) & (total * rows >= FAR_WORK)
+    far = (total >= PAGED_BYTES) & (total * rows >= FAR_WORK)
     pays = (rows >= least) & (is_crowded(depth, row_bytes, crowded) | far)
     return where(pays | (rows >= always), rows.number(PACKED), IN_PLACE)
 
@@ -119,9 +118,8 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
             finish = chosen(relu & (k + terms == n_in), RELU, STORE)
-            product_of_rows(
-                x, order, start, rows, w, k, terms, packing, panel, b, out, finish, across(rows, len(order))
-            )
+            wide = across(rows, len(order))
+            product_of_rows(x, order, start, rows, w, (k, terms), packing, panel, b, out, finish, wide)
 
 
 @compiled
@@ -170,8 +168,8 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l
             steps = apply and k + terms == depth
             target, finish = out if steps else waiting, chosen(steps, UPDATE, STORE)
             product_of_columns(
-                x, order, start, rows, delta, k, terms, packing, panel, waiting, target, start - out_first,
-                finish, rate, l2,
+                x, order, start, rows, delta, (k, terms), packing, panel, waiting, target, start - out_first,
+                (finish, rate, l2),
             )  # fmt: skip
             k += terms
             if k == depth:

@@ -241,7 +241,7 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
             emit_tiles(
                 v, "strided", height, vectors, given, o.start is not NOTHING, {STORE: end}, mask, fetches=False,
                 a_sums=a_sums and v.shift(a_sums, first * v.itemsize), spreads=spreads, turned=turned,
-                settles=False,
+                keeps_order=False,
             )  # fmt: skip
 
         if not isinstance(o.rows, int):

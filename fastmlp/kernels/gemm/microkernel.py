@@ -59,7 +59,7 @@ ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "d
 MACHINE = host()
 
 
-POINTERS = 8
+ROW_POINTERS = 8
 """Rows in an order with a pointer each in integer registers. More are a load more for every k, which
 a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place of 6.5. By 12x2 tiles in place of 8x2
 100 x 784 x 100 took 0.95 of its time."""
@@ -70,7 +70,7 @@ def shapes(machine, kind):
 
     X @ W of a single row has additional shapes, with more vectors across.
     """
-    fits = lambda m, vectors: kind != "rows" or m <= POINTERS * vectors
+    fits = lambda m, vectors: kind != "rows" or m <= ROW_POINTERS * vectors
     several = [[m for m in heights if fits(m, j)] for j, heights in enumerate(machine.shapes, 1)]
     return several + [[1]] * (machine.row - machine.vectors if kind == "strided" else 0)
 
@@ -125,8 +125,8 @@ def taken_by(dtype):
 
 
 def emit_tiles(
-    v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False,
-    turned=False, settles=True,
+    v, kind, rows, vectors, o, started, ends, mask=None, *, fetches=True, a_sums=None, spreads=False,
+    turned=False, keeps_order=True,
 ):  # fmt: skip
     """Write a stack of tiles of one shape.
 
@@ -138,7 +138,7 @@ def emit_tiles(
     mask : of the last vector
     fetches : whether to prefetch the cache lines of the result
     turned : whether b is the place of the transpose of B, which is read in square blocks; depth must be an integer
-    settles : whether loads keep their order, see `Machine.settles`; unrolled loops are slower by it
+    keeps_order : of loads, see `Machine.load_order`; unrolled loops are slower by it
     a_sums : None, or a place (rows,) that gets the sums of A's rows, added to the numbers there if `started`
     """
     build = v.builder
@@ -193,7 +193,7 @@ def emit_tiles(
                     scalar = v.broadcast(v.shift(here, distance + o.a_step * i))
                     totals = sums[m * len(row) : (m + 1) * len(row)]
                     found = [v.fma(scalar, x, total) for x, total in zip(row, totals)]
-                    after += map(v.settled, found) if settles and m + 1 < rows else found
+                    after += map(v.before_loads, found) if keeps_order and m + 1 < rows else found
                 sums = after
             b_step = terms * v.itemsize if turned else o.b_row
             return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]

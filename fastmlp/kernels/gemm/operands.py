@@ -15,11 +15,12 @@ from fastmlp.kernels.gemm.microkernel import GATE, STORE, VECTOR_BYTES, VECTORS
 
 
 @of_arrays
-def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, finish, across):
+def product_of_rows(x, order, first, rows, w, inputs, packing, panel, b, out, finish, across):
     """`rows` rows of out = x[order] @ w + b, from row `first` on; with an empty order, of x @ w + b.
 
-    The sums run over `terms` inputs from input k on. Where k > 0 the sums of earlier inputs are in out, and go on.
+    inputs : (k, terms); the sums run over `terms` inputs from input k on, and continue from out where k > 0
     """
+    k, terms = inputs
     builder, begins = x.builder, k.equals(0).value
     product_of = functools.partial(
         multiply, builder, dtype=x.dtype, b=w.at(k), c=out.at(first), rows=rows, columns=w.columns,
@@ -47,12 +48,14 @@ def distances(x, order, k, terms, panel):
 
 @of_arrays
 def product_of_columns(
-    x, order, first, rows, delta, k, terms, packing, panel, sums, out, to, finish, rate, l2
+    x, order, first, rows, delta, samples, packing, panel, sums, out, to, end
 ):  # fmt: skip
     """Rows to, .. of out = `rows` rows of x[order].T @ delta from row `first`; of x.T @ delta if the order is empty.
 
-    The terms of rows k, k + 1, .. of delta, `terms` of them; sums of earlier rows wait in `sums`, and go on.
+    samples : (k, terms), the first row of delta and their number; the sums of earlier rows are in `sums`
+    end : (finish, rate, l2)
     """
+    (k, terms), (finish, rate, l2) = samples, end
     builder = x.builder
     product_of = functools.partial(
         multiply, builder, dtype=x.dtype, b=delta.at(k), c=out.at(to), rows=rows, columns=delta.columns,
@@ -80,16 +83,19 @@ def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
 
 
 @of_arrays
-def product(
-    a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
-    rows, columns, depth, finish, rate, l2, across,
-):  # fmt: skip
-    """Any product of flat arrays: element (m, k) of A is a[a_at + m * a_row + k * a_step]; B and C likewise."""
-    size = a.itemsize
-    place = lambda array, at: array.data if array.data is NOTHING else array.at(0, at)
+def product(a, b, start, c, size, end, across):
+    """Any product of flat arrays, C = end(start + A B).
+
+    a : (array, at, row, step); element (m, k) of A is array[at + m * row + k * step]
+    b, start, c : (array, at, row), likewise; start : (None, 0, 0) for 0
+    size : (rows, columns, depth); end : (finish, rate, l2)
+    """
+    (array, *_, a_row, a_step), (rows, columns, depth), (finish, rate, l2) = a, size, end
+    itemsize = array.itemsize
+    place = lambda array, at, *_: array.data if array.data is NOTHING else array.at(0, at)
     multiply(
-        a.builder, "strided", a.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
-        columns=columns, depth=depth, a_row=a_row * size, a_step=a_step * size, b_row=b_row * size,
-        c_row=c_row * size, start=place(start, start_at), start_row=start_row * size, finish=finish,
-        rate=rate, l2=l2, across=across,
+        array.builder, "strided", array.dtype, a=place(*a), b=place(*b), c=place(*c), rows=rows,
+        columns=columns, depth=depth, a_row=a_row * itemsize, a_step=a_step * itemsize,
+        b_row=b[2] * itemsize, c_row=c[2] * itemsize, start=place(*start), start_row=start[2] * itemsize,
+        finish=finish, rate=rate, l2=l2, across=across,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from fastmlp.kernels.codegen.vectors import (
 from fastmlp.kernels.gemm.microkernel import MACHINE, VECTORS
 from fastmlp.kernels.jit.lazy import calling, emitted
 
-FAR_BYTES = 1 << 20
+BEYOND_L2_BYTES = 1 << 20
 """Bytes of a matrix that L2 does not hold beside a product's other operands."""
 
 
@@ -50,12 +50,12 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
     Rows and not columns of vectors: cache lines 512 bytes apart leave L1 before their other half is read. No processor
     foresees rows this far apart: without the fetches seven products of 128 x 256 x 256, whose weights come from L3, take
     1.05 to 1.12 times as long. The first lines are fetched of every matrix; a fetch more a row costs a twentieth of a
-    step where the matrix lies in L2. Of one of FAR_BYTES all are fetched: 64 x 1024 x 3000 reaches 0.87 of the peak
+    step where the matrix lies in L2. Beyond L2 all are fetched: 64 x 1024 x 3000 reaches 0.87 of the peak
     with AVX2 in place of 0.71, with AVX-512 0.69 in place of 0.60.
     """
     panel, some = VECTORS * v.lanes * v.itemsize, max(2 * v.lanes * v.itemsize // LINE_BYTES, 1)
     ends = [min(end, panel) for end in range(LINE_BYTES, panel + LINE_BYTES, LINE_BYTES)]
-    far = rows * a_row >= FAR_BYTES
+    far = rows * a_row >= BEYOND_L2_BYTES
     with counted(v.builder, rows) as i:
         source, target = v.shift(a, i * a_row), v.shift(out, i * out_row)
         following = v.shift(source, columns * v.itemsize)

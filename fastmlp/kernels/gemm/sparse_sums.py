@@ -42,8 +42,7 @@ from fastmlp.kernels.gemm.microkernel import (
     with_mask,
 )
 from fastmlp.kernels.jit.lazy import compile_all, emitted
-from fastmlp.kernels.tuning.reading import emit_tuned
-from fastmlp.kernels.tuning.table import PLACES
+from fastmlp.kernels.tuning.table import PLACES, emit_tuned
 
 MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64
@@ -54,15 +53,15 @@ NEAR, FAR, BLOCKED, FAR_BLOCKED, WAYS = 0, 1, 2, 3, 4
 added to every sum before those in the next, so that the block stays in a cache. FAR_BLOCKED: both. Rows of deltas are
 always NEAR, so that no other way ends in an UPDATE."""
 
-FAR_BYTES, AHEAD_BYTES = PLACES["far_bytes"], 1 << 11
-"""The least bytes of a W with FAR rows, a place in the table of measured constants; rows are prefetched about
+FAR_INDEX, AHEAD_BYTES = PLACES["far_bytes"], 1 << 11
+"""The least bytes of a W with FAR rows, an index in the table of measured constants; rows are prefetched about
 AHEAD_BYTES of rows ahead. 200 rows with 126 of 20 000 inputs each go to 100 units, in
 float64, in 0.64 of the time; with four times as many bytes ahead they take 1.17 times as long."""
 
 BLOCKS = {BLOCKED: (PLACES["near_block_bytes"], 12), FAR_BLOCKED: (PLACES["far_block_bytes"], 4)}
 """By the way to read: the place of a block's bytes, which L1 or L2 mostly holds; and the average terms of a sum in a
 block from which on a sum is worth a store and a load. A batch of digits goes to 128 units in 0.8 of the time, and
-the 200 rows of FAR_BYTES in 0.77."""
+the 200 rows above in 0.77."""
 
 BLOCK_SUMS = 256
 """Sums that share a block in a cache. The place of each sum's next term is on the stack."""
@@ -104,18 +103,18 @@ class Sums(
     """
 
 
-POINTERS = 8
+N_POINTERS = 8
 """The number of the first fields of `Sums`, which are places in memory."""
 
 
 def taken_by(dtype):
     """The types of `Sums`."""
-    return (types.voidptr,) * POINTERS + (types.intp,) * 8 + (dtype,) * 2
+    return (types.voidptr,) * N_POINTERS + (types.intp,) * 8 + (dtype,) * 2
 
 
 def operands(build, arguments):
     """The arguments of a piece as `Sums`."""
-    return Sums(*arguments[:POINTERS], *(Symbol(build, number) for number in arguments[POINTERS:]))
+    return Sums(*arguments[:N_POINTERS], *(Symbol(build, number) for number in arguments[N_POINTERS:]))
 
 
 def is_given(build, pointer):
@@ -140,7 +139,7 @@ def way_to(o, row_bytes):
         block = block_of(row_bytes, way)
         return (o.depth > 2 * block) & (o.terms * block >= o.depth * BLOCKS[way][1])
 
-    is_far = o.depth * o.b_row >= measured(o.depth.builder, FAR_BYTES)
+    is_far = o.depth * o.b_row >= measured(o.depth.builder, FAR_INDEX)
     far = where(pays(FAR_BLOCKED), o.depth.number(FAR_BLOCKED), FAR)
     return where(pays(BLOCKED), BLOCKED, where(is_far, far, NEAR))
 

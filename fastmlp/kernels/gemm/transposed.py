@@ -57,20 +57,26 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
             terms = lesser(TERMS, n_in - k)
             transpose(columns, terms, x, i * n_in + k, n_in, panel, 0, width)
             finish = RELU if relu and k + terms == n_in else STORE
+            sums = panel, turned, width
             product(
-                w, k * n_out, 1, n_out, panel, 0, width, panel, turned, width, panel, turned, width,
-                n_out, columns, terms, finish, zero, zero, VECTORS,
+                (w, k * n_out, 1, n_out), (panel, 0, width), sums, sums, (n_out, columns, terms),
+                (finish, zero, zero), VECTORS,
             )  # fmt: skip
         transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
 
 
 @compiled
-def narrow_sums(x, at, row, delta, k, terms, waiting, out, out_first, start, stop, apply, rate, l2, panel):
-    """`dispatch.weight_gradient` of the terms k, .. of delta; fewer than four outputs use tiles of one row.
+def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, update, panel):
+    """`dispatch.weight_gradient` of some rows of delta; fewer than four outputs use tiles of one row.
 
-    at, row : where column `start` of the first of these rows of x lies, and from row to row
-    waiting : like out, where sums go on from if k > 0, and wait if they do not end
+    inputs : (x, at, row), the offset of column `start` in the first of these rows, and the distance of rows
+    samples : (k, terms), the first row of delta, and the number of rows
+    waiting : like out, for unfinished sums, continued if k > 0
+    update : (apply, rate, l2)
     """
+    x, at, row = inputs
+    k, terms = samples
+    apply, rate, l2 = update
     n_out = delta.shape[1]
     zero = out.dtype.type(0)
     across = ROW_VECTORS if n_out < 4 else VECTORS
@@ -84,9 +90,10 @@ def narrow_sums(x, at, row, delta, k, terms, waiting, out, out_first, start, sto
         else:
             for j in range(n_out * width):
                 panel[j] = 0
+        sums = panel, 0, width
         product(
-            delta, k * n_out, 1, n_out, x, at + i - start, row, panel, 0, width, panel, 0, width,
-            n_out, columns, terms, STORE, zero, zero, across,
+            (delta, k * n_out, 1, n_out), (x, at + i - start, row), sums, sums, (n_out, columns, terms),
+            (STORE, zero, zero), across,
         )  # fmt: skip
         if not apply:
             transpose(n_out, columns, panel, 0, width, held, place, n_out)
@@ -103,9 +110,8 @@ def narrow_sums(x, at, row, delta, k, terms, waiting, out, out_first, start, sto
 @apart
 def narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel):
     """`dispatch.weight_gradient` without an order."""
-    narrow_sums(
-        x, start, x.shape[1], delta, 0, len(delta), out, out, out_first, start, stop, apply, rate, l2, panel
-    )
+    inputs, samples, update = (x, start, x.shape[1]), (0, len(delta)), (apply, rate, l2)
+    narrow_sums(inputs, delta, samples, out, out, out_first, start, stop, update, panel)
 
 
 @apart
@@ -123,6 +129,5 @@ def narrow_ordered_weight_gradient(
             sample = order[k + i]
             pack(1, columns, x, sample * n_in + start, n_in, panel, before + i * columns, columns)
         ends = apply and k + terms == depth
-        narrow_sums(
-            panel, before, columns, delta, k, terms, waiting, out, out_first, start, stop, ends, rate, l2, panel
-        )  # fmt: skip
+        inputs, update = (panel, before, columns), (ends, rate, l2)
+        narrow_sums(inputs, delta, (k, terms), waiting, out, out_first, start, stop, update, panel)

@@ -1,11 +1,8 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
 A template is copied with its globals rebound to the variant's functions. The copy's qualified name has a
-digest of all that it reaches. Of the ways to specialise a Numba function, only this one is found in the disk
-cache by a second process and is invalidated by an edit. Closures and functions passed as arguments are never
-found again, and rebound globals under an unchanged name are found with wrong code. Most slots are pieces,
-which all programs that have them in common find in the same way. The other functions are compiled into their
-callers.
+digest of all reachable functions. Most slots are pieces, found in the same way by all programs that share
+the piece. The other functions are compiled into their callers.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from fastmlp.kernels.jit.lazy import INNER, OPTIONS, piece
 from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.program import (
-    default_slots,
     head_templates,
     input_templates,
     member_templates,
@@ -36,13 +32,14 @@ from fastmlp.kernels.program import (
     orthogonal,
     pass_templates,
     row_templates,
+    slots,
     sparse_templates,
     step_numbers,
     step_templates,
     weight_templates,
 )
 from fastmlp.kernels.program.call_record import CallRecord
-from fastmlp.kernels.program.pieces import PIECES
+from fastmlp.kernels.program.slots import PIECES
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
 from fastmlp.system.names_read import names_of
 
@@ -52,7 +49,7 @@ OURS = "fastmlp.kernels."
 
 
 class Program:
-    """A variant's entry points, each made at its first use: a fit needs one or two."""
+    """A variant's entry points, each made at its first use."""
 
     def __init__(self, variant: Variant) -> None:
         self._functions = functions_of(variant)
@@ -60,7 +57,7 @@ class Program:
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
     def source(self, name: str) -> EntrySource:
-        """Return what an entry point is made of."""
+        """Return the source of an entry point."""
         function = self._functions[name]
         inner = _inner(function, self._functions)
         identity = _identity(function, inner, name in FLUSHING, self._raises, **INNER)
@@ -69,13 +66,11 @@ class Program:
         return EntrySource(qualname, qualname, function, lambda: inner, identity, self._raises)
 
     def source_of(self, bound: Bound) -> EntrySource:
-        """Return what the entry point of one network is made of.
-
-        Its name has a digest of its constants, because the disk cache compares nothing but names.
-        """
+        """Return the source of a single network's entry point."""
         template, names = located(bound.template), located(bound.names)
         inner = _inner(template, TEMPLATES)
         identity = _identity(template, inner, names, **INNER)
+        # The disk cache compares nothing but names, so the name has a digest of the constants.
         return EntrySource(
             name_of(identity.digest, bound), identity.digest, template,
             lambda: {**inner, **names(bound.constants)}, identity, False,
@@ -83,28 +78,28 @@ class Program:
 
 
 def located(place: str) -> Any:
-    """Return the object that "module:name" names."""
+    """Return the object named by "module:name"."""
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
 
 
 class EntrySource(NamedTuple):
-    """What an entry point is compiled from.
+    """The source of an entry point, for compilation.
 
-    name : of its machine code; kept : what the name is computed from, see `entries.Entries`
+    name : of its machine code; stored_name : the name on the disk, see `entries.Entries`
     names : names() gives the template's globals by name
     raises : see `emission.emit_entry`
     """
 
     name: str
-    kept: str
+    stored_name: str
     function: Function
     names: Callable[[], Mapping[str, Any]]
     identity: Identity
     raises: bool
 
     def compiled(self, dtype: str) -> MachineCode:
-        """Compile it for networks of a NumPy dtype; keep it on the disk if the name's digest is known."""
+        """Compile for networks of a NumPy dtype, and save the code if the name's digest is known."""
         kind = CallRecord(from_dtype(np.dtype(dtype)))
         with global_compiler_lock:
             dispatcher = _jitted(self.name, self.function, self.names(), emission.new_target(), **INNER)
@@ -117,7 +112,7 @@ class EntrySource(NamedTuple):
 
 
 FLUSHING = ("train_chunk", "gradient", "update", "forward", "backward", "penalize")
-"""The templates in which subnormal numbers count as 0."""
+"""The templates that treat subnormal numbers as 0."""
 
 
 TEMPLATES: dict[str, Function] = {
@@ -125,7 +120,7 @@ TEMPLATES: dict[str, Function] = {
     for module in (
         step_templates,
         step_numbers,
-        default_slots,
+        slots,
         row_templates,
         weight_templates,
         sparse_templates,
@@ -142,16 +137,14 @@ TEMPLATES: dict[str, Function] = {
 
 
 def functions_of(variant: Variant) -> dict[str, Function]:
-    """Return the functions that the variant's programs are made of, by name."""
+    """Return the functions of the variant's programs by name."""
     check_slots(variant)
     return {**TEMPLATES, **variant.resolved()}
 
 
 def check_slots(variant: Variant) -> None:
-    """Raise ValueError for a slot that no program of the variant calls, TypeError if it is no function.
-
-    With a misspelt slot the base's function would run instead, and nobody would notice.
-    """
+    """Raise ValueError for a slot that no program of the variant calls, TypeError for a non-function."""
+    # With a misspelt slot the base's function would run instead, and nobody would notice.
     known = {**TEMPLATES, **(variant.base.resolved() if variant.base else {})}
     called = _called({**known, **variant.slots})
     for name, function in variant.slots.items():
@@ -169,8 +162,8 @@ def check_slots(variant: Variant) -> None:
 
 
 def _called(functions: Mapping[str, Function]) -> set[str]:
-    """Return the names of all functions that training and prediction call, directly or not."""
-    # Derivatives do not count: a function that these alone call changes no training.
+    """Return the names of all functions called by training and prediction, directly or not."""
+    # A function called by derivatives alone changes no training.
     called = {name for name in ENTRY_POINTS if name not in vars(pass_templates)}
     seen: set[Any] = set()
     pending = [functions[name] for name in called]
@@ -185,7 +178,7 @@ def _called(functions: Mapping[str, Function]) -> set[str]:
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, for tests and timing; it is compiled by itself when first called."""
+    """Return a slot of the variant, for tests and timing, compiled by itself when first called."""
     functions = functions_of(variant)
     function = functions[name]
     if name in PIECES:
@@ -201,14 +194,14 @@ def slot(variant: Variant, name: str) -> Function:
 
 
 def called_from_python(*arguments: Any) -> Any:
-    """Call a piece from Python; by itself, only compiled code can call it."""
+    """Return a piece as a function for Python; by itself, only compiled code can call a piece."""
     return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
-    """Return `function` compiled, where the functions that it names are taken from `functions` first.
+    """Return `function` compiled, with the functions it names taken from `functions` first.
 
-    Variants share a function that reaches none of their own functions, so a process compiles it once.
+    Variants share a function that reaches none of the variants' functions, so a process compiles it once.
     """
     inner = _inner(function, functions)
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
@@ -224,9 +217,8 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
 def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
     """Return the intrinsic that calls `function` as the piece `name` of the program (`PIECES`).
 
-    A function of ours that takes a code is compiled once for each code, as a constant, without the branches
-    of other codes. A function that is decorated by Numba already calls the functions that its own file names,
-    and keeps its options.
+    A built-in function with a code is compiled once for each code, as a constant, without the branches of
+    other codes. A function decorated by Numba calls the functions named in its file, and keeps its options.
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
@@ -256,16 +248,18 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     return _linked[key]
 
 
+# Of the ways to specialise a Numba function, only rebound globals under a name with a digest are found in the
+# disk cache by a second process and are invalidated by an edit. Closures and functions passed as arguments
+# are never found again, and rebound globals under an unchanged name are found with wrong code.
 def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
     """Return a copy of a function for Numba to compile, with other objects for its global names.
 
-    target : the target context of `emission` that compiles it; None for Numba's own, whose functions Python
-        can call
-
-    Machine code on the disk has the names of its inner functions in it. A process may load programs that two
-    other processes have compiled. So one name must mean one code, or a program runs another's function.
+    target : the target context of `emission` that compiles the copy; None for Numba's, for functions called
+        from Python
     """
     copy = _rebound(function, names)
+    # Machine code on the disk has the names of its inner functions in it. A process may load programs
+    # compiled by two other processes, so a name must mean the same code in all.
     copy.__qualname__ = qualname
     dispatcher = numba.njit(copy, **{**_settings(function), **options})
     if target is not None:
@@ -274,9 +268,9 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
 
 
 def _identity(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Identity:
-    """Return what the copy's machine code is made of.
+    """Return the identity of the copy's machine code.
 
-    more : other objects that it depends on
+    more : further objects the code depends on
     """
     settings = {**_settings(function), **options}.items()
     return Identity(
@@ -294,12 +288,12 @@ def _is_ours(function: Any) -> bool:
 
 
 def _plain(function: Any) -> Any:
-    """Return the Python function of a dispatcher or an intrinsic of Numba's; anything else as it is."""
+    """Return the Python function of a Numba dispatcher or intrinsic; other objects are returned unchanged."""
     return getattr(function, "py_func", getattr(function, "_defn", function))
 
 
 def _options(function: Any) -> dict[str, Any]:
-    """Return the options of Numba's decorator, if the function has been decorated."""
+    """Return the options of Numba's decorator, if the function is decorated."""
     given = getattr(function, "targetoptions", {})
     return {name: value for name, value in given.items() if name != "nopython"}
 
@@ -308,7 +302,7 @@ _linked: dict[tuple[Any, ...], Any] = {}
 
 
 def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
-    """Return the compiled functions that `function` names."""
+    """Return the compiled functions named by `function`."""
     inner: dict[str, Function] = {}
     for name in names_of(function.__code__).read:
         value = _meant(name, function, functions)
@@ -325,12 +319,12 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
 
 
 def _takes_code(name: str) -> bool:
-    """Return whether a slot's first argument is a code, where each code has machine code of its own."""
+    """Return whether a slot's first argument is a code with machine code for each value."""
     return name in PIECES and PIECES[name].codes is not None
 
 
 def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
-    """Return the object of a function's global name: the variant's, else its module's own, else None."""
+    """Return the object of a function's global name: the variant's, else the module's, else None."""
     own, bound = function.__globals__.get(name), functions.get(name)
     if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
         bound = None  # a user's function may have its own helper with the name of a slot
@@ -338,7 +332,7 @@ def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> 
 
 
 def _is_foreign(value: Any) -> bool:
-    """Return whether it is a function, jitted or not, that is not ours."""
+    """Return whether a value is a function, jitted or not, from outside fastmlp."""
     plain = _plain(value)
     return isinstance(plain, types.FunctionType) and not _is_ours(plain)
 

@@ -1,4 +1,4 @@
-"""Makes object files of the code that Numba has typed and lowered, without Numba's own engine.
+"""Makes object files from code typed and lowered by Numba, without Numba's engine.
 
 Private parts of Numba are used here, and in `sources`; tried on 0.62.1 and 0.68.1.
 """
@@ -34,10 +34,10 @@ INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.In
 
 
 class _Codegen(JITCPUCodegen):
-    """Optimises code and emits none, since a function that others inline needs no machine code of its own.
+    """Optimises code for `machine.target`, and emits none.
 
-    It compiles for `machine.target`. It frees LLVM's pass managers, which llvmlite does not do: 33 KiB a
-    function, 4 MB a program.
+    A function inlined by other functions needs no machine code. LLVM's pass managers are freed, which
+    llvmlite leaves alive: 33 KiB a function, 4 MB a program.
     """
 
     def _get_host_cpu_name(self):
@@ -50,7 +50,7 @@ class _Codegen(JITCPUCodegen):
         pass
 
     def set_env(self, env_name, env):
-        """Nothing: no function that is compiled here needs an environment."""
+        """Do nothing: no function compiled here needs an environment."""
 
     def _function_pass_manager(self, **options):
         manager, builder = super()._function_pass_manager(**options)
@@ -64,11 +64,10 @@ class _Codegen(JITCPUCodegen):
 
 
 class _WrittenLibrary(JITCodeLibrary):
-    """A library of code that is written as LLVM instructions, with its vectors and loops as they should be.
+    """A library of code written as LLVM instructions."""
 
-    It skips Numba's three pipelines, which serve code made from Python: they took a third of a second for ten
-    register tiles, and did not change them.
-    """
+    # Numba's three pipelines serve code made from Python: they took a third of a second for ten register
+    # tiles, and did not change them.
 
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
@@ -83,12 +82,12 @@ class _WrittenLibrary(JITCodeLibrary):
 
 
 def written_library(target, name):
-    """Return an empty library for code that is written as LLVM instructions, in a target context."""
+    """Return an empty library in a target context, for code written as LLVM instructions."""
     return _WrittenLibrary(target.codegen(), name)
 
 
 def new_target():
-    """Return a target context of Numba's with its own code generator, so that both are deleted together."""
+    """Return a target context of Numba's with its code generator; both are deleted together."""
     shared = cpu_target.target_context
     constants = copy.copy(shared._get_constants)
     constants._cache = {}  # the cache keeps the type of every code generator
@@ -96,11 +95,11 @@ def new_target():
 
 
 SHARED_TARGET = new_target()
-"""The target context that compiles all code that programs share."""
+"""The target context of all code shared by programs."""
 
 
 def give_target(dispatcher, context):
-    """Let a dispatcher of Numba's compile in a target context."""
+    """Let a Numba dispatcher compile in a target context."""
     described = {"typing_context": cpu_target.typing_context, "target_context": context}
     dispatcher._compiler.targetdescr = SimpleNamespace(options=cpu_target.options, **described)
     dispatcher.targetctx = context
@@ -119,10 +118,10 @@ NUMBERS = re.compile(r"(?<=B)\d+v\d+(?=B)|(?<=RecordILi)\d+")
 
 
 def difference(one, other):
-    """Return what differs between two object files of one function, in words; None if nothing does.
+    """Return the difference between two object files of the same function in words; None if equal.
 
-    Sections are compared byte by byte: instructions, constants, relocations. Not so the tables of symbols:
-    the length of Numba's numbers changes the places of others there. Symbols are compared without numbers.
+    Sections are compared byte by byte: instructions, constants, relocations. The tables of symbols are not:
+    the length of Numba's numbers moves their entries. Symbols are compared without numbers.
     """
     if [*map(_plain, one.externals)] != [*map(_plain, other.externals)]:
         return "a symbol that is called"
@@ -133,7 +132,7 @@ def difference(one, other):
 
 
 def _sections(code):
-    """Return (name, size, content) of the sections; no content of zeros that no file has, or of symbols."""
+    """Return (name, size, content) of the sections; without content for zero-filled sections and symbols."""
     found = []
     for section in ObjectFileRef.from_data(code.object_code).sections():
         name = _plain((section.name() or b"").decode())
@@ -152,13 +151,13 @@ def assembly_of(library):
 
 
 def python_call(builder, name, result, *given):
-    """Emit a call of a function of Python's C API; `engine.PYTHON` lists those that can be called."""
+    """Emit a call of a function in `engine.PYTHON`, Python's C API."""
     signature = ir.FunctionType(result, [one.type for one in given])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
 
 
 def initialize_runtime():
-    """Let the loader find the symbols of Numba's runtime, which code that allocates or raises needs."""
+    """Let the loader find the symbols of Numba's runtime, for code that allocates or raises."""
     rtsys.initialize(cpu_target.target_context)
 
 
@@ -169,7 +168,7 @@ def initialize_runtime():
 
 
 class Intrinsic:
-    """Numba's `@intrinsic`, which Numba forgets when the last reference to it is deleted."""
+    """Numba's `@intrinsic`, forgotten by Numba with the last reference."""
 
     def __init__(self, definition):
         functools.update_wrapper(self, definition)
@@ -186,10 +185,10 @@ class Intrinsic:
 
 
 class _Template(AbstractTemplate):
-    """Types a call, and registers the call's code generator under a key of its own."""
+    """Types a call, and registers the call's code generator under a unique key."""
 
     def generic(self, args, kws):
-        """Return the signature of a call, None if there is none."""
+        """Return the signature of a call, or None."""
         args = tuple(map(types.unliteral, args))
         if args not in self.known:
             found = self.definition(self.context, *args)
@@ -217,9 +216,9 @@ def _forget(known):
 def emit_entry(compiled, name, flushes, raises):
     """Return the machine code of an entry point around the only overload of a dispatcher.
 
-    flushes : whether subnormal numbers count as 0 while it runs
-    raises : whether it may raise errors itself, as a user's kernels may; else only errors of pieces that
-        cannot be loaded or compiled arise
+    flushes : whether subnormal numbers count as 0 while the entry point runs
+    raises : whether the function may raise errors itself, as custom kernels may; else only errors of loading
+        or compiling a piece arise
     """
     (made,) = compiled.overloads.values()
     context = compiled.targetctx
@@ -244,7 +243,7 @@ def emit_entry(compiled, name, flushes, raises):
 
 
 def _fetched_error(context, builder, status, raises):
-    """Emit code that returns the address of the error which Python has set, or the kernel has raised."""
+    """Emit code for the address of the error set by Python, or raised by the kernel."""
     api = context.get_python_api(builder)
     gil = python_call(builder, "PyGILState_Ensure", INT32)
     if raises:

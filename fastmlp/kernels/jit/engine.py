@@ -1,6 +1,6 @@
-"""Machine code in memory: LLVM's loader links object files, and compiled code finds their functions here.
+"""Machine code in memory: LLVM's loader links object files, and compiled code finds functions here.
 
-This needs no Numba. Numba is loaded only to compile code that is not on the disk.
+No Numba is needed; Numba is imported only to compile code missing on the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastmlp.system.compiling import compiling
 from fastmlp.system.forks import once
 
 RESOLVE = "fastmlp:resolve"
-"""The symbol of the function that compiled code calls to find a piece."""
+"""The symbol of `_resolve`, called by compiled code to find a piece."""
 
 lock = threading.RLock()
 """Held while code is loaded or compiled."""
@@ -40,11 +40,11 @@ PYTHON = (
     *("PyException_SetTraceback", "PyGILState_Ensure", "PyGILState_Release", "PyLong_AsLongLong"),
     *("PyObject_CallFunction", "Py_DecRef"),
 )
-"""Functions of Python's C API that machine code calls; not every system exports them to a loader."""
+"""Functions of Python's C API called by machine code; not every system exports them to a loader."""
 
 
 class Engine:
-    """Machine code in memory; it is freed with the last reference to the engine.
+    """Machine code in memory, freed with the last reference to the engine.
 
     text : of a module in LLVM's language
     """
@@ -68,31 +68,32 @@ class Engine:
         return address
 
 
-# --- the constants that were measured on this machine, kept with its machine code -------------------------
+# --- the constants that were measured on this machine, saved with its machine code -------------------------
 
 TUNE = "FASTMLP_TUNE"
-"""The environment variable that is 0 where nothing is measured, and the usual values hold."""
+"""The environment variable of measurements: 0 keeps the usual values."""
 
 CONSTANTS = f"measured constants of {processor()[1]}"
-"""The name that constants are kept under, for each package and processor."""
+"""The store's name of the constants, for each package and processor."""
 
 
 def are_constants_measured() -> bool:
-    """Return whether constants may be measured and taken."""
+    """Return whether constants may be measured and set."""
     return os.environ.get(TUNE) != "0"
 
 
 @once
+# No constant may change during a training, so measured values are set before the first program runs.
 def take_constants() -> None:
-    """Take the constants on the disk, before the first program runs: none may change during a training."""
-    kept = store.name_of(CONSTANTS) if are_constants_measured() else None
-    if kept is not None:
-        table.take(json.loads(kept))
+    """Set the constants from the disk, before the first program runs."""
+    stored = store.name_of(CONSTANTS) if are_constants_measured() else None
+    if stored is not None:
+        table.take(json.loads(stored))
 
 
-def keep_constants(values: Mapping[str, int]) -> None:
+def save_constants(values: Mapping[str, int]) -> None:
     """Write constants to the disk, for later processes."""
-    store.keep_name(CONSTANTS, json.dumps(dict(values)))
+    store.save_name(CONSTANTS, json.dumps(dict(values)))
 
 
 # --- pieces -----------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def keep_constants(values: Mapping[str, int]) -> None:
 
 @once
 def common() -> Engine:
-    """Return the engine of the pieces, which all programs share; the first call prepares LLVM."""
+    """Return the engine of the pieces shared by all programs; the first call prepares LLVM."""
     take_constants()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -110,29 +111,26 @@ def common() -> Engine:
 
 
 def can_link(code: MachineCode) -> bool:
-    """Return whether all symbols that the code needs can be found: linking would end the process otherwise.
-
-    Symbols of Numba, as those of its runtime, are found once Numba has been imported.
-    """
-    common()
+    """Return whether all symbols needed by the code can be found."""
+    common()  # linking with a missing symbol would end the process
     if all(map(binding.address_of_symbol, code.externals)):
         return True
-    _compiler().initialize_runtime()
+    _compiler().initialize_runtime()  # Numba's symbols, of its runtime too, are found once Numba is imported
     return all(map(binding.address_of_symbol, code.externals))
 
 
 loaded_pieces: dict[tuple[str, tuple[str, ...], str], int] = {}
-"""The addresses of the pieces that the process has loaded, by name, types of arguments, and code's key."""
+"""The addresses of loaded pieces, by name, types of arguments, and the code's key."""
 
 compiled: list[str] = []
-"""What the process has compiled because no folder had it: names, keys, and why."""
+"""The code compiled by the process because no folder had it: names, keys, and why."""
 
 known_to_compiler: dict[str, Callable[[], Any]] = {}
 """Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
 
 
 class Compiler(NamedTuple):
-    """What this process compiles with.
+    """The functions for compiling in this process.
 
     compiled_piece : see `fastmlp.kernels.jit.lazy`
     initialize_runtime, difference : see `fastmlp.kernels.jit.emission`
@@ -147,15 +145,15 @@ _provided: list[Compiler] = []
 
 
 def provide(compiler: Compiler) -> None:
-    """Compile with this from now on; the module that can compile calls it when it is imported."""
+    """Set the compiler; the compiling module calls this function when imported."""
     _provided[:] = [compiler]
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
-    """Return the address of a piece, which is loaded, or compiled first.
+    """Return the address of a piece, loaded, or compiled first.
 
-    types : Numba's names of the types of its arguments
-    key : of the activation, loss or rule that its code stands for; "" without a code
+    types : Numba's names of the arguments' types
+    key : of the activation, loss or rule of its code; "" without a code
     """
     request = name, types, key
     if request not in loaded_pieces:
@@ -167,12 +165,12 @@ def address_of(name: str, types: tuple[str, ...], key: str) -> int:
 
 
 def key_of_piece(types: tuple[str, ...], key: str) -> str:
-    """Return the key under which the store has a piece; types and key as for `address_of`."""
+    """Return the store's key of a piece; types and key as for `address_of`."""
     return f"{', '.join(types)} {key}"
 
 
 def code_of(name: str, key: str, compile_code: Callable[[], MachineCode]) -> MachineCode:
-    """Return machine code from the disk. If there is none, compile it, in one process at a time."""
+    """Return machine code from the disk, or compile the code in one process at a time."""
     code = store.load(name, key)
     if code is None or not can_link(code):
         with store.only_one(name, key):
@@ -189,7 +187,7 @@ def code_of(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Mac
 
 
 def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], MachineCode]) -> None:
-    """Compile what was read once more; RuntimeError if the result differs."""
+    """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
     if found := _provided[0].difference(code, made):
@@ -202,22 +200,22 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold `lock`, for which forks wait, and switch the garbage collector off."""
+    """Hold `lock`, respected by forks, and switch the garbage collector off."""
     with lock, forks.collector_off():
         yield
 
 
 def _compiler() -> Compiler:
-    """Return the compiler. What the loaded programs are made of is imported first, and so is the compiler."""
+    """Return the compiler, after importing the modules of the loaded programs."""
     while known_to_compiler:
         known_to_compiler.popitem()[1]()
     return _provided[0]
 
 
 def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...], str]:
-    """Return the arguments of `address_of` for a piece. JSON at `request` describes it: `lazy.calling`.
+    """Return the arguments of `address_of` for a piece described by JSON at `request` (`lazy.calling`).
 
-    code : the value of its first argument, if that was not a constant when the call was written
+    code : the value of its first argument, if not constant when the call was written
     """
     name, types, codes, key = json.loads(ctypes.string_at(request, length))
     if key is None:
@@ -226,7 +224,7 @@ def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...
 
 
 def _resolve(request: int, length: int, code: int) -> int:
-    """Return the address of a piece, as `described` takes it; compiled code calls this."""
+    """Return the address of a piece, with the arguments of `described`; compiled code calls this function."""
     return address_of(*described(request, length, code))
 
 
@@ -241,9 +239,9 @@ binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
 
 
 class Entry:
-    """A function of machine code; its arguments are a call's address, a worker's number, how many there are.
+    """A function of machine code (call's address, worker, workers), run without Python's lock.
 
-    It runs without Python's lock, and returns 0, or the address of an exception that it owns.
+    It returns 0, or the address of an exception, owned by the caller.
     address : of the function
     """
 
@@ -252,16 +250,14 @@ class Entry:
         self._function = _SIGNATURE(address)
 
     def __call__(self, call: int, worker: int = 0, workers: int = 1) -> None:
-        """Run it; raise the error that arose in it, if one did."""
+        """Run the function; raise the error that arose in it, if any."""
         failed = self._function(call, worker, workers)
         if failed is not None:
             raise error_of(failed)
 
     def on(self, call: int) -> Callable[[], int | None]:
-        """Return what runs it on one call, on this thread, and returns None or what `error_of` takes.
-
-        It takes 0.4 us less: its arguments are made once, and it is no function of Python's.
-        """
+        """Return a runner for a call on this thread; its result is None, or an argument of `error_of`."""
+        # 0.4 us less than a call: the arguments are made once, and the runner is no function of Python's.
         return functools.partial(self._function, ctypes.c_void_p(call), ctypes.c_int64(0), ctypes.c_int64(1))
 
 
@@ -269,7 +265,7 @@ _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, 
 
 
 def error_of(address: int) -> BaseException:
-    """Return the exception at an address that an entry point returned."""
+    """Return the exception at an address returned by an entry point."""
     owned = ctypes.cast(address, ctypes.py_object)
     error: BaseException = owned.value
     ctypes.pythonapi.Py_DecRef(owned)
@@ -277,7 +273,7 @@ def error_of(address: int) -> BaseException:
 
 
 def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
-    """Return an entry point in an engine of its own; it is loaded, or compiled if the disk has none.
+    """Return an entry point in its engine, loaded, or compiled if the disk has none.
 
     kind : of the network's numbers
     """
@@ -287,7 +283,7 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 
 
 def is_compiler_loaded() -> bool:
-    """Whether this process has the compiler: then names are computed anew, and not read from the disk."""
+    """Return whether the compiler is loaded: then names are computed anew, and not read from the disk."""
     return bool(_provided)
 
 
@@ -321,19 +317,19 @@ end:
   ret ptr %failed
 }}
 """
-"""An entry point. Of the calls in its table worker w of n runs numbers w, w + n, .. up to the first error."""
+"""An entry point for a table of calls: worker w of n runs numbers w, w + n, .. up to the first error."""
 
 
 @once
 def each() -> Entry:
-    """Return the entry point; it is made once in a process, in some milliseconds."""
+    """Return the entry point of `EACH`, made once in a process, in some milliseconds."""
     common()
     engine = Engine(EACH_TEXT)
     return Entry(engine.address_of(EACH), engine)
 
 
 def table_of(functions: Sequence[int], calls: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return what `each` is called on: the number of calls, and of each its entry point and its record."""
+    """Return the table for `each`: the number of calls, and each call's entry point and record."""
     table = np.empty(1 + 2 * len(calls), np.int64)
     table[0], table[1::2], table[2::2] = len(calls), functions, calls
     return table

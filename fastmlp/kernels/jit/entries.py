@@ -1,7 +1,7 @@
-"""The entry points of programs: their names in the store, and the message when one is compiled.
+"""The entry points of programs: names in the store, and the message before a compilation.
 
-A warm process loads no compiler. It gets from `fastmlp.kernels.jit.store` the name that the program got when
-it was compiled from the same sources.
+A warm process loads no compiler. `fastmlp.kernels.jit.store` has the name of each program compiled from the
+same sources.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ ENTRY_POINTS = (
     *("forward", "backward", "input_backward", "loss_backward", "jacobian", "jvp", "hessian"),
     "penalize",
 )
-"""The templates that Python calls: of `kernels.program.step_templates`, and then of `pass_templates`."""
+"""The templates called by Python: of `kernels.program.step_templates`, then of `pass_templates`."""
 
 MOST_BOUND = 64
-"""The most networks whose own entry points a process keeps."""
+"""The most single networks with entry points in a process."""
 
 
 def name_of(digest: str, bound: Bound) -> str:
-    """Return the name of one network's machine code; digest : of what is common to all such programs."""
+    """Return the name of a network's machine code; digest : of the common part of all such programs."""
     constants = hashlib.sha256(f"{digest} {bound.constants!r}".encode()).hexdigest()[:16]
     return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
 
@@ -46,17 +46,16 @@ class Entries:
 
     name : of the variant; load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the
         compiler
-    lasting : whether its functions are those of the installed package; only then are their names kept on the
-        disk
+    cacheable : whether all functions are the installed package's; only then are their names saved on the disk
     """
 
-    def __init__(self, name: str, load: Callable[[], Any], lasting: bool) -> None:
-        self._name, self._load, self.lasting = name, load, lasting
+    def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
+        self._name, self._load, self.cacheable = name, load, cacheable
         self._entries: dict[tuple[str, str], Entry] = {}
         self._of_networks: dict[tuple[Bound, str], Entry] = {}
-        """The entry points of single networks, the last made one last."""
+        """The entry points of single networks, the last made at the end."""
         self._missing: dict[tuple[Bound, str], float] = {}
-        """When the disk was last searched for one that it did not have."""
+        """The time of the last vain search of the disk."""
 
     def get(self, template: str, dtype: str) -> Entry:
         """Return an entry point for networks of a NumPy dtype."""
@@ -76,7 +75,7 @@ class Entries:
         return found
 
     def of_network(self, bound: Bound, dtype: str) -> Entry:
-        """Return the entry point of one network."""
+        """Return the entry point of a single network."""
         key = bound, dtype
         found = self._of_networks.get(key)
         if found is None:
@@ -93,26 +92,27 @@ class Entries:
     def has(self, templates: Iterable[str], dtype: str) -> bool:
         """Return whether entry points are in this process, or on the disk."""
         return all(
-            (one, dtype) in self._entries or self._is_kept(f"{self._name} {one}", dtype) for one in templates
+            (one, dtype) in self._entries or self._is_stored(f"{self._name} {one}", dtype)
+            for one in templates
         )
 
     def has_network(self, bound: Bound, dtype: str) -> bool:
-        """Return whether the entry point of one network is in this process, or on the disk."""
+        """Return whether the entry point of a single network is in this process, or on the disk."""
         key = bound, dtype
         if key in self._of_networks:
             return True
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
             return False
-        if self._is_kept(bound.template, dtype, bound):
+        if self._is_stored(bound.template, dtype, bound):
             return True
         self._missing = {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
         return False
 
-    def _is_kept(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
-        """Return whether the disk has an entry point, under the name kept for a description."""
-        kept = store.name_of(what) if self.lasting else None
-        return kept is not None and store.has(name_of(kept, bound) if bound else kept, dtype)
+    def _is_stored(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
+        """Return whether the disk has the entry point of a description."""
+        stored = store.name_of(what) if self.cacheable else None
+        return stored is not None and store.has(name_of(stored, bound) if bound else stored, dtype)
 
     @compiling()
     def _entry(
@@ -120,18 +120,17 @@ class Entries:
     ) -> Entry:
         """Return an entry point, loaded or compiled.
 
-        what : a description, by which its name is kept; source() gives what it is made of, and loads the
-            compiler
-        name : name(kept) gives the name of its machine code from the kept one
-        network : the sizes of the only network that it serves, or empty
+        what : a description, the key of its stored name; source() gives the source, and loads the compiler
+        name : name(stored) gives the name of its machine code from the stored name
+        network : the sizes of the only network served, or empty
         """
-        kept = store.name_of(what) if self.lasting and not is_compiler_loaded() else None
-        if kept is None:
+        stored = store.name_of(what) if self.cacheable and not is_compiler_loaded() else None
+        if stored is None:
             with undisturbed():
                 made = source()
-            kept = made.kept
-            if self.lasting and made.identity.unknown is None:
-                store.keep_name(what, kept)
+            stored = made.stored_name
+            if self.cacheable and made.identity.unknown is None:
+                store.save_name(what, stored)
                 self._put_names()
         else:
             known_to_compiler[what] = source
@@ -145,34 +144,34 @@ class Entries:
                 _measured[:] = [time.thread_time() - began]
             return code
 
-        return entry_of(name(kept), dtype, compiled)
+        return entry_of(name(stored), dtype, compiled)
 
     def _put_names(self) -> None:
-        """Keep the names of all entry points: a process without the compiler may need any of them."""
+        """Save the names of all entry points for processes without the compiler."""
         program = self._load()
         for template in ENTRY_POINTS:
             what = f"{self._name} {template}"
             if store.name_of(what) is None:
-                store.keep_name(what, program.source(template).kept)
+                store.save_name(what, program.source(template).stored_name)
 
 
 ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 2, "backward": 2}
-"""The time to compile a template with all that a network calls: seconds of one core, rounded up."""
+"""The time to compile a template with all functions a network calls: seconds of one core, rounded up."""
 
 ABOUT_SECONDS_OF_A_NETWORK = 2
-"""The time to compile the entry point of one network, in seconds."""
+"""The usual seconds to compile the entry point of a single network."""
 
 _measured = [float(ABOUT_SECONDS_OF_A_NETWORK)]
-"""The seconds that the last such compilation of this process took."""
+"""The seconds of the last such compilation in this process."""
 
 
 def about_seconds_of_a_network() -> float:
-    """Return how long compiling the program of one network takes on this machine, about."""
+    """Return the seconds to compile the program of a single network on this machine, about."""
     return _measured[0]
 
 
 announced_programs: set[str] = set()
-"""The messages that were given."""
+"""The messages already given."""
 
 
 def _in_words(variant: str, dtype: str) -> str:
@@ -182,9 +181,9 @@ def _in_words(variant: str, dtype: str) -> str:
 def announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
-    """Return a context to compile in, which gives one message for each variant or network and dtype.
+    """Return a context to compile in, with a message for each variant or network and dtype.
 
-    name : of the program; unknown : why it cannot be kept on the disk, or None
+    name : of the program; unknown : why the program cannot be saved on the disk, or None
     """
     what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what
@@ -193,7 +192,7 @@ def announced(
     if key in announced_programs:
         return compiling()
     announced_programs.add(key)
-    reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"
+    reason = store.why_not_saved() if unknown is None else f"what it is made of cannot be known: {unknown}"
     often = f"this happens {once}, later runs load it from the disk cache"
     if reason is not None:
         often = f"later runs will compile again, for {reason}"

@@ -1,15 +1,15 @@
-"""Pieces: functions that are compiled when they are first called, each by itself, and shared by all programs.
+"""Pieces: functions compiled at their first call, each by itself, and shared by all programs.
 
-Numba links into a function all that it calls. So the same code is optimised and assembled again in every
-function and every program above it, whether a network needs it or not. Here a program has a stub in place of
-a piece, as with lazy binding in a dynamic linker. The stub's first call requests the address of the piece,
-which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`). Later calls jump there.
+Numba links into a function all called functions. So the same code is optimised and assembled again in every
+function and every program above, whether a network needs the code or not. Here a program has a stub in
+place of a piece, as with lazy binding in a dynamic linker. The stub's first call requests the address of the
+piece, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`). Later calls jump there.
 
 Threads share a stub's cells without a lock. The address is stored by a release and loaded by an acquire: a
-thread that reads it also sees the code and the constants that were written before. ARM could otherwise load
-constants before the address, since a jump orders no loads. Two threads may both store: what they store is the
-same. Instructions need no more: LLVM's loader clears the caches of them, and no thread can have fetched any
-from pages that were not yet executable.
+thread that reads the address also sees the code and the constants written before. ARM could otherwise load
+constants before the address, since a jump orders no loads. Two threads may both store the same address.
+Instructions need no more: LLVM's loader clears the instruction caches, and no thread can have fetched
+instructions from pages that were not yet executable.
 """
 
 # mypy: ignore-errors
@@ -44,10 +44,10 @@ from fastmlp.kernels.program.records import OBJECTIVE, OPERATION, RULE
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Options for functions that only compiled code calls: a sixth less to compile."""
+"""Options for functions called by compiled code only: a sixth less to compile."""
 
 helper = register_jitable(_nrt=False, **OPTIONS, **INNER)
-"""Decorates a short function, which jitted code and Python may then call."""
+"""Decorates a short function for calls from jitted code and Python."""
 
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
@@ -55,10 +55,9 @@ INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 class Maker(NamedTuple):
     """Compiles a piece.
 
-    make : make(arguments, key) gives the finished library of Numba's, and the piece's symbol in it
-    identity_of : identity_of(key) gives what the piece is made of, with the activation, loss or rule of its
-        code
-    codes : the codes that it takes where they are numbers; empty where they stand in `codes.BY_KIND`
+    make : make(arguments, key) gives the finished Numba library, and the piece's symbol in the library
+    identity_of : identity_of(key) gives the identity of the piece, with the code's activation, loss or rule
+    codes : the piece's codes where given as numbers; empty where they stand in `codes.BY_KIND`
     """
 
     make: Callable[[Any, str], tuple[Any, str]]
@@ -71,9 +70,9 @@ makers: dict[str, Maker] = {}
 
 
 class PieceRequest(NamedTuple):
-    """A piece that code compiled in this process may call, as `calling` has it.
+    """A piece that compiled code of this process may call, see `calling`.
 
-    types : of its arguments
+    types : of the arguments
     """
 
     name: str
@@ -82,22 +81,22 @@ class PieceRequest(NamedTuple):
     key: str | None
 
     def all_keys(self) -> tuple[str, ...]:
-        """Return the keys of all that it may be: without a constant code, of each of fastmlp's own."""
+        """Return all possible keys: without a constant code, the key of each built-in entry."""
         if not self.codes:
             return ("",)
         if self.key is not None:
             return (self.key,)
         if isinstance(self.codes, str):
-            return tuple(one.key for one in BY_KIND[self.codes].own_pieces())
+            return tuple(one.key for one in BY_KIND[self.codes].built_in_entries())
         return tuple(map(str, makers[self.name].codes))
 
 
 requested: dict[PieceRequest, None] = {}
-"""Requested pieces, in the order in which they were met."""
+"""Requested pieces, in the order of their requests."""
 
 
 def compiled_piece(name: str, names: tuple[str, ...], key: str) -> MachineCode:
-    """Compile a piece for some types of arguments; keep it on the disk if the name's digest is known.
+    """Compile a piece for some types of arguments, and save the code if the name's digest is known.
 
     names : of the types
     """
@@ -111,7 +110,7 @@ def compiled_piece(name: str, names: tuple[str, ...], key: str) -> MachineCode:
 
 
 def names_of_types(arguments: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return the names of types, by which machine code has them: `type_of` takes them."""
+    """Return the names of types in machine code, for `type_of`."""
     return tuple(map(str, arguments))
 
 
@@ -122,12 +121,12 @@ def assembly_of_piece(name: str, arguments: tuple[Any, ...], key: str) -> str:
 
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
-    """Compile a piece, or load it, before it is called; return its address."""
+    """Compile or load a piece before its first call; return the address."""
     return address_of(name, names_of_types(arguments), key)
 
 
 def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
-    """`compile_now` for each of a piece's codes."""
+    """Call `compile_now` for each of a piece's codes."""
     for code in makers[name].codes:
         compile_now(name, arguments, str(code))
 
@@ -140,13 +139,12 @@ def piece(
     of_code: Any = None,
     others: Any = None,
 ) -> Any:
-    """Return what jitted code calls for `compiled`, the dispatcher of a function with a unique name.
+    """Return the function that jitted code calls for `compiled`, a dispatcher with a unique name.
 
-    identity : what the piece is made of
-    result : the type that it returns, one of Numba's
-    codes : the table of its first argument, if each code has machine code of its own; else None
-    of_code : of_code(code) gives the dispatcher for a code, and what it is made of; ValueError for an unknown
-        code
+    identity : of the piece
+    result : Numba's type of the result
+    codes : the table of the first argument, if each code has machine code; else None
+    of_code : of_code(code) gives the dispatcher for a code, and the identity; ValueError for an unknown code
     others : a function with the same parameters
     """
     name = compiled.py_func.__qualname__
@@ -190,8 +188,8 @@ def piece(
 def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable[..., Any]:
     """Return the code generator of an intrinsic that calls a piece.
 
-    codes : the kind of codes that its first argument has, or their number; 0 if it takes none
-    key : of the activation, loss or rule of a code that is a constant
+    codes : the kind of codes of the first argument, or the number of codes; 0 without a code
+    key : of the activation, loss or rule of a constant code
     """
 
     def emit(context, builder, signature, values):
@@ -215,7 +213,7 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
 
 
 def _stub(context, module, name, codes, signature, key):
-    """The module's stub of a piece."""
+    """Return the module's stub of a piece."""
     convention = context.call_conv
     result, arguments = signature.return_type, signature.args[bool(codes) :]
     symbol = f"fastmlp:{name}{[key] if key else ''}({', '.join(map(str, arguments))})"
@@ -267,10 +265,10 @@ def _stub(context, module, name, codes, signature, key):
 
 
 def _finder(context, module):
-    """The module's function that calls `engine._resolve` and writes the address to a cell.
+    """Return the module's function that calls `engine._resolve` and writes the address to a cell.
 
-    It takes the cell and the arguments of `engine._resolve`. It returns the address, or 0 if Python has set
-    an error.
+    The function takes the cell and the arguments of `engine._resolve`, and returns the address, or 0 if
+    Python has set an error.
     """
     name = "fastmlp:find"
     if name in module.globals:
@@ -313,12 +311,12 @@ def apart(function: Any) -> Any:
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], codes: Iterable[int] = ()) -> str:
-    """Make a piece that is written as LLVM instructions; return its name, for `calling` and `compile_now`.
+    """Make a piece written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
-    name : unique among fastmlp's own, where it stands for `emit` and all that this closes over
-    emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
-        builder is; its arguments have Numba's types `kinds`
-    codes : those that it is called with; without any, it takes none
+    name : unique among built-in pieces, where the name stands for `emit` and its closure
+    emit : emit(builder, arguments, kinds, code) writes the function of a code, from the builder's first basic
+        block on; the arguments have Numba's types `kinds`
+    codes : the codes of all calls; empty for a piece without codes
     """
     identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
     name = emit.__qualname__ = f"{name}.{identity.digest}"
@@ -360,14 +358,14 @@ BY_NAME = {**SIMPLE, **RECORDS, **CALLS}
 ARRAY = re.compile(r"(unaligned )?(readonly )?array\((.+), (\d+)d, ([CFA])\)")
 
 TUPLE, UNIFORM = map(re.compile, (r"(StarArg)?Tuple\((.*)\)", r"(StarArg)?UniTuple\((.+) x (\d{1,3})\)"))
-"""Names of several types, and of one so many times; `*arguments` of a function are one, too."""
+"""Names of several types, and of a type so many times; `*arguments` of a function are such a tuple, too."""
 
 OMITTED = re.compile(r"omitted\(default=(.*)\)")
-"""An argument that the call leaves at its default, a number."""
+"""An argument left at its default, a number."""
 
 
 def type_of(name):
-    """Return the type of a name; TypeError if no piece can take it."""
+    """Return the type of a name; TypeError if no piece can take the type."""
     if found := TUPLE.fullmatch(name) or UNIFORM.fullmatch(name):
         several, inside, *times = found.groups()
         parts = tuple(map(type_of, [inside] * int(times[0]) if times else _split(inside)))
@@ -385,7 +383,7 @@ def type_of(name):
 
 
 def _split(names):
-    """Return names that commas separate; those within parentheses and brackets do not."""
+    """Return names separated by commas outside of parentheses and brackets."""
     parts, depth = [""], 0
     for letter in names:
         depth += (letter in "([{") - (letter in ")]}")

@@ -1,10 +1,10 @@
-"""Digests of the texts that machine code is made of: a name with a digest never stands for outdated code.
+"""Digests of the sources of machine code: a name with a digest never stands for outdated code.
 
-Of fastmlp's own functions the digest has the text of `fastmlp.kernels`, `formulas` and `model` as a whole,
-a name, and the values that it closes over. Of a user's function it has the text of its file, and of each
-module that the function names; the values of plain numbers, strings, tuples and arrays that it names; the
-same of the functions that it calls.
-Functions of Python, NumPy, Numba and llvmlite count by their names: a user's digest has their releases.
+For a built-in function the digest has the text of `fastmlp.kernels`, `formulas` and `model` as a whole, a
+name, and the values in the closure. For a user's function the digest has the text of the file, and of each
+module named by the function; the values of plain numbers, strings, tuples and arrays named there; the
+same of called functions.
+Functions of Python, NumPy, Numba and llvmlite count by name: a user's digest has the releases.
 Where code names anything else, may read files or the environment, or has no file, the digest is unknown, and
 each process compiles the code for itself.
 
@@ -34,41 +34,41 @@ from fastmlp.model.custom import Piece
 from fastmlp.system.names_read import codes_within, names_of
 
 ROOMS = tuple(f"fastmlp.{room}." for room in ("formulas", "kernels", "model"))
-"""The parts of fastmlp whose texts `package_digest` reads."""
+"""The parts of fastmlp read by `package_digest`."""
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
-"""The types of values whose text identifies them."""
+"""The types of values identified by their text."""
 
 COMPUTING = {
     *("abc", "builtins", "cmath", "collections", "contextlib", "copy", "dataclasses", "decimal", "enum"),
     *("fractions", "functools", "inspect", "itertools", "llvmlite", "math", "numba", "numbers", "numpy"),
     *("operator", "re", "statistics", "string", "struct", "textwrap", "types", "typing", "warnings"),
 }
-"""Packages whose functions return the same for the same arguments in every process of one installation."""
+"""Packages of deterministic functions, in every process of an installation."""
 
 WORLDLY = {
     *("__import__", "breakpoint", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open"),
     "vars",
 }
-"""Python's own functions that may read anything."""
+"""Python's built-in functions that may read anything."""
 
 MOST_ARRAY_BYTES = 10**6
-"""Numba does not save code with a larger global array (`BaseContext.make_constant_array`)."""
+"""The most bytes of a global array in code saved by Numba (`BaseContext.make_constant_array`)."""
 
 SAME = "fastmlp_identity"
-"""The attribute of functions whose code is called by a name with a digest."""
+"""The attribute of functions called by a name with a digest."""
 
 
 class Unknown(Exception):
-    """Raised where it cannot be known what code is made of; the text says why, as the end of a sentence."""
+    """Raised where the source of code cannot be known; the text says why, as the end of a sentence."""
 
 
 class Identity:
-    """What identifies machine code.
+    """The identity of machine code.
 
-    parts : functions, jitted or not, intrinsics, other identities, pieces of users, and plain values
+    parts : functions, jitted or not, intrinsics, other identities, custom components, and plain values
     digest : 16 hexadecimal digits, the same in every process that makes the same code; random if unknown
-    unknown : why it cannot be known, or None
+    unknown : why the digest cannot be known, or None
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -94,7 +94,7 @@ class Identity:
         return _hash(texts, *walk.files.values())
 
     def is_current(self) -> bool:
-        """Return whether the parts are known, and still the same: an attribute may have been set since."""
+        """Return whether the parts are known and unchanged: an attribute may have been set since."""
         if self.unknown is not None or not self._of_users:
             return self.unknown is None
         try:
@@ -103,7 +103,7 @@ class Identity:
             return False
 
     def mark(self, function: Any) -> None:
-        """Let this stand for a function, because its code is called by a name with the digest."""
+        """Make this the identity of a function called by a name with the digest."""
         setattr(function, SAME, self)
 
 
@@ -114,10 +114,10 @@ def _hash(texts: list[str], *files: bytes) -> str:
 
 
 class _Walk:
-    """The texts of functions, with what these name.
+    """The texts of functions, with the objects named by them.
 
     files : the texts of users' files, by path
-    identities : that were met
+    identities : the identities met
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class _Walk:
         self._kept: list[Any] = []  # an id may be used again once its object is gone
 
     def text_of(self, value: Any, reader: str = "the backend") -> str:
-        """Return a text that identifies a value; reader : the name of what reads it."""
+        """Return a text that identifies a value; reader : the name of the function that reads the value."""
         kind = type(value)
         if kind in PLAIN:
             shown = hex(value) if kind is int else repr(value)  # repr writes no more than 4300 digits
@@ -162,7 +162,7 @@ class _Walk:
         raise Unknown(f"{reader} names {name if named else f'an object of {name}'}")
 
     def _take_file(self, module: types.ModuleType, reader: str) -> None:
-        """Take a user's module; Unknown if it is part of Python, or no file."""
+        """Take a user's module; Unknown for a part of Python, or a module without a file."""
         name, path = module.__name__, getattr(module, "__file__", None)
         if name.partition(".")[0] in sys.stdlib_module_names or hasattr(module, "__getattr__"):
             raise Unknown(f"{reader} may read anything in the module {name!r}")
@@ -191,7 +191,7 @@ class _Walk:
         return f"{name} ({'; '.join(self._texts_of(_bound(function), (), name))})"
 
     def _text_of_users(self, function: types.FunctionType, name: str) -> str:
-        """Return the text of a user's function: its name, and what it names."""
+        """Return the text of a user's function: its name, and all named objects."""
         module = sys.modules.get(str(function.__globals__.get("__name__")))
         if module is None or function.__globals__ is not vars(module):
             raise Unknown(f"{name} is of no module that has a file of source text")
@@ -244,7 +244,7 @@ def _text_of_array(value: Any, reader: str) -> str:
 
 
 def _bound(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """Return the names and values of what a function closes over, and of its defaults."""
+    """Return the names and values of a function's closure, and of its defaults."""
     defaults = function.__defaults__, *(function.__kwdefaults__ or {}).items()
     cells = map(_content, function.__closure__ or ())
     return [("defaults", defaults), *zip(function.__code__.co_freevars, cells, strict=True)]
@@ -258,7 +258,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _options_of(dispatcher: Any) -> str:
-    """Return the text of what Numba's decorator was given."""
+    """Return the text of the options of Numba's decorator."""
     options = [(name, text_of_option(value)) for name, value in dispatcher.targetoptions.items()]
     signatures = () if dispatcher._can_compile else tuple(map(str, dispatcher.overloads))
     kinds = {name: str(kind) for name, kind in dispatcher.locals.items()}
@@ -272,7 +272,8 @@ def text_of_option(value: Any) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _codes_in(text: bytes) -> dict[types.CodeType, int]:
-    """Return the codes in a file, numbered: a function whose code is not among them is of another text."""
+    """Return the codes in a file, numbered."""
+    # A function whose code is not among them was read from another version of the file.
     try:
         codes = codes_within(compile(text, "<text>", "exec", dont_inherit=True))
     except (SyntaxError, ValueError):
@@ -281,7 +282,7 @@ def _codes_in(text: bytes) -> dict[types.CodeType, int]:
 
 
 def is_computing(module: str) -> bool:
-    """Return whether a module is of the packages in COMPUTING, or of Python's own C code below them."""
+    """Return whether a module belongs to the packages in COMPUTING, or to their C code."""
     package = module.partition(".")[0]
     below = package in sys.stdlib_module_names and package.lstrip("_") in COMPUTING
     return package in COMPUTING or below
@@ -292,7 +293,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _overloads() -> list[Any]:
-    """Return the functions that users have registered with Numba for calls and attributes."""
+    """Return the functions registered by users with Numba for calls and attributes."""
     typed, lowered = templates.builtin_registry, imputils.builtin_registry
     registered = [
         *typed.functions,

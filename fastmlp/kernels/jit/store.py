@@ -1,10 +1,10 @@
-"""Keeps machine code on the disk, between processes; it does not need Numba.
+"""Keeps machine code on the disk between processes, without Numba.
 
-Every piece of machine code is a file with a checksum. It is looked for in the user's directory, where a file
-is loaded only if no other user but root could have written it or its directory
-(`fastmlp.system.private_files`), and then in the package's own folder, which a build has filled. A file
-whose checksum is wrong counts as none, and the code is compiled again. A file's name has a digest of all that
-its code is made of, and a hash of its key: the types and the level of processors.
+Every piece of machine code is a file with a checksum. The user's directory is searched first, where a file
+is loaded only if no other user but root could have written the file or its directory
+(`fastmlp.system.private_files`), then the package's folder, filled by a build. A file with a wrong checksum
+counts as none, and the code is compiled again. A file's name has a digest of the code's sources, and a hash
+of its key: the types and the level of processors.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ from fastmlp.system.notices import say
 from fastmlp.system.private_files import NotPrivate, PrivateDirectory, alone, make, opened
 
 PLACE = "FASTMLP_CACHE_DIR"
-"""The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""
+"""The environment variable of the directory; default: NUMBA_CACHE_DIR, else the user's cache."""
 
 SWITCH = "FASTMLP_CACHE"
-"""The environment variable that turns the cache off if it is 0, and the package's own folder as well."""
+"""The environment variable of the cache: 0 turns off the cache, and the package's folder as well."""
 
 CARRIED = Path(__file__).parents[2] / "prebuilt"
-"""The package's own folder. Plain files: to open a zip file of 850 of them took a new process 4 ms."""
+"""The package's folder of plain files: to open a zip file of 850 took a new process 4 ms."""
 
 PREBUILD = "FASTMLP_PREBUILD"
-"""The environment variable by which builds fill that folder; "none" has a process read nothing there, too."""
+"""The environment variable of builds, to fill the folder; "none": a process reads nothing there, too."""
 
 VERIFY = "FASTMLP_VERIFY"
-"""The environment variable that has all code that is read compiled again and compared, if it is 1."""
+"""The environment variable of verification: 1 compiles all code that is read again, and compares."""
 
 SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
-"""NUMBA_* variables that machine code depends on, besides those that name the processor."""
+"""NUMBA_* variables that change machine code, besides the names of the processor."""
 
 BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
-"""The environment variable for the most bytes that the files may take, and its default.
+"""The environment variable for the most bytes of all files, and its default.
 
-When they take more, the least recently loaded files are removed.
+Beyond, the least recently loaded files are removed.
 """
 
 ROOM = 1 << 20
-"""Bytes that must be free before a message promises to keep a program: 0.3 MB, and its pieces the rest."""
+"""Free bytes needed before a message promises to save a program: 0.3 MB, and its pieces the rest."""
 
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|name)|.+\.[0-9a-f]{8}\.tmp")
-"""The name of a file of ours; `.tmp` is the ending of a file that is being written."""
+"""The name of a file of machine code; `.tmp` is the ending of an unfinished file."""
 
 OTHERS = re.compile(
     r"lock\.[0-9a-f]"
     r"|lock\.(names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
 )
-"""The name of a lock, or of what versions before 1.0 left: they do not count for the bound."""
+"""The name of a lock, or of files left by versions before 1.0, which do not count for the bound."""
 
 ABANDONED_SECONDS = 3600
-"""An unfinished file of this age was left by a process that was killed."""
+"""The age of unfinished files left by killed processes."""
 
 DIGEST = hashlib.sha256().digest_size
 
@@ -75,8 +75,8 @@ DIGEST = hashlib.sha256().digest_size
 class MachineCode(NamedTuple):
     """The result of a compilation.
 
-    symbol : of the function that is called; object_code : an object file
-    externals : symbols that the object file needs and does not define
+    symbol : of the function to call; object_code : an object file
+    externals : symbols needed by the object file and not defined there
     """
 
     symbol: str
@@ -90,9 +90,9 @@ class StoreUnusable(Exception):
 
 @functools.cache
 def compiled_for() -> str:
-    """Return what machine code depends on besides source and types: level or processor, and settings.
+    """Return the key of machine code besides source and types: level or processor, and settings.
 
-    fastmlp's own code serves all releases of Python, NumPy and Numba; the digest of a user's has `releases`.
+    Built-in code serves all releases of Python, NumPy and Numba; the digest of a user's code has `releases`.
     """
     settings = {name: value for name in SETTINGS if (value := os.environ.get(f"NUMBA_{name}"))}
     return repr((sys.platform, machine.level() or machine.processor(), settings))
@@ -100,12 +100,12 @@ def compiled_for() -> str:
 
 @functools.cache
 def releases() -> str:
-    """Return the releases that a user's code depends on."""
+    """Return the releases that custom code depends on."""
     return repr((_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3]))
 
 
 def _numba_version() -> str:
-    """Return the version of Numba without importing it."""
+    """Return the version of Numba without importing Numba."""
     if "numba" in sys.modules:
         return str(sys.modules["numba"].__version__)
     spec = importlib.util.find_spec("numba")
@@ -116,17 +116,17 @@ def _numba_version() -> str:
 
 
 def is_off() -> bool:
-    """Return whether the user has set that nothing is kept or read, which is no fault."""
+    """Return whether the user has turned off the cache, which is no fault."""
     return os.environ.get(SWITCH) == "0"
 
 
 def directory(to_write: bool = False) -> PrivateDirectory:
-    """Return the directory of the files, and make it if it does not exist.
+    """Return the directory of the files, made if missing.
 
     Raises
     ------
     StoreUnusable
-        If it cannot be used, or only be read and not written `to_write`.
+        If the directory cannot be used, or only be read and not written `to_write`.
     """
     if is_off():
         raise StoreUnusable(f"{SWITCH} is 0")
@@ -163,7 +163,7 @@ def default_place() -> Path:
 
 
 def most_bytes() -> int:
-    """Return how many bytes the files may take; StoreUnusable if the environment variable is no number."""
+    """Return the most bytes of all files; StoreUnusable if the environment variable is no number."""
     given = os.environ.get(BOUND, str(MOST_BYTES))
     if not given.strip().isdecimal():
         raise StoreUnusable(f"{BOUND} must be a whole number of bytes, got {given!r}")
@@ -172,8 +172,8 @@ def most_bytes() -> int:
     return int(given)
 
 
-def why_not_kept() -> str | None:
-    """Return why nothing can be saved now, for instance on a full disk; None if it can."""
+def why_not_saved() -> str | None:
+    """Return why nothing can be saved now, for instance on a full disk; None if saving works."""
     try:
         place = directory(to_write=True)
     except StoreUnusable as refused:
@@ -187,7 +187,7 @@ def why_not_kept() -> str | None:
 
 
 def load(name: str, key: str) -> MachineCode | None:
-    """Return the machine code under a name and a key; None if there is none, or its file is damaged."""
+    """Return the machine code under a name and a key; None if absent or damaged."""
     content = read(name, key, "bin")
     if content is None:
         return None
@@ -197,7 +197,7 @@ def load(name: str, key: str) -> MachineCode | None:
 
 
 def has(name: str, key: str) -> bool:
-    """Return whether machine code of a name and a key is there."""
+    """Return whether the store has machine code of a name and a key."""
     file = file_name(name, key, "bin")
     with contextlib.suppress(OSError, StoreUnusable):
         if directory().has(file):
@@ -225,13 +225,13 @@ def why_missing(name: str, key: str) -> str:
 
 
 def content_of(code: MachineCode) -> bytes:
-    """Return what `load` makes machine code of."""
+    """Return machine code as bytes for `load`."""
     header = json.dumps([code.symbol, code.externals]).encode()
     return len(header).to_bytes(4, "little") + header + code.object_code
 
 
 def read(name: str, key: str, kind: str) -> bytes | None:
-    """Return the content of a file; None if there is none, or it is damaged."""
+    """Return the content of a file; None if absent or damaged."""
     file = file_name(name, key, kind)
     try:
         place = directory()
@@ -253,13 +253,13 @@ read_from: dict[str, Path] = {}
 
 
 def _checked(content: bytes) -> bytes | None:
-    """Return what follows the checksum in a file; None if it is damaged."""
+    """Return the bytes after a file's checksum; None if damaged."""
     checksum, content = content[:DIGEST], content[DIGEST:]
     return content if checksum_of(content) == checksum else None
 
 
 def _carried(file: str) -> bytes | None:
-    """Return the content of a file in the package's own folder; None also where nothing shall be read."""
+    """Return the content of a file in the package's folder; None also where reading is off."""
     if is_off() or _carries_nothing():
         return None
     try:
@@ -269,14 +269,14 @@ def _carried(file: str) -> bytes | None:
 
 
 def _carries_nothing() -> bool:
-    """Return whether the user has set that nothing is read from the package's own folder."""
+    """Return whether the user has turned off the package's folder."""
     return os.environ.get(PREBUILD) == "none"
 
 
 def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
-    """Write a file, whole or not at all. If it cannot be written, warn once for each directory.
+    """Write a file, whole or not at all, with a warning once for each directory without success.
 
-    prunes : whether files that have not been used for long may go; to look at 3 000 takes 80 ms
+    prunes : whether long unused files may go; to look at 3 000 takes 80 ms
     """
     try:
         place = directory(to_write=True)
@@ -296,11 +296,11 @@ def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -
 
 
 places_lost: set[Path] = set()
-"""Directories for which the warning was given that nothing can be saved there."""
+"""Directories with a warning given, because nothing can be saved there."""
 
 
 def checksum_of(content: bytes) -> bytes:
-    """Return what stands before a content in its file."""
+    """Return the checksum before a content in its file."""
     return hashlib.sha256(content).digest()
 
 
@@ -310,13 +310,13 @@ def file_name(name: str, key: str, kind: str) -> str:
 
 
 def hash_of(text: str) -> str:
-    """Return 32 hexadecimal digits that stand for a text."""
+    """Return 32 hexadecimal digits of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
 def _written(place: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]:
-    """Write a temporary file and give its name; it is removed at the end if it is still there."""
+    """Write a temporary file and give its name; an unmoved file is removed at the end."""
     temporary = f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
         place.create(temporary, *parts)
@@ -327,13 +327,13 @@ def _written(place: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]
 
 
 def files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
-    """Return (time of the last use, bytes, name) of the files of ours, the least recently used first."""
+    """Return (time of the last use, bytes, name) of the store's files, the least recently used first."""
     abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
     return [one for one in listed(place, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
 
 
 def listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
-    """Return the same of files whose names have a pattern."""
+    """Return the same for files whose names match a pattern."""
     found = []
     with contextlib.suppress(OSError):
         for name, status in place.files():
@@ -343,7 +343,7 @@ def listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int,
 
 
 def prune(place: PrivateDirectory, most: int) -> None:
-    """Remove the least recently used files until the others take `most` bytes or less.
+    """Remove the least recently used files until the rest takes `most` bytes or less.
 
     Other processes may load, save or remove the same files at the same time: a file is whole or does not
     exist.
@@ -363,9 +363,9 @@ loaded_at = time.time()
 
 @functools.cache
 def package_digest() -> str | None:
-    """Return a digest of the source files that machine code is made of.
+    """Return a digest of the source files of machine code.
 
-    It is None if the sources are no files, or have been edited since this process loaded them.
+    The result is None if the sources are no files, or have been edited since this process loaded them.
     """
     root = str(Path(__file__).parents[2])
     text, content = hashlib.sha256(), b""
@@ -385,23 +385,21 @@ def package_digest() -> str | None:
 
 
 LOOK_SECONDS = 0.05
-"""Between two looks at the disk for what was not there: two took 140 us, half of the smallest training."""
+"""Seconds between two searches of the disk: two took 140 us, half of the smallest training."""
 
 
 known_names: dict[str, str] = {}
-"""The names of machine code that this process knows, by a description of the program."""
+"""The names of machine code known to this process, by a description of the program."""
 
 _looked_for: dict[str, float] = {}
-"""When the disk was last searched for a name that it did not have."""
+"""The time of the last vain search for a name."""
 
 
 def name_of(what: str) -> str | None:
-    """Return the name of machine code by a description of its program; None if it is not known.
-
-    A name has a digest of all that a program reaches, which only a process with the compiler can compute. It
-    is kept on the disk for a digest of fastmlp's sources, on which alone it depends. Another process may have
-    kept it since.
-    """
+    """Return the name of machine code by a description of its program; None if unknown."""
+    # A name has a digest of all reachable functions, which only a process with the compiler can compute. The
+    # disk has the name for a digest of fastmlp's sources; another process may have saved the name since the
+    # last look.
     found = known_names.get(what)
     if found is not None or (now := time.monotonic()) < _looked_for.get(what, -math.inf) + LOOK_SECONDS:
         return found
@@ -413,15 +411,15 @@ def name_of(what: str) -> str | None:
     return known_names.setdefault(what, content.decode())
 
 
-def keep_name(what: str, name: str) -> None:
-    """Keep a name for later processes."""
+def save_name(what: str, name: str) -> None:
+    """Save a name for later processes."""
     if (package := package_digest()) and known_names.get(what) != name:
         known_names[what] = name
         write("name", f"{package} {what}", "name", name.encode(), prunes=False)
 
 
 def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context for one process at a time: others that compile the same name and key wait for it."""
+    """Return a context for one process at a time; other processes with the same name and key wait."""
     try:
         return alone(directory(), f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE)
     except StoreUnusable:
@@ -429,4 +427,4 @@ def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
 
 
 MOST_PATIENCE = 60.0
-"""Seconds that a process waits at most for another process's compilation."""
+"""The most seconds that a process waits for another process's compilation."""

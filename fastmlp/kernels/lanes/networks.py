@@ -39,8 +39,8 @@ def train_lanes(call, worker, workers):
     objective = call.objective
     run(
         call.parameters, call.moments, call.memory, call.order, call.starts, call.stops, call.totals, call.rates,
-        call.losses, call.lane_places, call.lane_numbers, objective.divisor, objective.value_divisor,
-        objective.shared_penalty,
+        call.losses, call.lane_places, call.lane_numbers,
+        (objective.divisor, objective.value_divisor, objective.shared_penalty),
     )  # fmt: skip
 
 
@@ -112,12 +112,12 @@ def dropout_of(step, numbers):
     return lambda before: DropoutMasks(scramble(key ^ whole(before)), chances)
 
 
-def exchange(kept, count, taken=None):
-    """Swap the parameters and the last moments, see `fastmlp.model.averages.exchange`.
+def swap_average(state, count, taken=None):
+    """Swap the parameters and the last moments, see `fastmlp.model.averages.swap_average`.
 
-    kept : parameters and each moment, `count` numbers each; taken : a condition of each lane, or None for all
+    state : parameters and each moment, `count` numbers each; taken : a condition of each lane, or None for all
     """
-    first, last = kept[0], kept[-1]
+    first, last = state[0], state[-1]
     with counted(first.builder, count) as i:
         one, other = first[i], last[i]
         first[i] = other if taken is None else where(taken, other, one)
@@ -129,9 +129,9 @@ def names(constants):
 
     @disposable
     def run(
-        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers,
-        divisor, value_divisor, shares_penalty,
+        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers, objective
     ):  # fmt: skip
+        divisor, value_divisor, shares_penalty = objective
         lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
         builder = parameters.builder
         v = Vectors(builder, parameters.dtype, lanes * parameters.itemsize)
@@ -143,16 +143,16 @@ def names(constants):
             [builder.inttoptr(places[kind * lanes + lane].value, ir.PointerType()) for lane in range(lanes)]
             for kind in (ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS)
         ]
-        kept = [
+        state = [
             LaneNumbers(v, parameters.data),
             *(LaneNumbers(v, v.shift(moments.data, k * count * v.bytes)) for k in range(rule.moments)),
         ]
         if rule.reads_last:
-            exchange(kept, count, numbers[STEPS] > 0.0)
-        held = kept
+            swap_average(state, count, numbers[STEPS] > 0.0)
+        held = state
         if constants.rows:
-            held = [LaneRegisters(v, Slots()) for _ in kept]
-            for slots, source in zip(held, kept, strict=True):
+            held = [LaneRegisters(v, Slots()) for _ in state]
+            for slots, source in zip(held, state, strict=True):
                 for p in range(count):
                     slots[p] = source[p]
         of_all = constants.rows or stops[0] - starts[0]
@@ -191,10 +191,10 @@ def names(constants):
             for one in step.operations:
                 step.update(one, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
         if constants.rows:
-            for slots, target in zip(held, kept, strict=True):
+            for slots, target in zip(held, state, strict=True):
                 for p in range(count):
                     target[p] = slots[p]
         if rule.reads_last:
-            exchange(kept, count)
+            swap_average(state, count)
 
     return {"run": run}

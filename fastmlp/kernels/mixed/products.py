@@ -29,7 +29,7 @@ NO_ROWS, NO_STEP = INT(0), ir.Constant(ir.FloatType(), 0.0)
 
 
 def multiply(
-    by, build, a, b, c, scratch, rows, columns, depth, end,
+    by, build, a, b, c, scratch, rows, columns, depth, end, *,
     start=NOTHING, start_row=NO_ROWS, rate=NO_STEP, l2=NO_STEP,
 ):  # fmt: skip
     """Write a product C (rows, columns): pack A and B, then multiply.
@@ -78,7 +78,7 @@ def slots_of(by):
             (*ordered(x, order, first), rows, w.rows, x.row),
             (INT(BY_PAIRS), w.data, NOTHING, w.rows, w.columns, w.row),
             (out.at(first), out.row), scratch, rows, w.columns, w.rows,
-            chosen(build, relu, "rectified", "biased"), b.data,
+            chosen(build, relu, "rectified", "biased"), start=b.data,
         )  # fmt: skip
 
     @of_arrays
@@ -89,7 +89,7 @@ def slots_of(by):
             (INT(BY_ROWS), delta.at(first), NOTHING, rows, delta.columns, delta.row),
             (INT(BY_ROWS | TURNED), w.data, NOTHING, w.rows, w.columns, w.row),
             (out.at(first), out.row), scratch, rows, w.rows, w.columns,
-            chosen(build, gated, "gated", "plain"), gate.at(first), gate.row,
+            chosen(build, gated, "gated", "plain"), start=gate.at(first), start_row=gate.row,
         )  # fmt: skip
 
     @of_arrays

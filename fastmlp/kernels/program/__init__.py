@@ -1,1 +1,1 @@
-"""The compiled program as templates, and the record of numbers that it takes."""
+"""The compiled program as templates, and the program's call record."""

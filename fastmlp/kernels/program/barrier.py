@@ -1,23 +1,23 @@
-"""The barrier at which the workers of a step wait for one another, within compiled code.
+"""The barrier for a step's workers, in compiled code.
 
-A barrier of two running workers takes 0.1 us. A worker that waits polls for about as long as it takes to be woken,
-and then sleeps until the barrier opens, so that its core is free for the worker that it waits for, or for other
-programs. Who opens a barrier where nobody sleeps calls nothing. Each arrival moves a cache line from the core of
-the arrival before it, so arrivals at one place follow one another. Up to `FAN_IN` workers therefore meet at one
-place. More workers form groups: each group meets at a place of its own, and then one worker of each group meets the
-others at the root. So 96 workers wait for 8 and then 12 such transfers, where one place would need 96
-(`docs/measured/threads.md`).
+A waiting worker polls for about as long as a wake-up takes, and then sleeps until the barrier opens, so that
+the core is free for the missing worker, or for other programs. Opening a barrier without sleepers calls
+nothing. Each arrival moves a cache line from the core of the arrival before, so arrivals at a meeting place
+are serial. Up to `FAN_IN` workers therefore meet at a single place. More workers form groups: each group meets
+at its place, and then a worker of each group meets the other groups at the root. So 96 workers wait for 8 and
+then 12 such transfers, where a single place would need 96 (`docs/measured/threads.md`).
 
 Order of memory, for processors such as ARM's that keep no order by themselves:
 
-- What a worker has written before it arrives, all others see after the barrier. Each arrival releases that to the
-  arrival after it, the last arrival releases all of it to the generation, and who reads the generation acquires it.
-- A worker reads the generation before it arrives, and no older one than it left with: it has read that one before, or
-  acquired it from a worker that had.
-- No wake-up is lost. Who opens moves the generation, and then reads how many sleep. Who falls asleep counts itself, and
-  then the system compares the generation. Of the two at least one sees the other, as both are in the one order of
-  `seq_cst`. The system's comparison is none of our instructions, so a fence stands before it.
-- Any moment at which the word of `is_abandoned` is read is right: it ends steps whose results nobody will read.
+- All workers see after the barrier everything written by a worker before its arrival. Each arrival releases
+  that to the next arrival, the last arrival releases all to the generation, and readers of the generation
+  acquire all.
+- A worker reads the generation before it arrives, and no older value than at its last departure: the worker
+  has read that value before, or acquired the value from a worker that had.
+- No wake-up is lost. The opener moves the generation, and then reads the number of sleepers. A sleeper counts
+  itself, and then the system compares the generation. At least one of both sees the other, as both are in the
+  single order of `seq_cst`. The system's comparison is none of our instructions, so a fence stands before it.
+- `is_abandoned` may read its word at any moment: the word only ends steps without readers of their results.
 """
 
 from functools import partial
@@ -37,19 +37,22 @@ from fastmlp.kernels.program.records import (
 )
 from fastmlp.kernels.program.sleeping import FUNCTIONS, SEEN, VALUE, WORD
 
+# A barrier of two running workers takes 0.1 us.
 SPINS = 50_000
-"""Polls before a worker sleeps: about 40 us, as long as it takes until a woken worker runs."""
+"""Polls before a worker sleeps: about 40 us, as long as a wake-up."""
 
 NAP, MOST_NAPS = 10, 100
-"""Where the system has no function to sleep by: microseconds of the first nap, by which each is longer than the
-one before; how many naps become longer."""
+"""The first nap in microseconds where the system has no function to sleep by; the most naps.
+
+Nap n lasts n times as long as the first, up to the most naps.
+"""
 
 FUNCTION = "fastmlp_barrier"
 
 
 @of_arrays
 def wait(barrier, worker, workers):
-    """Return when all workers have arrived, or when the barrier has been closed. barrier : (BARRIER,) int64"""
+    """Return when all workers have arrived, or when closed. barrier : (BARRIER,) int64"""
     build = barrier.builder
     with build.if_then((workers > 1).value):
         build.call(function_of(build.module), [barrier.data, worker.value, workers.value])
@@ -57,14 +60,17 @@ def wait(barrier, worker, workers):
 
 @partial(of_arrays, result="boolean")
 def is_abandoned(barrier):
-    """Return whether a worker has failed, so that no further step is taken. barrier : (BARRIER,) int64"""
+    """Return whether a worker has failed and steps end. barrier : (BARRIER,) int64"""
     build = barrier.builder
     found = build.load_atomic(word(build, barrier.data, ABANDONED), "monotonic", 8, typ=INT)
     return build.icmp_signed("!=", found, INT(0))
 
 
 def function_of(module):
-    """Return the module's function (barrier's address, worker, workers), written at the first call."""
+    """Return the module's function of the barrier, written at the first call.
+
+    Its arguments are the barrier's address, worker and workers.
+    """
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
@@ -76,22 +82,22 @@ def function_of(module):
 
 
 def word(builder, place, index):
-    """Return the address of word `index` of a place."""
+    """Return the address of word `index` of a meeting place."""
     return builder.gep(place, [index if isinstance(index, ir.Value) else INT(index)], source_etype=INT)
 
 
 def read(builder, place, index):
-    """Return a word; all workers see the same order of such reads and of `add`."""
+    """Return a word; all workers see the same order of these reads and of `add`."""
     return builder.load_atomic(word(builder, place, index), "seq_cst", 8, typ=INT)
 
 
 def add(builder, place, index, number=1):
-    """Add a number to a word, as one atomic operation; return the value before."""
+    """Add a number to a word atomically; return the value before."""
     return builder.atomic_rmw("add", word(builder, place, index), INT(number), "seq_cst")
 
 
 def emit_wait(builder, barrier, worker, workers):
-    """Write the barrier: one meeting of up to FAN_IN workers, else one of each group and one of the groups."""
+    """Write the barrier: a single meeting of up to FAN_IN workers, else a meeting by group and of the groups."""
     less = lambda a, b: builder.icmp_signed("<", a, b)
     parts = lambda count, size: builder.sdiv(builder.sub(builder.add(count, size), INT(1)), size)
 
@@ -110,9 +116,9 @@ def emit_wait(builder, barrier, worker, workers):
 
 
 def emit_meeting(builder, place, members, before_opening=None):
-    """Write a meeting of `members` workers at a place, which is over at once where the place is closed.
+    """Write a meeting of `members` workers at a place; a closed place lets workers through at once.
 
-    before_opening : writes what the last worker to arrive does before the others may go on
+    before_opening : writes the last worker's actions before the opening
     """
     generation = read(builder, place, GENERATION)
     with builder.if_then(builder.icmp_signed(">=", generation, INT(0))):
@@ -132,7 +138,7 @@ def emit_meeting(builder, place, members, before_opening=None):
 
 
 def emit_waiting(builder, place, generation):
-    """Write polls of the place's generation until it is another; after SPINS of them each comes after a sleep."""
+    """Write polls of the place's generation until a change; after SPINS polls each comes after a sleep."""
     before = builder.block
     head, spin, sleep, after = map(builder.append_basic_block, ("head", "spin", "sleep", "after"))
     builder.branch(head)
@@ -155,7 +161,7 @@ def emit_waiting(builder, place, generation):
 
 
 def emit_sleep(builder, place, generation, times):
-    """Write a sleep until the place's generation is another, or of some microseconds; times : from 1, in a row"""
+    """Write a sleep until the place's generation changes, or of some microseconds; times : from 1, in a row"""
     if FUNCTIONS is not None:
         emit_call(builder, FUNCTIONS.sleep, place, generation)
         return
@@ -165,13 +171,13 @@ def emit_sleep(builder, place, generation, times):
 
 
 def emit_wake(builder, place):
-    """Write the waking of all who sleep at a place."""
+    """Write the waking of all sleepers at a place."""
     if FUNCTIONS is not None:
         emit_call(builder, FUNCTIONS.wake, place)
 
 
 def emit_call(builder, function, place, generation=None):
-    """Write the call of one of `sleeping.FUNCTIONS`."""
+    """Write the call of a function of `sleeping.FUNCTIONS`."""
     given = {WORD: word(builder, place, GENERATION)}
     if generation is not None:
         with builder.goto_entry_block():

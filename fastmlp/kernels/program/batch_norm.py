@@ -1,9 +1,7 @@
-"""Batch norms: statistics down the columns of a batch, and what follows from them for each number.
+"""Batch norms: statistics down the columns of a batch, and normalised numbers.
 
-Sums run down the rows in their order, a share of the columns for each worker, so that bits do not depend on
-how many there are. Where ranks share a batch, each sums its rows, and the sums are added up between passes.
-Some columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so
-that LLVM would take a number at a time.
+Sums run down the rows in order, a share of the columns for each worker, so that bits do not depend on the
+number of workers. Where ranks share a batch, each rank sums its rows, and sums are added up between passes.
 """
 
 # mypy: ignore-errors
@@ -11,6 +9,9 @@ that LLVM would take a number at a time.
 import math
 
 from fastmlp.kernels.codegen.views import vector
+
+# Columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so that
+# LLVM would load number by number.
 
 
 def unit_sums(x, first, out):
@@ -25,7 +26,7 @@ def unit_sums(x, first, out):
 
 
 def unit_distances(x, first, count, mean, out):
-    """Make means (n,) of sums over `count` rows; out (n,) = the sums of squared distances from them."""
+    """Make means (n,) of sums over `count` rows; out (n,) = the sums of squared distances from the means."""
     units = len(out)
     for j in range(units):
         mean[j] /= count
@@ -40,7 +41,7 @@ def unit_distances(x, first, count, mean, out):
 def unit_factors(count, epsilon, momentum, mean, factor, running, spread):
     """Make factors (n,), 1 / sqrt(variance + epsilon), of sums of squared distances over `count` rows.
 
-    running, spread : (n,), the running means and variances, moved by `momentum`; that variance is unbiased
+    running, spread : (n,), the running means and unbiased variances, moved by `momentum`
     """
     one, moved, added = mean.dtype.type(1), mean.dtype.type(momentum), mean.dtype.type(epsilon)
     for j in range(len(mean)):

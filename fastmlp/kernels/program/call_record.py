@@ -1,4 +1,4 @@
-"""The call record (`fastmlp.kernels.program.records`) as compiled code sees it: an object with attributes.
+"""The call record (`fastmlp.kernels.program.records`) in compiled code: an object with attributes.
 
 `call.step` is a whole number; `call.parameters` is an array, whose shape follows from numbers of the call.
 Nothing writes to the words of a call while a program runs. LLVM has the hint, and reads each word once.
@@ -28,7 +28,7 @@ class CallRecord(types.Type):
         super().__init__(f"call({dtype})")
 
     def kind_of(self, name):
-        """Return the type of an attribute; None if there is none of this name."""
+        """Return the type of an attribute; None if unknown."""
         if name in NUMBERS:
             return types.intp
         if name not in ARRAYS:

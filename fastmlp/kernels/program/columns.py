@@ -1,7 +1,6 @@
-"""Lists the columns of a batch of sparse rows: for each column, its non-zeros by ascending row of the batch.
+"""Lists each column's non-zeros in a batch of sparse rows, by ascending row.
 
-Separate from the templates because nothing is multiplied here. A worker lists its own columns of the inputs,
-once a step, by a counting sort.
+A worker lists its columns of the inputs, once a step, by a counting sort.
 """
 
 # mypy: ignore-errors
@@ -11,18 +10,17 @@ import numpy as np
 from fastmlp.kernels.codegen.scalars import trailing_zeros
 
 SIX, LOW_SIX = np.uint64(6), np.uint64(63)
-"""The marks of columns are bits of 64-bit words: a column's shift to its word, and the mask of its bit."""
+"""The shift of a column to its 64-bit word of marks, and the mask of its bit."""
 
 LEAST_LISTED, OF_EACH_ROW = 1 << 12, 8
-"""Non-zeros that are listed before the rows are read on, and of each row on the average.
+"""Non-zeros listed before the next columns, altogether and of each row on the average.
 
-What is written then lies on the few pages that a processor can store to at once. Going back to a row costs as
-much as some non-zeros. A batch of digits was listed in 0.6 of the time.
+So written memory lies on few pages. A batch of digits was listed in 0.6 of the time.
 """
 
 
 def place_of(indices, first, last, column):
-    """Return the place of the first of the ascending indices[first:last] that is not below `column`."""
+    """Return the first index of the ascending indices[first:last] that is not below `column`."""
     while first < last:
         middle = (first + last) // 2
         if indices[middle] < column:
@@ -33,7 +31,7 @@ def place_of(indices, first, last, column):
 
 
 def terms_of(indptr, indices, order, i, first, last, n_in):
-    """Return the places [begin, end) of row i's non-zeros that stand in columns [first, last)."""
+    """Return the range [begin, end) of row i's non-zeros in columns [first, last)."""
     row = order[i] if len(order) > 0 else i
     begin, end = indptr[row], indptr[row + 1]
     if first > 0:
@@ -43,20 +41,23 @@ def terms_of(indptr, indices, order, i, first, last, n_in):
     return begin, end
 
 
-def list_columns(
-    indptr, indices, values, order, rows, first, last, n_in, every,
-    counts, marks, columns, starts, samples, numbers, places,
-):  # fmt: skip
+def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, places):
     """List the non-zeros of a batch of `rows` rows in columns [first, last), column by column.
 
-    indptr (all rows + 1,) int64, indices int32, values : sparse rows; order (rows,) int64, or empty
+    sparse : (indptr, indices, values) of all rows: (all rows + 1,) int64, int32, floating
+    order : (rows,) int64, or empty
     every : whether empty columns are listed, too
-    counts : (last - first,) int32, marks : ((last - first) / 64, rounded up) uint64; zeros before and after
-    columns : (last - first + 1,) int64, the listed columns; its last element is their number
-    starts : (last - first + 1,) int64; listed column t has places [starts[t], starts[t + 1]) of the next two
-    samples, numbers : of each non-zero its row of the batch, int32, and its value, floating
+    zeros : (counts, marks): (last - first,) int32, (ceil((last - first) / 64),) uint64; 0 before and after
+    lists : (columns, starts, samples, numbers), written
     places : (rows,) int64, overwritten
+
+    columns : (last - first + 1,) int64, the listed columns; the last element is their number
+    starts : (last - first + 1,) int64; listed column t has elements [starts[t], starts[t + 1]) of
+    samples, numbers : of each non-zero its row of the batch, int32, and its value, floating
     """
+    indptr, indices, values = sparse
+    counts, marks = zeros
+    columns, starts, samples, numbers = lists
     width, one = last - first, np.uint64(1)
     for i in range(rows):
         begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
@@ -87,6 +88,7 @@ def list_columns(
                 total += count
                 listed += 1
     starts[listed] = total
+    # A processor stores at once to few pages only; going back to a row costs as much as some non-zeros.
     together = max(LEAST_LISTED, OF_EACH_ROW * rows)
     stop = 0
     while stop < listed:

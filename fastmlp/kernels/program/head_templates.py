@@ -1,7 +1,7 @@
-"""Heads in a step: the losses and the outputs of each, for networks that have several.
+"""Heads in a step: each head's loss and outputs, for networks of several heads.
 
-Templates as those of `step_templates`, which a network of one loss never meets. The outputs of all heads lie
-side by side, as do their targets; each head's logits and deltas are those of its own last product.
+Templates as in `step_templates`, never compiled for networks of a single loss. The outputs of all heads lie
+side by side, as do their targets; each head's logits and deltas belong to its last product.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -23,9 +23,9 @@ from fastmlp.kernels.program.step_numbers import loss_share, parts_of
 
 
 def heads_loss(call, s, start, rows, first, last, worker):
-    """Write the deltas of all heads of rows [first, last), and the partial sums of each loss and of all.
+    """Write the deltas of all heads of rows [first, last), and partial sums of each loss and the total.
 
-    s : of the step, whose weights call.head_totals has; the others as in `rows_loss`
+    s : of the step, whose weights call.head_totals has; the rest as in `rows_loss`
     """
     memory, heads, order = call.memory, call.heads, call.order
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -70,7 +70,7 @@ def heads_loss(call, s, start, rows, first, last, worker):
 
 
 def heads_outputs(call, rows, first, last, at):
-    """Write the outputs of all heads of rows [first, last) to rows of call.out from `at` on."""
+    """Write the outputs of all heads of rows [first, last) to call.out, from row `at` on."""
     memory = call.memory
     for h in range(call.n_heads):
         head = call.heads[h]
@@ -98,7 +98,7 @@ def heads_backward(call, rows, first, last):
 
 
 def heads_losses(call, s, rows, adds):
-    """Write the loss of each head in a step to call.head_losses, or add it where `adds`."""
+    """Write the loss of each head in a step to call.head_losses, or add where `adds`."""
     sums = call.sums
     for h in range(call.n_heads):
         total = call.head_losses[h, s] if adds else 0.0

@@ -1,7 +1,7 @@
-"""Blocks of inputs in a step: cosines and bins of numbers, linear layers of each, tables of codes.
+"""Blocks of inputs in a step: cosines, bins and linear layers of numbers, tables of codes.
 
-Templates as `operation_templates`, which only networks with blocks meet, and the loops that they call. With
-`by_column` the units of a column lie together as a matrix (rows, units), so that its layer is a product.
+Templates as `operation_templates`, compiled only for networks with blocks. With `by_column` the units of a
+column lie together as a matrix (rows, units), so that the column's layer is a product.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -41,25 +41,25 @@ TAU = 2 * math.pi
 cosine, sine = jittable(elementary.cos), jittable(elementary.sin)
 
 AHEAD = 16
-"""Rows of a batch from one that is looked up to one whose row of a large table is fetched meanwhile."""
+"""Rows between a table lookup and the prefetch of a later row of a large table."""
 
 TOGETHER = 16
-"""Rows of a table that one worker takes together, as long as theirs would share a cache line."""
+"""Rows of a table for the same worker, as many as share a cache line."""
 
 
 def parameters_of_column(here):
-    """Return how many weights and biases each column of a block has."""
+    """Return each column's number of weights and of biases."""
     return (here.biases - here.weights) // here.columns, (here.trained - here.biases) // here.columns
 
 
-def kept_of_column(call, here, column, rows, first, last):
-    """Return what rows keep of a column for gradients, (rows, numbers), and that of rows [first, last)."""
-    kept = column_of(call.memory, call.logits, here.kept, column, rows, here.kept_units // here.columns)
-    return kept, rows_of(kept, first, last)
+def saved_of_column(call, here, column, rows, first, last):
+    """Return the saved numbers of a column: all (rows, numbers), and rows [first, last)."""
+    saved = column_of(call.memory, call.logits, here.saved, column, rows, here.saved_units // here.columns)
+    return saved, rows_of(saved, first, last)
 
 
 def units_of_column(call, buffer, here, column, rows, first, last):
-    """Return rows [first, last) with a column's units, or their deltas; and where in a row they begin."""
+    """Return rows [first, last) with a column's units, or deltas; and the first unit's index in a row."""
     units = here.n_out // here.columns
     if here.by_column != 0:
         return rows_of(column_of(call.memory, buffer, here.units, column, rows, units), first, last), 0
@@ -67,7 +67,7 @@ def units_of_column(call, buffer, here, column, rows, first, last):
 
 
 def block_forward(call, rows, number, first, last, worker):
-    """Take rows [first, last) of a batch through an operation on a block of inputs; as `rows_forward`."""
+    """Take rows [first, last) through an operation on a block; as `rows_forward`."""
     memory, here, parameters = call.memory, call.operations[number], call.parameters
     below = call.operations[here.source]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
@@ -83,13 +83,13 @@ def block_forward(call, rows, number, first, last, worker):
         weights = vector(parameters, here.weights + g * n_weights, n_weights)
         biases = vector(parameters, here.biases + g * n_biases, n_biases)
         out, unit = units_of_column(call, call.activations, here, g, rows, first, last)
-        kept, own = kept_of_column(call, here, g, rows, first, last)
+        saved, own = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
             source = column_of(memory, call.activations, below.units, g, rows, n_in)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
             w = matrix(weights, 0, n_in, n_weights // n_in)
-            affine_rows(source, no_order(), w, biases, kept, first, last, False, scratch)
+            affine_rows(source, no_order(), w, biases, saved, first, last, False, scratch)
             copy_columns(own, unit, out)
         elif here.kind == PERIODIC:
             angles(x, g, weights, biases, own)
@@ -104,14 +104,14 @@ def block_forward(call, rows, number, first, last, worker):
 
 
 def block_backward(call, rows, number, first, last, worker):
-    """Write what the gradient of an operation on a block needs, and its source's deltas: `rows_backward`."""
+    """Write an operation's saved numbers for gradients, and source deltas: `rows_backward`."""
     memory, here = call.memory, call.operations[number]
     below = call.operations[here.source]
-    if here.kept_units == 0:
+    if here.saved_units == 0:
         return
     for g in range(here.columns):
         delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
-        kept, own = kept_of_column(call, here, g, rows, first, last)
+        saved, own = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
             pass_on(delta, unit, False, own)
             if below.trained > below.weights:
@@ -119,7 +119,7 @@ def block_backward(call, rows, number, first, last, worker):
                 w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
                 by_x = column_of(memory, call.deltas, below.units, g, rows, n_in)
                 scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-                input_gradient_rows(kept, w, by_x, by_x, first, last, False, scratch)
+                input_gradient_rows(saved, w, by_x, by_x, first, last, False, scratch)
         elif here.kind == PERIODIC:
             if here.trained > here.biases:
                 cosines_gradient(vector(delta, 0, delta.size), vector(own, 0, own.size))
@@ -129,7 +129,7 @@ def block_backward(call, rows, number, first, last, worker):
 
 
 def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
-    """Write a worker's share of the gradient of an operation on a block, and update it: `weights_step`."""
+    """Write a worker's part of the gradient of an operation on a block, and update: `weights_step`."""
     memory, here, gradients = call.memory, call.operations[number], call.gradients
     below = call.operations[here.source]
     if here.tables > 0:
@@ -147,7 +147,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
             clear(by_weights)
             clear(by_biases)
             continue
-        delta, _ = kept_of_column(call, here, g, rows, 0, rows)
+        delta, _ = saved_of_column(call, here, g, rows, 0, rows)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
             own = column_of(memory, call.activations, below.units, g, rows, n_in)
@@ -163,7 +163,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
 
 
 def update_columns(call, step, number, first, last, rate, bias_rate):
-    """Apply the gradients of columns [first, last) of an operation on a block."""
+    """Apply the gradients of columns [first, last) of a block's operation."""
     here, (n_weights, n_biases) = call.operations[number], parameters_of_column(call.operations[number])
     weights, biases, n = here.weights + first * n_weights, here.biases + first * n_biases, last - first
     apply_gradients(call, 0, number, step, rate, weights, n * n_weights)
@@ -171,7 +171,7 @@ def update_columns(call, step, number, first, last, rate, bias_rate):
 
 
 def moves_touched(call, number):
-    """Whether a step moves only the rows of tables that its batch has."""
+    """Return whether a step moves only table rows of the batch."""
     here, rule = call.operations[number], call.rules[0, number]
     if call.length == 0:  # `update` by itself
         return (call.table_rows > 0) & ((here.touched_only != 0) | rule.touched_only)
@@ -179,14 +179,14 @@ def moves_touched(call, number):
 
 
 def takes_row(row, worker, workers):
-    """Whether this worker takes a row of a table."""
+    """Return whether a table row belongs to this worker."""
     if workers == 1:  # a division takes as long as the rest of a row
         return True
     return row // TOGETHER % workers == worker
 
 
 def tables_step(call, rows, step, number, rate, worker, workers):
-    """Add the deltas of a batch to the gradients of its rows of tables, and update these, or all rows."""
+    """Add a batch's deltas to the gradients of its table rows, and update these, or all rows."""
     memory, gradients, here = call.memory, call.gradients, call.operations[number]
     below = call.operations[here.source]
     codes = output_of(memory, call.activations, call.dropped, below, rows)
@@ -214,7 +214,7 @@ def tables_step(call, rows, step, number, rate, worker, workers):
 
 
 def touched_step(call, codes, delta, step, number, column, rate, worker, workers):
-    """Update the rows of a column's table that a batch has, of which a worker takes its own.
+    """Update a worker's part of the batch's rows in the table of a column.
 
     codes (rows, columns) : of the batch
     delta (rows, units) : where a row comes more than once, the first of its deltas becomes their sum
@@ -251,7 +251,7 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
 
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):
-    """Apply the worker's share of the whole gradient of an operation on a block."""
+    """Apply the worker's part of the gradient of a block's operation."""
     here, touched = call.operations[number], moves_touched(call, number)
     if here.tables == 0:
         first, last = own_share(here.columns, worker, workers, 1)
@@ -274,7 +274,7 @@ def update_blocks(call, step, number, rate, bias_rate, worker, workers):
 
 
 def angles(x, column, frequencies, phases, z):
-    """z (rows, terms) = 2 pi c x + b, of one column of x; phases : b (terms,), or empty for 0"""
+    """z (rows, terms) = 2 pi c x + b, of a column of x; phases : b (terms,), or empty for 0"""
     tau = x.dtype.type(TAU)
     for i in range(z.shape[0]):
         turns = tau * x[i, column]
@@ -291,7 +291,7 @@ def cosines(z, out):
 
 
 def cosines_gradient(delta, z):
-    """z (n,) = the derivative of the loss by z, given delta, that by cos(z)."""
+    """z (n,) = delta times the derivative of cos(z)."""
     for i in range(len(z)):
         z[i] = -(delta[i] * sine(z[i]))
 
@@ -307,7 +307,7 @@ def sinusoids(z, unit, out):
 
 
 def sinusoids_gradient(delta, out, unit, z):
-    """z (rows, terms) = the derivative of the loss by z, given delta, that by `sinusoids`."""
+    """z (rows, terms) = the derivative of the loss by z, given delta of the output of `sinusoids`."""
     terms = z.shape[1]
     for i in range(z.shape[0]):
         for j in range(terms):
@@ -316,7 +316,7 @@ def sinusoids_gradient(delta, out, unit, z):
 
 
 def frequencies_gradient(x, column, delta, out):
-    """out (terms,) = the derivative of the loss by c, given delta (rows, terms), that by `angles`."""
+    """out (terms,) = the derivative of the loss by c, given delta (rows, terms) of the output of `angles`."""
     tau = x.dtype.type(TAU)
     for j in range(len(out)):
         out[j] = 0
@@ -327,7 +327,7 @@ def frequencies_gradient(x, column, delta, out):
 
 
 def bins(x, column, edges, slopes, unit, out):
-    """Columns of out from `unit` on = a column of x by its bins; edges, slopes : (bins,)"""
+    """Columns of out from `unit` on = column x by bins; edges, slopes : (bins,)"""
     count = len(edges)
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for i in range(x.shape[0]):
@@ -340,16 +340,16 @@ def bins(x, column, edges, slopes, unit, out):
 
 
 def table_row(code, levels):
-    """Return the row of a code in its table: 0 for what is missing, -1 for a code of no level."""
+    """Return the row of a code in its table: 0 if missing, -1 for an unknown code."""
     if code >= -1 and code < levels:
         return int(code) + 1
     return -1
 
 
 def look_up(x, column, table, unit, out):
-    """Columns of out from `unit` on = the rows of a table (levels + 1, width), by the codes in a column of x.
+    """Columns of out from `unit` on = the rows of a table (levels + 1, width) by the codes in column x.
 
-    A code of no level has the mean of the levels' rows.
+    An unknown code has the mean of the levels' rows.
     """
     levels, width, unknown = table.shape[0] - 1, table.shape[1], -1
     for i in range(x.shape[0]):

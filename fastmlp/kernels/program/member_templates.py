@@ -1,7 +1,7 @@
-"""Members in a step: their losses, the mean of their outputs, and the way back from it.
+"""Members in a step: losses, the mean of outputs, and the mean's backward pass.
 
-Templates as those of `step_templates`, which a network without `Members` never meets. The last operation has
-the logits of all members of a row, one after another.
+Templates as in `step_templates`, never compiled for a network without `Members`. The last operation has the
+logits of all members of a row, member after member.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -55,7 +55,7 @@ def members_loss(call, start, rows, first, last, share, worker):
 
 
 def members_outputs(call, rows, first, last, at):
-    """Write the means of the members' outputs of rows [first, last) to rows of call.out from `at` on."""
+    """Write the means of the members' outputs of rows [first, last) to call.out, from row `at` on."""
     output, memory, k, n_out = call.operations[call.depth - 1], call.memory, call.members, call.n_out
     z = subrows_of(rows_of(units_of(memory, call.logits, output, rows), first, last), k, n_out)
     a = subrows_of(rows_of(units_of(memory, call.activations, output, rows), first, last), k, n_out)

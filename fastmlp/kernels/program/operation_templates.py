@@ -1,6 +1,6 @@
-"""Operations that are no product, in a step: what the phases call for them, by name, as they call slots.
+"""Operations other than products, called by name as slots are.
 
-A chain of dense layers meets none of this, and so none of it is compiled for one.
+A chain of dense layers needs no function of this file, and so compiles none.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -38,11 +38,11 @@ from fastmlp.kernels.program.unit_runs import run_backward, run_forward
 from fastmlp.kernels.program.weight_templates import sum_over_ranks
 
 SHARED_UNITS = 32
-"""Units in the shares of workers: two cache lines of float32, which processors fetch in pairs."""
+"""Units in the parts of workers: two cache lines of float32, fetched in pairs."""
 
 
 def operation_forward(call, start, rows, number, first, last):
-    """Take rows [first, last) of a batch through one operation; as `rows_forward`."""
+    """Take rows [first, last) of a batch through an operation; as `rows_forward`."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     if here.joined != 0:
         return
@@ -84,20 +84,20 @@ def operation_forward(call, start, rows, number, first, last):
         pass_on(other, 0, True, out)
         return
     k, numbers = here.subrows, numbers_of(here)
-    kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-    kept = rows_of(kept, first * k, last * k)
+    saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
+    saved = rows_of(saved, first * k, last * k)
     x, other = subrows_of(x, k, below.width // k), subrows_of(other, k, second.width // k)
     out = subrows_of(out, k, here.n_out)
-    operate(here.kind, numbers, k, here.second, gain, shift, x, other, kept, out)
+    operate(here.kind, numbers, k, here.second, gain, shift, x, other, saved, out)
 
 
 def stands_in_place(here, below):
-    """Whether a sum stands where its first source stood, whose delta is then that of the sum."""
+    """Return whether a sum is in place: in the memory of its first source, whose delta is the sum's."""
     return here.units == below.units
 
 
 def operation_backward(call, rows, of_all, number, first, last):
-    """Write the deltas of an operation's sources, or add to them, rows [first, last); as `rows_backward`."""
+    """Write, or add to, the deltas of an operation's sources in rows [first, last); as `rows_backward`."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     if here.joined != 0:
         return
@@ -136,18 +136,17 @@ def operation_backward(call, rows, of_all, number, first, last):
         return
     k, numbers, n_other = here.subrows, numbers_of(here), second.width // here.subrows
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
-    kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
-    kept = rows_of(kept, first * k, last * k)
+    saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
+    saved = rows_of(saved, first * k, last * k)
     x, by_source = subrows_of(x, k, below.width // k), subrows_of(by_source, k, below.width // k)
     other, by_other = subrows_of(other, k, n_other), subrows_of(by_other, k, n_other)
     delta = subrows_of(delta, k, here.n_out)
-    operate_gradient(
-        kind, numbers, k, here.second, gain, x, other, kept, delta, adds, adds_other, by_source, by_other
-    )  # fmt: skip
+    adding = adds, adds_other
+    operate_gradient(kind, numbers, k, here.second, gain, x, other, saved, delta, adding, by_source, by_other)
 
 
 def whole_sums(call, step, first, last, worker, workers):
-    """Wait until numbers [first, last) of the gradient are sums over all workers and all ranks."""
+    """Wait until numbers [first, last) of the gradient are sums over all workers and ranks."""
     wait(call.barrier, worker, workers)
     if call.summing > 0:
         if worker == 0:
@@ -156,10 +155,10 @@ def whole_sums(call, step, first, last, worker, workers):
 
 
 def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
-    """Have workers compute the statistics of a batch norm, of a share of its units each, over all rows.
+    """Compute a batch norm's statistics over all rows, a part of the units for each worker.
 
-    The means of its units and the factors of their numbers stay in call.gradients, in the place of the state,
-    until the end of the step. moves : whether the running state is moved
+    The means of its units and the factors of their numbers stay in call.gradients, in the section of the
+    state, until the end of the step. moves : whether the running state is moved
     """
     here = call.operations[number]
     below, middle = call.operations[here.source], here.trained + here.n_out
@@ -182,7 +181,7 @@ def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
 
 
 def whole_backward(call, rows, step, number, worker, workers):
-    """Have workers sum the gradients of a batch norm's gain and shift, of a share of its units each."""
+    """Sum the gradients of a batch norm's gain and shift, a part of the units for each worker."""
     here = call.operations[number]
     below, middle = call.operations[here.source], here.trained + here.n_out
     wait(call.barrier, worker, workers)
@@ -199,7 +198,7 @@ def whole_backward(call, rows, step, number, worker, workers):
 
 
 def vectors_step(call, rows, step, number, rate, bias_rate):
-    """Write the gradients of an operation's gain and shift, and update both; as `weights_step`."""
+    """Write the gradients of an operation's gain and shift; update both."""
     here, memory = call.operations[number], call.memory
     if here.end == here.weights:
         return
@@ -225,11 +224,11 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
             clear(span(call.gradients, here.trained, here.end))
         else:
             k = here.subrows
-            kept = matrix(memory, call.logits + here.kept * rows, rows * k, here.kept_units // k)
+            saved = matrix(memory, call.logits + here.saved * rows, rows * k, here.saved_units // k)
             x, delta = subrows_of(x, k, below.width // k), subrows_of(delta, k, here.n_out)
             other = output_of(memory, call.activations, call.dropped, second, rows)
             other, numbers = subrows_of(other, k, second.width // k), numbers_of(here)
-            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, kept, delta, of_gain)
+            gain_gradient(here.kind, numbers, k, here.second, gain, x, other, saved, delta, of_gain)
     else:
         clear(of_gain)
     if len(of_shift) > 0 and here.kind != BATCH_NORM:
@@ -239,7 +238,7 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
 
 
 def run_step(call, rows, number):
-    """Write the gradients of an operation of a run, of whose parts `run_backward` has summed the rows."""
+    """Write the gradients of an operation of a run from the parts' sums of `run_backward`."""
     here, parts = call.operations[number], parts_of(rows)
     found = span(call.gradients, here.weights, here.trained)
     if rows > 0:

@@ -1,7 +1,7 @@
-"""The orthogonal part of Muon's step: the gradient of a whole matrix of weights, between barriers of its own.
+"""The orthogonal part of Muon's step.
 
-Templates as `operation_templates`, which only an optimiser with such a rule meets. Workers share the rows of
-each product, and no number is summed by two, so that any number of them has the same bits.
+Templates as `operation_templates`, compiled only for an optimiser with such a rule. Workers divide the rows
+of each product, and every number is summed by a single worker, so that any number of workers has equal bits.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -18,7 +18,7 @@ from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLE
 
 
 def orthogonalise_all(call, worker, workers):
-    """Replace the gradient of every matrix whose rule is orthogonal, see `orthogonalise`."""
+    """Replace the gradient of every matrix with an orthogonal rule."""
     rules = call.rules
     for number in range(len(call.operations)):
         if rules[0, number].orthogonal > 0 and rules[0, number].rate_factor != 0:
@@ -26,7 +26,7 @@ def orthogonalise_all(call, worker, workers):
 
 
 def orthogonalise(call, number, worker, workers):
-    """Move the momentum of one matrix of weights, and write it, orthogonalised, in place of the gradient.
+    """Move a matrix's momentum, and replace the gradient by the orthogonalised momentum.
 
     The buffer call.matrices holds x and y (k, n), a and b (k, k), n zeros and each worker's scratch, where
     (k, n) is the shape of the matrix, transposed if it has more rows than columns.
@@ -71,15 +71,15 @@ def orthogonalise(call, number, worker, workers):
 
 
 def move_momentum(rule, g, moment):
-    """moment (n,) = momentum * moment + (1 - momentum) * g; g becomes it, or Nesterov's mean of both."""
-    kept = g.dtype.type(rule.momentum)
+    """moment (n,) = momentum * moment + (1 - momentum) * g; g becomes the moment, or Nesterov's mean."""
+    momentum = g.dtype.type(rule.momentum)
     for i in range(len(g)):
-        moment[i] += (g[i] - moment[i]) * (1 - kept)
-        g[i] = g[i] + kept * (moment[i] - g[i]) if rule.orthogonal == NESTEROV else moment[i]
+        moment[i] += (g[i] - moment[i]) * (1 - momentum)
+        g[i] = g[i] + momentum * (moment[i] - g[i]) if rule.orthogonal == NESTEROV else moment[i]
 
 
 def norm_of(numbers):
-    """Return the 2-norm of numbers (n,), summed in float64 in one order."""
+    """Return the 2-norm of numbers (n,), summed in order in float64."""
     squares = 0.0
     for i in range(len(numbers)):
         squares += float(numbers[i]) * float(numbers[i])

@@ -1,8 +1,7 @@
-"""The call record, all that a program gets: a network, an optimiser, rows, steps, as numbers and addresses.
+"""The call record, a program's only argument: network, optimiser, rows and steps as numbers and addresses.
 
-A program takes one address, that of a call. A call is an array of 64-bit words in the order of `WORDS`. Each
-is the address of an array or a whole number. Compiled code reads them as attributes
-(`fastmlp.kernels.program.call_record`).
+A call is an array of 64-bit words in the order of `WORDS`. Each word is the address of an array or a whole
+number. Compiled code reads words as attributes (`fastmlp.kernels.program.call_record`).
 """
 
 from __future__ import annotations
@@ -20,41 +19,44 @@ from fastmlp.model.operations import Table
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 SLICE_ROWS = 8
-"""The fewest rows of weights in a slice of the gradient."""
+"""The fewest rows of weights in a gradient's slice."""
 
 APART = 128
-"""Bytes between what two workers write: two cache lines, because processors fetch lines in pairs."""
+"""Bytes between the writes of two workers: two cache lines, fetched in pairs by processors."""
 
 FAN_IN, MOST_GROUPS = 8, 64
-"""The most workers that meet at one place of a barrier; the most groups that a larger number forms."""
+"""The most workers at a meeting place of a barrier; the most groups of workers."""
 
 ARRIVED, SLEEPERS, GENERATION, PLACE = 0, 1, APART // 8, 2 * APART // 8
-"""Words of a meeting place: those that count arrivals and sleepers, the one that workers wait on, the length.
+"""Words of a meeting place: arrivals, sleepers, the generation; and the number of words.
 
-The first place of a barrier is the root.
+The first meeting place of a barrier is the root.
 """
 
 CLOSED = -(1 << 30)
-"""The generation of a place where nobody waits any more; elsewhere none is negative, nor its lower half."""
+"""The generation of a closed meeting place; other generations, and their lower halves, are not negative."""
 
 ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
-"""Words of a barrier's array: one that is 0 until something fails, and then ends the steps; the length."""
+"""The word of a barrier's array that ends steps; the array's length.
+
+The word is 0 until a failure.
+"""
 
 UNSUMMED = ABANDONED + 1
-"""Word of a barrier's array that worker 0 alone uses, in `weight_templates.sum_over_ranks`."""
+"""The word of a barrier's array used by worker 0 alone, in `weight_templates.sum_over_ranks`."""
 
 ORTHOGONAL, NESTEROV = 1, 2
-"""What a step of orthogonal matrices starts from: the momentum, or Nesterov's."""
+"""The start of an orthogonal step: the momentum, or Nesterov's."""
 
 UNBOUNDED = float("inf")
-"""The `clip_norm` of an optimiser that does not clip."""
+"""The `clip_norm` of an optimiser without clipping."""
 
 OPERATION = np.dtype(
     [
         *((name, np.int64) for name in ("kind", "source", "other", "n_in", "n_out")),
         *(
             (name, np.int64)
-            for name in ("weights", "biases", "trained", "end", "units", "kept", "kept_units", "activation")
+            for name in ("weights", "biases", "trained", "end", "units", "saved", "saved_units", "activation")
         ),
         *(
             (name, np.int64)
@@ -68,22 +70,22 @@ OPERATION = np.dtype(
     ],
     align=True,
 )
-"""An operation in numbers. A record: compiled code takes all operations as one array, and a field is a load.
+"""An operation in numbers; compiled code takes all operations as a single array of records.
 
-kind, activation : codes; source, other : the operations that it reads, -1 for the inputs and for none
+kind, activation : codes; source, other : the operations read, -1 for the inputs and for none
 adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the other fields
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
-run : of the last of a run how many operations it has, else 0
-curvature : the code of an activation's slope, whose own slope is the second derivative; 0 where nobody asks
+run : for the last operation of a run the run's length, else 0
+curvature : the code of an activation's slope, whose derivative is the second derivative; 0 where not needed
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
-tables : how many it has; touched_only : whether a step moves only rows of these that a batch has
+tables : the number of tables; touched_only : whether a step moves only the batch's rows of tables
 """
 
 
 TABLE = np.dtype([(name, np.int64) for name in Table._fields])
-"""The rows of units of a column of codes in numbers, as `fastmlp.model.operations.Table`."""
+"""A column of codes in numbers: see `fastmlp.model.operations.Table`."""
 
 
 OBJECTIVE = np.dtype(
@@ -95,13 +97,13 @@ OBJECTIVE = np.dtype(
     ],
     align=True,
 )
-"""What training minimises, in numbers. The loss's parameters (n_out,), float64, follow it in memory.
+"""The objective in numbers. The loss's parameters (n_out,), float64, follow in memory.
 
 loss : a code; its parameters : see `Objective.loss_parameters`
-divisor : for the derivative the summed loss is divided by this and by the batch's weight
-value_divisor : the reported loss is divided by this in addition
+divisor : the derivative is the summed loss's, divided by this number and by the batch's weight
+value_divisor : a further divisor of the reported loss
 l1, l2 : the penalties of a chain; shared_penalty : whether they are divided by the batch's weight
-penalises : whether any weights have one
+penalises : whether any weights have a penalty
 """
 
 
@@ -115,13 +117,13 @@ HEAD = np.dtype(
 )
 """A head in numbers: see `fastmlp.model.heads.Head`.
 
-operation : that has its logits; column : its first among all outputs and targets; loss, output : codes
+operation : of its logits; column : its first among all outputs and targets; loss, output : codes
 weighted : whether units have weights
 """
 
 
 def objective_of(parameters: NDArray[np.float64]) -> np.void:
-    """Return an OBJECTIVE of zeros, with its loss's parameters (n_out,) after it in memory."""
+    """Return an OBJECTIVE of zeros, followed in memory by its loss's parameters (n_out,)."""
     memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
     memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
     record: np.void = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
@@ -134,7 +136,7 @@ class Shape(NamedTuple):
     operations : (depth,) OPERATION
     objective : an OBJECTIVE
     heads : (n_heads,) HEAD
-    head_numbers : (2, n_out) float64, the parameters of their losses, and the weights of their units
+    head_numbers : (2, n_out) float64, the parameters of the heads' losses, and the weights of their units
     tables : (columns,) TABLE, of each column of codes
     words : a call's words of the network, with the addresses of all
     """
@@ -172,7 +174,7 @@ class Shape(NamedTuple):
         return cls(operations, objective, heads, head_numbers, tables, words | places)
 
     def with_operations(self, operations: NDArray[Any]) -> Shape:
-        """Return the shape with other operations, of as many units and parameters."""
+        """Return the shape with other operations, with as many units and parameters."""
         return self._replace(operations=operations, words=self.words | {"operations": address_of(operations)})
 
 
@@ -190,13 +192,13 @@ RULE = np.dtype(
     ],
     align=True,
 )
-"""An optimiser in numbers, for the weights or the gain of one operation, or for its biases or its shift.
+"""An optimiser in numbers, for an operation's weights or gain, or its biases or shift.
 
-rate_factor : the operation's learning rates are multiplied by it; 0 freezes it
-reached : whether the backward pass comes to it: it trains, or one that it reads does, directly or not
+rate_factor : a factor of the operation's learning rates; 0 freezes the operation
+reached : whether the backward pass reaches the operation: it trains, or a source trains, directly or not
 touched_only : see `fastmlp.model.rules.StepRule`
-orthogonal, momentum : of a rule that takes orthogonal matrices, ORTHOGONAL or NESTEROV; else 0
-code : of its rule; moments : how many that has; constants : of its formula, see `Optimizer.constants`
+orthogonal, momentum : of a rule for orthogonal matrices, ORTHOGONAL or NESTEROV; else 0
+code : of its rule; moments : their number; constants : of its formula, see `Optimizer.constants`
 """
 
 ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
@@ -249,31 +251,32 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "list_numbers": (None, ("all_terms",)),
     "list_places": (np.int64, ("all_places",)),
 }
-"""Arrays of a call by name: the dtype, or None for the network's own; and the shape, in numbers of the call.
+"""Arrays of a call by name: the dtype (None: the network's), and the shape in numbers of the call.
 
 operations, objective, heads, head_numbers, tables : as in `Shape`
-head_totals : what each step's rows weigh for each head; head_losses : written, the loss of each head
+head_totals : the weight of each step's rows for each head; head_losses : written, the loss of each head
 rules : RULE, of weights and gains, and of biases and shifts
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
 accumulated : the sum of the gradients of a step's microbatches so far
 inputs, targets, weights : as in `fastmlp.model.backend.Data`
 indptr, indices, values : of sparse columns, behind dense inputs, as in `fastmlp.model.rows.SparseRows`
-numbers, scale : in the place of dense inputs, as in `fastmlp.model.rows.ByteRows`
+numbers, scale : in place of dense inputs, as in `fastmlp.model.rows.ByteRows`
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
 losses : written, the objective of each step
 out : predictions, written
-by_outputs : the derivative of a loss by them; by_inputs : by the inputs, written; tangents : of the inputs
-memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
-barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
+by_outputs : the derivative of a loss by the predictions; by_inputs : by the inputs, written
+tangents : of the inputs
+memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row
+barrier : of the workers, see `fastmlp.kernels.runtime.threads`
 touched : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
 places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
     read without ranks
-matrices : what `orthogonal.orthogonalise` works in
+matrices : the workspace of `orthogonal.orthogonalise`
 lane_places : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
-    steps in totals, in rates and in losses. Of predictions the addresses of all outputs
-lane_numbers : (rows, lanes), the numbers of each one, see `fastmlp.kernels.small.lane_layout`
-row_marks : of the rows of all tables of categories, not 0 for those that a step has met; 0 between steps
-row_places : for each worker, the rows of a table that a batch has
+    steps in totals, in rates and in losses. For predictions the addresses of all outputs
+lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.lane_layout`
+row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
+row_places : for each worker, the batch's rows of a table
 list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros
 """
 
@@ -281,17 +284,17 @@ BUFFERS = (
     *("batch_inputs", "batch_targets", "batch_weights", "logits", "activations", "dropped", "deltas"),
     *("scratch", "slices", "part_sums", "private"),
 )
-"""The buffers in a call's memory; a number of the call says where each begins. Most serve all layers.
+"""The buffers in a call's memory; a number of the call is each buffer's offset. Most serve all layers.
 
 batch_inputs (batch * n_in), batch_targets (batch * n_out), batch_weights (batch) : the gathered batch, whose
-inputs may be converted ones
+inputs may be converted
 logits, activations, dropped, deltas : (batch * units of all operations)
-scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots' own use
+scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
 part_sums : (parts of a batch * sums of all runs), of each operation of a run (parts, its gain and shift): see
     `unit_runs.run_backward`
-private : (workers, private_length), `variant.Bound.private`, which the program of one network lays out
-    itself; the last buffer, and 0 at first
+private : (workers, private_length), `variant.Bound.private`, laid out by a single network's program; the
+    last buffer, and 0 at first
 """
 
 NUMBERS = (
@@ -305,26 +308,26 @@ NUMBERS = (
 )
 """Whole numbers of a call by name.
 
-depth : operations; size : parameters; n_heads : 0 of one loss
-moment_rows : how many numbers the optimiser's rule remembers for each parameter
-members : how many networks it is; 1 without `Members`
+depth : operations; size : parameters; n_heads : 0 for a single loss
+moment_rows : the numbers remembered by the optimiser's rule for each parameter
+members : networks in the network; 1 without `Members`
 columns : of categories; samples : rows of the inputs
 n_in, n_out : of the network; n_in is without sparse columns
-visits : rows of the order, 0 if the inputs are visited as they stand
-steps : of the call; step : steps that were taken before; key : of the dropout masks
+visits : rows of the order, 0 if the inputs are visited in their order
+steps : of the call; step : steps taken before; key : of the dropout masks
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
 accumulates : the length of `accumulated`, 0 where every step takes all of its rows together
-microbatch : rows of a step that are taken together otherwise; fewest : a step's last rows that are as many
+microbatch : rows taken together otherwise; fewest : the least rows of a step's last microbatch
 bounds : the length of indptr, 0 where inputs are dense; stored : non-zeros
-bytes : rows of bytes, 0 where inputs are of the network's dtype
-by_inputs_rows : rows of `by_inputs`: samples, or 0 if nobody needs it
+bytes : rows of bytes, 0 where inputs have the network's dtype
+by_inputs_rows : rows of `by_inputs`: samples, or 0 if not needed
 marks : the length of `touched`, the sparse columns or 0
 placed : the length of `places`, 0 where the batch has no rows in other processes
 summing : the address of the function that sums gradients over ranks, see `runtime.adapter`; 0 without ranks
-totalling : that of the function that sums what a step needs of all ranks, and waits for it
-leads : 1 unless another rank adds to the gradient what all ranks share
+totalling : of the function that sums a step's needs over all ranks, and waits
+leads : 1 unless another rank adds to the gradient the terms common to all ranks
 together : the fewest numbers of a gradient that ranks sum at a time
-lanes : networks that train together, one in each lane of a vector; 0 of one network
+lanes : networks that train together, one in each lane of a vector; 0 for a single network
 matrix_length, matrix_size, .. : of `matrices` and its parts, 0 where no rule takes orthogonal matrices
 table_rows : of all tables of categories; all_row_places : of a batch and `APART` bytes, for each worker
 counted : the sparse columns n, words : n / 64, listed : n, and for each worker `APART` bytes more
@@ -333,11 +336,11 @@ all_places : the rows of a batch and `APART` bytes, for each worker
 """
 
 WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
-"""The place of each word of a call, by its name."""
+"""The index of each word of a call by name."""
 
 
 def words_of(numbers: dict[str, int]) -> array.array[int]:
-    """Return the words of a call with these numbers, by name; the other words are 0."""
+    """Return a call's words with these numbers by name; the rest is 0."""
     words = array.array("q", bytes(8 * len(WORDS)))
     for name, number in numbers.items():
         words[WORDS[name]] = number
@@ -348,9 +351,9 @@ BLANK = words_of({})
 
 
 class Call:
-    """A call, which a program's entry point takes by its address.
+    """A call, given to an entry point by its address.
 
-    known : words to begin with; they are copied, because many calls share them
+    known : words to begin with, copied, because many calls share the words
     given : arrays and numbers by name; a number may be the address of an object in `held`
     held : objects that must live as long as the call
     words : the call's memory, int64; a change to a word changes the call
@@ -365,17 +368,17 @@ class Call:
         self.set(given)
 
     def set(self, given: dict[str, Any]) -> None:
-        """Change words: arrays and numbers by name. The arrays live as long as the call, or until others."""
+        """Change words: arrays and numbers by name. Arrays live as long as the call, or until replaced."""
         self.show(given)
         self._held |= given
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return an array that `set` was given."""
+        """Return an array given to `set`."""
         found: NDArray[Any] = self._held[name]
         return found
 
     def show(self, given: dict[str, Any]) -> None:
-        """Write values to their words; arrays among them must be kept elsewhere while the call runs."""
+        """Write values to their words; the caller must keep arrays alive while the call runs."""
         words = self.words
         for name, one in given.items():
             if type(one) is int:
@@ -388,9 +391,9 @@ class Call:
 
 
 def moved(call: Call, apart: dict[str, int], count: int) -> NDArray[np.int64]:
-    """Return the words (count, words) of calls whose arrays lie further on from one call to the next.
+    """Return the words (count, words) of calls with arrays at increasing addresses.
 
-    apart : by the names of these arrays, by how many bytes; all others are those of the call
+    apart : the bytes between the arrays of two calls, by name; all other words are this call's
     """
     words = np.tile(np.frombuffer(call.words, np.int64), (count, 1))
     for name, distance in apart.items():
@@ -399,7 +402,7 @@ def moved(call: Call, apart: dict[str, int], count: int) -> NDArray[np.int64]:
 
 
 def address_of(one: Any) -> int:
-    """Return the address of an array's first element, or of a record."""
+    """Return the address of an array or a record."""
     try:
         return addressof(first_byte(one))
     except (TypeError, ValueError):  # read-only, or empty

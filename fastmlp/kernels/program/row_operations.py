@@ -1,4 +1,4 @@
-"""Operations on rows that are no product: formulas of a row, concatenations, copies for several networks.
+"""Operations on rows other than products: formulas of a row, concatenations, copies for several networks.
 
 The code of a formula of a row stands in `row_formulas`.
 """
@@ -12,7 +12,7 @@ from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.row_formulas import LANES, Row
 
 MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-"""What a hyperparameter that is NaN stands for, by the bytes of a number."""
+"""The value of a NaN hyperparameter, by bytes of a number."""
 
 
 def _row(kind, count, numbers, **arrays):
@@ -30,40 +30,40 @@ def _row(kind, count, numbers, **arrays):
 
 
 def number_at(numbers, place, itemsize):
-    """A hyperparameter, float64."""
+    """Return a hyperparameter, float64."""
     number = numbers[place]
     return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
 
 
 @of_code("operation", results=0)
-def row_forward(kind, count, numbers, x, other, gain, shift, kept, out):
-    """out (units,) = the operation of the rows x and other (units,); kept : what the others read."""
-    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, shift=shift, kept=kept, out=out):
+def row_forward(kind, count, numbers, x, other, gain, shift, saved, out):
+    """out (units,) = the operation of x and other (units,); saved : saved for backward."""
+    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, shift=shift, saved=saved, out=out):
         row_formulas.forward(kind, row)
 
 
 @of_code("operation", results=0)
-def row_backward(kind, count, numbers, x, other, gain, kept, delta, out, out2, adds, adds_other):
-    """out, out2 (units,) = the derivatives by x and other, given delta; or += where adds, adds_other."""
-    arrays = {"x": x, "other": other, "gain": gain, "kept": kept, "delta": delta, "out": out, "out2": out2}
+def row_backward(kind, count, numbers, x, other, gain, saved, delta, out, out2, adds, adds_other):
+    """out, out2 (units,) = the derivatives by x and other; or += where adds, adds_other."""
+    arrays = {"x": x, "other": other, "gain": gain, "saved": saved, "delta": delta, "out": out, "out2": out2}
     if row := _row(kind, count, numbers, **arrays):
         row_formulas.backward(kind, row, (adds, adds_other))
 
 
 @of_code("operation", results=0)
-def row_gradient(kind, count, numbers, x, other, gain, kept, delta, out):
-    """out, as the gain, += the derivative of the loss by it, of one row."""
-    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, kept=kept, delta=delta, out=out):
+def row_gradient(kind, count, numbers, x, other, gain, saved, delta, out):
+    """out, as the gain, += a row's derivative of the loss by the gain."""
+    if row := _row(kind, count, numbers, x=x, other=other, gain=gain, saved=saved, delta=delta, out=out):
         row_formulas.gradient(kind, row)
 
 
-def operate(code, numbers, subrows, second, gain, shift, x, other, kept, out):
-    """out (rows, n_out) = the operation `code` of x (rows, ..), and of other (rows, ..) where it reads two.
+def operate(code, numbers, subrows, second, gain, shift, x, other, saved, out):
+    """out (rows, n_out) = the operation `code` of x (rows, ..), and of other (rows, ..) with two sources.
 
-    numbers : hyperparameters, see OPERATION; second : where in a row of other the units begin that it reads
-    subrows : how many of these rows a row of the batch is cut in, each with its own part of gain and shift
-    gain, shift : (subrows * n_out,), or empty; the gain of a user's layer is all its parameters
-    kept : (rows, n), written: what the operation saves for backward
+    numbers : hyperparameters, see OPERATION; second : the index of the first unit read in a row of other
+    subrows : the parts of a row of the batch, each with its part of gain and shift
+    gain, shift : (subrows * n_out,), or empty; the gain of a custom layer is all its parameters
+    saved : (rows, n), written: saved for backward
     """
     rows, n_in = x.shape
     if code == CONCATENATE:
@@ -79,29 +79,31 @@ def operate(code, numbers, subrows, second, gain, shift, x, other, kept, out):
     elif code == COPY:
         pass_on(x, 0, False, out)
     else:
-        n, width, stride = out.shape[1], kept.shape[1], other.shape[1]
+        n, width, stride = out.shape[1], saved.shape[1], other.shape[1]
         gains, shifts, subrow = len(gain) // subrows, len(shift) // subrows, 0
         for i in range(rows):
             row_forward(
                 code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
                 vector(gain, subrow * gains, gains), vector(shift, subrow * shifts, shifts),
-                vector(kept, i * width, width), vector(out, i * n, n),
+                vector(saved, i * width, width), vector(out, i * n, n),
             )  # fmt: skip
             subrow = following(subrow, subrows)
 
 
 def following(subrow, subrows):
-    """Return the place of the next subrow: after the last one the next row begins."""
+    """Return the index of the next subrow: after the last subrow the next row begins."""
     return chosen(subrow + 1 == subrows, 0, subrow + 1)
 
 
 def operate_gradient(
-    code, numbers, subrows, second, gain, x, other, kept, delta, adds, adds_other, below, below_other
+    code, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
 ):
-    """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out), that by the output.
+    """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out) of the output.
 
-    below_other : that by the second source; adds, adds_other : whether to add to what is there
+    below_other : by the second source
+    adding : (adds, adds_other), whether to add to the values of below and of below_other
     """
+    adds, adds_other = adding
     rows, n_in = x.shape
     if code == CONCATENATE:
         pass_on(delta, 0, adds, below)
@@ -113,13 +115,13 @@ def operate_gradient(
     elif code == COPY:
         pass_on(delta, 0, adds, below)
     else:
-        n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
+        n, width, stride = delta.shape[1], saved.shape[1], other.shape[1]
         gains, subrow = len(gain) // subrows, 0
         for i in range(rows):
             at = i * stride + second
             row_backward(
                 code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, at, n),
-                vector(gain, subrow * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+                vector(gain, subrow * gains, gains), vector(saved, i * width, width), vector(delta, i * n, n),
                 vector(below, i * n_in, n), vector(below_other, at, n), adds, adds_other,
             )  # fmt: skip
             subrow = following(subrow, subrows)
@@ -139,17 +141,17 @@ def pass_on(delta, left, adds, below):
                 target[j] = source[j]
 
 
-def gain_gradient(code, numbers, subrows, second, gain, x, other, kept, delta, out):
-    """out, as the gain, = the derivative of the loss by the gain, a sum over rows, one after another."""
+def gain_gradient(code, numbers, subrows, second, gain, x, other, saved, delta, out):
+    """out, as the gain, = the derivative of the loss by the gain, a sum over rows in order."""
     rows, n_in = x.shape
-    n, width, stride = delta.shape[1], kept.shape[1], other.shape[1]
+    n, width, stride = delta.shape[1], saved.shape[1], other.shape[1]
     gains, subrow = len(gain) // subrows, 0
     for j in range(len(out)):
         out[j] = 0
     for i in range(rows):
         row_gradient(
             code, x.dtype.type(n), numbers, vector(x, i * n_in, n), vector(other, i * stride + second, n),
-            vector(gain, subrow * gains, gains), vector(kept, i * width, width), vector(delta, i * n, n),
+            vector(gain, subrow * gains, gains), vector(saved, i * width, width), vector(delta, i * n, n),
             vector(out, subrow * gains, gains),
         )  # fmt: skip
         subrow = following(subrow, subrows)

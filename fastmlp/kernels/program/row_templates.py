@@ -1,7 +1,7 @@
-"""The first phase of a step: a worker's rows of the batch through all operations, to the loss, and back.
+"""The first phase of a step: a worker's rows through all operations, to the loss, and back.
 
-Templates as those of `step_templates`. The operations (`fastmlp.model.operations`) are walked forward and
-back. Products stand here; `operation_templates` has the others, `input_templates` those on blocks of inputs.
+Templates as in `step_templates`. The operations (`fastmlp.model.operations`) are walked forward and back.
+Products stand here, other operations in `operation_templates`, blocks of inputs in `input_templates`.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -29,7 +29,7 @@ from fastmlp.kernels.program.selecting import convert_bytes
 
 
 def inputs_of(call, start, rows):
-    """Return the inputs of a batch, and the order of its rows in them; empty if they lie row after row.
+    """Return the inputs of a batch, and the order of its rows, empty for row after row.
 
     The batch begins with visit `start` of the call's order, or with sample `start` where there is no order.
     """
@@ -42,19 +42,19 @@ def inputs_of(call, start, rows):
 
 
 def sparse_inputs_of(call, start, rows):
-    """Return the indptr of a batch's sparse inputs, and the order of its rows, as `inputs_of` does."""
+    """Return the indptr of a batch's sparse inputs, and the order of its rows, as `inputs_of`."""
     if call.visits == 0:
         return vector(call.indptr, start, rows + 1), no_order()
     return call.indptr, vector(call.order, start, rows)
 
 
 def sparse_in_of(call, here):
-    """Return how many inputs of a product, its last ones, are columns of sparse rows."""
+    """Return how many inputs of a product, the last inputs, are columns of sparse rows."""
     return chosen(call.bounds > 0, here.sparse_in, 0)
 
 
 def part_after(call, begin):
-    """Return where operations [begin, ..) end: at the next one over the whole batch, or with the last."""
+    """Return the end of operations [begin, ..): the next operation over the whole batch, or the last."""
     operations, end = call.operations, begin + 1
     while end < len(operations) and operations[end].kind != BATCH_NORM:
         end += 1
@@ -62,7 +62,7 @@ def part_after(call, begin):
 
 
 def part_before(call, end):
-    """Return where the operations before `end` begin: with one over the whole batch, or with the first."""
+    """Return the begin of the operations before `end`: an operation over the whole batch, or the first."""
     operations, begin = call.operations, end - 1
     while begin > 0 and operations[begin].kind != BATCH_NORM:
         begin -= 1
@@ -73,7 +73,7 @@ def parts_forward(call, start, rows, of_all, first, last, block, step, moves, wo
     """Take a worker's rows [first, last) to the last operation over the whole batch; return its number or 0.
 
     of_all : rows of the batch on all ranks; block : rows at a time; moves : whether running states move; the
-        others as in `rows_forward`
+        rest as in `rows_forward`
     """
     begin, end = 0, part_after(call, 0)
     while end < call.depth:
@@ -85,7 +85,7 @@ def parts_forward(call, start, rows, of_all, first, last, block, step, moves, wo
 
 
 def parts_backward(call, start, rows, of_all, first, last, block, end, step, worker, workers):
-    """Take the deltas of a worker's rows from operation `end`, one over the whole batch, to the first."""
+    """Take the deltas of a worker's rows from operation `end` to the first operation."""
     while end > 0:
         if call.rules[0, end].reached:
             whole_backward(call, rows, step, end, worker, workers)
@@ -99,10 +99,10 @@ def parts_backward(call, start, rows, of_all, first, last, block, end, step, wor
 def rows_forward(call, start, rows, first, last, begin, end, step, worker):
     """Take rows [first, last) of a batch of `rows` rows through operations [begin, end).
 
-    All operations end with the last one's logits.
+    All operations end with the last operation's logits.
 
     call : a `call_record.CallRecord`; start : see `inputs_of`
-    step : updates before this one, for the dropout masks; worker : whose scratch to use
+    step : updates before this step, for the dropout masks; worker : the owner of the scratch
     """
     operations, parameters, memory = call.operations, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -122,8 +122,8 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
             hidden, dense_in = here.gives_logits == 0, here.n_in - sparse_in_of(call, here)
             both = (dense_in > 0) & (dense_in < here.n_in)
             relu = hidden & (here.activation == RELU) & (not both)
-            kept = here.joined != 0
-            ended = relu | (hidden & (here.activation == IDENTITY) & (not kept))
+            joined = here.joined != 0
+            ended = relu | (hidden & (here.activation == IDENTITY) & (not joined))
             z = units_of(memory, chosen(ended, call.activations, call.logits), here, rows)
             if dense_in > 0:
                 if number > 0:
@@ -139,7 +139,7 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                     add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), own)
                 else:
                     affine_sparse_rows(indptr, indices, values, some, w, b, own, relu)
-            if hidden and not (ended or kept):
+            if hidden and not (ended or joined):
                 activate(here.activation, rows_of(z, first, last), a)
         elif here.is_block != 0:
             block_forward(call, rows, number, first, last, worker)
@@ -151,7 +151,7 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
 
 
 def drop_placed(call, start, step, number, first, p, a, out):
-    """`drop` for a part of a step's rows, which get the masks of their places among all of them."""
+    """`drop` for a part of a step's rows, with the masks of the rows' positions among all rows."""
     if call.placed == 0:
         drop(call.key, step, number, start - call.starts[step - call.step] + first, p, a, out)
     else:
@@ -161,7 +161,7 @@ def drop_placed(call, start, step, number, first, p, a, out):
 
 
 def rows_outputs(call, rows, first, last, at):
-    """Write the outputs of rows [first, last), after `rows_forward`, to rows of call.out from `at` on."""
+    """Write the outputs of rows [first, last), after `rows_forward`, to call.out from row `at` on."""
     if call.n_heads > 0:
         heads_outputs(call, rows, first, last, at)
     elif call.members > 1:
@@ -173,9 +173,9 @@ def rows_outputs(call, rows, first, last, at):
 
 
 def rows_loss(call, start, rows, first, last, share, worker):
-    """Write the last layer's deltas of rows [first, last), and their partial sums of the loss.
+    """Write the last layer's deltas of rows [first, last), and partial sums of the loss.
 
-    share : the factor of a row's weighted loss, see `loss_share`; the others as in `rows_forward`
+    share : the factor of a row's weighted loss, see `loss_share`; the rest as in `rows_forward`
     """
     output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
     z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
@@ -202,8 +202,7 @@ def rows_loss(call, start, rows, first, last, share, worker):
 def rows_backward(call, start, rows, of_all, first, last, begin, end, step, worker):
     """Take the deltas of rows [first, last) back through operations [begin, end); as `parts_forward`.
 
-    An operation over the whole batch that begins them has its own delta written, and one at their end passes
-    it on.
+    A first operation over the whole batch has only its delta written; a last one passes the delta on.
     """
     operations, parameters, memory = call.operations, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -239,13 +238,13 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
             out = subrows_of(by_source, k, dense_in)
             input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
-            added = matrix(memory, call.deltas + here.kept * rows, rows, dense_in)
+            added = matrix(memory, call.deltas + here.saved * rows, rows, dense_in)
             input_gradient_rows(delta, w, a, added, first, last, False, scratch)
             pass_on(rows_of(added, first, last), 0, True, rows_of(by_source, first, last))
 
 
 def is_passed_on(call, number):
-    """Whether the derivative of the loss by what an operation reads is expected, see `RULE`."""
+    """Return whether the loss's derivative by an operation's source is needed, see `RULE`."""
     here = call.operations[number]
     first, other = here.source, here.other
     return (first >= 0 and call.rules[0, first].reached) or (other >= 0 and call.rules[0, other].reached)

@@ -1,4 +1,4 @@
-"""Columns and rows of a batch as numbers, and those that a block of inputs or a head reads or writes."""
+"""Columns and rows of a batch, selected for a block of inputs or a head."""
 
 # mypy: ignore-errors
 
@@ -18,7 +18,7 @@ from fastmlp.kernels.codegen.views import vector
 def convert_bytes(numbers, order, first, scale, out):
     """out (visited, columns) = numbers (rows, columns) uint8 at order (visited,) int64, times scale[0].
 
-    Without an order, rows first, first + 1, .. of them. scale : (1,) float64
+    Without an order, out has rows first, first + 1, .. of numbers. scale : (1,) float64
     """
     wide_vectors()
     columns, factor = out.shape[1], out.dtype.type(scale[0])
@@ -51,10 +51,10 @@ def copy_columns(x, column, out):
 
 
 def masked_rows(y, w, factors, weighted, out):
-    """out (n,) = the weights w of rows with all targets y (n, units); 0 of others, whose targets become 0.
+    """out (n,) = the weights w of rows with all targets y (n, units); 0 for other rows, whose y become 0.
 
     factors : (units,) of classes where `weighted`: a row counts by the mean of its targets' factors, and its
-        targets become their products with these, which sum to 1 again
+        targets become their products with the factors, scaled to the sum 1
     """
     for i in range(len(w)):
         there, factor = True, 0.0
@@ -89,7 +89,7 @@ def masked_column(z, y, w, column, factor, z_of, y_of, out):
 
 
 def softmax_gradient(a, delta):
-    """delta (rows, units) = the derivative of the loss by logits, given that by their softmax a."""
+    """delta (rows, units) = the derivative of the loss by logits, given delta of their softmax a."""
     for i in range(a.shape[0]):
         along = a.dtype.type(0)
         for j in range(a.shape[1]):

@@ -1,9 +1,7 @@
-"""The system's functions by which a thread sleeps until a word in memory changes.
+"""The system's functions for sleep until a word changes.
 
-Compiled code calls them at its barrier, Python where a worker fails. Separate from the barrier, because what
-Python calls must not load the compiler. Each compares the word and begins to sleep in one step, as who wakes
-sees it, and wakes those who would not yet have seen what was stored before: futex(2), `WaitOnAddress`,
-`os_sync_wait_on_address`.
+Compiled code calls the functions at its barrier, Python where a worker fails. Each compares the word and
+begins to sleep in a single atomic action: futex(2), `WaitOnAddress`, `os_sync_wait_on_address`.
 """
 
 from __future__ import annotations
@@ -13,14 +11,17 @@ import platform
 import sys
 from typing import Any, NamedTuple
 
+# A file apart from the barrier, because Python's calls must not load the compiler. The comparison and the
+# begin of the sleep are atomic for the waker, who wakes all sleepers that could not yet see the store before.
+
 WORD, VALUE, SEEN = "word", "value", "seen"
-"""Arguments that a call knows: the word's address; what it holds while one sleeps; where that can be read."""
+"""Arguments known to a call: the word's address; its value during sleep; the address of this value."""
 
 FUTEX = {"x86_64": 202, "aarch64": 98}
-"""The number of Linux's system call, by `platform.machine()`. It compares the lower half of the word."""
+"""The number of Linux's system call, by `platform.machine()`; the call compares the word's lower half."""
 
 FUTEX_WAIT, FUTEX_WAKE = 128, 129
-"""Its operations for the threads of one process."""
+"""The call's operations for the threads of a single process."""
 
 MOST_WOKEN = (1 << 31) - 1
 FOREVER = (1 << 32) - 1
@@ -35,14 +36,17 @@ class Function(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """sleep : returns once the word has another value, or another thread has woken all; wake : wakes all"""
+    """The functions of a system.
+
+    sleep : returns once the word has another value, or another thread has woken all; wake : wakes all
+    """
 
     sleep: Function
     wake: Function
 
 
 def functions_of(system: str, machine: str, library: Any) -> Functions | None:
-    """Return the functions, None where there are none.
+    """Return the functions of a system, or None.
 
     system : `sys.platform`; machine : `platform.machine()`; library : has functions as attributes
     """
@@ -60,7 +64,7 @@ def functions_of(system: str, machine: str, library: Any) -> Functions | None:
 
 
 def _library() -> Any:
-    """Return what has the system's functions."""
+    """Return the library of the system's functions."""
     if sys.platform == "win32":
         return ctypes.WinDLL("kernelbase")
     return ctypes.CDLL(None)
@@ -70,7 +74,7 @@ FUNCTIONS = functions_of(sys.platform, platform.machine(), _library())
 
 
 def wake(address: int) -> None:
-    """Wake all threads that sleep until the word at an address changes, which it has."""
+    """Wake all threads that sleep at the address of a changed word."""
     if FUNCTIONS is not None:
         name, arguments = FUNCTIONS.wake
         numbers = [address if isinstance(argument, str) else argument for argument in arguments]

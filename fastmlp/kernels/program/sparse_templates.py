@@ -1,7 +1,6 @@
-"""Weights of sparse columns in a step: the columns that a batch touches, and their rows.
+"""Weights of sparse columns in a step: the columns touched by a batch, and their rows.
 
-Templates as those of `weight_templates`, whose `weights_step` calls `columns_step` by
-name, as it calls a slot.
+Templates as in `weight_templates`, whose `weights_step` calls `columns_step` by name, as a slot.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -28,27 +27,26 @@ from fastmlp.kernels.program.row_templates import sparse_inputs_of
 from fastmlp.kernels.program.step_numbers import left_whole, slice_of, whole
 
 MOST_IDLE = 8
-"""The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
+"""The most non-zeros of a batch per column. Above, nearly no column is empty, and all are listed."""
 
 MOST_GATHERED = 4
-"""Touched rows are gathered for their step where at most one in so many is touched; more lie together."""
+"""Touched rows are gathered for their step below this share of all rows, as its inverse."""
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
-"""The least normal numbers of both dtypes; and how many numbers `flush` looks at together."""
+"""The least normal numbers of both dtypes; and the numbers examined at a time by `flush`."""
 
 
 def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
     """`weights_step` for the weights of sparse columns [first, last).
 
-    Rows that the batch does not touch are left out where a step would not change them, or where the rule
-    steps only touched rows.
+    Untouched rows are left out where a step would not change them, or where the rule steps only touched rows.
     """
     here, rule, memory = call.operations[number], call.rules[0, number], call.memory
     n_out, width = here.n_out, last - first
     before = here.n_in - here.sparse_in
     apart = left_whole(call)
-    kept = apart | (not streams())
-    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    stored = apart | (not streams())
+    plain = (rule.code == SGD) & (l1 == 0) & (not stored)
     touched = rule.touched_only & (not apart)
     few = touched | (plain & (l2 == 0) & (MOST_IDLE * width > call.terms))
     indptr, order = sparse_inputs_of(call, start, rows)
@@ -60,8 +58,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
     places = vector(call.list_places, (call.batch + APART // 8) * worker, rows)
     list_columns(
-        indptr, call.indices, call.values, order, rows, first, last, here.sparse_in, not few,
-        counts, marks, columns, starts, samples, numbers, places,
+        (indptr, call.indices, call.values), order, rows, first, last, here.sparse_in, not few,
+        (counts, marks), (columns, starts, samples, numbers), places,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)
@@ -77,13 +75,13 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
         return
     slices = call.slices + worker * call.slice_length
-    together = chosen(kept, listed + 1, slice_of(call.slice_length, n_out))
+    together = chosen(stored, listed + 1, slice_of(call.slice_length, n_out))
     together = chosen(touched, rows_at_a_step(call, rule, n_out), together)
     behind = here.weights + before * n_out
     for t in range(0, listed, together):
         count = lesser(together, listed - t)
         at = first + t  # where all columns are listed
-        g = matrix(memory, slices, count, n_out) if touched or not kept else rows_of(dw, at, at + count)
+        g = matrix(memory, slices, count, n_out) if touched or not stored else rows_of(dw, at, at + count)
         ends = vector(starts, t, count + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
         if touched and MOST_GATHERED * listed > width:
@@ -102,7 +100,7 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
 
 
 def mark_touched(call, start, stop):
-    """Mark the columns in which the rows of visits [start, stop) have a number, in call.touched."""
+    """Mark the columns with a number in visits [start, stop), in call.touched."""
     touched = call.touched
     for k in range(len(touched)):
         touched[k] = False
@@ -114,10 +112,8 @@ def mark_touched(call, start, stop):
 
 
 def step_runs(call, step, number, l1, l2, rate, some, g):
-    """`step_rows` where rows lie: those that follow one another together.
-
-    A batch that touches 71 % of 20 000 rows took 0.6 of the time, one of 39 % 0.85.
-    """
+    """`step_rows` in place: neighbouring rows are taken together."""
+    # A batch that touches 71 % of 20 000 rows took 0.6 of the time, a batch that touches 39 % took 0.85.
     here, rule, n_out, t = call.operations[number], call.rules[0, number], g.shape[1], 0
     before = here.n_in - here.sparse_in
     w = rows_of(weights_of(call.parameters, here), before, here.n_in)
@@ -134,7 +130,7 @@ def step_runs(call, step, number, l1, l2, rate, some, g):
 
 
 def rows_at_a_step(call, rule, width):
-    """Return how many rows of a matrix `step_rows` takes at most, as long as a slice has room for them."""
+    """Return the most rows of a matrix for `step_rows`, as long as a slice has room."""
     return call.slice_length // ((2 + rule.moments) * width)
 
 
@@ -142,9 +138,9 @@ def step_rows(call, rule, step, l1, l2, rate, place, height, some, g, at):
     """Apply the gradients g (count, width) to the first `count` of some rows of a matrix (height, width).
 
     The rows and their moments are copied side by side, so that the constants of the rule are computed once.
-    place : where the matrix begins in the parameters
+    place : the offset of the matrix in the parameters
     some : int64; after the first `count` come the rows of the next call, which are prefetched
-    at : a place in memory with room for the rows and their moments
+    at : an offset in memory with room for the rows and their moments
     """
     moments, memory, size = call.moments, call.memory, g.size
     count, width = g.shape
@@ -180,9 +176,9 @@ def scatter(rows, places, out):
 def flush(numbers, one):
     """numbers *= 1, which sets subnormal numbers to 0.
 
-    It writes only where it finds one: reading is twice as fast as writing.
     one : 1, an argument because LLVM would leave out a multiplication by a constant 1
     """
+    # Most numbers are normal, and reading is twice as fast as writing: numbers are written only where needed.
     least = LEAST_DOUBLE if numbers.itemsize == 8 else LEAST_SINGLE
     for start in range(0, len(numbers), FLUSHED_TOGETHER):
         some = vector(numbers, start, lesser(FLUSHED_TOGETHER, len(numbers) - start))

@@ -1,6 +1,6 @@
-"""Numbers of a step: factors of the loss, shares of workers, rows that are taken together.
+"""Numbers of a step: factors of the loss, parts of workers, rows taken together.
 
-Templates as those of `step_templates`, which all of them call.
+Templates as in `step_templates`, called by all of them.
 """
 
 # mypy: ignore-errors
@@ -11,7 +11,7 @@ from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
-from fastmlp.kernels.tuning.reading import tuned
+from fastmlp.kernels.tuning.table import tuned
 
 ALL_ROWS = 1 << 30
 """More rows than any batch has."""
@@ -21,7 +21,7 @@ block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
 
 @jittable
 def loss_share(divisor, total):
-    """Return the factor of one element's weighted loss: 1 / (total weight * divisor), or 0 without weight."""
+    """Return the factor of an element's weighted loss: 1 / (total weight * divisor), or 0 without weight."""
     return where(total > 0.0, 1.0 / (total * divisor), 0.0)
 
 
@@ -32,19 +32,19 @@ def penalty_share(shared: bool, total):
 
 
 def whole(count, unit):
-    """Return how many units hold `count` items; the last one may be part empty."""
+    """Return the units for `count` items; the last unit may be part empty."""
     return (count + unit - 1) // unit
 
 
 @jittable
 def parts_of(rows: int):
-    """Return how many partial sums of the loss a batch has."""
+    """Return the number of partial sums of a batch's loss."""
     return whole(rows, LOSS_ROWS)
 
 
 @jittable
 def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
-    """Return [first, last) of the worker's share of `count` items, in whole units."""
+    """Return the worker's part [first, last) of `count` items, in units."""
     units = whole(count, unit)
     first, last = (units * before // workers * unit for before in (worker, worker + 1))
     return at_most(first, count), at_most(last, count)
@@ -52,7 +52,7 @@ def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, in
 
 @jittable
 def slice_of(numbers: int, n_out: int):
-    """Return how many rows of a gradient fit into `numbers` numbers, a multiple of SLICE_ROWS."""
+    """Return the rows of a gradient in `numbers` numbers, a multiple of SLICE_ROWS."""
     return numbers // n_out // SLICE_ROWS * SLICE_ROWS
 
 
@@ -60,7 +60,7 @@ def slice_of(numbers: int, n_out: int):
 def rows_together(block: int, members: int):
     """Return how many rows of a batch are a block of rows of its members.
 
-    They are some of LOSS_ROWS only where those of all members are whole LOSS_ROWS, or several LOSS_ROWS.
+    Fewer than LOSS_ROWS rows only where the rows of all members are whole LOSS_ROWS; else several LOSS_ROWS.
     """
     found = whole(block, members * LOSS_ROWS) * LOSS_ROWS
     for rows in (8, 4, 2, 1):
@@ -71,20 +71,18 @@ def rows_together(block: int, members: int):
 
 @jittable
 def rows_at_once(parameter_bytes: int, streamed: int, block: int):
-    """Return how many rows a worker takes through the layers together, where `streams`.
-
-    They are all rows where the parameters outgrow L2: these are then read from memory once, not once a block.
-    """
+    """Return the rows that a worker takes through layers together, where `streams`."""
+    # Parameters that outgrow L2 are read from memory once for all rows, not once a block.
     return where(parameter_bytes < streamed, block, ALL_ROWS)
 
 
 def left_whole(call):
-    """Whether the whole gradient is written to call.gradients before any parameter is updated."""
+    """Return whether the whole gradient is written to call.gradients before any update."""
     clips, orthogonal = call.rules[0, 0].clip_norm < UNBOUNDED, call.matrix_size > 0
     return clips | (call.summing > 0) | orthogonal | (call.accumulates > 0)
 
 
 @jittable
 def rows_of_piece(together: int, n_out: int, n_in: int):
-    """Return the fewest rows of weights, in whole SLICE_ROWS, that hold `together` numbers."""
+    """Return the fewest rows of weights, in whole SLICE_ROWS, with `together` numbers."""
     return at_most(whole(together, n_out * SLICE_ROWS) * SLICE_ROWS, n_in)

@@ -1,17 +1,17 @@
-"""The compiled program as templates: a step, and the entry points that take steps or passes.
+"""The compiled program as templates: a step, and the entry points for steps or passes.
 
-Templates are plain functions that call slots by name. `fastmlp.kernels.jit.bind` copies them for each variant
-with the slots' names bound to that variant's functions, and Numba compiles the copies. A name that is not
+Templates are plain functions that call slots by name. `fastmlp.kernels.jit.bind` copies templates for each
+variant with the slots' names bound to the variant's functions, and Numba compiles the copies. A name not
 defined in a template's file is a slot, or a template of another file; `fastmlp.testing.slots` has the slots'
-signatures. Sizes, activations, loss and optimiser are data, so that one compilation for each dtype serves
-every network. Nothing in a step allocates.
+signatures. Sizes, activations, loss and optimiser are data, so that a single compilation for each dtype
+serves every network. Nothing in a step allocates.
 
 A step has two phases. In the first (`row_templates`) every worker takes rows of the batch through all layers
 and back to their deltas. In the second (`weight_templates`) every worker takes rows of the weights, contracts
 over the whole batch and applies the optimiser. Whatever the depth, a step has two barriers, and four more for
-each batch norm; one or two more where the whole gradient is formed before any of it is applied, and one for
-each piece of it that ranks sum. A step may take its rows in microbatches, of which each has these barriers
-and adds its gradient to a sum. No element is summed by two workers, so one thread and sixteen give the same
+each batch norm; one or two more where the whole gradient is formed before its application, and a barrier for
+each piece of it summed by ranks. A step may take its rows in microbatches, each with these barriers; their
+gradients are added to a sum. No element is summed by two workers, so any number of threads gives the same
 bits.
 """
 
@@ -53,14 +53,14 @@ from fastmlp.kernels.program.weight_templates import (
 
 
 def rows_of_step(call, s):
-    """Return the rows of step s, with those that other ranks have."""
+    """Return the rows of step s, on all ranks."""
     if call.summing > 0:
         return call.batch_rows[s]
     return call.stops[s] - call.starts[s]
 
 
 def end_of_microbatch(call, place, rows):
-    """Return where rows of a step end that are taken together from a place on, of all ranks' `rows` rows."""
+    """Return the end of the step's microbatch from a place on, among all ranks' `rows` rows."""
     end = chosen(call.accumulates > 0, place + call.microbatch, rows)
     return chosen(rows - end < call.fewest, rows, end)
 
@@ -73,7 +73,7 @@ def visit_at(call, s, begin, place):
 
 
 def accumulate(call, first, last, worker, workers):
-    """Add the worker's share of a microbatch's gradient to those before it in its step.
+    """Add the worker's part of a microbatch's gradient to the step's earlier microbatches.
 
     first, last : whether it is the step's first; and its last, after which call.gradients has the sum
     """
@@ -88,10 +88,10 @@ def accumulate(call, first, last, worker, workers):
 
 
 def batch_step(call, s, worker, workers, updates):
-    """Take step s of the call, and write its objective to call.losses.
+    """Take step s of the call; write the objective to call.losses.
 
     updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
-        optimiser must be one that clips: only then is the gradient whole before the update.
+        optimiser must clip: only then is the gradient whole before the update.
     """
     rows, place, begin = rows_of_step(call, s), 0, call.starts[s]
     more = True
@@ -115,7 +115,7 @@ def batch_step(call, s, worker, workers, updates):
 
 
 def apply_whole(call, s, worker, workers):
-    """Apply the whole gradient of step s, which has been formed before any of it is applied."""
+    """Apply the gradient of step s once all is formed."""
     step = call.step + s
     wait(call.barrier, worker, workers)
     if call.accumulates > 0:
@@ -139,7 +139,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
     """Form the gradient of visits [start, end) of step s, and apply it unless it is left whole.
 
     place, until : [first, last) of the places in the step's batch, of rows of all ranks
-    Their objective is written to call.losses, or added to that of the step's rows before them. Penalties
+    The objective is written to call.losses, or added to the objective of the step's earlier rows. Penalties
     count with the last rows of a step.
     """
     objective = call.objective
@@ -189,7 +189,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
 
 
 def train_chunk(call, worker, workers):
-    """Take all steps of the call; write each one's objective to call.losses."""
+    """Take all steps of the call; write each step's objective to call.losses."""
     for s in range(call.steps):
         if not is_abandoned(call.barrier):
             batch_step(call, s, worker, workers, True)
@@ -201,7 +201,7 @@ def gradient(call, worker, workers):
 
 
 def update(call, worker, workers):
-    """Apply call.gradients, clipped before where the optimiser clips, to the parameters, at call.rates."""
+    """Apply call.gradients to the parameters at call.rates, clipped where the optimiser clips."""
     if call.rules[0, 0].clip_norm < UNBOUNDED:
         clip_all(call)
     if call.matrix_size > 0:

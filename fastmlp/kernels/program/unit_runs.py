@@ -1,7 +1,7 @@
-"""Runs of unitwise operations: each number goes through all of them while it is in registers.
+"""Fused elementwise operations ("runs"), with each number in registers throughout.
 
-Formulas are those of each operation by itself; the numbers
-between them, which the way back needs, are computed again. `Operation.run` says which operations are a run.
+Each operation has the formula of its kind; the backward pass computes the numbers in between again.
+`Operation.run` says which operations are a run.
 """
 
 # mypy: ignore-errors
@@ -26,12 +26,12 @@ STRIP = 512
 
 
 class RunPart(NamedTuple):
-    """An operation of a run in code that is being written.
+    """An operation of a run in code being written.
 
-    part : its kind, or its activation
-    parameters : places in memory of its gain and its shift, of those that it has
-    numbers : its hyperparameters
-    sums : where, among all sums, those of its gain begin, a `Symbol`; length : how many numbers both are
+    part : the kind, or the activation
+    parameters : addresses of gain and shift, as far as present
+    numbers : hyperparameters
+    sums : the offset of the gain's sums among all sums, a `Symbol`; length : of both sums
     """
 
     part: Any
@@ -41,7 +41,7 @@ class RunPart(NamedTuple):
     length: Any
 
     def value(self, x, own):
-        """The formula of a number; own : its parameters"""
+        """Return the formula of a number; own : its parameters"""
         return (
             unit_value(self.part, x, own, self.numbers)
             if isinstance(self.part, Kind)
@@ -49,24 +49,24 @@ class RunPart(NamedTuple):
         )
 
     def gradient(self, delta, x, own):
-        """The derivatives by the number, and by its parameters that are no shift."""
+        """Return the derivatives by the number, and by parameters other than a shift."""
         if isinstance(self.part, Kind):
             return unit_gradient(self.part, delta, x, own, self.numbers)
         return [backward_of(self.part, delta, x, x.number(self.part.formula(x)))]
 
 
 class RunWriter:
-    """Writes a run for numbers of one type.
+    """Writes a run for numbers of the same type.
 
-    v : vectors of LANES lanes; width : of a row, a `Symbol`; members : of the run, the first one first
+    v : vectors of LANES lanes; width : of a row, a `Symbol`; chain : the run's operations in order
     """
 
     def __init__(self, run, operations, last, parameters, z):
-        """operations : all; last : the number of the run's last one"""
+        """operations : all; last : the number of the run's last operation"""
         self.builder, self.v = z.builder, Vectors(z.builder, z.dtype, LANES * z.itemsize)
         self.rows, self.width, self.z = z.rows, z.columns, z.data
         record, base = operations.dtype, parameters.data
-        self.members = []
+        self.chain = []
         for number, part in enumerate(run.parts, 1 - len(run.parts)):
             own = shifted(self.builder, operations.data, ((last + number) * record.size).value)
             weights, biases, trained, sums = (
@@ -81,30 +81,33 @@ class RunWriter:
             numbers = NumberArray(self.builder, types.float64, place)
             count = len(part.row.numbers) if isinstance(part, Kind) else 0
             given = [number_at(numbers, i, self.v.itemsize) for i in range(count)]
-            self.members.append(RunPart(part, places, given, sums, trained - weights))
+            self.chain.append(RunPart(part, places, given, sums, trained - weights))
 
     def _field(self, record, offset):
         return NumberArray(self.builder, types.int64, shifted(self.builder, record, INT(offset)))[0]
 
     def at(self, place, unit):
-        """The place of a number."""
+        """Return the address of a number."""
         return self.v.shift(place, unit * self.v.itemsize)
 
     def load(self, place, unit, mask):
-        """A vector from number `unit` on."""
+        """Return a vector from number `unit` on."""
         return Symbol(self.builder, self.v.load(self.at(place, unit), mask))
 
     def passed(self, unit, row, mask):
-        """What each member reads of a vector of a row, and its parameters; and at last what the run gives."""
+        """Return each operation's input and parameters; and at last the run's output.
+
+        unit, row : of a vector, under the mask
+        """
         value, found = self.load(self.z, row * self.width + unit, mask), []
-        for one in self.members:
+        for one in self.chain:
             own = [self.load(place, unit, mask) for place in one.parameters]
             found.append((value, own))
             value = value.number(one.value(value, own))
         return found, value
 
     def forward(self, out):
-        """Write the run of all rows to the place `out`."""
+        """Write the run of all rows to the address `out`."""
         with counted(self.builder, self.rows) as row:
 
             def write(unit, mask):
@@ -114,14 +117,14 @@ class RunWriter:
             self.v.over(self.width, write)
 
     def backward(self, first, parts, sums, delta):
-        """Replace delta by the derivative by z, and write sums of those by gains and shifts for each part."""
+        """Replace delta by the derivative by z, and write each part's sums for gains and shifts."""
         with counted(self.builder, self.rows, LOSS_ROWS) as begin:
             part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
-            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.members]
+            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.chain]
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for one, place in zip(self.members, own, strict=True):
+                    for one, place in zip(self.chain, own, strict=True):
                         for vector in range(len(one.parameters)):
                             self.v.over(units, self._clear(place, vector * self.width + left))
                 with counted(self.builder, rows) as row:
@@ -136,7 +139,7 @@ class RunWriter:
             passed, _ = self.passed(unit, row, mask)
             place = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(place, mask))
-            for one, read, to in reversed([*zip(self.members, passed, own, strict=True)]):
+            for one, read, to in reversed([*zip(self.chain, passed, own, strict=True)]):
                 found = one.gradient(by_output, *read)
                 if len(one.parameters) > len(found) - 1:  # a shift, whose derivative is that by the output
                     found.append(by_output)
@@ -175,11 +178,11 @@ def run_forward(code, operations, last, parameters, z, out):
 
 
 def run_backward(code, operations, last, parameters, z, first, parts, sums, delta):
-    """delta (rows, width) = the derivative of the loss by z, given that by the output of the run `code`.
+    """delta (rows, width) = the derivative of the loss by z, given delta of the output of the run `code`.
 
-    first : the first row's place in the batch; it begins a part of LOSS_ROWS rows, or all are of one part
+    first : the first row's place in the batch; the row begins a part of LOSS_ROWS rows, or all share a part
     parts : of the batch
-    sums : for each operation (parts, its gain and shift), where `Operation.sums` times the parts says;
+    sums : for each operation (parts, its gain and shift), from `Operation.sums` times the parts on;
         written for the parts of these rows, or added to: the derivatives by both, row after row, from 0
     """
     units_backward(code, operations, last, parameters, z, first, parts, sums, delta)

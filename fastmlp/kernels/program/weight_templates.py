@@ -1,8 +1,8 @@
 """The second phase of a step: a worker's rows of all weights, their gradient, and the optimiser's rule.
 
-Templates as those of `step_templates`. The operations are walked once. Products stand here;
-`operation_templates` has the others, `input_templates` those on blocks of inputs, and `sparse_templates` the
-first product on sparse rows.
+Templates as in `step_templates`. The operations are walked once. Products stand here, other operations in
+`operation_templates`, blocks of inputs in `input_templates`, the first product on sparse rows in
+`sparse_templates`.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -33,12 +33,12 @@ from fastmlp.kernels.program.step_numbers import left_whole, own_share, rows_of_
 
 
 def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, workers):
-    """Contract the worker's share of every matrix of weights over the batch, and update it.
+    """Contract the worker's part of every matrix of weights over the batch, and update.
 
-    One worker takes all biases of an operation, or its gain and shift. Where the gradient is left whole,
-    nothing is updated. Where ranks sum it, the sum of a piece begins as soon as all workers have formed it,
-    and they go on with the next.
-    penalised, rate, bias_rate : of this step, see `penalty_share`; the others as in `rows_forward`
+    A single worker takes all biases of an operation, or its gain and shift. Where the gradient is left whole,
+    nothing is updated. Where ranks sum the gradient, the sum of a piece begins as soon as all workers have
+    formed the piece, and they go on with the next.
+    penalised, rate, bias_rate : of this step, see `penalty_share`; the rest as in `rows_forward`
     """
     operations, gradients, begun = call.operations, call.gradients, 0
     summed = (call.summing > 0) & (call.accumulates == 0)
@@ -83,7 +83,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
 
 
 def sum_formed(call, step, begun, end, worker, workers):
-    """Have ranks sum numbers [begun, end) of the gradient if they are enough; return where the next begin."""
+    """Have ranks sum numbers [begun, end) if enough; return the begin of the next sum."""
     if end < call.size and end - begun < call.together:
         return begun
     wait(call.barrier, worker, workers)
@@ -102,11 +102,11 @@ def biases_step(call, rows, number, out):
 
 
 def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
-    """`weights_step` for rows [first, last) of the weights of one product."""
+    """`weights_step` for rows [first, last) of a product's weights."""
     operations, memory, here = call.operations, call.memory, call.operations[number]
     rule = call.rules[0, number]
-    kept = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
-    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    stored = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
+    plain = (rule.code == SGD) & (l1 == 0) & (not stored)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     slices = call.slices + worker * call.slice_length
     source, order = inputs_of(call, start, rows)
@@ -124,7 +124,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     while at < last:
         stop = lesser(at + together, last)
         sums = rows_of(dw, at, stop)
-        g = sums if kept else matrix(memory, slices, stop - at, n_out)
+        g = sums if stored else matrix(memory, slices, stop - at, n_out)
         g = rows_of(w, at, stop) if plain else g
         if rows > 0:
             weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
@@ -145,21 +145,20 @@ def clear(out):
 
 
 def sum_over_ranks(call, function, step, first, last):
-    """Have numbers [first, last) of the gradient summed by a function, of which a call has two.
+    """Have numbers [first, last) of the gradient summed by a function of the call.
 
-    Of call.summing the call with the last of them waits for all sums, of call.totalling each for its own.
-    The function that is called clears UNSUMMED as its last act, so that no error in it passes for a success.
+    The call of call.summing with the last numbers waits for all sums; each call of call.totalling waits.
     """
     barrier = call.barrier
     if not is_abandoned(barrier):
-        barrier[UNSUMMED] = 1
+        barrier[UNSUMMED] = 1  # cleared by the function's last act, so that no error passes for a success
         call_back(function, step - call.step, first, last)
         if barrier[UNSUMMED] != 0:
             barrier[ABANDONED] = 1  # others read it after the next barrier
 
 
 def update_part(call, rule, step, rate, start, g):
-    """Apply the gradient g (n,) to the n parameters that begin at `start`; step : updates before this one."""
+    """Apply the gradient g (n,) to the n parameters from `start` on; step : updates before this step."""
     p, moments = vector(call.parameters, start, len(g)), columns_of(call.moments, start, len(g))
     apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, moments)
 
@@ -182,7 +181,7 @@ def clip_all(call):
 
 
 def update_all(call, step, rate, bias_rate, worker, workers):
-    """Apply the worker's share of call.gradients to the parameters."""
+    """Apply the worker's part of call.gradients to the parameters."""
     operations, rules = call.operations, call.rules
     for number in range(len(operations)):
         here, rule = operations[number], rules[0, number]

@@ -89,7 +89,7 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
 
 
 COPIED = (
-    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "kept", "kept_units", "is_block"),
+    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
     *("subrows", "second", "width", "joined", "in_run", "sums"),
 )

@@ -91,7 +91,7 @@ def lengths(
     products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
     products += [(own.inputs, own.units) for one in operations if isinstance(own := one.layer, Grouped)]
     products += [(1, table.width) for table in network.tables]
-    units, every = rows * max(one.kept + one.kept_units for one in operations), rows * network.members
+    units, every = rows * max(one.saved + one.saved_units for one in operations), rows * network.members
     outputs, widest = 0 if predicting else network.n_out, max(map(max, products))
     scratch = workers * apart(scratch_length(widest, every, itemsize, outputs), itemsize)
     found = {"logits": units, "activations": units, "scratch": scratch}

@@ -40,7 +40,7 @@ MOST_VECTORS = 64
 def has_stages(network):
     """Return whether a network has a stage for each operation, activation and loss.
 
-    The logits of hidden layers are not kept, so a derivative must be computed from the activation's value.
+    The logits of hidden layers are not stored, so a derivative must be computed from the activation's value.
     """
     if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
         return False

@@ -89,17 +89,17 @@ def lengths(one: Step) -> tuple[int, int]:
 
 
 class UnitPlaces(NamedTuple):
-    """Places of an operation's numbers for a block of rows, row after row; -1 for numbers not kept.
+    """Places of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
 
     outputs : before dropout; dropped : after dropout, or the outputs
-    logits : where the activation's derivative reads logits; kept : of a norm
+    logits : where the activation's derivative reads logits; saved : of a norm
     """
 
     outputs: int
     dropped: int
     logits: int
     deltas: int
-    kept: int
+    saved: int
 
 
 class LaneLayout(NamedTuple):
@@ -126,14 +126,14 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
 
     for number, one in enumerate(operations):
         outputs = take(one.n_out)
-        drops, kept = one.dropout > 0, one.subrows * one.entry.kept
+        drops, saved = one.dropout > 0, one.subrows * one.entry.saved
         entry = ACTIVATION_CODES.of_key(one.activation)
         reads_logits = "z" in entry.reads
         keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
         units.append(
             UnitPlaces(
                 outputs, take(one.n_out) if drops else outputs, take(one.n_out, keeps_logits),
-                take(one.n_out), take(kept, kept > 0),
+                take(one.n_out), take(saved, saved > 0),
             )
         )  # fmt: skip
         readers = [reader for reader in operations for source in reader.sources if source == number]

@@ -154,9 +154,9 @@ class LaneRow(Row):
         """Write a number to an array."""
         self.places[name][number] = symbol
 
-    def keep(self, number, symbol):
-        """Write a number to `kept`."""
-        self.places["kept"][number] = symbol
+    def save(self, number, symbol):
+        """Write a number to `saved`."""
+        self.places["saved"][number] = symbol
 
     def add_number(self, name, number, symbol):
         """Add to a number of an array."""

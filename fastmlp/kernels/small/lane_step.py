@@ -66,8 +66,8 @@ class LaneStep:
         self.parameters, self.gradients = parameters, parameters.part(memory, 0)
         part = lambda place: None if place < 0 else parameters.part(memory, place)
         of_name = lambda name: [part(getattr(places, name)) for places in self.layout.units]
-        self.outputs, self.deltas, self.kept, self.logits = map(
-            of_name, ("outputs", "deltas", "kept", "logits")
+        self.outputs, self.deltas, self.saved, self.logits = map(
+            of_name, ("outputs", "deltas", "saved", "logits")
         )
         self.dropped = [
             numbers if places.dropped == places.outputs else parameters.part(memory, places.dropped)
@@ -190,11 +190,11 @@ class LaneStep:
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
         gains, shifts = (length // one.subrows for length in lengths(one))
-        at, kept = r * one.n_out + cut * one.units, self.kept[number]
+        at, saved = r * one.n_out + cut * one.units, self.saved[number]
         places = {
             "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
-            "kept": kept and kept.at((r * one.subrows + cut) * one.entry.kept),
+            "saved": saved and saved.at((r * one.subrows + cut) * one.entry.saved),
             "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
             "delta": self.deltas[number].at(at),
         }  # fmt: skip

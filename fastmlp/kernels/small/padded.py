@@ -96,7 +96,7 @@ class PaddedLayer(NamedTuple):
     input_deltas : -1 where the source is the rows of X
     other, other_stride, other_deltas : of the second source, or -1
     added : a product's terms, which are then added to input_deltas; -1 where the product writes first there
-    kept : (R, subrows * kept), each row's numbers that are saved for backward
+    saved : (R, subrows * saved), each row's numbers that are saved for backward
     numbers : the hyperparameters of an operation
     ends_below : whether this operation multiplies its source's deltas by the derivative of the activation
     gain, shift : numbers of gain and shift of an operation other than a product; of a user's layer the gain is all
@@ -122,7 +122,7 @@ class PaddedLayer(NamedTuple):
     other_stride: int = 0
     other_deltas: int = -1
     added: int = -1
-    kept: int = -1
+    saved: int = -1
     numbers: int = -1
     ends_below: bool = True
     gain: int = 0
@@ -244,7 +244,7 @@ def plan(constants):
                 weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(one.subrows * one.entry.kept * rows) if one.entry.kept else -1,
+                take(one.subrows * one.entry.saved * rows) if one.entry.saved else -1,
                 take(one.numbers) if one.numbers else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip

@@ -76,11 +76,11 @@ def row_backward(one, row):
 
 def _offsets(one, layer, out, others):
     """The offsets of an operation's arrays: see `_each_row`. out : of the output; others : by name"""
-    units, kept = one.units, one.entry.kept
+    units, saved = one.units, one.entry.saved
     offsets = {
         "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.subrows),
         "shift": (max(layer.biases, 0), 0, layer.shift // one.subrows),
-        "kept": (max(layer.kept, 0), one.subrows * kept, kept), "out": out,
+        "saved": (max(layer.saved, 0), one.subrows * saved, saved), "out": out,
     }  # fmt: skip
     if layer.other >= 0:
         offsets["other"] = layer.other, layer.other_stride, units

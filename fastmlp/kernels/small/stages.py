@@ -7,7 +7,7 @@ A *stage* is a part of a step on a workspace (one flat array): a function stage(
 at the builder's position. `sequence` joins stages into one intrinsic. If each stage were a jitted function, Numba would
 type, lower and optimise each stage again at every level: a program took 34 s to compile, and takes 3 s now.
 
-The logits of hidden layers are not kept. An activation's derivative is computed from the activation's value, which
+The logits of hidden layers are not stored. An activation's derivative is computed from the activation's value, which
 excludes gelu and silu. Nothing is checked, nothing is allocated.
 """
 
@@ -73,7 +73,7 @@ class Memory:
         return Vectors(self.builder, self.dtype, lanes * self.itemsize)
 
     def product(
-        self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
+        self, lanes, a, b, c, rows, columns, depth, *, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
         across=None, **options,
     ):  # fmt: skip
         """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`.
@@ -157,7 +157,7 @@ def forward(layer, activation, plan):
             lanes, across = layer.lanes, 2
         memory.product(
             lanes, (layer.weights, layer.in_stride, 1), (layer.inputs, layer.in_stride),
-            (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in, memory.at(layer.biases), 1,
+            (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in, start=memory.at(layer.biases), start_row=1,
             packing=TRANSPOSED, across=across, spreads=True,
         )  # fmt: skip
 
@@ -167,7 +167,7 @@ def forward(layer, activation, plan):
 
         memory.product(
             layer.lanes, (layer.inputs, layer.in_stride, 1), (layer.weights, layer.out_stride),
-            (layer.outputs, layer.out_stride), rows, layer.out_stride, layer.n_in, memory.at(layer.biases),
+            (layer.outputs, layer.out_stride), rows, layer.out_stride, layer.n_in, start=memory.at(layer.biases),
             end=end if entry.short else stored,
         )  # fmt: skip
 

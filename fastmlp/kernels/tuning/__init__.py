@@ -1,1 +1,1 @@
-"""Constants that are measured on each machine: their table, and how compiled code reads them."""
+"""Constants measured on each machine: their table, and the loads in compiled code."""

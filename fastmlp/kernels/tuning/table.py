@@ -1,28 +1,29 @@
-"""The constants whose best values must be measured on each machine: an entry each, with its trials.
+"""The constants that are measured on each machine, with the trials of each.
 
-None of them decides an order of operations (`fastmlp.kernels.program.arithmetic`): all values give the same
-bits. They lie in one array that compiled code reads while it runs, so that a new value needs no compilation.
-Measured values are kept with the machine code (`fastmlp.kernels.jit.engine`).
+No constant decides an order of operations (`fastmlp.kernels.program.arithmetic`): all values give the same
+bits. Compiled code reads the constants from one array while it runs, so a new value needs no compilation.
+The store keeps measured values with the machine code (`fastmlp.kernels.jit.engine`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
 from fastmlp.kernels.codegen.machine import NEVER, host
 
 
 class Trial(NamedTuple):
-    """A training or prediction whose time shows which value is best.
+    """A training or prediction whose time decides among values.
 
     sizes, rows : of a network of relu and softmax, and of a batch
     optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
     use : "train" for steps of `rows` rows, "predict" for predictions of as many
-    terms : non-zeros of a row, where inputs are sparse; 0 where they are dense
+    terms : non-zeros of a row, where inputs are sparse; 0 where inputs are dense
     """
 
     sizes: tuple[int, ...]
@@ -37,10 +38,10 @@ class Trial(NamedTuple):
 class Tunable(NamedTuple):
     """A constant.
 
-    what : what it is, in words
-    usual : its value where nothing was measured
-    others : the other values that it may have
-    trials : they decide together, by the geometric mean of their times
+    what : the meaning, in words
+    usual : the value without measurements
+    others : the other possible values
+    trials : the geometric mean of their times decides
     """
 
     what: str
@@ -50,7 +51,7 @@ class Tunable(NamedTuple):
 
     @property
     def values(self) -> tuple[int, ...]:
-        """All values that it may have, the usual one first."""
+        """All possible values, the usual value first."""
         return (self.usual, *self.others)
 
 
@@ -146,7 +147,7 @@ TABLE: dict[str, Tunable] = {
 # --- which weight gradients `packed` forms from packed operands --------------------------------------------
 
 ROW_BYTES, MANY_ROWS, SOME_ROWS, WIDE_BYTES = 2048, 1024, 128, 256
-"""Rows of x longer than ROW_BYTES lie badly for the caches. Of shorter ones sums are kept, which is as fast
+"""Rows of x longer than ROW_BYTES lie badly for the caches. Of shorter rows sums are kept, which is as fast
 below MANY_ROWS: 512 x 512 weights of 512 rows took 1.26 times as long packed, of 1000 rows 0.93 of the time.
 SOME_ROWS are needed for a copy, and WIDE_BYTES of deltas in a row: 784 x 32 weights of 2048 rows took 1.1
 times as long, 784 x 128 of 1000 rows 0.85 of the time, 2048 x 64 half.
@@ -157,11 +158,13 @@ CROWDED_ROWS = host().crowded_rows
 
 BLOCK_ROWS = 1024
 """Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows,
-the gradient of 1024 x 2048 x 2048 took 1.05 times as long on an Intel processor."""
+the gradient of 1024 x 2048 x 2048 took 1.05 times as long on an Intel processor.
+"""
 
 BLOCK_BYTES = 1 << 19
 """Bytes of a block of x, which stays in L2 with the panel and the result: with twice as much the product took
-1.09 times as long on an L2 of 2 MB. On other processors, threads may share L2."""
+1.09 times as long on an L2 of 2 MB. On other processors, threads may share L2.
+"""
 
 
 def is_blocked(rows: int, n_in: int, n_out: int, itemsize: int, large: int, many: int) -> bool:
@@ -181,24 +184,23 @@ def is_blocked(rows: int, n_in: int, n_out: int, itemsize: int, large: int, many
 # --- the values that hold now ------------------------------------------------------------------------------
 
 SYMBOL = "fastmlp:tuned"
-"""The name of the array of values in machine code; the loader defines it."""
+"""The symbol of the array of values in machine code; the loader defines the symbol."""
 
 VALUES = np.array([one.usual for one in TABLE.values()], np.int64)
-"""The values that hold now, in the order of the table."""
+"""The current values, in the order of the table."""
 
 PLACES = {name: place for place, name in enumerate(TABLE)}
 
 
 def value(name: str) -> int:
-    """Return the value of a constant that holds now."""
+    """Return the current value of a constant."""
     return int(VALUES[PLACES[name]])
 
 
 def take(values: Mapping[str, int]) -> None:
-    """Set constants, by name; no program may run meanwhile. Unknown names and values are ignored.
-
-    Programs read them without any order: threads that run later ones start after this, or take Python's lock.
-    """
+    """Set constants by name, while no program runs; unknown names and values are ignored."""
+    # Programs read the array without any order: threads of later programs start after this, or take Python's
+    # lock.
     for name, one in values.items():
         if name in TABLE and one in TABLE[name].values:
             VALUES[PLACES[name]] = one
@@ -206,10 +208,38 @@ def take(values: Mapping[str, int]) -> None:
 
 @contextlib.contextmanager
 def forced(values: Mapping[str, int]) -> Iterator[None]:
-    """Set constants within a `with` statement: to measure, and to test."""
+    """Set constants within a `with` statement, to measure or to test."""
     before = VALUES.copy()
     take(values)
     try:
         yield
     finally:
         VALUES[:] = before
+
+
+# --- loads in compiled code --------------------------------------------------------------------------------
+
+
+def tuned(name: str) -> Any:
+    """Return an intrinsic without arguments that reads a constant of the table."""
+    from numba import types
+    from numba.extending import intrinsic
+
+    place = PLACES[name]
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(typing_context: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            return emit_tuned(builder, place)
+
+        return types.intp(), emit
+
+    return read
+
+
+def emit_tuned(builder: ir.IRBuilder, place: int) -> ir.Value:
+    """Write the load of the constant at an index."""
+    module, number = builder.module, ir.IntType(64)
+    if SYMBOL not in module.globals:
+        ir.GlobalVariable(module, number, SYMBOL)  # the array's first element; the loader defines the symbol
+    return builder.load(builder.gep(module.globals[SYMBOL], [number(place)], source_etype=number))

@@ -1,1 +1,1 @@
-"""One file, one backend: every module here declares a `VARIANT`."""
+"""One file, one compiled backend."""

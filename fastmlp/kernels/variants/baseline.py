@@ -1,8 +1,7 @@
 """baseline: plain loops in every slot, as a beginner would write them in C.
 
-It is the variant that the others override, and the readable counterpart of the reference. It beats `blas`
-where a network is so small that a BLAS call costs more than the work. The innermost loops run over the last
-axis, so that LLVM can vectorise them; exp and similar functions are scalar calls.
+All other variants override baseline, the readable counterpart of the reference. baseline beats `blas` where
+a network is so small that a BLAS call costs more than the work.
 """
 
 import math
@@ -28,10 +27,12 @@ from fastmlp.kernels.codegen.scalars import (
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise.losses import row_loss
 from fastmlp.kernels.elementwise.steps import step_element
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant
 
 # --- matmuls -------------------------------------------------------------------------------------
+# The innermost loops run over the last axis, so that LLVM can vectorise them; exp and similar functions are
+# scalar calls.
 
 
 def affine(x, w, b, scratch, out):
@@ -74,7 +75,7 @@ def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
     """Row columns[t] of out (.., n_out) = x.T[t] @ delta (rows, n_out), for each listed column t of x.
 
     Listed column t has numbers[p] in row samples[p], int32, for p from starts[t] to starts[t + 1], int64.
-    columns : int64; where it is empty, row t of out belongs to listed column t
+    columns : int64; if empty, row t of out belongs to listed column t
     """
     for t in range(len(starts) - 1):
         k = columns[t] if len(columns) > 0 else t
@@ -129,7 +130,7 @@ def activate(code, z, out):
 def activate_gradient(code, z, a, delta):
     """delta (rows, units) *= the derivative of the activation `code` at z; a is the activation of z.
 
-    z may be unwritten memory where the derivative does not read it (`Activation.reads`).
+    z may be unwritten memory where the derivative does not read z (`Activation.reads`).
     """
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
@@ -154,8 +155,8 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
     `output` and `loss` are codes, `parameters` (n_out,) float64 are `Objective.loss_parameters`; the factor
-    of row i is share * weights[i]. A likelihood with its canonical output is computed from the logits. One of
-    several outputs a target has all first outputs, then all second ones, .., and the targets as often.
+    of row i is share * weights[i]. A likelihood with its canonical output is computed from the logits. A loss
+    of several outputs a target has all first outputs, then all second outputs, .., and the targets as often.
     """
     activate(output, z, delta)
     clips, form = parameters[0] < 0, loss_form(loss)
@@ -187,7 +188,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
 
 
 def log_losses(loss, scale, parameters, z, targets, delta):
-    """Return one row's loss of log(softmax); delta holds the softmax, and becomes scale * the derivative."""
+    """Return a row's loss of log(softmax); delta holds the softmax, and becomes scale * the derivative."""
     top = z[0]
     for j in range(1, len(z)):
         top = max(top, z[j])
@@ -206,7 +207,7 @@ def log_losses(loss, scale, parameters, z, targets, delta):
 
 
 def penalty(l1, l2, w):
-    """Return l1 * sum|w| + l2/2 * sum w^2 over one layer's weights (n_in, n_out)."""
+    """Return l1 * sum|w| + l2/2 * sum w^2 over a layer's weights (n_in, n_out)."""
     total = 0.0
     for k in range(w.shape[0]):
         row = w.dtype.type(0)
@@ -232,17 +233,17 @@ def penalty_gradient(l1, l2, w, dw):
 
 
 def scramble(bits):
-    """A hash of a 32-bit word: Wellons' "lowbias32" (2018)."""
+    """Return a hash of a 32-bit word: Wellons' "lowbias32" (2018)."""
     bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
     bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
     return np.uint32(bits ^ (bits >> np.uint32(16)))
 
 
 def drop(key, step, layer, first, p, a, out):
-    """out (rows, units) = a / (1 - p) where a unit is kept, else 0; out may be a itself.
+    """out (rows, units) = a / (1 - p) where a unit is not dropped, else 0; out may be a itself.
 
-    Which units are kept is a pure function of key, step, layer, unit and the row of the batch; row 0 of `a`
-    is the batch's row `first`. So the backward pass can call it again, on the deltas.
+    Dropout is a pure function of key, step, layer, unit and the row of the batch; row 0 of `a` is the batch's
+    row `first`. So the backward pass calls this function again, on the deltas.
     """
     word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
     word = scramble(np.uint32(word ^ np.uint32(layer)))
@@ -250,7 +251,7 @@ def drop(key, step, layer, first, p, a, out):
 
 
 def drop_units(word, first, threshold, scale, a, out):
-    """out = a * scale where a unit's hash, of a word and its place, is not below the threshold."""
+    """out = a * scale where a unit's hash is not below the threshold, else 0."""
     for i in range(a.shape[0]):
         row = scramble(np.uint32(word + np.uint32(first + i) * np.uint32(0x9E3779B9)))
         for j in range(a.shape[1]):
@@ -262,7 +263,7 @@ def drop_units(word, first, threshold, scale, a, out):
 
 
 def clip(clip_norm, gradients):
-    """Scale gradients (P,) by clip_norm / (their 2-norm + 1e-6) if that is below 1."""
+    """Scale gradients (P,) by clip_norm / (the 2-norm + 1e-6) if the factor is below 1."""
     scale = clip_norm / (math.sqrt(sum_of_squares(gradients)) + 1e-6)
     if scale < 1.0:
         for i in range(len(gradients)):
@@ -270,7 +271,7 @@ def clip(clip_norm, gradients):
 
 
 def sum_of_squares(numbers):
-    """Return the sum of the squares of numbers (n,), in float64."""
+    """Return the sum of the squares of numbers (n,) in float64."""
     squares = 0.0
     for i in range(len(numbers)):
         squares += np.float64(numbers[i]) * np.float64(numbers[i])
@@ -280,7 +281,7 @@ def sum_of_squares(numbers):
 def apply_rule(code, rate, constants, t, g, p, moments):
     """Take the step of the rule `code`: update p (n,) and its moments (rows, n) by the gradient g (n,).
 
-    moments : a row for each number that the rule remembers, or more; rows need not lie one after another
+    moments : a row for each moment of the rule, or more; rows need not be adjacent
     constants : float64, see `Optimizer.constants`; t : the number of the step, from 1, float64
     """
     for i in range(len(p)):
@@ -307,5 +308,5 @@ VARIANT = Variant(
         "weight_gradient": weight_gradient,
         "weight_gradient_sparse": weight_gradient_sparse,
     },
-    *OWN["baseline"],
+    *BUILT_IN["baseline"],
 )

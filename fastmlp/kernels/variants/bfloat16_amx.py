@@ -1,9 +1,8 @@
 """bfloat16_amx: fused, with the products of all but small layers on AMX tiles, of operands in bfloat16.
 
-Parameters, moments, sums, losses and all else that is no operand of a product stay float32; so do the
-products of sparse inputs. It wins where a layer fills whole tiles: a tile instruction multiplies 16 times as
-many numbers in a cycle as two ports for float32 do. Packing the operands then takes more than half of a
-product's time.
+Only operands of dense products are bfloat16; all other numbers, and sparse products, stay float32. It wins
+where a layer fills whole tiles: a tile instruction multiplies 16 times as many numbers in a cycle as two
+ports for float32. Packing the operands then takes more than half of a product's time.
 """
 
 from fastmlp.kernels.estimates import MIXED

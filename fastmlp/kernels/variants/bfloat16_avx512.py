@@ -1,7 +1,7 @@
 """bfloat16_avx512: as bfloat16_amx, by `vdpbf16ps` on vectors, for processors without AMX.
 
-It multiplies twice as many numbers in a cycle as one port for float32 does. On Intel's processors with two
-ports it is no faster than float32; its results equal those of bfloat16_amx up to the rounding of sums.
+The instruction multiplies twice as many numbers in a cycle as one port for float32. Intel's processors with
+two ports gain nothing. Results equal bfloat16_amx up to the rounding of sums.
 """
 
 from fastmlp.kernels.estimates import MIXED

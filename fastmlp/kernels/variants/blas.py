@@ -1,13 +1,13 @@
-"""blas: the matmuls through the BLAS that Numba reaches (SciPy's OpenBLAS), the rest as baseline.
+"""blas: matrix products through Numba's BLAS (SciPy's OpenBLAS), the rest as baseline.
 
-It beats plain loops as soon as a layer is some tens of units wide, and is what our own matmuls are compared
-with. It gives no estimate for "auto": it beats `fused` only in layers of one or two units, by 7 to 13 % (at
-most 31 %, 1-2-635-1 in float64).
+It beats plain loops from layers of some tens of units on, and fastmlp's products are compared with it. There
+is no estimate for "auto": blas beats `fused` only in layers of one or two units, by 7 to 13 % (at most 31 %,
+1-2-635-1 in float64).
 """
 
 import numpy as np
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant, allocating
 from fastmlp.kernels.variants import baseline
 
@@ -37,5 +37,5 @@ VARIANT = Variant(
     "blas",
     baseline.VARIANT,
     {"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
-    *OWN["blas"],
+    *BUILT_IN["blas"],
 )

@@ -1,11 +1,11 @@
-"""fused: rows of the batch first, then rows of the weights; what lies between stays in the caches.
+"""fused: rows of the batch first, then rows of the weights; results stay in the caches in between.
 
-Rows of X are read in place, through the row order. Bias and relu are applied to a tile while it is in
-registers. The gradient is formed slice by slice and the optimiser applied to each slice, so that no gradient
-array is written. Several workers share a step. It wins wherever a step takes more than a few microseconds.
+Rows of X are read in place, through the row order. Bias and relu are applied to a tile in registers. The
+optimiser is applied to each slice of the gradient, so that no gradient array is written. Several workers
+share a step. It wins wherever a step takes more than a few microseconds.
 """
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import tiled
@@ -28,5 +28,5 @@ VARIANT = Variant(
         "add_sparse_rows": sparse.add,
         "weight_gradient_sparse_rows": sparse.weight_gradient,
     },
-    *OWN["fused"],
+    *BUILT_IN["fused"],
 )

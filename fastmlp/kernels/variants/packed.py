@@ -1,14 +1,16 @@
 """packed: fused, with the weight gradients of large layers and large batches from packed operands.
 
 It wins where a layer's weights are larger than 1 MB, half of L2. There the columns of the batch, read 4 or 8
-KB apart, evict one another from the caches. Both operands are copied once into the order in which the tiles
-read them, which doubles the speed of that product. The same holds for batches whose long rows outgrow L2 (see
+KB apart, evict each other from the caches. Both operands are copied once in the order of the tiles' reads,
+which doubles the speed of the product. The same holds for batches whose long rows outgrow L2 (see
 `fastmlp.kernels.tuning.table` and `fastmlp.kernels.gemm.blocked`).
 """
 
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm.blocked import weight_gradient_rows
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, *OWN["packed"])
+VARIANT = Variant(
+    "packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, *BUILT_IN["packed"]
+)

@@ -1,11 +1,11 @@
-"""tiled: register tiles for the matmuls, losses and steps by whole vectors; all else as baseline.
+"""tiled: register tiles for matrix products, losses and steps by whole vectors; all else as baseline.
 
-It beats BLAS where a layer's matmul has less than some million operations: a tile has no call's overhead, its
-edges are masked and not padded, and its eight rows of three vectors of accumulators keep both FMA units busy.
-Functions such as exp are polynomials that LLVM vectorises, where libm's are calls.
+It beats BLAS where a layer's product has less than some million operations: a tile has no call's overhead,
+masked edges without padding, and eight rows of three vectors of accumulators for both FMA units. Functions
+such as exp are polynomials vectorised by LLVM, where libm's are calls.
 
-It gives no estimate for "auto": among 100 random works it beat `fused`, its extension, by more than 5 % only
-in single layers of a few units (by a quarter at most).
+There is no estimate for "auto": among 100 random works tiled beat `fused`, its extension, by more than 5 %
+only in single layers of a few units (by a quarter at most).
 """
 
 from fastmlp.kernels.codegen.scalars import activation, activation_backward, wide_vectors
@@ -14,7 +14,7 @@ from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise import dropout, steps
 from fastmlp.kernels.elementwise.losses import output_loss, softmax_of_rows
 from fastmlp.kernels.elementwise.sums import add_penalty_gradient, column_sums, penalty_of, squares_of
-from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
@@ -58,8 +58,8 @@ def softmax(z, out):
 
 
 def activate(code, z, out):
-    """Contract of baseline's slot, by 512-bit vectors in one loop: rows of 30 units end with 14 scalars."""
-    wide_vectors()
+    """Contract of baseline's slot, by 512-bit vectors in a single loop."""
+    wide_vectors()  # of rows of 30 units, a loop for each row would compute 14 as scalars
     if code == SOFTMAX:
         softmax(z, out)
         return
@@ -69,7 +69,7 @@ def activate(code, z, out):
 
 
 def activate_gradient(code, z, a, delta):
-    """Contract of baseline's slot, in the way of `activate`."""
+    """Contract of baseline's slot, by vectors as in `activate`."""
     wide_vectors()
     logits, outputs, deltas = vector(z, 0, z.size), vector(a, 0, a.size), vector(delta, 0, delta.size)
     for i in range(len(deltas)):
@@ -121,5 +121,5 @@ VARIANT = Variant(
         "softmax": softmax,
         "sum_of_squares": sum_of_squares,
     },
-    *OWN["tiled"],
+    *BUILT_IN["tiled"],
 )

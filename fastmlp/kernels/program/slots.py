@@ -1,0 +1,149 @@
+"""Slots by rows, by default calls of the slots of every variant; and the slots compiled by themselves.
+
+The functions are templates as in `step_templates`. A variant that works by rows, as `fused`, overrides them.
+Pieces (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
+"""
+
+# ruff: noqa: F821  (slots, `coded` and CODE are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba import types
+
+from fastmlp.kernels.codegen.views import no_order, rows_of, vector
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RELU, RULE_CODES, Codes
+
+
+def streams():
+    """Return whether products read rows of X in place, and gradients are applied slice by slice.
+
+    Otherwise the rows of a batch are gathered first, and every gradient is formed whole.
+    """
+    return False
+
+
+def affine_rows(x, order, w, b, out, first, last, relu, scratch):
+    """Rows [first, last) of out = x @ w + b, then relu where `relu`; order : empty."""
+    z = rows_of(out, first, last)
+    affine(rows_of(x, first, last), w, b, scratch, z)
+    if relu:
+        activate(RELU, z, z)
+
+
+def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
+    """Rows [first, last) of out = delta @ w.T; where `relu`, times the derivative of the relu that made a."""
+    below, a = rows_of(out, first, last), rows_of(a, first, last)
+    input_gradient(rows_of(delta, first, last), w, scratch, below)
+    if relu:
+        activate_gradient(RELU, a, a, below)
+
+
+def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+    """out = x.T @ delta, for all inputs; never with a step: `apply` is false."""
+    weight_gradient(x, delta, scratch, out)
+
+
+def affine_sparse_rows(indptr, indices, values, order, w, b, out, relu):
+    """`affine_sparse`, then relu where `relu`."""
+    affine_sparse(indptr, indices, values, order, w, b, out)
+    if relu:
+        activate(RELU, out, out)
+
+
+def add_sparse_rows(indptr, indices, values, order, w, out):
+    """out (rows, n_out) += x @ w, of sparse rows x: the chains of `affine_sparse` continue from out."""
+    for i in range(out.shape[0]):
+        row = order[i] if len(order) > 0 else i
+        own = rows_of(out, i, i + 1)
+        bounds, start = vector(indptr, row, 2), vector(own, 0, out.shape[1])
+        affine_sparse_rows(bounds, indices, values, no_order(), w, start, own, False)
+
+
+def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, apply, rate, l2):
+    """`weight_gradient_sparse`, never with a step: `apply` is false."""
+    weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
+
+
+# --- pieces: functions compiled by themselves --------------------------------------------------------------
+
+
+class ProgramPiece(NamedTuple):
+    """A slot as a piece.
+
+    result : Numba's type of the result
+    codes : the table of its first argument, if each code has machine code; else None
+    constant : the template that calls the slot, by the name `coded`, with the constant CODE as first argument
+    """
+
+    result: types.Type = types.none
+    codes: Codes | None = None
+    constant: Callable[..., Any] | None = None
+
+
+PIECES = {
+    **dict.fromkeys(
+        (
+            *("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather", "scatter", "flush"),
+            *("affine_rows", "weight_gradient_rows", "input_gradient_rows", "list_columns", "columns_step"),
+            *("affine_sparse", "weight_gradient_sparse", "affine_sparse_rows", "add_sparse_rows"),
+            *("weight_gradient_sparse_rows", "convert_bytes", "drop", "drop_placed", "accumulate"),
+            *("form_gradient", "rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step"),
+            *("operation_forward", "operation_backward", "vectors_step", "update_vectors", "mark_touched"),
+            *("parts_backward", "apply_whole", "pass_on", "whole_forward", "whole_backward"),
+            *("unit_sums", "unit_distances", "unit_factors", "column_gradients", "normalise_columns"),
+            *("normalise_columns_gradient", "normalise_fixed", "normalise_fixed_gradient"),
+            *("fixed_gain_gradient", "block_forward", "block_backward", "blocks_step", "update_blocks"),
+            *("take_columns", "step_rows", "angles", "cosines", "cosines_gradient", "sinusoids"),
+            *("sinusoids_gradient", "frequencies_gradient", "bins", "look_up"),
+            *("orthogonalise_all", "orthogonalise", "sum_over_ranks"),
+            *("heads_loss", "heads_losses", "heads_outputs", "heads_backward"),
+            *("members_loss", "members_outputs", "members_backward"),
+            *("penalty_gradient", "clip", "clip_all", "update_all", "update_part"),
+        ),
+        ProgramPiece(),
+    ),
+    **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), ProgramPiece(types.int64)),
+    **dict.fromkeys(("penalty", "penalties"), ProgramPiece(types.float64)),
+    "activate": ProgramPiece(types.none, ACTIVATION_CODES, lambda z, out: coded(CODE, z, out)),
+    "activate_gradient": ProgramPiece(
+        types.none, ACTIVATION_CODES, lambda z, a, delta: coded(CODE, z, a, delta)
+    ),
+    "output_loss": ProgramPiece(
+        types.float64, LOSS_CODES,
+        lambda output, parameters, share, z, targets, weights, scratch, delta:
+        coded(CODE, output, parameters, share, z, targets, weights, scratch, delta),
+    ),
+    "apply_rule": ProgramPiece(
+        types.none, RULE_CODES,
+        lambda rate, constants, t, g, p, moments: coded(CODE, rate, constants, t, g, p, moments),
+    ),
+    "operate": ProgramPiece(
+        types.none, OPERATION_CODES,
+        lambda numbers, subrows, second, gain, shift, x, other, saved, out:
+        coded(CODE, numbers, subrows, second, gain, shift, x, other, saved, out),
+    ),
+    "operate_gradient": ProgramPiece(
+        types.none, OPERATION_CODES,
+        lambda numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other:
+        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other),
+    ),
+    "gain_gradient": ProgramPiece(
+        types.none, OPERATION_CODES,
+        lambda numbers, subrows, second, gain, x, other, saved, delta, out:
+        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, out),
+    ),
+    "run_forward": ProgramPiece(
+        types.none, OPERATION_CODES,
+        lambda operations, last, parameters, z, out: coded(CODE, operations, last, parameters, z, out),
+    ),
+    "run_backward": ProgramPiece(
+        types.none, OPERATION_CODES,
+        lambda operations, last, parameters, z, first, parts, sums, delta:
+        coded(CODE, operations, last, parameters, z, first, parts, sums, delta),
+    ),
+}  # fmt: skip
+"""Slots, and other functions shared by programs, as products over rows and a step's phases, by name."""
