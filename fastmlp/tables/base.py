@@ -20,7 +20,7 @@ from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import Bar
-from fastmlp.tables import effects, members, report, selection, storage
+from fastmlp.tables import effects, members, report, selection
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
@@ -456,6 +456,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
+        from fastmlp.tables import storage
+
         check_is_fitted(self)
         storage.write(path, self)
 
@@ -470,6 +472,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         OSError
             If it cannot be read.
         """
+        from fastmlp.tables import storage
+
         kept = storage.parsed(path, *archive.read(path))
         if kept["task_"].name != cls._task:
             held = f"a model of a {kept['task_'].name}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, or_missing
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Share, Whole, or_missing
 from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Category(Column):
     levels: tuple[str, ...]
     rest: bool
     missing: bool
-    beyond: int = 0
-    unknown: float = 1.0
+    beyond: Whole = 0
+    unknown: Share = 1.0
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:

@@ -12,7 +12,6 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.files import archive
-from fastmlp.tables import storage
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
@@ -179,5 +178,7 @@ def opened(
     path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]
 ) -> TableClassifier | TableRegressor:
     """Return the classifier or regressor that a file's header and arrays hold, for `fastmlp.load`."""
+    from fastmlp.tables import storage
+
     kept = storage.parsed(path, header, arrays)
     return ESTIMATORS[kept["task_"].name].restored(kept)

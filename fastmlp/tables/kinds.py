@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import MOST_LEVELS, Cells, Column, or_missing
-from fastmlp.tables.values import labels_of, numbers, robust, scaled, seconds_of, tails_of
+from fastmlp.tables.columns import MOST_LEVELS, Cells, Column, Finite, Positive, or_missing
+from fastmlp.tables.values import Tails, labels_of, numbers, robust, scaled, seconds_of, tails_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,11 +47,11 @@ class Number(Column):
     kind = "number"
     words_for = "numbers"
     read_as = "number"
-    center: float
-    scale: float
+    center: Finite
+    scale: Positive
     missing: bool
-    tails: str = "clipped"
-    unit: float = 1.0
+    tails: Tails = "clipped"
+    unit: Positive = 1.0
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
@@ -97,12 +97,12 @@ class Date(Column):
     kind = "date"
     words_for = "dates"
     read_as = "date"
-    center: float
-    scale: float
+    center: Finite
+    scale: Positive
     times: bool
     missing: bool
-    tails: str = "clipped"
-    unit: float = 1.0
+    tails: Tails = "clipped"
+    unit: Positive = 1.0
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
@@ -161,7 +161,7 @@ class Text(Column):
     words_for = "free text"
     mostly_zeros = True
     words: tuple[str, ...]
-    weights: tuple[float, ...]
+    weights: tuple[Positive, ...]
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category, counts_of, unknown_share
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Count, Mean, Positive
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.tables.values import clipped, labels_of
 
@@ -73,9 +73,9 @@ class LevelMeans(Category):
     """
 
     mostly_zeros = False
-    means: tuple[float, ...] = ()
-    rows: tuple[int, ...] = ()
-    priors: tuple[float, ...] = ()
+    means: tuple[Mean, ...] = ()
+    rows: tuple[Count, ...] = ()
+    priors: tuple[Positive, ...] = ()
 
     @classmethod
     def of(cls, column: Category, series: pl.Series, targets: Targets) -> Self:

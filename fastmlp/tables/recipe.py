@@ -14,6 +14,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
+from fastmlp.tables.columns import Count, Share, Size, Whole
 from fastmlp.tables.tasks import Task
 
 MOST_EPOCHS = 400
@@ -24,6 +25,9 @@ VISITS = 20_000_000
 
 MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
+
+MOST_MEMBERS = 1000
+"""Networks of a recipe at most."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +45,24 @@ class Recipe:
     most_members : what `resolved` makes of few rows
     """
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Count, ...] = (128, 128)
     activation: str = "silu"
     optimizer: str = "adamw"
-    learning_rate: float = 0.003
-    epochs: int | None = None
-    batch_size: int | None = None
-    dropout: float = 0.1
-    l2: float = 0.0
-    decay: float = 1.0
-    patience: int = 20
-    members: int | None = None
+    learning_rate: Size = 0.003
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    dropout: Size = 0.1
+    l2: Size = 0.0
+    decay: Size = 1.0
+    patience: Count = 20
+    members: Count | None = None
     balanced: bool = False
     layers: tuple[Part, ...] | None = None
-    bins: int = 0
-    sigma: float = 0.0
-    width: int = 0
-    average: float = 0.0
-    most_members: int = 8
+    bins: Whole = 0
+    sigma: Size = 0.0
+    width: Whole = 0
+    average: Share = 0.0
+    most_members: Count = 8
 
     @property
     def embeds(self) -> bool:

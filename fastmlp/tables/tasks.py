@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.tables.columns import Finite, Positive, Share
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
 from fastmlp.tables.values import labels_of
@@ -54,7 +55,7 @@ class Classification:
     loss = "cross_entropy"
     output = "softmax"
     classes: tuple[Any, ...]
-    threshold: float | None = None
+    threshold: Share | None = None
 
     @classmethod
     def learned(cls, y: Array) -> Classification:
@@ -200,8 +201,8 @@ class Regression:
     loss = "mse"
     output = "identity"
     n_out = 1
-    mean: float
-    deviation: float
+    mean: Finite
+    deviation: Positive
 
     @classmethod
     def learned(cls, y: Array) -> Regression:
