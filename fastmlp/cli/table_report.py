@@ -173,7 +173,8 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
             f"{loss:.4g}{rest}"
         )
     if estimator.shortened_ is not None:
-        print_line(f"note       the time limit left room for {estimator.shortened_}")
+        by = "there was" if estimator.shortened_.endswith("Ctrl-C") else "the time limit left"
+        print_line(f"note       {by} room for {estimator.shortened_}")
     print_line(f"backend    {found['backend']}")
 
 

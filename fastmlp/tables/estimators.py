@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,6 @@ from fastmlp.files import archive
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
-from fastmlp.tables.writings import Given
 
 Array = NDArray[Any]
 
@@ -44,35 +44,10 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     _task = Classification.name
 
     def __init__(
-        self,
-        *,
-        columns: Given | None = None,
-        time: str | None = None,
-        group: str | None = None,
-        missing: Sequence[str] | None = None,
-        levels: int | None = None,
-        preset: str | None = None,
-        hidden: Sequence[int] | None = None,
-        layers: Sequence[Any] | None = None,
-        activation: str | None = None,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        dropout: float | None = None,
-        l2: float | None = None,
-        members: int | None = None,
-        class_weight: str | None = None,
-        threshold: float | str | None = None,
-        time_limit: float | None = None,
-        search: float | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        dtype: Any = None,
-        random_state: Any = None,
-        progress: bool | None = False,
+        self, *, class_weight: str | None = None, threshold: float | str | None = None, **others: Any
     ) -> None:
-        self._keep(locals())
+        super().__init__(**others)
+        self.class_weight, self.threshold = class_weight, threshold
 
     @property
     def classes_(self) -> Array:
@@ -100,6 +75,17 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         assert isinstance(self.task_, Classification)
         codes, found = self.task_.encoded(values), self.task_.decided(self.outputs(frame))
         return float(accuracy_score(codes, found, sample_weight=weights))
+
+
+_all = inspect.signature(TableEstimator.__init__)
+_own = [
+    one
+    for one in inspect.signature(TableClassifier.__init__).parameters.values()
+    if one.kind == one.KEYWORD_ONLY
+]
+TableClassifier.__init__.__signature__ = _all.replace(  # type: ignore[attr-defined]  # for help and for scikit-learn
+    parameters=[*_all.parameters.values(), *_own]
+)
 
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -117,12 +117,13 @@ class Date(Column):
     def parts(self) -> tuple[str, ...]:
         """The time, sine and cosine of each period, and whether there is none."""
         waves = [
-            f"{self.name} {wave} of the {period}" for period, _ in self._periods for wave in ("sin", "cos")
+            f"{self.name} {wave} of the {period}" for period, _ in self.periods for wave in ("sin", "cos")
         ]
         return (*_numeric(self.name, self.tails), *waves, *[f"{self.name} is missing"] * self.missing)
 
     @property
-    def _periods(self) -> list[tuple[str, float]]:
+    def periods(self) -> list[tuple[str, float]]:
+        """The periods in which it has a place, with their seconds."""
         return [("year", YEAR), ("week", 7 * DAY), *([("day", DAY)] if self.times else [])]
 
     def encoded(self, series: pl.Series) -> Cells:
@@ -131,7 +132,7 @@ class Date(Column):
         absent = np.isnan(seconds)
         known = np.where(absent, self.center, seconds)
         columns = scaled(known - self.center, self.scale, self.unit, self.tails)
-        for _, period in self._periods:
+        for _, period in self.periods:
             angle = 2 * math.pi * (known % period) / period
             columns += [np.where(absent, 0.0, np.sin(angle)), np.where(absent, 0.0, np.cos(angle))]
         columns += [absent] * self.missing
@@ -146,7 +147,7 @@ class Date(Column):
     def summary(self) -> str:
         """The periods, and the middle date."""
         middle = np.datetime64(round(self.center), "s").astype("datetime64[D]")
-        periods = ", ".join(period for period, _ in self._periods)
+        periods = ", ".join(period for period, _ in self.periods)
         return f"around {middle}, place in the {periods}" + or_missing(self.missing)
 
 

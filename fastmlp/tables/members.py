@@ -42,16 +42,20 @@ class MemberSettings(NamedTuple):
 def train_member(
     X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: MemberSettings,
     rows: Array, held: Array, callbacks: Sequence[Callback], epochs: int | None = None,
+    initial: Model | None = None,
 ) -> Model:  # fmt: skip
     """Return one member, of the epoch after which the rows `held` had the least loss.
 
     targets : (rows,) as the task encodes them
     epochs : after which it ends, if no rows are held out; its rate falls as if it went on
+    initial : a member to begin from, whose network it has
     """
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     inputs = inputs_of(X.shape[1], recipe, settings.several)
+    network = recipe.network(inputs, task) if initial is None else initial.network
+    inputs = network.blocks or network.n_in
     backend, left = settings.backend, settings.deadline.left
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
@@ -61,13 +65,14 @@ def train_member(
         arrays = (rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],)))
         validating = {"callbacks": [EarlyStopping(recipe.patience), *callbacks], "validation": arrays}
     return fit(
-        recipe.network(inputs, task),
+        network,
         rows_for(inputs, X[rows]),
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
         epochs=epochs or recipe.epochs,
         batch_size=recipe.batch_size,
         seed=settings.seed,
+        initial=initial,
         sample_weight=None if weights is None else weights[rows],
         **validating,
         progress=False,

@@ -7,7 +7,7 @@ others are trained on all rows for so many epochs. The mean of all networks pred
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback
 from fastmlp.system.compiling import Stopwatch
+from fastmlp.system.interrupts import Interrupted, deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
@@ -35,6 +36,9 @@ time one does."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
+
+MORE_RATE = 0.1
+"""Of a recipe's learning rate, for networks that go on on other rows."""
 
 
 @dataclass
@@ -87,7 +91,7 @@ def train(
     Other recipes are not begun where not even one epoch fits. If the first had all rows, more networks follow
     as long as one more is expected to end in time. After the last of them, or where there were fewer rows,
     one of the best recipe has all the time that is left if its epochs or rows were fewer. It predicts alone
-    if its loss is less.
+    if its loss is less. Ctrl-C ends the time, and the network under way is left out.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -95,6 +99,8 @@ def train(
     ------
     DivergenceError
         If the training of a last recipe diverges.
+    Interrupted
+        After Ctrl-C before a first network is done, or at once after a second one.
     TableError
         If a part of the rows has no weight.
     """
@@ -108,7 +114,7 @@ def train(
     if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
-    with Bar(visits, "row", "training", settings.shown) as bar:
+    with Bar(visits, "row", "training", settings.shown) as bar, deferred(settings.deadline.interrupt):
         before = 0
 
         def member(
@@ -138,7 +144,43 @@ def train(
         groups = near_best(groups, dependence)
     less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
-    return groups, ", ".join(words) or None
+    until = " before Ctrl-C" * (settings.deadline.interrupted and bool(words))
+    return groups, ", ".join(words) + until or None
+
+
+def more(
+    X: Any, targets: Array, weights: Array | None, task: Task, groups: Sequence[tuple[Recipe, list[Model]]],
+    settings: MemberSettings,
+) -> list[Group]:  # fmt: skip
+    """Return groups whose networks go on on other rows, at a part of their rate.
+
+    As many networks as held out rows before hold out parts of these, which choose their epochs.
+
+    X, targets, weights : as for `train`
+    """
+    held = max(sum("validation_loss" in model.history for model in models) for _, models in groups)
+    parts: list[Part] = [*islice(folds(targets, task, settings.seed, settings.dependence), held)]
+    whole, found = (np.arange(len(targets)), np.empty(0, int)), []
+    for recipe, models in groups:
+        slower, own = (
+            replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate),
+            Group(recipe, recipe, 0),
+        )
+        balanced = weights_of(targets, weights, task, recipe)
+        for place, model in enumerate(models):
+            seeded, part = (
+                settings._replace(seed=settings.seed + place),
+                [*parts, whole][min(place, len(parts))],
+            )
+            epochs = None if len(part[1]) else own.epochs
+            own.models.append(
+                train_member(X, targets, balanced, task, slower, seeded, *part, [], epochs, initial=model)
+            )
+            if len(part[1]):
+                own.held.append(part[1])
+                own.outputs.append(predicted(own.models[-1], X[part[1]]))
+        found.append(own)
+    return found
 
 
 def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
@@ -175,6 +217,10 @@ def _firsts(
             if recipe is recipes[-1] and not groups:
                 raise
             continue
+        except Interrupted:
+            if not groups:
+                raise
+            return groups, place
         if found is not None:
             own, part, model = found  # where there is no time for all rows others have as few
             groups.append(
@@ -202,7 +248,7 @@ def _longest(
         return groups
     try:
         found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
-    except DivergenceError:
+    except (DivergenceError, Interrupted):
         return groups
     assert found is not None
     own, used, model = found
@@ -230,6 +276,8 @@ def _followed(
                 raise
             groups.remove(group)
             continue
+        except Interrupted:
+            return False
         if allowance.is_over:
             return False
         group.models.append(model)
