@@ -14,26 +14,27 @@ from flats import QUICK, flats
 from processes import importing, python
 
 from fastmlp import TableClassifier, TableRegressor
+from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
-from fastmlp.tables.kinds import Date
+from fastmlp.tables.kinds import Date, Number
 from fastmlp.tables.means import LevelMeans
 
 CLOSE = 256 * np.finfo(np.float32).eps
 """Of sums of some tens of products in float32, in other orders, over the greatest one."""
 
 
-def every_kind(rows=240, seed=0):
+def every_kind(rows=240, seed=0, shops=12):
     """A table with columns of every kind but text, each of which has missing values somewhere."""
     rng = np.random.default_rng(seed)
     frame = flats(rows, seed)
     days = np.datetime64("2024-01-01", "ms") + 1000 * rng.integers(0, 40_000_000, rows)
-    shops = rng.choice([f"shop {i}" for i in range(12)], rows)
+    names = rng.choice([f"shop {i}" for i in range(shops)], rows)
     codes = rng.integers(0, 11, rows)
     return frame.with_columns(
         when=pl.Series(days).set(pl.Series(np.arange(rows) % 19 == 3), None),
         heavy=pl.Series(np.exp(3 * rng.normal(size=rows))),
-        shop=pl.Series(shops).set(pl.Series(np.arange(rows) % 23 == 5), None),
+        shop=pl.Series(names).set(pl.Series(np.arange(rows) % 23 == 5), None),
         rare=pl.Series(np.where(np.arange(rows) % 40 == 1, [f"r{i}" for i in range(rows)], "usual")),
         district=pl.Series(codes),
         new=pl.Series(rng.random(rows) > 0.5),
@@ -51,20 +52,21 @@ def strange(seed=9):
     )
 
 
-@pytest.fixture(scope="module", params=["price", "kind"])
+@pytest.fixture(scope="module", params=["price", "kind", "sparse"])
 def exported(request):
-    """A model with networks of every recipe, for columns of every kind."""
-    kind = TableRegressor if request.param == "price" else TableClassifier
+    """A model with networks of every recipe, for columns of every kind; means of levels, or a sparse X."""
+    kind = TableClassifier if request.param == "kind" else TableRegressor
+    is_sparse, target = request.param == "sparse", {"kind": "kind"}.get(request.param, "price")
+    frame = every_kind(shops=70 if is_sparse else 12).drop({"kind": "price"}.get(target, "kind"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastmlp.tables.selection.MARGIN", 1e9)  # no recipe is left out
-        patch.setattr("fastmlp.tables.means.MANY", 8)
+        patch.setattr("fastmlp.tables.means.MANY", 1000 if is_sparse else 8)
         patch.setattr("fastmlp.tables.codes.are_codes", lambda values, _: bool((values % 1 == 0).all()))
-        model = kind(**QUICK | {"epochs": 3}).fit(
-            every_kind().drop({"price": "kind"}.get(request.param, "price")), request.param
-        )
+        model = kind(**QUICK | {"epochs": 3}).fit(frame, target)
     assert len(model.groups_) == 3
     kinds = {type(column) for column in (*model.encoding_.columns, *model.encoding_.codes)}
-    assert {LevelMeans, Date} <= kinds
+    assert kinds == {Date, Number, Category} | ({LevelMeans} if not is_sparse else set())
+    assert model.encoding_.is_sparse == is_sparse
     assert model.encoding_.codes
     return model
 
