@@ -24,10 +24,10 @@ from fastmlp.tables.categories import MISSING, Category
 from fastmlp.tables.columns import Column
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import Date, Dropped, Number, Text
+from fastmlp.tables.kinds import Date, Dropped, Scaled, Text
 from fastmlp.tables.means import LevelMeans
-from fastmlp.tables.tasks import Classification
-from fastmlp.tables.values import CLIP, FARTHEST, numbers, seconds_of
+from fastmlp.tables.tasks import Classification, Regression
+from fastmlp.tables.values import CLIP, FARTHEST
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,7 +56,8 @@ def described(estimator: Estimator) -> dict[str, Any]:
         columns.append({"name": column.name, "holds": holds})
         if isinstance(column, Category):
             columns[-1] |= {"holds": "places of levels", "levels": [*column.levels]}
-    outputs = {"probabilities of": [*estimator.task_.classes]} if estimator._task == "classification" else {}
+    classes = getattr(estimator.task_, "classes", None)
+    outputs = {} if classes is None else {"probabilities of": [*classes]}
     return {"columns": columns, "target": estimator.target_name_} | outputs
 
 
@@ -64,12 +65,11 @@ def coded(encoding: Encoding, frame: pl.DataFrame) -> Array:
     """Return a table as exports take it, (rows, columns) float64."""
     found = []
     for column in columns_of(encoding):
-        series = frame[column.name]
         if isinstance(column, Category):
-            codes = column.codes_of(series).astype(float)
+            codes = column.codes_of(frame[column.name]).astype(float)
             found.append(np.where(codes == MISSING, np.nan, codes))
-        else:
-            found.append(seconds_of(series) if isinstance(column, Date) else numbers(series))
+        elif isinstance(column, Scaled):
+            found.append(column.amounts(frame[column.name]))
     return np.column_stack(found)
 
 
@@ -118,10 +118,10 @@ def _parts(column: Column, is_code: bool) -> list[_Part]:
 
     is_code : whether it is a number, with its levels in the place of their places
     """
-    if isinstance(column, (Number, Date)):
+    if isinstance(column, Scaled):
         found = [_Part(_clipped, [[column.center], [column.scale]])] * (column.tails != "kept")
         found += [_Part(_kept, [[column.center], [column.unit]])] * (column.tails != "clipped")
-        for _, period in column.periods if isinstance(column, Date) else ():
+        for _, period in column.waves:
             found += [_Part(_wave, [[2 * math.pi / period], [phase]]) for phase in (0.0, math.pi / 2)]
         return found + [_Part(_is_level, [[math.nan]])] * column.missing
     assert isinstance(column, Category)
@@ -167,58 +167,61 @@ def _networks(estimator: Estimator) -> ExportGraph:
     return mean_graph(pairs, [np.arange(width)] * len(models), width)
 
 
+def _scale_of(task: Any) -> tuple[float, float]:
+    """Return what the output of networks is multiplied by, and what is added; ValueError for another task."""
+    if isinstance(task, Classification):
+        return 1.0, 0.0
+    if not isinstance(task, Regression):
+        raise ValueError("exports take a model of one target")
+    first, second, third = task.decoded(np.array([[0.0], [1.0], [2.0]])).tolist()
+    if not math.isclose(third - second, second - first, rel_tol=1e-5):
+        raise ValueError("exports take predictions that are linear in what networks give, and these are not")
+    return second - first, first
+
+
 # --- formats --------------------------------------------------------------------------------------------
 
 
 def to_onnx(estimator: Estimator, path: str | Path) -> None:
     """Write an ONNX file, see `TableEstimator.to_onnx`."""
     onnx = needed("onnx", "onnx", "to_onnx")
-    columns, networks, task = _columns(estimator.encoding_), _networks(estimator), estimator.task_
-    before, middle, after = (
-        OnnxGraph(dtype, prefix)
-        for dtype, prefix in ((columns.dtype, "columns."), (networks.dtype, ""), (columns.dtype, "target."))
-    )
-    kinds = [onnx.helper.np_dtype_to_tensor_dtype(one.dtype) for one in (columns, networks)]
+    scale, shift = _scale_of(estimator.task_)
+    columns, networks = _columns(estimator.encoding_), _networks(estimator)
+    wide, narrow = (onnx.helper.np_dtype_to_tensor_dtype(one.dtype) for one in (columns, networks))
+    before, middle = OnnxGraph(columns.dtype, "columns."), OnnxGraph(networks.dtype)
+    after = OnnxGraph(columns.dtype, "target.")
     value = before.walk(columns, ["X"])["output"]
-    value = middle.walk(networks, [before.add("Cast", [value], to=kinds[1])])["output"]
-    value = after.add("Cast", [value], to=kinds[0])
-    if not isinstance(task, Classification):
-        value = after.add("Mul", [value, after.constant(task.deviation)])
-        value = after.add("Add", [value, after.constant(task.mean)])
+    value = middle.walk(networks, [before.add("Cast", [value], to=narrow)])["output"]
+    value = after.add("Mul", [after.add("Cast", [value], to=wide), after.constant(scale)])
+    value = after.add("Add", [value, after.constant(shift)])
     after.nodes.append(onnx.helper.make_node("Identity", [value], ["output"]))
-    ends = [
-        onnx.helper.make_tensor_value_info(name, kinds[0], ["rows", count])
-        for name, count in (("X", columns.inputs[0].columns), ("output", task.n_out))
-    ]
-    text = json.dumps(described(estimator))
-    onnx.save_model(assembled([before, middle, after], ends[:1], ends[1:], {DESCRIPTION: text}), path)
+    sizes = {"X": columns.inputs[0].columns, "output": estimator.task_.n_out}
+    ends = [onnx.helper.make_tensor_value_info(name, wide, ["rows", n]) for name, n in sizes.items()]
+    texts = {DESCRIPTION: json.dumps(described(estimator))}
+    onnx.save_model(assembled([before, middle, after], ends[:1], ends[1:], texts), path)
 
 
-def to_c(estimator: Estimator, path: str | Path, name: str | None) -> None:
+def to_c(estimator: Estimator, path: Path, name: str | None) -> None:
     """Write a C99 header, and what its numbers mean beside it; see `TableEstimator.to_c`."""
-    name, task = c_header.identifier(path, name), estimator.task_
-    columns, networks, number = (
-        _columns(estimator.encoding_),
-        _networks(estimator),
-        c_header.number_writer(np.dtype(float)),
+    name, n_out = c_header.identifier(path, name), estimator.task_.n_out
+    scale, shift = map(c_header.number_writer(np.dtype(float)), _scale_of(estimator.task_))
+    columns, networks = _columns(estimator.encoding_), _networks(estimator)
+    (_, width), real = columns.widths, "float" if networks.dtype == np.float32 else "double"
+    predict = c_header.function(
+        f"void {name}_predict(const double *x, double *out)",
+        [
+            f"double columns[{width}]",
+            f"{real} row[{width}], y[{n_out}]",
+            f"{name}_columns_predict(x, columns)",
+            f"for i in range({width}):",
+            f"    row[i] = ({real})columns[i]",
+            f"{name}_network_predict(row, y)",
+            f"for i in range({n_out}):",
+            f"    out[i] = {scale} * y[i] + {shift}",
+        ],
+        f"Reads {columns.inputs[0].columns} numbers, see the .json beside; writes {n_out}.",
     )
-    real = "float" if networks.dtype == np.float32 else "double"
-    is_class = isinstance(task, Classification)
-    out = "y[i]" if is_class else f"{number(task.mean)} + {number(task.deviation)} * y[i]"
-    body = [
-        f"double columns[{columns.widths[1]}]",
-        f"{real} row[{columns.widths[1]}], y[{task.n_out}]",
-        f"{name}_columns_predict(x, columns)",
-        f"for i in range({columns.widths[1]}):",
-        f"    row[i] = ({real})columns[i]",
-        f"{name}_network_predict(row, y)",
-        f"for i in range({task.n_out}):",
-        f"    out[i] = {out}",
-    ]
-    beside = Path(path).with_suffix(".json")
-    what = f"Reads {columns.inputs[0].columns} numbers, see the .json beside; writes {task.n_out}."
-    predict = c_header.function(f"void {name}_predict(const double *x, double *out)", body, what)
     parts = [c_header.header(columns, f"{name}_columns"), c_header.header(networks, f"{name}_network")]
-    parts.append(c_header.framed(name, "A model of a table.", [predict]))
-    Path(path).write_text("\n".join(parts), encoding="ascii")
-    beside.write_text(json.dumps(described(estimator), indent=1), encoding="utf-8")
+    text = "\n".join([*parts, c_header.framed(name, "A model of a table.", [predict])])
+    path.write_text(text, encoding="ascii")
+    path.with_suffix(".json").write_text(json.dumps(described(estimator), indent=1), encoding="utf-8")
