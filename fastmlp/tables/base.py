@@ -348,7 +348,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         parts of the new rows, as in `fit`: the errors of intervals, and the threshold, are then those of new
         rows. Scores of `report_` remain those of the model before, and it says so.
 
-        X, y, sample_weight : as for `fit`; y : None for the column of X that has the target's name
+        X, y, sample_weight : as for `fit`, of rows that were not learned from; y : None for the column of X
+            that has the target's name
 
         Raises
         ------
@@ -361,7 +362,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             raise TableError(f"class {checks.shown(values[new][0])} was not learned", self.target_name_)
         if len(values) < FOLDS:
             raise TableError(f"at least {FOLDS} rows with a target are needed, got {len(values)}")
-        for line in self.encoding_.remarks(frame):
+        own, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
+        again = ["the model has learned from this table: errors of intervals will be too small"]
+        for line in self.encoding_.remarks(frame) + again * (own in known):
             warnings.warn(line, stacklevel=2)
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
         encoded = self.encoding_.encoded(frame, self.models_[0].parameters.dtype)
@@ -372,8 +375,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         report, count = self.report_ or {}, len(values)
         before = f"before {count} rows more were learned"
         self.report_ = report | {"held out": ", ".join(filter(None, (report.get("held out"), before)))}
-        known = self.fingerprint_, self.encoding_.fingerprint(frame, values)
-        self.fingerprint_ = " ".join(filter(None, known))
+        self.fingerprint_ = " ".join([*known, own])
         return self
 
     def _members(

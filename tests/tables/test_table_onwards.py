@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import subprocess
@@ -162,10 +163,12 @@ def test_new_rows_change_the_networks_and_nothing_that_was_learned_of_columns(tm
     assert model.report_["held out"] == "before 150 rows more were learned"
     trained = "rows that the model was trained on"
     assert [model.looked_at(one, None)[2] for one in (first, second, later)] == [trained, trained, None]
+    with pytest.warns(UserWarning, match="^the model has learned from this table: errors of intervals"):
+        copy.deepcopy(model).fit_more(second)
     model.save(tmp_path / "m")
     again = load(tmp_path / "m")
     np.testing.assert_array_equal(again.predict(later), model.predict(later))
-    assert again.fit_more(second).score(later, "price") > before + 0.2
+    assert again.fit_more(drifted(150, 3)).score(later, "price") > before + 0.2
 
 
 def test_a_class_that_was_not_learned_is_refused(classifier):
