@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.checks import needed
 from fastmlp.exchange import c_header
 from fastmlp.exchange.onnx_graph import OnnxGraph, assembled
 from fastmlp.exchange.steps import ExportGraph, columns_graph, mean_graph
 from fastmlp.model.embeddings import UnitFormula
-from fastmlp.system.packages import needed
 from fastmlp.tables.categories import MISSING, Category
 from fastmlp.tables.columns import Column
 from fastmlp.tables.encoding import Encoding
