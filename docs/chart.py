@@ -1,4 +1,4 @@
-"""The chart on the first page: the table of docs/speed.md as bars, drawn while the site is built."""
+"""Charts of the tables of docs/speed.md and docs/second-order.md, drawn while the site is built."""
 
 import re
 
@@ -37,4 +37,29 @@ def draw(page, folder):
             axis.spines[:].set_visible(False)
             axis.legend(loc="lower right", frameon=False)
             figure.savefig(folder / f"speed-{mode}.svg", transparent=True, metadata={"Date": None})
+            plt.close(figure)
+
+
+METHODS = {"LM": "#2a78d6", "L-BFGS": "#1baf7a", "Adam": "#eb6834", "PyTorch LM": "#8a63d2"}
+
+
+def draw_losses(page, folder):
+    """Write losses-light.svg and losses-dark.svg: what methods come to in the same time, log scale."""
+    _, found, table = page.partition("<!-- second order:")
+    works = [row for row in rows(found + table) if all(row.get(method) for method in METHODS)]
+    at = np.arange(len(works))
+    for mode, ink in INK.items():
+        colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        with plt.rc_context({**colours, "svg.hashsalt": mode, "font.size": 11}):
+            figure, axis = plt.subplots(figsize=(8, 0.3 * len(works) + 1.2), layout="constrained")
+            losses = [[max(float(row[method]), 1e-16) for method in METHODS] for row in works]
+            axis.hlines(at, np.min(losses, axis=1), np.max(losses, axis=1), color=ink, linewidth=0.5)
+            for (method, colour), values in zip(METHODS.items(), np.transpose(losses), strict=True):
+                axis.scatter(values, at, s=40, color=colour, label=method, zorder=3)
+            axis.set(xscale="log", ylim=(len(works) - 0.4, -0.6), xlabel="loss")
+            axis.set_yticks(at, [row["work"] for row in works])
+            axis.tick_params(left=False)
+            axis.spines[:].set_visible(False)
+            axis.legend(loc="upper left", bbox_to_anchor=(0, 1.14), ncols=len(METHODS), frameon=False)
+            figure.savefig(folder / f"losses-{mode}.svg", transparent=True, metadata={"Date": None})
             plt.close(figure)

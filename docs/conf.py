@@ -69,9 +69,10 @@ def list_classes(app, docname, source):
 
 
 def draw_charts(app):
-    """Draw what index.md shows."""
+    """Draw what index.md and second-order.md show."""
     folder = Path(app.srcdir)
     chart.draw((folder / "speed.md").read_text(encoding="utf-8"), folder)
+    chart.draw_losses((folder / "second-order.md").read_text(encoding="utf-8"), folder)
 
 
 def setup(app):

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from fastmlp.model.optimizers import *  # noqa: F403
     from fastmlp.model.optimizers import Rule as Rule
     from fastmlp.model.schedules import *  # noqa: F403
+    from fastmlp.model.second_order import LBFGS as LBFGS
+    from fastmlp.model.second_order import LevenbergMarquardt as LevenbergMarquardt
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
     from fastmlp.system.interrupts import Interrupted as Interrupted
@@ -120,6 +122,7 @@ _TABLES = {
     "model.layers": "LAYERS",
     "model.losses": "LOSS_CLASSES",
     "model.optimizers": "NAMED",
+    "model.second_order": "WHOLE",
 }
 """Tables of public classes, by the module that has them: an entry there is public."""
 
@@ -150,12 +153,11 @@ def _publish_end(process: int) -> None:
 # Before mpi4py's MPI_Finalize. A process that is forked from this one is no rank.
 atexit.register(_publish_end, os.getpid())
 
-_DIFFERENTIATE = ("input_derivatives", "parameter_derivatives", "attribution")
-register(
-    lambda name: importlib.import_module(
-        f"fastmlp.{'derivatives' if name in _DIFFERENTIATE else 'exchange'}.{name}"
-    )
-)
+_ROOMS = {
+    **dict.fromkeys(("input_derivatives", "parameter_derivatives", "attribution"), "derivatives"),
+    **dict.fromkeys(("whole_data", "levenberg_marquardt", "lbfgs"), "second_order"),
+}
+register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
 register_file("table", _read_table)
 
 

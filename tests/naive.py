@@ -65,6 +65,8 @@ def element_losses(name, output, z, y, delta=1.0, quantile=0.5):
         return np.exp(z) - y * z
     if name == "poisson_deviance":  # half of sklearn.metrics.mean_poisson_deviance
         return np.exp(z) - y - y * (z - np.log(np.where(y > 0, y, 1)))
+    if name == "gamma_deviance":  # half of sklearn.metrics.mean_gamma_deviance
+        return y / np.exp(z) - np.log(y) + z - 1
     a = OUTPUTS[output](z)
     if name == "focal":  # Lin and others (2017), of each class; gamma = 2
         return -y * (1 - a) ** 2 * np.log(a)

@@ -42,6 +42,8 @@ def y_for(loss, rng, rows, n_out):
             return rng.random(shape)
         case "at least 0":
             return rng.poisson(2.0, shape).astype(float)
+        case "above 0":
+            return rng.gamma(2.0, size=shape)
     return rng.standard_normal(shape)
 
 

@@ -71,12 +71,12 @@ class Extended(Recipe):
     rates: Mapping[str, float] | None = None
     smoothing: float = 0.0
 
-    def network(self, inputs: int | Blocks, task: Any) -> Network:
+    def network(self, inputs: int | Blocks, task: Any, signs: np.ndarray | None = None) -> Network:
         """Return the network."""
         if self.smoothing and task.loss == "cross_entropy":
             loss = CrossEntropy(self.smoothing)
             task = SimpleNamespace(n_out=task.n_out, output=task.output, loss=loss)
-        return super().network(inputs, task)
+        return super().network(inputs, task, signs)
 
     def optimizer_of(self, steps: int) -> Optimizer:
         """Return the optimiser."""
@@ -115,7 +115,7 @@ class ByTarget(Learning):
             edges.append(tuple(np.unique([column.min(), *inner, column.max()]).tolist()))
         return replace(self, edges=tuple(edges))
 
-    def network(self, inputs: int | Blocks, task: Any) -> Network:
+    def network(self, inputs: int | Blocks, task: Any, signs: np.ndarray | None = None) -> Network:
         """Return the network with these bins."""
         if not isinstance(inputs, int):
             ends = accumulate(block.columns for block in inputs)
@@ -125,7 +125,7 @@ class ByTarget(Learning):
                 else block
                 for block, end in zip(inputs, ends, strict=True)
             )
-        return super().network(inputs, task)
+        return super().network(inputs, task, signs)
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,10 @@ class EmbeddedLevels(Learning):
         ]
         return replace(self, levels=dict(coded))
 
-    def network(self, inputs: int | Blocks, task: Any) -> Network:
+    def network(self, inputs: int | Blocks, task: Any, signs: np.ndarray | None = None) -> Network:
         """Return the network with these units."""
-        return super().network(inputs if isinstance(inputs, int) else (*self._blocks(inputs),), task)
+        blocks = inputs if isinstance(inputs, int) else (*self._blocks(inputs),)
+        return super().network(blocks, task, signs)
 
     def _blocks(self, inputs: Blocks) -> Iterator[InputBlock]:
         first = 0

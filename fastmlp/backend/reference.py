@@ -401,6 +401,8 @@ def update(
                     g[own] = orthogonal(of_part, g[own].reshape(shape), moments[0].reshape(shape)).reshape(-1)
                 rates = np.full(p.shape, own_rate, g.dtype) * g.dtype.type(factor)
                 take_step(of_part, p, g[own], moments, rates, state.step + 1)
+                if optimizer.keeps_signs:
+                    p[moments[optimizer.own_rule.moments] * p < 0] = 0
                 move_average(optimizer, p, moments, state.step + 1)
                 state.parameters[own], state.moments[:, own] = p, moments
     return state._replace(step=state.step + 1)

@@ -212,6 +212,9 @@ def output_loss(
             from scipy.special import xlogy
 
             loss, delta = a - targets * z + xlogy(targets, targets) - targets, a - targets
+        case "gamma_deviance":
+            log_ratio = np.log(np.maximum(targets, np.finfo(z.dtype).tiny)) - z
+            loss, delta = np.expm1(log_ratio) - log_ratio, -np.expm1(log_ratio)
         case "focal":
             loss, delta = focal(objective, z, a, targets)
         case "binary_focal":

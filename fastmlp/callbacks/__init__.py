@@ -1,1 +1,1 @@
-"""Callbacks: what runs between the chunks of a training, and metrics."""
+"""Callbacks, which run between the chunks of a training, and metrics."""

@@ -1,4 +1,4 @@
-"""`Callback` and `Run`: the base of callbacks, and a training as its callbacks see it."""
+"""`Callback` and `Run`: the base of callbacks, and the training seen by callbacks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def no_snapshot() -> Snapshot:
 
 
 OWN_CURVES = ("loss", "validation_loss")
-"""What a training itself writes into its history, all finite; callbacks may write more."""
+"""Curves of a training, all finite; callbacks may write further curves."""
 
 
 SETTABLE = {
     *("epoch", "step", "rows", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads"),
     *("snapshot", "left"),
 }
-"""The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
+"""The attributes of a `Run` set by the training; `rate_factor` is set by callbacks."""
 
 
 class Run:
@@ -47,20 +47,20 @@ class Run:
     Attributes
     ----------
     network : Network
-    parameters : (P,) floating, the live vector; copy what you keep
+    parameters : (P,) floating, the live vector; keep copies only
     moments : (rows, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
     epochs : int, requested; `epoch` : int, complete so far; `step` : int, updates so far
-    rows : int, training rows in an epoch, 0 in the first one of blocks; `rows_seen` : int, visited so far
-    history : dict of lists, one value for every complete epoch; callbacks may add lists of numbers
+    rows : int, training rows in an epoch, 0 in the first epoch of blocks; `rows_seen` : int, visited so far
+    history : dict of lists, a value for every complete epoch; callbacks may add lists of numbers
     stop_reason : str or None, the last argument of `stop`; `interrupted` : bool, by Ctrl-C
-    threads : int or None, that shared the last steps; None before the first
-    model_index : int or None, the place of its model among those of `fit_many`; None in `fit`
-    snapshot : function that returns all that the rest of the training depends on, between chunks
-    left : Snapshot or None, what the training left when its last chunk was over
-    rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
-    learning_rate : float, of the next step's weights, with that factor
+    threads : int or None, of the last steps; None before the first step
+    model_index : int or None, the place of the model in `fit_many`; None in `fit`
+    snapshot : function, returns the whole state of the training, between chunks
+    left : Snapshot or None, the state after the last chunk
+    rate_factor : float, the factor of all later learning rates; 1 unless set
+    learning_rate : float, of the next step's weights, with the factor
 
-    Setting an attribute that a training would not read raises AttributeError.
+    Setting an attribute without effect raises AttributeError.
     """
 
     network: Network
@@ -93,6 +93,7 @@ class Run:
         rows: int,
         history: dict[str, list[float]],
         backend: Callable[[], Backend],
+        *,
         snapshot: Callable[[], Snapshot] = no_snapshot,
         model_index: int | None = None,
         optimizer: Optimizer | None = None,
@@ -121,7 +122,7 @@ class Run:
         object.__setattr__(self, name, value)
 
     def advance(self, step: int, rows_seen: int, epoch: int, threads: int | None) -> None:
-        """Set the attributes that a chunk has changed."""
+        """Set the attributes changed by a chunk."""
         vars(self).update(step=step, rows_seen=rows_seen, epoch=epoch, threads=threads)
 
     @property
@@ -146,8 +147,8 @@ class Run:
     def model(self) -> Model:
         """Return a model with a copy of the current parameters, for `fit_more` too.
 
-        It has no `fit_more` in the estimators, with a communicator, before all callbacks have begun, after an
-        error, and once `fit` has ended.
+        The model has no `fit_more` in the estimators, with a communicator, before all callbacks have begun,
+        after an error, and once `fit` has ended.
         """
         if self._model is not None and (self.left is not None or self.snapshot is not no_snapshot):
             return self._model(self)
@@ -163,12 +164,12 @@ RENAMED = "deprecated: its name is next_epoch"
 
 
 class Callback:
-    """Base of callbacks; override what you need.
+    """Base of callbacks; override methods as needed.
 
     A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
-    ends a chunk, unless `next_epoch` allows more; the others cost nothing per epoch.
+    ends a chunk, unless `next_epoch` allows more; other methods cost nothing per epoch.
 
-    writes_training : whether it writes the training to a file, and so must be the last to see a chunk
+    writes_training : for callbacks with a file of the training, the last to see a chunk
     """
 
     writes_training: ClassVar[bool] = False
@@ -184,17 +185,17 @@ class Callback:
         """Run before the first step."""
 
     def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, also within an epoch; after a step that Ctrl-C left behind, too."""
+        """Run after every chunk, also within an epoch, and after a step left behind by Ctrl-C."""
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch; `run.history` has the epoch's values."""
 
     def next_epoch(self, run: Run) -> int:
-        """Return the epoch after which `on_epoch_end` must run next; called before chunks without validation.
+        """Return the next epoch for `on_epoch_end`; called before chunks without validation.
 
-        Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
-        several epochs in the history. It may run earlier than that, because of another callback. An epoch
-        that is over, as `run.epoch` is, ends the training with a ValueError.
+        Each epoch within a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of several epochs
+        in the history, and may run earlier because of another callback. A past epoch, as `run.epoch`, ends
+        the training with a ValueError.
         """
         return run.epoch + 1
 
@@ -207,9 +208,9 @@ class Callback:
         """Run after the last step, however training ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the callback's state by names: values that JSON can write, or arrays.
+        """Return the callback's state by names: values for JSON, or arrays.
 
-        Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} if it needs nothing.
+        Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} for no state.
         """
         return {}
 
@@ -218,7 +219,7 @@ class Callback:
 
 
 class AtIntervals(Callback):
-    """Base of callbacks that act at intervals of epochs or of time, and at the end.
+    """Base of callbacks at intervals of epochs or of time, and at the end.
 
     every : int epochs, at least 1, or a timedelta: then at the end of a chunk of about 0.2 s
     """
@@ -242,7 +243,7 @@ class AtIntervals(Callback):
         self.epoch, self.time = run.epoch, time.monotonic()
 
     def is_due(self, run: Run) -> bool:
-        """Return whether the interval or the training is over."""
+        """Return True once the interval or the training is over."""
         if isinstance(self.every, timedelta):
             due = time.monotonic() - self.time >= self.every.total_seconds()
         else:
@@ -264,7 +265,7 @@ Metric = str | Callable[[NDArray[Any], NDArray[Any]], float]
 
 
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the callbacks that have a state to save."""
+    """Return the callbacks with a state to save."""
     return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
 
 

@@ -20,7 +20,7 @@ from fastmlp.model.rows import unpacked
 from fastmlp.trained.model import Model
 
 Given = list[Metric] | dict[str, list[Metric]]
-"""The metrics of a network, or of its heads by their names."""
+"""The metrics of a network, or of heads by name."""
 
 
 class Named(NamedTuple):
@@ -31,7 +31,7 @@ class Named(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Outputs of a network or of a head, with their metrics."""
+    """Outputs of a network or of a head, with metrics."""
 
     columns: slice
     objective: Objective
@@ -52,14 +52,14 @@ class Measured(NamedTuple):
 class Metrics(Callback):
     """Writes metrics of sets of rows to the history after every epoch.
 
-    rows : by what comes before a metric's name in the history, rows to predict, of each rank its own
-    ranks : the first of them measures, on the rows of all
+    rows : by the prefix of a metric's name in the history, this rank's rows to predict
+    ranks : the first rank measures, on all ranks' rows
     """
 
     def __init__(self, measured: list[Measured], rows: dict[str, Data], ranks: Ranks) -> None:
         self._measured, self._rows, self._ranks = measured, rows, ranks
         self.names = [prefix + metric.name for prefix in rows for one in measured for metric in one.metrics]
-        """Curves of the history that it writes."""
+        """Curves of the history, written by the callback."""
 
     def on_train_begin(self, run: Run) -> None:
         """Prepare the measures of each set of rows."""
@@ -98,9 +98,10 @@ class Metrics(Callback):
 
 
 def truth(objective: Objective, targets: Array) -> Array:
-    """Return targets (rows, n_out) in the form that metrics take.
+    """Return targets (rows, n_out) in the form of metrics.
 
-    Class labels (rows,) where softmax has one-hot rows; each column of y once, and (rows,) for one column.
+    Class labels (rows,) where softmax has one-hot rows; each column of y once, and (rows,) for a single
+    column.
     """
     if objective.output == "softmax" and (np.count_nonzero(targets, axis=1) == 1).all():
         return targets.argmax(axis=1)
@@ -112,7 +113,7 @@ def truth(objective: Objective, targets: Array) -> Array:
 
 
 def checked_metrics(metrics: Any, network: Network) -> Given:
-    """Return checked metrics as a new list, with heads a dict of lists; TypeError for others."""
+    """Return checked metrics as a new list, with heads a dict of lists; TypeError for other values."""
     if not (names := network.head_names):
         return _listed("metrics", metrics)
     if not isinstance(metrics, Mapping):
@@ -143,10 +144,9 @@ def metrics_of(
     held_out: Data | None,
     ranks: Ranks,
 ) -> list[Metrics]:
-    """Return the callback that measures, in a list; an empty one where heads have none. Errors as of `fit`.
+    """Return the callback of metrics, in a list; an empty list without metrics. Errors as of `fit`.
 
-    data : the rows that steps visit, None if they are not all in memory; held_out : those to validate on;
-        both of this rank
+    data : the training rows, None unless all are in memory; held_out : the validation rows; both of this rank
     """
     measured = [*_measured(metrics, network)]
     names = [one.name for part in measured for one in part.metrics]
@@ -165,7 +165,7 @@ def metrics_of(
 
 
 def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
-    """Yield the outputs with their metrics, or each head's outputs."""
+    """Yield the outputs with metrics, of all outputs or of each head."""
     if isinstance(metrics, list):
         yield Measured(slice(None), network.objective, [_named(one, network.objective) for one in metrics])
         return
@@ -176,7 +176,7 @@ def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
 
 
 def _is_taken(name: str, network: Network) -> bool:
-    """Return whether another curve of the history may have this name."""
+    """Return True if another curve of the history may have this name."""
     return name in network.loss_curves or name.startswith("validation_")
 
 
@@ -270,12 +270,12 @@ def chosen(objective: Objective, outputs: Array) -> Array:
 
 
 def _of_events(objective: Objective) -> bool:
-    """Return whether each output is the probability of an event."""
+    """Return True if each output is the probability of an event."""
     return objective.output == "sigmoid" and loss_of(objective.loss).targets == "within [0, 1]"
 
 
 def accuracy(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
-    """Share of the rows whose labels are all right."""
+    """Share of the rows with all labels right."""
     if not _are_labels(objective, y):
         return None
 
@@ -315,7 +315,7 @@ def mean_absolute_error(objective: Objective, y: Array, weights: Array | None) -
 
 
 def root_mean_squared_error(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
-    """Root of the mean of (y - outputs)^2; of several outputs the mean of their roots."""
+    """Root of the mean of (y - outputs)^2; of several outputs the mean of the roots."""
     return _mean(objective, y, weights, lambda r: r**2, np.sqrt)
 
 
@@ -333,7 +333,7 @@ def _mean(
 
 
 def r2_score(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
-    """Share of the variance that is explained; the mean over the outputs."""
+    """Share of the variance explained; the mean over the outputs."""
     if not _are_real(objective, y) or (weights is not None and not weights.any()):
         return None
     factor = 1.0 if weights is None else weights[:, None]
@@ -354,7 +354,7 @@ def _columns(array: Array) -> Array:
 
 
 def _are_labels(objective: Objective, y: Array) -> bool:
-    """Return whether y has a label for each that `chosen` gives."""
+    """Return True if y has labels like `chosen`."""
     if not len(y):
         return False
     if objective.output == "softmax":
@@ -363,17 +363,17 @@ def _are_labels(objective: Objective, y: Array) -> bool:
 
 
 def _are_real(objective: Objective, y: Array) -> bool:
-    """Return whether y and the outputs are real numbers in equal columns."""
+    """Return True if y and the outputs are real numbers in equal columns."""
     columns = 1 if y.ndim == 1 else y.shape[1]
     is_real = objective.output != "softmax" and not _of_events(objective)
     return len(y) > 1 and is_real and columns == objective.n_out
 
 
 class OwnMetric(NamedTuple):
-    """An entry of `OWN`.
+    """An entry of the table of formulas.
 
-    sign : -1 of a loss that a scorer of scikit-learn turns into a score
-    make(objective, y, weights) gives the measure; None where y is not what it is made for
+    sign : -1 of a loss, for the score of a scorer of scikit-learn
+    make(objective, y, weights) gives the measure; None for another kind of y
     """
 
     sign: int

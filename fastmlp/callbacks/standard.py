@@ -43,7 +43,7 @@ class Monitor:
         self._seen = len(history.get(self.name, []))
 
     def latest(self, epoch: int) -> float:
-        """Return the value of the epoch that has just ended; ValueError if there is no new one."""
+        """Return the value of the epoch just ended; ValueError without a new value."""
         values = self._history.get(self.name, [])
         if len(values) <= self._seen:
             raise ValueError(
@@ -55,9 +55,9 @@ class Monitor:
 
 
 class BestValue(Callback):
-    """Base of callbacks that go by the best value of a curve of the history.
+    """Base of callbacks of the best value of a curve.
 
-    key : the curve's name; best : its best value so far, the worst one there is before the first
+    key : the curve's name; best : the best value so far, infinitely bad before the first value
     """
 
     def __init__(self, monitor: str | None, mode: str) -> None:
@@ -99,17 +99,17 @@ class EarlyStopping(BestValue):
     min_delta : float
         An improvement is a change by more than this beyond the best so far; at least 0.
     monitor : str, optional
-        A name that is in the history: "validation_loss", "loss", that of a metric of `fit(metrics=)`, as
-        "validation_roc_auc", or one that a callback before this one writes in every epoch, as by
+        A name in the history: "validation_loss", "loss", the name of a metric of `fit(metrics=)`, as
+        "validation_roc_auc", or a name written in every epoch by an earlier callback, as by
         `run.history.setdefault("accuracy", []).append(value)`. By default
         "validation_loss" where there is validation, else "loss".
     mode : str
-        Whether "min" or "max" is the best value.
+        "min" or "max": the direction of better values.
 
     Notes
     -----
     "validation_loss" belongs to the parameters at the epoch's end. "loss" is measured while the
-    epoch runs, before each update, so the parameters kept with it are those at that epoch's end. NaN is no
+    epoch runs, before each update, so the parameters kept belong to the epoch's end. NaN is no
     improvement.
     """
 
@@ -163,9 +163,9 @@ class ReduceLROnPlateau(BestValue):
     Parameters
     ----------
     mode : str
-        Whether "min" or "max" is the best value.
+        "min" or "max": the direction of better values.
     factor : float
-        In [0, 1); what the rate is multiplied with.
+        In [0, 1); the factor of the rate.
     patience : int
         The rate falls after more than so many epochs in a row without an improvement; at least 0.
     threshold : float
@@ -173,9 +173,9 @@ class ReduceLROnPlateau(BestValue):
     threshold_mode : str
         "rel" measures the threshold in shares of the best value, "abs" as it is.
     cooldown : int
-        Epochs after a fall that do not count as epochs without an improvement; at least 0.
+        Epochs after a fall, not counted as epochs without an improvement; at least 0.
     min_lr : float
-        What no fall goes below; at least 0. A schedule of the optimiser may.
+        The least rate of a fall; at least 0. A schedule of the optimiser may go below.
     eps : float
         A fall by no more than this is left out; at least 0.
     monitor : str, optional
@@ -183,7 +183,7 @@ class ReduceLROnPlateau(BestValue):
 
     Notes
     -----
-    What falls is `run.rate_factor`: a schedule of the optimiser goes on, times that factor, and the rate of
+    `run.rate_factor` falls: a schedule of the optimiser goes on, times the factor, and the rate of
     biases falls along. NaN is no improvement. PyTorch's takes the value from `step(value)` after an epoch.
     """
 
@@ -239,7 +239,7 @@ class ReduceLROnPlateau(BestValue):
             run.rate_factor *= max(self.factor, self.min_lr / rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and the counts; the training keeps its rate."""
+        """Return the best value and the counts; the rate is in the training's state."""
         return super().state_dict() | {"bad_epochs": self._bad_epochs, "cooling": self._cooling}
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
@@ -250,9 +250,9 @@ class ReduceLROnPlateau(BestValue):
 
 
 class TimeLimit(Callback):
-    """Stop after `seconds` of wall-clock time, or up to a chunk later: 0.2 s, or a step if that takes longer.
+    """Stop after `seconds` of wall-clock time, or up to a chunk later: 0.2 s, or a longer step.
 
-    The time is that of one call of `fit`. A resumed training has all of it again.
+    The time is counted for each call of `fit`. A resumed training has the whole time again.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -271,8 +271,8 @@ class TimeLimit(Callback):
 class Progress(Callback):
     """A progress bar on stderr or in a notebook: epoch, loss, and rows per second.
 
-    It opens when the first chunk ends: what the backend compiles before that is announced on a line of its
-    own. Rates and the time left are those of the work alone, whatever has been compiled meanwhile.
+    The bar opens at the first chunk's end; compilation before is announced on a separate line. Rates and the
+    time left count the work alone, without compilation.
     """
 
     bar: tqdm[Any] | None = None
@@ -312,7 +312,7 @@ class Progress(Callback):
 
 
 def _opened(run: Run, rows_before: int) -> tqdm[Any]:
-    """Return a bar of all the rows that a training visits."""
+    """Return a bar of all rows of a training."""
     if in_notebook():
         from tqdm.auto import tqdm  # imports asyncio, 17 ms, which a kernel has imported
     else:
@@ -328,9 +328,9 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
 
 
 class MedianStopping(Callback):
-    """End a training whose best value is worse than the median of other trainings.
+    """End a training with a best value worse than the median of other trainings.
 
-    Of each other training counts the mean of its values up to the same epoch (Golovin and others, "Google
+    Each other training counts with the mean of the values up to the same epoch (Golovin and others, "Google
     Vizier", 2017).
 
     Parameters
@@ -338,18 +338,18 @@ class MedianStopping(Callback):
     first_epoch : int
         No training ends before; at least 1.
     least : int
-        How many others must have come to an epoch before one ends there; at least 1.
+        The number of other trainings at an epoch before a training ends there; at least 1.
     monitor : str, optional
-        A name that is in the history, as of `EarlyStopping`: by default "validation_loss" where there is
+        A name in the history, as of `EarlyStopping`: by default "validation_loss" where there is
         validation, else "loss".
     mode : str
-        Whether "min" or "max" is the best value.
+        "min" or "max": the direction of better values.
 
     Notes
     -----
-    All copies of one of these know of one another: those of the models of `fit_many`, and of the candidates
-    and folds of a search. Trainings that run beside one another are compared as far as they have come, so
-    that on several threads another one may end in another run. NaN is the worst value.
+    All copies of a callback share their values: copies for the models of `fit_many`, and for the candidates
+    and folds of a search. Concurrent trainings are compared as far as trained, so another run on several
+    threads may end other trainings. NaN is the worst value.
     """
 
     def __init__(
@@ -360,10 +360,10 @@ class MedianStopping(Callback):
         self.monitor = checked_monitor(monitor)
         self.mode = checks.choice("mode", mode, ("min", "max"))
         self._means: dict[int, list[float]] = {}
-        """The means of all trainings by the epochs that they came to; all copies write to it."""
+        """The means of all trainings by epoch; all copies write here."""
 
     def on_train_begin(self, run: Run) -> None:
-        """Find the value that there is; forget any earlier training of this copy."""
+        """Find the curve; forget any earlier training of this copy."""
         self._curve = Monitor(type(self).__name__, self.monitor, run.history)
         self._best, self._total, self._values = math.inf, 0.0, 0
 
@@ -395,11 +395,10 @@ class OptunaPruning(Callback):
     Parameters
     ----------
     trial : optuna.Trial
-        What the study gives to its objective.
+        The trial given to the objective of a study.
     monitor : str, optional
-        A name that is in the history, as of `EarlyStopping`: by default "validation_loss" where there is
-        validation, else "loss". The study minimises it, or what falls as it falls, or maximises a value that
-        a callback writes, as the study's direction says.
+        A name in the history, as of `EarlyStopping`: by default "validation_loss" where there is
+        validation, else "loss". The study minimises or maximises the value, by the study's direction.
     every : int
         How many epochs lie between two reports. Studies on files take some milliseconds for each.
 
@@ -410,7 +409,7 @@ class OptunaPruning(Callback):
 
     Notes
     -----
-    scikit-learn copies estimators and their callbacks for every fit. A copy of this one reports to its trial.
+    scikit-learn copies estimators and callbacks for every fit. A copy reports to the same trial.
     """
 
     def __init__(self, trial: Any, monitor: str | None = None, every: int = 1) -> None:
@@ -421,7 +420,7 @@ class OptunaPruning(Callback):
         self.every = checks.whole("every", every, 1)
 
     def on_train_begin(self, run: Run) -> None:
-        """Find the value that there is."""
+        """Find the curve."""
         self._curve = Monitor(type(self).__name__, self.monitor, run.history)
 
     def next_epoch(self, run: Run) -> int:

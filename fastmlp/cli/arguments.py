@@ -12,6 +12,7 @@ from fastmlp import checks
 from fastmlp.backend.registry import backends, mixed_backend
 from fastmlp.model.initializers import Normal
 from fastmlp.model.layers import checked_layers
+from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.part import LAYERS, Part
 from fastmlp.model.state import BFLOAT16, DTYPES
@@ -152,4 +153,9 @@ def network_in_words(network: Network) -> str:
         parts = [part for one in network.operations[first:] for part in (one.kind.name, one.activation)]
         parts = [part for part in parts if part not in ("dense", "copy", "activation", "identity")]
     listed = ", ".join(dict.fromkeys(map(str, parts)))
-    return f"{'-'.join(map(str, network.widths))}, {listed}, {network.loss}"
+    return f"{'-'.join(map(str, network.widths))}, {listed}, {losses_in_words(network)}"
+
+
+def losses_in_words(network: Network) -> str:
+    """Return the names of a network's loss, or of those of its heads."""
+    return ", ".join(loss_of(one).name for one in network.losses)

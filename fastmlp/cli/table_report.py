@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.cli.arguments import Mistake, network_in_words
+from fastmlp.cli.arguments import Mistake, losses_in_words, network_in_words
 from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array
@@ -75,6 +75,8 @@ def described(estimator: Estimator) -> dict[str, Any]:
         "task": task.name,
         "target": estimator.target_name_,
         "classes": list(getattr(task, "classes", [])),
+        "loss": getattr(task, "objective", None),
+        "logarithm": getattr(task, "log", False),
         "columns": [
             {
                 "name": one.name,
@@ -115,7 +117,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         )
     classes = list(map(str, found["classes"]))
     of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
-    print_line(f"target     {estimator.target_name_}, a {task.name}{of}")
+    print_line(f"target     {estimator.target_name_}, a {task.name}{of}{getattr(task, 'summary', '')}")
     kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
@@ -166,10 +168,11 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
         rest = f"; {best_epoch(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
         loss = np.mean([min(model.history["validation_loss"]) for model in validated])
+        names = losses_in_words(network)
         unit = "" if classes else " of the standardised target"
         print_line(
             f"training   at most {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
-            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss}{unit} of "
+            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {names}{unit} of "
             f"{loss:.4g}{rest}"
         )
     if estimator.shortened_ is not None:
@@ -219,13 +222,20 @@ def print_scores(estimator: Estimator) -> None:
         return
     scores = report["scores"]
     measures, rows = list(scores["network"]), report["rows"]
-    widths = [max(12, len(measure) + 2) for measure in measures]
     rounding = ROUNDING if hasattr(estimator.task_, "classes") else 0.0  # a number's errors have its unit
-    print_line("held out   " + "".join(map(str.rjust, measures, widths)))
-    for name, row in scores.items():
-        values = "".join(_shown(row[m], rounding).rjust(w) for m, w in zip(measures, widths, strict=True))
-        of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
-        print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
+    for target, task in getattr(estimator.task_, "parts", [("", estimator.task_)]):
+        own = [measure for measure in measures if not target or measure.endswith(f" of {target}")]
+        short = [measure.removesuffix(f" of {target}") for measure in own]
+        widths = [max(12, len(measure) + 2) for measure in short]
+        if target:
+            print_line(f"target     {target}, a {task.name}{getattr(task, 'summary', '')}")
+        print_line("held out   " + "".join(map(str.rjust, short, widths)))
+        for name, row in scores.items():
+            values = "".join(_shown(row[m], rounding).rjust(w) for m, w in zip(own, widths, strict=True))
+            of = (
+                f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
+            )
+            print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
     if (counts := report.get("confusion")) is not None and len(counts) <= MOST_MATRIX:
         names = [checks.printable(str(one))[:10] for one in getattr(estimator.task_, "classes", ())]
         threshold = getattr(estimator.task_, "threshold", None)
@@ -287,7 +297,11 @@ def predictions(
     outputs : (rows, n_out) of the model; name : of what is predicted; taken : names that others have
     coverage : of the intervals of a regression; None for none
     """
-    columns, more = {name: estimator.task_.decoded(outputs)}, {}
+    found, more = estimator.task_.decoded(outputs), {}
+    if found.dtype.names is not None:  # of several targets, after what stands before the name of all
+        before = name.removesuffix(estimator.target_name_)
+        return {f"{before}{one}": found[one] for one in found.dtype.names}
+    columns = {name: found}
     if probabilities:
         for place, one in enumerate(getattr(estimator.task_, "classes", ())):
             more[f"probability of {one}"] = outputs[:, place]

@@ -62,7 +62,7 @@ WRITTEN = {
 """What else is said of options of kinds."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},
+    "--target": {"metavar": "COLUMN,COLUMN", "help": "what is to be predicted; of several each"},
     "--output": {"metavar": "FILE", "help": "write the model with its preprocessing to one file"},
     "--task": {"metavar": "NAME", "help": "classification or regression; default by the target's values"},
     **{
@@ -88,6 +88,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--time": {"metavar": "COLUMN", "help": "hold out the rows that are later by these dates or numbers"},
     "--group": {"metavar": "COLUMN", "help": "hold out all rows of a group together, as those of a patient"},
     "--held-out": {"metavar": "FILE", "help": "write the rows held out with their predictions"},
+    "--rising": {
+        "metavar": "COLUMN,COLUMN",
+        "help": "numbers with which predictions rise in every row; of two classes the second one",
+    },
+    "--falling": {"metavar": "COLUMN,COLUMN", "help": "numbers with which predictions fall"},
+    "--loss": {
+        "metavar": "NAME",
+        "help": "of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
+    },
+    "--target-transform": {
+        "metavar": "NAME",
+        "help": "log: learn logarithms of a target above 0; auto: if it is skewed and they are not",
+    },
     "--threshold": {
         "metavar": "NUMBER",
         "help": "probability from which on the second of two classes is predicted: a number, balanced, or "
@@ -108,6 +121,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """What only a table takes; None where it is not given."""
+
+OF_TASKS = {
+    Classification.name: ("class_weight", "threshold"),
+    Regression.name: ("loss", "target_transform"),
+}
+"""Options of one task."""
 
 HELD_COVERAGE = 0.9
 """Of the intervals in a file of the rows held out."""
@@ -182,6 +201,11 @@ def train(arguments: argparse.Namespace) -> int:
             raise Mistake("--test says which rows the report is of; leave out --test-share")
         options, read_options = _options(arguments), _read_options(arguments)
         frame = read(arguments.dataset, read_options)
+        options["monotone"] = {
+            name: sign
+            for option, sign in (("rising", 1), ("falling", -1))
+            for name in _names(getattr(arguments, option), frame.columns)
+        }
         target, whole = _target(arguments, frame), len(frame)
         kinds = _kinds(arguments, frame.columns)
         with Bar(None, "", "targets"):
@@ -192,11 +216,17 @@ def train(arguments: argparse.Namespace) -> int:
         least = LEAST_ROWS + (arguments.test is None)
         if len(y) < least:
             raise TableError(f"at least {least} rows with a target are needed, got {len(y)}")
-        if isinstance(kinds.pop(target, ()), str):
-            raise Mistake(f"column {target!r} is the target, which has no other kind")
-        for name in ("class_weight", "threshold") if task == Regression.name else ():
-            if options.pop(name) is not None:
-                raise Mistake(f"--{name.replace('_', '-')} is for classifications, and this is a regression")
+        for name in [target] if isinstance(target, str) else target:
+            if isinstance(kinds.pop(name, ()), str):
+                raise Mistake(f"column {name!r} is the target, which has no other kind")
+        target = series.name
+        for own, names in OF_TASKS.items():
+            given = {name: options.pop(name) for name in names} if own != task else {}
+            if wrong := [name for name, value in given.items() if value is not None]:
+                option = wrong[0].replace("_", "-")
+                raise Mistake(f"--{option} is for {own}s, and this is a {task}")
+        if task == Regression.name:
+            options["loss"] = options["loss"] or "squared"
         with Bar(None, "", "holding out rows"):
             dropped = [name for name, kind in kinds.items() if kind == "drop"]
             dependence = dependence_of(frame, y, arguments.time, arguments.group, [*numbered, *dropped])
@@ -211,7 +241,7 @@ def train(arguments: argparse.Namespace) -> int:
             estimator.learn(frame, y, target, numbered, ~held if held.any() else None, texts)
             of_columns = estimator.report_ or {}
             doubt = estimator.doubt(frame, y, deadline, ~held)
-            test = None if arguments.test is None else estimator.looked_at(arguments.test, target)[:2]
+            test = None if arguments.test is None else estimator.looked_at(arguments.test, None)[:2]
             others = simpler(estimator, frame, y, held, seed, deadline, test)
             targets = Targets(estimator.task_, y[~held])
             X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
@@ -234,8 +264,9 @@ def train(arguments: argparse.Namespace) -> int:
             has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
             coverage = HELD_COVERAGE if has_ends else None
             columns = predictions(estimator, outputs, f"predicted {target}", True, coverage, kept.columns)
-            series = [pl.Series(name, values) for name, values in ({target: held_y} | columns).items()]
-            write(kept.with_columns(series), "--held-out", arguments.held_out)
+            fields = {name: held_y[name] for name in held_y.dtype.names or ()}
+            added = [pl.Series(name, v) for name, v in ((fields or {target: held_y}) | columns).items()]
+            write(kept.with_columns(added), "--held-out", arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -287,6 +318,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "group": arguments.group,
         "class_weight": arguments.class_weight,
         "threshold": threshold,
+        "loss": arguments.loss,
+        "target_transform": arguments.target_transform,
         "hidden": None if arguments.hidden is None else widths(arguments.hidden),
         "layers": None if arguments.layers is None else layers_of(arguments.layers),
         "activation": arguments.activation,
@@ -308,7 +341,7 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
             kinds |= dict.fromkeys((text, *text.split(",")), kind)
             kinds |= {name: "category" for name, _ in _halves(text)}  # which remains a text
     if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
-        kinds[arguments.target] = "category"
+        kinds |= dict.fromkeys((arguments.target, *arguments.target.split(",")), "category")
     missing = MISSING if arguments.missing is None else arguments.missing.split(",")
     return ReadOptions(kinds, missing=missing, shown=None, words={}, learns=True)
 
@@ -354,9 +387,19 @@ def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str |
     return kinds
 
 
-def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
-    if arguments.target not in frame.columns:
-        there = checks.listed(frame.columns)
-        raise BadFile(f"{arguments.dataset} has no column {arguments.target!r}; there are: {there}")
-    name: str = arguments.target
-    return name
+def _names(text: str | None, columns: list[str]) -> list[str]:
+    """Return the columns that an option lists; a name may have a comma in it."""
+    names = [] if text is None else [text] if text in columns else text.split(",")
+    for name in names:
+        checks.choice("column", name, columns)
+    return names
+
+
+def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str | list[str]:
+    text: str = arguments.target
+    names = [text] if text in frame.columns else text.split(",")
+    for name in names:
+        if name not in frame.columns:
+            there = checks.listed(frame.columns)
+            raise BadFile(f"{arguments.dataset} has no column {name!r}; there are: {there}")
+    return names if len(names) > 1 else names[0]

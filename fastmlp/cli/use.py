@@ -175,6 +175,7 @@ def _plot(arguments: argparse.Namespace) -> int:
             refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
         with _remarked():
+            estimator.check_single("plot")
             frame, y, of = estimator.looked_at(arguments.data, None)
             if of is not None:
                 hint = f": {ITS_ROWS}" if estimator.held_ is None else f": {len(y)} rows were held out of it"

@@ -357,6 +357,8 @@ def _check_range(what: str, targets: Array, loss: Loss) -> None:
         raise ValueError(f"{what} must lie in [0, 1] for {loss.name}, got {wrong}{hint}")
     if loss.targets == "at least 0" and (targets < 0).any():
         raise ValueError(f"{what} must be at least 0 for {loss.name}, got {targets.min()}")
+    if loss.targets == "above 0" and (targets <= 0).any():
+        raise ValueError(f"{what} must be above 0 for {loss.name}, got {targets.min()}")
     if loss.targets == "distributions":
         sums = targets.sum(axis=1, dtype=np.float64)
         # The fused derivative takes the sum for 1; what float32 rounds may pass.

@@ -7,10 +7,12 @@ models with axiomatic attribution priors and expected gradients", 2021) are a me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from fastmlp import checks
 from fastmlp.checks import needed
@@ -28,19 +30,22 @@ class Attribution(NamedTuple):
     values : (rows, columns) floating
     change : (rows,) floating, the output of each row minus that of the baseline, or the mean of all baselines
     error : float, the greatest difference between the sum of a row's values and its change
+    names : of the columns; None where these have none
     """
 
     values: Array
     change: Array
     error: float
+    names: tuple[str, ...] | None = None
 
     def plot(self, row: int | None = None, names: Any = None, ax: Any = None) -> Any:
         """Draw bars of one row's values, or of the mean absolute values of all; return Matplotlib's axes.
 
-        names : of the columns; ax : axes to draw on, new ones if None
+        names : of the columns, in the place of their own; ax : axes to draw on, new ones if None
         """
         pyplot = needed("matplotlib.pyplot", "plot", "Attribution.plot")
         shown = np.abs(self.values).mean(axis=0) if row is None else self.values[row]
+        names = self.names if names is None else names
         labels = [f"x{i}" for i in range(len(shown))] if names is None else [*map(str, names)]
         order = np.argsort(np.abs(shown))
         ax = pyplot.subplots()[1] if ax is None else ax
@@ -64,8 +69,6 @@ def attribute(
     steps = checks.whole("steps", steps, 1)
     if any(block.codes for block in model.network.blocks):
         raise ValueError("attribute needs columns of numbers: no line leads from one code to another")
-    if any(block.is_sparse for block in model.network.blocks):
-        raise ValueError("attribute needs dense blocks; this network has SparseNumbers")
     rows = _dense(Rows(model, X))
     if baseline is None:
         if method == "expected":
@@ -98,13 +101,32 @@ def attribute(
         ways = [(starts[own], t[:, None], 1 / steps) for own, t in zip(drawn, at, strict=True)]
     for start, t, weight in ways:
         line = rows - start
-        found = input_gradient(model, (start + line * t).astype(rows.dtype), output, logits)
+        found = input_gradient(model, _given(model, (start + line * t).astype(rows.dtype)), output, logits)
         values += weight * line * found
     bases = _output(model, starts, output, logits)
     if method == "expected":
         bases = bases.mean(keepdims=True)
     change = _output(model, rows, output, logits) - bases
+    return _of(values, change)
+
+
+def _of(values: Array, change: Array) -> Attribution:
     return Attribution(values, change, float(np.abs(values.sum(axis=1) - change).max(initial=0)))
+
+
+def mean_of(parts: Sequence[Attribution]) -> Attribution:
+    """Return the attribution of the mean of some models' outputs."""
+    values = np.mean([part.values for part in parts], axis=0)
+    return _of(values, np.mean([part.change for part in parts], axis=0))
+
+
+def _given(model: Model, X: Array) -> Any:
+    """Return rows (rows, columns) as a model takes them: those of sparse blocks as CSR."""
+    blocks = model.network.blocks
+    if not any(block.is_sparse for block in blocks):
+        return X
+    parts = np.split(X, np.cumsum([block.columns for block in blocks])[:-1], axis=1)
+    return [csr_array(part) if block.is_sparse else part for part, block in zip(parts, blocks, strict=True)]
 
 
 def _dense(rows: Rows) -> Array:
@@ -113,6 +135,6 @@ def _dense(rows: Rows) -> Array:
 
 def _output(model: Model, X: Array, output: Any, logits: bool) -> Array:
     """Return one output (rows,) of rows in float64."""
-    rows = Rows(model, X, 1, logits)
+    rows = Rows(model, _given(model, X), 1, logits)
     place = rows.output(output)
     return by_rows(rows, (), lambda tape, _: rows.outputs(tape.values)[:, place]).astype(np.float64)

@@ -17,14 +17,14 @@ from fastmlp.backend import reference, registry
 from fastmlp.backend.reference_losses import activate
 from fastmlp.data.arrays import clean_rows_of
 from fastmlp.data.sparse import is_sparse
-from fastmlp.derivatives.tape import Array, Tape, logit_steps
+from fastmlp.derivatives.tape import Array, Tape, logit_steps, slope_of
 from fastmlp.exchange.steps import ExportGraph, graph_of
 from fastmlp.model.activations import Activation
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.inputs import columns_of
 from fastmlp.model.layers import Activate
 from fastmlp.model.network import Network
-from fastmlp.model.rows import SparseRows
+from fastmlp.model.rows import Inputs, SparseRows
 from fastmlp.system.budget import usable_cores
 from fastmlp.trained.model import PART_ROWS, Model
 
@@ -57,14 +57,24 @@ class Rows:
     X : as for `Model.predict`
     directions : tangents or cotangents of a row that a tape carries together
     logits : whether derivatives are those of the logits
+    inputs : X as clean rows, if it is known to be clean
     """
 
-    def __init__(self, model: Model, X: Any, directions: int = 1, logits: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        X: Any,
+        directions: int = 1,
+        logits: bool = False,
+        inputs: Inputs | None = None,
+    ) -> None:
         network, self.parameters = model.network, model.parameters
         if checks.flag("logits", logits) and network.members > 1:
             raise ValueError("logits are not defined of a network with Members, whose outputs are a mean")
         self.network, self.scale = network, self.parameters.dtype.type(network.input_scale)
-        self.inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
+        if inputs is None:
+            inputs = clean_rows_of("X", network, X, self.parameters.dtype, known=False)
+        self.inputs = inputs
         self.model, self.logits, self.directions, self.numbers = model, logits, directions, 1
         self.n_in = columns_of(network.blocks) if network.blocks else network.n_in
         self.dtype = self.parameters.dtype
@@ -92,6 +102,25 @@ class Rows:
         plain = isinstance(self.inputs, np.ndarray) and not self.network.blocks
         fits = not (self.logits and self.network.heads)
         return plain and fits and not registry.is_reference(self.model.backend)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether rows can go in the compiled passes of a chain."""
+        return self.is_compiled and self.network.is_chain and not self.network.heads
+
+    def in_columns(self, blocks: int) -> RowPasses | None:
+        """Return compiled passes that take rows as columns; None where there are none.
+
+        There are none for fewer rows than some blocks, of large networks, whose weights are read from memory
+        for each block, and of tangents where softmax is not unitwise.
+        """
+        softmax = self.network.output == "softmax" and not self.logits
+        if not self.is_chain or len(self.parameters) > MOST_NUMBERS or (softmax and blocks > 1):
+            return None
+        from fastmlp.kernels.runtime.passes import block_rows, column_rows
+
+        least = blocks * column_rows(self.dtype)
+        return self.passes if least <= block_rows(self.network, self.dtype, len(self)) else None
 
     @functools.cached_property
     def passes(self) -> RowPasses:
@@ -254,6 +283,12 @@ def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
     """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
     outs = model.network.n_out
     rows = Rows(model, X, outs, logits)
+    if outs <= 4 * rows.n_in and (passes := rows.in_columns(1)) is not None:
+        out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
+        passes.jacobian(rows.dense(slice(None)), out)
+        rows.release()
+        out *= rows.scale
+        return out
     if outs <= rows.n_in or (rows.is_compiled and outs <= 4 * rows.n_in):
         out = np.empty((len(rows), outs, rows.n_in), rows.dtype)
         for some, found in _reverse(
@@ -314,6 +349,11 @@ def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
     """Return the Jacobian of each row times its row of V, (rows, n_out)."""
     rows = Rows(model, X, 1, logits)
     own = rows.vectors("V", V, rows.columns)
+    if (passes := rows.in_columns(2)) is not None:
+        out = np.empty((len(rows), model.network.n_out), rows.dtype)
+        passes.jvp(rows.dense(slice(None)), own * rows.scale, out)
+        rows.release()
+        return out
     return by_rows(
         rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(own[some] * rows.scale))
     )
@@ -346,6 +386,8 @@ def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) 
     """Return the Hessian of one output by the columns of each row times its row of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
     place, own = rows.output(output), rows.vectors("V", V, rows.columns)
+    if (found := _bent_in_columns(rows, place, own * rows.scale, (rows.n_in,))) is not None:
+        return found
     return by_rows(
         rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, place, own[some] * rows.scale) * rows.scale
     )
@@ -355,12 +397,27 @@ def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> A
     """Return the second derivatives (rows, columns, columns) of one output by the columns of each row."""
     rows = Rows(model, X, model.network.n_in, logits)
     place = rows.output(output)
+    along = np.full((len(rows), rows.n_in), rows.scale, rows.dtype)  # which is read of a single input
+    if (found := _bent_in_columns(rows, place, along, (rows.n_in, rows.n_in))) is not None:
+        return found if rows.n_in == 1 else found * rows.scale
 
     def of_block(tape: Tape, some: slice) -> Array:
         unit = unit_vectors(some.stop - some.start, rows.n_in, rows.dtype)
         return _bent(rows, tape, place, unit).transpose(1, 0, 2) * rows.scale**2
 
     return by_rows(rows, (rows.n_in, rows.n_in), of_block)
+
+
+def _bent_in_columns(rows: Rows, place: int, tangents: Array, shape: tuple[int, ...]) -> Array | None:
+    """Return second derivatives (rows, *shape) from compiled passes, None without."""
+    if (passes := rows.in_columns(2)) is None:
+        return None
+    out, network = np.empty((len(rows), *shape), rows.dtype), passes.network
+    slopes = [slope_of(one.activation) for one in network.operations[:-1]] + [slope_of(network.output)]
+    passes.hessian(rows.dense(slice(None)), rows.unit(slice(0, len(rows)), place), tangents, slopes, out)
+    rows.release()
+    out *= rows.scale
+    return out
 
 
 def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:

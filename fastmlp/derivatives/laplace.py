@@ -17,8 +17,7 @@ from fastmlp import checks
 from fastmlp.backend.reference_losses import output_loss
 from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import unit_vectors
-from fastmlp.derivatives.parameter_derivatives import ParameterRows, parameter_jacobian
-from fastmlp.derivatives.tape import Tape
+from fastmlp.derivatives.parameter_derivatives import ParameterRows, root_of
 from fastmlp.trained.model import Model
 
 Array = NDArray[np.float64]
@@ -66,10 +65,10 @@ class Posterior:
         if loss != "mse" and noise is not None:
             raise ValueError(f"noise is of the loss mse, got {checks.shown(noise)} with {loss}")
         # Of the parameters as they are now: the posterior stays true when the model trains on.
-        arrays, backend = model.parameters.copy(), model._backend
+        arrays, backend, given = model.parameters.copy(), model._backend, model
         self.model, self._loss = Model(network, arrays, {"loss": []}, backend, None), str(loss)
         model = self.model
-        rows = ParameterRows(model, X, network.n_out)
+        rows = ParameterRows(model, X, network.n_out, True)
         self.structure, self._own = self._parameters(rows, structure)
         if (count := len(self._own)) > MOST_OF_A_MATRIX:
             raise ValueError(
@@ -78,16 +77,22 @@ class Posterior:
             )
         targets = clean_targets("y", y, network, len(rows), rows.dtype)
         curvature, self._fit = np.zeros((len(self._own), len(self._own))), 0.0
-        for some, tape in rows.blocks():
-            logits, jacobian = self._linear(rows, tape)
-            root = self._root(logits)
-            whitened = np.einsum("rkj,rkp->rjp", root, jacobian).reshape(-1, len(self._own))
+        z: list[Array] = []
+
+        def roots(some: slice, logits: list[NDArray[Any]]) -> list[NDArray[Any]]:
+            z[:] = [logits[0].astype(np.float64)]
+            return [root_of(network.objective, z[0])[1].astype(rows.dtype)]
+
+        for some, jacobian in rows.jacobians(rows.at_once(rows.numbers), roots):
+            whitened = jacobian[..., self._own].reshape(-1, len(self._own)).astype(np.float64)
             curvature += whitened.T @ whitened
-            self._fit += self._log_loss(logits, targets[some].astype(np.float64))
+            self._fit += self._log_loss(z[0], targets[some].astype(np.float64))
         values, self._vectors = np.linalg.eigh(curvature)
         self._values, self._rows = np.maximum(values, 0), targets.size
         weights = model.parameters[self._own].astype(np.float64)
         self._square = float(weights @ weights)
+        if prior_precision is None and noise is None:
+            prior_precision, noise = _of_training(given)
         self.prior_precision, self.noise = self._evidence(prior_precision, noise)
         self.log_marginal_likelihood = self._log_evidence(self.prior_precision, self.noise)
         scaled = self._values / self.noise**2
@@ -103,24 +108,6 @@ class Posterior:
             return structure, every
         last = rows.network.operations[-1]
         return structure, every[(every >= last.weights) & (every < last.trained)]
-
-    def _linear(self, rows: ParameterRows, tape: Tape) -> tuple[Array, Array]:
-        """Return logits (rows, k) and their derivatives (rows, k, parameters) in float64."""
-        (end,) = rows.ends.values()
-        logits = tape.values[end]
-        count, k = logits.shape
-        unit = unit_vectors(count, k, rows.dtype)
-        jacobian = parameter_jacobian(rows, tape, {end: unit})[..., self._own]
-        return logits.astype(np.float64), jacobian.transpose(1, 0, 2).astype(np.float64)
-
-    def _root(self, logits: Array) -> Array:
-        """Return a root R of the log loss's second derivative R R' by the logits, (rows, k, k)."""
-        out, k = self._mean(logits), logits.shape[1]
-        if self._loss == "cross_entropy":  # diag(p) - p p' has the root diag(sqrt p) - p sqrt(p)'
-            root = np.sqrt(out)
-            return root[:, :, None] * np.eye(k) - out[:, :, None] * root[:, None, :]
-        slopes = {"mse": np.ones_like(out), "poisson": out}.get(self._loss, out * (1 - out))
-        return np.sqrt(slopes)[:, :, None] * np.eye(k)
 
     def _mean(self, logits: Array) -> Array:
         from fastmlp.backend.reference_losses import activate
@@ -213,10 +200,15 @@ class Posterior:
             their mean. Of counts: the means, and the standard deviations of their logarithms.
         """
         return_std = checks.flag("return_std", return_std)
-        rows, means, variances = ParameterRows(self.model, X, self.model.network.n_out), [], []
-        scale = 1 / (self._values / self.noise**2 + self.prior_precision)
-        for _, tape in rows.blocks():
-            logits, jacobian = self._linear(rows, tape)
+        rows, means, variances = ParameterRows(self.model, X, self.model.network.n_out, True), [], []
+        scale, z = 1 / (self._values / self.noise**2 + self.prior_precision), list[Array]()
+
+        def units(some: slice, logits: list[NDArray[Any]]) -> list[NDArray[Any]]:
+            z[:] = [logits[0].astype(np.float64)]
+            return [unit_vectors(len(z[0]), z[0].shape[1], rows.dtype)]
+
+        for _, derivatives in rows.jacobians(rows.at_once(rows.numbers), units):
+            (logits,), jacobian = z, derivatives[..., self._own].transpose(1, 0, 2).astype(np.float64)
             if self._loss == "cross_entropy":  # softmax does not see what all logits have in common
                 logits, jacobian = (each - each.mean(axis=1, keepdims=True) for each in (logits, jacobian))
             spread = (jacobian @ self._vectors) ** 2 @ scale
@@ -225,6 +217,14 @@ class Posterior:
             variances.append(spread + (self.noise**2 if self._loss == "mse" else 0))
         mean = np.concatenate(means)
         return (mean, np.sqrt(np.concatenate(variances))) if return_std else mean
+
+
+def _of_training(model: Model) -> tuple[float | None, float | None]:
+    """Return the precision and the noise that the steps of a model's training found; None of other rules."""
+    curves = [model.history.get(name, []) for name in ("prior_precision", "noise")]
+    if not curves[0] or any(len(curve) != len(model.history["loss"]) for curve in curves):
+        return None, None
+    return curves[0][-1], curves[1][-1]
 
 
 def laplace(
@@ -249,7 +249,8 @@ def laplace(
         takes all of up to 2000; at most 10 000 have one.
     prior_precision, noise : float, optional
         The inverse variance of the parameters before the data, and the standard deviation of the targets;
-        None takes those of the greatest marginal likelihood.
+        None takes those that `LevenbergMarquardt(evidence=True)` found, or else those of the greatest
+        marginal likelihood.
 
     Returns
     -------

@@ -8,31 +8,40 @@ per-example gradient computations", 2015).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference import members_loss
-from fastmlp.backend.reference_losses import heads_loss
+from fastmlp.backend.reference_losses import activate, heads_loss, logistic
 from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import Rows
 from fastmlp.derivatives.tape import Array, Tape, logit_steps, table_rows
 from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.model.backend import Data
+from fastmlp.model.heads import Objective
 from fastmlp.model.layout import named_views
+from fastmlp.model.losses import loss_of
+from fastmlp.model.rows import Inputs
 from fastmlp.trained.model import Model
+
+Cotangents = Callable[[slice, list[Array]], Sequence[Array]]
+"""cotangents(some, logits) returns those (directions, rows, units) of each output layer's logits."""
 
 
 class ParameterRows(Rows):
     """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,).
 
     outputs : of each row whose derivatives by all parameters a block has; 0 where none are formed
+    logits, inputs : as of `Rows`
     """
 
-    def __init__(self, model: Model, X: Any, outputs: int = 1) -> None:
-        super().__init__(model, X, max(outputs, 1))
+    def __init__(
+        self, model: Model, X: Any, outputs: int = 1, logits: bool = False, inputs: Inputs | None = None
+    ) -> None:
+        super().__init__(model, X, max(outputs, 1), logits, inputs)
         self.numbers = max(1, outputs * len(self.parameters))
 
     @functools.cached_property
@@ -66,6 +75,36 @@ class ParameterRows(Rows):
                     found[name] = places
         return found
 
+    def jacobians(self, most: int, cotangents: Cotangents) -> Iterator[tuple[slice, Array]]:
+        """Yield blocks of at most so many rows with derivatives (directions, rows, P) by all parameters.
+
+        cotangents : of the logits of some rows; made with logits=True
+        """
+        self.__dict__.pop("graph", None)  # the parameters may have changed
+        if not (self.network.is_chain and not self.network.heads and self.is_compiled):
+            for some in self.slices(most):
+                tape, steps = Tape(self.graph, self.dense(some)), [*self.ends.values()]
+                found = cotangents(some, [tape.values[step] for step in steps])
+                yield some, parameter_jacobian(self, tape, dict(zip(steps, found, strict=True)))
+            return
+        passes = self.passes
+        for some in self.slices(min(most, passes.rows)):
+            inputs, count = self.dense(some), some.stop - some.start
+            (seeds,) = cotangents(some, [passes.forward(inputs)])
+            out = np.zeros((len(seeds), count, len(self.parameters)), self.dtype)
+            for seed, own in zip(np.ascontiguousarray(seeds), out, strict=True):
+                passes.back(seed[None])
+                x = inputs
+                for one in self.network.operations:
+                    delta = passes.units("deltas", one, count)
+                    shape = count, one.n_in, one.n_out
+                    by_weights = own[:, one.weights : one.biases].reshape(shape)
+                    np.einsum("ri,rj->rij", x, delta, out=by_weights)  # 0.6 of the time of a product
+                    if one.trains_bias:
+                        own[:, one.biases : one.trained] = delta
+                    x = passes.units("activations", one, count)
+            yield some, out
+
     def deltas(self, logits: Sequence[Array], targets: Array) -> list[Array]:
         """Return the derivatives of each row's own loss by its logits, those of each head or member."""
         network, ones = self.network, np.ones(len(targets), targets.dtype)
@@ -83,6 +122,27 @@ class ParameterRows(Rows):
         """Return the same by the steps of a tape that give the logits."""
         steps = [*self.ends.values()]
         return dict(zip(steps, self.deltas([tape.values[step] for step in steps], targets), strict=True))
+
+
+def root_of(objective: Objective, z: Array) -> tuple[Array, Array]:
+    """Return the diagonal (rows, k), and the columns (k, rows, k), of a root of the loss's second derivative.
+
+    The derivative is that by the logits z (rows, k), of squares without the factor 2.
+    """
+    loss, k = loss_of(objective.loss).name, z.shape[1]
+    match objective.output:
+        case "identity":
+            diagonal = np.ones_like(z)
+        case "sigmoid":
+            diagonal = logistic(z) * logistic(-z)
+        case _:
+            diagonal = np.asarray(activate(objective.output, z))
+    if loss != "mse":
+        diagonal = np.sqrt(diagonal)
+    columns = diagonal[None] * np.eye(k)[:, None]
+    if objective.output == "softmax":  # diag(p) - p p' has the root diag(sqrt p) - p sqrt(p)'
+        columns = columns - diagonal.T[:, :, None] * (diagonal**2)[None]
+    return diagonal, columns
 
 
 def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
@@ -139,19 +199,11 @@ def gradient_norms(model: Model, X: Any, y: Any) -> Array:
     rows = ParameterRows(model, X, 0)
     targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
     out = np.empty(len(rows), rows.dtype)
-    if not (model.network.is_chain and not model.network.heads and rows.is_compiled):
+    if not rows.is_chain:
         for some, tape in rows.blocks():
             out[some] = _norms(rows, tape, rows.seeds_of_loss(tape, targets[some]))
         return out
-    passes = rows.passes
-    for some in rows.slices(passes.rows):
-        x, squares, count = rows.dense(some), 0, some.stop - some.start
-        passes.loss_back(x, targets[some])
-        for one in model.network.operations:
-            delta = passes.units("deltas", one, count)
-            squares = squares + _squares(delta) * (_squares(x) + one.trains_bias)
-            x = passes.units("activations", one, count)
-        out[some] = np.sqrt(squares)
+    out[:] = np.sqrt(rows.passes.squared_norms(rows.dense(slice(0, len(rows))), targets))
     rows.release()
     return out
 

@@ -15,12 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate_gradient
-from fastmlp.exchange.formulas import Z, of_units
+from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportGraph, ExportStep
 from fastmlp.formulas.derivatives import gradient, times
-from fastmlp.formulas.expressions import Expression, constant, expression_of, operate, total, variable
+from fastmlp.formulas.expressions import (
+    ONES,
+    VARIABLE,
+    Expression,
+    constant,
+    expression_of,
+    operate,
+    total,
+    variable,
+)
 from fastmlp.formulas.rows import RowFormula
 from fastmlp.model.activations import Activation
+from fastmlp.model.custom import restored
 
 Array = NDArray[Any]
 
@@ -105,6 +115,23 @@ def differential_of(step: ExportStep) -> Differential:
     return _differential(nodes, step.variables, len(step.one.sources), activation)
 
 
+@functools.lru_cache(maxsize=64)
+def slope_of(activation: str | Activation) -> Activation:
+    """Return the slope of an activation as an activation, whose slope is the second derivative."""
+    nodes = tuple((word, tuple(operands)) for word, operands in formula(activation).nodes())
+    found, known = _differential(nodes, (Z,), 1, activation), {DELTA, SEED, TANGENT, ONES}
+
+    def step(node: Expression, parts: list[Expression]) -> Expression:
+        if node.operation == VARIABLE and node.operands[0] in known:
+            return constant(1.0)
+        return operate(node.operation, *parts) if node.parts else node
+
+    slope, bend = (each.fold(step) for each in (found.pulled[Z], found.bent[Z, Z]))
+    name = activation if isinstance(activation, str) else activation.name
+    made: Activation = restored(Activation, f"{name}_slope", slope, bend, ())
+    return made
+
+
 # --- the structures: (value, pull, push) of a step, its sources' values and its arrays ---------------------
 
 
@@ -182,6 +209,15 @@ STRUCTURES = {
 """The structures of `fastmlp.exchange.steps`; a code has no derivative, and counts 0."""
 
 
+def _where_asked(step: ExportStep, delta: Array, found: Array) -> Array:
+    """Return derivatives of an activation without what an infinite slope makes of the cotangent 0."""
+    if step.one.kind.name != "activation" or step.label == "softmax":
+        return found
+    if np.isfinite(found.sum()):
+        return found
+    return np.where(delta == 0, delta.dtype.type(0), found)
+
+
 class Tape:
     """The values of all steps for some rows, and derivatives along them.
 
@@ -229,6 +265,7 @@ class Tape:
             found = expression.on_arrays(self.graph.dtype, known)
         return np.broadcast_to(np.asarray(found, self.graph.dtype), shape)
 
+    @np.errstate(all="ignore")
     def push(self, inputs: Array) -> dict[int, Array]:
         """Return the tangents of all steps, given those of the inputs (.., rows, columns)."""
         found = self._inputs(inputs)
@@ -246,6 +283,7 @@ class Tape:
             found[step.number] = sum(others, start=first)
         return found
 
+    @np.errstate(all="ignore")
     def pull(
         self,
         seeds: Mapping[int, Array],
@@ -289,8 +327,8 @@ class Tape:
             return STRUCTURES[step.one.kind.name].pull(step, delta, sources)
         known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
         return [
-            self._evaluated(pulled[name], known, (*delta.shape[:-1], source.shape[-1]))
-            for name, source in zip(step.variables, sources, strict=False)
+            _where_asked(step, delta, self._evaluated(pulled[name], known, (*delta.shape[:-1], units)))
+            for name, units in zip(step.variables, [one.shape[-1] for one in sources], strict=False)
         ]
 
     def _bent(
@@ -307,7 +345,8 @@ class Tape:
             for by, along_source in zip(names, step.one.sources, strict=True):
                 tangent = tangents[along_source]
                 shape = (*tangent.shape[:-1], self.values[source].shape[-1])
-                yield source, self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+                own = self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+                yield source, _where_asked(step, delta, own)
 
     def by_arrays(self, step: ExportStep, delta: Array) -> Iterator[tuple[str, Array]]:
         """Yield the arrays of a step that are trained, with the derivative of each row by them.

@@ -91,7 +91,7 @@ class Perceptron(Joint, Parameters, Fitted):
     # --- what the subclasses say --------------------------------------------------------------------
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
-        """Keep the values that y can have; from the second training on check that y has no others."""
+        """Keep the possible values of y; from the second training on check y against these values."""
 
     def _check_targets(self, y: Array) -> None:
         """Raise ValueError for a y of validation rows with unknown classes."""
@@ -109,7 +109,7 @@ class Perceptron(Joint, Parameters, Fitted):
         raise NotImplementedError
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
-        """Return the score that early stopping goes by if none is given."""
+        """Return the default score of early stopping."""
         raise NotImplementedError
 
     # --- training -----------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Perceptron(Joint, Parameters, Fitted):
         self._after_fit(X, y)
 
     def _after_fit(self, X: Any, y: Any) -> None:
-        """Set attributes that follow from the trained network and rows."""
+        """Set the attributes derived from the trained network and rows."""
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> ScoredRows:
         """Return validated rows in memory."""
@@ -309,11 +309,13 @@ class Perceptron(Joint, Parameters, Fitted):
         earlier = getattr(self, "_optimizer", None)  # its moments may be of other parameters
         if not incremental or earlier is None or earlier.moments.shape[1] != parameters.size:
             self._optimizer = self._new_optimizer(parameters)
-        state = self._optimizer
+        state, whole = self._optimizer, bool(self._optimizer.rule.whole)
         scored = getattr(self, "validation_scores_", None) is not None
         if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
         mixed = is_bfloat16(self.dtype)
+        if mixed and whole:
+            raise ValueError(f"solver {checks.shown(self.solver)} takes no dtype 'bfloat16'")
         if mixed and parameters.dtype != np.float32:
             raise ValueError(
                 f"dtype 'bfloat16' keeps float32 parameters, and these are {parameters.dtype}; fit anew "
@@ -334,17 +336,17 @@ class Perceptron(Joint, Parameters, Fitted):
         # The steps of an epoch of blocks may not be known: their epochs are counted.
         since = BEGINNING if stream is None else Since(state.step, state.epochs)
         orders: Orders | None = None
-        if self.shuffle:
-            orders = (
-                ComposedOrders(len(rows.targets), rng) if stream is None else stream.orders(rng, since.epoch)
-            )
+        if self.shuffle and not whole:
+            orders = stream.orders(rng, since.epoch) if stream else ComposedOrders(len(rows.targets), rng)
         score = scoring_of(self, held_out)
         plan = plan._replace(
             orders=orders, dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
             stays_finite=False, calls_blas=plan.calls_blas or score is not None, since=since,
         )  # fmt: skip
         try:
-            called = [Convergence(self, score, incremental), *callbacks]
+            # What reads all rows ends by its own rules, where no score decides.
+            endless = incremental or (whole and score is None)
+            called = [Convergence(self, score, endless), *callbacks]
             training = training._replace(plan=plan, callbacks=called)
             if stream is None:
                 run = yield training
@@ -375,7 +377,7 @@ class Perceptron(Joint, Parameters, Fitted):
         return min(int(self.batch_size), rows)
 
     def _worth_threads(self, network: Network, rows: int | None) -> int | None:
-        """Return how many threads an epoch may use; None leaves it to the backend."""
+        """Return the number of threads of an epoch; None leaves the choice to the backend."""
         long = rows is None or 6 * parameter_count(network) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 

@@ -1,4 +1,4 @@
-"""MLPClassifier: it turns labels into targets, and the network's outputs into labels and probabilities."""
+"""MLPClassifier: labels become targets, and outputs become labels and probabilities."""
 
 from __future__ import annotations
 
@@ -28,66 +28,66 @@ from fastmlp.trained.model import Model
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's MLPClassifier, trained by fastmlp: the same steps from the same random_state.
 
-    Every parameter of `sklearn.neural_network.MLPClassifier` is here, in its place, with its default
-    and its meaning; see its documentation. The following go beyond it and change nothing unless set.
+    Every parameter of `sklearn.neural_network.MLPClassifier` is here, with the same place, default and
+    meaning; see scikit-learn's documentation. Further parameters follow, and change nothing unless set.
 
     Parameters
     ----------
     activation : str or sequence of str
-        Also one for each hidden layer, and also the trainer's, of which sigmoid is logistic:
+        Also a sequence, a name for each hidden layer; also the trainer's names, where sigmoid is logistic:
         {hidden}.
     solver : str or Optimizer
-        Also an optimiser of the trainer's, which brings its own rate or schedule.
+        Also an optimiser of the trainer's, with its rate or schedule.
     learning_rate : str, Schedule or function
-        Also a schedule of the trainer's, or a function of the epochs done, for "sgd" and "adam"; it brings
-        its own first rate.
+        Also a schedule of the trainer's, or a function of the epochs done, with its first rate, for "sgd" and
+        "adam".
     ftol : float
         "lbfgs" ends where an iteration lowers the loss by less than this share; at least 0. The default is
-        SciPy's, which scikit-learn's searches have: with a smaller one the search goes on.
+        SciPy's, as in scikit-learn: with a smaller share the search goes on.
     loss : "log_loss", Loss or RowLoss
-        A loss of your own in place of the cross-entropy, whose output is what the labels need: "softmax"
+        A custom loss in place of the cross-entropy, with the output for the labels: "softmax"
         for several classes, "sigmoid" for two, or for several labels.
     class_weight : dict, "balanced", list of dicts or None
-        The weight of each class in the loss, as in `sklearn.utils.class_weight.compute_sample_weight`; it is
-        multiplied with sample_weight. Scores do not use it. partial_fit does not take "balanced".
+        The weight of each class in the loss, as in `sklearn.utils.class_weight.compute_sample_weight`,
+        multiplied with sample_weight. Scores do not use class weights. partial_fit does not take "balanced".
     dropout : float or sequence of float
-        Probability in [0, 1) that a hidden unit is dropped, one for all layers or one for each.
+        Probability in [0, 1) of dropping a hidden unit, for all layers or for each layer.
     layers : list of layers, optional
-        The hidden layers, as those of `Network(layers=)`: `fastmlp.Dense`, `LayerNorm`, `Residual`, ..
-        They replace hidden_layer_sizes, activation, dropout and init; the last `Dense` is added.
+        The hidden layers, as in `Network(layers=)`: `fastmlp.Dense`, `LayerNorm`, `Residual`, .. `layers`
+        replaces hidden_layer_sizes, activation, dropout and init; the last `Dense` is added.
     init : str, Normal, (coefs, intercepts) or None
-        The start: a scheme of `Network.weight_init` with biases of 0, or arrays that are copied.
-        None draws as scikit-learn does.
+        The start: a scheme of `Network.weight_init`, with biases of 0 unless the scheme sets biases, or
+        arrays, which are copied. None draws as scikit-learn does.
     validation_set : (X, y) or (X, y, sample_weight), optional
-        Rows to validate on in place of a split; they fill `validation_loss_curve_`, and decide if
-        early_stopping is set. In a pipeline they are not transformed: pass them as fit sees X.
+        Rows to validate on in place of a split, for `validation_loss_curve_`, and for early_stopping if set.
+        A pipeline does not transform these rows: pass rows as fit sees X.
     stopping_metric : str, callable or None
         What early_stopping maximises: the name of a scorer (`sklearn.metrics.get_scorer_names`),
         a scorer, or "loss" for the least validation loss. None is accuracy.
     callbacks : list of Callback
         As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
     max_time : float, optional
-        Seconds after which training ends, within 0.2 s, with the parameters that it has. Before the
+        Seconds after which training ends, within 0.2 s, with the current parameters. Before the
         first epoch is complete `loss_` is NaN.
     progress : bool
         A progress bar on stderr.
     backend : str
-        A name of `fastmlp.backends()`, or "auto" for the one that should be fastest.
+        A name of `fastmlp.backends()`, or "auto" for the fastest backend.
     threads : int, optional
-        Upper bound for the worker threads; None takes one for epochs of less than about 1 ms,
-        else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS or
-        OMP_NUM_THREADS where that is less (joblib, Dask and Ray set them in their processes);
-        trainings of one process share them.
+        Upper bound for the worker threads; None takes a single thread for epochs of less than about 1 ms,
+        else the cores granted by affinity and a container's CPU quota, or NUMBA_NUM_THREADS or
+        OMP_NUM_THREADS if less (set by joblib, Dask and Ray in their processes); trainings of a process share
+        the threads.
     dtype : float32, float64, "bfloat16" or None
         To train in; None keeps a float32 X and makes all else float64. "bfloat16" as for `fastmlp.fit`.
     input_scale : float
-        What every number of X is multiplied with, in training and in predictions; above 0.
+        The factor of every number of X, in training and in predictions; above 0.
 
     Attributes
     ----------
     coefs_ : list of (n_in, n_out) arrays
-        Live views of one vector: writing to them, or replacing them, changes predictions. With `layers` they
-        are those of the dense layers; `model_.layers` has all arrays.
+        Live views of a vector: to write to a view, or to replace an array, changes predictions. With `layers`
+        the views are of the dense layers; `model_.layers` has all arrays.
     intercepts_ : list of (n_out,) arrays
         Views of the same vector.
     validation_loss_curve_ : list of float
@@ -100,15 +100,15 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     `out_activation_`, `n_features_in_`, `feature_names_in_`.
 
     Steps and losses agree with scikit-learn 1.9 up to rounding. Where two classes are predicted with
-    near certainty, scikit-learn's loss loses digits in 1 - p that the logits keep: on unscaled rows
+    near certainty, scikit-learn's loss loses digits in 1 - p, kept by the logits: on unscaled rows
     `loss_curve_` may differ by some 1e-4, and "lbfgs", which goes by the loss, takes other steps. A training
-    that ends by `tol` may do so some epochs earlier or later, as scikit-learn's own does if X moves by a
-    rounding. A second `partial_fit` after early stopping goes on. Negative sample weights are refused; a
-    batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
-    ZeroDivisionError. NumPy's warnings of an overflow are not given. Parameters that are set after fit
-    count from the next fit on, where scikit-learn's predict reads `activation`. Predictions have the
-    dtype that was trained in. A float32 "lbfgs" runs in float64 and is rounded at its end. A CSR matrix
-    goes into the kernels as it is; a sparse matrix of another format becomes CSR once.
+    may end by `tol` some epochs earlier or later, as in scikit-learn after changes of X by a rounding. A
+    second `partial_fit` after early stopping goes on. Negative sample weights are refused; a batch whose
+    weights are all 0 takes a step without a gradient, where scikit-learn raises ZeroDivisionError. NumPy's
+    warnings of an overflow are not given. Parameters set after fit count from the next fit on, where
+    scikit-learn's predict reads `activation`. Predictions have the dtype of the training. A float32 "lbfgs"
+    runs in float64 and is rounded at its end. A CSR matrix goes into the kernels unchanged; a sparse matrix
+    of another format becomes CSR once.
     """
 
     _parameter_constraints = CLASSIFIER
@@ -159,10 +159,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     @classmethod
     def from_model(cls, model: Model, classes: ArrayLike | None = None) -> MLPClassifier:
-        """Return a fitted classifier that predicts with a model.
+        """Return a fitted classifier of a model.
 
-        Training goes on from its parameters with `partial_fit`, by the rules of the estimator: scikit-learn's
-        scaling of the penalty, and no l1.
+        Training goes on from the model's parameters with `partial_fit`, by the rules of the estimator:
+        scikit-learn's scaling of the penalty, and no l1.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Parameters
         ----------
         X, y, sample_weight : as for `fit`
-        classes : (k,) labels, all that later calls may bring; needed in the first call
+        classes : (k,) labels, all labels of later calls; needed in the first call
         epochs : int, at least 1
 
         Returns
@@ -208,7 +208,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Raises
         ------
         ValueError, TypeError
-            As `fit`; ValueError also without classes in the first call, and for labels that are not in it.
+            As `fit`; ValueError also without classes in the first call, and for other labels.
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
@@ -265,7 +265,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
         Returns
         -------
-        (rows, classes) array of the dtype that was trained in, in the order of `classes_`; of several labels
+        (rows, classes) array of the training's dtype, in the order of `classes_`; of several labels
         a row the probability of each
 
         Raises
@@ -307,7 +307,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             self._check_targets(y)
 
     def _gives_probabilities(self, y: Array) -> bool:
-        """Whether y is rows of probabilities; where a row has one label, floats of 0 and 1 are, too."""
+        """Return True for rows of probabilities; for a label a row, floats of 0 and 1 count, too."""
         if self._label_binarizer.y_type_.startswith("multilabel"):
             return False
         return are_probabilities(y) or (isinstance(y, np.ndarray) and y.ndim == 2 and y.dtype.kind == "f")
@@ -332,7 +332,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     def _places(self, y: Array) -> Array | None:
         """Return the index of each label in `classes_`; None where scikit-learn must find the indices.
 
-        That takes twenty times as long for 32 labels as here, where all are integers that are known.
+        scikit-learn takes twenty times as long for 32 labels; here all are known integers.
         """
         classes = self.classes_
         whole = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind == "i" and y.dtype == classes.dtype
@@ -417,12 +417,12 @@ def accuracy(y: Any, predicted: NDArray[Any], sample_weight: ArrayLike | None, c
 
 
 def _are_whole(y: Any) -> bool:
-    """Whether y is an array (rows,) of whole numbers."""
+    """Return True if y is an array (rows,) of whole numbers."""
     return type(y) is np.ndarray and y.ndim == 1 and len(y) > 0 and y.dtype.kind == "i"
 
 
 def _warns(classes: int, rows: int) -> bool:
-    """Whether scikit-learn warns that so many classes may be numbers to regress."""
+    """Return True if scikit-learn warns of numbers to regress for so many classes."""
     return classes > max(2, rows // 2)
 
 
@@ -431,7 +431,7 @@ TOLERANCE = 1e-6
 
 
 def are_probabilities(y: Any) -> bool:
-    """Return whether y is floats (rows, k), not all 0 or 1 as several labels a row are."""
+    """Return True if y is floats (rows, k), not all 0 or 1 as with several labels a row."""
     several = isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind == "f"
     return several and not np.isin(y, (0, 1)).all()
 

@@ -25,7 +25,7 @@ LEAST_RATE = 1e-6
 """Where "adaptive" stops instead of dividing the rate by 5 once more."""
 
 WARNING_MODULE = "sklearn.neural_network._multilayer_perceptron"
-"""The module that scikit-learn's estimators warn from. Its own examples silence their warnings by
+"""The module of warnings of scikit-learn's estimators. scikit-learn's examples silence these warnings by
 `warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`. That must still work when
 only the import has changed. So a filter sees this module, and the message shows the line of the caller."""
 
@@ -40,13 +40,13 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 @dataclass
 class OptimizerState:
-    """An optimiser with its state from one partial_fit to the next.
+    """An optimiser with its state from a partial_fit to the next.
 
-    rule : Optimizer, as it was when training began; later changes of the parameters do not change it
+    rule : Optimizer, of the beginning of training; later changes of the parameters do not count
     schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
-    initial_rate, learning_rate : float, where the schedule started and where it is. A rate does not fall
-        below the first one divided by the root of the dtype's greatest number: such steps are lost in
-        rounding, and the velocity that `change_rate` scales stays finite
+    initial_rate, learning_rate : float, the schedule's first rate and the current rate. A rate does not fall
+        below the first rate divided by the root of the dtype's greatest number: such steps are lost in
+        rounding, and the velocity scaled by `change_rate` stays finite
     moments : (rows, P) floating; step, epochs : updates and whole epochs done
     """
 
@@ -84,10 +84,10 @@ class Convergence(Callback):
 
     Parameters
     ----------
-    estimator : MLPClassifier or MLPRegressor whose n_iter_, loss_, t_, loss_curve_ and so on it keeps
+    estimator : MLPClassifier or MLPRegressor with n_iter_, loss_, t_, loss_curve_ and so on to keep
     score : score(run) scores the validation rows, greater is better; None where the training loss
         decides
-    endless : bool, whether to go on all the same: partial_fit does as many epochs as were requested
+    endless : bool, to ignore stopping rules: partial_fit takes as many epochs as requested
     """
 
     def __init__(self, estimator: Any, score: Callable[[Run], float] | None, endless: bool) -> None:
@@ -107,8 +107,8 @@ class Convergence(Callback):
     def next_epoch(self, run: Run) -> int:
         """Return the next epoch that may stop, score or print.
 
-        An epoch adds at most one to the count of epochs without improvement. Training cannot stop before
-        that count is full.
+        An epoch adds at most one to the count of epochs without improvement. Training cannot stop before the
+        count is full.
         """
         estimator = self.estimator
         watched = self.score is not None or estimator.verbose
@@ -152,8 +152,8 @@ class Convergence(Callback):
     def on_train_end(self, run: Run) -> None:
         """Do the rest of `on_epoch_end`, count updates, and restore the best parameters.
 
-        After a warm start, as in scikit-learn, they are put back only if a score beats those of earlier fits.
-        If time was up before the first score, the parameters stay.
+        After a warm start, as in scikit-learn, parameters are restored only for a score above the scores of
+        earlier fits. If time was up before the first score, the parameters stay.
         """
         # Another callback's stop, or Ctrl-C, may have left epochs for which `on_epoch_end` did not run.
         self.on_epoch_end(run)
@@ -213,9 +213,9 @@ def fresh_curves(estimator: Any) -> None:
 
 
 def scoring_of(estimator: Any, held_out: ScoredRows | None) -> Callable[[Run], float] | None:
-    """Return a function that scores the parameters after an epoch; None if the training loss decides.
+    """Return a scoring function for the end of an epoch; None if the training loss decides.
 
-    The function raises LeftBehind if that takes long and the training shall stop.
+    The function raises LeftBehind in a long score once the training shall stop.
     """
     if not estimator.early_stopping or held_out is None:
         return None

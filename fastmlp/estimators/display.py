@@ -16,13 +16,13 @@ from fastmlp.trained.model import Model
 class LossCurveDisplay:
     """Plot of the training loss, the validation loss and validation scores by epoch.
 
-    Make one with `from_estimator`. Needs the extra `plot`.
+    Make a display with `from_estimator`. Needs the extra `plot`.
 
     Parameters
     ----------
-    loss : sequence of float, one for every epoch
+    loss : sequence of float, a value for every epoch
     validation_loss : sequence of float, optional
-    validation_scores : sequence of float, optional; they get a vertical axis of their own
+    validation_scores : sequence of float, optional, on a second vertical axis
     estimator_name : str, optional, goes into the legend
 
     Attributes
@@ -55,7 +55,7 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : Model, MLPClassifier or MLPRegressor
-            A model that `fit` returned, or a fitted estimator of fastmlp or scikit-learn. Of a Pipeline the
+            A model of `fit`, or a fitted estimator of fastmlp or scikit-learn. Of a Pipeline the
             last step is taken, of a search the `best_estimator_`.
         ax : matplotlib Axes, optional; a new figure if None
         name : str, optional; the name of the class if None
@@ -66,27 +66,24 @@ class LossCurveDisplay:
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If it has no curve, as after solver="lbfgs".
+            If the estimator has no curve, as after solver="lbfgs".
         """
         trained = _trained(estimator)
         name = type(trained).__name__ if name is None else name
         if isinstance(trained, Model):
-            loss, validation_loss = trained.history["loss"], trained.history.get("validation_loss")
-            if not loss:
-                raise ValueError("the Model has no curve: it was trained for no whole epoch")
-            display = cls(loss, validation_loss=validation_loss, estimator_name=name)
-            return display.plot(ax=ax, **line_options)
-        if not getattr(trained, "loss_curve_", None):
-            raise ValueError(
+            curves: list[Any] = [trained.history.get(curve) for curve in ("loss", "validation_loss", "")]
+            missing = "the Model has no curve: it was trained for no whole epoch"
+        else:
+            names = "loss_curve_", "validation_loss_curve_", "validation_scores_"
+            curves = [getattr(trained, curve, None) for curve in names]
+            missing = (
                 f"{type(trained).__name__} has no loss_curve_; an MLPClassifier or MLPRegressor has one, "
                 "if its solver is not 'lbfgs'"
             )
-        display = cls(
-            trained.loss_curve_,
-            validation_loss=getattr(trained, "validation_loss_curve_", None),
-            validation_scores=getattr(trained, "validation_scores_", None),
-            estimator_name=name,
-        )
+        if not curves[0]:
+            raise ValueError(missing)
+        loss, validation, scores = curves
+        display = cls(loss, validation_loss=validation, validation_scores=scores, estimator_name=name)
         return display.plot(ax=ax, **line_options)
 
     def plot(self, ax: Any = None, **line_options: Any) -> LossCurveDisplay:

@@ -1,4 +1,4 @@
-"""The attributes of a trained estimator: its model, and coefs_ and intercepts_ as views of its parameters."""
+"""The attributes of a trained estimator: the model, and coefs_ and intercepts_ as views of the parameters."""
 
 from __future__ import annotations
 
@@ -23,25 +23,18 @@ from fastmlp.model.state import FLOATS, Array
 from fastmlp.trained.model import Model
 
 SPARSE = ["csr", "csc"]
-"""The sparse formats that are taken as they are."""
-
-
-def _is_clean_column(y: Any, rows: int) -> bool:
-    """Return whether y is (rows,) finite numbers."""
-    if type(y) is not np.ndarray or y.shape != (rows,):
-        return False
-    return y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y))
+"""The sparse formats taken unchanged."""
 
 
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """The part of an estimator that predicts; the rest trains."""
+    """Base of estimators: the predicting part."""
 
     def _ends_in(self) -> tuple[str, str | Loss]:
         """Return the trainer's names of the output activation and of the loss."""
         raise NotImplementedError
 
     def _adopt(self, model: Model) -> None:
-        """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
+        """Take over a model; coefs_ and intercepts_ are views of the model's parameters."""
         held = vars(self).get("_model")
         self._model, self._scale = model, model.network.input_scale
         if held is not None and held.network is model.network and held.parameters is model.parameters:
@@ -55,13 +48,13 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
     @property
     def model_(self) -> Model:
-        """The trained network, a `Model` that shares its parameters with the estimator."""
+        """The trained network, a `Model` with the estimator's parameters."""
         check_is_fitted(self)
         return self._current_model()
 
     @classmethod
     def _holding(cls, model: Model, parameters: dict[str, Any]) -> Self:
-        """Return an estimator that is fitted: with the model, and with its description as parameters."""
+        """Return a fitted estimator with the model, and with the model's description as parameters."""
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, got {checks.shown(model)}")
         made = cls(**described(model.network), **parameters)
@@ -91,16 +84,28 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
                     view[...] = array
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 
-    def jacobian(self, X: Any) -> Array:
+    def jacobian(self, X: Any, *, logits: bool = False) -> Array:
         """Return the derivatives of all outputs by all features, (rows, outputs, features).
 
-        X : as for `predict`; the outputs are those of `model_`, of two classes the second one's probability
+        X : as for `predict`; the outputs are the outputs of `model_`, of two classes the second probability
+        logits : as for `Model.jacobian`
         """
-        return self.model_.jacobian(self._rows_for(X))
+        return self.model_.jacobian(self._rows_for(X), logits=logits)
 
-    def input_gradient(self, X: Any, output: int | None = None) -> Any:
-        """Return the derivatives (rows, features) of an output, as `Model.input_gradient`."""
-        return self.model_.input_gradient(self._rows_for(X), output)
+    def input_gradient(
+        self, X: Any, output: int | None = None, *, logits: bool = False, dense: bool = False
+    ) -> Any:
+        """Return the derivatives (rows, features) of one output, as `Model.input_gradient` does."""
+        return self.model_.input_gradient(self._rows_for(X), output, logits=logits, dense=dense)
+
+    def attribute(self, X: Any, baseline: Any = None, **given: Any) -> Any:
+        """Return what each feature adds to an output, as `Model.attribute` does.
+
+        baseline : features as for `predict`; given : output, method, steps, seed and logits
+        """
+        found = self.model_.attribute(self._rows_for(X), baseline, **given)
+        names = getattr(self, "feature_names_in_", None)
+        return found if names is None else found._replace(names=tuple(names))
 
     def _rows_for(self, X: Any) -> Any:
         """Return a user's rows, validated by scikit-learn."""
@@ -125,10 +130,10 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return "_model" in vars(self)
 
     def _is_clean(self, X: Any, dtypes: Any, y: Any = None, reset: bool = False) -> bool:
-        """Return whether X, and y if given, surely pass scikit-learn's validation.
+        """Return True if X, and y if given, surely pass scikit-learn's validation.
 
-        That validation takes longer than predicting a row, or than a step on 32 rows.
-        dtypes : one or several that X may have; reset : whether it may have other columns than before
+        scikit-learn's validation takes longer than to predict a row, or than a step on 32 rows.
+        dtypes : a dtype or several dtypes of X; reset : True to allow other columns than before
         """
         array, names = type(X) is np.ndarray, vars(self)
         return (
@@ -139,7 +144,8 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             and (reset or ("feature_names_in_" not in names and X.shape[1] == self.n_features_in_))
             and (not array or X.flags.c_contiguous)
             and checks.finite(X if array else np.ascontiguousarray(X.data))
-            and (y is None or _is_clean_column(y, X.shape[0]))
+            and (y is None or (type(y) is np.ndarray and y.shape == X.shape[:1]))
+            and (y is None or y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y)))
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The lbfgs solver: SciPy's L-BFGS-B on the whole data, with the options that scikit-learn gives it."""
+"""The lbfgs solver: SciPy's L-BFGS-B on the whole data, with scikit-learn's options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The constructor's arguments of an estimator, validated, and the network described by them."""
+"""The constructor's arguments of an estimator, validated, and the network of these arguments."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from fastmlp.model.losses import LOSSES as OWN_LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, check_optimizer
 from fastmlp.model.schedules import Schedule
+from fastmlp.model.second_order import LevenbergMarquardt
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
-"""The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""
+"""The hidden activations by a user's names: scikit-learn's, and the trainer's."""
 
 LOSSES = {"squared_error": "mse", "poisson": "poisson_deviance"} | {
     name: name
     for name, entry in OWN_LOSSES.items()
     if "identity" in entry.outputs and name != "mse" and entry.outputs_per_target == 1
 }
-"""The regression losses by the names that a user may give: scikit-learn's two, and the trainer's."""
+"""The regression losses by a user's names: scikit-learn's two, and the trainer's."""
 
 
 def hidden_sizes(estimator: Any) -> list[int]:
@@ -42,7 +43,7 @@ def hidden_sizes(estimator: Any) -> list[int]:
 
 
 def hidden_activations(estimator: Any, layers: int) -> list[str | Activation]:
-    """Return every hidden layer's activation: the trainer's name of it, or the user's own."""
+    """Return every hidden layer's activation: the trainer's name, or a custom activation."""
     names = estimator.activation
     names = [names] * layers if isinstance(names, (str, Activation)) else list(names)
     # Network refuses an unknown name, with the choices.
@@ -55,13 +56,13 @@ def number(value: Any) -> Any:
 
 
 REPLACED: dict[str, Any] = {"hidden_layer_sizes": (100,), "activation": "relu", "dropout": 0.0, "init": None}
-"""Parameters that `layers` replaces, with their defaults."""
+"""Parameters replaced by `layers`, with defaults."""
 
 
 def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Loss) -> Network:
-    """Return the network that the estimator's parameters describe; output and loss are the trainer's.
+    """Return the network of the estimator's parameters; output and loss are the trainer's.
 
-    sizes : columns of X, units of hidden layers, outputs; those of hidden ones do not count with `layers`
+    sizes : columns of X, units of hidden layers, outputs; units of hidden layers do not count with `layers`
     """
     ends = {
         "output": output,
@@ -89,7 +90,7 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Lo
 def known(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """Return make(*given, **named), the very same for the same plain values.
 
-    By that trainings find what earlier ones have prepared; and a Network takes 60 us to be made.
+    So trainings find the preparations of earlier trainings; and to make a Network takes 60 us.
     """
     plain = all(map(_is_plain, (*given, *named.values())))
     return _kept(make, *given, **named) if plain else make(*given, **named)
@@ -107,7 +108,7 @@ def _kept(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
 
 
 def described(network: Network) -> dict[str, Any]:
-    """Return the parameters that describe a network's hidden layers and inputs."""
+    """Return the parameters for a network's hidden layers and inputs."""
     if network.heads or network.blocks:
         raise ValueError(
             f"an estimator has one output, and columns of X; this network has {network.unlike_a_chain}"
@@ -128,10 +129,13 @@ def described(network: Network) -> dict[str, Any]:
 
 
 def optimizer_of(estimator: Any) -> Optimizer:
-    """Return the optimiser that the estimator's parameters describe."""
+    """Return the optimiser of the estimator's parameters."""
     if isinstance(estimator.solver, Optimizer):
         check_optimizer("solver", estimator.solver)
         return estimator.solver
+    if estimator.solver == "lm":  # Convergence stops it
+        steps: LevenbergMarquardt = known(LevenbergMarquardt, min_gradient=number(estimator.tol))
+        return steps
     scheduled = not isinstance(estimator.learning_rate, str)
     rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)
     if estimator.solver == "sgd":
@@ -146,10 +150,10 @@ def optimizer_of(estimator: Any) -> Optimizer:
 # --- validation ---------------------------------------------------------------------------------------
 
 FTOL = 2.220446049250313e-09
-"""SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""
+"""SciPy's default, unchanged by scikit-learn: 1e7 eps of float64."""
 
 PLAIN = {bool, int, float, str, type(None), np.float64, np.int64}
-"""Types of parameters that never change, and that hold no memory of a user's."""
+"""Types of immutable parameters, which hold no memory of a user's."""
 
 MAY_BE_PLAIN = PLAIN | {tuple}
 """A tuple of plain values is plain, too."""
@@ -170,7 +174,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
     """Base of estimators: keeps and validates parameters."""
 
     def _keep(self, parameters: dict[str, Any]) -> None:
-        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
+        """Set the constructor's arguments, unchanged, as scikit-learn's clone requires."""
         self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
 
     def _validate_params(self) -> None:
@@ -244,6 +248,7 @@ CLASSIFIER: Constraints = COMMON | {
 }
 
 REGRESSOR: Constraints = COMMON | {
+    "solver": [StrOptions({"lbfgs", "lm", "sgd", "adam"}), *OPTIMIZERS],
     "loss": [StrOptions({*LOSSES}), Loss],
     "huber_delta": [Interval(Real, 0, None, closed="neither")],
     "quantile": [Interval(Real, 0, 1, closed="neither")],

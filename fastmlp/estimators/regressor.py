@@ -1,4 +1,4 @@
-"""MLPRegressor: real numbers, one or several to a row."""
+"""MLPRegressor: a real number, or several, for each row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastmlp.trained.model import Model
 
 
 def _output(loss: str) -> str:
-    """Return the output that goes with a loss."""
+    """Return the output activation of a loss."""
     return "exp" if loss == "poisson" else "identity"
 
 
@@ -30,35 +30,37 @@ _ENDS = [(_output(loss), loss) for loss in LOSSES]
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's MLPRegressor, trained by fastmlp: the same steps from the same random_state.
 
-    Every parameter of `sklearn.neural_network.MLPRegressor` is here, in its place, with its default
-    and its meaning; see its documentation. What goes beyond it is as for `fastmlp.MLPClassifier`,
-    except for the following.
+    Every parameter of `sklearn.neural_network.MLPRegressor` is here, with the same place, default and
+    meaning; see scikit-learn's documentation. Further parameters are as for `fastmlp.MLPClassifier`, except
+    for the following.
 
     Parameters
     ----------
     loss : str or Loss
         {losses}:
-        means over rows and outputs, with the output "identity" (poisson: "exp"); or these with their
-        parameters, as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a `Loss` or `RowLoss` of your own, with its
-        output. Where that has a parameter for each output, and y one column, there are as many outputs, as
-        for several quantiles.
+        means over rows and outputs, with the output "identity" (poisson: "exp"); or losses with parameters,
+        as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a custom `Loss` or `RowLoss`, with its output. For a
+        parameter for each output, and a single column of y, there are as many outputs, as for several
+        quantiles.
     huber_delta : float
         Where huber turns from quadratic to linear; above 0.
     quantile : float
-        The quantile that pinball estimates, in (0, 1).
+        The quantile estimated by pinball, in (0, 1).
     stopping_metric : str, callable or None
         What early_stopping maximises, as for MLPClassifier. None is R^2.
+    solver : str or Optimizer
+        Also "lm": `fastmlp.LevenbergMarquardt(min_gradient=tol)`, for "squared_error" and "poisson". It reads
+        all rows in each of `max_iter` steps; batch_size, shuffle and n_iter_no_change do not count then.
     posterior : bool
         Whether `fit` finds the posterior of the parameters, of the losses "squared_error" and "poisson", for
         `predict(X, return_std=True)`. `posterior_` is then a `fastmlp.Posterior`, of the last call's rows.
 
     Notes
     -----
-    For several outputs the gradient of "squared_error" is that of the sum over the outputs, while the
-    loss is their mean. So it is in scikit-learn 1.9, whose line search in "lbfgs" then sees slopes
-    that do not belong to its values; this class takes the same steps. `partial_fit` with
-    solver="lbfgs" runs a whole search, as there. With a y below 0 the poisson loss is NaN, and training
-    goes on, as there.
+    For several outputs the gradient of "squared_error" belongs to the sum over the outputs, while the loss is
+    the mean. In scikit-learn 1.9 the line search of "lbfgs" then sees slopes of other values; this class
+    takes the same steps. `partial_fit` with solver="lbfgs" runs a whole search, as there. With a y below 0
+    the poisson loss is NaN, and training goes on, as there.
     """
 
     _parameter_constraints = REGRESSOR
@@ -111,16 +113,16 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     @classmethod
     def from_model(cls, model: Model) -> MLPRegressor:
-        """Return a fitted regressor that predicts with a model; as `MLPClassifier.from_model`.
+        """Return a fitted regressor of a model; as `MLPClassifier.from_model`.
 
         Parameters
         ----------
-        model : Model, with an output and a loss that the regressor has
+        model : Model, with an output and a loss of the regressor
 
         Raises
         ------
         ValueError, TypeError
-            If the regressor does not have them.
+            If the regressor has no such output or loss.
         """
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, got {checks.shown(model)}")
@@ -139,7 +141,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     ) -> MLPRegressor:
         """Train on for some epochs over these rows.
 
-        With solver="lbfgs" it minimises anew from where it is, as scikit-learn's does.
+        With solver="lbfgs" a call minimises anew from the current parameters, as in scikit-learn.
 
         Parameters
         ----------
@@ -173,11 +175,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-        return_std : whether to return standard deviations of the targets, too, as `Posterior.predict` does
+        return_std : True to return standard deviations of the targets, too, as `Posterior.predict`
 
         Returns
         -------
-        (rows,) array of the dtype that was trained in, or (rows, n_out) if there are several outputs; with
+        (rows,) array of the training's dtype, or (rows, n_out) for several outputs; with
         return_std a pair of such arrays
 
         Raises

@@ -24,9 +24,10 @@ from fastmlp.data.seeding import KnownState
 from fastmlp.data.sparse import clean_rows, is_sparse
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Array, Data
-from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
+from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_layer
 from fastmlp.model.rows import Inputs
 from fastmlp.model.state import FLOATS
+from fastmlp.training.start import clean_pair
 
 AUTO_BATCH = 200
 """What batch_size="auto" is where rows are as many."""
@@ -39,14 +40,14 @@ ScoredRows = tuple[Data, Array | None]
 def rows_of(
     X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
 ) -> ScoredRows:
-    """Return rows in the form for training, with their weights in scores.
+    """Return rows in the form for training, with weights in scores.
 
     Parameters
     ----------
     X : validated (rows, n_in), dense or sparse, of the dtype to train in
     sample_weight : (rows,) or None, as the user passed it
-    class_weights : (rows,) or None; they count in the loss and not in scores
-    scale : what X is multiplied with
+    class_weights : (rows,) or None; for the loss and not for scores
+    scale : the factor of X
 
     Raises ValueError if a sample weight is not finite or below 0, or if all are 0.
     """
@@ -114,7 +115,7 @@ def start(
 
     Parameters
     ----------
-    activations : one for every layer; for "sigmoid" scikit-learn's bound is narrower
+    activations : of every layer; for "sigmoid" scikit-learn's bound is narrower
     init : None for scikit-learn's draw, a scheme of the trainer's (biases are 0), or
         (weights, biases)
     """
@@ -123,22 +124,20 @@ def start(
     if isinstance(init, (str, Normal)):
         checked_init("init", init, WEIGHT_INITS)
         # A RandomState draws by the same two methods as the Generator that is required.
-        weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
-        return weights, [np.zeros(n_out) for n_out in sizes[1:]]
-    try:
-        given, biases = (list(arrays) for arrays in init)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"init must be None, a scheme's name, a Normal, or (coefs, intercepts), got {checks.shown(init)}"
-        ) from None
-    real = np.dtype(np.float64)
-    return (
-        [clean(f"init coefs[{i}]", checks.real_array("init coefs", w), real) for i, w in enumerate(given)],
-        [
-            clean(f"init intercepts[{i}]", checks.real_array("init intercepts", b), real)
-            for i, b in enumerate(biases)
-        ],
+        ends = (*activations[:-1], None)
+        drawn = [
+            draw_layer(init, end, *pair, rng)  # type: ignore[arg-type]
+            for end, pair in zip(ends, pairwise(sizes), strict=True)
+        ]
+        zeros = [np.zeros(n_out) for n_out in sizes[1:]]
+        return [weights for weights, _ in drawn], [
+            zero if biases is None else biases for zero, (_, biases) in zip(zeros, drawn, strict=True)
+        ]
+    required, names = (
+        "None, a scheme's name, a Normal, or (coefs, intercepts)",
+        ("init coefs", "init intercepts"),
     )
+    return clean_pair("init", required, names, init, np.dtype(np.float64))
 
 
 def _uniform(
@@ -154,18 +153,18 @@ def _uniform(
 
 
 NO_ENTROPY = KnownState(np.zeros(624, np.uint32))
-"""The first state of a generator that is seeded at once."""
+"""The first state of a generator, overwritten by the seed."""
 
 
 _idle: list[np.random.RandomState] = []
-"""Generators that no block uses now, to be seeded again: 1 us, where to make one takes 22."""
+"""Unused generators, to be seeded again: 1 us, where to make a generator takes 22."""
 
 
 class random_state:
     """A context with the generator of `sklearn.utils.check_random_state`.
 
-    Of a whole number that is a generator which nothing may keep. `RandomState(seed)` would read the system's
-    entropy first, and make a state of it that the seed overwrites.
+    For a whole number the generator must not be kept. `RandomState(seed)` would read the system's entropy
+    first, for a state overwritten by the seed.
     """
 
     def __init__(self, given: Any) -> None:
@@ -187,9 +186,10 @@ class random_state:
 
 
 def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.RandomState:
-    """Return the generator that a training draws from: its own where several share NumPy's global one.
+    """Return a training's generator: a new generator where several trainings share NumPy's global generator.
 
-    Each training draws once from NumPy's global generator then, in their order, so that its seed fixes all.
+    Each training draws once from NumPy's global generator then, in order: the global seed fixes all
+    trainings.
     """
     if among_others and given is np.random.mtrand._rand:
         return np.random.RandomState(given.randint(2**32, size=4, dtype=np.uint32))
@@ -200,12 +200,12 @@ class ComposedOrders:
     """Row orders, each a permutation of the order before (`fastmlp.data.batches.Orders`)."""
 
     def __init__(self, rows: int, rng: np.random.RandomState, epochs: int = 0) -> None:
-        """epochs : of the training, which had other orders before"""
+        """epochs : of the training so far, in other orders"""
         self._order = np.arange(rows)
         self._rng, self._epochs = rng, epochs
 
     def fingerprint(self) -> str:
-        """Return a hash of the state that all later orders depend on."""
+        """Return a hash of the state of all later orders."""
         state: Any = self._rng.get_state()
         kind, words, *rest = state
         digest = hashlib.sha256(f"{kind} {rest}".encode())

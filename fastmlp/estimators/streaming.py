@@ -1,4 +1,4 @@
-"""Estimators on rows that come block by block: how blocks are recognised, and targets made of their y."""
+"""Estimators on blocks of rows: recognition of blocks, and targets of each block's y."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from fastmlp.data.sources import SHAPE, Source, check_file, check_rows, is_table
 from fastmlp.data.windows import RowFormat, Window, Windows
 from fastmlp.estimators.parameters import number
 from fastmlp.estimators.rows import AUTO_BATCH, ComposedOrders
-from fastmlp.model.backend import Data
-
-Array = NDArray[Any]
+from fastmlp.model.backend import Array, Data
 
 
 class Stream(NamedTuple):
@@ -36,7 +34,7 @@ class Stream(NamedTuple):
 
     @property
     def rows(self) -> int | None:
-        """Rows of an epoch, if that is known."""
+        """Rows of an epoch, if known."""
         return self.first.rows if self.first.last else self.windows.rows
 
     def orders(self, rng: np.random.RandomState, epochs: int) -> Orders:
@@ -70,7 +68,7 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
 def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) -> Iterator[Stream]:
     """Give the stream of an estimator's rows, once a classifier has learnt the labels.
 
-    epochs : None to fit, or to train on for so many; first : whether to train from a new start
+    epochs : None to fit, or to train on for so many; first : True to train from a new start
     """
     incremental = epochs is not None
     dtype, n_in = None if estimator.dtype is None else estimator._dtype(), None
@@ -89,10 +87,15 @@ def streamed(estimator: Any, source: Source, epochs: int | None, first: bool) ->
 
 
 def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
-    """Return whether a memory map would be copied, and can be read in windows."""
+    """Return True if a memory map would be copied, and can be read in windows."""
     splits = estimator.early_stopping and estimator.validation_set is None
     numbers = X.ndim == 2 and X.dtype.kind in "bui"
-    return numbers and not splits and estimator.solver != "lbfgs" and not _balances(estimator)
+    return numbers and not splits and not _reads_all_rows(estimator) and not _balances(estimator)
+
+
+def _reads_all_rows(estimator: Any) -> bool:
+    """Return whether each step of an estimator's solver reads all rows."""
+    return estimator.solver in ("lbfgs", "lm") or bool(getattr(estimator.solver, "whole", ""))
 
 
 def _balances(estimator: Any) -> bool:
@@ -102,9 +105,9 @@ def _balances(estimator: Any) -> bool:
 
 def _check_options(estimator: Any) -> None:
     """Raise ValueError for options that need all rows at once."""
-    if estimator.solver == "lbfgs":
+    if _reads_all_rows(estimator):
         raise ValueError(
-            "solver='lbfgs' needs all rows at once; for blocks take 'sgd', 'adam' or an optimizer"
+            f"solver={estimator.solver!r} needs all rows at once; for blocks take 'sgd', 'adam' or Adam()"
         )
     if estimator.early_stopping and estimator.validation_set is None:
         raise ValueError(
@@ -159,7 +162,7 @@ def _label_weights(estimator: Any, y: Array) -> Array:
 
 
 def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
-    """Return y, or that of the first block."""
+    """Return y, or the first block's y."""
     source = blocks_of(estimator, X, y, sample_weight)
     if source is not None:
         for some in _labels_of(source):
@@ -171,7 +174,7 @@ def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
 
 
 def _labels_of(source: Source) -> Iterator[Array]:
-    """Yield the y of every block that has rows."""
+    """Yield the y of every block with rows."""
     for name, block in named_blocks(source, lambda number: f"block {number}"):
         if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
             raise TypeError(f"{name} must be {SHAPE}, got {checks.shown(block)}")

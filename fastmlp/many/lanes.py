@@ -30,7 +30,7 @@ SECONDS_OF_A_THREAD = 4e-3
 def program_of(plan: Plan) -> LaneProgram | None:
     """Return the lane program of a training; None if the training goes alone."""
     as_usual = all(value is None for value in plan.options.of_steps().values())
-    if not (isinstance(plan.data.inputs, np.ndarray) and as_usual):
+    if not (isinstance(plan.data.inputs, np.ndarray) and as_usual) or plan.optimizer.whole:
         return None
     name = current_backend(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
     rows, dtype = len(plan.data.weights), plan.data.weights.dtype

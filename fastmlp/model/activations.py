@@ -83,6 +83,8 @@ class Activation(Piece):
         True if the formula is a few instructions, at most, so that a register tile can end with the formula.
     short_backward : bool
         The same for `backward`.
+    rises : bool
+        True if the function is known never to fall.
     """
 
     parameters: tuple[Parameter, ...] = ()
@@ -94,6 +96,7 @@ class Activation(Piece):
     output: bool
     short: bool
     short_backward: bool
+    rises: bool = False
 
     def __init__(
         self,
@@ -193,10 +196,12 @@ def _entry(
     output: bool = False,
     short: bool = False,
     short_backward: bool = True,
+    rises: bool = False,
     **counterparts: Counterpart,
 ) -> Activation:
     entry = Activation.__new__(Activation)
     entry.name = entry.key = name
+    entry.rises = rises
     entry.digest, entry.hidden, entry.output, entry.counterparts = "", hidden, output, counterparts
     entry.short, entry.short_backward = short, short_backward
     entry.formula, entry.backward = formula, backward
@@ -207,13 +212,14 @@ def _entry(
 ACTIVATIONS = {
     entry.name: entry
     for entry in (
-        _entry("identity", lambda z: z, lambda delta: delta, output=True, short=True),
+        _entry("identity", lambda z: z, lambda delta: delta, output=True, short=True, rises=True),
         # A choice and no product: a NaN or inf that comes from above a closed unit ends there.
         _entry(
             "relu",
             elementary.relu,
             lambda delta, a: where(a > 0.0, delta, 0.0),
             short=True,
+            rises=True,
             torch="ReLU",
             onnx="Relu",
         ),
@@ -222,6 +228,7 @@ ACTIVATIONS = {
             elementary.leaky_relu,
             lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
             short=True,
+            rises=True,
             torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
             onnx=("LeakyRelu", {"alpha": LEAKY_SLOPE}),
         ),
@@ -229,6 +236,7 @@ ACTIVATIONS = {
             "elu",
             elementary.elu,
             lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
+            rises=True,
             torch=("ELU", {"alpha": 1.0}),
             onnx=("Elu", {"alpha": 1.0}),
         ),
@@ -245,6 +253,7 @@ ACTIVATIONS = {
             elementary.softplus,
             lambda delta, a: delta * -elementary.expm1_nonpositive(-a),
             short_backward=False,
+            rises=True,
             # Beyond the threshold PyTorch returns x: an error of e^-threshold, below 2^-53 from 37 on.
             torch=("Softplus", {"beta": 1.0, "threshold": 40.0}),
             onnx="Softplus",
@@ -254,14 +263,23 @@ ACTIVATIONS = {
             elementary.sigmoid,
             lambda delta, a: delta * (a * (1.0 - a)),
             output=True,
+            rises=True,
             torch="Sigmoid",
             onnx="Sigmoid",
         ),
-        _entry("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), torch="Tanh", onnx="Tanh"),
+        _entry(
+            "tanh",
+            elementary.tanh,
+            lambda delta, a: delta * fma(-a, a, 1.0),
+            rises=True,
+            torch="Tanh",
+            onnx="Tanh",
+        ),
         _entry(
             "selu",
             elementary.selu,
             lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE),
+            rises=True,
             torch="SELU",
             onnx=("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
         ),
@@ -289,7 +307,15 @@ ACTIVATIONS = {
             torch=("Softmax", {"dim": -1}),
             onnx=("Softmax", {"axis": -1}),
         ),
-        _entry("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, onnx="Exp"),
+        _entry(
+            "exp",
+            elementary.exp,
+            lambda delta, a: delta * a,
+            hidden=False,
+            output=True,
+            rises=True,
+            onnx="Exp",
+        ),
     )
 }
 """The built-in activations by name; each formula stands here once for every kernel."""

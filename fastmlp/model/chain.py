@@ -13,7 +13,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.model.activations import Activation
 from fastmlp.model.heads import Head
-from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, checked_init
+from fastmlp.model.initializers import checked_inits
 from fastmlp.model.inputs import Blocks, checked_inputs
 from fastmlp.model.layers import Dense, Dropout, checked_activation, checked_dropout, checked_layers
 from fastmlp.model.lowering import lowered
@@ -79,9 +79,7 @@ def checked_chain(sizes: Any, hidden: Any, dropout: Any, weight_init: Any, bias_
     dropout = _one_per_layer("dropout", dropout, Real, depth)
     return Chain(
         sizes, tuple(checked_activation("hidden activation", one) for one in hidden),
-        tuple(map(checked_dropout, dropout)),
-        checked_init("weight_init", weight_init, WEIGHT_INITS),
-        checked_init("bias_init", bias_init, BIAS_INITS),
+        tuple(map(checked_dropout, dropout)), *checked_inits(weight_init, bias_init),
     )  # fmt: skip
 
 

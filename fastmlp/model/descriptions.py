@@ -44,6 +44,7 @@ YOUNGER = {
     "decay_norms": True,
     "decay_biases": True,
     "averaging": None,
+    "keeps_signs": False,
     "input_scale": 1.0,
 }
 """Fields younger than the file format, with their values for files without the fields."""

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.model import gates, norms  # noqa: F401  # whose layers are in the table, too
 from fastmlp.model.activations import HIDDEN, Activation
 from fastmlp.model.custom import Layer
-from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
+from fastmlp.model.initializers import Normal, Uniform, checked_inits
 from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
 
 
@@ -68,11 +68,12 @@ class Dense(Part):
         super().__post_init__()
         if not checks.flag("bias", self.bias) and self.bias_init != "zeros":
             raise ValueError("a layer with bias=False has no bias_init")
+        weight_init, bias_init = checked_inits(self.weight_init, self.bias_init)
         self._set(
             units=checks.whole("units", self.units, 1, MOST_UNITS),
             activation=checked_activation("activation", self.activation),
-            weight_init=checked_init("weight_init", self.weight_init, WEIGHT_INITS),
-            bias_init=checked_init("bias_init", self.bias_init, BIAS_INITS),
+            weight_init=weight_init,
+            bias_init=bias_init,
             l1=None if self.l1 is None else checks.real("l1", self.l1, 0),
             l2=None if self.l2 is None else checks.real("l2", self.l2, 0),
         )

@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.model.custom import BIAS, parts_of
 from fastmlp.model.embeddings import Embedding
-from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
+from fastmlp.model.initializers import bias_bound, draw_biases, draw_layer, weight_bound, within
+from fastmlp.model.monotone import with_signs
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
 
@@ -163,11 +164,17 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
             continue
         for name, row in zip(one.kind.state, views.state, strict=True):
             row[...] = name == "variance"
+    last = network.operations[-1]
+    spread: list[Array | None] = []
     for one in dense:
-        weights = draw_weights(one.layer.weight_init, one.n_in, one.n_out, rng)
+        ends = None if one is last or one.is_head else one.activation
+        weights, biases = draw_layer(one.layer.weight_init, ends, one.n_in, one.n_out, rng)
         parameters[one.weights : one.biases] = weights.reshape(-1)
-    for one in dense:
-        parameters[one.biases : one.trained] = draw_biases(one.layer.bias_init, one.n_in, one.n_out, rng)
+        spread.append(biases if one.trains_bias else None)
+    for one, biases in zip(dense, spread, strict=True):
+        if biases is None:
+            biases = draw_biases(one.layer.bias_init, one.n_in, one.n_out, rng)
+        parameters[one.biases : one.trained] = biases
     if network.members > 1:
         draw_members(others, network, rng)
     for one, views in others:
@@ -175,7 +182,7 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
         for parameter in () if one.part else one.kind.parameters:
             array = arrays[parameter.name].T
             array[...] = parameter.drawn(array.size, rng, one.layer).reshape(array.shape)
-    return parameters
+    return with_signs(parameters, network)
 
 
 def draw_members(
@@ -220,7 +227,7 @@ def drawn_of_each(network: Network, rngs: Generators, out: Array) -> None:
 def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
     """Return (start, stop, bound) of all parameters, in the order of draws; None unless all are uniform."""
     parts: list[tuple[int, int, float | None]] = []
-    if not network.is_chain:
+    if not network.is_chain or network.monotone is not None:
         return None
     dense: list[Any] = [*network.operations]
     for one in dense:

@@ -3,7 +3,8 @@
 Element-wise losses are means over all elements; cross_entropy and focal are means over rows, as in PyTorch;
 likelihoods of several outputs a target are means over targets. Each row counts with its sample weight, and a
 mean divides by the batch's sum of weights. poisson_deviance is half the Poisson deviance: poisson plus a term
-of the targets alone, so that a perfect prediction has loss 0. The reference repeats the formulas in NumPy.
+of the targets alone, so that a perfect prediction has loss 0, as in gamma_deviance. The reference repeats the
+formulas in NumPy.
 """
 
 from __future__ import annotations
@@ -153,6 +154,14 @@ def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """`poisson` minus the value of `poisson` at the target."""
     least = where(magnitude(y) < elementary.SMALLEST_NORMAL, 0.0, y * (1.0 - elementary.log(y)))
     return fma(-y, z, a) - least, a - y
+
+
+@built_in(LOSSES, "exp", by_logit=True, targets="above 0")
+def gamma_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """y / a - log(y / a) - 1, half the gamma deviance, of a logit log(a)."""
+    log_ratio = elementary.log(at_least(y, elementary.SMALLEST_NORMAL)) - z
+    excess = elementary.expm1(log_ratio)
+    return excess - log_ratio, -excess
 
 
 @built_in(LOSSES, "softmax", parameter=(2.0,), **CLASSES)

@@ -13,6 +13,7 @@ from fastmlp.model.activations import activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.heads import Head
+from fastmlp.model.initializers import NGUYEN_WIDROW
 from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
 from fastmlp.model.norms import GroupNorm
@@ -159,6 +160,8 @@ class _Lowering:
 
     def shared(self, layer: Dense, source: int) -> int:
         """Append a product shared by all members, between factors of each member, and an activation."""
+        if layer.weight_init == NGUYEN_WIDROW:
+            raise ValueError(f"after Members no Dense takes weight_init={NGUYEN_WIDROW!r}, got {layer!r}")
         k, around = self.members, self.within
         name = layer.name or f"dense{self.counts.get('dense', 0) + 1}"
         self.within = (*([layer.name] if layer.name else ()), *around)

@@ -23,6 +23,7 @@ from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
 from fastmlp.model.lowering import lowered
+from fastmlp.model.monotone import Signs, checked_monotone, signs_of
 from fastmlp.model.operations import Operation, Table, custom_kind, tables_of
 from fastmlp.model.part import Part
 
@@ -66,7 +67,10 @@ class Network:
     huber_delta, quantile : float
         With loss="huber" and "pinball": as in `Huber(huber_delta)` and `Quantiles(quantile)`.
     weight_init : str, Normal or Uniform
-        glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`.
+        glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`. Or
+        nguyen_widrow, for few inputs, scaled to -1 .. 1: it sets the biases, too, so that the steep parts of
+        the units of a layer cover its inputs evenly, as MATLAB's `initnw` does. Layers without an activation,
+        and the outputs, start as with glorot_uniform then.
     bias_init : str, Normal or Uniform
         zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear), `Normal(scale)` or `Uniform(low, high)`.
     input_scale : float
@@ -87,6 +91,11 @@ class Network:
         dicts of these names; the sum of the heads' losses is minimised.
     head : `Head`
         In place of the last `Dense`, output and loss: a single head. Targets and predictions are arrays.
+    monotone : sequence or mapping of int, optional
+        1, -1 or 0 for each column of X, or by the places of some: every output rises, falls, or may do both
+        as the column does, for any two rows that differ in such columns only. With a softmax of two classes
+        the second class rises. Weights keep signs from the first step on. For networks of `Dense` layers,
+        dropout and activations that never fall, as relu; blocks without a constraint may have embeddings.
 
     Attributes
     ----------
@@ -141,6 +150,7 @@ class Network:
     bias_init: str | Normal | Uniform
     input_scale: float
     convention: str
+    monotone: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -162,6 +172,7 @@ class Network:
         layers: Sequence[Part | str | Activation | Layer] | None = None,
         heads: Mapping[str, Head] | None = None,
         head: Head | None = None,
+        monotone: Sequence[int] | Mapping[int, int] | None = None,
     ) -> None:
         if (layers is None) == (sizes is None) or (layers is None) != (inputs is None):
             raise TypeError("a Network takes sizes, or inputs and layers")
@@ -225,6 +236,8 @@ class Network:
             raise ValueError(f"input_scale must be above 0 in float32, too, got {checks.shown(input_scale)}")
         if heads:
             facts |= _as_given(heads)
+        if monotone is not None and (signs := checked_monotone(monotone, n_in)) is not None:
+            facts["monotone"] = signs
         parts = facts.get("inputs")
         # Of what differs between networks most often: a short training asks many caches.
         names = ("sizes", "hidden", "l2") if "sizes" in facts else ("inputs", "layers", "l2")
@@ -234,6 +247,8 @@ class Network:
         derived |= {"objective": objective, "output": objective.output, "loss": objective.loss}
         self.__dict__.update(facts, facts=facts, n_in=n_in, n_out=n_out)
         self.__dict__.update(derived)
+        if self.monotone is not None:
+            _ = self.signs  # refuses layers
 
     def __getattr__(self, name: str) -> Any:
         if name in Chain._fields and "facts" in self.__dict__:
@@ -349,6 +364,13 @@ class Network:
     def moves_touched(self, optimizer: Any) -> bool:
         """True if a step moves only the rows of category tables in the batch."""
         return any(one.moves_touched(optimizer.rule) for one in self.operations)
+
+    @functools.cached_property
+    def signs(self) -> Signs:
+        """The sign that each parameter keeps (P,), of a network that is `monotone`; 0 of both."""
+        assert self.monotone is not None
+        objectives = [head.objective for head in self.heads.values()] or [self.objective]
+        return signs_of(self.operations, self.monotone, objectives)
 
     @functools.cached_property
     def settles(self) -> bool:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.custom import NAME, of_one_element, restored
-from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Formula, Link, StepRule, averaged
+from fastmlp.model.rules import (
+    DECAY,
+    MOST_CONSTANTS,
+    MOST_MOMENTS,
+    RULES,
+    Formula,
+    Link,
+    StepRule,
+    averaged,
+    signed,
+)
 from fastmlp.model.schedules import BEGINNING, Rate, Since, as_schedule, rates_of
 
 if TYPE_CHECKING:
@@ -122,8 +132,11 @@ class Optimizer:
     own_rule : the step without an average; each optimiser has the rule's constants as attributes
     rule, constants : the same with the average of `fit(average=)`, and the numbers for the rule's formulas
     averaging : kind and constant of the average, see `fastmlp.model.rules.AVERAGES`; None without
+    whole : of an optimiser whose step reads all rows, see `fastmlp.model.second_order`; "" of others
+    keeps_signs : True if weights keep the signs of a monotone network, in the moment behind the rule's own
     """
 
+    whole: ClassVar[str] = ""
     learning_rate: Rate
     clip_norm: float | None = field(default=None, kw_only=True)
     layer_rates: Factors | None = field(default=None, kw_only=True)
@@ -131,6 +144,7 @@ class Optimizer:
     decay_norms: bool = field(default=True, kw_only=True)
     decay_biases: bool = field(default=True, kw_only=True)
     averaging: tuple[str, float] | None = field(default=None, kw_only=True, repr=False)
+    keeps_signs: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -146,15 +160,27 @@ class Optimizer:
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of curves that its steps write into the history."""
+        return ()
+
     def check_layers(self, network: Network) -> None:
         """Raise ValueError unless a network has the layers of all factors."""
         for what in ("layer_rates", "layer_decays"):
             if (given := getattr(self, what)) is not None:
                 _check_factors(what, given, network)
+        if network.monotone is not None and not self.keeps_signs:
+            raise ValueError("a monotone network needs an optimiser that keeps signs, see `keeping_signs`")
         touched = [one for one in network.operations if one.moves_touched(self.rule)]
         if self.rule.reads_last and touched:
             kind = type(touched[0].layer).__name__
             raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
+
+    def write_signs(self, network: Network, moments: NDArray[Any]) -> None:
+        """Write the signs that parameters keep to moments (rows, P) before the first step."""
+        if self.keeps_signs:
+            moments[self.own_rule.moments] = network.signs
 
     def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
         """Return two optimisers for an operation, with the right weight_decay.
@@ -192,7 +218,8 @@ class Optimizer:
     @functools.cached_property
     def rule(self) -> StepRule:
         """The step, with an average of the parameters if any."""
-        return self.own_rule if self.averaging is None else averaged(self.own_rule, self.averaging[0])
+        rule = signed(self.own_rule) if self.keeps_signs else self.own_rule
+        return rule if self.averaging is None else averaged(rule, self.averaging[0])
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
@@ -238,6 +265,20 @@ Array = NDArray[Any]
 
 RESERVED = ("self", "learning_rate", "weight_decay", *(one.name for one in fields(Optimizer)[1:] if one.repr))
 """Names refused for constants: parameters of the optimiser."""
+
+
+def keeping_signs(optimizer: Optimizer, network: Network) -> Optimizer:
+    """Return the optimiser whose steps keep a network monotone, if it is; ValueError if they cannot."""
+    return optimizer if network.monotone is None or optimizer.keeps_signs else _keeping_signs(optimizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _keeping_signs(optimizer: Optimizer) -> Optimizer:
+    if optimizer.own_rule.reads_last or optimizer.own_rule.moments == MOST_MOMENTS:
+        name, fact = type(optimizer).__name__, "predicts by a mean of other points"
+        why = fact if optimizer.own_rule.reads_last else f"has {MOST_MOMENTS} moments already"
+        raise ValueError(f"a monotone network does not go with {name}, which {why}; Adam and SGD do")
+    return replace(optimizer, keeps_signs=True)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqr
 from fastmlp.model.optimizer import Optimizer as Optimizer
 from fastmlp.model.optimizer import Rule as Rule
 from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
+from fastmlp.model.optimizer import keeping_signs as keeping_signs
 from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
+from fastmlp.model.second_order import WHOLE
 
 if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
@@ -376,7 +378,7 @@ class Muon(Optimizer):
     def _adamw(self) -> AdamW:
         return AdamW(
             self.learning_rate, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay,
-            averaging=self.averaging,
+            averaging=self.averaging, keeps_signs=self.keeps_signs,
         )  # fmt: skip
 
 
@@ -389,7 +391,7 @@ BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in N
 """The built-in optimisers by lower-case name, also for the command line."""
 
 
-OPTIMIZERS = (*NAMED, RuleOptimizer)
+OPTIMIZERS = (*NAMED, *WHOLE, RuleOptimizer)
 """All optimisers, custom rules included."""
 
 
@@ -407,12 +409,17 @@ def _usual(name: str) -> Optimizer:
     return BY_NAME[name]()  # type: ignore[call-arg]  # all of these have a usual rate
 
 
-def as_optimizer(what: str, given: object) -> Optimizer:
-    """Return an optimiser, or the default optimiser of a name; ValueError or TypeError for other values."""
+def as_optimizer(what: str, given: object, of_batches: bool = False) -> Optimizer:
+    """Return an optimiser, or the default optimiser of a name; ValueError or TypeError for other values.
+
+    of_batches : whether steps are of batches, and no other rule will do
+    """
     if isinstance(given, str):
         return _usual(checks.choice(what, given, tuple(BY_NAME), ", or an object, as Adam(0.001)"))
     check_optimizer(what, given)
     assert isinstance(given, Optimizer)
+    if of_batches and given.whole:
+        raise ValueError(f"{what} must take steps of batches, got {type(given).__name__}, which fit takes")
     return given
 
 
@@ -421,7 +428,7 @@ def check_optimizer(what: str, optimizer: object) -> None:
     # A subclass would train by the rule of its parent.
     if type(optimizer) in OPTIMIZERS:
         return
-    expected = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
+    expected = f"an {', '.join(kind.__name__ for kind in (*NAMED, *WHOLE))}, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, expected)
     parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
     raise TypeError(

@@ -131,11 +131,28 @@ def _mean(p: Any, mean: Any, share: Any, t: Any) -> Any:
     return where(share < 1.0, fma(share, p - mean, mean), p)
 
 
+def _sign(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    return where(moments[0] * p < 0.0, 0.0, p), moments
+
+
+SIGN = Link(_sign, 1)
+"""What ends a step by setting to 0 a parameter that has not the sign which its moment is; 0 allows both."""
+
+
 AVERAGES = {"ema": Link(_ema, 1, ("averaging",)), "swa": Link(_swa, 1, ("averaging",))}
 """Means of a parameter after many steps.
 
 The constant of "ema" is the decay of an exponential mean, the constant of "swa" the number of steps before
 the mean."""
+
+
+@functools.lru_cache(maxsize=64)
+def signed(rule: StepRule) -> StepRule:
+    """Return a rule whose parameters keep the signs that a last moment has, see `fastmlp.model.monotone`."""
+    facts = {"touched_only": rule.touched_only, "orthogonal": rule.orthogonal}
+    found = StepRule(f"{rule.name}_signed", *rule.links, SIGN, **facts)
+    found.key, found.digest = f"{rule.key}.signed", rule.digest
+    return found
 
 
 @functools.lru_cache(maxsize=64)

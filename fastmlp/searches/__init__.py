@@ -1,1 +1,1 @@
-"""scikit-learn's searches, validation and bagging, whose networks train together."""
+"""scikit-learn's searches, validation and bagging of networks trained together."""

@@ -1,4 +1,4 @@
-"""joblib's backend: its calls become tasks whose networks train together, here or in a worker."""
+"""A joblib backend: calls become tasks with joint training, here or in a worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_together(
 ) -> list[TaskThread]:
     """Return tasks that have made the calls of joblib's batches; each called its callback at its end.
 
-    threads : for all trainings; those of a task's own calls are the group's to which it belongs
+    threads : for all trainings; trainings of a task's calls belong to the task's group
     """
     thread = threading.current_thread()
     steps: dict[Any, Any] = {}
@@ -63,11 +63,11 @@ def _make(batch: Any, steps: dict[Any, Any]) -> list[Any]:
 
 
 OWN = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend", "TogetherBackend")
-"""The backends of this process and its children, in whose place tasks train together."""
+"""The backends of this process and its children, replaced by joint training."""
 
 
 def trains_networks(estimator: Any) -> bool:
-    """Return whether an estimator trains networks, itself or among its parameters."""
+    """Return True if an estimator trains networks, directly or by a parameter."""
     parameters = estimator.get_params() if isinstance(estimator, BaseEstimator) else {}
     return any(isinstance(one, Joint) for one in (estimator, *parameters.values()))
 
@@ -76,9 +76,8 @@ def trains_networks(estimator: Any) -> bool:
 def together(estimator: Any, tasks: int | None = None, n_jobs: int | None = None) -> Iterator[None]:
     """Let joblib's tasks in a `with` block train their networks together.
 
-    With another backend that the program has chosen, as Dask, those of each worker do.
-    tasks : into how many a call divides its work, where it does so by the number of workers; n_jobs is that
-        number then
+    With another backend chosen by the program, as Dask, the tasks of each worker train together.
+    tasks : of a call that divides its work by the number of workers; n_jobs : the number of workers then
     """
     if not trains_networks(estimator):
         yield
@@ -116,7 +115,7 @@ class Job:
 class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
     """A joblib backend whose tasks train together, with a thread for each job.
 
-    divisor, n_jobs : see `together`; chosen : a backend whose workers have some of the tasks each, or None
+    divisor, n_jobs : see `together`; chosen : a backend whose workers share the tasks, or None
     """
 
     uses_threads = supports_sharedmem = True
@@ -136,7 +135,7 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
         return self.effective_n_jobs(n_jobs)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return a number of workers, at least two: for a single one joblib would do without a backend."""
+        """Return a number of workers, at least two: for a single worker joblib would use no backend."""
         return max(2, self._divisor or threads_of(n_jobs))
 
     def submit(self, func: Any, callback: Callable[[Any], None]) -> Job:
@@ -147,7 +146,7 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
     apply_async = submit
 
     def run(self) -> None:
-        """Make all calls that have been added."""
+        """Make all added calls."""
         jobs, self._jobs = self._jobs, []
         workers = 1 if self._chosen is None else self._chosen.effective_n_jobs(self._threads)
         if workers > 1:
@@ -170,5 +169,5 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
                 job.callback(result)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Forget calls that have not been made."""
+        """Forget all added calls."""
         self._jobs.clear()

@@ -1,7 +1,8 @@
-"""Bagged networks: scikit-learn's members, which train together and predict together."""
+"""Bagged networks: scikit-learn's members, trained together and asked together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike
 from sklearn.ensemble import BaggingClassifier, BaggingRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fastmlp import checks
+from fastmlp.derivatives.attribution import Attribution, mean_of
 from fastmlp.estimators.base import Joint
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.fitted import SPARSE
@@ -19,9 +22,10 @@ from fastmlp.exchange.steps import ExportGraph, mean_graph
 from fastmlp.many.predicting import outputs_of, predict_many
 from fastmlp.model.state import Array
 from fastmlp.searches.backend import together
+from fastmlp.trained.model import Model
 
 MOST_COPIED = 1 << 23
-"""Numbers of X that are copied at once where members read some columns each: one call predicts such rows."""
+"""Numbers of X copied at once for members that read some columns each: a call predicts such rows."""
 
 
 class _Ensemble(Joint):
@@ -41,7 +45,7 @@ class _Ensemble(Joint):
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
         y : (rows,) labels or real numbers
         sample_weight : (rows,) array of at least 0, optional
-            How probable it is that a row is drawn.
+            The probability of drawing a row, relative to other rows.
         **params : of the members' fit, with scikit-learn's metadata routing
 
         Returns
@@ -93,19 +97,63 @@ class _Ensemble(Joint):
         Parameters
         ----------
         X : as for `predict_members`
-        quantiles : (k,) in [0, 1], or a single one
+        quantiles : (k,) in [0, 1], or a single quantile
 
         Returns
         -------
-        (k, ..) array, each shaped as one member's predictions
+        (k, ..) array, each in the shape of a member's predictions
         """
         return np.quantile(self.predict_members(X), np.asarray(quantiles, np.float64), axis=0)
+
+    def jacobian(self, X: Any) -> Array:
+        """Return the mean of the members' Jacobians, (rows, outputs, features).
+
+        X : as for `predict_members`; of two classes the only output is the second one's probability
+        """
+        found: Array = np.mean([*self._by_members(X, lambda model, rows, _: model.jacobian(rows))], axis=0)
+        return found
+
+    def input_gradient(self, X: Any, output: int | None = None) -> Array:
+        """Return the mean of the members' derivatives of one output, (rows, features)."""
+        of = lambda model, rows, _: model.input_gradient(rows, output, dense=True)  # noqa: E731
+        found: Array = np.mean([*self._by_members(X, of)], axis=0)
+        return found
+
+    def attribute(self, X: Any, baseline: ArrayLike | None = None, **given: Any) -> Attribution:
+        """Return what each feature adds to an output of the mean of the members, as `Model.attribute` does.
+
+        baseline : of features; given : output, method, steps, seed and logits
+        """
+        starts = None if baseline is None else np.atleast_2d(checks.real_array("baseline", baseline))
+        if starts is not None and starts.shape[1] != self.n_features_in_:
+            raise ValueError(f"baseline must have {self.n_features_in_} columns, got {starts.shape[1]}")
+        parts: list[Attribution] = []
+
+        def of(model: Model, rows: Any, features: Array) -> Array:
+            parts.append(model.attribute(rows, None if starts is None else starts[:, features], **given))
+            return parts[-1].values
+
+        values = [*self._by_members(X, of)]
+        return mean_of([part._replace(values=own) for part, own in zip(parts, values, strict=True)])
+
+    def _by_members(self, X: Any, of: Callable[[Model, Any, Array], Array]) -> Iterator[Array]:
+        """Yield numbers (.., features) of each member, 0 of features that the member does not read.
+
+        of : of(model, rows, features) gives those of a member's own features
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
+        for member, features in zip(self.estimators_, self.estimators_features_, strict=True):
+            own = of(member.model_, X[:, features], features)
+            whole = np.zeros((*own.shape[:-1], X.shape[1]), own.dtype)
+            np.add.at(whole, (..., features), own)  # type: ignore[arg-type]  # a feature may be drawn twice
+            yield whole
 
     def to_onnx(self, path: str | Path) -> None:
         """Write the whole ensemble to an ONNX file: the mean of the networks' outputs.
 
-        Its input is "X" (rows, n_in), its output "output" (rows, n_out): numbers, or probabilities, of two
-        classes that of the second. All are in the dtype of the networks.
+        The input is "X" (rows, n_in), the output "output" (rows, n_out): numbers, or probabilities, of two
+        classes the second probability. All are in the dtype of the networks.
 
         Parameters
         ----------
@@ -123,13 +171,13 @@ class _Ensemble(Joint):
     def to_c(self, path: str | Path, name: str | None = None) -> None:
         """Write the whole ensemble as a C99 header, with `void NAME_predict(const real *X, real *out)`.
 
-        A row's n_in numbers go in, and what `to_onnx` gives of a row comes out.
+        A row's n_in numbers go in, and the outputs of `to_onnx` come out.
 
         Parameters
         ----------
         path : str or path
         name : str, optional
-            What the names in the header begin with, an identifier; None takes it from the file's.
+            The prefix of names in the header, an identifier; None takes the file's name.
 
         Raises
         ------
@@ -159,7 +207,7 @@ class _Ensemble(Joint):
 
 
 class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]  # scikit-learn is untyped
-    """scikit-learn's BaggingClassifier of networks, with the same members: they train and predict together.
+    """scikit-learn's BaggingClassifier of networks; members train and predict together.
 
     Breiman, "Bagging predictors" (1996).
 
@@ -172,7 +220,7 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
 
     Notes
     -----
-    All other parameters and attributes are those of `sklearn.ensemble.BaggingClassifier`: `n_estimators`,
+    All other parameters and attributes are as in `sklearn.ensemble.BaggingClassifier`: `n_estimators`,
     `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
     """
 
@@ -213,7 +261,7 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
 
 
 class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  # scikit-learn is untyped
-    """scikit-learn's BaggingRegressor of networks, with the same members: they train and predict together.
+    """scikit-learn's BaggingRegressor of networks; members train and predict together.
 
     Breiman, "Bagging predictors" (1996).
 
@@ -226,7 +274,7 @@ class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  
 
     Notes
     -----
-    All other parameters and attributes are those of `sklearn.ensemble.BaggingRegressor`: `n_estimators`,
+    All other parameters and attributes are as in `sklearn.ensemble.BaggingRegressor`: `n_estimators`,
     `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
     """
 

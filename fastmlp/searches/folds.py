@@ -1,8 +1,8 @@
 """A search's task in short: rows of a fold are taken and preprocessed once for all candidates.
 
-scikit-learn's own function takes longer than all that a small network's fit does besides training: it copies
-the rows anew, and has a pipeline checked, described and applied. Here is what it returns, without a thread to
-wait in. Where that is not certain, and where anything fails, the task calls scikit-learn's own.
+scikit-learn's function takes longer than a small network's fit without training: the function copies the rows
+anew, and checks, describes and applies a pipeline. Here the same result is made without a waiting thread. In
+unclear cases, and after any error, the task calls scikit-learn's function.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from fastmlp.searches.tasks import FOLD, Call, TaskThread, key_after, set_warnin
 from fastmlp.training.prepared import Prepared
 
 NETWORKS = (MLPClassifier, MLPRegressor)
-"""A class of a user's own that derives from them may do anything."""
+"""A derived class of a user may do anything."""
 
 READ = {
     "scorer", "train", "test", "verbose", "parameters", "fit_params", "score_params", "return_train_score",
     "return_parameters", "return_n_test_samples", "return_times", "return_estimator", "split_progress",
     "candidate_progress", "error_score", "caller", "callback_ctx",
 }  # fmt: skip
-"""The named arguments of scikit-learn's function that are known here."""
+"""The known named arguments of scikit-learn's function."""
 
 PIPELINE_PARAMETERS = {*Pipeline._get_param_names()}
 """No step may have such a name."""
@@ -83,7 +83,7 @@ class FoldFit(NamedTuple):
 
 
 class SharedFolds:
-    """The folds and steps shared by a group's tasks. steps : fitted ones, `kept` of `shared_steps`"""
+    """The folds and steps shared by a group's tasks. steps : fitted steps, `kept` of `shared_steps`"""
 
     def __init__(self, steps: dict[Any, Any]) -> None:
         self.steps = steps
@@ -94,7 +94,7 @@ class SharedFolds:
     def as_called(self, function: Any, seen: list[Any], **config: Any) -> Iterator[None]:
         """Enter the warning filters and configuration of scikit-learn's calls.
 
-        seen : warnings are added to it, and are not shown
+        seen : the list to which warnings are added, unshown
         """
         key = id(function.warning_filters)
         if key not in self._filters:
@@ -145,7 +145,7 @@ class SharedFolds:
 def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None, list[Any] | None]:
     """Make a task's call in two parts, before and after the training; return the result.
 
-    None, at any time, if scikit-learn's function must be called. What a signal's handler raises is raised.
+    None, at any time, if scikit-learn's function must be called. Errors of a signal's handler are raised.
     """
     if len(task.calls) != 1:
         return None
@@ -194,13 +194,13 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
 
 
 def is_of_a_signal(error: Exception) -> bool:
-    """Whether a function that handles a signal has raised an error: it would not come again."""
+    """Return True for an error of a signal's handler, which would not come again."""
     handlers = {code_of(signal.getsignal(number)) for number in signal.valid_signals()}
     return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def code_of(handler: Any) -> CodeType | None:
-    """Return the code of a function, method, partial function or callable object; None if it has none."""
+    """Return the code of a function, method, partial function or callable object, or None."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if callable(handler) and not hasattr(handler, "__code__"):
@@ -209,7 +209,7 @@ def code_of(handler: Any) -> CodeType | None:
 
 
 def is_plain(call: Call) -> bool:
-    """Return whether a call is of scikit-learn's function, with known options only."""
+    """Return True for a call of scikit-learn's function with known options only."""
     function: Any
     function, _, named = call
     if getattr(function, "function", None) is not _fit_and_score or not READ.issuperset(named):
@@ -228,14 +228,14 @@ def is_plain(call: Call) -> bool:
 
 
 def reads_predictions(scorer: Any) -> bool:
-    """Return whether a scorer is scikit-learn's, and reads predictions only."""
+    """Return True for a scorer of scikit-learn's that reads predictions only."""
     if type(scorer) is _MultimetricScorer:
         return all(map(reads_predictions, scorer._scorers.values()))
     return type(scorer) in (_Scorer, _PassthroughScorer)
 
 
 def is_plain_pipeline(pipeline: Pipeline) -> bool:
-    """Return whether a pipeline is valid, and only applies its steps."""
+    """Return True if a pipeline is valid, and only applies its steps."""
     names = [name for name, _ in pipeline.steps]
     return (
         pipeline.memory is None
@@ -249,7 +249,7 @@ def is_plain_pipeline(pipeline: Pipeline) -> bool:
 def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
     """Return the network of an estimator or pipeline, with parameters set.
 
-    None of one that does more than to fit, or whose fit cannot be begun twice.
+    None for a network that does more than fit, or cannot begin a fit twice.
     """
     network, prefix = estimator, ""
     if type(estimator) is Pipeline:
@@ -272,7 +272,7 @@ def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
 
 
 def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
-    """Return the scores of the rows "train" or "test"; TypeError for a score that is no number."""
+    """Return the scores of the rows "train" or "test"; TypeError unless scores are numbers."""
     X, y = fit.fold.transformed(of, fit.steps)
     if type(scorer) is _MultimetricScorer:
         scorer = _MultimetricScorer(scorers=scorer._scorers, raise_exc=True)  # an error, and not its text

@@ -20,7 +20,7 @@ from fastmlp.searches.trainings import trainings_go_on
 
 
 class _Search:
-    """The part of a search that differs from scikit-learn's."""
+    """The part of a search unlike scikit-learn's."""
 
     estimator: Any
 
@@ -29,7 +29,7 @@ class _Search:
 
         Parameters
         ----------
-        X : (rows, n_in), as the estimator takes it
+        X : (rows, n_in), as for the estimator
         y : (rows,) or (rows, n_out)
         **params : of the estimator's fit, the scorer and the splitter, as `sample_weight` and `groups`
 
@@ -40,8 +40,8 @@ class _Search:
         Raises
         ------
         ValueError, TypeError
-            As scikit-learn's search, for a mistake in its own parameters, and where all fits
-            fail; what a single one raises is a warning, unless error_score="raise".
+            As scikit-learn's search, for a mistake in the search's parameters, and where all fits fail; an
+            error of a single fit becomes a warning, unless error_score="raise".
         """
         with together(self.estimator):
             return super().fit(X, y, **params)  # type: ignore[misc]  # scikit-learn's
@@ -54,7 +54,7 @@ class _Search:
         Parameters
         ----------
         metric : str, optional
-            One of several metrics; None takes that of `refit`, else the first.
+            A metric of several; None takes the metric of `refit`, else the first metric.
 
         Raises
         ------
@@ -70,15 +70,15 @@ class _Search:
 class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's GridSearchCV, with its parameters, attributes and results.
 
-    Where the estimator is an `MLPClassifier` or `MLPRegressor` of fastmlp's, or has one inside, as a
-    pipeline, the networks of all candidates and folds train together, as those of `fit_many`:
+    Where the estimator is an `MLPClassifier` or `MLPRegressor` of fastmlp's, or contains such an estimator,
+    as a pipeline does, the networks of all candidates and folds train together, as in `fit_many`:
 
     - `n_jobs` is the number of threads, None for all cores; `pre_dispatch` is ignored, with a warning;
     - steps of a pipeline before the network are fitted once for each fold, and most often applied to its
-      test rows once, where their parameters are equal, and `random_state`, if they have one, is a number;
-    - networks of the solver "lbfgs" are trained one after another, each on all threads;
-    - the time of a fit is its share; Ctrl-C ends the search;
-    - with another backend of joblib's that the program has chosen, as Dask, each worker has a share of the
+      test rows once, for equal parameters, with a number as `random_state`, if any;
+    - networks of the solver "lbfgs" are trained in turn, each on all threads;
+    - the time of a fit is a share of the joint training; Ctrl-C ends the search;
+    - with another backend of joblib's, chosen by the program, as Dask, each worker has a share of the
       candidates and folds.
 
     All other estimators are scikit-learn's matter.
@@ -89,57 +89,56 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
     param_grid : dict of lists, or list of such dicts
     n_jobs, pre_dispatch : see above
     scoring, refit, cv, verbose, error_score, return_train_score
-        As those of `sklearn.model_selection.GridSearchCV`, with its defaults.
+        As in `sklearn.model_selection.GridSearchCV`, with the same defaults.
 
     Attributes
     ----------
     cv_results_ : dict of arrays
-        As scikit-learn's to the last digit, but for times, and for train scores where a transformer of
-        one's own writes to the rows that it is given.
+        As scikit-learn's to the last digit, but for times, and for train scores where a custom transformer
+        writes to its rows.
     best_params_ : dict
         As scikit-learn's, as are all other attributes.
     """
 
 
 class RandomizedSearchCV(_Search, model_selection.RandomizedSearchCV):  # type: ignore[misc]
-    """scikit-learn's RandomizedSearchCV, whose networks train together: see `GridSearchCV`.
+    """scikit-learn's RandomizedSearchCV with joint training: see `GridSearchCV`.
 
-    Parameters and attributes are those of `sklearn.model_selection.RandomizedSearchCV`. The method is that of
+    Parameters and attributes are as in `sklearn.model_selection.RandomizedSearchCV`. The method is from
     Bergstra and Bengio, "Random search for hyper-parameter optimization" (2012).
     """
 
 
 class _HalvingSearch(_Search):
-    """The part of successive halving that differs from scikit-learn's."""
+    """The part of successive halving unlike scikit-learn's."""
 
     resource: str
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Evaluate the candidates in rounds, and fit the best one on all rows; as scikit-learn's search.
 
-        Arguments and errors are those of `GridSearchCV.fit`.
+        Arguments and errors are as in `GridSearchCV.fit`.
         """
         with trainings_go_on(self.resource.rpartition("__")[2] == "max_iter"):
             return super().fit(X, y, **params)
 
 
 class HalvingGridSearchCV(_HalvingSearch, model_selection.HalvingGridSearchCV):  # type: ignore[misc]
-    """scikit-learn's HalvingGridSearchCV, whose networks train together: see `GridSearchCV`.
+    """scikit-learn's HalvingGridSearchCV with joint training: see `GridSearchCV`.
 
-    With `resource="max_iter"` (in a pipeline "mlpclassifier__max_iter") a candidate that comes to the next
-    round goes on with the networks that it has, to the same bits as by a training from the beginning. That
-    needs a number as `random_state`; with `early_stopping`, callbacks, or a `learning_rate` that falls it
-    begins again.
+    With `resource="max_iter"` (in a pipeline "mlpclassifier__max_iter") a candidate of the next round goes on
+    with its networks, to the same bits as by a training from the beginning. To go on needs a number as
+    `random_state`; with `early_stopping`, callbacks, or a falling `learning_rate` a candidate begins again.
 
-    Parameters and attributes are those of `sklearn.model_selection.HalvingGridSearchCV`; the method is from
+    Parameters and attributes are as in `sklearn.model_selection.HalvingGridSearchCV`; the method is from
     Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
     """
 
 
 class HalvingRandomSearchCV(_HalvingSearch, model_selection.HalvingRandomSearchCV):  # type: ignore[misc]
-    """scikit-learn's HalvingRandomSearchCV, whose networks train together: see `HalvingGridSearchCV`.
+    """scikit-learn's HalvingRandomSearchCV with joint training: see `HalvingGridSearchCV`.
 
-    Parameters and attributes are those of `sklearn.model_selection.HalvingRandomSearchCV`.
+    Parameters and attributes are as in `sklearn.model_selection.HalvingRandomSearchCV`.
     """
 
 
@@ -168,7 +167,7 @@ validation_curve = _together(model_selection.validation_curve)
 # --- the picture of a search
 
 LOG_RATIO = 20.0
-"""A parameter whose values differ by more than this factor is shown on a logarithmic scale."""
+"""A parameter with values that differ by more than this factor has a logarithmic scale."""
 
 
 def plot(search: Any, metric: str | None) -> Any:

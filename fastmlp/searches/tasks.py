@@ -1,7 +1,7 @@
 """Tasks of a search, run in turns, and pipeline steps shared by tasks.
 
-What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
-a training of a network it waits, and others run. Once all wait, their trainings are taken together.
+A task may do anything: preprocess rows, fit other estimators, search. At the training of a network the task
+waits, and other tasks run. Once all tasks wait, all trainings are taken together.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from fastmlp.system.interrupts import POLL
 from fastmlp.training.prepared import Prepared
 
 MOST_BYTES = 1 << 28
-"""Bytes of rows from which on no further task begins until those that wait have trained."""
+"""Bytes of rows from which on no further task begins before waiting tasks have trained."""
 
 MOST_TASKS = 1 << 10
-"""Tasks that wait for trainings at once; one that needs a thread takes some 50 KB more."""
+"""The most waiting tasks; a task with a thread takes some 50 KB more."""
 
 
 WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
-"""What `warnings.catch_warnings` changes, for all threads of the process, until its block ends."""
+"""The attributes changed by `warnings.catch_warnings`, for all threads of the process."""
 
 
 def warning_state() -> tuple[Any, ...]:
@@ -55,19 +55,20 @@ def set_warning_state(state: tuple[Any, ...]) -> None:
 
 
 class Abandoned(BaseException):
-    """Ends a task that nobody needs any more."""
+    """Ends an unneeded task."""
 
 
 class TaskThread(TrainingThread):
     """A task: a call in a thread, run while the group waits.
 
-    call : what it does; error : what ended it, if anything did
-    ended_call : what the group calls after the end
-    delay : seconds that it has waited for trainings, less its share of these
-    calls : joblib's that it makes
-    parent : the task that waits for this one
-    unthreaded : the call in two parts, of which the first ends where its training is requested, to be made in
-        the group's thread: 0.15 ms less. It returns what the call returns, or None: then the thread is needed
+    call : the task's work; error : of the call, if any
+    ended_call : called by the group after the end
+    delay : seconds of waiting for trainings, less the task's share of the trainings
+    calls : the calls of joblib's in the task
+    parent : the task that waits for this task
+    unthreaded : the call in two parts, before and after the training, made in the group's thread: 0.15 ms
+    less. The
+        generator returns the call's result, or None if the thread is needed
     """
 
     _result: Any = None
@@ -163,8 +164,8 @@ class TaskThread(TrainingThread):
 class TaskGroup:
     """Tasks that train together, on up to so many threads.
 
-    abandoned : whether no task shall go on
-    turns : filled by a task that no longer runs
+    abandoned : True once no task shall go on
+    turns : filled by a task at the end of a turn
     """
 
     def __init__(self, threads: int) -> None:
@@ -175,14 +176,14 @@ class TaskGroup:
         self._ready: deque[TaskThread] = deque()
         self._training: list[tuple[TaskThread, Awaited]] = []
         self._left: dict[TaskThread, int] = {}
-        """Tasks that wait for others, with the number of these."""
+        """Waiting tasks, with the number of tasks to wait for."""
         self._begun: dict[TaskThread, None] = {}
         self._most_tasks, self._bytes = MOST_TASKS, 0
 
     def run(self, tasks: Sequence[TaskThread]) -> None:
-        """Run tasks to their end. One of these that calls it waits for its own.
+        """Run tasks to their end; a task may call this, and waits.
 
-        Elsewhere the first error of a task ends the others, and is raised.
+        Elsewhere the first error of a task ends all tasks, and is raised.
         """
         thread = threading.current_thread()
         self._fresh.extendleft(reversed(tasks))
@@ -202,7 +203,7 @@ class TaskGroup:
             set_warning_state(outside)
 
     def add_training(self, task: TaskThread, training: Prepared) -> Awaited:
-        """Add the training that a task is about to wait for."""
+        """Add a task's training."""
         awaited = Awaited(training)
         self._training.append((task, awaited))
         self._bytes += awaited.bytes
@@ -257,7 +258,7 @@ class TaskGroup:
             raise task.error
 
     def _train(self) -> None:
-        """Take the trainings that tasks wait for; the tasks are ready then."""
+        """Take all awaited trainings; the tasks are ready then."""
         training, self._training, self._bytes = self._training, [], 0
         train_together([awaited for _, awaited in training], self.threads)
         self._ready.extend(task for task, _ in training)
@@ -277,10 +278,10 @@ class TaskGroup:
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 FOLD = ("X", "y", "train")
-"""Arguments of scikit-learn's functions that say what rows a pipeline is fitted on."""
+"""Arguments of scikit-learn's functions for the rows of a pipeline's fit."""
 
 _signature = functools.lru_cache(maxsize=8)(inspect.signature)
-"""It takes as long as scaling the rows of a small search."""
+"""`inspect.signature` takes as long as scaling the rows of a small search."""
 
 
 def arguments_of(call: Call) -> dict[str, Any]:
@@ -293,8 +294,8 @@ def arguments_of(call: Call) -> dict[str, Any]:
 def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
     """Let a call's pipeline take over steps fitted on the same rows.
 
-    Only one that ends in a network of fastmlp's, which does not write to its rows, and has no memory of its
-    own. kept : what was fitted, of all calls
+    Only a pipeline that ends in a network of fastmlp's, which does not write to its rows, without a memory.
+    kept : the fitted steps of all calls
     """
     pipeline: Any = call[1][0] if call[1] else None
     if type(pipeline) is not Pipeline or pipeline.memory is not None:
@@ -315,14 +316,14 @@ def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
 class SharedSteps:
     """The fitted steps of a pipeline, in place of a joblib.Memory.
 
-    rows : what the first step is fitted on, in a form that is equal for the same rows
-    kept : results of all pipelines, by the rows and the steps that led to them
+    rows : a key of the first step's rows, equal for the same rows
+    kept : results of all pipelines, by rows and steps
     """
 
     def __init__(self, pipeline: Pipeline, rows: Any, kept: dict[Any, Any]) -> None:
         self._pipeline, self._kept = pipeline, kept
         self._led: Any = rows
-        """The rows and the steps so far; None where others do not have the same."""
+        """The key of rows and steps so far; None without a common key."""
 
     def cache(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         """Return a function that fits a step, or finds the fitted step."""

@@ -1,8 +1,7 @@
-"""Trainings that tasks wait for, taken together as in `fit_many`.
+"""Awaited trainings of tasks, taken together as in `fit_many`.
 
-The bits of an estimator's training do not depend on how many epochs it shall take: after n of them it is
-where one of n epochs ended. So what trainings leave is kept, and a longer one of the same search goes on from
-there (successive halving over epochs).
+The bits of an estimator's training do not depend on the number of epochs to come. So the end of each training
+is kept, and a longer training of the same search goes on from there (successive halving over epochs).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 
 _kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp_kept", default=None)
-"""Where trainings of a search have ended, and whether something stopped each of them, by `key_of`."""
+"""The ends of a search's trainings, each with a flag for an early stop, by `key_of`."""
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def trainings_go_on(enabled: bool) -> Iterator[None]:
 def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
     """Return a key of an estimator's training without epochs; None if the training cannot go on.
 
-    What scores held-out rows, or changes the rate as it goes, would have to be kept as well.
+    Scores of held-out rows, or falling rates, would have to be kept as well.
     """
     first, *others = callbacks
     if others or not isinstance(first, Convergence) or state.step or plan.held_out is not None:
@@ -65,10 +64,10 @@ def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str 
 
 
 class Awaited:
-    """A training that a task waits for; it may go on from a shorter training.
+    """An awaited training, which may go on from a shorter training.
 
-    outcome : the finished run, or the error that ended it; None before
-    seconds : its share of the time of the trainings that were taken with it
+    outcome : the finished run, or the error of the training; None before
+    seconds : the training's share of the time of joint trainings
     """
 
     outcome: Run | BaseException | None = None
@@ -135,12 +134,12 @@ class AwaitedTrainings(Trainings):
     results: list[Any]
 
     def fail(self, index: int, error: BaseException) -> None:
-        """Take over the error that ended a training."""
+        """Take over the error of a training."""
         self.results[index] = error
 
 
 def train_together(awaited: Sequence[Awaited], threads: int) -> None:
-    """Train, on up to so many threads in all; each gets its outcome. KeyboardInterrupt after Ctrl-C."""
+    """Train on up to so many threads in all, and set all outcomes. KeyboardInterrupt after Ctrl-C."""
     began = time.time()
     workers = min(len(awaited), threads)
     for one in awaited:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +28,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.frames import as_frame, as_given, separated
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Doubt, dependence_of, doubt
 from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
@@ -38,7 +38,8 @@ from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.settings import check, fixed, recipes_of
-from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, with_targets
+from fastmlp.tables.slopes import Sloped
+from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task, with_targets
 from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
@@ -52,15 +53,7 @@ LEAST_TIME = 20.0
 """Seconds of a time limit below which nobody looks for columns by which rows depend on each other."""
 
 
-def _as_given(X: Any, content: Any) -> Any:
-    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
-    import polars as pl
-
-    frame = pl.DataFrame(content)
-    return frame.to_pandas() if hasattr(X, "iloc") else frame
-
-
-class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of TableClassifier and TableRegressor, which say what y means.
 
     Parameters
@@ -76,6 +69,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         A column of names, as those of patients: all rows of one are held out together, as the rows to predict
         will be of new ones. The column is not learned from, unless `columns` says its kind. With a time, too,
         the groups that begin last are held out.
+    monotone : mapping of str to int, optional
+        1 for columns of numbers with which predictions rise, -1 for those with which they fall: of any two
+        rows that differ in such columns only, exactly. Of two classes it is the probability of the second;
+        more are refused. The hidden activation is relu, unless another that never falls is given.
     missing : sequence of str, optional
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
@@ -96,7 +93,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     dropout, l2 : float, optional
         As for `fastmlp.Network`.
     members : int, optional
-        How many networks of each recipe are trained. The first ones, two to five, hold out parts of the rows,
+        How many networks of each recipe are trained. The first ones, one to five, hold out parts of the rows,
         which choose recipes and numbers of epochs; the others have all rows. The mean of those of the best
         recipes predicts.
     time_limit : float, optional
@@ -137,6 +134,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         columns: Given | None = None,
         time: str | None = None,
         group: str | None = None,
+        monotone: Mapping[str, int] | None = None,
         missing: Sequence[str] | None = None,
         levels: int | None = None,
         preset: str | None = None,
@@ -177,7 +175,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         X : table
             A frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
             a mapping of columns, or an array (rows, n).
-        y : (rows,) array or series, or the name of a column of X
+        y : (rows,) array or series, or the name of a column of X; several targets as a table, or as a list of
+            names: networks have a head for each, and `predict` returns a frame. A regressor takes what holds
+            no numbers as classes. Rows without one of them are left out
         sample_weight : (rows,) array of at least 0, optional
         row_numbers : columns to drop because they number the rows of a table of which X is a part
         test : table, optional
@@ -268,17 +268,23 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         learned = y if rows is None else y[rows]
         if len(learned) < 3:
             raise TableError(f"at least 3 rows are needed, got {len(learned)}")
-        self.task_ = TASKS[self._task].learned(learned)
+        names = {"loss": "loss", "target_transform": "transform"}.items()
+        of_numbers = {own: self._settings[name] for name, own in names if name in self._settings}
+        self.task_ = learned_task(self._task, learned, **of_numbers)
         if self._settings.get("threshold") is not None and self.task_.n_out != 2:
             raise TableError(f"a threshold is between two classes, and the target has {self.task_.n_out}")
+        if self._settings.get("class_weight") is not None:
+            self.check_single("class_weight")
         for recipe in recipes:  # what they refuse is refused before encoding
-            recipe.network(1, self.task_), recipe.optimizer_of(1)
+            recipe.network(1, self.task_, np.ones(1) if self.monotone else None), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
         targets = Targets(self.task_, learned)
         few = targets if targets.are_few else None
         given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
         if self.group is not None:
             given.setdefault(self.group, "drop")
+        for name in self.monotone or {}:
+            given.setdefault(name, "number")
         if not isinstance((self.columns or {}).get(target, ""), str):
             del given[target]  # it is said how the target is written
         encoding = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
@@ -312,7 +318,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         deadline = Deadline(self.time_limit) if deadline is None else deadline
         numbers = self.encoding_.numbers
         embeds = may_embed(X, numbers)
-        recipes = tuple(recipe for recipe in self._recipes() if embeds or not recipe.embeds)
+        recipes = self._recipes()
+        recipes = tuple(recipe for recipe in recipes if embeds or not recipe.embeds) or recipes
         targets = self.task_.encoded(y)
         several = have_three(X, numbers) if any(one.embeds for one in recipes) else None
         settings = self._members(deadline, dependence, several)
@@ -334,8 +341,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.groups_ = [(group.recipe, group.models) for group in groups]
         judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
         self.errors_: HeldErrors | None = None
-        if isinstance(self.task_, Regression):
-            self.errors_ = errors_of(*out_of_fold(judged), targets, dependence)
+        if isinstance(self.task_, Regression | Several):
+            outputs, rows = out_of_fold(judged)
+            if isinstance(self.task_, Regression):
+                follows = self.models_[0].network.monotone is None
+                self.errors_ = errors_of(outputs, rows, targets, dependence, follows)
+            own = None if weights is None else weights[rows]
+            self.task_ = self.task_.with_shift(outputs, targets[rows], own)
         elif (wanted := self._settings["threshold"]) is not None:
             outputs, rows = out_of_fold(judged)
             own = None if weights is None else weights[rows]
@@ -354,12 +366,16 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Raises
         ------
         TableError
-            As of `fit`; if a class is new, or there are too few rows.
+            As of `fit`; if a class is new, a number is below what the loss takes, or there are too few rows.
         """
         frame, values, weights = self._read(X, y, sample_weight)
+        single = [(self.target_name_, self.task_, values)]
+        for name, task, own in self.task_.each(values) if isinstance(self.task_, Several) else single:
+            if isinstance(task, Regression):
+                task.check(own, name)
+            elif (new := task.encoded(own) < 0).any():
+                raise TableError(f"class {checks.shown(own[new][0])} was not learned", name)
         targets = self.task_.encoded(values)
-        if isinstance(self.task_, Classification) and (new := targets < 0).any():
-            raise TableError(f"class {checks.shown(values[new][0])} was not learned", self.target_name_)
         if len(values) < FOLDS:
             raise TableError(f"at least {FOLDS} rows with a target are needed, got {len(values)}")
         own, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
@@ -383,8 +399,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     ) -> members.MemberSettings:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         several = np.zeros(0, bool) if several is None else several
+        signs = self.encoding_.signs(self.monotone or {})
+        several = several & (signs[: len(several)] == 0)
         return members.MemberSettings(
-            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, dependence
+            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, dependence, signs
         )
 
     @property
@@ -403,13 +421,15 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         own = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
         return floating_dtype(own, np.empty(0))
 
-    def predict(self, X: Any) -> Array:
-        """Return what is predicted for each row (rows,): a class, or a number.
+    def predict(self, X: Any) -> Any:
+        """Return what is predicted for each row (rows,): a class, or a number; of several targets a frame.
 
         X : as for `fit`; columns that the model does not use may be missing
         """
         outputs = self.outputs(X)
-        return self.task_.decoded(outputs)
+        found = self.task_.decoded(outputs)
+        names = found.dtype.names
+        return found if names is None else as_given(X, {name: found[name] for name in names})
 
     def outputs(self, X: Any) -> Array:
         """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers.
@@ -444,7 +464,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         frame, values, _ = self.looked_at(X, y)
         found = effects.importances(self, frame, values, random_state, repeats)
-        return _as_given(X, [one._asdict() for one in found])
+        return as_given(X, [one._asdict() for one in found])
 
     def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
         """Return the effect of each of some columns: a frame of its values and the mean predictions there.
@@ -455,13 +475,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         X : a table, as for `predict`
         """
         check_is_fitted(self)
+        self.check_single("effects")
         names = [columns] if isinstance(columns, str) else [*columns]
         for name in names:
             checks.choice("column", name, [*self.encoding_.places])
         frame = self._columns_of(X)
         outputs = getattr(self.task_, "classes", (self.target_name_,))
         return {
-            one.column.name: _as_given(X, {one.column.name: one.values} | {
+            one.column.name: as_given(X, {one.column.name: one.values} | {
                 f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)
             })
             for one in effects.effects(self, frame, names, random_state)
@@ -478,10 +499,22 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         from fastmlp.tables import plots
 
+        self.check_single("plot")
         frame, values, of = self.looked_at(X, y)
         if panel is None:
             return plots.plot(self, frame, values, random_state, of)
         return plots.plot_one(self, frame, values, panel, ax, random_state)
+
+    def check_single(self, what: str) -> None:
+        """Raise ValueError if the model has several targets."""
+        if isinstance(self.task_, Several):
+            raise ValueError(f"{what} is for a single target, and this model has {len(self.task_.parts)}")
+
+    def _mean_score(self, frame: pl.DataFrame, y: Array) -> float:
+        """Return the mean score of several targets: R^2, or the accuracy."""
+        assert isinstance(self.task_, Several)
+        measures = self.task_.measures(y, self.outputs(frame))
+        return float(np.mean([measures[f"{task.measure} of {name}"] for name, task in self.task_.parts]))
 
     def looked_at(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array, str | None]:
         """Return the rows of a table to judge the model by, their targets, and in words which rows they are.
@@ -517,6 +550,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         ------
         TableError
             If a column is free text.
+        ValueError
+            If there are several targets, or networks learned logarithms.
         """
         from fastmlp.tables import exporting
 
@@ -619,8 +654,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         known = {name: kind if isinstance(kind, str) else "category" for name, kind in (kinds or {}).items()}
         if not learns:
             known |= {one.column: "category" for one in self.encoding_.writings}
-        if isinstance(target, str) and self._task == Classification.name:
-            known[target] = "category"
+        if isinstance(target, (str, list, tuple)) and self._task == Classification.name:
+            known |= dict.fromkeys([target] if isinstance(target, str) else map(str, target), "category")
         return ReadOptions(known, only, self.missing_texts, self.progress, learns=learns)
 
     def _columns_of(self, X: Any) -> pl.DataFrame:
@@ -647,7 +682,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         y : as for `fit`; None for the column of X that has the target's name
         """
         check_is_fitted(self, "encoding_")
-        y = self.target_name_ if y is None else y
+        if y is None:
+            task, y = self.task_, self.target_name_
+            y = [name for name, _ in task.parts] if isinstance(task, Several) else y
         frame, target = self._separated(X, y)
         return self._with_targets(frame, target, sample_weight, self.task_)
 

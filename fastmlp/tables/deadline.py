@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.choice import is_ready
 from fastmlp.callbacks.callback import Callback, Run
-from fastmlp.model.inputs import Blocks
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import keeping_signs
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
@@ -69,7 +69,14 @@ class Deadline:
         return self._began + whole - time.monotonic()
 
 
-class Allowance(Callback):
+class SharedCallback(Callback):
+    """A callback that `fit_many` does not copy: all trainings have the one that is read afterwards."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Allowance(SharedCallback):
     """Ends a training when some seconds are over, or as soon as its pace shows that it takes more.
 
     The first epoch is left out by its pace alone: a network without a loss on rows held out is none.
@@ -121,8 +128,6 @@ def within(
     must : whether there are fewer rows where not even one epoch fits; if not, None is returned
     room : share of the time that an epoch takes at most; where one of all rows takes more it has fewer rows
     """
-    if seconds == math.inf:
-        return recipe, part, trained(recipe, part, [])
     began = time.monotonic()
     fitting, working = _by_a_pilot(seconds, left, recipe, part, trained)
     if fitting is None:
@@ -178,19 +183,18 @@ def _spread(rows: Array, count: int) -> Array:
 def backend_in(
     seconds: float,
     recipe: Recipe,
-    inputs: int | Blocks,
-    task: Task,
+    network: Network,
     dtype: np.dtype[Any],
     threads: int | None,
     mixed: bool,
 ) -> str:
     """Return the backend of a network that has so many seconds: "reference" where "auto" compiles first.
 
-    inputs, dtype : of the network, and of its X; mixed : whether products are of bfloat16 numbers
+    network, dtype : of the recipe, and of its X; mixed : whether products are of bfloat16 numbers
     """
     assert recipe.batch_size is not None
     if seconds > COMPILING:
         return "auto"
-    network, optimizer = recipe.network(inputs, task), recipe.optimizer_of(1)
+    optimizer = keeping_signs(recipe.optimizer_of(1), network)
     ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads, mixed)
     return "auto" if ready else "reference"

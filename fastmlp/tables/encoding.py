@@ -18,7 +18,7 @@ from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.inferred import ROW_NUMBERS, inferred
-from fastmlp.tables.kinds import KINDS, Dropped, Text
+from fastmlp.tables.kinds import KINDS, Dropped, Number, Text
 from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
 from fastmlp.tables.texts import parsed
 from fastmlp.tables.writings import FoundWritings, Writing
@@ -125,6 +125,17 @@ class Encoding:
         for column, end in zip(self.used, ends, strict=True):
             found.setdefault(column.name, []).append(slice(end - column.width, end))
         return found
+
+    def signs(self, monotone: Mapping[str, int]) -> Array:
+        """Return 1, -1 or 0 for each column of X (n,), by the signs of columns of numbers of the table."""
+        signs, columns = np.zeros(self.width, np.int8), {column.name: column for column in self.columns}
+        for name, sign in monotone.items():
+            column = columns[name]
+            if not isinstance(column, Number):
+                raise TableError(f"monotone takes columns of numbers, and this is a {column.kind}", name)
+            (place,) = self.places[name]
+            signs[place.start : place.stop - column.missing] = sign
+        return signs
 
     @property
     def parts(self) -> list[str]:

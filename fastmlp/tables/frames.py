@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+def as_given(X: Any, content: Any) -> Any:
+    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
+    import polars as pl
+
+    frame = pl.DataFrame(content)
+    return frame.to_pandas() if hasattr(X, "iloc") else frame
+
+
 def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     """Return a table as polars' frame.
 
@@ -109,17 +117,17 @@ def _of_pandas(name: str, column: Any) -> pl.Series:
 
 
 def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
-    """Return a table without its target, and the target; y is a column's name, or a column of its own."""
+    """Return a table without its target, and the target, or several of them as a series of structs.
+
+    y : a column's name, a list of names, a column of its own, or a table of several
+    """
     pl = needed("polars", "table", "a table")
     if isinstance(y, str):
         if y not in frame.columns:
             raise TableError(f"there is no column {y!r}; there are: {checks.listed(frame.columns)}")
         return frame.drop(y), frame[y]
     if hasattr(y, "columns") or hasattr(y, "column_names"):  # a frame, or a table of Arrow's
-        y = as_frame(y)
-        if y.width != 1:
-            raise TableError(f"y must be one column, got {y.width}: {checks.listed(y.columns)}")
-        y = y.to_series()
+        return frame, _together(as_frame(y))
     if isinstance(y, pl.Series):
         return frame, y
     name = getattr(y, "name", None)
@@ -128,11 +136,22 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
     if shape == ():
         raise TypeError(f"y must be the target, or the name of its column in X, got {checks.shown(y)}")
     if len(shape) == 2 and shape[1] == 1:
-        values = values[:, 0]
-    elif len(shape) != 1:
-        raise TableError(f"y must have shape (rows,), has {shape}")
+        values, shape = values[:, 0], shape[:1]
+    if len(shape) == 2:
+        return frame, _together(as_frame(values).rename(lambda column: column.replace("x", "y")))
+    if len(shape) != 1:
+        raise TableError(f"y must have shape (rows,) or (rows, targets), has {shape}")
     there = {*frame.columns}
     if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
-        names = checks.listed([*values])
-        raise TableError(f"y must be the name of one column, got those of {len(values)}: {names}")
+        names = different(values)
+        return frame.drop(names), _together(frame.select(names))
     return frame, _column("" if name is None else name_of(name), values)
+
+
+def _together(targets: pl.DataFrame) -> pl.Series:
+    """Return a single target as it is, several as a series of structs that is named after all."""
+    if targets.width == 1:
+        return targets.to_series()
+    if not targets.width:
+        raise TableError("y has no column")
+    return targets.to_struct(", ".join(targets.columns))

@@ -22,7 +22,7 @@ from fastmlp.tables.deadline import Part
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.inferred import firsts_of_copies
 from fastmlp.tables.kinds import Date
-from fastmlp.tables.tasks import MOST_CLASSES, Classification, Task
+from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 from fastmlp.tables.texts import guessed, parsed
 from fastmlp.tables.values import labels_of
 
@@ -168,7 +168,7 @@ def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependen
     if dependence.time is not None:
         return held
     strata = None
-    if task == Classification.name:
+    if task == Classification.name and y.dtype.names is None:
         strata = Classification.learned(y).encoded(y)[firsts]
         counts = np.bincount(strata)
         if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(firsts):
@@ -247,7 +247,7 @@ def doubt(
     frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
     trained : (rows,) truth values, of the rows to look at; None for all
     """
-    if task.n_out > MOST_CLASSES:
+    if task.n_out > MOST_CLASSES or isinstance(task, Several):
         return None
     dates = [one.name for one in columns if isinstance(one, Date)][:LOOKS]
     levels = {one.name: len(one.levels) for one in columns if isinstance(one, Category)}

@@ -80,8 +80,8 @@ def rows_for(inputs: int | Blocks, X: Any) -> Any:
 
 def predicted(model: Model, X: Any) -> Array:
     """Return a network's outputs (rows, n_out) for X (rows, n), dense or CSR."""
-    found: Array = model.predict(rows_for(model.network.blocks, X))
-    return found
+    found = model.predict(rows_for(model.network.blocks, X))
+    return np.hstack([*found.values()]) if isinstance(found, dict) else found
 
 
 def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:

@@ -86,16 +86,19 @@ def out_of_fold(judged: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     return means, np.concatenate([*parts.values()])
 
 
-def errors_of(means: Array, rows: Array, targets: Array, dependence: Dependence = ALONE) -> HeldErrors:
+def errors_of(
+    means: Array, rows: Array, targets: Array, dependence: Dependence = ALONE, follows: bool = True
+) -> HeldErrors:
     """Return the errors on rows that networks have held out, in the unit of targets.
 
     Errors of later rows and of few groups have one size: how sizes follow the prediction is not known there.
 
     means, rows : as `out_of_fold` returns them; targets : of all rows; dependence : of all rows
+    follows : whether sizes may follow the prediction
     """
     means, errors = means[:, 0], targets[rows] - means[:, 0]
     groups = dependence.independent(rows) if dependence.named else None
-    if dependence.time is not None or (groups is not None and groups < 2 * LEAST_ROWS):
+    if not follows or dependence.time is not None or (groups is not None and groups < 2 * LEAST_ROWS):
         return HeldErrors.of_one_size(errors, groups)
     return scaled_errors(means, errors)._replace(groups=groups)
 

@@ -15,7 +15,16 @@ import numpy as np
 
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Finite, Positive, or_missing
-from fastmlp.tables.values import Tails, labels_of, numbers, robust, scaled, seconds_of, tails_of
+from fastmlp.tables.values import (
+    Tails,
+    labels_of,
+    numbers,
+    robust,
+    scaled,
+    scaled_slopes,
+    seconds_of,
+    tails_of,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,6 +104,13 @@ class Number(Scaled):
     words_for = "numbers"
     read_as = "number"
     amounts = staticmethod(numbers)
+
+    def slopes(self, series: pl.Series) -> Array:
+        """Return the derivatives (rows, width) of what `encoded` returns; NaN of a missing number."""
+        values = numbers(series)
+        columns = scaled_slopes(values - self.center, self.scale, self.unit, self.tails)
+        columns += [np.where(np.isnan(values), np.nan, 0.0)] * self.missing
+        return np.column_stack(columns)
 
     @property
     def summary(self) -> str:

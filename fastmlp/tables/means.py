@@ -17,7 +17,7 @@ import numpy as np
 
 from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category, counts_of, unknown_share
 from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Count, Mean, Positive
-from fastmlp.tables.tasks import Classification, Task
+from fastmlp.tables.tasks import Classification, Several, Task
 from fastmlp.tables.values import clipped, labels_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Targets(NamedTuple):
 
     def columns(self) -> Iterator[Array]:
         """Yield the targets (rows,) with mean 0 and deviation 1; of classes whether a row is of each one."""
+        if isinstance(self.task, Several):
+            for _, *of_one in self.task.each(self.y):
+                yield from Targets(*of_one).columns()
+            return
         encoded = self.task.encoded(self.y)
         if not isinstance(self.task, Classification):
             yield encoded

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import needed
+from fastmlp.model.losses import loss_of
 from fastmlp.tables.categories import Category
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
 from fastmlp.tables.kinds import Date
@@ -165,7 +166,7 @@ def _plot_losses(axes: Any, estimator: Estimator) -> None:
             epochs = np.arange(1, len(values) + 1)
             axes.plot(epochs, values, color=color, alpha=0.6, label=None if place else label)
     unit = "" if isinstance(estimator.task_, Classification) else "\nof the standardised target"
-    loss = f"{estimator.models_[0].network.loss}{unit}"
+    loss = f"{loss_of(estimator.models_[0].network.loss).name}{unit}"
     axes.set(xlabel="epoch", ylabel=loss, title="loss of each network")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -15,7 +15,7 @@ from fastmlp.system.notices import Bar
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
-from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression
+from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression, Several, Task
 
 if TYPE_CHECKING:
     import polars as pl
@@ -117,33 +117,34 @@ def held_shares(
     return found
 
 
-def drawn_rows(task: Classification | Regression, targets: Array, seed: int) -> Array:
+def drawn_rows(task: Task, targets: Array, seed: int) -> Array:
     """Return at most LINEAR_ROWS rows, fewer for many classes, ascending, with every class that there is."""
     most = min(LINEAR_ROWS, max(LINEAR_CELLS // task.n_out, 10 * task.n_out))
     if len(targets) <= most:
         return np.arange(len(targets))
     rows = np.random.default_rng(seed).choice(len(targets), most, replace=False)
-    if isinstance(task, Regression):
+    if not isinstance(task, Classification):
         return np.sort(rows)
     firsts = np.unique(targets, return_index=True)[1]
     return np.union1d(firsts, rows[: max(0, most - len(firsts))])
 
 
-def _linear(task: Classification | Regression, X: Any, targets: Array, seconds: float) -> Outputs:
+def _linear(task: Task, X: Any, targets: Array, seconds: float) -> Outputs:
     """Return what gives the outputs of a logistic or ridge regression with scikit-learn's settings.
 
     X : (rows, n) float64
     seconds : after which a logistic regression ends as it is
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import Ridge
 
+    if isinstance(task, Several):
+        each = [_linear(own, X, y, seconds / len(task.parts)) for _, own, y in task.each(targets)]
+        return lambda part: np.hstack([outputs(part) for outputs in each])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         if isinstance(task, Regression):
-            ridge = Ridge().fit(X, targets)
-            return lambda part: ridge.predict(part)[:, None]
+            return _regression(task, X, targets)
         logistic = _logistic(X, targets, seconds)
 
     def probabilities(part: Any) -> Array:
@@ -152,6 +153,22 @@ def _linear(task: Classification | Regression, X: Any, targets: Array, seconds: 
         return outputs
 
     return probabilities
+
+
+def _regression(task: Regression, X: Any, targets: Array) -> Outputs:
+    """Return what gives the outputs of a ridge regression, or of one with the link and the loss of the task.
+
+    A ridge regression is moved so that its errors have the least loss.
+    """
+    from sklearn.linear_model import GammaRegressor, PoissonRegressor, Ridge
+
+    linked = {"poisson": PoissonRegressor, "gamma": GammaRegressor}.get(task.objective)
+    if linked is not None:
+        regression = linked(alpha=1 / len(targets), max_iter=MOST_ITERATIONS).fit(X, targets)
+        return lambda part: regression.predict(part)[:, None]
+    ridge = Ridge().fit(X, targets)
+    offset = task.offset(ridge.predict(X), targets) - task.shift
+    return lambda part: ridge.predict(part)[:, None] + offset
 
 
 def _logistic(X: Any, targets: Array, seconds: float) -> LogisticRegression:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.system.notices import Bar
+from fastmlp.tables.deadline import SharedCallback
 from fastmlp.tables.held_out import folds
-from fastmlp.tables.members import MemberSettings, train_member
+from fastmlp.tables.members import MemberSettings, Planned, train_members
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
-from fastmlp.training.divergence import DivergenceError
+from fastmlp.trained.model import Model
 
 Array = NDArray[Any]
 
@@ -40,7 +41,7 @@ class SearchTrial(NamedTuple):
     seconds: float
 
 
-class _Seconds(Callback):
+class _Seconds(SharedCallback):
     """Moves a bar with the clock."""
 
     def __init__(self, bar: Bar, began: float, what: str) -> None:
@@ -64,7 +65,7 @@ def searched(
     given : hidden or learning_rate, if they are to remain as the recipe has them
     """
     whole = recipe.resolved(len(targets))
-    rows, held = next(folds(targets, task, settings.seed, settings.dependence))
+    part = next(folds(targets, task, settings.seed, settings.dependence))
     layers = (whole.hidden,) if "hidden" in given else HIDDEN
     rates = (1.0,) if "learning_rate" in given else RATES
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]
@@ -81,13 +82,13 @@ def searched(
             what = f"search, trial {len(trials) + 1}"
             start = time.monotonic()
             callbacks: list[Callback] = [TimeLimit(max(left, LEAST_SECONDS)), _Seconds(bar, began, what)]
-            try:
-                model = train_member(X, targets, weights, task, tried, settings, rows, held, callbacks)
+            plan = [Planned(tried, part)]
+            (model,) = train_members(X, targets, weights, task, plan, settings, callbacks)
+            loss = float("nan")
+            if isinstance(model, Model):
                 if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
                     break
-                loss = min(model.history["validation_loss"], default=float("nan"))
-            except DivergenceError:
-                loss = float("nan")
+                loss = min(model.history["validation_loss"], default=loss)
             trials.append(SearchTrial(hidden, rate, loss, time.monotonic() - start))
     best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
     return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials

@@ -9,30 +9,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback
+from fastmlp.many.training import InterruptedMany
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.system.interrupts import Interrupted, deferred
+from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
 from fastmlp.tables.inputs import predicted
-from fastmlp.tables.members import MemberSettings, Visits, best_epoch, train_member, weights_of
-from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.members import (
+    Fitted,
+    MemberSettings,
+    Planned,
+    Visits,
+    best_epoch,
+    train_members,
+    weights_of,
+)
+from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
 Array = NDArray[Any]
 
-LEAST_FOLDS, HELD_ROWS = 2, 1000
+LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
+
+NETWORKS = 4
+"""Networks that predict at least, unless their number is given: of one recipe, where others are left out."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
@@ -41,7 +53,7 @@ MORE_RATE = 0.1
 """Of a recipe's learning rate, for networks that go on on other rows."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """The networks that follow one recipe.
 
@@ -91,7 +103,7 @@ def train(
     Other recipes are not begun where not even one epoch fits. If the first had all rows, more networks follow
     as long as one more is expected to end in time. After the last of them, or where there were fewer rows,
     one of the best recipe has all the time that is left if its epochs or rows were fewer. It predicts alone
-    if its loss is less. Ctrl-C ends the time, and the network under way is left out.
+    if its loss is less. Ctrl-C ends the time, and networks under way are left out.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -99,7 +111,7 @@ def train(
     ------
     DivergenceError
         If the training of a last recipe diverges.
-    Interrupted
+    InterruptedMany
         After Ctrl-C before a first network is done, or at once after a second one.
     TableError
         If a part of the rows has no weight.
@@ -117,30 +129,37 @@ def train(
     with Bar(visits, "row", "training", settings.shown) as bar, deferred(settings.deadline.interrupt):
         before = 0
 
-        def member(
-            recipe: Recipe, part: Part, more: Sequence[Callback], place: int = 0, epochs: int | None = None
-        ) -> Model:
+        def members(planned: Sequence[Planned], more: Sequence[Callback]) -> list[Fitted]:
             nonlocal before
-            what = f"network {place + 1}/{recipe.members}" if recipe.members != 1 else "network"
-            visited = before + len(targets) * (recipe.epochs or 1)
-            moving = Visits(bar, what, before, visited)
-            before = visited
-            seeded = settings._replace(seed=settings.seed + place)
-            return train_member(X, targets, weights, task, recipe, seeded, *part, [moving, *more], epochs)
+            names = [
+                f"network {one.place + 1}/{one.recipe.members}" if one.recipe.members != 1 else "network"
+                for one in planned
+            ]
+            rows = [len(targets) * (one.recipe.epochs or 1) for one in planned]
+            callbacks = [Visits(bar, before, names, rows, settings.deadline), *more]
+            before += sum(rows)
+            return train_members(X, targets, weights, task, planned, settings, callbacks)
 
         def outputs(model: Model, held: Array) -> Array:
             # within the time of the networks: the first prediction loads code, and may compile some
             return predicted(model, X[held])
 
-        groups, begun = _firsts(planned, parts[0], member, outputs, settings.deadline)
+        groups, begun = _firsts(planned, parts[0], members, outputs, settings.deadline)
         is_whole = groups[0].rows == len(targets)
-        for place in range(1, most if is_whole else 1):
+        goes_on = is_whole
+        for place in range(1, len(parts)):
             groups = near_best(groups, dependence)
-            part = parts[place] if place < len(parts) else whole
-            if not _followed(groups, part, place, member, outputs, settings.deadline):
-                break
-        else:
-            groups = _longest(near_best(groups, dependence), parts[0], member, outputs, settings.deadline)
+            goes_on = goes_on and _followed(
+                groups, parts[place], [place], members, outputs, settings.deadline
+            )
+        groups = near_best(groups, dependence)
+        if goes_on:
+            if recipes[0].members is None:
+                most = _share(groups)
+            places = range(len(parts), most)
+            goes_on = _followed(groups, whole, places, members, outputs, settings.deadline)
+        if goes_on or not is_whole:
+            groups = _longest(near_best(groups, dependence), parts[0], members, outputs, settings.deadline)
         groups = near_best(groups, dependence)
     less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
@@ -162,23 +181,19 @@ def more(
     parts: list[Part] = [*islice(folds(targets, task, settings.seed, settings.dependence), held)]
     whole, found = (np.arange(len(targets)), np.empty(0, int)), []
     for recipe, models in groups:
-        slower, own = (
-            replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate),
-            Group(recipe, recipe, 0),
-        )
+        slower = replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate)
+        own = Group(recipe, recipe, 0)
         balanced = weights_of(targets, weights, task, recipe)
-        for place, model in enumerate(models):
-            seeded, part = (
-                settings._replace(seed=settings.seed + place),
-                [*parts, whole][min(place, len(parts))],
-            )
-            epochs = None if len(part[1]) else own.epochs
-            own.models.append(
-                train_member(X, targets, balanced, task, slower, seeded, *part, [], epochs, initial=model)
-            )
-            if len(part[1]):
-                own.held.append(part[1])
-                own.outputs.append(predicted(own.models[-1], X[part[1]]))
+        planned = [
+            Planned(slower, part, place, None, model)
+            for place, (part, model) in enumerate(zip(parts, models, strict=False))
+        ]
+        own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
+        own.held += [one.part[1] for one in planned]
+        own.outputs += [predicted(model, X[rows]) for model, rows in zip(own.models, own.held, strict=True)]
+        if rest := [*enumerate(models)][len(parts) :]:
+            planned = [Planned(slower, whole, place, own.epochs, model) for place, model in rest]
+            own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
         found.append(own)
     return found
 
@@ -193,18 +208,30 @@ def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[G
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 
+Trained = Callable[[Sequence[Planned], Sequence[Callback]], list[Fitted]]
+"""What trains networks, with callbacks, as `train_members` does."""
+
+Outputs = Callable[[Model, Array], Array]
+"""What a network predicts of rows, by their places."""
+
+
 def _firsts(
-    recipes: Sequence[Recipe], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
-    outputs: Callable[[Model, Array], Array], deadline: Deadline,
-) -> tuple[list[Group], int]:  # fmt: skip
+    recipes: Sequence[Recipe], part: Part, trained: Trained, outputs: Outputs, deadline: Deadline
+) -> tuple[list[Group], int]:
     """Return a group of one network for each recipe whose training does not diverge, and how many there were.
 
     A recipe was not there if the time had no room for it.
-
-    outputs : returns what a network predicts of rows
     """
     groups: list[Group] = []
-    whole = 0.0 if deadline.seconds is None else deadline.left
+    if deadline.seconds is None:
+        found = trained([Planned(recipe, part) for recipe in recipes], [])
+        for recipe, one in zip(recipes, found, strict=True):
+            if isinstance(one, Model):
+                groups.append(_group(recipe, recipe, part, one, outputs))
+        if not groups:
+            raise cast(DivergenceError, found[-1])
+        return groups, sum(one is not None for one in found)
+    whole = deadline.left
     for place, recipe in enumerate(recipes):
         seconds = (deadline.left - whole / 2) / (len(recipes) - place)
         if groups and seconds <= 0:
@@ -212,32 +239,51 @@ def _firsts(
         stopwatch = Stopwatch()
         try:
             room = 1.0 if groups or len(recipes) == 1 else 1 / SLOWEST
-            found = within(seconds, deadline.left, recipe, part, trained, not groups, room)
+            fitted = within(seconds, deadline.left, recipe, part, _single(trained), not groups, room)
         except DivergenceError:
             if recipe is recipes[-1] and not groups:
                 raise
             continue
-        except Interrupted:
+        except InterruptedMany:
             if not groups:
                 raise
             return groups, place
-        if found is not None:
-            own, part, model = found  # where there is no time for all rows others have as few
-            groups.append(
-                Group(recipe, own, sum(map(len, part)), [model], [part[1]], [outputs(model, part[1])])
-            )
+        if fitted is not None:
+            own, part, model = fitted  # where there is no time for all rows others have as few
+            groups.append(_group(recipe, own, part, model, outputs))
         lap = stopwatch.lap()
         whole -= lap.compiling
-        if found is None:
+        if fitted is None:
             return groups, place
         groups[-1].seconds = lap.working
     return groups, len(recipes)
 
 
+def _group(planned: Recipe, recipe: Recipe, part: Part, model: Model, outputs: Outputs) -> Group:
+    """Return the group of a first network."""
+    return Group(planned, recipe, sum(map(len, part)), [model], [part[1]], [outputs(model, part[1])])
+
+
+def _single(trained: Trained) -> Callable[[Recipe, Part, Sequence[Callback]], Model]:
+    """Return what trains a first network alone, and raises its error."""
+
+    def single(recipe: Recipe, part: Part, more: Sequence[Callback]) -> Model:
+        (found,) = trained([Planned(recipe, part)], more)
+        return _checked(found)
+
+    return single
+
+
+def _checked(found: Fitted) -> Model:
+    """Return a network; its error, or that of Ctrl-C, is raised."""
+    if not isinstance(found, Model):
+        raise found or InterruptedMany([found])
+    return found
+
+
 def _longest(
-    groups: list[Group], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
-    outputs: Callable[[Model, Array], Array], deadline: Deadline,
-) -> list[Group]:  # fmt: skip
+    groups: list[Group], part: Part, trained: Trained, outputs: Outputs, deadline: Deadline
+) -> list[Group]:
     """Return one network of the best recipe that has all the time that is left, if its loss is less.
 
     The groups are returned if not, and if the best one, which is the first, has all epochs and rows.
@@ -247,45 +293,67 @@ def _longest(
     if is_whole or deadline.left < best.seconds:
         return groups
     try:
-        found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
-    except (DivergenceError, Interrupted):
+        found = within(deadline.left, deadline.left, best.planned, part, _single(trained), must=True)
+    except (DivergenceError, InterruptedMany):
         return groups
     assert found is not None
-    own, used, model = found
-    longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]], [outputs(model, used[1])])
+    longest = _group(best.planned, *found, outputs)
     return [longest] if longest.loss < best.loss else groups
 
 
 def _followed(
-    groups: list[Group], part: Part, place: int, trained: Callable[..., Model],
-    outputs: Callable[[Model, Array], Array], deadline: Deadline,
+    groups: list[Group], part: Part, places: Sequence[int], trained: Trained, outputs: Outputs,
+    deadline: Deadline,
 ) -> bool:  # fmt: skip
-    """Train one more network in each group; return whether there was time for all.
+    """Train more networks in each group; return whether there was time for all.
 
-    part : without rows held out for a network of all rows
-    place : of the network in its group; trained : takes it and the epochs, too; outputs : as for `_firsts`
+    part : without rows held out for networks of all rows; places : of the networks in each group
     """
-    for group in [group for group in groups if place < (group.recipe.members or 1)]:
-        if deadline.left < group.seconds:
+    left = [(one, place) for place in places for one in groups if place < (one.recipe.members or 1)]
+    is_limited = deadline.seconds is not None
+    for some in [[one] for one in left] if is_limited else filter(None, [left]):
+        if deadline.left < some[0][0].seconds:
             return False
         stopwatch, allowance = Stopwatch(), Allowance(deadline.left, deadline.left, judging=False)
+        planned = [
+            Planned(group.recipe, part, place, None if len(part[1]) else group.epochs)
+            for group, place in some
+        ]
         try:
-            model = trained(group.recipe, part, [allowance], place, None if len(part[1]) else group.epochs)
-        except DivergenceError:
-            if len(groups) == 1:
-                raise
-            groups.remove(group)
-            continue
-        except Interrupted:
+            found = trained(planned, [allowance] * is_limited)
+        except InterruptedMany:
             return False
         if allowance.is_over:
             return False
-        group.models.append(model)
-        if len(part[1]):
-            group.held.append(part[1])
-            group.outputs.append(outputs(model, part[1]))
-        group.seconds = stopwatch.lap().working
+        for (group, _), one in zip(some, found, strict=True):
+            if isinstance(one, DivergenceError):
+                if groups == [group]:
+                    raise one
+                groups[:] = [other for other in groups if other is not group]
+            if not isinstance(one, Model):
+                continue
+            group.models.append(one)
+            if len(part[1]):
+                group.held.append(part[1])
+                group.outputs.append(outputs(one, part[1]))
+            group.seconds = stopwatch.lap().working
+        if None in found:
+            return False
     return True
+
+
+def _share(groups: Sequence[Group]) -> int:
+    """Give recipes as many networks as predict at least, if they may have so many; return the most of one.
+
+    The number is that of all recipes together, where others are left out.
+    """
+    for group in groups:
+        recipe = group.recipe
+        visits = group.rows * (recipe.epochs or 1)
+        least = min(recipe.most_members, NETWORKS // len(groups), MEMBER_VISITS // visits)
+        members = max(recipe.members or 1, least)
+        group.planned, group.recipe = (replace(one, members=members) for one in (group.planned, recipe))
+    return max(group.recipe.members or 1 for group in groups)
 
 
 def _less(group: Group, rows: int) -> list[str]:

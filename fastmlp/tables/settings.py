@@ -16,7 +16,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables.recipe import MOST_MEMBERS, PRESETS, Recipe, candidates
-from fastmlp.tables.tasks import costs_of
+from fastmlp.tables.tasks import check_transform, costs_of
 from fastmlp.tables.writings import Writing
 
 Settings = Mapping[str, Any]
@@ -39,6 +39,12 @@ def check(settings: Settings) -> None:
         threshold == "balanced" or costs_of(threshold)
     elif threshold is not None:
         checks.real("threshold", threshold, 0, 1, open_low=True, open_high=True)
+    if "loss" in settings:
+        check_transform(settings["loss"], settings["target_transform"])
+    if (monotone := settings["monotone"]) is not None:
+        checks.instance("monotone", monotone, Mapping, "a mapping of names of columns to 1 or -1")
+        for name, sign in monotone.items():
+            checks.whole(f"monotone[{name!r}]", sign, -1, 1)
     if settings["columns"] is not None and not isinstance(settings["columns"], Mapping):
         raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
     for name, kind in (settings["columns"] or {}).items():
@@ -99,6 +105,8 @@ def recipes_of(settings: Settings) -> tuple[Recipe, ...]:
     if "optimizer" in given:
         checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
     given |= {name: check(name, given[name]) for name, check in _CHECKS.items() if name in given}
+    if settings["monotone"] and "layers" not in given:
+        given = {"activation": "relu"} | given
     if "layers" in given:
         if others := {"hidden", "activation", "dropout"} & given.keys():
             raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")

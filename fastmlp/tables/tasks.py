@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.model.heads import Head
+from fastmlp.model.loss import Loss
+from fastmlp.model.losses import Quantiles
 from fastmlp.tables.columns import Finite, Positive, Share
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
@@ -34,6 +38,9 @@ TOGETHER = 1 << 16
 
 NO_NUMBER = "it is a target of numbers: choose the task classification, or name this as missing"
 """What to do about a text in it."""
+
+NORMAL_QUARTILES = 1.349
+"""Deviations between the quartiles of a normal distribution."""
 
 EXACT = 2**53
 """From here on float64 leaves whole numbers out."""
@@ -187,69 +194,357 @@ def costs_of(text: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
+class NumberLoss(NamedTuple):
+    """A loss of numbers, and what is least by it.
+
+    network, output : the loss of the networks, and the activation of their last layer
+    measure : the name of its error in reports
+    predicts : what predictions are, in words
+    level : of the quantile that predictions are; None of means
+    """
+
+    network: str | Loss
+    measure: str
+    predicts: str = "means"
+    level: float | None = None
+    output: str = "identity"
+
+    @classmethod
+    def named(cls, text: str) -> NumberLoss:
+        """Return the loss of a name, or of quantile:0.9; ValueError for all else."""
+        name, _, share = text.partition(":") if isinstance(text, str) else (text, "", "")
+        if name != "quantile":
+            return LOSSES[checks.choice("loss", text, (*LOSSES, "quantile:0.9"))]
+        try:
+            level = checks.real("the share", float(share), 0, 1, open_low=True, open_high=True)
+        except ValueError:
+            raise ValueError(f"loss must be like quantile:0.9, a share in (0, 1), got {text!r}") from None
+        return cls(Quantiles(level), "pinball", f"{level:g} quantiles", level)
+
+
+LOSSES = {
+    "squared": NumberLoss("mse", "RMSE"),
+    "absolute": NumberLoss("mae", "MAE", "medians", 0.5),
+    "huber": NumberLoss("huber", "Huber", "means that far numbers hardly move", 0.5),
+    "poisson": NumberLoss("poisson_deviance", "Poisson deviance", output="exp"),
+    "gamma": NumberLoss("gamma_deviance", "gamma deviance", output="exp"),
+}
+"""Losses of numbers by name, besides those of quantiles."""
+
+TRANSFORMS = ("log", "auto")
+
+SKEWED = 1.0
+"""Skewness of numbers above 0 from which on "auto" takes their logarithms, if these have less than half."""
+
+
+def check_transform(loss: str, transform: str | None) -> None:
+    """Raise ValueError unless there are such a loss and such a transform of targets, which go together."""
+    linked = NumberLoss.named(loss).output == "exp" or loss == "huber"
+    if transform is not None and checks.choice("target_transform", transform, TRANSFORMS) and linked:
+        raise ValueError(
+            f"target_transform goes with the losses squared, absolute and quantile, not {loss!r}"
+        )
+
+
 @dataclass(frozen=True)
 class Regression:
-    """A number, which networks learn with mean 0 and deviation 1.
+    """A number, which networks learn over its deviation.
 
-    mean, deviation : of the training part
+    mean, deviation : of the numbers that networks learn, of the training part: the quantile and what the
+        quartiles of a normal distribution would say where the loss has a level; 0 and the mean of an exp
+    objective : the name of the loss
+    log : whether networks learn the logarithm
+    shift : what is added to the networks' outputs, so that predictions are means where logarithms are learned
     n_out, output, loss, measure, sharpest : as of a classification
     """
 
     name = "regression"
     measure = "R^2"
-    sharpest = "RMSE"
-    loss = "mse"
-    output = "identity"
     n_out = 1
     mean: Finite
     deviation: Positive
+    objective: str = "squared"
+    log: bool = False
+    shift: Finite = 0.0
 
     @classmethod
-    def learned(cls, y: Array) -> Regression:
-        """Return the task of these targets; TableError if they are all equal, or too large for a mean."""
+    def learned(cls, y: Array, loss: str = "squared", transform: str | None = None) -> Regression:
+        """Return the task of these targets.
+
+        Raises
+        ------
+        TableError
+            If targets are all equal, too large for a mean, or below what the loss or the transform takes.
+        """
+        of_loss = NumberLoss.named(loss)
         if y.min() == y.max():
             raise TableError(f"a regression needs different numbers, got only {y[0]:g}")
+        log = transform == "log" or (transform == "auto" and _are_skewed(y))
+        cls(0.0, 1.0, loss, log).check(y)
+        values = np.log(y) if log else y
         with np.errstate(over="ignore", invalid="ignore"):
-            mean, deviation = float(y.mean()), float(y.std())
+            mean, deviation = float(values.mean()), float(values.std())
+            if of_loss.output == "exp":
+                mean, deviation = 0.0, mean
+            elif of_loss.level is not None:
+                lower, mean, upper = map(float, np.quantile(values, (0.25, of_loss.level, 0.75)))
+                deviation = (upper - lower) / NORMAL_QUARTILES or deviation
         if not (np.isfinite(mean) and 0 < deviation < np.inf):
             extreme = y[np.abs(y).argmax()]
             raise TableError(f"a regression needs numbers that have a deviation, got one of {extreme:g}")
-        return cls(mean, deviation)
+        return cls(mean, deviation, loss, log)
+
+    @property
+    def _of_loss(self) -> NumberLoss:
+        return NumberLoss.named(self.objective)
+
+    @property
+    def loss(self) -> str | Loss:
+        """The loss of the networks."""
+        return self._of_loss.network
+
+    @property
+    def output(self) -> str:
+        """The activation of the networks' last layer."""
+        return self._of_loss.output
+
+    @property
+    def sharpest(self) -> str:
+        """The name of the error by the loss."""
+        return self._of_loss.measure
+
+    @property
+    def summary(self) -> str:
+        """The loss, and what predictions are, in words; nothing of what is usual."""
+        if (self.objective, self.log) == ("squared", False):
+            return ""
+        of_logs = " of the logarithm" if self.log else ""
+        return f" by the loss {self.objective}{of_logs}; predictions are {self._of_loss.predicts}"
+
+    @property
+    def spread(self) -> float:
+        """What errors of one target are divided by to be compared with those of others."""
+        return 1.0 if self.log or self.output == "exp" else self.deviation
+
+    def check(self, y: Array, column: str | None = None) -> None:
+        """Raise TableError if numbers of a column are below what the loss or the logarithm takes."""
+        least, is_counted = y.min(), self.objective == "poisson"
+        if (self.log or self.output == "exp") and (least < 0 or (least == 0 and not is_counted)):
+            what = "the logarithm" if self.log else f"the loss {self.objective}"
+            bound = "at least" if is_counted else "above"
+            raise TableError(f"{what} needs targets {bound} 0, got {least:g}", column)
 
     def encoded(self, y: Array) -> Array:
-        """Return the standardised numbers."""
-        return (y - self.mean) / self.deviation
+        """Return the numbers as networks learn them."""
+        return ((np.log(y) if self.log else y) - self.mean) / self.deviation
 
-    def constant(self, encoded: Array) -> Array:
-        """Return the mean."""
-        return encoded.mean(keepdims=True)
+    def numbers(self, encoded: Array) -> Array:
+        """Return numbers in their own unit, float64, of numbers (rows,) as networks learn them."""
+        values = encoded.astype(float) * self.deviation + self.mean
+        return np.exp(values) if self.log else np.maximum(values, 0) if self.output == "exp" else values
 
     def decoded(self, outputs: Array) -> Array:
-        """Return the numbers in their own unit, float64."""
-        return outputs[:, 0].astype(float) * self.deviation + self.mean
+        """Return what is predicted."""
+        return self.numbers(outputs[:, 0] + self.shift)
+
+    def placed(self, predicted: Array) -> Array:
+        """Return the outputs (rows,) that predictions (rows,) are made of."""
+        return self.encoded(predicted) - self.shift
+
+    def constant(self, encoded: Array) -> Array:
+        """Return the output that is best for all rows."""
+        return np.array([self.offset(np.zeros(1), encoded) - self.shift])
+
+    def offset(self, outputs: Array, encoded: Array, weights: Array | None = None) -> float:
+        """Return what is added to outputs (rows,) for the least loss: a mean, or a quantile, of what is left.
+
+        Means of exponentials have one ratio, that of their sums (Snowdon, "A ratio estimator for bias
+        correction in logarithmic regressions", 1991).
+
+        encoded, weights : (rows,) of the rows
+        """
+        left = encoded - outputs
+        if self._of_loss.level is not None:
+            return float(np.quantile(left, self._of_loss.level))
+        if not self.log:
+            return float(np.average(left, weights=weights))
+        from scipy.special import logsumexp
+
+        own, predicted = (
+            logsumexp(self.deviation * np.broadcast_to(one, left.shape), b=weights)
+            for one in (encoded, outputs)
+        )
+        return float(own - predicted) / self.deviation
+
+    def with_shift(self, outputs: Array, encoded: Array, weights: Array | None) -> Regression:
+        """Return the task whose predictions are means, by outputs (rows, 1) of rows that were held out."""
+        needed = self.log and self._of_loss.level is None
+        return replace(self, shift=self.offset(outputs[:, 0], encoded, weights)) if needed else self
 
     def error(self, y: Array, outputs: Array) -> float:
-        """Return the root of the mean squared error."""
+        """Return the error by the loss."""
         return self.measures(y, outputs)[self.sharpest]
 
     def measures(self, y: Array, outputs: Array) -> dict[str, float]:
-        """Return the coefficient of determination, NaN where targets are all equal, and means of errors."""
-        errors, spread = y - self.decoded(outputs), np.square(y - y.mean()).sum()
+        """Return the coefficient of determination, NaN where targets are all equal, and means of errors.
+
+        The last one is that of the loss, in the unit of the target, but for deviances.
+        """
+        predicted = self.decoded(outputs)
+        errors, spread = y - predicted, np.square(y - y.mean()).sum()
         squares = np.square(errors)
         return {
             self.measure: float(1 - squares.sum() / spread) if spread else float("nan"),
             "RMSE": float(np.sqrt(squares.mean())),
             "MAE": float(np.abs(errors).mean()),
+            **self._own_measure(y, predicted),
         }
 
+    def _own_measure(self, y: Array, predicted: Array) -> dict[str, float]:
+        from scipy.special import huber, xlogy
 
-Task = Classification | Regression
+        if self.sharpest in ("RMSE", "MAE"):
+            return {}
+        errors, level, losses = y - predicted, self._of_loss.level or 0.5, np.empty(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = y / np.maximum(predicted, np.finfo(np.float32).tiny)
+            match self.sharpest:
+                case "Huber":
+                    losses = huber(self.deviation, errors) / self.deviation
+                case "pinball":
+                    losses = np.maximum(level * errors, (level - 1) * errors)
+                case "Poisson deviance":
+                    losses = 2 * (xlogy(y, ratio) - errors)
+                case "gamma deviance":
+                    losses = 2 * (ratio - 1 - np.log(ratio))
+        return {self.sharpest: float(losses.mean())}
+
+
+def _are_skewed(y: Array) -> bool:
+    """Return whether numbers are skewed and above 0, and their logarithms are not."""
+    from scipy.stats import skew
+
+    return bool(y.min() > 0 and skew(y) > SKEWED and abs(skew(np.log(y))) < skew(y) / 2)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several targets of a row, each with a task and a head of the networks; y has a field for each.
+
+    parts : the names of the targets, and their tasks
+    """
+
+    sharpest = "mean error over the deviation"
+    parts: tuple[tuple[str, Classification | Regression], ...]
+
+    @property
+    def name(self) -> str:
+        """Regression if one of them is."""
+        names = {task.name for _, task in self.parts}
+        return Regression.name if Regression.name in names else Classification.name
+
+    @property
+    def n_out(self) -> int:
+        """The units of all heads."""
+        return sum(task.n_out for _, task in self.parts)
+
+    @property
+    def summary(self) -> str:
+        """How many targets there are."""
+        return f" of {len(self.parts)} targets"
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The heads of the networks by their names."""
+        tasks = enumerate(task for _, task in self.parts)
+        return {f"target{i}": Head(task.n_out, task.loss, task.output) for i, task in tasks}
+
+    def each(self, *arrays: Array) -> Iterator[Any]:
+        """Yield the name and the task of each target, and its field, or its outputs (rows, k), of arrays."""
+        cuts = np.cumsum([task.n_out for _, task in self.parts])[:-1]
+        columns = [[a[n] for n in a.dtype.names] if a.dtype.names else np.hsplit(a, cuts) for a in arrays]
+        yield from ((name, task, *own) for (name, task), *own in zip(self.parts, *columns, strict=True))
+
+    def encoded(self, y: Array) -> Array:
+        """Return the targets as networks learn them, with a field for each head."""
+        encoded = [task.encoded(own) for _, task, own in self.each(y)]
+        return _side_by_side(dict(zip(self.heads, encoded, strict=True)))
+
+    def constant(self, encoded: Array) -> Array:
+        """Return the constants of all targets."""
+        return np.concatenate([task.constant(own) for _, task, own in self.each(encoded)])
+
+    def decoded(self, outputs: Array) -> Array:
+        """Return what is predicted, with a field for each target."""
+        return _side_by_side({name: task.decoded(own) for name, task, own in self.each(outputs)})
+
+    def error(self, y: Array, outputs: Array) -> float:
+        """Return the mean error of the targets, of numbers over their deviation."""
+        errors = [
+            t.error(own, found) / getattr(t, "spread", 1.0) for _, t, own, found in self.each(y, outputs)
+        ]
+        return float(np.mean(errors))
+
+    def measures(self, y: Array, outputs: Array) -> dict[str, float]:
+        """Return the measures of each target."""
+        return {
+            f"{measure} of {name}": value
+            for name, task, own, found in self.each(y, outputs)
+            for measure, value in task.measures(own, found).items()
+        }
+
+    def with_shift(self, outputs: Array, encoded: Array, weights: Array | None) -> Several:
+        """Return the tasks as `Regression.with_shift` does."""
+        return Several(
+            tuple(
+                (name, task.with_shift(found, own, weights) if isinstance(task, Regression) else task)
+                for name, task, found, own in self.each(outputs, encoded)
+            )
+        )
+
+
+def _side_by_side(columns: dict[str, Array]) -> Array:
+    """Return an array (rows,) with a field for each column (rows,)."""
+    rows = len(next(iter(columns.values())))
+    found = np.empty(rows, [(name, column.dtype) for name, column in columns.items()])
+    for name, column in columns.items():
+        found[name] = column
+    return found
+
+
+Task = Classification | Regression | Several
 """What was learned from a training part's target, with the same methods."""
 
 TASKS: dict[str, type[Classification] | type[Regression]] = {
     one.name: one for one in (Classification, Regression)
 }
 """Every task by the name that users and files know it by."""
+
+
+def learned_task(name: str, y: Array, **of_numbers: Any) -> Task:
+    """Return the task that is learned of targets (rows,); of_numbers : as for `Regression.learned`."""
+    if y.dtype.names is None:
+        return (
+            Classification.learned(y) if name == Classification.name else Regression.learned(y, **of_numbers)
+        )
+    parts = []
+    for target in y.dtype.names:
+        own = (
+            Regression.name
+            if name != Classification.name and y[target].dtype == float
+            else Classification.name
+        )
+        try:
+            parts.append((target, learned_task(own, y[target], **of_numbers)))
+        except TableError as error:
+            raise TableError(error.reason, target) from None
+    return Several(tuple(parts))  # type: ignore[arg-type]  # of single targets
+
+
+def described(task: Task) -> dict[str, Any]:
+    """Return a task in JSON's types; `task_of` of `storage` takes it."""
+    parts = {"parts": [[n, described(t)] for n, t in task.parts]} if isinstance(task, Several) else {}
+    return {"name": task.name, **vars(task), **parts}
 
 
 def task_of(series: pl.Series) -> str:
@@ -285,17 +580,41 @@ def with_targets(
     TableError
         With the row of the whole frame, if a target cannot be used; or if no row has one.
     """
-    found = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
+    import polars as pl
+
+    several = series.struct.unnest().get_columns() if series.dtype == pl.Struct else []
+    found = pl.Series(series.name, np.ones(len(series), bool))
+    for one in several or [series]:
+        found &= one.is_not_null() & (one.is_not_nan() if one.dtype.is_float() else True)
     if not found.any():
         raise TableError("no row has a target", series.name)
     if not found.all():
         frame, series = frame.filter(found), series.filter(found)
     try:
+        if several:
+            known = dict(learned.parts) if isinstance(learned, Several) else {}
+            columns = {one.name: one.filter(found) for one in several}
+            tasks = {name: _task_within(one, task, known.get(name)) for name, one in columns.items()}
+            arrays = {name: targets_of(columns[name], own, known.get(name)) for name, own in tasks.items()}
+            whole = Regression.name if Regression.name in tasks.values() else Classification.name
+            return frame, found, task or whole, _side_by_side(arrays)
         task = task or task_of(series)
         return frame, found, task, targets_of(series, task, learned)
     except TableError as error:
         row = None if error.row is None else int(found.arg_true()[error.row - 1]) + 1
         raise TableError(error.reason, error.column, row) from None
+
+
+def _task_within(series: pl.Series, task: str | None, learned: Task | None) -> str:
+    """Return the task of one of several targets; in a regression what holds no numbers is of classes."""
+    import polars as pl
+
+    if learned is not None:
+        return learned.name
+    if task != Regression.name:
+        return task or task_of(series)
+    is_number = series.dtype.is_numeric() or (series.dtype == pl.String and guessed(series) == "number")
+    return Regression.name if is_number else Classification.name
 
 
 def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Array:

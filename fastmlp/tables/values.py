@@ -111,7 +111,17 @@ def scaled(distances: Array, scale: float, unit: float, tails: str) -> list[Arra
     return columns
 
 
+def scaled_slopes(distances: Array, scale: float, unit: float, tails: str) -> list[Array]:
+    """Return the derivatives (rows,) of the columns of `scaled` by the numbers."""
+    columns = []
+    if tails != "kept":
+        columns.append(scale * (1 + np.square(distances * scale / CLIP)) ** -1.5)
+    if tails != "clipped":
+        columns.append(np.where(np.abs(distances * unit) < FARTHEST, unit, 0.0))
+    return columns
+
+
 def clipped(numbers: Array) -> Array:
-    """Return scaled numbers, clipped smoothly at CLIP."""
-    bounded = np.clip(numbers, -1e9, 1e9)  # an infinite number is at the end, too
-    return bounded / np.sqrt(1 + np.square(bounded / CLIP))
+    """Return scaled numbers, clipped smoothly at CLIP: a greater number is never less, roundings included."""
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        return np.copysign(1 / np.sqrt(1 / np.square(numbers) + 1 / CLIP**2), numbers)

@@ -384,7 +384,7 @@ def as_written(
             writings.append(found)
         columns.append(read)
     of_target = None
-    if task != Classification.name:
+    if task != Classification.name and target.dtype != pl.Struct:
         told = given.get(target.name)
         kind = None if task is None else "number"
         read, found = _as_written(target, kind if told is None or isinstance(told, str) else told, missing)

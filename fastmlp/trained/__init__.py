@@ -1,4 +1,4 @@
-"""The trained model, and a registry of its formats, files and derivatives in rooms above."""
+"""The trained model, and a registry of what rooms above know: formats, derivatives, steps of all rows."""
 
 from __future__ import annotations
 

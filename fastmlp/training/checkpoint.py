@@ -23,7 +23,6 @@ from fastmlp.model.custom import Piece
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import NO_ORDER, Array, Snapshot, of_format_1
 from fastmlp.trained.model import Model
 
@@ -333,10 +332,7 @@ def _snapshot(
         checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
     # A moment may be infinite while parameters are finite: a square overflowed, and the weight stands still.
     moments = arrays["moments"]
-    _expect(
-        moments.ndim == 2 and len(moments) <= MOST_MOMENTS + 1 and moments.shape[1] == parameters.size,
-        "no moments",
-    )
+    _expect(moments.ndim == 2 and moments.shape[1] == parameters.size, "no moments")
     _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
     order, order_state = arrays.get("order", NO_ORDER), training["order_state"]
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")

@@ -31,6 +31,7 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
+from fastmlp.trained import format_of
 from fastmlp.training.divergence import DivergenceError, Draft, last_finite, sound
 from fastmlp.training.options import FitOptions
 from fastmlp.training.threads import (
@@ -119,6 +120,7 @@ class Training:
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
+        history |= {name: [] for name in plan.optimizer.columns}
         self.plan, self.state, self.callbacks = plan, state, callbacks
         alpha = plan.options.mixup
         self.mixing = None if alpha is None else Mixing.of(alpha, plan.options.seed)
@@ -139,6 +141,8 @@ class Training:
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
         self.pace = most_seconds(weights, plan.step_rows) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
+        if plan.optimizer.whole:  # what a step takes is known after the first one
+            self.pace = CHUNK_SECONDS
         self.threads = Threads(plan.threads)
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         most = plan.step_rows
@@ -177,6 +181,7 @@ class Training:
     def _begin_again(self) -> None:
         """Reset the state's arrays to the beginning of the training."""
         self.state.moments[...] = 0
+        self.plan.optimizer.write_signs(self.plan.network, self.state.moments)
         if self.resumed is not None:
             self._write_state(self.resumed)
         elif self.plan.start is not None:
@@ -229,8 +234,12 @@ class Training:
         return snapshot._replace(parameters=snapshot.parameters.copy())
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
-        """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        """Take the chunk's steps in place; return the state and the objectives (steps,).
+
+        A rule of the whole data that has come to its end takes fewer steps.
+        """
         plan, data, objectives = self.plan, self.data, np.empty((*self.losses.parts, len(chunk.starts)))
+        before = state.step
         if self.mixing is not None:
             data, chunk = self.mixing.mixed(plan.network, data, chunk, state.step)
         averages = plan.optimizer.rule.reads_last
@@ -241,7 +250,7 @@ class Training:
         )
         if averages:
             swap_average(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
-        return state, objectives
+        return state, objectives[..., : state.step - before]
 
     def chunks(self) -> Iterator[Run]:
         """Take the chunks of all epochs, and yield the run after each."""
@@ -263,13 +272,18 @@ class Training:
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else chunk.totals
         taken = objectives.shape[-1]
         self.write(self.losses.means(counts[:taken], objectives).tolist())
+        report = plan.backend.report if plan.optimizer.whole else NO_REPORT  # type: ignore[attr-defined]
+        for name, values in report.columns.items():
+            run.history[name] += values[:taken]
         step = self.state.step - self.steps_before
         batches.advance(step)
         if ends and batches.per_epoch is None and taken == steps:
             self.write(self.losses.close())
             run.rows = batches.rows
         run.advance(step, batches.rows_before(step), len(run.history["loss"]), self.threads.used)
-        if taken < steps:
+        if report.stop_reason is not None:
+            run.stop(report.stop_reason)
+        elif taken < steps:
             raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
         if ends:
             self._end_epoch(validation_loss)
@@ -428,6 +442,31 @@ class Training:
         """Run the callbacks after a chunk, or after a stop between two chunks."""
         for callback in self.callbacks:
             callback.on_chunk_end(self.run)
+
+
+class Report(NamedTuple):
+    """What a chunk of steps of the whole data has to say besides its objectives.
+
+    columns : curves of the history, with a value for each step
+    stop_reason : why the training ends after these steps; None where it goes on
+    """
+
+    columns: dict[str, list[float]]
+    stop_reason: str | None
+
+
+NO_REPORT = Report({}, None)
+"""The report of steps of batches."""
+
+
+def of_all_rows(plan: Plan) -> Plan:
+    """Return a plan whose optimiser's steps read all rows, with what takes them (`fastmlp.second_order`)."""
+    plan.optimizer.check_layers(plan.network)
+    steps = format_of("whole_data").WholeDataSteps(plan)
+    return plan._replace(
+        backend=steps, step_rows=len(plan.data.weights), orders=None, microbatch=0, blas_threads=1,
+        calls_blas=True,
+    )  # fmt: skip
 
 
 HEADROOM = 2.0**-64

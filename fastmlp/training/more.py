@@ -10,7 +10,7 @@ import numpy as np
 from fastmlp.callbacks.callback import Callback, with_state
 from fastmlp.data.ranks import fingerprint
 from fastmlp.model.averages import with_average_of
-from fastmlp.model.optimizers import as_optimizer
+from fastmlp.model.optimizers import as_optimizer, keeping_signs
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import NO_ORDER, Snapshot, of_format_1
 from fastmlp.trained.model import Model
@@ -78,7 +78,7 @@ class Continuation(NamedTuple):
                 raise TypeError(f"{stays}; fit_more takes epochs, {', '.join(GIVEN_AGAIN)}")
         if options.get("optimizer") is None:
             options["optimizer"] = self.options["optimizer"]
-        optimizer = as_optimizer("optimizer", options["optimizer"])
+        optimizer = keeping_signs(as_optimizer("optimizer", options["optimizer"]), model.network)
         options["optimizer"] = with_average_of(optimizer, self.options["optimizer"])
         options = {**self.options, **options}
         if options.get("validation") is None:

@@ -28,7 +28,7 @@ from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
 from fastmlp.model.custom import Piece
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
+from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.budget import share
 from fastmlp.system.notices import is_watched
@@ -147,7 +147,10 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
+    optimizer = keeping_signs(optimizer, network)
     optimizer.check_layers(network)
+    if optimizer.whole:
+        _check_whole(optimizer, options)
     changed: dict[str, Any] = {"optimizer": optimizer}
     for name, check in CHECKS.items():
         if (value := getattr(options, name)) is not USUAL[name]:
@@ -169,6 +172,15 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
         if not isinstance(resume, Saved):
             changed["resume"] = read_training(resume, own_pieces(network)) if first else None
     return options._replace(**changed)
+
+
+def _check_whole(optimizer: Optimizer, options: FitOptions) -> None:
+    """Raise ValueError for an option that steps of the whole data do not take."""
+    for name in ("average", "window", "accumulate", "mixup"):
+        if getattr(options, name) != USUAL[name]:
+            raise ValueError(f"{type(optimizer).__name__} reads all rows in each step; leave out {name}")
+    if options.dtype is not None and is_bfloat16(options.dtype):
+        raise ValueError(f"{type(optimizer).__name__} computes in float64; leave out dtype='bfloat16'")
 
 
 def _whole(low: int) -> Callable[[str, Any], int]:
@@ -267,7 +279,7 @@ class StepSetup(NamedTuple):
         cls, backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
     ) -> Self:
         """Return how a backend takes steps; rows : of a batch"""
-        sparse = may_become_sparse(backend, network, optimizer, rows, dtype)
+        sparse = not optimizer.whole and may_become_sparse(backend, network, optimizer, rows, dtype)
         return cls(optimizer, backend, calls_blas(backend), sparse)
 
 
@@ -319,8 +331,10 @@ class Setup(NamedTuple):
         optimizer = options.optimizer
         if options.average is not None:
             optimizer = with_average(optimizer, options.average, averaged)
+        # What reads all rows calls the backend for losses and gradients only, whatever the rule.
+        rule = SGD(0.0) if optimizer.whole else optimizer
         backend = choose(
-            self.backend, network, optimizer, rows, dtype, threads,
+            self.backend, network, rule, rows, dtype, threads,
             steps=steps, exact=self.goes_on, mixed=self.mixed,
         )  # fmt: skip
         lasts = cacheable_backend(backend)

@@ -19,6 +19,7 @@ import numpy as np
 
 from fastmlp.backend.choice import current_backend
 from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
 from fastmlp.data.batches import batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
@@ -32,7 +33,7 @@ from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.trained.model import Model
 from fastmlp.training.lifecycle import finished, iterate
-from fastmlp.training.loop import Plan, Training
+from fastmlp.training.loop import Plan, Training, of_all_rows
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.start import dropout_key, initial_parameters
@@ -149,6 +150,7 @@ def ready(
     held_out: Data | HeldOutBlocks | None,
     rows: int,
     ranks: Ranks = ALONE,
+    *,
     trainings: int = 1,
     is_sized: bool = True,
     blocks: dict[str, Any] | None = None,
@@ -166,8 +168,11 @@ def ready(
     """
     streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
-    most = rows or sys.maxsize
-    batch_size = min(options.batch_size or most, most)
+    most, whole = rows or sys.maxsize, bool(options.optimizer.whole)
+    if whole and (ranks.size > 1 or not is_array):
+        got = f"{ranks.size} ranks" if ranks.size > 1 else "blocks of rows"
+        raise ValueError(f"{type(options.optimizer).__name__} takes rows of one process in memory, got {got}")
+    batch_size = min((None if whole else options.batch_size) or most, most)
     step = min(batch_size * options.accumulate, most)
     per_epoch, own_rows = batches_of(rows, step, network.needs_batches), -(-batch_size // ranks.size)
     in_file = file is not None or ranks.any_of(any(one.writes_training for one in callbacks))
@@ -179,6 +184,8 @@ def ready(
 
             measured = data if is_array else None, in_memory(held_out)
             measures += metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
+        if whole and held_out is not None and options.optimizer.patience is not None:
+            measures.append(EarlyStopping(options.optimizer.patience))
         if network.needs_batches and epochs and rows:
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
@@ -241,13 +248,18 @@ def ready(
         start=start if options.initial is None and ranks.size == 1 and is_array else None,
         options=options,
     )
+    if whole:
+        plan = of_all_rows(plan)
     if in_file:
         from fastmlp.training import resuming
 
-        found = chosen.name, parameters, data, batch_size, callbacks, ranks
-        plan = resuming.with_setting(plan, *found, rows if is_array else None, per_epoch, blocks or {})
+        plan = resuming.with_setting(
+            plan, chosen.name, parameters, data, callbacks, ranks, batch_size=batch_size,
+            rows=rows if is_array else None, per_epoch=per_epoch, blocks=blocks or {},
+        )  # fmt: skip
     if state is None:
         state = initial_state(parameters, moment_rows, rule_steps)
+        optimizer.write_signs(network, state.moments)
     return Prepared(plan, state, callbacks, resumed, data, rows if is_array else None, sample, ranks)
 
 

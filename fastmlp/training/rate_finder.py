@@ -104,7 +104,7 @@ def find_rate(
         For a mistake in the arguments, in one line.
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = ADAM if optimizer is None else as_optimizer("optimizer", optimizer)
+    optimizer = ADAM if optimizer is None else as_optimizer("optimizer", optimizer, True)
     checks.real("lowest", lowest, 0, open_low=True)
     checks.real("highest", highest, lowest, open_low=True)
     steps, batch_size = checks.whole("steps", steps, 2), checks.whole("batch_size", batch_size, 1)

@@ -25,9 +25,10 @@ def with_setting(
     backend: str,
     parameters: Array,
     data: Data,
-    batch_size: int,
     callbacks: Sequence[Callback],
     ranks: Ranks,
+    *,
+    batch_size: int,
     rows: int | None,
     per_epoch: int,
     blocks: dict[str, Any],
@@ -51,7 +52,7 @@ def with_setting(
 
     with ranks.raise_on_all_ranks():
         held = _held_blas_threads(file, backend)
-    blas_threads = held or found_blas_threads(options.threads)
+    blas_threads = held or found_blas_threads(plan.blas_threads or options.threads)
     setting = {
         "network": described(plan.network),
         "optimizer": described(plan.optimizer),
@@ -71,7 +72,7 @@ def with_setting(
         with ranks.raise_on_all_ranks():
             names = [type(callback).__name__ for callback in with_state(callbacks)]
             _check_same_training(file, setting, names, plan.optimizer, rows, per_epoch, options.epochs)
-    return plan._replace(setting=setting, blas_threads=held)
+    return plan._replace(setting=setting, blas_threads=held or plan.blas_threads)
 
 
 def _check_same_training(

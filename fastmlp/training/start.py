@@ -21,6 +21,7 @@ from fastmlp.model.layout import (
     parameter_count,
     settle_bins,
 )
+from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked
 from fastmlp.model.state import Array
@@ -102,23 +103,22 @@ def initial_parameters(
         return parameters
     if isinstance(initial, Model):
         if not (network.is_chain and initial.network.is_chain):
-            return _copied(initial, network, dtype)
+            return project(_copied(initial, network, dtype), network)
         initial = initial.weights, initial.biases
+    required, names = "a Model or a pair of lists, (weights, biases)", ("initial weights", "initial biases")
+    return project(flatten(*clean_pair("initial", required, names, initial, dtype), network, dtype), network)
+
+
+def clean_pair(
+    what: str, required: str, names: tuple[str, str], given: Any, dtype: np.dtype[Any]
+) -> tuple[list[Array], list[Array]]:
+    """Return a pair of lists of arrays, (weights, biases), clean; names : of the lists, for errors"""
     try:
-        weights, biases = (list(arrays) for arrays in initial)
+        weights, biases = (list(arrays) for arrays in given)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"initial must be a Model or a pair of lists, (weights, biases), got {checks.shown(initial)}"
-        ) from None
-    return flatten(
-        [
-            clean(f"initial weights[{i}]", checks.real_array("initial weights", w), dtype)
-            for i, w in enumerate(weights)
-        ],
-        [
-            clean(f"initial biases[{i}]", checks.real_array("initial biases", b), dtype)
-            for i, b in enumerate(biases)
-        ],
-        network,
-        dtype,
-    )
+        raise TypeError(f"{what} must be {required}, got {checks.shown(given)}") from None
+
+    def cleaned(name: str, arrays: list[Any]) -> list[Array]:
+        return [clean(f"{name}[{i}]", checks.real_array(name, one), dtype) for i, one in enumerate(arrays)]
+
+    return cleaned(names[0], weights), cleaned(names[1], biases)

@@ -25,7 +25,7 @@ from fastmlp.model.layout import aligned_copy, layer_views, named_views
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer, as_optimizer
+from fastmlp.model.optimizers import Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.rows import SparseRows
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import Snapshot, initial_state
@@ -215,7 +215,7 @@ class Stepper(Intake):
         backend: str = "auto",
     ) -> None:
         checks.instance("network", network, Network, "a Network")
-        optimizer = as_optimizer("optimizer", optimizer)
+        optimizer = keeping_signs(as_optimizer("optimizer", optimizer, of_batches=True), network)
         optimizer.check_layers(network)
         seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
         streams, dtype = Streams(seed), floating_dtype(dtype, None)
@@ -229,6 +229,7 @@ class Stepper(Intake):
         self._state = initial_state(
             initial_parameters(network, initial, dtype, streams), optimizer.moment_rows
         )
+        optimizer.write_signs(network, self._state.moments)
         self.parameters, self.gradients = self._state.parameters, self._state.gradients
         self.moments = self._state.moments[: optimizer.moment_rows]
         self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, streams)

@@ -66,7 +66,7 @@ def prepared(
     if validation is not None:
         data, held_out = split(network, data, validation, Streams(options.seed), ranks)
     rows = ranks.place(len(data.weights))
-    return ready(network, options, setup, data, held_out, rows, ranks, trainings)
+    return ready(network, options, setup, data, held_out, rows, ranks, trainings=trainings)
 
 
 def check_no_blocks(y: Any, window: int | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,7 @@ WRONG = {
     "targets too short": (evaluate(targets=Y[:4]), "(4, 2)"),
     "weights too short": (gradient(weights=W[:4]), "(4,)"),
     "no rows": (gradient(inputs=X[:0], targets=Y[:0], weights=W[:0]), "(0, 3)"),
+    "bound gradients too short": (lambda b: b.bound(NETWORK, GIVEN, DATA, np.empty(P - 1)), "(25,)"),
     "gradients too short": (gradient(np.empty(P - 1)), "(25,)"),
     "one row of moments": (update(moments=np.zeros((1, P))), "(1, 26)"),
     "gradients of another dtype": (update(gradients=np.zeros(P, "f4")), "float32"),
@@ -83,6 +86,20 @@ def test_right_shapes_are_taken():
     backend = registry.get("fused")
     for do in (predict(), evaluate(), gradient(), update(), train()):
         do(backend)
+
+
+@pytest.mark.parametrize("name", registry.backends())
+def test_a_bound_gradient_is_that_of_the_numbers_that_are_there(name):
+    rng, backend = np.random.default_rng(0), registry.get(name)
+    inputs, targets = rng.standard_normal((ROWS, 3)), rng.standard_normal((ROWS, 2))
+    data = Data(inputs, targets, W)
+    parameters, found, expected = np.zeros(P), np.empty(P), np.empty(P)
+    objective = backend.bound(NETWORK, parameters, data, found)
+    gc.collect()  # the function alone holds what it calls
+    for _ in range(3):
+        parameters[...] = rng.standard_normal(P)
+        assert objective() == backend.gradient(NETWORK, parameters, data, 0, 0, expected)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")

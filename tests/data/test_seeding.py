@@ -32,6 +32,7 @@ NETWORKS = {
     "uniform": Network([3, 5, 2], weight_init="glorot_uniform", bias_init="zeros"),
     "uniform biases": Network([3, 5, 2], weight_init="he_uniform", bias_init="uniform"),
     "normal": Network([3, 5, 2], weight_init="he_normal"),
+    "spread": Network([3, 5, 2], "tanh", weight_init="nguyen_widrow"),
     "own": Network([3, 5, 2], weight_init=Normal(0.3), bias_init=Uniform(0.0, 1.0)),
     "of both kinds": Network(inputs=3, layers=[Dense(5, weight_init="he_normal"), Dense(2)]),
 }

@@ -126,6 +126,60 @@ def test_compiled_passes(seed):
         close(call(fast), call(slow), 1e-11)
 
 
+def by_inputs(model, X, V):
+    yield model.jacobian(X)
+    yield model.jvp(X, V)
+    yield model.hessian(X, 1)
+    yield model.hvp(X, V, 1)
+    yield model.hessian(X, 1, logits=True)
+
+
+OWN = Activation("wave", lambda z: np.sin(z) * z)
+
+
+@pytest.mark.parametrize("hidden", [*HIDDEN, OWN])
+def test_derivatives_of_chains_go_by_columns(hidden):
+    """Rows are columns of all matrices, as many as a tile has; the last ones may be some of those before."""
+    place = [*HIDDEN, OWN].index(hidden)
+    rng = np.random.default_rng(place)
+    output, loss = ENDS[place % len(ENDS)]
+    dtype = ["float32", "float64"][place % 2]
+    factor = 1e-4 if dtype == "float32" else 1e-11
+    for sizes in ((17, 20, 9, 6), (5, 3), (1, 4, 2)):
+        network = Network(sizes, hidden=hidden, output=output, loss=loss, input_scale=0.5)
+        fast = model_of(network, dtype=dtype, backend="fused")
+        slow = model_of(network, dtype="float64", backend="reference")
+        slow.parameters[:] = fast.parameters
+        for rows in (24, 96, 121):
+            X, V = (rng.normal(size=(rows, sizes[0])).astype(dtype) for _ in range(2))
+            pairs = zip(by_inputs(fast, X, V), by_inputs(slow, X, V), strict=True)
+            for found, expected in pairs:
+                close(found, expected, factor)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("kind", ["chain", "heads", "members"])
+def test_an_infinite_output_leaves_the_derivatives_of_others(backend, kind):
+    layers = [Members(2), Dense(2)] if kind == "members" else [Dense(2)]
+    if kind == "heads":
+        heads = {"a": Head(1, loss="poisson"), "b": Head(1, loss="poisson")}
+        network = Network(inputs=3, layers=[Dense(4, "tanh")], heads=heads)
+    else:
+        network = Network(inputs=3, layers=layers, output="exp", loss="poisson")
+    model, X = model_of(network, backend=backend), np.random.default_rng(0).normal(size=(60, 3))
+    biases = [arrays["biases"] for arrays in model.layers.values() if len(arrays["biases"]) < 4]
+    expected = model.jacobian(X)[:, 1]
+    biases[0][..., 0] = 1e4
+    if kind == "members":
+        biases[0].reshape(-1, 2)[:, 0] = 1e4
+    output = ("b", 0) if kind == "heads" else 1
+    for X_ in (np.vstack([X, X]), X[:5]):
+        np.testing.assert_array_equal(np.isfinite(model.jacobian(X_)[:, 0]), False)
+        close(model.jacobian(X_)[:5, 1], expected[:5])
+        close(model.input_gradient(X_, output)[:5], expected[:5])
+        assert np.isfinite(model.hessian(X_, output)).all()
+
+
 @pytest.mark.parametrize("sizes", [(2, 5, 30), (10, 5, 30), (700, 900)])
 def test_many_outputs_take_bounded_memory(sizes):
     """Of few inputs a Jacobian goes forward, of more back, and neither holds more than blocks of rows."""
@@ -329,6 +383,51 @@ def test_estimators():
     close(classifier.jacobian(X)[..., 2], slope, 1e-6)
     with pytest.raises(ValueError, match="X has 3 features"):
         regressor.jacobian(X[:, :3])
+    logits = classifier.jacobian(X, logits=True)
+    np.testing.assert_array_equal(logits, classifier.model_.jacobian(X, logits=True))
+    sparse = scipy.sparse.csr_array(X)
+    close(regressor.input_gradient(sparse, dense=True), gradient)
+    frame = load_diabetes(as_frame=True).data
+    named = fastmlp.MLPRegressor(**options).fit(frame, y).attribute(frame[:20], X.mean(axis=0), steps=20)
+    assert named.names == tuple(frame.columns)
+    close(named.change, regressor.predict(X[:20]) - regressor.predict(X.mean(axis=0)[None]))
+    assert named.error < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("features", [1.0, 0.5])
+def test_ensembles_have_the_mean_of_their_members(features):
+    X, y = load_diabetes(return_X_y=True)
+    options = {"hidden_layer_sizes": (8,), "activation": "tanh", "max_iter": 3, "dtype": "float64"}
+    bag = {"n_estimators": 3, "max_features": features, "random_state": 0}
+    for made, labels in (
+        (fastmlp.MLPEnsembleRegressor(fastmlp.MLPRegressor(**options), **bag), y),
+        (fastmlp.MLPEnsembleClassifier(fastmlp.MLPClassifier(**options), **bag), y > 120),
+    ):
+        made.fit(X, labels)
+        outputs = (
+            made.predict
+            if made.estimator.__class__ is fastmlp.MLPRegressor
+            else (lambda X, made=made: made.predict_proba(X)[:, 1])
+        )
+        gradient, step = made.input_gradient(X), np.zeros(10)
+        step[2] = 1e-6
+        close(gradient[:, 2], (outputs(X + step) - outputs(X - step)) / 2e-6, 1e-6)
+        close(made.jacobian(X)[:, 0], gradient)
+        found = made.attribute(X[:20], X.mean(axis=0), steps=20)
+        close(found.change, outputs(X[:20]) - outputs(X.mean(axis=0)[None]))
+        assert found.error < 1e-6
+        with pytest.raises(ValueError, match="baseline must have 10 columns, got 3"):
+            made.attribute(X, np.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_refuse_in_one_line():
+    options = {"hidden_layer_sizes": (8,), "max_iter": 3}
+    X, y = load_diabetes(return_X_y=True)
+    regressor = fastmlp.MLPRegressor(**options).fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        regressor.attribute(X[:, :3])
     with pytest.raises(NotFittedError):
         fastmlp.MLPRegressor().input_gradient(X)
 
@@ -444,6 +543,38 @@ def test_attributions_of_a_linear_network_are_exact():
     codes = model_of(Network(inputs=[Categories([3])], layers=[Dense(1)]))
     with pytest.raises(ValueError, match="no line leads from one code to another"):
         codes.attribute(np.zeros((2, 1), int))
+
+
+def test_attributions_with_sparse_blocks():
+    rng = np.random.default_rng(0)
+    network = Network(inputs=[SparseNumbers(3), Numbers(2)], layers=[Dense(5, "tanh"), Dense(1)])
+    dense = rng.normal(size=(ROWS, 3)) * (rng.random((ROWS, 3)) < 0.5)
+    X = [scipy.sparse.csr_array(dense), rng.normal(size=(ROWS, 2))]
+    model = model_of(network)
+    found = model.attribute(X, steps=30)
+    zero = model.predict([scipy.sparse.csr_array((1, 3)), np.zeros((1, 2))])
+    close(found.change, (model.predict(X) - zero)[:, 0])
+    assert found.error < 1e-9
+    np.testing.assert_array_equal(found.values[:, :3][dense == 0], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_mapie_s_intervals_hold_their_share():
+    """The figure of docs/explain.md."""
+    regression = pytest.importorskip("mapie.regression")
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    X, y = load_diabetes(return_X_y=True)
+    X, held, y, targets = train_test_split(X, y, random_state=0)
+    estimator = make_pipeline(StandardScaler(), fastmlp.MLPRegressor(random_state=0, max_iter=60))
+    conformal = regression.CrossConformalRegressor(estimator, confidence_level=0.9, random_state=0)
+    conformal.fit_conformalize(X, y)
+    _, intervals = conformal.predict_interval(held)
+    low, high = intervals[:, 0, 0], intervals[:, 1, 0]
+    assert 0.85 < ((low <= targets) & (targets <= high)).mean() < 0.97
 
 
 @pytest.mark.slow

@@ -178,6 +178,7 @@ def test_what_has_no_posterior_is_refused_in_one_line():
         fastmlp.laplace(Network([3, 1]), X, y)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # laplace-torch imports it
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_it_is_the_posterior_of_laplace_torch(loss):
     torch, theirs = pytest.importorskip("torch"), pytest.importorskip("laplace")

@@ -29,6 +29,7 @@ from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import LAYERS
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.optimizers import BY_NAME, NAMED
+from fastmlp.model.second_order import WHOLE
 
 DOCS = pages.ROOT / "docs"
 
@@ -93,6 +94,24 @@ assert np.log(np.cosh(stepper.forward(X) - y)).mean() < 0.005
     "explain.md": """
 assert attribution.error < 1e-5
 assert std[1, 0] > 1.3 * std[0, 0] and std[2, 0] > 2 * std[0, 0]
+assert 3 < slopes["bmi"].mean() < 9 and parts.error < 0.1 * parts.change.std()
+""",
+    "surrogates.md": """
+assert error.std() < 0.05 * y.std()
+assert np.std(slopes[:, 0] - true_slope) < 0.1 * true_slope.std()
+fine = minimize(lambda x: simulation(x[None])[0], center, bounds=np.transpose([LOW, HIGH]))
+assert simulation(best[None])[0] - fine.fun < 0.02
+assert stuck.fun > found.fun + 0.5 > exact.fun
+assert std[1, 0] > 2 * std[0, 0]
+assert model.predict(z).min() < -0.5
+""",
+    "second-order.md": """
+assert model.history["loss"][-1] < 0.2 * by_adam.history["loss"][-1]
+assert by_lbfgs.history["loss"][-1] < 1e-3
+assert best.history["loss"][-1] < 1e-3
+assert 4 < regularised.history["effective_parameters"][-1] < 30
+assert 0.1 < regularised.history["noise"][-1] < 0.3
+assert std[1, 0] > 1.5 * std[0, 0]
 """,
     "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
     "coming-from/pytorch.md": """
@@ -101,7 +120,9 @@ assert "validation_loss has not improved" in stopped.stop_reason
 """,
     "coming-from/keras.md": "assert len(model.history['validation_loss']) > 5",
     "coming-from/matlab.md": """
-assert np.corrcoef(predicted, y)[0, 1] > 0.7
+assert np.corrcoef(predicted[:, 0], y_test[:, 0])[0, 1] > 0.4
+assert 2 < regularised.history["effective_parameters"][-1] < 100
+assert np.corrcoef(fitted, y)[0, 1] > 0.7
 assert trained.history["validation_loss"][-1] < 0.7
 """,
 }
@@ -192,7 +213,7 @@ CHOICES = {
     "hidden activations": HIDDEN,
     "outputs": OUTPUTS,
     "losses": LOSSES,
-    "optimisers": [kind.__name__ for kind in NAMED],
+    "optimisers": [kind.__name__ for kind in (*NAMED, *WHOLE)],
     "optimisers by name, with their defaults": BY_NAME,
 }
 """What rows of docs/choices.md name."""

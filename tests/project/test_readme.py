@@ -16,6 +16,7 @@ from fastmlp.backend import registry
 from fastmlp.model import initializers, losses
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.optimizers import NAMED
+from fastmlp.model.second_order import WHOLE
 
 CHECKS = """
 assert (predicted == y_test).mean() > 0.9
@@ -58,7 +59,7 @@ def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
         ("hidden activations", HIDDEN),
         ("outputs", OUTPUTS),
         ("losses", losses.LOSSES),
-        ("optimisers", [kind.__name__ for kind in NAMED]),
+        ("optimisers", [kind.__name__ for kind in (*NAMED, *WHOLE)]),
         ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
         ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"]),
         ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),

@@ -15,8 +15,9 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
-    *("backend", "cli", "distributed", "exchange", "files", "formulas", "lab", "model", "system", "testing"),
-    *(f"kernels/{room}" for room in ("elementwise", "gemm", "lanes", "mixed", "small")),
+    *("backend", "callbacks", "cli", "distributed", "estimators", "exchange", "files", "formulas", "lab"),
+    *("model", "searches", "system", "testing"),
+    *(f"kernels/{room}" for room in ("elementwise", "gemm", "lanes", "mixed", "runtime", "small")),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 

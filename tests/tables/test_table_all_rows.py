@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,8 +11,10 @@ import pytest
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.fitting import fit
+from fastmlp.tables import selection
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import folds
+from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
 
@@ -69,6 +73,33 @@ def test_fewer_networks_hold_out_rows_where_each_holds_out_more(rows, members, h
     assert hold_out in (5, members) or hold_out * rows / 5 >= HELD_ROWS
     parts = list(folds(np.zeros(rows), Regression(0.0, 1.0), 0))
     assert len(model.errors_.scaled) == sum(len(held) for _, held in parts[:hold_out])
+
+
+@pytest.mark.parametrize(
+    ("rows", "members", "epochs"),
+    [(3000, 7, 400), (4000, 5, 400), (10_000, 2, 300), (100_000, 2, 30), (10_000_000, 1, 8)],
+)
+def test_many_rows_have_few_networks_and_epochs(rows, members, epochs):
+    for recipe in PRESETS["good"]:
+        own, given = recipe.resolved(rows), replace(recipe, epochs=500, members=9).resolved(rows)
+        assert (own.members, own.epochs) == (members, epochs)
+        assert (given.members, given.epochs) == (9, 500)
+
+
+def test_networks_that_wait_for_no_other_train_at_once(monkeypatch):
+    rounds, train = [], selection.train_members
+
+    def recorded(X, targets, weights, task, planned, *more):
+        rounds.append([(one.place, len(one.part[1]) > 0) for one in planned])
+        return train(X, targets, weights, task, planned, *more)
+
+    monkeypatch.setattr(selection, "train_members", recorded)
+    model = TableRegressor(**QUICK | {"preset": "good", "threads": 2}, epochs=3, members=7)
+    model.fit(noisy(200), "y")
+    count = len(model.groups_)
+    assert rounds[0] == 3 * [(0, True)]
+    assert rounds[-1] == [(place, False) for place in (5, 6) for _ in range(count)]
+    assert len(model.models_) == 7 * count
 
 
 def test_all_networks_predict(model):

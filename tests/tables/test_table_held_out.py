@@ -13,7 +13,7 @@ from flats import QUICK, flats
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from fastmlp import TableClassifier, TableError, TableRegressor
+from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.tables import search, selection
 from fastmlp.tables.estimators import load
@@ -24,6 +24,8 @@ OPTIONS = (
     "--hidden 8 --epochs 20 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
 )
 FAST = QUICK | {"hidden": (16,), "preset": "fast", "members": 3}
+AS_THEY_ARE = {"hidden": None, "layers": (Dense(16, "silu"), Dropout(0.1))}
+"""With layers of one's own numbers are not embedded, and what is learned goes on beyond the rows."""
 
 
 def trend(rows, seed=0):
@@ -59,7 +61,7 @@ def test_intervals_hold_later_rows():
     for seed in range(4):
         whole = trend(750, seed).sort("day")
         for time, found in shares.items():
-            model = TableRegressor(**FAST | {"epochs": 60}, time=time).fit(
+            model = TableRegressor(**FAST | AS_THEY_ARE | {"epochs": 60}, time=time).fit(
                 whole[:600].sample(600, seed=0), "y"
             )
             found.append(inside(model, whole[600:]))
@@ -123,14 +125,14 @@ def test_with_both_the_groups_that_begin_last_are_held_out():
 
 
 def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
-    seen, train = [], selection.train_member
+    seen, train = [], selection.train_members
 
-    def recorded(X, targets, weights, task, recipe, settings, rows, held, *more):
-        seen.append((rows, held))
-        return train(X, targets, weights, task, recipe, settings, rows, held, *more)
+    def recorded(X, targets, weights, task, planned, *more):
+        seen.extend(one.part for one in planned)
+        return train(X, targets, weights, task, planned, *more)
 
     for module in (selection, search):
-        monkeypatch.setattr(module, "train_member", recorded)
+        monkeypatch.setattr(module, "train_members", recorded)
     frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
     day = frame["day"].to_numpy()
     model = TableRegressor(**QUICK, time="day").fit(frame, "y")

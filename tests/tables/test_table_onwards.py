@@ -135,6 +135,33 @@ def test_a_text_is_refused_by_its_name(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_outputs_with_a_link_of_a_monotone_model_are_those_of_predict(tmp_path):
+    runtime, frame = pytest.importorskip("onnxruntime"), flats(100).drop("kind")
+    options = QUICK | {"epochs": 3, "loss": "poisson", "monotone": {"size": 1}}
+    model = TableRegressor(**options).fit(frame, "price")
+    model.to_onnx(tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"X": model.coded(frame)})
+    expected = model.predict(frame)
+    np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=CLOSE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "reason"),
+    [
+        ("price", {"target_transform": "log"}, "exports take predictions that are linear in what networks"),
+        (["price", "kind"], {}, "exports take a model of one target"),
+    ],
+)
+def test_other_targets_are_refused(tmp_path, target, options, reason):
+    frame = flats(60).drop([] if "kind" in target else "kind")
+    model = TableRegressor(**QUICK | {"epochs": 1} | options).fit(frame, target)
+    for write in (model.to_onnx, model.to_c):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            write(tmp_path / "m")
+    assert not [*tmp_path.iterdir()]
+
+
 # --- new rows -------------------------------------------------------------------------------------------
 
 
@@ -181,6 +208,32 @@ def test_a_class_that_was_not_learned_is_refused(classifier):
     assert classifier.models_[0].parameters is parameters
 
 
+@pytest.mark.filterwarnings("ignore:column 'city'. .* levels that were not learned")
+def test_new_rows_of_several_targets_and_of_logarithms_have_their_own_shift(tmp_path):
+    first, second = flats(), flats(150, 1).with_columns(price=1.5 * pl.col("price"))
+    model = TableRegressor(**QUICK, target_transform="log").fit(first, ["price", "kind"])
+    before, (_, learned), *_ = model.score(second, ["price", "kind"]), *model.task_.parts
+    assert model.fit_more(second).score(second, ["price", "kind"]) > before
+    (_, task), *_ = model.task_.parts
+    assert (task.mean, task.deviation, task.log) == (learned.mean, learned.deviation, True)
+    assert task.shift != learned.shift
+    model.save(tmp_path / "m")
+    assert load(tmp_path / "m").predict(second).equals(model.predict(second))
+    with pytest.raises(TableError, match=r"^column 'kind': class 'absurd' was not learned$"):
+        model.fit_more(second.with_columns(kind=pl.lit("absurd")))
+    with pytest.raises(TableError, match=r"^column 'price': the logarithm needs targets above 0, got -1$"):
+        model.fit_more(second.with_columns(price=pl.lit(-1.0)))
+
+
+def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
+    first, second = flats().drop("kind"), flats(150, 1).drop("kind").with_columns(price=-pl.col("price"))
+    TableRegressor(**QUICK, monotone={"size": 1}).fit(first, "price").save(tmp_path / "m")
+    model = load(tmp_path / "m").fit_more(second)  # prices that fall
+    larger = first.with_columns(size=pl.col("size") * 1.2)
+    assert (model.predict(larger) >= model.predict(first)).all()
+    assert len({*model.errors_.sizes}) == 1
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
@@ -188,11 +241,16 @@ import os, signal, sys, threading, time, warnings
 from flats import flats
 from fastmlp.tables import selection
 
-def train_member(*given):
-    train_member.calls += 1
-    if train_member.calls == AT:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        given = (*given[:4], replace(given[4], epochs=10**6, patience=10**6), *given[5:])
+def train_members(*given):
+    train_members.calls += 1
+    if train_members.calls == AT:
+        if WAIT:
+            threading.Timer(WAIT, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+        planned = [one._replace(recipe=replace(one.recipe, patience=10**6)) for one in given[4]]
+        planned[-1] = planned[-1]._replace(recipe=replace(planned[-1].recipe, epochs=10**6))
+        given = (*given[:4], planned, *given[5:])
     try:
         return own(*given)
     except KeyboardInterrupt:
@@ -202,20 +260,24 @@ def train_member(*given):
         raise
 
 from dataclasses import replace
-own, selection.train_member, train_member.calls = selection.train_member, train_member, 0
+own, selection.train_members, train_members.calls = selection.train_members, train_members, 0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 """
 QUICKLY = 'hidden=(8,), epochs=3, members=7, preset="fast", backend="reference", random_state=0'
 
 
-def interrupted(at, code, times=1, **options):
-    script = INTERRUPTED.replace("AT", str(at)).replace("TIMES", str(times)) + code
-    return python("-c", script, **importing(), **options)
+def interrupted(at, code, times=1, wait=0.3, **options):
+    numbers = {"AT": at, "TIMES": times, "WAIT": wait}
+    script = INTERRUPTED
+    for name, number in numbers.items():
+        script = script.replace(name, str(number))
+    return python("-c", script + code, **importing(), **options)
 
 
 @needs.kills
 @pytest.mark.slow  # processes that train, 3 s each
-def test_ctrl_c_keeps_the_networks_that_are_done():
+@pytest.mark.parametrize("wait", [0.3, 0])  # while a network trains, and while it is prepared
+def test_ctrl_c_keeps_the_networks_that_are_done(wait):
     done = interrupted(
         4,
         f"""
@@ -225,8 +287,28 @@ with warnings.catch_warnings(record=True) as caught:
     model = fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
 print(*[str(one.message) for one in caught], len(model.models_), model.predict(flats()).shape, sep="|")
 """,
+        wait=wait,
     )
     assert done.stdout == "there was room for 3 of 7 networks before Ctrl-C|3|(200,)\n"
+
+
+@needs.kills
+@pytest.mark.slow  # as above
+def test_ctrl_c_keeps_what_is_done_of_networks_that_train_at_once():
+    good = QUICKLY.replace("fast", "good")
+    done = interrupted(
+        1,
+        f"""
+import fastmlp
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    model = fastmlp.TableRegressor({good}).fit(flats().drop("kind"), "price")
+assert all(len(one.history["loss"]) == 3 for one in model.models_)
+print(model.shortened_)
+""",
+        wait=3,
+    )
+    assert done.stdout == "2 of 3 recipes, 1 of 7 networks before Ctrl-C\n"
 
 
 @needs.kills
@@ -240,7 +322,7 @@ import fastmlp
 try:
     fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
 except KeyboardInterrupt:
-    print("ended", train_member.calls)
+    print("ended", train_members.calls)
 """,
         times,
     )

@@ -22,6 +22,9 @@ from fastmlp.tables.selection import Group, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "random_state": 0}
 
+AS_THEY_ARE = {**QUICK, "hidden": None, "layers": (fastmlp.Dense(16, "silu"),)}
+"""With layers of one's own numbers are not embedded."""
+
 
 def stripes(rows=300, seed=0):
     """A table whose target jumps up and down with a number, and whose category is noise."""
@@ -37,7 +40,7 @@ def model():
 
 
 def test_numbers_in_bins_learn_what_jumps(model):
-    quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(stripes(), "y")
+    quick = TableRegressor(**AS_THEY_ARE, learning_rate=0.01, members=2).fit(stripes(), "y")
     fresh = stripes(seed=1)
     assert model.recipe_.bins == 64
     assert quick.recipe_.bins == 0
@@ -52,6 +55,22 @@ def test_rows_held_out_choose_the_recipe(monkeypatch):
             monkeypatch.setitem(PRESETS, name, order)
             chosen = TableRegressor(**QUICK, learning_rate=0.01, members=1, preset=name).fit(stripes(), "y")
             assert chosen.recipe_.bins
+
+
+def test_a_recipe_that_remains_alone_has_the_networks_of_others(monkeypatch):
+    """As of a table of many rows, of which a recipe has two networks otherwise."""
+    monkeypatch.setattr("fastmlp.tables.recipe.MEMBER_ROWS", 0)
+    monkeypatch.setattr("fastmlp.tables.selection.HELD_ROWS", 1)
+    for recipes, more, counts in (
+        ((Recipe(), BINNED), {}, [4]),
+        ((BINNED, replace(BINNED, dropout=0.001)), {}, [2, 2]),
+        ((Recipe(), BINNED), {"members": 3}, [3]),
+    ):
+        monkeypatch.setitem(PRESETS, "good", recipes)
+        model = TableRegressor(**QUICK, learning_rate=0.01, **more).fit(stripes(), "y")
+        assert [(recipe.bins, len(models)) for recipe, models in model.groups_] == [(64, n) for n in counts]
+        held = sum("validation_loss" in one.history for one in model.models_)
+        assert held == len(counts)
 
 
 def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
@@ -169,7 +188,7 @@ def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed, tmp_path):
     assert of_mixed.encoding_.parts[:2] == ["x", "city = " + of_mixed.encoding_.columns[0].levels[0]]
     blocks = of_mixed.models_[0].network.blocks
     assert blocks == (Numbers(1, PiecewiseLinear(64, 16)), SparseNumbers(80))
-    quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(mixed, "y")
+    quick = TableRegressor(**AS_THEY_ARE, learning_rate=0.01, members=2).fit(mixed, "y")
     assert of_mixed.score(mixed, "y") > 0.9 > 0.75 > quick.score(mixed, "y")
     of_mixed.save(tmp_path / "model")
     again = TableRegressor.load(tmp_path / "model")
@@ -191,7 +210,7 @@ def test_a_text_without_a_word_leaves_numbers_that_are_embedded(tmp_path):
 
 
 def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path):
-    model = TableRegressor(**{**QUICK, "epochs": 2}, preset="fast", members=1)
+    model = TableRegressor(**AS_THEY_ARE | {"epochs": 2}, members=1)
     learned = Encoding.learned.__func__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -238,8 +257,8 @@ def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path
     described = table["recipes"][0]
     for setting, says in (
         ({"bins": 0}, "the network is not that of its columns"),
-        ({"bins": -1}, "bins must be at least 0"),
-        ({"average": 1}, r"average must be in \[0, 1\)"),
+        ({"bins": -1}, "Expected `int` >= 0 - at `Recipe.bins`"),
+        ({"average": 1}, "Expected `float` < 1.0 - at `Recipe.average`"),
     ):
         table["recipes"][0] = described | setting
         changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
@@ -248,8 +267,9 @@ def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path
             TableRegressor.load(path)
 
 
-def test_a_file_of_the_format_before_is_read(tmp_path):
-    model = TableRegressor(**{**QUICK, "epochs": 3}, preset="fast", members=2).fit(stripes(), "y")
+def test_a_file_of_the_format_before_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "good", (Recipe(),))
+    model = TableRegressor(**{**QUICK, "epochs": 3}, members=2).fit(stripes(), "y")
     path = tmp_path / "model"
     model.save(path)
     header, arrays = archive.read(path)
@@ -279,9 +299,10 @@ def test_the_command_line_has_presets(tmp_path, capsys):
         "--quiet",
         "--json",
     ]
-    for preset, bins in (("good", 64), ("fast", 0)):
+    for preset, bins, members in (("good", 64, 7), ("fast", 0, 1)):
         assert main([*command, "--preset", preset]) == 0
-        assert json.loads(capsys.readouterr().out)["recipe"]["bins"] == bins
+        found = json.loads(capsys.readouterr().out)["recipe"]
+        assert (found["bins"], found["most_members"]) == (bins, members)
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--preset", "slow"])
     assert "unknown preset 'slow'; choose from: fast, good, best" in capsys.readouterr().err

@@ -132,7 +132,7 @@ MISTAKES = {
     "a rate for an optimizer": (
         fit(optimizer=0.1),
         "0.1",
-        "an SGD, RMSprop, Adam, AdamW, SparseAdam, ScheduleFreeAdamW, Muon, or what a Rule makes",
+        "an SGD, RMSprop, Adam, AdamW, SparseAdam, ScheduleFreeAdamW, Muon, LevenbergMarquardt",
     ),
     "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
     "a subclass of a weight_init": (make(Network, [3, 1], weight_init=Wide()), "Wide(", "instance of Normal"),

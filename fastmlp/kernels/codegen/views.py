@@ -179,6 +179,13 @@ def units_of(memory, start, layer, rows):
 
 
 @_viewing(2)
+def units_in_columns(memory, start, layer, rows):
+    """Return the same units as (width, rows), where a row of the batch is a column."""
+    units, width = layer.units, layer.width
+    return memory.at(start + units * rows), [width, rows]
+
+
+@_viewing(2)
 def output_of(memory, activations, dropped, operation, rows):
     """Return what an operation gives to those that read it, (rows, width): after dropout, where it has one.
 

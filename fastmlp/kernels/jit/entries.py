@@ -26,7 +26,8 @@ from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = (
     *("train_chunk", "gradient", "update", "predict", "evaluate"),
-    *("forward", "backward", "input_backward", "loss_backward", "penalize"),
+    *("forward", "backward", "input_backward", "loss_backward", "jacobian", "jvp", "hessian"),
+    "penalize",
 )
 """The templates that Python calls: of `kernels.program.step_templates`, and then of `pass_templates`."""
 

@@ -250,6 +250,11 @@ class LaneBlocks:
         blocks, size, lanes = self._parameters.shape
         self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
         self._moments[...] = 0
+        if optimizer.keeps_signs:
+            begun = np.zeros((len(kinds), rows, size), dtype)
+            for moments, (own_network, own_optimizer) in zip(begun, kinds, strict=True):
+                own_optimizer.write_signs(own_network, moments)
+            self._moments = self._by_lanes(begun.reshape(len(kinds), -1)[kind_of])
         numbers = [numbers_of(*kind, 0, 0, bound.constants) for kind in kinds]  # type: ignore[arg-type]
         self._numbers = self._by_lanes(np.array(numbers)[kind_of])
         self._numbers[:, KEY] = keys[self._of_lanes]

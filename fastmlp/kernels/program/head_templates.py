@@ -11,6 +11,7 @@ from fastmlp.kernels.codegen.views import lesser, matrix, no_order, part_of, row
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.selecting import (
+    clear_unasked,
     copy_columns,
     masked_column,
     masked_rows,
@@ -93,6 +94,7 @@ def heads_backward(call, rows, first, last):
         else:
             z = rows_of(units_of(memory, call.logits, output, rows), first, last)
             activate_gradient(head.output, z, a, delta)
+            clear_unasked(by_outputs, head.column, 1, delta)
 
 
 def heads_losses(call, s, rows, adds):

@@ -19,7 +19,7 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.selecting import softmax_gradient
+from fastmlp.kernels.program.selecting import clear_unasked, softmax_gradient
 
 
 def members_loss(call, start, rows, first, last, share, worker):
@@ -82,3 +82,4 @@ def members_backward(call, rows, first, last):
         softmax_gradient(a, delta)
     else:
         activate_gradient(output.activation, z, a, delta)
+        clear_unasked(rows_of(call.by_outputs, first, last), 0, k, delta)

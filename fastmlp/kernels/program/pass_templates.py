@@ -8,7 +8,18 @@ a whole step, so together they have its bits.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
-from fastmlp.kernels.codegen.views import chosen, lesser, part_of, rows_of, units_of, weights_of
+from fastmlp.kernels.codegen.views import (
+    biases_of,
+    chosen,
+    lesser,
+    matrix,
+    part_of,
+    rows_of,
+    units_in_columns,
+    units_of,
+    vector,
+    weights_of,
+)
 from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
@@ -22,7 +33,16 @@ from fastmlp.kernels.program.row_templates import (
     rows_loss,
     rows_outputs,
 )
-from fastmlp.kernels.program.selecting import softmax_gradient
+from fastmlp.kernels.program.selecting import (
+    add_to_rows,
+    bend,
+    clear_unasked,
+    copy_transposed,
+    fill_rows,
+    softmax_gradient,
+    softmax_slopes,
+    square_sum,
+)
 from fastmlp.kernels.program.step_numbers import (
     ALL_ROWS,
     block_rows,
@@ -33,6 +53,9 @@ from fastmlp.kernels.program.step_numbers import (
     rows_together,
     streamed_bytes,
 )
+
+COLUMN_BYTES = 192
+"""Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
 
 
 def block_of(call):
@@ -53,10 +76,11 @@ def output_backward(call, rows, first, last):
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             delta[i, j] = by_outputs[i, j]
-    if output.activation != SOFTMAX:
-        activate_gradient(output.activation, z, a, delta)
+    if output.activation == SOFTMAX:
+        softmax_gradient(a, delta)
         return
-    softmax_gradient(a, delta)
+    activate_gradient(output.activation, z, a, delta)
+    clear_unasked(by_outputs, 0, 1, delta)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -114,14 +138,182 @@ def input_backward(call, worker, workers):
 
 
 def loss_backward(call, worker, workers):
-    """Take all samples of a chain forward, and back the deltas of each sample's own loss."""
-    rows, block, depth = call.samples, block_of(call), call.depth
-    share = loss_share(call.objective.divisor, 1.0)
-    for at in range(0, rows, block):
-        stop = lesser(at + block, rows)
-        rows_forward(call, 0, rows, at, stop, 0, depth, call.step, worker)
-        rows_loss(call, 0, rows, at, stop, share, worker)
-        rows_backward(call, 0, rows, rows, at, stop, 0, depth, call.step, worker)
+    """Write the squared norm of the gradient of each sample's own loss to call.losses; of a chain.
+
+    Each block of samples is a batch of its own, so that all of it stays in the caches.
+    """
+    operations, memory, samples, n_in = call.operations, call.memory, call.samples, call.n_in
+    block, depth, share = (
+        lesser(block_of(call), call.batch),
+        call.depth,
+        loss_share(call.objective.divisor, 1.0),
+    )
+    for at in range(0, samples, block):
+        rows = lesser(block, samples - at)
+        rows_forward(call, at, rows, 0, rows, 0, depth, call.step, worker)
+        rows_loss(call, at, rows, 0, rows, share, worker)
+        rows_backward(call, at, rows, rows, 0, rows, 0, depth, call.step, worker)
+        for i in range(rows):
+            total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))
+            for number in range(depth):
+                here = operations[number]
+                place = here.units * rows + i * here.n_out
+                delta = square_sum(vector(memory, call.deltas + place, here.n_out))
+                total += delta * (read + (here.trains_bias != 0))
+                if number + 1 < depth:
+                    read = square_sum(vector(memory, call.activations + place, here.n_out))
+            call.losses[at + i] = total
+
+
+def forward_in_columns(call, at, rows, worker):
+    """Take samples [at, at + rows) of a chain forward, each a column of all matrices.
+
+    So vectors are full whatever the units are, and no weights are transposed on the way back.
+    """
+    memory, parameters = call.memory, call.parameters
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    below = matrix(memory, call.batch_inputs, call.n_in, rows)
+    copy_transposed(rows_of(call.inputs, at, at + rows), below, 0, 1)
+    for number in range(call.depth):
+        here = call.operations[number]
+        z = units_in_columns(memory, call.logits, here, rows)
+        a = units_in_columns(memory, call.activations, here, rows)
+        weight_gradient(weights_of(parameters, here), below, scratch, z)
+        add_to_rows(biases_of(parameters, here), z)
+        if here.activation == SOFTMAX:
+            turned = matrix(memory, call.batch_targets, rows, here.n_out)
+            copy_transposed(z, turned, 0, 1)
+            activate(here.activation, turned, turned)
+            copy_transposed(turned, a, 0, 1)
+        else:
+            activate(here.activation, z, a)
+        below = a
+
+
+def backward_in_columns(call, above, rows, worker, out):
+    """out = the weights of an operation times its deltas, of samples in columns."""
+    memory = call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    delta = units_in_columns(memory, call.deltas, above, rows)
+    nothing = vector(memory, call.batch_weights, rows)
+    clear(nothing)
+    affine(weights_of(call.parameters, above), delta, nothing, scratch, out)
+
+
+def slope_in_columns(call, here, rows, delta):
+    """delta *= the slopes of an operation's activation, of samples in columns."""
+    z = units_in_columns(call.memory, call.logits, here, rows)
+    a = units_in_columns(call.memory, call.activations, here, rows)
+    activate_gradient(here.activation, z, a, delta)
+
+
+def jacobian(call, worker, workers):
+    """Write the Jacobian of a chain, (n_out, n_in) of each sample, to call.by_inputs.
+
+    The last block of samples ends with the last one, and may repeat some.
+    """
+    memory, operations, samples = call.memory, call.operations, call.samples
+    rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
+    inputs, above = matrix(memory, call.batch_inputs, call.n_in, rows), operations[last]
+    for start in range(0, samples, rows):
+        at = lesser(start, samples - rows)
+        forward_in_columns(call, at, rows, worker)
+        z = units_in_columns(memory, call.logits, above, rows)
+        a = units_in_columns(memory, call.activations, above, rows)
+        delta = units_in_columns(memory, call.deltas, above, rows)
+        for output in range(call.n_out):
+            softmax_slopes(a, output, above.activation == SOFTMAX, delta)
+            if above.activation != SOFTMAX:
+                own = rows_of(delta, output, output + 1)
+                of_z, of_a = rows_of(z, output, output + 1), rows_of(a, output, output + 1)
+                activate_gradient(above.activation, of_z, of_a, own)
+            for number in range(last, 0, -1):
+                here = operations[number - 1]
+                out = units_in_columns(memory, call.deltas, here, rows)
+                backward_in_columns(call, operations[number], rows, worker, out)
+                slope_in_columns(call, here, rows, out)
+            backward_in_columns(call, operations[0], rows, worker, inputs)
+            copy_transposed(inputs, call.by_inputs, at * call.n_out + output, call.n_out)
+
+
+def push_in_columns(call, at, direction, rows, worker):
+    """Write tangents of samples in columns: of the logits to call.deltas, of the outputs behind call.dropped.
+
+    They are those along call.tangents, or along an input where `direction` is the number of one.
+    """
+    memory, operations, parameters = call.memory, call.operations, call.parameters
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    below, last = matrix(memory, call.batch_inputs, call.n_in, rows), operations[call.depth - 1]
+    spare = call.dropped + (last.units + last.n_out) * rows
+    if direction < 0:
+        copy_transposed(rows_of(call.tangents, at, at + rows), below, 0, 1)
+    for number in range(call.depth):
+        here = operations[number]
+        tangent = units_in_columns(memory, call.deltas, here, rows)
+        if number > 0 or direction < 0:
+            weight_gradient(weights_of(parameters, here), below, scratch, tangent)
+        else:
+            fill_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
+        below = matrix(memory, spare, here.n_out, rows)
+        pass_on(tangent, 0, False, below)
+        slope_in_columns(call, here, rows, below)
+
+
+def jvp(call, worker, workers):
+    """Write the Jacobian of each sample of a chain times its row of call.tangents to call.out."""
+    rows, last = COLUMN_BYTES // call.memory.itemsize, call.operations[call.depth - 1]
+    found = matrix(call.memory, call.dropped + (last.units + last.n_out) * rows, last.n_out, rows)
+    for start in range(0, call.samples, rows):
+        at = lesser(start, call.samples - rows)
+        forward_in_columns(call, at, rows, worker)
+        push_in_columns(call, at, -1, rows, worker)
+        copy_transposed(found, call.out, at, 1)
+
+
+def hessian(call, worker, workers):
+    """Write the tangents of the gradient of call.by_outputs times the outputs of a chain to call.by_inputs.
+
+    They are those along call.tangents, or along every input where call.by_inputs has so many rows a sample.
+    """
+    memory, operations, samples = call.memory, call.operations, call.samples
+    rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
+    directions, above = call.by_inputs_rows // samples, operations[last]
+    inputs, asked = (
+        matrix(memory, call.batch_inputs, call.n_in, rows),
+        matrix(memory, call.batch_targets, call.n_out, rows),
+    )
+    for start in range(0, samples, rows):
+        at = lesser(start, samples - rows)
+        forward_in_columns(call, at, rows, worker)
+        copy_transposed(rows_of(call.by_outputs, at, at + rows), asked, 0, 1)
+        pass_on(asked, 0, False, units_in_columns(memory, call.deltas, above, rows))
+        for number in range(last, -1, -1):
+            here = operations[number]
+            delta = units_in_columns(memory, call.deltas, here, rows)
+            curvature = units_in_columns(memory, call.dropped, here, rows)
+            if number < last:
+                backward_in_columns(call, operations[number + 1], rows, worker, delta)
+            pass_on(delta, 0, False, curvature)
+            z = units_in_columns(memory, call.logits, here, rows)
+            activate_gradient(
+                here.curvature, z, units_in_columns(memory, call.activations, here, rows), curvature
+            )
+            slope_in_columns(call, here, rows, delta)
+            if number == last:
+                clear_unasked(asked, 0, 1, delta)
+                clear_unasked(asked, 0, 1, curvature)
+        for direction in range(directions):
+            push_in_columns(call, at, chosen(directions > 1, direction, -1), rows, worker)
+            for number in range(last, -1, -1):
+                here = operations[number]
+                delta = units_in_columns(memory, call.deltas, here, rows)
+                slopes = matrix(memory, call.dropped + (above.units + above.n_out) * rows, here.n_out, rows)
+                if number < last:
+                    backward_in_columns(call, operations[number + 1], rows, worker, slopes)
+                    slope_in_columns(call, here, rows, slopes)
+                bend(units_in_columns(memory, call.dropped, here, rows), slopes, number < last, delta)
+            backward_in_columns(call, operations[0], rows, worker, inputs)
+            copy_transposed(inputs, call.by_inputs, at * directions + direction, directions)
 
 
 def penalize(call, worker, workers):

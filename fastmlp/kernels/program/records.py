@@ -62,7 +62,7 @@ OPERATION = np.dtype(
         ),
         *((name, np.int64) for name in ("columns", "tables", "by_column", "touched_only")),
         *((name, np.int64) for name in ("column", "sparse_in", "subrows", "second", "width")),
-        *((name, np.int64) for name in ("joined", "run", "in_run", "sums")),
+        *((name, np.int64) for name in ("joined", "run", "in_run", "sums", "curvature")),
         *((name, np.float64) for name in ("dropout", "l1", "l2", "epsilon", "momentum")),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
@@ -75,6 +75,7 @@ adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
 run : of the last of a run how many operations it has, else 0
+curvature : the code of an activation's slope, whose own slope is the second derivative; 0 where nobody asks
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
 tables : how many it has; touched_only : whether a step moves only rows of these that a batch has
@@ -228,6 +229,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "out": (None, ("samples", "n_out")),
     "by_outputs": (None, ("samples", "n_out")),
     "by_inputs": (None, ("by_inputs_rows", "n_in")),
+    "tangents": (None, ("samples", "n_in")),
     "memory": (None, ("length",)),
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
@@ -260,7 +262,7 @@ numbers, scale : in the place of dense inputs, as in `fastmlp.model.rows.ByteRow
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
 losses : written, the objective of each step
 out : predictions, written
-by_outputs : the derivative of a loss by them; by_inputs : by the inputs, written
+by_outputs : the derivative of a loss by them; by_inputs : by the inputs, written; tangents : of the inputs
 memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
 touched : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0

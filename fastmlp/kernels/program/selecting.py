@@ -2,7 +2,16 @@
 
 # mypy: ignore-errors
 
+from functools import partial
+
+from numba import types
+
+from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.scalars import wide_vectors
+from fastmlp.kernels.codegen.symbols import FLOATS, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, folded, of_arrays
 from fastmlp.kernels.codegen.views import vector
 
 
@@ -87,3 +96,80 @@ def softmax_gradient(a, delta):
             along += a[i, j] * delta[i, j]
         for j in range(a.shape[1]):
             delta[i, j] = a[i, j] * (delta[i, j] - along)
+
+
+def softmax_slopes(a, output, is_softmax, delta):
+    """delta (units, rows) = the derivative of an output by the logits, of softmax a; else 1 for itself."""
+    wide_vectors()
+    units, rows = a.shape
+    one = a.dtype.type(1)
+    own = vector(a, output * rows, rows)
+    for j in range(units):
+        is_own = one if j == output else a.dtype.type(0)
+        share, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
+        for i in range(rows):
+            found[i] = own[i] * (is_own - share[i]) if is_softmax else is_own
+
+
+def clear_unasked(by_outputs, column, k, delta):
+    """delta (n * k, units) = 0 where by_outputs (n, columns) is 0, from a column on; k rows for each.
+
+    So the infinite slope of an output has no part in the derivatives of others.
+    """
+    for i in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            if by_outputs[i // k, column + j] == 0:
+                delta[i, j] = 0
+
+
+def add_to_rows(b, out):
+    """out (units, rows) += b (units,)."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] += b[j]
+
+
+def fill_rows(x, out):
+    """out (units, rows) = x (units,), in every column."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] = x[j]
+
+
+def bend(curvature, slopes, adds, tangent):
+    """tangent of a cotangent = curvature * tangent of a logit, + slopes where `adds`; all of one shape."""
+    wide_vectors()
+    c, s, t = (
+        vector(curvature, 0, curvature.size),
+        vector(slopes, 0, curvature.size),
+        vector(tangent, 0, curvature.size),
+    )
+    for i in range(len(t)):
+        t[i] = c[i] * t[i] + s[i] if adds else c[i] * t[i]
+
+
+def copy_transposed(x, out, first, step):
+    """Rows first, first + step, .. of out (.., n) = the columns of x (n, columns)."""
+    for j in range(x.shape[1]):
+        for i in range(x.shape[0]):
+            out[first + j * step, i] = x[i, j]
+
+
+@partial(of_arrays, result="float64")
+def square_sum(x):
+    """Return the sum of the squares of a few numbers x (n,): whole vectors are added, then their halves."""
+    build = x.builder
+    v = Vectors(build, x.dtype, host().vector_bytes)
+    total = Running(Symbol(build, v.zero))
+
+    def add(i, mask):
+        some = Symbol(build, v.load(v.shift(x.data, i * v.itemsize), mask))
+        total.value = fma(some, some, total.value)
+
+    v.over(x.units, add)
+    found = folded(build, total.value, lambda a, b: a + b).value
+    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])

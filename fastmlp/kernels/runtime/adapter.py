@@ -1,4 +1,4 @@
-"""Makes a `Backend` of a variant: checks what it is given, and runs machine code on calls."""
+"""A variant as a `Backend`: checks arguments, and runs machine code on calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.engine import take_constants
+from fastmlp.kernels.jit.engine import error_of, take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
 from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of
@@ -31,19 +31,17 @@ from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import Inputs, SparseRows, unpacked
-from fastmlp.model.state import TrainState
+from fastmlp.model.state import Array, TrainState
 from fastmlp.system.budget import share
-
-Array = NDArray[Any]
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
 
 EVALUATED_ROWS = 256
-"""Rows that `evaluate` takes at a time, so that its buffers do not grow with the data."""
+"""Rows of a part in `evaluate`: buffers do not grow with the data."""
 
 
 def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
-    """Return a variant as a backend. Its functions compile their code, or load it, when first called."""
+    """Return a variant as a backend. Code is compiled, or loaded, at a function's first call."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
@@ -53,7 +51,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         importlib.import_module(module)
     take_constants()  # first, because `thread_us` decides the number of threads of the first step
     own = CompiledBackend(choice, entries)
-    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk)
+    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk, own.bind)
 
 
 class CompiledBackend:
@@ -86,13 +84,27 @@ class CompiledBackend:
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all rows of data, with heads an array."""
         check_parameters(resting_shape_of(network), parameters)
-        losses = self._on_all_rows("evaluate", network, parameters, data, {})
-        return evaluated(network, losses[1:] if network.heads else losses)
+        call, losses = self._call_on_all_rows("evaluate", network, parameters, data, {})
+        call.run()
+        return evaluated(network, losses[1:, 0] if network.heads else losses[:, 0])
 
     def gradient(
         self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
         """Write the gradient over all rows of data to gradients (P,); return the objective."""
+        call, losses = self._gradient_call(network, parameters, data, key, step, gradients)
+        call.run()
+        return losses.item(0)
+
+    def bind(self, network: Network, parameters: Array, data: Data, gradients: Array) -> Callable[[], float]:
+        """Return `gradient` of these arrays as a function of nothing."""
+        call, losses = self._gradient_call(network, parameters, data, 0, 0, gradients)
+        return functools.partial(_objective_of, call, call.entry.on(call.address), losses[0])
+
+    def _gradient_call(
+        self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
+    ) -> tuple[NetworkCall, NDArray[np.float64]]:
+        """Return the call of a gradient over all rows, and where it writes the objective (1 + heads, 1)."""
         check_parameters(shape_of(network), parameters)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
         rows = len(data.inputs)
@@ -102,14 +114,14 @@ class CompiledBackend:
         }  # fmt: skip
         if isinstance(data.inputs, SparseRows):
             given |= lists_for(data.inputs, data.inputs.most(rows), rows, 1)
-        return float(self._on_all_rows("gradient", network, parameters, data, given)[0])
+        return self._call_on_all_rows("gradient", network, parameters, data, given)
 
-    def _on_all_rows(
+    def _call_on_all_rows(
         self, template: str, network: Network, parameters: Array, data: Data, given: dict[str, Any]
-    ) -> NDArray[np.float64]:
-        """Run an entry point on all rows at once; return the loss, and those of heads (1 + heads,).
+    ) -> tuple[NetworkCall, NDArray[np.float64]]:
+        """Return the call of an entry point on all rows, and where it writes the losses (1 + heads, 1).
 
-        given : what the entry point reads besides
+        given : further arrays of the entry point
         """
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
@@ -127,8 +139,7 @@ class CompiledBackend:
             "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
             "steps": 1, **given,
         })  # fmt: skip
-        call.run()
-        return losses[:, 0]
+        return call, losses
 
     def update(
         self,
@@ -164,7 +175,7 @@ class CompiledBackend:
         losses: NDArray[np.float64],
         shared: Shared | None = None,
     ) -> TrainState:
-        """Take a chunk's steps; write the objectives to losses (steps,), and return the state after them."""
+        """Take a chunk's steps; write the objectives to losses (steps,), and return the new state."""
         shape, dtype, sums = shape_of(network), state.parameters.dtype, losses
         check_state(shape, state, optimizer.moment_rows)
         check_data(shape, data, dtype)
@@ -240,13 +251,20 @@ class CompiledBackend:
         )  # fmt: skip
 
 
+def _objective_of(call: NetworkCall, taken: Callable[[], int | None], loss: NDArray[np.float64]) -> float:
+    """Run what takes a call, which must live; return the objective that it writes (1,)."""
+    if (failed := taken()) is not None:
+        raise error_of(failed)
+    return loss.item()
+
+
 SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 class Summing:
     """The functions of a `Shared` for calls from programs within a step (`call_back`).
 
-    gradients : (P,), of which programs name ranges
+    gradients : (P,), with ranges named by programs
     barrier : of the program, where success is written
     """
 
@@ -285,9 +303,9 @@ class Summing:
         return found
 
     def check(self) -> None:
-        """Raise the error that ended the program, if any.
+        """Raise the error of the program, if any.
 
-        ctypes drops one that arises before the function's first line. Only a second Ctrl-C does that.
+        ctypes drops an error before the function's first line, as from a second Ctrl-C.
         """
         if self._barrier[UNSUMMED]:
             raise self._errors[0] if self._errors else KeyboardInterrupt

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import each, table_of
 from fastmlp.kernels.jit.entries import Entries
@@ -29,28 +28,28 @@ NAMES = {dtype: dtype.name for dtype in FLOATS}
 """The names of dtypes: NumPy builds the text again at every `dtype.name`."""
 
 MOST_TERMS = 2**31
-"""A batch must have fewer non-zeros, because they are counted in 32 bits."""
+"""A batch must have fewer non-zeros, which are counted in 32 bits."""
 
 IDLE_CALLS, IDLE_BYTES = 8, 4 << 20
-"""The most idle calls of chunks that a backend keeps, and of predictions; the most bytes of one of them."""
+"""The most idle calls of chunks, and of predictions, in a backend; the most bytes of a call."""
 
 Kind = tuple[Any, ...]
-"""All that a call goes by, with the ids of descriptions, which the call holds."""
+"""All properties of a call, with the ids of descriptions held by the call."""
 
 
 class NetworkCall(Call):
     """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
 
     buffers : see `fastmlp.kernels.variant.Choice`
-    rows : of a batch, which the buffers have room for; None of a call on no rows
-    optimizer : whose steps it takes; None of a gradient, which takes none
-    resting : whether the network is as `resting_shape_of` says; predicting : whether the call only predicts
-    sparse : whether inputs are sparse; microbatch : as of `Chunk`
-    entry : the entry point, or None until it is set; bound : of an entry point that serves the network alone
-    share : of the cores, where the workers go by that; None where they do not
+    rows : of a batch, with room in the buffers; None of a call on no rows
+    optimizer : of the steps; None of a gradient, without steps
+    resting : for the network of `resting_shape_of`; predicting : for predictions only
+    sparse : for sparse inputs; microbatch : as of `Chunk`
+    entry : the entry point, or None until set; bound : of an entry point for this network alone
+    share : of the cores, where the number of workers follows the share; else None
     bytes : of all buffers
-    chunk : whose steps it takes, if nobody can write to its arrays
-    kind : by which `Idle` finds it
+    chunk : of the steps, if nobody can write to the chunk's arrays
+    kind : the key in `Idle`
     """
 
     __slots__ = (
@@ -123,8 +122,8 @@ class NetworkCall(Call):
 class Idle:
     """Unused calls of a backend, for the next chunk or prediction.
 
-    To choose, lay out and allocate what a call needs takes ten times as long as a step of a small network.
-    Two threads never have one call: what `take` returns is the caller's until `leave`.
+    To choose, lay out and allocate a call's buffers takes ten times as long as a step of a small network.
+    Two threads never have the same call: a call of `take` is the caller's until `leave`.
     """
 
     def __init__(self) -> None:
@@ -183,7 +182,7 @@ def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[s
 
 
 def tables_for(network: Network, rows: int, workers: int) -> dict[str, Any]:
-    """Return the buffers for the rows of tables that up to `rows` rows have."""
+    """Return the buffers for the table rows of up to `rows` rows."""
     marks = np.zeros(network.table_rows, np.int32)
     places = np.empty((rows + APART // 8) * workers, np.int64)
     return {
@@ -211,17 +210,15 @@ def matrices_for(
 
 # --- predictions of one model, and of many at once ----------------------------------------------------
 
-Array = NDArray[Any]
-
 PARAMETERS, OUT, MEMORY = (WORDS[name] for name in ("parameters", "out", "memory"))
 
 
 def predict_call(
     entries: Entries, buffers: Buffers | None, network: Network, dtype: Any, rows: int, sparse: bool
 ) -> NetworkCall:
-    """Return a call that predicts so many rows, in batches.
+    """Return a call for predictions of so many rows, in batches.
 
-    buffers : see `fastmlp.kernels.variant.Choice`; sparse : whether inputs are
+    buffers : see `fastmlp.kernels.variant.Choice`; sparse : for sparse inputs
     """
     entry, rows = entries.get("predict", NAMES[dtype]), min(rows, value("predicted_rows"))
     return NetworkCall(entry, buffers, network, dtype, rows, resting=True, predicting=True, sparse=sparse)
@@ -230,9 +227,9 @@ def predict_call(
 def predict_all(
     entries: Entries, buffers: Buffers | None, predictions: Sequence[PredictArguments], threads: int
 ) -> None:
-    """Write the outputs of all models of a backend: each has the bits of its `predict`.
+    """Write the outputs of all models of a backend, with the bits of `predict`.
 
-    The calls of a thread share its memory, and those of a kind all words but for parameters and outputs.
+    The calls of a thread share memory; calls of a kind share all words but parameters and outputs.
     buffers : see `fastmlp.kernels.variant.Choice`
     """
     kinds: dict[Any, NetworkCall] = {}

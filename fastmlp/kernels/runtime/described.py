@@ -1,9 +1,9 @@
-"""Networks and optimisers in the numbers that programs read."""
+"""Networks and optimisers as numbers for programs."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.norms import BatchNorm
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-
-Array = NDArray[Any]
+from fastmlp.model.state import Array
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,15 +93,15 @@ COPIED = (
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
     *("subrows", "second", "width", "joined", "in_run", "sums"),
 )
-"""Fields of an operation that its record has as they are."""
+"""Fields of an operation, unchanged in the record."""
 
 NONE, MACHINE_EPSILON = -1, float("nan")
-"""No second source; a hyperparameter that is the dtype's epsilon."""
+"""No second source; a hyperparameter equal to the dtype's epsilon."""
 
 
 @functools.lru_cache(maxsize=64)
 def resting_shape_of(network: Network) -> Shape:
-    """Return a network in numbers for predictions: without dropout, batch norms by their running state."""
+    """Return a network in numbers for predictions: without dropout, batch norms by the running state."""
     shape = shape_of(network)
     operations = shape.operations.copy()
     operations["dropout"] = 0
@@ -113,8 +112,8 @@ def resting_shape_of(network: Network) -> Shape:
 class Rules(NamedTuple):
     """An optimiser in numbers.
 
-    records : (2, operations) RULE; address : where they are
-    moments : how many numbers it remembers for each parameter
+    records : (2, operations) RULE; address : of the records
+    moments : numbers remembered for each parameter
     """
 
     records: Array
@@ -146,7 +145,7 @@ def rules_of(optimizer: Optimizer, network: Network) -> Rules:
 
 @functools.lru_cache(maxsize=64)
 def no_rules(operations: int) -> Rules:
-    """Return the rules of `gradient`, which takes no step."""
+    """Return the rules of `gradient`, without steps."""
     rules = np.zeros((2, operations), RULE)
     rules["rate_factor"] = 1
     rules["reached"] = True

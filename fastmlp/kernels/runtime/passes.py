@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
 from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
+from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
 from fastmlp.model.operations import Operation
-
-Array = NDArray[Any]
+from fastmlp.model.state import Array
 
 BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
 
 BLOCK_BYTES = 1 << 20
-"""The bytes of all units of a block of rows, of their logits and of their deltas: an L2 cache, or half."""
+"""The bytes of a block's units, logits and deltas: an L2 cache, or half."""
 
 
 def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
@@ -32,6 +34,11 @@ def block_rows(network: Network, dtype: np.dtype[Any], rows: int) -> int:
     return -(-rows // -(-rows // most))
 
 
+def column_rows(dtype: np.dtype[Any]) -> int:
+    """Return the rows that are the columns of a block."""
+    return COLUMN_BYTES // dtype.itemsize
+
+
 class RowPasses:
     """The passes of a variant through a network at rest, where nothing is dropped.
 
@@ -39,7 +46,7 @@ class RowPasses:
     ----------
     choice, entries : of the variant
     network : without blocks of inputs; parameters : (P,) floating
-    rows : that a call will take, at most
+    rows : of a call, at most
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class RowPasses:
         call = NetworkCall(None, choice.buffers, network, dtype, self.rows)
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         rest, none = resting_shape_of(network), no_rules(len(network.operations))
+        rest = rest.with_operations(rest.operations.copy())
+        self._operations = rest.operations
         call.set({
             "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
             "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
@@ -61,14 +70,14 @@ class RowPasses:
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
-        """Return whether these passes can be used again for a network and a number of rows."""
+        """Return True if these passes serve a network and a number of rows."""
         same = parameters is self.parameters and network == self.network
         return same and block_rows(network, parameters.dtype, rows) <= self.rows
 
     def forget(self) -> None:
         """Let go of the arrays of a call: rows, targets, and what was written."""
-        arrays = ("inputs", "targets", "weights", "by_outputs", "by_inputs")
-        self._call.set(dict.fromkeys(arrays, self.outputs))
+        arrays = ("inputs", "targets", "weights", "losses", "by_outputs", "by_inputs", "tangents")
+        self._call.set(dict.fromkeys(arrays, self.outputs) | {"out": self.outputs})
 
     def forward(self, inputs: Array) -> Array:
         """Return the outputs (rows, n_out) of rows (rows, n_in), until the next call."""
@@ -77,11 +86,14 @@ class RowPasses:
         self._pass("forward")
         return self.outputs[:rows]
 
-    def loss_back(self, inputs: Array, targets: Array) -> None:
-        """Take rows of a chain forward, and the deltas of each row's loss back."""
-        weights = np.ones(len(inputs), inputs.dtype)
-        self._call.set({"inputs": inputs, "targets": targets, "weights": weights, "samples": len(inputs)})
+    def squared_norms(self, inputs: Array, targets: Array) -> Array:
+        """Return the squared norms (rows,) of the gradients of each row's own loss, of a chain."""
+        rows = len(inputs)
+        weights, found = np.ones(rows, inputs.dtype), np.empty(rows)
+        given = {"inputs": inputs, "targets": targets, "weights": weights, "losses": found}
+        self._call.set(given | {"samples": rows, "steps": rows})
         self._pass("loss_backward")
+        return found
 
     def _pass(self, template: str) -> None:
         if (failed := self._run(template)()) is not None:
@@ -90,7 +102,7 @@ class RowPasses:
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
         """Take cotangents of the outputs (directions, rows, n_out) back, direction after direction.
 
-        by_inputs : (directions, rows, n_in), where those of the inputs are written; None for nowhere
+        by_inputs : (directions, rows, n_in), overwritten with the inputs' cotangents; None for no output
         """
         call, words, directions = self._call, self._call.words, len(by_outputs)
         call.set({"by_outputs": by_outputs, "by_inputs_rows": 0})
@@ -100,6 +112,34 @@ class RowPasses:
             self._pass("input_backward")
             words[BY_OUTPUTS] += by_outputs.strides[0]
             words[BY_INPUTS] += 0 if by_inputs is None else by_inputs.strides[0]
+
+    def jacobian(self, inputs: Array, out: Array) -> None:
+        """Write the Jacobians (rows, n_out, n_in) of rows of a chain to out.
+
+        It takes `column_rows` rows at least, `jvp` and `hessian` twice as many.
+        """
+        self._columns("jacobian", inputs, by_inputs=out, by_inputs_rows=len(inputs) * self.network.n_out)
+
+    def jvp(self, inputs: Array, tangents: Array, out: Array) -> None:
+        """Write the Jacobians of such rows times tangents (rows, n_in) to out (rows, n_out)."""
+        self._columns("jvp", inputs, tangents=tangents, out=out)
+
+    def hessian(
+        self, inputs: Array, by_outputs: Array, tangents: Array, slopes: Sequence[Activation], out: Array
+    ) -> None:
+        """Write second derivatives of by_outputs (rows, n_out) times the outputs of such rows to out.
+
+        tangents : (rows, n_in), along which, where out is (rows, n_in); not read of (rows, n_in, n_in)
+        slopes : of the activations of all operations, as activations
+        """
+        self._operations["curvature"] = [*map(ACTIVATION_CODES.code, slopes)]
+        count = out.size // self.network.n_in
+        given = {"by_outputs": by_outputs, "tangents": tangents, "by_inputs": out, "by_inputs_rows": count}
+        self._columns("hessian", inputs, **given)
+
+    def _columns(self, template: str, inputs: Array, **given: Any) -> None:
+        self._call.set({"inputs": inputs, "samples": len(inputs), **given})
+        self._pass(template)
 
     def units(self, buffer: str, operation: Operation, rows: int) -> Array:
         """Return an operation's units (rows, width) in "activations" or "deltas"."""

@@ -24,11 +24,11 @@ from fastmlp.model.rows import SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 SHARED_SECONDS = 1e-3
-"""Threads take part in steps of at least this length: they are started for each, which takes 50 us."""
+"""Threads take part in steps of at least this length: to start the threads of a step takes 50 us."""
 
 
 Taken = Callable[[], int | None]
-"""Runs an entry point on one call; returns None, or what `error_of` takes."""
+"""Runs an entry point on a call; returns None, or a code for `error_of`."""
 
 
 class Calls(NamedTuple):
@@ -39,7 +39,7 @@ class Calls(NamedTuple):
 
 
 class CompiledSteps:
-    """The steps of a variant (`fastmlp.backend.stepping.Steps`); its arrays are those of the state.
+    """The steps of a variant (`fastmlp.backend.stepping.Steps`), on the state's arrays.
 
     choice, entries : of the variant
     batch : as in `Steps`; key : of the dropout masks
@@ -71,20 +71,20 @@ class CompiledSteps:
         self._touched_only = optimizer.rule.touched_only and network.takes_sparse
         changes = network.penalises or optimizer.clip_norm is not None or optimizer.rule.orthogonal
         self._applied = np.empty_like(state.gradients) if changes else state.gradients
-        """The gradient that the optimiser applies, where it differs from that of the loss."""
+        """The optimiser's gradient, where different from the loss's gradient."""
         self._passing_gradient = np.empty_like(state.gradients)
-        """What a whole step writes of its gradient; few pages of it are ever touched."""
+        """The gradient of a whole step; few pages are ever touched."""
         self._penalises = network.penalises
         self._calls: dict[bool, Calls] = {}
         self._forwards: dict[bool, tuple[Calls, Taken]] = {}
         self._own: list[NetworkCall] = []
         """The calls of the program of the network alone."""
         self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Taken]] = {}
-        """What takes whole steps of dense rows or sparse ones, by their number."""
+        """Calls and runners of whole steps, by density and number of rows."""
         self._shares: dict[int, int] = {}
         self._terms = -1
         self._sparse: SparseRows | None = None
-        """The inputs of the last `forward`, if they are sparse."""
+        """The inputs of the last `forward`, if sparse."""
         self._rows = 0
         norms = [np.arange(one.trained, one.end) for one in network.operations if one.kind.state]
         self._norms = np.concatenate(norms) if norms else None
@@ -108,7 +108,7 @@ class CompiledSteps:
         return self._loss.item()
 
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
-        """Write the outputs of a batch; training : whether units are dropped, as in step `at`."""
+        """Write the outputs of a batch; training : with dropout, as in step `at`."""
         dense = sparse is None
         calls, taken = self._forwards.get(dense) or self._make_forward(dense)
         self._passing, call = calls, calls.halves
@@ -127,7 +127,7 @@ class CompiledSteps:
     def backward(self, by_inputs: bool) -> None:
         """Write the gradient of a loss, given the derivative by the last outputs.
 
-        by_inputs : whether to write its derivative by the inputs, too
+        by_inputs : True to write the derivative by the inputs, too
         """
         calls = self._passing
         if self._statistics is not None:  # a backward, or the user, has overwritten them

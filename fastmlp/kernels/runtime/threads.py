@@ -1,10 +1,10 @@
 """Worker threads of a compiled program, and the barrier at which workers meet.
 
-Workers are Python threads that run code without Python's lock. They are started for one chunk of about 0.2 s:
-a start costs some 50 us, and there is no pool that a fork, an exception or a second fit could find in a wrong
-state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`), which orders what
-they write for one another. What Python writes before a chunk, or reads after it, is ordered by the start and
-the end of threads, and by Python's own lock where there is only one.
+Workers are Python threads without Python's lock, started for a chunk of about 0.2 s: a start costs some 50
+us, and a fork, an exception or a second fit finds no pool in a wrong state. Within a chunk workers meet at an
+atomic barrier (`fastmlp.kernels.program.barrier`), which orders writes among workers. Python's writes before
+a chunk and reads after a chunk are ordered by the start and the end of threads, and by Python's lock for a
+single worker.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fastmlp.kernels.program.sleeping import wake
 def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]) -> int:
     """Call program(worker, workers) for each worker, the first on this thread.
 
-    If the system can start no more threads, there are fewer workers, which compute the same bits. If a worker
-    fails, the others leave the barrier, the result is invalid, and the worker's error is raised. Returns the
-    number of workers.
+    If the system can start no more threads, fewer workers compute the same bits. If a worker fails, all
+    workers leave the barrier, the result is invalid, and the worker's error is raised. Returns the number of
+    workers.
 
-    barrier : (BARRIER,) int64, at which the program waits, cleared
+    barrier : (BARRIER,) int64, of the program, cleared
     """
     if workers == 1:
         program(0, 1)
@@ -77,11 +77,11 @@ class _Gang:
 
 
 def abandon(barrier: NDArray[Any]) -> None:
-    """Have nobody wait at a barrier any more: those who do leave it, from their sleep, too.
+    """Close a barrier: waiting workers leave, sleeping workers too.
 
-    These are plain stores of aligned words, of which nobody sees a half. On ARM others may see them late, or
-    in another order: they wait at a place that is closed soon, or take a step more, of which nothing is read.
-    No sleeper is missed, as the system's functions order what was stored before them.
+    These are plain stores of aligned words: no worker sees half a word. On ARM workers may see the stores
+    late, or in another order, and wait at a place closed soon after, or take another step, never read. No
+    sleeper is missed, as the system's functions order earlier stores.
     """
     barrier[ABANDONED] = 1
     for place in range(GENERATION, ABANDONED, PLACE):

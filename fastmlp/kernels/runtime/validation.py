@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.rows import ByteRows, Inputs
-from fastmlp.model.state import FLOATS, TrainState
-
-Array = NDArray[Any]
+from fastmlp.model.state import FLOATS, Array, TrainState
 
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -28,8 +24,8 @@ def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLik
 def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLike) -> None:
     """Raise ValueError unless the inputs are (rows, n_in) of this dtype, dense, sparse or bytes.
 
-    The content of indptr and indices is not checked, nor are the values of an order: the caller answers for
-    them.
+    The content of indptr and indices is not checked, nor are the values of an order: the caller is
+    responsible.
     """
     if isinstance(inputs, np.ndarray):
         check_array("inputs", inputs, (rows, n_in), dtype)
@@ -56,7 +52,7 @@ def check_parameters(shape: Shape, parameters: Array) -> None:
 def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
     """Raise ValueError unless the state's arrays have this network's shapes and a common dtype.
 
-    moment_rows : that the optimiser uses
+    moment_rows : of the optimiser
     """
     count, dtype = shape.words["size"], state.parameters.dtype
     check_parameters(shape, state.parameters)
@@ -75,10 +71,9 @@ def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
 def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
     """Raise ValueError unless every step lies within the order and the batch size. least : rows of a step
 
-    joins : whether a row that a microbatch leaves alone joins it
+    joins : a single row left by microbatches joins the last microbatch
 
-    The values of the order are not checked: to read all of them would take as long as to copy the rows
-    that they name.
+    The values of the order are not checked: to read all values would take as long as to copy the rows.
     """
     steps, most = len(chunk.starts), chunk.most_rows
     if chunk.microbatch:

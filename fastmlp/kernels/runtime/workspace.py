@@ -32,14 +32,14 @@ With batches of 32 and 64 rows Adam takes 1.1 times as long by slices of 256 row
 """
 
 BLOCKED_SIDE = 256
-"""`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
+"""`packed` packs no layer with shorter sides: the weights take less than 1 MiB, in float64 too."""
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
     """Return the length of a worker's scratch, for up to `widest` units and `rows` rows.
 
-    It has room for a panel whose terms are units or rows, for the blocks of packed operands, and for the loss
-    of so many outputs (`fastmlp.kernels.elementwise.losses`).
+    The scratch has room for a panel of units or rows, for blocks of packed operands, and for the loss of so
+    many outputs (`fastmlp.kernels.elementwise.losses`).
     """
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
@@ -50,8 +50,8 @@ def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> i
 def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, itemsize: int) -> int:
     """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any product.
 
-    Fewer where a worker has fewer, and SLICE_ROWS of a batch of too few rows for panels, whose deltas are
-    read from L2; more where they take less than `SLICE_BYTES`.
+    Fewer rows for a worker with fewer rows, and SLICE_ROWS for a batch of too few rows for panels, with
+    deltas read from L2; more rows where a slice takes less than `SLICE_BYTES`.
     """
     is_long = rows >= min(SOME_ROWS, CROWDED_ROWS)
     length, required = SLICE_BYTES // itemsize, value("slice_rows") if is_long else SLICE_ROWS
@@ -79,12 +79,12 @@ def lengths(
 ) -> dict[str, int]:
     """Return the lengths of a workspace's buffers, by names of `records.BUFFERS`.
 
-    They serve batches of up to `rows` rows, shared by `workers` workers.
+    The buffers serve batches of up to `rows` rows, shared by `workers` workers.
 
-    sparse : whether inputs are; sparse columns are not gathered or packed
+    sparse : for sparse inputs, with columns neither gathered nor packed
     private : the length of each worker's private buffer, whole cache lines
-    predicting : whether only logits, activations and scratch are needed
-    least : `variant.Choice.buffers`, the least lengths that a worker needs of some buffers
+    predicting : for logits, activations and scratch only
+    least : `variant.Choice.buffers`, the least lengths of a worker's buffers
     """
     operations = network.operations
     # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.
@@ -126,15 +126,14 @@ def workspace(
 ) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
     """Return all buffers of a program, and a call's words with their places.
 
-    They are as long as `lengths` says, each at a cache line, in one array (n,) floating, and another
-    (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses. The words are shared: nothing may write
-    to them.
+    The buffers have the lengths of `lengths`, each at a cache line, in an array (n,) floating, with an array
+    (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses. The words are shared and read-only.
     buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
 
     Raises
     ------
     ValueError
-        If inputs are sparse and no operation takes them, or if they are not and blocks of them must be.
+        If no operation takes sparse inputs, or if blocks of inputs must be sparse.
     """
     slice_rows = 0 if predicting else value("slice_rows")
     total, words = _layout(
@@ -152,7 +151,7 @@ def _layout(
 ) -> tuple[int, array.array[int]]:
     """Return the memory's length, and call words with the buffers' places.
 
-    given : the other arguments of `lengths`, and the measured constant that `slice_length` goes by
+    given : the other arguments of `lengths`, and the measured constant of `slice_length`
     """
     network.check_sparse(sparse)
     buffers = lengths(network, sparse, rows, workers, itemsize, *given[:-1])

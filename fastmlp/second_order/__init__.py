@@ -1,0 +1,1 @@
+"""Steps of optimisers that read all rows: one file a rule."""

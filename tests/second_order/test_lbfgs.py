@@ -1,0 +1,337 @@
+"""L-BFGS: directions are those of the two-loop recursion, steps satisfy the strong Wolfe conditions."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.sparse
+
+import fastmlp
+from fastmlp import LBFGS, Checkpoint, Dense, Head, LayerNorm, Network, TimeLimit
+from fastmlp.second_order.lbfgs import CURVATURE, DECREASE, LinePoint, Minimiser, kept_of, strong_wolfe
+
+
+def two_loops(pairs, gradient):
+    """Algorithm 7.4 of Nocedal and Wright, with equation 7.20; pairs : the oldest first."""
+    q, factors = gradient.copy(), []
+    for s, y in pairs[::-1]:
+        factors.append((s @ q) / (y @ s))
+        q -= factors[-1] * y
+    s, y = pairs[-1]
+    r = (s @ y) / (y @ y) * q
+    for (s, y), factor in zip(pairs, factors[::-1], strict=True):
+        r += s * (factor - (y @ r) / (y @ s))
+    return -r
+
+
+def counting(function):
+    """A function of x, which returns the loss and the gradient, as `Minimiser` takes it; and its points."""
+    points = []
+
+    def bind(x, out):
+        def objective():
+            points.append(x.copy())
+            loss, out[...] = function(x)
+            return loss
+
+        return objective
+
+    return bind, points
+
+
+def rosenbrock(x):
+    return scipy.optimize.rosen(x), scipy.optimize.rosen_der(x)
+
+
+@pytest.mark.parametrize("history", [1, 3, 7])
+def test_directions_are_those_of_the_two_loop_recursion(history):
+    objective, points = counting(rosenbrock)
+    x = np.linspace(-1, 1.5, 6)
+    pairs = np.zeros((2 * history, 6))
+    search = Minimiser(objective, x, pairs)
+    kept, before, directions = [], (x.copy(), search.gradient.copy()), 0
+    for _ in range(25):
+        expected = two_loops(kept[-history:], before[1]) if kept else -before[1]
+        assert search.iterate(pairs)
+        moved = x - before[0]
+        if search.count:
+            direction = moved / np.linalg.norm(moved)
+            np.testing.assert_allclose(direction, expected / np.linalg.norm(expected), rtol=1e-6, atol=1e-9)
+            directions += 1
+        assert (x == points[-1]).all()
+        kept = [*kept, (moved, search.gradient - before[1])] if search.count else []
+        before = x.copy(), search.gradient.copy()
+    assert directions > 20
+
+
+FUNCTIONS = {
+    "a long way": (lambda a: (a - 1000) ** 2, lambda a: 2 * (a - 1000), 1.0),
+    "a short way": (lambda a: (a - 1e-3) ** 2, lambda a: 2 * (a - 1e-3), 1.0),
+    # Moré and Thuente (1994), equation 5.1
+    "a flat way": (lambda a: -a / (a * a + 2), lambda a: (a * a - 2) / (a * a + 2) ** 2, 1e-3),
+    "a wall": (
+        lambda a: -math.log(1 - a) - 3 * a if a < 1 else math.nan,
+        lambda a: 1 / (1 - a) - 3 if a < 1 else math.nan,
+        50.0,
+    ),
+    "waves": (lambda a: 0.1 * a * a - math.sin(5 * a), lambda a: 0.2 * a - 5 * math.cos(5 * a), 3.0),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_step_satisfies_the_strong_wolfe_conditions(name):
+    loss, slope, first = FUNCTIONS[name]
+    tried = []
+
+    def at(step):
+        tried.append(step)
+        return loss(step), slope(step)
+
+    start = LinePoint(0.0, loss(0.0), slope(0.0))
+    found, sound = strong_wolfe(at, start, first, 20)
+    assert sound
+    assert found.step == tried[-1]
+    assert found.loss <= start.loss + DECREASE * found.step * start.slope
+    assert abs(found.slope) <= CURVATURE * abs(start.slope)
+
+
+def test_the_best_step_stays_when_trials_end():
+    tried = []
+
+    def at(step):  # falls for ever
+        tried.append(step)
+        return -step, -1.0
+
+    found, sound = strong_wolfe(at, LinePoint(0.0, 0.0, -1.0), 1.0, 4)
+    assert (found.step, sound) == (64.0, False)
+    assert tried == [1.0, 4.0, 16.0, 64.0]
+    found, sound = strong_wolfe(lambda step: (math.inf, math.inf), LinePoint(0.0, 0.0, -1.0), 1.0, 4)
+    assert (found.step, sound) == (0.0, False)
+    # A step that is low enough and still steep, and then worse ones: it is taken, and evaluated last.
+    losses = {1.0: (-1.0, -1.0)}
+    tried.clear()
+
+    def cliff(step):
+        tried.append(step)
+        return losses.get(step, (9.0, 9.0))
+
+    found, sound = strong_wolfe(cliff, LinePoint(0.0, 0.0, -1.0), 1.0, 4)
+    assert (found.step, sound, tried[-1], len(tried)) == (1.0, False, 1.0, 5)
+
+
+def test_trials_end_where_no_number_is_left_between_two():
+    tried = []
+
+    def wall(step):  # whose gradient does not foresee it
+        tried.append(step)
+        return (-step, -1.0) if step <= 0.7 else (9.0, 9.0)
+
+    found, sound = strong_wolfe(wall, LinePoint(0.0, 0.0, -1.0), 1.0, 1000)
+    assert (found.step, sound) == (pytest.approx(0.7), False)
+    assert tried[-1] == found.step
+    assert len(tried) < 400
+
+
+def test_it_finds_a_minimum_with_about_the_evaluations_of_scipy():
+    objective, points = counting(rosenbrock)
+    x, pairs = np.full(20, -0.7), np.zeros((20, 20))
+    search = Minimiser(objective, x, pairs)
+    theirs = scipy.optimize.minimize(
+        scipy.optimize.rosen, x.copy(), jac=scipy.optimize.rosen_der, method="L-BFGS-B",
+        options={"ftol": 0, "gtol": 1e-6},
+    )  # fmt: skip
+    while np.abs(search.gradient).max() > 1e-6:
+        assert search.iterate(pairs)
+        assert len(points) < 400
+    np.testing.assert_allclose(x, 1, atol=1e-5)
+    assert len(points) < 1.3 * theirs.nfev
+
+
+def test_it_ends_where_nothing_is_lower():
+    objective, _ = counting(lambda x: (float(x @ x), 2 * x))
+    x, pairs = np.array([3.0, -4.0]), np.zeros((8, 2))
+    search = Minimiser(objective, x, pairs)
+    while search.iterate(pairs):
+        assert search.loss == x @ x
+    np.testing.assert_allclose(x, 0, atol=1e-7)
+    assert not search.iterate(pairs)
+    assert not pairs.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 9, 15])
+def test_it_goes_on_from_its_pairs_with_the_same_bits(stop, dtype):
+    objective, _ = counting(rosenbrock)
+    x, pairs = np.linspace(-1, 1.5, 9), np.zeros((6, 9), dtype)
+    search = Minimiser(objective, x, pairs)
+    for _ in range(stop):
+        assert search.iterate(pairs)
+    np.testing.assert_array_equal(kept_of(x, np.dtype(dtype)), x)
+    other_x, other_pairs = x.copy(), pairs.copy()
+    other = Minimiser(objective, other_x, other_pairs, search.count)
+    for _ in range(6):
+        assert search.iterate(pairs)
+        assert other.iterate(other_pairs)
+        np.testing.assert_array_equal(other_x, x)
+        np.testing.assert_array_equal(other_pairs, pairs)
+        assert (other.count, other.loss) == (search.count, search.loss)
+
+
+# --- a training like any other ---------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-2, 2, (60, 3))
+SMOOTH = np.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:]
+Y = np.hstack([SMOOTH, SMOOTH**2])
+KINDS = (SMOOTH[:, 0] > 0).astype(int) + (SMOOTH[:, 0] > 1)
+NETWORK = Network([3, 5, 2], "tanh", l2=0.01)
+
+
+def fit(network=NETWORK, x=X, y=Y, epochs=6, **options):
+    given = {"seed": 0, "progress": False, "optimizer": LBFGS()} | options
+    return fastmlp.fit(network, x, y, epochs=epochs, **given)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_it_reaches_a_minimum_of_the_objective(backend):
+    weights = RNG.integers(0, 3, 60).astype(float)
+    model = fit(epochs=3000, sample_weight=weights, backend=backend)
+    assert model.stop_reason.startswith(("the gradient's norm is ", "no step along the gradient"))
+    assert model.history["gradient"][-1] < 1e-5
+
+    def objective(parameters):
+        a, b, c, d = np.split(parameters, [15, 20, 30])
+        found = np.tanh(X @ a.reshape(3, 5) + b) @ c.reshape(5, 2) + d
+        fits = weights @ np.square(found - Y).mean(axis=1) / weights.sum()
+        return fits + 0.005 * (a @ a + c @ c)
+
+    assert model.history["loss"][-1] == pytest.approx(objective(model.parameters), rel=1e-12)
+    lower = scipy.optimize.minimize(objective, model.parameters, options={"gtol": 1e-9})
+    assert lower.fun > 0.999999 * model.history["loss"][-1]
+    assert (np.diff(model.history["loss"]) <= 0).all()
+
+
+OBJECTIVES = {
+    "cross_entropy": (Network([3, 5, 3], output="softmax"), KINDS),
+    "scikit-learn's": (Network([3, 5, 2], l2=0.1, convention="sklearn"), Y),
+    "a norm": (Network(inputs=3, layers=[Dense(5), LayerNorm(), "tanh", Dense(2)]), Y),
+    "quantiles": (Network([3, 5, 1], loss="pinball"), Y[:, :1]),
+    "heads": (
+        Network(inputs=3, layers=[Dense(5), "tanh"], heads={"a": Head(2), "b": Head(3, output="softmax")}),
+        {"a": Y, "b": KINDS},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_falls_and_is_that_of_other_optimisers(name):
+    network, y = OBJECTIVES[name]
+    model = fit(network, y=y, epochs=12)
+    more = model.fit_more(X, y, epochs=1, progress=False)
+    start = fit(network, y=y, epochs=0)
+    whole_batch = {"optimizer": fastmlp.SGD(0.0), "batch_size": None, "dtype": "float64"}
+    before, after = (
+        fit(network, y=y, epochs=1, initial=one, **whole_batch).history for one in (start, model)
+    )
+    for curve in network.loss_curves:
+        assert model.history[curve][0] == pytest.approx(before[curve][0], rel=1e-12)
+        assert more.history[curve][-1] == pytest.approx(after[curve][0], rel=1e-9)
+    assert after["loss"][0] <= model.history["loss"][-1] < 0.9 * model.history["loss"][0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("history", [2, 10])
+def test_a_training_in_two_parts_is_that_in_one(history, dtype, tmp_path):
+    given = {"optimizer": LBFGS(history=history), "dtype": dtype}
+    whole = fit(epochs=9, **given)
+    file = tmp_path / "training"
+    fit(epochs=4, callbacks=[Checkpoint(file)], **given)
+    parts = fit(epochs=4, **given).fit_more(X, Y, epochs=5, progress=False)
+    resumed = fit(epochs=9, resume=file, **given)
+    for run in fastmlp.iter_fit(NETWORK, X, Y, epochs=9, seed=0, progress=False, **given):
+        seen = run.model()
+    for model in (parts, resumed, seen):
+        np.testing.assert_array_equal(model.parameters, whole.parameters)
+        assert model.history == whole.history
+    assert whole.parameters.dtype == dtype
+
+
+def test_threads_callbacks_and_sparse_rows_change_nothing():
+    alone = fit(threads=1)
+    for options in (
+        {"threads": 2}, {"callbacks": [TimeLimit(100)]}, {"validation": (X, Y)}, {"batch_size": 7},
+        {"x": scipy.sparse.csr_array(X)},
+    ):  # fmt: skip
+        np.testing.assert_allclose(fit(**options).parameters, alone.parameters, rtol=1e-9)
+
+
+def test_starts_are_trained_together():
+    models = fastmlp.fit_many(NETWORK, X, Y, n_models=3, seed=3, optimizer=LBFGS(), epochs=5)
+    for seed, model in enumerate(models, 3):
+        np.testing.assert_array_equal(model.parameters, fit(epochs=5, seed=seed).parameters)
+        assert [*model.history] == ["loss", "gradient"]
+
+
+def test_a_training_leaves_no_cycle_that_keeps_the_rows():
+    rows = X.copy()
+    before = sys.getrefcount(rows)
+    gc.collect()
+    gc.disable()
+    try:
+        fit(x=rows, epochs=2)
+        assert sys.getrefcount(rows) == before
+    finally:
+        gc.enable()
+
+
+def test_parameters_that_a_callback_changes_are_gone_on_from():
+    class Reset(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 5:
+                run.parameters[...] = 0.1
+
+    model = fit(epochs=8, callbacks=[Reset()])
+    there = fit(
+        epochs=1, initial=([np.full((3, 5), 0.1), np.full((5, 2), 0.1)], [np.full(5, 0.1), np.full(2, 0.1)])
+    )
+    assert model.history["loss"][5] == there.history["loss"][0]
+    assert model.history["loss"][7] < model.history["loss"][5]
+
+
+def test_it_ends_at_the_goal_and_at_a_flat_place():
+    model = fit(epochs=500, optimizer=LBFGS(goal=2.5))
+    assert model.history["loss"][-1] <= 2.5 < model.history["loss"][-2]
+    assert model.stop_reason.startswith("the loss is ")
+    model = fit(epochs=500, optimizer=LBFGS(min_gradient=1e-2))
+    assert model.history["gradient"][-1] < 1e-2 <= model.history["gradient"][-2]
+    model = fit(Network([3, 1]), y=X[:, :1], epochs=500, optimizer=LBFGS(min_gradient=0))
+    assert model.history["loss"][-1] < 1e-28
+    assert len(model.history["loss"]) < 100
+
+
+def test_steps_that_are_too_long_for_numbers_are_taken_back():
+    network = Network([3, 1], output="exp", loss="poisson")
+    start = ([np.full((3, 1), 15.0)], [np.zeros(1)])
+    model = fit(network, x=3 * X, y=np.ones((60, 1)), epochs=300, initial=start)
+    assert model.history["loss"][0] > 1e80
+    assert model.history["loss"][-1] < 1e-9 * model.history["loss"][0]
+
+
+def test_what_does_not_compose_is_refused_in_one_line():
+    for network, options, message in (
+        (Network([3, 4, 2], l1=0.1), {}, "LBFGS takes no l1, .*; Adam does"),
+        (Network([3, 4, 2], dropout=0.1), {}, "LBFGS takes no dropout"),
+        (NETWORK, {"mixup": 0.2}, "LBFGS reads all rows in each step; leave out mixup"),
+        (NETWORK, {"average": fastmlp.EMA(0.9)}, "leave out average"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            fit(network, **options)
+        assert "\n" not in str(error.value)
+    for given in ({"history": 0}, {"max_evaluations": 0}, {"min_gradient": -1.0}, {"goal": "low"}):
+        with pytest.raises((ValueError, TypeError)):
+            LBFGS(**given)

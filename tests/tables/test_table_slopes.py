@@ -1,0 +1,103 @@
+"""Slopes of table models in the table's units, and attributions to its columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from flats import QUICK, flats
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.tables.errors import TableError
+
+EXACT = {**QUICK, "dtype": "float64", "activation": "tanh"}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return TableRegressor(**EXACT).fit(flats().drop("kind"), "price")
+
+
+def differences(of, frame, name, step):
+    up, down = (of(frame.with_columns(pl.col(name) + sign * step)) for sign in (1, -1))
+    return (up - down) / (2 * step)
+
+
+def test_slopes_are_in_the_units_of_the_table(exact):
+    frame = flats().drop("kind", "price")
+    slopes = exact.input_gradient(frame)
+    assert slopes.columns == ["size", "noise"]
+    known = frame["size"].is_not_null().to_numpy()
+    assert slopes["size"].is_nan().to_numpy().tolist() == (~known).tolist()
+    for name, step in (("size", 1e-3), ("noise", 1e-5)):
+        found = slopes[name].to_numpy()
+        expected = differences(exact.predict, frame, name, step)
+        rows = known if name == "size" else slice(None)
+        np.testing.assert_allclose(found[rows], expected[rows], atol=1e-5 * np.abs(expected).max())
+    assert 1000 < slopes["size"].fill_nan(None).median() < 5000
+    np.testing.assert_array_equal(exact.jacobian(frame)[:, 0], slopes.to_numpy())
+    assert hasattr(exact.input_gradient(frame.to_pandas()), "iloc")
+
+
+def test_slopes_of_probabilities():
+    model = TableClassifier(**EXACT).fit(flats().drop("price"), "kind")
+    frame = flats().drop("kind", "price").drop_nulls()
+    dear = model.input_gradient(frame)
+    np.testing.assert_array_equal(dear.to_numpy(), model.input_gradient(frame, "dear").to_numpy())
+    np.testing.assert_allclose(dear.to_numpy(), -model.input_gradient(frame, "cheap").to_numpy(), atol=1e-12)
+    expected = differences(lambda rows: model.predict_proba(rows)[:, 1], frame, "size", 1e-4)
+    np.testing.assert_allclose(dear["size"], expected, atol=1e-6 * np.abs(expected).max())
+    assert model.jacobian(frame).shape == (len(frame), 2, 2)
+    with pytest.raises(ValueError, match="output must be one of cheap, dear, got 'free'"):
+        model.input_gradient(frame, "free")
+
+
+def test_heavy_tails_have_slopes_of_both_columns():
+    rng = np.random.default_rng(0)
+    amount = np.exp(2 * rng.normal(size=300))
+    frame = pl.DataFrame({"amount": amount, "price": amount + rng.normal(size=300)})
+    model = TableRegressor(**EXACT).fit(frame, "price")
+    assert model.encoding_.columns[0].tails == "both"
+    X = frame.select("amount")
+    expected = differences(model.predict, X, "amount", 1e-6)
+    np.testing.assert_allclose(
+        model.input_gradient(X)["amount"], expected, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("preset", [None, "best"])
+def test_attributions_are_of_the_columns_of_the_table(exact, preset):
+    frame = flats()
+    model = exact
+    if preset is not None:  # numbers are embedded there, beside sparse columns
+        given = {"members": 2, "epochs": 3, "random_state": 0, "dtype": "float64", "preset": preset}
+        model = TableRegressor(**given).fit(frame.drop("kind"), "price")
+    X = frame.drop("kind", "price")
+    base = pl.DataFrame({"size": [60.0], "city": ["Oslo"], "noise": [0.0]})
+    found = model.attribute(X, base, steps=200)
+    assert found.names == ("size", "city", "noise")
+    np.testing.assert_allclose(found.change, model.predict(X) - model.predict(base), rtol=1e-9, atol=1e-6)
+    assert found.error < 0.05 * np.abs(found.change).max()
+    from_median = model.attribute(X, steps=20)
+    assert from_median.values.shape == found.values.shape
+    expected = model.attribute(X[:3], X, method="expected", steps=200)
+    np.testing.assert_allclose(expected.change, model.predict(X[:3]) - model.predict(X).mean(), rtol=1e-6)
+    assert len(found.plot().patches) == 3
+    if preset is None:
+        assert np.abs(found.values[:, :2]).mean() > 5 * np.abs(found.values[:, 2]).mean()
+
+
+def test_mistakes_get_one_line(exact):
+    X = flats().drop("kind", "price")
+    for call, error, message in (
+        (lambda: exact.attribute(X, X[:3]), ValueError, "baseline must have 1 row or 200, got 3"),
+        (lambda: exact.attribute(X, method="expected"), ValueError, "method='expected' needs baseline"),
+        (lambda: exact.input_gradient(X, "dear"), ValueError, "output must be None of a regressor"),
+        (lambda: exact.input_gradient(X[:0]), TableError, "there are no rows"),
+    ):
+        with pytest.raises(error, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    cities = flats().select("city", "price")
+    with pytest.raises(ValueError, match="no column of numbers to differentiate by"):
+        TableRegressor(**QUICK).fit(cities, "price").jacobian(cities)
