@@ -274,6 +274,11 @@ def keeping_signs(optimizer: Optimizer, network: Network) -> Optimizer:
 
 @functools.lru_cache(maxsize=64)
 def _keeping_signs(optimizer: Optimizer) -> Optimizer:
+    if optimizer.whole:
+        raise ValueError(
+            f"a monotone network does not go with {type(optimizer).__name__}, whose steps follow no signs; "
+            "Adam and SGD do"
+        )
     if optimizer.own_rule.reads_last or optimizer.own_rule.moments == MOST_MOMENTS:
         name, fact = type(optimizer).__name__, "predicts by a mean of other points"
         why = fact if optimizer.own_rule.reads_last else f"has {MOST_MOMENTS} moments already"

@@ -35,6 +35,13 @@ NUMBERS = {int, float, Decimal}
 """Types that stand together in a column, as float64."""
 
 
+def frame_of(columns: Iterable[pl.Series]) -> pl.DataFrame:
+    """Return columns of different names as a frame; polars would rename a column without a name."""
+    import polars as pl
+
+    return pl.DataFrame({column.name: column for column in columns})
+
+
 def column_of(name: str, array: NDArray[Any]) -> pl.Series:
     """Return an array (rows,) as a column, null where it is masked; TableError if a column cannot hold it."""
     import polars as pl

@@ -671,6 +671,9 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     def _as_learned(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return numbers and dates in place of texts; warn of texts that are not written as they were."""
+        lacking = [one for one in self.encoding_.kinds if one[:7] == "column_" and one not in frame.columns]
+        if lacking and "" in frame.columns:  # earlier versions learned a column without a name so
+            frame = frame.rename({"": lacking[0]})
         frame, lines = as_learned(frame, self.encoding_.writings, self.missing_texts)
         for line in lines:
             warnings.warn(line, stacklevel=5)  # what calls predict

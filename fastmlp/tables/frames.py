@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.tables.arrays import column_of, objects
+from fastmlp.tables.arrays import column_of, frame_of, objects
 from fastmlp.tables.arrow import check_type, from_arrow
 from fastmlp.tables.errors import TableError, different, name_of
 from fastmlp.tables.read_options import DEFAULTS, ReadOptions
@@ -91,10 +91,9 @@ def _column(name: str, values: Any) -> Any:
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
-    import polars as pl
 
     different(frame.columns)
-    return pl.DataFrame([_of_pandas(str(name), frame[name]) for name in frame.columns])
+    return frame_of(_of_pandas(str(name), frame[name]) for name in frame.columns)
 
 
 def _of_pandas(name: str, column: Any) -> pl.Series:

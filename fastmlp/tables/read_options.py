@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastmlp import checks
+from fastmlp.tables.arrays import frame_of
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.texts import MISSING, as_numbers, guessed, moments, parsed
@@ -99,4 +100,4 @@ def typed(
                     raise WrittenOtherwise(name)
                 series = parsed(series, kind, found=found)
         columns.append(series)
-    return pl.DataFrame(columns)
+    return frame_of(columns)

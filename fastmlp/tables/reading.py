@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp.checks import needed
 from fastmlp.system.notices import Bar
-from fastmlp.tables.arrays import column_of
+from fastmlp.tables.arrays import column_of, frame_of
 from fastmlp.tables.arrow import check_file, check_parquet
 from fastmlp.tables.delimited import read_csv
 from fastmlp.tables.errors import TableError, different
@@ -102,8 +102,6 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return arrays as columns: (rows,) by its name, (rows, n) as name0, name1, ..; of .npy as x0, x1, .."""
     import zipfile
 
-    import polars as pl
-
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
@@ -124,7 +122,7 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
         first, rows = columns[0][0], len(columns[0][1])
         if len(column) != rows:
             raise TableError(f"it has {len(column)} rows, and {first!r} has {rows}", name)
-    return pl.DataFrame([column_of(name, column) for name, column in columns])
+    return frame_of(column_of(name, column) for name, column in columns)
 
 
 FORMATS: dict[str, Callable[[Path, ReadOptions], Any]] = {

@@ -105,9 +105,17 @@ class Sloped:
         error = max(part.error for part in parts)
         return Attribution(unit * np.column_stack(summed), unit * change, unit * error, names)
 
+    def _check_task(self) -> None:
+        """Raise ValueError in one line for targets whose decoding is not linear, and for several."""
+        check_is_fitted(self)
+        task = self.task_
+        plain = hasattr(task, "deviation") and task.output == "identity" and not getattr(task, "log", False)
+        if not (plain or isinstance(task, Classification)):
+            raise ValueError("table models have slopes of classes, or of one number without log or exp")
+
     def _place(self, output: Any) -> int:
         """Return the place of an output that a caller names."""
-        check_is_fitted(self)
+        self._check_task()
         if not isinstance(self.task_, Classification):
             if output is not None:
                 raise ValueError(f"output must be None of a regressor, got {checks.shown(output)}")
@@ -136,7 +144,7 @@ class Sloped:
 
         of : of(model, rows) gives derivatives (rows, .., columns of X) of some outputs of a network
         """
-        check_is_fitted(self)
+        self._check_task()
         frame, places = self._columns_of(X), self.encoding_.places
         columns = [column for column in self.encoding_.columns if isinstance(column, Number)]
         if not columns:

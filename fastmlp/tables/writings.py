@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmlp import checks
+from fastmlp.tables.arrays import frame_of
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
 from fastmlp.tables.texts import ISO, MOSTLY, moments, parsed
@@ -391,7 +392,7 @@ def as_written(
         is_few = task is None and read.n_unique() <= MOST_CLASSES
         if isinstance(found, Writing) and found.kind == "number" and found.is_told and not is_few:
             of_target, target = found, read
-    return pl.DataFrame(columns), target, FoundWritings(tuple(writings), doubts, examples, of_target)
+    return frame_of(columns), target, FoundWritings(tuple(writings), doubts, examples, of_target)
 
 
 def _as_written(

@@ -276,6 +276,10 @@ REFUSED = {
         lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=ScheduleFreeAdamW(), seed=0),
         "does not go with ScheduleFreeAdamW, which predicts by a mean of other points; Adam and SGD do",
     ),
+    "steps of all rows": (
+        lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=fastmlp.LBFGS(), seed=0),
+        "does not go with LBFGS, whose steps follow no signs; Adam and SGD do",
+    ),
 }
 
 

@@ -317,3 +317,28 @@ def test_a_seed_of_a_picture_that_is_none_is_named(folder, capsys, seed):
     with pytest.raises(SystemExit, match="2"):
         main(["plot", str(folder / "price"), str(folder / "flats.csv"), "--seed", seed])
     assert capsys.readouterr().err.startswith("fastmlp: error: seed must be")
+
+
+@pytest.mark.parametrize("form", ["polars", "pandas", ".parquet"])
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_column_without_a_name_is_a_column(form, place, tmp_path):
+    """Polars renames it where a frame is made of columns."""
+    frame = flats().rename({"size": ""})
+    frame = frame.select([*(names := [one for one in frame.columns if one])[:place], "", *names[place:]])
+    given = frame
+    if form == "pandas":
+        given = frame.to_pandas()
+    elif form != "polars":
+        given = tmp_path / f"flats{form}"
+        frame.write_parquet(given)
+    model = TableRegressor(**FAST, columns={"kind": "drop"}).fit(given, "price")
+    assert "" in model.encoding_.kinds
+    np.testing.assert_array_equal(model.predict(frame.drop("price")), model.predict(given))
+
+
+def test_a_model_that_calls_a_column_without_a_name_otherwise_is_served():
+    """Earlier versions learned it as polars renames it."""
+    frame = flats().rename({"size": "column_1"})
+    model = TableRegressor(**FAST, columns={"kind": "drop"}).fit(frame, "price")
+    rows = frame.drop("price")
+    np.testing.assert_array_equal(model.predict(rows.rename({"column_1": ""})), model.predict(rows))

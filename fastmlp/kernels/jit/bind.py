@@ -169,10 +169,11 @@ def check_slots(variant: Variant) -> None:
 
 
 def _called(functions: Mapping[str, Function]) -> set[str]:
-    """Return the names of all functions that the entry points call, directly or not."""
-    called = {*ENTRY_POINTS}
+    """Return the names of all functions that training and prediction call, directly or not."""
+    # Derivatives do not count: a function that these alone call changes no training.
+    called = {name for name in ENTRY_POINTS if name not in vars(pass_templates)}
     seen: set[Any] = set()
-    pending = [functions[name] for name in ENTRY_POINTS]
+    pending = [functions[name] for name in called]
     while pending:
         function = pending.pop()
         if isinstance(function, types.FunctionType) and function not in seen:
