@@ -226,12 +226,18 @@ def test_new_rows_of_several_targets_and_of_logarithms_have_their_own_shift(tmp_
 
 
 def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
-    first, second = flats().drop("kind"), flats(150, 1).drop("kind").with_columns(price=-pl.col("price"))
+    frames = [flats(600, seed).drop("kind", "city").filter(pl.col("size").is_not_null()) for seed in (0, 1)]
+    first, second = (
+        frame.select("size", price=by * pl.col("size") * (1 + 0.3 * pl.col("noise")))  # errors follow sizes
+        for by, frame in zip((1, 0.5), frames, strict=True)
+    )
     TableRegressor(**QUICK, monotone={"size": 1}).fit(first, "price").save(tmp_path / "m")
-    model = load(tmp_path / "m").fit_more(second)  # prices that fall
+    model = load(tmp_path / "m").fit_more(second)
     larger = first.with_columns(size=pl.col("size") * 1.2)
     assert (model.predict(larger) >= model.predict(first)).all()
     assert len({*model.errors_.sizes}) == 1
+    falls = first.with_columns(price=-pl.col("price"))
+    assert (model.fit_more(falls).predict(larger) >= model.predict(first)).all()
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------------
