@@ -55,9 +55,16 @@ def print_line(text: str) -> None:
 
 def print_json(found: dict[str, Any]) -> None:
     """Print one JSON object; null where a number is NaN or infinite, and dates as texts."""
-    from fastmlp.tables.storage import finite
+    print(json.dumps(_finite(found), allow_nan=False, default=str))
 
-    print(json.dumps(finite(found), allow_nan=False, default=str))
+
+def _finite(value: Any) -> Any:
+    """Return JSON's types with None where a number is NaN or infinite."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def described(estimator: Estimator) -> dict[str, Any]:
@@ -169,7 +176,8 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
             f"{loss:.4g}{rest}"
         )
     if estimator.shortened_ is not None:
-        print_line(f"note       the time limit left room for {estimator.shortened_}")
+        by = "there was" if estimator.shortened_.endswith("Ctrl-C") else "the time limit left"
+        print_line(f"note       {by} room for {estimator.shortened_}")
     print_line(f"backend    {found['backend']}")
 
 

@@ -217,15 +217,29 @@ def model_of(graph: ExportGraph) -> Any:
         for name, number in graph.outputs.items()
     ]
     written.nodes += [onnx.helper.make_node("Identity", [last], [name]) for name, last in outputs.items()]
-    arrays = [onnx.numpy_helper.from_array(values, name) for name, values in written.arrays.items()]
+    texts = {} if described_by is None else {DESCRIPTION: json.dumps(with_formulas(described_by))}
+    return assembled([written], starts, ends, texts)
+
+
+def assembled(
+    graphs: Sequence[OnnxGraph], starts: Sequence[Any], ends: Sequence[Any], texts: dict[str, str]
+) -> Any:
+    """Return graphs, one after another, as an onnx.ModelProto with inputs, outputs and properties."""
+    onnx = needed("onnx", "onnx", "to_onnx")
+    nodes = [node for graph in graphs for node in graph.nodes]
+    arrays = [
+        onnx.numpy_helper.from_array(values, name)
+        for graph in graphs
+        for name, values in graph.arrays.items()
+    ]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(written.nodes, "fastmlp", starts, ends, arrays),
+        onnx.helper.make_graph(nodes, "fastmlp", starts, ends, arrays),
         opset_imports=[onnx.helper.make_opsetid("", VERSION)],
         ir_version=IR_VERSION,
         producer_name="fastmlp",
     )
-    if described_by is not None:
-        onnx.helper.set_model_props(model, {DESCRIPTION: json.dumps(with_formulas(described_by))})
+    if texts:
+        onnx.helper.set_model_props(model, texts)
     return model
 
 

@@ -30,6 +30,9 @@ categories : a table for each column, see `with_unknown`"""
 GATHER = Kind("gather")
 """Gathered units of another operation, in any order."""
 
+COLUMNS = Kind("columns")
+"""Formulas of the columns of a table."""
+
 
 class ExportStep(NamedTuple):
     """A step of an export: a formula of a row, or a kind of `STRUCTURES`.
@@ -391,17 +394,57 @@ def graph_of(
     return ExportGraph(_functions(made.found), inputs, parameters.dtype, network.widths, network)
 
 
+def columns_graph(
+    n_in: int, parts: Sequence[tuple[UnitFormula, tuple[NDArray[Any], ...]]], order: NDArray[np.int64]
+) -> ExportGraph:
+    """Return the graph of units in float64 that are formulas of the columns of X (rows, n_in).
+
+    parts : formulas, each with W and b of a dense layer that follows, or ()
+    order : the units of all parts, one part after another, in their order in the output
+    """
+    steps: list[ExportStep] = []
+
+    def add(kind: Kind, sources: tuple[int, ...], n_in: int, n_out: int, *of_step: Any) -> int:
+        one, number, (arrays, *part) = Operation(kind, "", sources, n_in, n_out), len(steps), of_step
+        named = {f"{name}_{number}": array for name, array in arrays.items()}
+        steps.append(step_of(one, named, np.dtype(float), *part)._replace(number=number))
+        return number
+
+    ends = []
+    for part, dense in parts:
+        units = len(part.gathered)
+        end = add(GATHER, (INPUTS,), n_in, units, {"places": part.gathered})
+        end = add(COLUMNS, (end,), units, units, part.arrays, part)
+        if dense:
+            end = add(KINDS["dense"], (end,), *dense[0].shape, dict(zip("Wb", dense, strict=True)))
+        ends.append(end)
+    joined = add(KINDS["concatenate"], tuple(ends), steps[ends[0]].one.n_out, len(order), {})
+    add(GATHER, (joined,), len(order), len(order), {"places": order})
+    inputs = [GraphInput(INPUTS, "X", n_in)]
+    return ExportGraph(_functions(steps), inputs, np.dtype(float), (n_in, len(order)))
+
+
 def mean_graph(
     networks: Sequence[tuple[Network, NDArray[Any]]], columns: Sequence[NDArray[np.int64]], n_in: int
 ) -> ExportGraph:
     """Return the graph of the mean output of networks with a common input.
 
-    networks : with their parameters; columns : each network's columns of X (rows, n_in)
+    networks : with their parameters; columns : each network's columns of X (rows, n_in), in the order of its
+        blocks of inputs, which are numbers
     """
     made: _Steps | None = None
     ends = []
     for pair, own in zip(networks, columns, strict=True):
         made = _Steps(*folded(*pair), before=made)
+        if made.network.blocks:
+            firsts = itertools.accumulate((one.columns for one in made.network.blocks), initial=0)
+            cut = [
+                own[first:][: one.columns] for first, one in zip(firsts, made.network.blocks, strict=False)
+            ]
+            read = [made.append_gather(INPUTS, part, n_in) for part in cut]
+            made.blocks = iter([GraphInput(number, "", 0) for number in read])
+            ends.append(made.walk_all(INPUTS))
+            continue
         is_whole = np.array_equal(own, np.arange(n_in))
         ends.append(made.walk_all(INPUTS if is_whole else made.append_gather(INPUTS, own, n_in)))
     assert made is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -20,14 +22,14 @@ from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import Bar
-from fastmlp.tables import effects, members, report, selection, storage
+from fastmlp.tables import effects, members, report, selection
 from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, as_given, separated
-from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of, doubt
+from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Doubt, dependence_of, doubt
 from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
@@ -118,7 +120,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     report_ : dict or None; its "columns" has a row for each column: name, kind, what is done, missing values,
         levels of a category, an example, what is in doubt; `fastmlp train`, and `fit` with `test`, add scores
         on held-out rows
-    fingerprint_ : str or None, a digest of the table that was trained on
+    fingerprint_ : str or None, a digest of the table that was trained on, and of each of `fit_more` behind
     held_ : (rows,) array of bool or None, which rows of that table were held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
     """
@@ -154,12 +156,8 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         random_state: Any = None,
         progress: bool | None = False,
     ) -> None:
-        self._keep(locals())
-
-    def _keep(self, parameters: dict[str, Any]) -> None:
-        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
-        names = self._get_param_names()
-        self.__dict__ |= {name: parameters[name] for name in names}
+        given = locals()
+        self.__dict__ |= {name: given[name] for name in inspect.signature(TableEstimator).parameters}
 
     def fit(
         self,
@@ -231,7 +229,8 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
                 self, report.outputs_in_parts(self, tested), judged, others
             )
         if self.shortened_ is not None:
-            warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
+            by = "there was" if deadline.interrupted else f"time_limit={self.time_limit:g} left"
+            warnings.warn(f"{by} room for {self.shortened_}", stacklevel=2)
         if found is not None:
             warnings.warn(found.sentence(f"{found.parameter}={found.column!r}"), stacklevel=2)
         return self
@@ -322,13 +321,8 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         recipes = self._recipes()
         recipes = tuple(recipe for recipe in recipes if embeds or not recipe.embeds) or recipes
         targets = self.task_.encoded(y)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        several = have_three(X, numbers) if any(one.embeds for one in recipes) else np.zeros(0, bool)
-        signs = self.encoding_.signs(self.monotone or {})
-        settings = members.MemberSettings(
-            seed, several & (signs[: len(several)] == 0), deadline, self.backend, self.threads, self.progress,
-            self.dtype, dependence, signs,
-        )  # fmt: skip
+        several = have_three(X, numbers) if any(one.embeds for one in recipes) else None
+        settings = self._members(deadline, dependence, several)
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
             seconds = min(float(self.search), max(1.0, deadline.left / 2))
@@ -338,23 +332,78 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             )
             recipes = (recipe,)
         groups, self.shortened_ = selection.train(X, targets, weights, self.task_, recipes, settings)
+        self._take(groups, targets, weights, dependence)
+
+    def _take(
+        self, groups: list[selection.Group], targets: Array, weights: Array | None, dependence: Dependence
+    ) -> None:
+        """Have the networks of groups, with the errors or the threshold by the rows that they held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]
         judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
         self.errors_: HeldErrors | None = None
-        if isinstance(self.task_, Regression):
+        if isinstance(self.task_, Regression | Several):
             outputs, rows = out_of_fold(judged)
-            self.errors_ = errors_of(outputs, rows, targets, dependence, not self.monotone)
+            if isinstance(self.task_, Regression):
+                follows = self.models_[0].network.monotone is None
+                self.errors_ = errors_of(outputs, rows, targets, dependence, follows)
             own = None if weights is None else weights[rows]
             self.task_ = self.task_.with_shift(outputs, targets[rows], own)
-        elif isinstance(self.task_, Several):
-            outputs, rows = out_of_fold(judged)
-            self.task_ = self.task_.with_shift(
-                outputs, targets[rows], None if weights is None else weights[rows]
-            )
         elif (wanted := self._settings["threshold"]) is not None:
             outputs, rows = out_of_fold(judged)
             own = None if weights is None else weights[rows]
             self.task_ = self.task_.with_threshold(wanted, outputs, targets[rows], own)
+
+    def fit_more(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Go on training on new rows, with what was learned of columns and targets as it is.
+
+        Scales, levels and classes stay, and new levels are what they are to `predict`. Networks hold out
+        parts of the new rows, as in `fit`: the errors of intervals, and the threshold, are then those of new
+        rows. Scores of `report_` remain those of the model before, and it says so.
+
+        X, y, sample_weight : as for `fit`, of rows that were not learned from; y : None for the column of X
+            that has the target's name
+
+        Raises
+        ------
+        TableError
+            As of `fit`; if a class is new, a number is below what the loss takes, or there are too few rows.
+        """
+        frame, values, weights = self._read(X, y, sample_weight)
+        single = [(self.target_name_, self.task_, values)]
+        for name, task, own in self.task_.each(values) if isinstance(self.task_, Several) else single:
+            if isinstance(task, Regression):
+                task.check(own, name)
+            elif (new := task.encoded(own) < 0).any():
+                raise TableError(f"class {checks.shown(own[new][0])} was not learned", name)
+        targets = self.task_.encoded(values)
+        if len(values) < FOLDS:
+            raise TableError(f"at least {FOLDS} rows with a target are needed, got {len(values)}")
+        own, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
+        again = ["the model has learned from this table: errors of intervals will be too small"]
+        for line in self.encoding_.remarks(frame) + again * (own in known):
+            warnings.warn(line, stacklevel=2)
+        dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
+        encoded = self.encoding_.encoded(frame, self.models_[0].parameters.dtype)
+        groups = selection.more(
+            encoded, targets, weights, self.task_, self.groups_, self._members(Deadline(), dependence)
+        )
+        self._take(groups, targets, weights, dependence)
+        report, count = self.report_ or {}, len(values)
+        before = f"before {count} rows more were learned"
+        self.report_ = report | {"held out": ", ".join(filter(None, (report.get("held out"), before)))}
+        self.fingerprint_ = " ".join([*known, own])
+        return self
+
+    def _members(
+        self, deadline: Deadline, dependence: Dependence, several: Array | None = None
+    ) -> members.MemberSettings:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        several = np.zeros(0, bool) if several is None else several
+        signs = self.encoding_.signs(self.monotone or {})
+        several = several & (signs[: len(several)] == 0)
+        return members.MemberSettings(
+            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, dependence, signs
+        )
 
     @property
     def recipe_(self) -> Recipe:
@@ -476,20 +525,64 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         X, y : a table and its target, as for `fit`
         """
         frame, values, _ = self._read(X, y)
-        if not self.trained_on(frame, values):
+        known, own = (self.fingerprint_ or "").split(), self.encoding_.fingerprint(frame, values)
+        if own not in known:
             return frame, values, None
-        if self.held_ is None or len(self.held_) != len(values):
+        if self.held_ is None or len(self.held_) != len(values) or own != known[0]:
             return frame, values, "rows that the model was trained on"
         return frame.filter(self.held_), values[self.held_], "rows that were held out of the training"
 
-    def trained_on(self, frame: pl.DataFrame, y: Array) -> bool:
-        """Return whether a table without its target, and the targets (rows,), are those of the training."""
-        return self.fingerprint_ == self.encoding_.fingerprint(frame, y)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
+        from fastmlp.tables import storage
+
         check_is_fitted(self)
         storage.write(path, self)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write an ONNX file: "X" (rows, columns) float64, as `coded` gives a table, to "output" (rows, n).
+
+        The output is what `predict` gives of numbers, and of classes the probability of each. What the
+        numbers mean is in the file's metadata: names and levels of columns, and classes. Needs the extra
+        `onnx`.
+
+        Raises
+        ------
+        TableError
+            If a column is free text.
+        ValueError
+            If there are several targets, or networks learned logarithms.
+        """
+        from fastmlp.tables import exporting
+
+        check_is_fitted(self)
+        exporting.to_onnx(self, Path(path))
+
+    def to_c(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        """Write a C99 header with `void NAME_predict(const double *x, double *out)`, for one row.
+
+        Rows, outputs and errors are those of `to_onnx`; a file beside, which ends in .json, says what the
+        numbers mean.
+
+        name : what its functions begin with, an identifier of C; None for the file's name
+        """
+        from fastmlp.tables import exporting
+
+        check_is_fitted(self)
+        exporting.to_c(self, Path(path), name)
+
+    def coded(self, X: Any) -> Array:
+        """Return a table as exports take it, (rows, columns) float64.
+
+        A number is as it is, a date in seconds since 1970, and a category the place of its level: NaN where
+        there is none, and -1 for a level that was not learned.
+
+        X : as for `predict`
+        """
+        from fastmlp.tables import exporting
+
+        check_is_fitted(self)
+        return exporting.coded(self.encoding_, self._columns_of(X))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -502,6 +595,8 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         OSError
             If it cannot be read.
         """
+        from fastmlp.tables import storage
+
         kept = storage.parsed(path, *archive.read(path))
         if kept["task_"].name != cls._task:
             held = f"a model of a {kept['task_'].name}"

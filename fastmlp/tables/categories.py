@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, or_missing
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Share, Whole, or_missing
 from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Category(Column):
     levels: tuple[str, ...]
     rest: bool
     missing: bool
-    beyond: int = 0
-    unknown: float = 1.0
+    beyond: Whole = 0
+    unknown: Share = 1.0
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
@@ -82,13 +82,13 @@ class Category(Column):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return a 1 in the column of each row's level; nothing for what has no column."""
-        codes, place = self._codes(series), len(self.levels)
+        codes, place = self.codes_of(series), len(self.levels)
         absent = codes == MISSING
         codes[codes == UNKNOWN] = place if self.rest else -1
         codes[absent] = place + self.rest if self.missing else -1
         return Cells(np.maximum(codes, 0)[:, None], (codes >= 0).astype(float)[:, None])
 
-    def _codes(self, series: pl.Series) -> Array:
+    def codes_of(self, series: pl.Series) -> Array:
         """Return the place of each row's level (rows,) int64; UNKNOWN or MISSING where there is none."""
         import polars as pl
 
@@ -124,7 +124,7 @@ class Category(Column):
     def remarks(self, series: pl.Series) -> list[str]:
         """Return a line if unusually many rows have unknown levels, and one if levels cannot be held."""
         counts = series.alias("level").value_counts(name="rows")
-        codes = self._codes(counts["level"])
+        codes = self.codes_of(counts["level"])
         rows = int(counts["rows"].filter(codes != MISSING).sum())
         strange = counts.filter(codes == UNKNOWN)
         unknown, expected = int(strange["rows"].sum()), self.unknown

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 from numpy.typing import NDArray
+
+try:
+    from msgspec import Meta
+except ImportError:  # without the extra no file is read
+    Meta = dict  # type: ignore[misc,assignment]
 
 if TYPE_CHECKING:
     import polars as pl
 
 Array = NDArray[Any]
+
+Whole = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+BelowOne = Annotated[float, Meta(ge=0, lt=1)]
+Size = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""Numbers with the bounds that msgspec checks when it reads a file."""
+
+Mean = Annotated[float, Meta(ge=-1e9, le=1e9)]
+"""A mean target in deviations, so near to 0 that the squares of all means have a sum."""
 
 MOST_LEVELS = 5000
 """Levels of a category that get a column of their own, the most frequent first, where nobody says."""

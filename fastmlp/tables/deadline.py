@@ -49,15 +49,22 @@ class Deadline:
     """When a training on a table ends.
 
     seconds : that it may take; None for no limit; began : by `time.monotonic`, None if that is now
+    interrupted : whether a signal has ended it
     """
 
     def __init__(self, seconds: float | None = None, began: float | None = None) -> None:
-        self.seconds = seconds
+        self.seconds, self.interrupted = seconds, False
         self._began = time.monotonic() if began is None else began
+
+    def interrupt(self, reason: str) -> None:
+        """End it now, for `system.interrupts.deferred`."""
+        self.interrupted = True
 
     @property
     def left(self) -> float:
         """Seconds that networks may still take; below 0 once they are over, infinite without a limit."""
+        if self.interrupted:
+            return -math.inf
         whole = math.inf if self.seconds is None else NETWORKS_SHARE * self.seconds
         return self._began + whole - time.monotonic()
 

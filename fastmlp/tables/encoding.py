@@ -320,11 +320,6 @@ class Encoding:
         fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))
         return hstack([fixed, *texts], format="csr") if texts else fixed
 
-    @property
-    def described(self) -> list[dict[str, Any]]:
-        """The columns in JSON's types; `columns_of` of `restoring` takes it."""
-        return [column.described for column in self.columns]
-
 
 def rows_of_columns(
     encoding: Encoding, frame: pl.DataFrame, found: FoundWritings | None

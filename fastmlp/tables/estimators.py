@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.files import archive
-from fastmlp.tables import storage
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
-from fastmlp.tables.writings import Given
 
 Array = NDArray[Any]
 
@@ -45,36 +44,10 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     _task = Classification.name
 
     def __init__(
-        self,
-        *,
-        columns: Given | None = None,
-        time: str | None = None,
-        group: str | None = None,
-        monotone: Mapping[str, int] | None = None,
-        missing: Sequence[str] | None = None,
-        levels: int | None = None,
-        preset: str | None = None,
-        hidden: Sequence[int] | None = None,
-        layers: Sequence[Any] | None = None,
-        activation: str | None = None,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        dropout: float | None = None,
-        l2: float | None = None,
-        members: int | None = None,
-        class_weight: str | None = None,
-        threshold: float | str | None = None,
-        time_limit: float | None = None,
-        search: float | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        dtype: Any = None,
-        random_state: Any = None,
-        progress: bool | None = False,
+        self, *, class_weight: str | None = None, threshold: float | str | None = None, **others: Any
     ) -> None:
-        self._keep(locals())
+        super().__init__(**others)
+        self.class_weight, self.threshold = class_weight, threshold
 
     @property
     def classes_(self) -> Array:
@@ -127,37 +100,9 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
 
     _task = Regression.name
 
-    def __init__(
-        self,
-        *,
-        columns: Given | None = None,
-        time: str | None = None,
-        group: str | None = None,
-        monotone: Mapping[str, int] | None = None,
-        missing: Sequence[str] | None = None,
-        levels: int | None = None,
-        preset: str | None = None,
-        hidden: Sequence[int] | None = None,
-        layers: Sequence[Any] | None = None,
-        activation: str | None = None,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        dropout: float | None = None,
-        l2: float | None = None,
-        members: int | None = None,
-        loss: str = "squared",
-        target_transform: str | None = None,
-        time_limit: float | None = None,
-        search: float | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        dtype: Any = None,
-        random_state: Any = None,
-        progress: bool | None = False,
-    ) -> None:
-        self._keep(locals())
+    def __init__(self, *, loss: str = "squared", target_transform: str | None = None, **others: Any) -> None:
+        super().__init__(**others)
+        self.loss, self.target_transform = loss, target_transform
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
         """Return the lower and upper ends, (rows,) each, of intervals that hold a share of the numbers.
@@ -222,6 +167,13 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         return float(r2_score(values, self.predict(frame), sample_weight=weights))
 
 
+for _kind in (TableClassifier, TableRegressor):  # for help and for scikit-learn
+    _own = inspect.signature(_kind.__init__).parameters.values()
+    _all = inspect.signature(TableEstimator.__init__)
+    _kind.__init__.__signature__ = _all.replace(  # type: ignore[union-attr]
+        parameters=[*_all.parameters.values(), *(one for one in _own if one.kind == one.KEYWORD_ONLY)]
+    )
+
 ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
     one._task: one for one in (TableClassifier, TableRegressor)
 }
@@ -237,5 +189,7 @@ def opened(
     path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]
 ) -> TableClassifier | TableRegressor:
     """Return the classifier or regressor that a file's header and arrays hold, for `fastmlp.load`."""
+    from fastmlp.tables import storage
+
     kept = storage.parsed(path, header, arrays)
     return ESTIMATORS[kept["task_"].name].restored(kept)

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, or_missing
-from fastmlp.tables.values import labels_of, numbers, robust, scaled, scaled_slopes, seconds_of, tails_of
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Finite, Positive, or_missing
+from fastmlp.tables.values import (
+    Tails,
+    labels_of,
+    numbers,
+    robust,
+    scaled,
+    scaled_slopes,
+    seconds_of,
+    tails_of,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,49 +39,71 @@ DAY = 86_400.0
 YEAR = 365.2425 * DAY
 
 
-def _numeric(name: str, tails: str) -> list[str]:
-    """Return the names of the columns of X that `scaled` makes."""
-    return [name, f"{name} as it is"] if tails == "both" else [name]
+@dataclass(frozen=True)
+class Scaled(Column):
+    """Base of numbers and dates: of their amounts the median becomes 0, the distance of the quartiles 1.
+
+    center, scale : x becomes (x - center) * scale, and is clipped smoothly
+    missing : whether values were missing; then a last column says where
+    tails, unit : whether a second column has the amounts as they are, in which unit, as `tails_of` says
+    """
+
+    center: Finite
+    scale: Positive
+    missing: bool
+    tails: Tails = "clipped"
+    unit: Positive = 1.0
+
+    @staticmethod
+    def amounts(series: pl.Series) -> Array:
+        """Return a column's amounts (rows,) float64, NaN where there is none."""
+        raise NotImplementedError
+
+    @classmethod
+    def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
+        """Return the column with the quantiles of the amounts that it has."""
+        values = cls.amounts(series)
+        center, scale = robust(values)
+        return cls(series.name, center, scale, bool(np.isnan(values).any()), *tails_of(values, center, scale))
+
+    @property
+    def waves(self) -> list[tuple[str, float]]:
+        """The periods in which an amount has a place, with their lengths."""
+        return []
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The amount, clipped and as it is, sine and cosine of each period, and whether there is none."""
+        kept = [f"{self.name} as it is"] * (self.tails == "both")
+        waves = [f"{self.name} {wave} of the {period}" for period, _ in self.waves for wave in ("sin", "cos")]
+        return (self.name, *kept, *waves, *[f"{self.name} is missing"] * self.missing)
+
+    def encoded(self, series: pl.Series) -> Cells:
+        """Return the scaled amounts and their waves; a missing one is the median, and has no place."""
+        values = self.amounts(series)
+        absent = np.isnan(values)
+        known = np.where(absent, self.center, values)
+        columns = scaled(known - self.center, self.scale, self.unit, self.tails)
+        for _, period in self.waves:
+            angle = 2 * math.pi * (known % period) / period
+            columns += [np.where(absent, 0.0, np.sin(angle)), np.where(absent, 0.0, np.cos(angle))]
+        columns += [absent] * self.missing
+        return Cells(np.arange(len(columns)), np.column_stack(columns))
+
+    @property
+    def linear(self) -> Self:
+        """The column with its amounts as they are."""
+        return replace(self, tails="kept")
 
 
 @dataclass(frozen=True)
-class Number(Column):
-    """Numbers, of which the median becomes 0 and the distance between the quartiles 1; then clipped smoothly.
-
-    center, scale : x becomes (x - center) * scale
-    missing : whether values were missing; then a last column says where
-    tails, unit : whether a second column has the numbers as they are, in which unit, as `tails_of` says
-    """
+class Number(Scaled):
+    """Numbers."""
 
     kind = "number"
     words_for = "numbers"
     read_as = "number"
-    center: float
-    scale: float
-    missing: bool
-    tails: str = "clipped"
-    unit: float = 1.0
-
-    @classmethod
-    def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
-        """Return the column with the quantiles of the values that it has."""
-        values = numbers(series)
-        center, scale = robust(values)
-        missing = bool(np.isnan(values).any())
-        return cls(series.name, center, scale, missing, *tails_of(values, center, scale))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The number, clipped and as it is, and whether there is none."""
-        return (*_numeric(self.name, self.tails), *[f"{self.name} is missing"] * self.missing)
-
-    def encoded(self, series: pl.Series) -> Cells:
-        """Return the scaled numbers; a missing one is the median."""
-        values = numbers(series)
-        absent = np.isnan(values)
-        columns = scaled(np.where(absent, 0.0, values - self.center), self.scale, self.unit, self.tails)
-        columns += [absent] * self.missing
-        return Cells(np.arange(len(columns)), np.column_stack(columns))
+    amounts = staticmethod(numbers)
 
     def slopes(self, series: pl.Series) -> Array:
         """Return the derivatives (rows, width) of what `encoded` returns; NaN of a missing number."""
@@ -82,11 +113,6 @@ class Number(Column):
         return np.column_stack(columns)
 
     @property
-    def linear(self) -> Self:
-        """The column with its numbers as they are."""
-        return replace(self, tails="kept")
-
-    @property
     def summary(self) -> str:
         """Median and spread: of the quartiles, or half that of the extremes where the quartiles are equal."""
         spread = f"median {self.center:.4g}, spread {1 / self.scale:.4g}"
@@ -94,66 +120,35 @@ class Number(Column):
 
 
 @dataclass(frozen=True)
-class Date(Column):
-    """Dates: the time as a number, and its place in the year, the week and, if there are times, the day.
+class Date(Scaled):
+    """Dates: seconds since 1970 in UTC, and the place in the year, the week and, if there are times, the day.
 
-    center, scale, tails, unit : of seconds since 1970 in UTC, as for `Number`
     times : whether any has a time of day
     """
 
     kind = "date"
     words_for = "dates"
     read_as = "date"
-    center: float
-    scale: float
-    times: bool
-    missing: bool
-    tails: str = "clipped"
-    unit: float = 1.0
+    amounts = staticmethod(seconds_of)
+    times: bool = False
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
         """Return the column with the quantiles of the dates that it has."""
         seconds = seconds_of(series)
-        known = seconds[~np.isnan(seconds)]
-        center, scale = robust(seconds)
-        times, missing = bool((known % DAY != 0).any()), len(known) < len(seconds)
-        return cls(series.name, center, scale, times, missing, *tails_of(seconds, center, scale))
+        times = bool((seconds[~np.isnan(seconds)] % DAY != 0).any())
+        return replace(super().learned(series), times=times)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The time, sine and cosine of each period, and whether there is none."""
-        waves = [
-            f"{self.name} {wave} of the {period}" for period, _ in self._periods for wave in ("sin", "cos")
-        ]
-        return (*_numeric(self.name, self.tails), *waves, *[f"{self.name} is missing"] * self.missing)
-
-    @property
-    def _periods(self) -> list[tuple[str, float]]:
+    def waves(self) -> list[tuple[str, float]]:
+        """The year, the week and the day, with their seconds."""
         return [("year", YEAR), ("week", 7 * DAY), *([("day", DAY)] if self.times else [])]
-
-    def encoded(self, series: pl.Series) -> Cells:
-        """Return the scaled times and their waves; of a missing one nothing."""
-        seconds = seconds_of(series)
-        absent = np.isnan(seconds)
-        known = np.where(absent, self.center, seconds)
-        columns = scaled(known - self.center, self.scale, self.unit, self.tails)
-        for _, period in self._periods:
-            angle = 2 * math.pi * (known % period) / period
-            columns += [np.where(absent, 0.0, np.sin(angle)), np.where(absent, 0.0, np.cos(angle))]
-        columns += [absent] * self.missing
-        return Cells(np.arange(len(columns)), np.column_stack(columns))
-
-    @property
-    def linear(self) -> Self:
-        """The column with its times as they are."""
-        return replace(self, tails="kept")
 
     @property
     def summary(self) -> str:
         """The periods, and the middle date."""
         middle = np.datetime64(round(self.center), "s").astype("datetime64[D]")
-        periods = ", ".join(period for period, _ in self._periods)
+        periods = ", ".join(period for period, _ in self.waves)
         return f"around {middle}, place in the {periods}" + or_missing(self.missing)
 
 
@@ -168,7 +163,7 @@ class Text(Column):
     words_for = "free text"
     mostly_zeros = True
     words: tuple[str, ...]
-    weights: tuple[float, ...]
+    weights: tuple[Positive, ...]
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category, counts_of, unknown_share
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Count, Mean, Positive
 from fastmlp.tables.tasks import Classification, Several, Task
 from fastmlp.tables.values import clipped, labels_of
 
@@ -77,9 +77,9 @@ class LevelMeans(Category):
     """
 
     mostly_zeros = False
-    means: tuple[float, ...] = ()
-    rows: tuple[int, ...] = ()
-    priors: tuple[float, ...] = ()
+    means: tuple[Mean, ...] = ()
+    rows: tuple[Count, ...] = ()
+    priors: tuple[Positive, ...] = ()
 
     @classmethod
     def of(cls, column: Category, series: pl.Series, targets: Targets) -> Self:
@@ -108,10 +108,7 @@ class LevelMeans(Category):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return the means and the rows of each row's level; of one that was not learned 0 and the fewest."""
-        places = self._places_of(series)
-        return Cells(
-            np.arange(self.width), self._numbers(self._known_means[places], self._known_rows[places])
-        )
+        return Cells(np.arange(self.width), self.table[self._places_of(series)])
 
     def encoded_in_order(self, series: pl.Series, targets: Targets) -> Array:
         """Return the numbers (rows, width) of rows to learn from: means of the rows before each one."""
@@ -130,7 +127,7 @@ class LevelMeans(Category):
 
     def _places_of(self, series: pl.Series) -> Array:
         """Return each row's place (rows,) among the levels; the last ones are of none, and of a new one."""
-        places, count = self._codes(series), len(self.levels)
+        places, count = self.codes_of(series), len(self.levels)
         places[places == UNKNOWN] = count + self.missing
         places[places == MISSING] = count
         return places
@@ -141,6 +138,11 @@ class LevelMeans(Category):
         center = np.average(np.log1p(learned), weights=learned)
         spread = np.sqrt(np.average(np.square(own), axis=0, weights=learned))
         return np.column_stack([clipped(means / np.where(spread > 0, spread, 1.0)), np.log1p(rows) - center])
+
+    @cached_property
+    def table(self) -> Array:
+        """The numbers (levels, width) of each level, of none if there were such, and last of a new one."""
+        return self._numbers(self._known_means, self._known_rows)
 
     @cached_property
     def _known_means(self) -> Array:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import EarlyStopping
-from fastmlp.many.training import fit_many
+from fastmlp.many.training import InterruptedMany, fit_many
 from fastmlp.model.state import is_bfloat16
+from fastmlp.system.interrupts import BY_SIGINT
 from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import Deadline, Part, SharedCallback, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
@@ -42,57 +43,77 @@ class MemberSettings(NamedTuple):
     signs: Array | None = None
 
 
+Fitted = Model | DivergenceError | None
+"""What has come of a training; None if Ctrl-C has left it out."""
+
+
 class Planned(NamedTuple):
     """A network to train, as its recipe says.
 
     part : rows to train on, and rows held out; place : of the network among those of its recipe
     epochs : after which it ends, if no rows are held out; its rate falls as if it went on
+    initial : a member to begin from, whose network it has
     """
 
     recipe: Recipe
     part: Part
     place: int = 0
     epochs: int | None = None
+    initial: Model | None = None
 
 
 def train_members(
     X: Any, targets: Array, weights: Array | None, task: Task, planned: Sequence[Planned],
     settings: MemberSettings, callbacks: Sequence[Callback],
-) -> list[Model | DivergenceError]:  # fmt: skip
+) -> list[Fitted]:  # fmt: skip
     """Return members that train at once, each of the epoch after which its rows held out had the least loss.
 
-    All have the patience of the first one's recipe. In the place of one that diverges is its error.
+    All have the patience of the first one's recipe. In the place of one that diverges is its error, and None
+    for those that Ctrl-C has left out.
 
     targets : (rows,) as the task encodes them; callbacks : copied for each, but for `SharedCallback` ones
+
+    Raises
+    ------
+    InterruptedMany
+        If Ctrl-C has left out all.
     """
     options = [_options(X, targets, weights, task, one, settings) for one in planned]
     given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
     inputs = {blocks: rows_for(blocks, X) for blocks in {network.blocks for network in given["network"]}}
     stopping = [EarlyStopping(planned[0].recipe.patience)] if len(planned[0].part[1]) else []
-    return fit_many(
-        given.pop("network"),
-        X=[inputs[one["network"].blocks] for one in options],
-        y=_by_head(targets),
-        rows=[one.part[0] for one in planned],
-        sample_weight=weights,
-        callbacks=[*stopping, *callbacks],
-        progress=False,
-        threads=settings.threads,
-        dtype=settings.dtype,
-        **given,
-    )
+    found: list[Fitted] = []
+    try:
+        found += fit_many(
+            given.pop("network"),
+            X=[inputs[one["network"].blocks] for one in options],
+            y=_by_head(targets),
+            rows=[one.part[0] for one in planned],
+            sample_weight=weights,
+            callbacks=[*stopping, *callbacks],
+            progress=False,
+            threads=settings.threads,
+            dtype=settings.dtype,
+            **given,
+        )
+    except InterruptedMany as error:
+        found = error.models
+    found = [None if isinstance(one, Model) and one.stop_reason == BY_SIGINT else one for one in found]
+    if None in found and not any(isinstance(one, Model) for one in found):
+        raise InterruptedMany(found)
+    return found
 
 
 def _options(
     X: Any, targets: Array, weights: Array | None, task: Task, planned: Planned, settings: MemberSettings
 ) -> dict[str, Any]:
     """Return the network of a member, and its own options of `fit`."""
-    recipe, (rows, held), place, epochs = planned
+    recipe, (rows, held), place, epochs, initial = planned
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     inputs = inputs_of(X.shape[1], recipe, settings.several)
-    network = recipe.network(inputs, task, settings.signs)
+    network = recipe.network(inputs, task, settings.signs) if initial is None else initial.network
     backend, left = settings.backend, settings.deadline.left
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
@@ -100,13 +121,14 @@ def _options(
     validation = None
     if len(held):
         own = () if weights is None else (weights[held],)
-        validation = rows_for(inputs, X[held]), _by_head(targets[held]), *own
+        validation = rows_for(network.blocks, X[held]), _by_head(targets[held]), *own
     return {
         "network": network,
         "optimizer": recipe.optimizer_of(steps),
         "epochs": epochs or recipe.epochs,
         "batch_size": recipe.batch_size,
         "seed": settings.seed + place,
+        "initial": initial,
         "validation": validation,
         "backend": backend,
     }
@@ -122,14 +144,19 @@ class Visits(SharedCallback):
 
     before : rows that were visited before; names, rows : of each training, the rows as which it counts
         once it ends
+    deadline : which Ctrl-C may end while trainings are prepared
     """
 
-    def __init__(self, bar: Bar, before: float, names: Sequence[str], rows: Sequence[float]) -> None:
-        self.bar, self.before, self.names, self.rows = bar, before, names, rows
+    def __init__(
+        self, bar: Bar, before: float, names: Sequence[str], rows: Sequence[float], deadline: Deadline
+    ) -> None:
+        self.bar, self.before, self.names, self.rows, self.deadline = bar, before, names, rows, deadline
         self.visited = [0.0] * len(names)
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar."""
+        """Move the bar; stop the training after a Ctrl-C that came before it began."""
+        if self.deadline.interrupted and run.stop_reason is None:
+            run.stop(BY_SIGINT)
         place = run.model_index or 0
         self.visited[place] = run.rows_seen
         shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}

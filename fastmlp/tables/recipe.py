@@ -15,6 +15,7 @@ from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
 from fastmlp.model.state import Array
+from fastmlp.tables.columns import BelowOne, Count, Size, Whole
 from fastmlp.tables.tasks import Several, Task
 
 MOST_EPOCHS = 400
@@ -30,6 +31,9 @@ MEMBER_ROWS, LEAST_MEMBERS = 21_000, 2
 """Rows that all members have together at most, where more members than the second have them. With many rows
 further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and one of cosines, of 0.1888
 with three of bins, and of 0.1871 with seven of each."""
+
+MOST_MEMBERS = 1000
+"""Networks of a recipe at most."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +51,24 @@ class Recipe:
     most_members : what `resolved` makes of few rows
     """
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Count, ...] = (128, 128)
     activation: str = "silu"
     optimizer: str = "adamw"
-    learning_rate: float = 0.003
-    epochs: int | None = None
-    batch_size: int | None = None
-    dropout: float = 0.1
-    l2: float = 0.0
-    decay: float = 1.0
-    patience: int = 20
-    members: int | None = None
+    learning_rate: Size = 0.003
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    dropout: Size = 0.1
+    l2: Size = 0.0
+    decay: Size = 1.0
+    patience: Count = 20
+    members: Count | None = None
     balanced: bool = False
     layers: tuple[Part, ...] | None = None
-    bins: int = 0
-    sigma: float = 0.0
-    width: int = 0
-    average: float = 0.0
-    most_members: int = 7
+    bins: Whole = 0
+    sigma: Size = 0.0
+    width: Whole = 0
+    average: BelowOne = 0.0
+    most_members: Count = 7
 
     @property
     def embeds(self) -> bool:

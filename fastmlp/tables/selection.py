@@ -15,13 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback
+from fastmlp.many.training import InterruptedMany
 from fastmlp.system.compiling import Stopwatch
+from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
 from fastmlp.tables.inputs import predicted
-from fastmlp.tables.members import MemberSettings, Planned, Visits, best_epoch, train_members, weights_of
+from fastmlp.tables.members import (
+    Fitted,
+    MemberSettings,
+    Planned,
+    Visits,
+    best_epoch,
+    train_members,
+    weights_of,
+)
 from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
@@ -38,6 +48,9 @@ NETWORKS = 4
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
+
+MORE_RATE = 0.1
+"""Of a recipe's learning rate, for networks that go on on other rows."""
 
 
 @dataclass(eq=False)
@@ -90,7 +103,7 @@ def train(
     Other recipes are not begun where not even one epoch fits. If the first had all rows, more networks follow
     as long as one more is expected to end in time. After the last of them, or where there were fewer rows,
     one of the best recipe has all the time that is left if its epochs or rows were fewer. It predicts alone
-    if its loss is less.
+    if its loss is less. Ctrl-C ends the time, and networks under way are left out.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -98,6 +111,8 @@ def train(
     ------
     DivergenceError
         If the training of a last recipe diverges.
+    InterruptedMany
+        After Ctrl-C before a first network is done, or at once after a second one.
     TableError
         If a part of the rows has no weight.
     """
@@ -111,17 +126,17 @@ def train(
     if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
-    with Bar(visits, "row", "training", settings.shown) as bar:
+    with Bar(visits, "row", "training", settings.shown) as bar, deferred(settings.deadline.interrupt):
         before = 0
 
-        def members(planned: Sequence[Planned], more: Sequence[Callback]) -> list[Model | DivergenceError]:
+        def members(planned: Sequence[Planned], more: Sequence[Callback]) -> list[Fitted]:
             nonlocal before
             names = [
                 f"network {one.place + 1}/{one.recipe.members}" if one.recipe.members != 1 else "network"
                 for one in planned
             ]
             rows = [len(targets) * (one.recipe.epochs or 1) for one in planned]
-            callbacks = [Visits(bar, before, names, rows), *more]
+            callbacks = [Visits(bar, before, names, rows, settings.deadline), *more]
             before += sum(rows)
             return train_members(X, targets, weights, task, planned, settings, callbacks)
 
@@ -148,7 +163,39 @@ def train(
         groups = near_best(groups, dependence)
     less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
-    return groups, ", ".join(words) or None
+    until = " before Ctrl-C" * (settings.deadline.interrupted and bool(words))
+    return groups, ", ".join(words) + until or None
+
+
+def more(
+    X: Any, targets: Array, weights: Array | None, task: Task, groups: Sequence[tuple[Recipe, list[Model]]],
+    settings: MemberSettings,
+) -> list[Group]:  # fmt: skip
+    """Return groups whose networks go on on other rows, at a part of their rate.
+
+    As many networks as held out rows before hold out parts of these, which choose their epochs.
+
+    X, targets, weights : as for `train`
+    """
+    held = max(sum("validation_loss" in model.history for model in models) for _, models in groups)
+    parts: list[Part] = [*islice(folds(targets, task, settings.seed, settings.dependence), held)]
+    whole, found = (np.arange(len(targets)), np.empty(0, int)), []
+    for recipe, models in groups:
+        slower = replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate)
+        own = Group(recipe, recipe, 0)
+        balanced = weights_of(targets, weights, task, recipe)
+        planned = [
+            Planned(slower, part, place, None, model)
+            for place, (part, model) in enumerate(zip(parts, models, strict=False))
+        ]
+        own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
+        own.held += [one.part[1] for one in planned]
+        own.outputs += [predicted(model, X[rows]) for model, rows in zip(own.models, own.held, strict=True)]
+        if rest := [*enumerate(models)][len(parts) :]:
+            planned = [Planned(slower, whole, place, own.epochs, model) for place, model in rest]
+            own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
+        found.append(own)
+    return found
 
 
 def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
@@ -161,8 +208,8 @@ def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[G
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 
-Trained = Callable[[Sequence[Planned], Sequence[Callback]], list[Model | DivergenceError]]
-"""What trains networks, with callbacks, and gives the error of each that diverges."""
+Trained = Callable[[Sequence[Planned], Sequence[Callback]], list[Fitted]]
+"""What trains networks, with callbacks, as `train_members` does."""
 
 Outputs = Callable[[Model, Array], Array]
 """What a network predicts of rows, by their places."""
@@ -183,7 +230,7 @@ def _firsts(
                 groups.append(_group(recipe, recipe, part, one, outputs))
         if not groups:
             raise cast(DivergenceError, found[-1])
-        return groups, len(recipes)
+        return groups, sum(one is not None for one in found)
     whole = deadline.left
     for place, recipe in enumerate(recipes):
         seconds = (deadline.left - whole / 2) / (len(recipes) - place)
@@ -197,6 +244,10 @@ def _firsts(
             if recipe is recipes[-1] and not groups:
                 raise
             continue
+        except InterruptedMany:
+            if not groups:
+                raise
+            return groups, place
         if fitted is not None:
             own, part, model = fitted  # where there is no time for all rows others have as few
             groups.append(_group(recipe, own, part, model, outputs))
@@ -218,11 +269,16 @@ def _single(trained: Trained) -> Callable[[Recipe, Part, Sequence[Callback]], Mo
 
     def single(recipe: Recipe, part: Part, more: Sequence[Callback]) -> Model:
         (found,) = trained([Planned(recipe, part)], more)
-        if isinstance(found, DivergenceError):
-            raise found
-        return found
+        return _checked(found)
 
     return single
+
+
+def _checked(found: Fitted) -> Model:
+    """Return a network; its error, or that of Ctrl-C, is raised."""
+    if not isinstance(found, Model):
+        raise found or InterruptedMany([found])
+    return found
 
 
 def _longest(
@@ -238,7 +294,7 @@ def _longest(
         return groups
     try:
         found = within(deadline.left, deadline.left, best.planned, part, _single(trained), must=True)
-    except DivergenceError:
+    except (DivergenceError, InterruptedMany):
         return groups
     assert found is not None
     longest = _group(best.planned, *found, outputs)
@@ -263,7 +319,10 @@ def _followed(
             Planned(group.recipe, part, place, None if len(part[1]) else group.epochs)
             for group, place in some
         ]
-        found = trained(planned, [allowance] * is_limited)
+        try:
+            found = trained(planned, [allowance] * is_limited)
+        except InterruptedMany:
+            return False
         if allowance.is_over:
             return False
         for (group, _), one in zip(some, found, strict=True):
@@ -271,12 +330,15 @@ def _followed(
                 if groups == [group]:
                     raise one
                 groups[:] = [other for other in groups if other is not group]
+            if not isinstance(one, Model):
                 continue
             group.models.append(one)
             if len(part[1]):
                 group.held.append(part[1])
                 group.outputs.append(outputs(one, part[1]))
             group.seconds = stopwatch.lap().working
+        if None in found:
+            return False
     return True
 
 

@@ -15,8 +15,7 @@ from fastmlp.model.layers import Dense, checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import is_bfloat16
-from fastmlp.tables import storage
-from fastmlp.tables.recipe import PRESETS, Recipe, candidates
+from fastmlp.tables.recipe import MOST_MEMBERS, PRESETS, Recipe, candidates
 from fastmlp.tables.tasks import check_transform, costs_of
 from fastmlp.tables.writings import Writing
 
@@ -85,7 +84,7 @@ def _checked_name(name: str, given: object) -> object:
 
 
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
-    "members": lambda name, given: checks.whole(name, given, 1, storage.MOST_MEMBERS),
+    "members": lambda name, given: checks.whole(name, given, 1, MOST_MEMBERS),
     "epochs": lambda name, given: checks.whole(name, given, 1),
     "batch_size": lambda name, given: checks.whole(name, given, 1),
     "hidden": _checked_hidden,

@@ -1,57 +1,124 @@
 """A model of a table with its preprocessing in one file: descriptions in JSON and arrays, no code.
 
 `fastmlp.files.archive` writes and reads it. What grows with a table's columns is in an array, as JSON's
-bytes.
+bytes. msgspec reads these by the types and the bounds that records have. What fields say together is checked
+here: what is learned from a table never contradicts itself, a file may.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
+from fastmlp.checks import CheckpointError, needed
 from fastmlp.files import archive
-from fastmlp.model.descriptions import described
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.descriptions import described, restored
 from fastmlp.model.inputs import Numbers, sparse_columns
 from fastmlp.model.network import Network
+from fastmlp.model.optimizers import BY_NAME
+from fastmlp.tables.categories import Category
+from fastmlp.tables.columns import Column, Count, Size, Whole
 from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.errors import different
 from fastmlp.tables.intervals import HeldErrors
-from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.restoring import (
-    codes_of,
-    columns_of,
-    recipe_of,
-    report_of,
-    task_of,
-    trials_of,
-    writings_of,
-)
-from fastmlp.tables.tasks import Task
+from fastmlp.tables.kinds import KINDS, Number, Text
+from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.recipe import MOST_MEMBERS, Recipe
+from fastmlp.tables.search import SearchTrial
+from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.tasks import described as described_task
+from fastmlp.tables.writings import Writing
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
 
-Array = NDArray[Any]
+msgspec = needed("msgspec", "table", "the file of a table's model")
 
-FORMAT = "table 9"
+Array = NDArray[Any]
+Record = TypeVar("Record")
+
+FORMAT = "table 10"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 3", "table 4", "table 5", "table 6", "table 7", "table 8", FORMAT)
+READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
 """The formats that are read; there was no second one. The first one's columns have no tails, and it says of
 no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
 Before the fifth one columns of X are in the table's order, before the sixth one every network has held out
 rows, before the seventh one each category has a column for each level, before the eighth one no number is a
-code, too, and before the ninth one no class has a threshold, and nobody says which rows were held out
-or how texts are written."""
+code, too, before the ninth one no class has a threshold, and nobody says which rows were held out or how
+texts are written, and before the tenth one, but for some files of the ninth, the loss of numbers is squared,
+and there is one target."""
 
-MOST_MEMBERS = 1000
+MOST_ROWS = 2**53
+"""Rows of all levels of a category together, at most, so that their sum is exact."""
+
+ERRORS = ("scaled", "places", "sizes")
+"""The arrays of errors in a file."""
+
+
+class ColumnRow(TypedDict):
+    """What a report says of a column, see `rows_of_columns`."""
+
+    name: str
+    kind: str
+    done: str
+    missing: Whole
+    levels: Whole | None
+    example: str | None
+    doubt: Annotated[list[str], msgspec.Meta(min_length=3, max_length=3)] | None
+
+
+Rows = TypedDict("Rows", {"trained on": Count, "held out": Count, "linear model": Count})
+
+
+class Interval(TypedDict):
+    """What a report says of intervals of a coverage, see `held_shares`."""
+
+    of: Size
+    hold: Size
+    wide: Size
+
+
+Report = TypedDict(
+    "Report",
+    {
+        "columns": list[ColumnRow],
+        "rows": Rows,
+        "scores": dict[str, dict[str, float | None]],
+        "words": dict[str, dict[str, Count]],
+        "held out": str,
+        "confusion": list[list[Whole]],
+        "intervals": list[Interval],
+    },
+    total=False,
+)
+Table = TypedDict(
+    "Table",
+    {
+        "columns": list[dict[str, Any]],
+        "codes": NotRequired[list[dict[str, Any]]],
+        "numbers first": NotRequired[bool],
+        "writings": NotRequired[list[tuple[str, str, str]]],
+        "task": dict[str, Any],
+        "target": str,
+        "missing": list[str] | None,
+        "recipe": NotRequired[dict[str, Any]],
+        "recipes": NotRequired[list[dict[str, Any]]],
+        "trials": list[tuple[tuple[Count, ...], Size, float | None, Size]],
+        "report": Report | None,
+        "fingerprint": NotRequired[str | None],
+        "shortened": NotRequired[str | None],
+        "groups of errors": NotRequired[Count | None],
+        "rows": NotRequired[Count],
+    },
+)
 
 
 def write(path: str | os.PathLike[str], estimator: Any) -> None:
@@ -63,7 +130,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         estimator.errors_,
     )
     table: dict[str, Any] = {
-        "columns": encoding.described,
+        "columns": [column.described for column in encoding.columns],
         "codes": [column.described for column in encoding.codes],
         "numbers first": encoding.numbers_first,
         "writings": [*map(astuple, encoding.writings)],
@@ -82,8 +149,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         table["groups of errors"] = errors.groups
     if (held := estimator.held_) is not None:
         table["rows"], arrays["held"] = len(held), np.packbits(held)
-    text = json.dumps(finite(table), allow_nan=False).encode()
-    arrays["table"] = np.frombuffer(text, np.uint8)
+    arrays["table"] = np.frombuffer(msgspec.json.encode(table, enc_hook=float), np.uint8)
     models = estimator.models_
     for place, model in enumerate(models):
         arrays[f"members/{place}/parameters"] = model.parameters
@@ -116,12 +182,18 @@ def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[st
 
 
 def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    table = json.loads(arrays["table"].astype(np.uint8).tobytes())
-    task = task_of(table["task"])
-    numbers_first = checks.flag("numbers first", table.get("numbers first", False))
-    columns = columns_of(table["columns"])
-    codes, told = codes_of(table.get("codes", []), columns), table.get("writings", [])
-    encoding = Encoding(columns, numbers_first, codes, writings_of(told, columns, table["target"]))
+    table: Any = _typed(msgspec.json.decode, arrays["table"].astype(np.uint8).tobytes(), Table)
+    task, columns = task_of(table["task"]), columns_of(table["columns"])
+    writings = tuple(Writing(*one) for one in table.get("writings", []))
+    codes, first = columns_of(table.get("codes", [])), table.get("numbers first", False)
+    encoding = Encoding(columns, first, codes, writings)
+    kinds = {column.name: column.kind for column in columns}
+    if not all(isinstance(one, Category) and kinds.get(one.name) == Number.kind for one in codes):
+        raise ValueError("what is said to be the codes of a number is none")
+    different(one.column for one in writings)
+    for one in writings:
+        if (kinds | {table["target"]: Number.kind}).get(one.column) != one.kind:
+            raise ValueError(f"column {one.column!r} is written as a {one.kind}, and is none")
     if "networks" in header:
         recipes, networks, counts = table["recipes"], header["networks"], header["members"]
     else:  # all networks follow one recipe
@@ -137,30 +209,110 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
             prefix = f"members/{place}/"
             curves = [name for name in header["history"] if f"{prefix}history/{name}" in arrays]
             own.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
+        _check_losses(own)
         groups.append((recipe, own))
     if not groups:
         raise ValueError("there is no network")
-    for _, own in groups:
-        _check_losses(own)
-    missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")
-    if missing is not None and not all(isinstance(text, str) for text in missing):
-        raise TypeError("missing must be a list of texts")
-    texts = {"target": table["target"], "fingerprint": fingerprint or "", "shortened": shortened or ""}
-    for name, text in texts.items():
-        checks.instance(name, text, str, "a text")
+    _check_scores(table["report"])
+    trials: Any = ([math.nan if one is None else one for one in trial] for trial in table["trials"])
     return {
         "encoding_": encoding,
         "task_": task,
         "groups_": groups,
-        "trials_": trials_of(table["trials"]),
-        "report_": report_of(table["report"]),
-        "fingerprint_": fingerprint,
+        "trials_": [SearchTrial(*trial) for trial in trials],  # JSON has no NaN
+        "report_": table["report"],
+        "fingerprint_": table.get("fingerprint"),
         "errors_": _errors(arrays, table.get("groups of errors")),
-        "shortened_": shortened,
+        "shortened_": table.get("shortened"),
         "held_": _held(arrays, table),
         "target_name_": table["target"],
-        "missing": missing,
+        "missing": table["missing"],
     }
+
+
+def _typed(read: Any, description: Any, kind: type[Record]) -> Record:
+    """Return what msgspec's `decode` or `convert` reads; ValueError in one line for another type."""
+    try:
+        found: Record = read(description, type=kind, dec_hook=lambda _, part: restored(part))
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error).replace("`$", f"`{kind.__name__}")) from None
+    return found
+
+
+def columns_of(descriptions: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
+    """Return the columns that `described` of each describes.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If one does not, or two have one name.
+    """
+    columns = tuple(map(_column, descriptions))
+    different(column.name for column in columns)
+    return columns
+
+
+def _column(description: dict[str, Any]) -> Column:
+    kind = KINDS[checks.choice("kind of column", description["kind"], tuple(KINDS))]
+    kind = LevelMeans if kind is Category and "means" in description else kind
+    column = _typed(msgspec.convert, description, kind)
+    names = column.words if isinstance(column, Text) else getattr(column, "levels", ())
+    if len({*names}) < len(names):
+        raise ValueError(f"levels or words of column {column.name!r} are not different")
+    if isinstance(column, Text) and len(column.words) != len(column.weights):
+        raise ValueError(f"a text has {len(column.words)} words and {len(column.weights)} weights")
+    if isinstance(column, LevelMeans):
+        levels, rows, means = len(column.levels) + column.missing, len(column.rows), len(column.means)
+        if levels != rows or not means or means != rows * len(column.priors):
+            raise ValueError(f"a category has {levels} levels, {rows} numbers of rows and {means} means")
+        if not column.levels or column.rest or column.beyond:
+            raise ValueError("a category with mean targets has levels, and none that share a column")
+        checks.whole("rows of a level", max(column.rows), 1, MOST_ROWS // levels)
+    return column
+
+
+def task_of(description: dict[str, Any]) -> Task:
+    """Return the task that is described; errors as those of `columns_of`."""
+    if "parts" in description:
+        different(name for name, _ in description["parts"])
+        return Several(tuple((name, task_of(one)) for name, one in description["parts"]))  # type: ignore[misc]
+    kind = TASKS[checks.choice("task", description["name"], tuple(TASKS))]
+    task = _typed(msgspec.convert, description, kind)
+    if isinstance(task, Regression):
+        check_transform(task.objective, "log" if task.log else None)
+    if isinstance(task, Classification):
+        kinds = {*map(type, task.classes)}
+        if len(kinds) != 1 or not kinds <= {str, int, float, bool} or len(task.classes) < 2:
+            raise ValueError("the classes are no list of different texts or numbers")
+        if sorted({*task.classes}) != [*task.classes]:
+            raise ValueError("the classes are not ascending")
+        if task.threshold is not None and len(task.classes) != 2:
+            raise ValueError(f"a threshold is between two classes, and there are {len(task.classes)}")
+    return task
+
+
+def recipe_of(description: dict[str, Any]) -> Recipe:
+    """Return the settings of a training that are described; errors as those of `columns_of`."""
+    patience = description["patience"] or description["epochs"]  # None in the first files: no early end
+    recipe = _typed(msgspec.convert, description | {"patience": patience}, Recipe)
+    checks.choice("hidden activation", recipe.activation, HIDDEN)
+    checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
+    if None in (recipe.epochs, recipe.batch_size, recipe.members):
+        raise ValueError("a training has no number of epochs, of rows or of networks")
+    return recipe
+
+
+def _check_scores(report: Any) -> None:
+    """Raise ValueError or KeyError unless the scores of a report, if it has some, can be compared."""
+    if report is None or "scores" not in report:  # of a model of Python
+        return
+    scores, _ = report["scores"], report["rows"]
+    measures, constant = scores["network"].keys(), scores["constant"]
+    if Classification.measure in measures:
+        checks.real(Classification.measure, constant[Classification.measure], 0, 1)
+    for name, row in scores.items():
+        if row.keys() != measures:
+            raise ValueError(f"the report has other scores of {name!r} than of the network")
 
 
 def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -> Network:
@@ -189,14 +341,10 @@ def _held(arrays: dict[str, Array], table: dict[str, Any]) -> Array | None:
     """Return which rows a file says were held out; ValueError if it cannot be."""
     if "held" not in arrays:
         return None
-    rows, packed = checks.whole("rows", table["rows"], 1), arrays["held"]
+    rows, packed = table["rows"], arrays["held"]
     if packed.dtype != np.uint8 or packed.shape != (-(-rows // 8),):
         raise ValueError("the rows held out are not those of the table")
     return np.unpackbits(packed, count=rows).astype(bool)
-
-
-ERRORS = ("scaled", "places", "sizes")
-"""The arrays of errors in a file."""
 
 
 def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors | None:
@@ -210,19 +358,8 @@ def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors | None:
     for one in there:
         if one.dtype.kind != "f" or one.ndim != 1 or not len(one) or not np.isfinite(one).all():
             raise ValueError("the errors are no finite numbers")
-    if groups is not None:
-        checks.whole("groups of errors", groups, 1)
     errors = HeldErrors(*there)._replace(groups=groups)
     ascending = (np.diff(errors.scaled) >= 0).all() and (np.diff(errors.places) > 0).all()
     if not ascending or len(errors.places) != len(errors.sizes) or not (errors.sizes > 0).all():
         raise ValueError("the errors are not ascending, or have no sizes")
     return errors
-
-
-def finite(value: Any) -> Any:
-    """Return JSON's types with None where a number is NaN or infinite."""
-    if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

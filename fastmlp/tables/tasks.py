@@ -14,6 +14,7 @@ from fastmlp import checks
 from fastmlp.model.heads import Head
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles
+from fastmlp.tables.columns import Finite, Positive, Share
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
 from fastmlp.tables.values import labels_of
@@ -61,7 +62,7 @@ class Classification:
     loss = "cross_entropy"
     output = "softmax"
     classes: tuple[Any, ...]
-    threshold: float | None = None
+    threshold: Share | None = None
 
     @classmethod
     def learned(cls, y: Array) -> Classification:
@@ -260,11 +261,11 @@ class Regression:
     name = "regression"
     measure = "R^2"
     n_out = 1
-    mean: float
-    deviation: float
+    mean: Finite
+    deviation: Positive
     objective: str = "squared"
     log: bool = False
-    shift: float = 0.0
+    shift: Finite = 0.0
 
     @classmethod
     def learned(cls, y: Array, loss: str = "squared", transform: str | None = None) -> Regression:
@@ -279,12 +280,7 @@ class Regression:
         if y.min() == y.max():
             raise TableError(f"a regression needs different numbers, got only {y[0]:g}")
         log = transform == "log" or (transform == "auto" and _are_skewed(y))
-        if (log or of_loss.output == "exp") and (y.min() < 0 or (y.min() == 0 and loss != "poisson")):
-            what, least = (
-                "the logarithm" if log else f"the loss {loss}",
-                "at least" if loss == "poisson" else "above",
-            )
-            raise TableError(f"{what} needs targets {least} 0, got {y.min():g}")
+        cls(0.0, 1.0, loss, log).check(y)
         values = np.log(y) if log else y
         with np.errstate(over="ignore", invalid="ignore"):
             mean, deviation = float(values.mean()), float(values.std())
@@ -329,6 +325,14 @@ class Regression:
     def spread(self) -> float:
         """What errors of one target are divided by to be compared with those of others."""
         return 1.0 if self.log or self.output == "exp" else self.deviation
+
+    def check(self, y: Array, column: str | None = None) -> None:
+        """Raise TableError if numbers of a column are below what the loss or the logarithm takes."""
+        least, is_counted = y.min(), self.objective == "poisson"
+        if (self.log or self.output == "exp") and (least < 0 or (least == 0 and not is_counted)):
+            what = "the logarithm" if self.log else f"the loss {self.objective}"
+            bound = "at least" if is_counted else "above"
+            raise TableError(f"{what} needs targets {bound} 0, got {least:g}", column)
 
     def encoded(self, y: Array) -> Array:
         """Return the numbers as networks learn them."""
@@ -538,7 +542,7 @@ def learned_task(name: str, y: Array, **of_numbers: Any) -> Task:
 
 
 def described(task: Task) -> dict[str, Any]:
-    """Return a task in JSON's types; `task_of` of `restoring` takes it."""
+    """Return a task in JSON's types; `task_of` of `storage` takes it."""
     parts = {"parts": [[n, described(t)] for n, t in task.parts]} if isinstance(task, Several) else {}
     return {"name": task.name, **vars(task), **parts}
 

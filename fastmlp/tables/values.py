@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ HEAVY = 0.25
 """Share of the variance of a column's numbers that is lost if they are clipped, beyond which its tails are
 heavy; docs/tables.md has the measurement."""
 
-TAILS = ("clipped", "both", "kept")
+Tails = Literal["clipped", "both", "kept"]
 """What becomes of a column's numbers: they are clipped; clipped, and in a second column not; not clipped."""
 
 FARTHEST = 1e3
@@ -86,11 +86,8 @@ def robust(values: Array) -> tuple[float, float]:
     return float(center), float(1 / max(distance, np.finfo(float).tiny * 4))
 
 
-def tails_of(values: Array, center: float, scale: float) -> tuple[str, float]:
-    """Return what keeps the tails of numbers, and one over their root mean square distance from the center.
-
-    tails : one of TAILS
-    """
+def tails_of(values: Array, center: float, scale: float) -> tuple[Tails, float]:
+    """Return what keeps the tails of numbers, and one over their root mean square from the center."""
     distances = values[~np.isnan(values)] - center
     most = np.abs(distances).max(initial=0.0)
     if not np.isfinite(most) or most * scale < CLIP:

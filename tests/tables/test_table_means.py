@@ -19,7 +19,7 @@ from fastmlp.files import archive
 from fastmlp.tables.categories import NEVER_SEEN, Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import MANY, LevelMeans, Targets
-from fastmlp.tables.restoring import columns_of
+from fastmlp.tables.storage import columns_of
 from fastmlp.tables.tasks import Classification, Regression
 
 ROWS = 400
@@ -256,8 +256,7 @@ def test_numbers_of_float64_are_not_rounded():
     assert (own != own.astype(np.float32)).any(axis=0).all()
 
 
-NO_MEANS = "means of a column must be a list of finite numbers of at most 1e+09, got "
-NO_ROWS = "rows of a column must be a list of whole numbers of at least 1, got "
+NO_MEANS, NO_ROWS = "at `LevelMeans.means[0]`", "at `LevelMeans.rows[0]`"
 TOO_MANY = f"rows of a level must be at most {2**53 // 65}, got "
 SHARED = "a category with mean targets has levels, and none that share a column"
 
@@ -274,14 +273,14 @@ SHARED = "a category with mean targets has levels, and none that share a column"
         ({"rows": [1] * 64 + [2**53 // 65 + 1]}, TOO_MANY),
         ({"rows": [2**62] * 65}, TOO_MANY),
         ({"rows": [10**30] * 65}, TOO_MANY),
-        ({"means": [float("nan")] * 65}, NO_MEANS),
-        ({"means": [-float("inf")] * 65}, NO_MEANS),
+        ({"means": [float("nan")] * 65}, "JSON is malformed"),
+        ({"means": [-float("inf")] * 65}, "JSON is malformed"),
         ({"means": [1e308] * 65}, NO_MEANS),
-        ({"means": [0.0] * 64 + [-1.1e9]}, NO_MEANS),
+        ({"means": [0.0] * 64 + [-1.1e9]}, "Expected `float` >= -1000000000.0 - at `LevelMeans.means[64]`"),
         ({"means": [10**30] * 65}, NO_MEANS),
         ({"means": [10**400] * 65}, NO_MEANS),
         ({"means": [True] * 65}, NO_MEANS),
-        ({"priors": [10**400]}, "priors of a column must be a list of finite numbers above 0, got "),
+        ({"priors": [10**400]}, "at `LevelMeans.priors[0]`"),
         ({"rest": True}, SHARED),
         ({"beyond": 5}, SHARED),
         ({"levels": [], "rows": [3], "means": [0.5]}, SHARED),

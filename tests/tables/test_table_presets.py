@@ -257,8 +257,8 @@ def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path
     described = table["recipes"][0]
     for setting, says in (
         ({"bins": 0}, "the network is not that of its columns"),
-        ({"bins": -1}, "bins must be at least 0"),
-        ({"average": 1}, r"average must be in \[0, 1\)"),
+        ({"bins": -1}, "Expected `int` >= 0 - at `Recipe.bins`"),
+        ({"average": 1}, "Expected `float` < 1.0 - at `Recipe.average`"),
     ):
         table["recipes"][0] = described | setting
         changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}

@@ -17,7 +17,7 @@ from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.inferred import HEAD
 from fastmlp.tables.kinds import KINDS
-from fastmlp.tables.restoring import columns_of
+from fastmlp.tables.storage import columns_of
 from fastmlp.tables.values import CLIP
 
 pa = pytest.importorskip("pyarrow")
@@ -174,7 +174,8 @@ def test_a_kind_is_json_and_comes_back(kind):
     frame = mixed()
     name = {"number": "size", "date": "when", "text": "note"}.get(kind, "city")
     encoding = Encoding.learned(frame, {name: kind})
-    again = Encoding(columns_of(json.loads(json.dumps(encoding.described))), numbers_first=True)
+    described = json.loads(json.dumps([column.described for column in encoding.columns]))
+    again = Encoding(columns_of(described), numbers_first=True)
     assert again == encoding
     np.testing.assert_array_equal(again.encoded(frame).toarray(), encoding.encoded(frame).toarray())
 
@@ -183,9 +184,9 @@ def test_a_kind_is_json_and_comes_back(kind):
     ("change", "says"),
     [
         ({"kind": "picture"}, "unknown kind of column 'picture'"),
-        ({"scale": float("inf")}, "scale of a column must be a finite number above 0, got inf"),
-        ({"missing": 1}, "missing of a column must be true or false, got 1"),
-        ({"name": 3}, "name of a column must be text, got 3"),
+        ({"scale": float("inf")}, r"Expected `float` <= 1.79\d*e\+308 - at `Number.scale`"),
+        ({"missing": 1}, "Expected `bool`, got `int` - at `Number.missing`"),
+        ({"name": 3}, "Expected `str`, got `int` - at `Number.name`"),
     ],
 )
 def test_a_description_that_is_none_is_refused(change, says):

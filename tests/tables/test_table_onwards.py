@@ -1,0 +1,348 @@
+"""What becomes of a model of a table: exports that predict the same, new rows, and Ctrl-C while it trains."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import json
+import subprocess
+
+import needs
+import numpy as np
+import polars as pl
+import pytest
+from flats import QUICK, flats
+from processes import importing, python
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.tables.categories import Category
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.estimators import load
+from fastmlp.tables.kinds import Date, Number
+from fastmlp.tables.means import LevelMeans
+
+CLOSE = 256 * np.finfo(np.float32).eps
+"""Of sums of some tens of products in float32, in other orders, over the greatest one."""
+
+
+def every_kind(rows=240, seed=0, shops=12):
+    """A table with columns of every kind but text, each of which has missing values somewhere."""
+    rng = np.random.default_rng(seed)
+    frame = flats(rows, seed)
+    days = np.datetime64("2024-01-01", "ms") + 1000 * rng.integers(0, 40_000_000, rows)
+    names = rng.choice([f"shop {i}" for i in range(shops)], rows)
+    codes = rng.integers(0, 11, rows)
+    return frame.with_columns(
+        when=pl.Series(days).set(pl.Series(np.arange(rows) % 19 == 3), None),
+        heavy=pl.Series(np.exp(3 * rng.normal(size=rows))),
+        shop=pl.Series(names).set(pl.Series(np.arange(rows) % 23 == 5), None),
+        rare=pl.Series(np.where(np.arange(rows) % 40 == 1, [f"r{i}" for i in range(rows)], "usual")),
+        district=pl.Series(codes),
+        new=pl.Series(rng.random(rows) > 0.5),
+        price=pl.col("price") + 3000.0 * pl.Series((codes * 7) % 11),
+    )
+
+
+def strange(seed=9):
+    """Rows to predict with what was not learned: levels, numbers of codes, infinite numbers, gaps."""
+    return every_kind(60, seed).with_columns(
+        city=pl.Series(["Bonn"] * 5 + [None] * 5 + ["Rome"] * 50),
+        heavy=pl.Series([np.inf, -np.inf, np.nan, *np.linspace(-1e7, 1e7, 57)]),
+        district=pl.Series([99, 5, 3] * 20),
+        shop=pl.Series(["elsewhere", "shop 1", None] * 20),
+    )
+
+
+@pytest.fixture(scope="module", params=["price", "kind", "sparse"])
+def exported(request):
+    """A model with networks of every recipe, for columns of every kind; means of levels, or a sparse X."""
+    kind = TableClassifier if request.param == "kind" else TableRegressor
+    is_sparse, target = request.param == "sparse", {"kind": "kind"}.get(request.param, "price")
+    frame = every_kind(shops=70 if is_sparse else 12).drop({"kind": "price"}.get(target, "kind"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastmlp.tables.selection.MARGIN", 1e9)  # no recipe is left out
+        patch.setattr("fastmlp.tables.means.MANY", 1000 if is_sparse else 8)
+        patch.setattr("fastmlp.tables.codes.are_codes", lambda values, _: bool((values % 1 == 0).all()))
+        model = kind(**QUICK | {"epochs": 3}).fit(frame, target)
+    assert len(model.groups_) == 3
+    kinds = {type(column) for column in (*model.encoding_.columns, *model.encoding_.codes)}
+    assert kinds == {Date, Number, Category} | ({LevelMeans} if not is_sparse else set())
+    assert model.encoding_.is_sparse == is_sparse
+    assert model.encoding_.codes
+    return model
+
+
+def expected_of(model, rows):
+    outputs = model.outputs(rows)
+    return outputs if isinstance(model, TableClassifier) else model.predict(rows)[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:column .* levels that were not learned")
+def test_an_onnx_file_predicts_what_the_model_does(exported, tmp_path):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    exported.to_onnx(tmp_path / "m.onnx")
+    file = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(file, full_check=True)
+    for rows in (every_kind(), strange()):
+        X, expected = exported.coded(rows), expected_of(exported, rows)
+        session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"X": X})
+        np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE * np.abs(expected).max())
+    (text,) = (one.value for one in file.metadata_props if one.key == "fastmlp.table")
+    described = {one["name"]: one for one in json.loads(text)["columns"]}
+    assert described["city"]["levels"] == list(exported.encoding_.columns[1].levels)
+    assert described["when"]["holds"] == "seconds since 1970-01-01 in UTC"
+
+
+@needs.compiler
+@pytest.mark.filterwarnings("ignore:column .* levels that were not learned")
+def test_a_header_of_c_predicts_what_the_model_does(exported, tmp_path):
+    exported.to_c(tmp_path / "flats.h")
+    (tmp_path / "all.c").write_text(
+        '#include "flats.h"\nvoid run(const double *x, double *out);\n'
+        "void run(const double *x, double *out) { flats_predict(x, out); }\n"
+    )
+    strict = [
+        "-std=c99",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Werror",
+        "-pedantic",
+        "-shared",
+        "-fPIC",
+    ]
+    subprocess.run([needs.COMPILER, *strict, "all.c", "-o", "all.so", "-lm"], cwd=tmp_path, check=True)
+    run = ctypes.CDLL(str(tmp_path / "all.so")).run
+    for rows in (every_kind(), strange()):
+        X, expected = exported.coded(rows), expected_of(exported, rows)
+        found = np.empty(expected.shape)
+        for own, out in zip(X, found, strict=True):
+            run(*(one.ctypes.data_as(ctypes.c_void_p) for one in (own, out)))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE * np.abs(expected).max())
+    beside = json.loads((tmp_path / "flats.json").read_text())
+    assert [one["name"] for one in beside["columns"]] == [*every_kind().drop("price", "kind").columns]
+
+
+def test_a_text_is_refused_by_its_name(tmp_path):
+    words = pl.Series("note", [f"{a} {b} stone water" for a in "ab" for b in ("red", "blue")] * 15)
+    frame = flats(60).with_columns(words).drop("kind")
+    model = TableRegressor(**QUICK | {"epochs": 1, "columns": {"note": "text"}}).fit(frame, "price")
+    for write in (model.to_onnx, model.to_c):
+        with pytest.raises(TableError, match=r"^column 'note': exports take no free text; train without"):
+            write(tmp_path / "m")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_outputs_with_a_link_of_a_monotone_model_are_those_of_predict(tmp_path):
+    runtime, frame = pytest.importorskip("onnxruntime"), flats(100).drop("kind")
+    options = QUICK | {"epochs": 3, "loss": "poisson", "monotone": {"size": 1}}
+    model = TableRegressor(**options).fit(frame, "price")
+    model.to_onnx(tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"X": model.coded(frame)})
+    expected = model.predict(frame)
+    np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=CLOSE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "reason"),
+    [
+        ("price", {"target_transform": "log"}, "exports take predictions that are linear in what networks"),
+        (["price", "kind"], {}, "exports take a model of one target"),
+    ],
+)
+def test_other_targets_are_refused(tmp_path, target, options, reason):
+    frame = flats(60).drop([] if "kind" in target else "kind")
+    model = TableRegressor(**QUICK | {"epochs": 1} | options).fit(frame, target)
+    for write in (model.to_onnx, model.to_c):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            write(tmp_path / "m")
+    assert not [*tmp_path.iterdir()]
+
+
+# --- new rows -------------------------------------------------------------------------------------------
+
+
+def drifted(rows, seed):
+    """Flats that cost half as much more, one in ten in a city that was not learned."""
+    frame = flats(rows, seed).drop("kind").with_columns(price=1.5 * pl.col("price"))
+    return frame.with_columns(city=pl.Series(np.where(np.arange(rows) % 10 == 0, "Bonn", frame["city"])))
+
+
+@pytest.mark.filterwarnings("ignore:column 'city'. .* levels that were not learned")
+def test_new_rows_change_the_networks_and_nothing_that_was_learned_of_columns(tmp_path):
+    first, second, later = flats().drop("kind"), drifted(150, 1), drifted(150, 2)
+    model = TableRegressor(**QUICK | {"epochs": 100, "members": 3}, columns={"noise": "drop"}).fit(
+        first, "price"
+    )
+    encoding, task, errors = model.encoding_, model.task_, model.errors_
+    before = model.score(later, "price")
+    assert model.fit_more(second) is model
+    assert model.encoding_ is encoding
+    assert model.task_ is task
+    assert model.score(later, "price") > before + 0.2
+    assert len(errors.scaled) == 200 * 3 // 5
+    assert len(model.errors_.scaled) == 150 * 3 // 5
+    low, high = model.predict_interval(later.drop("price"), 0.8)
+    assert 0.7 < ((low <= later["price"].to_numpy()) & (later["price"].to_numpy() <= high)).mean() < 0.95
+    assert model.report_["held out"] == "before 150 rows more were learned"
+    trained = "rows that the model was trained on"
+    assert [model.looked_at(one, None)[2] for one in (first, second, later)] == [trained, trained, None]
+    with pytest.warns(UserWarning, match="^the model has learned from this table: errors of intervals"):
+        copy.deepcopy(model).fit_more(second)
+    model.save(tmp_path / "m")
+    again = load(tmp_path / "m")
+    np.testing.assert_array_equal(again.predict(later), model.predict(later))
+    assert again.fit_more(drifted(150, 3)).score(later, "price") > before + 0.2
+
+
+def test_a_class_that_was_not_learned_is_refused(classifier):
+    parameters = classifier.models_[0].parameters
+    frame = flats(seed=3).drop("price").with_columns(kind=pl.lit("absurd"))
+    with pytest.raises(TableError, match=r"^column 'kind': class 'absurd' was not learned$"):
+        classifier.fit_more(frame)
+    with pytest.raises(TableError, match="at least 5 rows with a target are needed, got 4"):
+        classifier.fit_more(flats(seed=3)[:4])
+    assert classifier.models_[0].parameters is parameters
+
+
+@pytest.mark.filterwarnings("ignore:column 'city'. .* levels that were not learned")
+def test_new_rows_of_several_targets_and_of_logarithms_have_their_own_shift(tmp_path):
+    first, second = flats(), flats(150, 1).with_columns(price=1.5 * pl.col("price"))
+    model = TableRegressor(**QUICK, target_transform="log").fit(first, ["price", "kind"])
+    before, (_, learned), *_ = model.score(second, ["price", "kind"]), *model.task_.parts
+    assert model.fit_more(second).score(second, ["price", "kind"]) > before
+    (_, task), *_ = model.task_.parts
+    assert (task.mean, task.deviation, task.log) == (learned.mean, learned.deviation, True)
+    assert task.shift != learned.shift
+    model.save(tmp_path / "m")
+    assert load(tmp_path / "m").predict(second).equals(model.predict(second))
+    with pytest.raises(TableError, match=r"^column 'kind': class 'absurd' was not learned$"):
+        model.fit_more(second.with_columns(kind=pl.lit("absurd")))
+    with pytest.raises(TableError, match=r"^column 'price': the logarithm needs targets above 0, got -1$"):
+        model.fit_more(second.with_columns(price=pl.lit(-1.0)))
+
+
+def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
+    frames = [flats(600, seed).drop("kind", "city").filter(pl.col("size").is_not_null()) for seed in (0, 1)]
+    first, second = (
+        frame.select("size", price=by * pl.col("size") * (1 + 0.3 * pl.col("noise")))  # errors follow sizes
+        for by, frame in zip((1, 0.5), frames, strict=True)
+    )
+    TableRegressor(**QUICK, monotone={"size": 1}).fit(first, "price").save(tmp_path / "m")
+    model = load(tmp_path / "m").fit_more(second)
+    larger = first.with_columns(size=pl.col("size") * 1.2)
+    assert (model.predict(larger) >= model.predict(first)).all()
+    assert len({*model.errors_.sizes}) == 1
+    falls = first.with_columns(price=-pl.col("price"))
+    assert (model.fit_more(falls).predict(larger) >= model.predict(first)).all()
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import os, signal, sys, threading, time, warnings
+from flats import flats
+from fastmlp.tables import selection
+
+def train_members(*given):
+    train_members.calls += 1
+    if train_members.calls == AT:
+        if WAIT:
+            threading.Timer(WAIT, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+        planned = [one._replace(recipe=replace(one.recipe, patience=10**6)) for one in given[4]]
+        planned[-1] = planned[-1]._replace(recipe=replace(planned[-1].recipe, epochs=10**6))
+        given = (*given[:4], planned, *given[5:])
+    try:
+        return own(*given)
+    except KeyboardInterrupt:
+        if TIMES == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        raise
+
+from dataclasses import replace
+own, selection.train_members, train_members.calls = selection.train_members, train_members, 0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+"""
+QUICKLY = 'hidden=(8,), epochs=3, members=7, preset="fast", backend="reference", random_state=0'
+
+
+def interrupted(at, code, times=1, wait=0.3, **options):
+    numbers = {"AT": at, "TIMES": times, "WAIT": wait}
+    script = INTERRUPTED
+    for name, number in numbers.items():
+        script = script.replace(name, str(number))
+    return python("-c", script + code, **importing(), **options)
+
+
+@needs.kills
+@pytest.mark.slow  # processes that train, 3 s each
+@pytest.mark.parametrize("wait", [0.3, 0])  # while a network trains, and while it is prepared
+def test_ctrl_c_keeps_the_networks_that_are_done(wait):
+    done = interrupted(
+        4,
+        f"""
+import fastmlp
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model = fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
+print(*[str(one.message) for one in caught], len(model.models_), model.predict(flats()).shape, sep="|")
+""",
+        wait=wait,
+    )
+    assert done.stdout == "there was room for 3 of 7 networks before Ctrl-C|3|(200,)\n"
+
+
+@needs.kills
+@pytest.mark.slow  # as above
+def test_ctrl_c_keeps_what_is_done_of_networks_that_train_at_once():
+    good = QUICKLY.replace("fast", "good")
+    done = interrupted(
+        1,
+        f"""
+import fastmlp
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    model = fastmlp.TableRegressor({good}).fit(flats().drop("kind"), "price")
+assert all(len(one.history["loss"]) == 3 for one in model.models_)
+print(model.shortened_)
+""",
+        wait=3,
+    )
+    assert done.stdout == "2 of 3 recipes, 1 of 7 networks before Ctrl-C\n"
+
+
+@needs.kills
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize(("at", "times"), [(1, 1), (4, 2)])
+def test_ctrl_c_before_a_network_is_done_or_twice_ends_at_once(at, times):
+    done = interrupted(
+        at,
+        f"""
+import fastmlp
+try:
+    fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
+except KeyboardInterrupt:
+    print("ended", train_members.calls)
+""",
+        times,
+    )
+    assert done.stdout == f"ended {at}\n"
+
+
+@needs.kills
+@pytest.mark.slow  # as above
+def test_the_command_writes_the_model_and_says_it(tmp_path):
+    flats().drop("kind").write_csv(tmp_path / "flats.csv")
+    options = "--target price --hidden 8 --epochs 3 --members 7 --preset fast --backend reference"
+    arguments = ["train", str(tmp_path / "flats.csv"), *options.split(), "-o", str(tmp_path / "m")]
+    done = interrupted(3, f"from fastmlp.cli.main import main\nsys.exit(main({arguments!r}))\n")
+    assert "note       there was room for 2 of 7 networks before Ctrl-C\n" in done.stdout
+    model = load(tmp_path / "m")
+    assert len(model.models_) == 2
+    assert model.shortened_ == "2 of 7 networks before Ctrl-C"
