@@ -5,7 +5,7 @@
     python -m benchmarks.tables --rows 3000                # few rows, five splits
     python -m benchmarks.tables --splits 2                 # all rows
     python -m benchmarks.tables --half levels --splits 2   # tables with categories of many levels
-    python -m benchmarks.tables.page                       # the reports of all three in docs/tables.md
+    python -m benchmarks.tables.page                       # their reports in docs/measured/tables.md
     python -m benchmarks.tables --half choose --learners fastmlp:dropout=0.3 "fastmlp:hidden=(64,64)"
     python -m benchmarks.tables --tables ames --learners LightGBM --again
 

@@ -1,4 +1,4 @@
-"""Writes the reports of docs/tables.md from the files of results: python -m benchmarks.tables.page.
+"""Writes the reports of docs/measured/tables.md from the files of results: python -m benchmarks.tables.page.
 
 A row that has not run is in no mean: ranks and means are those of tables and splits that all learners of a
 table of the page have. A learner that lacks some of the first one's has a table of its own, beside those that
@@ -20,7 +20,7 @@ from .learners import LEARNERS
 from .rows import ROOT, Row, origins, rows_of
 from .sets import FEW_ROWS, HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
 
-PAGE = ROOT / "docs" / "tables.md"
+PAGE = ROOT / "docs" / "measured" / "tables.md"
 BEGIN, END = "<!-- {}: python -m benchmarks.tables.page -->\n", "<!-- end of {} -->"
 
 DRAWS = 2000

@@ -1,4 +1,4 @@
-"""The report of recipes in docs/tables.md, which `benchmarks.tables.page` writes.
+"""The report of recipes in docs/measured/tables.md, which `benchmarks.tables.page` writes.
 
 A name is in it that has all tables to choose by; of two rows of a table the last one holds.
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.tables.recipes                        # what the file of results has not yet
     python -m benchmarks.tables.recipes --names good prelu CatBoost --splits 2
     python -m benchmarks.tables.recipes --names good --tables Wages1 --again
-    python -m benchmarks.tables.page                           # the rows in docs/tables.md
+    python -m benchmarks.tables.page                           # the rows in docs/measured/tables.md
 
 It trains on the tables to choose by, of at most 3000 training rows, in this process, which keeps to one core.
 A line of the file of results is a table's; a run that was ended goes on where it was. Seconds are those of

@@ -6,8 +6,8 @@ a new one with a probability of at most 1 - share. The mean of several networks 
 of one each, and each has chosen its epoch by its own rows: tests hold the coverage.
 
 The errors are divided by the size that is expected of them, as in section 5.2 of Lei and others: their mean
-size near a prediction. It costs nothing, and has most of what a network for the sizes gains; docs/tables.md
-has both.
+size near a prediction. It costs nothing, and has most of what a network for the sizes gains;
+docs/measured/tables.md has both.
 """
 
 from __future__ import annotations

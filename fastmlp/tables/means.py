@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MANY = 300
-"""A category of more levels that two rows have is one of many levels; docs/tables.md has the measurement."""
+"""A category of more levels that two rows have is one of many levels; see docs/measured/tables.md."""
 
 MOST_CLASSES = 10
 """Classes at most: a category of many levels becomes a number for each."""

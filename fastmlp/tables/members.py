@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import EarlyStopping
+from fastmlp.fitting import fit
 from fastmlp.many.training import InterruptedMany, fit_many
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.interrupts import BY_SIGINT
+from fastmlp.system.interrupts import BY_SIGINT, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.tables.deadline import Deadline, Part, SharedCallback, backend_in
 from fastmlp.tables.held_out import ALONE, Dependence
@@ -80,8 +81,14 @@ def train_members(
     """
     options = [_options(X, targets, weights, task, one, settings) for one in planned]
     given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
-    inputs = {blocks: rows_for(blocks, X) for blocks in {network.blocks for network in given["network"]}}
     stopping = [EarlyStopping(planned[0].recipe.patience)] if len(planned[0].part[1]) else []
+    common: dict[str, Any] = {
+        "callbacks": [*stopping, *callbacks], "progress": False, "threads": settings.threads,
+        "dtype": settings.dtype,
+    }  # fmt: skip
+    if len(planned) == 1:
+        return _alone(X, targets, weights, planned[0].part[0], {**options[0], **common})
+    inputs = {blocks: rows_for(blocks, X) for blocks in {network.blocks for network in given["network"]}}
     found: list[Fitted] = []
     try:
         found += fit_many(
@@ -90,10 +97,7 @@ def train_members(
             y=_by_head(targets),
             rows=[one.part[0] for one in planned],
             sample_weight=weights,
-            callbacks=[*stopping, *callbacks],
-            progress=False,
-            threads=settings.threads,
-            dtype=settings.dtype,
+            **common,
             **given,
         )
     except InterruptedMany as error:
@@ -102,6 +106,19 @@ def train_members(
     if None in found and not any(isinstance(one, Model) for one in found):
         raise InterruptedMany(found)
     return found
+
+
+def _alone(
+    X: Any, targets: Array, weights: Array | None, rows: Array, options: dict[str, Any]
+) -> list[Fitted]:
+    """Return a member that trains alone, with one copy of its rows, or its divergence."""
+    inputs, own = rows_for(options["network"].blocks, X[rows]), None if weights is None else weights[rows]
+    try:
+        return [fit(X=inputs, y=_by_head(targets[rows]), sample_weight=own, **options)]
+    except DivergenceError as error:
+        return [error]
+    except Interrupted:
+        raise InterruptedMany([None]) from None
 
 
 def _options(

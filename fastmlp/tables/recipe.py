@@ -1,4 +1,4 @@
-"""The settings of a training on a table, with defaults by measurement: docs/tables.md has the tables."""
+"""The settings of a training on a table, with the defaults that docs/measured/tables.md measures."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Recipe:
 
 
 PLAIN = Recipe()
-"""Numbers as they are, and much decay: where noise rules; see docs/tables.md."""
+"""Numbers as they are, and much decay: where noise rules; see docs/measured/tables.md."""
 
 BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99)
 """A linear layer of the places of each number in bins: where there is signal."""

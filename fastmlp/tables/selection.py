@@ -39,6 +39,9 @@ from fastmlp.training.divergence import DivergenceError
 
 Array = NDArray[Any]
 
+TOGETHER_BYTES = 1 << 24
+"""Trainings whose rows take more together follow one another: each has copies of its rows."""
+
 LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
@@ -127,10 +130,12 @@ def train(
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
     with Bar(visits, "row", "training", settings.shown) as bar, deferred(settings.deadline.interrupt):
-        before = 0
+        before, size = 0, (X if isinstance(X, np.ndarray) else X.data).nbytes
 
         def members(planned: Sequence[Planned], more: Sequence[Callback]) -> list[Fitted]:
             nonlocal before
+            if len(planned) > 1 and len(planned) * size > TOGETHER_BYTES:
+                return one_by_one(members, planned, more)
             names = [
                 f"network {one.place + 1}/{one.recipe.members}" if one.recipe.members != 1 else "network"
                 for one in planned
@@ -195,6 +200,19 @@ def more(
             planned = [Planned(slower, whole, place, own.epochs, model) for place, model in rest]
             own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
         found.append(own)
+    return found
+
+
+def one_by_one(trained: Trained, planned: Sequence[Planned], callbacks: Sequence[Callback]) -> list[Fitted]:
+    """Return the members of trainings one after the other; errors as of `train_members`."""
+    found: list[Fitted] = []
+    for one in planned:
+        try:
+            found += trained([one], callbacks)
+        except InterruptedMany:
+            found.append(None)
+    if None in found and not any(isinstance(one, Model) for one in found):
+        raise InterruptedMany(found)
     return found
 
 

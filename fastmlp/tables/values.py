@@ -20,7 +20,7 @@ CLIP = 3.0
 
 HEAVY = 0.25
 """Share of the variance of a column's numbers that is lost if they are clipped, beyond which its tails are
-heavy; docs/tables.md has the measurement."""
+heavy; docs/measured/tables.md has the measurement."""
 
 Tails = Literal["clipped", "both", "kept"]
 """What becomes of a column's numbers: they are clipped; clipped, and in a second column not; not clipped."""

@@ -103,6 +103,8 @@ assert stuck.fun > found.fun + 0.5 > exact.fun
 assert std[1, 0] > 2 * std[0, 0]
 assert model.predict(z).min() < -0.5
 """,
+    "columns.md": "assert [model.encoding_.kinds[one] for one in ('sold', 'rooms')] == ['date', 'number']",
+    "table-targets.md": "assert both.predict(flats).columns == ['price', 'city']",
     "second-order.md": """
 assert model.history["loss"][-1] < 0.2 * by_adam.history["loss"][-1]
 assert by_lbfgs.history["loss"][-1] < 1e-3
@@ -158,6 +160,16 @@ def pages_of_docs():
 def test_every_page_with_python_is_run_somewhere():
     with_python = {page for page in pages_of_docs() if pages.blocks(f"docs/{page}", "python")}
     assert with_python == {*CHECKS, *ELSEWHERE, *SHOWN_ONLY}
+
+
+LONG = {"architecture.md", "pieces.md"}
+"""The rooms and the recipes; an example of each kind of piece."""
+
+
+def test_a_page_is_short():
+    named = [one for one in pages_of_docs() if not one.startswith(("api/", "measured/")) and one not in LONG]
+    lines = {one: len(pages.text_of(f"docs/{one}").splitlines()) for one in named}
+    assert {one: count for one, count in lines.items() if count > 200} == {}
 
 
 def test_every_page_is_in_the_site():

@@ -7,12 +7,12 @@ import ctypes
 import json
 import subprocess
 
-import needs
 import numpy as np
 import polars as pl
 import pytest
-from flats import QUICK, flats
-from processes import importing, python
+from support import needs
+from support.flats import QUICK, flats
+from support.processes import importing, python
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.categories import Category
@@ -244,7 +244,7 @@ def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys, threading, time, warnings
-from flats import flats
+from support.flats import flats
 from fastmlp.tables import selection
 
 def train_members(*given):
