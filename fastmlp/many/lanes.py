@@ -223,7 +223,9 @@ class Lanes:
                 task = lanes.task_of(
                     plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
                 )
-                together[chunk.starts.tobytes(), chunk.stops.tobytes()].append((lane, task))
+                # Of unequal rows an order is longer, where the steps are the first ones of an epoch.
+                visits = len(chunk.order) or len(plan.data.weights)
+                together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append((lane, task))
         for members in together.values():
             if program is not None and len(members) > 1:
                 result = lanes.train_in_lanes(program, [task for _, task in members])
