@@ -86,20 +86,22 @@ def train_members(
         "callbacks": [*stopping, *callbacks], "progress": False, "threads": settings.threads,
         "dtype": settings.dtype,
     }  # fmt: skip
-    if len(planned) == 1:
-        return _alone(X, targets, weights, planned[0].part[0], {**options[0], **common})
-    inputs = {blocks: rows_for(blocks, X) for blocks in {network.blocks for network in given["network"]}}
     found: list[Fitted] = []
     try:
-        found += fit_many(
-            given.pop("network"),
-            X=[inputs[one["network"].blocks] for one in options],
-            y=_by_head(targets),
-            rows=[one.part[0] for one in planned],
-            sample_weight=weights,
-            **common,
-            **given,
-        )
+        if len(planned) == 1:
+            found.append(_alone(X, targets, weights, planned[0].part[0], {**options[0], **common}))
+        else:
+            blocks = {network.blocks for network in given["network"]}
+            inputs = {one: rows_for(one, X) for one in blocks}
+            found += fit_many(
+                given.pop("network"),
+                X=[inputs[one["network"].blocks] for one in options],
+                y=_by_head(targets),
+                rows=[one.part[0] for one in planned],
+                sample_weight=weights,
+                **common,
+                **given,
+            )
     except InterruptedMany as error:
         found = error.models
     found = [None if isinstance(one, Model) and one.stop_reason == BY_SIGINT else one for one in found]
@@ -108,17 +110,15 @@ def train_members(
     return found
 
 
-def _alone(
-    X: Any, targets: Array, weights: Array | None, rows: Array, options: dict[str, Any]
-) -> list[Fitted]:
-    """Return a member that trains alone, with one copy of its rows, or its divergence."""
+def _alone(X: Any, targets: Array, weights: Array | None, rows: Array, options: dict[str, Any]) -> Fitted:
+    """Return a member that trains alone, with one copy of its rows, its divergence, or None after Ctrl-C."""
     inputs, own = rows_for(options["network"].blocks, X[rows]), None if weights is None else weights[rows]
     try:
-        return [fit(X=inputs, y=_by_head(targets[rows]), sample_weight=own, **options)]
+        return fit(X=inputs, y=_by_head(targets[rows]), sample_weight=own, **options)
     except DivergenceError as error:
-        return [error]
+        return error
     except Interrupted:
-        raise InterruptedMany([None]) from None
+        return None
 
 
 def _options(

@@ -92,7 +92,7 @@ OWN = """
 import json, re, sys, threading, time
 import numpy as np
 import fastmlp
-from fastmlp.training import windows
+from fastmlp.data import windows
 
 path, rows, columns, window_bytes, dtype = json.loads(sys.argv[1])
 windows.WINDOW_BYTES = window_bytes
