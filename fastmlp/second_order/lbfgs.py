@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dtrsv
 
 from fastmlp.model.second_order import LBFGS
-from fastmlp.second_order.whole_data import Iterate, Taken, Value, Vector, WholeObjective
+from fastmlp.second_order.whole_data import Iterate, Taken, Value, Vector, WholeObjective, reason_to_stop
 
 DECREASE, CURVATURE = 1e-4, 0.9
 """Constants of the Wolfe conditions, c1 and c2, for steps of quasi-Newton methods."""
@@ -240,12 +240,8 @@ class QuasiNewtonSteps:
         if search is None or search.count != count or np.count_nonzero(search.x != at.parameters):
             most = self._optimizer.max_evaluations
             search = self._search = Minimiser(self._bind, at.parameters.copy(), at.vectors, count, most)
-        value, norm, reason = self._last[0], math.sqrt(search.gradient @ search.gradient), None
-        goal, least = self._optimizer.goal, self._optimizer.min_gradient
-        if goal is not None and value.reported <= goal:
-            reason = f"the loss is {value.reported:.3g}, and the goal {goal:g}"
-        elif norm < least:
-            reason = f"the gradient's norm is {norm:.3g}, below {least:g}"
+        value, norm = self._last[0], math.sqrt(search.gradient @ search.gradient)
+        reason = reason_to_stop(self._optimizer, value.reported, norm)
         reported = value.reported
         if self._objective.network.heads:
             reported = self._objective.value(search.x).reported

@@ -21,7 +21,7 @@ from fastmlp.model.backend import Array
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.second_order import LevenbergMarquardt
-from fastmlp.second_order.whole_data import Iterate, Taken, Vector, WholeObjective
+from fastmlp.second_order.whole_data import Iterate, Taken, Vector, WholeObjective, reason_to_stop
 from fastmlp.trained.model import Model
 
 BLOCK_BYTES = 1 << 19
@@ -239,11 +239,7 @@ class DampedSteps:
         gradient = found.gradient + penalty * parameters
         norm = float(np.linalg.norm(gradient)) / self._scale
         damping = numbers["damping"] or optimizer.damping
-        growth, loss, reason = 2.0, float(np.ravel(value.reported)[0]), None
-        if optimizer.goal is not None and loss <= optimizer.goal:
-            reason = f"the loss is {loss:.3g}, and the goal {optimizer.goal:g}"
-        elif norm < optimizer.min_gradient:
-            reason = f"the gradient's norm is {norm:.3g}, below {optimizer.min_gradient:g}"
+        growth, reason = 2.0, reason_to_stop(optimizer, float(np.ravel(value.reported)[0]), norm)
 
         def merit(point: Vector) -> float:
             of_prior = float(penalty @ point**2) / 2 if optimizer.evidence else 0.0

@@ -136,6 +136,15 @@ class Taken(NamedTuple):
     stop_reason: str | None = None
 
 
+def reason_to_stop(optimizer: Any, loss: float, norm: float) -> str | None:
+    """Return why the steps end at a loss and a norm of its gradient, by `goal` and `min_gradient`."""
+    if optimizer.goal is not None and loss <= optimizer.goal:
+        return f"the loss is {loss:.3g}, and the goal {optimizer.goal:g}"
+    if norm < optimizer.min_gradient:
+        return f"the gradient's norm is {norm:.3g}, below {optimizer.min_gradient:g}"
+    return None
+
+
 class WholeDataRule(Protocol):
     """Takes steps of one objective."""
 
