@@ -191,7 +191,8 @@ def test_epochs_of_another_length_have_the_orders_of_their_numbers(again, monkey
 
     monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
     given = {"x": X, "y": Y, "batch_size": 16, **again}
-    first = fit(3)
+    # Trainings leave orders by their seed: no other test has this one.
+    first = fit(3, seed=1000 + len(again))
     first.fit_more(given["x"], given["y"], epochs=2, batch_size=given["batch_size"])
     assert drawn == [0, 1, 2, 3, 4]
 
