@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 import fastmlp
+from benchmarks import processes
+from benchmarks.scaling import fitted
 from fastmlp.lab.timing import CLOCKS, StepsTimer, once
 
 NETWORKS = {
@@ -98,7 +100,7 @@ def work(figures: str, threads: int, overlap: bool) -> None:
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD
-    pin(ranks)
+    pinned(ranks)
     averaging = fastmlp.DataParallel(ranks, average_every=EVERY)
     found: dict[str, dict[str, float]] = {"step": {}, "local": {}, "allreduce": {}}
     if overlap:
@@ -117,11 +119,11 @@ def work(figures: str, threads: int, overlap: bool) -> None:
         print(figures + json.dumps(found), flush=True)
 
 
-def pin(ranks: Any) -> None:
+def pinned(ranks: Any) -> None:
     """Give each rank cores of its own, where there are enough: two on one core wait for their turns."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = processes.allowed()
     if share := len(cores) // ranks.size:
-        os.sched_setaffinity(0, cores[ranks.rank * share : (ranks.rank + 1) * share])
+        processes.pin(cores[ranks.rank * share : (ranks.rank + 1) * share])
 
 
 class InOnePiece:
@@ -182,8 +184,8 @@ def show(one: dict[str, dict[str, float]], several: dict[str, dict[str, float]],
     print(f"\n| bytes | all-reduce of {ranks} ranks |\n|---|---|")
     for size, seconds in several["allreduce"].items():
         print(f"| {size} | {1e6 * seconds:.1f} |")
-    latency, pace = fitted(several["allreduce"])
-    print(f"\nlatency {1e6 * latency:.1f} us, {pace / 1e9:.2f} GB/s")
+    here = fitted(several["allreduce"])
+    print(f"\nlatency {1e6 * here.latency:.1f} us, {here.bandwidth / 1e9:.2f} GB/s")
 
 
 def show_overlap(found: dict[str, dict[str, float]], ranks: int) -> None:
@@ -191,14 +193,6 @@ def show_overlap(found: dict[str, dict[str, float]], ranks: int) -> None:
     print(f"| a step of {ranks} ranks, ms | one sum | sums of pieces |\n|---|---|---|")
     for name, seconds in found["whole"].items():
         print(f"| {name} | {1e3 * seconds:.1f} | {1e3 * found['pieces'][name]:.1f} |")
-
-
-def fitted(allreduce: dict[str, float]) -> tuple[float, float]:
-    """Return (seconds, bytes a second) of seconds + bytes / pace, by least squares of relative errors."""
-    sizes, seconds = np.array([*map(float, allreduce)]), np.array([*allreduce.values()])
-    terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
-    (latency, per_byte), *_ = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)
-    return float(latency), float(1 / per_byte)
 
 
 if __name__ == "__main__":

@@ -267,8 +267,7 @@ def check(path):
     found = {int(ranks): figures for ranks, figures in json.loads(Path(path).read_text()).items()}
     ranks = max(found)
     alone, several = found[1], found[ranks]
-    sizes = np.array([*map(float, several["allreduce"])])
-    here = fitted(sizes, np.array([*several["allreduce"].values()]))
+    here = fitted(several["allreduce"])
     print(f"All-reduce of {ranks}: {here.latency * 1e6:.1f} us, and {here.bandwidth / 1e9:.2f} GB/s.\n")
     print(f"| work | one process, us | model | {ranks}, us | model | simulated | local SGD, us | model |")
     print("|---|---|---|---|---|---|---|---|")
@@ -293,8 +292,12 @@ AVERAGED = 16
 """Steps between two averages of the local SGD of benchmarks.distributed."""
 
 
-def fitted(sizes, seconds):
-    """Return the network where an all-reduce takes latency + size / bandwidth, by least relative errors."""
+def fitted(allreduce):
+    """Return the network where an all-reduce takes latency + size / bandwidth, by least relative errors.
+
+    allreduce : seconds by bytes
+    """
+    sizes, seconds = np.array([*map(float, allreduce)]), np.array([*allreduce.values()])
     terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
     (latency, slope), *_ = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)
     return Fabric("localhost", max(0.0, float(latency)), 1 / float(slope))

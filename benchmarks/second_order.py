@@ -27,9 +27,8 @@ import numpy as np
 import scipy.optimize
 
 import fastmlp
-from benchmarks.pinning import allowed, pin
-from benchmarks.start import print_heading
-from benchmarks.table import write_between
+from benchmarks.pages import write_between
+from benchmarks.processes import allowed, pin, print_heading
 from fastmlp.backend import registry
 from fastmlp.lab.machine import cpu
 from fastmlp.lab.timing import CLOCKS, once

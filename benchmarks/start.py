@@ -18,7 +18,6 @@ import functools
 import importlib.util
 import io
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -28,14 +27,12 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from fastmlp.kernels.codegen import machine
-from fastmlp.lab.machine import cpu
 
-from . import pinning
+from .processes import ROOT, allowed, pin, print_heading
 
 CLOCK = """
 import time
@@ -103,41 +100,29 @@ lap("and prediction")
 """An epoch of 64-100-10 on 1797 rows, by each."""
 
 SEARCH = """
-import sys, warnings
-from sklearn.datasets import load_breast_cancer
+import warnings
+from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from {package} import MLPClassifier
 warnings.simplefilter("ignore")
-X, y = load_breast_cancer(return_X_y=True)
-sizes = [(8,), (16,), (32,), (64,), (128,), (16, 8), (32, 16), (64, 32), (64, 64), (32, 32, 32)]
-grid = {{"mlpclassifier__hidden_layer_sizes": sizes, "mlpclassifier__alpha": [1e-4, 1e-2]}}
+X, y = {data}(return_X_y=True)
+grid = {{"mlpclassifier__hidden_layer_sizes": {sizes}, "mlpclassifier__alpha": {penalties}}}
 model = make_pipeline(StandardScaler(), MLPClassifier(random_state=0))
-search = GridSearchCV(model, grid, cv=5, n_jobs={jobs})
-search.fit(X, y)
+search = GridSearchCV(model, grid, cv={folds}, n_jobs={jobs}).fit(X, y)
 assert search.best_score_ > 0.95
 lap("search")
 """
 
-SMALL_SEARCH = """
-import warnings
-from sklearn.datasets import load_wine
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from {package} import MLPClassifier
-warnings.simplefilter("ignore")
-X, y = load_wine(return_X_y=True)
-grid = {{
-    "mlpclassifier__hidden_layer_sizes": [(8,), (16,), (32,), (64,), (16, 8), (32, 16)],
-    "mlpclassifier__alpha": [1e-4, 1e-3, 1e-2],
-}}
-model = make_pipeline(StandardScaler(), MLPClassifier(random_state=0))
-search = GridSearchCV(model, grid, cv=4).fit(X, y)
-assert search.best_score_ > 0.95
-lap("search")
-"""
+WINE = {
+    "data": "load_wine", "sizes": [(8,), (16,), (32,), (64,), (16, 8), (32, 16)], "folds": 4,
+    "penalties": [1e-4, 1e-3, 1e-2], "jobs": None,
+}  # fmt: skip
+CANCER = {
+    "data": "load_breast_cancer", "folds": 5, "penalties": [1e-4, 1e-2],
+    "sizes": [(8,), (16,), (32,), (64,), (128,), (16, 8), (32, 16), (64, 32), (64, 64), (32, 32, 32)],
+}  # fmt: skip
 
 README = """
 from sklearn.datasets import load_digits
@@ -179,15 +164,14 @@ def scripts(wheel: str | None) -> Iterator[Script]:
         yield Script(f"README's first example by {package}", python(README.format(package=package)), False)
     train = [sys.executable, "-m", "fastmlp", "train", "digits", "--quiet"]
     yield Script("fastmlp train digits, whole process", train, False)
-    for package, cold in (("fastmlp", True), ("fastmlp", False), ("sklearn.neural_network", False)):
-        state = ", cold" if cold else ""
-        name = f"GridSearchCV, 18 candidates, 4 folds, 133 rows, by {package}{state}"
-        yield Script(name, python(SMALL_SEARCH.format(package=package)), cold)
-    for jobs in (None, 2):
+    for words, given in (
+        ("18 candidates, 4 folds, 133 rows", WINE),
+        ("100 fits, n_jobs=None", CANCER | {"jobs": None}),
+        ("100 fits, n_jobs=2", CANCER | {"jobs": 2}),
+    ):
         for package, cold in (("fastmlp", True), ("fastmlp", False), ("sklearn.neural_network", False)):
-            state = ", cold" if cold else ""
-            name = f"GridSearchCV, 100 fits, n_jobs={jobs}, by {package}{state}"
-            yield Script(name, python(SEARCH.format(package=package, jobs=jobs)), cold)
+            name = f"GridSearchCV, {words}, by {package}{', cold' * cold}"
+            yield Script(name, python(SEARCH.format(package=package, **given)), cold)
 
 
 class Outcome(NamedTuple):
@@ -292,7 +276,7 @@ class Environment:
         """Run Python with arguments, outside of a checkout; return what it printed."""
         ours = ("FASTMLP_", "PYTHON")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        pinned = functools.partial(pinning.pin, pinning.allowed()[:cores]) if cores else None
+        pinned = functools.partial(pin, allowed()[:cores]) if cores else None
         done = subprocess.run(
             [self.python, *arguments], env={**inherited, "FASTMLP_CACHE_DIR": str(self.cache), **variables},
             cwd=self.folder, preexec_fn=pinned, capture_output=True, text=True, check=False,
@@ -365,29 +349,7 @@ def compare_installations(commit: str, interpreter: str, rounds: int, only: str)
 
 
 def _git(*arguments: str) -> bytes:
-    place = Path(__file__).parents[1]
-    return subprocess.run(["git", *arguments], cwd=place, capture_output=True, check=True).stdout
-
-
-def print_heading(module: str) -> None:
-    """Print the machine, the versions and the command, which stand above a table."""
-    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
-    print(f"{cpu()}, {os.cpu_count()} cores, {load}{versions()}")
-    print(f"python -m {module} {' '.join(sys.argv[1:])}\n")
-
-
-def versions() -> str:
-    """Return what is installed, in words."""
-    packages = [
-        name for name in ("numpy", "numba", "llvmlite", "scikit-learn", "torch", "jax") if _is_there(name)
-    ]
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
-    )
-
-
-def _is_there(package: str) -> bool:
-    return importlib.util.find_spec({"scikit-learn": "sklearn"}.get(package, package)) is not None
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 if __name__ == "__main__":

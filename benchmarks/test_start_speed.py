@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from benchmarks.peers.__main__ import environment
+from benchmarks.processes import environment
 from benchmarks.share import in_words
 
 FIT = """

@@ -22,11 +22,10 @@ VERSION = subprocess.run(["cc", "--version"], capture_output=True, text=True, ch
 
 
 def unsupported(work):
-    return "" if work.target == "notebook" else "written for the notebook's network alone"
+    return None if work.target == "notebook" else "written for the notebook's network alone"
 
 
-def ways(work, threads, shuffle=True):
-    """Name to prepare() -> run(epochs), which trains afresh, and returns losses, the last epoch's last."""
+def ways(work, threads, shuffle=True, way=""):
     flags = ["-O3 -march=native", "-O3 -march=native -ffast-math"]
     return {flag: partial(_prepare, work, flag.split()) for flag in flags}
 
@@ -44,9 +43,8 @@ def _prepare(work, flags):
     train.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float, *[ctypes.c_void_p] * 3]
     library.unlink()  # stays mapped
     library.parent.rmdir()
-    X, y = work.data()
-    pairs = zip(work.start().weights, work.start().biases, strict=True)
-    start = np.concatenate([p.ravel() for pair in pairs for p in pair])
+    (X,), (y,) = work.data()
+    start = np.concatenate([array.ravel() for array in work.arrays()])
 
     def run(epochs):
         params = start.copy()

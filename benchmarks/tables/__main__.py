@@ -21,8 +21,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import pinning
-from ..peers.__main__ import environment
+from .. import processes
+from ..processes import environment
 from .learners import LEARNERS, learner_of
 from .rows import ROOT, Row, add_rows, version_of
 from .sets import CHOOSE, FEW_ROWS, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
@@ -56,7 +56,7 @@ def main() -> None:
     rows = [*planned(options)]
     for table in {row["table"] for row in rows}:
         version_of(TABLES[table].package)
-    core = pinning.allowed()[-1]
+    core = processes.allowed()[-1]
     add_rows(
         options.results,
         rows,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from ..table import write_between
+from ..pages import write_between
 from . import recipe_report, recipes
 from .__main__ import LEVEL_LEARNERS, RESULTS
 from .learners import LEARNERS

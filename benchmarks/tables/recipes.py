@@ -28,7 +28,7 @@ from fastmlp.tables.estimators import TableClassifier, TableRegressor
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification
 
-from .. import pinning
+from .. import processes
 from .extended import EmbeddedLevels, InDense, Learning, coded
 from .learners import LEARNERS, Outputs
 from .rows import Row, add_rows, version_of
@@ -61,9 +61,9 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=1, help="default %(default)s")
     parser.add_argument("--again", action="store_true", help="rows that are there, too")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
-    parser.add_argument("--core", type=int, default=pinning.allowed()[-1], help="default the last one")
+    parser.add_argument("--core", type=int, default=processes.allowed()[-1], help="default the last one")
     options = parser.parse_args()
-    pinning.pin({options.core})
+    processes.pin({options.core})
     warnings.filterwarnings("ignore")
     versions = dict.fromkeys(TRIED, version_of("fastmlp", *FILES))
     if PEER in options.names:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..pinning import pin
+from ..processes import pin
 from .learners import learner_of
 from .sets import Split, judged, split_of
 

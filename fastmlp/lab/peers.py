@@ -1,8 +1,7 @@
 """The same training steps by other installed libraries: PyTorch and scikit-learn.
 
 Each library begins from the same weights, visits the same batches, and must have the reference's losses
-before the steps are timed. `python -m benchmarks.peers` adds other libraries and other ways, each in another
-process.
+before the steps are timed. `python -m benchmarks` adds other libraries and ways, each in another process.
 """
 
 from __future__ import annotations

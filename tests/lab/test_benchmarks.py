@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from support.processes import complaints, python
 
-from benchmarks.peers.page import table
-from benchmarks.pinning import allowed
+from benchmarks.pages import table
+from benchmarks.processes import LIMITS, allowed
 from benchmarks.share import check_threads
 from fastmlp import Adam, Network
 from fastmlp.lab.measurements import read
@@ -67,9 +67,7 @@ def test_every_command_has_help():
 
 
 def test_there_are_commands():
-    assert {"benchmarks.choice", "benchmarks.compilation", "benchmarks.peers", "benchmarks.start"} <= set(
-        COMMANDS
-    )
+    assert {"benchmarks", "benchmarks.compilation", "benchmarks.pages", "benchmarks.start"} <= set(COMMANDS)
 
 
 def compute():
@@ -130,22 +128,19 @@ def test_a_program_of_a_networks_own_stands_in_no_table_of_two_threads():
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 processor")
-def test_what_is_limited_to_avx2_is_so_from_its_start(tmp_path):
+def test_what_is_limited_to_avx2_is_so_from_its_start():
     program = """
 import json
 import numpy
 import threadpoolctl
-from benchmarks.avx2 import limits
-from benchmarks.peers.__main__ import environment
+from benchmarks.processes import environment, limits
 from fastmlp.kernels.codegen.machine import host, target
 libraries = threadpoolctl.threadpool_info()
 blas = [one["architecture"] for one in libraries if one["internal_api"] == "openblas"]
 children_too = limits() != {} and limits().items() <= environment(1).items()
 print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
 """
-    (tmp_path / "limited.py").write_text(program)
-    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    done = python("-m", "benchmarks.avx2", "limited", cwd=ROOT, **environment)
+    done = python("-c", program, cwd=ROOT, **LIMITS)
     width, processor, blas, children_too = json.loads(done.stdout)
     assert (width, processor, children_too) == (32, "x86-64-v3", True)
     assert set(blas) <= {"Haswell"}
@@ -153,10 +148,10 @@ print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
 
 @pytest.mark.slow
 def test_networks_drawn_at_random_are_measured():
-    few = ("--count", "2", "--most", "1e-4", "--seconds", "0", "--peers", "reference")
-    done = python("-m", "benchmarks.sweep", *few, cwd=ROOT)
+    few = ("--count", "2", "--most", "1e-4", "--rounds", "2", "--peers", "fastmlp,fastmlp:reference")
+    done = python("-m", "benchmarks", "drawn", *few, cwd=ROOT)
     assert complaints(done) == []
-    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     gains, ratios = ([float(cells[column]) for cells in rows] for column in (0, -1))
     assert gains == ratios == sorted(gains)
     assert len(gains) == 2
@@ -165,12 +160,12 @@ def test_networks_drawn_at_random_are_measured():
 
 @pytest.mark.slow  # starts two processes
 def test_a_checkout_is_compared_on_a_network_drawn_at_random():
-    few = ("--drawn", "1", "--seed", "12", "--pairs", "2")
-    done = python("-m", "benchmarks.commits", ".", *few, cwd=ROOT)
+    few = ("--count", "1", "--seed", "12", "--rounds", "2")
+    done = python("-m", "benchmarks", "drawn", "--against", ".", *few, cwd=ROOT)
     name, ratio, low, high = re.fullmatch(
         r"(.+?) +(\d\.\d{3})  (\d\.\d{3}) to (\d\.\d{3})", done.stdout.splitlines()[-1]
     ).groups()
-    assert name.startswith("16-200-30-64 b128 gelu softmax adam float32 ")
+    assert name == "16-200-30-64 b128 gelu softmax adam float32"
     assert float(low) <= float(ratio) <= float(high)
 
 
@@ -178,7 +173,7 @@ def test_a_checkout_is_compared_on_a_network_drawn_at_random():
 def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
     file = tmp_path / "peers.json"
-    command = ["-m", "benchmarks.peers", "--only", "30-100-1", "--rounds", "2"]
+    command = ["-m", "benchmarks", "30-100-1", "--rounds", "2"]
     peers = ["--peers", "fastmlp,sklearn,c,jax", "--cores", str(min(allowed())), "--clock", "cpu"]
     (tmp_path / "jax.py").write_text("raise ModuleNotFoundError('no jax')")  # as where it is not installed
     done = python(*command, *peers, "--json", file, cwd=ROOT, PYTHONPATH=str(tmp_path))

@@ -25,7 +25,7 @@ from support import needs, pages
 from support.processes import python
 
 import fastmlp
-from benchmarks import pinning
+from benchmarks import processes
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import sleeping
@@ -88,7 +88,7 @@ private_files.KEEPS_OPEN_FILES = True
 A_TRAINING = """
 import numpy as np
 import fastmlp
-from benchmarks import pinning
+from benchmarks import processes
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 
@@ -324,7 +324,7 @@ if hasattr(os, "register_at_fork"):
     import logging, random, threading
     del os.register_at_fork
 import fastmlp
-from benchmarks import pinning
+from benchmarks import processes
 from fastmlp.system import compiling, forks
 with compiling.compiling():
     pass
@@ -338,8 +338,8 @@ def test_benchmarks_run_unpinned_where_cores_cannot_be_chosen(monkeypatch):
     for name in ("sched_getaffinity", "sched_setaffinity"):
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert pinning.allowed() == [0, 1, 2]
-    pinning.pin({0})
+    assert processes.allowed() == [0, 1, 2]
+    processes.pin({0})
 
 
 # --- attributes that belong to the classes from which ours are derived --------------------------------------

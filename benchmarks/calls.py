@@ -1,0 +1,103 @@
+"""Calls in this process that take turns, and their table."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastmlp.lab.timing import CLOCKS, in_alternation, once
+
+from .pages import number
+
+GROUPS = {
+    "many": "`fit_many`, against `fit` in a loop, JAX and scikit-learn",
+    "searches": "searches and bags, against scikit-learn's; --rounds 0 with an empty cache compiles",
+    "fits": "what surrounds the steps of a short training, in processor time",
+    "metrics": "what a metric adds to a training",
+    "repeated": 'many short trainings of a network: what "auto" makes of them',
+    "busy": "trainings beside other processes, and several at once, on one thread and on all cores",
+    "sparse": "inputs that are mostly zeros, against scikit-learn",
+    "blocks": "memory maps and blocks against the same rows in memory",
+    "bfloat16": 'dtype="bfloat16" by each instruction of the processor, against float32',
+    "ladder": "from Python's loops to the limit; `benchmarks.pages` writes the table",
+}
+
+
+class Timed(NamedTuple):
+    """A call that is timed.
+
+    call : returns its seconds as a float, or anything else and is timed itself
+    per : what the seconds are divided by, such as the steps; times : calls of a turn
+    less : another call, whose time is subtracted
+    said : what there is to say after all turns
+    """
+
+    call: Callable[[], object]
+    per: float = 1
+    times: int = 1
+    less: Callable[[], object] | None = None
+    said: Callable[[], str] = str
+
+
+class Calls(NamedTuple):
+    """A row: calls that do the same, made once the row is chosen.
+
+    make : make(options) returns calls, or `Timed`, by name; what others are compared with comes first
+    """
+
+    group: str
+    name: str
+    make: Callable[[object], dict]
+    clock: str
+    rounds: int
+
+
+CALLS: list[Calls] = []
+
+
+def row(group, name, *given, clock="wall", rounds=5):
+    """Register make(options, *given) of a row."""
+
+    def register(make):
+        CALLS.append(Calls(group, name, lambda options: make(options, *given), clock, rounds))
+        return make
+
+    return register
+
+
+def time_calls(chosen, options):
+    """Print a table of rows."""
+    print("| work | call | us | times as long as the first | |\n|---|---|---|---|---|")
+    for one in chosen:
+        rounds = one.rounds if options.rounds is None else options.rounds
+        made = {
+            name: call if isinstance(call, Timed) else Timed(call) for name, call in one.make(options).items()
+        }
+        least = least_seconds(made, rounds, options.clock or one.clock)
+        first = next(iter(least.values()), 1.0)
+        for name, seconds in least.items():
+            cells = one.name, name, number(1e6 * seconds), f"{seconds / first:.2f}", made[name].said()
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def least_seconds(made, rounds, clock):
+    """Return the least time of each `Timed`; all take turns.
+
+    rounds : 0 for a single turn, which compiles what is not on the disk
+    """
+    timed = {}
+    for name, one in made.items():
+        timed[name, False] = functools.partial(_seconds, one.call, one.times, CLOCKS[clock])
+        if one.less is not None:
+            timed[name, True] = functools.partial(_seconds, one.less, one.times, CLOCKS[clock])
+    if rounds:
+        best = {key: taken.best for key, taken in in_alternation(timed, least=rounds).items()}
+    else:
+        best = {key: call() for key, call in timed.items()}
+    return {name: (best[name, False] - best.get((name, True), 0.0)) / one.per for name, one in made.items()}
+
+
+def _seconds(call, times, clock):
+    """Return the seconds of a call, of some in a row."""
+    said = []
+    took = once(lambda: said.extend([call() for _ in range(times)]), clock) / times
+    return said[-1] if isinstance(said[-1], float) else took

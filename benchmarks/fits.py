@@ -1,0 +1,307 @@
+"""Short trainings, busy machines and bfloat16: what surrounds the steps, and what disturbs them."""
+
+import collections
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import sklearn.neural_network
+from sklearn.datasets import load_digits
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.kernels.mixed.tiles import WHY_NOT
+from fastmlp.lab.timing import StepsTimer
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
+from fastmlp.system.budget import usable_cores
+
+from .calls import Timed, row
+
+LONG = 1000
+"""Steps alone are a share of a training of so many times as many."""
+
+ONE = {"progress": False, "threads": 1}
+
+surroundings = partial(row, clock="cpu", rounds=10)
+
+
+@surroundings("fits", "fit, 100 steps of 3-4-1")
+def fit(options):
+    X, y = np.array([[0.0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]]), np.array([0.0, 1, 1, 0])
+    network = fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse")
+    given = {"optimizer": fastmlp.SGD(1.2, bias_learning_rate=0.3), "batch_size": None, "seed": 0, **ONE}
+    train = partial(fastmlp.fit, network, X, y, **given)
+    # "auto" finds programs from now on, as where such trainings have taken what these take to compile.
+    train(epochs=1, backend="specialized")
+    steps = Timed(partial(train, epochs=100 * LONG), per=LONG)
+    return {"fit": Timed(partial(train, epochs=100), times=200), "its steps": steps}
+
+
+@surroundings("fits", "MLPRegressor, 200 epochs of 5-16-1, 100 rows")
+def regressor(options):
+    X = np.random.default_rng(0).random((100, 5))
+    y = np.sin(X.sum(axis=1))  # learnt slowly enough for 200 epochs
+    given = {"hidden_layer_sizes": (16,), "max_iter": 200, "random_state": 0}
+    ours, theirs = (
+        fastmlp.MLPRegressor(**given, backend="fused"),
+        sklearn.neural_network.MLPRegressor(**given),
+    )
+    return {
+        name: Timed(partial(one.fit, X, y), times=3)
+        for name, one in (("fastmlp", ours), ("scikit-learn, by OMP_NUM_THREADS=1", theirs))
+    }
+
+
+@surroundings("fits", "fit_more, a step of 17-64-64-6, batch 64")
+def fit_more(options):
+    rng = np.random.default_rng(0)
+    X, y = rng.random((64, 17), np.float32), rng.random((64, 6), np.float32)
+    train = partial(fastmlp.fit, fastmlp.Network([17, 64, 64, 6]), X, y, batch_size=64, **ONE)
+    train(epochs=1, backend="specialized")
+    held = [train(epochs=1)]
+
+    def go_on():
+        held[0] = held[0].fit_more(X, y, epochs=1, **ONE)
+
+    return {"fit_more": Timed(go_on, times=100), "its step": Timed(partial(train, epochs=LONG), per=LONG)}
+
+
+for _count in (1, 8, 32, 256):
+
+    @surroundings("fits", f"partial_fit, {_count} rows of 64-100-10", _count)
+    def partial_fit(options, count):
+        X, y = np.random.default_rng(0).random((count, 64)), np.arange(count) % 10
+        ours, theirs = (
+            package.MLPClassifier((100,), random_state=0).partial_fit(X, y, classes=np.arange(10))
+            for package in (fastmlp, sklearn.neural_network)
+        )
+        calls = {"fastmlp": ours.partial_fit, "scikit-learn": theirs.partial_fit}
+        return {name: Timed(partial(call, X, y), times=30) for name, call in calls.items()}
+
+
+for _metric, _classes in (("accuracy", 10), ("neg_log_loss", 10), ("neg_mean_squared_error", 1), ("r2", 1)):
+
+    @surroundings("metrics", f"{_metric} of 2 000 rows of 64-128-{_classes}, 20 epochs", _metric, _classes)
+    def metric(options, metric, classes, epochs=20):
+        """Return trainings with a metric, without, and without but with a prediction an epoch."""
+        X = np.random.default_rng(0).standard_normal((2000, 64), np.float32)
+        network, y = fastmlp.Network([64, 128, 1], "relu"), X.sum(axis=1)
+        if classes > 1:
+            network = fastmlp.Network([64, 128, 10], "relu", "softmax", "cross_entropy")
+            y = X[:, :10].argmax(axis=1)
+        given = {"validation": (X, y), "epochs": epochs, "batch_size": 64, "seed": 0, **ONE}
+        train = partial(fastmlp.fit, network, X[:64], y[:64], **given)
+        model = train()
+
+        def predicting():
+            train()
+            for _ in range(epochs):
+                model.predict(X)
+
+        with_metric = partial(train, metrics=[metric])
+        calls = {"a prediction an epoch": predicting, "the metric": with_metric, "neither": train}
+        return {name: Timed(call, times=3) for name, call in calls.items()}
+
+
+# --- what "auto" makes of many short trainings --------------------------------------------------------
+
+FITS = """
+import collections, json, sys, time
+import numpy as np
+import fastmlp
+
+backend, count = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((256, 4)), rng.standard_normal((256, 3))
+network = fastmlp.Network([4, 20, 14, 3], "tanh", l2=1e-4)
+
+def fit(seed, epochs=1500):
+    return fastmlp.fit(
+        network, X, y, epochs=epochs, batch_size=32, seed=seed, threads=1, progress=False, backend=backend
+    ).backend
+
+fit(0, 1)
+began, taken = time.perf_counter(), collections.Counter()
+for seed in range(count):
+    taken[fit(seed)] += 1
+print(json.dumps([time.perf_counter() - began, taken]))
+"""
+
+
+@row("repeated", "400 fits of 4-20-14-3 in a new process", rounds=0)
+def repeated(options, count=400):
+    """Return fits by "fused" and by "auto", which compiles once they have lost as long as that takes.
+
+    All begin with the same cache, which has all but that program; "auto" runs a second time with its cache.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="fastmlp-repeated-"))
+
+    def run(backend, count, cache, said=None):
+        environment = {**os.environ, "FASTMLP_CACHE_DIR": str(folder / cache)}
+        command = [sys.executable, "-c", FITS, backend, str(count)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        seconds, backends = json.loads(done.stdout)
+        if said is not None:
+            said.append(str(backends))
+        return seconds
+
+    run("fused", 0, "warm")
+    shutil.copytree(folder / "warm", folder / "auto")
+    cells = {"fused": ("fused", "warm"), "auto": ("auto", "auto"), "auto, a later process": ("auto", "auto")}
+    made = {}
+    for name, (backend, cache) in cells.items():
+        said = []
+        made[name] = Timed(partial(run, backend, count, cache, said), said=said.__str__)
+    return made
+
+
+# --- a busy machine -----------------------------------------------------------------------------------
+
+
+def train(threads, epochs):
+    """Return the seconds of the steps of a training, and the threads of the last steps."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20_000, 64), np.float32), rng.standard_normal(20_000, np.float32)
+    watch = StepsTimer()
+    model = fastmlp.fit(
+        fastmlp.Network([64, 128, 128, 1], "relu"), X, y, epochs=epochs, batch_size=256, seed=0,
+        threads=threads, backend="fused", callbacks=[watch], progress=False,
+    )  # fmt: skip
+    return watch.seconds, model.threads
+
+
+@contextlib.contextmanager
+def neighbours(count):
+    """Have so many processes keep a core busy each."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
+def on_each(trainings):
+    """Return a row's calls: trainings(threads) on one thread and on all cores.
+
+    The aim: whatever else runs, all cores take at most 1.1 times as long as one thread.
+    """
+    cores, used = usable_cores(), set()
+
+    def longest(threads):
+        found = trainings(threads)
+        used.update(taken for _, taken in found if threads == cores)
+        return max(seconds for seconds, _ in found)
+
+    said = lambda: f"on {', '.join(map(str, sorted(used)))} at the end"  # noqa: E731
+    train(cores, 1)  # it loads machine code
+    return {"one thread": partial(longest, 1), f"{cores} threads": Timed(partial(longest, cores), said=said)}
+
+
+EPOCHS = 45
+"""Of each training, 45 ms each on one Zen 3 core."""
+
+for _count in (0, 2, 4):
+
+    @row("busy", f"64-128-128-1 b256 beside {_count} busy neighbours", _count)
+    def beside(options, count):
+        def trainings(threads):
+            with neighbours(count):
+                return [train(threads, EPOCHS)]
+
+        return on_each(trainings)
+
+
+POOLS = {
+    "threads": ThreadPoolExecutor,
+    "processes": lambda count: ProcessPoolExecutor(count, multiprocessing.get_context("spawn")),
+}
+
+for _count, _kind in itertools.product((2, 4), POOLS):
+
+    @row("busy", f"64-128-128-1 b256, {_count} trainings at once, {_kind}", _count, _kind)
+    def at_once(options, count, kind):
+        pool = POOLS[kind](count)
+
+        def trainings(threads, epochs=EPOCHS):
+            return [*pool.map(train, [threads] * count, [epochs] * count)]
+
+        trainings(1, 20)  # all begin, and load machine code
+        return on_each(trainings)
+
+
+# --- products of bfloat16 numbers ---------------------------------------------------------------------
+
+for _sizes, _rows, _optimizer in (
+    ((64, 128, 10), 32, fastmlp.Adam()),
+    ((784, 128, 10), 128, fastmlp.SGD(0.1)),
+    ((784, 128, 10), 128, fastmlp.Adam()),
+    ((28, 256, 256, 2), 256, fastmlp.Adam()),
+    ((784, 1024, 1024, 10), 256, fastmlp.Adam()),
+    ((1024, 2048, 2048, 10), 1024, fastmlp.SGD(0.1)),
+    ((1024, 2048, 2048, 10), 1024, fastmlp.Adam()),
+):
+
+    @row(
+        "bfloat16", f"{'-'.join(map(str, _sizes))}, {_rows} rows, {type(_optimizer).__name__}", _sizes, _rows,
+        _optimizer, rounds=7,
+    )  # fmt: skip
+    def mixed(options, sizes, rows, optimizer):
+        """Return steps in float32, and in bfloat16 by each instruction that the processor has."""
+        names = ["fused", "packed", *(name for name, why_not in WHY_NOT.items() if why_not() is None)]
+        return {name: steps_of(registry.get(name), sizes, rows, optimizer) for name in names}
+
+
+def steps_of(backend, sizes, rows, optimizer):
+    """Return what takes steps for about 10 ms, and gives seconds of a step; the rates are 0."""
+    rng, network = np.random.default_rng(0), fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
+    count = 2 * rows
+    labels = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], count)]
+    data = Data(rng.random((count, sizes[0]), np.float32), labels, np.ones(count, np.float32))
+    state = initial_state(0.05 * rng.standard_normal(parameter_count(fastmlp.Network(sizes)), np.float32))
+    order = rng.permutation(count)
+
+    def take(steps):
+        starts = np.arange(steps) % 2 * rows
+        totals, rates = np.full(steps, float(rows)), np.zeros((steps, 2))
+        chunk = Chunk(order, starts, starts + rows, totals, rates, rows)
+        began = time.thread_time()
+        backend.train_chunk(network, optimizer, state, data, chunk, 0, 1, np.empty(steps))
+        return (time.thread_time() - began) / steps
+
+    take(1)
+    return partial(take, max(1, round(0.01 / take(2))))
+
+
+for _dtype in ("float32", "bfloat16"):
+
+    @row("bfloat16", f"digits, 64-128-64-10, {_dtype}, 5 seeds", _dtype, rounds=0)
+    def accuracy(options, dtype):
+        """Return trainings, which say what share of held-out digits a network classifies rightly."""
+        digits = load_digits()
+        X, y = (digits.data / 16).astype(np.float32), digits.target
+        network = fastmlp.Network([64, 128, 64, 10], output="softmax", loss="cross_entropy")
+        scores = collections.deque(maxlen=5)
+
+        def trained():
+            for seed in range(5):
+                order = np.random.default_rng(seed).permutation(len(X))
+                train, test = order[:1200], order[1200:]
+                model = fastmlp.fit(network, X[train], y[train], epochs=30, seed=seed, dtype=dtype, **ONE)
+                scores.append((model.predict(X[test]).argmax(axis=1) == y[test]).mean())
+
+        return {"fit": Timed(trained, said=lambda: f"{np.mean(scores):.2%} of held-out rows")}

@@ -1,1 +1,0 @@
-"""The works of `benchmarks.peers` that are no chains, and the peers that take them."""

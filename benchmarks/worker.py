@@ -1,0 +1,199 @@
+"""A peer on a work in a process of its own, started by `benchmarks.processes.Worker`.
+
+The process speaks JSON lines over its pipes: it says once what it prepared, then takes a timed turn for every
+line that it reads. Between turns it sleeps, so that only one peer computes at a time. Every way of a peer is
+held to the reference, NumPy in float64; then the fastest is kept, so that no opponent is a weak one.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fastmlp.lab.timing import CLOCKS, in_alternation, once, repeats_for
+
+from . import works
+
+# Loss after a few steps: float32 rounding (6e-8) grown by sums over up to 1024 terms and by Adam,
+# which divides by the square root of tiny gradients.
+RELATIVE_ERROR = {"float32": 2e-4, "float64": 1e-8}
+
+CALLS = {"predict": 3000, "jacobian": 400}
+"""Kinds of works that are one call on all rows, with the calls of a turn."""
+
+TRAIN_SECONDS = 0.6
+"""What a turn of training lasts about, or an epoch if that is more."""
+
+
+class LeftOut(Exception):
+    """Raised where a peer does not do such a work."""
+
+
+def main():
+    """Take turns, by the arguments PEER[:WAY] WORK DTYPE DRAW."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints must not reach the pipe
+
+    def answer(**values):
+        print(json.dumps(values), file=answers)
+
+    try:
+        turn, about = prepared(*sys.argv[1:])
+    except ImportError as error:
+        return answer(absent=f"it is not installed ({error})")
+    except LeftOut as error:
+        return answer(absent=str(error))
+    except Exception as error:
+        return answer(failed=f"{type(error).__name__}: {error}")
+    answer(**about)
+    for _ in sys.stdin:
+        answer(**turn())
+
+
+def prepared(peer_name, work_name, dtype, draw):
+    """Return turn(), which gives the microseconds by clock, and what to say of the peer."""
+    seed, number, most = json.loads(draw) or (0, -1, works.MOST)
+    listed = [*works.WORKS, *works.drawn(seed, number + 1, most)]
+    *_, work = (replace(work, dtype=dtype) for work in listed if work.name == work_name)
+    name, _, way = peer_name.partition(":")
+    peer = importlib.import_module(f"benchmarks.peers.{name}_peer")
+    if work.kind != "train" and way:
+        raise LeftOut(f"has one way to {work.kind}")
+    if work.kind == "start":
+        turn, about = start_turn(peer)
+    elif work.kind in CALLS:
+        turn, about = call_turn(peer, work)
+    elif reason := peer.unsupported(work):
+        raise LeftOut(reason)
+    else:
+        turn, about = train_turn(peer, work, way)
+    return turn, {"version": peer.VERSION, **about}
+
+
+def clocks(call, per=1):
+    """Return the microseconds of a call by each clock, divided by `per`."""
+    began = time.perf_counter(), time.process_time()
+    call()
+    wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+    return {"wall": 1e6 * wall / per, "cpu": 1e6 * cpu / per}
+
+
+# --- trainings ----------------------------------------------------------------------------------------
+
+
+def train_turn(peer, work, way):
+    """A turn is a training from the start; it answers microseconds a step."""
+    small, every = (partial(peer.ways, one, work.threads) for one in (work.small(), work))
+    small, every = small(shuffle=False, way=way), every(shuffle=True, way=way)
+    if way:
+        small, every = {way: small[way]}, {way: every[way]}
+    runs, errors = {}, {}
+    for name, prepare in every.items():
+        try:
+            errors[name] = check(work, small[name]())
+            runs[name] = prepare()
+            runs[name](1)
+        except AssertionError:
+            raise
+        except Exception as error:  # a way that this machine cannot take, such as no C++ compiler
+            if len(every) == 1:
+                raise
+            print(f"{work.name}: {name} left out: {str(error).strip()[:300]}", file=sys.stderr)
+    tried = tried_us(work, runs) if len(runs) > 1 else {}
+    chosen = min(tried or runs, key=lambda name: tried.get(name, 0))
+    run, epochs = runs[chosen], epochs_for(runs[chosen], work, TRAIN_SECONDS)
+    about = {"way": chosen, "tried_us": tried, "loss_error": errors[chosen], "epochs": epochs}
+    return (lambda: clocks(partial(run, epochs), epochs * work.steps)), about
+
+
+def tried_us(work, runs):
+    """Return the microseconds of a step by each way; the ways take turns, so that drift hits all.
+
+    A single thread is timed by its processor time, so that a neighbour on the core cannot decide; several
+    burn processor time while they wait.
+    """
+    clock = CLOCKS["cpu" if work.threads == 1 else "wall"]
+    epochs = {name: epochs_for(run, work, TRAIN_SECONDS / 2) for name, run in runs.items()}
+    calls = {name: partial(once, partial(run, epochs[name]), clock) for name, run in runs.items()}
+    times = in_alternation(calls, least=3)
+    return {name: round(1e6 * time.best / epochs[name] / work.steps, 2) for name, time in times.items()}
+
+
+def epochs_for(run, work, seconds):
+    """Epochs that last about so many seconds, warmed up at that number (JAX compiles for each)."""
+    first = max(1, int(0.3 * seconds / work.steps / (1e-4 + work.flops / 5e10)))
+    return repeats_for(run, seconds, first)
+
+
+def check(work, run):
+    """Return the relative error of a peer's last loss; AssertionError if it is not the reference's.
+
+    run : run(epochs) of a peer, prepared for work.small() with shuffle=False
+    """
+    epochs = 8 if work.full_batch else 2
+    options = {"backend": "reference", "dtype": "float64", "shuffle": False}
+    before, *_, want = work.small().fit(epochs=epochs, **options).history["loss"]
+    got = float(run(epochs)[-1])  # or NumPy rounds what is subtracted from float32
+    error, allowed = abs(got - want) / abs(want), RELATIVE_ERROR[work.dtype]
+    seen = abs(before - want) > 10 * allowed * abs(want)
+    assert seen or work.group == "drawn", "the check is too short to see a step"
+    assert error <= allowed, f"{work.name}: loss {got!r}, NumPy has {want!r} (off by {error:.1e})"
+    return float(error)
+
+
+# --- single calls, whole scripts ----------------------------------------------------------------------
+
+
+def call_turn(peer, work):
+    """A turn is hundreds of calls; it answers microseconds: their median."""
+    if (prepare := getattr(peer, f"prepare_{work.kind}", None)) is None:
+        raise LeftOut(f"has no {work.kind}")
+    calls, call, ((x,), _) = CALLS[work.kind], prepare(work, work.threads), work.data()
+    error = float(np.abs(call(x) - getattr(work.start(), work.kind)(x)).max())
+    assert error < RELATIVE_ERROR[work.dtype], f"{work.name}: off by {error:.1e}"
+
+    def turn():
+        took = [clocks(partial(call, x)) for _ in range(calls)]
+        return {clock: sorted(one[clock] for one in took)[calls // 2] for clock in CLOCKS}
+
+    turn()
+    return turn, {"way": "one call", "tried_us": {}, "loss_error": error}
+
+
+SAVE_DIGITS = """
+import sys, numpy
+from sklearn.datasets import load_digits
+X, y = load_digits(return_X_y=True)
+numpy.savez(sys.argv[1], X=(X / 16).astype("float32"), y=y)
+"""
+
+
+def start_turn(peer):
+    """A turn is a whole script: 64-100-10 on the 1797 digits for 20 epochs, with Adam at batch 32.
+
+    The data come from one file, so that fastmlp's script need not import scikit-learn for them.
+    """
+    if not hasattr(peer, "SCRIPT"):
+        raise LeftOut("it has no script here")
+    file = Path(tempfile.mkdtemp(prefix="fastmlp-digits-")) / "digits.npz"
+
+    def run(script):
+        command = [sys.executable, "-c", script, file]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    run(SAVE_DIGITS).check_returncode()
+    for _ in range(2):  # fills the disk caches of code and of compiled kernels
+        done = run(peer.SCRIPT)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    accuracy = float(done.stdout)
+    assert accuracy > 0.95, f"training accuracy {accuracy}"
+    return (lambda: clocks(partial(run, peer.SCRIPT))), {"way": "a script", "tried_us": {}}
