@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from fastmlp.training.saving import save as save
     from fastmlp.training.stepper import Stepper as Stepper
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOME = {
     "model.activations": "Activation",

@@ -169,6 +169,7 @@ class Module(nn.Module):
         self.trunk, width = sequential(work.layers, width or block.columns)
         self.work, self.losses = work, work.losses
         self.heads = nn.ModuleList(nn.Linear(width, head.units) for head in work.heads.values())
+        self.to(getattr(torch, work.dtype))
         linear = {id(one.weight) for one in self.modules() if hasattr(one, "in_features")}
         with torch.no_grad():
             for parameter, array in zip(ordered(self), work.arrays(), strict=True):

@@ -34,6 +34,15 @@ def test_the_workflow_runs_the_pythons_that_are_promised():
     assert {"ubuntu-latest", "macos-latest", "windows-latest"} <= set(re.findall(r"[\w.-]+-latest", workflow))
 
 
+def test_a_tag_builds_wheels_with_machine_code_for_each_system_that_is_tested():
+    tested, released = (pages.text_of(f".github/workflows/{name}.yml") for name in ("ci", "release"))
+    systems = [{*re.findall(r"\b(?:ubuntu|macos|windows)-[\w.-]+", text)} for text in (tested, released)]
+    assert systems[0] == systems[1]
+    assert 'tags: ["v*"]' in released
+    assert "python -m build --wheel\n        env:\n          FASTMLP_PREBUILD: all\n" in released
+    assert "python -m build\n" in released  # the sdist, and `py3-none-any`
+
+
 def test_a_missing_package_is_named_with_an_extra_that_there_is_and_by_one_function():
     texts = {path: path.read_text(encoding="utf-8") for path in (pages.ROOT / "fastmlp").rglob("*.py")}
     asked = [re.findall(r'\bneeded\("([\w.]+)", "(\w+)", ', text) for text in texts.values()]

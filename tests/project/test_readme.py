@@ -33,6 +33,20 @@ def test_the_python_examples_run(tmp_path):
     assert [*tmp_path.iterdir()] == [tmp_path / "four_rows.py"]
 
 
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_the_picture_has_the_numbers_of_the_table(mode):
+    """`python docs/chart.py` draws both pictures."""
+    picture, peers = pages.text_of(f"docs/readme-{mode}.svg"), ("JAX", "PyTorch", "scikit-learn")
+    drawn = re.findall(r"<text[^>]*>([^<]+)</text>", picture)
+    table = pages.text_of("README.md").partition("<!-- peers: ")[2].partition("<!-- end of peers -->")[0]
+    lines = [line for line in table.splitlines() if "**" in line]
+    rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines]
+    assert len(rows) == 8
+    by_peer = [row[2 + peer] for peer in range(3) for row in rows]
+    assert [one for one in drawn if one in by_peer] == by_peer
+    assert {*peers, *(row[0] for row in rows)} < {*drawn}
+
+
 @pytest.mark.slow  # the tests are collected, which takes as long as a first training
 def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
     (block,) = [one for one in pages.blocks("README.md", "python") if one.file == "four_rows.py"]
