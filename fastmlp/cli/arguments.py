@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ class BadFile(Mistake):
     """An unusable file named by the user: the table or the model inside, or the file itself."""
 
     code = 3
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Turn errors in a `with` block, of a user's arguments, into a Mistake in a line."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise Mistake(" ".join(str(error).split())) from None
 
 
 def network_of(

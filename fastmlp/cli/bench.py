@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
 from fastmlp.checks import needed
-from fastmlp.cli.arguments import TRAINED_IN, Mistake, refuse_unwritable
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, layers_of, mistakes, refuse_unwritable
 from fastmlp.model.state import DTYPES
 
 if TYPE_CHECKING:
@@ -38,46 +37,33 @@ def add_commands(commands: Any) -> None:
         "bench", help="time kernels and training steps", description=BENCH, epilog=EPILOG
     )
     bench.set_defaults(run=_bench)
-    add = bench.add_argument
-    add(
-        "--slot",
-        default="",
-        metavar="NAME,NAME",
-        help="slots, and step for whole steps; default all, of files alone their slots",
+    slots = "slots, and step for whole steps; default all, of files alone their slots"
+    clock = "wall; cpu, which other programs do not disturb; or auto (default): cpu on a busy machine"
+    for option, default, metavar, words in (
+        ("slot", "", "NAME,NAME", slots),
+        ("variant", "", "NAME,FILE", "names and files of variants; default all"),
+        ("shape", "", "ROWS,IN,OUT", "of slots: 128,784,128; several with a colon between"),
+        ("network", "", "N-N-N", "of steps: 784-128-10"),
+        ("layers", "", "TEXT", f"of --network 20-3: {LAYERS}"),
+        ("batch", 128, "ROWS", "of the steps of --network; default 128"),
+        ("dtype", "", "NAME,NAME", "default both"),
+        ("threads", "1", "N,N", "of steps; default 1. Slots run on one"),
+        ("seconds", 0.05, "S", "for each time; default 0.05"),
+        ("clock", "auto", "NAME", clock),
+        ("json", "", "FILE", "write the results to a file"),
+        ("compare", "", "FILE", "an earlier --json file to compare with"),
+        ("tolerance", 0.05, "SHARE", "more time that is no matter; default 0.05"),
+        ("html", "", "FILE", "write a report, one page"),
+    ):
+        _add(bench, option, default, metavar, words)
+    bench.add_argument(
+        "--watch", action="store_true", help="measure again whenever a --variant file is saved"
     )
-    add("--variant", default="", metavar="NAME,FILE", help="names and files of variants; default all")
-    add(
-        "--shape",
-        default="",
-        metavar="ROWS,IN,OUT",
-        help="of slots: 128,784,128; several with a colon between",
+    bench.add_argument(
+        "--asm", action="store_true", help="show the inner loop of one --slot of one --variant"
     )
-    add("--network", default="", metavar="N-N-N", help="of steps: 784-128-10")
-    add("--layers", default="", metavar="TEXT", help=f"of --network 20-3: {LAYERS}")
-    add("--batch", type=int, default=128, metavar="ROWS", help="of the steps of --network; default 128")
-    add("--dtype", default="", metavar="NAME,NAME", help="default both")
-    add("--threads", default="1", metavar="N,N", help="of steps; default 1. Slots run on one")
-    add("--seconds", type=float, default=0.05, metavar="S", help="for each time; default 0.05")
-    add(
-        "--clock",
-        default="auto",
-        metavar="NAME",
-        help="wall; cpu, which other programs do not disturb; or auto (default): cpu on a busy machine",
-    )
-    add("--json", default="", metavar="FILE", help="write the results to a file")
-    add("--compare", default="", metavar="FILE", help="an earlier --json file to compare with")
-    add(
-        "--tolerance",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="more time that is no matter; default 0.05",
-    )
-    add("--html", default="", metavar="FILE", help="write a report, one page")
-    add("--watch", action="store_true", help="measure again whenever a file of --variant is saved")
-    add("--asm", action="store_true", help="show the inner loop of one --slot of one --variant")
-    add("--ir", action="store_true", help="the same in LLVM's language")
-    add("--machine", default="", help=argparse.SUPPRESS)
+    bench.add_argument("--ir", action="store_true", help="the same in LLVM's language")
+    bench.add_argument("--machine", default="", help=argparse.SUPPRESS)
 
     new = commands.add_parser(
         "new-variant",
@@ -89,49 +75,45 @@ def add_commands(commands: Any) -> None:
     new.add_argument("--slot", default="affine", metavar="NAME", help="default affine")
 
 
+def _add(parser: argparse.ArgumentParser, option: str, default: Any, metavar: str, words: str) -> None:
+    parser.add_argument(f"--{option}", type=type(default), default=default, metavar=metavar, help=words)
+
+
 def add_explain(backends: argparse.ArgumentParser) -> None:
     """Add --explain to `fastmlp backends`."""
     listed = backends.get_default("run")
     backends.set_defaults(run=lambda arguments: (_explain if arguments.explain else listed)(arguments))
-    backends.add_argument(
-        "--explain", default="", metavar="N-N-N", help="what auto picks for a network, and why"
-    )
-    backends.add_argument("--layers", default="", metavar="TEXT", help=f"of --explain 20-3: {LAYERS}")
-    backends.add_argument("--batch", type=int, default=128, metavar="ROWS", help="of --explain; default 128")
-    for name, default, what in (("rows", 10_000, "rows of X"), ("epochs", 100, "passes over them")):
-        says = f"of --explain: {what}; default {default}"
-        backends.add_argument(f"--{name}", type=int, default=default, metavar="N", help=says)
-    for name in ("l1", "l2"):
-        backends.add_argument(
-            f"--{name}", type=float, default=0.0, metavar="X", help="of --explain: the penalty; default 0"
-        )
-    backends.add_argument("--dtype", default="float32", metavar="NAME", help="of --explain; default float32")
-    backends.add_argument(
-        "--clock", default="auto", metavar="NAME", help="of --explain: wall, cpu or auto (default)"
-    )
-    backends.add_argument("--threads", type=int, default=1, metavar="N", help="of --explain; default 1")
-
-
-def _checked(what: Callable[[], Any]) -> Any:
-    """Return what(), or raise Mistake for a user's mistake."""
-    try:
-        return what()
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        raise Mistake(" ".join(str(error).split())) from None
+    _add(backends, "explain", "", "N-N-N", "what auto picks for a network, and why")
+    for option, default, metavar, words in (
+        ("layers", "", "TEXT", f"--explain 20-3: {LAYERS}"),
+        ("batch", 128, "ROWS", "--explain; default 128"),
+        ("rows", 10_000, "N", "--explain: rows of X; default 10000"),
+        ("epochs", 100, "N", "--explain: passes over them; default 100"),
+        ("l1", 0.0, "X", "--explain: the penalty; default 0"),
+        ("l2", 0.0, "X", "--explain: the penalty; default 0"),
+        ("dtype", "float32", "NAME", "--explain; default float32"),
+        ("clock", "auto", "NAME", "--explain: wall, cpu or auto (default)"),
+        ("threads", 1, "N", "--explain; default 1"),
+    ):
+        _add(backends, option, default, metavar, f"of {words}")
 
 
 # --- bench ------------------------------------------------------------------------------------------
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    from fastmlp.lab.measurements import read
+
     console = _console()
     files = [name for name in _listed(arguments.variant) if name.endswith(".py")]
     if arguments.watch:
         return _watch(arguments, files)
-    request = _checked(lambda: _request(arguments, files))
+    with mistakes():
+        request = _request(arguments, files)
     if arguments.asm or arguments.ir:
         return _assembly(arguments, request, files)
-    before = _checked(lambda: _earlier(arguments.compare))
+    with mistakes():
+        before = read(arguments.compare) if arguments.compare else None
     for option in ("json", "html"):
         if path := getattr(arguments, option):
             refuse_unwritable(f"--{option}", path)
@@ -140,7 +122,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _console() -> Any:
-    console = _checked(lambda: needed("rich.console", "lab", "fastmlp bench")).Console
+    with mistakes():
+        console = needed("rich.console", "lab", "fastmlp bench").Console
     return console() if sys.stdout.isatty() else console(width=WIDTH)
 
 
@@ -203,7 +186,6 @@ def _whole(what: str, text: str, count: int | None = None, separator: str = ",")
 
 
 def _network(text: str, layers: str) -> Any:
-    from fastmlp.cli.arguments import layers_of
     from fastmlp.lab.steps import classifier
 
     sizes = _whole("network", text, separator="-")
@@ -214,18 +196,13 @@ def _network(text: str, layers: str) -> Any:
     return classifier(*sizes, layers=layers_of(layers) if layers else ())
 
 
-def _earlier(path: str) -> Results | None:
-    from fastmlp.lab.measurements import read
-
-    return read(path) if path else None
-
-
 def _results(request: Request, arguments: argparse.Namespace, console: Any) -> Results:
     from fastmlp.lab.measurements import read
     from fastmlp.lab.run import run, tasks
     from fastmlp.lab.table import bar
 
-    machine = _checked(lambda: read(arguments.machine)).machine if arguments.machine else None
+    with mistakes():
+        machine = read(arguments.machine).machine if arguments.machine else None
     todo = tasks(request)
     if not todo:
         raise Mistake("no variant has code of its own for this request")
@@ -243,12 +220,13 @@ def _reported(results: Results, before: Results | None, arguments: argparse.Name
         console.print(line, markup=False)
     for line in table.wrong(results):
         console.print(line, style="bold red", markup=False)
-    if arguments.json:
-        _checked(lambda: Path(arguments.json).write_text(written(results), encoding="utf-8"))
-    if arguments.html:
-        from fastmlp.lab.report import page
+    with mistakes():
+        if arguments.json:
+            Path(arguments.json).write_text(written(results), encoding="utf-8")
+        if arguments.html:
+            from fastmlp.lab.report import page
 
-        _checked(lambda: Path(arguments.html).write_text(page(results), encoding="utf-8"))
+            Path(arguments.html).write_text(page(results), encoding="utf-8")
     code = WRONG if results.wrong else 0
     if before is not None:
         found = list(changes(before, results, arguments.tolerance))
@@ -285,7 +263,8 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
         raise Mistake("--asm and --ir take one --variant and one --slot")
     row = next(slot_rows(request.slots, request.dtypes, request.sizes))
     kind = "asm" if arguments.asm else "ir"
-    loop = _checked(lambda: assembly.hottest(row, names[0], files[0] if files else None, kind))
+    with mistakes():
+        loop = assembly.hottest(row, names[0], files[0] if files else None, kind)
     if loop is None:
         raise Mistake(f"{names[0]} has no loop in {row.slot}")
     print(f"{names[0]} {row}: the inner loop with most arithmetic, in {loop.function}")
@@ -301,7 +280,8 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
 def _new_variant(arguments: argparse.Namespace) -> int:
     from fastmlp.lab import scaffold
 
-    path = _checked(lambda: scaffold.write(arguments.name, arguments.slot))
+    with mistakes():
+        path = scaffold.write(arguments.name, arguments.slot)
     print(f"{path}: change it, then: fastmlp bench --variant {path} --watch")
     return 0
 
@@ -312,15 +292,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     from fastmlp.lab.steps import StepRow
     from fastmlp.model.optimizers import Adam
 
-    network = _checked(
-        lambda: _network(arguments.explain, arguments.layers).replaced(l1=arguments.l1, l2=arguments.l2)
-    )
-    _checked(lambda: checks.choice("dtype", arguments.dtype, TRAINED_IN))
-    batch, threads, rows, epochs = (
-        _checked(lambda name=name: checks.whole(name, getattr(arguments, name), 1))  # type: ignore[misc]
-        for name in ("batch", "threads", "rows", "epochs")
-    )
-    clock = _checked(lambda: _clock(arguments))
+    with mistakes():
+        network = _network(arguments.explain, arguments.layers).replaced(l1=arguments.l1, l2=arguments.l2)
+        checks.choice("dtype", arguments.dtype, TRAINED_IN)
+        counts = ("batch", "threads", "rows", "epochs")
+        batch, threads, rows, epochs = (checks.whole(name, getattr(arguments, name), 1) for name in counts)
+        clock = _clock(arguments)
     row = StepRow(network, Adam(), min(batch, rows), arguments.dtype, threads)
     said = []
     if arguments.dtype in DTYPES:  # before the table has everything compiled

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from fastmlp.cli.arguments import Mistake, network_of
+from fastmlp.cli.arguments import mistakes, network_of
 from fastmlp.model.state import DTYPES
 from fastmlp.system.private_files import PrivateDirectory
 
@@ -89,10 +89,8 @@ def _show_what_serves(text: str) -> None:
     from fastmlp.cli.ahead import ROWS, train_and_predict
     from fastmlp.kernels.jit import engine, store
 
-    try:
+    with mistakes():
         network = network_of(text)
-    except (ValueError, TypeError) as error:
-        raise Mistake(str(error)) from None
     for dtype in DTYPES:
         train_and_predict(network, ROWS, dtype, "auto")
     folders = Counter(folder for file, folder in store.read_from.items() if file.endswith(".bin"))

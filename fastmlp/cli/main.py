@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, use
-from fastmlp.cli.arguments import TRAINED_IN, Mistake, network_of
+from fastmlp.cli.arguments import TRAINED_IN, Mistake, mistakes, network_of
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import DTYPES
 from fastmlp.system.notices import say, silence
@@ -149,14 +149,12 @@ def _warmup(arguments: argparse.Namespace) -> int:
     from fastmlp.cli import ahead
 
     backends, dtypes = arguments.backend.split(","), arguments.dtype.split(",")
-    try:
+    with mistakes():
         for name in dtypes:
             checks.choice("dtype", name, TRAINED_IN)
         tasks = ahead.tasks(backends, dtypes)
         if arguments.network is not None:
             tasks += tasks_of_network(arguments, backends, dtypes)
-    except (ValueError, TypeError) as error:
-        raise Mistake(str(error)) from None
     for ready in ahead.compile_ahead(tasks):
         how = f"{ready.compiled} compiled" if ready.compiled else "was there already, loaded"
         print(

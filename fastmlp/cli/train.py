@@ -22,6 +22,7 @@ from fastmlp.cli.arguments import (
     Mistake,
     check_precision,
     layers_of,
+    mistakes,
     network_in_words,
     refuse_with_layers,
     widths,
@@ -131,11 +132,12 @@ def _train(arguments: argparse.Namespace) -> int:
             )
         return tables.train(arguments)
     tables.refuse_options(arguments)
-    try:
-        ranks = needed("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD if arguments.mpi else None
+    with mistakes():
+        try:
+            ranks = needed("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD if arguments.mpi else None
+        except RuntimeError as error:  # mpi4py finds no library of MPI
+            raise ImportError(str(error).partition("\n")[0]) from None
         task, settings = _prepared(arguments)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # mpi4py finds no library of MPI
-        raise Mistake(str(error).partition("\n")[0]) from None
     with contextlib.ExitStack() as stack:
         if ranks and ranks.rank:  # all processes come to the same, and the first one prints it
             nowhere = stack.enter_context(open(os.devnull, "w"))
@@ -173,10 +175,8 @@ def _prepared(arguments: argparse.Namespace) -> tuple[SplitDataset, _Settings]:
     refuse_with_layers(arguments)
     layers = None if arguments.layers is None else layers_of(arguments.layers)
     task = load(arguments.dataset, arguments.seed)
-    n_in, ends = (
-        task.inputs.shape[1],
-        {"output": recipe.output, "loss": recipe.loss, "l2": _or(arguments.l2, 0.0)},
-    )
+    n_in = task.inputs.shape[1]
+    ends = {"output": recipe.output, "loss": recipe.loss, "l2": _or(arguments.l2, 0.0)}
     if layers is not None:
         network = Network(inputs=n_in, layers=[*layers, Dense(task.n_out)], **ends)
     else:
@@ -244,20 +244,10 @@ def fitted_model(
     # A training that diverges is reported once, by its loss; NumPy need not warn at every step.
     with np.errstate(over="ignore", invalid="ignore"):
         return fastmlp.fit(
-            settings.network,
-            X,
-            y,
-            optimizer=settings.optimizer,
-            epochs=1 if tiny else settings.epochs,
-            batch_size=settings.batch_size,
-            seed=arguments.seed,
-            callbacks=[clock],
-            progress=False,
-            backend=backend,
-            threads=arguments.threads,
-            dtype=arguments.dtype,
-            communicator=ranks,
-        )
+            settings.network, X, y, optimizer=settings.optimizer, epochs=1 if tiny else settings.epochs,
+            batch_size=settings.batch_size, seed=arguments.seed, callbacks=[clock], progress=False,
+            backend=backend, threads=arguments.threads, dtype=arguments.dtype, communicator=ranks,
+        )  # fmt: skip
 
 
 # --- what is printed -----------------------------------------------------------------------------
