@@ -13,6 +13,8 @@ GROUPS = {
     "searches": "searches and bags, against scikit-learn's; --rounds 0 with an empty cache compiles",
     "fits": "what surrounds the steps of a short training, in processor time",
     "metrics": "what a metric adds to a training",
+    "stepper": "a step by `Stepper`, against `fit` and PyTorch",
+    "estimators": "fits and predictions, against scikit-learn's to the same loss",
     "repeated": 'many short trainings of a network: what "auto" makes of them',
     "busy": "trainings beside other processes, and several at once, on one thread and on all cores",
     "sparse": "inputs that are mostly zeros, against scikit-learn",
@@ -22,10 +24,14 @@ GROUPS = {
 }
 
 
+class Seconds(float):
+    """Seconds that a call has measured by itself, and returns."""
+
+
 class Timed(NamedTuple):
     """A call that is timed.
 
-    call : returns its seconds as a float, or anything else and is timed itself
+    call : returns its `Seconds`, or anything else and is timed here
     per : what the seconds are divided by, such as the steps; times : calls of a turn
     less : another call, whose time is subtracted
     said : what there is to say after all turns
@@ -100,4 +106,4 @@ def _seconds(call, times, clock):
     """Return the seconds of a call, of some in a row."""
     said = []
     took = once(lambda: said.extend([call() for _ in range(times)]), clock) / times
-    return said[-1] if isinstance(said[-1], float) else took
+    return said[-1] if isinstance(said[-1], Seconds) else took

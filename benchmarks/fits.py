@@ -13,11 +13,13 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import sklearn.neural_network
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits, make_classification
+from threadpoolctl import threadpool_limits
 
 import fastmlp
 from fastmlp.backend import registry
@@ -28,14 +30,17 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import usable_cores
 
-from .calls import Timed, row
+from .calls import Seconds, Timed, row
 
 LONG = 1000
 """Steps alone are a share of a training of so many times as many."""
 
 ONE = {"progress": False, "threads": 1}
 
-surroundings = partial(row, clock="cpu", rounds=10)
+
+def surroundings(*given, rounds=10):
+    """Register a row in processor time."""
+    return row(*given, clock="cpu", rounds=rounds)
 
 
 @surroundings("fits", "fit, 100 steps of 3-4-1")
@@ -116,6 +121,79 @@ for _metric, _classes in (("accuracy", 10), ("neg_log_loss", 10), ("neg_mean_squ
         return {name: Timed(call, times=3) for name, call in calls.items()}
 
 
+# --- steps by hand, estimators --------------------------------------------------------------------------
+
+
+@surroundings("stepper", "a step of 17-64-64-6, 64 rows, Adam, float32", rounds=30)
+def stepper(options, steps=100):
+    """Return a policy's step as reinforcement learning takes it, the same by `fit` and by PyTorch."""
+    rng, sizes = np.random.default_rng(0), (17, 64, 64, 6)
+    X, y = rng.normal(size=(64 * steps, 17)).astype("f"), rng.normal(size=(64 * steps, 6)).astype("f")
+    few, network = (X[:64], y[:64]), fastmlp.Network(sizes)
+    one, parts = (fastmlp.Stepper(network, fastmlp.Adam(), seed=0) for _ in range(2))
+    out, delta = np.empty_like(few[1]), few[1] / np.float32(64)
+
+    def by_parts():
+        parts.forward(few[0], out)
+        parts.backward(delta, inputs=False)
+        parts.update()
+
+    fit = partial(fastmlp.fit, network, X, y, optimizer=fastmlp.Adam(), batch_size=64, seed=0, **ONE)
+    calls = {
+        "Stepper.step": Timed(partial(one.step, *few), times=steps),
+        "within fit": Timed(partial(fit, epochs=1), per=steps),
+        "forward, backward, update": Timed(by_parts, times=steps),
+        "forward of one row": Timed(partial(one.forward, X[:1]), times=steps),
+    }
+    try:
+        import torch
+    except ImportError:  # an extra, and 200 MB
+        return calls
+    torch.set_num_threads(1)
+    layers = [layer for pair in pairwise(sizes) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())][:-1]
+    module, (inputs, targets) = torch.nn.Sequential(*layers), map(torch.from_numpy, few)
+    optimizer = torch.optim.Adam(module.parameters(), fused=True)
+
+    def by_torch():
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(module(inputs), targets).backward()
+        optimizer.step()
+
+    return calls | {"PyTorch": Timed(by_torch, times=steps)}
+
+
+ESTIMATORS = {
+    "MLPClassifier, digits": ("MLPClassifier", {}),
+    "MLPClassifier, binary 20000x50": ("MLPClassifier", {"max_iter": 10}),
+    "MLPClassifier, digits lbfgs": ("MLPClassifier", {"solver": "lbfgs", "max_iter": 50}),
+    "MLPRegressor, diabetes": ("MLPRegressor", {"max_iter": 100, "learning_rate_init": 0.01}),
+    "MLPRegressor, digits as numbers": ("MLPRegressor", {"max_iter": 50}),
+}
+
+for (_name, (_kind, _options)), _rows in itertools.product(ESTIMATORS.items(), (0, 1, 1000)):
+    _what = f"predict rows: {_rows}" if _rows else "fit"
+
+    @surroundings("estimators", f"{_name}, {_what}", _name, _kind, _options, _rows, rounds=3)
+    def estimator(options, name, kind, given, rows):
+        """Return calls of fastmlp and scikit-learn on a thread, once both end at the same loss."""
+        if "binary" in name:
+            X, y = make_classification(20_000, 50, n_informative=20, random_state=0)
+        else:
+            X, y = (load_diabetes if "diabetes" in name else load_digits)(return_X_y=True)
+        y = y.astype(float) if kind == "MLPRegressor" else y
+        ours = getattr(fastmlp, kind)(random_state=0, threads=1, **given)
+        theirs = getattr(sklearn.neural_network, kind)(random_state=0, **given)
+        threadpool_limits(1)
+        ours.fit(X, y), theirs.fit(X, y)
+        assert ours.n_iter_ == theirs.n_iter_
+        np.testing.assert_allclose(ours.loss_, theirs.loss_, rtol=1e-6)
+        np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+        both = {"fastmlp": ours, "scikit-learn": theirs}
+        if not rows:
+            return {who: partial(one.fit, X, y) for who, one in both.items()}
+        return {who: Timed(partial(one.predict, X[:rows]), times=20) for who, one in both.items()}
+
+
 # --- what "auto" makes of many short trainings --------------------------------------------------------
 
 FITS = """
@@ -156,7 +234,7 @@ def repeated(options, count=400):
         seconds, backends = json.loads(done.stdout)
         if said is not None:
             said.append(str(backends))
-        return seconds
+        return Seconds(seconds)
 
     run("fused", 0, "warm")
     shutil.copytree(folder / "warm", folder / "auto")
@@ -205,7 +283,7 @@ def on_each(trainings):
     def longest(threads):
         found = trainings(threads)
         used.update(taken for _, taken in found if threads == cores)
-        return max(seconds for seconds, _ in found)
+        return Seconds(max(seconds for seconds, _ in found))
 
     said = lambda: f"on {', '.join(map(str, sorted(used)))} at the end"  # noqa: E731
     train(cores, 1)  # it loads machine code
@@ -281,7 +359,7 @@ def steps_of(backend, sizes, rows, optimizer):
         chunk = Chunk(order, starts, starts + rows, totals, rates, rows)
         began = time.thread_time()
         backend.train_chunk(network, optimizer, state, data, chunk, 0, 1, np.empty(steps))
-        return (time.thread_time() - began) / steps
+        return Seconds((time.thread_time() - began) / steps)
 
     take(1)
     return partial(take, max(1, round(0.01 / take(2))))

@@ -20,7 +20,7 @@ from fastmlp.kernels.variants import baseline
 from fastmlp.lab import peak
 from fastmlp.lab.timing import CLOCKS, once, repeats_for
 
-from .calls import CALLS, Timed, row
+from .calls import CALLS, Seconds, Timed, row
 
 # --- sparse -------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ for _climb in (
             fastmlp.fit, fastmlp.Network(sizes, output=output, loss=loss), X, y, optimizer=optimizer,
             batch_size=batch, seed=0, progress=False, threads=1, dtype=np.float32,
         )  # fmt: skip
-        by_hand = interpreted(sizes, batch)
+        by_hand = Seconds(interpreted(sizes, batch))
         calls = {"Python's loops": lambda: by_hand}
         for name in fastmlp.backends():
             if name in SHIPPED:
@@ -257,7 +257,7 @@ for _climb in (
                 epochs = repeats_for(lambda epochs, fit=fit: fit(epochs=epochs), 0.1)
                 calls[name] = Timed(partial(fit, epochs=epochs), per=epochs * steps)
         limit = Work(sizes, batch, 4, 1).flops / (peak.prepare("float32", 1)(0.5)[1] * 1e9)
-        return calls | {"the limit": lambda: limit}
+        return calls | {"the limit": lambda: Seconds(limit)}
 
 
 LADDER = [one for one in CALLS if one.group == "ladder"]

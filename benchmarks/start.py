@@ -150,7 +150,8 @@ def scripts(wheel: str | None) -> Iterator[Script]:
     def python(code: str) -> list[str]:
         return [sys.executable, "-c", CLOCK + DATA + code]
 
-    yield Script("import numpy alone, whole process", [sys.executable, "-c", "import numpy"], False)
+    for what in ("numpy", "numpy, fastmlp; fastmlp.fit, fastmlp.Network, fastmlp.Adam"):
+        yield Script(f"import {what}, whole process", [sys.executable, "-c", f"import {what}"], False)
     for peer, code in FIRST.items():
         if importlib.util.find_spec(peer) is None:
             continue
