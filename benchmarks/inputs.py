@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 from sklearn.neural_network import MLPClassifier as Theirs
+from threadpoolctl import threadpool_limits
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.estimators import base
 from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab import peak
 from fastmlp.lab.timing import CLOCKS, once, repeats_for
+from fastmlp.training import prepared
 
 from .calls import CALLS, Seconds, Timed, row
 
@@ -85,16 +86,17 @@ SPARSE = {
 @contextmanager
 def _no_turning():
     """Dense inputs stay dense."""
-    turn = base.inputs_of_steps
-    base.inputs_of_steps = lambda *given: given[4]
+    turn = prepared.inputs_of_steps
+    prepared.inputs_of_steps = lambda *given: given[4]
     try:
         yield
     finally:
-        base.inputs_of_steps = turn
+        prepared.inputs_of_steps = turn
 
 
 def _sparse_kinds(table):
-    """Return estimators and the rows that they take, by name."""
+    """Return estimators on one thread, and the rows that they take, by name."""
+    threadpool_limits(1)
     X, y = table.draw()
     given = {
         "random_state": 0, "batch_size": table.batch, "tol": 0.0, "n_iter_no_change": 10**6, **table.options
@@ -183,15 +185,13 @@ for _sizes, _batch in (((784, 128, 10), 128), ((784, 256, 256, 10), 256)):
     @row("blocks", f"{'-'.join(map(str, _sizes))} batch {_batch}, a row of 60 000", _sizes, _batch)
     def mapped(options, sizes, batch, rows=60_000):
         """Return trainings on rows in memory, in maps and in blocks, whose files are in the page cache."""
-        rng, folder = np.random.default_rng(0), Path(tempfile.mkdtemp(dir=options.directory))
+        rng, folder = np.random.default_rng(0), tempfile.TemporaryDirectory(dir=options.directory)
         labels, pixels = rng.integers(0, 10, rows), rng.integers(0, 256, (rows, 784), np.uint8)
         array, maps = pixels.astype(np.float32) / np.float32(255), {}
         for name, one in (("uint8", pixels), ("float32", array)):
-            one.tofile(folder / name)
-            maps[name] = np.memmap(folder / name, one.dtype, "r", shape=one.shape)
+            one.tofile(Path(folder.name, name))
+            maps[name] = np.memmap(Path(folder.name, name), one.dtype, "r", shape=one.shape)
             maps[name].sum(dtype=np.float64)
-            (folder / name).unlink()
-        folder.rmdir()
         given = {
             "in memory": (array, labels, 1.0),
             "uint8 map": (maps["uint8"], labels, 1 / 255),
@@ -202,7 +202,8 @@ for _sizes, _batch in (((784, 128, 10), 128), ((784, 256, 256, 10), 256)):
         for name, one in given.items():
             said = []
             call = partial(_epochs, sizes, *one, said, batch=batch, optimizer=optimizer)
-            made[name] = Timed(call, per=6 * rows, said=lambda said=said: said[-1])
+            # The folder of the files lasts as long as the calls.
+            made[name] = Timed(call, per=6 * rows, said=lambda said=said, folder=folder: said[-1])
         return made
 
 
