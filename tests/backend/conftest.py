@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastmlp.backend import programs
+from fastmlp.backend import programs, registry
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.jit import store
 
@@ -26,3 +26,9 @@ def on_disk(monkeypatch):
     names = set()
     monkeypatch.setattr(Auto, "is_ready", lambda self, one: one.name in names)
     return names
+
+
+@pytest.fixture
+def no_files(monkeypatch):
+    """A registry without registered files."""
+    monkeypatch.setattr(registry, "registered", {})

@@ -112,8 +112,7 @@ def test_a_file_s_variant_must_have_a_name_of_its_own(tmp_path, name):
     assert registry.variants() == before
 
 
-def test_files_of_one_name_are_two_modules(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "registered", {})
+def test_files_of_one_name_are_two_modules(tmp_path, no_files):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "mine.py"
@@ -167,8 +166,7 @@ def test_a_fault_in_a_variant_s_file_is_reported_with_its_place(tmp_path, fault)
     assert registry.variants() == before
 
 
-def test_a_signature_that_takes_more_than_it_must_is_right(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "registered", {})
+def test_a_signature_that_takes_more_than_it_must_is_right(tmp_path, no_files):
     path = tmp_path / "mine.py"
     path.write_text(KERNEL.replace("(delta, out):", "(delta, out, *others):", 1))
     assert registry.register_file(path) == "mine"
@@ -191,8 +189,7 @@ def sums(name):
 
 
 @pytest.mark.slow  # compiles a variant twice, 3 s
-def test_a_file_is_registered_again_after_an_edit(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "registered", {})
+def test_a_file_is_registered_again_after_an_edit(tmp_path, monkeypatch, no_files):
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "mine.py"
     path.write_text(KERNEL)
@@ -218,8 +215,7 @@ def test_a_file_is_registered_again_after_an_edit(tmp_path, monkeypatch):
     assert "mine" not in registry.backends()
 
 
-def test_another_file_does_not_take_a_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "registered", {})
+def test_another_file_does_not_take_a_name(tmp_path, no_files):
     (tmp_path / "mine.py").write_text(KERNEL)
     (tmp_path / "other.py").write_text(KERNEL)
     registry.register_file(tmp_path / "mine.py")

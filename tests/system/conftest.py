@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
@@ -9,6 +10,7 @@ from support.auto_choice import have_chosen
 
 from fastmlp.backend import reference
 from fastmlp.system import compiling as clock
+from fastmlp.system import notices
 from fastmlp.system.compiling import compiling
 
 
@@ -20,6 +22,19 @@ def now(monkeypatch):
     monkeypatch.setattr(clock.total, "counted", (0.0, None))  # what this process has compiled is not whole
     monkeypatch.setattr(clock.total, "unsaid", None)
     return time
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    """What puts a stream in the place of stderr for the test."""
+    return lambda stream: monkeypatch.setattr(sys, "stderr", stream)
+
+
+@pytest.fixture
+def silence():
+    """What silences notices for the test."""
+    yield lambda: notices.silence(True)
+    notices.silence(False)
 
 
 @pytest.fixture

@@ -38,10 +38,10 @@ def fit(**options):
 
 
 @pytest.mark.parametrize("compiling", [(0,), (1,), (0, 3)])
-def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks, compiling):
+def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, stderr, chunks, compiling):
     monkeypatch.setattr(tqdm.std, "time", lambda: now.seconds)
     chunks(steps=1)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stderr(io.StringIO())
     sizes, bar = compiles(*compiling), Watched()
     fit(callbacks=[bar])
     assert len(sizes) == 8
@@ -52,9 +52,9 @@ def test_the_bar_s_time_is_that_of_the_work(compiles, now, monkeypatch, chunks, 
 
 
 @pytest.mark.parametrize("chunk", [0, 3])
-def test_the_line_stands_alone(compiles, monkeypatch, chunk, chunks):
+def test_the_line_stands_alone(compiles, stderr, chunk, chunks):
     chunks(steps=1)
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stderr(Terminal())
     compiles(chunk)
     fit(progress=True)
     screen = on_screen(sys.stderr.getvalue())
@@ -105,18 +105,18 @@ class Stops(fastmlp.Callback):
             run.stop("it is enough")
 
 
-def test_a_bar_that_ends_early_says_why(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def test_a_bar_that_ends_early_says_why(stderr):
+    stderr(io.StringIO())
     fit(callbacks=[Stops()], backend="reference", progress=True)
     screen = on_screen(sys.stderr.getvalue())
     assert re.fullmatch(r"epoch 2/4:  50%.*", screen[0])
     assert screen[1:] == ["fastmlp: stopped after epoch 2 of 4: it is enough", ""]
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stderr(io.StringIO())
     fit(callbacks=[Stops()], backend="reference")
     assert sys.stderr.getvalue() == ""
 
 
-def test_a_notebook_has_a_bar_of_its_own(monkeypatch):
+def test_a_notebook_has_a_bar_of_its_own(monkeypatch, stderr):
     opened = []
 
     class Bar(tqdm.std.tqdm):
@@ -124,7 +124,7 @@ def test_a_notebook_has_a_bar_of_its_own(monkeypatch):
             opened.append(options["total"])
             super().__init__(**options)
 
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stderr(io.StringIO())
     monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
     fit(backend="reference", progress=None)
     assert opened == []

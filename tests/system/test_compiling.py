@@ -20,7 +20,6 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.system import notices
 from fastmlp.system.compiling import Stopwatch, compiling, seconds_compiling
 
 NETWORK = fastmlp.Network([3, 1])
@@ -111,8 +110,8 @@ def test_an_announcement_is_in_the_log_alone_where_that_is_seen(now, capsys, cap
     ]
 
 
-def test_a_process_that_is_silenced_announces_nothing(now, capsys, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "silent", True)
+def test_a_process_that_is_silenced_announces_nothing(now, capsys, caplog, silence):
+    silence()
     with caplog.at_level(logging.WARNING, "fastmlp"):
         compile_in_parts(now, (0, 5))
     assert capsys.readouterr().err == ""
@@ -219,11 +218,11 @@ def test_a_new_process_counts_what_its_own_thread_compiles(now):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_whoever_has_loaded_a_program_sees_no_notice_that_its_prediction_compiles(monkeypatch):
+def test_whoever_has_loaded_a_program_sees_no_notice_that_its_prediction_compiles(monkeypatch, stderr):
     """Of two processes that start at once one compiles and says so, and the other waits for it."""
     monkeypatch.setattr(entries, "announced_programs", set())
     fastmlp.fit(NETWORK, X, X[:, 0], epochs=1, backend="fused", progress=False)  # now it is on the disk
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stderr(Terminal())
     monkeypatch.setattr(entries, "announced_programs", set())
     later = entries.Entries(
         "fused", lambda: registry.program_of(registry.variants()["fused"]), cacheable=True

@@ -19,7 +19,6 @@ from support.terminals import WATCHED, Terminal, on_terminal
 
 import fastmlp
 from fastmlp.cli.main import main
-from fastmlp.system import notices
 from fastmlp.system.compiling import compiling
 from fastmlp.system.notices import notify, say
 
@@ -148,11 +147,11 @@ def test_a_notice_is_for_someone_who_looks_on_and_a_warning_for_all(capsys, monk
     assert capsys.readouterr().err == "a notice\n"
 
 
-def test_a_terminal_has_notices_unless_they_are_silenced(monkeypatch):
+def test_a_terminal_has_notices_unless_they_are_silenced(silence, stderr):
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    stderr(terminal)
     notify("one")
-    monkeypatch.setattr(notices, "silent", True)
+    silence()
     notify("two")
     say("a warning")
     assert terminal.getvalue() == "one\na warning\n"
@@ -229,9 +228,9 @@ def test_every_command_takes_quiet(command, capsys):
     assert "--quiet" in capsys.readouterr().out
 
 
-def test_quiet_holds_for_one_command(monkeypatch):
+def test_quiet_holds_for_one_command(stderr):
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    stderr(terminal)
     assert main(["backends", "--quiet"]) == 0
     notify("a notice")
     assert terminal.getvalue() == "a notice\n"
