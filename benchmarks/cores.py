@@ -239,24 +239,31 @@ def copying(threads, size=1 << 26, turns=7):
     return 2 * size / in_alternation({threads: call}, least=turns)[threads].best
 
 
-def step_seconds(work, counts, seconds):
-    """Return the least time of a step on each number of threads, over trainings for so many seconds each."""
-    sizes, rows, optimizer = work
+def turn_of(work, rows, epochs, clock=CLOCKS["wall"]):
+    """Return turn(threads), the seconds of a step of so many rows, in a training by "fused"."""
+    sizes, _, optimizer = work
     rng = np.random.default_rng(0)
     X = rng.standard_normal((4 * rows, sizes[0]), np.float32)
     y = rng.integers(0, sizes[-1], 4 * rows)
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
-    flops = 6 * rows * sum(a * b for a, b in pairwise(sizes))
-    epochs = max(1, int(0.005 / (4 * flops / 1e11)))  # short turns: some of them nobody disturbs
 
     def turn(threads):
-        watch = StepsTimer()
+        watch = StepsTimer(clock)
         fastmlp.fit(
             network, X, y, optimizer=optimizer, epochs=epochs, batch_size=rows, seed=0, threads=threads,
             backend="fused", callbacks=[watch], progress=False,
         )  # fmt: skip
         return watch.seconds / (4 * epochs)
 
+    return turn
+
+
+def step_seconds(work, counts, seconds):
+    """Return the least time of a step on each number of threads, over trainings for so many seconds each."""
+    sizes, rows, _ = work
+    flops = 6 * rows * sum(a * b for a, b in pairwise(sizes))
+    epochs = max(1, int(0.005 / (4 * flops / 1e11)))  # short turns: some of them nobody disturbs
+    turn = turn_of(work, rows, epochs)
     times = in_alternation({threads: partial(turn, threads) for threads in counts}, seconds, least=3)
     return [time.best for time in times.values()]
 

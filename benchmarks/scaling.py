@@ -23,12 +23,12 @@ from fastmlp.backend import registry
 from fastmlp.distributed.steps import MOST_PIECES, PIECE_BYTES
 from fastmlp.kernels.estimates import workers as workers_of
 from fastmlp.kernels.variant import Work
-from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
+from fastmlp.lab.timing import CLOCKS, in_alternation, once
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 
-from .cores import MOST_BANDWIDTH, WORKS, Machine, Step, grouped
+from .cores import MOST_BANDWIDTH, WORKS, Machine, Step, grouped, turn_of
 
 NODES = tuple(2**power for power in range(11))
 
@@ -237,18 +237,8 @@ def parts_of(work, rows):
 
 def training_step(work, rows):
     """Return the least seconds of a step of so many rows, in trainings on one thread."""
-    sizes, _, optimizer = work
-    rng, watch = np.random.default_rng(0), StepsTimer(CLOCKS["cpu"])  # steps may run in another thread
-    X, y = rng.standard_normal((4 * rows, sizes[0]), np.float32), rng.integers(0, sizes[-1], 4 * rows)
-    network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
-    options = {"optimizer": optimizer, "epochs": 5, "batch_size": rows, "seed": 0, "threads": 1}
-    options |= {"backend": "fused", "callbacks": [watch], "progress": False}
-
-    def step():
-        fastmlp.fit(network, X, y, **options)
-        return watch.seconds / 20
-
-    return in_alternation({"step": step}, 0.5)["step"].best
+    turn = turn_of(work, rows, 5, CLOCKS["cpu"])  # steps may run in another thread
+    return in_alternation({"step": partial(turn, 1)}, 0.5)["step"].best
 
 
 def costs_of(work):
