@@ -46,7 +46,8 @@ ALLOWED = 1.15
 def main():
     options = parsed()
     chosen = [work for work in trainings(options) if matches(options, work)]
-    others = [one for one in calls.CALLS if matches(options, one)]
+    # Another commit is compared in processes of its own, which take trainings alone.
+    others = [one for one in calls.CALLS if matches(options, one) and not options.against]
     if not chosen and not others:
         sys.exit(f"no work is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
     with contextlib.ExitStack() as stack:
