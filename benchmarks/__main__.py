@@ -49,7 +49,8 @@ def main():
     # Another commit is compared in processes of its own, which take trainings alone.
     others = [one for one in calls.CALLS if matches(options, one) and not options.against]
     if not chosen and not others:
-        sys.exit(f"no work is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
+        what = "training" if options.against else "work"
+        sys.exit(f"no {what} is named {' '.join(options.works)!r}; groups: {', '.join(groups())}")
     with contextlib.ExitStack() as stack:
         if options.against:
             other = stack.enter_context(checkout(options.against))
@@ -95,9 +96,8 @@ def parsed():
     parser.add_argument(
         "--most", type=float, default=works.MOST, help="thousand million multiply-adds of a step of `drawn`"
     )
-    parser.add_argument("--gigabytes", type=float, default=20, help="of the files of `large blocks`")
+    parser.add_argument("--gigabytes", type=float, default=20, help="of the files of `large`")
     parser.add_argument("--directory", help="of files that are written; default: a temporary one")
-    parser.add_argument("--plot", metavar="FILE", help="draw `many models` against their number")
     options = parser.parse_args()
     if options.limit and not processes.limits():
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]

@@ -10,6 +10,7 @@ from .pages import number
 
 GROUPS = {
     "many": "`fit_many`, against `fit` in a loop, JAX and scikit-learn",
+    "curve": "what a model of many takes, by the number of models in the call",
     "searches": "searches and bags, against scikit-learn's; --rounds 0 with an empty cache compiles",
     "fits": "what surrounds the steps of a short training, in processor time",
     "metrics": "what a metric adds to a training",
@@ -19,6 +20,7 @@ GROUPS = {
     "busy": "trainings beside other processes, and several at once, on one thread and on all cores",
     "sparse": "inputs that are mostly zeros, against scikit-learn",
     "blocks": "memory maps and blocks against the same rows in memory",
+    "large": "an epoch over a file of --gigabytes",
     "bfloat16": 'dtype="bfloat16" by each instruction of the processor, against float32',
     "ladder": "from Python's loops to the limit; `benchmarks.pages` writes the table",
 }

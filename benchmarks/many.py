@@ -129,7 +129,7 @@ def digits(options, count):
 
 @row("curve", "a model of many, 5-16-1, 200 rows, 20 epochs, by the number of models", rounds=3)
 def curve(options):
-    """Return calls of 1 to 10 000 models; with --plot they are drawn."""
+    """Return calls of 1 to 10 000 models."""
     X = np.random.default_rng(0).standard_normal((200, 5), np.float32)
     compiled(REGRESSOR, fastmlp.Adam(), X, X[:, 0], 32)
 
