@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.tuning.table import is_blocked, value
+from fastmlp.kernels.tuning import is_blocked, value
 from fastmlp.kernels.variant import Choice, Work
 
 
@@ -58,12 +58,7 @@ def lane_seconds(work: Work) -> float:
 
 
 def saved_by_sparse_rows(work: Work, density: float) -> float:
-    """Return the seconds a row that `fused` saves by treating dense inputs as sparse inputs.
-
-    The estimate covers the first layer's two products, with W in L2. In dense products each number takes 0.56
-    ns for every 64 bytes of W's row. In sparse products each non-zero takes 1 ns for every 64 bytes, and 2.1
-    ns for its entry in the list of its column.
-    """
+    """Return the seconds a row that `fused` saves by treating dense inputs as sparse inputs."""
     n_in, n_out = work.sizes[:2]
     lines = -(-n_out * work.itemsize // 64)
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))

@@ -30,10 +30,7 @@ BEYOND_CACHES = 64 << 20
 
 
 class CacheLevel(NamedTuple):
-    """A level of memory.
-
-    name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes a second, read and written by a thread
-    """
+    """A level of memory: size in bytes, and bytes a second, read and written by a thread."""
 
     name: str
     size: int
@@ -43,8 +40,7 @@ class CacheLevel(NamedTuple):
 class MeasuredMachine(NamedTuple):
     """A machine with measured limits.
 
-    peak : by dtype, a thread's multiply-adds a second, counted as 2
-    levels : of memory, the nearest first
+    peak : by dtype, a thread's multiply-adds a second, counted as 2; levels : of memory, the nearest first
     """
 
     cpu: str

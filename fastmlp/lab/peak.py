@@ -99,11 +99,10 @@ def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
 
 
 def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float, float]:
-    """Return GF/s by each clock. windows : results of `taken` for so many operations
+    """Return GF/s by each clock; windows : results of `taken` for so many operations
 
     The least time by the wall clock counts, as other programs only add time, and the median by the CPU clock:
-    a virtual machine subtracts its host's time from the CPU clock, and may do so too late. Where the CPU
-    clock has not moved, as on Windows with ticks of 16 ms, the wall clock counts for both.
+    a virtual machine subtracts its host's time, maybe too late. Where that has not moved, the wall counts.
     """
     wall, cpu = zip(*windows, strict=True)
     return operations / min(wall) / 1e9, operations / (median(cpu) or min(wall)) / 1e9
@@ -112,8 +111,7 @@ def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float,
 def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
     """Return the wall seconds of threads that call a kernel, and the mean of their CPU seconds.
 
-    Each thread reads its time itself. Linux has another thread's time, and the process's, as of that thread's
-    last tick, up to 10 ms ago: a window of 8 ms looked half as long, and the peak twice as high.
+    Each thread reads its time itself: Linux has another thread's as of a tick up to 10 ms ago.
     """
     seconds = []
 
@@ -158,13 +156,10 @@ REPEATED = emitted("repeated_tile", emit_repeated)
 
 
 def repeated(shape, times, a, b, order, c, **numbers):
-    """Return a function that calls a stack of float32 tiles `times` times.
+    """Return a function that calls a stack of float32 tiles `times` times, from compiled code.
 
-    Compiled code makes the calls: a tile of 8 x 3 vectors and 32 terms takes a tenth of a microsecond, a call
-    by ctypes a whole microsecond.
-
-    shape : (kind, rows, vectors) of a tile of `microkernel.ALL_TILES`
-    a, b, c : (n,) float32; order (n,) int64; numbers : other fields of `microkernel.Stack`, 0 if not named
+    shape : (kind, rows, vectors) of a tile of `ALL_TILES`; a, b, c : (n,) float32; order (n,) int64
+    numbers : other fields of `microkernel.Stack`, 0 if not named
     """
     kind, rows, vectors = shape
     tiles = ALL_TILES[kind]

@@ -55,10 +55,7 @@ def _of_non_zeros(a: Array, b: Array) -> Array:
 
 
 def _dot_bound(dtype: np.dtype[Any], a: Array, b: Array, product: Any = _product) -> Array:
-    """Return a bound on a dot product's rounding, a random walk over n terms: 8 sigma.
-
-    The worst case is n * eps: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1.
-    """
+    """Return a bound on a dot product's rounding, a random walk over n terms: 8 sigma (Higham 2002, 3.1)."""
     return np.asarray(8 * eps(dtype) * np.sqrt(a.shape[1]) * (product(np.abs(a), np.abs(b)) + 1))
 
 

@@ -13,7 +13,7 @@ from support.selection import is_given, matrix
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.kernels.tuning.table import forced
+from fastmlp.kernels.tuning import forced
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab.slot_times import has_its_own
 from fastmlp.model.activations import ACTIVATIONS

@@ -15,9 +15,9 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.data import sparse as sparse_data
-from fastmlp.kernels.gemm.sparse_sums import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
+from fastmlp.kernels.gemm.sparse import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
 from fastmlp.kernels.jit import engine
-from fastmlp.kernels.tuning.table import forced
+from fastmlp.kernels.tuning import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import SparseRows, density_of, touched_by

@@ -21,8 +21,7 @@ from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
-from fastmlp.kernels.tuning import table
-from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
+from fastmlp.kernels.tuning import PLACES, TABLE, VALUES, Trial, forced, tuned, value
 from fastmlp.kernels.variant import Work
 
 NAME = "pack_rows"
@@ -94,16 +93,16 @@ def test_the_page_has_every_constant():
 
 
 def test_what_is_not_in_the_table_is_left_out():
-    before = table.VALUES.copy()
+    before = VALUES.copy()
     with forced({NAME: USUAL + 1, "of another release": 7}):
-        assert np.array_equal(table.VALUES, before)
+        assert np.array_equal(VALUES, before)
     with forced({NAME: OTHER}):
         assert value(NAME) == OTHER
-    assert np.array_equal(table.VALUES, before)
+    assert np.array_equal(VALUES, before)
 
 
 def test_compiled_code_reads_the_constants_while_it_runs():
-    first, last = (table.tuned(name) for name in (min(TABLE), max(TABLE)))
+    first, last = (tuned(name) for name in (min(TABLE), max(TABLE)))
 
     @numba.njit
     def read():
@@ -124,13 +123,13 @@ def test_programs_go_by_the_constants():
             network, X, X[:, 0] + 1, epochs=1, batch_size=None, seed=0, backend="fused", progress=False
         ).history["loss"][0]  # fmt: skip
 
-    expected, at = loss(), table.PLACES["block_rows"]
-    before = table.VALUES[at]
-    table.VALUES[at] = 8
+    expected, at = loss(), PLACES["block_rows"]
+    before = VALUES[at]
+    VALUES[at] = 8
     try:
         assert loss() < 0.9 * expected
     finally:
-        table.VALUES[at] = before
+        VALUES[at] = before
 
 
 def test_steps_are_measured_with_each_value(monkeypatch):

@@ -17,7 +17,7 @@ from support.missing_packages import without
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
 from fastmlp.kernels.mixed import tiles
-from fastmlp.lab import explain, slot_times
+from fastmlp.lab import slot_times, table
 from fastmlp.lab.measurements import STEP, Measurement
 from fastmlp.lab.slot_times import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
@@ -208,7 +208,7 @@ def test_mistakes_of_new_variant(arguments, said, capsys, tmp_path, monkeypatch)
 @pytest.mark.slow  # compiles all backends
 def test_explain_says_what_auto_takes_and_why(capsys):
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
-    chosen, found = explain.explained(row, 0.002, CPU)
+    chosen, found = table.explained(row, 0.002, CPU)
     estimates = {name: estimate for name, estimate, _ in found if estimate is not None}
     assert min(estimates, key=estimates.get) == chosen
     assert {name for name, _, result in found if isinstance(result, Measurement)} == {
@@ -229,10 +229,10 @@ def test_a_backend_that_is_faster_than_the_choice_is_named_with_its_share():
     fused = ("fused", 1e-6, measurement("fused", 6e-6, STEP))
     found = [fused, ("blas", 2e-6, measurement("blas", 3e-6, STEP))]
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
-    made, said = explain.table(row, "fused", found)
+    made, said = table.choices_table(row, "fused", found)
     assert said == ["Measured here, blas takes 0.50 of the time of fused: auto goes by the estimates."]
     assert [*made.columns[-1].cells] == ["auto's choice: the least estimate", "fastest"]
-    made, said = explain.table(row, "fused", [fused, ("blas", 2e-6, measurement("blas", 5.9e-6, STEP))])
+    made, said = table.choices_table(row, "fused", [fused, ("blas", 2e-6, measurement("blas", 5.9e-6, STEP))])
     assert said == []
     assert [*made.columns[-1].cells] == [
         "auto's choice: the least estimate, tied for the fastest", "tied for the fastest",

@@ -11,7 +11,7 @@ import pytest
 from support import needs
 from support.lab_results import MACHINE, measurement, results
 
-from fastmlp.lab import charts
+from fastmlp.lab import report
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong
 from fastmlp.lab.report import page
 
@@ -151,16 +151,16 @@ def test_waiting_is_what_several_threads_take_beyond_one():
     assert "threads&#x27; time 38% is waiting" in text  # 1 - 50 / (2 * 40)
 
 
-@pytest.mark.parametrize("number", range(len(charts.MARKERS)))
+@pytest.mark.parametrize("number", range(len(report.MARKERS)))
 def test_every_variant_has_a_marker_of_its_own(number):
-    paths = [charts.marker(other, 0, 0, 5) for other in range(len(charts.MARKERS))]
+    paths = [report.marker(other, 0, 0, 5) for other in range(len(report.MARKERS))]
     assert paths.count(paths[number]) == 1
     assert re.fullmatch(r"[MahvlzA-Z0-9.,\- ]+", paths[number])
 
 
 def test_the_roofline_has_its_points_below_the_peak():
-    point = charts.Point(10.0, 50e9, 0, "half of the peak")
-    text = charts.roofline(MACHINE, "float32", [point])
+    point = report.Point(10.0, 50e9, 0, "half of the peak")
+    text = report.roofline(MACHINE, "float32", [point])
     y = {float(m[1]) for m in re.finditer(r'<polyline class="roof" points="\S+ \S+,([\d.]+) ', text)}
     assert len(y) == 1
     at = float(re.search(r'<path d="M[\d.]+,([\d.]+)a', text)[1])

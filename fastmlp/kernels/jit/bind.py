@@ -86,9 +86,7 @@ def located(place: str) -> Any:
 class EntrySource(NamedTuple):
     """The source of an entry point, for compilation.
 
-    name : of its machine code; stored_name : the name on the disk, see `entries.Entries`
-    names : names() gives the template's globals by name
-    raises : see `emission.emit_entry`
+    stored_name : the name on the disk, see `entries.Entries`; names() gives the template's globals by name
     """
 
     name: str
@@ -199,10 +197,7 @@ def called_from_python(*arguments: Any) -> Any:
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
-    """Return `function` compiled, with the functions it names taken from `functions` first.
-
-    Variants share a function that reaches none of the variants' functions, so a process compiles it once.
-    """
+    """Return `function` compiled, with the functions it names taken from `functions` first."""
     inner = _inner(function, functions)
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
@@ -217,8 +212,8 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
 def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
     """Return the intrinsic that calls `function` as the piece `name` of the program (`PIECES`).
 
-    A built-in function with a code is compiled once for each code, as a constant, without the branches of
-    other codes. A function decorated by Numba calls the functions named in its file, and keeps its options.
+    A built-in function with a code is compiled for each code, as a constant. A function decorated by Numba
+    calls the functions named in its file, and keeps its options.
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
@@ -254,8 +249,7 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
 def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
     """Return a copy of a function for Numba to compile, with other objects for its global names.
 
-    target : the target context of `emission` that compiles the copy; None for Numba's, for functions called
-        from Python
+    target : of `emission`; None for Numba's, for functions called from Python
     """
     copy = _rebound(function, names)
     # Machine code on the disk has the names of its inner functions in it. A process may load programs
@@ -268,10 +262,7 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
 
 
 def _identity(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Identity:
-    """Return the identity of the copy's machine code.
-
-    more : further objects the code depends on
-    """
+    """Return the identity of the copy's machine code; more : further objects the code depends on"""
     settings = {**_settings(function), **options}.items()
     return Identity(
         function, *sorted(names.items()), *((name, text_of_option(one)) for name, one in settings), *more

@@ -18,11 +18,11 @@ import numpy as np
 from llvmlite import binding
 from numpy.typing import NDArray
 
+from fastmlp.kernels import tuning
 from fastmlp.kernels.codegen.machine import processor, target
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
 from fastmlp.system.forks import once
@@ -44,10 +44,7 @@ PYTHON = (
 
 
 class Engine:
-    """Machine code in memory, freed with the last reference to the engine.
-
-    text : of a module in LLVM's language
-    """
+    """Machine code in memory, freed with the last reference; text : a module in LLVM's language"""
 
     def __init__(self, text: str = "") -> None:
         _, cpu, features = target()
@@ -88,7 +85,7 @@ def take_constants() -> None:
     """Set the constants from the disk, before the first program runs."""
     stored = store.name_of(CONSTANTS) if are_constants_measured() else None
     if stored is not None:
-        table.take(json.loads(stored))
+        tuning.take(json.loads(stored))
 
 
 def save_constants(values: Mapping[str, int]) -> None:
@@ -150,11 +147,7 @@ def provide(compiler: Compiler) -> None:
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
-    """Return the address of a piece, loaded, or compiled first.
-
-    types : Numba's names of the arguments' types
-    key : of the activation, loss or rule of its code; "" without a code
-    """
+    """Return the address of a piece, loaded or compiled; key : of a code, else empty."""
     request = name, types, key
     if request not in loaded_pieces:
         with lock, compiling():
@@ -213,10 +206,7 @@ def _compiler() -> Compiler:
 
 
 def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...], str]:
-    """Return the arguments of `address_of` for a piece described by JSON at `request` (`lazy.calling`).
-
-    code : the value of its first argument, if not constant when the call was written
-    """
+    """Return the arguments of `address_of` for a piece described by JSON at `request` (`lazy.calling`)."""
     name, types, codes, key = json.loads(ctypes.string_at(request, length))
     if key is None:
         key = str(code) if codes is None else BY_KIND[codes][code].key
@@ -232,7 +222,7 @@ def _resolve(request: int, length: int, code: int) -> int:
 # callback of ctypes would return an arbitrary address if an error arises before its first line, as Ctrl-C
 # can.
 binding.add_symbol(RESOLVE, id(_resolve))
-binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
+binding.add_symbol(tuning.SYMBOL, tuning.VALUES.ctypes.data)
 
 
 # --- entry points -----------------------------------------------------------------------------------------
@@ -242,7 +232,6 @@ class Entry:
     """A function of machine code (call's address, worker, workers), run without Python's lock.
 
     It returns 0, or the address of an exception, owned by the caller.
-    address : of the function
     """
 
     def __init__(self, address: int, engine: Engine) -> None:
@@ -273,10 +262,7 @@ def error_of(address: int) -> BaseException:
 
 
 def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
-    """Return an entry point in its engine, loaded, or compiled if the disk has none.
-
-    kind : of the network's numbers
-    """
+    """Return an entry point in its engine, loaded, or compiled if the disk has none."""
     with lock:
         code, engine = code_of(name, kind, compile_code), Engine()
         return Entry(engine.load(code), engine)

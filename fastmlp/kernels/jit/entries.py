@@ -1,7 +1,6 @@
 """The entry points of programs: names in the store, and the message before a compilation.
 
-A warm process loads no compiler. `fastmlp.kernels.jit.store` has the name of each program compiled from the
-same sources.
+A warm process loads no compiler: the store has the name of each program compiled from the same sources.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ def name_of(digest: str, bound: Bound) -> str:
 class Entries:
     """A variant's entry points.
 
-    name : of the variant; load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the
-        compiler
-    cacheable : whether all functions are the installed package's; only then are their names saved on the disk
+    load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the compiler
+    cacheable : whether all functions are the installed package's; only then are names saved on the disk
     """
 
     def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
@@ -120,8 +118,7 @@ class Entries:
     ) -> Entry:
         """Return an entry point, loaded or compiled.
 
-        what : a description, the key of its stored name; source() gives the source, and loads the compiler
-        name : name(stored) gives the name of its machine code from the stored name
+        what : the key of its stored name; source() gives the source; name(stored) the machine code's name
         network : the sizes of the only network served, or empty
         """
         stored = store.name_of(what) if self.cacheable and not is_compiler_loaded() else None
@@ -181,10 +178,7 @@ def _in_words(variant: str, dtype: str) -> str:
 def announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
-    """Return a context to compile in, with a message for each variant or network and dtype.
-
-    name : of the program; unknown : why the program cannot be saved on the disk, or None
-    """
+    """Return a context to compile in, with a message for each variant or network and dtype."""
     what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what
     if network:

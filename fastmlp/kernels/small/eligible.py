@@ -8,7 +8,7 @@ import numpy as np
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.padded import ProgramConstants, Step, plan
+from fastmlp.kernels.small.layouts import ProgramConstants, Step, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
@@ -40,7 +40,7 @@ MOST_VECTORS = 64
 def has_stages(network):
     """Return whether a network has a stage for each operation, activation and loss.
 
-    The logits of hidden layers are not stored, so a derivative must be computed from the activation's value.
+    Hidden logits are not stored, so a derivative must be computed from the activation's value.
     """
     if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
         return False
@@ -148,7 +148,7 @@ def specialize(network, optimizer, rows, dtype):
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
-        from fastmlp.kernels.small.lane_layout import LaneConstants
+        from fastmlp.kernels.small.layouts import LaneConstants
 
         held = LaneConstants(
             constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
@@ -190,10 +190,7 @@ def lanes_of(dtype):
 
 
 def lane_program(network, optimizer, dtype, rows=0, stays=False):
-    """Return the `train_chunk` of such networks in lanes, or None.
-
-    rows : of every step, 0 where they differ; stays : whether all steps visit the same rows in the same order
-    """
+    """Return the `train_chunk` of such networks in lanes, or None; rows : of every step, 0 where they differ."""
     if not has_one_step(optimizer) or optimizer.rule.touched_only:
         return None
     return _program(network, optimizer.rule, optimizer.clip_norm is not None, dtype, rows, stays)
@@ -202,7 +199,7 @@ def lane_program(network, optimizer, dtype, rows=0, stays=False):
 @functools.lru_cache(maxsize=1024)
 def _program(network, rule, clips_norm, dtype, rows, stays):
     """Return `lane_program` of all optimisers of a rule, whatever their numbers."""
-    from fastmlp.kernels.small.lane_layout import LaneConstants, layout_of
+    from fastmlp.kernels.small.layouts import LaneConstants, layout_of
 
     if network.heads or network.blocks or not is_small(network):
         return None

@@ -1,7 +1,4 @@
-"""Programs of single small networks: by blocks of rows in a workspace, or in vector registers.
-
-Separate from `fastmlp.kernels.small.eligible`, which loads no compiler.
-"""
+"""Programs of single small networks: by blocks of rows in a workspace, or in vector registers."""
 
 # ruff: noqa: F821  (the templates' names are bound later)
 
@@ -15,10 +12,9 @@ from fastmlp.kernels.codes import LOSS_CODES
 from fastmlp.kernels.elementwise.losses import counts
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
 from fastmlp.kernels.small import row_stages, stages
-from fastmlp.kernels.small.lane_layout import lengths
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
-from fastmlp.kernels.small.padded import plan
+from fastmlp.kernels.small.layouts import lengths, plan
 from fastmlp.kernels.small.stages import disposable
 
 # --- templates --------------------------------------------------------------------------------------
@@ -127,13 +123,9 @@ def block_names(constants):
 def register_names(constants):
     """Return the global names of `train_registers`: the steps of a chunk, of at most constants.lanes rows each.
 
-    Nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every parameter is a vector
-    of equal lanes that stays in a register (a phi node of the loop over steps) for the whole chunk. So the forward pass
-    needs no broadcast. A gradient is a chain over the rows; each row's numbers are first copied to all lanes, so the
-    result is in every lane. Sums over lanes took as long at 3-4-1 with 4 rows, and half as long at 5-5-3-2 with 16, but
-    their bits were others. The spare lanes of a short batch repeat its last row with a factor of 0.
-
-    totals (steps,) and rates (steps, 2) are float64.
+    Each lane holds one row of the batch. Every parameter is a vector of equal lanes that stays in a register (a phi node of
+    the loop over steps) for the whole chunk, so the forward pass needs no broadcast. A gradient is a chain over the rows,
+    whose numbers are first copied to all lanes. Spare lanes of a short batch repeat its last row with a factor of 0.
     """
     lanes, count = constants.lanes, constants.parameters
     of_row = constants.n_out // LOSS_CODES.of_key(constants.loss).outputs_per_target

@@ -1,7 +1,6 @@
 """Stages of a small network's operations on rows: formulas of a row, activations, concatenations, dropout.
 
-Separate because these stages take each row by itself, masked at the end, so that padding stays 0; products and
-activations of `fastmlp.kernels.small.stages` run over padding.
+These stages mask the end of each row, so that padding stays 0; products of `stages` run over padding.
 """
 
 from llvmlite import ir
@@ -11,13 +10,12 @@ from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, counted
 from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.elementwise.dropout import emit_drop, scramble
-from fastmlp.kernels.elementwise.sums import emit_sums
+from fastmlp.kernels.elementwise.by_vectors import emit_drop, emit_sums, scramble
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import chances
 from fastmlp.kernels.program.row_formulas import LANES, Row
 from fastmlp.kernels.program.row_operations import number_at
-from fastmlp.kernels.small.padded import up
+from fastmlp.kernels.small.layouts import up
 from fastmlp.kernels.small.stages import Memory, disposable
 
 

@@ -1,10 +1,12 @@
-"""Layout of a small network's arrays in a private workspace, with rows of whole vectors.
+"""Layouts of small networks' arrays in a private workspace, and the constants of their programs.
 
-Separate because `fastmlp.kernels.small.stages` writes code with offsets into this layout. Every row of a weight matrix,
-activation or delta is a whole number of vectors, so that no loop has a tail. The weights of padding are 0 and stay 0,
-because their gradients are 0. Where the outputs of the last layer would fill less than half of a vector, outputs and
-deltas are stored transposed. A section holds one padded parameter vector: all layers' weights, then all biases.
-Parameters are section 0, gradients section 1, and each moment of the rule has a section after these.
+Blocks of rows have padded arrays: every row of a weight matrix, activation or delta is a whole number of vectors, so
+that no loop has a tail. The weights of padding are 0 and stay 0, because their gradients are 0. Where the outputs of
+the last layer would fill less than half of a vector, outputs and deltas are stored transposed. A section holds one
+padded parameter vector: all layers' weights, then all biases. Parameters are section 0, gradients section 1, and each
+moment of the rule has a section after these.
+
+Lanes have a vector for each number of a single network. This file loads no compiler.
 """
 
 from __future__ import annotations
@@ -15,14 +17,13 @@ from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
 from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.model.operations import INPUTS, Kind
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
 class Step(NamedTuple):
     """An operation of a small network: constants of a `fastmlp.model.operations.Operation`.
 
-    kind : the key of an entry of `KINDS`, or of a user's layer
-    n_in, n_out : the numbers of a row of the first source, and of the output
-    activation : the key of a product's activation, or of the operation `activation`
+    kind, activation : keys of entries; n_in, n_out : numbers of a row of the first source, and of the output
     subrows : the rows that a row is cut in; second : the begin of a row of the second source
     """
 
@@ -56,12 +57,8 @@ class Step(NamedTuple):
 class ProgramConstants(NamedTuple):
     """All constants of a program for a network; all else is data.
 
-    operations : first to last; output : the name of the last activation
-    loss, rule : keys of pieces
-    clips : see `Objective.clips`; l2 : whether there is an l2 penalty
-    dtype, itemsize : of the numbers
-    rows : the most rows that a step takes through the network together
-    blocks : whether a step may have more rows
+    output, loss, rule : keys; l2 : whether there is an l2 penalty
+    rows : the most rows that a step takes through the network together; blocks : whether a step may have more
     """
 
     operations: tuple[Step, ...]
@@ -83,24 +80,21 @@ class ProgramConstants(NamedTuple):
 
 
 class PaddedLayer(NamedTuple):
-    """Places of an operation's arrays in the workspace; parameters are offsets within a section.
+    """Places of an operation's arrays in the workspace, or -1; parameters are offsets within a section.
 
     is_transposed : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
         deltas (n_out, R): each lane holds a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is transposed
     flat : place of the weights, or the gain, in the caller's flat vector; biases, or the shift, follow
-    transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed; else -1
+    transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed
     inputs, outputs : of the source, and before dropout; dropped : after dropout, or the outputs
     deltas : the place of the outputs where the activation's derivative ends the tiles of a product's deltas: no later
         stage reads the outputs, and a step touches half as much memory
-    input_deltas : -1 where the source is the rows of X
-    other, other_stride, other_deltas : of the second source, or -1
-    added : a product's terms, which are then added to input_deltas; -1 where the product writes first there
+    other, other_stride, other_deltas : of the second source
+    added : a product's terms, which are then added to input_deltas
     saved : (R, subrows * saved), each row's numbers that are saved for backward
-    numbers : the hyperparameters of an operation
     ends_below : whether this operation multiplies its source's deltas by the derivative of the activation
-    gain, shift : numbers of gain and shift of an operation other than a product; of a user's layer the gain is all
-        parameters in order
+    gain, shift : numbers of gain and shift of an operation other than a product
     """
 
     n_in: int
@@ -133,15 +127,9 @@ class PaddedLayout(NamedTuple):
     """The layout of a whole workspace.
 
     weights, gains : their ends in a section; biases and shifts follow up to `section`
-    sections : the number of sections
-    inputs : the rows of X of a block
-    targets : as the last layer's outputs
-    sums : (3, R), see `fastmlp.kernels.elementwise.losses`
-    batched : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
-        layer is transposed
-    most_rows : R, the rows that the buffers have room for; whole vectors
-    most : lanes of the machine's vector
-    size : of the workspace, whole vectors
+    targets : as the last layer's outputs; sums : (3, R), see `fastmlp.kernels.elementwise.losses`
+    batched : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1
+    most_rows : R, the rows that the buffers have room for; whole vectors; most : lanes of the machine's vector
     """
 
     layers: tuple[PaddedLayer, ...]
@@ -256,3 +244,132 @@ def plan(constants):
     return PaddedLayout(
         tuple(layers), inputs, all_weights, gains, section, sections, targets, sums, batched, rows, most, size,
     )  # fmt: skip
+
+
+# --- programs of vectors: a lane for each network, or for each row of a batch -----------------------
+
+BLOCK_ROWS = LOSS_ROWS
+"""Rows of a network that are taken together: a part of the sum of losses."""
+
+ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS = range(3)
+"""The data of a network, in the order of addresses."""
+
+STRIDES = 3
+"""Numbers of a call's `lane_places` after the addresses: see `LaneSteps.strides`."""
+
+L2, STEPS, CLIP_NORM, KEY, LOSS_PARAMETERS = range(ROOM_FOR_CONSTANTS, ROOM_FOR_CONSTANTS + 5)
+"""Rows of a call's `lane_numbers`, after the constants of a rule; after the loss's parameters come a threshold and a
+scale of each operation that drops units, and the hyperparameters of all operations."""
+
+
+class LaneConstants(NamedTuple):
+    """All constants of a program of vectors; all else is data. An operation's dropout is 1 or 0, the rate is data.
+
+    output, loss, rule : keys; l2, clips_norm : whether there is a penalty, and whether gradients are clipped
+    rows : of every step, where all loops are unrolled; else 0
+    stays : whether all steps visit the same rows in the same order
+    """
+
+    operations: tuple[Step, ...]
+    output: str
+    loss: str
+    rule: str
+    convention: str
+    clips: bool
+    l2: bool
+    clips_norm: bool
+    dtype: str
+    lanes: int
+    rows: int = 0
+    stays: bool = False
+
+    @property
+    def n_in(self) -> int:
+        """Columns of X."""
+        return self.operations[0].n_in
+
+    @property
+    def n_out(self) -> int:
+        """Units of the last operation."""
+        return self.operations[-1].n_out
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the flat vector has."""
+        last = self.operations[-1]
+        return last.flat + sum(lengths(last))
+
+    def row_of_dropout(self, number: int) -> int:
+        """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
+        return LOSS_PARAMETERS + self.n_out + 2 * sum(one.dropout > 0 for one in self.operations[:number])
+
+    def row_of_numbers(self, number: int) -> int:
+        """Return the row of `lane_numbers` with the first hyperparameter of an operation."""
+        before = self.operations[:number]
+        return self.row_of_dropout(len(self.operations)) + sum(one.numbers for one in before)
+
+    @property
+    def numbers(self) -> int:
+        """The rows of `lane_numbers`."""
+        return self.row_of_numbers(len(self.operations))
+
+
+def lengths(one: Step) -> tuple[int, int]:
+    """Return an operation's numbers of weights and biases, or of a gain and a shift."""
+    return (one.n_in * one.n_out, one.n_out) if one.kind == "dense" else one.entry.lengths(one.n_out)
+
+
+class UnitPlaces(NamedTuple):
+    """Places of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
+
+    dropped : outputs after dropout; logits : where the activation's derivative reads logits; saved : of a norm
+    """
+
+    outputs: int
+    dropped: int
+    logits: int
+    deltas: int
+    saved: int
+
+
+class LaneLayout(NamedTuple):
+    """Places in the workspace, in vectors: the gradients as the flat vector, then `units` of every operation.
+
+    ends : for each operation, whether the tiles of its only reader multiply its deltas by the slope
+    """
+
+    units: tuple[UnitPlaces, ...]
+    ends: tuple[bool, ...]
+    size: int
+
+
+def layout_of(constants: LaneConstants) -> LaneLayout:
+    """Return the layout of the workspace."""
+    operations, at, units, ends = constants.operations, constants.parameters, [], []
+
+    def take(count, needed=True):
+        nonlocal at
+        start, at = at, at + count * BLOCK_ROWS * needed
+        return start if needed else -1
+
+    for number, one in enumerate(operations):
+        outputs = take(one.n_out)
+        drops, saved = one.dropout > 0, one.subrows * one.entry.saved
+        entry = ACTIVATION_CODES.of_key(one.activation)
+        reads_logits = "z" in entry.reads
+        keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
+        units.append(
+            UnitPlaces(
+                outputs, take(one.n_out) if drops else outputs, take(one.n_out, keeps_logits),
+                take(one.n_out), take(saved, saved > 0),
+            )
+        )  # fmt: skip
+        readers = [reader for reader in operations for source in reader.sources if source == number]
+        joined = len(readers) == 1 and {one.kind, readers[0].kind} == {"dense"}
+        ends.append(joined and not drops and entry.short_backward and not reads_logits)
+    return LaneLayout((*units,), (*ends,), at)
+
+
+def reads_rows(operations: tuple[Step, ...], number: int) -> bool:
+    """Return whether an operation gives the rows of X, so that no step needs its deltas."""
+    return number == INPUTS or (operations[number].kind == "copy" and operations[number].sources == (INPUTS,))
