@@ -40,9 +40,8 @@ def test_calls_are_timed_in_turns():
     found = timing.in_alternation(calls, budget=1e-9)
     assert set(order[:3]) == set("abc")
     assert [sorted(order[n : n + 3]) for n in range(3, len(order), 3)] == [list("abc")] * timing.LEAST_ROUNDS
-    assert (
-        len({tuple(order[n : n + 3]) for n in range(3, len(order), 3)}) == 3
-    )  # each begins a round in its turn
+    rounds = {tuple(order[n : n + 3]) for n in range(3, len(order), 3)}
+    assert len(rounds) == 3  # each begins a round in its turn
     assert found["a"].rounds == timing.LEAST_ROUNDS
 
 
@@ -130,13 +129,10 @@ def test_why_the_others_lost():
     slow = measurement("blas", 12e-6), measurement("gone", 6e-5, traffic=1 << 20)
     said = table.lost([measurement("tiled", 6e-6), measurement("baseline", 6.01e-6), *slow], MACHINE)
     assert said[0] == "baseline cannot be distinguished from tiled."
-    assert said[1].startswith(
-        "blas takes 2.00 times as long: it reaches 44% of the peak, where tiled reaches 87%. How: "
-    )
-    assert said[2] == "gone takes 10.00 times as long: it reaches 8.7% of the peak, where tiled reaches 87%."
-    copies = [
-        measurement(name, t, "gather", None, 20000) for name, t in (("fused", 1e-6), ("baseline", 2e-6))
-    ]
+    slower, where = "times as long: it reaches", "of the peak, where tiled reaches 87%."
+    assert said[1].startswith(f"blas takes 2.00 {slower} 44% {where} How: ")
+    assert said[2] == f"gone takes 10.00 {slower} 8.7% {where}"
+    copies = [measurement(*of, "gather", None, 20000) for of in (("fused", 1e-6), ("baseline", 2e-6))]
     assert "it reaches 5% of the L1 bandwidth, where fused reaches 10%." in table.lost(copies, MACHINE)[0]
 
 
@@ -150,9 +146,7 @@ def test_why_the_others_lost():
     ],
 )
 def test_what_is_slower_is_so_for_certain(before, now, spread, verdict):
-    change = Change(
-        measurement("tiled", before, spread=spread), measurement("tiled", now, spread=spread), 0.05
-    )
+    change = Change(*(measurement("tiled", seconds, spread=spread) for seconds in (before, now)), 0.05)
     assert change.verdict == verdict
     assert change.low < change.ratio < change.high
 

@@ -25,7 +25,7 @@ from fastmlp.kernels.program.arithmetic import (
     with_penalty,
 )
 from fastmlp.kernels.small.lane_numbers import LaneRegisters, LaneRow, halved
-from fastmlp.kernels.small.layouts import BLOCK_ROWS, layout_of, lengths, reads_rows
+from fastmlp.kernels.small.layouts import BLOCK_ROWS, layout_of, reads_rows
 from fastmlp.kernels.small.row_stages import row_backward, row_forward
 from fastmlp.model.operations import INPUTS
 
@@ -125,7 +125,7 @@ class LaneStep:
 
     def matrix(self, numbers, one):
         """An operation's weights and biases, or gain and shift, in parameters or gradients."""
-        return numbers.at(one.flat), numbers.at(one.flat + lengths(one)[0])
+        return numbers.at(one.flat), numbers.at(one.flat + one.lengths[0])
 
     def forward(self, rows, dropout=None, first=0):
         """Write the outputs of all operations for a block of rows, in the batch from `first` on; the last are logits."""
@@ -175,7 +175,7 @@ class LaneStep:
         """A row of an operation that is no product, or of a subrow; out : other arrays for the result"""
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
-        gains, shifts = (length // one.subrows for length in lengths(one))
+        gains, shifts = (length // one.subrows for length in one.lengths)
         at, saved = r * one.n_out + cut * one.units, self.saved[number]
         places = {
             "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
@@ -337,7 +337,7 @@ class LaneStep:
     def row_backward(self, number, rows):
         """Add the gradients of gain and shift; write, or add to, the deltas of the sources."""
         one = self.operations[number]
-        kind, (gains, shifts) = one.entry, lengths(one)
+        kind, (gains, shifts) = one.entry, one.lengths
         gain, shift = self.matrix(self.gradients, one)
         below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
 
@@ -366,7 +366,7 @@ class LaneStep:
                 arrays = self.gradients, self.parameters, *moments
                 take_step(entry, rate, constants, t, arrays, i + first, penalty)
 
-        weights, biases = lengths(one)
+        weights, biases = one.lengths
         move(one.flat, weights, rate, l2 if one.kind == "dense" else None)
         move(one.flat + weights, biases, bias_rate, None)
 
@@ -413,7 +413,7 @@ def clip(step, limit, l2):
     if l2 is not None:
         for one in step.operations:
             if one.kind == "dense":
-                for i in step.each(lengths(one)[0]):
+                for i in step.each(one.lengths[0]):
                     at = i + one.flat
                     gradients[at] = with_decay(gradients[at], l2, step.parameters[at])
     scale = limit / (sqrt(sum_of_squares(step)) + 1e-6)

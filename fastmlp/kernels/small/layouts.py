@@ -49,6 +49,13 @@ class Step(NamedTuple):
         return self.n_in // self.subrows
 
     @property
+    def lengths(self) -> tuple[int, int]:
+        """The numbers of weights and biases, or of a gain and a shift."""
+        return (
+            (self.n_in * self.n_out, self.n_out) if self.kind == "dense" else self.entry.lengths(self.n_out)
+        )
+
+    @property
     def numbers(self) -> int:
         """The number of hyperparameters."""
         return len(self.entry.row.numbers) if self.entry.row is not None else 0
@@ -85,7 +92,6 @@ class PaddedLayer(NamedTuple):
     is_transposed : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
         deltas (n_out, R): each lane holds a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is transposed
-    flat : place of the weights, or the gain, in the caller's flat vector; biases, or the shift, follow
     transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed
     inputs, outputs : of the source, and before dropout; dropped : after dropout, or the outputs
     deltas : the place of the outputs where the activation's derivative ends the tiles of a product's deltas: no later
@@ -94,16 +100,13 @@ class PaddedLayer(NamedTuple):
     added : a product's terms, which are then added to input_deltas
     saved : (R, subrows * saved), each row's numbers that are saved for backward
     ends_below : whether this operation multiplies its source's deltas by the derivative of the activation
-    gain, shift : numbers of gain and shift of an operation other than a product
     """
 
-    n_in: int
-    n_out: int
+    step: Step
     is_transposed: bool
     lanes: int
     in_stride: int
     out_stride: int
-    flat: int
     weights: int
     biases: int
     transpose: int
@@ -112,15 +115,21 @@ class PaddedLayer(NamedTuple):
     dropped: int
     deltas: int
     input_deltas: int
-    other: int = -1
-    other_stride: int = 0
-    other_deltas: int = -1
-    added: int = -1
-    saved: int = -1
-    numbers: int = -1
-    ends_below: bool = True
-    gain: int = 0
-    shift: int = 0
+    other: int
+    other_stride: int
+    other_deltas: int
+    added: int
+    saved: int
+    numbers: int
+    ends_below: bool
+
+    @property
+    def n_in(self) -> int:
+        return self.step.n_in
+
+    @property
+    def n_out(self) -> int:
+        return self.step.n_out
 
 
 class PaddedLayout(NamedTuple):
@@ -190,13 +199,12 @@ def plan(constants):
             weights[i] = take(one.n_out * strides[one.sources[0]] if turned else one.n_in * strides[i])
     # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
-    lengths = [one.entry.lengths(one.n_out) for one in operations]
-    for i, (gain, _) in enumerate(lengths):
-        if gain:
-            weights[i] = take(up(gain, lanes_of[i]))
+    for i, one in enumerate(operations):
+        if one.kind != "dense" and one.lengths[0]:
+            weights[i] = take(up(one.lengths[0], lanes_of[i]))
     gains = at = up(at, 4 * most)
-    for i, (_, shift) in enumerate(lengths):
-        if shift or operations[i].kind == "dense":
+    for i, one in enumerate(operations):
+        if one.lengths[1]:
             biases[i] = take(strides[i])
     section = at = up(at, 4 * most)
     sections = 2 + RULE_CODES.of_key(constants.rule).moments
@@ -228,12 +236,12 @@ def plan(constants):
         ends_below = ends_below and under.dropout == 0 and readers.count(source) == 1
         layers.append(
             PaddedLayer(
-                one.n_in, one.n_out, is_transposed and is_last, lanes_of[i], strides[source], strides[i], one.flat,
-                weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
+                one, is_transposed and is_last, lanes_of[i], strides[source], strides[i], weights.get(i, -1),
+                biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
                 take(one.subrows * one.entry.saved * rows) if one.entry.saved else -1,
-                take(one.numbers) if one.numbers else -1, ends_below, *lengths[i],
+                take(one.numbers) if one.numbers else -1, ends_below,
             )
         )  # fmt: skip
         given[i], deltas_of[i] = dropped, deltas
@@ -297,7 +305,7 @@ class LaneConstants(NamedTuple):
     def parameters(self) -> int:
         """How many numbers the flat vector has."""
         last = self.operations[-1]
-        return last.flat + sum(lengths(last))
+        return last.flat + sum(last.lengths)
 
     def row_of_dropout(self, number: int) -> int:
         """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
@@ -312,11 +320,6 @@ class LaneConstants(NamedTuple):
     def numbers(self) -> int:
         """The rows of `lane_numbers`."""
         return self.row_of_numbers(len(self.operations))
-
-
-def lengths(one: Step) -> tuple[int, int]:
-    """Return an operation's numbers of weights and biases, or of a gain and a shift."""
-    return (one.n_in * one.n_out, one.n_out) if one.kind == "dense" else one.entry.lengths(one.n_out)
 
 
 class UnitPlaces(NamedTuple):

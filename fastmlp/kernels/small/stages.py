@@ -394,20 +394,18 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
                 v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
             copy_row(memory, *((there, here) if inwards else (here, there)), length, most)
 
+    (weights, biases), begin = layer.step.lengths, layer.step.flat
     if layer.weights < 0:
         return
-    if layer.gain:
-        rows(1, layer.flat, layer.weights, layer.gain, up(layer.gain, layer.lanes))
-        if layer.shift:
-            rows(1, layer.flat + layer.gain, layer.biases, n_out, layer.out_stride)
-        return
-    if not layer.is_transposed:
-        rows(n_in, layer.flat, layer.weights, n_out, layer.out_stride)
+    if layer.step.kind != "dense":
+        rows(1, begin, layer.weights, weights, up(weights, layer.lanes))
+    elif not layer.is_transposed:
+        rows(n_in, begin, layer.weights, n_out, layer.out_stride)
     else:
         if inwards:
             with counted(builder, n_out * layer.in_stride, v.lanes) as i:
                 v.store(v.zero, v.shift(memory.at(base + layer.weights), i * size))
-        there = NumberArray(builder, memory.dtype, memory.v.shift(flat, layer.flat * size))
+        there = NumberArray(builder, memory.dtype, memory.v.shift(flat, begin * size))
         here = NumberArray(builder, memory.dtype, memory.at(base + layer.weights))
         with counted(builder, n_in) as i:
             for j in range(n_out):
@@ -415,7 +413,8 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
                     here[i + j * layer.in_stride] = there[i * n_out + j]
                 else:
                     there[i * n_out + j] = here[i + j * layer.in_stride]
-    rows(1, layer.flat + n_in * n_out, layer.biases, n_out, layer.out_stride)
+    if biases:
+        rows(1, begin + weights, layer.biases, n_out, layer.out_stride)
 
 
 # --- penalties: the sum of `fastmlp.kernels.elementwise.by_vectors` in the padded layout ----------------------
