@@ -105,15 +105,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def digest(self) -> str:
         """A digest of the graph."""
-        lines: list[str] = []
-
-        def step(node: Expression, parts: list[int]) -> int:
-            # A node's line has its name or value, or the numbers of its operands' lines.
-            told = map(str, parts) if node.parts else [repr(node.operands[0])]
-            lines.append(f"{node.operation} {' '.join(told)}")
-            return len(lines) - 1
-
-        self.fold(step)
+        lines = (f"{operation} {' '.join(map(repr, operands))}" for operation, operands in self.nodes())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def fold(self, step: Callable[[Expression, list[Any]], Any], known: dict[int, Any] | None = None) -> Any:

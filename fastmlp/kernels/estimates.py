@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from fastmlp.kernels.mixed.tiles import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.tuning import is_blocked, value
@@ -64,13 +64,6 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
 
 
-def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
-    """Return the buffers of bfloat16 products, by name; see `Variant`."""
-    from fastmlp.kernels.mixed.tiles import buffers
-
-    return buffers(products, rows)
-
-
 BUILT_IN = {
     "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
@@ -81,5 +74,5 @@ BUILT_IN = {
 }
 """The `Choice` of each built-in variant by name, bases first."""
 
-MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=mixed_buffers))
+MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
 """The `Choice` of each variant chosen by a dtype and not by name."""

@@ -45,25 +45,18 @@ def specialize(network, optimizer=None, rows=32, dtype=FLOAT32):
     return specialized.VARIANT.specialize(network, optimizer or Adam(), rows, dtype)
 
 
-@pytest.mark.parametrize(
-    ("network", "optimizer"),
-    [
-        (Network([3, 4, 1], "gelu"), Adam()),
-        (Network([3, 4, 1], "silu"), Adam()),
-        (Network(inputs=3, layers=[Dense(4, "tanh"), BatchNorm(), Dense(1)]), Adam()),
-        (Network(inputs=3, layers=[Dense(4, "tanh", bias=False), Dense(1)]), Adam()),
-        (Network(inputs=3, layers=[Dense(4, "tanh", l2=0.1), Dense(1)]), Adam()),
-        (Network(inputs=3, layers=[Dense(4, "tanh"), LayerNorm(), Dense(1)]), AdamW(decay_norms=False)),
-        (Network([3, 4, 1], l1=0.1), Adam()),
-        (Network([3, 4, 3], loss=smoothed), Adam()),
-        (Network([3, 4, 3], loss=quantiles), Adam()),
-        (Network([3, 4, 2], output="softmax", loss="mse"), Adam()),
-        (Network([3, 4, 1]), SGD(0.1, clip_norm=1)),
-        (Network([3, 4000, 1]), Adam()),
-    ],
-)
-def test_what_has_no_stage_has_no_program(network, optimizer):
-    assert specialize(network, optimizer) is None
+def test_what_has_no_stage_has_no_program():
+    for network in (
+        *(Network([3, 4, 1], "gelu"), Network([3, 4, 1], "silu"), Network([3, 4, 1], l1=0.1)),
+        Network(inputs=3, layers=[Dense(4, "tanh"), BatchNorm(), Dense(1)]),
+        *(Network(inputs=3, layers=[Dense(4, **k), Dense(1)]) for k in ({"bias": False}, {"l2": 0.1})),
+        *(Network([3, 4, 3], loss=smoothed), Network([3, 4, 3], loss=quantiles), Network([3, 4000, 1])),
+        Network([3, 4, 2], output="softmax", loss="mse"),
+    ):  # fmt: skip
+        assert specialize(network) is None
+    normed = Network(inputs=3, layers=[Dense(4, "tanh"), LayerNorm(), Dense(1)])
+    assert specialize(normed, AdamW(decay_norms=False)) is None
+    assert specialize(Network([3, 4, 1]), SGD(0.1, clip_norm=1)) is None
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -75,23 +68,22 @@ def test_every_rule_trains_in_the_small_programs(name):
     assert (in_lanes is None) == (rule.orthogonal or rule.touched_only)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "six moments" else matrix)
-        for name in (*OPTIMIZERS, "six moments")
-    ],
-)
+def has_the_bits_of_fused(network, X, y, **options):
+    """Train by both; hold parameters, moments and history to one another."""
+    ours, theirs = (fastmlp.fit(network, X, y, backend=name, **options) for name in ("specialized", "fused"))
+    assert ours.backend == "specialized"
+    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
+    np.testing.assert_array_equal(ours.training.snapshot.moments, theirs.training.snapshot.moments)
+    assert ours.history == theirs.history
+
+
+@pytest.mark.parametrize("name", ["six moments", *(pytest.param(name, marks=matrix) for name in OPTIMIZERS)])
 def test_every_rule_has_the_bits_of_fused(name):
     optimizer = {**OPTIMIZERS, "six moments": six_moments(0.01)}[name]
     network, rng = Network([5, 6, 2], "tanh", l2=0.01), np.random.default_rng(0)
     X, y = rng.standard_normal((53, 5)), rng.standard_normal((53, 2))
     assert optimizer.rule.orthogonal or specialize(network, optimizer, 16, np.dtype(float)) is not None
-    options = {"optimizer": optimizer, "epochs": 4, "batch_size": 16, "seed": 1}
-    ours, theirs = (fastmlp.fit(network, X, y, backend=name, **options) for name in ("specialized", "fused"))
-    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
-    np.testing.assert_array_equal(ours.training.snapshot.moments, theirs.training.snapshot.moments)
-    assert ours.history == theirs.history
+    has_the_bits_of_fused(network, X, y, optimizer=optimizer, epochs=4, batch_size=16, seed=1)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -104,22 +96,15 @@ def test_every_loss_has_programs_of_small_networks(loss):
 
 def test_programs_differ_where_their_constants_do():
     network = Network([3, 4, 2])
+    rules = SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop()
+    others = {"output": "sigmoid", "loss": "mse"}, BINARY, CLASSES, {"l2": 0.1}
     bound = [
-        specialize(network),
-        specialize(network, rows=64),
-        specialize(network, rows=65),
+        *(specialize(network, rows=rows) for rows in (32, 64, 65)),
         specialize(network, dtype=np.dtype(float)),
-        specialize(network, SGD(0.1)),
-        specialize(network, SGD(0.1), rows=4),
-        specialize(network, SGD(0.1), rows=9),
-        specialize(network, SGD(0.1, 0.9)),
-        specialize(network, SGD(0.1, 0.9, True)),
-        specialize(network, RMSprop()),
+        *(specialize(network, SGD(0.1), rows=rows) for rows in (4, 9)),
+        *(specialize(network, rule) for rule in rules),
         *(specialize(Network([3, 4, 2], hidden)) for hidden in ("tanh", "elu")),
-        specialize(Network([3, 4, 2], output="sigmoid", loss="mse")),
-        specialize(Network([3, 4, 2], **BINARY)),
-        specialize(Network([3, 4, 2], **CLASSES)),
-        specialize(Network([3, 4, 2], l2=0.1)),
+        *(specialize(Network([3, 4, 2], **options)) for options in others),
         specialize(Network([3, 4, 3])),
     ]
     assert len({repr(b.constants) for b in bound}) == len(bound)
@@ -170,14 +155,10 @@ def label(which):
     ("which", "dtype"),
     # Each compiles, 3 s: the dtypes take turns, and two of them are quick.
     [
-        pytest.param(
-            which,
-            dtype,
-            marks=campaign if (which + turn) % 2 else () if which == 2 + 3 * turn else matrix,
-            id=f"{label(which)}-{dtype.__name__}",
-        )
+        pytest.param(which, dtype, id=f"{label(which)}-{dtype.__name__}", marks=marks)
         for which in range(len(TRAININGS))
         for turn, dtype in enumerate(COMPILED_DTYPES)
+        for marks in [campaign if (which + turn) % 2 else () if which == 2 + 3 * turn else matrix]
     ],
 )
 def test_a_program_for_one_network_equals_the_reference(which, dtype):
@@ -189,10 +170,8 @@ def test_a_program_for_one_network_equals_the_reference(which, dtype):
     X, y = rng.standard_normal((rows, n_in)), y_for(network.loss, rng, rows, n_out)
     weights = rng.integers(0, 3, rows).astype(float)
     initial = parameters_for(network.sizes, rng, 1 / np.sqrt(max(network.sizes)))
-    options = {
-        "optimizer": optimizer, "batch_size": batch_size, "epochs": 6, "seed": 0,
-        "initial": initial, "sample_weight": weights,
-    }  # fmt: skip
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 6, "seed": 0}
+    options |= {"initial": initial, "sample_weight": weights}
     expected = fastmlp.fit(network, X, y, backend="reference", **options)
     got = fastmlp.fit(network, X, y, backend="specialized", dtype=dtype, **options)
     steps = 6 * 3
@@ -208,15 +187,8 @@ LISTS = {
     # every kind, its own rows of padding, several readers of one output, one block and many blocks
     "everything": (
         [
-            *(
-                Dropout(0.1),
-                Dense(13, "softplus", name="low"),
-                Dropout(0.3),
-                Dense(13, "tanh"),
-                Add("low"),
-                "gelu",
-            ),
-            *(Residual(LayerNorm(), Dense(9, "relu"), Dense(13)), RMSNorm(), Dense(5), PReLU()),
+            *(Dropout(0.1), Dense(13, "softplus", name="low"), Dropout(0.3), Dense(13, "tanh"), Add("low")),
+            *("gelu", Residual(LayerNorm(), Dense(9, "relu"), Dense(13)), RMSNorm(), Dense(5), PReLU()),
             *(Concatenate("low"), Swish(), Scale(), Dense(24, own_sine), own_gated, Dense(3)),
         ],
         20,
@@ -245,10 +217,7 @@ def test_a_list_of_layers_has_the_bits_of_fused(name, dtype):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((150, 7)), rng.standard_normal((150, 3))
     options = {"optimizer": optimizer, "epochs": 4, "batch_size": batch_size, "seed": 1, "dtype": dtype}
-    ours, theirs = (fastmlp.fit(network, X, y, backend=name, **options) for name in ("specialized", "fused"))
-    assert ours.backend == "specialized"
-    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
-    assert ours.history == theirs.history
+    has_the_bits_of_fused(network, X, y, **options)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
@@ -258,16 +227,13 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, monkeypatch):
     network, optimizer, rows = Network([4, 9, 3], "tanh", **CLASSES), Adam(0.01), 3001
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((rows, 4)), rng.integers(0, 3, rows)
-    models = []
-    for threads in (1, 2, 3, 5):
-        model = fastmlp.fit(
-            network, X, y, optimizer=optimizer, batch_size=2000, epochs=5, seed=0,
-            backend="shared", dtype=dtype, threads=threads,
-        )  # fmt: skip
-        models.append(model)
-    for model in models[1:]:
-        np.testing.assert_array_equal(model.parameters, models[0].parameters)
-        assert model.history == models[0].history
+    options = {"optimizer": optimizer, "batch_size": 2000, "epochs": 5, "seed": 0, "dtype": dtype}
+    first, *others = (
+        fastmlp.fit(network, X, y, backend="shared", threads=threads, **options) for threads in (1, 2, 3, 5)
+    )
+    for model in others:
+        np.testing.assert_array_equal(model.parameters, first.parameters)
+        assert model.history == first.history
 
 
 @pytest.mark.parametrize("batch_size", [16, *(pytest.param(size, marks=matrix) for size in (20, 50))])
@@ -276,19 +242,9 @@ def test_where_chunks_end_changes_nothing(batch_size, chunks):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((53, 3)), rng.standard_normal(53)
 
-    def run(optimizer):
-        return fastmlp.fit(
-            network,
-            X,
-            y,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            epochs=20,
-            seed=0,
-            backend="specialized",
-        )
-
     optimizer = SGD(0.1) if batch_size < 50 else Adam(0.01)
-    whole = run(optimizer)
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 20, "seed": 0}
+    whole = fastmlp.fit(network, X, y, backend="specialized", **options)
     chunks(seconds=0.0)
-    np.testing.assert_array_equal(run(optimizer).parameters, whole.parameters)
+    parts = fastmlp.fit(network, X, y, backend="specialized", **options)
+    np.testing.assert_array_equal(parts.parameters, whole.parameters)

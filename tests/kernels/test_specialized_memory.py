@@ -19,12 +19,7 @@ from support.processes import python
 from support.terminals import WATCHED
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    AdamW,
-    Network,
-)
+from fastmlp import SGD, Adam, AdamW, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import emission
 from fastmlp.kernels.variants import specialized

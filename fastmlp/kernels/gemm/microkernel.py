@@ -88,20 +88,17 @@ def multiples(build, stride, count):
     return found
 
 
-class Stack(
-    namedtuple(
-        "Stack",
-        "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2",
-    )
-):
-    """The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
+Stack = namedtuple(
+    "Stack", "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2"
+)
+"""The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
 
-    a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; with an order, order[m] stands for m, or order[k] for
-        k * a_step; known : how many places of the order may be read
-    start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
-    count : of tiles; columns : of the result in a tile whose last vector is masked; depth : terms of each chain
-    finish : STORE, RELU, UPDATE, which reads rate and l2, or GATE
-    """
+a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; with an order, order[m] stands for m, or order[k] for
+    k * a_step; known : how many places of the order may be read
+start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
+count : of tiles; columns : of the result in a tile whose last vector is masked; depth : terms of each chain
+finish : STORE, RELU, UPDATE, which reads rate and l2, or GATE
+"""
 
 
 def taken_by(dtype):

@@ -86,21 +86,19 @@ def is_unmasked(way):
     return way == NEAR or not MACHINE.masks
 
 
-class Sums(
-    namedtuple(
-        "Sums",
-        "starts places indices values b start c targets b_row c_row start_row count columns finish depth terms rate l2",
-    )
-):
-    """The operands of sums: places in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
+Sums = namedtuple(
+    "Sums",
+    "starts places indices values b start c targets b_row c_row start_row count columns finish depth terms rate l2",
+)
+"""The operands of sums: places in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
 
-    starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
-    indices, values : of each term the row, int32, and the number
-    start, start_row : nothing for 0, or where the chain of sum s starts, `start_row` * s on; 0 for a bias
-    c, c_row, targets : sum s is row targets[s], int64, or s if nothing, of the result
-    finish : as for tiles: STORE, RELU or UPDATE, which alone reads rate and l2
-    depth, terms : the number of rows of b, 0 where all of them are near; the terms of a sum on the average
-    """
+starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
+indices, values : of each term the row, int32, and the number
+start, start_row : nothing for 0, or where the chain of sum s starts, `start_row` * s on; 0 for a bias
+c, c_row, targets : sum s is row targets[s], int64, or s if nothing, of the result
+finish : as for tiles: STORE, RELU or UPDATE, which alone reads rate and l2
+depth, terms : the number of rows of b, 0 where all of them are near; the terms of a sum on the average
+"""
 
 
 N_POINTERS = 8

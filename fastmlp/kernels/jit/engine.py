@@ -9,10 +9,11 @@ import ctypes
 import functools
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import binding
@@ -112,7 +113,7 @@ def can_link(code: MachineCode) -> bool:
     common()  # linking with a missing symbol would end the process
     if all(map(binding.address_of_symbol, code.externals)):
         return True
-    _compiler().initialize_runtime()  # Numba's symbols, of its runtime too, are found once Numba is imported
+    _compiler().emission.initialize_runtime()  # Numba finds its symbols once it is imported
     return all(map(binding.address_of_symbol, code.externals))
 
 
@@ -126,24 +127,8 @@ known_to_compiler: dict[str, Callable[[], Any]] = {}
 """Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
 
 
-class Compiler(NamedTuple):
-    """The functions for compiling in this process.
-
-    compiled_piece : see `fastmlp.kernels.jit.lazy`
-    initialize_runtime, difference : see `fastmlp.kernels.jit.emission`
-    """
-
-    compiled_piece: Callable[[str, tuple[str, ...], str], MachineCode]
-    initialize_runtime: Callable[[], None]
-    difference: Callable[[MachineCode, MachineCode], str | None]
-
-
-_provided: list[Compiler] = []
-
-
-def provide(compiler: Compiler) -> None:
-    """Set the compiler; the compiling module calls this function when imported."""
-    _provided[:] = [compiler]
+COMPILER = "fastmlp.kernels.jit.lazy"
+"""The module that compiles pieces, and imports Numba."""
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
@@ -183,7 +168,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := _provided[0].difference(code, made):
+    if found := sys.modules[COMPILER].emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
@@ -198,24 +183,19 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def _compiler() -> Compiler:
-    """Return the compiler, after importing the modules of the loaded programs."""
+def _compiler() -> Any:
+    """Return the module `COMPILER`, after importing the modules of the loaded programs."""
     while known_to_compiler:
         known_to_compiler.popitem()[1]()
-    return _provided[0]
-
-
-def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...], str]:
-    """Return the arguments of `address_of` for a piece described by JSON at `request` (`lazy.calling`)."""
-    name, types, codes, key = json.loads(ctypes.string_at(request, length))
-    if key is None:
-        key = str(code) if codes is None else BY_KIND[codes][code].key
-    return name, tuple(types), key
+    return sys.modules[COMPILER]
 
 
 def _resolve(request: int, length: int, code: int) -> int:
-    """Return the address of a piece, with the arguments of `described`; compiled code calls this function."""
-    return address_of(*described(request, length, code))
+    """Return the address of a piece described by JSON at `request`; compiled code calls this function."""
+    name, types, codes, key = json.loads(ctypes.string_at(request, length))
+    if key is None:
+        key = str(code) if codes is None else BY_KIND[codes][code].key
+    return address_of(name, tuple(types), key)
 
 
 # The symbol is the address of the Python function itself, which compiled code calls through the C API. A
@@ -270,7 +250,7 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 
 def is_compiler_loaded() -> bool:
     """Return whether the compiler is loaded: then names are computed anew, and not read from the disk."""
-    return bool(_provided)
+    return COMPILER in sys.modules
 
 
 # --- many calls in one ------------------------------------------------------------------------------------

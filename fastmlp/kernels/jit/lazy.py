@@ -32,7 +32,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import RESOLVE, Compiler, address_of, key_of_piece, provide
+from fastmlp.kernels.jit.engine import RESOLVE, address_of, key_of_piece
 from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
 from fastmlp.kernels.program.call_record import CallRecord
@@ -374,6 +374,3 @@ def _split(names):
         else:
             parts[-1] += letter
     return [part.strip() for part in parts if part.strip()]
-
-
-provide(Compiler(compiled_piece, emission.initialize_runtime, emission.difference))
