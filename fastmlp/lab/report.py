@@ -219,14 +219,10 @@ def page(results: Results) -> str:
     ]
     shown = [(anchor, heading, text) for anchor, heading, text in sections if text]
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        cpu=escape(results.machine.cpu),
-        machine=_machine(results),
-        links="".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading, _ in shown),
-        sections="".join(
-            f'<section id="{a}"><h2>{heading}</h2>{text}</section>' for a, heading, text in shown
-        ),
-    )
+    links = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading, _ in shown)
+    text = "".join(f'<section id="{a}"><h2>{heading}</h2>{text}</section>' for a, heading, text in shown)
+    cpu, machine = escape(results.machine.cpu), _machine(results)
+    return Template(template).substitute(cpu=cpu, machine=machine, links=links, sections=text)
 
 
 def _machine(results: Results) -> str:
@@ -294,16 +290,13 @@ def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
     return bars(
         [
             ChartBar(
-                m.variant,
-                m.time.median / longest,
+                m.variant, m.time.median / longest,
                 f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, {m.share(results.machine):.0%}",
-                numbers[m.variant],
-                m in first,
-                (m.time.low / longest, m.time.high / longest),
+                numbers[m.variant], m in first, (m.time.low / longest, m.time.high / longest),
             )
             for m in ranked
         ]
-    )
+    )  # fmt: skip
 
 
 def _row(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
@@ -329,18 +322,16 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
     made = _row(ranked, results, numbers)
     if reference is None or ranked[0] is reference:
         return made
-    best = WIDEST * reference.time.median / ranked[0].time.median
+    slow = reference.time
+    best = WIDEST * slow.median / ranked[0].time.median
     found = [
         ChartBar(
-            m.variant,
-            reference.time.median / m.time.median / best,
-            f"{reference.time.median / m.time.median:.1f} times",
-            numbers[m.variant],
-            m in fastest(ranked),
-            (reference.time.low / m.time.high / best, reference.time.high / m.time.low / best),
+            m.variant, slow.median / m.time.median / best, f"{slow.median / m.time.median:.1f} times",
+            numbers[m.variant], m in fastest(ranked),
+            (slow.low / m.time.high / best, slow.high / m.time.low / best),
         )
         for m in ranked
-    ]
+    ]  # fmt: skip
     waits = _waiting(ranked[0], results)
     said = f"Speed-up against the reference, NumPy.{f' {waits}' if waits else ''}"
     return f"{made}<figure>{bars(found)}<figcaption>{escape(said)}</figcaption></figure>"
@@ -348,16 +339,11 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
 
 def _waiting(measurement: Measurement, results: Results) -> str:
     """Return the waiting share of several threads' time, in words."""
-    alone = next(
-        (
-            m
-            for m in results.measurements
-            if m.row[:4] == measurement.row[:4] and m.variant == measurement.variant and m.threads == 1
-        ),
-        None,
-    )
-    if alone is None or measurement.threads == 1:
+    row = *measurement.row[:4], 1
+    same = [m for m in results.measurements if m.row == row and m.variant == measurement.variant]
+    if not same or measurement.threads == 1:
         return ""
+    alone = same[0]
     waits = 1 - alone.time.median / (measurement.threads * measurement.time.median)
     return f"Of {measurement.threads} threads' time {max(waits, 0):.0%} is waiting for one another."
 
@@ -378,15 +364,14 @@ def _phases(results: Results) -> str:
         if total > MOST_CALLS * whole:
             made.append(f"{heading}<p>So short a step is mostly calls when it is taken apart.</p>")
             continue
-        parts = [
-            (
-                phase.phase + (f" of layer {phase.layer}" if phase.layer else ""),
+        parts = []
+        for phase in found:
+            name, share = (
+                phase.phase + (f" of layer {phase.layer}" * bool(phase.layer)),
                 phase.seconds / total,
-                f"{duration(phase.seconds)}, {phase.seconds / total:.0%}",
-                PHASES.index(phase.phase),
             )
-            for phase in found
-        ]
+            text = f"{duration(phase.seconds)}, {share:.0%}"
+            parts.append((name, share, text, PHASES.index(phase.phase)))
         caption = (
             f"The functions of {variant}, the fastest of fastmlp's backends here, called one by one on one"
             f" thread: {duration(total)}. The whole step takes {duration(whole)}."

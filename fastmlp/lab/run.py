@@ -150,7 +150,7 @@ from fastmlp.kernels.variants import baseline
 as_baseline = baseline.{slot}
 
 
-def {slot}{signature}:
+def {slot}({arguments}):
     """{contract}
 
     Numba compiles this. Write to the last array{scratch}; leave the inputs as they are, raise nothing and
@@ -175,14 +175,9 @@ def write_variant(name: str, slot: str) -> Path:
     contract = (inspect.getdoc(function) or "").replace("\n", "\n    ")
     first = next(SLOTS[slot].cases(np.random.default_rng(0), np.dtype(np.float32), Sizes(2, 2, 2)))
     content = TEXT.format(
-        returns="" if first.returned is None else "return ",
-        name=name,
-        slot=slot,
-        signature=f"({', '.join(parameters)})",
-        arguments=", ".join(parameters),
-        contract=contract,
-        scratch=" and to scratch" if "scratch" in parameters else "",
-    )
+        returns="" if first.returned is None else "return ", name=name, slot=slot, contract=contract,
+        arguments=", ".join(parameters), scratch=" and to scratch" if "scratch" in parameters else "",
+    )  # fmt: skip
     path = Path(f"{name}.py")
     with path.open("x", encoding="utf-8") as file:
         file.write(content)

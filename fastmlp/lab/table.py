@@ -143,9 +143,8 @@ def table(results: Results) -> Any:
     """Return rich's table, with a group of lines for each row, the fastest first."""
     from rich.table import Table
 
-    made = Table(
-        title=f"{results.machine.cpu}, {results.machine.vector_bits}-bit vectors", title_justify="left"
-    )
+    name = f"{results.machine.cpu}, {results.machine.vector_bits}-bit vectors"
+    made = Table(title=name, title_justify="left")
     made.add_column("row", overflow="fold")
     made.add_column("variant")
     for name in ("time", "95 %", "rate", "of most", "times"):
@@ -153,16 +152,11 @@ def table(results: Results) -> Any:
     for ranked in winners(results.measurements).values():
         for place, one in enumerate(ranked):
             made.add_row(
-                title(one) if place == 0 else "",
-                one.variant,
-                duration(one.time.median),
-                interval(one.time),
-                f"{one.rate / 1e9:.3g} {one.unit}",
-                f"{one.share(results.machine):.0%}",
+                title(one) if place == 0 else "", one.variant, duration(one.time.median), interval(one.time),
+                f"{one.rate / 1e9:.3g} {one.unit}", f"{one.share(results.machine):.0%}",
                 standing(one, ranked),
-                style="bold green" if one in fastest(ranked) else None,
-                end_section=one is ranked[-1],
-            )
+                style="bold green" if one in fastest(ranked) else None, end_section=one is ranked[-1],
+            )  # fmt: skip
     return made
 
 
@@ -191,15 +185,10 @@ def changes(found: Sequence[Change]) -> Any:
     for name in ("row", "variant", "before", "now", "now / before", "verdict"):
         made.add_column(name, justify="left" if name in ("row", "variant", "verdict") else "right")
     for one in found:
-        made.add_row(
-            title(one.now),
-            one.now.variant,
-            duration(one.before.time.median),
-            duration(one.now.time.median),
-            f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})",
-            one.verdict,
-            style=styles.get(one.verdict),
-        )
+        times = (duration(taken.time.median) for taken in (one.before, one.now))
+        ratio = f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})"
+        style = styles.get(one.verdict)
+        made.add_row(title(one.now), one.now.variant, *times, ratio, one.verdict, style=style)
     return made
 
 
@@ -276,11 +265,8 @@ def choices_table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple
     from rich.table import Table
 
     ranked = sorted((m for *_, m in found if isinstance(m, Measurement)), key=lambda m: m.time.median)
-    comes_to = f"auto comes to {chosen or 'nothing'}"
-    made = Table(
-        title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: {comes_to}",
-        title_justify="left",
-    )
+    work = f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads"
+    made = Table(title=f"{work}: auto comes to {chosen or 'nothing'}", title_justify="left")
     for name in ("backend", "estimate", "measured", "threads", "measured / estimate", ""):
         made.add_column(name, justify="left" if name in ("backend", "") else "right")
     said = []
@@ -298,12 +284,9 @@ def choices_table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple
         elif result:
             notes.append(f"wrong: {result.message}" if isinstance(result, Wrong) else result)
         made.add_row(
-            name,
-            "none" if estimate is None else duration(estimate),
-            "" if taken is None else duration(taken),
-            str(workers(row, name)),
+            name, "none" if estimate is None else duration(estimate),
+            "" if taken is None else duration(taken), str(workers(row, name)),
             "" if taken is None or estimate is None else f"{taken / estimate:.2f}",
-            ", ".join(notes),
-            style="bold" if name == chosen else None,
-        )
+            ", ".join(notes), style="bold" if name == chosen else None,
+        )  # fmt: skip
     return made, said

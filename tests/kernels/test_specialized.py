@@ -11,24 +11,7 @@ from support.problems import COMPILED_DTYPES, eps, parameters_for, y_for
 from support.selection import campaign, matrix
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    AdamW,
-    Add,
-    BatchNorm,
-    Concatenate,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-    RMSprop,
-    Scale,
-    Swish,
-)
+from fastmlp import SGD, Adam, AdamW, Dense, Dropout, LayerNorm, Network, RMSprop
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose
 from fastmlp.kernels.small.eligible import lane_program
@@ -48,7 +31,7 @@ def specialize(network, optimizer=None, rows=32, dtype=FLOAT32):
 def test_what_has_no_stage_has_no_program():
     for network in (
         *(Network([3, 4, 1], "gelu"), Network([3, 4, 1], "silu"), Network([3, 4, 1], l1=0.1)),
-        Network(inputs=3, layers=[Dense(4, "tanh"), BatchNorm(), Dense(1)]),
+        Network(inputs=3, layers=[Dense(4, "tanh"), fastmlp.BatchNorm(), Dense(1)]),
         *(Network(inputs=3, layers=[Dense(4, **k), Dense(1)]) for k in ({"bias": False}, {"l2": 0.1})),
         *(Network([3, 4, 3], loss=smoothed), Network([3, 4, 3], loss=quantiles), Network([3, 4000, 1])),
         Network([3, 4, 2], output="softmax", loss="mse"),
@@ -187,19 +170,23 @@ LISTS = {
     # every kind, its own rows of padding, several readers of one output, one block and many blocks
     "everything": (
         [
-            *(Dropout(0.1), Dense(13, "softplus", name="low"), Dropout(0.3), Dense(13, "tanh"), Add("low")),
-            *("gelu", Residual(LayerNorm(), Dense(9, "relu"), Dense(13)), RMSNorm(), Dense(5), PReLU()),
-            *(Concatenate("low"), Swish(), Scale(), Dense(24, own_sine), own_gated, Dense(3)),
+            Dropout(0.1), Dense(13, "softplus", name="low"), Dropout(0.3), Dense(13, "tanh"),
+            fastmlp.Add("low"), "gelu", fastmlp.Residual(LayerNorm(), Dense(9, "relu"), Dense(13)),
+            fastmlp.RMSNorm(), Dense(5), fastmlp.PReLU(), fastmlp.Concatenate("low"), fastmlp.Swish(),
+            fastmlp.Scale(), Dense(24, own_sine), own_gated, Dense(3),
         ],
         20,
     ),
     "blocks": (
-        [Dense(21, "relu"), LayerNorm(), Dropout(0.2), Dense(20, "tanh"), own_gated, Scale(), Dense(3)],
+        [
+            Dense(21, "relu"), LayerNorm(), Dropout(0.2), Dense(20, "tanh"), own_gated, fastmlp.Scale(),
+            Dense(3),
+        ],
         100,
     ),
-    "first": ([Residual(RMSNorm(), Dense(7)), Dense(64, "relu"), LayerNorm(), Dense(3)], 32),
+    "first": ([fastmlp.Residual(fastmlp.RMSNorm(), Dense(7)), Dense(64, "relu"), LayerNorm(), Dense(3)], 32),
     "dropout of a chain": ([Dense(12, "relu"), Dropout(0.5), Dense(9, "elu"), Dense(3)], 32),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -288,25 +288,9 @@ def apply_rule(code, rate, constants, t, g, p, moments):
         step_element(code, i, rate, constants, t, g, p, moments)
 
 
-VARIANT = Variant(
-    "baseline",
-    None,
-    {
-        "activate": activate,
-        "activate_gradient": activate_gradient,
-        "affine": affine,
-        "affine_sparse": affine_sparse,
-        "bias_gradient": bias_gradient,
-        "clip": clip,
-        "apply_rule": apply_rule,
-        "drop": drop,
-        "gather": gather,
-        "input_gradient": input_gradient,
-        "output_loss": output_loss,
-        "penalty": penalty,
-        "penalty_gradient": penalty_gradient,
-        "weight_gradient": weight_gradient,
-        "weight_gradient_sparse": weight_gradient_sparse,
-    },
-    *BUILT_IN["baseline"],
+SLOTS = (
+    *(activate, activate_gradient, affine, affine_sparse, bias_gradient, clip, apply_rule, drop, gather),
+    *(input_gradient, output_loss, penalty, penalty_gradient, weight_gradient, weight_gradient_sparse),
 )
+
+VARIANT = Variant("baseline", None, {slot.__name__: slot for slot in SLOTS}, *BUILT_IN["baseline"])

@@ -93,25 +93,12 @@ def apply_rule(code, rate, constants, t, g, p, moments):
     take_steps(code, rate, constants, t, g, p, moments)
 
 
+SLOTS = (
+    *(activate, activate_gradient, affine, affine_sparse, bias_gradient, apply_rule, input_gradient),
+    *(output_loss, penalty, penalty_gradient, weight_gradient, weight_gradient_sparse),
+)
+INTRINSICS = {"drop_units": drop_units, "softmax": softmax, "sum_of_squares": squares_of}
+
 VARIANT = Variant(
-    "tiled",
-    baseline.VARIANT,
-    {
-        "activate": activate,
-        "activate_gradient": activate_gradient,
-        "affine": affine,
-        "weight_gradient": weight_gradient,
-        "affine_sparse": affine_sparse,
-        "weight_gradient_sparse": weight_gradient_sparse,
-        "input_gradient": input_gradient,
-        "apply_rule": apply_rule,
-        "bias_gradient": bias_gradient,
-        "drop_units": drop_units,
-        "output_loss": output_loss,
-        "penalty": penalty,
-        "penalty_gradient": penalty_gradient,
-        "softmax": softmax,
-        "sum_of_squares": squares_of,
-    },
-    *BUILT_IN["tiled"],
+    "tiled", baseline.VARIANT, {**{slot.__name__: slot for slot in SLOTS}, **INTRINSICS}, *BUILT_IN["tiled"]
 )
