@@ -138,7 +138,7 @@ def each_backend():
         yield pytest.param(name, marks=campaign if name in COVERED else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", each_backend())
+@pytest.mark.parametrize("name", [*each_backend()])
 def test_backends_stay_within_their_arrays(name, report_figure):
     lines = process(f"print(t.try_backend({name!r}))")
     report_figure(f"{lines[-1]} trainings between walls")
