@@ -9,7 +9,6 @@ import ctypes
 import functools
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,8 +126,8 @@ known_to_compiler: dict[str, Callable[[], Any]] = {}
 """Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
 
 
-COMPILER = "fastmlp.kernels.jit.lazy"
-"""The module that compiles pieces, and imports Numba."""
+compilers: list[Any] = []
+"""The module that compiles pieces, which names itself here when imported, and imports Numba."""
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
@@ -168,7 +167,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := sys.modules[COMPILER].emission.difference(code, made):
+    if found := compilers[0].emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
@@ -184,10 +183,10 @@ def undisturbed() -> Iterator[None]:
 
 
 def _compiler() -> Any:
-    """Return the module `COMPILER`, after importing the modules of the loaded programs."""
+    """Return the compiling module, after importing the modules of the loaded programs."""
     while known_to_compiler:
         known_to_compiler.popitem()[1]()
-    return sys.modules[COMPILER]
+    return compilers[0]
 
 
 def _resolve(request: int, length: int, code: int) -> int:
@@ -250,7 +249,7 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 
 def is_compiler_loaded() -> bool:
     """Return whether the compiler is loaded: then names are computed anew, and not read from the disk."""
-    return COMPILER in sys.modules
+    return bool(compilers)
 
 
 # --- many calls in one ------------------------------------------------------------------------------------

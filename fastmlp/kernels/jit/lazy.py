@@ -17,6 +17,7 @@ import ast
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import RESOLVE, address_of, key_of_piece
+from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_piece
 from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
 from fastmlp.kernels.program.call_record import CallRecord
@@ -374,3 +375,6 @@ def _split(names):
         else:
             parts[-1] += letter
     return [part.strip() for part in parts if part.strip()]
+
+
+compilers.append(sys.modules[__name__])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -90,18 +89,9 @@ def compiled_for() -> str:
 @functools.cache
 def releases() -> str:
     """Return the releases that custom code depends on."""
-    return repr((_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3]))
+    from importlib.metadata import version  # some milliseconds, which our code saves
 
-
-def _numba_version() -> str:
-    """Return the version of Numba without importing Numba."""
-    if "numba" in sys.modules:
-        return str(sys.modules["numba"].__version__)
-    spec = importlib.util.find_spec("numba")
-    places = spec.submodule_search_locations if spec is not None else None
-    text = Path(next(iter(places or [""])), "_version.py").read_text()
-    found = re.search(r'"version": "([^"]+)"', text)
-    return found[1] if found else text
+    return repr((version("numba"), llvmlite.__version__, np.__version__, sys.version_info[:3]))
 
 
 def is_off() -> bool:
