@@ -105,7 +105,8 @@ def test_rounded_operands_are_multiplied(rows, n_in, n_out, ordered, name):
     assert np.isnan(guard).all()
 
 
-def test_small_layers_stay_float32():
+def test_small_layers_stay_float32_and_a_dtype_of_that_name_is_it():
+    assert fit(SimpleNamespace(name="bfloat16"), "reference", epochs=1).backend == "reference_bfloat16"
     assert takes_bfloat16(LEAST_SIDE, LEAST_SIDE)
     assert not takes_bfloat16(LEAST_SIDE - 1, 500)
     assert not takes_bfloat16(500, LEAST_SIDE - 1)
@@ -133,17 +134,12 @@ def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
     )
     assert (got.backend, expected.backend) == (POSSIBLE[0], "reference_bfloat16")
     assert got.parameters.dtype == F4
+    assert (bfloat16(got.parameters) != got.parameters).mean() > 0.9, "parameters are not rounded"
     # A last bit of float32 may turn the rounding of an activation: it is nearer to the one than to the other.
     off, far = (np.abs(got.parameters - other.parameters).max() for other in (expected, exact))
     assert off < 0.1 * far
     np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-4)
     np.testing.assert_allclose(got.predict(X), expected.predict(X), atol=2e-3)
-
-
-@compiled
-def test_parameters_are_not_rounded():
-    parameters = fit().parameters
-    assert (bfloat16(parameters) != parameters).mean() > 0.9
 
 
 @each_way
@@ -189,10 +185,14 @@ def test_digits_are_classified_as_well_as_in_float32(report_figure):
 
 @compiled
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_estimators_take_it():
+def test_estimators_and_blocks_of_rows_take_it():
+    def blocks():
+        return iter([(X[:100], Y[:100]), (X[100:], Y[100:])])
+
+    model = fastmlp.fit(NETWORK, blocks, epochs=2, batch_size=45, seed=0, dtype="bfloat16", progress=False)
+    assert (model.backend, model.parameters.dtype) == (POSSIBLE[0], F4)
     classifier = fastmlp.MLPClassifier((50,), max_iter=30, dtype="bfloat16", random_state=0, tol=0).fit(X, Y)
-    assert classifier.model_.backend == POSSIBLE[0]
-    assert classifier.model_.parameters.dtype == F4
+    assert (classifier.model_.backend, classifier.model_.parameters.dtype) == (POSSIBLE[0], F4)
     assert classifier.loss_curve_[-1] < 0.95 * classifier.loss_curve_[0]
     with pytest.raises(ValueError, match=r"^solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, "):
         fastmlp.MLPClassifier(dtype="bfloat16", solver="lbfgs").fit(X, Y)
@@ -218,16 +218,6 @@ def test_each_member_predicts_with_rounded_operands():
     members, predicted = model.predict_members(X), model.predict(X)
     off, far = (np.abs(one.mean(axis=0) - predicted).max() for one in (members, exact))
     assert off < 0.1 * far
-
-
-@compiled
-def test_blocks_of_rows_take_it():
-    def blocks():
-        return iter([(X[:100], Y[:100]), (X[100:], Y[100:])])
-
-    model = fastmlp.fit(NETWORK, blocks, epochs=2, batch_size=45, seed=0, dtype="bfloat16", progress=False)
-    assert model.backend == POSSIBLE[0]
-    assert model.parameters.dtype == F4
 
 
 @compiled
@@ -331,7 +321,3 @@ def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason)
     assert tiles.why_no_tiles.__wrapped__().startswith(reason)
     monkeypatch.setattr(tiles, "host", lambda: None)
     assert tiles.why_no_vectors().endswith(" has no avx512f")
-
-
-def test_a_dtype_of_that_name_is_it():
-    assert fit(SimpleNamespace(name="bfloat16"), "reference", epochs=1).backend == "reference_bfloat16"

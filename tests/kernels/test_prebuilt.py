@@ -117,7 +117,7 @@ def carried(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_users_cache_goes_first(carried):
+def test_the_users_cache_goes_first_and_no_directory_is_needed(carried, monkeypatch):
     assert store.load("piece", "key") == CODE
     assert store.has("piece", "key")
     own = CODE._replace(symbol="of the user's")
@@ -125,6 +125,10 @@ def test_the_users_cache_goes_first(carried):
     assert store.load("piece", "key") == own
     (file,) = (carried.parent / "cache" / "fastmlp").glob("piece.*.bin")
     file.write_bytes(file.read_bytes()[:-1])
+    assert store.load("piece", "key") == CODE
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
+    with pytest.raises(store.StoreUnusable):
+        store.directory()
     assert store.load("piece", "key") == CODE
 
 
@@ -134,13 +138,6 @@ def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
             patch.setenv(name, value)
             assert store.load("piece", "key") is None
             assert not store.has("piece", "key")
-    assert store.load("piece", "key") == CODE
-
-
-def test_no_directory_is_needed(carried, monkeypatch):
-    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
-    with pytest.raises(store.StoreUnusable):
-        store.directory()
     assert store.load("piece", "key") == CODE
 
 
