@@ -21,11 +21,11 @@ from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, counted
 from fastmlp.kernels.codes import RULE_CODES
-from fastmlp.kernels.elementwise.steps import emit_steps
+from fastmlp.kernels.elementwise.by_vectors import emit_steps
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.small import stages
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.small.padded import PaddedLayout, plan
+from fastmlp.kernels.small.layouts import PaddedLayout, plan
 from fastmlp.lab.peak import window
 from fastmlp.lab.slot_times import subnormals_flushed
 from fastmlp.lab.timing import in_alternation, once

@@ -1,4 +1,4 @@
-"""Measurement of the constants of `fastmlp.kernels.tuning.table`: whole steps, with values in turn.
+"""Measurement of the constants of `fastmlp.kernels.tuning`: whole steps, with values in turn.
 
 `fastmlp warmup` measures for a second, `fastmlp tune` longer, and a training never.
 """
@@ -16,8 +16,7 @@ import numpy as np
 
 from fastmlp.backend import registry
 from fastmlp.kernels.jit.engine import save_constants
-from fastmlp.kernels.tuning import table
-from fastmlp.kernels.tuning.table import TABLE, Trial
+from fastmlp.kernels.tuning import TABLE, Trial, forced
 from fastmlp.kernels.variant import Work
 from fastmlp.model.backend import Array, Chunk, Data
 from fastmlp.model.layout import parameter_count
@@ -104,7 +103,7 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
         for trial, times in trials.items():
             for value in TABLE[name].values:
                 times[value] = []
-                with table.forced({name: value}):
+                with forced({name: value}):
                     turn_of(trial).once(1)
     end = time.process_time() + seconds
     for first in itertools.count():
@@ -117,7 +116,7 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
                 turn.once(1)  # for the caches, which held another trial's numbers
                 for place in range(len(values)):
                     value = values[(first + place) % len(values)]
-                    with table.forced({name: value}):
+                    with forced({name: value}):
                         times[value].append(turn.once(turn.times))
     raise AssertionError("unreachable")
 
@@ -196,7 +195,7 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
             turn = turn_of(trial)
             turn.once(1)
             for place in (first, 1 - first):  # the second finds in the caches what the first has read
-                with table.forced(settings[place]):
+                with forced(settings[place]):
                     both[place].append(turn.once(turn.times))
         if time.perf_counter() > end:
             break

@@ -195,7 +195,7 @@ def _fit(
 
 def _compile_shared(dtype: str) -> None:
     from fastmlp.kernels.gemm.microkernel import compile_tiles
-    from fastmlp.kernels.gemm.sparse_sums import compile_sums
+    from fastmlp.kernels.gemm.sparse import compile_sums
 
     compile_tiles(dtype)
     compile_sums(dtype)

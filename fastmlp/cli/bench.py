@@ -278,18 +278,18 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
 
 
 def _new_variant(arguments: argparse.Namespace) -> int:
-    from fastmlp.lab import scaffold
+    from fastmlp.lab.run import write_variant
 
     with mistakes():
-        path = scaffold.write(arguments.name, arguments.slot)
+        path = write_variant(arguments.name, arguments.slot)
     print(f"{path}: change it, then: fastmlp bench --variant {path} --watch")
     return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     console = _console()
-    from fastmlp.lab.explain import explained, outlook, table
     from fastmlp.lab.steps import StepRow
+    from fastmlp.lab.table import choices_table, explained, outlook
     from fastmlp.model.optimizers import Adam
 
     with mistakes():
@@ -302,7 +302,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     said = []
     if arguments.dtype in DTYPES:  # before the table has everything compiled
         said = outlook(row.work()._replace(steps=epochs * -(-rows // row.batch)))
-    made, measured = table(row, *explained(row, 0.1, clock))
+    made, measured = choices_table(row, *explained(row, 0.1, clock))
     console.print(made)
     for line in (*said, *measured):
         console.print(line, markup=False, highlight=False)

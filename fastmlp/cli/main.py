@@ -210,7 +210,7 @@ def _add_tune(commands: Any) -> None:
 def _tune(arguments: argparse.Namespace) -> int:
     from fastmlp.backend import tuning
     from fastmlp.kernels.jit import engine, store
-    from fastmlp.kernels.tuning.table import TABLE
+    from fastmlp.kernels.tuning import TABLE
 
     if not 0 < arguments.seconds < math.inf:
         raise Mistake(f"--seconds must be above 0, got {arguments.seconds}")

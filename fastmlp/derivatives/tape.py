@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastmlp.backend.reference_losses import activate_gradient
 from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.steps import ExportGraph, ExportStep
-from fastmlp.formulas.derivatives import gradient, times
+from fastmlp.formulas.derivatives import RowFormula, gradient, times
 from fastmlp.formulas.expressions import (
     ONES,
     VARIABLE,
@@ -28,7 +28,6 @@ from fastmlp.formulas.expressions import (
     total,
     variable,
 )
-from fastmlp.formulas.rows import RowFormula
 from fastmlp.model.activations import Activation
 from fastmlp.model.custom import restored
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate
 from fastmlp.backend.reference_operations import operate
-from fastmlp.formulas.coefficients import ERF, MILLS
-from fastmlp.formulas.elementary import MILLS_RATE, SQRT_TWO
+from fastmlp.formulas.elementary import ERF, MILLS, MILLS_RATE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, constant, variable
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation

@@ -1,18 +1,20 @@
-"""Derivatives of expressions: a line for each operation, and a walk.
+"""Derivatives of expressions, of one element or of a row.
 
 The walk goes back from a result to a variable and carries, for every node, the derivative of the result by
-it (reverse mode: Griewank and Walther, "Evaluating Derivatives", 2008, chapter 3). For a formula of one
+the node (reverse mode: Griewank and Walther, "Evaluating Derivatives", 2008, chapter 3). For a formula of one
 element that is its slope; for a row, with sums over its units, the gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastmlp.formulas.expressions import (
     CONSTANT,
+    COUNT,
+    ONES,
     VARIABLE,
     Expression,
     as_expression,
@@ -20,7 +22,9 @@ from fastmlp.formulas.expressions import (
     node_is_row,
     operate,
     total,
+    variable,
 )
+from fastmlp.formulas.operations import OPERATIONS
 
 Factor = Expression | float
 
@@ -32,10 +36,7 @@ def _is(value: Expression, number: float) -> bool:
 
 
 def times(a: Expression, b: Expression) -> Expression:
-    """Return a * b, where a choice times b is a choice of products.
-
-    0 * inf must not arise where a unit is closed: a choice of 0 stays 0 for any b.
-    """
+    """Return a * b; of a choice the choice of products, since a choice of 0 stays 0 times inf."""
     if _is(a, 0.0) or _is(b, 1.0):
         return a
     if _is(b, 0.0) or _is(a, 1.0):
@@ -59,10 +60,7 @@ def _choice(condition: Expression) -> tuple[Expression, Expression]:
 
 
 def _extreme(first: Expression, second: Expression) -> tuple[Expression, Expression]:
-    """Return the derivatives of a maximum by two numbers: half by each where both are equal.
-
-    So the kinks of max(x, 0) + log1p(exp(-|x|)) cancel at 0, as in the function.
-    """
+    """Return a maximum's derivatives by two numbers: half each where equal, so kinks of softplus cancel."""
     return tuple(  # type: ignore[return-value]
         operate("where", one, 1.0, operate("where", other, 0.0, 0.5))
         for one, other in ((first, second), (second, first))
@@ -126,8 +124,7 @@ def is_constant(value: Expression) -> bool:
 def gradient(result: Expression, name: str) -> Expression:
     """Return the derivative by a variable: of each element, or of a row's sum by each unit.
 
-    At a kink the derivative is PyTorch's, between the derivatives on both sides: 0 of |x| at 0, a half of
-    max(x, 0).
+    At a kink the derivative is PyTorch's: 0 of |x| at 0, a half of max(x, 0).
     """
     order: list[Expression] = []
     depends: dict[int, bool] = {}
@@ -160,3 +157,119 @@ def gradient(result: Expression, name: str) -> Expression:
                     share = total(share) if rows[id(node)] and not rows[id(part)] else share
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found
+
+
+# --- formulas of a row, as of a norm, simplified for programs -------------------------------------------
+
+
+class RowFormula:
+    """A formula of a row, and its derivatives by the variables `names`.
+
+    derivatives : of the loss by each variable, given `delta`, the derivative by the row's outputs
+    saved : numbers of a row that `value` computes and `derivatives` read ("saved for backward" in PyTorch)
+    """
+
+    def __init__(self, value: Expression, names: Sequence[str]) -> None:
+        simplify = _Simplifier()
+        self.value = simplify(value)
+        along = total(times(variable("delta"), self.value))
+        self.derivatives = {name: simplify(gradient(along, name)) for name in names}
+        self.saved = simplify.shared(self.value, self.derivatives.values())
+
+    @property
+    def is_unitwise(self) -> bool:
+        """Whether a unit depends on no other unit."""
+        found: list[bool] = []
+        self.value.fold(lambda node, _: found.append(_reduces(node)))
+        return not any(found)
+
+
+def _reduces(node: Expression) -> bool:
+    return node.operation in OPERATIONS and OPERATIONS[node.operation].reduces
+
+
+class _Simplifier:
+    """Rebuilds expressions: equal nodes are one object, and numbers of a row leave its loops.
+
+    sum(ones) is the number of units; a division by a row's number is a product with the inverse.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[object, ...], Expression] = {}
+        self._done: dict[int, Expression] = {}
+        self._read: list[Expression] = []  # an id is a node's for as long as the node lives
+        self._is_row: dict[int, bool] = {}
+        self._reduced: dict[int, bool] = {}
+
+    def __call__(self, expression: Expression) -> Expression:
+        """Return the simplified expression."""
+        self._read.append(expression)
+        simplified: Expression = expression.fold(self._step, self._done)
+        return simplified
+
+    def shared(self, value: Expression, others: Iterable[Expression]) -> tuple[Expression, ...]:
+        """Return a row's numbers that `value` computes and `others` read, the largest nodes."""
+        computed: set[int] = set()
+        value.fold(lambda node, _: computed.add(id(node)))
+        found: dict[int, Expression] = {}
+        todo, met = [*others], set[int]()
+        while todo:
+            node = todo.pop()
+            if id(node) in met:
+                continue
+            met.add(id(node))
+            is_number = self._reduced[id(node)] and not self._is_row[id(node)] and not node.truth
+            if id(node) in computed and is_number:
+                found[id(node)] = node
+            else:
+                todo += node.parts
+        return tuple(found.values())
+
+    def _step(self, node: Expression, parts: list[Expression]) -> Expression:
+        if not node.parts:
+            return self._node(node.operation, *node.operands)
+        match node.operation:
+            case "sum":
+                return self._sum(*parts)
+            case "divide":
+                return self._divide(*parts)
+            case "power" if parts[1].operation == CONSTANT and parts[1].operands[0] == 2.0:
+                return self._node("multiply", parts[0], parts[0])
+        return self._node(node.operation, *parts)
+
+    def _divide(self, a: Expression, b: Expression) -> Expression:
+        one = self._node(CONSTANT, 1.0)
+        if a is one or self._is_row[id(b)] or not self._reduced[id(b)]:
+            return self._node("divide", a, b)
+        return self._node("multiply", a, self._node("divide", one, b))
+
+    def _sum(self, term: Expression) -> Expression:
+        """Return the sum of a term over a row, with a row's numbers as factors of the sum."""
+        if term.operation == VARIABLE and term.operands[0] == ONES:
+            return self._node(VARIABLE, COUNT)
+        if term.operation == "negative":
+            return self._node("negative", self._sum(term.operands[0]))
+        if term.operation == "multiply":
+            a, b = term.operands
+            for number, other in ((a, b), (b, a)):
+                if not self._is_row[id(number)]:
+                    rest = self._sum(other)
+                    is_one = number.operation == CONSTANT and number.operands[0] == 1.0
+                    return rest if is_one else self._node("multiply", number, rest)
+        if term.operation in ("add", "subtract") and self._reduced[id(term)]:
+            # The sums of two rows need not wait for a number that is a factor of one of them.
+            a, b = term.operands
+            if self._is_row[id(a)] and self._is_row[id(b)]:
+                return self._node(term.operation, self._sum(a), self._sum(b))
+        return self._node("sum", term)
+
+    def _node(self, operation: str, *operands: object) -> Expression:
+        leaf = operation in (VARIABLE, CONSTANT)
+        key = (operation, *(map(repr, operands) if leaf else map(id, operands)))
+        found = self._nodes.get(key)
+        if found is None:
+            found = self._nodes[key] = Expression(operation, *operands)
+            parts = [] if leaf else [*found.operands]
+            self._is_row[id(found)] = node_is_row(found, [self._is_row[id(part)] for part in parts])
+            self._reduced[id(found)] = _reduces(found) or any(self._reduced[id(part)] for part in parts)
+        return found

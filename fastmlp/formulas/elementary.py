@@ -1,25 +1,22 @@
 """Elementwise mathematics that vectorises: exp, log, tanh, sigmoid and friends as polynomials.
 
-Separate because Numba has no vector mathematics library: `math.exp` in a loop is a scalar call an element. A formula
-takes numbers (`fastmlp.formulas.numbers`) and is free of branches and calls, so that a plain loop over an array that
-calls it becomes packed instructions. Formulas are written once; constants and polynomials have a value for each
-dtype, so float32 never widens.
+Numba has no vector mathematics library: `math.exp` in a loop is a scalar call an element. A formula here takes numbers
+(`fastmlp.formulas.numbers`) and is free of branches and calls, so that a plain loop over an array that calls it becomes
+packed instructions. Constants and polynomials have a value for each dtype, so float32 never widens.
 
-Conventions of all formulas: NaN gives NaN, infinities give the limit, results below the smallest normal number may
-be flushed to zero (only `exp` has gradual underflow).
-
-Nothing here needs fast-math flags and none may be set: `n = (x + SHIFT) - SHIFT` is a rounding, which `reassoc`
-would delete. Multiply-adds are written explicitly (`fma`).
+NaN gives NaN, infinities give the limit, results below the smallest normal number may be flushed to zero (only `exp`
+has gradual underflow). No fast-math flag may be set: `n = (x + SHIFT) - SHIFT` is a rounding, which `reassoc` would
+delete. Multiply-adds are written explicitly (`fma`).
 """
 
 # mypy: ignore-errors
 
 import math
 
-from fastmlp.formulas.coefficients import COSINE, ERF, EXP, LOG, LOG1P, MILLS, SINE, TANH_P, TANH_Q
 from fastmlp.formulas.numbers import (
     SIGNIFICAND,
     DtypeConstant,
+    Polynomial,
     at_least,
     at_most,
     bits,
@@ -31,6 +28,113 @@ from fastmlp.formulas.numbers import (
     where,
     with_sign,
 )
+
+# --- coefficients of polynomials: minimax, by Remez exchange in 60 digits --------------------------------
+
+# (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2
+EXP = Polynomial(
+    single=(
+        0.5000000027258108, 0.1666657628549692, 0.04166637290588517, 0.008363294974675898,
+        0.0013941323405842001,
+    ),
+    double=(
+        0.5000000000000001, 0.16666666666666674, 0.04166666666662347, 0.008333333333322035,
+        0.0013888888917539999, 0.00019841269887114558, 2.4801520790305732e-05, 2.7557241746322626e-06,
+        2.7620328371590975e-07, 2.5110271921069343e-08,
+    ),
+)  # fmt: skip
+
+# x P(x^2) / Q(x^2) on |x| <= 9.02, beyond which tanh is 1 in float32: cheaper than an exponential
+TANH_P = Polynomial(
+    single=(
+        0.9999999790314981, 0.1337970805300748, 0.0034940226331426523, 2.058327810969296e-05,
+        1.3318779258050825e-08,
+    ),
+)  # fmt: skip
+
+TANH_Q = Polynomial(
+    single=(1.0, 0.46713023297788353, 0.025871028298604628, 0.00032830730287224043, 7.761901903621159e-07),
+)
+
+# (log1p(e) - e) / e^2 in powers of e - 1/2, for e in [0, 1]; in powers of e the sum cancels near 1
+LOG1P = Polynomial(
+    single=(
+        -0.37813955941093236, 0.17922488614453272, -0.09323185606828699, 0.05108905932277256,
+        -0.028904999766035003, 0.016656984035564773, -0.010177701492219455, 0.006930699334365071,
+        -0.0033184818585409726,
+    ),
+    double=(
+        -0.37813956756734246, 0.1792249369360372, -0.09323036636366903, 0.05108344610540022,
+        -0.02894318316441723, 0.0167887424912805, -0.009909900766966967, 0.005929011560832127,
+        -0.003585664773824949, 0.002187647578427966, -0.0013445311742402374, 0.0008313430161402894,
+        -0.0005165391042744664, 0.0003234659788692958, -0.0002048792863959677, 0.00012544904924403167,
+        -7.108725569268533e-05, 5.274521661106327e-05, -5.1126711615481126e-05, 2.532979628915951e-05,
+    ),
+)  # fmt: skip
+
+# (log(1 + f) - f + f^2 / 2) / f^3 for 1 + f in [sqrt(1/2), sqrt 2]
+LOG = Polynomial(
+    single=(
+        0.33333326539508323, -0.25000280848127426, 0.2000188007749302, -0.16643489155560634,
+        0.14190231679604046, -0.1294340277544814, 0.1279894158559246, -0.08305489116340874,
+    ),
+    double=(
+        0.33333333333333337, -0.24999999999998576, 0.1999999999999193, -0.16666666667366384,
+        0.14285714288175375, -0.12499999900360519, 0.11111110795271843, -0.1000000629855276,
+        0.09090929880505555, -0.08333127493503002, 0.07691546283348859, -0.07146442039973774,
+        0.06682642236390055, -0.062205603066080854, 0.05694509603626692, -0.05580727372304887,
+        0.06364404980333478, -0.06126798582862017, 0.02856835655874997,
+    ),
+)  # fmt: skip
+
+# exp(a^2 / 2) (1 - Phi(a)) as t P(t - 1/2), t = 1 / (1 + 0.3 a), for a >= 0. In t itself the coefficients alternate
+# up to 7 and cost 16 ulp.
+MILLS = Polynomial(
+    single=(
+        0.22197061308095403, 0.32915897065947686, 0.3461988401074928, 0.22208271275496128, 0.029056484462170493,
+        -0.07755229239967593, -0.03645898364037117, 0.03592027366693041, 0.019618623094514974,
+        -0.020613720396335966,
+    ),
+    double=(
+        0.2219706138344328, 0.3291589681723253, 0.34619854967382807, 0.22208292378986783, 0.02907417273217353,
+        -0.07756468954650102, -0.03684112139249295, 0.0363055258453969, 0.023075834653449655,
+        -0.02547014890318159, -0.011392960763370135, 0.0219780413536557, 0.0010074190719905477,
+        -0.018435572120917662, 0.008439104545080407, 0.011648933028127027, -0.014818419104035177,
+        -0.001581004256129489, 0.014388814141901768, -0.006904727721203168, -0.0063654458573926325,
+        0.006501305691813034, -0.0010552800540208746,
+    ),
+)  # fmt: skip
+
+# (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 in powers of r^2, for |r| <= pi / 4
+SINE = Polynomial(
+    single=(-0.16666654908639716, 0.00833217584652429, -0.0001951697747239402),
+    double=(
+        -0.16666666666666666, 0.008333333333333323, -0.00019841269841255064, 2.7557319214188127e-06,
+        -2.5052104910978156e-08, 1.6058366548151126e-10, -7.578693844195953e-13,
+    ),
+)  # fmt: skip
+
+COSINE = Polynomial(
+    single=(0.04166664680751199, -0.0013887364496095785, 2.4438091805173397e-05),
+    double=(
+        0.041666666666666664, -0.0013888888888888879, 2.4801587301574857e-05, -2.755731921662385e-07,
+        2.0876754614205355e-09, -1.1470318492090636e-11, 4.739141230246858e-14,
+    ),
+)  # fmt: skip
+
+# erf(x) / x in powers of x^2, for |x| <= 1
+ERF = Polynomial(
+    single=(
+        1.1283791657268232, -0.3761262582492003, 0.11283585154976807, -0.02685381219099736,
+        0.005188328186418862, -0.0008010198262436548, 7.853877531619132e-05,
+    ),
+    double=(
+        1.1283791670955126, -0.3761263890318352, 0.11283791670944185, -0.02686617064311144,
+        0.005223977606118201, -0.0008548325929299106, 0.00012055293576377275, -1.4924712290816286e-05,
+        1.6447131419811136e-06, -1.6206312501557555e-07, 1.3710974567312202e-08, -7.779456921831154e-10,
+    ),
+)  # fmt: skip
+
 
 INFINITY, NAN = float("inf"), float("nan")
 SMALLEST_NORMAL = DtypeConstant(2.0**-126, 2.0**-1022)
@@ -63,10 +167,7 @@ def _power_of_two(pattern):
 
 
 def exp_clamped(x):
-    """e^x in single steps, the cheapest: right for LOWEST <= x <= HIGHEST of `exp`, which the caller must ensure.
-
-    Flushes to 0 below the smallest normal number and gives inf from 2^127.5 (2^1023.5): half a binade early.
-    """
+    """e^x in single steps, for LOWEST <= x <= HIGHEST of `exp`; inf from 2^127.5 (2^1023.5) on, half a binade early."""
     shifted, r = _reduced(x, SHIFT)
     return (1.0 + fma(r * r, EXP(r), r)) * _power_of_two(bits(shifted))
 
@@ -108,10 +209,7 @@ def sigmoid(x):
 
 
 def silu(x):
-    """x sigmoid(x). The numerator is held where e^-x is inf already, so -inf gives -0 and not NaN.
-
-    Flushes with sigmoid: below 128 (float64: 1024) times the smallest normal number.
-    """
+    """x sigmoid(x). The numerator is held where e^-x is inf already, so -inf gives -0 and not NaN."""
     return at_least(x, -EXP_HIGHEST) / (1.0 + _exp_of_negated(x))
 
 
@@ -282,18 +380,12 @@ def log1p(x):
 
 
 def decayed(x, t):
-    """x^t of a decay x in [0, 1] and a number of steps. Its logarithm is computed once where x never changes.
-
-    libm's pow takes 50 ns, a tenth of a small network's step by Adam for its two decays.
-    """
+    """x^t of a decay x in [0, 1]: log(x) is computed once where x never changes, and libm's pow takes 50 ns."""
     return exp(t * log(x))
 
 
 def power(x, exponent):
-    """x to the power of a number, or of another; by products where it is a small whole number.
-
-    Else as e^(exponent log|x|), whose relative error grows with that product: 1 ulp for each 1 of it.
-    """
+    """x to the power of a number; by products where it is a small whole number, else e^(exponent log|x|)."""
     if isinstance(exponent, (int, float)):
         if exponent == 0.5:
             return sqrt(x)

@@ -2,20 +2,23 @@
 
 An expression identifies a user's activation, loss or rule, in any file. An expression runs on arrays (the
 reference) and on symbols (the kernels), and has derivatives (`fastmlp.formulas.derivatives`). NumPy's
-functions and operators, called with an `Expression`, return an `Expression` (NEP 13 and 18); so
-`fastmlp.formulas.tracing` calls a user's function.
+functions and operators, called with an `Expression`, return an `Expression` (NEP 13 and 18); so `trace` calls
+a user's function.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.formulas import numbers
 from fastmlp.formulas.operations import OPERATIONS
 
@@ -30,9 +33,7 @@ VARIABLE, CONSTANT = "variable", "constant"
 class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     """A value in a traced function: an operation on expressions, a variable, or a constant.
 
-    operation : a key of `OPERATIONS`, VARIABLE or CONSTANT
-    operands : expressions; of a variable the name, of a constant the value, a float or a bool
-    truth : whether the value is a truth value
+    operation : a key of `OPERATIONS`, VARIABLE with a name as operand, or CONSTANT with a value
     """
 
     __slots__ = ("operands", "operation", "truth")
@@ -104,22 +105,11 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def digest(self) -> str:
         """A digest of the graph."""
-        lines: list[str] = []
-
-        def step(node: Expression, parts: list[int]) -> int:
-            # A node's line has its name or value, or the numbers of its operands' lines.
-            told = map(str, parts) if node.parts else [repr(node.operands[0])]
-            lines.append(f"{node.operation} {' '.join(told)}")
-            return len(lines) - 1
-
-        self.fold(step)
+        lines = (f"{operation} {' '.join(map(repr, operands))}" for operation, operands in self.nodes())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def fold(self, step: Callable[[Expression, list[Any]], Any], known: dict[int, Any] | None = None) -> Any:
-        """Return step(node, results of its operands) of this node, visiting each node once.
-
-        known : results by the ids of nodes, which are not visited; results of other nodes are added
-        """
+        """Return step(node, results of operands) of each node, once; known : results by nodes' ids."""
         done: dict[int, Any] = {} if known is None else known
         todo = [self]
         while todo:
@@ -135,10 +125,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return done[id(self)]
 
     def nodes(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """Return the nodes after their operands, as places in the list, or a leaf's name or value.
-
-        Flat: a graph may be deeper than Python recurses.
-        """
+        """Return the nodes after their operands, flat: a graph may be deeper than Python recurses."""
         nodes: list[tuple[str, tuple[Any, ...]]] = []
 
         def step(node: Expression, parts: list[int]) -> int:
@@ -163,10 +150,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return found
 
     def on_arrays(self, dtype: np.dtype[Any], values: Mapping[str, Any]) -> Any:
-        """Return the value for arrays of the dtype, or floats, in place of variables.
-
-        Functions of floats alone are computed in float64, and rounded where they meet an array.
-        """
+        """Return the value for arrays of the dtype; functions of floats alone are computed in float64."""
 
         def step(node: Expression, parts: list[Any]) -> Any:
             if node.operation in (VARIABLE, CONSTANT):
@@ -228,10 +212,7 @@ def as_expression(value: Any) -> Expression:
 
 
 NUMBER, ONES, COUNT = "number", "ones", "number_#"
-"""Variables: a number for all units of a row, 1 for each unit, and the number of units.
-
-Every variable whose name begins with NUMBER and an underscore is such a number, too.
-"""
+"""Variables: a number for a row's units (as all names that begin so), 1 for each unit, their number."""
 
 
 def is_row(expression: Expression) -> bool:
@@ -442,3 +423,55 @@ def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
 
 WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax", "softplus"})
 """The functions that a traced function may call: NumPy's, and `erf` and `expit` of scipy.special."""
+
+
+# --- tracing ------------------------------------------------------------------------------------------
+
+LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), np.__file__))
+"""Folders of fastmlp and NumPy: a user's line called them where an error arose in them."""
+
+
+def trace(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Expression, ...]:
+    """Return a function's values for expressions; ValueError with the line that cannot be traced.
+
+    The function is called twice: a second result that differs depends on more than the arguments.
+    """
+    first, second = (_called(what, function, arguments) for _ in range(2))
+    if [e.digest for e in first] != [e.digest for e in second]:
+        raise ValueError(f"{what} computes another formula every time that it is called; it must be pure")
+    return first
+
+
+def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Expression, ...]:
+    try:
+        returned = function(*arguments)
+        values = list(_flat(returned))
+        if not values:
+            raise Refused(f"it returns {returned!r}, where a value is required")
+        return tuple(map(as_expression, values))
+    except Refused as refused:
+        raise ValueError(f"{what} cannot be traced{_place(refused)}: {refused}") from None
+    except RecursionError:
+        raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
+    except Exception as error:
+        # A user's function may raise anything, and its errors are reported with its line.
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _flat(one)
+    elif value is not None:
+        yield value
+
+
+def _place(error: BaseException) -> str:
+    """Return the user's line of an error, in words; "" without such a line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
+    if not own:
+        return ""
+    line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line
+    return f" at line {line} of {file!r}" + (f", {checks.shown(text)}" if text else "")

@@ -1,7 +1,6 @@
 """Functions of formulas besides operators, for every type of numbers.
 
-Separate from the types of numbers, so that a formula needs none of them: `fastmlp.kernels.codegen.symbols.Symbol`
-writes machine code. A Python number or a `DtypeConstant` takes the dtype of the other operand.
+A Python number or a `DtypeConstant` takes the dtype of the other operand.
 """
 
 # mypy: ignore-errors
@@ -113,8 +112,7 @@ def horner(coefficients, x):
 class Polynomial:
     """The coefficients of a polynomial, constant first; a call writes a fused step for each.
 
-    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps. A long
-    polynomial waits for the chain, 4 cycles a step, even with several iterations of a loop in flight.
+    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps of 4 cycles.
     """
 
     single: tuple[float, ...]

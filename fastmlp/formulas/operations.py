@@ -13,11 +13,9 @@ from fastmlp.formulas import elementary, numbers
 
 
 class FormulaOperation(NamedTuple):
-    """An operation of expressions.
+    """An operation of expressions, on NumPy's arrays and on numbers that write machine code.
 
-    on_arrays : for NumPy's arrays; on_numbers : for numbers of `fastmlp.formulas`, which write machine code
-    truth : whether the result is a truth value
-    reduces : whether the operation reduces the units of a row, (.., units) to (.., 1)
+    truth : whether the result is a truth value; reduces : the units of a row, (.., units) to (.., 1)
     """
 
     on_arrays: Callable[..., Any]

@@ -1,17 +1,4 @@
-"""Names for writers of kernels, gathered from the folders below.
-
-codegen : the target machine, and numbers and vectors that write code for the machine
-tuning : constants measured on each machine
-program : the compiled program as templates, and the program's call record
-jit : joining templates with a variant's functions, compiling, and machine code on disk
-gemm : matrix products: register tiles, panels, and the choice among products
-elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
-mixed : products of bfloat16 numbers
-small : programs of single small networks, with sizes as constants
-lanes : programs of many small networks, a network in each lane of a vector
-runtime : a variant as a backend: numbers for descriptions, buffers, threads, checks
-variants : one file, one backend
-"""
+"""Names for writers of kernels, gathered from the folders below, which docs/architecture.md describes."""
 
 from __future__ import annotations
 

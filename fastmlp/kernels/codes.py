@@ -1,7 +1,7 @@
 """Codes of activations, losses, rules and operations in compiled programs.
 
-The code of a built-in entry is its index in its table. A custom component gets the next free code of the
-process. Machine code on the disk outlives the process, so there a custom component has its key for a name.
+A built-in entry's code is its index in its table, a custom component's the next free code of the process.
+Machine code on the disk outlives the process, so there a custom component has its key for a name.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from fastmlp.kernels.mixed.tiles import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.tuning.table import is_blocked, value
+from fastmlp.kernels.tuning import is_blocked, value
 from fastmlp.kernels.variant import Choice, Work
 
 
@@ -58,22 +58,10 @@ def lane_seconds(work: Work) -> float:
 
 
 def saved_by_sparse_rows(work: Work, density: float) -> float:
-    """Return the seconds a row that `fused` saves by treating dense inputs as sparse inputs.
-
-    The estimate covers the first layer's two products, with W in L2. In dense products each number takes 0.56
-    ns for every 64 bytes of W's row. In sparse products each non-zero takes 1 ns for every 64 bytes, and 2.1
-    ns for its entry in the list of its column.
-    """
+    """Return the seconds a row that `fused` saves by treating dense inputs as sparse inputs."""
     n_in, n_out = work.sizes[:2]
     lines = -(-n_out * work.itemsize // 64)
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
-
-
-def mixed_buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
-    """Return the buffers of bfloat16 products, by name; see `Variant`."""
-    from fastmlp.kernels.mixed.tiles import buffers
-
-    return buffers(products, rows)
 
 
 BUILT_IN = {
@@ -86,5 +74,5 @@ BUILT_IN = {
 }
 """The `Choice` of each built-in variant by name, bases first."""
 
-MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=mixed_buffers))
+MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
 """The `Choice` of each variant chosen by a dtype and not by name."""

@@ -75,10 +75,9 @@ class Work(NamedTuple):
 class Bound(NamedTuple):
     """A network's entry point, on a single thread, with the network's numbers as constants.
 
-    template : "module:function", with the arguments of `fastmlp.kernels.program.step_templates.train_chunk`
-    names : "module:function"; the function takes the constants and returns the template's globals by name
-    constants : the only argument of `names`, hashable; its repr distinguishes programs in the disk cache
-    sizes : units of every layer, for messages
+    template : "module:function", as `program.step_templates.train_chunk`; names : "module:function" from the
+        constants to the template's globals by name
+    constants : hashable; its repr distinguishes programs in the disk cache; sizes : for messages
     private : the length of its private buffer, see `fastmlp.kernels.program.records.BUFFERS`
     """
 

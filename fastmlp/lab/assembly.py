@@ -55,12 +55,10 @@ ROUNDS = 500
 
 
 class Loop(NamedTuple):
-    """An innermost loop.
+    """An innermost loop of Numba's function `function`.
 
-    function : Numba's name of the function around the loop
-    lines : of text
-    arithmetic : the count of floats computed in a round. If arrays may overlap, LLVM keeps a scalar loop
-        besides the loop of vectors: the scalar loop has more instructions, and computes less
+    arithmetic : the count of floats computed in a round. A scalar loop beside the loop of vectors, which LLVM
+        keeps if arrays may overlap, has more instructions, and computes less
     """
 
     function: str
@@ -69,10 +67,7 @@ class Loop(NamedTuple):
 
 
 def hottest(row: SlotRow, variant: str, path: str | None, kind: str) -> Loop | None:
-    """Return a slot's innermost loop of most arithmetic; None without a loop.
-
-    path : of the variant's file, unless the variant is installed
-    """
+    """Return a slot's innermost loop of most arithmetic; None without a loop."""
     found = list(loops(_dump(row, variant, path, kind), kind))
     return max(found, key=lambda loop: loop.arithmetic, default=None)
 
@@ -141,10 +136,7 @@ def lanes(line: str, kind: str) -> int:
 
 
 def tool() -> str | None:
-    """Return the newest installed llvm-mca; None without a release of RELEASES.
-
-    Debian's names have the release. Earlier releases know neither Zen 4 nor both ports of Zen 3.
-    """
+    """Return the newest installed llvm-mca; None if older than RELEASES, which know Zen 4."""
     names = (f"llvm-mca-{release}" for release in reversed(RELEASES))
     if newest := next(filter(None, map(shutil.which, names)), None):
         return newest
@@ -181,14 +173,9 @@ def reading(loop: Loop) -> str | None:
 
 
 def cycles(loop: Loop, cpu: str, triple: str = "") -> float:
-    """Return the cycles of a loop's round on a processor, by llvm-mca.
+    """Return the cycles of a loop's round on a processor, by llvm-mca; ValueError where it cannot say.
 
     triple : of another system, by LLVM's name
-
-    Raises
-    ------
-    ValueError
-        If llvm-mca is not installed, or does not know the processor.
     """
     program = tool()
     if program is None:

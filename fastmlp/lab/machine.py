@@ -30,10 +30,7 @@ BEYOND_CACHES = 64 << 20
 
 
 class CacheLevel(NamedTuple):
-    """A level of memory.
-
-    name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes a second, read and written by a thread
-    """
+    """A level of memory: size in bytes, and bytes a second, read and written by a thread."""
 
     name: str
     size: int
@@ -43,8 +40,7 @@ class CacheLevel(NamedTuple):
 class MeasuredMachine(NamedTuple):
     """A machine with measured limits.
 
-    peak : by dtype, a thread's multiply-adds a second, counted as 2
-    levels : of memory, the nearest first
+    peak : by dtype, a thread's multiply-adds a second, counted as 2; levels : of memory, the nearest first
     """
 
     cpu: str
@@ -64,20 +60,15 @@ def measured(seconds: float = 0.1) -> MeasuredMachine:
     """Return this machine; each measured number takes about so many seconds."""
     from fastmlp.system.budget import cores
 
-    levels = [*cache_sizes(), ("memory", 1 << 62)]
-    return MeasuredMachine(
-        cpu(),
-        cores(),
-        8 * host().vector_bytes,
-        host().fma_ports,
-        {
-            "fastmlp": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
-        {dtype: peak.prepare(dtype, 1)(seconds)[1] * 1e9 for dtype in DTYPES},
-        [CacheLevel(name, size, _bandwidth(min(size // 2, BEYOND_CACHES), seconds)) for name, size in levels],
-    )
+    versions = {"fastmlp": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in PACKAGES}
+    peaks = {dtype: peak.prepare(dtype, 1)(seconds)[1] * 1e9 for dtype in DTYPES}
+    levels = [
+        CacheLevel(name, size, _bandwidth(min(size // 2, BEYOND_CACHES), seconds))
+        for name, size in [*cache_sizes(), ("memory", 1 << 62)]
+    ]
+    vector_bits, ports = 8 * host().vector_bytes, host().fma_ports
+    return MeasuredMachine(cpu(), cores(), vector_bits, ports, versions, peaks, levels)
 
 
 def cpu() -> str:

@@ -20,10 +20,8 @@ STEP = "step"
 class Measurement(NamedTuple):
     """A variant's time for a row.
 
-    slot : a slot's name, or `STEP`; case : of the slot, or the optimiser
-    shape : of the batch and the layer, or of the network and the batch
-    flops : multiply-adds counted as 2, None for slots bound by memory
-    traffic : the least bytes read and written
+    slot : a name, or `STEP`; case : of the slot, or the optimiser; shape : of batch and layer, or network
+    flops : multiply-adds counted as 2, None for slots bound by memory; traffic : the least bytes
     """
 
     slot: str
@@ -83,10 +81,7 @@ def in_short(error: Exception) -> str:
 
 
 class PhaseTime(NamedTuple):
-    """Seconds of a step's phase by a variant's slots, called in turn on a single thread.
-
-    shape : of the step; phase, layer : as of `fastmlp.lab.slot_times.parts`
-    """
+    """Seconds of a step's phase (`slot_times.parts`) by a variant's slots, on a single thread."""
 
     shape: str
     dtype: str
@@ -145,10 +140,7 @@ def read(path: str | Path) -> Results:
 
 
 class Change(NamedTuple):
-    """A measurement before and now.
-
-    tolerance : the allowed share of more time, 0.05 for 5 %
-    """
+    """A measurement before and now; tolerance : the allowed share of more time, 0.05 for 5 %"""
 
     before: Measurement
     now: Measurement

@@ -8,22 +8,21 @@ The FMA rate takes turns with the compared rate, so a fraction is against the cl
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from statistics import fmean, median
+from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
-from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.codegen.vectors import Vectors, carried, counted
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 
@@ -37,61 +36,46 @@ WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
 """Bits of the measured vectors."""
 
 
-def _fma_loop(bits, lane):
-    lanes = bits // lane.bitwidth
-
-    @intrinsic
-    def loop(typing_context, steps):
-        def generate(context, builder, signature, args):
-            scalar = ir.FloatType() if lane.bitwidth == 32 else ir.DoubleType()
-            vector = ir.VectorType(scalar, lanes)
-            name = f"llvm.fma.v{lanes}f{lane.bitwidth}"  # llvmlite knows no names of vector intrinsics
-            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            splat = lambda value: ir.Constant(vector, [value] * lanes)  # noqa: E731
-            entry, body, done = builder.block, builder.append_basic_block(), builder.append_basic_block()
-            builder.branch(body)
-            builder.position_at_end(body)
-            index = builder.phi(ir.IntType(64))
-            index.add_incoming(ir.Constant(ir.IntType(64), 0), entry)
-            chains = [builder.phi(vector) for _ in range(CHAINS)]
-            # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
-            after = [builder.call(fma, [x, splat(0.5), splat(0.25)]) for x in chains]
-            for k, (x, new) in enumerate(zip(chains, after, strict=True)):
-                x.add_incoming(splat(1.0 + k), entry)
-                x.add_incoming(new, body)
-            following = builder.add(index, ir.Constant(ir.IntType(64), 1))
-            index.add_incoming(following, body)
-            builder.cbranch(builder.icmp_signed("<", following, args[0]), body, done)
-            builder.position_at_end(done)
-            total = after[0]
-            for x in after[1:]:
-                total = builder.fadd(total, x)
-            return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
-
-        return lane(types.int64), generate
-
-    return numba.njit(nogil=True)(lambda steps: loop(steps)), 2 * CHAINS * lanes
+def emit_fma_chains(build, arguments, kinds, bits):
+    """Write rounds of CHAINS multiply-adds in vectors of a width; arguments : rounds, place, a scalar"""
+    rounds, place, _ = arguments
+    v = Vectors(build, kinds[-1], bits // 8)
+    # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
+    step = lambda k, chains: [v.fma(x, v.constant(0.5), v.constant(0.25)) for x in chains]  # noqa: E731
+    starts = [v.constant(1.0 + k) for k in range(CHAINS)]
+    v.store(functools.reduce(build.fadd, carried(build, 0, Symbol(build, rounds), starts, step)), place)
 
 
-def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], None], int]:
+FMA_CHAINS = emitted("fma_chains", emit_fma_chains, (128, 256, 512))
+
+
+def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], object], int]:
     """Return a call of multiply-adds in vectors of a width, and the number of operations."""
-    kernel, flops = _fma_loop(8 * vector_bytes, types.float32 if dtype == "float32" else types.float64)
-    return lambda: kernel(steps), steps * flops
+    kind, number = from_dtype(np.dtype(dtype)), np.ctypeslib.as_ctypes_type(np.dtype(dtype))
+    address = compile_now(FMA_CHAINS, (types.intp, types.voidptr, kind), str(8 * vector_bytes))
+    room = np.empty(vector_bytes // np.dtype(dtype).itemsize, dtype)
+    call = _call(address, (ctypes.c_int64, ctypes.c_void_p, number), (steps, room, 0.0))
+    return call, steps * 2 * CHAINS * len(room)
+
+
+def _call(address: int, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[], object]:
+    """Return a call of a piece without Python's lock; arrays live as long as the call."""
+    function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
+    values = [one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments]
+    return lambda: arguments and function(None, None, *values)
 
 
 def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
     """measure(seconds) -> GF/s of all threads together, on vectors of the fastest of WIDTHS."""
-    lane = types.float32 if dtype == "float32" else types.float64
-    kernels = [_fma_loop(bits, lane) for bits in WIDTHS]
-    for kernel, _ in kernels:
-        kernel(1)
+    for bits in WIDTHS:
+        window(dtype, bits // 8, 1)[0]()
 
     def measure(seconds):
         """GF/s by the wall clock and by the CPU clock (a thread's share)."""
         steps = int(seconds / WINDOWS / len(WIDTHS) * 2.5e9 / (CHAINS / 2))
+        calls = [window(dtype, bits // 8, steps) for bits in WIDTHS]
         found = [
-            rates([taken(partial(kernel, steps), threads) for _ in range(WINDOWS)], threads * steps * flops)
-            for kernel, flops in kernels
+            rates([taken(call, threads) for _ in range(WINDOWS)], threads * flops) for call, flops in calls
         ]
         return tuple(max(column) for column in zip(*found, strict=True))
 
@@ -99,11 +83,10 @@ def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
 
 
 def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float, float]:
-    """Return GF/s by each clock. windows : results of `taken` for so many operations
+    """Return GF/s by each clock; windows : results of `taken` for so many operations
 
     The least time by the wall clock counts, as other programs only add time, and the median by the CPU clock:
-    a virtual machine subtracts its host's time from the CPU clock, and may do so too late. Where the CPU
-    clock has not moved, as on Windows with ticks of 16 ms, the wall clock counts for both.
+    a virtual machine subtracts its host's time, maybe too late. Where that has not moved, the wall counts.
     """
     wall, cpu = zip(*windows, strict=True)
     return operations / min(wall) / 1e9, operations / (median(cpu) or min(wall)) / 1e9
@@ -112,8 +95,7 @@ def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float,
 def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
     """Return the wall seconds of threads that call a kernel, and the mean of their CPU seconds.
 
-    Each thread reads its time itself. Linux has another thread's time, and the process's, as of that thread's
-    last tick, up to 10 ms ago: a window of 8 ms looked half as long, and the peak twice as high.
+    Each thread reads its time itself: Linux has another thread's as of a tick up to 10 ms ago.
     """
     seconds = []
 
@@ -158,13 +140,10 @@ REPEATED = emitted("repeated_tile", emit_repeated)
 
 
 def repeated(shape, times, a, b, order, c, **numbers):
-    """Return a function that calls a stack of float32 tiles `times` times.
+    """Return a function that calls a stack of float32 tiles `times` times, from compiled code.
 
-    Compiled code makes the calls: a tile of 8 x 3 vectors and 32 terms takes a tenth of a microsecond, a call
-    by ctypes a whole microsecond.
-
-    shape : (kind, rows, vectors) of a tile of `microkernel.ALL_TILES`
-    a, b, c : (n,) float32; order (n,) int64; numbers : other fields of `microkernel.Stack`, 0 if not named
+    shape : (kind, rows, vectors) of a tile of `ALL_TILES`; a, b, c : (n,) float32; order (n,) int64
+    numbers : other fields of `microkernel.Stack`, 0 if not named
     """
     kind, rows, vectors = shape
     tiles = ALL_TILES[kind]
@@ -174,12 +153,6 @@ def repeated(shape, times, a, b, order, c, **numbers):
     words[Stack._fields.index("finish")] = STORE
     address = compile_now(tiles.name, TAKEN, str(tiles.code(rows, vectors, True)))
     repeat = compile_now(REPEATED, (types.intp, types.voidptr, types.intp))
-    function = ctypes.CFUNCTYPE(
-        ctypes.c_int32, *(ctypes.c_void_p,) * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
-    )(repeat)
-    # The arrays live as long as the call.
-    return partial(_call, function, address, words, times, (a, b, order, c))
-
-
-def _call(function, address, words, times, held):
-    function(None, None, address, words.ctypes.data, times)
+    held = a, b, order, c  # as long as the call
+    call = _call(repeat, (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64), (address, words, times))
+    return lambda: held and call()

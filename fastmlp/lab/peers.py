@@ -26,10 +26,8 @@ Run = Callable[[int], list[float]]
 
 
 class PeerTraining(NamedTuple):
-    """Training steps for another library: a common start, the same batches.
+    """Training steps for another library, from the parameters of `start`; batch : a divisor of all rows
 
-    start : the network with its first parameters
-    batch : rows of a step, a divisor of all rows
     X : (rows, n_in); y : labels (rows,), or targets (rows, n_out)
     orders : orders(epochs) returns (epochs, steps, batch) int, the rows of each step; None for all in order
     """
@@ -151,10 +149,7 @@ def sklearn_ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
 
 
 def _factors(network: Network) -> tuple[float, float]:
-    """Return our loss over scikit-learn's, and scikit-learn's gradient over ours.
-
-    scikit-learn's squared error is half of ours, and its mean goes over rows alone.
-    """
+    """Return our loss over scikit-learn's half squared error over rows, and the inverse of gradients."""
     return (2.0, network.n_out / 2) if network.loss == "mse" else (1.0, 1.0)
 
 
@@ -217,12 +212,9 @@ def _estimator(training: PeerTraining) -> Any:
 class Peer(NamedTuple):
     """A library for training networks.
 
-    title : the name in tables
     fits : fits(network, optimizer) is True if the library takes the same steps
-    ways : ways(training) returns by name the ways to take the steps: functions for preparing, with a `Run` as
-        the result
-    off_by_adam : the allowed difference of losses by Adam beyond roundings, relatively: epsilon is added at
-        another place
+    ways : ways(training) returns by name the ways to take the steps: functions that prepare a `Run`
+    off_by_adam : the allowed relative difference of losses by Adam: epsilon is added at another place
     """
 
     title: str

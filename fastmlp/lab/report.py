@@ -1,19 +1,189 @@
-"""Results as a page of HTML without scripts and network."""
+"""Results as a page of HTML and SVG without scripts and network."""
 
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from string import Template
+from typing import NamedTuple
 
-from fastmlp.lab import charts
-from fastmlp.lab.charts import ChartBar, Point
+from fastmlp.lab.machine import MeasuredMachine
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
 from fastmlp.lab.slot_times import PHASES
 from fastmlp.lab.table import duration, fastest, interval, lost, reason, title
 from fastmlp.model.state import DTYPES
+
+COLORS = 12
+"""The colours of page.html for variants; markers serve readers who see no colours."""
+
+MARKERS: tuple[Callable[[float, float, float], str], ...] = (
+    lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0z",
+    lambda x, y, r: f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",
+    lambda x, y, r: f"M{x:.1f},{y - (d := 1.3 * r):.1f}l{d},{d}l{-d},{d}l{-d},{-d}z",
+    lambda x, y, r: f"M{x:.1f},{y - 1.2 * r:.1f}l{1.2 * r},{2.2 * r}h{-2.4 * r}z",
+    lambda x, y, r: f"M{x:.1f},{y + 1.2 * r:.1f}l{1.2 * r},{-2.2 * r}h{-2.4 * r}z",
+    lambda x, y, r: f"M{x - r:.1f},{y - 2:.1f}h{(s := r - 2)}v{-s}h4v{s}h{s}v4h{-s}v{s}h-4v{-s}h{-s}z",
+)
+"""Paths of markers: circle, square, diamond, up, down and cross."""
+
+
+class ChartBar(NamedTuple):
+    """A bar of a chart; length, interval : shares of the longest bar; text : stands behind the bar."""
+
+    name: str
+    length: float
+    text: str
+    color: int
+    first: bool = False
+    interval: tuple[float, float] | None = None
+
+
+class Point(NamedTuple):
+    """A point of a roofline: operations a byte, operations a second, a variant's number, and the label."""
+
+    intensity: float
+    rate: float
+    number: int
+    title: str
+
+
+def color(number: int) -> str:
+    """Return a variant's colour: of the page, or another hue beyond `COLORS`."""
+    # Golden angles on the circle of hues never meet.
+    return f"var(--c{number})" if number < COLORS else f"hsl({137.5 * number % 360:.1f} 65% 50%)"
+
+
+def shade(number: int) -> str:
+    """Return a part's colour, which differs from all variants' colours."""
+    return f"var(--p{number})"
+
+
+def bars(found: Sequence[ChartBar]) -> str:
+    """Return bars below each other."""
+    lines = []
+    for bar in found:
+        kind = ' class="first"' if bar.first else ""
+        fill = f'style="width:{100 * max(bar.length, 0):.1f}%;background:{color(bar.color)}"'
+        lines.append(
+            f"<div{kind}>{escape(bar.name)}</div>"
+            f'<div class="track"><div class="fill" {fill}></div>{_whisker(bar.interval)}</div>'
+            f"<div{kind}>{escape(bar.text)}</div>"
+        )
+    return f'<div class="bars">{"".join(lines)}</div>'
+
+
+def _whisker(interval: tuple[float, float] | None) -> str:
+    """Return the line over a bar's end for its interval, clamped to the track."""
+    if interval is None:
+        return ""
+    low, high = (100 * min(max(end, 0), 1) for end in interval)
+    return f'<div class="interval" style="left:{low:.1f}%;width:{high - low:.1f}%"></div>'
+
+
+def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
+    """Return a bar of parts (name, share, text, colour) with a legend."""
+    fills, legend = [], []
+    for name, share, text, number in parts:
+        said = escape(f"{name}: {text}")
+        fills.append(
+            f'<div title="{said}" style="width:{100 * share:.2f}%;background:{shade(number)}"></div>'
+        )
+        legend.append(f'<li><span style="background:{shade(number)}"></span>{said}</li>')
+    bar = f'<div class="stack" aria-hidden="true">{"".join(fills)}</div>'
+    return f'{bar}<ul class="legend">{"".join(legend)}</ul>'
+
+
+# --- the roofline -----------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 480, 340
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
+
+
+class _PixelScale(NamedTuple):
+    """A logarithmic scale onto pixels."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.begin + share * (self.end - self.begin)
+
+    def ticks(self) -> list[float]:
+        """Return the powers of ten within the scale."""
+        low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        return [10.0**power for power in range(low, high + 1)]
+
+
+def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[Point]) -> str:
+    """Return a roofline (Williams and others 2009) with points, as SVG."""
+    peak = machine.peak[dtype] / 1e9
+    rates = [point.rate / 1e9 for point in points]
+    intensities = [point.intensity for point in points]
+    x = _PixelScale(min([0.1, *intensities]) / 2, max([100.0, *intensities]) * 2, LEFT, WIDTH - RIGHT)
+    y = _PixelScale(min([1.0, *rates]) / 2, 2 * max([peak, *rates]), HEIGHT - BOTTOM, TOP)
+    lines = [_axes(x, y)]
+    for level in machine.levels:
+        ridge = peak / (level.bandwidth / 1e9)
+        begin = max(x.low, y.low / (level.bandwidth / 1e9))
+        if begin < ridge < x.high:
+            start = f"{x(begin):.1f},{y(begin * level.bandwidth / 1e9):.1f}"
+            bend, end = f"{x(ridge):.1f},{y(peak):.1f}", f"{x(x.high):.1f},{y(peak):.1f}"
+            lines.append(f'<polyline class="roof" points="{start} {bend} {end}"/>')
+            at = f'x="{x(ridge):.1f}" y="{y(peak) - 6:.1f}"'
+            lines.append(f'<text {at} text-anchor="middle">{escape(level.name)}</text>')
+    lines.append(f'<text x="{LEFT + 4}" y="{y(peak) - 6:.1f}">peak {peak:.3g} GF/s</text>')
+    for point in points:
+        lines.append(_marker(x(point.intensity), y(point.rate / 1e9), point))
+    label = f"Roofline, {dtype}: operations a second over operations a byte, for {len(points)} measurements"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(lines)}</svg>'
+    )
+
+
+def _axes(x: _PixelScale, y: _PixelScale) -> str:
+    lines = []
+    for tick in x.ticks():
+        at = f"{x(tick):.1f}"
+        lines.append(f'<line class="axis" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        lines.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
+    for tick in y.ticks():
+        at = f"{y(tick):.1f}"
+        lines.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        lines.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    lines.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">operations a byte</text>')
+    lines.append(f'<text x="14" y="{HEIGHT / 2}" transform="rotate(-90 14 {HEIGHT / 2})">GF/s</text>')
+    return "".join(lines)
+
+
+def _marker(x: float, y: float, point: Point) -> str:
+    said = f"<title>{escape(point.title)}</title>"
+    fill = f'fill="{color(point.number)}" fill-opacity="0.85"'
+    return f'<path d="{marker(point.number, x, y, 5)}" {fill}>{said}</path>'
+
+
+def marker(number: int, x: float, y: float, r: float) -> str:
+    """Return the outline of a variant's marker as a path of SVG."""
+    return MARKERS[number % len(MARKERS)](x, y, r)
+
+
+def key(names: Sequence[tuple[str, int]]) -> str:
+    """Return the legend of the markers."""
+    items = []
+    for name, number in names:
+        path = f'<path d="{marker(number, 8, 8, 5)}" fill="{color(number)}"/>'
+        icon = f'<svg class="icon" viewBox="0 0 16 16">{path}</svg>'
+        items.append(f"<li>{icon} {escape(name)}</li>")
+    return f'<ul class="legend" aria-label="variants">{"".join(items)}</ul>'
+
+
+# --- the page --------------------------------------------------------------------------------------
 
 Ranked = list[Measurement]
 
@@ -49,14 +219,10 @@ def page(results: Results) -> str:
     ]
     shown = [(anchor, heading, text) for anchor, heading, text in sections if text]
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        cpu=escape(results.machine.cpu),
-        machine=_machine(results),
-        links="".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading, _ in shown),
-        sections="".join(
-            f'<section id="{a}"><h2>{heading}</h2>{text}</section>' for a, heading, text in shown
-        ),
-    )
+    links = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading, _ in shown)
+    text = "".join(f'<section id="{a}"><h2>{heading}</h2>{text}</section>' for a, heading, text in shown)
+    cpu, machine = escape(results.machine.cpu), _machine(results)
+    return Template(template).substitute(cpu=cpu, machine=machine, links=links, sections=text)
 
 
 def _machine(results: Results) -> str:
@@ -86,7 +252,7 @@ def _summary(what: str, rows: Sequence[Ranked], numbers: dict[str, int]) -> str:
         for name, count in wins.most_common()
     ]
     tied = f" {ties} of {len(contested)} are tied: no variant is certainly the fastest." if ties else ""
-    return f"<p>{what} that several variants compute, by the fastest of them.{tied}</p>{charts.bars(found)}"
+    return f"<p>{what} that several variants compute, by the fastest of them.{tied}</p>{bars(found)}"
 
 
 def _wins(rows: Sequence[Ranked]) -> tuple[Counter[str], int]:
@@ -109,9 +275,9 @@ def _rooflines(results: Results, numbers: dict[str, int]) -> str:
                 f"{dtype}, one thread. The slopes are what memories deliver, the flat line is the peak."
                 " A point is a product or a step."
             )
-            chart = charts.roofline(results.machine, dtype, points)
+            chart = roofline(results.machine, dtype, points)
             made.append(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>")
-    return charts.key(list(numbers.items())) + "".join(made) if made else ""
+    return key(list(numbers.items())) + "".join(made) if made else ""
 
 
 def _rate(m: Measurement) -> str:
@@ -121,19 +287,16 @@ def _rate(m: Measurement) -> str:
 def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
     # A wide interval must not shrink all bars to nothing: its line ends with the track.
     longest, first = min(max(m.time.high for m in ranked), WIDEST * ranked[-1].time.median), fastest(ranked)
-    return charts.bars(
+    return bars(
         [
             ChartBar(
-                m.variant,
-                m.time.median / longest,
+                m.variant, m.time.median / longest,
                 f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, {m.share(results.machine):.0%}",
-                numbers[m.variant],
-                m in first,
-                (m.time.low / longest, m.time.high / longest),
+                numbers[m.variant], m in first, (m.time.low / longest, m.time.high / longest),
             )
             for m in ranked
         ]
-    )
+    )  # fmt: skip
 
 
 def _row(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
@@ -159,35 +322,28 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
     made = _row(ranked, results, numbers)
     if reference is None or ranked[0] is reference:
         return made
-    best = WIDEST * reference.time.median / ranked[0].time.median
+    slow = reference.time
+    best = WIDEST * slow.median / ranked[0].time.median
     found = [
         ChartBar(
-            m.variant,
-            reference.time.median / m.time.median / best,
-            f"{reference.time.median / m.time.median:.1f} times",
-            numbers[m.variant],
-            m in fastest(ranked),
-            (reference.time.low / m.time.high / best, reference.time.high / m.time.low / best),
+            m.variant, slow.median / m.time.median / best, f"{slow.median / m.time.median:.1f} times",
+            numbers[m.variant], m in fastest(ranked),
+            (slow.low / m.time.high / best, slow.high / m.time.low / best),
         )
         for m in ranked
-    ]
+    ]  # fmt: skip
     waits = _waiting(ranked[0], results)
     said = f"Speed-up against the reference, NumPy.{f' {waits}' if waits else ''}"
-    return f"{made}<figure>{charts.bars(found)}<figcaption>{escape(said)}</figcaption></figure>"
+    return f"{made}<figure>{bars(found)}<figcaption>{escape(said)}</figcaption></figure>"
 
 
 def _waiting(measurement: Measurement, results: Results) -> str:
     """Return the waiting share of several threads' time, in words."""
-    alone = next(
-        (
-            m
-            for m in results.measurements
-            if m.row[:4] == measurement.row[:4] and m.variant == measurement.variant and m.threads == 1
-        ),
-        None,
-    )
-    if alone is None or measurement.threads == 1:
+    row = *measurement.row[:4], 1
+    same = [m for m in results.measurements if m.row == row and m.variant == measurement.variant]
+    if not same or measurement.threads == 1:
         return ""
+    alone = same[0]
     waits = 1 - alone.time.median / (measurement.threads * measurement.time.median)
     return f"Of {measurement.threads} threads' time {max(waits, 0):.0%} is waiting for one another."
 
@@ -208,22 +364,19 @@ def _phases(results: Results) -> str:
         if total > MOST_CALLS * whole:
             made.append(f"{heading}<p>So short a step is mostly calls when it is taken apart.</p>")
             continue
-        parts = [
-            (
-                phase.phase + (f" of layer {phase.layer}" if phase.layer else ""),
+        parts = []
+        for phase in found:
+            name, share = (
+                phase.phase + (f" of layer {phase.layer}" * bool(phase.layer)),
                 phase.seconds / total,
-                f"{duration(phase.seconds)}, {phase.seconds / total:.0%}",
-                PHASES.index(phase.phase),
             )
-            for phase in found
-        ]
+            text = f"{duration(phase.seconds)}, {share:.0%}"
+            parts.append((name, share, text, PHASES.index(phase.phase)))
         caption = (
             f"The functions of {variant}, the fastest of fastmlp's backends here, called one by one on one"
             f" thread: {duration(total)}. The whole step takes {duration(whole)}."
         )
-        made.append(
-            f"{heading}<figure>{charts.stack(parts)}<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+        made.append(f"{heading}<figure>{stack(parts)}<figcaption>{escape(caption)}</figcaption></figure>")
     return "".join(made)
 
 

@@ -1,7 +1,9 @@
-"""Runs of `fastmlp bench`: tasks of a request, results, and new runs whenever a file is saved."""
+"""Runs of `fastmlp bench`: tasks, results, new runs whenever a file is saved, and new variants."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastmlp.backend.registry import variants
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.registry import backends, get_variant, variants
 from fastmlp.lab import slot_times, steps
 from fastmlp.lab.machine import MeasuredMachine, measured
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, Wrong, written
@@ -20,14 +25,13 @@ from fastmlp.lab.steps import StepRow, step_rows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.testing.cases import Sizes
+from fastmlp.testing.slots import SLOTS
 
 
 class Request(NamedTuple):
-    """A request of `fastmlp bench`.
+    """A request of `fastmlp bench`; slots : names, and `STEP`.
 
-    slots : names of slots, and `STEP`
-    variants : names; empty for all, and for the steps of other installed programs
-    own : the variants measured by changed slots alone; empty for all
+    variants : names; empty for all, and for other installed programs; own : measured by changed slots alone
     sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual
     budget : seconds for each variant of each row; clock : as of `fastmlp.lab.timing.timed`
     """
@@ -71,10 +75,9 @@ def run(
     machine: MeasuredMachine | None,
     with_phases: bool,
 ) -> Results:
-    """Return the results of tasks; done(row) is called after each task.
+    """Return the results of tasks; done(row) is called after each task; machine : None to measure first
 
-    machine : None to measure first; with_phases : True splits the steps of a single thread into phases, by
-        the functions of the fastest variant
+    with_phases : True splits the steps of a single thread into phases, by the fastest variant's functions
     """
     import scipy.linalg.cython_blas  # noqa: F401 # `blas` calls it: loaded later it would not be held
     from threadpoolctl import threadpool_limits
@@ -113,10 +116,7 @@ APART: dict[str, Any] = {
 
 
 def watch(paths: Sequence[str], arguments: Sequence[str], machine: MeasuredMachine) -> None:
-    """Run `fastmlp bench` now and after every change of a file, until Ctrl-C.
-
-    Each run is another process, since a kernel may end a process.
-    """
+    """Run `fastmlp bench` now and after every change of a file, until Ctrl-C, each in a process."""
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder, "machine.json")
         known.write_text(written(Results(machine, [], [], [])), encoding="utf-8")
@@ -138,3 +138,47 @@ def _changed(path: str) -> int:
         return Path(path).stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+# --- the file of a new variant: a slot's signature and contract, and a call of `baseline` -----------
+
+TEXT = '''"""{name}: {slot} of its own; all else as baseline."""
+
+from fastmlp.kernels import Variant
+from fastmlp.kernels.variants import baseline
+
+as_baseline = baseline.{slot}
+
+
+def {slot}({arguments}):
+    """{contract}
+
+    Numba compiles this. Write to the last array{scratch}; leave the inputs as they are, raise nothing and
+    allocate nothing. `fastmlp bench --variant {name}.py` says whether it agrees, and what it takes.
+    """
+    {returns}as_baseline({arguments})  # replace this
+
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"{slot}": {slot}}})
+'''
+
+
+def write_variant(name: str, slot: str) -> Path:
+    """Write NAME.py into the current folder; ValueError for a bad or taken name, or an unknown slot."""
+    checks.choice("slot", slot, tuple(SLOTS))
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        raise ValueError(f"a variant's name must be letters, digits and _, got {checks.shown(name)}")
+    if name in ("auto", *backends()):
+        raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
+    function = get_variant("baseline").slots[slot]
+    parameters = inspect.signature(function).parameters
+    contract = (inspect.getdoc(function) or "").replace("\n", "\n    ")
+    first = next(SLOTS[slot].cases(np.random.default_rng(0), np.dtype(np.float32), Sizes(2, 2, 2)))
+    content = TEXT.format(
+        returns="" if first.returned is None else "return ", name=name, slot=slot, contract=contract,
+        arguments=", ".join(parameters), scratch=" and to scratch" if "scratch" in parameters else "",
+    )  # fmt: skip
+    path = Path(f"{name}.py")
+    with path.open("x", encoding="utf-8") as file:
+        file.write(content)
+    return path

@@ -1,8 +1,7 @@
 """Times of slots: of each case alone, and of the slots in a training step.
 
-Each variant agrees with the reference before the slots are timed. Kernels compute as within a training: in a
-single thread, on arrays aligned to a cache line, and with subnormal numbers taken for 0 (a saturated softmax
-of `baseline` took 16 us instead of 10 with them).
+Each variant first agrees with the reference. Kernels compute as within a training: in a single thread, on
+arrays aligned to a cache line, and with subnormal numbers taken for 0 (16 us of a softmax instead of 10).
 """
 
 from __future__ import annotations
@@ -33,10 +32,7 @@ PRODUCTS = ("affine", "weight_gradient", "input_gradient")
 
 
 class SlotRow(NamedTuple):
-    """A case of a slot, for several variants.
-
-    case : the label of the case, e.g. "relu"
-    """
+    """A case of a slot, for several variants; case : a label such as "relu"."""
 
     slot: str
     case: str
@@ -73,10 +69,7 @@ def traffic(case: Case) -> int:
 
 
 def slot_rows(slots: Sequence[str], dtypes: Sequence[str], sizes: Sequence[Sizes]) -> Iterator[SlotRow]:
-    """Yield the rows of slots; without sizes those of the table of slots for benchmarks.
-
-    Slots of several cases work element by element: two sizes, within L1 and beyond, show as much as four.
-    """
+    """Yield the rows of slots; without sizes those for benchmarks, two for slots with several cases."""
     for name, dtype in itertools.product(slots, dtypes):
         labels = labels_of(name)
         usual = BENCHMARK_SIZES if len(labels) == 1 else BENCHMARK_SIZES[0:3:2]
@@ -140,10 +133,7 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 def measure(row: SlotRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
-    """Yield the time of each variant, or the mistake.
-
-    budget : seconds for each; clock : as of `fastmlp.lab.timing.timed`
-    """
+    """Yield the time of each variant, or the mistake; budget : seconds for each; clock : as of `timed`"""
     case, unusual = row.made(), row.unusual()
     named = row.slot, row.case, str(row.sizes), row.dtype
     calls = {}
@@ -177,10 +167,9 @@ DROPS, DROPS_IN_PLACE = "p=0.5", "p=0.1, in place"
 
 
 def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
-    """Yield the calls of slots in a step of `kernels.program.step_templates`.
+    """Yield the calls of slots in a step: a place of `PHASES`, the number of the operation, the slot's row.
 
-    A call is a place of `PHASES`, the number of the operation from 1 (0 for the whole network), and the
-    slot's row. Norms, sums and the like are no slots; only the time of the whole step includes them.
+    0 is the whole network. Norms, sums and the like are no slots; only the time of the whole step has them.
     """
     network, operations = row.network, row.network.operations
     last, numbered = operations[-1], list(enumerate(operations, 1))
@@ -213,10 +202,7 @@ def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
 
 
 def phases(row: StepRow, variant: str, budget: float, clock: str) -> list[PhaseTime]:
-    """Return the time of each phase of each layer, by the variant's slots; budget : seconds for each call.
-
-    Each call comes from Python, at a price; a variant with joined slots takes less for the whole step.
-    """
+    """Return the time of each phase of each layer, by the variant's slots called from Python."""
     found: dict[tuple[str, int], float] = {}
     for phase, layer, called in parts(row):
         for result in measure(called, [variant], budget, clock):

@@ -142,10 +142,7 @@ def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, time
 
 
 def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
-    """Yield each backend's time of a step on the row's threads, or the mistake.
-
-    budget : seconds for each; clock : as of `fastmlp.lab.timing.timed`
-    """
+    """Yield each backend's time of a step on the row's threads, or the mistake; as `slot_times.measure`."""
     data, few = _data(row, epoch_steps(row)), _data(row, AGREED_STEPS)
     expected = np.array(trained(row, "reference", few, 1)[0])
     # Roundings of dot products over the widest layer, gathered at random over the steps, 8 sigma.

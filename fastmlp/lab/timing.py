@@ -31,8 +31,7 @@ Trained = tuple[list[float], float]
 class Time(NamedTuple):
     """Seconds of a call: the least, the median, and the ends of the median's 95 % confidence interval.
 
-    clock : a key of `CLOCKS`
-    busy : True if other programs had the processor for a part of the time
+    clock : a key of `CLOCKS`; busy : True if other programs had the processor for a part of the time
     """
 
     best: float
@@ -50,10 +49,9 @@ class Time(NamedTuple):
 
 
 def summary(seconds: list[float]) -> Time:
-    """Return the summary of the times of rounds.
+    """Return the summary of the times of rounds, without an assumed distribution of times.
 
-    The interval has order statistics for its ends (Conover, "Practical Nonparametric Statistics", 1999, 3.2),
-    and so assumes no distribution of times.
+    The interval ends at order statistics (Conover, "Practical Nonparametric Statistics", 1999, 3.2).
     """
     ordered = np.sort(seconds)
     n = len(ordered)
@@ -66,9 +64,8 @@ def summary(seconds: list[float]) -> Time:
 def in_alternation(
     calls: Mapping[Key, Callable[[], float]], budget: float = 0.0, least: int = LEAST_ROUNDS
 ) -> dict[Key, Time]:
-    """Return the times of calls in turn; each call returns seconds.
+    """Return the times of calls in turn, so that a disturbance disturbs all; each call returns seconds.
 
-    A disturbance of the machine so disturbs all calls. The first round does not count.
     budget : seconds for each call; least : turns of each call, however long a turn takes
     """
     if not calls:
@@ -123,10 +120,7 @@ class Load:
 def timed(
     calls: Mapping[Key, Callable[[Clock], float]], budget: float, clock: str, threads: int = 1
 ) -> dict[Key, Time]:
-    """Return the times of calls in turn; each call returns seconds by a clock.
-
-    clock : a key of `CLOCKS`, or `AUTO`; threads : of a call
-    """
+    """Return the times of calls in turn by a clock: a key of `CLOCKS`, or `AUTO`; threads : of a call"""
     name = "wall" if clock == AUTO else clock
     load = Load(threads)
     found = in_alternation({key: partial(call, CLOCKS[name]) for key, call in calls.items()}, budget)
@@ -138,10 +132,7 @@ def timed(
 
 
 class StepsTimer(Callback):
-    """The time of a training's steps, without checks of data, loading and compiling.
-
-    seconds : by the clock, from the first chunk's beginning to the last one's end
-    """
+    """The time of a training's steps, from the first chunk's beginning to the last one's end."""
 
     seconds = 0.0
 
@@ -165,10 +156,7 @@ def once(call: Callable[[], object], clock: Clock) -> float:
 
 
 def repeats_for(run: Callable[[int], object], seconds: float, first: int = 1) -> int:
-    """Return the `times` for which run(times) takes about so many seconds.
-
-    first : the number to try first
-    """
+    """Return the `times` for which run(times) takes about so many seconds; first : the number to try first"""
     times = first
     while True:
         run(times)  # what compiles for each number has done so

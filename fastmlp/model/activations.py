@@ -110,7 +110,7 @@ class Activation(Piece):
         value = of_one_element(what, one_number(what, traced(what, function, own)))
         derived = gradient(value, "z")
         if slope is not None:
-            from fastmlp.formulas.tracing import trace
+            from fastmlp.formulas.expressions import trace
 
             if own:
                 raise ValueError(f"{what} has parameters, so that its slopes are derived; leave slope out")

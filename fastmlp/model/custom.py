@@ -25,7 +25,7 @@ from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
 
 if TYPE_CHECKING:
-    from fastmlp.formulas.rows import RowFormula
+    from fastmlp.formulas.derivatives import RowFormula
 
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -186,7 +186,7 @@ class RowFunction:
     @functools.cached_property
     def code(self) -> RowFormula:
         """The formula for code generation."""
-        from fastmlp.formulas.rows import RowFormula
+        from fastmlp.formulas.derivatives import RowFormula
 
         return RowFormula(self.value, (*self.sources, *(one.variable for one in self.weights)))
 
@@ -210,7 +210,7 @@ def function_of_a_row(
     reads_other: bool,
 ) -> RowFunction:
     """Return a traced function of a row, and by name of parameters, numbers and a second row."""
-    from fastmlp.formulas.tracing import trace
+    from fastmlp.formulas.expressions import trace
 
     given = {one.name: variable(one.variable) for one in parameters}
     given |= {name: variable(number_variable(name)) for name in numbers}
@@ -257,7 +257,7 @@ def traced(
     what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = ()
 ) -> tuple[Expression, ...]:
     """Return the expressions of a function of a row z, and by name of parameters and numbers."""
-    from fastmlp.formulas.tracing import trace
+    from fastmlp.formulas.expressions import trace
 
     named = {one.name: variable(one.variable) for one in parameters}
     named |= {name: variable(number_variable(name)) for name in numbers}

@@ -100,7 +100,7 @@ class Loss(Piece):
         output: str = "identity",
         parameter: float | Sequence[float] | None = None,
     ) -> None:
-        from fastmlp.formulas.tracing import trace
+        from fastmlp.formulas.expressions import trace
 
         what = f"the loss {checks.shown(name)}"
         output = checks.choice("output", output, OUTPUTS)

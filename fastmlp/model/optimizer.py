@@ -340,7 +340,7 @@ class Rule(StepRule):
     def __init__(
         self, name: str, step: Formula, moments: int = 0, constants: Mapping[str, float] | None = None
     ) -> None:
-        from fastmlp.formulas.tracing import trace
+        from fastmlp.formulas.expressions import trace
 
         what = f"the rule {checks.shown(name)}"
         moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)

@@ -64,10 +64,7 @@ class _GuardedBytes(np.ndarray[Any, Any]):
 
 
 def guarded(array: Array) -> Array:
-    """Return a copy at a cache line, with guards before and after.
-
-    A guard is as long as a row of the array, and at least `LEAST` bytes.
-    """
+    """Return a copy at a cache line, with guards of a row, or `LEAST` bytes, before and after."""
     row = array.nbytes // max(1, len(array)) if array.ndim > 1 else 0
     guard = -(-max(row, LEAST) // ALIGNMENT) * ALIGNMENT
     memory = _GuardedBytes(guard + array.nbytes + guard + ALIGNMENT, np.uint8)
@@ -131,8 +128,7 @@ def few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 def unset(dtype: np.dtype[Any], *shape: int, found: str = "") -> Array:
     """Return an array of NaN, which shows reads of the array, and missing writes.
 
-    found : the label of numbers beyond the finite; then a result may be NaN, and the array holds another
-        number
+    found : the label of numbers beyond the finite; then a result may be NaN, and the array holds 1e9
     """
     return np.full(shape, 1e9 if found else np.nan, dtype)
 
@@ -154,13 +150,10 @@ def compared(got: Any, expected: Array, bound: Any) -> tuple[Array, Array]:
 class Case(NamedTuple):
     """A call of a slot.
 
-    label : the case's name among the slot's cases, e.g. "relu"
-    arguments : the slot's arguments; arguments in `written` are outputs, some also inputs
-    written : {position of an output: expected array}, float64
-    returned : expected return value, or None
-    bound : {position: largest absolute error allowed}, arrays or scalars
+    arguments : those in `written` are outputs, some also inputs
+    written : {position of an output: expected array}, float64; returned : expected value, or None
+    bound : {position: largest absolute error allowed}, -1 for the returned value
     scratch : position of the array for any state, or None
-    slot : the slot's name
     """
 
     label: str
@@ -177,10 +170,7 @@ class Case(NamedTuple):
         return not self.label.endswith((NAN, ZERO_TIMES_INFINITY, NOT_FINITE))
 
     def fresh(self) -> tuple[Any, ...]:
-        """Return the arguments with guarded copies of arrays; the scratch has guards already.
-
-        An array given twice stays a single array.
-        """
+        """Return the arguments with guarded copies of arrays; an array given twice stays a single array."""
         kept = () if self.scratch is None else (self.scratch,)
         arrays = {
             id(a): guarded(a)
@@ -199,11 +189,10 @@ class Case(NamedTuple):
         }
 
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
-        """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
+        """Raise AssertionError, in a line, unless a call of `fresh` arguments agrees with the reference.
 
-        A slot must also leave the inputs unchanged, since later slots of a step read the inputs, and write
-        nothing around arrays. NumPy's NaN and infinities must be the slot's, too. The error is a line: the
-        argument, the index of the largest error, the number there, and the required number.
+        A slot must also leave the inputs unchanged, since later slots read the inputs, and write nothing
+        around arrays. NumPy's NaN and infinities must be the slot's, too.
         """
         for position, array in enumerate(arguments):
             if isinstance(array, np.ndarray) and (where := overrun(array)):

@@ -185,16 +185,20 @@ def _rows(output: str, units: int) -> tuple[Array, Array]:
 
 def _check_rows(what: str, of_rows: Callable[..., tuple[Array, Array]], z: Array, y: Array) -> None:
     """Compare the derivative of rows' losses by each logit with differences; z, y (n, units)."""
-    _, delta = of_rows(z, y)
+    _compare(f"{what}, by logit", lambda moved: of_rows(moved, y)[0], z, of_rows(z, y)[1])
+
+
+def _compare(what: str, function: Function, z: Array, slope: Array) -> None:
+    """Compare slopes (n, units) of a function of rows with differences by each column of z (n, units)."""
     for unit in range(z.shape[1]):
 
         def along(column: Array, unit: int = unit) -> Array:
             moved = z.copy()
             moved[:, unit] = column
-            return of_rows(moved, y)[0]
+            return function(moved)
 
-        fits, closest = _differences(along, z[:, unit], delta[:, unit])
-        _one_of(f"{what}, by logit {unit}", z[:, unit], ~fits, delta[:, unit], closest)
+        fits, closest = _differences(along, z[:, unit], slope[:, unit])
+        _one_of(f"{what} {unit}", z[:, unit], ~fits, slope[:, unit], closest)
 
 
 # --- layers: (rows, units), by each unit and each parameter ------------------------------------------------
@@ -221,16 +225,11 @@ def _check_layer(piece: Layer | Activation) -> None:
         dtype = _precise(piece.value, *piece.derivatives.values())
         exact = {name: values.astype(dtype) for name, values in given.items()}
         for name, by in derivatives(exact).items():
-            for unit in range(by.shape[1]):
 
-                def along(column: Array, name: str = name, unit: int = unit) -> Array:
-                    moved = exact[name].copy()
-                    moved[:, unit] = column
-                    return _weighted(piece, {**exact, name: moved})
+            def moved(values: Array, name: str = name) -> Array:
+                return _weighted(piece, {**exact, name: values})
 
-                place = exact[name][:, unit]
-                fits, closest = _differences(along, place, by[:, unit])
-                _one_of(f"{piece!r}, by {name} {unit}", place, ~fits, by[:, unit], closest)
+            _compare(f"{piece!r}, by {name}", moved, exact[name], by)
         for dtype in (np.float32, np.float64):
             rounded = {name: values.astype(dtype) for name, values in given.items()}
             finite = np.isfinite(_weighted(piece, rounded))

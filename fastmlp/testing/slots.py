@@ -27,18 +27,7 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 from fastmlp.model.state import Array, initial_state
 from fastmlp.testing import cases
-from fastmlp.testing.cases import (
-    Case,
-    CaseMaker,
-    Sizes,
-    drawn,
-    eps,
-    few_ulp,
-    labelled,
-    scratch_of,
-    unset,
-    wide,
-)
+from fastmlp.testing.cases import Case, CaseMaker, Sizes, drawn, eps, few_ulp, labelled, unset, wide
 
 # --- products, and sums of columns ------------------------------------------------------------------
 
@@ -55,17 +44,14 @@ def _of_non_zeros(a: Array, b: Array) -> Array:
 
 
 def _dot_bound(dtype: np.dtype[Any], a: Array, b: Array, product: Any = _product) -> Array:
-    """Return a bound on a dot product's rounding, a random walk over n terms: 8 sigma.
-
-    The worst case is n * eps: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1.
-    """
+    """Return a bound on a dot product's rounding, a random walk over n terms: 8 sigma (Higham 2002, 3.1)."""
     return np.asarray(8 * eps(dtype) * np.sqrt(a.shape[1]) * (product(np.abs(a), np.abs(b)) + 1))
 
 
 def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     rows, n_in, n_out = sizes
     b = drawn(rng, dtype, n_out)
-    scratch = scratch_of(sizes, dtype)
+    scratch = cases.scratch_of(sizes, dtype)
     normal = drawn(rng, dtype, rows, n_in), drawn(rng, dtype, n_in, n_out)
     for label, x, w in cases.operands(rng, *normal):
         expected = _product(x, w) + wide(b)
@@ -77,7 +63,7 @@ def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Ite
 def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     rows, n_in, n_out = sizes
     normal = drawn(rng, dtype, rows, n_in), drawn(rng, dtype, rows, n_out)
-    scratch = scratch_of(sizes, dtype)
+    scratch = cases.scratch_of(sizes, dtype)
     for label, columns, delta in cases.operands(rng, normal[0].T, normal[1]):
         x, bound = np.ascontiguousarray(columns.T), _dot_bound(dtype, columns, delta)
         arguments = (x, delta, scratch, unset(dtype, n_in, n_out, found=label))
@@ -132,7 +118,7 @@ def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes)
 def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     rows, n_in, n_out = sizes
     normal = drawn(rng, dtype, rows, n_out), drawn(rng, dtype, n_in, n_out)
-    scratch = scratch_of(sizes, dtype)
+    scratch = cases.scratch_of(sizes, dtype)
     for label, delta, transposed in cases.operands(rng, normal[0], normal[1].T):
         w, bound = np.ascontiguousarray(transposed.T), _dot_bound(dtype, delta, transposed)
         arguments = (delta, w, scratch, unset(dtype, rows, n_in, found=label))
@@ -184,7 +170,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
     z = 2 * drawn(rng, dtype, rows, n_out)
     weights = rng.integers(0, 3, rows).astype(dtype)
     weights[0] = 1
-    scratch = scratch_of(sizes, dtype)
+    scratch = cases.scratch_of(sizes, dtype)
     losses: list[str | Loss] = [*LOSSES, Huber(0.7), Quantiles(0.3), CrossEntropy(0.1), BinaryFocal(0.5)]
     for loss in losses:
         entry = loss_of(loss)
@@ -237,14 +223,10 @@ def _loss_case(
         relative = 2 * eps(z.dtype) * (1 + np.nanmax(np.abs(z), initial=0)) * terms
     # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.
     walked = np.sqrt(z.size) * abs(expected[0])
-    return Case(
-        labelled(f"{objective.output}-{objective.loss}" + "-clipped" * objective.clips, found),
-        (*numbers, z, targets, weights, scratch, unset(z.dtype, *z.shape, found=found)),
-        {8: expected[1]},
-        expected[0],
-        {8: 8 * eps(z.dtype) * size * share + relative, -1: 8 * eps(z.dtype) * (size + walked)},
-        7,
-    )
+    label = labelled(f"{objective.output}-{objective.loss}" + "-clipped" * objective.clips, found)
+    arguments = (*numbers, z, targets, weights, scratch, unset(z.dtype, *z.shape, found=found))
+    bound = {8: 8 * eps(z.dtype) * size * share + relative, -1: 8 * eps(z.dtype) * (size + walked)}
+    return Case(label, arguments, {8: expected[1]}, expected[0], bound, 7)
 
 
 PENALTIES = ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3))
@@ -343,15 +325,8 @@ def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) ->
 
 
 AGREEMENT_SIZES = (
-    Sizes(1, 1, 1),
-    Sizes(4, 3, 2),
-    Sizes(1, 17, 33),
-    Sizes(1, 5, 150),
-    Sizes(33, 10, 3),
-    Sizes(40, 20, 2),
-    Sizes(19, 100, 65),
-    Sizes(64, 32, 16),
-    Sizes(48, 130, 60),
+    *(Sizes(1, 1, 1), Sizes(4, 3, 2), Sizes(1, 17, 33), Sizes(1, 5, 150), Sizes(33, 10, 3)),
+    *(Sizes(40, 20, 2), Sizes(19, 100, 65), Sizes(64, 32, 16), Sizes(48, 130, 60)),
 )
 """A row, a unit, few units of many rows, sizes between multiples of a vector, more than a panel."""
 

@@ -16,7 +16,7 @@ from fastmlp.backend import auto, choice, programs, registry
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.variant import Choice
-from fastmlp.lab.explain import outlook
+from fastmlp.lab.table import outlook
 from fastmlp.system import budget
 
 pytestmark = pytest.mark.usefixtures("place")

@@ -15,7 +15,7 @@ from support.trajectories import BINARY, CLASSES, TRAININGS
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.small import eligible
-from fastmlp.kernels.tuning.table import TABLE, forced
+from fastmlp.kernels.tuning import TABLE, forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState

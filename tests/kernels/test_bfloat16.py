@@ -37,7 +37,8 @@ F4 = np.dtype(np.float32)
 SHAPES = [(1, 32, 32), (3, 33, 40), (45, 70, 50), (33, 100, 129), (130, 300, 64), (600, 64, 33)]
 """Rows, inputs and units: whole blocks, and edges of each kind."""
 
-DRAWN = [tuple(map(int, shape)) for shape in np.random.default_rng(0).integers(1, [700, 600, 600], (100, 3))]
+LEAST = 1, LEAST_SIDE, LEAST_SIDE
+DRAWN = np.maximum(np.random.default_rng(0).integers(1, [700, 600, 600], (100, 3)), LEAST).tolist()
 """More of them, also with more tiles than stay in L2."""
 
 
@@ -65,14 +66,7 @@ def check(got, a, b, more=0.0):
 @pytest.mark.parametrize("name", POSSIBLE)
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "n_in", "n_out"),
-    [
-        *SHAPES,
-        *(
-            pytest.param(rows, max(n_in, LEAST_SIDE), max(n_out, LEAST_SIDE), marks=campaign)
-            for rows, n_in, n_out in DRAWN
-        ),
-    ],
+    ("rows", "n_in", "n_out"), [*SHAPES, *(pytest.param(*shape, marks=campaign) for shape in DRAWN)]
 )
 def test_rounded_operands_are_multiplied(rows, n_in, n_out, ordered, name):
     variant, rng = registry.shipped()[name], np.random.default_rng(rows)
@@ -111,7 +105,8 @@ def test_rounded_operands_are_multiplied(rows, n_in, n_out, ordered, name):
     assert np.isnan(guard).all()
 
 
-def test_small_layers_stay_float32():
+def test_small_layers_stay_float32_and_a_dtype_of_that_name_is_it():
+    assert fit(SimpleNamespace(name="bfloat16"), "reference", epochs=1).backend == "reference_bfloat16"
     assert takes_bfloat16(LEAST_SIDE, LEAST_SIDE)
     assert not takes_bfloat16(LEAST_SIDE - 1, 500)
     assert not takes_bfloat16(500, LEAST_SIDE - 1)
@@ -139,17 +134,12 @@ def test_a_training_is_that_of_the_reference_with_rounded_operands(optimizer):
     )
     assert (got.backend, expected.backend) == (POSSIBLE[0], "reference_bfloat16")
     assert got.parameters.dtype == F4
+    assert (bfloat16(got.parameters) != got.parameters).mean() > 0.9, "parameters are not rounded"
     # A last bit of float32 may turn the rounding of an activation: it is nearer to the one than to the other.
     off, far = (np.abs(got.parameters - other.parameters).max() for other in (expected, exact))
     assert off < 0.1 * far
     np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-4)
     np.testing.assert_allclose(got.predict(X), expected.predict(X), atol=2e-3)
-
-
-@compiled
-def test_parameters_are_not_rounded():
-    parameters = fit().parameters
-    assert (bfloat16(parameters) != parameters).mean() > 0.9
 
 
 @each_way
@@ -195,10 +185,14 @@ def test_digits_are_classified_as_well_as_in_float32(report_figure):
 
 @compiled
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_estimators_take_it():
+def test_estimators_and_blocks_of_rows_take_it():
+    def blocks():
+        return iter([(X[:100], Y[:100]), (X[100:], Y[100:])])
+
+    model = fastmlp.fit(NETWORK, blocks, epochs=2, batch_size=45, seed=0, dtype="bfloat16", progress=False)
+    assert (model.backend, model.parameters.dtype) == (POSSIBLE[0], F4)
     classifier = fastmlp.MLPClassifier((50,), max_iter=30, dtype="bfloat16", random_state=0, tol=0).fit(X, Y)
-    assert classifier.model_.backend == POSSIBLE[0]
-    assert classifier.model_.parameters.dtype == F4
+    assert (classifier.model_.backend, classifier.model_.parameters.dtype) == (POSSIBLE[0], F4)
     assert classifier.loss_curve_[-1] < 0.95 * classifier.loss_curve_[0]
     with pytest.raises(ValueError, match=r"^solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, "):
         fastmlp.MLPClassifier(dtype="bfloat16", solver="lbfgs").fit(X, Y)
@@ -227,16 +221,6 @@ def test_each_member_predicts_with_rounded_operands():
 
 
 @compiled
-def test_blocks_of_rows_take_it():
-    def blocks():
-        return iter([(X[:100], Y[:100]), (X[100:], Y[100:])])
-
-    model = fastmlp.fit(NETWORK, blocks, epochs=2, batch_size=45, seed=0, dtype="bfloat16", progress=False)
-    assert model.backend == POSSIBLE[0]
-    assert model.parameters.dtype == F4
-
-
-@compiled
 def test_a_model_is_pickled_and_a_training_goes_on(tmp_path):
     whole = fit(epochs=4)
     path = tmp_path / "training"
@@ -258,19 +242,13 @@ def test_a_model_is_pickled_and_a_training_goes_on(tmp_path):
 # --- off unless asked for, and refused in one line --------------------------------------------------
 
 
-def test_nobody_gets_it_by_default():
+def test_nobody_gets_it_by_default_and_other_backends_are_refused():
     assert not {*registry.mixed()} & {*fastmlp.backends()}
-    assert (
-        fit(None, epochs=1, network=Network([70, 10], loss="cross_entropy", output="softmax")).backend
-        == "fused"
-    )
-    with pytest.raises(
-        ValueError, match=r"unknown backend 'bfloat16_amx'; .*choose from: auto, reference, baseline"
-    ):
+    network = Network([70, 10], loss="cross_entropy", output="softmax")
+    assert fit(None, epochs=1, network=network).backend == "fused"
+    unknown = r"unknown backend 'bfloat16_amx'; .*choose from: auto, reference, baseline"
+    with pytest.raises(ValueError, match=unknown):
         fit("float32", "bfloat16_amx")
-
-
-def test_other_backends_are_refused():
     choices = "auto, reference, bfloat16_amx, bfloat16_avx512, reference_bfloat16"
     with pytest.raises(ValueError, match=f"^dtype 'bfloat16' goes with the backends {choices}; got 'fused'$"):
         fit(backend="fused")
@@ -281,7 +259,7 @@ def test_a_processor_without_it_is_refused(monkeypatch):
     for name in tiles.WHY_NOT:
         monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (
-        r"^dtype 'bfloat16' needs other instructions, or backend='reference'; bfloat16_amx: the processor "
+        "^dtype 'bfloat16' needs other instructions, or backend='reference'; bfloat16_amx: the processor "
     )
     with pytest.raises(ValueError, match=reason):
         fit()
@@ -307,9 +285,8 @@ def test_no_other_dtype_goes_on_with_it(tmp_path):
     fit(epochs=1, backend="reference", callbacks=[fastmlp.Checkpoint(path)])
     with pytest.raises(ValueError, match="products that are bfloat16, got dtype"):
         fit(np.float64, epochs=2, backend="reference", resume=path)
-    estimator = fastmlp.MLPRegressor(
-        hidden_layer_sizes=(4,), max_iter=1, backend="reference", tol=1e9, n_iter_no_change=1
-    )
+    few = {"max_iter": 1, "tol": 1e9, "n_iter_no_change": 1}
+    estimator = fastmlp.MLPRegressor(hidden_layer_sizes=(4,), backend="reference", **few)
     rows, numbers = np.ones((8, 3)), np.arange(8.0)
     estimator.fit(rows, numbers).set_params(dtype="bfloat16", warm_start=True)
     with pytest.raises(ValueError, match="'bfloat16' keeps float32 parameters, and these are float64"):
@@ -330,12 +307,7 @@ def test_its_backends_are_no_bases(monkeypatch):
 @pytest.mark.parametrize(
     ("features", "platform", "answer", "reason"),
     [
-        (
-            "+avx2,-amx-tile",
-            "linux",
-            0,
-            "the processor (cpu) has no avx512bf16 and no avx512bw and no amx-tile",
-        ),
+        ("+avx2,-amx-tile", "linux", 0, "the processor (cpu) has no avx512bf16 and no avx512bw and no amx-"),
         ("", "darwin", 0, "darwin gives no process AMX's tiles"),
         ("", "linux", -1, "the system gives this process none of AMX's tiles"),
     ],
@@ -347,12 +319,5 @@ def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason)
     monkeypatch.setattr(tiles.sys, "platform", platform)
     monkeypatch.setattr(tiles.ctypes, "CDLL", lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer))
     assert tiles.why_no_tiles.__wrapped__().startswith(reason)
-
-
-def test_why_there_are_no_vectors(monkeypatch):
     monkeypatch.setattr(tiles, "host", lambda: None)
     assert tiles.why_no_vectors().endswith(" has no avx512f")
-
-
-def test_a_dtype_of_that_name_is_it():
-    assert fit(SimpleNamespace(name="bfloat16"), "reference", epochs=1).backend == "reference_bfloat16"

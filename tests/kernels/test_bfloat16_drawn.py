@@ -11,28 +11,7 @@ from support.problems import PAIRS, eps, targets_for
 from support.selection import seeds
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Activate,
-    Adam,
-    BatchNorm,
-    Categories,
-    Concatenate,
-    Dense,
-    Dropout,
-    Head,
-    LayerNorm,
-    Members,
-    Network,
-    Numbers,
-    Periodic,
-    PiecewiseLinear,
-    PReLU,
-    Residual,
-    RMSNorm,
-    Scale,
-    Swish,
-)
+from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, LayerNorm, Members, Network, Numbers
 from fastmlp.backend import registry
 from fastmlp.kernels.mixed import tiles
 from fastmlp.model.state import takes_bfloat16
@@ -68,7 +47,14 @@ def pick(rng, options):
 def drawn_layers(rng, width):
     """Hidden layers of so many inputs, with what is no product between them."""
     layers = [Members(int(rng.integers(2, 5)))] if rng.random() < 0.15 else []
-    norms = [LayerNorm, RMSNorm, Scale, PReLU, Swish, *([] if layers else [BatchNorm])]
+    norms = [
+        LayerNorm,
+        fastmlp.RMSNorm,
+        fastmlp.Scale,
+        fastmlp.PReLU,
+        fastmlp.Swish,
+        *([] if layers else [BatchNorm]),
+    ]
     for place in range(int(rng.integers(1, 5))):
         match int(rng.integers(8)):
             case 0 | 1 | 2 | 3:
@@ -77,11 +63,12 @@ def drawn_layers(rng, width):
             case 4:
                 layers.append(pick(rng, norms)())
             case 5:
-                layers.append(Residual(LayerNorm(), Dense(pick(rng, WIDTHS), "relu"), Dense(width)))
+                layers.append(fastmlp.Residual(LayerNorm(), Dense(pick(rng, WIDTHS), "relu"), Dense(width)))
             case 6:
-                layers.append(pick(rng, [Dropout(0.2), Activate("tanh")]))
+                layers.append(pick(rng, [fastmlp.Dropout(0.2), fastmlp.Activate("tanh")]))
             case 7:
-                layers += [Dense(40, "relu", name=f"low{place}"), Dense(33), Concatenate(f"low{place}")]
+                layers += [Dense(40, "relu", name=f"low{place}"), Dense(33)]
+                layers.append(fastmlp.Concatenate(f"low{place}"))
                 width = 73
     return [*layers, Dense(pick(rng, WIDTHS), "relu")]
 
@@ -102,7 +89,8 @@ def drawn_problem(rng):
             sizes = [n_in, pick(rng, WIDTHS), pick(rng, WIDTHS), n_out]
             return Network(sizes, **given), scipy.sparse.csr_array(np.where(X > 1, X, 0)), y
         case 2 | 3:
-            numbers = pick(rng, [None, Periodic(8), Periodic(6, linear=False), PiecewiseLinear(8, 4)])
+            embeddings = fastmlp.Periodic(8), fastmlp.Periodic(6, linear=False), fastmlp.PiecewiseLinear(8, 4)
+            numbers = pick(rng, [None, *embeddings])
             blocks = [Numbers(n_in, numbers), Categories([5, 3], pick(rng, [None, 20]))]
             X = np.hstack([X, rng.integers(0, 5, (rows, 1)), rng.integers(0, 3, (rows, 1))])
             return Network(inputs=blocks, layers=[Dense(n_in), *layers[without:]], **given), X, y
@@ -183,9 +171,7 @@ def test_a_drawn_training_keeps_what_the_page_promises(seed):
     one_step = {"optimizer": SGD(0.5), "epochs": 1, "batch_size": None, "seed": 0, "progress": False}
     # Of one start a last bit may close the gate of a relu.
     assert any(off_by(network, X, y, one_step | {"seed": start}) <= CLOSER for start in range(3))
-    if not isinstance(
-        options["optimizer"], fastmlp.Muon
-    ):  # makes directions of rounding as long as all others
+    if not isinstance(options["optimizer"], fastmlp.Muon):  # directions of rounding are as long as others
         assert off_by(network, X, y, options) <= CLOSE
     model = trained(network, X, y, options)
     if model is None:

@@ -24,11 +24,8 @@ def checking(*command, exit_code=0):
     return python(*command, cwd=TESTS.parent, exit_code=exit_code, **environment).stdout
 
 
-SLOTS_AGREE = (
-    *["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"],
-    "not campaign",
-    TESTS / "kernels/test_slots.py",
-)
+PYTEST = "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not campaign"
+SLOTS_AGREE = *PYTEST, TESTS / "kernels/test_slots.py"
 
 TRAININGS_AGREE = """
 import numpy as np
@@ -61,14 +58,10 @@ from fastmlp.kernels.variants import baseline
 
 def bias_gradient(delta, out):
     """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
-    rows, units = delta.shape
     out[:] = 0
-    for i in range(rows):
-        for j in range(units + 1):
-            if j < units:
-                out[j] += delta[i, j]
-            else:
-                out[0] += 0 * delta[i, j]
+    for i in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            out[j] += delta[i, j] + 0 * delta[i, j + 1]
 
 
 VARIANT = Variant("beyond", baseline.VARIANT, {"bias_gradient": bias_gradient})

@@ -35,17 +35,14 @@ print(out.ravel().tolist())
 
 
 def start(cache, *arguments, **environment):
-    return launched(
-        WATCHED + PREDICT, {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}, *arguments
-    )
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}
+    return launched(WATCHED + PREDICT, environment, *arguments)
 
 
 def launched(script, environment, *arguments, **options):
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options
-    )
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **options)
 
 
 def finish(process):
@@ -88,15 +85,11 @@ DAMAGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("what", "kind"),
-    # A program takes longer to compile than a piece; one function reads both.
-    [
-        ("predict*", "truncated"),
-        ("predict*", "a flipped bit in the code"),
-        *(("affine.*", k) for k in DAMAGE),
-    ],
-)
+# A program takes longer to compile than a piece; one function reads both.
+OF_A_PROGRAM = [("predict*", kind) for kind in ("truncated", "a flipped bit in the code")]
+
+
+@pytest.mark.parametrize(("what", "kind"), [*OF_A_PROGRAM, *(("affine.*", kind) for kind in DAMAGE)])
 def test_a_damaged_file_is_compiled_anew_and_replaced(filled, what, kind):
     cache, program, printed = filled
     (file,) = cache.rglob(f"{what}.bin")
@@ -181,14 +174,12 @@ def with_no_place_but(home, script, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     names = {"FASTMLP_CACHE_DIR", "HOME", "XDG_CACHE_HOME"}
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    if home is not None:
-        environment["HOME"] = str(here / home)
+    environment |= {"PYTHONPATH": str(tmp_path)} | ({} if home is None else {"HOME": str(here / home)})
     locked = [path for path in (here, package, *package.rglob("*")) if path.is_dir()]
     for directory in locked:
         directory.chmod(0o555)
     try:
-        given = {**environment, "PYTHONPATH": str(tmp_path)}
-        return finish(launched(script, given, cwd=here, preexec_fn=respect_modes))
+        return finish(launched(script, environment, cwd=here, preexec_fn=respect_modes))
     finally:
         for directory in locked:
             directory.chmod(0o755)
@@ -220,13 +211,13 @@ print(store.why_not_saved())
 
 @needs.modes
 @pytest.mark.parametrize(
-    ("home", "script", "reason"), [
+    ("home", "script", "reason"),
+    [
         ("missing", WHY, "/home/missing/.cache/fastmlp' cannot be used (Permission denied)"),
         ("file", WHY, "/home/file' is a link or no directory"),
         (None, NO_USER + WHY, "there is no directory to write to"),
     ],
-    ids=["no home", "a file for a home", "no user either"],
-)  # fmt: skip
+)
 def test_a_home_that_is_none_is_no_place_to_write_to(home, script, reason, tmp_path):
     why, said = with_no_place_but(home, script, tmp_path)
     assert f"{reason}; FASTMLP_CACHE_DIR can name" in why
@@ -236,12 +227,12 @@ def test_a_home_that_is_none_is_no_place_to_write_to(home, script, reason, tmp_p
 @needs.modes
 def test_a_cache_of_one_s_own_that_is_read_only_is_read(filled):
     cache, file, printed = filled
-    before = sorted(cache.rglob("*"))
+    before, script = sorted(cache.rglob("*")), WATCHED + PREDICT
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache)}
     file.parent.chmod(0o555)
     try:
-        environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache)}
-        assert finish(launched(WATCHED + PREDICT, environment, preexec_fn=respect_modes)) == (printed, [])
-        _, (line,) = finish(launched(WATCHED + PREDICT, environment, "float32", preexec_fn=respect_modes))
+        assert finish(launched(script, environment, preexec_fn=respect_modes)) == (printed, [])
+        _, (line,) = finish(launched(script, environment, "float32", preexec_fn=respect_modes))
     finally:
         file.parent.chmod(0o755)
     assert f"later runs will compile again, for {str(file.parent)!r} can only be read; " in line

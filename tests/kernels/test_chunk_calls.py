@@ -9,8 +9,8 @@ import pytest
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.kernels import tuning
 from fastmlp.kernels.runtime import calls
-from fastmlp.kernels.tuning import table
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
@@ -47,7 +47,7 @@ def test_a_training_like_the_one_before_takes_its_call(made, chunks):
     assert len(made) == count
     fit(SMALL, batch_size=7)
     fit(fastmlp.Network([3, 5, 2]))
-    with table.forced({"slice_rows": 64}):
+    with tuning.forced({"slice_rows": 64}):
         fit(SMALL)
     assert len(made) == count + 3
 

@@ -46,22 +46,18 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, sizes[0])).astype(dtype) if X is None else X
     y = y_for(network.get("loss"), rng, rows, sizes[-1]).astype(dtype)
-    options = network.pop("fit", {})
-    model = fastmlp.fit(
-        fastmlp.Network(sizes, **network), X, y, epochs=2, seed=0, backend=backend, validation=(X, y),
-        **options,
-    )  # fmt: skip
+    options = {**network.pop("fit", {})}
+    options |= {"epochs": 2, "seed": 0, "backend": backend, "validation": (X, y)}
+    model = fastmlp.fit(fastmlp.Network(sizes, **network), X, y, **options)
     model.predict(X)
     assert model.parameters.dtype == dtype
 
 
+PAIRS_OF_ALL = itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
+
+
 @pytest.mark.parametrize(
-    ("backend", "dtype"),
-    # Each compiles all that a backend has.
-    [
-        pytest.param(name, dtype, marks=marks_of(name, dtype))
-        for name, dtype in itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
-    ],
+    ("backend", "dtype"), [pytest.param(*pair, marks=marks_of(*pair)) for pair in PAIRS_OF_ALL]
 )
 def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
     list(ahead.compile_ahead(ahead.tasks([backend], [np.dtype(dtype).name]), processes=1))
@@ -104,9 +100,7 @@ def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, chunks):
 @crossed(backend=registry.variants(), dtype=COMPILED_DTYPES, threads=[1, 2])
 def test_steps_allocate_nothing(backend, dtype, threads):
     sizes, rows = (5, 33, 17, 3), 64
-    network = fastmlp.Network(
-        sizes, hidden="gelu", output="softmax", loss="cross_entropy", dropout=0.2, l2=0.1
-    )
+    network = fastmlp.Network(sizes, "gelu", "softmax", "cross_entropy", dropout=0.2, l2=0.1)
     rng = np.random.default_rng(0)
     data = Data(
         rng.standard_normal((rows, 5)).astype(dtype),
@@ -119,10 +113,9 @@ def test_steps_allocate_nothing(backend, dtype, threads):
         starts = np.zeros(steps, np.int64)
         rates = np.full((steps, 2), 1e-3)
         chunk = Chunk(np.arange(rows), starts, starts + rows, np.full(steps, float(rows)), rates, rows)
+        given = network, Adam(clip_norm=1.0), state, data, chunk, 1, threads, np.empty(steps)
         before = rtsys.get_allocation_stats()
-        registry.get(backend).train_chunk(
-            network, Adam(clip_norm=1.0), state, data, chunk, 1, threads, np.empty(steps)
-        )
+        registry.get(backend).train_chunk(*given)
         after = rtsys.get_allocation_stats()
         assert after.alloc - before.alloc == after.free - before.free, "something was kept"
         return after.alloc - before.alloc
@@ -286,22 +279,26 @@ def test_an_edit_of_a_file_next_to_a_variant_compiles_it_anew(tmp_path, edit):
     assert len(second.stderr.splitlines()) == (edit is not None)
 
 
+MEET = """
+import sys
+import numpy as np, fastmlp
+from fastmlp.backend import registry
+registry.register_file(sys.argv[1])
+network, out = fastmlp.Network([3, 4, 1]), np.empty((4, 1))
+for name in sys.argv[2:]:
+    registry.get(name).predict(network, np.linspace(-1, 1, 21), np.ones((4, 3)), out)
+    print(name, out.tolist())
+"""
+
+
 @pytest.mark.slow  # compiles two backends, in three processes
 def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
     """Inner functions of cached machine code keep their names: one name must mean one code."""
     (tmp_path / "mine.py").write_text(VARIANT.replace("ADDED", "100.0"))
-    script = (
-        "import sys\nimport numpy as np, fastmlp\nfrom fastmlp.backend import registry\n"
-        "registry.register_file(sys.argv[1])\n"
-        "network, parameters, out = fastmlp.Network([3, 4, 1]), np.linspace(-1, 1, 21), np.empty((4, 1))\n"
-        "for name in sys.argv[2:]:\n"
-        "    registry.get(name).predict(network, parameters, np.ones((4, 3)), out)\n"
-        "    print(name, out.tolist())\n"
-    )
 
     def said(*names):
         cache = str(tmp_path / "cache")
-        return python("-c", script, tmp_path / "mine.py", *names, FASTMLP_CACHE_DIR=cache).stdout.splitlines()
+        return python("-c", MEET, tmp_path / "mine.py", *names, FASTMLP_CACHE_DIR=cache).stdout.splitlines()
 
     apart = said("baseline") + said("mine")
     assert apart[0].split(" ", 1)[1] != apart[1].split(" ", 1)[1]

@@ -20,7 +20,7 @@ from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.data.arrays import clean_inputs
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.kernels.tuning.table import forced
+from fastmlp.kernels.tuning import forced
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import ByteRows
@@ -56,15 +56,13 @@ def try_slots(variants, names):
         for dtype, (sizes, tuning) in itertools.product(map(np.dtype, COMPILED_DTYPES), TRIED):
             cases = SLOTS[name].cases(np.random.default_rng(0), dtype, sizes)
             for case, side in itertools.product(cases, SIDES):
-                print(
-                    f"{variant}.{name} {case.label} {sizes} {tuning or ''} {dtype}, wall {side}", flush=True
-                )
-                arguments = [
-                    guarded(value, side, sealed=i not in case.written and takes[i] != "scratch")
-                    if isinstance(value, np.ndarray)
-                    else value
-                    for i, value in enumerate(case.arguments)
-                ]
+                where = f"{sizes} {tuning or ''} {dtype}, wall {side}"
+                print(f"{variant}.{name} {case.label} {where}", flush=True)
+                arguments = [*case.arguments]
+                for i, value in enumerate(arguments):
+                    if isinstance(value, np.ndarray):
+                        sealed = i not in case.written and takes[i] != "scratch"
+                        arguments[i] = guarded(value, side, sealed=sealed)
                 with forced(tuning):
                     returned = kernel(*arguments)
                 case.check(arguments, returned)
@@ -78,13 +76,9 @@ def try_backend(name):
     The dtypes take turns, and so do dense and sparse rows; a large network has both.
     """
     trajectories.EPOCHS = 1
-    turns = zip(
-        [*TRAININGS.values(), LARGE, LARGE],
-        itertools.cycle(COMPILED_DTYPES),
-        itertools.cycle([np.asarray, np.asarray, mostly_zeros, mostly_zeros]),
-        strict=False,
-    )
-    cases = list(turns)
+    forms = itertools.cycle([np.asarray, np.asarray, mostly_zeros, mostly_zeros])
+    trainings = *TRAININGS.values(), LARGE, LARGE
+    cases = list(zip(trainings, itertools.cycle(COMPILED_DTYPES), forms, strict=False))
 
     def run(backend, where):
         fit_options.choose, fit_options.kept = lambda *_, **_options: backend, {}
@@ -138,13 +132,13 @@ COVERED = ("blas", "tiled")
 one, and `fused` trains with the tiles."""
 
 
-@pytest.mark.parametrize(  # 25 s each; test_stepper_derivatives.py has `fused` between walls
-    "name",
-    [
-        pytest.param(name, marks=campaign if name in COVERED else pytest.mark.slow)
-        for name in registry.variants()
-    ],
-)
+def each_backend():
+    """Each, 25 s; test_stepper_derivatives.py has `fused` between walls, too."""
+    for name in registry.variants():
+        yield pytest.param(name, marks=campaign if name in COVERED else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [*each_backend()])
 def test_backends_stay_within_their_arrays(name, report_figure):
     lines = process(f"print(t.try_backend({name!r}))")
     report_figure(f"{lines[-1]} trainings between walls")

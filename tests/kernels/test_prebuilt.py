@@ -117,7 +117,7 @@ def carried(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_users_cache_goes_first(carried):
+def test_the_users_cache_goes_first_and_no_directory_is_needed(carried, monkeypatch):
     assert store.load("piece", "key") == CODE
     assert store.has("piece", "key")
     own = CODE._replace(symbol="of the user's")
@@ -125,6 +125,10 @@ def test_the_users_cache_goes_first(carried):
     assert store.load("piece", "key") == own
     (file,) = (carried.parent / "cache" / "fastmlp").glob("piece.*.bin")
     file.write_bytes(file.read_bytes()[:-1])
+    assert store.load("piece", "key") == CODE
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
+    with pytest.raises(store.StoreUnusable):
+        store.directory()
     assert store.load("piece", "key") == CODE
 
 
@@ -137,33 +141,20 @@ def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
     assert store.load("piece", "key") == CODE
 
 
-def test_no_directory_is_needed(carried, monkeypatch):
-    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
-    with pytest.raises(store.StoreUnusable):
-        store.directory()
-    assert store.load("piece", "key") == CODE
-
-
 @of_a_level
 def test_the_cache_command_shows_the_level_and_the_code_of_the_package(carried, capsys):
     assert main(["cache"]) == 0
-    shown = capsys.readouterr().out
-    assert re.search(
-        rf"^level      {HERE}\ncarried    1 file, \d+ bytes in {re.escape(str(carried))}$", shown, re.M
-    )
+    said = rf"^level      {HERE}\ncarried    1 file, \d+ bytes in {re.escape(str(carried))}$"
+    assert re.search(said, capsys.readouterr().out, re.M)
 
 
 def test_each_damaged_byte_of_the_wheels_code_is_noticed(carried):
     (file,) = carried.glob("*.bin")
     whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        assert store.load("piece", "key") is None
     for place in range(len(whole)):
-        changed = bytearray(whole)
-        changed[place] ^= 0x55
-        file.write_bytes(changed)
-        assert store.load("piece", "key") is None
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
+            file.write_bytes(damaged)
+            assert store.load("piece", "key") is None
     file.write_bytes(whole)
     assert store.load("piece", "key") == CODE
 
@@ -227,14 +218,12 @@ def test_a_verifying_process_finds_an_instruction_that_the_sources_do_not_give(t
     files = {file: file.read_bytes() for file in (tmp_path / "fastmlp").glob("*.bin")}
     assert run(UPDATE, tmp_path, **places, FASTMLP_VERIFY="1") == [bits, 0, True]
     for name in (r"update_[0-9a-f]{16}", r"update_part\.[0-9a-f]{16}"):
-        ((file, whole),) = (
-            (file, whole) for file, whole in files.items() if re.match(rf"{name}\.", file.name)
-        )
+        ((file, whole),) = (one for one in files.items() if re.match(rf"{name}\.", one[0].name))
         changed = with_one_bit_changed(whole[store.DIGEST :])
         file.write_bytes(store.checksum_of(changed) + changed)
         done = python("-c", UPDATE, tmp_path, cwd=pages.ROOT, exit_code=1, **places, FASTMLP_VERIFY="1")
         said = (
-            rf"RuntimeError: FASTMLP_VERIFY: the machine code of '{name}' for .* is not what its sources give"
+            f"RuntimeError: FASTMLP_VERIFY: the machine code of '{name}' for .* is not what its sources give"
         )
         place = re.escape(repr(str(file)))
         assert re.search(rf"{said}, in section \S*text\S*; it was read from {place}\n", done.stderr)
@@ -244,9 +233,8 @@ def test_a_verifying_process_finds_an_instruction_that_the_sources_do_not_give(t
 
 def others():
     """Other levels of this kind of processor, which it can compile for."""
-    return [
-        name for name, one in LEVELS.items() if HERE and one.triples == LEVELS[HERE].triples and name != HERE
-    ]
+    same = [name for name, one in LEVELS.items() if HERE and one.triples == LEVELS[HERE].triples]
+    return [name for name in same if name != HERE]
 
 
 @pytest.mark.slow  # a process that compiles
@@ -264,13 +252,10 @@ import fastmlp
 from fastmlp.kernels.jit import engine
 
 rng, found = np.random.default_rng(0), {}
-X = rng.random((300, 20))
-few = X * (rng.random(X.shape) < 0.2)
-def rows_of(few):
-    if sys.argv[1] == "dense":
-        return [X]
+rows = X = rng.random((300, 20))
+if sys.argv[1] == "sparse":
     from scipy.sparse import csr_array
-    return [csr_array(few)]
+    rows = csr_array(X * (rng.random(X.shape) < 0.2))
 optimizers = {
     "sgd": fastmlp.SGD(0.1), "nesterov": fastmlp.SGD(0.1, 0.9, True), "rmsprop": fastmlp.RMSprop(),
     "adamw": fastmlp.AdamW(clip_norm=1.0), "sparse": fastmlp.SparseAdam(),
@@ -285,14 +270,12 @@ for backend in ("fused", "packed", "auto"):
         for one, network in networks.items():
             y = np.arange(300) % 10 if one == "digits" else rng.random((300, network.n_out)) > 0.5
             for name, optimizer in optimizers.items():
-                for rows in rows_of(few):
-                    model = fastmlp.fit(
-                        network, rows, y, optimizer=optimizer, epochs=2, batch_size=32, seed=0,
-                        validation=0.2, backend=backend, dtype=dtype, progress=False,
-                    )
-                    made = hashlib.sha256(b"".join(w.tobytes() for w in (*model.weights, *model.biases)))
-                    made.update(np.asarray(model.predict(rows)).tobytes())
-                    found[" ".join((backend, dtype, one, name))] = made.hexdigest()
+                model = fastmlp.fit(
+                    network, rows, y, optimizer=optimizer, epochs=2, batch_size=32, seed=0,
+                    validation=0.2, backend=backend, dtype=dtype, progress=False,
+                )
+                made = hashlib.sha256(model.parameters.tobytes() + np.asarray(model.predict(rows)).tobytes())
+                found[" ".join((backend, dtype, one, name))] = made.hexdigest()
 print(json.dumps([fastmlp.__file__, found, len(engine.compiled), "numba" in sys.modules]))
 """
 
@@ -304,10 +287,8 @@ def unpacked(folder, change=None, **environment):
     if change is not None:
         change(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder]
-    variables = {name: value for name, value in os.environ.items() if name != store.PREBUILD}
-    subprocess.run(
-        [*command, folder / "source"], env={**variables, **environment}, check=True, capture_output=True
-    )
+    variables = {name: value for name, value in os.environ.items() if name != store.PREBUILD} | environment
+    subprocess.run([*command, folder / "source"], env=variables, check=True, capture_output=True)
     assert not (folder / "source" / "fastmlp" / "prebuilt").exists()
     (wheel,) = folder.glob("fastmlp-*-py3-none-*.whl")
     assert wheel.stat().st_size < 15e6
@@ -520,10 +501,8 @@ def bits_of(tmp_path_factory, levels):
     def bits(cpu, features):
         if (cpu, features) not in known:
             processor = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
-            cache = tmp_path_factory.mktemp("compiled")
-            _, found, compiled, _ = run(
-                SMALL, levels, "compute", FASTMLP_CACHE_DIR=str(cache), **QUIET, **processor
-            )
+            cache = {"FASTMLP_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+            _, found, compiled, _ = run(SMALL, levels, "compute", **cache, **QUIET, **processor)
             assert compiled > 0
             known[cpu, features] = found
         return known[cpu, features]
@@ -590,16 +569,10 @@ FEATURES = ("avx2", "fma", "bmi2", "f16c", "abm", "movbe", "xsave")
 def emulated(processor, *arguments, **environment):
     """What a new process on an emulated processor prints as JSON, in its last line."""
     command = [needs.EMULATOR, "-cpu", processor, sys.executable, "-W", "error", "-c", *map(str, arguments)]
-    environment = {**os.environ, **QUIET, **environment}
     done = subprocess.run(
-        command,
-        env=environment,
-        cwd=pages.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=needs.PATIENCE,
-        check=False,
-    )
+        command, env={**os.environ, **QUIET, **environment}, cwd=pages.ROOT, capture_output=True, text=True,
+        timeout=needs.PATIENCE, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -629,9 +602,8 @@ def test_an_emulated_processor_takes_a_wheels_code_if_it_has_all_that_the_code_u
 @needs.emulator
 @pytest.mark.parametrize("processor", ["Nehalem", "Haswell-noTSX,-movbe"])
 def test_an_emulated_processor_of_no_level_compiles(processor, levels, bits_of, tmp_path):
-    level, bits, compiled, target = emulated(
-        processor, SMALL, levels, "compute", FASTMLP_CACHE_DIR=str(tmp_path)
-    )
+    cache = {"FASTMLP_CACHE_DIR": str(tmp_path)}
+    level, bits, compiled, target = emulated(processor, SMALL, levels, "compute", **cache)
     assert level is None
     assert compiled > 0
     assert bits == bits_of(*target)

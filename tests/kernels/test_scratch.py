@@ -10,8 +10,7 @@ from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.elementwise.losses import LANES
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
-from fastmlp.kernels.tuning import table
-from fastmlp.kernels.tuning.table import TABLE, is_blocked
+from fastmlp.kernels.tuning import TABLE, is_blocked
 
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
@@ -54,7 +53,7 @@ ROWS = (1, 64, 128, blocked.BLOCK_ROWS, 4096)
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize, rows):
     monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
-    monkeypatch.setattr(table, "CROWDED_ROWS", getattr(machines, machine).crowded_rows)
+    monkeypatch.setattr("fastmlp.kernels.tuning.CROWDED_ROWS", getattr(machines, machine).crowded_rows)
     limits = [min(TABLE[name].values) for name in ("large_bytes", "many_bytes")]
     there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))
     for n_out in SIDES[::13]:  # prime to the lengths of vectors: with all remainders

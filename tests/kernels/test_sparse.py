@@ -15,9 +15,9 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.data import sparse as sparse_data
-from fastmlp.kernels.gemm.sparse_sums import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
+from fastmlp.kernels.gemm.sparse import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
 from fastmlp.kernels.jit import engine
-from fastmlp.kernels.tuning.table import forced
+from fastmlp.kernels.tuning import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.rows import SparseRows, density_of, touched_by
@@ -39,16 +39,10 @@ NETWORKS = {
 }
 
 OPTIMIZERS = {
-    "sgd": SGD(0.1),
-    "bias rate": SGD(0.1, bias_learning_rate=0.01),
-    "momentum": SGD(0.1, 0.9),
-    "rmsprop": RMSprop(0.01),
-    "adam": Adam(0.01),
-    "adamw": AdamW(0.01),
-    "clipping": Adam(0.01, clip_norm=0.1),
-    "frozen": None,
-    "sparse adam": SparseAdam(0.01),
-}
+    "sgd": SGD(0.1), "bias rate": SGD(0.1, bias_learning_rate=0.01), "momentum": SGD(0.1, 0.9),
+    "rmsprop": RMSprop(0.01), "adam": Adam(0.01), "adamw": AdamW(0.01),
+    "clipping": Adam(0.01, clip_norm=0.1), "frozen": None, "sparse adam": SparseAdam(0.01),
+}  # fmt: skip
 
 
 def words(rows, columns, rng, share=0.08):
@@ -112,10 +106,8 @@ def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dty
     network, rng = Network(sizes, **options), np.random.default_rng(1)
     rows = 130
     X = words(rows, sizes[0], rng).astype(dtype)
-    if network.loss == "cross_entropy":
-        targets = np.eye(sizes[-1], dtype=dtype)[rng.integers(0, sizes[-1], rows)]
-    else:
-        targets = rng.standard_normal((rows, sizes[-1])).astype(dtype)
+    targets = targets_of(network, rng, rows)
+    targets = (np.eye(sizes[-1])[targets] if network.loss == "cross_entropy" else targets).astype(dtype)
     order = rng.permutation(rows)
     starts = np.arange(0, rows, 50)
     stops = np.minimum(starts + 50, rows)
@@ -148,17 +140,9 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
     rng = np.random.default_rng(0)
     X, y = words(40, 1000, rng, 0.001), rng.standard_normal(40)
     start = ([rng.standard_normal((1000, 2)) * 1e-310, np.ones((2, 1))], [np.zeros(2), np.zeros(1)])
+    options = {"optimizer": SGD(0.1), "epochs": 1, "initial": start, "seed": 0, "backend": backend}
     sparse, dense = (
-        fastmlp.fit(
-            Network([1000, 2, 1]),
-            given,
-            y,
-            optimizer=SGD(0.1),
-            epochs=1,
-            initial=start,
-            seed=0,
-            backend=backend,
-        ).parameters
+        fastmlp.fit(Network([1000, 2, 1]), given, y, **options).parameters
         for given in (scipy.sparse.csr_array(X), X)
     )
     np.testing.assert_array_equal(sparse, dense)
@@ -170,12 +154,10 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
 def test_what_diverges_diverges_at_the_same_step(backend, optimizer):
     rng = np.random.default_rng(0)
     X, y = words(60, 50, rng), rng.standard_normal(60)
-    errors = []
+    errors, options = [], {"optimizer": optimizer, "epochs": 9, "seed": 0, "backend": backend}
     for given in (scipy.sparse.csr_array(X), X):
         with pytest.raises(fastmlp.DivergenceError) as caught:
-            fastmlp.fit(
-                Network([50, 8, 1], "relu"), given, y, optimizer=optimizer, epochs=9, seed=0, backend=backend
-            )
+            fastmlp.fit(Network([50, 8, 1], "relu"), given, y, **options)
         errors.append(caught.value)
     sparse, dense = errors
     assert (sparse.step, sparse.epoch) == (dense.step, dense.epoch)
@@ -242,14 +224,9 @@ def test_rows_of_a_dense_array_and_back():
         for count in (1, 2, shape[0], shape[0] + 5):
             assert rows.most(count) == counts[:count].sum()
         np.testing.assert_array_equal(touched_by(rows), touched_by(X))
-
-
-def test_rows_are_scipys_matrix_without_a_copy_of_the_numbers():
-    rows = SparseRows.of(np.eye(5, 7, dtype=np.float32))
-    matrix = rows.matrix()
+    matrix = rows.matrix()  # SciPy's, without a copy of the numbers
     assert np.shares_memory(matrix.indices, rows.indices)
     assert np.shares_memory(matrix.data, rows.values)
-    np.testing.assert_array_equal(matrix.toarray(), np.eye(5, 7))
 
 
 def test_a_step_of_plain_sgd_leaves_rows_alone_that_the_batch_does_not_touch():
@@ -292,12 +269,10 @@ def test_dense_inputs_that_are_mostly_zeros_are_passed_over_in_the_same_bits(bac
 
 def test_short_trainings_and_small_networks_are_not_worth_turning_their_inputs():
     X = np.zeros((20, 50), np.float32)
-    for network, epochs, turned in ((Network([50, 64, 2]), 1, False), (Network([50, 64, 2]), 50, True)):
-        inputs = sparse_data.inputs_of_steps(registry.get("fused"), network, SGD(), 20, X, epochs)
-        assert isinstance(inputs, SparseRows) == turned
-    assert (
-        sparse_data.inputs_of_steps(registry.get("specialized"), Network([50, 64, 2]), SGD(), 20, X, 99) is X
-    )
+    for backend, epochs, turned in (("fused", 1, False), ("fused", 50, True), ("specialized", 99, False)):
+        given = registry.get(backend), Network([50, 64, 2]), SGD(), 20, X, epochs
+        inputs = sparse_data.inputs_of_steps(*given)
+        assert isinstance(inputs, SparseRows) if turned else inputs is X
 
 
 @pytest.mark.parametrize(

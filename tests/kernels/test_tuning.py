@@ -21,8 +21,7 @@ from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
-from fastmlp.kernels.tuning import table
-from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
+from fastmlp.kernels.tuning import PLACES, TABLE, VALUES, Trial, forced, tuned, value
 from fastmlp.kernels.variant import Work
 
 NAME = "pack_rows"
@@ -42,7 +41,7 @@ def place(tmp_path, monkeypatch):
 def found(*trials):
     """Return a measurement of NAME from (seconds of the usual value, of the other one), round by round."""
     seconds = {
-        trial: {v: (usual if v == USUAL else other if v == OTHER else usual) for v in TABLE[NAME].values}
+        trial: {v: other if v == OTHER else usual for v in TABLE[NAME].values}
         for trial, (usual, other) in zip((FIRST, SECOND), trials, strict=False)
     }
     return MeasuredConstant(NAME, seconds)
@@ -58,28 +57,22 @@ def test_no_constant_changes_under_a_training(place):
     assert store.name_of(engine.CONSTANTS) == content
 
 
-def test_a_value_that_saves_time_is_taken():
-    assert found(([4, 4, 4, 4], [3, 3, 3, 3])).best == OTHER
-
-
-def test_a_gain_that_other_rounds_do_not_confirm_is_noise():
-    assert found(([4, 4, 4, 4], [3, 4, 3, 4])).best == USUAL
-    assert found(([4, 4, 4, 4], [4, 3, 4, 3])).best == USUAL
-
-
-def test_a_gain_as_small_as_noise_is_none():
-    assert found(([1.0] * 4, [1 - 0.9 * LEAST_GAIN] * 4)).best == USUAL
-    assert found(([1.0] * 4, [1 - 1.1 * LEAST_GAIN] * 4)).best == OTHER
-
-
-def test_what_one_work_gains_another_must_not_lose():
-    assert found(([4] * 4, [2] * 4), ([4] * 4, [4.2] * 4)).best == USUAL
-    assert found(([4] * 4, [2] * 4), ([4] * 4, [4] * 4)).best == OTHER
-
-
-def test_a_trial_whose_threads_had_no_cores_says_nothing():
-    assert found(([4] * 4, [2] * 4), ([4] * 4, [math.inf] * 4)).best == OTHER
-    assert found(([4] * 4, [math.inf] * 4)).best == USUAL
+@pytest.mark.parametrize(
+    ("trials", "best"),
+    [
+        ([([4] * 4, [3] * 4)], OTHER),
+        ([([4] * 4, [3, 4, 3, 4])], USUAL),  # other rounds do not confirm the gain
+        ([([4] * 4, [4, 3, 4, 3])], USUAL),
+        ([([1.0] * 4, [1 - 0.9 * LEAST_GAIN] * 4)], USUAL),  # as small as noise
+        ([([1.0] * 4, [1 - 1.1 * LEAST_GAIN] * 4)], OTHER),
+        ([([4] * 4, [2] * 4), ([4] * 4, [4.2] * 4)], USUAL),  # one work gains, another loses
+        ([([4] * 4, [2] * 4), ([4] * 4, [4] * 4)], OTHER),
+        ([([4] * 4, [2] * 4), ([4] * 4, [math.inf] * 4)], OTHER),  # its threads had no cores
+        ([([4] * 4, [math.inf] * 4)], USUAL),
+    ],
+)
+def test_a_value_that_saves_time_for_certain_is_taken(trials, best):
+    assert found(*trials).best == best
 
 
 def test_every_constant_has_one_usual_value_and_trials():
@@ -94,16 +87,16 @@ def test_the_page_has_every_constant():
 
 
 def test_what_is_not_in_the_table_is_left_out():
-    before = table.VALUES.copy()
+    before = VALUES.copy()
     with forced({NAME: USUAL + 1, "of another release": 7}):
-        assert np.array_equal(table.VALUES, before)
+        assert np.array_equal(VALUES, before)
     with forced({NAME: OTHER}):
         assert value(NAME) == OTHER
-    assert np.array_equal(table.VALUES, before)
+    assert np.array_equal(VALUES, before)
 
 
 def test_compiled_code_reads_the_constants_while_it_runs():
-    first, last = (table.tuned(name) for name in (min(TABLE), max(TABLE)))
+    first, last = (tuned(name) for name in (min(TABLE), max(TABLE)))
 
     @numba.njit
     def read():
@@ -124,20 +117,24 @@ def test_programs_go_by_the_constants():
             network, X, X[:, 0] + 1, epochs=1, batch_size=None, seed=0, backend="fused", progress=False
         ).history["loss"][0]  # fmt: skip
 
-    expected, at = loss(), table.PLACES["block_rows"]
-    before = table.VALUES[at]
-    table.VALUES[at] = 8
+    expected, at = loss(), PLACES["block_rows"]
+    before = VALUES[at]
+    VALUES[at] = 8
     try:
         assert loss() < 0.9 * expected
     finally:
-        table.VALUES[at] = before
+        VALUES[at] = before
+
+
+def watched(monkeypatch, seen, rounds):
+    """Let steps take a second, and `seen` have the value of NAME in each."""
+    turn = tuning.Turn(lambda count: seen.append(value(NAME)) or 1.0, rounds)
+    monkeypatch.setattr(tuning, "turn_of", lambda trial: turn)
 
 
 def test_steps_are_measured_with_each_value(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        tuning, "turn_of", lambda trial: tuning.Turn(lambda count: seen.append(value(NAME)) or 1.0, 1)
-    )
+    watched(monkeypatch, seen, 1)
     ((name, seconds),) = tuning.measure(1e-9, [NAME])
     assert name == NAME
     assert {len(times) for trial in seconds.values() for times in trial.values()} == {tuning.LEAST_ROUNDS}
@@ -175,27 +172,23 @@ def test_the_command_measures_and_says_what_it_chose(monkeypatch, capsys):
     assert [*kept[0]] == ["predicted_rows"]
 
 
-@pytest.mark.parametrize("seconds", ["0", "nan", "inf", "-1"])
-def test_the_command_refuses_no_time(seconds, monkeypatch, capsys):
-    monkeypatch.setenv("FASTMLP_TUNE", "1")
-    with pytest.raises(SystemExit, match="2"):
-        main(["tune", f"--seconds={seconds}"])
-    assert capsys.readouterr().err == f"fastmlp: error: --seconds must be above 0, got {float(seconds)}\n"
-
-
-def test_the_command_refuses_what_would_not_be_used(capsys):
+def test_the_command_refuses_no_time_and_what_would_not_be_used(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["tune"])
     assert "FASTMLP_TUNE is 0" in capsys.readouterr().err
+    monkeypatch.setenv("FASTMLP_TUNE", "1")
+    for seconds in ("0", "nan", "inf", "-1"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["tune", f"--seconds={seconds}"])
+        said = f"fastmlp: error: --seconds must be above 0, got {float(seconds)}\n"
+        assert capsys.readouterr().err == said
 
 
 def test_what_was_chosen_and_the_usual_values_go_first_by_turns(monkeypatch):
     """The second finds in the caches what the first has read, and seemed to save a tenth."""
     held = []
     monkeypatch.setattr(tuning, "trials_of", lambda name: [FIRST])
-    monkeypatch.setattr(
-        tuning, "turn_of", lambda trial: tuning.Turn(lambda count: held.append(value(NAME)) or 1.0, 3)
-    )
+    watched(monkeypatch, held, 3)
     times = iter(range(100))
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
     assert tuning.gains({NAME: OTHER}, 3) == {FIRST: 0}
@@ -204,14 +197,12 @@ def test_what_was_chosen_and_the_usual_values_go_first_by_turns(monkeypatch):
 
 def test_a_slice_of_gradient_has_many_rows_of_any_layer_and_no_more_than_a_worker_has():
     """For each slice a batch's deltas are read anew: with 8 rows of 2048 units Adam took twice the time."""
-    rows = value("slice_rows")
-    assert slice_length([(1024, 2048), (2048, 10)], 128, 1, 4) == rows * 2048
-    assert slice_length([(1024, 2048), (2048, 10)], 128, 16, 4) == 1024 // 16 * 2048
+    large = [(1024, 2048), (2048, 10)]
+    assert slice_length(large, 128, 1, 4) == value("slice_rows") * 2048
+    assert slice_length(large, 128, 16, 4) == 1024 // 16 * 2048
     assert slice_length([(40, 64), (64, 10)], 128, 1, 4) == SLICE_BYTES // 4
     with forced({"slice_rows": 64}):
-        assert slice_length([(1024, 2048), (2048, 10)], 128, 1, 8) == 64 * 2048
-
-
-def test_slices_of_small_batches_lie_in_l1_and_have_the_rows_that_workers_share():
+        assert slice_length(large, 128, 1, 8) == 64 * 2048
+    # Slices of small batches lie in L1, and have the rows that workers share.
     assert slice_length([(1024, 512), (512, 10)], 64, 1, 4) == SLICE_BYTES // 4
     assert slice_length([(1024, 9000), (9000, 10)], 64, 1, 4) == 8 * 9000

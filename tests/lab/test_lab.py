@@ -14,7 +14,6 @@ from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.run import Request, run, tasks
 from fastmlp.lab.slot_times import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
-from fastmlp.lab.timing import Time
 from fastmlp.model.layers import Dense, Dropout, Residual
 from fastmlp.model.network import Network
 from fastmlp.model.norms import LayerNorm
@@ -26,28 +25,16 @@ pytest.importorskip("rich")
 
 
 def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
-    options = Request(
-        ["step"],
-        ["baseline", "fused"],
-        [],
-        [],
-        [(classifier(64, 32, 10), SGD(0.1), 32)],
-        ["float32"],
-        [1],
-        0.05,
-        CPU,
-    )
+    steps_of = [(classifier(64, 32, 10), SGD(0.1), 32)]
+    options = Request(["step"], ["baseline", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
     found = run(options, tasks(options), lambda _: None, MACHINE, True)
     fastest = min((m for m in found.measurements if m.variant != "reference"), key=lambda m: m.time.median)
     assert {phase.variant for phase in found.phases} == {fastest.variant}
 
 
 def test_a_slot_is_timed_for_those_that_have_their_own():
-    own = [
-        name
-        for name in ("baseline", "blas", "tiled", "fused", "packed")
-        if slot_times.has_its_own(name, "affine")
-    ]
+    every = "baseline", "blas", "tiled", "fused", "packed"
+    own = [name for name in every if slot_times.has_its_own(name, "affine")]
     assert own == ["baseline", "blas", "tiled"]
     row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")
     found = list(slot_times.measure(row, ["baseline", "tiled"], 0.01, CPU))
@@ -97,26 +84,20 @@ RESIDUAL = Network(
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("network", "optimizer", "dtype"),
     [
-        StepRow(
-            Network([3, 4, 1], output="sigmoid", loss="mse"),
-            SGD(1.2, bias_learning_rate=0.3),
-            4,
-            "float64",
-            1,
-        ),
-        StepRow(classifier(6, 5, 3), Adam(), 8, "float64", 1),
-        StepRow(classifier(6, 5, 2), SGD(0.1), 8, "float32", 1),
-        StepRow(classifier(6, 5, 1), SGD(0.1), 8, "float64", 1),
-        StepRow(Network([6, 5, 3]), SGD(0.1), 8, "float64", 1),
-        StepRow(Network([6, 5, 1]), Adam(), 8, "float64", 1),
-        StepRow(RESIDUAL, Adam(), 8, "float64", 1),
+        (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(1.2, bias_learning_rate=0.3), "float64"),
+        (classifier(6, 5, 3), Adam(), "float64"),
+        (classifier(6, 5, 2), SGD(0.1), "float32"),
+        (classifier(6, 5, 1), SGD(0.1), "float64"),
+        (Network([6, 5, 3]), SGD(0.1), "float64"),
+        (Network([6, 5, 1]), Adam(), "float64"),
+        (RESIDUAL, Adam(), "float64"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_take_the_same_steps(name, row):
+def test_peers_take_the_same_steps(name, network, optimizer, dtype):
+    row = StepRow(network, optimizer, 8, dtype, 1)
     pytest.importorskip(name, reason=f"{name} is not installed")
     if name not in peers_of(row.network, row.optimizer):
         assert name == "sklearn"
@@ -136,11 +117,9 @@ def test_the_usual_steps_are_what_a_step_is_made_of():
     listed = row._replace(network=Network(inputs=6, layers=layers, output="softmax", loss="cross_entropy"))
     named = [(layer, called.slot, called.case) for _, layer, called in slot_times.parts(listed)]
     assert [one for one in named if one[1] in ("drop", "activate")] == [
-        (1, "drop", "p=0.5"),
-        (2, "activate", "relu"),
-        (4, "activate", "tanh"),
+        (1, "drop", "p=0.5"), (2, "activate", "relu"), (4, "activate", "tanh"),
         (1, "drop", "p=0.1, in place"),
-    ]
+    ]  # fmt: skip
     assert {layer for layer, slot, _ in named if slot == "weight_gradient"} == {2, 5}
     found = slot_times.phases(row, "tiled", 1e-3, CPU)
     assert {(p.phase, p.layer) for p in found} == {(phase, layer) for phase, layer, _ in calls}
@@ -149,11 +128,8 @@ def test_the_usual_steps_are_what_a_step_is_made_of():
 
 def test_results_come_back_from_their_file(tmp_path):
     phased = [PhaseTime("3-4-1 b4", "float32", "tiled", "loss", 0, 1e-6)]
-    given = results(
-        measurement("tiled", 1e-5),
-        wrong=[Wrong("drop", "", "1x1x1", "float32", "mine", "off")],
-        phased=phased,
-    )
+    wrong = [Wrong("drop", "", "1x1x1", "float32", "mine", "off")]
+    given = results(measurement("tiled", 1e-5), wrong=wrong, phased=phased)
     path = tmp_path / "r.json"
     path.write_text(written(given))
     assert read(path) == given
@@ -178,10 +154,8 @@ def test_the_winner_is_the_fastest_and_the_reason_follows_from_the_numbers():
 def test_bounds_are_of_the_memory_that_holds_the_data():
     said = table.reason([measurement("tiled", 6e-6, traffic=1 << 20)], MACHINE)
     assert "With 0.5 operations a byte memory allows 10% of the peak" in said
-    copied = measurement("tiled", 1e-5, "gather", None, 1 << 21)
-    assert "bound by memory: it moves" in table.reason(
-        [copied._replace(time=Time(1e-4, 1e-4, 1e-4, 1e-4, 9))], MACHINE
-    )
+    copied = measurement("tiled", 1e-4, "gather", None, 1 << 21)
+    assert "bound by memory: it moves" in table.reason([copied], MACHINE)
     assert table.duration(1.5e-7) == "150 ns"
 
 

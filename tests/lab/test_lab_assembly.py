@@ -29,22 +29,9 @@ def test_the_inner_loop_of_a_slot(kind, word, capsys):
 
 
 def test_the_loop_with_no_loop_in_it_is_found():
-    text = "\n".join(
-        [
-            "-----ASSEMBLY outer.0123-----",
-            ".LBB0_1:",
-            "\tmovq\t%rax, %rbx",
-            ".LBB0_2:",
-            "\tvfmadd231ps\t%zmm0, %zmm1, %zmm2",
-            "\tvmulps\t%zmm0, %zmm1, %zmm3",
-            "\tjne\t.LBB0_2",
-            "\taddps\t%xmm0, %xmm1",
-            "\taddps\t%xmm0, %xmm1",
-            "\taddps\t%xmm0, %xmm1",
-            "\tjne\t.LBB0_1",
-            "=" * 80,
-        ]
-    )
+    inner = ["\tvfmadd231ps\t%zmm0, %zmm1, %zmm2", "\tvmulps\t%zmm0, %zmm1, %zmm3", "\tjne\t.LBB0_2"]
+    outer = [".LBB0_1:", "\tmovq\t%rax, %rbx", ".LBB0_2:", *inner, *["\taddps\t%xmm0, %xmm1"] * 3]
+    text = "\n".join(["-----ASSEMBLY outer.0123-----", *outer, "\tjne\t.LBB0_1", "=" * 80])
     (loop,) = assembly.loops(text, "asm")
     assert (loop.function, loop.arithmetic, len(loop.lines)) == ("outer.0123", 32, 4)
 

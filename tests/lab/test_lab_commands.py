@@ -17,7 +17,7 @@ from support.missing_packages import without
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
 from fastmlp.kernels.mixed import tiles
-from fastmlp.lab import explain, slot_times
+from fastmlp.lab import slot_times, table
 from fastmlp.lab.measurements import STEP, Measurement
 from fastmlp.lab.slot_times import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
@@ -36,13 +36,15 @@ def refused(command, capsys):
     return capsys.readouterr().err
 
 
-QUICK = ["--dtype", "float32", "--seconds", "0.002", "--clock", "cpu"]
+def bench(options):
+    """Run a short bench; return its exit code."""
+    return main(["bench", *options.split(), "--dtype", "float32", "--seconds", "0.002", "--clock", "cpu"])
 
 
 def test_bench_prints_a_table_and_compares(tmp_path, capsys):
     path = tmp_path / "r.json"
-    options = ["bench", "--slot", "affine", "--shape", "16,16,16", "--variant", "baseline,tiled", *QUICK]
-    assert main([*options, "--json", str(path)]) == 0
+    options = "--slot affine --shape 16,16,16 --variant baseline,tiled"
+    assert bench(f"{options} --json {path}") == 0
     printed = capsys.readouterr().out
     assert "affine 16x16x16 float32" in printed
     assert "fastest" in printed
@@ -51,37 +53,20 @@ def test_bench_prints_a_table_and_compares(tmp_path, capsys):
     for m in kept["measurements"]:
         m["time"] = {"best": 1e-12, "median": 1e-12, "low": 1e-12, "high": 1e-12, "rounds": 9}
     path.write_text(json.dumps(kept))
-    assert main([*options, "--compare", str(path)]) == 3
+    assert bench(f"{options} --compare {path}") == 3
     assert "2 compared, 2 slower" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_bench_times_steps(capsys):
-    assert (
-        main(["bench", "--slot", "step", "--network", "6-5-3", "--batch", "8", "--variant", "tiled", *QUICK])
-        == 0
-    )
+    assert bench("--slot step --network 6-5-3 --batch 8 --variant tiled") == 0
     printed = capsys.readouterr().out
     assert "step adam 6-5-3 b8 float32" in printed
     assert "reference" in printed
 
 
 def test_a_file_is_measured_with_all_others_where_it_has_its_own(wrong_variant, capsys):
-    assert (
-        main(
-            [
-                "bench",
-                "--variant",
-                str(wrong_variant),
-                "--slot",
-                "bias_gradient,affine",
-                "--shape",
-                "8,4,4",
-                *QUICK,
-            ]
-        )
-        == 1
-    )
+    assert bench(f"--variant {wrong_variant} --slot bias_gradient,affine --shape 8,4,4") == 1
     printed = capsys.readouterr().out
     assert "lab_wrong is wrong and was not timed: bias_gradient 8x4x4 float32:" in printed
     assert "tiled" in printed
@@ -125,48 +110,51 @@ SUBTLE = {
 """Kernels that are right for every ordinary number."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.matrix] * (place > 0)) for place, name in enumerate(SUBTLE)],
-)
+def some(names, of):
+    """One of so many names; the others are for `pytest -m matrix`."""
+    marks = [[pytest.mark.matrix] * (place % of > 0) for place in range(len(names))]
+    return [pytest.param(name, marks=some) for name, some in zip(names, marks, strict=True)]
+
+
+@pytest.mark.parametrize("name", some(SUBTLE, len(SUBTLE)))
 def test_bench_does_not_time_a_kernel_that_is_wrong_at_unusual_numbers(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(registry, "registered", dict(registry.registered))
     (term, after), said = SUBTLE[name]
     path = tmp_path / f"lab_{name}.py"
     path.write_text(KERNELS.replace("TERM", term).replace("AFTER", after).replace("NAME", path.stem))
-    options = ["--slot", "affine", "--shape", "8,5,4", *QUICK]
-    assert main(["bench", "--variant", str(path), *options]) == 1
+    assert bench(f"--variant {path} --slot affine --shape 8,5,4") == 1
     output = " ".join(capsys.readouterr().out.split())
     assert f"lab_{name} is wrong and was not timed: affine 8x5x4 float32: " in output
     assert said in output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--slot", "affin"], "unknown slot 'affin'; choose from: affine, "),
-        (["--variant", "tield"], "unknown variant 'tield'; choose from: baseline, "),
-        (["--variant", "none.py"], "a variant must be a Python file, got "),
-        (["--dtype", "float16"], "unknown dtype 'float16'; choose from: float32, float64"),
-        (["--shape", "3,4"], "shape must be 3 whole numbers of at least 1, got '3,4'"),
-        (["--network", "784"], "network must be sizes like 784-128-10, got '784'"),
-        (["--layers", "LayerNorm()"], "--layers are the hidden ones of --network, which must say inputs and"),
-        (
-            ["--network", "6-5-3", "--layers", "LayerNorm()"],
-            "network must be inputs and outputs like 784-10 with --layers, got '6-5-3'",
-        ),
-        (["--network", "6-3", "--layers", "Norm()"], "layers: unknown layer 'Norm'; choose from: "),
-        (["--threads", "0"], "threads must be whole numbers of at least 1, got '0'"),
-        (["--clock", "sun"], "unknown clock 'sun'; choose from: auto, wall, cpu"),
-        (["--clock", "cpu", "--threads", "2"], "clock cpu adds up the time of all threads; use wall for"),
-        (["--watch"], "--watch needs a file among --variant"),
-        (["--asm"], "--asm and --ir take one --variant and one --slot"),
-        (["--slot", "affine", "--compare", "none.json"], "No such file or directory: 'none.json'"),
-    ],
-)
-def test_mistakes_are_one_line(arguments, said, capsys):
-    output = refused(["bench", *arguments], capsys)
-    assert said in output
+MISTAKES = {
+    "bench --slot affin": "unknown slot 'affin'; choose from: affine, ",
+    "bench --variant tield": "unknown variant 'tield'; choose from: baseline, ",
+    "bench --variant none.py": "a variant must be a Python file, got ",
+    "bench --dtype float16": "unknown dtype 'float16'; choose from: float32, float64",
+    "bench --shape 3,4": "shape must be 3 whole numbers of at least 1, got '3,4'",
+    "bench --network 784": "network must be sizes like 784-128-10, got '784'",
+    "bench --layers LayerNorm()": "--layers are the hidden ones of --network, which must say inputs and",
+    "bench --network 6-5-3 --layers LayerNorm()": "network must be inputs and outputs like 784-10 with --l",
+    "bench --network 6-3 --layers Norm()": "layers: unknown layer 'Norm'; choose from: ",
+    "bench --threads 0": "threads must be whole numbers of at least 1, got '0'",
+    "bench --clock sun": "unknown clock 'sun'; choose from: auto, wall, cpu",
+    "bench --clock cpu --threads 2": "clock cpu adds up the time of all threads; use wall for",
+    "bench --watch": "--watch needs a file among --variant",
+    "bench --asm": "--asm and --ir take one --variant and one --slot",
+    "bench --slot affine --compare none.json": "No such file or directory: 'none.json'",
+    "new-variant a-b": "a variant's name must be letters, digits and _, got 'a-b'",
+    "new-variant tiled": "a backend named 'tiled' exists already",
+    "new-variant mine --slot affin": "unknown slot 'affin'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistakes_are_one_line(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = refused(command.split(), capsys)
+    assert MISTAKES[command] in output
     assert output.count("\n") == 1
 
 
@@ -175,10 +163,7 @@ def test_rich_is_needed_and_named(monkeypatch, capsys):
     assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in refused(["bench"], capsys)
 
 
-@pytest.mark.parametrize(
-    "slot",
-    [pytest.param(s, marks=[pytest.mark.matrix] * (place % 4 > 0)) for place, s in enumerate(SLOTS)],
-)
+@pytest.mark.parametrize("slot", some(SLOTS, 4))
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "registered", dict(registry.registered))
@@ -192,29 +177,14 @@ def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch
     refused(["new-variant", name, "--slot", slot], capsys)  # it stands there, and is registered
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["a-b"], "a variant's name must be letters, digits and _, got 'a-b'"),
-        (["tiled"], "a backend named 'tiled' exists already"),
-        (["mine", "--slot", "affin"], "unknown slot 'affin'"),
-    ],
-)
-def test_mistakes_of_new_variant(arguments, said, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert said in refused(["new-variant", *arguments], capsys)
-
-
 @pytest.mark.slow  # compiles all backends
 def test_explain_says_what_auto_takes_and_why(capsys):
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
-    chosen, found = explain.explained(row, 0.002, CPU)
+    chosen, found = table.explained(row, 0.002, CPU)
     estimates = {name: estimate for name, estimate, _ in found if estimate is not None}
     assert min(estimates, key=estimates.get) == chosen
-    assert {name for name, _, result in found if isinstance(result, Measurement)} == {
-        "reference",
-        *registry.variants(),
-    }
+    timed = {name for name, _, result in found if isinstance(result, Measurement)}
+    assert timed == {"reference", *registry.variants()}
     assert main(["backends", "--explain", "6-5-3", "--batch", "8", "--clock", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert f"auto comes to {chosen}" in printed
@@ -229,10 +199,10 @@ def test_a_backend_that_is_faster_than_the_choice_is_named_with_its_share():
     fused = ("fused", 1e-6, measurement("fused", 6e-6, STEP))
     found = [fused, ("blas", 2e-6, measurement("blas", 3e-6, STEP))]
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
-    made, said = explain.table(row, "fused", found)
+    made, said = table.choices_table(row, "fused", found)
     assert said == ["Measured here, blas takes 0.50 of the time of fused: auto goes by the estimates."]
     assert [*made.columns[-1].cells] == ["auto's choice: the least estimate", "fastest"]
-    made, said = explain.table(row, "fused", [fused, ("blas", 2e-6, measurement("blas", 5.9e-6, STEP))])
+    made, said = table.choices_table(row, "fused", [fused, ("blas", 2e-6, measurement("blas", 5.9e-6, STEP))])
     assert said == []
     assert [*made.columns[-1].cells] == [
         "auto's choice: the least estimate, tied for the fastest", "tied for the fastest",
@@ -241,30 +211,30 @@ def test_a_backend_that_is_faster_than_the_choice_is_named_with_its_share():
 
 @pytest.mark.slow  # compiles all backends
 def test_layers_are_timed_and_explained(capsys):
-    network, layers = "6-3", ["--layers", "Dense(5, relu), LayerNorm()", "--batch", "8"]
-    assert main(["bench", "--slot", "step", "--network", network, *layers, "--variant", "fused", *QUICK]) == 0
+    layers = ["--layers", "Dense(5,relu),LayerNorm()", "--batch", "8"]
+    assert bench(f"--slot step --network 6-3 {' '.join(layers)} --variant fused") == 0
     assert "step adam 6-5-3 b8 float32" in capsys.readouterr().out
-    assert main(["backends", "--explain", network, *layers, "--clock", "cpu"]) == 0
+    assert main(["backends", "--explain", "6-3", *layers, "--clock", "cpu"]) == 0
     assert "6-5-3 b8 float32, adam, at most 1 threads: auto comes to " in capsys.readouterr().out
+
+
+def watching(path, *options, **given):
+    """A process of `fastmlp bench --watch`."""
+    command = [sys.executable, "-m", "fastmlp", "bench", "--variant", str(path), "--watch", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **given)
 
 
 @pytest.mark.slow  # two processes that compile
 def test_watch_measures_again_when_the_file_is_saved(tmp_path):
     path = tmp_path / "lab_watched.py"
     path.write_text(WRONG.replace("lab_wrong", "lab_watched"))
-    command = [sys.executable, "-m", "fastmlp", "bench", "--variant", str(path), "--watch"]
-    options = ["--slot", "bias_gradient", "--shape", "32,8,8"]
-    with subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with watching(path, "--slot", "bias_gradient", "--shape", "32,8,8") as process:
         try:
             first = until_waiting(process)
             assert "lab_watched is wrong and was not timed" in first
             path.unlink()  # as some editors do before they write
             time.sleep(2)
-            path.write_text(
-                WRONG.replace("lab_wrong", "lab_watched").replace("delta.shape[0] - 1", "delta.shape[0]")
-            )
+            path.write_text(WRONG.replace("lab_wrong", "lab_watched").replace("[0] - 1", "[0]"))
             second = until_waiting(process)
             assert "wrong" not in second
             assert "error" not in second
@@ -289,11 +259,7 @@ def test_ctrl_c_in_watch_is_one_line_wherever_the_process_that_measures_is(tmp_p
     path.write_text(WRONG)
     (tmp_path / "sitecustomize.py").write_text(STARTS)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STARTED": str(started)}
-    command = [sys.executable, "-m", "fastmlp", "bench", "--variant", str(path), "--watch"]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    process = watching(path, env=environment, start_new_session=True)
     while not started.exists() and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

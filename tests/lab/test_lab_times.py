@@ -1,4 +1,4 @@
-"""Times of the kernel lab: their intervals, the clock on a busy machine, and what is fastest for certain."""
+"""Times of the kernel lab: intervals, clocks on a busy machine, what is fastest for certain, and the peak."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from support.lab_results import MACHINE, measurement, results
 
-from fastmlp.lab import measurements, table, timing
+from fastmlp.lab import measurements, peak, table, timing
 from fastmlp.lab.measurements import Change
 from fastmlp.lab.timing import AUTO, Time
 
@@ -40,9 +42,8 @@ def test_calls_are_timed_in_turns():
     found = timing.in_alternation(calls, budget=1e-9)
     assert set(order[:3]) == set("abc")
     assert [sorted(order[n : n + 3]) for n in range(3, len(order), 3)] == [list("abc")] * timing.LEAST_ROUNDS
-    assert (
-        len({tuple(order[n : n + 3]) for n in range(3, len(order), 3)}) == 3
-    )  # each begins a round in its turn
+    rounds = {tuple(order[n : n + 3]) for n in range(3, len(order), 3)}
+    assert len(rounds) == 3  # each begins a round in its turn
     assert found["a"].rounds == timing.LEAST_ROUNDS
 
 
@@ -130,13 +131,10 @@ def test_why_the_others_lost():
     slow = measurement("blas", 12e-6), measurement("gone", 6e-5, traffic=1 << 20)
     said = table.lost([measurement("tiled", 6e-6), measurement("baseline", 6.01e-6), *slow], MACHINE)
     assert said[0] == "baseline cannot be distinguished from tiled."
-    assert said[1].startswith(
-        "blas takes 2.00 times as long: it reaches 44% of the peak, where tiled reaches 87%. How: "
-    )
-    assert said[2] == "gone takes 10.00 times as long: it reaches 8.7% of the peak, where tiled reaches 87%."
-    copies = [
-        measurement(name, t, "gather", None, 20000) for name, t in (("fused", 1e-6), ("baseline", 2e-6))
-    ]
+    slower, where = "times as long: it reaches", "of the peak, where tiled reaches 87%."
+    assert said[1].startswith(f"blas takes 2.00 {slower} 44% {where} How: ")
+    assert said[2] == f"gone takes 10.00 {slower} 8.7% {where}"
+    copies = [measurement(*of, "gather", None, 20000) for of in (("fused", 1e-6), ("baseline", 2e-6))]
     assert "it reaches 5% of the L1 bandwidth, where fused reaches 10%." in table.lost(copies, MACHINE)[0]
 
 
@@ -150,9 +148,7 @@ def test_why_the_others_lost():
     ],
 )
 def test_what_is_slower_is_so_for_certain(before, now, spread, verdict):
-    change = Change(
-        measurement("tiled", before, spread=spread), measurement("tiled", now, spread=spread), 0.05
-    )
+    change = Change(*(measurement("tiled", seconds, spread=spread) for seconds in (before, now)), 0.05)
     assert change.verdict == verdict
     assert change.low < change.ratio < change.high
 
@@ -161,3 +157,36 @@ def test_only_what_both_have_is_compared():
     before = results(measurement("tiled", 1e-5), measurement("blas", 1e-5))
     now = results(measurement("tiled", 1e-5), measurement("mine", 1e-5))
     assert [change.now.variant for change in measurements.changes(before, now, 0.05)] == ["tiled"]
+
+
+# --- the peak that shares are of -------------------------------------------------------------------
+
+DATA = bytes(1 << 20)
+
+
+def test_a_threads_time_is_its_own():
+    """Linux has the time of other threads, and with it the process's, as of their last tick."""
+    ended = threading.Event()
+
+    def busy():
+        while not ended.is_set():
+            hashlib.sha256(DATA)  # lets go of Python's lock
+
+    other = threading.Thread(target=busy)
+    other.start()
+    try:
+        wall, own = peak.taken(partial(time.sleep, 0.2), 2)
+    finally:
+        ended.set()
+        other.join()
+    assert wall >= 0.2
+    assert own < 0.02
+
+
+def test_a_window_that_a_clock_gives_half_of_its_time_does_not_count():
+    windows = [(1.0, 1.0), (1.1, 0.5), (1.2, 1.01), (2.0, 0.99), (1.3, 1.0)]
+    assert peak.rates(windows, 250e9) == (250.0, 250.0)
+
+
+def test_a_clock_that_has_not_moved_does_not_count():
+    assert peak.rates([(0.02, 0.0), (0.01, 0.0), (0.03, 0.016)], 1e9) == (100.0, 100.0)

@@ -11,7 +11,7 @@ import pytest
 from support import needs
 from support.lab_results import MACHINE, measurement, results
 
-from fastmlp.lab import charts
+from fastmlp.lab import report
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong
 from fastmlp.lab.report import page
 
@@ -21,21 +21,14 @@ STEPS = [
 ]
 PHASES = [
     PhaseTime("64-128-10 b32", "float32", "tiled", phase, layer, seconds)
-    for phase, layer, seconds in (
-        ("gather", 0, 1e-5),
-        ("forward", 1, 3e-5),
-        ("forward", 2, 1e-5),
-        ("loss", 0, 1e-5),
+    for phase, layer, seconds in zip(
+        ("gather", "forward", "forward", "loss"), (0, 1, 2, 0), (1e-5, 3e-5, 1e-5, 1e-5), strict=True
     )
 ]
 GIVEN = results(
-    measurement("tiled", 6e-6),
-    measurement("blas", 8e-6),
-    measurement("baseline", 2e-5, "gather", None),
-    *STEPS,
-    wrong=[Wrong("drop", "p=0.5", "1x1x1", "float32", "mine", "off by <3> & more")],
-    phased=PHASES,
-)
+    measurement("tiled", 6e-6), measurement("blas", 8e-6), measurement("baseline", 2e-5, "gather", None),
+    *STEPS, wrong=[Wrong("drop", "p=0.5", "1x1x1", "float32", "mine", "off by <3> & more")], phased=PHASES,
+)  # fmt: skip
 
 
 class Checked(html.parser.HTMLParser):
@@ -151,16 +144,15 @@ def test_waiting_is_what_several_threads_take_beyond_one():
     assert "threads&#x27; time 38% is waiting" in text  # 1 - 50 / (2 * 40)
 
 
-@pytest.mark.parametrize("number", range(len(charts.MARKERS)))
-def test_every_variant_has_a_marker_of_its_own(number):
-    paths = [charts.marker(other, 0, 0, 5) for other in range(len(charts.MARKERS))]
-    assert paths.count(paths[number]) == 1
-    assert re.fullmatch(r"[MahvlzA-Z0-9.,\- ]+", paths[number])
+def test_every_variant_has_a_marker_of_its_own():
+    paths = [report.marker(number, 0, 0, 5) for number in range(len(report.MARKERS))]
+    assert len({*paths}) == len(paths)
+    assert all(re.fullmatch(r"[MahvlzA-Z0-9.,\- ]+", path) for path in paths)
 
 
 def test_the_roofline_has_its_points_below_the_peak():
-    point = charts.Point(10.0, 50e9, 0, "half of the peak")
-    text = charts.roofline(MACHINE, "float32", [point])
+    point = report.Point(10.0, 50e9, 0, "half of the peak")
+    text = report.roofline(MACHINE, "float32", [point])
     y = {float(m[1]) for m in re.finditer(r'<polyline class="roof" points="\S+ \S+,([\d.]+) ', text)}
     assert len(y) == 1
     at = float(re.search(r'<path d="M[\d.]+,([\d.]+)a', text)[1])
@@ -175,11 +167,8 @@ def test_a_browser_draws_it(width, mode, tmp_path):
     (tmp_path / "report.html").write_text(page(GIVEN), encoding="utf-8")
     command = [
         *(needs.BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-        *(
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},2400",
-            "--enable-logging=stderr",
-        ),
+        *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400"),
+        "--enable-logging=stderr",
         f"--blink-settings=preferredColorScheme={0 if mode == 'dark' else 1}",
         *(f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "report.html").as_uri()),
     ]

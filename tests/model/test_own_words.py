@@ -15,9 +15,8 @@ from support.custom_pieces import PAGE
 from support.problems import COMPILED_DTYPES, eps
 
 from fastmlp import SGD, Activation
-from fastmlp.formulas.expressions import WORDS, _applied, operate, variable
+from fastmlp.formulas.expressions import WORDS, _applied, operate, trace, variable
 from fastmlp.formulas.operations import OPERATIONS
-from fastmlp.formulas.tracing import trace
 from fastmlp.kernels.codegen.symbols import jittable
 
 POINTS = [

@@ -111,12 +111,9 @@ _kept = []
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     names = (
-        (calls, "workspace"),
-        (calls.Idle, "take"),
-        (adapter, "lists_for"),
-        (stepping, "lists_for"),
+        (calls, "workspace"), (calls.Idle, "take"), (adapter, "lists_for"), (stepping, "lists_for"),
         (calls, "tables_for"),
-    )
+    )  # fmt: skip
     before = [getattr(*name) for name in names]
     calls.workspace = functools.partial(guarded_workspace, side)
     calls.Idle.take = lambda *_: None  # what is kept has no walls

@@ -9,14 +9,9 @@ from fastmlp.lab.timing import Time
 CPU = "cpu"
 
 MACHINE = MeasuredMachine(
-    "a CPU",
-    2,
-    512,
-    2,
-    {"python": "3"},
-    {"float32": 100e9, "float64": 50e9},
+    "a CPU", 2, 512, 2, {"python": "3"}, {"float32": 100e9, "float64": 50e9},
     [CacheLevel("L1", 32768, 200e9), CacheLevel("memory", 1 << 62, 20e9)],
-)
+)  # fmt: skip
 
 
 def measurement(

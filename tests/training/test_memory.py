@@ -21,7 +21,7 @@ from support.selection import matrix
 import fastmlp
 from fastmlp.kernels.runtime.calls import Idle
 from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
-from fastmlp.kernels.tuning.table import BLOCK_ROWS
+from fastmlp.kernels.tuning import BLOCK_ROWS
 from fastmlp.model.layout import parameter_count
 from fastmlp.training.loop import MAX_CHUNK_VISITS
 

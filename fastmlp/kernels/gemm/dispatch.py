@@ -1,9 +1,8 @@
 """Chooses, for each operation of a layer, the way to form the product.
 
 Each function computes a slice of the result's rows (of samples, or of weights). Any slicing gives the same bits, so
-workers share a product without communication. `panel` is a worker's scratch, aligned to 64 bytes: a panel of B
-has a row for each term of the sums. Weights, deltas and outputs should be aligned to 64 bytes, too. Otherwise
-every vector lies in two cache lines, and an 8x2 tile fell from 0.89 of peak to 0.75.
+workers share a product without communication. `panel` is a worker's scratch, with a row for each term of the sums.
+Arrays should be aligned to 64 bytes: otherwise an 8x2 tile falls from 0.89 of peak to 0.75.
 
 A jitted caller should pass no literal number: Numba compiles the callee again for each.
 """
@@ -23,7 +22,7 @@ from fastmlp.kernels.gemm.transposed import (
     pays_backward,
     pays_forward,
 )
-from fastmlp.kernels.tuning.table import ROW_BYTES, tuned
+from fastmlp.kernels.tuning import ROW_BYTES, tuned
 
 compiled = njit(error_model="numpy", inline="always")
 
@@ -36,35 +35,27 @@ PAGED_BYTES, FAR_WORK = 1 << 22, 1 << 28
 result are FAR_WORK. With 2000 x 2000 weights 32 rows took 0.72 of the time, with 1000 x 1500 64 rows 0.88."""
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
-"""The limits of rows of x that are read whole for each panel of W. Where rows take more than CACHED_BYTES and have
-more than MOST_TERMS inputs, L2 does not hold them: sums run over DEPTH inputs at a time and are kept in the result
-between: 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 x 2048 x 2048 would lose 0.03.
+"""Rows of x of more than CACHED_BYTES and MOST_TERMS inputs leave L2 before the next panel of W: there sums run over DEPTH
+inputs at a time. 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 x 2048 x 2048 would lose 0.03.
 """
 
 HELD_BYTES, LEAST_TERMS = 1 << 19, 512
-"""Bytes of rows of x and delta in a run of a weight gradient's sums, of LEAST_TERMS rows at least; sums are kept
-between runs: with 256 inputs and units 1024 rows took 0.88 of their time, with 512 and 256, 768 rows took 0.78. Of
-rows of x longer than ROW_BYTES nothing was gained.
+"""Bytes of rows of x and delta in a run of a weight gradient's sums, of LEAST_TERMS rows at least: with 256 inputs and
+units 1024 rows took 0.88 of their time. Of rows of x longer than ROW_BYTES nothing was gained.
 """
 
 
 def is_crowded(depth, row_bytes, most):
     """Return whether a panel of `depth` rows this far apart does not stay in L2, for too few sets.
 
-    The power of two in the distance says how few sets. Beside other reads a panel fills more ways than those sets have
-    where that power times the depth is more than about half of L2, `most`.
+    The power of two in the distance says how few; beside other reads a panel may fill about half of L2, `most`.
     """
     return depth * (row_bytes & (0 - row_bytes)) >= most
 
 
 @jittable
 def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int, always: int):
-    """Return how tiles read B, IN_PLACE or PACKED.
-
-    rows, depth : of the result, and the terms of its sums
-
-    least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is always packed
-    """
+    """Return how tiles read B, IN_PLACE or PACKED; least, crowded, always : the tuned constants"""
     total = depth * row_bytes
     far = (total >= PAGED_BYTES) & (total * rows >= FAR_WORK)
     pays = (rows >= least) & (is_crowded(depth, row_bytes, crowded) | far)
@@ -85,10 +76,7 @@ def terms_together(n_in: int, x_bytes: int):
 
 @compiled
 def rows_together(depth, x_row, delta_row):
-    """Return the rows of a run of a weight gradient's sums, from the bytes of two rows.
-
-    A branch and not `where`: the division is a hundredth of the smallest step.
-    """
+    """Return the rows of a run of a weight gradient's sums, from the bytes of two rows."""
     both = x_row + delta_row
     if depth * both > CACHED_BYTES and x_row <= ROW_BYTES:
         return min(depth, max(HELD_BYTES // both, LEAST_TERMS))
@@ -99,12 +87,8 @@ def rows_together(depth, x_row, delta_row):
 def affine(x, order, w, b, out, start, stop, relu, panel):
     """out[start:stop] = x[order][start:stop] @ w + b; where `relu`, max(., 0) of the sums.
 
-    x : (samples, n_in) floating, C-contiguous
+    x (samples, n_in), w (n_in, n_out), b (n_out,) or None, out (rows, n_out), all C-contiguous
     order : (rows,) int64, the sample of each row of `out`; empty, row i is sample i
-    w : (n_in, n_out) floating, C-contiguous
-    b : (n_out,) floating, or None
-    out : (rows, n_out) floating, C-contiguous, rows start to stop overwritten
-    panel : scratch for a depth of n_in
     """
     rows, n_out = stop - start, w.shape[1]
     if len(order) == 0 and pays_forward(n_out, rows, VECTOR_BYTES // out.itemsize):
@@ -126,28 +110,18 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
 def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
     """out[start:stop] = (delta @ w.T)[start:stop], times the derivative of the relu that made `hidden`.
 
-    delta : (rows, n_out) floating, C-contiguous
-    w : (n_in, n_out) floating, C-contiguous
-    hidden : (rows, n_in) floating, C-contiguous; read only where `relu`
-    out : (rows, n_in) floating, C-contiguous, rows start to stop overwritten
-    panel : scratch for a depth of n_out
+    delta (rows, n_out), w (n_in, n_out), out (rows, n_in), and like out `hidden`, which is read only where `relu`
     """
     product_by_transposed(delta, start, stop - start, w, panel, hidden, out, relu)
 
 
 @compiled
 def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel):
-    """out = (x[order].T @ delta)[start:stop]; where `apply`, out -= rate * (that + l2 * out).
+    """out = (x[order].T @ delta)[start:stop]; where `apply`, out -= rate * (that + l2 * out), with no gradient stored.
 
-    A panel of delta stays in L1 while the columns of x are read, if there are enough of these for a copy. Where
-    `apply`, the gradient is used from registers and not stored.
-
-    x : (samples, n_in) floating, C-contiguous
-    order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i
-    delta : (rows, n_out) floating, C-contiguous
-    out : (.., n_out) floating, C-contiguous, its row i - out_first being row i of the gradient
-    sums : like out; unfinished sums are kept here where `apply`, else in `out`
-    panel : scratch for a depth of `rows`
+    x (samples, n_in), delta (rows, n_out); order as of `affine`
+    out : (.., n_out), its row i - out_first being row i of the gradient; unfinished sums lie here
+    sums : like out, for unfinished sums where `apply`
     """
     rows, n_out = stop - start, delta.shape[1]
     narrow = pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize)

@@ -1,13 +1,11 @@
 """Matrix products of register tiles, of any size: C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-Separate from `fastmlp.kernels.gemm.microkernel`, where a tile has one shape. Here columns are cut into panels, as wide
-as a tile, and rows into stacks of tiles. The text is LLVM instructions: jitted loops in each of a layer's
-products took a fifth of the compilation of a first training.
+Columns are cut into panels, as wide as a tile, and rows into stacks of tiles. The text is LLVM instructions: jitted
+loops in each of a layer's products took a fifth of the compilation of a first training.
 
-There are two macrokernels around the microkernel. `emit_product` serves all sizes: a table has the cheapest tiles,
-which are called by shape, and edges are masked. `write_product` writes the tiles into the program of one small
-network. Calls would be too slow there: 5-20-10-2 has eight products in a step of 0.7 us (4 rows, float64), where
-`fused` takes 1.5 us for a step of one row.
+`emit_product` serves all sizes: a table has the cheapest tiles, which are called by shape, and edges are masked.
+`write_product` writes the tiles into the program of one small network, where calls would be too slow: 5-20-10-2 has
+eight products in a step of 0.7 us.
 """
 
 import math
@@ -46,21 +44,14 @@ MOST_ACROSS = 4
 
 
 class Operands(NamedTuple):
-    """The operands of a product: places in memory, and numbers. Rows and steps are distances in bytes.
-
-    `multiply` takes numbers as LLVM values, `Symbol`s or integers; `write_product` as `Symbol`s or integers.
+    """The operands of a product: places in memory, and numbers (LLVM values, `Symbol`s or integers). Rows are in bytes.
 
     a, a_row, a_step, order, known : as `microkernel.Stack`; kind : a place in `microkernel.KINDS`
-    b, b_row : B, or its transpose
-    panel : scratch for a panel of B, as deep as B and as wide as a tile
-    start, start_row : nothing for 0, or the chain of (m, n) starts there (a bias with start_row = 0, or c
-        itself to resume); for GATE, the array that gates
-    c, c_row : the result
+    b : B, or its transpose; panel : scratch for a panel of B, as deep as B and as wide as a tile
+    start, start_row : nothing for 0, or where the chain of (m, n) starts (a bias, or c to resume); for GATE what gates
     rows, columns, depth : the rows of A, the columns of B, the terms of each sum
-    finish : STORE, RELU, GATE, or UPDATE, which alone reads rate and l2
-    packing : IN_PLACE, PACKED or TRANSPOSED
+    finish : STORE, RELU, GATE, or UPDATE, which alone reads rate and l2; packing : IN_PLACE, PACKED or TRANSPOSED
     across : the most vectors across a tile; beyond VECTORS only for tiles of a single row
-    rate, l2 : of the dtype
     """
 
     a: Any
@@ -89,9 +80,8 @@ class Operands(NamedTuple):
 def cuts(machine, kind):
     """How to cut `left` rows into tiles: table[vectors, left] is (rows of the next tile, how many such tiles).
 
-    The cut has the least cost. The cost of a tile is its time for one k: that of its FMAs, or of its loads (two a
-    cycle), and half a cycle for its begin and its end (64 cycles over 128 terms). At left = 0 stands the tallest
-    tile, which is used first where there are more rows than the table has.
+    The cut has the least cost: of a tile the time for one k, of FMAs or loads (two a cycle), and half a cycle for begin and
+    end. At left = 0 stands the tallest tile, which comes first where there are more rows than the table has.
     """
     most = 2 * max(max(heights) for heights in machine.shapes)
     table = np.zeros((machine.row + 1, most + 1, 2), np.int64)
@@ -112,10 +102,7 @@ CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
 
 
 def next_stack(build, kind, vectors, left):
-    """Write the choice of the next tiles where `left` rows are left.
-
-    Return how many tiles there are, the rows of each, and whether these are the tallest tiles.
-    """
+    """Write the choice of the next tiles for `left` rows: their number, the rows of each, whether they are the tallest."""
     name = f"cuts_{MACHINE.vector_bytes}"
     if name not in build.module.globals:
         numbers = ir.Constant(ir.ArrayType(INT, CUTS.size), CUTS.ravel().tolist())
@@ -218,11 +205,7 @@ def splits(total, most):
 def write_product(v, o, end=stored, a_sums=None, spreads=False):
     """Write a product into the program of a small network. Rows or columns, or both, are integers.
 
-    A `Symbol` is rounded up to whole tiles: the memory must have room beyond it.
-
-    o : `Operands` without an order; `packing` is IN_PLACE, or TRANSPOSED, which copies nothing here. kind, panel,
-        finish, rate and l2 are not read.
-    end, a_sums, spreads : as in `emit_tiles`
+    A `Symbol` is rounded up to whole tiles, for which the memory must have room; TRANSPOSED copies nothing here.
     """
 
     def panel(left, vectors, mask=None, a_sums=None):

@@ -1,15 +1,12 @@
 """Register tiles of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
 A tile holds `rows` x `vectors` accumulators in registers. For each k it loads `vectors` vectors of B, broadcasts `rows`
-numbers of A, and does rows * vectors FMAs. A is read number by number, so its strides are free: the same code is X @ W
-with the strides (ld, 1) and X.T @ D with (1, ld). A call computes a stack of tiles: with a call for
-each, 8x3 tiles over 128 terms lost a tenth of their speed.
+numbers of A, and does rows * vectors FMAs. A is read number by number, so its strides are free: X @ W has the strides
+(ld, 1), X.T @ D (1, ld). A call computes a stack of tiles: with a call for each, 8x3 tiles over 128 terms lost a tenth.
 
-Every element is a chain of FMAs over ascending k, whatever its tile. So its bits do not depend on how rows and
-columns are cut into tiles.
+Every element is a chain of FMAs over ascending k, so its bits do not depend on how rows and columns are cut into tiles.
 
-Strides, depth and counts are integers or run-time values. Tiles of run-time values are pieces, one for each shape,
-and serve all networks; tiles of integers are written into the program of one network.
+Tiles of run-time values are pieces, one for each shape; tiles of integers are written into one network's program.
 """
 
 from collections import namedtuple
@@ -60,16 +57,13 @@ MACHINE = host()
 
 
 ROW_POINTERS = 8
-"""Rows in an order with a pointer each in integer registers. More are a load more for every k, which
-a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place of 6.5. By 12x2 tiles in place of 8x2
-100 x 784 x 100 took 0.95 of its time."""
+"""Rows in an order with a pointer each in integer registers; more are a load for every k. By 12x2 tiles in place of 8x2
+100 x 784 x 100 took 0.95 of its time, but a tile of one vector has no time for loads.
+"""
 
 
 def shapes(machine, kind):
-    """The machine's shapes; for rows in an order, with more pointers than registers only for gain.
-
-    X @ W of a single row has additional shapes, with more vectors across.
-    """
+    """The machine's shapes; rows in an order have fewer, X @ W of a single row has some with more vectors across."""
     fits = lambda m, vectors: kind != "rows" or m <= ROW_POINTERS * vectors
     several = [[m for m in heights if fits(m, j)] for j, heights in enumerate(machine.shapes, 1)]
     return several + [[1]] * (machine.row - machine.vectors if kind == "strided" else 0)
@@ -78,10 +72,8 @@ def shapes(machine, kind):
 def multiples(build, stride, count):
     """[0, stride, 2 * stride, ...]; of a `Symbol`, in a form that LLVM keeps in registers.
 
-    Otherwise LLVM computes the place of each row of A from the row before, a chain of `count` dependent additions
-    for every k, which halved the speed of an 8x1 tile. An empty piece of assembly hides how the odd multiples were
-    computed. Even multiples are odd ones times 2, 4 or 8, which a load's address can contain, so 12 rows take 6
-    integer registers.
+    Otherwise LLVM computes the place of each row of A from the row before, a chain that halved the speed of an 8x1 tile.
+    Empty assembly hides how odd multiples were computed; even ones are odd ones times 2, 4 or 8, as an address can contain.
     """
     if isinstance(stride, int):
         return [stride * m for m in range(count)]
@@ -96,27 +88,17 @@ def multiples(build, stride, count):
     return found
 
 
-class Stack(
-    namedtuple(
-        "Stack",
-        "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2",
-    )
-):
-    """The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
+Stack = namedtuple(
+    "Stack", "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2"
+)
+"""The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
 
-    a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; where there is an order, order[m] stands for m,
-        or order[k] for k * a_step
-    order : int64, see KINDS
-    b, b_row : B
-    start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
-    c, c_row : the result
-    count : the number of tiles in the stack
-    columns : of the result in a tile whose last vector is masked
-    depth : terms of each chain
-    known : how many places of the order may be read
-    finish : STORE, RELU, UPDATE or GATE
-    rate, l2 : read by UPDATE
-    """
+a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; with an order, order[m] stands for m, or order[k] for
+    k * a_step; known : how many places of the order may be read
+start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
+count : of tiles; columns : of the result in a tile whose last vector is masked; depth : terms of each chain
+finish : STORE, RELU, UPDATE, which reads rate and l2, or GATE
+"""
 
 
 def taken_by(dtype):
@@ -130,14 +112,10 @@ def emit_tiles(
 ):  # fmt: skip
     """Write a stack of tiles of one shape.
 
-    o : `Stack`
-    started : whether chains begin with the numbers at `start`, a bool or a `Symbol`; if not, with 0
-    spreads : whether `start` has one number for each row, for all of its columns
-    ends : by code: end(sum, target, guide, mask) gives the vector to store at the place `target`; `guide` is the
-        same place at `start`. With a single end, `finish` is not read.
-    mask : of the last vector
-    fetches : whether to prefetch the cache lines of the result
-    turned : whether b is the place of the transpose of B, which is read in square blocks; depth must be an integer
+    started : whether chains begin with the numbers at `start`, a bool or a `Symbol`; spreads : of one for each row
+    ends : by code: end(sum, target, guide, mask) gives the vector to store at the place `target`; `guide` is at `start`
+    mask : of the last vector; fetches : whether to prefetch the cache lines of the result
+    turned : whether b is the transpose of B, which is read in square blocks; depth must be an integer
     keeps_order : of loads, see `Machine.load_order`; unrolled loops are slower by it
     a_sums : None, or a place (rows,) that gets the sums of A's rows, added to the numbers there if `started`
     """
@@ -238,8 +216,7 @@ def emit_tiles(
 def starts_of(v, started, results, spreads):
     """The vectors that the chains of results begin with.
 
-    Without `start` the loads are skipped by a branch, not by an empty mask: a masked-off load of an unmapped page
-    (null) takes a microcode assist of some thousand cycles.
+    Without `start` a branch skips the loads: a masked-off load of null takes a microcode assist of some thousand cycles.
     """
     load = lambda: [v.broadcast(guide) if spreads else v.load(guide, mask) for _, guide, mask in results]
     if isinstance(started, bool):
@@ -305,10 +282,8 @@ def ends_of(v, kind, rate, l2):
 class Tiles(NamedTuple):
     """The tiles of a kind as a piece, with a code for each shape.
 
-    name : of the piece
-    shapes : as `shapes` gives them
     axes : the number of values of each part of a code: rows, vectors, and whether no lane is masked
-    masks : whether tiles of fewer rows than the tallest have masks even where all lanes are there: `Machine.masks`
+    masks : whether tiles of fewer rows than the tallest have masks even where all lanes are there
     """
 
     name: str

@@ -1,7 +1,6 @@
 """The matrix products of layers for jitted code: arrays become the operands of a product.
 
-Separate because `fastmlp.kernels.gemm.macrokernel` does not know arrays, and jitted code should not name its twenty
-operands: each name is a statement that Numba types and lowers, about a millisecond.
+Jitted code should not name twenty operands: each name is typed and lowered by Numba, in about a millisecond.
 """
 
 import functools
@@ -18,7 +17,7 @@ from fastmlp.kernels.gemm.microkernel import GATE, STORE, VECTOR_BYTES, VECTORS
 def product_of_rows(x, order, first, rows, w, inputs, packing, panel, b, out, finish, across):
     """`rows` rows of out = x[order] @ w + b, from row `first` on; with an empty order, of x @ w + b.
 
-    inputs : (k, terms); the sums run over `terms` inputs from input k on, and continue from out where k > 0
+    inputs : (k, terms); the sums run over `terms` inputs from k on, and continue from out where k > 0
     """
     k, terms = inputs
     builder, begins = x.builder, k.equals(0).value
@@ -86,9 +85,8 @@ def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
 def product(a, b, start, c, size, end, across):
     """Any product of flat arrays, C = end(start + A B).
 
-    a : (array, at, row, step); element (m, k) of A is array[at + m * row + k * step]
-    b, start, c : (array, at, row), likewise; start : (None, 0, 0) for 0
-    size : (rows, columns, depth); end : (finish, rate, l2)
+    a : (array, at, row, step); element (m, k) of A is array[at + m * row + k * step]; b, start, c : (array, at, row)
+    start : (None, 0, 0) for 0; size : (rows, columns, depth); end : (finish, rate, l2)
     """
     (array, *_, a_row, a_step), (rows, columns, depth), (finish, rate, l2) = a, size, end
     itemsize = array.itemsize

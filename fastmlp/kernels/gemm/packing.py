@@ -1,8 +1,7 @@
 """Copies of matrices made for the tiles' B operand: packed panels and transposes.
 
-A panel is some columns of a matrix without gaps between its rows. Tiles read B by whole vectors. Where the rows of B
-lie a multiple of 512 bytes apart, they fall into few sets of L1 and evict one another; where they do not lie a multiple
-of 64 bytes apart, a load may lie in two cache lines, and takes twice as long.
+A panel is some columns of a matrix without gaps between its rows. Where rows of B lie a multiple of 512 bytes apart,
+they fall into few sets of L1 and evict one another; where not a multiple of 64, a load may lie in two cache lines.
 
 Masks are used at edges only: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
 """
@@ -47,11 +46,9 @@ def _emitted(name, write):
 def emit_pack(v, a, out, columns, rows, a_row, out_row):
     """Write the copy of rows, with prefetches of the next panel behind each row.
 
-    Rows and not columns of vectors: cache lines 512 bytes apart leave L1 before their other half is read. No processor
-    foresees rows this far apart: without the fetches seven products of 128 x 256 x 256, whose weights come from L3, take
-    1.05 to 1.12 times as long. The first lines are fetched of every matrix; a fetch more a row costs a twentieth of a
-    step where the matrix lies in L2. Beyond L2 all are fetched: 64 x 1024 x 3000 reaches 0.87 of the peak
-    with AVX2 in place of 0.71, with AVX-512 0.69 in place of 0.60.
+    No processor foresees rows this far apart: without the fetches seven products of 128 x 256 x 256, whose weights come
+    from L3, take 1.05 to 1.12 times as long. A fetch more a row costs a twentieth of a step where the matrix lies in L2;
+    beyond L2 all lines are fetched: 64 x 1024 x 3000 reaches 0.87 of the peak with AVX2 in place of 0.71.
     """
     panel, some = VECTORS * v.lanes * v.itemsize, max(2 * v.lanes * v.itemsize // LINE_BYTES, 1)
     ends = [min(end, panel) for end in range(LINE_BYTES, panel + LINE_BYTES, LINE_BYTES)]
@@ -74,10 +71,9 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
 
 
 def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
-    """Write the transpose, by blocks of lanes x lanes in registers.
+    """Write the transpose, by blocks of lanes x lanes in registers; blocks at the edges are masked.
 
-    Sizes are integers or `Symbol`s. Blocks at the edges are masked. Without `edges` all blocks are whole, and read and write
-    beyond rows and columns that are no multiples of lanes.
+    Without `edges` all blocks are whole, and read and write beyond rows and columns that are no multiples of lanes.
     """
     lanes, build = v.lanes, v.builder
     with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:

@@ -1,8 +1,7 @@
 """Transposed products for few output columns, which become rows of a tile.
 
-A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as a layer eight times as wide.
-Here each lane holds a sample, or an input. Every sum is the same chain as in `fastmlp.kernels.gemm.dispatch`, so the
-choice between the two changes no bit.
+A tile of 2 columns fills 2 of 16 lanes: the last layer of 28-256-256-2 took as long as one eight times as wide. Here
+each lane holds a sample, or an input. Every sum is the same chain as in `fastmlp.kernels.gemm.dispatch`.
 """
 
 from __future__ import annotations
@@ -69,10 +68,9 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, update, panel):
     """`dispatch.weight_gradient` of some rows of delta; fewer than four outputs use tiles of one row.
 
-    inputs : (x, at, row), the offset of column `start` in the first of these rows, and the distance of rows
-    samples : (k, terms), the first row of delta, and the number of rows
+    inputs : (x, at, row), the offset of column `start` in the first row, and the distance of rows
+    samples : (k, terms), the first row of delta, and the number of rows; update : (apply, rate, l2)
     waiting : like out, for unfinished sums, continued if k > 0
-    update : (apply, rate, l2)
     """
     x, at, row = inputs
     k, terms = samples

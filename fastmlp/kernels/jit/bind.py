@@ -56,25 +56,21 @@ class Program:
         self._variant = variant.name
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
-    def source(self, name: str) -> EntrySource:
-        """Return the source of an entry point."""
-        function = self._functions[name]
-        inner = _inner(function, self._functions)
-        identity = _identity(function, inner, name in FLUSHING, self._raises, **INNER)
-        # Variants share an entry point if they differ in nothing that it calls.
-        qualname = f"{name}_{identity.digest}"
-        return EntrySource(qualname, qualname, function, lambda: inner, identity, self._raises)
-
-    def source_of(self, bound: Bound) -> EntrySource:
-        """Return the source of a single network's entry point."""
-        template, names = located(bound.template), located(bound.names)
-        inner = _inner(template, TEMPLATES)
-        identity = _identity(template, inner, names, **INNER)
+    def source(self, program: str | Bound) -> EntrySource:
+        """Return the source of an entry point: of a template, or of a single network's program."""
+        if isinstance(program, str):
+            function = self._functions[program]
+            inner = _inner(function, self._functions)
+            identity = _identity(function, inner, program in FLUSHING, self._raises, **INNER)
+            # Variants share an entry point if they differ in nothing that it calls.
+            name = f"{program}_{identity.digest}"
+            return EntrySource(name, name, function, lambda: inner, identity, self._raises)
+        function, names = located(program.template), located(program.names)
+        inner = _inner(function, TEMPLATES)
+        identity = _identity(function, inner, names, **INNER)
         # The disk cache compares nothing but names, so the name has a digest of the constants.
-        return EntrySource(
-            name_of(identity.digest, bound), identity.digest, template,
-            lambda: {**inner, **names(bound.constants)}, identity, False,
-        )  # fmt: skip
+        name, scope = name_of(identity.digest, program), lambda: {**inner, **names(program.constants)}
+        return EntrySource(name, identity.digest, function, scope, identity, False)
 
 
 def located(place: str) -> Any:
@@ -86,9 +82,7 @@ def located(place: str) -> Any:
 class EntrySource(NamedTuple):
     """The source of an entry point, for compilation.
 
-    name : of its machine code; stored_name : the name on the disk, see `entries.Entries`
-    names : names() gives the template's globals by name
-    raises : see `emission.emit_entry`
+    stored_name : the name on the disk, see `entries.Entries`; names() gives the template's globals by name
     """
 
     name: str
@@ -199,10 +193,7 @@ def called_from_python(*arguments: Any) -> Any:
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
-    """Return `function` compiled, with the functions it names taken from `functions` first.
-
-    Variants share a function that reaches none of the variants' functions, so a process compiles it once.
-    """
+    """Return `function` compiled, with the functions it names taken from `functions` first."""
     inner = _inner(function, functions)
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
@@ -217,8 +208,8 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
 def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
     """Return the intrinsic that calls `function` as the piece `name` of the program (`PIECES`).
 
-    A built-in function with a code is compiled once for each code, as a constant, without the branches of
-    other codes. A function decorated by Numba calls the functions named in its file, and keeps its options.
+    A built-in function with a code is compiled for each code, as a constant. A function decorated by Numba
+    calls the functions named in its file, and keeps its options.
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
@@ -254,10 +245,13 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
 def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
     """Return a copy of a function for Numba to compile, with other objects for its global names.
 
-    target : the target context of `emission` that compiles the copy; None for Numba's, for functions called
-        from Python
+    target : of `emission`; None for Numba's, for functions called from Python
     """
-    copy = _rebound(function, names)
+    copy = types.FunctionType(
+        function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__,
+        function.__closure__,
+    )  # fmt: skip
+    copy.__module__ = function.__module__
     # Machine code on the disk has the names of its inner functions in it. A process may load programs
     # compiled by two other processes, so a name must mean the same code in all.
     copy.__qualname__ = qualname
@@ -268,10 +262,7 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
 
 
 def _identity(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Identity:
-    """Return the identity of the copy's machine code.
-
-    more : further objects the code depends on
-    """
+    """Return the identity of the copy's machine code; more : further objects the code depends on"""
     settings = {**_settings(function), **options}.items()
     return Identity(
         function, *sorted(names.items()), *((name, text_of_option(one)) for name, one in settings), *more
@@ -311,37 +302,20 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             # A user's function may call ours by any name, and with a code that only run time knows.
-            coded = _is_ours(value) and _takes_code(value.__name__) and not _is_ours(function)
+            known = PIECES.get(value.__name__)
+            coded = (
+                known is not None and known.codes is not None and _is_ours(value) and not _is_ours(function)
+            )
             inner[name] = _piece(value.__name__, value, functions) if coded else _link(value, functions)
         elif bound:
             inner[name] = value
     return inner
 
 
-def _takes_code(name: str) -> bool:
-    """Return whether a slot's first argument is a code with machine code for each value."""
-    return name in PIECES and PIECES[name].codes is not None
-
-
 def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
     """Return the object of a function's global name: the variant's, else the module's, else None."""
     own, bound = function.__globals__.get(name), functions.get(name)
-    if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
+    foreign = isinstance(_plain(own), types.FunctionType) and not _is_ours(_plain(own))
+    if bound is not None and foreign and _is_ours(_plain(bound)):
         bound = None  # a user's function may have its own helper with the name of a slot
     return own if bound is None else bound
-
-
-def _is_foreign(value: Any) -> bool:
-    """Return whether a value is a function, jitted or not, from outside fastmlp."""
-    plain = _plain(value)
-    return isinstance(plain, types.FunctionType) and not _is_ours(plain)
-
-
-def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:
-    scope = {**function.__globals__, **names}
-    copy = types.FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
-    )
-    copy.__module__ = function.__module__
-    copy.__qualname__ = function.__qualname__
-    return copy

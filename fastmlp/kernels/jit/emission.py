@@ -34,10 +34,9 @@ INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.In
 
 
 class _Codegen(JITCPUCodegen):
-    """Optimises code for `machine.target`, and emits none.
+    """Optimises code for `machine.target`, and emits none: a function inlined by others needs none.
 
-    A function inlined by other functions needs no machine code. LLVM's pass managers are freed, which
-    llvmlite leaves alive: 33 KiB a function, 4 MB a program.
+    LLVM's pass managers are freed, which llvmlite leaves alive: 33 KiB a function, 4 MB a program.
     """
 
     def _get_host_cpu_name(self):
@@ -118,10 +117,9 @@ NUMBERS = re.compile(r"(?<=B)\d+v\d+(?=B)|(?<=RecordILi)\d+")
 
 
 def difference(one, other):
-    """Return the difference between two object files of the same function in words; None if equal.
+    """Return the difference between two object files of a function in words; None if equal.
 
-    Sections are compared byte by byte: instructions, constants, relocations. The tables of symbols are not:
-    the length of Numba's numbers moves their entries. Symbols are compared without numbers.
+    Sections are compared byte by byte, but the tables of symbols: the length of Numba's numbers moves these.
     """
     if [*map(_plain, one.externals)] != [*map(_plain, other.externals)]:
         return "a symbol that is called"
@@ -216,9 +214,7 @@ def _forget(known):
 def emit_entry(compiled, name, flushes, raises):
     """Return the machine code of an entry point around the only overload of a dispatcher.
 
-    flushes : whether subnormal numbers count as 0 while the entry point runs
-    raises : whether the function may raise errors itself, as custom kernels may; else only errors of loading
-        or compiling a piece arise
+    flushes : whether subnormal numbers count as 0; raises : whether custom kernels may raise errors
     """
     (made,) = compiled.overloads.values()
     context = compiled.targetctx

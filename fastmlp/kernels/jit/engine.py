@@ -12,17 +12,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import binding
 from numpy.typing import NDArray
 
+from fastmlp.kernels import tuning
 from fastmlp.kernels.codegen.machine import processor, target
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
 from fastmlp.system.forks import once
@@ -44,10 +44,7 @@ PYTHON = (
 
 
 class Engine:
-    """Machine code in memory, freed with the last reference to the engine.
-
-    text : of a module in LLVM's language
-    """
+    """Machine code in memory, freed with the last reference; text : a module in LLVM's language"""
 
     def __init__(self, text: str = "") -> None:
         _, cpu, features = target()
@@ -88,7 +85,7 @@ def take_constants() -> None:
     """Set the constants from the disk, before the first program runs."""
     stored = store.name_of(CONSTANTS) if are_constants_measured() else None
     if stored is not None:
-        table.take(json.loads(stored))
+        tuning.take(json.loads(stored))
 
 
 def save_constants(values: Mapping[str, int]) -> None:
@@ -115,7 +112,7 @@ def can_link(code: MachineCode) -> bool:
     common()  # linking with a missing symbol would end the process
     if all(map(binding.address_of_symbol, code.externals)):
         return True
-    _compiler().initialize_runtime()  # Numba's symbols, of its runtime too, are found once Numba is imported
+    _compiler().emission.initialize_runtime()  # Numba finds its symbols once it is imported
     return all(map(binding.address_of_symbol, code.externals))
 
 
@@ -129,32 +126,12 @@ known_to_compiler: dict[str, Callable[[], Any]] = {}
 """Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
 
 
-class Compiler(NamedTuple):
-    """The functions for compiling in this process.
-
-    compiled_piece : see `fastmlp.kernels.jit.lazy`
-    initialize_runtime, difference : see `fastmlp.kernels.jit.emission`
-    """
-
-    compiled_piece: Callable[[str, tuple[str, ...], str], MachineCode]
-    initialize_runtime: Callable[[], None]
-    difference: Callable[[MachineCode, MachineCode], str | None]
-
-
-_provided: list[Compiler] = []
-
-
-def provide(compiler: Compiler) -> None:
-    """Set the compiler; the compiling module calls this function when imported."""
-    _provided[:] = [compiler]
+compilers: list[Any] = []
+"""The module that compiles pieces, which names itself here when imported, and imports Numba."""
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
-    """Return the address of a piece, loaded, or compiled first.
-
-    types : Numba's names of the arguments' types
-    key : of the activation, loss or rule of its code; "" without a code
-    """
+    """Return the address of a piece, loaded or compiled; key : of a code, else empty."""
     request = name, types, key
     if request not in loaded_pieces:
         with lock, compiling():
@@ -190,7 +167,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := _provided[0].difference(code, made):
+    if found := compilers[0].emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
@@ -205,34 +182,26 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def _compiler() -> Compiler:
-    """Return the compiler, after importing the modules of the loaded programs."""
+def _compiler() -> Any:
+    """Return the compiling module, after importing the modules of the loaded programs."""
     while known_to_compiler:
         known_to_compiler.popitem()[1]()
-    return _provided[0]
-
-
-def described(request: int, length: int, code: int) -> tuple[str, tuple[str, ...], str]:
-    """Return the arguments of `address_of` for a piece described by JSON at `request` (`lazy.calling`).
-
-    code : the value of its first argument, if not constant when the call was written
-    """
-    name, types, codes, key = json.loads(ctypes.string_at(request, length))
-    if key is None:
-        key = str(code) if codes is None else BY_KIND[codes][code].key
-    return name, tuple(types), key
+    return compilers[0]
 
 
 def _resolve(request: int, length: int, code: int) -> int:
-    """Return the address of a piece, with the arguments of `described`; compiled code calls this function."""
-    return address_of(*described(request, length, code))
+    """Return the address of a piece described by JSON at `request`; compiled code calls this function."""
+    name, types, codes, key = json.loads(ctypes.string_at(request, length))
+    if key is None:
+        key = str(code) if codes is None else BY_KIND[codes][code].key
+    return address_of(name, tuple(types), key)
 
 
 # The symbol is the address of the Python function itself, which compiled code calls through the C API. A
 # callback of ctypes would return an arbitrary address if an error arises before its first line, as Ctrl-C
 # can.
 binding.add_symbol(RESOLVE, id(_resolve))
-binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
+binding.add_symbol(tuning.SYMBOL, tuning.VALUES.ctypes.data)
 
 
 # --- entry points -----------------------------------------------------------------------------------------
@@ -242,7 +211,6 @@ class Entry:
     """A function of machine code (call's address, worker, workers), run without Python's lock.
 
     It returns 0, or the address of an exception, owned by the caller.
-    address : of the function
     """
 
     def __init__(self, address: int, engine: Engine) -> None:
@@ -273,10 +241,7 @@ def error_of(address: int) -> BaseException:
 
 
 def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
-    """Return an entry point in its engine, loaded, or compiled if the disk has none.
-
-    kind : of the network's numbers
-    """
+    """Return an entry point in its engine, loaded, or compiled if the disk has none."""
     with lock:
         code, engine = code_of(name, kind, compile_code), Engine()
         return Entry(engine.load(code), engine)
@@ -284,7 +249,7 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 
 def is_compiler_loaded() -> bool:
     """Return whether the compiler is loaded: then names are computed anew, and not read from the disk."""
-    return bool(_provided)
+    return bool(compilers)
 
 
 # --- many calls in one ------------------------------------------------------------------------------------

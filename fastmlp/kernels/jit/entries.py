@@ -1,7 +1,6 @@
 """The entry points of programs: names in the store, and the message before a compilation.
 
-A warm process loads no compiler. `fastmlp.kernels.jit.store` has the name of each program compiled from the
-same sources.
+A warm process loads no compiler: the store has the name of each program compiled from the same sources.
 """
 
 from __future__ import annotations
@@ -35,18 +34,28 @@ MOST_BOUND = 64
 """The most single networks with entry points in a process."""
 
 
-def name_of(digest: str, bound: Bound) -> str:
-    """Return the name of a network's machine code; digest : of the common part of all such programs."""
-    constants = hashlib.sha256(f"{digest} {bound.constants!r}".encode()).hexdigest()[:16]
-    return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
+Program = str | Bound
+"""A template of the programs for all networks, or the program of a single network."""
+
+
+def name_of(stored: str, program: Program) -> str:
+    """Return the name of machine code; stored : the name on the disk, for a network the common digest."""
+    if isinstance(program, str):
+        return stored
+    constants = hashlib.sha256(f"{stored} {program.constants!r}".encode()).hexdigest()[:16]
+    return f"train_chunk@{_in_sizes(program)}_{constants}"
+
+
+def _in_sizes(program: Program) -> str:
+    """Return the sizes of a single network; "" for a template."""
+    return "" if isinstance(program, str) else "-".join(map(str, program.sizes))
 
 
 class Entries:
     """A variant's entry points.
 
-    name : of the variant; load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the
-        compiler
-    cacheable : whether all functions are the installed package's; only then are their names saved on the disk
+    load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the compiler
+    cacheable : whether all functions are the installed package's; only then are names saved on the disk
     """
 
     def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
@@ -62,12 +71,7 @@ class Entries:
         found = self._entries.get((template, dtype))
         if found is None:
             with lock:
-                found = self._entries.get((template, dtype)) or self._entry(
-                    f"{self._name} {template}",
-                    dtype,
-                    lambda: self._load().source(template),
-                    lambda name: name,
-                )
+                found = self._entries.get((template, dtype)) or self._entry(template, dtype)
                 self._entries[template, dtype] = found
             if template == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
@@ -80,10 +84,7 @@ class Entries:
         found = self._of_networks.get(key)
         if found is None:
             with lock:
-                found = self._of_networks.get(key) or self._entry(
-                    bound.template, dtype, lambda: self._load().source_of(bound),
-                    lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
-                )  # fmt: skip
+                found = self._of_networks.get(key) or self._entry(bound, dtype)
                 if len(self._of_networks) >= MOST_BOUND:
                     del self._of_networks[next(iter(self._of_networks))]
                 self._of_networks[key] = found
@@ -91,10 +92,7 @@ class Entries:
 
     def has(self, templates: Iterable[str], dtype: str) -> bool:
         """Return whether entry points are in this process, or on the disk."""
-        return all(
-            (one, dtype) in self._entries or self._is_stored(f"{self._name} {one}", dtype)
-            for one in templates
-        )
+        return all((one, dtype) in self._entries or self._is_stored(one, dtype) for one in templates)
 
     def has_network(self, bound: Bound, dtype: str) -> bool:
         """Return whether the entry point of a single network is in this process, or on the disk."""
@@ -104,26 +102,28 @@ class Entries:
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
             return False
-        if self._is_stored(bound.template, dtype, bound):
+        if self._is_stored(bound, dtype):
             return True
         self._missing = {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
         return False
 
-    def _is_stored(self, what: str, dtype: str, bound: Bound | None = None) -> bool:
-        """Return whether the disk has the entry point of a description."""
-        stored = store.name_of(what) if self.cacheable else None
-        return stored is not None and store.has(name_of(stored, bound) if bound else stored, dtype)
+    def _what(self, program: Program) -> str:
+        """Return the key of a program's stored name."""
+        return f"{self._name} {program}" if isinstance(program, str) else program.template
+
+    def _is_stored(self, program: Program, dtype: str) -> bool:
+        """Return whether the disk has an entry point."""
+        stored = store.name_of(self._what(program)) if self.cacheable else None
+        return stored is not None and store.has(name_of(stored, program), dtype)
 
     @compiling()
-    def _entry(
-        self, what: str, dtype: str, source: Callable[[], Any], name: Callable[[str], str], network: str = ""
-    ) -> Entry:
-        """Return an entry point, loaded or compiled.
+    def _entry(self, program: Program, dtype: str) -> Entry:
+        """Return an entry point, loaded or compiled."""
+        what, network = self._what(program), _in_sizes(program)
 
-        what : a description, the key of its stored name; source() gives the source, and loads the compiler
-        name : name(stored) gives the name of its machine code from the stored name
-        network : the sizes of the only network served, or empty
-        """
+        def source() -> Any:
+            return self._load().source(program)
+
         stored = store.name_of(what) if self.cacheable and not is_compiler_loaded() else None
         if stored is None:
             with undisturbed():
@@ -144,14 +144,13 @@ class Entries:
                 _measured[:] = [time.thread_time() - began]
             return code
 
-        return entry_of(name(stored), dtype, compiled)
+        return entry_of(name_of(stored, program), dtype, compiled)
 
     def _put_names(self) -> None:
         """Save the names of all entry points for processes without the compiler."""
         program = self._load()
         for template in ENTRY_POINTS:
-            what = f"{self._name} {template}"
-            if store.name_of(what) is None:
+            if store.name_of(what := self._what(template)) is None:
                 store.save_name(what, program.source(template).stored_name)
 
 
@@ -181,10 +180,7 @@ def _in_words(variant: str, dtype: str) -> str:
 def announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
-    """Return a context to compile in, with a message for each variant or network and dtype.
-
-    name : of the program; unknown : why the program cannot be saved on the disk, or None
-    """
+    """Return a context to compile in, with a message for each variant or network and dtype."""
     what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what
     if network:

@@ -1,15 +1,12 @@
 """Pieces: functions compiled at their first call, each by itself, and shared by all programs.
 
-Numba links into a function all called functions. So the same code is optimised and assembled again in every
-function and every program above, whether a network needs the code or not. Here a program has a stub in
-place of a piece, as with lazy binding in a dynamic linker. The stub's first call requests the address of the
-piece, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`). Later calls jump there.
+Numba links into a function all called functions, so the same code is optimised again in every program above.
+Here a program has a stub in place of a piece, as with lazy binding in a dynamic linker. The stub's first call
+requests the address of the piece, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`).
 
 Threads share a stub's cells without a lock. The address is stored by a release and loaded by an acquire: a
-thread that reads the address also sees the code and the constants written before. ARM could otherwise load
-constants before the address, since a jump orders no loads. Two threads may both store the same address.
-Instructions need no more: LLVM's loader clears the instruction caches, and no thread can have fetched
-instructions from pages that were not yet executable.
+thread that reads the address also sees the code and the constants written before, which ARM could otherwise
+load first. Two threads may store the same address. LLVM's loader clears the instruction caches.
 """
 
 # mypy: ignore-errors
@@ -20,6 +17,7 @@ import ast
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,7 +33,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import RESOLVE, Compiler, address_of, key_of_piece, provide
+from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_piece
 from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
 from fastmlp.kernels.program.call_record import CallRecord
@@ -53,10 +51,8 @@ INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 class Maker(NamedTuple):
-    """Compiles a piece.
+    """Compiles a piece: make(arguments, key) gives the finished Numba library and the piece's symbol.
 
-    make : make(arguments, key) gives the finished Numba library, and the piece's symbol in the library
-    identity_of : identity_of(key) gives the identity of the piece, with the code's activation, loss or rule
     codes : the piece's codes where given as numbers; empty where they stand in `codes.BY_KIND`
     """
 
@@ -70,10 +66,7 @@ makers: dict[str, Maker] = {}
 
 
 class PieceRequest(NamedTuple):
-    """A piece that compiled code of this process may call, see `calling`.
-
-    types : of the arguments
-    """
+    """A piece that compiled code of this process may call, see `calling`; types : of the arguments"""
 
     name: str
     types: tuple[str, ...]
@@ -96,10 +89,7 @@ requested: dict[PieceRequest, None] = {}
 
 
 def compiled_piece(name: str, names: tuple[str, ...], key: str) -> MachineCode:
-    """Compile a piece for some types of arguments, and save the code if the name's digest is known.
-
-    names : of the types
-    """
+    """Compile a piece for types of arguments, and save the code if the name's digest is known."""
     maker, arguments = makers[name], tuple(map(type_of, names))
     with global_compiler_lock:
         library, symbol = maker.make(arguments, key)
@@ -141,11 +131,8 @@ def piece(
 ) -> Any:
     """Return the function that jitted code calls for `compiled`, a dispatcher with a unique name.
 
-    identity : of the piece
-    result : Numba's type of the result
-    codes : the table of the first argument, if each code has machine code; else None
-    of_code : of_code(code) gives the dispatcher for a code, and the identity; ValueError for an unknown code
-    others : a function with the same parameters
+    result : Numba's type; codes : the table of the first argument, if each code has machine code; else None
+    of_code : of_code(code) gives a code's dispatcher and identity; others : has the same parameters
     """
     name = compiled.py_func.__qualname__
 
@@ -188,8 +175,7 @@ def piece(
 def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable[..., Any]:
     """Return the code generator of an intrinsic that calls a piece.
 
-    codes : the kind of codes of the first argument, or the number of codes; 0 without a code
-    key : of the activation, loss or rule of a constant code
+    codes : the kind of codes of the first argument, or the number of codes; key : of a constant code
     """
 
     def emit(context, builder, signature, values):
@@ -265,10 +251,9 @@ def _stub(context, module, name, codes, signature, key):
 
 
 def _finder(context, module):
-    """Return the module's function that calls `engine._resolve` and writes the address to a cell.
+    """Return the module's function from a cell and the arguments of `engine._resolve` to the address.
 
-    The function takes the cell and the arguments of `engine._resolve`, and returns the address, or 0 if
-    Python has set an error.
+    The address is written to the cell; it is 0 if Python has set an error.
     """
     name = "fastmlp:find"
     if name in module.globals:
@@ -314,9 +299,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
     """Make a piece written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
     name : unique among built-in pieces, where the name stands for `emit` and its closure
-    emit : emit(builder, arguments, kinds, code) writes the function of a code, from the builder's first basic
-        block on; the arguments have Numba's types `kinds`
-    codes : the codes of all calls; empty for a piece without codes
+    emit : emit(builder, arguments, kinds, code) writes a function; codes : all codes, if any
     """
     identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
     name = emit.__qualname__ = f"{name}.{identity.digest}"
@@ -394,4 +377,4 @@ def _split(names):
     return [part.strip() for part in parts if part.strip()]
 
 
-provide(Compiler(compiled_piece, emission.initialize_runtime, emission.difference))
+compilers.append(sys.modules[__name__])

@@ -1,12 +1,10 @@
 """Digests of the sources of machine code: a name with a digest never stands for outdated code.
 
-For a built-in function the digest has the text of `fastmlp.kernels`, `formulas` and `model` as a whole, a
-name, and the values in the closure. For a user's function the digest has the text of the file, and of each
-module named by the function; the values of plain numbers, strings, tuples and arrays named there; the
-same of called functions.
-Functions of Python, NumPy, Numba and llvmlite count by name: a user's digest has the releases.
-Where code names anything else, may read files or the environment, or has no file, the digest is unknown, and
-each process compiles the code for itself.
+A built-in function's digest has the text of `fastmlp.kernels`, `formulas` and `model` as a whole, a name, and
+the values in the closure. A user's function's has the text of the file, and of each module named by the
+function; the values of plain numbers, strings, tuples and arrays named there; the same of called functions;
+and the releases, for functions of Python, NumPy, Numba and llvmlite. Where code names anything else, may read
+files or the environment, or has no file, the digest is unknown, and each process compiles for itself.
 
 Private parts of Numba have decorators' options and functions of `overload`; tried on 0.62.1 and 0.68.1.
 """
@@ -64,11 +62,9 @@ class Unknown(Exception):
 
 
 class Identity:
-    """The identity of machine code.
+    """The identity of machine code that is made of functions, intrinsics, other identities and plain values.
 
-    parts : functions, jitted or not, intrinsics, other identities, custom components, and plain values
-    digest : 16 hexadecimal digits, the same in every process that makes the same code; random if unknown
-    unknown : why the digest cannot be known, or None
+    digest : 16 hexadecimal digits, the same in every process that makes the code; random if unknown
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -114,11 +110,7 @@ def _hash(texts: list[str], *files: bytes) -> str:
 
 
 class _Walk:
-    """The texts of functions, with the objects named by them.
-
-    files : the texts of users' files, by path
-    identities : the identities met
-    """
+    """The texts of functions, with the objects named by them; files : the texts of users' files, by path"""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

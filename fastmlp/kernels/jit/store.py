@@ -1,10 +1,9 @@
 """Keeps machine code on the disk between processes, without Numba.
 
-Every piece of machine code is a file with a checksum. The user's directory is searched first, where a file
-is loaded only if no other user but root could have written the file or its directory
-(`fastmlp.system.private_files`), then the package's folder, filled by a build. A file with a wrong checksum
-counts as none, and the code is compiled again. A file's name has a digest of the code's sources, and a hash
-of its key: the types and the level of processors.
+Every piece of machine code is a file with a checksum; a file with a wrong checksum counts as none. The user's
+directory is searched first, where a file is loaded only if no other user but root could have written it
+(`fastmlp.system.private_files`), then the package's folder, filled by a build. A file's name has a digest of
+the code's sources, and a hash of its key: the types and the level of processors.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -49,10 +47,7 @@ SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE"
 """NUMBA_* variables that change machine code, besides the names of the processor."""
 
 BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
-"""The environment variable for the most bytes of all files, and its default.
-
-Beyond, the least recently loaded files are removed.
-"""
+"""The environment variable for the most bytes of all files; beyond, the least recently loaded go."""
 
 ROOM = 1 << 20
 """Free bytes needed before a message promises to save a program: 0.3 MB, and its pieces the rest."""
@@ -73,11 +68,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 class MachineCode(NamedTuple):
-    """The result of a compilation.
-
-    symbol : of the function to call; object_code : an object file
-    externals : symbols needed by the object file and not defined there
-    """
+    """The result of a compilation; externals : symbols needed by the object file and not defined there"""
 
     symbol: str
     object_code: bytes
@@ -90,10 +81,7 @@ class StoreUnusable(Exception):
 
 @functools.cache
 def compiled_for() -> str:
-    """Return the key of machine code besides source and types: level or processor, and settings.
-
-    Built-in code serves all releases of Python, NumPy and Numba; the digest of a user's code has `releases`.
-    """
+    """Return the key of machine code besides source and types: level or processor, and settings."""
     settings = {name: value for name in SETTINGS if (value := os.environ.get(f"NUMBA_{name}"))}
     return repr((sys.platform, machine.level() or machine.processor(), settings))
 
@@ -101,18 +89,9 @@ def compiled_for() -> str:
 @functools.cache
 def releases() -> str:
     """Return the releases that custom code depends on."""
-    return repr((_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3]))
+    from importlib.metadata import version  # some milliseconds, which our code saves
 
-
-def _numba_version() -> str:
-    """Return the version of Numba without importing Numba."""
-    if "numba" in sys.modules:
-        return str(sys.modules["numba"].__version__)
-    spec = importlib.util.find_spec("numba")
-    places = spec.submodule_search_locations if spec is not None else None
-    text = Path(next(iter(places or [""])), "_version.py").read_text()
-    found = re.search(r'"version": "([^"]+)"', text)
-    return found[1] if found else text
+    return repr((version("numba"), llvmlite.__version__, np.__version__, sys.version_info[:3]))
 
 
 def is_off() -> bool:
@@ -121,13 +100,7 @@ def is_off() -> bool:
 
 
 def directory(to_write: bool = False) -> PrivateDirectory:
-    """Return the directory of the files, made if missing.
-
-    Raises
-    ------
-    StoreUnusable
-        If the directory cannot be used, or only be read and not written `to_write`.
-    """
+    """Return the directory of the files, made if missing; StoreUnusable if it cannot be used."""
     if is_off():
         raise StoreUnusable(f"{SWITCH} is 0")
     most_bytes()
@@ -274,10 +247,7 @@ def _carries_nothing() -> bool:
 
 
 def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
-    """Write a file, whole or not at all, with a warning once for each directory without success.
-
-    prunes : whether long unused files may go; to look at 3 000 takes 80 ms
-    """
+    """Write a file, whole or not at all, with a warning once for each directory without success."""
     try:
         place = directory(to_write=True)
     except StoreUnusable:
@@ -343,11 +313,7 @@ def listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int,
 
 
 def prune(place: PrivateDirectory, most: int) -> None:
-    """Remove the least recently used files until the rest takes `most` bytes or less.
-
-    Other processes may load, save or remove the same files at the same time: a file is whole or does not
-    exist.
-    """
+    """Remove the least recently used files until the rest takes `most` bytes or less."""
     found = files(place)
     excess = sum(size for _, size, _ in found) - most
     for _, size, name in found:
@@ -363,10 +329,7 @@ loaded_at = time.time()
 
 @functools.cache
 def package_digest() -> str | None:
-    """Return a digest of the source files of machine code.
-
-    The result is None if the sources are no files, or have been edited since this process loaded them.
-    """
+    """Return a digest of the sources of machine code; None if edited since they were loaded, or no files."""
     root = str(Path(__file__).parents[2])
     text, content = hashlib.sha256(), b""
     try:

@@ -13,10 +13,12 @@ from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, smaller, transposed
 from fastmlp.kernels.codes import RULE_CODES
-from fastmlp.kernels.elementwise.dropout import scramble
+from fastmlp.kernels.elementwise.by_vectors import scramble
 from fastmlp.kernels.elementwise.losses import counts
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
-from fastmlp.kernels.small.lane_layout import (
+from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
+from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep, clip, penalties
+from fastmlp.kernels.small.layouts import (
     BLOCK_ROWS,
     CLIP_NORM,
     KEY,
@@ -28,8 +30,6 @@ from fastmlp.kernels.small.lane_layout import (
     STEPS,
     STRIDES,
 )
-from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
-from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep, clip, penalties
 from fastmlp.kernels.small.stages import disposable
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 

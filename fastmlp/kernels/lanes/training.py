@@ -19,7 +19,7 @@ from fastmlp.kernels.runtime.calls import NAMES
 from fastmlp.kernels.runtime.described import rules_of, shape_of
 from fastmlp.kernels.runtime.validation import check_array
 from fastmlp.kernels.small.eligible import lanes_of
-from fastmlp.kernels.small.lane_layout import (
+from fastmlp.kernels.small.layouts import (
     CLIP_NORM,
     KEY,
     L2,

@@ -1,21 +1,290 @@
-"""The three products of a layer: with bfloat16 operands where the layer is large enough, else as in `fused`.
+"""Products of bfloat16 numbers in packed tiles, with sums in float32.
 
-Each call packs both operands as a whole. At 128 x 784 x 128 packing takes as long as the product itself, and both
-together take a third of the time of the product in float32.
+A tile is 1 KiB, in the layout of AMX, which serves vectors as well: 16 rows of 16 words. A word has two numbers that
+follow one another in k. In a tile of A[m, k], row m has the words of 32 terms; in a tile of B[k, n], row k / 2 has the
+words of 16 columns. Each call packs both operands as a whole: at 128 x 784 x 128 packing takes as long as the product,
+and both together take a third of the time of the product in float32.
+
+Every sum takes its terms in ascending order, however rows are cut into slices, so the number of threads changes no bit.
+The two instructions round differently, so each has another backend.
 """
 
 # mypy: ignore-errors
 
+from functools import partial
+
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
-from fastmlp.kernels.codegen.symbols import INT, jittable
-from fastmlp.kernels.codegen.vectors import NOTHING, of_arrays, shifted
+from fastmlp.formulas.numbers import at_least
+from fastmlp.kernels.codegen.symbols import INT, INT32, POINTER, Symbol, declare, jittable
+from fastmlp.kernels.codegen.vectors import (
+    NOTHING,
+    Vectors,
+    broadcast,
+    carried,
+    counted,
+    exchanged,
+    of_arrays,
+    shifted,
+    shuffle,
+    smaller,
+)
 from fastmlp.kernels.gemm import dispatch
 from fastmlp.kernels.gemm.packing import call
-from fastmlp.kernels.mixed.multiplying import BY_PAIRS, BY_ROWS, ENDS, ORDERED, PACK, TURNED, WAYS
+from fastmlp.kernels.jit.lazy import emitted
 from fastmlp.kernels.mixed.tiles import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
+from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 from fastmlp.model.state import takes_bfloat16
+
+VECTOR_BYTES = 64
+
+BY_ROWS, BY_PAIRS, TURNED, ORDERED, WAYS = 0, 1, 2, 4, 8
+"""How operands are packed: BY_ROWS pairs two neighbours of a row, BY_PAIRS two numbers of a column; TURNED transposes
+each tile afterwards; ORDERED reads rows by an order. A code is a sum of these, below WAYS."""
+
+
+class BFloat(ir.types.Type):
+    """LLVM's type of a bfloat16 number, which llvmlite lacks."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, BFloat)
+
+    def __hash__(self):
+        return hash(BFloat)
+
+
+def words_of(build, first, second, interleaved):
+    """Two vectors of float32 as one vector of words, of two neighbours, or where `interleaved` of a number of each.
+
+    `vcvtne2ps2bf16` rounds to nearest, ties to even, and takes subnormal numbers for 0, as `tdpbf16ps` does.
+    """
+    numbers, single = ir.VectorType(BFloat(), TERMS), first.type
+    convert = declare(build.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", numbers, [single, single])
+    halves = build.bitcast(build.call(convert, [second, first]), ir.VectorType(ir.IntType(16), TERMS))
+    if interleaved:
+        halves = shuffle(build, halves, halves, [lane + side for lane in range(SIDE) for side in (0, SIDE)])
+    return build.bitcast(halves, ir.VectorType(INT32, SIDE))
+
+
+def emit_pack(build, arguments, kinds, code):
+    """Write the packing of a matrix (rows, columns) into tiles[outer, k / TERMS]; elements beyond its edges are 0.
+
+    BY_ROWS, `outer` counts blocks of 16 rows and k columns; BY_PAIRS, `outer` counts blocks of 16 columns and k rows.
+    """
+    source, order, target, *sizes = arguments
+    rows, columns, row_bytes, outer = (Symbol(build, size) for size in sizes)
+    v = Vectors(build, types.float32, VECTOR_BYTES)
+    depth, across = (rows, columns) if code & BY_PAIRS else (columns, rows)
+    blocks = (depth + (TERMS - 1)) // TERMS
+
+    def row_at(i):
+        """The place of row i, where i is below `rows`."""
+        if code & ORDERED:
+            i = Symbol(build, build.load(build.gep(order, [i.value], source_etype=INT), typ=INT))
+        return v.shift(source, i * row_bytes)
+
+    def within(i, column):
+        """16 numbers of row i from `column` on, all within the matrix."""
+        return v.load(v.shift(row_at(i), column * v.itemsize))
+
+    def beyond(i, column):
+        """The same at the edges: 0 for numbers beyond the matrix."""
+        there = Symbol(build, build.select((i < rows).value, (columns - column).value, INT(0)))
+        return v.load(v.shift(row_at(smaller(i, rows - 1)), column * v.itemsize), v.first(there))
+
+    def write(o, block, numbers):
+        words = []
+        for m in range(SIDE):
+            if code & BY_PAIRS:
+                column, k = o * SIDE, block * TERMS + 2 * m
+                words.append(words_of(build, numbers(k, column), numbers(k + 1, column), True))
+            else:
+                i, column = o * SIDE + m, block * TERMS
+                words.append(words_of(build, numbers(i, column), numbers(i, column + SIDE), False))
+        if code & TURNED:
+            words = exchanged(build, words, 4, SIDE // 2)
+        tile = v.shift(target, (o * blocks + block) * TILE_BYTES)
+        for m, word in enumerate(words):
+            build.store(word, v.shift(tile, m * VECTOR_BYTES), align=4)
+
+    def write_at(o, block):
+        inside = (o < across // SIDE) & (block < depth // TERMS)
+        with build.if_else(inside.value) as (is_whole, is_edge):
+            with is_whole:
+                write(o, block, within)
+            with is_edge:
+                write(o, block, beyond)
+
+    # The inner loop runs along the rows of the matrix, which the hardware prefetches.
+    if code & BY_PAIRS:
+        with counted(build, blocks) as block, counted(build, outer) as o:
+            write_at(o, block)
+    else:
+        with counted(build, outer) as o, counted(build, blocks) as block:
+            write_at(o, block)
+
+
+PACK = emitted("pack_tiles", emit_pack)
+
+
+ENDS = "plain", "biased", "rectified", "gated", "updated"
+"""The ends of sums before a store, as in `gemm.microkernel`; `gated` reads the gate at `start`."""
+
+CACHED_TILES = 1 << 10
+"""The most tiles of A in a block of rows, half of L2, which holds them while all of B is read. Without such blocks,
+1024 x 2048 x 2048 took 1.5 times as long."""
+
+
+def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
+    """Return the piece of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is a place in ENDS.
+
+    sums_of_block : writes the sums of a block; begin, end : write code before and after all blocks
+    """
+
+    def emit(build, arguments, kinds, code):
+        a, b, c, start, room, *numbers = arguments
+        rows, columns, blocks, c_row, start_row = (Symbol(build, size) for size in numbers[:5])
+        rate, l2 = (Symbol(build, value) for value in numbers[5:])
+        v = Vectors(build, types.float32, VECTOR_BYTES)
+
+        def place_of(packed, first, side, block):
+            return v.shift(packed, ((first // SIDE + side) * blocks + block) * TILE_BYTES)
+
+        begin(build)
+        together = whole(at_least(blocks.number(CACHED_TILES) // blocks, 1), 2) * SIDE
+        with (
+            counted(build, rows, together) as top,
+            counted(build, columns, BLOCK) as right,
+            counted(build, smaller(rows - top, together), BLOCK) as below,
+        ):
+            down = top + below
+            sums_of_block(v, blocks, partial(place_of, a, down), partial(place_of, b, right), room)
+            with counted(build, smaller(rows - down, BLOCK)) as m:
+                for side in range(2):
+                    column = right + side * SIDE
+                    mask, along = v.first(columns - column), column * v.itemsize
+                    total = Symbol(build, v.load(v.shift(room, m * ROOM_ROW + side * VECTOR_BYTES)))
+                    at, old_at = (
+                        v.shift(v.shift(place, (down + m) * row), along)
+                        for place, row in ((c, c_row), (start, start_row))
+                    )
+                    read = lambda place, mask=mask: Symbol(build, v.load(place, mask))
+                    found = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
+                    v.store(found.value, at, mask)
+        end(build)
+
+    return emitted(name, emit)
+
+
+def finished(end, total, start, old, rate, l2):
+    """Return the vector to store for a vector of sums. start() and old() read `start` and C at its place."""
+    zero = total.number(0.0)
+    match end:
+        case "plain":
+            return total
+        case "biased":
+            return total + start()
+        case "rectified":
+            biased = total + start()
+            return biased.choose(biased < 0.0, zero, biased)  # NaN stays
+        case "gated":
+            return total.choose(start() > 0.0, total, zero)
+        case "updated":
+            rate, l2 = total.number(rate), total.number(l2)
+            return sgd_step(old(), rate, with_decay(total, l2, old()))
+    raise AssertionError(end)
+
+
+# --- by `tdpbf16ps` on AMX's tiles: one instruction adds 32 terms to each of 16 x 16 sums ------------------
+
+# See Intel's Architecture Instruction Set Extensions Reference, "Intel AMX Instruction Set Architecture". There are
+# eight tiles: four of sums, and two of each operand. LLVM's functions for these instructions take the numbers of tiles
+# from the caller.
+
+TILE = ir.IntType(8)
+
+
+def tile_call(build, name, *values):
+    """Write an instruction."""
+    kinds = [value.type for value in values]
+    build.call(declare(build.module, f"llvm.x86.{name}", ir.VoidType(), kinds), values)
+
+
+def begin_tiles(build):
+    """Describe eight whole tiles: palette 1, 64 bytes to a row, 16 rows."""
+    content = bytes([1]) + bytes(15) + bytes([VECTOR_BYTES, 0] * 8) + bytes(16) + bytes([SIDE] * 8) + bytes(8)
+    place = cgutils.global_constant(build.module, "tiles", cgutils.make_bytearray(content))
+    tile_call(build, "ldtilecfg", build.bitcast(place, POINTER))
+
+
+def end_tiles(build):
+    """Release the tiles: while they are in use, the system saves 8 KiB more at every switch of threads."""
+    tile_call(build, "tilerelease")
+
+
+def sums_of_tiles(v, blocks, a_at, b_at, room):
+    """Write the BLOCK x BLOCK sums of a product to room; a_at(side, block), b_at : places of an operand's tiles"""
+    build, row = v.builder, INT(VECTOR_BYTES)
+    for number in range(4):
+        tile_call(build, "tilezero", TILE(number))
+    with counted(build, blocks) as block:
+        for side in range(2):
+            tile_call(build, "tileloadd64", TILE(4 + side), a_at(side, block), row)
+            tile_call(build, "tileloadd64", TILE(6 + side), b_at(side, block), row)
+        for number in range(4):
+            tile_call(build, "tdpbf16ps", TILE(number), TILE(4 + number // 2), TILE(6 + number % 2))
+    for number in range(4):
+        place = v.shift(room, number // 2 * SIDE * ROOM_ROW + number % 2 * VECTOR_BYTES)
+        tile_call(build, "tilestored64", TILE(number), place, INT(ROOM_ROW))
+
+
+# --- by `vdpbf16ps` of AVX512_BF16: one instruction adds two terms to each of 16 sums ----------------------
+
+# See the same reference. It does as many multiply-adds in a cycle as Intel's two ports for float32, and twice as many as
+# Zen 4's one.
+
+HEIGHT = 8
+"""Rows of a register tile with two vectors of sums a row, two vectors of B, and a word of A in all lanes."""
+
+
+def sums_of_vectors(v, blocks, a_at, b_at, room):
+    """`sums_of_tiles` by vectors."""
+    build = v.builder
+    words, numbers = ir.VectorType(INT32, SIDE), ir.VectorType(BFloat(), TERMS)
+    dot = declare(build.module, "llvm.x86.avx512bf16.dpbf16ps.512", v.type, [v.type, numbers, numbers])
+
+    def terms(half, top, block, values):
+        """Return the sums of HEIGHT rows of a half, from row `top` on, after another block of terms."""
+        values, of_b = [*values], [b_at(side, block) for side in range(2)]
+        of_a = v.shift(a_at(half, block), top * VECTOR_BYTES)
+        for pair in range(TERMS // 2):
+            places = [v.shift(tile, pair * VECTOR_BYTES) for tile in of_b]
+            b = [build.bitcast(build.load(place, typ=words, align=4), numbers) for place in places]
+            for m in range(HEIGHT):
+                word = build.load(v.shift(of_a, m * VECTOR_BYTES + pair * 4), typ=INT32, align=4)
+                a = build.bitcast(broadcast(build, word, SIDE), numbers)
+                for side in range(2):
+                    values[2 * m + side] = build.call(dot, [values[2 * m + side], a, b[side]])
+        return values
+
+    for half in range(2):
+        for top in range(0, SIDE, HEIGHT):
+            found = carried(build, 0, blocks, [v.zero] * (2 * HEIGHT), partial(terms, half, top))
+            for number, value in enumerate(found):
+                row = half * SIDE + top + number // 2
+                v.store(value, v.shift(room, row * ROOM_ROW + number % 2 * VECTOR_BYTES))
+
+
+BY_TILES = multiplying("multiply_tiles", sums_of_tiles, begin_tiles, end_tiles)
+BY_LANES = multiplying("multiply_lanes", sums_of_vectors)
+
+
+# --- the three products of a layer: of bfloat16 operands where the layer is large enough, else as `fused`
 
 takes = jittable(takes_bfloat16)
 
@@ -32,11 +301,10 @@ def multiply(
     by, build, a, b, c, scratch, rows, columns, depth, end, *,
     start=NOTHING, start_row=NO_ROWS, rate=NO_STEP, l2=NO_STEP,
 ):  # fmt: skip
-    """Write a product C (rows, columns): pack A and B, then multiply.
+    """Write a product C (rows, columns): pack A and B, then multiply by a piece of `multiplying`.
 
-    by : a piece of `multiplying`
     a, b : tuples of the packing's code, the place, the order of rows, rows, columns, and the bytes between rows
-    c : the place, and the bytes between rows; end : a place in ENDS; the others as in `multiplying`
+    c : the place, and the bytes between rows; end : a place in ENDS
     """
     blocks, places = (depth + (TERMS - 1)) // TERMS, []
     place = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))

@@ -70,10 +70,7 @@ def whole(count: Any, unit: int) -> Any:
 
 
 def buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
-    """Return the lengths of a network's buffers, in numbers of float32; see `Variant`.
-
-    scratch : the sums of a block, and both operands of the largest product, with two numbers in each float32
-    """
+    """Return the lengths of a network's buffers in float32s: the sums of a block, and the largest product's operands."""
     scratch = slices = 0
     for n_in, n_out in products:
         if takes_bfloat16(n_in, n_out):

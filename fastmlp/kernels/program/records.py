@@ -274,7 +274,7 @@ places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_row
 matrices : the workspace of `orthogonal.orthogonalise`
 lane_places : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
     steps in totals, in rates and in losses. For predictions the addresses of all outputs
-lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.lane_layout`
+lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
 row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
 row_places : for each worker, the batch's rows of a table
 list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros

@@ -11,7 +11,7 @@ from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
-from fastmlp.kernels.tuning.table import tuned
+from fastmlp.kernels.tuning import tuned
 
 ALL_ROWS = 1 << 30
 """More rows than any batch has."""

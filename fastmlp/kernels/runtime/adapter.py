@@ -25,7 +25,7 @@ from fastmlp.kernels.runtime.validation import (
     check_parameters,
     check_state,
 )
-from fastmlp.kernels.tuning.table import VALUES, value
+from fastmlp.kernels.tuning import VALUES, value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network

@@ -15,7 +15,7 @@ from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.validation import check_array, check_inputs, check_parameters
 from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
-from fastmlp.kernels.tuning.table import value
+from fastmlp.kernels.tuning import value
 from fastmlp.kernels.variant import Bound, Buffers
 from fastmlp.model.backend import Chunk, PredictArguments
 from fastmlp.model.layout import ALIGNMENT, aligned, parameter_count

@@ -8,7 +8,7 @@ import numpy as np
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.padded import ProgramConstants, Step, plan
+from fastmlp.kernels.small.layouts import LaneConstants, ProgramConstants, Step, layout_of, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
@@ -40,27 +40,25 @@ MOST_VECTORS = 64
 def has_stages(network):
     """Return whether a network has a stage for each operation, activation and loss.
 
-    The logits of hidden layers are not stored, so a derivative must be computed from the activation's value.
+    Hidden logits are not stored, so a derivative must be computed from the activation's value.
     """
-    if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
+    if not all(has_stage(one, network) for one in network.operations):
         return False
     hidden = [activation_of(one.activation) for one in network.operations[:-1] if one.is_dense]
     if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
-    return has_element_loss(network)
+    loss = loss_of(network.loss)  # a formula of each target, with a single parameter for all
+    one_parameter = len({*network.objective.loss_parameters}) == 1
+    return loss.element is not None and loss.of_logs == (network.output == "softmax") and one_parameter
 
 
-def has_stage(one):
-    """Return whether an operation has a stage or a formula of a row, and belongs to a single network."""
-    return one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
+def has_stage(one, network):
+    """Return whether an operation of a single network has a stage or a formula of a row.
 
-
-def has_element_loss(network):
-    """Return whether the loss is a formula of each target, with a single parameter for all targets."""
-    loss = loss_of(network.loss)
-    if loss.element is None:
-        return False
-    return loss.of_logs == (network.output == "softmax") and len({*network.objective.loss_parameters}) == 1
+    A product has trained biases, and no penalty besides the network's l2.
+    """
+    plain = not one.is_dense or (one.trains_bias and one.l1 == 0 and one.l2 == network.l2)
+    return plain and one.networks == 1 and (one.kind.name in STAGES or one.kind.row is not None)
 
 
 def has_one_step(optimizer):
@@ -68,11 +66,6 @@ def has_one_step(optimizer):
     by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
     decays_all = optimizer.decay_biases and optimizer.decay_norms
     return not by_layer and decays_all and not optimizer.rule.orthogonal
-
-
-def is_plain(one, network):
-    """Return whether a product has trained biases, and no penalty besides the network's l2."""
-    return one.trains_bias and one.l1 == 0 and one.l2 == network.l2
 
 
 TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
@@ -148,8 +141,6 @@ def specialize(network, optimizer, rows, dtype):
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
-        from fastmlp.kernels.small.lane_layout import LaneConstants
-
         held = LaneConstants(
             constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
             constants.l2, False, dtype.name, lanes_for(rows),
@@ -190,10 +181,7 @@ def lanes_of(dtype):
 
 
 def lane_program(network, optimizer, dtype, rows=0, stays=False):
-    """Return the `train_chunk` of such networks in lanes, or None.
-
-    rows : of every step, 0 where they differ; stays : whether all steps visit the same rows in the same order
-    """
+    """Return the `train_chunk` of such networks in lanes, or None; rows : of every step, 0 where they differ."""
     if not has_one_step(optimizer) or optimizer.rule.touched_only:
         return None
     return _program(network, optimizer.rule, optimizer.clip_norm is not None, dtype, rows, stays)
@@ -202,11 +190,9 @@ def lane_program(network, optimizer, dtype, rows=0, stays=False):
 @functools.lru_cache(maxsize=1024)
 def _program(network, rule, clips_norm, dtype, rows, stays):
     """Return `lane_program` of all optimisers of a rule, whatever their numbers."""
-    from fastmlp.kernels.small.lane_layout import LaneConstants, layout_of
-
     if network.heads or network.blocks or not is_small(network):
         return None
-    if not all(has_stage(one) and (is_plain(one, network) or not one.is_dense) for one in network.operations):
+    if not all(has_stage(one, network) for one in network.operations):
         return None
     loss = loss_of(network.loss)
     LOSS_CODES.code(loss), RULE_CODES.code(rule)

@@ -1,7 +1,6 @@
-"""Arrays of vectors in code under construction: in memory, or in registers.
+"""Arrays of vectors in code under construction, in memory or in registers, for `fastmlp.kernels.small.lane_step`.
 
-Separate because `fastmlp.kernels.small.lane_step` writes the same step on each. A lane is a network, or a row of a
-batch. Products of rows, with sums over the batch, read the arrays by `by_row`.
+A lane is a network, or a row of a batch. Products of rows, with sums over the batch, read the arrays by `by_row`.
 """
 
 from numba.core import cgutils
@@ -10,7 +9,7 @@ from fastmlp.kernels.codegen.row_expressions import JOINED, LEAST, Running
 from fastmlp.kernels.codegen.symbols import INT, Symbol
 from fastmlp.kernels.codegen.vectors import VectorArray, folded, shuffle
 from fastmlp.kernels.program.row_formulas import LANES, Row
-from fastmlp.kernels.small.lane_layout import BLOCK_ROWS
+from fastmlp.kernels.small.layouts import BLOCK_ROWS
 
 
 class LaneNumbers(VectorArray):
@@ -126,10 +125,7 @@ class LaneReduction:
 
 
 class LaneRow(Row):
-    """A row of every network: `Row`, each of whose numbers is a vector with a lane for each network.
-
-    step : a `LaneStep`; places : by name the numbers of x, other, delta, ..
-    """
+    """A `Row` of every network: each number is a vector with a lane for each network; places : numbers by name"""
 
     def __init__(self, step, units, places, numbers=()):
         super().__init__(step.v, units, float(units), places, numbers)
@@ -168,10 +164,7 @@ class LaneRow(Row):
 
 
 def halved(terms, join=lambda a, b: a + b):
-    """The sum of numbers by halves: the first half plus the second half, until one number is left.
-
-    join : join(low, high) of two numbers, if not the sum
-    """
+    """The sum (or join(low, high)) of numbers by halves: the first half plus the second, until one is left."""
     while len(terms) > 1:
         half = len(terms) // 2
         terms = [join(low, high) for low, high in zip(terms[:half], terms[half:], strict=True)]

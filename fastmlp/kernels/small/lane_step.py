@@ -1,10 +1,8 @@
 """The step of small networks on vectors, in the order of `fastmlp.kernels.program.arithmetic`.
 
-Separate because every number is a vector here. A lane is another network (`fastmlp.kernels.lanes`), or another row of
-one network's batch (`fastmlp.kernels.small.programs`): `lane_numbers` has both kinds, and this text serves both. The
-formulas of activations, losses, rules and operations on rows are those of all programs. A product is a chain of
-multiply-adds in each lane. A tile of rows and units keeps its sums in registers. Where a network and its batch are
-small, all loops are unrolled, and nothing but data is in memory.
+Every number is a vector: a lane is another network (`fastmlp.kernels.lanes`), or another row of one network's batch
+(`fastmlp.kernels.small.programs`). A product is a chain of multiply-adds in each lane; a tile of rows and units keeps its
+sums in registers. Where a network and its batch are small, all loops are unrolled, and nothing but data is in memory.
 """
 
 from numba import types
@@ -16,9 +14,7 @@ from fastmlp.kernels.codegen.symbols import BIT, INT, INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, smaller
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
 from fastmlp.kernels.elementwise import losses
-from fastmlp.kernels.elementwise.dropout import is_kept, row_word, scramble
-from fastmlp.kernels.elementwise.steps import take_step
-from fastmlp.kernels.elementwise.sums import CHAINS, TOGETHER
+from fastmlp.kernels.elementwise.by_vectors import CHAINS, TOGETHER, is_kept, row_word, scramble, take_step
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import (
     PENALTY_LANES,
@@ -28,8 +24,8 @@ from fastmlp.kernels.program.arithmetic import (
     with_decay,
     with_penalty,
 )
-from fastmlp.kernels.small.lane_layout import BLOCK_ROWS, layout_of, lengths, reads_rows
 from fastmlp.kernels.small.lane_numbers import LaneRegisters, LaneRow, halved
+from fastmlp.kernels.small.layouts import BLOCK_ROWS, layout_of, reads_rows
 from fastmlp.kernels.small.row_stages import row_backward, row_forward
 from fastmlp.model.operations import INPUTS
 
@@ -38,22 +34,16 @@ SUMS, TILE_UNITS = 8, 2
 
 
 class DropoutMasks:
-    """The numbers of dropout masks.
-
-    words : the hash of the key and the step, a lane for each network
-    chances : threshold and scale by the number of an operation
-    """
+    """Hashes of key and step, a lane for each network; chances : threshold and scale by number of operation"""
 
     def __init__(self, words, chances):
         self.words, self.chances = words, chances
 
 
 class LaneStep:
-    """Writes the parts of a small network's step.
+    """Writes the parts of a small network's step, by `LaneConstants`, into a workspace of `layout_of`.
 
-    constants : a `LaneConstants`; memory : the place of the workspace, see `layout_of`
-    parameters : of `lane_numbers`; all other arrays are of the same kind
-    numbers : a call's `lane_numbers`, where operations have hyperparameters
+    parameters : of `lane_numbers`; all other arrays are of the same kind; numbers : a call's `lane_numbers`
     inputs, targets, scales : of the next rows, and the factors of their losses
     """
 
@@ -89,8 +79,7 @@ class LaneStep:
     def over(self, count, size, do):
         """Write do(i, n) for blocks of n = `size` indices from i on, then for the rest.
 
-        Where the count is not known the rest goes beyond the count: a workspace has room for whole blocks of rows, and
-        nothing reads results of rows beyond the last.
+        An unknown rest goes beyond the count: a workspace has room for whole blocks, and nothing reads later rows.
         """
         rest = count % size if isinstance(count, int) else 0
         for i in self.each(count - rest, size):
@@ -136,13 +125,10 @@ class LaneStep:
 
     def matrix(self, numbers, one):
         """An operation's weights and biases, or gain and shift, in parameters or gradients."""
-        return numbers.at(one.flat), numbers.at(one.flat + lengths(one)[0])
+        return numbers.at(one.flat), numbers.at(one.flat + one.lengths[0])
 
     def forward(self, rows, dropout=None, first=0):
-        """Write the outputs of all operations for a block of rows; the last one's are logits.
-
-        dropout : a `DropoutMasks`; first : the place in the batch of the first row
-        """
+        """Write the outputs of all operations for a block of rows, in the batch from `first` on; the last are logits."""
         for number, one in enumerate(self.operations):
             if one.kind == "dense":
                 self.dense_forward(number, rows)
@@ -189,7 +175,7 @@ class LaneStep:
         """A row of an operation that is no product, or of a subrow; out : other arrays for the result"""
         one = self.operations[number]
         gain, shift = self.matrix(self.parameters, one)
-        gains, shifts = (length // one.subrows for length in lengths(one))
+        gains, shifts = (length // one.subrows for length in one.lengths)
         at, saved = r * one.n_out + cut * one.units, self.saved[number]
         places = {
             "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
@@ -221,10 +207,7 @@ class LaneStep:
     # --- loss ----------------------------------------------------------------------------------------
 
     def loss(self, rows, parameters):
-        """Return the sum of the losses of a block's rows, float64; write the deltas of the logits.
-
-        parameters : of the loss, for each output
-        """
+        """Return the sum of the losses of a block's rows, float64; write the deltas of the logits."""
         n_out = self.constants.n_out
         entry, output = LOSS_CODES.of_key(self.constants.loss), ACTIVATION_CODES.of_key(self.constants.output)
         code = Symbol(self.builder, INT(ACTIVATION_CODES.code_of_key(output.key)))
@@ -276,7 +259,7 @@ class LaneStep:
     def backward(self, rows, dropout=None, first=0, then=lambda one: None):
         """Write the deltas of all operations, and add a block's rows to the gradients; as `forward`.
 
-        then : then(operation) is written after the step's last reading of the operation's parameters
+        then(operation) is written after the step's last reading of the operation's parameters
         """
         for number, one in reversed([*enumerate(self.operations)]):
             if dropout is not None:
@@ -354,7 +337,7 @@ class LaneStep:
     def row_backward(self, number, rows):
         """Add the gradients of gain and shift; write, or add to, the deltas of the sources."""
         one = self.operations[number]
-        kind, (gains, shifts) = one.entry, lengths(one)
+        kind, (gains, shifts) = one.entry, one.lengths
         gain, shift = self.matrix(self.gradients, one)
         below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
 
@@ -383,7 +366,7 @@ class LaneStep:
                 arrays = self.gradients, self.parameters, *moments
                 take_step(entry, rate, constants, t, arrays, i + first, penalty)
 
-        weights, biases = lengths(one)
+        weights, biases = one.lengths
         move(one.flat, weights, rate, l2 if one.kind == "dense" else None)
         move(one.flat + weights, biases, bias_rate, None)
 
@@ -425,15 +408,12 @@ def penalty(step, half, one):
 
 
 def clip(step, limit, l2):
-    """Complete gradients by the penalty, and clip their norm.
-
-    limit : of each lane, float64; l2 : of each lane, or None
-    """
+    """Complete gradients by the penalty, and clip their norm; limit, l2 : of each lane, l2 may be None"""
     gradients, count = step.gradients, step.constants.parameters
     if l2 is not None:
         for one in step.operations:
             if one.kind == "dense":
-                for i in step.each(lengths(one)[0]):
+                for i in step.each(one.lengths[0]):
                     at = i + one.flat
                     gradients[at] = with_decay(gradients[at], l2, step.parameters[at])
     scale = limit / (sqrt(sum_of_squares(step)) + 1e-6)

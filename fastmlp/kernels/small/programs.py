@@ -1,7 +1,4 @@
-"""Programs of single small networks: by blocks of rows in a workspace, or in vector registers.
-
-Separate from `fastmlp.kernels.small.eligible`, which loads no compiler.
-"""
+"""Programs of single small networks: by blocks of rows in a workspace, or in vector registers."""
 
 # ruff: noqa: F821  (the templates' names are bound later)
 
@@ -15,10 +12,9 @@ from fastmlp.kernels.codes import LOSS_CODES
 from fastmlp.kernels.elementwise.losses import counts
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
 from fastmlp.kernels.small import row_stages, stages
-from fastmlp.kernels.small.lane_layout import lengths
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
-from fastmlp.kernels.small.padded import plan
+from fastmlp.kernels.small.layouts import plan
 from fastmlp.kernels.small.stages import disposable
 
 # --- templates --------------------------------------------------------------------------------------
@@ -81,7 +77,8 @@ def block_names(constants):
     where, operations, rule = plan(constants), constants.operations, constants.rule
     layers, last = where.layers, len(operations) - 1
     to_logits, to_gradients = [], []
-    for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
+    for number, layer in enumerate(layers):
+        one = layer.step
         below = operations[one.sources[0]].activation if one.sources[0] >= 0 else "identity"
         if one.kind == "dense":
             activation = "identity" if number == last else one.activation
@@ -92,13 +89,11 @@ def block_names(constants):
                 stages.backward(layer, below, where),
             ]
         else:
-            forward = [row_stages.forward(one, layer)]
-            back = [row_stages.gradient(one, layer, where, constants.blocks), row_stages.backward(one, layer)]
-        dropped = row_stages.drop(one, number, layer.outputs, layer.dropped, layer.out_stride)
-        to_logits += [*forward, dropped]
-        undropped = row_stages.drop(one, number, layer.deltas, layer.deltas, layer.out_stride)
-        to_gradients[:0] = [undropped, *back]
-    products = [layer for one, layer in zip(operations, layers, strict=True) if one.kind == "dense"]
+            forward = [row_stages.forward(layer)]
+            back = [row_stages.gradient(layer, where, constants.blocks), row_stages.backward(layer)]
+        to_logits += [*forward, row_stages.drop(layer, number, layer.outputs, layer.dropped)]
+        to_gradients[:0] = [row_stages.drop(layer, number, layer.deltas, layer.deltas), *back]
+    products = [layer for layer in layers if layer.step.kind == "dense"]
     return {
         "renew": stages.sequence([stages.refresh(layer, where) for layer in layers]),
         "take_rows": stages.gather(where),
@@ -111,7 +106,7 @@ def block_names(constants):
         "update_biases": stages.update(rule, where.gains, where.section - where.gains, where, False),
         "GAINS": where.gains > where.weights,
         "clear": stages.cleared(where),
-        "take_numbers": row_stages.take_numbers(operations, layers),
+        "take_numbers": row_stages.take_numbers(layers),
         "take_section": stages.copies(where, inwards=True),
         "give_section": stages.copies(where, inwards=False),
         "SECTIONS": where.sections,
@@ -127,13 +122,9 @@ def block_names(constants):
 def register_names(constants):
     """Return the global names of `train_registers`: the steps of a chunk, of at most constants.lanes rows each.
 
-    Nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every parameter is a vector
-    of equal lanes that stays in a register (a phi node of the loop over steps) for the whole chunk. So the forward pass
-    needs no broadcast. A gradient is a chain over the rows; each row's numbers are first copied to all lanes, so the
-    result is in every lane. Sums over lanes took as long at 3-4-1 with 4 rows, and half as long at 5-5-3-2 with 16, but
-    their bits were others. The spare lanes of a short batch repeat its last row with a factor of 0.
-
-    totals (steps,) and rates (steps, 2) are float64.
+    Each lane holds one row of the batch. Every parameter is a vector of equal lanes that stays in a register (a phi node of
+    the loop over steps) for the whole chunk, so the forward pass needs no broadcast. A gradient is a chain over the rows,
+    whose numbers are first copied to all lanes. Spare lanes of a short batch repeat its last row with a factor of 0.
     """
     lanes, count = constants.lanes, constants.parameters
     of_row = constants.n_out // LOSS_CODES.of_key(constants.loss).outputs_per_target
@@ -173,8 +164,8 @@ def register_names(constants):
             step.clear()
             # LLVM leaves out x + -0.0: a chain begins with the first row's.
             for one in constants.operations:
-                first = one.flat + lengths(one)[0]
-                for bias in range(first, first + lengths(one)[1]):
+                first = one.flat + one.lengths[0]
+                for bias in range(first, first + one.lengths[1]):
                     step.gradients[bias] = -step.zero
             step.forward(1)
             losses[s] = step.loss(1, of_loss)

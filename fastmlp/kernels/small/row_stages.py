@@ -1,8 +1,9 @@
 """Stages of a small network's operations on rows: formulas of a row, activations, concatenations, dropout.
 
-Separate because these stages take each row by itself, masked at the end, so that padding stays 0; products and
-activations of `fastmlp.kernels.small.stages` run over padding.
+These stages mask the end of each row, so that padding stays 0; products of `stages` run over padding.
 """
+
+from functools import partial
 
 from llvmlite import ir
 from numba import types
@@ -11,22 +12,21 @@ from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, counted
 from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.elementwise.dropout import emit_drop, scramble
-from fastmlp.kernels.elementwise.sums import emit_sums
+from fastmlp.kernels.elementwise.by_vectors import emit_drop, emit_sums, scramble
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import chances
 from fastmlp.kernels.program.row_formulas import LANES, Row
 from fastmlp.kernels.program.row_operations import number_at
-from fastmlp.kernels.small.padded import up
+from fastmlp.kernels.small.layouts import up
 from fastmlp.kernels.small.stages import Memory, disposable
 
 
-def _each_row(memory, rows, one, layer, offsets, do):
+def _each_row(memory, rows, layer, offsets, do):
     """Write do(row) for each row, or subrow, of an operation.
 
     offsets : by name an array's offset, the distance of its rows (0 for one row), and of its subrows
     """
-    v, builder = memory.vectors(LANES), memory.builder
+    v, builder, one = memory.vectors(LANES), memory.builder, layer.step
     numbers = [
         Symbol(builder, v.broadcast(memory.at(layer.numbers + number))) for number in range(one.numbers)
     ]
@@ -74,12 +74,13 @@ def row_backward(one, row):
             row_formulas.backward(one.entry, row, one.adds)
 
 
-def _offsets(one, layer, out, others):
+def _offsets(layer, out, others):
     """The offsets of an operation's arrays: see `_each_row`. out : of the output; others : by name"""
-    units, saved = one.units, one.entry.saved
+    one = layer.step
+    (gain, shift), units, saved = one.lengths, one.units, one.entry.saved
     offsets = {
-        "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, layer.gain // one.subrows),
-        "shift": (max(layer.biases, 0), 0, layer.shift // one.subrows),
+        "x": (layer.inputs, layer.in_stride, units), "gain": (max(layer.weights, 0), 0, gain // one.subrows),
+        "shift": (max(layer.biases, 0), 0, shift // one.subrows),
         "saved": (max(layer.saved, 0), one.subrows * saved, saved), "out": out,
     }  # fmt: skip
     if layer.other >= 0:
@@ -87,71 +88,72 @@ def _offsets(one, layer, out, others):
     return offsets | others
 
 
-def forward(one, layer):
+def forward(layer):
     """Return the stage of an operation other than a product."""
-    offsets = _offsets(one, layer, (layer.outputs, layer.out_stride, one.units), {})
-    return lambda memory, rows: _each_row(
-        memory, rows, one, layer, offsets, lambda row: row_forward(one, row)
+    offsets, do = (
+        _offsets(layer, (layer.outputs, layer.out_stride, layer.step.units), {}),
+        partial(row_forward, layer.step),
     )
+    return lambda memory, rows: _each_row(memory, rows, layer, offsets, do)
 
 
-def backward(one, layer):
+def backward(layer):
     """Return the stage of the sources' deltas; None where the source is the rows of X."""
     if layer.input_deltas < 0:
         return None
-    units = one.units
+    units = layer.step.units
     others = {
         "a": (layer.outputs, layer.out_stride, units), "delta": (layer.deltas, layer.out_stride, units),
     }  # fmt: skip
     if layer.other >= 0:
         others["out2"] = layer.other_deltas, layer.other_stride, units
-    offsets = _offsets(one, layer, (layer.input_deltas, layer.in_stride, units), others)
-    return lambda memory, rows: _each_row(
-        memory, rows, one, layer, offsets, lambda row: row_backward(one, row)
-    )
+    offsets = _offsets(layer, (layer.input_deltas, layer.in_stride, units), others)
+    do = partial(row_backward, layer.step)
+    return lambda memory, rows: _each_row(memory, rows, layer, offsets, do)
 
 
-def gradient(one, layer, plan, adds):
+def gradient(layer, plan, adds):
     """Return the stage of the gradients of gain and shift over a block's rows; `adds` to earlier blocks'."""
-    if not layer.gain:
+    one, (gains, shifts) = layer.step, layer.step.lengths
+    if not gains:
         return None
-    kind = one.entry
     gain, shift = plan.section + layer.weights, plan.section + layer.biases
     others = {"delta": (layer.deltas, layer.out_stride, one.units)}
-    offsets = _offsets(one, layer, (gain, 0, layer.gain // one.subrows), others)
+    offsets = _offsets(layer, (gain, 0, gains // one.subrows), others)
 
     def stage(memory, rows):
         v = memory.vectors(layer.lanes)
         if not adds:
-            with counted(memory.builder, up(layer.gain, v.lanes), v.lanes) as i:
+            with counted(memory.builder, up(gains, v.lanes), v.lanes) as i:
                 v.store(v.zero, memory.at(i + gain))
-        _each_row(memory, rows, one, layer, offsets, lambda row: row_formulas.gradient(kind, row))
-        if layer.shift:
+        _each_row(memory, rows, layer, offsets, partial(row_formulas.gradient, one.entry))
+        if shifts:
             stride = layer.out_stride
             emit_sums(v, rows, stride, memory.at(layer.deltas), stride * v.itemsize, memory.at(shift), adds)
 
     return stage
 
 
-def take_numbers(operations, layers):
+def take_numbers(layers):
     """Return the intrinsic (work, operations) that copies hyperparameters to the workspace."""
 
     @disposable
     def take(work, records):
         memory, record = Memory(work), records.dtype
         like = Symbol(work.builder, ir.Constant(memory.v.scalar, 0.0))
-        for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
+        for number, layer in enumerate(layers):
             offset = number * record.size + record.offset("numbers")
             numbers = NumberArray(work.builder, types.float64, memory.v.shift(records.data, offset))
-            for i in range(one.numbers):
+            for i in range(layer.step.numbers):
                 value = like.number(number_at(numbers, i, memory.itemsize)).value
                 work.builder.store(value, memory.at(layer.numbers + i))
 
     return take
 
 
-def drop(one, number, source, target, stride):
+def drop(layer, number, source, target):
     """Return the stage of an operation's dropout, from source to target; None without dropout."""
+    one, stride = layer.step, layer.out_stride
     if one.dropout == 0:
         return None
     threshold, scale = chances(one.dropout)

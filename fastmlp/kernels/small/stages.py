@@ -1,11 +1,8 @@
 """Stages of a small network's step: products, activations, losses, and the gather of rows.
 
-Separate because stages know the layout (`fastmlp.kernels.small.padded`), while `fastmlp.kernels.gemm` and
-`fastmlp.kernels.elementwise` know only places and sizes. Here all sizes but the number of rows are integers.
-
 A *stage* is a part of a step on a workspace (one flat array): a function stage(memory, rows), which writes instructions
-at the builder's position. `sequence` joins stages into one intrinsic. If each stage were a jitted function, Numba would
-type, lower and optimise each stage again at every level: a program took 34 s to compile, and takes 3 s now.
+at the builder's position; all sizes but the number of rows are integers. `sequence` joins stages into one intrinsic: with
+a jitted function for each stage a program took 34 s to compile, and takes 3 s now.
 
 The logits of hidden layers are not stored. An activation's derivative is computed from the activation's value, which
 excludes gelu and silu. Nothing is checked, nothing is allocated.
@@ -30,21 +27,26 @@ from fastmlp.kernels.codegen.vectors import (
 )
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.elementwise import losses
-from fastmlp.kernels.elementwise.dropout import scramble
+from fastmlp.kernels.elementwise.by_vectors import (
+    Penalty,
+    constants_at,
+    emit_penalty,
+    emit_steps,
+    emit_sums,
+    scramble,
+)
 from fastmlp.kernels.elementwise.losses import LANES
-from fastmlp.kernels.elementwise.steps import constants_at, emit_steps
-from fastmlp.kernels.elementwise.sums import Penalty, emit_penalty, emit_sums
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, TRANSPOSED, Operands, write_product
 from fastmlp.kernels.gemm.microkernel import stored
 from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.program.arithmetic import PENALTY_LANES, PENALTY_ROWS, PENALTY_TERMS, rows_as_one
-from fastmlp.kernels.small.padded import dividing_lanes, up
+from fastmlp.kernels.small.layouts import dividing_lanes, up
 
 TURNED_BYTES, FEW = 32, 3
-"""Bytes of vectors for the transposed inputs of a transposed layer with few outputs: two shuffles of
-32 bytes start in a cycle, and less is wasted where rows are few. With more outputs FMAs of whole vectors count for
-more: the last layer of 54-120-7 took 0.82 of its time by tiles of two whole vectors."""
+"""Bytes of vectors for the transposed inputs of a transposed layer with few outputs: two shuffles of 32 bytes start in a
+cycle. With more outputs FMAs of whole vectors count for more: the last layer of 54-120-7 took 0.82 of its time.
+"""
 
 ACROSS = 4
 """Vectors across a tile of a row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
@@ -76,11 +78,9 @@ class Memory:
         self, lanes, a, b, c, rows, columns, depth, *, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
         across=None, **options,
     ):  # fmt: skip
-        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`.
+        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`; start : a place
 
         a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
-        start : a place
-        across : vectors across a tile, where columns are a run-time value; usually for `ACROSS` sums
         """
         size = self.itemsize
         (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
@@ -93,10 +93,7 @@ class Memory:
 
 
 def sequence(stages):
-    """Return the intrinsic (work, rows, key, step, first) of stages in order, without Nones.
-
-    key, step : of the dropout masks; first : the place in the batch of the first row
-    """
+    """Return the intrinsic (work, rows, key, step, first) of stages in order, without Nones."""
 
     @disposable
     def run(work, rows, key, step, first):
@@ -115,10 +112,7 @@ def sequence(stages):
 
 
 def over_rows(memory, rows, stride, offsets, formula):
-    """Write a formula of the numbers at `offsets` for rows of `stride`; the first offset gets the result.
-
-    Vectors are whole: columns of padding, and numbers beyond the last row, are computed, too.
-    """
+    """Write a formula of the numbers at `offsets`, padding included, for rows of `stride`; the first gets the result."""
     v = memory.v
     first, *_ = places = [memory.at(offset) for offset in offsets]
     with counted(memory.builder, rows * stride, v.lanes) as i:
@@ -175,10 +169,7 @@ def forward(layer, activation, plan):
 
 
 def backward(layer, activation, plan):
-    """Return the stage input_deltas = deltas W', times the derivative of the inputs' short activation.
-
-    activation : of the source; its derivative ends the deltas only where no other operation adds deltas.
-    """
+    """Return the stage input_deltas = deltas W', times the derivative of the source's short activation."""
     if layer.input_deltas < 0:
         return None
     entry = ACTIVATION_CODES.of_key(activation)
@@ -376,10 +367,7 @@ def cleared(plan):
 
 
 def copies(plan, inwards):
-    """Return the intrinsic (work, number, vector) of copies between a flat vector (P,) and a section.
-
-    The copy to a section writes 0 to the padding of its rows.
-    """
+    """Return the intrinsic (work, number, vector) of copies between a flat vector (P,) and a section, padded with 0."""
 
     @disposable
     def copy(work, number, vector):
@@ -406,20 +394,18 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
                 v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
             copy_row(memory, *((there, here) if inwards else (here, there)), length, most)
 
+    (weights, biases), begin = layer.step.lengths, layer.step.flat
     if layer.weights < 0:
         return
-    if layer.gain:
-        rows(1, layer.flat, layer.weights, layer.gain, up(layer.gain, layer.lanes))
-        if layer.shift:
-            rows(1, layer.flat + layer.gain, layer.biases, n_out, layer.out_stride)
-        return
-    if not layer.is_transposed:
-        rows(n_in, layer.flat, layer.weights, n_out, layer.out_stride)
+    if layer.step.kind != "dense":
+        rows(1, begin, layer.weights, weights, up(weights, layer.lanes))
+    elif not layer.is_transposed:
+        rows(n_in, begin, layer.weights, n_out, layer.out_stride)
     else:
         if inwards:
             with counted(builder, n_out * layer.in_stride, v.lanes) as i:
                 v.store(v.zero, v.shift(memory.at(base + layer.weights), i * size))
-        there = NumberArray(builder, memory.dtype, memory.v.shift(flat, layer.flat * size))
+        there = NumberArray(builder, memory.dtype, memory.v.shift(flat, begin * size))
         here = NumberArray(builder, memory.dtype, memory.at(base + layer.weights))
         with counted(builder, n_in) as i:
             for j in range(n_out):
@@ -427,10 +413,11 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
                     here[i + j * layer.in_stride] = there[i * n_out + j]
                 else:
                     there[i * n_out + j] = here[i + j * layer.in_stride]
-    rows(1, layer.flat + n_in * n_out, layer.biases, n_out, layer.out_stride)
+    if biases:
+        rows(1, begin + weights, layer.biases, n_out, layer.out_stride)
 
 
-# --- penalties: the sum of `fastmlp.kernels.elementwise.sums` in the padded layout ----------------------
+# --- penalties: the sum of `fastmlp.kernels.elementwise.by_vectors` in the padded layout ----------------------
 
 # Rows of few weights, of which several count as one, lie apart here, and a last layer may lie transposed.
 

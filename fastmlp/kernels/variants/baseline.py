@@ -25,8 +25,8 @@ from fastmlp.kernels.codegen.scalars import (
     within_bounds,
 )
 from fastmlp.kernels.codes import SOFTMAX
+from fastmlp.kernels.elementwise.by_vectors import step_element
 from fastmlp.kernels.elementwise.losses import row_loss
-from fastmlp.kernels.elementwise.steps import step_element
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.variant import Variant
 
@@ -242,8 +242,8 @@ def scramble(bits):
 def drop(key, step, layer, first, p, a, out):
     """out (rows, units) = a / (1 - p) where a unit is not dropped, else 0; out may be a itself.
 
-    Dropout is a pure function of key, step, layer, unit and the row of the batch; row 0 of `a` is the batch's
-    row `first`. So the backward pass calls this function again, on the deltas.
+    Dropout is a pure function of key, step, layer, unit and the row of the batch (`first` is a's row 0): the
+    backward pass calls this function again, on the deltas.
     """
     word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
     word = scramble(np.uint32(word ^ np.uint32(layer)))
@@ -288,25 +288,9 @@ def apply_rule(code, rate, constants, t, g, p, moments):
         step_element(code, i, rate, constants, t, g, p, moments)
 
 
-VARIANT = Variant(
-    "baseline",
-    None,
-    {
-        "activate": activate,
-        "activate_gradient": activate_gradient,
-        "affine": affine,
-        "affine_sparse": affine_sparse,
-        "bias_gradient": bias_gradient,
-        "clip": clip,
-        "apply_rule": apply_rule,
-        "drop": drop,
-        "gather": gather,
-        "input_gradient": input_gradient,
-        "output_loss": output_loss,
-        "penalty": penalty,
-        "penalty_gradient": penalty_gradient,
-        "weight_gradient": weight_gradient,
-        "weight_gradient_sparse": weight_gradient_sparse,
-    },
-    *BUILT_IN["baseline"],
+SLOTS = (
+    *(activate, activate_gradient, affine, affine_sparse, bias_gradient, clip, apply_rule, drop, gather),
+    *(input_gradient, output_loss, penalty, penalty_gradient, weight_gradient, weight_gradient_sparse),
 )
+
+VARIANT = Variant("baseline", None, {slot.__name__: slot for slot in SLOTS}, *BUILT_IN["baseline"])

@@ -6,8 +6,7 @@ ports for float32. Packing the operands then takes more than half of a product's
 """
 
 from fastmlp.kernels.estimates import MIXED
-from fastmlp.kernels.mixed.multiplying import BY_TILES
-from fastmlp.kernels.mixed.products import slots_of
+from fastmlp.kernels.mixed.products import BY_TILES, slots_of
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 

@@ -5,8 +5,7 @@ two ports gain nothing. Results equal bfloat16_amx up to the rounding of sums.
 """
 
 from fastmlp.kernels.estimates import MIXED
-from fastmlp.kernels.mixed.multiplying import BY_LANES
-from fastmlp.kernels.mixed.products import slots_of
+from fastmlp.kernels.mixed.products import BY_LANES, slots_of
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 

@@ -1,17 +1,14 @@
 """specialized: a program for each small network, with the network's sizes as constants.
 
 It wins where a step takes at most some tens of microseconds, because there `fused` spends more time on its
-branches and loops than on arithmetic. Sizes, activations, loss and kind of optimiser are constants of the
-compiled program. So every loop has a known length, every array has a known offset in a private workspace
-in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.stages`). Networks of a few dozen
-parameters, trained by plain SGD on up to 16 rows, stay in vector registers for a whole chunk
+branches and loops than on arithmetic. Every loop has a known length, every array a known offset in a
+private workspace in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.stages`). Networks
+of a few dozen parameters, trained by plain SGD on up to 16 rows, stay in vector registers for a whole chunk
 (`fastmlp.kernels.small.programs`).
 
 The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
-sizes of penalties and weights are data, and need no new program. Networks with anything else (gelu or silu
-at the end of a dense layer, batch norms, custom layers, l1, clipping, custom losses of rows) run as `fused`.
-
-Large batches go through the network in blocks of rows, on a single thread.
+sizes of penalties and weights are data. Networks with anything else (gelu or silu at the end of a dense
+layer, batch norms, custom layers, l1, clipping, custom losses of rows) run as `fused`.
 """
 
 from fastmlp.kernels.estimates import BUILT_IN

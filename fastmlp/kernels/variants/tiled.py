@@ -11,9 +11,16 @@ only in single layers of a few units (by a quarter at most).
 from fastmlp.kernels.codegen.scalars import activation, activation_backward, wide_vectors
 from fastmlp.kernels.codegen.views import no_order, vector
 from fastmlp.kernels.codes import SOFTMAX
-from fastmlp.kernels.elementwise import dropout, steps
-from fastmlp.kernels.elementwise.losses import output_loss, softmax_of_rows
-from fastmlp.kernels.elementwise.sums import add_penalty_gradient, column_sums, penalty_of, squares_of
+from fastmlp.kernels.elementwise.by_vectors import (
+    add_penalty_gradient,
+    column_sums,
+    drop_units,
+    penalty_of,
+    squares_of,
+    take_steps,
+)
+from fastmlp.kernels.elementwise.losses import output_loss
+from fastmlp.kernels.elementwise.losses import softmax_of_rows as softmax
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
@@ -52,11 +59,6 @@ def bias_gradient(delta, out):
     column_sums(delta, out)
 
 
-def softmax(z, out):
-    """Contract of baseline's slot, by whole vectors."""
-    softmax_of_rows(z, out)
-
-
 def activate(code, z, out):
     """Contract of baseline's slot, by 512-bit vectors in a single loop."""
     wide_vectors()  # of rows of 30 units, a loop for each row would compute 14 as scalars
@@ -76,11 +78,6 @@ def activate_gradient(code, z, a, delta):
         deltas[i] = activation_backward(code, deltas[i], logits[i], outputs[i])
 
 
-def drop_units(word, first, threshold, scale, a, out):
-    """Contract of baseline's slot, by whole vectors."""
-    dropout.drop_units(word, first, threshold, scale, a, out)
-
-
 def penalty(l1, l2, w):
     """Contract of baseline's slot, by whole vectors."""
     return penalty_of(w.dtype.type(l1), w.dtype.type(l2), w)
@@ -91,35 +88,17 @@ def penalty_gradient(l1, l2, w, dw):
     add_penalty_gradient(w.dtype.type(l1), w.dtype.type(l2), w, dw)
 
 
-def sum_of_squares(numbers):
-    """Contract of baseline's slot, by whole vectors."""
-    return squares_of(numbers)
-
-
 def apply_rule(code, rate, constants, t, g, p, moments):
     """Contract of baseline's slot, by whole vectors and without the divider."""
-    steps.take_steps(code, rate, constants, t, g, p, moments)
+    take_steps(code, rate, constants, t, g, p, moments)
 
+
+SLOTS = (
+    *(activate, activate_gradient, affine, affine_sparse, bias_gradient, apply_rule, input_gradient),
+    *(output_loss, penalty, penalty_gradient, weight_gradient, weight_gradient_sparse),
+)
+INTRINSICS = {"drop_units": drop_units, "softmax": softmax, "sum_of_squares": squares_of}
 
 VARIANT = Variant(
-    "tiled",
-    baseline.VARIANT,
-    {
-        "activate": activate,
-        "activate_gradient": activate_gradient,
-        "affine": affine,
-        "weight_gradient": weight_gradient,
-        "affine_sparse": affine_sparse,
-        "weight_gradient_sparse": weight_gradient_sparse,
-        "input_gradient": input_gradient,
-        "apply_rule": apply_rule,
-        "bias_gradient": bias_gradient,
-        "drop_units": drop_units,
-        "output_loss": output_loss,
-        "penalty": penalty,
-        "penalty_gradient": penalty_gradient,
-        "softmax": softmax,
-        "sum_of_squares": sum_of_squares,
-    },
-    *BUILT_IN["tiled"],
+    "tiled", baseline.VARIANT, {**{slot.__name__: slot for slot in SLOTS}, **INTRINSICS}, *BUILT_IN["tiled"]
 )

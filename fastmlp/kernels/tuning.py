@@ -21,9 +21,7 @@ class Trial(NamedTuple):
     """A training or prediction whose time decides among values.
 
     sizes, rows : of a network of relu and softmax, and of a batch
-    optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
-    use : "train" for steps of `rows` rows, "predict" for predictions of as many
-    terms : non-zeros of a row, where inputs are sparse; 0 where inputs are dense
+    use : "train" or "predict"; terms : non-zeros of a row, where inputs are sparse
     """
 
     sizes: tuple[int, ...]
@@ -36,13 +34,7 @@ class Trial(NamedTuple):
 
 
 class Tunable(NamedTuple):
-    """A constant.
-
-    what : the meaning, in words
-    usual : the value without measurements
-    others : the other possible values
-    trials : the geometric mean of their times decides
-    """
+    """A constant: its meaning in words, its value without measurements, and others; `trials` decide."""
 
     what: str
     usual: int
@@ -148,30 +140,23 @@ TABLE: dict[str, Tunable] = {
 
 ROW_BYTES, MANY_ROWS, SOME_ROWS, WIDE_BYTES = 2048, 1024, 128, 256
 """Rows of x longer than ROW_BYTES lie badly for the caches. Of shorter rows sums are kept, which is as fast
-below MANY_ROWS: 512 x 512 weights of 512 rows took 1.26 times as long packed, of 1000 rows 0.93 of the time.
+below MANY_ROWS: 512 x 512 weights of 512 rows took 1.26 times as long packed, of 1000 rows 0.93.
 SOME_ROWS are needed for a copy, and WIDE_BYTES of deltas in a row: 784 x 32 weights of 2048 rows took 1.1
-times as long, 784 x 128 of 1000 rows 0.85 of the time, 2048 x 64 half.
+times as long, 784 x 128 of 1000 rows 0.85 of the time.
 """
 
 CROWDED_ROWS = host().crowded_rows
 """The same as SOME_ROWS where the distance of rows of x is a multiple of ROW_BYTES."""
 
 BLOCK_ROWS = 1024
-"""Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows,
-the gradient of 1024 x 2048 x 2048 took 1.05 times as long on an Intel processor.
-"""
+"""Rows of a block: the result is read and written once for each; half as many took 1.05 times as long."""
 
 BLOCK_BYTES = 1 << 19
-"""Bytes of a block of x, which stays in L2 with the panel and the result: with twice as much the product took
-1.09 times as long on an L2 of 2 MB. On other processors, threads may share L2.
-"""
+"""Bytes of a block of x, which stays in L2 with panel and result; twice as much took 1.09 times as long."""
 
 
 def is_blocked(rows: int, n_in: int, n_out: int, itemsize: int, large: int, many: int) -> bool:
-    """Return whether `packed` forms a layer's weight gradient by blocks of packed operands.
-
-    large, many : the constants `large_bytes` and `many_bytes`
-    """
+    """Return whether `packed` forms a layer's weight gradient by blocks; large, many : tuned constants"""
     x_row, row = n_in * itemsize, n_out * itemsize
     is_crowded = (x_row & (0 - x_row)) >= ROW_BYTES
     enough = (rows >= SOME_ROWS) | (is_crowded & (rows >= CROWDED_ROWS))

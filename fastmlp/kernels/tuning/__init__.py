@@ -1,1 +1,0 @@
-"""Constants measured on each machine: their table, and the loads in compiled code."""
