@@ -12,6 +12,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,9 +23,11 @@ from fastmlp.backend.choice import may_take_bytes
 from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
 from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.data.sparse import clean_rows, is_sparse
-from fastmlp.model.backend import Array, Data
+from fastmlp.model.backend import Array, Data, counts_of, evaluated, share_of
 from fastmlp.model.inputs import Blocks, sparse_columns
+from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
+from fastmlp.system.interrupts import LeftBehind
 
 
 class Block(NamedTuple):
@@ -363,3 +366,29 @@ def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
     targets = row_format.targets(y, rows, dtype)
     factors = row_format.class_weights(y)
     return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
+
+
+@dataclass(frozen=True)
+class HeldOutBlocks:
+    """Rows to validate on that come block by block."""
+
+    source: Source
+    row_format: RowFormat
+
+    def loss(
+        self, network: Network, loss_of: Callable[[Data], Any], epoch: int, stopped: Callable[[], bool]
+    ) -> Any:
+        """Return the loss over all rows, given that of a window's; LeftBehind once stopped()."""
+        found = []
+        with Windows(self.source, self.row_format, 1, "validation ", epoch) as windows:
+            while (window := windows.next(stopped)) is not None:
+                if (data := window.data).weights.any():
+                    found.append((counts_of(network, data), loss_of(data)))
+                if window.last:
+                    if not found:
+                        raise ValueError("the weights of the validation blocks are all zero")
+                    totals = np.sum([counts for counts, _ in found], axis=0)
+                    shares = [share_of(counts, totals, loss) for counts, loss in found]
+                    return evaluated(network, np.sum(shares, axis=0))
+                windows.release(window)
+        raise LeftBehind

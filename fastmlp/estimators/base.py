@@ -48,9 +48,8 @@ from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
 from fastmlp.trained.model import Model
-from fastmlp.training.lifecycle import finished
 from fastmlp.training.options import FitOptions, Setup, check_callbacks
-from fastmlp.training.prepared import Prepared, ready
+from fastmlp.training.prepared import Prepared, finished, ready
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream

@@ -20,8 +20,8 @@ from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
-from fastmlp.training.lifecycle import under_way
 from fastmlp.training.loop import Plan, Training
+from fastmlp.training.prepared import under_way
 
 SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""

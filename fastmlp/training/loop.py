@@ -15,7 +15,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import current_backend
 from fastmlp.callbacks.callback import Callback, Run, states_of
 from fastmlp.callbacks.standard import Progress
-from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
+from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
 from fastmlp.data.ranks import ChunkRunner
 from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import (
@@ -46,7 +46,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.data.window_batches import HeldOutBlocks, WindowBatches
+    from fastmlp.data.windows import HeldOutBlocks
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""

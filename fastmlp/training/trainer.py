@@ -14,6 +14,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Pause, Run
 from fastmlp.data.arrays import clean_targets
+from fastmlp.data.batches import WindowBatches
 from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.seeding import Streams, split_rows
 from fastmlp.model.backend import Data
@@ -26,8 +27,7 @@ from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validati
 
 if TYPE_CHECKING:
     from fastmlp.data.sources import Source
-    from fastmlp.data.window_batches import HeldOutBlocks
-    from fastmlp.data.windows import RowFormat, Window, Windows
+    from fastmlp.data.windows import HeldOutBlocks, RowFormat, Window, Windows
 
 
 def prepared(
@@ -182,8 +182,6 @@ def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
     def begin(
         plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
     ) -> Training:
-        from fastmlp.data.window_batches import WindowBatches
-
         joins, before = plan.network.needs_batches, plan.since.epoch
         sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
         rows = first.rows if first.last else windows.source.rows
@@ -224,7 +222,7 @@ def _held_out(
     if validation is None:
         return None
     from fastmlp.data.sources import source_of
-    from fastmlp.data.window_batches import HeldOutBlocks
+    from fastmlp.data.windows import HeldOutBlocks
 
     assert isinstance(row_format.dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):
