@@ -1,7 +1,7 @@
 """Batches: the rows of each step, and the sum of their weights; both are known before a chunk begins.
 
-With `fit(mixup=)` each row of a batch is mixed with another one before the backend sees the batch: backends
-know nothing of that, so that all of them, on any number of threads, train on the same numbers.
+With `fit(mixup=)` each row of a batch is mixed with another row before the backend sees the batch, so all
+backends, on any number of threads, train on the same numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Orders(Protocol):
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
         """Write the orders of epochs from `epoch` on to out (epochs, rows).
 
-        epoch : at least the last one that was drawn; window : number of the window that has these rows
+        epoch : at least the last drawn epoch; window : number of the window with these rows
         """
 
 
@@ -39,18 +39,18 @@ Steps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[n
 
 
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
-    """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
+    """Return the batches of an epoch. joins : True for a single last row to join the batch before"""
     whole, left = divmod(rows, batch_size)
     return whole + (left > (1 if joins and whole else 0))
 
 
 class Batches:
-    """Which rows in memory each step visits; orders are drawn epoch by epoch as training reaches them.
+    """The rows in memory of each step; orders are drawn as training reaches the epochs.
 
     Rows in memory are a single window with all steps; `WindowBatches` has several windows.
 
-    orders : None where rows stand as they are; before : epochs of the training before those counted here
-    joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most
+    orders : None for rows in natural order; before : earlier epochs, not counted here
+    joins : see `batches_of`; microbatch : see `Chunk`; most : the most rows taken together
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batches:
         self.orders, self._before = orders, before
         self._first = 0  # the epoch of the first row of _orders
         self._earlier = -1, NO_ORDER
-        """The epoch that an earlier version began, and its order."""
+        """An epoch begun by an earlier version, and the epoch's order."""
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
 
@@ -81,7 +81,7 @@ class Batches:
         return np.arange(self.rows)
 
     def steps_left(self, step: int) -> int:
-        """Return how many steps the window has from a step on: all that follow."""
+        """Return the window's steps from a step on: all later steps."""
         return sys.maxsize
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
@@ -89,7 +89,7 @@ class Batches:
         return None
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a step begins an epoch."""
+        """Return True if a step begins an epoch."""
         return step % self.per_epoch == 0
 
     def advance(self, step: int) -> None:
@@ -137,7 +137,7 @@ class Batches:
         return orders.reshape(-1), *steps
 
     def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
-        """Return the chunk of `count` steps from `step` on, see `kept_chunk`; None unless it recurs."""
+        """Return the recurring chunk of `count` steps from `step` on, see `kept_chunk`; else None."""
         if self.orders is not None or max(self.rows, count) > KEPT_STEPS:
             return None
         within = step % self.per_epoch
@@ -150,9 +150,7 @@ def bounds(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return (starts, stops, rows) of `count` steps, from step `within` of an epoch.
 
-    An epoch's last batch has all rows that are left.
-
-    drawn : whether the order has the rows of every epoch, one after another, or once
+    An epoch's last batch has all rows left. drawn : True for an order of several epochs, False for `arange`
     """
     if per_epoch == 1 and not drawn:  # else 10 ns a step: a tenth of the smallest one
         starts, stops = np.zeros(count, np.int64), np.full(count, rows)
@@ -168,7 +166,7 @@ def bounds(
 
 
 KEPT_STEPS = 1 << 10
-"""The most steps, or rows, of a chunk of which what recurs is kept: 48 KiB."""
+"""The most steps, or rows, of a kept chunk: 48 KiB."""
 
 kept_bounds = functools.lru_cache(maxsize=32)(bounds)
 
@@ -184,7 +182,7 @@ def kept_chunk(
     count: int,
     rates: tuple[float, float],
 ) -> Chunk:
-    """Return a chunk at constant rates, of unweighted rows in natural order; nobody can write to it.
+    """Return a read-only chunk at constant rates, of unweighted rows in natural order.
 
     most, microbatch : as of `Batches`; the others as in `bounds`
     """
@@ -210,9 +208,9 @@ def visited_weights(
 
 
 class WindowBatches:
-    """The rows of each step in windows; `fastmlp.data.batches.Batches` has rows in memory.
+    """The rows of each step in windows; see `Batches`.
 
-    first : the first window, which has been filled; rows : of an epoch, 0 before that is known
+    first : the first window, filled; rows : of an epoch, 0 while unknown
     orders, joins, microbatch, before : as of `Batches`
     """
 
@@ -233,20 +231,23 @@ class WindowBatches:
         self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
         self.most = (microbatch or batch_size) + joins
         self.rows = rows
-        """Rows of an epoch, 0 before that is known."""
+        """Rows of an epoch, 0 while unknown."""
         self.data = first.data
         self._order, self._at, self._step, self._rows_before = NO_ORDER, 0, 0, 0
         self._epochs = 0
         self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
-        """Steps of an earlier training left to pass over; of the epoch its first step, its rows visited, and
-        the window's number."""
+        """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
+        window's number.
+        """
         self._weighs = False
-        """Whether one of those rows has a weight other than 0."""
+        """True once a visited row of the epoch has a weight above 0."""
         self._earlier: tuple[dict[str, Any], np.random.Generator] | None = None
-        """Of an epoch that a version before 1.0 began: what draws its orders, and its state at first."""
+        """Of an epoch begun before version 1.0: the first state of the generator of orders, and the
+        generator.
+        """
 
     def resume(self, saved: Snapshot) -> None:
-        """Go on from a snapshot; the rows of its epoch before it are read again."""
+        """Go on from a snapshot; the epoch's earlier rows are read again."""
         self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
         self._step = saved.step - saved.epoch_step
         self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
@@ -262,9 +263,9 @@ class WindowBatches:
     # --- windows ------------------------------------------------------------------------------------
 
     def steps_left(self, step: int) -> int:
-        """Return the steps that the window has rows for.
+        """Return the steps with rows in the window.
 
-        Where a row may have to join the batch before it, one batch is left for the next window.
+        A batch is left for the next window where a row may have to join.
         """
         rows = len(self._order) - self._at
         if self._window.last:
@@ -272,7 +273,7 @@ class WindowBatches:
         return max(0, rows - self._joins) // self.batch_size
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
-        """Take up the next window with a step to take; return its rows, None once stopped()."""
+        """Take up the next window with a step to take; return the window's rows, None once stopped()."""
         while True:
             if self._epoch_rows and self._window.last:
                 raise ValueError(
@@ -320,7 +321,7 @@ class WindowBatches:
         return max(1, visits // self.batch_size)
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a later step begins an epoch."""
+        """Return True if a later step begins an epoch."""
         return self._window.last and step - self._step == self.steps_left(self._step)
 
     def rows_before(self, step: int) -> int:
@@ -342,10 +343,7 @@ class WindowBatches:
         return None
 
     def advance(self, step: int) -> None:
-        """Go on to a step of the window, or to the step after the window.
-
-        ValueError where an epoch ends of which all rows have weight 0.
-        """
+        """Go on to a step of the window, or to the step after; ValueError after an epoch of weight 0."""
         ends = self.ends_epoch(step)
         self._pass_over(step)
         if ends:
@@ -364,14 +362,14 @@ class WindowBatches:
 
 
 MIXED_BYTES = 1 << 24
-"""Bytes of mixed rows that are in memory together, or those of one step if they are more."""
+"""Bytes of mixed rows in memory together, or the bytes of a step if more."""
 
 
 class Mixing(NamedTuple):
     """Mixing of rows (Zhang and others, "mixup: beyond empirical risk minimization", 2018).
 
-    alpha : of the distribution Beta(alpha, alpha) that a step's share is drawn from
-    key : (2,) uint64; with the number of a step all that its share and its pairs depend on
+    alpha : of the distribution Beta(alpha, alpha) of a step's share
+    key : (2,) uint64; key and step determine share and pairs
     """
 
     alpha: float
@@ -379,13 +377,13 @@ class Mixing(NamedTuple):
 
     @classmethod
     def of(cls, alpha: float, seed: int) -> Self:
-        """Return that of a training with this seed."""
+        """Return the mixing of a training with this seed."""
         return cls(alpha, Streams(seed).mixup.generate_state(2, np.uint64))
 
     def mixed(self, network: Network, data: Data, chunk: Chunk, step: int) -> tuple[Data, Chunk]:
         """Return the mixed rows of a chunk, step after step, and the chunk on these rows.
 
-        step : updates before the chunk. ValueError for rows that cannot be mixed
+        step : updates before the chunk. ValueError for sparse or weighted rows
         """
         if isinstance(data.inputs, SparseRows):
             raise ValueError("mixup mixes dense rows, and X is sparse: give it as an array")

@@ -1,4 +1,4 @@
-"""Trainings on disk: the callback `Checkpoint`, what `fit(resume=)` reads, and what a file consists of.
+"""Trainings on disk: the callback `Checkpoint`, the comparison of `fit(resume=)`, and the content of files.
 
 `fastmlp.files.archive` writes and reads files; `save` and `load` are in `saving.py`.
 """
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 Path = str | os.PathLike[str]
 
 MOST_BLAS_THREADS = 1 << 12
-"""The largest number that a file may hold: a BLAS might start as many threads."""
+"""The largest number in a file: a BLAS might start as many threads."""
 
 FORMAT = 3
-"""A change of what is written increases it. Older formats stay readable, newer ones are refused.
+"""The version of written files. Older formats stay readable, newer formats are refused.
 
-In format 1 a training has each step's loss of the epoch under way ("pending"), and what draws its orders.
-Up to format 2 a stepper's file has an entry of its own.
+In format 1 a training has each step's loss of the epoch under way ("pending"), and the generator of orders.
+Up to format 2 a stepper's file has a separate entry.
 """
 
 
 class Checkpoint(AtIntervals):
     """Write the training to a file at intervals, for `load` and for `fit(resume=)`.
 
-    The file is also written when training ends or is interrupted. A training that is resumed from it
-    continues bit for bit, whatever interrupted it.
+    The file is also written when training ends or is interrupted. A training resumed from the file continues
+    bit for bit, whatever the interruption.
 
     Parameters
     ----------
-    path : path of the file. Each one replaces the one before it; at every moment there is a whole file
+    path : path of the file. Each file replaces the file before; at every moment there is a whole file
     every : int or timedelta
         Write after so many epochs, at least 1, or after so much time: then at the end of a chunk of about
         0.2 s, also within an epoch.
@@ -88,13 +88,13 @@ class Saved(NamedTuple):
 
     @property
     def backend(self) -> str:
-        """The name of the backend that trained."""
+        """The name of the training's backend."""
         backend: str = self.snapshot.setting["backend"]
         return backend
 
     @property
     def by_rows(self) -> bool:
-        """Whether the data are identified row by row, as with `fit(communicator=)`."""
+        """True if the data are identified row by row, as with `fit(communicator=)`."""
         return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
@@ -105,7 +105,7 @@ class Saved(NamedTuple):
 
 
 def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
-    """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
+    """Return the training in a file of a `Checkpoint`; CheckpointError without a training."""
     content = read(path, pieces)
     if content.snapshot is None or content.is_of_stepper:
         raise CheckpointError(
@@ -127,15 +127,13 @@ def with_setting(
     per_epoch: int,
     blocks: dict[str, Any],
 ) -> Plan:
-    """Return a plan with its setting for a file: all that the bits depend on.
+    """Return a plan with the setting for a file: everything the bits depend on.
 
-    The setting has JSON's types. Data are represented by their SHA-256, which takes about a second a
-    gigabyte, or by what is the same however they are spread over ranks. CheckpointError if the file to resume
-    from is of another training.
+    The setting has JSON's types. Data are represented by a SHA-256, in about a second a gigabyte, or by a
+    fingerprint equal for all distributions over ranks. CheckpointError for a file of another training.
 
-    backend : its name; parameters : at first; data : as they were given; batch_size : of all ranks
-    rows, per_epoch : rows and steps of an epoch, None where rows come block by block
-    blocks : part of the setting, which such rows have
+    backend : a name; parameters : at first; data : as given; batch_size : of all ranks
+    rows, per_epoch : rows and steps of an epoch, None for blocks; blocks : part of the setting, for blocks
     """
     options, held_out = plan.options, plan.held_out
     _, file = options.earlier
@@ -179,10 +177,10 @@ def _check_same_training(
 ) -> None:
     """Raise CheckpointError unless `fit` resumes the saved training.
 
-    rows, batches : of an epoch; None where rows come block by block, whose number may not be known
+    rows, batches : of an epoch; None for blocks, whose number may be unknown
 
-    The number of epochs may differ: a training may be prolonged. The backend may differ, if it is named: the
-    training then goes on in the other backend's bits.
+    The number of epochs may differ: a training may be prolonged. A named backend may differ: the training
+    then goes on in the other backend's bits.
     """
     snapshot, path, options, epochs = saved.snapshot, os.fspath(saved.path), plan.options, plan.options.epochs
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
@@ -213,7 +211,7 @@ def _check_same_training(
 def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
     """Return the BLAS limit of a resumed training, None without a limit.
 
-    A BLAS sums in another order on another number of threads: CheckpointError if it may use fewer than then.
+    A BLAS sums in another order on another number of threads: CheckpointError if fewer are allowed now.
     """
     limit = saved.blas_threads if saved else None
     if saved is None or not limit or not registry.calls_blas(backend):
@@ -231,14 +229,14 @@ def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
 
 
 class Content(NamedTuple):
-    """The content of a file: a model, and a training that can go on, if any."""
+    """The content of a file: a model, and a training to go on with, if any."""
 
     model: Model
     snapshot: Snapshot | None
 
     @property
     def is_of_stepper(self) -> bool:
-        """Whether a `Stepper` wrote the file."""
+        """True for a file of a `Stepper`."""
         return self.snapshot is not None and "rule" in self.snapshot.setting
 
 
@@ -249,7 +247,8 @@ Written = tuple[dict[str, Any], dict[str, Array]]
 def content_of(model: Model) -> Written:
     """Return a model as a file's header and arrays.
 
-    ValueError where a parameter is not finite: `load` would refuse the file, and an older one would be gone.
+    ValueError for a parameter that is not finite: `load` would refuse the file, and the old file would be
+    gone.
     """
     if not checks.finite(model.parameters):
         raise ValueError("a parameter of the model is not finite, and no file holds such a model")
@@ -265,7 +264,7 @@ def content_of(model: Model) -> Written:
 
 
 def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
-    """Return a history as arrays by their names in a file."""
+    """Return a history as arrays, by names in a file."""
     return {f"history/{name}": np.array(values, float) for name, values in history.items()}
 
 
@@ -381,9 +380,9 @@ def model_of(
     backend: str,
     reason: str | None,
 ) -> Model:
-    """Return the model whose array names begin with `prefix`; `file_errors_of` names the errors.
+    """Return the model of arrays with a prefix; `file_errors_of` names the errors.
 
-    history : the names of its curves
+    history : names of curves
     """
     own, curves = numbers_of(arrays, prefix, history)
     _expect(own.size == parameter_count(network), "the parameters are not the network's")
@@ -394,7 +393,7 @@ def model_of(
 def numbers_of(
     arrays: archive.Arrays, prefix: str, history: Iterable[str]
 ) -> tuple[Array, dict[str, list[float]]]:
-    """Return parameters and history of arrays whose names begin with `prefix`."""
+    """Return parameters and history of arrays with a prefix."""
     parameters = arrays[f"{prefix}parameters"]
     _expect(parameters.ndim == 1 and parameters.dtype.kind == "f", "the parameters are not the network's")
     _expect(np.isfinite(parameters).all(), "a parameter is not finite")
@@ -409,7 +408,7 @@ def numbers_of(
 
 
 def network_of(description: Any, pieces: list[Piece]) -> Network:
-    """Return the network that `described` describes, with a user's pieces."""
+    """Return the network of a description, with a user's pieces."""
     network = restored(description, lambda piece: _piece(piece, pieces))
     _expect(isinstance(network, Network), "it describes no network")
     return cast(Network, network)
@@ -420,7 +419,7 @@ class _OtherPiece(Exception):
 
 
 def _piece(description: dict[str, Any], pieces: list[Piece]) -> Piece:
-    """Return the user's piece that is described."""
+    """Return the user's piece of a description."""
     name, digest = str(description["piece"]), description["digest"]
     named = [piece for piece in pieces if piece.name == name]
     if not named:

@@ -1,8 +1,8 @@
-"""Preparation of a training: from options and rows to a plan and a first state.
+"""Preparation of a training, from options and rows to a plan and a first state; its beginning and end.
 
-All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
-start, split, row orders and dropout masks. Of several processes that train together each step here may fail
-on one alone, and all learn of it (`fastmlp.data.ranks`).
+All randomness comes from independent streams, so every backend sees the same start, split, row orders and
+dropout masks. With several processes each step here may fail on one of the ranks alone, and all ranks learn
+of the failure (`fastmlp.data.ranks`).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """A training that can begin.
+    """A training before the first step.
 
-    plan : what its steps go by; state : where they begin, which they write to
-    resumed : what it takes over; None at the very beginning
-    data : the rows as they were given, where steps visit others, as sparse ones
-    rows, sample : as of `Continuation`, "" where the sample is not known
-    ranks : the processes that train together
+    plan : the constant part; state : overwritten by the steps
+    resumed : the snapshot to go on from, or None
+    data : the rows as given, where steps visit a sparse form
+    rows, sample : as of `Continuation`, "" for an unknown sample
+    ranks : the processes of the training
     """
 
     plan: Plan
@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
         return self.ended(finished(self.begun(begin)))
 
     def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before its first step; begin : makes another kind of `Training`"""
+        """Return the training before the first step; begin : makes another kind of `Training`"""
         training: Training = (begin or self.ranks.begin or Training)(
             self.plan, self.state, self.callbacks, self.resumed
         )
@@ -89,7 +89,7 @@ class Prepared(NamedTuple):
             raise Interrupted(training.run.model())
 
     def ended(self, run: Run) -> Model:
-        """Return the model, once all steps were taken; Interrupted, which has it, after Ctrl-C."""
+        """Return the model, once all steps were taken; Interrupted, with the model, after Ctrl-C."""
         assert run.left is not None
         self.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         snapshot = run.left
@@ -115,7 +115,7 @@ class Prepared(NamedTuple):
         return self._model(run, snapshot, parameters)
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
-        """Return a model with a snapshot's history, which can go on from the snapshot."""
+        """Return a model with a snapshot's history, to go on from the snapshot."""
         plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
@@ -129,7 +129,7 @@ class Prepared(NamedTuple):
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
     def continuation(self) -> Continuation:
-        """Return the part of a model's continuation that steps do not change."""
+        """Return the part of a model's continuation unchanged by steps."""
         plan, options = self.plan, self.plan.options
         validation: Any = options.validation
         share = float(validation) if validation is not None and isinstance(validation, Real) else None
@@ -140,7 +140,7 @@ class Prepared(NamedTuple):
 
 
 def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
-    """Return rows to validate on that are in memory."""
+    """Return the validation rows if in memory, else None."""
     return held_out if isinstance(held_out, Data) else None
 
 
@@ -160,13 +160,12 @@ def ready(
 ) -> Prepared:
     """Return a prepared training on clean rows, in memory or in blocks.
 
-    options : checked, with a seed; setup : theirs
-    data : this rank's rows, all or those of the first window; held_out : those to validate on
-    rows : of an epoch on all ranks, 0 where that is not known
-    is_sized : whether it was known before rows were read
+    options : checked, with a seed; setup : of these options
+    data : this rank's rows, all or those of the first window; held_out : validation rows
+    rows : of an epoch on all ranks, 0 if unknown; is_sized : True if known before rows are read
     ranks, trainings : as of `trainer.prepared`
-    blocks : of rows that come block by block, their part of the setting; None of rows in memory
-    state : to begin with, of an estimator, which draws parameters and orders and keeps no setting
+    blocks : the setting's part for blocks; None for rows in memory
+    state : the first state of an estimator, which draws parameters and orders and keeps no setting
     """
     streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
@@ -271,10 +270,7 @@ def ready(
 def cleaned(
     network: Network, X: Any, y: Any, sample_weight: Any, dtype: Any, ranks: Ranks, what: str = ""
 ) -> Data:
-    """Return this rank's rows, clean, with weights that are not scaled.
-
-    what : comes before the names of the arguments in an error
-    """
+    """Return this rank's rows, clean, with unscaled weights. what : a prefix of names in errors"""
     inputs = clean_rows_of(f"{what}X", network, X, dtype, least=0 if ranks.size > 1 else 1)
     rows = inputs.shape[0]
     targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
@@ -289,7 +285,7 @@ def cleaned(
 def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
     """Return this rank's rows with scaled weights: the largest on all ranks is in [1, 2).
 
-    weighed : whether weights are given here; what : as of `cleaned`
+    weighed : True if weights are given here; what : as of `cleaned`
     """
     if not weighed and ranks.size == 1:
         return data
@@ -320,13 +316,13 @@ def validation_rows(
 # --- the beginning and end of a training --------------------------------------------------------------
 
 NO_LIMIT = nullcontext()
-"""The limit of the BLAS where nothing calls it."""
+"""The BLAS limit of a training without a BLAS."""
 
 
 def finished(training: Training) -> Run:
-    """Take all chunks of a training; return its run, in whose `left` is what a later training goes on from.
+    """Take all chunks of a training; return the run, with the state for a later training in `left`.
 
-    DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
+    DivergenceError if a loss or a parameter is no longer finite, unless the plan allows infinite numbers.
     """
     with under_way(training):
         for _ in training.chunks():
@@ -336,7 +332,7 @@ def finished(training: Training) -> Run:
 
 @contextmanager
 def under_way(training: Training) -> Iterator[None]:
-    """Begin a training, and end the training after a `with` block that takes all chunks."""
+    """Begin a training, and end the training after a `with` block with all chunks."""
     with (
         deferred(training.stop) as signals,
         _callbacks_of(training),
@@ -348,13 +344,13 @@ def under_way(training: Training) -> Iterator[None]:
 
 
 LEFT = "its loop was left"
-"""Why a training stops whose loop a user has left."""
+"""The stop reason after a user has left the loop."""
 
 
 def iterate(training: Training) -> Generator[Run]:
     """Take the chunks of a training, and yield the run after each.
 
-    While the run is out, signals are the program's, and the BLAS has its threads.
+    While the run is out, signals are the program's, and the BLAS has all threads.
     """
     run, held = training.run, deferred(training.stop)
     with held as signals, _callbacks_of(training):
@@ -377,7 +373,7 @@ def iterate(training: Training) -> Generator[Run]:
 
 
 def _blas_of(plan: Plan) -> AbstractContextManager[None]:
-    """Return a context that holds the BLAS to the plan's threads."""
+    """Return a context with the BLAS limited to the plan's threads."""
     return budget.blas_threads(plan.blas_threads or plan.threads) if plan.calls_blas else NO_LIMIT
 
 

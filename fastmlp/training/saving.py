@@ -1,7 +1,7 @@
 """`save` and `load`: a model in a file, or a list of models in one file.
 
-In a list's file the arrays of all models stand one after another, in one array for each dtype: ten thousand
-models would be a hundred thousand members of a zip. Their headers are JSON, in an array of bytes.
+A list's file has an array for each dtype, of the arrays of all models in order: ten thousand models would be
+a hundred thousand members of a zip. Headers of models are JSON, in an array of bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from fastmlp.training.divergence import DivergenceError
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     """Write a model, or a list of models as of `fit_many`, to a file, flushed to the disk.
 
-    The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code. After a failure
-    the old file is still there.
+    The file is an uncompressed `.npz` with a JSON header and a checksum, without code. After a failure the
+    old file is still there.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     Raises
     ------
     TypeError
-        If the model is none, or the list holds anything but a Model or a DivergenceError.
+        If the model is no Model, or the list holds anything but a Model or a DivergenceError.
     ValueError
-        If a parameter is not finite; what was there before is still there then.
+        If a parameter is not finite; the old file stays then.
     OSError
         If the file cannot be written; nothing is left behind then.
     """
@@ -56,24 +56,24 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
 
 
 def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
-    """Return the model in a file that `save` or a `Checkpoint` wrote, or the list of models.
+    """Return the model in a file of `save` or a `Checkpoint`, or the list of models.
 
-    For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
-    the best one so far. In the list of an unfinished `fit_many` None stands for what had not begun. The file
-    of a table's model gives its TableClassifier or TableRegressor.
+    An unfinished training gives the model of `fit` at this point: with `EarlyStopping` the best model so
+    far. In the list of an unfinished `fit_many` None stands for a training without a step. A file of a
+    table's model gives a TableClassifier or TableRegressor.
 
     Parameters
     ----------
     path : str or path
-    pieces : the activations, layers and the loss of your own in its network; the file holds only their names
+    pieces : the network's custom activations, layers and losses; the file has their names only
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, of a newer format, or not finite; if there is no such backend here; or if a
-        piece of your own that it was trained with is not given, or has changed since.
+        If the file is damaged, of a newer format, or not finite; if the backend does not exist here; or if a
+        custom piece of the network is not given, or has changed since.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     TypeError
         If `pieces` holds anything else.
     """
@@ -91,8 +91,8 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
 class StoredList(NamedTuple):
     """The content of a list's file.
 
-    models : each with its training, if that can go on; None where there is none yet
-    written : the same as `write_list` takes them; more : its other entries
+    models : each with a training to go on with, if any; None for a training without a step
+    written : the same models in the form of `write_list`; more : further entries
     """
 
     models: list[Content | DivergenceError | None]
