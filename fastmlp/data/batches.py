@@ -195,10 +195,7 @@ def kept_chunk(
 
 
 def visited_weights(
-    weights: NDArray[Any],
-    order: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
+    weights: NDArray[Any], order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the sum of weights over each step's rows."""
     # reduceat sums between neighbouring bounds; every second one is a step's own rows.

@@ -262,10 +262,7 @@ class BlockTraining:
         for place, (model, seed, own, weights) in enumerate(each):
             if finite[place]:
                 kept = Kept(ended, place, own.kept, seed, weights)
-                yield (
-                    model,
-                    Model(own.network, weights, kept.history, own.backend, reason, kept, threads),
-                )
+                yield (model, Model(own.network, weights, kept.history, own.backend, reason, kept, threads))
 
 
 class EndedBlock(NamedTuple):

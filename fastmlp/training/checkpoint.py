@@ -168,12 +168,7 @@ def with_setting(
 
 
 def _check_same_training(
-    saved: Saved,
-    current: dict[str, Any],
-    callbacks: list[str],
-    plan: Plan,
-    rows: int | None,
-    batches: int,
+    saved: Saved, current: dict[str, Any], callbacks: list[str], plan: Plan, rows: int | None, batches: int
 ) -> None:
     """Raise CheckpointError unless `fit` resumes the saved training.
 

@@ -18,13 +18,7 @@ from fastmlp.callbacks.standard import Progress
 from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
 from fastmlp.data.ranks import ChunkRunner
 from fastmlp.model.averages import swap_average
-from fastmlp.model.backend import (
-    Chunk,
-    Data,
-    counts_of,
-    evaluated,
-    share_of,
-)
+from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since

@@ -13,14 +13,7 @@ from numpy.typing import ArrayLike
 from fastmlp import checks
 from fastmlp.data.arrays import clean
 from fastmlp.data.seeding import STREAMS, SeededGenerators, Streams
-from fastmlp.model.layout import (
-    aligned_copy,
-    drawn,
-    drawn_of_each,
-    flatten,
-    parameter_count,
-    settle_bins,
-)
+from fastmlp.model.layout import aligned_copy, drawn, drawn_of_each, flatten, parameter_count, settle_bins
 from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked

@@ -28,7 +28,7 @@ FILES_OF_A_FIT = 40
 
 OURS = ("fastmlp.data", "fastmlp.trained", "fastmlp.callbacks", "fastmlp.training", "fastmlp.model")
 RECORDS_OF_A_FIT = {
-    *("FitOptions", "Data", "Plan", "TrainState", "Prepared", "Chunk", "Snapshot", "Continuation"),
+    *("FitOptions", "Data", "Plan", "TrainState", "Prepared", "Chunk", "Snapshot", "Continuation")
 }
 """What docs/architecture.md lists: named tuples of the rooms from descriptions to the training."""
 

@@ -201,8 +201,7 @@ def test_a_finished_training_may_be_prolonged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("every", "epochs"),
-    [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (99, [5]), (timedelta(days=1), [5])],
+    ("every", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (99, [5]), (timedelta(days=1), [5])]
 )
 def test_a_file_is_written_every_so_often_and_at_the_end(tmp_path, every, epochs):
     path = tmp_path / "c"
