@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp.backend import registry
 
 X = np.array([[0.0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
 Y = np.array([0.0, 1, 1, 0])
@@ -37,13 +36,12 @@ LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_process_of_its_own(monkeypatch):
+def as_in_a_process_of_its_own(fresh_setups):
     """Variants that other tests have registered are candidates of "auto", too: each costs some calls.
 
     What "auto" asks another process for goes by what the tests before have trained. It asks for nothing where
     the network's own program is there.
     """
-    monkeypatch.setattr(registry, "registered", {})
     fit("specialized")
 
 
