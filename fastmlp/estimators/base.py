@@ -22,8 +22,9 @@ from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.data.arrays import floating_dtype
 from fastmlp.data.batches import Orders
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
-from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.parameters import (
+    SPARSE,
+    Fitted,
     Parameters,
     hidden_activations,
     hidden_sizes,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmlp.searches import backend
+from fastmlp.searches import searches
 
 
 def code(module, *names):
@@ -38,7 +38,7 @@ def fixtures(*reading_the_stack):
     @pytest.fixture(autouse=True)
     def all_estimators(monkeypatch, request):
         if not request.node.name.startswith(reading_the_stack):
-            monkeypatch.setattr(backend, "trains_networks", lambda estimator: True)
+            monkeypatch.setattr(searches, "trains_networks", lambda estimator: True)
 
     @pytest.fixture
     def global_random_seed():
