@@ -252,7 +252,7 @@ def ready(
     if whole:
         plan = of_all_rows(plan)
     if in_file:
-        from fastmlp.training.checkpoint import with_setting
+        from fastmlp.training.saving import with_setting
 
         plan = with_setting(
             plan, chosen.name, parameters, data, callbacks, ranks, batch_size=batch_size,
