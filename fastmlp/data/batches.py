@@ -121,7 +121,8 @@ class Batches:
     def visit(self, step: int, count: int) -> Steps:
         """Return the rows of `count` steps from `step` on; nothing may write to these arrays."""
         first, within = divmod(step, self.per_epoch)
-        steps = bounds(self.rows, self.batch_size, self.per_epoch, within, count, self.orders is not None)
+        bounds_of = kept_bounds if count <= KEPT_STEPS else bounds
+        steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.orders is not None)
         if self.orders is None:
             return self._natural, *steps
         last = (step + count - 1) // self.per_epoch
@@ -166,6 +167,8 @@ def bounds(
 
 KEPT_STEPS = 1 << 10
 """The most steps, or rows, of a kept chunk: 48 KiB."""
+
+kept_bounds = functools.lru_cache(maxsize=32)(bounds)
 
 
 @functools.lru_cache(maxsize=32)
