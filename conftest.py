@@ -102,16 +102,74 @@ def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return chunks(steps=, seconds=, visits=), which bounds the chunks of trainings from then on."""
+    """Return chunks(steps=, seconds=, visits=, mixed=), which bounds the chunks of trainings from then on."""
     from fastmlp.training import loop
 
-    bounds = {"steps": "MAX_CHUNK_STEPS", "seconds": "CHUNK_SECONDS", "visits": "MAX_CHUNK_VISITS"}
+    bounds = {
+        "steps": "MAX_CHUNK_STEPS",
+        "seconds": "CHUNK_SECONDS",
+        "visits": "MAX_CHUNK_VISITS",
+        "mixed": "MIXED_BYTES",
+    }
 
     def bound(**given: float) -> None:
         for name, value in given.items():
             monkeypatch.setattr(loop, bounds[name], value)
 
     return bound
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return windows(size=, held_out=), which bounds the bytes of windows of rows from then on."""
+    places = {"size": "data.windows.WINDOW_BYTES", "held_out": "training.trainer.HELD_OUT_BYTES"}
+
+    def bound(**given: int) -> None:
+        for name, value in given.items():
+            monkeypatch.setattr(f"fastmlp.{places[name]}", value)
+
+    return bound
+
+
+@pytest.fixture
+def long_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return long_calls(seconds): calls that may take so long can be left behind from then on."""
+    return lambda seconds: monkeypatch.setattr("fastmlp.training.threads.LONG_SECONDS", seconds)
+
+
+@pytest.fixture
+def cores_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return cores_left(count): so many cores are left for trainings that begin from then on."""
+    return lambda count: monkeypatch.setattr("fastmlp.training.options.share", lambda: count)
+
+
+@pytest.fixture
+def fresh_setups(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """No setups that other tests have left, and no backends of theirs; returns the setups that are kept."""
+    monkeypatch.setattr(registry, "registered", {})
+    setups: dict[Any, Any] = {}
+    monkeypatch.setattr("fastmlp.training.options.kept", setups)
+    return setups
+
+
+@pytest.fixture
+def lane_programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return lane_programs(name=value), which replaces what decides on programs of lanes, or takes steps."""
+    from fastmlp.backend import lanes, programs
+    from fastmlp.kernels import estimates
+
+    places = {
+        **dict.fromkeys(("is_worth", "is_ready", "saved_by"), lanes.LaneProgram),
+        **dict.fromkeys(("train_in_lanes", "blocks_of"), lanes),
+        **dict.fromkeys(("about_seconds_of_a_network", "share"), programs),
+        "lane_seconds": estimates,
+    }
+
+    def replace(**given: Any) -> None:
+        for name, value in given.items():
+            monkeypatch.setattr(places[name], name, value)
+
+    return replace
 
 
 class Figures:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from fastmlp.derivatives.input_derivatives import jacobian_many as jacobian_many
     from fastmlp.derivatives.laplace import Posterior as Posterior
     from fastmlp.derivatives.laplace import laplace as laplace
-    from fastmlp.distributed.data_parallel import DataParallel as DataParallel
-    from fastmlp.distributed.data_parallel import shard as shard
     from fastmlp.distributed.ranks import RankError as RankError
+    from fastmlp.distributed.training import DataParallel as DataParallel
+    from fastmlp.distributed.training import shard as shard
     from fastmlp.estimators.classifier import MLPClassifier as MLPClassifier
     from fastmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor as MLPRegressor
@@ -81,8 +81,8 @@ _HOME = {
     "callbacks.standard": ("EarlyStopping MedianStopping OptunaPruning Progress ReduceLROnPlateau TimeLimit"),
     "training.checkpoint": "Checkpoint",
     "training.divergence": "DivergenceError",
-    "distributed.data_parallel": "DataParallel shard",
     "distributed.ranks": "RankError",
+    "distributed.training": "DataParallel shard",
     "estimators.classifier": "MLPClassifier",
     "estimators.display": "LossCurveDisplay",
     "estimators.regressor": "MLPRegressor",
@@ -162,6 +162,7 @@ register_file("table", _read_table)
 
 
 _MOVED = {
+    "distributed.data_parallel": "distributed.training",
     "model.likelihoods": "model.losses",
     "model.own_layers": "model.custom",
     "model.own_losses": "model.loss",

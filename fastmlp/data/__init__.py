@@ -1,1 +1,1 @@
-"""Rows: from what a user passes to arrays, sources, windows, and batches in their order."""
+"""Rows: a user's arrays and blocks, checked; sources, windows, and batches in order."""

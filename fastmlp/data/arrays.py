@@ -1,4 +1,4 @@
-"""Clean arrays from a user's data or blocks: checked, native, C-contiguous, of one floating dtype."""
+"""Clean arrays from a user's data or blocks: checked, native, C-contiguous, of a floating dtype."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fastmlp.model.state import FLOATS, Array
 def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
     """Return the dense blocks of X as an array, and the sparse blocks by name.
 
-    What is no list or dict of blocks is the array as it is, where all blocks are dense.
+    Anything but a list or dict of blocks is the array itself, if all blocks are dense.
 
     Raises
     ------
     ValueError, TypeError
         If blocks are missing or too many, are of unlike lengths or have the wrong number of columns, if
-        codes are no whole numbers, or if a block is sparse that must not be, or the other way round.
+        codes are no whole numbers, or if a block is sparse instead of dense, or dense instead of sparse.
     """
     if not isinstance(given, (list, tuple, Mapping)):
         if any(block.is_sparse for block in inputs):
@@ -78,7 +78,7 @@ def _block(name: str, block: InputBlock, given: Any) -> Any:
 def check_codes(what: str, inputs: Blocks, rows: Array, known: bool = True, first_row: int = 0) -> None:
     """Raise ValueError unless categories in rows (rows, columns) are codes.
 
-    known : of levels that exist; first_row : what the first row is called in an error
+    known : True for codes of existing levels only; first_row : the first row's number in errors
     """
     column = 0
     for block in inputs:
@@ -97,7 +97,7 @@ def check_codes(what: str, inputs: Blocks, rows: Array, known: bool = True, firs
 
 
 OF_LABELS = 'labels 0, 1, .. go with loss="cross_entropy", those of any kind with MLPClassifier'
-"""What errors add where targets look like labels, and the loss takes numbers."""
+"""A hint of errors, for targets like labels with a loss of numbers."""
 
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
@@ -119,9 +119,9 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
 
 
 def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, first_row: int = 0) -> Array:
-    """Return `array` times `scale` as C-contiguous, native `dtype` and finite; a copy only where it must be.
+    """Return `array` times `scale`, C-contiguous, native, finite, of `dtype`; a copy if necessary.
 
-    first_row : what the array's first row is called in an error, where it is a part of another
+    first_row : the first row's number in errors, for a part of an array
     """
     flags = array.flags
     if array.dtype == dtype and flags.c_contiguous and flags.aligned and scale == 1:
@@ -134,14 +134,11 @@ def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, fir
 
 
 CONVERTED = 1 << 16
-"""Numbers that are converted, scaled and looked at together, while they are in L2."""
+"""Numbers converted, scaled and checked together, while in L2."""
 
 
 def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 0) -> None:
-    """Write an array times `scale`, in the dtype of `out`, to `out`.
-
-    Raises ValueError if one of them is not finite then.
-    """
+    """Write an array times `scale`, in the dtype of `out`, to `out`; ValueError for infinite results."""
     if not array.ndim:
         array, out = array.reshape(1), out.reshape(1)
     rows = max(1, CONVERTED // max(1, array[:1].size))
@@ -157,7 +154,7 @@ def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 
 
 
 def not_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> ValueError:
-    """Return the error for a number of `cleaned` that is not finite."""
+    """Return the error for an infinite number, or NaN, of `cleaned`."""
     first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
     value = np.asarray(array)[first]
     place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
@@ -180,7 +177,7 @@ def clean_inputs(
     Raises
     ------
     ValueError, TypeError
-        If it is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
+        If X is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
         columns and at least so many rows.
     """
     sparse = type(value) is not np.ndarray and is_sparse(value)
@@ -198,7 +195,7 @@ def clean_inputs(
 def clean_rows_of(
     what: str, network: Network, value: Any, dtype: DTypeLike | None, known: bool = True, **more: Any
 ) -> Inputs:
-    """Return X, or its blocks, as clean rows of a network; known : whether codes must be of levels"""
+    """Return X, or the blocks of X, as clean rows of a network; known : as of `check_codes`"""
     if network.blocks:
         return clean_blocks(what, network.blocks, value, dtype, known, **more)
     return clean_inputs(what, value, network.n_in, dtype, network.input_scale, **more)
@@ -207,7 +204,7 @@ def clean_rows_of(
 def clean_blocks(
     what: str, blocks: Blocks, value: Any, dtype: DTypeLike | None, known: bool = True, **more: Any
 ) -> Inputs:
-    """Return the blocks of X as clean rows, sparse if some of them are; see `clean_rows_of`."""
+    """Return the blocks of X as clean rows, sparse if some blocks are; see `clean_rows_of`."""
     value, sparse = joined(what, blocks, value)
     inputs = clean_inputs(what, value, columns_of(blocks) - sparse_columns(blocks), dtype, **more)
     if isinstance(inputs, SparseRows):
@@ -224,9 +221,9 @@ def clean_blocks(
 
 
 def clean_targets(what: str, value: Any, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return y as a clean (rows, n_out) array on which the network's loss is defined.
+    """Return y as a clean (rows, n_out) array in the range of the network's loss.
 
-    Targets of heads lie side by side, and NaN is what is missing.
+    Targets of heads lie side by side, with NaN for missing targets.
     """
     if type(value) is not np.ndarray and isinstance(value, Mapping) and not network.head_names:
         names = ", ".join(map(str, value))
@@ -264,9 +261,9 @@ def by_head(what: str, value: Any, network: Network) -> dict[str, Any]:
 def clean_targets_of(
     what: str, value: ArrayLike, objective: Objective, rows: int, dtype: np.dtype[Any]
 ) -> Array:
-    """Return y as a clean (rows, n_out) array on which a loss is defined.
+    """Return y as a clean (rows, n_out) array in the range of a loss.
 
-    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. Of a loss with k outputs a target
+    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. For a loss with k outputs a target
     y is (rows, n_out / k), or (rows,), and comes k times, side by side.
     """
     array = checks.real_array(what, value, OF_LABELS)
@@ -320,9 +317,9 @@ def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]
 
 
 def scaled_weights(what: str, weights: Array, largest: float) -> Array:
-    """Return weights (rows,) scaled: the largest of all rows comes into [1, 2).
+    """Return weights (rows,) scaled exactly: the largest weight of all rows comes into [1, 2).
 
-    Only their ratios count, and so their sums stay in range. The scaling is exact.
+    Only ratios count, and sums stay in range.
     """
     if largest == 0:
         raise ValueError(f"{what} must not be all zero")

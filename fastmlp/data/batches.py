@@ -1,7 +1,7 @@
 """Batches: the rows of each step, and the sum of their weights; both are known before a chunk begins.
 
-With `fit(mixup=)` each row of a batch is mixed with another one before the backend sees the batch: backends
-know nothing of that, so that all of them, on any number of threads, train on the same numbers.
+With `fit(mixup=)` each row of a batch is mixed with another row before the backend sees the batch, so all
+backends, on any number of threads, train on the same numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows, unpacked
 from fastmlp.model.state import NO_ORDER, Snapshot
 
+if TYPE_CHECKING:
+    from fastmlp.data.windows import Window, Windows
+
 
 class Orders(Protocol):
     """Orders of the rows of epochs; how many are drawn at once changes nothing."""
@@ -27,7 +30,7 @@ class Orders(Protocol):
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
         """Write the orders of epochs from `epoch` on to out (epochs, rows).
 
-        epoch : at least the last one that was drawn; window : number of the window that has these rows
+        epoch : at least the last drawn epoch; window : number of the window with these rows
         """
 
 
@@ -36,18 +39,18 @@ Steps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[n
 
 
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
-    """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
+    """Return the batches of an epoch. joins : True for a single last row to join the batch before"""
     whole, left = divmod(rows, batch_size)
     return whole + (left > (1 if joins and whole else 0))
 
 
 class Batches:
-    """Which rows in memory each step visits; orders are drawn epoch by epoch as training reaches them.
+    """The rows in memory of each step; orders are drawn as training reaches the epochs.
 
-    Rows in memory are one window, which has all steps; `window_batches.WindowBatches` has several.
+    Rows in memory are a single window with all steps; `WindowBatches` has several windows.
 
-    orders : None where rows stand as they are; before : epochs of the training before those counted here
-    joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most
+    orders : None for rows in natural order; before : earlier epochs, not counted here
+    joins : see `batches_of`; microbatch : see `Chunk`; most : the most rows taken together
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Batches:
         self.orders, self._before = orders, before
         self._first = 0  # the epoch of the first row of _orders
         self._earlier = -1, NO_ORDER
-        """The epoch that an earlier version began, and its order."""
+        """An epoch begun by an earlier version, and the epoch's order."""
         if orders is not None:
             self._orders = np.empty((0, rows), np.int64)
 
@@ -78,7 +81,7 @@ class Batches:
         return np.arange(self.rows)
 
     def steps_left(self, step: int) -> int:
-        """Return how many steps the window has from a step on: all that follow."""
+        """Return the window's steps from a step on: all later steps."""
         return sys.maxsize
 
     def next(self, stopped: Callable[[], bool]) -> Data | None:
@@ -86,7 +89,7 @@ class Batches:
         return None
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a step begins an epoch."""
+        """Return True if a step begins an epoch."""
         return step % self.per_epoch == 0
 
     def advance(self, step: int) -> None:
@@ -134,7 +137,7 @@ class Batches:
         return orders.reshape(-1), *steps
 
     def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
-        """Return the chunk of `count` steps from `step` on, see `kept_chunk`; None unless it recurs."""
+        """Return the recurring chunk of `count` steps from `step` on, see `kept_chunk`; else None."""
         if self.orders is not None or max(self.rows, count) > KEPT_STEPS:
             return None
         within = step % self.per_epoch
@@ -147,9 +150,7 @@ def bounds(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return (starts, stops, rows) of `count` steps, from step `within` of an epoch.
 
-    An epoch's last batch has all rows that are left.
-
-    drawn : whether the order has the rows of every epoch, one after another, or once
+    An epoch's last batch has all rows left. drawn : True for an order of several epochs, False for `arange`
     """
     if per_epoch == 1 and not drawn:  # else 10 ns a step: a tenth of the smallest one
         starts, stops = np.zeros(count, np.int64), np.full(count, rows)
@@ -165,7 +166,7 @@ def bounds(
 
 
 KEPT_STEPS = 1 << 10
-"""The most steps, or rows, of a chunk of which what recurs is kept: 48 KiB."""
+"""The most steps, or rows, of a kept chunk: 48 KiB."""
 
 kept_bounds = functools.lru_cache(maxsize=32)(bounds)
 
@@ -181,7 +182,7 @@ def kept_chunk(
     count: int,
     rates: tuple[float, float],
 ) -> Chunk:
-    """Return a chunk at constant rates, of unweighted rows in natural order; nobody can write to it.
+    """Return a read-only chunk at constant rates, of unweighted rows in natural order.
 
     most, microbatch : as of `Batches`; the others as in `bounds`
     """
@@ -194,10 +195,7 @@ def kept_chunk(
 
 
 def visited_weights(
-    weights: NDArray[Any],
-    order: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
+    weights: NDArray[Any], order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the sum of weights over each step's rows."""
     # reduceat sums between neighbouring bounds; every second one is a step's own rows.
@@ -206,15 +204,169 @@ def visited_weights(
     return sums[::2].copy()  # contiguous: a strided view would compile the whole program once more
 
 
+class WindowBatches:
+    """The rows of each step in windows; see `Batches`.
+
+    first : the first window, filled; rows : of an epoch, 0 while unknown
+    orders, joins, microbatch, before : as of `Batches`
+    """
+
+    per_epoch = None
+
+    def __init__(
+        self,
+        windows: Windows,
+        first: Window,
+        rows: int,
+        batch_size: int,
+        orders: Orders | None,
+        joins: bool,
+        microbatch: int,
+        before: int,
+    ) -> None:
+        self._windows, self._window, self._first = windows, first, True
+        self.batch_size, self._orders, self._joins, self._before = batch_size, orders, joins, before
+        self.most = (microbatch or batch_size) + joins
+        self.rows = rows
+        """Rows of an epoch, 0 while unknown."""
+        self.data = first.data
+        self._order, self._at, self._step, self._rows_before = NO_ORDER, 0, 0, 0
+        self._epochs = 0
+        self._skipped = self.epoch_step = self._epoch_rows = self._number = 0
+        """Steps of an earlier training left to skip; of the epoch the first step, the visited rows, and the
+        window's number.
+        """
+        self._weighs = False
+        """True once a visited row of the epoch has a weight above 0."""
+        self._earlier: tuple[dict[str, Any], np.random.Generator] | None = None
+        """Of an epoch begun before version 1.0: the first state of the generator of orders, and the
+        generator.
+        """
+
+    def resume(self, saved: Snapshot) -> None:
+        """Go on from a snapshot; the epoch's earlier rows are read again."""
+        self._epochs, self._skipped = len(saved.history["loss"]), saved.epoch_step
+        self._step = saved.step - saved.epoch_step
+        self._rows_before = self._epochs * self.rows if self.rows else self._step * self.batch_size
+        if self._orders is not None and saved.order_state:
+            rng = np.random.default_rng()
+            rng.bit_generator.state = saved.order_state
+            self._earlier = saved.order_state, rng
+
+    def earlier(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return (order, order_state) of a `Snapshot`."""
+        return NO_ORDER, {} if self._earlier is None else self._earlier[0]
+
+    # --- windows ------------------------------------------------------------------------------------
+
+    def steps_left(self, step: int) -> int:
+        """Return the steps with rows in the window.
+
+        A batch is left for the next window where a row may have to join.
+        """
+        rows = len(self._order) - self._at
+        if self._window.last:
+            return batches_of(rows, self.batch_size, self._joins)
+        return max(0, rows - self._joins) // self.batch_size
+
+    def next(self, stopped: Callable[[], bool]) -> Data | None:
+        """Take up the next window with a step to take; return the window's rows, None once stopped()."""
+        while True:
+            if self._epoch_rows and self._window.last:
+                raise ValueError(
+                    f"epoch {self._epochs + 1} has only {self._epoch_rows} rows; "
+                    "the training that goes on had visited them all before it stopped, or more"
+                )
+            window = self._window if self._first else self._windows.next(stopped)
+            if window is None:
+                return None
+            self._take_up(window)
+            if passed := min(self._skipped, self.steps_left(self._step)):
+                self._skipped -= passed
+                self._pass_over(self._step + passed)
+            if self.steps_left(self._step):
+                return self.data
+
+    def _take_up(self, window: Window) -> None:
+        """Begin a window, behind the rows left over from the window before."""
+        carried = 0
+        if window.first:
+            self.epoch_step, self._epoch_rows, self._weighs, self._number = self._step, 0, False, 0
+        else:
+            self._number += 1
+            if carried := len(self._order) - self._at:
+                window.carry(self.data.take(self._order[self._at :]))
+        if window is not self._window:
+            self._windows.release(self._window)
+        self._window, self.data, self._at, self._first = window, window.data, 0, False
+        self._order = np.arange(carried + window.rows)
+        if self._orders is not None:
+            self._order[carried:] = self._drawn(self._orders, window.rows) + carried
+
+    def _drawn(self, orders: Orders, rows: int) -> NDArray[np.int64]:
+        """Return the order of the window's rows."""
+        drawn = np.arange(rows)[None]
+        if self._earlier is not None:
+            return self._earlier[1].permuted(drawn, axis=1)[0]
+        orders.draw(self._before + self._epochs, drawn, self._number)
+        return drawn[0]
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def steps_within(self, visits: int) -> int:
+        """Return how many steps visit about `visits` rows."""
+        return max(1, visits // self.batch_size)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return True if a later step begins an epoch."""
+        return self._window.last and step - self._step == self.steps_left(self._step)
+
+    def rows_before(self, step: int) -> int:
+        """Return the rows visited before a step of the window, or before the step after the window."""
+        if step > self._step and self.ends_epoch(step):
+            return self._rows_before + len(self._order) - self._at
+        return self._rows_before + (step - self._step) * self.batch_size
+
+    def visit(self, step: int, count: int) -> Steps:
+        """Return (order, starts, stops, rows) of the next `count` steps, from `step` on."""
+        starts = self._at + self.batch_size * np.arange(count)
+        stops = starts + self.batch_size
+        if self.ends_epoch(step + count):
+            stops[-1] = len(self._order)
+        return self._order, starts, stops, (stops - starts).astype(np.float64)
+
+    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return no chunk: none recurs."""
+        return None
+
+    def advance(self, step: int) -> None:
+        """Go on to a step of the window, or to the step after; ValueError after an epoch of weight 0."""
+        ends = self.ends_epoch(step)
+        self._pass_over(step)
+        if ends:
+            self._epochs += 1
+            if not self._weighs:
+                raise ValueError(f"the weights of epoch {self._epochs} are all zero")
+            self.rows, self._epoch_rows, self._earlier = self._epoch_rows, 0, None
+            self._rows_before = self._epochs * self.rows  # a training that is resumed did not know that
+
+    def _pass_over(self, step: int) -> None:
+        rows = self.rows_before(step) - self._rows_before
+        if not self._weighs:
+            self._weighs = bool(self.data.weights[self._order[self._at : self._at + rows]].any())
+        self._at, self._step = self._at + rows, step
+        self._rows_before, self._epoch_rows = self._rows_before + rows, self._epoch_rows + rows
+
+
 MIXED_BYTES = 1 << 24
-"""Bytes of mixed rows that are in memory together, or those of one step if they are more."""
+"""Bytes of mixed rows in memory together, or the bytes of a step if more."""
 
 
 class Mixing(NamedTuple):
     """Mixing of rows (Zhang and others, "mixup: beyond empirical risk minimization", 2018).
 
-    alpha : of the distribution Beta(alpha, alpha) that a step's share is drawn from
-    key : (2,) uint64; with the number of a step all that its share and its pairs depend on
+    alpha : of the distribution Beta(alpha, alpha) of a step's share
+    key : (2,) uint64; key and step determine share and pairs
     """
 
     alpha: float
@@ -222,13 +374,13 @@ class Mixing(NamedTuple):
 
     @classmethod
     def of(cls, alpha: float, seed: int) -> Self:
-        """Return that of a training with this seed."""
+        """Return the mixing of a training with this seed."""
         return cls(alpha, Streams(seed).mixup.generate_state(2, np.uint64))
 
     def mixed(self, network: Network, data: Data, chunk: Chunk, step: int) -> tuple[Data, Chunk]:
         """Return the mixed rows of a chunk, step after step, and the chunk on these rows.
 
-        step : updates before the chunk. ValueError for rows that cannot be mixed
+        step : updates before the chunk. ValueError for sparse or weighted rows
         """
         if isinstance(data.inputs, SparseRows):
             raise ValueError("mixup mixes dense rows, and X is sparse: give it as an array")

@@ -1,7 +1,7 @@
-"""Ranks, the processes that train together, and fingerprints of rows.
+"""Ranks, the processes of a training, and fingerprints of rows.
 
-Here is this process alone; several answer in `fastmlp.distributed`, which is built on this: all that another
-process of the training could know or change, its rows, sums, what fails, and the steps themselves.
+Here is a single process; `fastmlp.distributed`, built on this, has several: everything another process could
+know or change, as rows, sums, failures, and the steps themselves.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ class ChunkRunner(Protocol):
 class Ranks:
     """The ranks of a training in a single process.
 
-    rank : which of them this is, from 0; size : how many there are
-    first : whether this rank reads and writes files and shows what is shown
-    by_rows : whether rows are known by what does not depend on how they are spread, so that a checkpoint goes
-        on at any size
+    rank : this process's number, from 0; size : the number of processes
+    first : True if this rank reads and writes files and shows messages
+    by_rows : True if rows are identified however spread, so that a checkpoint goes on at any size
     average_every : see `fastmlp.DataParallel`
     """
 
@@ -54,7 +53,7 @@ class Ranks:
     # --- what they say to one another ---------------------------------------------------------------------
 
     def raise_on_all_ranks(self) -> AbstractContextManager[None]:
-        """Raise the error of any rank in a `with` block on all ranks; nothing may be exchanged within."""
+        """Raise any rank's error in a `with` block on all ranks; within, ranks may exchange nothing."""
         return _NOTHING
 
     def of_first(self, own: T) -> T:
@@ -66,7 +65,7 @@ class Ranks:
         return [own]
 
     def any_of(self, own: bool) -> bool:
-        """Return whether a flag is set on any rank."""
+        """Return True if a flag is set on any rank."""
         return own
 
     def total(self, numbers: Array) -> Array:
@@ -80,7 +79,7 @@ class Ranks:
         return rows
 
     def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (rows, places): of visited rows of all ranks this rank's, and where they stand there."""
+        """Return (rows, places): this rank's rows among visited rows of all ranks, and the places there."""
         return visited, np.arange(len(visited))
 
     def weights(self, data: Data) -> Array:
@@ -101,7 +100,7 @@ class Ranks:
         """Raise RankError on all ranks unless all ranks have the same bits."""
 
     def agreed(self, network: Network, options: Any, check: Callable[..., Any]) -> Any:
-        """Return options, an `options.FitOptions`, that `options.checked` finds right on all ranks."""
+        """Return options checked on all ranks. check : `options.checked`, of an `options.FitOptions`"""
         return check(network, options)
 
     def started(
@@ -109,7 +108,7 @@ class Ranks:
     ) -> tuple[Any, list[Any]]:
         """Return the backend of all ranks, and this rank's callbacks, with a common stop.
 
-        chosen : the backend that was chosen here; parameters : which become those of rank 0
+        chosen : the backend chosen here; parameters : overwritten with rank 0's
         """
         return chosen, callbacks
 
@@ -139,13 +138,13 @@ ALONE = Ranks()
 Words = NDArray[np.uint64]
 
 BY_ROWS = "rows"
-"""The beginning of such a fingerprint, which a SHA-256 does not have."""
+"""The beginning of a fingerprint by rows, impossible for a SHA-256."""
 
 SUMS = 2
-"""Sums of 64 bits: two of them agree by chance once in 2^128."""
+"""Sums of 64 bits: two sums agree by chance once in 2^128."""
 
 PIECE = 1 << 16
-"""Numbers that are hashed together: their words fit in L2."""
+"""Numbers hashed together, with words in L2."""
 
 
 def fingerprint(*arrays: Inputs | ByteRows) -> str:
@@ -190,7 +189,7 @@ def _salt(which: int, array: int) -> np.uint64:
 
 
 def _digests(array: Inputs, salt: np.uint64) -> Words:
-    """Return hashes of rows (rows,): the sum of the numbers, each times a word that goes by its column."""
+    """Return hashes of rows (rows,): the sum of the numbers, each times a word of the column."""
     if isinstance(array, SparseRows):
         places = array.indices.astype(np.uint64) + np.uint64(array.dense.shape[1])
         terms = _bits(array.values) * scrambled(places + salt)
@@ -205,7 +204,7 @@ def _bits(numbers: NDArray[Any]) -> Words:
 
 
 SAMPLED_ROWS = 64
-"""Rows, spread over all, by which the same rows are known: a hash of all takes a second a gigabyte."""
+"""Rows of a sample, spread over all: a hash of all rows takes a second a gigabyte."""
 
 
 def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:

@@ -1,8 +1,8 @@
-"""Random draws of `fit`: the streams of its seed, splits, first weights and biases, orders of the rows.
+"""Random draws of `fit`: the streams of a seed, splits, orders of the rows.
 
-Those of many seeds are drawn at once: `np.random.default_rng(SeedSequence(seed, spawn_key=(key,)))` takes
-20 us, longer than a small network draws, and here it takes 3. What `SeedSequence` makes of a seed, and
-`PCG64` of that, is the same in all releases of NumPy (NEP 19).
+Streams of many seeds are drawn at once: `np.random.default_rng(SeedSequence(seed, spawn_key=(key,)))` takes
+20 us, longer than a small network's draw, and here 3. The results of `SeedSequence` and `PCG64` are the same
+in all releases of NumPy (NEP 19).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastmlp import checks
 
 Words = NDArray[np.uint32]
 Long = tuple[NDArray[np.uint64], NDArray[np.uint64]]
-"""Numbers of 128 bits: their high and their low words."""
+"""Numbers of 128 bits: high words and low words."""
 
 POOL, WORD, SHIFT = 4, 0xFFFFFFFF, np.uint32(16)
 LARGEST = (1 << 32 * POOL) - 1
@@ -52,7 +52,7 @@ class KnownState(ISeedSequence):
 
 
 FEW = 32
-"""So many numbers of each seed are computed for all together; of more, generators draw them in less time."""
+"""The most numbers of a seed computed for all seeds together; generators draw more numbers in less time."""
 
 
 class SeededGenerators:
@@ -79,9 +79,9 @@ class SeededGenerators:
 
 
 def _states(seeds: Sequence[int], key: int) -> NDArray[np.uint64]:
-    """Return (seeds, 4) `SeedSequence(seed, spawn_key=(key,)).generate_state(4, np.uint64)` of each.
+    """Return (seeds, 4), `SeedSequence(seed, spawn_key=(key,)).generate_state(4, np.uint64)` of each.
 
-    Of seeds of 128 bits at most; what it returns of others has no meaning.
+    Seeds have 128 bits at most; for other seeds the result has no meaning.
     """
     numbers = b"".join([(seed & LARGEST).to_bytes(4 * POOL, "little") for seed in seeds])
     words = np.ascontiguousarray(np.frombuffer(numbers, "<u4").reshape(-1, POOL).T)
@@ -108,7 +108,7 @@ def _mixed(pool: Words, hashes: Words) -> Words:
 
 
 MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
-"""The factor by which the state of `PCG64` goes on, after O'Neill's `pcg_setseq_128`."""
+"""The factor between two states of `PCG64`, after O'Neill's `pcg_setseq_128`."""
 
 LOW_HALF, HALF, WHOLE = np.uint64(WORD), np.uint64(32), (1 << 128) - 1
 
@@ -117,8 +117,8 @@ LOW_HALF, HALF, WHOLE = np.uint64(WORD), np.uint64(32), (1 << 128) - 1
 def _steps(count: int) -> tuple[Long, Long]:
     """Return the factors (count,) of number and increment in the first states.
 
-    A state is the one before times the multiplier plus the increment. The seed's number is added after one
-    step from 0, and one more precedes the first number.
+    A state is the last state times the multiplier plus the increment. The seed's number is added after a step
+    from 0, and another step precedes the first number.
     """
     of_number, of_increment = [MULTIPLIER], [1 + MULTIPLIER]
     for _ in range(count):
@@ -159,7 +159,7 @@ def _first_numbers(states: NDArray[np.uint64], count: int) -> NDArray[np.float64
 
 
 class Streams:
-    """Independent random streams of a seed; each stream is made at its first use, 10 us."""
+    """Independent random streams of a seed; each stream is made at the first use, 10 us."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -169,7 +169,7 @@ class Streams:
 
 
 STREAMS = ("initial", "split", "order", "dropout", "mixup")
-"""The streams, in the order in which `SeedSequence.spawn` gives them."""
+"""The streams, in the order of `SeedSequence.spawn`."""
 
 
 def split_rows(validation: Any, rows: int, streams: Streams) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -178,7 +178,7 @@ def split_rows(validation: Any, rows: int, streams: Streams) -> tuple[NDArray[np
     Raises
     ------
     TypeError, ValueError
-        If it is no share, or leaves no row on one side.
+        If validation is no share, or leaves no row on one side.
     """
     if not isinstance(validation, Real):
         raise TypeError(
@@ -197,28 +197,28 @@ GROUP_ROWS = 1 << 14
 """A generator orders epochs of so many rows together: to set the generator takes 2 us, to draw 100."""
 
 STRIDE = 0x9E3779B97F4A7C15F39CC0605CEDC835
-"""The draws of PCG64 between two generators: the golden ratio's part of its period, as `PCG64.jumped` has."""
+"""The draws of PCG64 between two generators: the golden ratio's part of the period, as in `PCG64.jumped`."""
 
 
 class RowOrders:
     """Orders of rows (`fastmlp.data.batches.Orders`): functions of seed, rows, epoch and window alone.
 
-    Small epochs share a generator: it orders a group of them, one after another.
+    Small epochs share a generator, which orders a group of epochs in turn.
 
     Parameters
     ----------
     seed : int, of the training
-    rng : Generator, optional, of the seed, which has drawn nothing
+    rng : Generator, optional, of the seed, without a draw so far
     """
 
     def __init__(self, seed: int, rng: np.random.Generator | None = None) -> None:
         self._seed, self._window = seed, 0
         self._rng = rng or self._generator(0)
         self._start: Any = None if rng else self._rng.bit_generator.state
-        """The state of a new generator; None where one was given, which costs less if it is not set again."""
+        """The state of a new generator; None for a given generator, which is cheaper unless set again."""
         self._rows = np.arange(0)
         self._epoch, self._left = 0, 0
-        """The epoch that the generator orders next, and the epochs left in its group."""
+        """The generator's next epoch, and the epochs left in the group."""
 
     @classmethod
     def of(cls, seed: int, rows: int, epoch: int) -> RowOrders:
@@ -239,7 +239,7 @@ class RowOrders:
     def draw(self, epoch: int, out: NDArray[np.int64], window: int = 0) -> None:
         """Write the orders of epochs from `epoch` on to out (epochs, rows).
 
-        window : number of the window of the epoch whose rows they are
+        window : number of the epoch's window with these rows
         """
         rows = out.shape[1]
         if epoch != self._epoch or rows != len(self._rows) or window != self._window:

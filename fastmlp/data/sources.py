@@ -19,18 +19,15 @@ from fastmlp.data.arrays import floating_dtype
 from fastmlp.data.sparse import is_sparse
 
 SHAPE = "(X, y) or (X, y, weight)"
-"""What every block is."""
+"""The form of every block."""
 
 
 class Source(Protocol):
-    """A source of rows, block by block; each iterator begins with the first block.
-
-    rows : of an epoch, None if that is not known before one is over
-    """
+    """A source of rows, block by block; each iterator begins with the first block."""
 
     @property
     def rows(self) -> int | None:
-        """Rows of an epoch; None if that is not known before one is over."""
+        """Rows of an epoch; None if unknown before the end of an epoch."""
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over an epoch's blocks, (X, y) or (X, y, weight)."""
@@ -44,14 +41,14 @@ def of_each_head(y: Any, function: Callable[[Any], Any]) -> Any:
 
 
 class IterableSource:
-    """Blocks that a user's iterable or function gives."""
+    """Blocks of a user's iterable or function."""
 
     rows = None
 
     def __init__(self, blocks: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self._blocks = blocks
         self.walks = 0
-        """How often they have been walked through, or will have been."""
+        """The number of walks begun."""
 
     def __iter__(self) -> Iterator[Any]:
         self.walks += 1
@@ -64,7 +61,7 @@ class IterableSource:
 
 
 def given(what: str, blocks: Any) -> IterableSource:
-    """Return a user's blocks; TypeError if they are none, or can be walked once only."""
+    """Return a user's blocks; TypeError for other values, or for blocks with a single walk."""
     if isinstance(blocks, Iterator):
         raise TypeError(
             f"{what} can be walked once only, got {checks.shown(blocks)}; "
@@ -84,10 +81,10 @@ def given(what: str, blocks: Any) -> IterableSource:
 
 
 def named_blocks(source: Source, name_of: Callable[[int], str]) -> Iterator[tuple[str, Any]]:
-    """Yield the blocks of an epoch, each with its name: name_of(1), name_of(2), ..
+    """Yield the blocks of an epoch, each with a name: name_of(1), name_of(2), ..
 
-    What goes wrong in a source of ours becomes one line with the name. An error of a user's, who may wait for
-    this kind of error, comes as it is, with a note.
+    An error of a source of ours becomes a line with the name. A user's error comes unchanged, with a note:
+    the user may wait for this kind of error.
     """
     blocks: Iterator[Any] | None = None
     for number in itertools.count(1):
@@ -125,16 +122,14 @@ def check_rows(what: str, X: Any, y: Any) -> None:
 
 
 def _is_block(one: Any) -> bool:
-    """Return whether a list's element is a block, (X, y) or (X, y, weight), and not a row."""
+    """Return True if a list's element is a block, (X, y) or (X, y, weight), and not a row."""
     return isinstance(one, tuple) and len(one) in (2, 3) and getattr(one[0], "ndim", 0) == 2
 
 
 class Slices:
     """Rows of arrays, memory maps or sparse matrices, as blocks.
 
-    Parameters
-    ----------
-    X : (rows, n_in); y : (rows,) or (rows, n_out), or a dict of them; weights : (rows,) or None
+    X : (rows, n_in); y : (rows,) or (rows, n_out), or a dict of targets; weights : (rows,) or None
     chosen : (n,) int64, ascending, the rows to give; None for all
     """
 
@@ -149,7 +144,7 @@ class Slices:
 
     @property
     def bytes(self) -> bool:
-        """Whether all rows are bytes, which a window may keep."""
+        """True if all rows are bytes, which a window may keep."""
         return bool(self._arrays[0].dtype == np.uint8) and not hasattr(self._arrays[0], "tocsr")
 
     def take(self, rows: NDArray[np.int64]) -> Slices:
@@ -172,11 +167,11 @@ def _rows_of(rows: Any, array: Any) -> Any:
 
 
 BLOCK_BYTES = 1 << 22
-"""Rows of X that are looked at, or of a table turned into an array, together."""
+"""Rows of X checked together, or made of a table together."""
 
 
 def check_file(array: Any) -> None:
-    """Raise ValueError if the file of a memory map is shorter than it was: reading would kill the process."""
+    """Raise ValueError for a memory map of a shortened file: reading would kill the process."""
     if not isinstance(array, np.memmap) or array.filename is None or not array.size:
         return
     # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
@@ -192,7 +187,7 @@ def check_file(array: Any) -> None:
 
 
 def names_of(targets: Any) -> list[str]:
-    """Return the names of all columns of targets, which `chosen_columns` returned."""
+    """Return the names of all columns of targets, given as by `chosen_columns`."""
     if isinstance(targets, Mapping):
         targets = [name for of_head in targets.values() for name in of_head]
     return [*dict.fromkeys(targets)]
@@ -204,7 +199,7 @@ def chosen_columns(what: str, columns: Sequence[str], y: Any, weights: Any) -> t
     Raises
     ------
     TypeError, ValueError
-        If y, or weights unless they are None, name no columns, or name all, or if two columns have one name.
+        If y, or weights unless None, name no columns, or name all, or if two columns have one name.
     """
     if len({*columns}) < len(columns):
         twice = next(name for place, name in enumerate(columns) if name in columns[:place])
@@ -234,11 +229,11 @@ def _listed(y: Any) -> list[Any]:
 # --- Arrow's tables, and datasets of many files -------------------------------------------------------
 
 AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
-"""Arrow reads 16 blocks of 4 files ahead by default, which would be most of what a training takes."""
+"""Arrow's default reads 16 blocks of 4 files ahead, most of a training's memory."""
 
 
 class ArrowRows:
-    """The rows of a table or dataset; columns of lists of one length are as many columns of inputs."""
+    """The rows of a table or dataset; a column of lists of one length gives as many input columns."""
 
     def __init__(self, table: Any, inputs: list[str], targets: Any, weights: str | None) -> None:
         self._table, self._inputs, self._targets, self._weights = table, inputs, targets, weights
@@ -247,7 +242,7 @@ class ArrowRows:
 
     @property
     def rows(self) -> int | None:
-        """Rows of a table; nobody has counted those of files."""
+        """Rows of a table; None for files."""
         rows: int | None = getattr(self._table, "num_rows", None)
         return rows
 
@@ -282,7 +277,7 @@ def arrow_source(what: str, X: Any, y: Any, weights: Any) -> ArrowRows:
 
 
 def _width(field: Any) -> int:
-    """Return how many columns of inputs a column is; TypeError in one line if it holds no numbers."""
+    """Return the number of a column's input columns; TypeError for other values than numbers."""
     from pyarrow import types
 
     kind = field.type
@@ -426,7 +421,7 @@ def _frame_rows(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
 
 
 def is_table(X: object) -> bool:
-    """Return whether X is a table of Arrow or a collection of Dask; neither is imported."""
+    """Return True for a table of Arrow or a collection of Dask, importing neither."""
     return _package(X) in ("pyarrow", "dask")
 
 

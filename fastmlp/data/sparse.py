@@ -1,7 +1,6 @@
 """Canonical sparse rows from a matrix of SciPy's: checked, sorted, summed, without explicit zeros.
 
-Separate from `fastmlp.data.arrays` because it shares nothing with it: it looks at the arrays that a matrix
-consists of, and copies those only that cannot be taken as they are.
+Arrays of a matrix are taken unchanged where possible, and copied elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 TOGETHER = 1 << 20
-"""Indices that are compared together, so that the outcome takes little memory."""
+"""Indices compared together, to save memory."""
 
 
 def is_sparse(value: object) -> bool:
@@ -36,12 +35,12 @@ def is_sparse(value: object) -> bool:
 def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0) -> SparseRows:
     """Return a SciPy sparse matrix times `scale` as canonical rows of `dtype`.
 
-    Of a canonical CSR matrix of that dtype only the indptr is copied; of others there is one copy.
+    Of a canonical CSR matrix of the dtype only the indptr is copied; of other matrices there is one copy.
 
     Raises
     ------
     TypeError
-        If it holds anything but booleans, integers or floats.
+        If the matrix holds anything but booleans, integers or floats.
     ValueError
         If an index is out of range, or a value is not finite or does not fit into the dtype.
     """
@@ -80,9 +79,9 @@ class Compressed(NamedTuple):
 
 
 def _checked(what: str, matrix: Any) -> Compressed:
-    """Return a matrix as CSR in canonical form: indices in range, ascending in each row, each of them once.
+    """Return a matrix as CSR in canonical form: indices in range, ascending in each row, without repeats.
 
-    What a matrix says of itself is not believed: its arrays may have changed since.
+    The matrix's flags may be wrong, after changes of the arrays.
     """
     from scipy import sparse
 
@@ -140,16 +139,16 @@ def _is_canonical(csr: Compressed) -> bool:
 
 
 SAMPLED_ROWS = 64
-"""Rows, spread over all, that are looked at first."""
+"""Rows checked first, spread over all."""
 
 TURNING_SECONDS = 8e-9
-"""What a number of a dense array takes to be looked at, and stored where it is not 0."""
+"""The time to check a number of a dense array, and to store a number other than 0."""
 
 
 def may_become_sparse(
     backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
 ) -> bool:
-    """Return whether `inputs_of_steps` may turn dense rows into sparse rows."""
+    """Return True if `inputs_of_steps` may turn dense rows into sparse rows."""
     if is_reference(backend.name) or not network.takes_sparse:
         return False
     touched_only = optimizer.rule.touched_only
@@ -166,8 +165,8 @@ def inputs_of_steps(
 ) -> Inputs | ByteRows:
     """Return the inputs of steps: dense rows with mostly zeros become sparse rows.
 
-    Where that is faster, and has the same bits; and for an optimiser that needs the columns of a batch.
-    rows : of a batch
+    Sparse rows must be faster, with the same bits, or the optimiser needs a batch's columns. rows : of a
+    batch
     """
     if isinstance(inputs, (SparseRows, ByteRows)):
         return inputs

@@ -1,8 +1,7 @@
 """Windows of rows, filled from blocks by a thread while the window before is trained on.
 
-A window is an ordinary `Data`. At most two are in memory: one in use, and one
-that is filled. Rows that fill no batch at a window's end are carried to the head of the next one, so that
-batches are those of one array.
+A window is an ordinary `Data`. At most two windows are in memory, the used window and the next. Rows without
+a whole batch at a window's end are carried to the head of the next window, so batches are those of an array.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,9 +22,11 @@ from fastmlp.backend.choice import may_take_bytes
 from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
 from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.data.sparse import clean_rows, is_sparse
-from fastmlp.model.backend import Array, Data
+from fastmlp.model.backend import Array, Data, counts_of, evaluated, share_of
 from fastmlp.model.inputs import Blocks, sparse_columns
+from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
+from fastmlp.system.interrupts import LeftBehind
 
 
 class Block(NamedTuple):
@@ -41,9 +43,9 @@ class Block(NamedTuple):
 
 
 class Window:
-    """Rows in memory, behind the rows left over from the window before.
+    """Rows in memory, behind the rows carried from the window before.
 
-    first, last : whether an epoch begins, or ends, with it
+    first, last : True at an epoch's beginning, or end
     """
 
     def __init__(
@@ -57,10 +59,10 @@ class Window:
         most_bytes: int | None = None,
         scale: float | None = None,
     ) -> None:
-        """Make an empty window for so many rows, with `room` for a batch before them.
+        """Make an empty window for so many rows, with `room` for a batch before.
 
-        most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
-        scale : of bytes that stay bytes; None if they become numbers of the dtype
+        most_bytes : of sparse rows, ends the window early, but for a batch; None for no bound
+        scale : of kept bytes; None for numbers of the dtype
         """
         self._scale = scale
         self._most_bytes, self._bytes = most_bytes, 0
@@ -71,7 +73,7 @@ class Window:
         self.first = self.last = False
 
     def taking(self, block: Block, start: int) -> int:
-        """Return the number of rows from `start` on for which the window has room."""
+        """Return the number of rows from `start` on with room in the window."""
         rows = min(self._most - self.rows, len(block.targets) - start)
         if self._most_bytes is None:
             return rows
@@ -135,28 +137,29 @@ def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
 
 
 WINDOW_BYTES = 1 << 25
-"""Bytes of a window by default: two of them and what is carried are what training takes of rows.
+"""Bytes of a window by default: two windows and carried rows are a training's memory for rows.
 
-Rows that stay bytes are counted as what they become, and take a quarter of it: a window of 8 MiB stays in the
-cache where one of 32 does not, and an epoch was 4 % shorter (784-128-10, batch 128)."""
+Kept bytes are counted as numbers, and take a quarter: a window of 8 MiB stays in the cache, unlike 32 MiB,
+and an epoch was 4 % shorter (784-128-10, batch 128).
+"""
 
 POLL = 0.05
-"""Seconds between two looks at whether a training that waits for rows shall stop."""
+"""Seconds between two checks for a stop while waiting for rows."""
 
 PATIENCE = 1.0
-"""Seconds that a thread is waited for at the end, which may be in a user's code."""
+"""Seconds of waiting for the thread at the end; the thread may be in a user's code."""
 
 
 class RowFormat(NamedTuple):
     """The form of rows in windows.
 
-    n_in : columns of X, None for those of the first block
-    dtype : None follows the first block's X, as `fit` does
-    scale : what X is multiplied with
+    n_in : columns of X, None for the first block's columns
+    dtype : None follows the first block's X, as in `fit`
+    scale : the factor of X
     targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
     batch_size : rows of a batch
-    window : rows to a window, at least a batch's; None for as many as take WINDOW_BYTES
-    class_weights : class_weights(y) gives what a row's weight is multiplied with, or None
+    window : rows to a window, at least a batch's; None for WINDOW_BYTES
+    class_weights : class_weights(y) gives factors of rows' weights, or None
     blocks : of the network's inputs, see `Network.blocks`
     """
 
@@ -171,11 +174,11 @@ class RowFormat(NamedTuple):
 
 
 class Windows:
-    """The windows of several epochs; a context, which ends its thread.
+    """The windows of several epochs; a context, which ends the thread.
 
-    A window belongs to one thread at a time. Queues hand it over; their locks order what was written to it.
+    A window belongs to one thread at a time. Queues hand windows over; locks of queues order the writes.
 
-    epochs : how many there shall be; what : comes before "block" in errors; done : epochs before them
+    epochs : how many there shall be; what : comes before "block" in errors; done : earlier epochs
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class Windows:
     ) -> None:
         self.source, self.row_format, self.epochs, self._done = source, row_format, epochs, done
         self.rows = source.rows
-        """Rows of an epoch, once that is known."""
+        """Rows of an epoch, once known."""
         self._what = what
         self._ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
@@ -207,7 +210,7 @@ class Windows:
         self._thread.join(PATIENCE)
 
     def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
-        """Return the next window when it is filled; None if stopped() before that."""
+        """Return the next filled window; None if stopped() before."""
         while not stopped():
             over = not self._thread.is_alive()  # looked at first: what it put last is then there
             with contextlib.suppress(queue.Empty):
@@ -293,12 +296,12 @@ class Windows:
             ) from None
 
     def _keeps_bytes(self, n_in: int) -> bool:
-        """Return whether windows keep bytes unconverted."""
+        """Return True if windows keep bytes."""
         of_bytes = isinstance(self.source, Slices) and self.source.bytes
         return of_bytes and self.row_format.scale <= 1 and may_take_bytes(n_in)
 
     def _blocks(self, epoch: int) -> Generator[Block]:
-        """Yield the blocks of an epoch that have rows, checked."""
+        """Yield the checked blocks of an epoch, without empty blocks."""
         row_format = self.row_format
 
         def name_of(number: int) -> str:
@@ -332,7 +335,7 @@ class Windows:
 
 
 class _Closed(Exception):
-    """End the windows: nobody needs more."""
+    """Ends the thread of closed windows."""
 
 
 def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
@@ -363,3 +366,29 @@ def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
     targets = row_format.targets(y, rows, dtype)
     factors = row_format.class_weights(y)
     return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
+
+
+@dataclass(frozen=True)
+class HeldOutBlocks:
+    """Validation rows in blocks."""
+
+    source: Source
+    row_format: RowFormat
+
+    def loss(
+        self, network: Network, loss_of: Callable[[Data], Any], epoch: int, stopped: Callable[[], bool]
+    ) -> Any:
+        """Return the loss over all rows, by loss_of(a window's rows); LeftBehind once stopped()."""
+        found = []
+        with Windows(self.source, self.row_format, 1, "validation ", epoch) as windows:
+            while (window := windows.next(stopped)) is not None:
+                if (data := window.data).weights.any():
+                    found.append((counts_of(network, data), loss_of(data)))
+                if window.last:
+                    if not found:
+                        raise ValueError("the weights of the validation blocks are all zero")
+                    totals = np.sum([counts for counts, _ in found], axis=0)
+                    shares = [share_of(counts, totals, loss) for counts, loss in found]
+                    return evaluated(network, np.sum(shares, axis=0))
+                windows.release(window)
+        raise LeftBehind

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.distributed.ranks import SeveralRanks
-from fastmlp.model.backend import (
-    Backend,
-    Chunk,
-    Data,
-    Shared,
-    counts_of,
-    empty_losses,
-    evaluated,
-    share_of,
-)
+from fastmlp.model.backend import Backend, Chunk, Data, Shared, counts_of, empty_losses, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import SparseRows, touched_by, unpacked

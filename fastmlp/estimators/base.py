@@ -22,8 +22,9 @@ from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.data.arrays import floating_dtype
 from fastmlp.data.batches import Orders
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, scoring_of, warn
-from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.parameters import (
+    SPARSE,
+    Fitted,
     Parameters,
     hidden_activations,
     hidden_sizes,
@@ -48,9 +49,8 @@ from fastmlp.model.optimizers import SGD
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Array, TrainState, initial_state, is_bfloat16
 from fastmlp.trained.model import Model
-from fastmlp.training.lifecycle import finished
 from fastmlp.training.options import FitOptions, Setup, check_callbacks
-from fastmlp.training.prepared import Prepared, ready
+from fastmlp.training.prepared import Prepared, finished, ready
 
 if TYPE_CHECKING:
     from fastmlp.estimators.streaming import Stream

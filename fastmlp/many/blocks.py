@@ -1,8 +1,8 @@
 """Blocks: small networks of equal schedules, trained as a single training.
 
-A training of its own for each (`fastmlp.many.lanes`) takes Python ten times as long as a thousand steps of a
-network 3-4-1. So what is done for one is done here for all at once; and what nobody may ask for, as the lists
-of a history, is made when somebody does.
+A separate training for each (`fastmlp.many.lanes`) takes Python ten times as long as a thousand steps of a
+network 3-4-1. So everything is done for all networks at once; rarely used values, as lists of a history, are
+made when requested.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST = 256
-"""Models of a block: with more, what each costs Python hardly becomes less."""
+"""Models of a block: beyond, Python's time for a model hardly falls."""
 
 CHUNKS = 16
-"""Chunks of a training, about, once its pace is known: lanes become free between two."""
+"""Chunks of a training, about, once the pace is known: lanes become free between two chunks."""
 
 LEAST_SECONDS = 1e-2
-"""The seconds of a chunk at least, where no other bound is below them."""
+"""The least seconds of a chunk, unless another bound is lower."""
 
 FEWEST_STEPS = 8
-"""The steps of a chunk at least, likewise: to keep what it begins with takes less than one."""
+"""The least steps of a chunk, likewise: to keep the state before takes less than a step."""
 
 FREED_SHARE = 0.75
-"""Networks are laid out anew where they fill at most this share of their vectors."""
+"""Networks that fill at most this share of the vectors are laid out anew."""
 
 MOST_LOSSES = 1 << 20
 """Bounds the losses of a chunk, of all models, to 8 MiB."""
@@ -62,11 +62,11 @@ class ScheduleError(Exception):
 
 
 class Pattern(NamedTuple):
-    """The common part of models that differ in seeds, rows and initial parameters.
+    """The common part of models with different seeds, rows and initial parameters.
 
-    plan : of one of the trainings, without its rows and orders; backend : that predicts
-    rows : of an epoch; shuffles : whether orders are drawn
-    kept : what a model keeps of its training, but for seed and state
+    plan : of one training, without rows and orders; backend : for predictions
+    rows : of an epoch; shuffles : True to draw orders
+    kept : a model's continuation, without seed and state
     """
 
     network: Network
@@ -107,14 +107,14 @@ class Pattern(NamedTuple):
         return self.plan.epochs * batches_of(self.rows, self.plan.step_rows, False) * self.program.seconds
 
     def takes(self, data: Data) -> bool:
-        """Return whether a block may have a model with these rows."""
+        """Return True if a block may have a model with these rows."""
         return isinstance(data.inputs, np.ndarray) and bool((data.weights == 1).all())
 
 
 class BlockMembers(NamedTuple):
     """The models of a block, as lists.
 
-    models : their places in the call; initial : their first parameters (P,), None draws them
+    models : places in the call; initial : first parameters (P,), None to draw
     """
 
     models: list[int]
@@ -132,7 +132,7 @@ class BlockMembers(NamedTuple):
 class BlockTraining:
     """The trainings of a block's models.
 
-    stop_reason : why they stop before their last epoch
+    stop_reason : why all stop before the last epoch
     """
 
     def __init__(self, members: BlockMembers) -> None:
@@ -200,7 +200,7 @@ class BlockTraining:
         self._pace = stopwatch.lap().working / steps
 
     def _are_finite(self, objectives: Array) -> NDArray[np.bool_]:
-        """Return for each model whether objectives (models, steps) and parameters are finite."""
+        """Return for each model True if objectives (models, steps) and parameters are finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             finite: NDArray[np.bool_] = np.isfinite(objectives.sum(axis=1))
         if not finite.all():  # a sum of finite ones may overflow
@@ -231,7 +231,7 @@ class BlockTraining:
         raise AssertionError("a model has diverged in a block, and not by itself")
 
     def _free_lanes(self) -> None:
-        """Lay the finite models out anew where they fill fewer vectors."""
+        """Lay the finite models out anew, if in fewer vectors."""
         kept, count = np.flatnonzero(self._finite), len(self._finite)
         vectors = self._lanes.vectors_of
         if not len(kept) or vectors(len(kept)) > FREED_SHARE * vectors(count):
@@ -262,10 +262,7 @@ class BlockTraining:
         for place, (model, seed, own, weights) in enumerate(each):
             if finite[place]:
                 kept = Kept(ended, place, own.kept, seed, weights)
-                yield (
-                    model,
-                    Model(own.network, weights, kept.history, own.backend, reason, kept, threads),
-                )
+                yield (model, Model(own.network, weights, kept.history, own.backend, reason, kept, threads))
 
 
 class EndedBlock(NamedTuple):
@@ -286,7 +283,7 @@ class Kept(NamedTuple):
     """The end of a model's training; a `Continuation` is made when needed.
 
     place : of the model in the block
-    like : what all models of the pattern keep; parameters : (P,) of this one
+    like : the continuation's common part; parameters : (P,) of this model
     """
 
     block: EndedBlock
@@ -309,7 +306,7 @@ class Kept(NamedTuple):
         return self.like._replace(options=self.like.options | {"seed": self.seed}, left=snapshot)
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
-        """Return the model that more epochs of the training come to."""
+        """Return the model after more epochs of the training."""
         return self.continuation().go_on(model, X, y, epochs, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -341,7 +338,7 @@ def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
 
 
 def _beginnings(members: BlockMembers) -> Array:
-    """Return the parameters (members, P) that the models begin with."""
+    """Return the first parameters (members, P) of the models."""
     networks, own = distinct([pattern.network for pattern in members.patterns])
     found = np.empty((len(own), parameter_count(networks[0])), members.data[0].targets.dtype)
     draws = np.array([one is None for one in members.initial])

@@ -20,11 +20,11 @@ from fastmlp.model.backend import Chunk
 from fastmlp.model.state import TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
-from fastmlp.training.lifecycle import under_way
 from fastmlp.training.loop import Plan, Training
+from fastmlp.training.prepared import under_way
 
 SECONDS_OF_A_THREAD = 4e-3
-"""Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""
+"""Estimated seconds of steps worth a further thread, which starts late, and prepares another block."""
 
 
 def program_of(plan: Plan) -> LaneProgram | None:
@@ -40,18 +40,18 @@ def program_of(plan: Plan) -> LaneProgram | None:
 
 
 def saved_together(plan: Plan, program: LaneProgram | None, as_one: bool) -> float:
-    """Return the seconds that lanes save a training, about. as_one : as of `saved_by`"""
+    """Return the seconds saved by lanes for a training, about. as_one : as of `saved_by`"""
     steps = plan.epochs * -(-len(plan.data.weights) // plan.step_rows)
     return 0.0 if program is None else program.saved_by(steps, as_one)
 
 
 class ModelGroup:
-    """Models that may be trained together.
+    """Models for joint training.
 
-    program : by which they take their steps together; None where each goes alone
+    program : of lanes, for joint steps; None to train each model alone
     workers : the threads that train models
-    indices : their places in the call
-    patterns : by these places, where nothing looks into their trainings, which then go in blocks; else empty
+    indices : places in the call
+    patterns : by these places, for trainings in blocks, which nothing looks into; else empty
     """
 
     def __init__(self, program: LaneProgram | None, workers: int) -> None:
@@ -59,9 +59,9 @@ class ModelGroup:
         self.indices: list[int] = []
         self.patterns: dict[int, Pattern] = {}
         self._saved = 0.0
-        """Seconds that they take less together, about."""
+        """Seconds saved by joint training, about."""
         self._seconds = 0.0
-        """Seconds that one of them takes in a block, about."""
+        """Seconds of a model in a block, about."""
 
     def add(self, indices: Sequence[int], pattern: Pattern | None, saved: float) -> None:
         """Add models. saved : of each, as of `saved_together`"""
@@ -73,12 +73,12 @@ class ModelGroup:
 
     @property
     def lanes(self) -> int:
-        """How many may go together; one where that saves nothing: others would fill the cache."""
+        """The most models in lanes; 1 if lanes save nothing: more models would fill the cache."""
         return 1 if self.program is None or self._saved <= 0 else min(self.program.lanes, len(self.indices))
 
     @property
     def at_once(self) -> int:
-        """How many are taken at a time: where there is a program a block, of which each thread has some."""
+        """The number of models taken at a time: with a program a block, some for each thread."""
         if not self.has_program:
             return self.lanes
         fewest = math.ceil(SECONDS_OF_A_THREAD / max(self._seconds, 1e-9))
@@ -87,7 +87,7 @@ class ModelGroup:
 
     @property
     def shares(self) -> int:
-        """The number of parts into which threads share the models."""
+        """The number of parts of the models, for threads."""
         models = len(self.indices)
         if not (self.patterns and self.has_program):
             return models
@@ -95,7 +95,7 @@ class ModelGroup:
 
     @property
     def has_program(self) -> bool:
-        """Whether the lane program exists, or may be compiled now."""
+        """True if the lane program exists, or may be compiled now."""
         return self.lanes > 1 and self.program is not None and self.program.is_worth(self._saved)
 
     def lose(self, seconds: float) -> None:
@@ -105,9 +105,9 @@ class ModelGroup:
 
 
 class LaneTraining(Training):
-    """A training whose chunks may be taken in lanes.
+    """A training with chunks taken in lanes where possible.
 
-    taken : the chunk, what its network and others came to, and the network's place; None without
+    taken : the chunk, the lanes' result, and the network's place there; None without
     """
 
     taken: tuple[Chunk, Any, int] | None = None
@@ -130,11 +130,11 @@ class Lane(NamedTuple):
 
 
 class Lanes:
-    """Trainings that go on together; one that ends leaves its lane to the next.
+    """Trainings that go on together; at a training's end the next takes over the lane.
 
-    take() gives the place of a model to train and its training, None when none is left
-    begin(index, ...) makes the training; end(index, result or error) gets what it came to
-    group : of the models; lanes : the most that go on together
+    take() gives the place of a model to train and a training, None at the end
+    begin(index, ...) makes the training; end(index, result or error) takes the result
+    group : of the models; lanes : the most trainings at a time
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Lanes:
             self._lanes.append(Lane(index, training, life))
 
     def _life(self, index: int, prepared: Any) -> Generator[LaneTraining, None, None]:
-        """Yield a training that has begun; end it when it is over."""
+        """Yield a training under way; end the training when over."""
         result: Model | BaseException
         try:
             training = prepared.begun(functools.partial(self._begin, index))
@@ -184,7 +184,7 @@ class Lanes:
             del result  # an error's frames hold this one, and the rows
 
     def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
-        """End a training; error : of one that has failed"""
+        """End a training; error : of a failed training"""
         self._lanes.remove(lane)
         try:
             with suppress(StopIteration):
@@ -193,7 +193,7 @@ class Lanes:
             del error  # whose frames hold this one, from Python 3.12 on
 
     def _steps_now(self) -> int:
-        """Return how many steps all may take next; trainings that are over leave."""
+        """Return the number of the next steps; finished trainings leave."""
         steps = []
         for lane in [*self._lanes]:
             try:

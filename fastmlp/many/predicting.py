@@ -16,7 +16,7 @@ from fastmlp.system.budget import share
 from fastmlp.trained.model import Model
 
 THREAD_FLOPS = 1e6
-"""Multiply-adds that are worth a thread, counted as 2: it takes 50 us to start."""
+"""Multiply-adds worth a thread, counted as 2: a thread takes 50 us to start."""
 
 
 def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
@@ -48,23 +48,20 @@ def predict_many(models: Sequence[Model], X: Any) -> Any:
 
     Returns
     -------
-    (models, rows, n_out) array of the models' dtype, float64 if they differ; of models with heads a dict of
-    such arrays by the heads' names. Each model's are those of its `predict`.
+    (models, rows, n_out) array of the models' dtype, float64 for several dtypes; of models with heads a dict
+    of such arrays by the heads' names. Each model's outputs are equal to its `predict`.
 
     Raises
     ------
     ValueError, TypeError
-        If a model is none, as a `DivergenceError`, or has another number of inputs or outputs or other heads
-        than the first; or as `Model.predict`.
+        If a model is no Model, as a `DivergenceError`, or has another number of inputs or outputs or other
+        heads than the first model; or as `Model.predict`.
     """
     return outputs_of(models, X, None)
 
 
 def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -> Any:
-    """Return the outputs of models, as `predict_many`.
-
-    columns : of X, for each model those that it reads; None if all read all
-    """
+    """Return the outputs of models, as `predict_many`. columns : of X, read by each model; None for all"""
     if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
         raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
     inputs: list[Any] = []

@@ -31,17 +31,17 @@ from fastmlp.training.start import initial_parameters
 from fastmlp.training.trainer import prepared
 
 ROWS = ("X", "y", "sample_weight")
-"""The arguments that have a row, or a number, for each row of X."""
+"""The arguments with a row, or a number, for each row of X."""
 
 OWN = (*ROWS, "rows", "seed", "initial", "optimizer")
-"""The arguments in which models may differ that are trained like each other; of optimisers the rates."""
+"""The arguments that may differ in a pattern; of optimisers the rates."""
 
 
 class Arguments:
     """The arguments of each model.
 
-    given : by the names of `fit` and "rows"; a list has one for each model, all else is the same for all
-    count : of the models, as the lists say, or `n_models`
+    given : by the names of `fit` and "rows"; a list has an item for each model, other values are common
+    count : the number of models, by the lists or by `n_models`
     """
 
     def __init__(self, given: dict[str, Any], n_models: int | None) -> None:
@@ -61,7 +61,7 @@ class Arguments:
                 self._same[name] = _array(name, self._same[name], blocks)
 
     def seeds(self) -> list[int]:
-        """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
+        """Return the seeds of all models: the list, or for an int s the numbers s, s + 1, .."""
         if "seed" in self._lists:
             return [checks.whole(f"seed[{i}]", seed, 0) for i, seed in enumerate(self._lists["seed"])]
         first = self._same["seed"]
@@ -69,10 +69,7 @@ class Arguments:
         return [first + index for index in range(self.count)]
 
     def of(self, index: int) -> dict[str, Any]:
-        """Return the arguments of a model, without seed, with its rows.
-
-        ValueError or TypeError if the rows are wrong.
-        """
+        """Return the arguments of a model with rows, without seed; ValueError or TypeError for wrong rows."""
         own = {**self._same, **{name: values[index] for name, values in self._lists.items()}}
         del own["seed"], own["rows"]
         return own | dict(zip(ROWS, self.rows(index), strict=True))
@@ -95,7 +92,7 @@ class Arguments:
         return ([index] for index in range(self.count))
 
     def options(self, index: int) -> Any:
-        """Return a key, equal for models that differ in OWN only."""
+        """Return a key, equal for models with differences in OWN only."""
         given = [values[index] for name, values in self._lists.items() if name not in OWN]
         return tuple(one if isinstance(one, Network) else id(one) for one in given)
 
@@ -118,12 +115,12 @@ class Arguments:
 
     @functools.cached_property
     def shares_rows(self) -> bool:
-        """Whether all models have the same rows."""
+        """True if all models have the same rows."""
         return not any(name in self._lists for name in (*ROWS, "rows"))
 
     @property
     def draws_all(self) -> bool:
-        """Whether all models draw their first parameters."""
+        """True if all models draw the first parameters."""
         return self._same.get("initial", self) is None
 
     @property
@@ -134,7 +131,7 @@ class Arguments:
 
 
 class named:
-    """Names the model in errors that a `with` block raises."""
+    """Names the model in errors of a `with` block."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -150,7 +147,7 @@ class named:
 
 
 def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:
-    """Return the number of models; ValueError if the arguments do not agree on it."""
+    """Return the number of models; ValueError for contradictory arguments."""
     counts = {name: len(values) for name, values in lists.items()}
     if n_models is not None:
         counts = {"n_models": checks.whole("n_models", n_models, 0), **counts}
@@ -167,14 +164,14 @@ def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:
 
 
 def has_blocks(network: Any) -> bool:
-    """Whether X of a network is a list of blocks; what is no network is found later."""
+    """True if X of a network is a list of blocks; another value than a network is refused later."""
     return bool(getattr(network, "blocks", ()))
 
 
 def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
-    """Return whether a list is the blocks of a single X, and not an X for each model.
+    """Return True if a list is the blocks of a single X, and not an X for each model.
 
-    counts : of models, as the other arguments say
+    counts : of models, by the other arguments
     """
     if not (has_blocks(network) and len(X) == len(network.blocks)):
         return False
@@ -190,7 +187,7 @@ def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
 
 
 def _shape(block: Any) -> tuple[int, ...]:
-    """Return the shape of rows that may be plain lists; () of what has none, as several arrays."""
+    """Return the shape of rows, also of plain lists; () without a shape, as of several arrays."""
     if not isinstance(block, list):
         return getattr(block, "shape", ())
     try:
@@ -200,7 +197,7 @@ def _shape(block: Any) -> tuple[int, ...]:
 
 
 def _array(what: str, value: Any, blocks: bool) -> Any:
-    """Return rows as an array, or sparse; blocks of X in a tuple, and what has names as it is."""
+    """Return rows as an array, or sparse; blocks of X in a tuple, and named parts unchanged."""
     if (what == "sample_weight" and value is None) or isinstance(value, Mapping) or is_sparse(value):
         return value
     if what == "X" and blocks and isinstance(value, (list, tuple)):
@@ -216,7 +213,7 @@ def _length(X: Any) -> int:
 
 
 def _checked_rows(rows: Any, count: int) -> Any:
-    """Return places of rows (chosen,); ValueError or TypeError if they are no such places in `count` rows."""
+    """Return places of rows (chosen,); ValueError or TypeError unless in `count` rows."""
     array = checks.real_array("rows", rows)
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"rows must hold whole numbers, places in X, got dtype {array.dtype}")
@@ -250,9 +247,9 @@ def _taken(what: str, value: Any, rows: Any) -> Any:
 class Checked(NamedTuple):
     """The training plan of a checked model.
 
-    key : equal for models of one group; pattern : None where it has a training of its own
-    program : by which it may go together with others; saved : as of `saved_together`
-    taken : bytes of the parameters and moments that the model keeps
+    key : equal for models of a group; pattern : None for a separate training
+    program : of lanes, for joint training; saved : as of `saved_together`
+    taken : bytes of the model's parameters and moments
     """
 
     key: Any
@@ -265,10 +262,9 @@ class Checked(NamedTuple):
 class Preparation:
     """Prepares the training of any model of a call.
 
-    seeds : of all models
+    seeds : of all models; threads : of each training; None leaves the number to the backend
     callbacks : to copy for each; metrics : of all
-    threads : of each training; None leaves them to the backend
-    resumed : what the models go on from; file : that keeps the call
+    resumed : the trainings to go on from; file : of the call
     """
 
     def __init__(
@@ -287,16 +283,16 @@ class Preparation:
         self._group_sizes: dict[int, int] = {}
         """How many models are trained like each, once all are checked."""
         self._patterns: dict[Any, dict[Any, tuple[Optimizer, Any]]] = {}
-        """How models are trained that have a pattern: by options, then by dtype, number of rows and rule."""
+        """The training of models with a pattern: by options, then by dtype, number of rows and rule."""
         self._kept: dict[int, Data] = {}
-        """The rows of models that have been checked, where they are the user's own arrays."""
+        """The checked rows of models, if the user's arrays."""
         self._ones: dict[Any, Array] = {}
-        """Weights that all models share, by dtype and number of rows."""
+        """Common weights, by dtype and number of rows."""
         self._common: tuple[Any, Data] | None = None
-        """The rows that a model had last, where models share them, and what they are cleaned for."""
+        """The last rows, if common to models, and the key of the cleaning."""
 
     def training(self, index: int) -> Prepared:
-        """Return the training of a model; ValueError or TypeError, which names it, if it cannot be."""
+        """Return the training of a model; ValueError or TypeError with the model's place."""
         with named(index):
             saved, called = (None, []) if self._resumed is None else self._resumed.of(index)
             called += [_copied(callback) for callback in self._callbacks]
@@ -314,7 +310,7 @@ class Preparation:
         return training._replace(plan=training.plan._replace(model_index=index))
 
     def members(self, models: list[int], patterns: list[Pattern]) -> BlockMembers:
-        """Return models that are trained by patterns, in a block; errors as of `training`."""
+        """Return models with patterns, for a block; errors as of `training`."""
         found: dict[int, Data] = {}
         data: list[Data] = []
         shares = self._arguments.shares_rows
@@ -330,10 +326,10 @@ class Preparation:
         return BlockMembers(models, [self._seeds[index] for index in models], patterns, data, initial)
 
     def groups(self, workers: int) -> list[ModelGroup]:
-        """Return groups of models for so many threads, once all arguments are checked.
+        """Return groups of models for so many threads, after the check of all arguments.
 
-        Those of one network, rule and dtype come together: what one leaves the next one finds. What is
-        prepared for the check is let go of: the rows of all models may take many times the memory of X.
+        Models of a network, rule and dtype come together: workspaces are used again. Preparations of the
+        check are dropped: the rows of all models may take many times the memory of X.
         """
         groups: dict[Any, ModelGroup] = {}
         arguments, taken = self._arguments, 0
@@ -350,7 +346,7 @@ class Preparation:
         return [*groups.values()]
 
     def _checked(self, index: int) -> Checked:
-        """Check a model's arguments; return how it is trained."""
+        """Check a model's arguments; return how the model is trained."""
         known = self._patterns.setdefault(self._arguments.options(index), {})
         if known and (found := self._trained_like(index, known)) is not None:
             return found
@@ -368,7 +364,7 @@ class Preparation:
         return found
 
     def _trained_like(self, index: int, known: dict[Any, tuple[Optimizer, Any]]) -> Checked | None:
-        """Return how another model with the same options is trained; None if there is none."""
+        """Return the training of another model with the same options, if any."""
         with named(index):
             optimizer = as_optimizer("optimizer", self._arguments.value("optimizer", index))
             data = self._data(index)
@@ -403,7 +399,7 @@ class Preparation:
         return data
 
     def _initial(self, index: int, pattern: Pattern) -> Array | None:
-        """Return the given initial parameters of a model; None if the model draws them."""
+        """Return the given initial parameters of a model; None to draw."""
         initial = self._arguments.value("initial", index)
         if initial is None:
             return None
@@ -415,7 +411,7 @@ class Preparation:
 def _check_memory(taken: int, models: int) -> None:
     """Raise ValueError if the system never has so many bytes for models.
 
-    No page of the array is written: a system refuses what is more than all of its memory at once.
+    No page of the array is written: a system refuses more than all memory at once.
     """
     try:
         np.empty(taken, np.uint8)

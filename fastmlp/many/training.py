@@ -29,7 +29,7 @@ class InterruptedMany(KeyboardInterrupt):
     Attributes
     ----------
     models : list of Model, DivergenceError or None
-        What had ended, what the trainings under way had come to, and None for those that had not begun.
+        Finished models, the present state of trainings under way, and None for trainings without a step.
     """
 
     def __init__(self, models: list[Ended | None]) -> None:
@@ -59,55 +59,54 @@ def fit_many(
 ) -> list[Model | DivergenceError]:
     """Train many networks, each as `fit` alone would.
 
-    The arguments are those of `fit`. A list has one for each model, of `networks`, `X` and `y` too;
-    everything else is the same for all. `callbacks` and `metrics` are lists for all models.
+    The arguments are those of `fit`. A list has an item for each model, of `networks`, `X` and `y` too;
+    everything else is common to all models. `callbacks` and `metrics` are lists for all models.
 
     Parameters
     ----------
-    networks : Network, or list of them, which may differ in everything
-    X : as for `fit`, an array, sparse matrix or blocks in memory; a list has one for each model
-        One X of all models is there once. A list of the blocks of one network's inputs is one X, too.
-    y : as for `fit`; a list has one for each model
+    networks : Network, or list of networks, with any differences
+    X : as for `fit`, an array, sparse matrix or blocks in memory; a list has an X for each model
+        A common X is in memory once. A list of the blocks of a network's inputs is a single X, too.
+    y : as for `fit`; a list has a y for each model
     n_models : int, optional
-        How many, where no argument is a list.
+        The number of models, if no argument is a list.
     seed : int, list of int, optional
-        An int s gives the models s, s + 1, ..; None draws the first one.
-    rows : (chosen,) integer array, or list of them, optional
-        Places in X of the rows that a model has, to train on and to validate on by a share: of a fold, a
-        bootstrap's with repeats, a subset. X, y and sample_weight are those of all rows.
+        An int s gives the models s, s + 1, ..; None draws the first seed.
+    rows : (chosen,) integer array, or list of such arrays, optional
+        Places in X of a model's rows, to train on and to validate on by a share: of a fold, a bootstrap with
+        repeats, a subset. X, y and sample_weight are those of all rows.
     callbacks : iterable of Callback
-        Each model has deep copies of its own, which may find its place in `run.model_index`; they run in the
-        thread that trains it. A `Checkpoint` keeps the whole call in its file; `every`, if it is an int,
-        counts the epochs of all models in the mean.
+        Each model has deep copies, which may find the model's place in `run.model_index`; copies run in the
+        training's thread. A `Checkpoint` keeps the whole call in a file; `every`, if an int, counts the
+        epochs of all models in the mean.
     progress : bool, optional
-        One bar for all models; None as for `fit`.
+        A bar for all models; None as for `fit`.
     threads : int, optional
         Upper bound for the threads of all trainings together, at least 1; None takes the cores. Each training
-        has one, where there are at least as many models.
+        has one thread, if there are at least as many models.
     resume : path, optional
-        A file that a `Checkpoint` wrote in the same call, with everything else as before; all models continue
-        from there bit for bit. Those that had ended are as they were.
+        A file of a `Checkpoint` in the same call, with everything else as before; all models continue from
+        there bit for bit. Finished models are unchanged.
     communicator : None
         Anything else is refused: give each process its models.
-    **options : as for `fit`, but `window`; a list has one for each model
+    **options : as for `fit`, but `window`; a list has a value for each model
 
     Returns
     -------
     list of Model or DivergenceError
-        In the place of each model the bits that `fit` gives alone, on an exact backend. Of one that has
-        diverged the error, with its last finite parameters; the others go on.
+        Each model has the bits of `fit` alone, on an exact backend. In the place of a diverged model is the
+        error, with the last finite parameters; other models go on.
 
     Raises
     ------
     ValueError, TypeError
-        For a mistake in the arguments, in one line that begins with the model's place, before anything is
-        trained.
+        For a mistake in the arguments, in one line with the model's place, before anything is trained.
     CheckpointError
         If the file to resume from is damaged, or of other data or another call.
     InterruptedMany
-        After Ctrl-C, a KeyboardInterrupt that carries the models; a `Checkpoint` has been written.
+        After Ctrl-C, a KeyboardInterrupt with the models; a `Checkpoint` has been written.
     Exception
-        What a callback raises ends the call; a note names the model.
+        An error of a callback ends the call; a note names the model.
     """
     if communicator is not None:
         raise ValueError("fit_many trains in one process; leave out communicator, and give each its models")
@@ -156,7 +155,7 @@ def fit_many(
 
 
 OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotations__}
-"""Options of which a list has one for each model, with their values where none is given."""
+"""Options with a list for models, with defaults."""
 
 
 def _pieces(networks: list[Any]) -> list[Piece]:
@@ -165,7 +164,7 @@ def _pieces(networks: list[Any]) -> list[Piece]:
 
 
 def _with_options(taken: Signature) -> Signature:
-    """Return a signature that lists the options, for `help`, the documentation and editors."""
+    """Return a signature with the options, for `help`, the documentation and editors."""
     types = OptionsOfEach.__annotations__
     listed = [
         Parameter(

@@ -34,8 +34,8 @@ Ended = Model | DivergenceError
 class Trainings:
     """The trainings of a call, taken by worker threads.
 
-    results : of all models; None of those that have not come to their end
-    reason : why all trainings stop, the first reason if there are several; None while they go on
+    results : of all models; None for unfinished trainings
+    reason : the first reason for a stop of all trainings; None while trainings go on
     """
 
     def __init__(self, results: list[Ended | None]) -> None:
@@ -46,7 +46,10 @@ class Trainings:
         self._taking = threading.Lock()
 
     def stop(self, reason: str) -> None:
-        """Stop all trainings after their chunks, and begin no more. A signal's handler may call it."""
+        """Stop all trainings after the present chunks, and begin no more.
+
+        A signal's handler may call this.
+        """
         self.reason = self.reason or reason
         for run in list(self._running.values()):
             _stop(run, self.reason)
@@ -67,12 +70,12 @@ class Trainings:
         bar: Bar,
         members: Callable[[list[int], list[Pattern]], BlockMembers] | None = None,
     ) -> None:
-        """Train the models that have no result yet, group after group.
+        """Train the models without a result, group after group.
 
-        prepare(index) gives a model's own training, which has `begun` and `ended` as a `Prepared`
+        prepare(index) gives a model's training, with `begun` and `ended` as of a `Prepared`
         members(indices, patterns) gives the models of a block, of groups with patterns
 
-        Raises what a callback of one has raised, once the others have stopped.
+        Raises the error of a callback, once other trainings have stopped.
         """
         self._groups = [
             (group, iter([i for i, index in enumerate(group.indices) if self.results[index] is None]))
@@ -111,8 +114,8 @@ class Trainings:
     def _work(self, by_lanes: bool = True) -> None:
         """Take trainings until none is left, or all stop.
 
-        by_lanes : whether several that have a `Training` each go on together; not in the main thread, where
-            each has handlers of signals, which those of the one before must outlive
+        by_lanes : True to take several trainings at a time; False in the main thread, where each training has
+            handlers of signals, to be removed in reverse order
         """
         try:
             for group, left in self._groups:
@@ -125,12 +128,12 @@ class Trainings:
             self.stop("another error")
 
     def _train_each(self, group: ModelGroup, left: Iterator[int], by_lanes: bool) -> None:
-        """Train models, each by itself or in a lane. left : their places in the group"""
+        """Train models, each alone or in a lane. left : places in the group"""
         take, lanes = functools.partial(self._take, group, left), group.lanes if by_lanes else 1
         Lanes(take, self._begin, self._end, group, lanes).run()
 
     def _trained(self, group: ModelGroup, places: list[int]) -> bool:
-        """Train models as a block; return False where each has to train by itself, as one that fails."""
+        """Train models as a block; return False if each must train alone, as after a failure."""
         models = [group.indices[place] for place in places]
         patterns = [group.patterns[index] for index in models]
         assert self._members is not None
@@ -154,7 +157,7 @@ class Trainings:
             return [] if self.reason is not None else [*itertools.islice(left, most)]
 
     def _take(self, group: ModelGroup, left: Iterator[int]) -> tuple[int, Any] | None:
-        """Return the next model of a group with its training; None at the end."""
+        """Return the next model of a group with a training; None at the end."""
         for place in self._next(left, 1):
             index = group.indices[place]
             try:
@@ -171,7 +174,7 @@ class Trainings:
         return training
 
     def fail(self, index: int, error: BaseException) -> None:
-        """Have an error that is no divergence end the other trainings."""
+        """Let an error other than a divergence end the other trainings."""
         error.add_note(f"in the training of model {index}")
         self._error = self._error or error
         self.stop(f"the training of model {index} raised an error")
@@ -183,9 +186,9 @@ class Trainings:
             self._count(1)
 
     def _take_over(self, index: int, result: Model | BaseException, run: Any) -> None:
-        """Take over the result of a training; run : of the training, None before its begin
+        """Take over the result of a training; run : of the training, None before the beginning
 
-        An error may be that of another training, which a callback has made.
+        An error may be of another training, made by a callback.
         """
         context = result.__context__ if isinstance(result, KeyboardInterrupt) else None
         # See `deferred`; the call itself raises after Ctrl-C.
@@ -201,14 +204,14 @@ class Trainings:
             self.results[index] = result
 
     def _count(self, ended: int) -> None:
-        """Show that so many trainings more have ended."""
+        """Show so many more ended trainings."""
         with self._taking:
             self._done += ended
             self._bar.move(self._done)
 
 
 def _divergence_of(run: Run | None, error: object) -> DivergenceError | None:
-    """Return an error that is the divergence of this run, else None."""
+    """Return an error if a divergence of this run, else None."""
     if isinstance(error, DivergenceError) and run is not None and error.history is run.history:
         return error
     return None
@@ -222,14 +225,14 @@ def _stop(run: Run | BlockTraining, reason: str) -> None:
 # --- the file of a call -------------------------------------------------------------------------------
 
 KEEP_SECONDS = 0.2
-"""A training under way is kept no more often: describing it takes as long as an epoch of a small one."""
+"""The least seconds between two descriptions of a training: one takes as long as a small network's epoch."""
 
 
 class CallFile:
     """The file of a call, written at intervals and at the end.
 
-    checkpoint : the user's, whose path and time it takes; int epochs are those of all models in the mean
-    seeds : of all models; resumed : what is in it from the beginning, of a call that goes on
+    checkpoint : the user's, with path and interval; int epochs are those of all models in the mean
+    seeds : of all models; resumed : the first content, for a resumed call
     """
 
     def __init__(
@@ -252,7 +255,7 @@ class CallFile:
         self._kept[index] = header, {name: np.array(array) for name, array in arrays.items()}
 
     def count(self, epochs: int) -> None:
-        """Count epochs that a training has completed; write if that is due."""
+        """Count a training's completed epochs; write if due."""
         with self._writing:
             self._epochs += epochs
             if isinstance(self.every, timedelta):
@@ -263,7 +266,7 @@ class CallFile:
                 self.write()
 
     def write(self) -> None:
-        """Write all that is kept."""
+        """Write all kept models."""
         with self._writing:
             for index, ended in enumerate(self._trainings.results):
                 if isinstance(ended, DivergenceError):
@@ -281,7 +284,7 @@ class KeepInCallFile(Checkpoint):
     on_epoch_end = Callback.on_epoch_end  # it needs no chunk to end there
 
     def on_chunk_end(self, run: Run) -> None:
-        """Keep the training at its end, and at intervals."""
+        """Keep the training at intervals, and at the end."""
         ends = run.stop_reason is not None or run.epoch == run.epochs
         if ends or time.monotonic() - self.time >= KEEP_SECONDS:
             self.file.keep(self.index, run)
@@ -302,7 +305,7 @@ class StayEnded(Callback):
 
 
 class Resumed:
-    """A call that goes on: what its file holds of each model; CheckpointError if it is none of so many."""
+    """The content of a call's file; CheckpointError for another number of models."""
 
     def __init__(self, path: str | os.PathLike[str], pieces: Iterable[Piece], count: int) -> None:
         self._path = path

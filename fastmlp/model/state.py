@@ -72,7 +72,7 @@ class Snapshot(NamedTuple):
 
     The arrays are live; copy or write them before the next chunk.
 
-    setting : settings to be equal for an equal continuation (see `fastmlp.training.resuming`)
+    setting : settings to be equal for an equal continuation (see `fastmlp.training.checkpoint`)
     parameters : (P,) floating
     moments : (rows, P) floating, the rows in use
     step : updates done so far; epoch_step : updates of the epoch under way

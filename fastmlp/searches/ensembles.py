@@ -15,13 +15,13 @@ from fastmlp import checks
 from fastmlp.derivatives.attribution import Attribution, mean_of
 from fastmlp.estimators.base import Joint
 from fastmlp.estimators.classifier import MLPClassifier
-from fastmlp.estimators.fitted import SPARSE
+from fastmlp.estimators.parameters import SPARSE
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange import c_header, onnx_graph
 from fastmlp.exchange.steps import ExportGraph, mean_graph
 from fastmlp.many.predicting import outputs_of, predict_many
 from fastmlp.model.state import Array
-from fastmlp.searches.backend import together
+from fastmlp.searches.searches import together
 from fastmlp.trained.model import Model
 
 MOST_COPIED = 1 << 23

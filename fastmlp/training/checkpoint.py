@@ -1,4 +1,4 @@
-"""Trainings on disk: the callback `Checkpoint`, what `fit(resume=)` reads, and what a file consists of.
+"""Trainings on disk: the callback `Checkpoint`, and the content of files.
 
 `fastmlp.files.archive` writes and reads files; `save` and `load` are in `saving.py`.
 """
@@ -29,25 +29,25 @@ from fastmlp.trained.model import Model
 Path = str | os.PathLike[str]
 
 MOST_BLAS_THREADS = 1 << 12
-"""The largest number that a file may hold: a BLAS might start as many threads."""
+"""The largest number in a file: a BLAS might start as many threads."""
 
 FORMAT = 3
-"""A change of what is written increases it. Older formats stay readable, newer ones are refused.
+"""The version of written files. Older formats stay readable, newer formats are refused.
 
-In format 1 a training has each step's loss of the epoch under way ("pending"), and what draws its orders.
-Up to format 2 a stepper's file has an entry of its own.
+In format 1 a training has each step's loss of the epoch under way ("pending"), and the generator of orders.
+Up to format 2 a stepper's file has a separate entry.
 """
 
 
 class Checkpoint(AtIntervals):
     """Write the training to a file at intervals, for `load` and for `fit(resume=)`.
 
-    The file is also written when training ends or is interrupted. A training that is resumed from it
-    continues bit for bit, whatever interrupted it.
+    The file is also written when training ends or is interrupted. A training resumed from the file continues
+    bit for bit, whatever the interruption.
 
     Parameters
     ----------
-    path : path of the file. Each one replaces the one before it; at every moment there is a whole file
+    path : path of the file. Each file replaces the file before; at every moment there is a whole file
     every : int or timedelta
         Write after so many epochs, at least 1, or after so much time: then at the end of a chunk of about
         0.2 s, also within an epoch.
@@ -83,13 +83,13 @@ class Saved(NamedTuple):
 
     @property
     def backend(self) -> str:
-        """The name of the backend that trained."""
+        """The name of the training's backend."""
         backend: str = self.snapshot.setting["backend"]
         return backend
 
     @property
     def by_rows(self) -> bool:
-        """Whether the data are identified row by row, as with `fit(communicator=)`."""
+        """True if the data are identified row by row, as with `fit(communicator=)`."""
         return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
@@ -100,7 +100,7 @@ class Saved(NamedTuple):
 
 
 def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
-    """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
+    """Return the training in a file of a `Checkpoint`; CheckpointError without a training."""
     content = read(path, pieces)
     if content.snapshot is None or content.is_of_stepper:
         raise CheckpointError(
@@ -113,14 +113,14 @@ def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
 
 
 class Content(NamedTuple):
-    """The content of a file: a model, and a training that can go on, if any."""
+    """The content of a file: a model, and a training to go on with, if any."""
 
     model: Model
     snapshot: Snapshot | None
 
     @property
     def is_of_stepper(self) -> bool:
-        """Whether a `Stepper` wrote the file."""
+        """True for a file of a `Stepper`."""
         return self.snapshot is not None and "rule" in self.snapshot.setting
 
 
@@ -131,7 +131,8 @@ Written = tuple[dict[str, Any], dict[str, Array]]
 def content_of(model: Model) -> Written:
     """Return a model as a file's header and arrays.
 
-    ValueError where a parameter is not finite: `load` would refuse the file, and an older one would be gone.
+    ValueError for a parameter that is not finite: `load` would refuse the file, and the old file would be
+    gone.
     """
     if not checks.finite(model.parameters):
         raise ValueError("a parameter of the model is not finite, and no file holds such a model")
@@ -147,7 +148,7 @@ def content_of(model: Model) -> Written:
 
 
 def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
-    """Return a history as arrays by their names in a file."""
+    """Return a history as arrays, by names in a file."""
     return {f"history/{name}": np.array(values, float) for name, values in history.items()}
 
 
@@ -263,9 +264,9 @@ def model_of(
     backend: str,
     reason: str | None,
 ) -> Model:
-    """Return the model whose array names begin with `prefix`; `file_errors_of` names the errors.
+    """Return the model of arrays with a prefix; `file_errors_of` names the errors.
 
-    history : the names of its curves
+    history : names of curves
     """
     own, curves = numbers_of(arrays, prefix, history)
     _expect(own.size == parameter_count(network), "the parameters are not the network's")
@@ -276,7 +277,7 @@ def model_of(
 def numbers_of(
     arrays: archive.Arrays, prefix: str, history: Iterable[str]
 ) -> tuple[Array, dict[str, list[float]]]:
-    """Return parameters and history of arrays whose names begin with `prefix`."""
+    """Return parameters and history of arrays with a prefix."""
     parameters = arrays[f"{prefix}parameters"]
     _expect(parameters.ndim == 1 and parameters.dtype.kind == "f", "the parameters are not the network's")
     _expect(np.isfinite(parameters).all(), "a parameter is not finite")
@@ -291,7 +292,7 @@ def numbers_of(
 
 
 def network_of(description: Any, pieces: list[Piece]) -> Network:
-    """Return the network that `described` describes, with a user's pieces."""
+    """Return the network of a description, with a user's pieces."""
     network = restored(description, lambda piece: _piece(piece, pieces))
     _expect(isinstance(network, Network), "it describes no network")
     return cast(Network, network)
@@ -302,7 +303,7 @@ class _OtherPiece(Exception):
 
 
 def _piece(description: dict[str, Any], pieces: list[Piece]) -> Piece:
-    """Return the user's piece that is described."""
+    """Return the user's piece of a description."""
     name, digest = str(description["piece"]), description["digest"]
     named = [piece for piece in pieces if piece.name == name]
     if not named:

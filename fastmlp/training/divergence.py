@@ -1,8 +1,7 @@
 """Divergence: numbers that are not finite, noticed at a chunk's end, traced to the step.
 
-Once a parameter is not finite it never becomes finite again. So a chunk that went wrong is halved until one
-step is left. That takes the chunk's steps again, 0.2 s at most, and once. A check after every step would make
-every training slower.
+Once a parameter is not finite, it is never finite again. So a diverged chunk is halved down to a step: the
+chunk's steps are taken once more, 0.2 s at most. A check after every step would slow every training.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from fastmlp.model.state import Array, TrainState
 
 
 class Draft:
-    """A second copy of the state, on which a chunk's steps are taken.
+    """A double buffer of the state, for a chunk's steps.
 
-    Everything else sees the state as it is between two chunks. So a chunk that diverges, or that Ctrl-C
-    leaves behind in the middle of a step, has changed nothing. A first chunk that nobody sees needs no copy,
-    since the training can begin again.
+    All other code sees the state between two chunks. So a chunk has changed nothing after a divergence, or if
+    Ctrl-C leaves a step behind. An unseen first chunk needs no copy: the training can begin again.
 
-    moment_rows : of the moments that the optimiser uses; threads : see `fit`
+    moment_rows : of the moments used by the optimiser; threads : see `fit`
     """
 
     def __init__(self, moment_rows: int, threads: int | None = None) -> None:
@@ -34,12 +32,12 @@ class Draft:
         self._draft: TrainState | None = None
         self._used: tuple[Array, ...] = ()
         self._of_state: tuple[Array, ...] = ()
-        """The vectors that are copied, of the draft and of the state."""
+        """The copied vectors, of the draft and of the state."""
 
     def of(self, state: TrainState, changed: bool = True) -> TrainState:
-        """Return a copy of the state, in arrays that all copies share.
+        """Return a copy of the state, in arrays shared by all copies.
 
-        changed : False if nothing has written to the state since it accepted the last draft
+        changed : False if the state is unchanged since the last accepted draft
         """
         if self._draft is None:
             # The gradients are nobody's between two steps: those of the state serve.
@@ -73,10 +71,10 @@ class DivergenceError(FloatingPointError):
 
     Attributes
     ----------
-    epoch : int, complete epochs before it
-    step : int, updates before the one that went wrong
-    parameters : (P,) floating, after those updates: the last finite ones (see `fastmlp.model.layout`)
-    history : dict of lists of float, one value for every complete epoch
+    epoch : int, complete epochs before
+    step : int, updates before the diverging update
+    parameters : (P,) floating, after those updates: the last finite parameters (see `fastmlp.model.layout`)
+    history : dict of lists of float, a value for every complete epoch
     """
 
     def __init__(
@@ -96,7 +94,7 @@ class DivergenceError(FloatingPointError):
 
 
 def sound(objectives: Floats, parameters: NDArray[Any]) -> bool:
-    """Return whether objectives (steps,) and parameters (P,) are all finite."""
+    """Return True if objectives (steps,) and parameters (P,) are all finite."""
     return checks.finite(objectives) and checks.finite(parameters)
 
 
@@ -105,11 +103,8 @@ def last_finite(
 ) -> tuple[TrainState, Floats]:
     """Return the last finite state within a chunk, and the objectives so far.
 
-    Parameters
-    ----------
     advance : takes a chunk's steps in place, returns the state and the objectives (steps,)
-    state : at the chunk's start, sound; its arrays are written
-    draft : to take steps on; parts : the shape of a step's objectives
+    state : sound, at the chunk's start, overwritten; parts : the shape of a step's objectives
     """
     taken = [np.empty((*parts, 0))]
     while (steps := len(chunk.starts)) > 1:

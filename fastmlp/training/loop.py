@@ -1,4 +1,4 @@
-"""The training loop: it gives chunks of steps to the backend, and does all that happens between them."""
+"""The training loop: chunks of steps for the backend, and everything between two chunks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from fastmlp import checks
 from fastmlp.backend.choice import current_backend
 from fastmlp.callbacks.callback import Callback, Run, states_of
 from fastmlp.callbacks.standard import Progress
-from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, visited_weights
+from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
 from fastmlp.data.ranks import ChunkRunner
 from fastmlp.model.averages import swap_average
-from fastmlp.model.backend import (
-    Chunk,
-    Data,
-    counts_of,
-    evaluated,
-    share_of,
-)
+from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
@@ -46,7 +40,7 @@ from fastmlp.training.threads import (
 )
 
 if TYPE_CHECKING:
-    from fastmlp.data.window_batches import HeldOutBlocks, WindowBatches
+    from fastmlp.data.windows import HeldOutBlocks
 
 CHUNK_SECONDS = 0.2
 """How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
@@ -55,27 +49,26 @@ MAX_CHUNK_STEPS = 1 << 14
 """Bounds a chunk's rates and losses to 0.6 MiB. With four times as many a step takes 10 ns more."""
 
 MAX_CHUNK_VISITS = 1 << 22
-"""Bounds the row orders that are drawn for one chunk to 32 MiB, or to two epochs' if that is more."""
+"""Bounds the row orders drawn for a chunk to 32 MiB, or to two epochs' orders if more."""
 
 
 class Plan(NamedTuple):
-    """Everything that stays the same throughout a training.
+    """The constant part of a training.
 
     orders : None visits the rows as they stand
-    stays_finite : whether a loss or parameter that is not finite raises DivergenceError
+    stays_finite : True to raise DivergenceError for a loss or parameter that is not finite
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
-    calls_blas : whether the backend or a callback may call it: to limit it takes as long as 200 small steps
-    since : for schedules, where the training begins
-    other_steps : updates by another rule before it, which schedules count and corrections of moments do not
-    weights : (rows,) of all rows that steps visit, where data has some of them; None where it has all
+    calls_blas : True if the backend or a callback may call the BLAS: a limit takes as long as 200 small steps
+    since : for schedules, the beginning of the training
+    other_steps : earlier updates by another rule, counted by schedules and not by corrections of moments
+    weights : (rows,) of all visited rows, where data has a part of the rows; None where data has all
     head_weights : (heads, rows) `Network.head_weights` of these rows, likewise
-    step_rows : of a full step, of several batches where gradients are accumulated; microbatch : as of `Chunk`
+    step_rows : of a full step, of several batches with accumulated gradients; microbatch : as of `Chunk`
     model_index : see `Run`
-    weighed : whether rows may have other weights than 1
-    start() draws the parameters (P,) that the training began with once more; None where it cannot, as of
-        those that were given
-    options : what `fit` was given, checked, which is not copied here; the usual ones of an estimator
+    weighed : False if all rows have the weight 1
+    start() draws the first parameters (P,) once more; None for given parameters
+    options : of `fit`, checked; the defaults for an estimator
     """
 
     network: Network
@@ -104,7 +97,7 @@ class Plan(NamedTuple):
 
 
 class Training:
-    """A training under way: the run that callbacks see, and what they do not see."""
+    """A training under way: the `Run` seen by callbacks, and the unseen rest."""
 
     def __init__(
         self,
@@ -114,7 +107,7 @@ class Training:
         resumed: Snapshot | None,
         batches: WindowBatches | None = None,
     ) -> None:
-        """batches : of rows that come in windows, the first of which is the plan's; None of rows in memory"""
+        """batches : of rows in windows, of which the plan has the first; None for rows in memory"""
         self.names = plan.network.loss_curves
         """The names of the losses in the history."""
         history: dict[str, list[float]] = {name: [] for name in self.names}
@@ -158,7 +151,7 @@ class Training:
             since=(self.first_step, plan.since.epoch),
         )  # fmt: skip
         self.stop, self.interruptible = self.run.stop, interruptible
-        """What a signal calls, with its name; what makes long calls."""
+        """Called by a signal, with the signal's name; `interruptible` makes long calls."""
         if resumed is not None:
             self._resume(resumed)
 
@@ -172,7 +165,7 @@ class Training:
             self.head_weights = plan.network.head_weights(data.targets, data.weights)
 
     def _can_begin_again(self) -> bool:
-        """Return whether the first chunk needs no copy: nobody sees the state, which can be made again."""
+        """Return True if the first chunk needs no copy: the state is unseen, and can be made once more."""
         plan = self.plan
         if self.callbacks or plan.held_out is not None or (self.resumed is None and plan.start is None):
             return False
@@ -203,7 +196,7 @@ class Training:
         run.rows_seen = self.batches.rows_before(saved.step)
 
     def snapshot(self) -> Snapshot:
-        """Return all that the rest of the training depends on."""
+        """Return the state that determines the rest of the training."""
         order, order_state = self.batches.earlier(self.run.step)
         return Snapshot(
             setting=self.plan.setting,
@@ -223,7 +216,7 @@ class Training:
         )
 
     def left(self) -> Snapshot:
-        """Return a snapshot that callbacks at the training's end cannot change."""
+        """Return a snapshot unchanged by callbacks at the training's end."""
         snapshot = self.snapshot()
         if not self.callbacks:
             return snapshot
@@ -236,7 +229,7 @@ class Training:
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,).
 
-        A rule of the whole data that has come to its end takes fewer steps.
+        A rule of the whole data takes fewer steps at the rule's end.
         """
         plan, data, objectives = self.plan, self.data, np.empty((*self.losses.parts, len(chunk.starts)))
         before = state.step
@@ -259,7 +252,7 @@ class Training:
             yield self.run
 
     def take_chunk(self, chunk: Chunk) -> None:
-        """Take the steps of the last `next_chunk`, and all that follows a chunk."""
+        """Take the steps of the last `next_chunk`, and do everything after a chunk."""
         plan, run, batches, steps = self.plan, self.run, self.batches, len(chunk.starts)
         ends = self.ends_at_epochs and batches.ends_epoch(run.step + steps)
         try:
@@ -315,14 +308,14 @@ class Training:
         return np.array([visited_weights(one, order, starts, stops) for one in self.head_weights])
 
     def write(self, means: list[list[float]], prefix: str = "") -> None:
-        """Append means over epochs to the history: of the loss, and of those of heads that have names."""
+        """Append means over epochs to the history: of the loss, and of the losses of named heads."""
         for name, values in zip(self.names, means, strict=False):
             self.run.history[prefix + name] += values
 
     def steps_now(self) -> int:
-        """Return how many steps the next chunk takes: up to the next epoch's end that a callback needs.
+        """Return the number of steps of the next chunk, up to the next epoch's end for a callback.
 
-        There are none after the last epoch, or once something stops the training.
+        0 after the last epoch, or once the training is stopped.
         """
         run, batches, epochs = self.run, self.batches, self.plan.epochs
         if run.epoch >= epochs or run.stop_reason is not None:
@@ -340,7 +333,7 @@ class Training:
         return min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
 
     def _next_epoch(self) -> int:
-        """Return the next epoch that must end a chunk."""
+        """Return the next epoch at a chunk's end."""
         first = self.run.epoch + 1
         if self.plan.held_out is not None:
             return first
@@ -362,9 +355,9 @@ class Training:
     def _take(self, chunk: Chunk, ends: bool, rows: int) -> tuple[NDArray[np.float64], float | None]:
         """Take a chunk's steps; return the objectives (steps,), and the validation loss if an epoch ends.
 
-        rows : that the steps visit
-        There are fewer objectives if a loss or a parameter is not finite after them. Raises LeftBehind if a
-        step or the validation takes long and the training has been requested to stop.
+        rows : visited by the steps
+        After a divergence there are fewer objectives. Raises LeftBehind in a long step or validation once the
+        training shall stop.
         """
         plan = self.plan
         first, self.can_begin_again = self.can_begin_again, False
@@ -412,7 +405,9 @@ class Training:
         return held_out.loss(self.plan.network, loss_of, run.epoch, lambda: run.stop_reason is not None)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> Any:
-        """Return the loss over all rows, with heads an array; LeftBehind if a long one shall stop."""
+        """Return the loss over all rows, with heads an array; LeftBehind in a long call once the training
+        shall stop.
+        """
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
         if rows <= (at_once := rows_at_once(parameters.size)):
@@ -445,10 +440,10 @@ class Training:
 
 
 class Report(NamedTuple):
-    """What a chunk of steps of the whole data has to say besides its objectives.
+    """The report of steps of the whole data, beside the objectives.
 
     columns : curves of the history, with a value for each step
-    stop_reason : why the training ends after these steps; None where it goes on
+    stop_reason : the reason for the training's end after these steps, or None
     """
 
     columns: dict[str, list[float]]
@@ -460,7 +455,7 @@ NO_REPORT = Report({}, None)
 
 
 def of_all_rows(plan: Plan) -> Plan:
-    """Return a plan whose optimiser's steps read all rows, with what takes them (`fastmlp.second_order`)."""
+    """Return a plan with steps on all rows (`fastmlp.second_order`)."""
     plan.optimizer.check_layers(plan.network)
     steps = format_of("whole_data").WholeDataSteps(plan)
     return plan._replace(
@@ -470,16 +465,16 @@ def of_all_rows(plan: Plan) -> Plan:
 
 
 HEADROOM = 2.0**-64
-"""A factor that keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
+"""Keeps the sum of an epoch's finite losses finite; a factor that is a power of two rounds nothing."""
 
 
 class EpochLosses:
     """Means over epochs of the steps' objectives.
 
-    Steps are added one after another, so that a sum's bits do not depend on where chunks end.
+    Steps are added in order, so a sum's bits do not depend on the ends of chunks.
 
-    per_epoch : steps of an epoch; None where an epoch is over when `close` is called
-    heads : of the network; with them objectives are (1 + heads, steps)
+    per_epoch : steps of an epoch; None for epochs ended by `close`
+    heads : of the network; with heads objectives are (1 + heads, steps)
     parts : the shape of a step's objectives
     """
 
@@ -495,7 +490,7 @@ class EpochLosses:
     def means(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add the next steps' objectives (steps,), weighted for the epoch's mean.
 
-        Returns the means (1 + heads, epochs) of every epoch that is now complete.
+        Returns the means (1 + heads, epochs) of every completed epoch.
         """
         if self._per_epoch == 1:  # its own mean; the general case takes 4 ns a step, the smallest step 100
             return objectives.reshape(len(self.sums) - 1, -1)
@@ -537,7 +532,7 @@ def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 HARMLESS = (Callback.on_train_end, Progress.on_train_end)
-"""Methods of callbacks that change no parameters."""
+"""Methods of callbacks without effect on parameters."""
 
 
 def _wants_epochs(callback: Callback) -> bool:

@@ -1,4 +1,4 @@
-"""`Model.fit_more`: the state that a model keeps of its training, to go on from."""
+"""`Model.fit_more`: the training kept by a model, to go on with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GIVEN_AGAIN = (
     "optimizer", "batch_size", "sample_weight", "validation", "callbacks", "progress", "threads",
     "communicator",
 )  # fmt: skip
-"""The options of `fit` that may be given anew; all others are those of the training that goes on."""
+"""The options of `fit_more`; all other options stay as in the training before."""
 
 
 class Beginning(NamedTuple):
@@ -35,17 +35,18 @@ class Beginning(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """A training, kept by its model to go on from; without rows.
+    """A training, kept by a model to go on with; without rows.
 
     fit : `fastmlp.fit`, which is above this module
     options : of `fit`, those in `options.STAYS`
-    share : of the rows that was split off for validation, None if none was
-    backend : the name of the one that trained
-    rows : of an epoch, None where they came block by block: the same sample then says that they are the same
-    sample : some of the rows, as a fingerprint; "" if nothing goes by it
-    left : all that the next epochs depend on, on as many rows; None of what many trainings have in common
-    ended : fingerprint of the model's parameters; "" if they are the snapshot's and no callback has a state
-    lengths : of the snapshot's curves, where a model has the same lists and its owner may change them
+    share : of the rows split off for validation, or None
+    backend : the name of the training's backend
+    rows : of an epoch, None for blocks: an equal sample then means equal rows
+    sample : some of the rows, as a fingerprint; "" if nothing depends on the rows
+    left : the state for the next epochs, on as many rows; None in the common part of many trainings
+    ended : fingerprint of the model's parameters; "" for the snapshot's parameters and no callback with a
+    state
+    lengths : of the snapshot's curves, if a model has the same lists and a user may change the lists
     """
 
     fit: Callable[..., Model]
@@ -60,7 +61,7 @@ class Continuation(NamedTuple):
 
     @property
     def snapshot(self) -> Snapshot:
-        """All that the next epochs depend on."""
+        """The state for the next epochs."""
         assert self.left is not None
         return self.left
 
@@ -71,7 +72,7 @@ class Continuation(NamedTuple):
         return seed
 
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
-        """Return the model that more epochs come to (`Model.fit_more`)."""
+        """Return the model after more epochs (`Model.fit_more`)."""
         for name in options:
             if name not in GIVEN_AGAIN:
                 stays = f"{name} stays as it was" if name in self.options else f"there is no option {name!r}"
@@ -120,7 +121,7 @@ class Continuation(NamedTuple):
         return begun._replace(left=begun._anew(), lengths={})
 
     def _anew(self) -> Snapshot:
-        """Return the beginning of epochs with another number of steps: what is under way is left."""
+        """Return the beginning of epochs with another number of steps; the epoch under way is dropped."""
         snapshot = self.snapshot._replace(history=self._curves())
         earlier = {name: [*values] for name, values in snapshot.whole_history.items()}
         since, epochs = snapshot.since, len(snapshot.history["loss"])
@@ -138,9 +139,9 @@ class Continuation(NamedTuple):
         )
 
     def _curves(self) -> History:
-        """Return the snapshot's history, without values added since; ValueError if values are gone.
+        """Return the snapshot's history, without values added since; ValueError for missing values.
 
-        Nothing may write to these lists: they may be the owner's.
+        Nobody may write to these lists: a user may have the same lists.
         """
         history = {**self.snapshot.history}
         for name, length in self.lengths.items():
@@ -155,9 +156,10 @@ class Continuation(NamedTuple):
     def begin(
         self, rows: int | None, sample: str | None, validated: bool, callbacks: Sequence[Callback]
     ) -> Snapshot:
-        """Return where a training on other rows, or the same, begins; ValueError if it cannot go on on them.
+        """Return the beginning of a training on the same or other rows; ValueError if the training cannot go
+        on.
 
-        rows, sample : of those, as in this tuple; no sample where nothing goes by it
+        rows, sample : of these rows, as in this tuple; no sample if nothing depends on the rows
         """
         if validated != ("validation_loss" in self.snapshot.history):
             did = "goes on as it was, without" if validated else "was validated, and goes on with"

@@ -1,8 +1,8 @@
-"""The options of `fit`, checked, and the setup that trainings of equal descriptions share.
+"""The checked options of `fit`, and the common setup of trainings with equal descriptions.
 
-That is the optimiser and the backend of its steps. It is kept for trainings of the same descriptions. These
-never change, so that the same object needs no second check. What lies in arrays, and what the training before
-has left, is looked at each time.
+A setup is the optimiser and the backend of steps, kept for later trainings with the same descriptions.
+Descriptions never change, so the same object needs no second check. Arrays, and the state of an earlier
+training, are checked in each call.
 """
 
 from __future__ import annotations
@@ -43,16 +43,15 @@ if TYPE_CHECKING:
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 ADAM = Adam()
-"""The optimiser of trainings that are given none: what they have in common is kept by its identity."""
+"""The default optimiser, a single object: setups are found by identity."""
 
 
 class FitOptions(NamedTuple):
-    """The options of `fit`, without network, rows and communicator; see `fit`.
+    """The options of `fit`, without network, rows and communicator; defaults as of `fit`.
 
-    Once it is checked there is an `Optimizer` and a list of callbacks, and `resume` is what a file or a model
-    holds; the seed is drawn later. Those before `seed` are descriptions, whose checks are kept by their
-    identities; those from it on are looked at in each call (`VALUES`). Values that are left out are those of
-    `fit`.
+    After the check there is an `Optimizer` and a list of callbacks, and `resume` is the training of a file
+    or a model; the seed is drawn later. Options before `seed` are descriptions, whose checks are kept by
+    identity; `seed` and later options are checked in each call (`VALUES`).
 
     fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
     """
@@ -81,39 +80,39 @@ class FitOptions(NamedTuple):
 
     @property
     def earlier(self) -> tuple[Continuation | None, Saved | None]:
-        """The resumed training of a model or of a file, once options are checked."""
+        """The resumed training of a model or of a file, after the check of options."""
         resume = self.resume
         if resume is None:
             return None, None
         return (resume, None) if isinstance(resume, Continuation) else (None, resume)
 
     def staying(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """Return the options that `Model.fit_more` goes on with; optimizer, dtype : that steps have"""
+        """Return the options kept by `Model.fit_more`; optimizer, dtype : of the steps"""
         found = dict(zip(STAYS, _staying(self), strict=True))
         found["optimizer"], found["dtype"] = optimizer, dtype
         return found
 
     def of_steps(self) -> dict[str, Any]:
-        """Return the options that change the numbers of a step; None for defaults."""
+        """Return the options with an effect on a step's numbers; None for defaults."""
         given = ((name, getattr(self, name)) for name in OF_STEPS)
         return {name: None if value == USUAL[name] else value for name, value in given}
 
 
 USUAL = FitOptions._field_defaults
-"""The options of a training that is given none."""
+"""The defaults."""
 
 GIVEN_ANEW = {
     "fit", "epochs", "callbacks", "progress", "average", "initial", "sample_weight", "validation", "resume",
 }  # fmt: skip
-"""The options that `Model.fit_more` does not go on with; it goes on with any other."""
+"""The options not kept by `Model.fit_more`."""
 
 ELSEWHERE = GIVEN_ANEW | {
     "optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics",
     "training_metrics",
 }  # fmt: skip
-"""The options that a setting has in another form, or on which no bits depend.
+"""The options with another form in a setting, or without effect on the bits.
 
-Any other changes what a step computes: a file of the training has it, and steps are taken alone.
+Any other option changes the numbers of a step: the option is in a training's file, and steps are taken alone.
 """
 
 STAYS = tuple(name for name in FitOptions._fields if name not in GIVEN_ANEW)
@@ -142,8 +141,7 @@ class OptionsOfEach(TypedDict, total=False):
 def checked(network: Network, options: FitOptions, first: bool = True) -> FitOptions:
     """Return checked options, as far as no rows are needed; errors as of `fit`.
 
-    There may be no seed yet. first : whether this process reads the file to resume from, and shows a
-        progress bar
+    There may be no seed yet. first : True if this process reads the file to resume from, and shows a bar
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
@@ -175,7 +173,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
 
 
 def _check_whole(optimizer: Optimizer, options: FitOptions) -> None:
-    """Raise ValueError for an option that steps of the whole data do not take."""
+    """Raise ValueError for an option without support for steps on all rows."""
     for name in ("average", "window", "accumulate", "mixup"):
         if getattr(options, name) != USUAL[name]:
             raise ValueError(f"{type(optimizer).__name__} reads all rows in each step; leave out {name}")
@@ -199,7 +197,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "training_metrics": checks.flag,
     "mixup": lambda name, value: checks.real(name, value, 0, open_low=True),
 }
-"""check(name, value) of options that have not their usual value; it returns the value to train with."""
+"""check(name, value) of options without the default value; returns the value for the training."""
 
 
 def drawn_seed(options: FitOptions) -> int:
@@ -252,21 +250,20 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
 
 
 VALUES = FitOptions._fields.index("seed")
-"""Where options begin that are looked at in each call; those before it are descriptions."""
+"""The place of the first option checked in each call; earlier options are descriptions."""
 
 FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optimizer, EMA, SWA)
-"""The types of descriptions that nobody can change; of callbacks and metrics only the empty tuple goes."""
+"""The types of immutable descriptions; of callbacks and metrics only the empty tuple counts."""
 
 MOST_KEPT = 32
-"""The most setups that are kept, and of each the most that differ in rows, steps or threads."""
+"""The most kept setups, and the most steps in a setup, by rows, steps or threads."""
 
 
 class StepSetup(NamedTuple):
     """The optimiser and backend of steps, for a batch size and dtype.
 
-    optimizer : with the average, if there is one
-    backend : as `choose` gives it
-    calls_blas : whether it may; becomes_sparse : see `sparse_data.may_become_sparse`
+    optimizer : with the average, if any; backend : as `choose` gives
+    calls_blas : True if steps may call the BLAS; becomes_sparse : see `fastmlp.data.sparse.may_become_sparse`
     """
 
     optimizer: Optimizer
@@ -287,11 +284,11 @@ class Setup(NamedTuple):
     """The common part of trainings with the same descriptions.
 
     described : the options up to `VALUES`, checked
-    backend : the name of the backend that it is to have, or "auto"
-    goes_on : whether it must have the bits of the fast backends
-    mixed : whether it multiplies bfloat16 numbers
-    steps : how they are taken, by all that differs between such trainings
-    held : the descriptions as they were given: what is held has an id that is no other's
+    backend : the name of the requested backend, or "auto"
+    goes_on : True to require the bits of the fast backends
+    mixed : True to multiply bfloat16 numbers
+    steps : by all differences between such trainings
+    held : the given descriptions, referenced here so that no id is used again
     """
 
     described: tuple[Any, ...]
@@ -319,8 +316,8 @@ class Setup(NamedTuple):
     ) -> StepSetup:
         """Return how steps are taken; ValueError if average or backend do not suit the options.
 
-        rows : of a batch; steps : of all trainings like this one; averaged : steps of this one, for its
-            average; None if they are not known before rows are read
+        rows : of a batch; steps : of all such trainings; averaged : steps of this training, for an average;
+        None if unknown before rows are read
         """
         threads = options.threads
         if threads is None and self.backend == "auto":
@@ -347,11 +344,11 @@ class Setup(NamedTuple):
 
 
 kept: dict[Any, Setup] = {}
-"""Setups by the identities of their descriptions, the oldest first."""
+"""Setups by the identities of descriptions, the oldest first."""
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
-    """Return checked options and their setup; errors as of `fit`."""
+    """Return checked options and the setup; errors as of `fit`."""
     key = _key(network, options) if ranks is ALONE else None
     if key is not None and (known := kept.get(key)) is not None:
         return known.options_of(options), known

@@ -1,25 +1,27 @@
-"""Preparation of a training: from options and rows to a plan and a first state.
+"""Preparation of a training, from options and rows to a plan and a first state; its beginning and end.
 
-All randomness is drawn from streams that do not disturb each other, so that every backend sees the same
-start, split, row orders and dropout masks. Of several processes that train together each step here may fail
-on one alone, and all learn of it (`fastmlp.data.ranks`).
+All randomness comes from independent streams, so every backend sees the same start, split, row orders and
+dropout masks. With several processes each step here may fail on one of the ranks alone, and all ranks learn
+of the failure (`fastmlp.data.ranks`).
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastmlp.backend.choice import current_backend
-from fastmlp.callbacks.callback import Callback, Pause, Run
+from fastmlp.callbacks.callback import Callback, Pause, Run, no_snapshot, with_state
 from fastmlp.callbacks.standard import EarlyStopping
+from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, clean_rows_of, clean_targets, scaled_weights
 from fastmlp.data.batches import batches_of
 from fastmlp.data.ranks import ALONE, Ranks, fingerprint, sample_of
@@ -30,26 +32,26 @@ from fastmlp.model.layout import aligned, aligned_copy, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING
 from fastmlp.model.state import Snapshot, TrainState, initial_state
-from fastmlp.system.interrupts import Interrupted
+from fastmlp.system import budget
+from fastmlp.system.interrupts import Interrupted, deferred
 from fastmlp.trained.model import Model
-from fastmlp.training.lifecycle import finished, iterate
 from fastmlp.training.loop import Plan, Training, of_all_rows
 from fastmlp.training.more import Continuation
 from fastmlp.training.options import FitOptions, Setup, StepSetup
 from fastmlp.training.start import dropout_key, initial_parameters
 
 if TYPE_CHECKING:
-    from fastmlp.data.window_batches import HeldOutBlocks
+    from fastmlp.data.windows import HeldOutBlocks
 
 
 class Prepared(NamedTuple):
-    """A training that can begin.
+    """A training before the first step.
 
-    plan : what its steps go by; state : where they begin, which they write to
-    resumed : what it takes over; None at the very beginning
-    data : the rows as they were given, where steps visit others, as sparse ones
-    rows, sample : as of `Continuation`, "" where the sample is not known
-    ranks : the processes that train together
+    plan : the constant part; state : overwritten by the steps
+    resumed : the snapshot to go on from, or None
+    data : the rows as given, where steps visit a sparse form
+    rows, sample : as of `Continuation`, "" for an unknown sample
+    ranks : the processes of the training
     """
 
     plan: Plan
@@ -66,7 +68,7 @@ class Prepared(NamedTuple):
         return self.ended(finished(self.begun(begin)))
 
     def begun(self, begin: Callable[..., Training] | None = None) -> Training:
-        """Return the training before its first step; begin : makes another kind of `Training`"""
+        """Return the training before the first step; begin : makes another kind of `Training`"""
         training: Training = (begin or self.ranks.begin or Training)(
             self.plan, self.state, self.callbacks, self.resumed
         )
@@ -87,7 +89,7 @@ class Prepared(NamedTuple):
             raise Interrupted(training.run.model())
 
     def ended(self, run: Run) -> Model:
-        """Return the model, once all steps were taken; Interrupted, which has it, after Ctrl-C."""
+        """Return the model, once all steps were taken; Interrupted, with the model, after Ctrl-C."""
         assert run.left is not None
         self.ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
         snapshot = run.left
@@ -113,7 +115,7 @@ class Prepared(NamedTuple):
         return self._model(run, snapshot, parameters)
 
     def _model(self, run: Run, snapshot: Snapshot, parameters: Array) -> Model:
-        """Return a model with a snapshot's history, which can go on from the snapshot."""
+        """Return a model with a snapshot's history, to go on from the snapshot."""
         plan, ranks, sample, ended = self.plan, self.ranks, self.sample, ""
         if ranks.any_of(bool(snapshot.callbacks)) and not sample:
             sample = sample_of(self.data, in_memory(plan.held_out), ranks)
@@ -127,7 +129,7 @@ class Prepared(NamedTuple):
         return Model(plan.network, parameters, history, now, run.stop_reason, left, run.threads)
 
     def continuation(self) -> Continuation:
-        """Return the part of a model's continuation that steps do not change."""
+        """Return the part of a model's continuation unchanged by steps."""
         plan, options = self.plan, self.plan.options
         validation: Any = options.validation
         share = float(validation) if validation is not None and isinstance(validation, Real) else None
@@ -138,7 +140,7 @@ class Prepared(NamedTuple):
 
 
 def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:
-    """Return rows to validate on that are in memory."""
+    """Return the validation rows if in memory, else None."""
     return held_out if isinstance(held_out, Data) else None
 
 
@@ -158,13 +160,12 @@ def ready(
 ) -> Prepared:
     """Return a prepared training on clean rows, in memory or in blocks.
 
-    options : checked, with a seed; setup : theirs
-    data : this rank's rows, all or those of the first window; held_out : those to validate on
-    rows : of an epoch on all ranks, 0 where that is not known
-    is_sized : whether it was known before rows were read
+    options : checked, with a seed; setup : of these options
+    data : this rank's rows, all or those of the first window; held_out : validation rows
+    rows : of an epoch on all ranks, 0 if unknown; is_sized : True if known before rows are read
     ranks, trainings : as of `trainer.prepared`
-    blocks : of rows that come block by block, their part of the setting; None of rows in memory
-    state : to begin with, of an estimator, which draws parameters and orders and keeps no setting
+    blocks : the setting's part for blocks; None for rows in memory
+    state : the first state of an estimator, which draws parameters and orders and keeps no setting
     """
     streams, (more, file), is_array = Streams(options.seed), options.earlier, blocks is None
     epochs, dtype, callbacks = options.epochs, data.weights.dtype, options.callbacks
@@ -251,9 +252,9 @@ def ready(
     if whole:
         plan = of_all_rows(plan)
     if in_file:
-        from fastmlp.training import resuming
+        from fastmlp.training.saving import with_setting
 
-        plan = resuming.with_setting(
+        plan = with_setting(
             plan, chosen.name, parameters, data, callbacks, ranks, batch_size=batch_size,
             rows=rows if is_array else None, per_epoch=per_epoch, blocks=blocks or {},
         )  # fmt: skip
@@ -269,10 +270,7 @@ def ready(
 def cleaned(
     network: Network, X: Any, y: Any, sample_weight: Any, dtype: Any, ranks: Ranks, what: str = ""
 ) -> Data:
-    """Return this rank's rows, clean, with weights that are not scaled.
-
-    what : comes before the names of the arguments in an error
-    """
+    """Return this rank's rows, clean, with unscaled weights. what : a prefix of names in errors"""
     inputs = clean_rows_of(f"{what}X", network, X, dtype, least=0 if ranks.size > 1 else 1)
     rows = inputs.shape[0]
     targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
@@ -287,7 +285,7 @@ def cleaned(
 def scaled(data: Data, weighed: bool, ranks: Ranks, what: str = "") -> Data:
     """Return this rank's rows with scaled weights: the largest on all ranks is in [1, 2).
 
-    weighed : whether weights are given here; what : as of `cleaned`
+    weighed : True if weights are given here; what : as of `cleaned`
     """
     if not weighed and ranks.size == 1:
         return data
@@ -313,3 +311,113 @@ def validation_rows(
         weights = rest[0] if rest else None
         data = cleaned(network, X, y, weights, dtype, ranks, "validation ")
     return scaled(data, weights is not None, ranks, "validation ")
+
+
+# --- the beginning and end of a training --------------------------------------------------------------
+
+NO_LIMIT = nullcontext()
+"""The BLAS limit of a training without a BLAS."""
+
+
+def finished(training: Training) -> Run:
+    """Take all chunks of a training; return the run, with the state for a later training in `left`.
+
+    DivergenceError if a loss or a parameter is no longer finite, unless the plan allows infinite numbers.
+    """
+    with under_way(training):
+        for _ in training.chunks():
+            pass
+    return training.run
+
+
+@contextmanager
+def under_way(training: Training) -> Iterator[None]:
+    """Begin a training, and end the training after a `with` block with all chunks."""
+    with (
+        deferred(training.stop) as signals,
+        _callbacks_of(training),
+        budget.training(),
+        _blas_of(training.plan),
+    ):
+        yield
+    training.run.interrupted |= signal.SIGINT in signals
+
+
+LEFT = "its loop was left"
+"""The stop reason after a user has left the loop."""
+
+
+def iterate(training: Training) -> Generator[Run]:
+    """Take the chunks of a training, and yield the run after each.
+
+    While the run is out, signals are the program's, and the BLAS has all threads.
+    """
+    run, held = training.run, deferred(training.stop)
+    with held as signals, _callbacks_of(training):
+        chunks, is_left = training.chunks(), False
+        while not is_left:
+            with budget.training(), _blas_of(training.plan):
+                if next(chunks, None) is None or signals:
+                    break
+            stopped = run.stop_reason is not None
+            with held.suspended():
+                try:
+                    yield run
+                except GeneratorExit:
+                    is_left = True
+            if is_left and not stopped and run.epoch < run.epochs:
+                run.stop(LEFT)
+            if run.stop_reason is not None and not stopped:
+                training.end_chunk()  # a Checkpoint writes here
+    run.interrupted |= signal.SIGINT in signals
+
+
+def _blas_of(plan: Plan) -> AbstractContextManager[None]:
+    """Return a context with the BLAS limited to the plan's threads."""
+    return budget.blas_threads(plan.blas_threads or plan.threads) if plan.calls_blas else NO_LIMIT
+
+
+@contextmanager
+def _callbacks_of(training: Training) -> Iterator[None]:
+    """Begin the callbacks, and end them however a `with` block ends."""
+    run, callbacks, begun = training.run, training.callbacks, list[Callback]()
+    try:
+        for callback in callbacks:
+            callback.on_train_begin(run)
+            begun.append(callback)
+        if (resumed := training.resumed) is not None:
+            for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                if saved:
+                    _take_over(callback, run, saved)
+        run.snapshot = training.snapshot
+        yield
+        run.left = training.left()
+    finally:
+        try:
+            if begun:
+                _end(begun, run)
+        finally:
+            # At the very end the run drops its reference to the training. The cycle would keep every
+            # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
+            run.snapshot = no_snapshot
+
+
+def _end(begun: Sequence[Callback], run: Run) -> None:
+    """End every callback that began, in order, even after an error."""
+    try:
+        begun[0].on_train_end(run)
+    finally:
+        if len(begun) > 1:
+            _end(begun[1:], run)
+
+
+def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
+    try:
+        callback.load_state_dict(run, copy.deepcopy(saved))  # it may change what another model keeps
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"the checkpoint's state of {type(callback).__name__} is not sound: {reason}"
+        ) from error

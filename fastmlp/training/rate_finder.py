@@ -1,4 +1,4 @@
-"""`find_rate`: which learning rate a network bears, by steps with rates that grow (Smith 2017)."""
+"""`find_rate`: the learning-rate range test, steps with growing rates (Smith 2017)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastmlp.training.stepper import Stepper
 Floats = NDArray[np.float64]
 
 SMOOTHING, DIVERGED = 0.95, 4.0
-"""The decay of the mean of losses that is looked at; how many times the least of them ends the search."""
+"""The decay of the losses' mean; the search ends at so many times the least mean."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class RateSearch:
     def rate(self) -> float:
         """The rate at the steepest fall of the loss, over a tenth of the steps.
 
-        Of the first steps a quarter is not looked at, up to 20: a mean of few batches falls by chance.
+        The first quarter of the steps, up to 20, does not count: a mean of few batches falls by chance.
         """
         count = len(self.rates)
         first, width = min(20, count // 4), max(1, count // 10)
@@ -85,16 +85,16 @@ def find_rate(
 ) -> RateSearch:
     """Take steps with rates from `lowest` to `highest`, and return the loss at each.
 
-    The search ends where the loss is 4 times its least, or no longer finite. The network starts anew, and
-    nothing of it is kept.
+    The search ends at 4 times the least loss, or at a loss that is not finite. The network starts anew, and
+    nothing of the network is kept.
 
     Parameters
     ----------
     network, X, y, seed, dtype, backend : as for `fit`, of rows in memory
     optimizer : Optimizer or str, optional
-        What takes the steps, whose own rate does not count; Adam() if None.
+        Takes the steps, with the rates of the search; Adam() if None.
     lowest, highest : float
-        Above 0, the rates of the first and of the last step, between which they grow by equal factors.
+        Above 0, the rates of the first and of the last step; rates between grow by equal factors.
     steps : int, at least 2
     batch_size : int, at least 1; batches are drawn without replacement, over and over
 

@@ -1,7 +1,7 @@
-"""`save` and `load`: a model in a file, or a list of models in one file.
+"""`save` and `load`: a model in a file, or a list of models; the comparison of `fit(resume=)` with its file.
 
-In a list's file the arrays of all models stand one after another, in one array for each dtype: ten thousand
-models would be a hundred thousand members of a zip. Their headers are JSON, in an array of bytes.
+A list's file has an array for each dtype, of the arrays of all models in order: ten thousand models would be
+a hundred thousand members of a zip. Headers of models are JSON, in an array of bytes.
 """
 
 from __future__ import annotations
@@ -10,27 +10,36 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.backend import registry
+from fastmlp.callbacks.callback import OWN_CURVES, Callback, with_state
 from fastmlp.checks import CheckpointError
+from fastmlp.data.ranks import Ranks, fingerprint, fingerprint_by_rows
 from fastmlp.files import archive
+from fastmlp.model.backend import Data
 from fastmlp.model.custom import Piece
+from fastmlp.model.descriptions import described
 from fastmlp.model.state import Array
+from fastmlp.system.budget import found_blas_threads
 from fastmlp.trained import reader_of
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
-from fastmlp.training.checkpoint import FORMAT, Content, Path, Written
+from fastmlp.training.checkpoint import FORMAT, MOST_BLAS_THREADS, Content, Path, Saved, Written
 from fastmlp.training.divergence import DivergenceError
+
+if TYPE_CHECKING:
+    from fastmlp.training.loop import Plan
 
 
 def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     """Write a model, or a list of models as of `fit_many`, to a file, flushed to the disk.
 
-    The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code. After a failure
-    the old file is still there.
+    The file is an uncompressed `.npz` with a JSON header and a checksum, without code. After a failure the
+    old file is still there.
 
     Parameters
     ----------
@@ -40,9 +49,9 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     Raises
     ------
     TypeError
-        If the model is none, or the list holds anything but a Model or a DivergenceError.
+        If the model is no Model, or the list holds anything but a Model or a DivergenceError.
     ValueError
-        If a parameter is not finite; what was there before is still there then.
+        If a parameter is not finite; the old file stays then.
     OSError
         If the file cannot be written; nothing is left behind then.
     """
@@ -56,24 +65,24 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
 
 
 def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
-    """Return the model in a file that `save` or a `Checkpoint` wrote, or the list of models.
+    """Return the model in a file of `save` or a `Checkpoint`, or the list of models.
 
-    For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
-    the best one so far. In the list of an unfinished `fit_many` None stands for what had not begun. The file
-    of a table's model gives its TableClassifier or TableRegressor.
+    An unfinished training gives the model of `fit` at this point: with `EarlyStopping` the best model so
+    far. In the list of an unfinished `fit_many` None stands for a training without a step. A file of a
+    table's model gives a TableClassifier or TableRegressor.
 
     Parameters
     ----------
     path : str or path
-    pieces : the activations, layers and the loss of your own in its network; the file holds only their names
+    pieces : the network's custom activations, layers and losses; the file has their names only
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, of a newer format, or not finite; if there is no such backend here; or if a
-        piece of your own that it was trained with is not given, or has changed since.
+        If the file is damaged, of a newer format, or not finite; if the backend does not exist here; or if a
+        custom piece of the network is not given, or has changed since.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     TypeError
         If `pieces` holds anything else.
     """
@@ -91,8 +100,8 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
 class StoredList(NamedTuple):
     """The content of a list's file.
 
-    models : each with its training, if that can go on; None where there is none yet
-    written : the same as `write_list` takes them; more : its other entries
+    models : each with a training to go on with, if any; None for a training without a step
+    written : the same models in the form of `write_list`; more : further entries
     """
 
     models: list[Content | DivergenceError | None]
@@ -167,3 +176,112 @@ def _model_of(
     parameters, history = checkpoint.numbers_of(arrays, "", header["history"])
     epoch, step = (checks.whole(name, where[name], 0) for name in ("epoch", "step"))
     return DivergenceError(epoch, step, parameters, history)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+def with_setting(
+    plan: Plan,
+    backend: str,
+    parameters: Array,
+    data: Data,
+    callbacks: Sequence[Callback],
+    ranks: Ranks,
+    *,
+    batch_size: int,
+    rows: int | None,
+    per_epoch: int,
+    blocks: dict[str, Any],
+) -> Plan:
+    """Return a plan with the setting for a file: everything the bits depend on.
+
+    The setting has JSON's types. Data are represented by a SHA-256, in about a second a gigabyte, or by a
+    fingerprint equal for all distributions over ranks. CheckpointError for a file of another training.
+
+    backend : a name; parameters : at first; data : as given; batch_size : of all ranks
+    rows, per_epoch : rows and steps of an epoch, None for blocks; blocks : part of the setting, for blocks
+    """
+    options, held_out = plan.options, plan.held_out
+    _, file = options.earlier
+    by_rows = ranks.by_rows if file is None else file.by_rows
+
+    def of_data(data: Data) -> str:
+        return fingerprint_by_rows(ranks, data) if by_rows else fingerprint(*data)
+
+    with ranks.raise_on_all_ranks():
+        held = _held_blas_threads(file, backend)
+    blas_threads = held or found_blas_threads(plan.blas_threads or options.threads)
+    setting = {
+        "network": described(plan.network),
+        "optimizer": described(plan.optimizer),
+        "backend": backend,
+        "batch_size": batch_size,
+        "shuffle": options.shuffle,
+        "seed": options.seed,
+        "initial": fingerprint(parameters),
+        "data": of_data(data),
+        "validation": of_data(held_out) if isinstance(held_out, Data) else held_out and "blocks",
+        "average_every": ranks.average_every,
+        "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
+        **options.of_steps(),  # None where they are as usual, as in files that are older than such an option
+        **blocks,
+    }
+    if file is not None:
+        with ranks.raise_on_all_ranks():
+            names = [type(callback).__name__ for callback in with_state(callbacks)]
+            _check_same_training(file, setting, names, plan, rows, per_epoch)
+    return plan._replace(setting=setting, blas_threads=held or plan.blas_threads)
+
+
+def _check_same_training(
+    saved: Saved, current: dict[str, Any], callbacks: list[str], plan: Plan, rows: int | None, batches: int
+) -> None:
+    """Raise CheckpointError unless `fit` resumes the saved training.
+
+    rows, batches : of an epoch; None for blocks, whose number may be unknown
+
+    The number of epochs may differ: a training may be prolonged. A named backend may differ: the training
+    then goes on in the other backend's bits.
+    """
+    snapshot, path, options, epochs = saved.snapshot, os.fspath(saved.path), plan.options, plan.options.epochs
+    then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
+    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    del now["blas_threads"]  # taken from the file, if it has them
+    if off := [name for name in now if then.get(name) != now[name]]:
+        short = ("batch_size", "shuffle", "window", *options.of_steps())
+        shown = [
+            f"{name} ({then.get(name)!r} then, {now[name]!r} now)" if name in short else name for name in off
+        ]
+        raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(shown)}")
+    begun: float
+    if rows is None:
+        begun = done = len(snapshot.history["loss"])
+        sound = not snapshot.order.size and snapshot.epoch_step <= snapshot.step
+    else:
+        begun, (done, within) = snapshot.step / batches, divmod(snapshot.step, batches)
+        shuffled = within and current["shuffle"] and batches > 1
+        sound = snapshot.order.size in (0, rows if shuffled else 0) and snapshot.epoch_step == within
+    if begun > epochs:
+        raise CheckpointError(f"{path!r} holds {begun:g} epochs, more than epochs={epochs}")
+    sound &= all(len(snapshot.history[name]) == done for name in OWN_CURVES if name in snapshot.history)
+    sound &= ("validation_loss" in snapshot.history) == (current["validation"] is not None)
+    if not (sound and len(snapshot.moments) == plan.optimizer.moment_rows):
+        raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def _held_blas_threads(saved: Saved | None, backend: str) -> int | None:
+    """Return the BLAS limit of a resumed training, None without a limit.
+
+    A BLAS sums in another order on another number of threads: CheckpointError if fewer are allowed now.
+    """
+    limit = saved.blas_threads if saved else None
+    if saved is None or not limit or not registry.calls_blas(backend):
+        return limit
+    found = found_blas_threads(limit)
+    if found is not None and found < limit:
+        raise CheckpointError(
+            f"{os.fspath(saved.path)!r} was trained with a BLAS on {limit} threads, which decides its bits, "
+            f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
+        )
+    return limit

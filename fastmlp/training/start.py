@@ -13,14 +13,7 @@ from numpy.typing import ArrayLike
 from fastmlp import checks
 from fastmlp.data.arrays import clean
 from fastmlp.data.seeding import STREAMS, SeededGenerators, Streams
-from fastmlp.model.layout import (
-    aligned_copy,
-    drawn,
-    drawn_of_each,
-    flatten,
-    parameter_count,
-    settle_bins,
-)
+from fastmlp.model.layout import aligned_copy, drawn, drawn_of_each, flatten, parameter_count, settle_bins
 from fastmlp.model.monotone import project
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, dense_columns, unpacked
@@ -62,20 +55,20 @@ def _copied(model: Model, network: Network, dtype: np.dtype[Any]) -> Array:
 
 
 KEPT_PARAMETERS = 1 << 12
-"""Starts of up to so many parameters are kept, 32 KiB each: to draw one took a fifth of a small training.
+"""Starts of up to so many parameters are kept, 32 KiB each: a draw took a fifth of a small training.
 
-The next fold, and a training with another rate, begins where the one before did.
+The next fold, and a training with another rate, begins with the same parameters.
 """
 
 
 @functools.lru_cache(maxsize=32)
 def _kept_start(network: Network, seed: int, dtype: np.dtype[Any]) -> Array:
-    """Return the parameters that a training draws; nothing writes to them."""
+    """Return a training's first parameters, read-only by convention."""
     return drawn(network, np.random.default_rng(Streams(seed).initial), dtype)
 
 
 def drawn_starts(network: Network, seeds: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """Return the parameters (seeds, P) that trainings of a network draw; it settles no bins."""
+    """Return the first parameters (seeds, P) of trainings of a network, without bins by quantiles."""
     starts = np.empty((len(seeds), parameter_count(network)), dtype)
     drawn_of_each(network, SeededGenerators(seeds, STREAMS.index("initial")), starts)
     return starts
@@ -88,9 +81,9 @@ def initial_parameters(
     streams: Streams,
     rows: Inputs | ByteRows | None = None,
 ) -> Array:
-    """Return the parameters (P,) that a training begins with: those given, or drawn ones.
+    """Return the first parameters (P,) of a training, given or drawn.
 
-    rows : of whose quantiles bins are made; ValueError without them where the network has such bins
+    rows : for bins by quantiles; ValueError without rows where the network has such bins
     """
     if initial is None and parameter_count(network) <= KEPT_PARAMETERS and not network.settles:
         return aligned_copy(_kept_start(network, streams.seed, dtype))

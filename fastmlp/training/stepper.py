@@ -1,4 +1,4 @@
-"""`Stepper`: a network with its optimiser for a loop of the user's own, one batch at a time."""
+"""`Stepper`: a network with an optimiser for a user's training loop, a batch at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
 
 class Intake:
-    """The part of a `Stepper` that takes arrays.
+    """The base of a `Stepper`: takes arrays.
 
     network : Network; most_rows : of a batch; dtype : of all arrays
     """
@@ -47,13 +47,13 @@ class Intake:
         self._scale, self._scaled = dtype.type(network.input_scale), network.input_scale != 1
         self._network, self._blocks, self._loss = network, network.blocks, loss_of(network.loss)
         self._mixes = sparse = sparse_columns(network.blocks)
-        """Columns of sparse blocks; a batch has the dense ones before them."""
+        """Columns of sparse blocks; a batch has the dense columns before."""
         self._batch = Batch.of(most_rows, self._n_in - sparse, self._n_out, dtype)
         self._views: dict[tuple[int, ...], Batch] = {}
         """Rows of the batch, by the shape of X."""
 
     def _take(self, X: Any) -> tuple[Batch, SparseRows | None]:
-        """Copy X, scaled, to the batch; return views of its rows there, and X itself if it is sparse."""
+        """Copy X, scaled, to the batch; return views of the batch's rows, and X itself if sparse."""
         if self._mixes:
             rows = X
             if not isinstance(X, SparseRows):  # those of `find_rate` are clean
@@ -88,10 +88,7 @@ class Intake:
         return _refusal("X", X, f"a {self._dtype} array, or sparse matrix, of {rows}")
 
     def _take_targets(self, y: Any, targets: Array) -> None:
-        """Copy targets of another shape or dtype than (rows, n_out).
-
-        Of heads that may be anything that `fit` takes.
-        """
+        """Copy targets of another shape or dtype than (rows, n_out); with heads any targets of `fit`."""
         network, rows = self._network, len(targets)
         if network.heads:
             columns = columns_of_heads(network.heads)
@@ -131,7 +128,7 @@ class Intake:
 
 
 def _refusal(what: str, got: Any, expected: str, more: str = "") -> Exception:
-    """Return the error for an argument that is no such array; more : the error's end."""
+    """Return the error for a wrong argument; more : the error's end."""
     if not isinstance(got, np.ndarray) and not is_sparse(got):
         return TypeError(f"{what} must be {expected}, got {checks.shown(got)}{more}")
     return ValueError(f"{what} must be {expected}, got {got.dtype} of shape {got.shape}{more}")
@@ -146,45 +143,45 @@ def _check_labels(y: Array, rows: int, n_out: int) -> None:
 
 
 class Stepper(Intake):
-    """A network and its optimiser, a step for each call.
+    """A network and an optimiser, a step for each call.
 
-    `step` is a step of `fit`, with its bits. For a loss of your own, `forward`, `backward` and `update` are
-    its parts. What a step needs is checked and allocated once, and nothing is checked to stay finite. No two
-    threads may use one stepper at a time.
+    `step` is a step of `fit`, with the same bits. For a custom loss, `forward`, `backward` and `update` are
+    the parts of a step. Options are checked and buffers allocated once, and nothing is checked to stay
+    finite. No two threads may use a stepper at a time.
 
     Parameters
     ----------
     network : Network
     optimizer : Optimizer or str
-        As for `fit`. Of a schedule, every step counts as an epoch, too.
+        As for `fit`. For a schedule, every step counts as an epoch, too.
     seed : int, optional
         Fixes the start and the dropout masks, as in `fit`.
     initial : Model or (weights, biases), optional
-        Start from these, which are copied.
+        The first parameters, which are copied.
     dtype : float32 or float64
-        Of all arrays that are passed and returned.
+        Of all passed and returned arrays.
     most_rows : int
-        The most rows of a batch, for which buffers have room; at least 1.
+        The most rows of a batch, at least 1; the size of the buffers.
     threads : int
-        Upper bound for the threads of a step, at least 1; those of less than 1 ms take one. The BLAS of
-        "blas" and "reference" has as many as it is set to.
+        Upper bound for the threads of a step, at least 1; a step of less than 1 ms takes one. The BLAS of
+        "blas" and "reference" keeps the BLAS's setting.
     backend : str
-        "auto" takes the program of this network alone where it has one, else "fused"; see `fastmlp.backends`.
+        "auto" takes a program for this network alone if possible, else "fused"; see `fastmlp.backends`.
 
     Attributes
     ----------
     network : Network
     optimizer : Optimizer
     backend : str
-        Its name; where "auto" was requested, that of what it took.
+        The name of the backend; for "auto" the name of the choice.
     parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
-        You may write to it, as to `gradients` and `moments`: the next call reads what is there.
-    gradients : (P,) floating, of the loss alone, overwritten by `backward`; `step` leaves it as it is
+        Writable, like `gradients` and `moments`: the next call reads the present numbers.
+    gradients : (P,) floating, of the loss alone, overwritten by `backward`; unchanged by `step`
     moments : (m, P) floating, the optimiser's m numbers for each parameter
-    steps : int, how many steps were taken, by `step` and `update`
-    forwards : int, how many calls of `forward` there were
-    changes : int, how often a method has changed the parameters
-    rate_factor : float, at least 0, that multiplies the optimiser's learning rates; 1 at first
+    steps : int, the number of steps taken, by `step` and `update`
+    forwards : int, the number of calls of `forward`
+    changes : int, the number of changes of the parameters by a method
+    rate_factor : float, at least 0, the factor of the optimiser's learning rates; 1 at first
 
     Raises
     ------
@@ -257,20 +254,21 @@ class Stepper(Intake):
     # --- steps --------------------------------------------------------------------------------------------
 
     def step(self, X: Any, y: Array, sample_weight: Array | None = None) -> float:
-        """Take a step on a batch; return the objective before it, as `fit` has it in its history.
+        """Take a step on a batch; return the objective before the step, as in the history of `fit`.
 
         Parameters
         ----------
         X : (rows, n_in) array, of the stepper's dtype, or sparse matrix of SciPy's
-        y : (rows, n_out) array, of that dtype; also (rows,) of one output, of all quantiles, or of integer
+        y : (rows, n_out) array, of the same dtype; also (rows,) of one output, of all quantiles, or of
+        integer
             class labels 0..n_out-1 for cross_entropy; with heads a dict of targets
-        sample_weight : (rows,) array of that dtype, at least 0, optional
+        sample_weight : (rows,) array of the same dtype, at least 0, optional
 
         Raises
         ------
         ValueError, TypeError
-            If an array has another shape or dtype, or more rows than `most_rows`. Whether numbers are finite
-            is not checked, nor whether y and sample_weight are in range.
+            If an array has another shape or dtype, or more rows than `most_rows`. Numbers are not checked to
+            be finite, nor y and sample_weight to be in range.
         """
         self._change()
         views, sparse = self._take(X)
@@ -295,9 +293,7 @@ class Stepper(Intake):
         return loss
 
     def forward(self, X: Any, out: Array | None = None, training: bool = False) -> Array:
-        """Return the network's outputs for a batch, after the output's activation.
-
-        Those of heads lie side by side.
+        """Return the network's outputs for a batch, after the output's activation; of heads side by side.
 
         Parameters
         ----------
@@ -305,7 +301,7 @@ class Stepper(Intake):
         out : (rows, n_out) array, of the stepper's dtype, optional
             Overwritten and returned; a new array if None.
         training : bool
-            Whether hidden units are dropped, as the next step would drop them.
+            True to drop hidden units, as in the next step.
 
         Raises
         ------
@@ -334,10 +330,10 @@ class Stepper(Intake):
         Parameters
         ----------
         delta : (rows, n_out) array, of the stepper's dtype
-            The derivative by what `forward` returned last. Nothing is averaged over rows here.
+            The derivative by the last result of `forward`. Nothing is averaged over rows here.
         inputs : bool
-            Whether to return the derivative by X, too.
-        out : (rows, n_in) array, of that dtype, optional
+            True to return the derivative by X, too.
+        out : (rows, n_in) array, of the same dtype, optional
             Overwritten with the derivative by X and returned; a new array if None.
 
         Returns
@@ -374,8 +370,8 @@ class Stepper(Intake):
     def update(self) -> None:
         """Take the optimiser's step along `gradients`, with penalties and clipping.
 
-        `gradients` stays as it is. Where a step moves only rows that a batch has, these are those of the last
-        `forward`. With convention="sklearn" the penalties are divided by its number of rows.
+        `gradients` is unchanged. A sparse update moves the rows of the last `forward`. With
+        convention="sklearn" the penalties are divided by the number of these rows.
         """
         if self._changes:
             self._set_rates()
@@ -397,7 +393,7 @@ class Stepper(Intake):
 
     @property
     def layers(self) -> dict[str, dict[str, Array]]:
-        """Arrays by a layer's name and theirs, writable views into `parameters`; see `Model.layers`."""
+        """Arrays by layer and name, writable views into `parameters`; see `Model.layers`."""
         return named_views(self.parameters, self.network)
 
     @property
@@ -465,9 +461,7 @@ class Stepper(Intake):
         return held._replace(parameters=parameters, moments=moments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the stepper's state to a file, flushed to the disk.
-
-        `fastmlp.load` reads the model in it.
+        """Write the stepper's state to a file, flushed to the disk; `fastmlp.load` reads the model.
 
         Parameters
         ----------
@@ -476,8 +470,7 @@ class Stepper(Intake):
         Raises
         ------
         ValueError, OSError
-            If a parameter is not finite, or if the file cannot be written; what was there before is still
-            there then.
+            If a parameter is not finite, or if the file cannot be written; the old file stays then.
         """
         held = self._exchanged(self._snapshot())
         own = {"network": described(self.network), "rule": described(self.optimizer.rule)}
@@ -488,7 +481,7 @@ class Stepper(Intake):
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over the state of a file of `save`; next steps have the same bits.
 
-        The network and the optimiser's rule must be those of the file; rates, rows and backend may differ.
+        The network and the optimiser's rule must be equal to the file's; rates, rows and backend may differ.
 
         Parameters
         ----------
@@ -497,9 +490,9 @@ class Stepper(Intake):
         Raises
         ------
         CheckpointError
-            If the file is damaged, holds no stepper, or one of another network, rule or dtype.
+            If the file is damaged, holds no stepper, or a stepper of another network, rule or dtype.
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         content, where = checkpoint.read(path, own_pieces(self.network)), f"{os.fspath(path)!r}"
         held = content.snapshot

@@ -1,7 +1,7 @@
 """The number of threads of steps, lower where more take longer, and bounds on the time.
 
-That is so while others run. All workers of a step wait for the one that has no core: two may take longer
-than one. The number changes no bits, so that a training may try another number between any two chunks.
+Beside other processes all workers of a step wait for a worker without a core: two threads may take longer
+than one. The number changes no bits, so a training may try another number between any two chunks.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from fastmlp.system.interrupts import until_stopped
 from fastmlp.system.notices import notify
 
 TRIAL_SECONDS = 0.02
-"""How long a chunk on another number of threads takes, by what chunks took before it."""
+"""The length of a chunk on another number of threads, by the pace of earlier chunks."""
 
 WINDOW_SECONDS = 0.02
-"""Chunks are measured together until they have taken so long."""
+"""Chunks are measured together up to this time."""
 
 RUNS = 0.8
-"""The share of the time for which the first worker has a core while nothing else needs it, at least.
+"""The first worker's least share of a core on a free machine.
 
-A worker that waits for long sleeps, so that another worker without a core shows here, too.
+A waiting worker sleeps after a while, so the share shows other workers without a core, too.
 """
 
 FEWER, MORE = -1, 1
 
 FIRST_AFTER = {FEWER: (0.02, 5.0), MORE: (2.0, 30.0)}
-"""Seconds before the first trial of fewer threads and of more: where it is likely to gain, and elsewhere.
+"""Seconds before the first trial of fewer threads and of more: where a gain is likely, and elsewhere.
 
-Fewer threads are likely to gain where threads wait for cores, and more where they do not.
+Fewer threads are likely to gain where threads wait for cores, and more where no thread waits.
 """
 
 MOST_PATIENCE = {FEWER: 256, MORE: 4}
-"""Each trial doubles the seconds before the next one, up to so many times the first ones."""
+"""Each trial doubles the seconds before the next trial, up to so many times the first seconds."""
 
 GAIN = 0.95
-"""Another number of threads is taken where it takes less than this share of the time."""
+"""Another number of threads is taken for less than this share of the time."""
 
 NOTICE_SECONDS = 1.0
-"""A training that has taken less says nothing."""
+"""A shorter training says nothing."""
 
 
 class Threads:
     """The number of threads for each chunk, by the times of earlier chunks.
 
-    given : see `fit`; changes : whether the number changes
-    used : what steps take, but for those of a trial
+    given : see `fit`; changes : False for a fixed number
+    used : the threads of steps, except in a trial
     """
 
     def __init__(self, given: int | None, changes: bool = True) -> None:
         self._given, self._changes = given, changes
         self.clock: Callable[[], float] = time.thread_time if given != 1 else float
-        """Return the seconds for which this thread has had a core; 0 where it alone may run."""
+        """Return the seconds of this thread on a core; 0 for a single thread."""
         self.used = self._top = 1
         self._limit: int | None = None
         self._trial: int | None = None
@@ -74,19 +74,19 @@ class Threads:
 
     @property
     def is_trial(self) -> bool:
-        """Whether the next chunk is on another number of threads than the chunks before."""
+        """True if the next chunk has another number of threads than earlier chunks."""
         return self._trial is not None
 
     @property
     def most(self) -> int | None:
-        """The most threads for the next chunk; None leaves it to the backend."""
+        """The most threads for the next chunk; None leaves the number to the backend."""
         limit = self._limit if self._trial is None else self._trial
         return self._given if limit is None else min(limit, self._given or share())
 
     def took(self, threads: int, rows: int, lap: Lap, running: float) -> bool:
-        """Note a chunk's time; return whether the pace holds for the next chunks' threads.
+        """Note a chunk's time; return True if the pace holds for the next chunks' threads.
 
-        threads : that shared its steps; lap : its time; running : seconds for which this thread had a core
+        threads : of the chunk's steps; lap : the time; running : seconds of this thread on a core
         """
         if self._trial is None and (not self._changes or lap.compiling or threads == self._top == 1):
             self.used = threads
@@ -116,7 +116,7 @@ class Threads:
         self._rows, self._seconds, self._running = 0, 0.0, 0.0
 
     def _count(self, seconds: float, busy: bool) -> None:
-        """Count the seconds of a window towards a trial, and begin the trial when due. busy : see `RUNS`"""
+        """Count the seconds of a window towards a trial, and begin a due trial. busy : see `RUNS`"""
         fewer = self.used > 1 and (busy or self._limit is None)
         direction = FEWER if fewer else MORE
         likely, unlikely = FIRST_AFTER[direction]
@@ -126,7 +126,7 @@ class Threads:
             self._trial = self.used - step if fewer else min(2 * self.used, self._top)
 
     def _judge(self, threads: int, pace: float) -> bool:
-        """End a trial; return whether its threads are taken from now on. pace : its seconds a row"""
+        """End a trial; return True if the trial's threads are taken from now on. pace : seconds a row"""
         assert self._trial is not None
         direction = FEWER if self._trial < self.used else MORE
         self._patience[direction] = min(2 * self._patience[direction], MOST_PATIENCE[direction])
@@ -141,7 +141,7 @@ class Threads:
 
 
 announced: list[bool] = []
-"""Not empty once this process has said that a training takes fewer threads."""
+"""Not empty once this process has announced fewer threads."""
 
 
 def _tell_once(most: int, used: int) -> None:
@@ -156,14 +156,14 @@ def _tell_once(most: int, used: int) -> None:
 Result = TypeVar("Result")
 
 LONG_SECONDS = 0.5
-"""A step that may take so long runs in a thread that Ctrl-C can leave behind; the thread takes 0.1 ms."""
+"""A longer step runs in a thread to leave behind after Ctrl-C; the thread takes 0.1 ms."""
 
 LAYER_SECONDS = 8e-5
-"""What the reference takes for a layer in a step, however small: without it a first chunk is too long."""
+"""The reference's time for a layer in a step, of any size; without this a first chunk is too long."""
 
 
 def visited_by_a_row(network: Network, data: Data) -> int:
-    """Return how many parameters a row is multiplied with: of sparse ones, for its non-zeros."""
+    """Return the number of parameters multiplied with a row; for sparse rows, with the non-zeros."""
     inputs, count = data.inputs, parameter_count(network)
     if not isinstance(inputs, SparseRows):
         return count
@@ -178,7 +178,7 @@ def most_seconds(parameters: int, rows: int) -> float:
 
 
 def is_long(seconds: float) -> bool:
-    """Return whether a call is long enough for a thread that Ctrl-C can leave behind."""
+    """Return True if a call is long enough for a thread to leave behind after Ctrl-C."""
     return seconds >= LONG_SECONDS
 
 
@@ -188,7 +188,7 @@ def rows_at_once(parameters: int) -> int:
 
 
 def interruptible(run: Run, rows: int, call: Callable[[], Result]) -> Result:
-    """Return call(), which works on so many rows; LeftBehind if that is long and the training shall stop."""
+    """Return call(), on so many rows; LeftBehind from a long call once the training shall stop."""
     if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
         return call()
     return until_stopped(call, lambda: run.stop_reason is not None)

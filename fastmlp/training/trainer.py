@@ -14,6 +14,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Pause, Run
 from fastmlp.data.arrays import clean_targets
+from fastmlp.data.batches import WindowBatches
 from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.seeding import Streams, split_rows
 from fastmlp.model.backend import Data
@@ -26,17 +27,16 @@ from fastmlp.training.prepared import Prepared, cleaned, ready, scaled, validati
 
 if TYPE_CHECKING:
     from fastmlp.data.sources import Source
-    from fastmlp.data.window_batches import HeldOutBlocks
-    from fastmlp.data.windows import RowFormat, Window, Windows
+    from fastmlp.data.windows import HeldOutBlocks, RowFormat, Window, Windows
 
 
 def prepared(
     network: Network, X: Any, y: Any, options: FitOptions, ranks: Ranks = ALONE, trainings: int = 1
 ) -> Prepared | PreparedBlocks:
-    """Return a prepared training, once all arguments of `fit` are checked.
+    """Return a prepared training, after the check of all arguments of `fit`.
 
-    ranks : the processes that train together, which call this at the same time
-    trainings : how many such trainings there will be, for all of which "auto" chooses
+    ranks : the processes of the training, which call this at the same time
+    trainings : the number of such trainings; "auto" chooses for all
     """
     options, setup = setup_of(network, options, ranks)
     if options.seed is None:
@@ -70,7 +70,7 @@ def prepared(
 
 
 def check_no_blocks(y: Any, window: int | None) -> None:
-    """Raise TypeError for rows that come block by block."""
+    """Raise TypeError for blocks of rows."""
     if y is None or window is not None:
         got = "" if window is None else f", without a window; got window={checks.shown(window)}"
         raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
@@ -79,7 +79,7 @@ def check_no_blocks(y: Any, window: int | None) -> None:
 def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
     """Return an Arrow table with named columns as arrays; other rows unchanged.
 
-    TypeError for what is no rows in memory.
+    TypeError without rows in memory.
     """
     arrow = sys.modules.get("pyarrow")
     if arrow is None or not isinstance(X, arrow.Table):
@@ -124,8 +124,8 @@ HELD_OUT_BYTES = 1 << 24
 class PreparedBlocks(NamedTuple):
     """A prepared training on blocks of rows.
 
-    options : with a seed, and the dtype to train in, None for that of the rows
-    setup : what it has in common with others
+    options : with a seed, and the dtype of the training, None for the rows' dtype
+    setup : the common part of such trainings
     """
 
     network: Network
@@ -145,7 +145,7 @@ class PreparedBlocks(NamedTuple):
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Prepared, Callable[..., Training]]]:
-        """Give a prepared training, whose rows are being read, and its constructor."""
+        """Give a prepared training, with the rows' thread running, and a constructor."""
         from fastmlp.data.windows import RowFormat, Windows
 
         network, source, options, setup = self
@@ -182,8 +182,6 @@ def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
     def begin(
         plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
     ) -> Training:
-        from fastmlp.data.window_batches import WindowBatches
-
         joins, before = plan.network.needs_batches, plan.since.epoch
         sizes = plan.step_rows, plan.orders, joins, plan.microbatch, before
         rows = first.rows if first.last else windows.source.rows
@@ -193,7 +191,7 @@ def begin_on(windows: Windows, first: Window) -> Callable[..., Training]:
 
 
 def _rows_of_a_step(options: FitOptions, source: Source) -> int:
-    """Return how many rows a step visits; ValueError where that is not known, or more than a window's."""
+    """Return the number of rows of a step; ValueError for an unknown number, or more rows than a window's."""
     window, accumulate = options.window, options.accumulate
     batch_size = source.rows if options.batch_size is None else options.batch_size
     if batch_size is None:
@@ -224,7 +222,7 @@ def _held_out(
     if validation is None:
         return None
     from fastmlp.data.sources import source_of
-    from fastmlp.data.window_batches import HeldOutBlocks
+    from fastmlp.data.windows import HeldOutBlocks
 
     assert isinstance(row_format.dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):

@@ -32,23 +32,23 @@ def test_windows_behind_the_last_are_an_error():
             windows.next()
 
 
-def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(monkeypatch):
+def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(windows):
     """The first block said how many rows a window has, and may be nearly empty."""
-    monkeypatch.setattr("fastmlp.data.windows.WINDOW_BYTES", 1 << 10)
+    windows(size=1 << 10)
     dense = X * (np.arange(ROWS) >= 50)[:, None]
     made = []
     for cuts in ([0, ROWS], [0, 50, 70, ROWS]):
         blocks = [(scipy.sparse.csr_array(dense[a:b]), Y[a:b]) for a, b in itertools.pairwise(cuts)]
         rows, window = [], None
         row_format = RowFormat(5, None, 1.0, lambda y, rows, dtype: y, 4, None)
-        with Windows(given("X", blocks), row_format, 1) as windows:
+        with Windows(given("X", blocks), row_format, 1) as filled:
             while window is None or not window.last:
-                window = windows.next()
+                window = filled.next()
                 held = window.data.inputs
                 size = sum(array.nbytes for array in held.arrays) + 12 * len(held)
                 assert size <= (1 << 10) + 8 or window.rows == 4
                 rows.append(window.rows)
-                windows.release(window)
+                filled.release(window)
         made.append(rows)
     assert made[0] == made[1]
     assert made[0][0] > made[0][-2] >= 4

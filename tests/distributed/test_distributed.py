@@ -26,8 +26,8 @@ from support.threads_as_ranks import Overlapping, Rank, ranks, trained
 import fastmlp
 from fastmlp import BatchNorm, Dense, Numbers, PiecewiseLinear
 from fastmlp.backend import registry
-from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError
+from fastmlp.distributed.training import DataParallel
 from fastmlp.kernels import get_variant
 
 DRY = HEADS.replaced(layers=HEADS.layers[:-1])

@@ -11,8 +11,8 @@ from support.several_ranks import EPOCHS, ROWS, X, Y, assert_close, fitted, sett
 from support.threads_as_ranks import ranks
 
 import fastmlp
-from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError
+from fastmlp.distributed.training import DataParallel
 
 
 class Stopping(fastmlp.Callback):

@@ -9,8 +9,8 @@ from support.threads_as_ranks import ranks, trained
 
 import fastmlp
 from fastmlp.data.ranks import ALONE, fingerprint_by_rows
-from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.ranks import RankError, SeveralRanks
+from fastmlp.distributed.training import DataParallel
 from fastmlp.model.backend import Data
 from fastmlp.model.rows import SparseRows
 

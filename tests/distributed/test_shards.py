@@ -117,8 +117,8 @@ def test_ranks_without_rows_of_a_file_have_the_columns_and_the_dtype_of_the_othe
 
 
 @pytest.mark.parametrize("kind", ["table", "memory map"])
-def test_one_rank_shuffles_all_rows_as_several_do_and_a_file_goes_on_at_any_size(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmlp.data.windows.WINDOW_BYTES", 1)  # a batch's rows
+def test_one_rank_shuffles_all_rows_as_several_do_and_a_file_goes_on_at_any_size(kind, tmp_path, windows):
+    windows(size=1)  # a batch's rows
     settings = {"batch_size": 4, "seed": 0, "backend": "reference", "progress": False, "dtype": np.float32}
     network, given = fastmlp.Network([2, 2, 1], input_scale=1 / 40), X[:, :2].astype("f4")
     targets = (X[:, 2] / 50).astype("f4")

@@ -167,8 +167,8 @@ def test_products_of_bfloat16_numbers():
     assert_same(MLPRegressor(**options).fit(blocks(X[:, 0])), MLPRegressor(**options).fit(X, X[:, 0]))
 
 
-def test_small_windows_are_trained_on(monkeypatch):
-    monkeypatch.setattr("fastmlp.data.windows.WINDOW_BYTES", 1)  # a batch's rows
+def test_small_windows_are_trained_on(windows):
+    windows(size=1)  # a batch's rows
     expected = MLPClassifier(**OPTIONS, shuffle=False).fit(X, NAMES)
     assert_same(MLPClassifier(**OPTIONS, shuffle=False).fit(blocks(NAMES)), expected)
     shuffled = MLPClassifier(**OPTIONS).fit(blocks(NAMES))

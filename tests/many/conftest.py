@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fastmlp.backend import lanes
+from fastmlp.many import blocks
 
 
 @pytest.fixture
-def together(monkeypatch):
+def together(lane_programs):
     """How many networks went together, by calls and blocks; their program pays however few they are."""
     found = []
     train, blocks_of = lanes.train_in_lanes, lanes.blocks_of
@@ -21,7 +22,19 @@ def together(monkeypatch):
         found.append(len(given[-1]))  # its parameters
         return blocks_of(*given)
 
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
-    monkeypatch.setattr(lanes, "train_in_lanes", counted)
-    monkeypatch.setattr(lanes, "blocks_of", counted_block)
+    lane_programs(is_worth=lambda *_: True, train_in_lanes=counted, blocks_of=counted_block)
     return found
+
+
+@pytest.fixture
+def cut_blocks(monkeypatch):
+    """cut_blocks(steps=, seconds=) bounds the chunks of blocks from then on."""
+
+    def cut(steps=None, seconds=None):
+        if steps is not None:
+            monkeypatch.setattr(blocks, "LEAST_SECONDS", 0.0)
+            monkeypatch.setattr(blocks, "FEWEST_STEPS", steps)
+        if seconds is not None:
+            monkeypatch.setattr(blocks, "CHUNK_SECONDS", seconds)
+
+    return cut

@@ -25,7 +25,7 @@ def assert_same_divergence(one, alone):
 
 
 @pytest.fixture
-def vectors(monkeypatch):
+def vectors(monkeypatch, cut_blocks):
     """How many vectors the networks of a block fill in each chunk, which is a step or a few."""
     found, take = [], LaneBlocks.take
 
@@ -34,8 +34,7 @@ def vectors(monkeypatch):
         return take(self, *given)
 
     monkeypatch.setattr(LaneBlocks, "take", counted)
-    monkeypatch.setattr(blocks, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(blocks, "FEWEST_STEPS", 4)
+    cut_blocks(steps=4)
     return found
 
 
@@ -85,12 +84,14 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(together, monkeypatch, shuffle):
+def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(
+    together, monkeypatch, cut_blocks, shuffle
+):
     def alone(*_):
         raise AssertionError("a model of the block was trained by itself, too")
 
     monkeypatch.setattr(trainings, "LaneTraining", alone)
-    monkeypatch.setattr(blocks, "CHUNK_SECONDS", 0.0)  # a chunk is a step
+    cut_blocks(seconds=0.0)  # a chunk is a step
     options = {"optimizer": Adam(1e300), "epochs": 2, "batch_size": 4, "shuffle": shuffle, "seed": 0}
     models = fit_many(network(1), X, Y, n_models=3, **options, **ALONE)
     assert [type(model) for model in models] == [DivergenceError] * 3

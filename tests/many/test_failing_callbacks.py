@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import signal
 import threading
@@ -44,22 +45,20 @@ class Mine(Exception):
     """What only a callback of a test raises."""
 
 
-class Raises(Callback):
-    """Raises in one of its hooks, of one model, once its second epoch is under way where it can."""
+class Fails(Callback):
+    """Fails in a hook, of some models, from an epoch on; its copies note in one list what is called."""
 
-    def __init__(self, hook, model):
-        self.hook, self.model = hook, model
-        self.ended = []
+    def __init__(self, hook="none", models=(), epoch=0, fails=None):
+        self.hook, self.models, self.epoch, self.fails = hook, models, epoch, fails
+        self.seen = []
 
     def __deepcopy__(self, memo):
-        copied = type(self)(self.hook, self.model)
-        copied.ended = self.ended
-        return copied
+        return copy.copy(self)
 
     def _called(self, hook, run):
-        at = 0 if hook == "on_train_begin" else 1
-        if (hook, run.model_index) == (self.hook, self.model) and run.epoch >= at:
-            raise Mine(hook)
+        self.seen.append((hook, run.model_index))
+        if hook == self.hook and run.model_index in self.models and run.epoch >= self.epoch:
+            self.fails()
 
     def on_train_begin(self, run):
         self._run = run
@@ -76,7 +75,6 @@ class Raises(Callback):
         self._called("on_chunk_end", run)
 
     def on_train_end(self, run):
-        self.ended.append(run.model_index)
         self._called("on_train_end", run)
 
     def state_dict(self):
@@ -86,13 +84,29 @@ class Raises(Callback):
     def load_state_dict(self, run, state):
         self._called("load_state_dict", run)
 
+    def ended(self):
+        return [model for hook, model in self.seen if hook == "on_train_end"]
+
+
+def raises(hook, model):
+    """A callback of one model, once its second epoch is under way where it can."""
+    return Fails(hook, (model,), 0 if hook == "on_train_begin" else 1, raising(Mine(hook)))
+
+
+def raising(error):
+    def fails():
+        raise error
+
+    return fails
+
 
 @pytest.fixture(params=[True, False], ids=["in lanes", "each alone"])
-def in_lanes(monkeypatch, request):
+def in_lanes(lane_programs, request):
     """Whether small networks take their steps together, or each by itself."""
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: request.param)
     taken, train = [], lanes.train_in_lanes
-    monkeypatch.setattr(lanes, "train_in_lanes", lambda *given: taken.append(1) or train(*given))
+    lane_programs(
+        is_worth=lambda *_: request.param, train_in_lanes=lambda *given: taken.append(1) or train(*given)
+    )
     yield request.param
     assert not taken or request.param
 
@@ -108,10 +122,10 @@ def assert_ends_the_call(threads, callbacks, word, **options):
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.usefixtures("in_lanes")
 def test_of_any_hook(hook, threads):
-    raises = Raises(hook, FAILING)
-    assert_ends_the_call(threads, [raises], hook)
-    assert len(raises.ended) == len({*raises.ended})
-    assert (FAILING in raises.ended) == (hook != "on_train_begin")
+    failing = raises(hook, FAILING)
+    assert_ends_the_call(threads, [failing], hook)
+    assert len(failing.ended()) == len({*failing.ended()})
+    assert (FAILING in failing.ended()) == (hook != "on_train_begin")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -120,10 +134,10 @@ def test_of_what_a_resumed_call_takes_over(tmp_path, threads):
     path = tmp_path / "call.npz"
     with pytest.raises(Mine):
         fit_many(
-            SMALL, X, Y, n_models=8, callbacks=[Raises("on_train_end", FAILING), Checkpoint(path)],
+            SMALL, X, Y, n_models=8, callbacks=[raises("on_train_end", FAILING), Checkpoint(path)],
             threads=threads, **OPTIONS,
         )  # fmt: skip
-    callbacks = [Raises("load_state_dict", FAILING), Checkpoint(path)]
+    callbacks = [raises("load_state_dict", FAILING), Checkpoint(path)]
     assert_ends_the_call(threads, callbacks, "load_state_dict", resume=path)
 
 
@@ -141,28 +155,27 @@ def test_of_a_schedule(threads, callbacks):
     assert_ends_the_call(threads, callbacks, "schedule", optimizer=optimizers)
 
 
-def test_what_fails_for_all_lanes_reaches_the_caller(monkeypatch):
+def test_what_fails_for_all_lanes_reaches_the_caller(lane_programs):
     def full(*_):
         raise MemoryError("full")
 
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
-    monkeypatch.setattr(lanes, "train_in_lanes", full)
-    raises = Raises("none", FAILING)
+    lane_programs(is_worth=lambda *_: True, train_in_lanes=full)
+    never = Fails()
     with pytest.raises(MemoryError, match="full") as caught:
-        fit_many(SMALL, X, Y, n_models=3, callbacks=[raises], threads=1, **OPTIONS)
+        fit_many(SMALL, X, Y, n_models=3, callbacks=[never], threads=1, **OPTIONS)
     assert caught.value.__notes__ == [f"in the training of model {index}" for index in range(3)]
-    assert sorted(raises.ended) == [0, 1, 2]
+    assert sorted(never.ended()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch):
+def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch, lane_programs):
     calls = []
 
     def wrong(*_):
         calls.append(1)
         raise IndexError("ours")
 
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    lane_programs(is_worth=lambda *_: True)
     monkeypatch.setattr(blocks.BlockTraining, "take_steps", wrong)
     with pytest.raises(IndexError, match="ours"):
         fit_many(SMALL, X, Y, n_models=4, threads=threads, **OPTIONS)
@@ -171,11 +184,11 @@ def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch):
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_fails_between_trainings_reaches_the_caller(threads, callbacks, monkeypatch):
+def test_what_fails_between_trainings_reaches_the_caller(threads, callbacks, lane_programs):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", full)
+    lane_programs(is_worth=full)
     with pytest.raises(OSError, match="no space left"):
         fit_many(SMALL, X, Y, n_models=4, callbacks=callbacks, threads=threads, **OPTIONS)
 
@@ -183,7 +196,7 @@ def test_what_fails_between_trainings_reaches_the_caller(threads, callbacks, mon
 @pytest.mark.parametrize("hook", HOOKS)
 def test_of_a_single_model(hook):
     with pytest.raises(Mine) as caught:
-        fit_many(SMALL, X, Y, n_models=1, callbacks=[Raises(hook, 0)], **OPTIONS)
+        fit_many(SMALL, X, Y, n_models=1, callbacks=[raises(hook, 0)], **OPTIONS)
     assert caught.value.args == (hook,)
     assert caught.value.__notes__ == ["in the training of model 0"]
 
@@ -191,10 +204,10 @@ def test_of_a_single_model(hook):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_of_fit(hook, threads):
-    raises = Raises(hook, None)
+    failing = raises(hook, None)
     with pytest.raises(Mine, match=f"^{hook}$"):
-        fit(SMALL, X, Y, optimizer=SGD(0.1), callbacks=[raises], threads=threads, **OPTIONS)
-    assert raises.ended == ([] if hook == "on_train_begin" else [None])
+        fit(SMALL, X, Y, optimizer=SGD(0.1), callbacks=[failing], threads=threads, **OPTIONS)
+    assert failing.ended() == ([] if hook == "on_train_begin" else [None])
 
 
 # --- errors of trainings that a callback makes -------------------------------------------------------------
@@ -313,63 +326,10 @@ def recursion():
     recursion()
 
 
-def raising(error):
-    def fails():
-        raise error
-
-    return fails
-
-
 ERRORS = (
     *(Mine, ValueError, KeyboardInterrupt, SystemExit, StopIteration, GeneratorExit, MemoryError),
     *(AssertionError, Falsy, OSError, StopAsyncIteration),
 )
-
-
-class Fails(Callback):
-    """Fails in a hook, of some models, from an epoch on."""
-
-    def __init__(self, hook, models, epoch, fails):
-        self.hook, self.models, self.epoch, self.fails = hook, models, epoch, fails
-        self.seen = []
-
-    def __deepcopy__(self, memo):
-        copied = type(self)(self.hook, self.models, self.epoch, self.fails)
-        copied.seen = self.seen
-        return copied
-
-    def _called(self, hook, run):
-        self.seen.append((hook, run.model_index))
-        if hook == self.hook and run.model_index in self.models and run.epoch >= self.epoch:
-            self.fails()
-
-    def on_train_begin(self, run):
-        self._run = run
-        self._called("on_train_begin", run)
-
-    def next_epoch(self, run):
-        self._called("next_epoch", run)
-        return run.epoch + 1
-
-    def on_epoch_end(self, run):
-        self._called("on_epoch_end", run)
-
-    def on_chunk_end(self, run):
-        self._called("on_chunk_end", run)
-
-    def on_train_end(self, run):
-        self._called("on_train_end", run)
-
-    def state_dict(self):
-        self._called("state_dict", self._run)
-        return {"epoch": self._run.epoch}
-
-    def load_state_dict(self, run, state):
-        pass
-
-
-class InBetween(Fails):
-    """One that never fails."""
 
 
 def around():
@@ -391,7 +351,7 @@ def at_random(seed, path):
     fails = {RecursionError: recursion, DivergenceError: diverges}.get(kind) or raising(kind(seed))
     at = 0 if hook in ("on_train_begin", "on_train_end") else int(rng.integers(1, epochs))
     failing = Fails(hook, models, at, fails)
-    never = Fails("none", (), 0, None)
+    never = Fails()
     given = {
         "n_models": count, "threads": int(rng.integers(1, 3)), "epochs": epochs, "batch_size": 16, "seed": 0,
         "backend": str(rng.choice(["fused", "auto", "specialized", "reference"])),
@@ -404,7 +364,7 @@ def at_random(seed, path):
     targets = {"one": Y, "other": Y} if name == "heads" else Y
 
     def call(one, to_file, **more):
-        several = [one, InBetween("none", (), 0, None), *stops]
+        several = [one, Fails(), *stops]
         several = [several[place] for place in order] + [Checkpoint(path, every=1 + seed % 3)] * to_file
         return fit_many(NETWORKS[name], X, targets, callbacks=several, **given, **more)
 
@@ -423,7 +383,7 @@ def at_random(seed, path):
         )
         assert caught.__notes__[-1] in [f"in the training of model {index}" for index in models], words
     begun = [model for one, model in failing.seen if one == "on_train_begin"]
-    ended = [model for one, model in failing.seen if one == "on_train_end"]
+    ended = failing.ended()
     assert len(ended) == len({*ended}), words
     assert {*begun} - {*ended} <= ({*models} if hook == "on_train_begin" else set()), words
     whole = call(never, False)

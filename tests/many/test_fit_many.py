@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from fastmlp import (
     fit_many,
     predict_many,
 )
+from fastmlp.training.options import USUAL
 
 X, Y = data_set("diabetes", 60)
 LABELS = (np.median(Y) < Y).astype(int)
@@ -163,20 +165,6 @@ def test_trainings_that_stop_in_every_order():
     assert [model.stop_reason for model in models] == [f"{i}" for i in range(12)]
 
 
-def test_one_of_many_that_diverges_stays_in_its_place():
-    count, which = 60, 33
-    rates = [SGD(1e200 if i == which else 0.01) for i in range(count)]
-    models = fit_many_fused(SMALL, X, Y, optimizer=rates, epochs=3, seed=0)
-    with pytest.raises(DivergenceError) as alone:
-        fit_fused(SMALL, X, Y, optimizer=SGD(1e200), epochs=3, seed=which)
-    diverged = models.pop(which)
-    assert isinstance(diverged, DivergenceError)
-    assert (diverged.epoch, diverged.step) == (alone.value.epoch, alone.value.step)
-    np.testing.assert_array_equal(diverged.parameters, alone.value.parameters)
-    assert np.isfinite(diverged.parameters).all()
-    assert all(len(model.history["loss"]) == 3 for model in models)
-
-
 def test_a_single_model_trains_in_the_thread_of_its_call():
     threads = []
 
@@ -192,6 +180,15 @@ def test_a_single_model_trains_in_the_thread_of_its_call():
 def test_no_models_are_an_empty_list():
     assert fit_many(SMALL, X, Y, n_models=0) == []
     assert fit_many([], X, Y, seed=3) == []
+
+
+def test_the_options_have_the_values_of_fit_where_none_is_given():
+    rows, of_fit = ("network", "X", "y", "communicator"), signature(fit).parameters
+    usual = {name: one.default for name, one in of_fit.items() if name not in rows}
+    assert {"fit": None, **usual} == USUAL
+    of_many = signature(fit_many).parameters
+    assert {*of_many} == {*of_fit, "networks", "n_models", "rows"} - {"network", "window"}
+    assert all(of_many[name].default == value for name, value in usual.items() if name != "window")
 
 
 class Seen(Callback):
@@ -224,8 +221,30 @@ MISTAKES = {
     "MPI": ({"n_models": 2, "communicator": object()}, ValueError, "fit_many trains in one process"),
     "no threads": ({"n_models": 2, "threads": 0}, ValueError, "threads must be at least 1"),
     "a lock": ({"n_models": 2, "callbacks": [Seen()]}, TypeError, "which cannot be copied"),
+    "one model, rows of text": (
+        {"X": X.astype(str).astype(object), "n_models": 1},
+        TypeError, "^X must hold real numbers, got dtype obj",
+    ),
+    "one model, texts to learn": (
+        {"y": Y.astype(str), "n_models": 1}, TypeError, "^y must hold real numbers, got dtype <U",
+    ),
+    "one model, a list for two": ({"n_models": 1, "seed": [1, 2]}, ValueError, "n_models is 1, seed has 2"),
+    "one model, a wrong y": ({"n_models": 1, "y": Y[:3]}, ValueError, "model 0: y must have shape"),
+    "one model, an epoch": ({"n_models": 1, "epochs": -1}, ValueError, "model 0: epochs must be at least 0"),
+    "a wrong seed": ({"n_models": 1, "seed": -1}, ValueError, "^seed must be at least 0, got -1"),
+    "no seed": ({"n_models": 1, "seed": [None]}, TypeError, r"seed\[0\] must be a whole number, got None"),
+    "not a number of models": ({"n_models": True}, TypeError, "n_models must be a whole number, got True"),
+    "iterators": (
+        {"n_models": 1, "initial": map(iter, [[np.ones((10, 5)), np.ones((4, 1))], [np.ones(4), Y[:1]]])},
+        ValueError, r"initial weights\[0\] must have shape \(10, 4\), got \(10, 5\)",
+    ),
+    "one block": (
+        {"networks": Network(inputs=[Numbers(10)], layers=[Dense(1)]), "X": [X]},
+        ValueError, "give n_models, or a list with one for each model",
+    ),
+    "not a callback": ({"n_models": 1, "callbacks": None}, TypeError, "callbacks must be a list of Callback"),
     "no memory": ({"n_models": 2**20, "networks": HUGE}, ValueError, r"1048576 models take \d+,\d{3} GiB"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -233,8 +252,8 @@ def test_a_mistake_is_named_before_anything_is_trained(mistake):
     given, error, words = MISTAKES[mistake]
     seen = Seen()
     if mistake == "a lock":
-        seen.lock = threading.Lock()
-    options = {"networks": SMALL, "X": X, "y": Y, **given, "callbacks": [seen]}
+        given["callbacks"][0].lock = threading.Lock()
+    options = {"networks": SMALL, "X": X, "y": Y, "callbacks": [seen], **given}
     Seen.begun.clear()
     with pytest.raises(error, match=words) as caught:
         fit_many(options.pop("networks"), options.pop("X"), options.pop("y"), **options)
@@ -248,34 +267,12 @@ def test_each_model_has_its_own_callbacks():
     assert sorted(Seen.begun) == [0, 1, 2, 3, 4]
 
 
-def test_a_callback_that_raises_ends_the_call_and_names_the_model():
-    class Raises(Callback):
-        def on_epoch_end(self, run):
-            if run.model_index == 2:
-                raise ZeroDivisionError("mine")
-
-    Seen.begun.clear()
-    with pytest.raises(ZeroDivisionError, match="mine") as caught:
-        fit_many_fused(SMALL, X, Y, n_models=80, epochs=3, callbacks=[Seen(), Raises()], threads=2)
-    assert caught.value.__notes__ == ["in the training of model 2"]
-    assert len(Seen.begun) < 80
-
-
 def test_one_bar_shows_all_models(capsys):
     fit_many_fused(SMALL, X, Y, n_models=3, epochs=1, progress=True)
     shown = capsys.readouterr().err
     assert shown.startswith("\rtraining:   0%|")
     assert "/3.00 [" in shown
     assert "epoch" not in shown
-
-
-def test_many_predict_as_each_does():
-    models = fit_many_fused([SMALL, Network([10, 6, 1])], X, Y, epochs=1, seed=0, dtype=[None, np.float32])
-    outputs = predict_many(models, X)
-    assert outputs.shape == (2, 60, 1)
-    assert outputs.dtype == np.float64
-    for model, output in zip(models, outputs, strict=True):
-        np.testing.assert_array_equal(model.predict(X), output)
 
 
 def test_what_cannot_predict_is_refused_by_its_place():

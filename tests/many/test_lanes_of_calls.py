@@ -31,8 +31,7 @@ from fastmlp import (
     fit,
     fit_many,
 )
-from fastmlp.backend import lanes, programs
-from fastmlp.kernels import estimates
+from fastmlp.backend import lanes
 from fastmlp.kernels.jit import engine
 from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, preparing
@@ -197,7 +196,7 @@ def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, w
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch, shuffle):
+def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch, cut_blocks, shuffle):
     take = blocks.BlockTraining.take_steps
 
     def interrupted(self, steps):
@@ -206,7 +205,7 @@ def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch, shuffle):
         while self.stop_reason is None:  # the main thread hears of it
             time.sleep(0.001)
 
-    monkeypatch.setattr(blocks, "CHUNK_SECONDS", 0.0)  # a chunk is a step
+    cut_blocks(seconds=0.0)  # a chunk is a step
     monkeypatch.setattr(blocks.BlockTraining, "take_steps", interrupted)
     options = {"epochs": 4, "batch_size": 16, "shuffle": shuffle, "threads": 1, **ALONE}
     with pytest.raises(InterruptedMany) as caught:
@@ -229,53 +228,48 @@ def test_another_number_of_models_compiles_nothing(together, callbacks):
     assert sum(together) >= 13
 
 
-def test_few_short_trainings_compile_nothing(monkeypatch):
+def test_few_short_trainings_compile_nothing(lane_programs):
     def compiled(*_):
         raise AssertionError("a program was compiled for two short trainings")
 
-    monkeypatch.setattr(lanes, "train_in_lanes", compiled)
-    monkeypatch.setattr(lanes, "blocks_of", compiled)
-    monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
+    lane_programs(train_in_lanes=compiled, blocks_of=compiled, is_ready=False)
     fit_many(network(0), X, Y, n_models=2, epochs=1, **ALONE)
 
 
-def test_a_program_is_compiled_once_trainings_have_lost_its_price(monkeypatch):
+def test_a_program_is_compiled_once_trainings_have_lost_its_price(lane_programs):
     """Also where no call saves it by itself."""
-    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 1e-9)
-    monkeypatch.setattr(programs, "share", lambda: 1)
-    monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
-    monkeypatch.setattr(lanes.LaneProgram, "saved_by", lambda *_: 1e-12)
     other, taken = Network([10, 7, 1], hidden="tanh"), []
     train = lanes.blocks_of
-    monkeypatch.setattr(lanes, "blocks_of", lambda *given: taken.append(given) or train(*given))
+    lane_programs(
+        about_seconds_of_a_network=lambda: 1e-9, share=lambda: 1, is_ready=False, saved_by=lambda *_: 1e-12,
+        blocks_of=lambda *given: taken.append(given) or train(*given),
+    )  # fmt: skip
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
     assert not taken
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
     assert taken
 
 
-def test_a_program_that_costs_time_is_neither_taken_nor_compiled(monkeypatch):
+def test_a_program_that_costs_time_is_neither_taken_nor_compiled(lane_programs):
     def taken(*_):
         raise AssertionError("a slower program was taken, because it was on the disk")
 
-    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 1e-9)
-    monkeypatch.setattr(estimates, "lane_seconds", lambda *_: 1.0)
-    monkeypatch.setattr(lanes, "train_in_lanes", taken)
-    monkeypatch.setattr(lanes, "blocks_of", taken)
+    lane_programs(about_seconds_of_a_network=lambda: 1e-9, lane_seconds=lambda *_: 1.0)
+    lane_programs(train_in_lanes=taken, blocks_of=taken)
     for is_ready in (True, False):
-        monkeypatch.setattr(lanes.LaneProgram, "is_ready", is_ready)
+        lane_programs(is_ready=is_ready)
         for callbacks in ([], [Callback()]):
             fit_many(network(0), X, Y, n_models=2, epochs=1, callbacks=callbacks, **ALONE)
 
 
-def test_models_that_would_go_no_faster_together_go_one_after_another(monkeypatch):
+def test_models_that_would_go_no_faster_together_go_one_after_another(lane_programs):
     seen = []
 
     class Noted(Callback):
         def on_epoch_end(self, run):
             seen.append(run.model_index)
 
-    monkeypatch.setattr(estimates, "lane_seconds", lambda *_: 1.0)
+    lane_programs(lane_seconds=lambda *_: 1.0)
     fit_many(network(0), X, Y, n_models=3, epochs=2, threads=1, callbacks=[Noted()], **ALONE)
     assert seen == [0, 0, 1, 1, 2, 2]
 

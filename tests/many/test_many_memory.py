@@ -10,7 +10,6 @@ import pytest
 from support.problems import data_set
 
 from fastmlp import Callback, Network, fit_many
-from fastmlp.backend import lanes
 from fastmlp.kernels.lanes.training import HUGE_PAGE, new_objectives
 from fastmlp.model.layout import parameter_count
 
@@ -24,8 +23,8 @@ EPOCHS = 20
 
 
 @pytest.mark.parametrize("way", OBJECTS)
-def test_a_model_takes_its_parameters_and_moments_and_little_else(way, monkeypatch):
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+def test_a_model_takes_its_parameters_and_moments_and_little_else(way, lane_programs):
+    lane_programs(is_worth=lambda *_: True)
     options = {"epochs": EPOCHS, "batch_size": 16, "backend": "fused", "progress": False, "seed": 0}
     callbacks = [] if way == "a block" else [Callback()]
     fit_many(NETWORK, X, Y, n_models=MODELS, callbacks=callbacks, **options)  # loads all that it calls

@@ -18,16 +18,12 @@ from fastmlp import (
     Adam,
     Callback,
     Cosine,
-    Dense,
     DivergenceError,
     InterruptedMany,
     Network,
-    Numbers,
     fit,
     fit_many,
 )
-from fastmlp.backend import registry
-from fastmlp.training import options as fit_options
 
 X, Y = data_set("diabetes", 48)
 SMALL = Network([10, 4, 1], hidden="tanh")
@@ -80,57 +76,21 @@ def test_others_train_as_by_fit(given):
 
 
 WEIGHTS, BIASES = [np.ones((10, 4)), np.ones((4, 1))], [np.ones(4), np.ones(1)]
-BLOCKS = {"networks": Network(inputs=[Numbers(10)], layers=[Dense(1)]), "n_models": None, "X": [X]}
-
-MISTAKES = {
-    "no network": ({"networks": 3}, TypeError, "model 0: network must be a Network, got 3"),
-    "a wrong y": ({"y": Y[:3]}, ValueError, r"model 0: y must have shape"),
-    "rows of text": (
-        {"X": X.astype(str).astype(object)},
-        TypeError,
-        "^X must hold real numbers, got dtype obj",
-    ),
-    "texts to learn": ({"y": Y.astype(str)}, TypeError, "^y must hold real numbers, got dtype <U"),
-    "no number": ({"X": np.full_like(X, np.nan)}, ValueError, "model 0: X must be finite"),
-    "an epoch": ({"epochs": -1}, ValueError, "model 0: epochs must be at least 0, got -1"),
-    "no threads": ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
-    "a list for two": ({"seed": [1, 2]}, ValueError, "n_models is 1, seed has 2"),
-    "a wrong seed": ({"seed": -1}, ValueError, "^seed must be at least 0, got -1"),
-    "no seed": ({"seed": [None]}, TypeError, r"seed\[0\] must be a whole number, got None"),
-    "not a number of models": ({"n_models": True}, TypeError, "n_models must be a whole number, got True"),
-    "iterators": (
-        {"initial": (iter([np.ones((10, 5)), WEIGHTS[1]]), iter(BIASES))},
-        ValueError,
-        r"initial weights\[0\] must have shape \(10, 4\), got \(10, 5\)",
-    ),
-    "one block": (BLOCKS, ValueError, "give n_models, or a list with one for each model"),
-    "not a callback": ({"callbacks": None}, TypeError, "callbacks must be a list of Callback, got None"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_named(mistake):
-    given, error, words = MISTAKES[mistake]
-    with pytest.raises(error, match=words) as caught:
-        trained({"n_models": 1, **given})
-    assert "\n" not in str(caught.value)
 
 
 def test_what_raises_while_it_is_read_is_read_once():
     def weights():
-        yield WEIGHTS[0]
+        yield np.ones((10, 4))
         raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        trained({"n_models": 1, "initial": (weights(), BIASES)})
+        trained({"n_models": 1, "initial": (weights(), [np.ones(4), np.ones(1)])})
 
 
-def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(monkeypatch):
-    monkeypatch.setattr(fit_options, "kept", {})
-    monkeypatch.setattr(registry, "registered", {})
+def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(fresh_setups):
     for _ in range(3):
         trained({"n_models": 1})
-    assert len(fit_options.kept) == 1
+    assert len(fresh_setups) == 1
 
 
 def test_one_that_diverges_leaves_its_error():
@@ -166,20 +126,12 @@ def test_an_error_under_way_names_the_model_and_trains_once():
     assert calls == [1]
 
 
-@pytest.mark.parametrize("diverges", [False, True])
-def test_ctrl_c_keeps_the_model(diverges):
+def test_ctrl_c_keeps_a_divergence():
     rate = at_epoch(1, lambda: signal.raise_signal(signal.SIGINT))
-
-    def schedule(epoch):
-        return 1e300 * diverges + rate(epoch)
-
     with pytest.raises(InterruptedMany) as caught:
-        trained({"n_models": 1, "optimizer": Adam(schedule), "seed": 3})
+        trained({"n_models": 1, "optimizer": Adam(lambda epoch: 1e300 + rate(epoch)), "seed": 3})
     [model] = caught.value.models
-    if diverges:
-        assert isinstance(model, DivergenceError)
-    else:
-        assert model.stop_reason == "interrupted by SIGINT"
+    assert isinstance(model, DivergenceError)
 
 
 def test_ctrl_c_leaves_no_cycle_that_holds_the_rows():
@@ -194,13 +146,3 @@ def test_ctrl_c_leaves_no_cycle_that_holds_the_rows():
         assert watched() is None
     finally:
         gc.enable()
-
-
-def test_a_second_ctrl_c_does_not_wait():
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        trained({"n_models": 1, "optimizer": Adam(at_epoch(1, twice))})
-    assert not isinstance(caught.value, InterruptedMany)

@@ -5,20 +5,8 @@ from __future__ import annotations
 import pytest
 from support import scikit_learn_tests
 
-from fastmlp.searches import backend
-
 NAMES = ("HalvingGridSearchCV", "HalvingRandomSearchCV")
 exec(scikit_learn_tests.code("test_successive_halving", *NAMES))
 
+all_estimators, global_random_seed = scikit_learn_tests.fixtures()
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(autouse=True)
-def all_estimators(monkeypatch):
-    """Not networks of fastmlp's only."""
-    monkeypatch.setattr(backend, "trains_networks", lambda estimator: True)
-
-
-@pytest.fixture
-def global_random_seed():
-    return 42

@@ -18,8 +18,8 @@ X, Y = data_set("breast_cancer", 150)
 
 @pytest.mark.slow  # it compiles the program of lanes
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch):
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
+    lane_programs(is_worth=lambda *_: True)
     found = counted(monkeypatch, lanes, "train_in_lanes", 1)
     given = fastmlp.MLPClassifier(
         (6,), max_iter=20, tol=0.02, n_iter_no_change=2, random_state=0, backend="fused"
@@ -37,10 +37,10 @@ def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("batch_size", "early_stopping"), [(22, False), (19, True)])
 def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
-    batch_size, early_stopping, monkeypatch
+    batch_size, early_stopping, monkeypatch, lane_programs
 ):
     """Of 22 and 23 rows the first step is the same, and the order of an epoch is longer by one."""
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    lane_programs(is_worth=lambda *_: True)
     found = counted(monkeypatch, lanes, "train_in_lanes", 1)
     given = fastmlp.MLPRegressor(
         hidden_layer_sizes=(5,), max_iter=1, random_state=1, batch_size=batch_size,

@@ -9,7 +9,7 @@ import scipy.sparse
 
 import fastmlp
 from fastmlp import BatchNorm, Categories, Dense, Dropout, Numbers
-from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.distributed.training import DataParallel
 from support.heads import GAPS, network, rows_of
 from support.threads_as_ranks import trained
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.auto_choice import have_chosen
-from support.resuming import StopAt, assert_same
+from support.resuming import assert_same
 from support.selection import matrix
 from support.threads_as_ranks import Overlapping, Rank, trained
 
@@ -165,34 +165,6 @@ def test_threads_and_backends_have_the_same_bits(name, workers, case, monkeypatc
 
 def test_auto_has_them_too():
     assert_same(accumulated("clipping", "auto"), accumulated("clipping"))
-
-
-@pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("case", ["dropout, penalties, weights", "blocks of inputs"])
-def test_a_training_goes_on_to_the_bit(case, backend, tmp_path, chunks):
-    chunks(steps=1)
-    path, whole = tmp_path / "training.npz", accumulated(case, backend)
-    accumulated(case, backend, callbacks=[StopAt(5), fastmlp.Checkpoint(path)])
-    assert_same(accumulated(case, backend, resume=path), whole)
-    with pytest.raises(fastmlp.CheckpointError, match=r"these differ: accumulate \(3 then, None now\)"):
-        fit(case, backend, batch_size=BATCH, resume=path)
-    _, x, y, given = CASES[case]
-    more = {name: given[name] for name in given if name == "sample_weight"}
-    begun = accumulated(case, backend, epochs=2, optimizer=Adam(0.01))
-    expected = accumulated(case, backend, optimizer=Adam(0.01))
-    assert_same(begun.fit_more(x, y, epochs=1, **more), expected)
-
-
-@pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("network", [CHAIN, NORMED], ids=["chain", "batch norm"])
-def test_blocks_have_the_bits_of_an_array(network, backend):
-    blocks = [(X[start : start + 17], Y[start : start + 17]) for start in range(0, 57, 17)]
-    rows = X[:57], Y[:57]
-    blocks[-1] = X[51:57], Y[51:57]
-    options = {"shuffle": False, "optimizer": Adam(0.01)}
-    of_rows = accumulated((network, *rows, options), backend)
-    of_blocks = accumulated((network, blocks, None, options | {"window": 30}), backend)
-    assert_same(of_blocks, of_rows)
 
 
 @pytest.mark.parametrize("kind", [Rank, Overlapping])

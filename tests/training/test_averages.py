@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import naive
+from support.resuming import StopAt, assert_same
 from support.selection import some_backends
 
 import fastmlp
@@ -22,7 +23,7 @@ def fit(backend="baseline", network=NETWORK, epochs=EPOCHS, **options):
     return fastmlp.fit(network, X, Y, epochs=epochs, backend=backend, **OPTIONS, **options)
 
 
-def trajectory(backend, optimizer):
+def trajectory(backend, optimizer, chunks):
     """The parameters after every step, as a callback sees them that has every step end a chunk."""
     found = []
 
@@ -30,9 +31,8 @@ def trajectory(backend, optimizer):
         def on_chunk_end(self, run):
             found.append(run.parameters.copy())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
-        fit(backend, optimizer=optimizer, callbacks=[Looks()])
+    chunks(steps=1)
+    fit(backend, optimizer=optimizer, callbacks=[Looks()])
     assert len(found) == EPOCHS * PER_EPOCH
     return found
 
@@ -53,17 +53,19 @@ AVERAGES = {
 @pytest.mark.parametrize("name", AVERAGES)
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.05, amsgrad=True)], ids=["sgd", "amsgrad"])
 @some_backends
-def test_predictions_read_the_average_and_steps_do_not(backend, optimizer, name):
+def test_predictions_read_the_average_and_steps_do_not(backend, optimizer, name, chunks):
     average, expected = AVERAGES[name]
     plain, model = (fit(backend, optimizer=optimizer, average=one) for one in (None, average))
     assert model.history == plain.history
     # sums of 18 numbers of about 1
-    np.testing.assert_allclose(model.parameters, expected(trajectory(backend, optimizer)), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        model.parameters, expected(trajectory(backend, optimizer, chunks)), rtol=0, atol=1e-14
+    )
 
 
-def test_the_average_is_torchs():
+def test_the_average_is_torchs(chunks):
     torch = pytest.importorskip("torch")
-    steps = trajectory("reference", SGD(0.1))
+    steps = trajectory("reference", SGD(0.1), chunks)
     module = torch.nn.Linear(steps[0].size, 1, bias=False, dtype=torch.float64)
     swa_utils = torch.optim.swa_utils
     mean = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.8))
@@ -87,27 +89,14 @@ def test_validation_callbacks_and_files_have_it(options, tmp_path):
     np.testing.assert_array_equal(fastmlp.load(path).parameters, model.parameters)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"average": EMA(0.8)}, {"average": SWA(0.2)}, {"optimizer": ScheduleFreeAdamW(0.05, warmup=4)}],
-    ids=["ema", "swa", "schedule-free"],
-)
 @some_backends
-def test_a_training_goes_on_to_the_bit(backend, options, tmp_path):
-    class Stop(fastmlp.Callback):
-        def on_epoch_end(self, run):
-            if run.epoch == 4:
-                run.stop("here")
-
-    path = tmp_path / "training.npz"
-    whole = fit(backend, **options)
-    stopped = fit(backend, callbacks=[Stop(), fastmlp.Checkpoint(path)], **options)
-    resumed = fit(backend, resume=path, **options)
-    assert resumed.history == whole.history
-    np.testing.assert_array_equal(resumed.parameters, whole.parameters)
-    more = stopped.fit_more(X, Y, epochs=2)
-    assert more.history == whole.history
-    np.testing.assert_array_equal(more.parameters, whole.parameters)
+def test_an_average_from_a_share_of_the_steps_on_goes_on_to_the_bit(backend, tmp_path, chunks):
+    """test_properties.py has the other averages, of which none goes by the number of epochs to come."""
+    path, whole = tmp_path / "training.npz", fit(backend, average=SWA(0.2))
+    chunks(steps=1)
+    stopped = fit(backend, callbacks=[StopAt(4 * PER_EPOCH), fastmlp.Checkpoint(path)], average=SWA(0.2))
+    assert_same(fit(backend, resume=path, average=SWA(0.2)), whole)
+    assert_same(stopped.fit_more(X, Y, epochs=2), whole)
 
 
 def test_another_rate_keeps_the_average():
@@ -129,20 +118,7 @@ def test_frozen_layers_and_running_means_stay_what_they_are():
     assert not np.array_equal(model.layers["batch_norm1"]["gain"], plain.layers["batch_norm1"]["gain"])
 
 
-def test_blocks_threads_and_best_epochs_have_it():
-    blocks = [(X[start : start + 20], Y[start : start + 20]) for start in (0, 20, 40)]
-    options = {
-        "seed": 0,
-        "batch_size": 20,
-        "shuffle": False,
-        "epochs": 4,
-        "average": EMA(0.8),
-        "backend": "fused",
-    }
-    of_blocks, of_rows = fastmlp.fit(NETWORK, blocks, **options), fastmlp.fit(NETWORK, X, Y, **options)
-    np.testing.assert_array_equal(of_blocks.parameters, of_rows.parameters)
-    several = fastmlp.fit(NETWORK, X, Y, threads=2, **options)
-    np.testing.assert_array_equal(several.parameters, of_rows.parameters)
+def test_the_best_epoch_has_it():
     stopping = fastmlp.EarlyStopping(patience=2)
     model = fit(epochs=40, validation=(X[:10], -Y[:10]), callbacks=[stopping], average=EMA(0.8))
     best = np.mean((model.predict(X[:10]) + Y[:10]) ** 2)

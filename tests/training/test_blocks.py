@@ -37,7 +37,6 @@ from fastmlp import (
     Network,
     TimeLimit,
 )
-from fastmlp.data.seeding import RowOrders
 from fastmlp.data.windows import Windows
 from fastmlp.training import loop
 
@@ -109,23 +108,7 @@ def test_what_the_thread_has_read_ahead_changes_nothing(monkeypatch):
     assert_same(*models)
 
 
-def test_a_row_beyond_the_last_full_window_joins_its_batch():
-    network = Network(inputs=5, layers=[Dense(6), BatchNorm(), Dense(2)])
-    options = {"network": network, "batch_size": 16, "shuffle": False}
-    whole = fit(X[:65], Y[:65], **options)
-    for window in (16, 32, 64, 65):
-        assert_same(fit([(X[:65], Y[:65])], window=window, **options), whole)
-
-
-def test_orders_of_windows_are_those_of_their_epochs(monkeypatch):
-    drawn = []
-
-    class Spy(RowOrders):
-        def draw(self, epoch, out, window=0):
-            drawn.append((epoch, window))
-            super().draw(epoch, out, window)
-
-    monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
+def test_orders_of_windows_are_those_of_their_epochs(drawn):
     first = fit(window=60, epochs=2)
     first.fit_more(BLOCKS, epochs=1)
     assert drawn == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
@@ -138,40 +121,6 @@ def test_labels_and_dtypes_follow_the_blocks():
         x = (10 * X).astype(dtype)
         blocks = [(x[rows].tolist() if dtype == np.float64 else x[rows], labels[rows]) for rows in PIECES]
         assert_same(fit(blocks, network=network), fit(x, labels, network=network))
-
-
-@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=matrix)])
-def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, chunks):
-    options = {
-        "window": 30,
-        "shuffle": shuffle,
-        "validation": (X[:20], Y[:20]),
-        "callbacks": [EarlyStopping(2)],
-    }
-    whole = fit(**options)
-    seen = []
-
-    class Tell(Callback):
-        def on_chunk_end(self, run):
-            seen.append((run.step, run.rows_seen))
-
-    fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]})
-    rows_seen = dict(seen)
-    for step in (1, 2, 6, 7, 8, 10, 15, 20):  # of 7 in an epoch; windows end in and between them
-        chunks(steps=1)
-        path = tmp_path / "c"
-        stopped = fit(**{**options, "callbacks": [EarlyStopping(2), Checkpoint(path, 99), StopAt(step)]})
-        chunks(steps=1 << 14)
-        seen.clear()
-        assert_same(fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]}, resume=path), whole)
-        assert {pair for pair in seen if pair[0] > 7 * (step // 7 + 1)} <= rows_seen.items()
-        if step % 5 == 0:
-            more = stopped.fit_more(
-                BLOCKS,
-                epochs=3 - len(stopped.history["loss"]),
-                **{name: options[name] for name in ("validation", "callbacks")},
-            )
-            np.testing.assert_array_equal(more.parameters, whole.parameters)
 
 
 def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, chunks):
@@ -187,14 +136,10 @@ def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_pat
             stopped.fit_more(fewer, epochs=1)
 
 
-def test_fit_more_has_the_bits_of_one_longer_fit():
-    for options in ({"window": 30}, {"window": ROWS}, {"shuffle": False}):
-        whole = fit(epochs=5, **options)
-        first = fit(epochs=2, **options)
-        assert_same(first.fit_more(lambda: iter(BLOCKS), epochs=3), whole)
+def test_a_training_goes_on_with_other_blocks_and_with_arrays():
+    first = fit(epochs=2, shuffle=False)
     other = first.fit_more(BLOCKS[1:], epochs=2)
     assert_same(first.fit_more(BLOCKS[1:], epochs=1).fit_more(BLOCKS[1:], epochs=1), other)
-    # An array may follow blocks, and blocks an array.
     first.fit_more(X, Y, epochs=1).fit_more(BLOCKS, epochs=1)
 
 
@@ -258,8 +203,8 @@ def test_validation_blocks_and_early_stopping():
     assert len(model.history["loss"]) < 20
 
 
-def test_validation_in_several_windows_is_a_weighted_mean(monkeypatch):
-    monkeypatch.setattr("fastmlp.training.trainer.HELD_OUT_BYTES", 1)
+def test_validation_in_several_windows_is_a_weighted_mean(windows):
+    windows(held_out=1)
     rows = np.tile(X, (6, 1)), np.tile(Y, (6, 1)), np.repeat(np.arange(6.0) + 1, ROWS)
     model = fit(validation=lambda: [rows])  # 256 rows at a time
     expected = fit(validation=rows)

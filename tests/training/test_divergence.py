@@ -14,7 +14,6 @@ from support.selection import crossed, some_backends
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop
 from fastmlp.backend import registry
-from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 
@@ -52,7 +51,7 @@ def diverge(backend, network, optimizer, **options):
     return caught.value
 
 
-def only_until(step, backend, network, optimizer, **options):
+def only_until(chunks, step, backend, network, optimizer, **options):
     """What a training has in hand after so many steps, looked at after each of them."""
 
     class Look(Callback):
@@ -65,13 +64,12 @@ def only_until(step, backend, network, optimizer, **options):
             self.parameters = run.parameters.copy()
 
     look = Look()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK_STEPS", 1)
-        if step:
-            given = {"epochs": 100, "batch_size": 16, "seed": 1, "backend": backend, **options}
-            fastmlp.fit(network, X, np.abs(Y), optimizer=optimizer, callbacks=[look], **given)
-        else:
-            look.parameters = fastmlp.fit(network, X, np.abs(Y), epochs=0, seed=1, backend=backend).parameters
+    chunks(steps=1)
+    if step:
+        given = {"epochs": 100, "batch_size": 16, "seed": 1, "backend": backend, **options}
+        fastmlp.fit(network, X, np.abs(Y), optimizer=optimizer, callbacks=[look], **given)
+    else:
+        look.parameters = fastmlp.fit(network, X, np.abs(Y), epochs=0, seed=1, backend=backend).parameters
     return look.parameters
 
 
@@ -82,7 +80,7 @@ def oracle_of(name):
 
 
 @crossed(backend=registry.backends(), name=list(OVERFLOWS))
-def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend):
+def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend, chunks):
     network, optimizer = OVERFLOWS[name]
     count = Count()
     error = diverge(backend, network, optimizer, callbacks=[count])
@@ -93,7 +91,9 @@ def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, ba
     assert error.epoch == error.step // 4 == len(error.history["loss"])
     assert np.isfinite(error.history["loss"]).all()
     assert np.isfinite(error.parameters).all()
-    np.testing.assert_array_equal(error.parameters, only_until(error.step, backend, network, optimizer))
+    np.testing.assert_array_equal(
+        error.parameters, only_until(chunks, error.step, backend, network, optimizer)
+    )
     assert count.ended == 1
 
 
@@ -197,11 +197,10 @@ def test_a_validation_loss_that_overflows(backend):
     assert math.isfinite(caught.value.history["loss"][0])
 
 
-def test_early_stopping_s_best_does_not_overwrite_what_the_error_carries():
+def test_early_stopping_s_best_does_not_overwrite_what_the_error_carries(chunks):
     error = diverge("reference", *OVERFLOWS["sgd"], callbacks=[EarlyStopping(300)])
-    np.testing.assert_array_equal(
-        error.parameters, only_until(error.step, "reference", *OVERFLOWS["sgd"])
-    )  # fmt: skip
+    finite = only_until(chunks, error.step, "reference", *OVERFLOWS["sgd"])
+    np.testing.assert_array_equal(error.parameters, finite)
 
 
 def test_the_error_travels_between_processes():

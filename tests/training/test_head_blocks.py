@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas
+import polars
 import pytest
 from support.heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
 
 import fastmlp
-from fastmlp import Callback, Categories, Checkpoint, Dense, Head, Network, Numbers
+from fastmlp import Categories, Dense, Head, Network, Numbers, Periodic, PiecewiseLinear
 
 PIECES = [slice(*pair) for pair in itertools.pairwise([0, 7, 50, 51, ROWS])]
 KEPT = {"shuffle": False, "backend": "reference", "sample_weight": None}
@@ -36,27 +38,15 @@ def test_parts_have_the_bits_of_one_array(backend):
     assert_same(fit(NET, None, parts(), **options | {"validation": lambda: [HELD]}), expected)
 
 
-def test_windows_are_shuffled_and_validated_in_parts(monkeypatch):
+def test_windows_are_shuffled_and_validated_in_parts(windows):
     whole = fit(NET, GAPS, backend="reference", validation=0.3)
     assert_same(fit(NET, GAPS, backend="reference", validation=0.3, window=ROWS), whole)
-    monkeypatch.setattr("fastmlp.training.trainer.HELD_OUT_BYTES", 1)  # 256 rows at a time
+    windows(held_out=1)  # 256 rows at a time
     rows = np.tile(X, (6, 1)), {name: np.concatenate([array] * 6) for name, array in GAPS.items()}
     expected = fit(NET, GAPS, **KEPT, validation=rows)
     found = fit(NET, GAPS, **KEPT, validation=lambda: [rows], window=ROWS)
     for name, curve in expected.history.items():
         np.testing.assert_allclose(found.history[name], curve, rtol=1e-12)
-
-
-def test_blocks_of_inputs_come_with_heads():
-    net = Network(
-        inputs={"numbers": Numbers(5), "code": Categories([4], width=3)},
-        layers=[Dense(8, "relu")],
-        heads={"price": Head(2), "flag": Head(3, loss="binary_cross_entropy", output="sigmoid")},
-    )
-    x = {"numbers": X[:, :5], "code": WHOLE["kind"][:, None]}
-    y = {name: WHOLE[name] for name in net.heads}
-    blocks = [(rows_of(x, some), rows_of(y, some)) for some in PIECES]
-    assert_same(fit(net, None, blocks, **KEPT), fit(net, y, x, **KEPT))
 
 
 def test_a_single_head_without_a_name_takes_parts():
@@ -86,24 +76,19 @@ def test_maps_and_tables_have_columns_for_heads(tmp_path):
         fit(x=table, y={**names, "price": 3}, **options)
 
 
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            run.stop("here")
-
-
-def test_they_go_on_in_the_middle_of_an_epoch_and_behind_it(tmp_path, chunks):
-    options = {"backend": "reference", "window": 40}
-    whole = fit(NET, None, parts(), **options, epochs=4)
-    chunks(steps=1)
-    fit(NET, None, parts(), **options, epochs=4, callbacks=[Checkpoint(tmp_path / "c", 99), StopAt(6)])
-    assert_same(fit(NET, None, parts(), **options, epochs=4, resume=tmp_path / "c"), whole)
-    first = fit(NET, None, parts(), **options, epochs=2)
-    assert_same(first.fit_more(parts(), epochs=2), whole)
-    assert [len(curve) for curve in first.fit_more(parts(51), epochs=1).history.values()] == [3] * 4
+@pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame])
+def test_blocks_of_inputs_and_targets_may_be_tables(frame):
+    waves, bins = Numbers(3, Periodic(4)), Numbers(3, PiecewiseLinear((-1.0, 0.0, 1.0), width=2))
+    inputs = {"waves": waves, "bins": bins, "codes": Categories([4, 4])}
+    net = Network(inputs=inputs, layers=[Dense(12, "relu")], heads=network(missing=True).heads)
+    codes = np.random.default_rng(1).integers(-1, 4, (ROWS, 2))
+    held = {"waves": X[:, :3], "bins": X[:, 3:], "codes": codes}
+    tables = {name: frame(block) for name, block in held.items()}
+    columns = {name: frame(target) if target.ndim == 2 else target for name, target in GAPS.items()}
+    model = fit(net, GAPS, held, validation=0.2)
+    assert_same(fit(net, columns, tables, validation=0.2), model)
+    for name, output in model.predict(tables).items():
+        np.testing.assert_array_equal(output, model.predict(held)[name])
 
 
 @pytest.mark.parametrize(

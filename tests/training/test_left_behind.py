@@ -11,14 +11,14 @@ import time
 import numpy as np
 import pytest
 from support import needs
+from support.auto_choice import have_chosen
 from support.interruptible_fits import X, Y, fit
 
 import fastmlp
 from fastmlp import Checkpoint, Interrupted
-from fastmlp.backend import choice, reference
+from fastmlp.backend import reference
 from fastmlp.system import interrupts
 from fastmlp.training import checkpoint, threads
-from fastmlp.training import options as fit_options
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -40,9 +40,9 @@ class Held:
 
 
 @pytest.fixture
-def held(monkeypatch):
+def held(monkeypatch, long_calls):
     """held(name, number) has the number-th call of the reference's function of that name held up."""
-    monkeypatch.setattr(threads, "LONG_SECONDS", 0)
+    long_calls(0)
     monkeypatch.setattr(interrupts, "PATIENCE", 0.01)
     gates = []
 
@@ -50,7 +50,7 @@ def held(monkeypatch):
         hindered = Held(getattr(reference.BACKEND, name), number)
         gates.append(hindered.gate)
         backend = reference.BACKEND._replace(**{name: hindered})
-        monkeypatch.setattr(fit_options, "choose", lambda *_, **options: backend)
+        have_chosen(monkeypatch, backend)
 
     yield hold
     for gate in gates:
@@ -72,7 +72,7 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
     assert checkpoint.read_training(path).snapshot.step == step
-    monkeypatch.setattr(fit_options, "choose", choice.choose)
+    monkeypatch.undo()
     resumed = fit(resume=path, callbacks=callbacks(), **options)
     whole = fit(callbacks=callbacks(), **options)
     assert resumed.history == whole.history
@@ -85,13 +85,13 @@ def estimator(**options):
 
 
 @pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:Stochastic Optimizer")
-def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_before(held, monkeypatch):
-    monkeypatch.setattr(
-        threads, "LONG_SECONDS", threads.most_seconds(73, 20)
-    )  # of the 50 rows, not of a batch
+def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_before(
+    held, monkeypatch, long_calls
+):
+    long_calls(threads.most_seconds(73, 20))  # of the 50 rows, not of a batch
     held("evaluate", 2)
     stopped = estimator(validation_set=(X, Y)).fit(X, Y)
-    monkeypatch.setattr(fit_options, "choose", choice.choose)
+    monkeypatch.undo()
     whole = estimator(validation_set=(X, Y), max_iter=2, backend="reference").fit(X, Y)
     assert (stopped.n_iter_, stopped.t_) == (whole.n_iter_, whole.t_) == (2, 100)
     assert stopped.validation_loss_curve_ == whole.validation_loss_curve_

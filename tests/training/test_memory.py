@@ -193,8 +193,7 @@ OTHER_FORMS = ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")
 
 
 @pytest.mark.parametrize(
-    ("form", "optimizer"),
-    [("csr", "SGD"), *(pytest.param(*other, marks=matrix) for other in OTHER_FORMS)],
+    ("form", "optimizer"), [("csr", "SGD"), *(pytest.param(*other, marks=matrix) for other in OTHER_FORMS)]
 )
 def test_sparse_inputs_take_what_the_readme_says(form, optimizer):
     rows, columns, per_row, batch, itemsize = 2000 if form == "dense" else 20_000, 20_000, 150, 100, 4

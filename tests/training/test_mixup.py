@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from support.resuming import StopAt, assert_same
+from support.resuming import assert_same
 from support.selection import matrix
 from support.threads_as_ranks import trained
 
@@ -101,22 +101,10 @@ def test_the_reference_draws_the_same():
     np.testing.assert_allclose(ours.parameters, reference.parameters, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("chunk_steps", [1, 3])
-def test_chunks_do_not_show_and_a_training_goes_on_to_the_bit(chunk_steps, tmp_path, monkeypatch, chunks):
-    whole, path = fit(), tmp_path / "training.npz"
-    chunks(steps=chunk_steps)
-    fit(callbacks=[StopAt(6), fastmlp.Checkpoint(path)])
-    assert_same(fit(resume=path), whole)
-    with pytest.raises(fastmlp.CheckpointError, match=r"mixup \(0.4 then, None now\)"):
-        fit(resume=path, mixup=None)
-    assert_same(fit(epochs=1).fit_more(X, Y, epochs=2), whole)
-    monkeypatch.setattr("fastmlp.data.batches.MIXED_BYTES", 1)
+def test_steps_whose_rows_are_mixed_together_do_not_show(chunks):
+    whole = fit()
+    chunks(mixed=1)
     assert_same(fit(), whole)
-
-
-def test_blocks_have_the_bits_of_an_array():
-    blocks = [(X[:20], Y[:20]), (X[20:], Y[20:])]
-    assert_same(fit(x=blocks, y=None, shuffle=False), fit(shuffle=False))
 
 
 def test_bytes_are_mixed_as_the_numbers_that_they_stand_for():

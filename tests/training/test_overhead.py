@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp.backend import registry
 
 X = np.array([[0.0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
 Y = np.array([0.0, 1, 1, 0])
@@ -28,7 +27,7 @@ FILES_OF_A_FIT = 40
 
 OURS = ("fastmlp.data", "fastmlp.trained", "fastmlp.callbacks", "fastmlp.training", "fastmlp.model")
 RECORDS_OF_A_FIT = {
-    *("FitOptions", "Data", "Plan", "TrainState", "Prepared", "Chunk", "Snapshot", "Continuation"),
+    *("FitOptions", "Data", "Plan", "TrainState", "Prepared", "Chunk", "Snapshot", "Continuation")
 }
 """What docs/architecture.md lists: named tuples of the rooms from descriptions to the training."""
 
@@ -37,13 +36,12 @@ LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_process_of_its_own(monkeypatch):
+def as_in_a_process_of_its_own(fresh_setups):
     """Variants that other tests have registered are candidates of "auto", too: each costs some calls.
 
     What "auto" asks another process for goes by what the tests before have trained. It asks for nothing where
     the network's own program is there.
     """
-    monkeypatch.setattr(registry, "registered", {})
     fit("specialized")
 
 

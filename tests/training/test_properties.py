@@ -1,12 +1,14 @@
 """What holds of every training: however it is cut, and whoever calls the loop, its bits are those of `fit`.
 
-Each network, source, optimiser and backend stands in some of the cases; each property is tried on all cases.
+Each network, source, optimiser, option and backend is in some of the cases;
+each property is tried on all cases.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
 import signal
 import weakref
 from datetime import timedelta
@@ -21,28 +23,36 @@ import fastmlp
 from fastmlp import (
     EMA,
     SGD,
+    Adam,
     AdamW,
     BatchNorm,
+    Callback,
     Categories,
     Checkpoint,
     Cosine,
     Dense,
     Dropout,
+    EarlyStopping,
     Head,
     LayerNorm,
     Network,
     Numbers,
     Residual,
     RMSprop,
+    ScheduleFreeAdamW,
+    StepDecay,
+    Warmup,
 )
 
-ROWS, BATCH, EPOCHS = 50, 16, 4
+ROWS, BATCH, EPOCHS = 49, 16, 4  # the last row joins the batch before where a batch norm needs two
 STEPS = -(-ROWS // BATCH)
 RNG = np.random.default_rng(5)
 X = RNG.integers(-8, 8, (ROWS, 6)) / 8.0
 Y = np.sin(X.sum(axis=1, keepdims=True))
+GAPS = np.where(RNG.random((ROWS, 1)) < 0.2, np.nan, Y)
 LABELS = RNG.integers(0, 3, ROWS)
-BLOCKS = [X[:, :4], RNG.integers(-1, 5, (ROWS, 2))]
+CODES = RNG.integers(-1, 5, (ROWS, 2))
+WEIGHTS = 1.0 + np.arange(ROWS) % 3
 
 NETWORKS = {
     "plain": Network([6, 7, 1], hidden="tanh"),
@@ -50,20 +60,25 @@ NETWORKS = {
     "batches": Network(inputs=6, layers=[Dense(5), BatchNorm(), Residual(Dense(5, "silu")), Dense(1)]),
     "codes": Network(inputs=[Numbers(4), Categories([5, 5])], layers=[Dense(6, "relu"), Dense(1)]),
     "heads": Network(
-        inputs=6, layers=[Dense(8, "relu")], heads={"value": Head(1), "kind": Head(3, loss="cross_entropy")}
+        inputs=[Numbers(4), Numbers(2)],
+        layers=[Dense(8, "relu")],
+        heads={"value": Head(1, missing=True), "kind": Head(3, loss="cross_entropy")},
     ),
 }
 RULES = {
-    "sgd": SGD(0.05, 0.9),
+    "sgd": SGD(Cosine(0.05, 6), 0.9, True, bias_learning_rate=0.01, clip_norm=0.5),
+    "adam": Adam(0.05),
     "adamw": AdamW(Cosine(0.01, 3 * STEPS * EPOCHS, unit="step"), weight_decay=0.1, clip_norm=1.0),
-    "rmsprop": RMSprop(0.01),
+    "rmsprop": RMSprop(Warmup(StepDecay(0.01, 2), 5, unit="step"), momentum=0.5),
+    "free": ScheduleFreeAdamW(0.05, warmup=4),
 }
 
 
-def source(network, kind, rows=slice(None)):
+def source(network, kind="array", rows=slice(None)):
     """The inputs and targets of some rows, as `fit` takes them."""
-    inputs = [block[rows] for block in BLOCKS] if network == "codes" else X[rows]
-    targets = {"value": Y[rows], "kind": LABELS[rows]} if network == "heads" else Y[rows]
+    second = {"codes": CODES, "heads": X[:, 4:]}.get(network)
+    inputs = X[rows] if second is None else [X[rows, :4], second[rows]]
+    targets = {"value": GAPS[rows], "kind": LABELS[rows]} if network == "heads" else Y[rows]
     if kind == "sparse":
         return scipy.sparse.csr_array(inputs), targets
     if kind == "parts":
@@ -71,33 +86,60 @@ def source(network, kind, rows=slice(None)):
     return inputs, targets
 
 
-CASES = [
-    ("plain", "array", "sgd"),
-    ("plain", "parts", "adamw"),
-    ("dropped", "sparse", "adamw"),
-    ("dropped", "array", "rmsprop"),
-    ("batches", "array", "adamw"),
-    ("batches", "parts", "sgd"),
-    ("codes", "array", "adamw"),
-    ("codes", "parts", "rmsprop"),
-    ("heads", "array", "sgd"),
-    ("heads", "parts", "adamw"),
-]
-every_case = pytest.mark.parametrize(("network", "kind", "rule"), CASES)
+MEASURED = {"validation": source("heads"), "metrics": {"kind": ["accuracy"]}}
+
+CASES = {
+    "plain": ("plain", "array", "sgd", {}),
+    "an average, in parts": ("plain", "parts", "adamw", {"average": EMA(0.9)}),
+    "all rows to a step": ("plain", "array", "rmsprop", {"batch_size": None}),
+    "in order": ("plain", "array", "free", {"shuffle": False}),
+    "early stopping": ("plain", "array", "adam", {"validation": source("plain"), "sample_weight": WEIGHTS}),
+    "sparse": ("dropped", "sparse", "adamw", {}),
+    "dropout": ("dropped", "array", "rmsprop", {"average": EMA(0.8)}),
+    "batch norms": ("batches", "array", "adamw", {"accumulate": 2}),
+    "batch norms in parts": ("batches", "parts", "sgd", {}),
+    "codes": ("codes", "array", "adamw", {}),
+    "codes in parts": ("codes", "parts", "rmsprop", {"accumulate": 2}),
+    "heads, mixed": ("heads", "array", "sgd", {"mixup": 0.3}),
+    "heads in parts, measured": ("heads", "parts", "adamw", MEASURED),
+}
+every_case = pytest.mark.parametrize("case", CASES)
 every_backend = pytest.mark.parametrize("backend", [*few(("reference", "fused")), *few(("specialized",))])
 
 
 @pytest.fixture
-def training(network, kind, rule, backend):
-    """training(**options) are the arguments of `fit`; of rows in parts, windows of 20."""
+def training(case, backend):
+    """training(**options) are the arguments of `fit`; of rows in parts, windows of 20 or of a step."""
+    network, kind, rule, own = CASES[case]
 
-    def arguments(**options):
-        x, y = source(network, kind)
-        window = {"window": 20} if kind == "parts" else {}
+    def arguments(callbacks=(), **options):
+        window = {"window": max(20, BATCH * own.get("accumulate", 1))} if kind == "parts" else {}
         common = {"optimizer": RULES[rule], "epochs": EPOCHS, "batch_size": BATCH, "seed": 3, "threads": 1}
-        return (NETWORKS[network], x, y), {**common, **window, "backend": backend, **options}
+        given = {**common, **window, "backend": backend, **own, **options}
+        return (NETWORKS[network], *source(network, kind)), {
+            **given,
+            "callbacks": [*stopping(case), *callbacks],
+        }
 
     return arguments
+
+
+def stopping(case):
+    """A callback that has a state, where there is validation."""
+    return [EarlyStopping(99)] if "validation" in CASES[case][3] else []
+
+
+@pytest.fixture
+def more(case):
+    """more(model, epochs) is the model that goes on, with what `fit_more` does not keep."""
+    network, kind, _, own = CASES[case]
+    given = {name: own[name] for name in ("validation", "sample_weight") if name in own}
+
+    def go_on(model, epochs):
+        rows = source(network, kind)
+        return model.fit_more(*rows, epochs=epochs, callbacks=stopping(case), progress=False, **given)
+
+    return go_on
 
 
 def fit(training, **options):
@@ -107,32 +149,48 @@ def fit(training, **options):
 
 @every_backend
 @every_case
-def test_more_epochs_are_those_of_a_longer_training(training):
+def test_more_epochs_are_those_of_a_longer_training(training, more):
     whole = fit(training)
-    (_, x, y), _ = training()
     for first in (0, 1, EPOCHS - 1):
-        assert_same(fit(training, epochs=first).fit_more(x, y, epochs=EPOCHS - first), whole)
+        begun = fit(training, epochs=first)
+        before = begun.parameters.copy(), {name: [*values] for name, values in begun.history.items()}
+        for model in (begun, begun, pickle.loads(pickle.dumps(begun))):
+            assert_same(more(model, EPOCHS - first), whole)
+        np.testing.assert_array_equal(begun.parameters, before[0])
+        assert begun.history == before[1]
+
+
+class Seen(Callback):
+    """The rows that were visited before each step at a chunk's end."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def on_chunk_end(self, run):
+        self.rows[run.step] = run.rows_seen
 
 
 @every_backend
 @every_case
-def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, chunks, tmp_path):
+def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chunks, tmp_path):
     whole = fit(training)
     chunks(steps=1)
-    (_, x, y), _ = training()
-    for step in range(1, STEPS * EPOCHS, 3):
+    assert_same(fit(training, callbacks=[seen := Seen()]), whole)
+    per_epoch = len(seen.rows) // EPOCHS
+    for step in range(1, len(seen.rows), 2):
         path = tmp_path / str(step)
         stopped = fit(training, callbacks=[StopAt(step), Checkpoint(path)])
-        assert_same(fit(training, resume=path), whole)
-        done = len(stopped.history["loss"])
-        assert_same(stopped.fit_more(x, y, epochs=EPOCHS - done), whole)
+        assert_same(fit(training, callbacks=[again := Seen()], resume=path), whole)
+        later = per_epoch * (step // per_epoch + 1)  # of blocks an epoch's rows may not be known before
+        assert {pair for pair in again.rows.items() if pair[0] > later} <= seen.rows.items()
+        assert_same(more(stopped, EPOCHS - len(stopped.history["loss"])), whole)
 
 
 @every_backend
 @every_case
 def test_a_loop_of_one_s_own_is_fit(training):
     given, named = training()
-    whole, seen = fastmlp.fit(*given, **named), []
+    whole, seen = fit(training), []
     for run in fastmlp.iter_fit(*given, **named):
         seen.append(run.epoch)
     assert seen == [1, 2, 3, 4]
@@ -141,57 +199,60 @@ def test_a_loop_of_one_s_own_is_fit(training):
 
 @every_backend
 @every_case
-def test_a_loop_that_is_left_goes_on(training, chunks):
+def test_a_loop_that_is_left_goes_on(training, more, chunks):
     chunks(steps=1)
-    given, named = training()
-    whole = fastmlp.fit(*given, **named)
+    whole = fit(training)
     for most in (1, STEPS, STEPS + 2):
+        given, named = training()
         for run in fastmlp.iter_fit(*given, every=timedelta(microseconds=1), **named):
             within = run.model()
             if run.step == most:
                 break
         for model in (within, run.model()):
-            assert_same(model.fit_more(*given[1:], epochs=EPOCHS - run.epoch), whole)
+            assert_same(more(model, EPOCHS - run.epoch), whole)
 
 
 @every_backend
 @every_case
-def test_a_rate_that_a_loop_has_changed_stays_changed(training, tmp_path):
-    given, named = training()
+def test_a_rate_that_a_loop_has_changed_stays_changed(training, more, tmp_path):
     models = []
     for left_at in (EPOCHS, 2):
-        for run in fastmlp.iter_fit(*given, callbacks=[Checkpoint(tmp_path / "c")], **named):
+        given, named = training(callbacks=[Checkpoint(tmp_path / "c")])
+        for run in fastmlp.iter_fit(*given, **named):
             if run.epoch == 1:
                 run.rate_factor = 0.25
             if run.epoch == left_at:
                 break
         models.append(run.model())
     whole, half = models
-    assert_same(half.fit_more(*given[1:], epochs=EPOCHS - 2), whole)
-    assert_same(fastmlp.fit(*given, resume=tmp_path / "c", **named), whole)
-    assert (whole.parameters != fastmlp.fit(*given, **named).parameters).any()
+    assert_same(more(half, EPOCHS - 2), whole)
+    assert_same(fit(training, resume=tmp_path / "c"), whole)
+    assert (whole.parameters != fit(training).parameters).any()
+
+
+IN_PARTS = [
+    name for name, (_, kind, _, own) in CASES.items() if kind == "array" and "sample_weight" not in own
+]
+IN_PARTS.remove("all rows to a step")  # which blocks do not give
 
 
 @every_backend
-@pytest.mark.parametrize("kind", ["parts"])
-@pytest.mark.parametrize(("network", "rule"), [(case[0], case[2]) for case in CASES if case[1] == "array"])
-def test_parts_cut_anywhere_are_the_array(training, network):
-    given, named = training(shuffle=False)
-    x, y = source(network, "array")
-    named = {name: value for name, value in named.items() if name != "window"}
-    whole = fastmlp.fit(given[0], x, y, **named)
-    for window in (16, 23, 50):
-        assert_same(fastmlp.fit(*given, window=window, **named), whole)
+@pytest.mark.parametrize("case", IN_PARTS)
+def test_parts_cut_anywhere_are_the_array(training, case):
+    parts, _ = source(CASES[case][0], "parts")
+    for options in ({"shuffle": False, "window": 32}, {"shuffle": False, "window": 40}, {"window": ROWS}):
+        (network, x, y), named = training(**options)
+        of_parts = fastmlp.fit(network, parts, **named)
+        del named["window"]
+        assert_same(of_parts, fastmlp.fit(network, x, y, **named))
 
 
 @every_backend
-@pytest.mark.parametrize(("network", "kind", "rule"), [case for case in CASES if case[1] != "parts"])
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case[1] != "parts"])
 def test_many_models_are_a_loop_of_fit(training):
-    given, named = training()
-    seeds = [3, 4, 5]
-    models = fastmlp.fit_many(*given, n_models=3, **{**named, "seed": seeds})
-    for seed, model in zip(seeds, models, strict=True):
-        assert_same(model, fastmlp.fit(*given, **{**named, "seed": seed}))
+    given, named = training(seed=[3, 4, 5])
+    for seed, model in zip((3, 4, 5), fastmlp.fit_many(*given, n_models=3, **named), strict=True):
+        assert_same(model, fit(training, seed=seed))
 
 
 @every_backend
@@ -201,7 +262,7 @@ def test_threads_change_nothing(training):
 
 
 @pytest.mark.parametrize("network", ["plain", "dropped", "batches"])
-@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("rule", [SGD(0.05, 0.9), RMSprop(0.01)], ids=["sgd", "rmsprop"])
 @every_backend
 def test_a_stepper_over_the_rows_that_fit_visits_is_fit(network, rule, backend):
     options = {"seed": 3, "backend": backend, "threads": 1}
@@ -209,16 +270,16 @@ def test_a_stepper_over_the_rows_that_fit_visits_is_fit(network, rule, backend):
         NETWORKS[network],
         X,
         Y,
-        optimizer=RULES[rule],
+        optimizer=rule,
         epochs=EPOCHS,
         batch_size=BATCH,
         shuffle=False,
         **options,
     )
-    stepper = fastmlp.Stepper(NETWORKS[network], RULES[rule], dtype="float64", most_rows=BATCH, **options)
-    starts = range(0, ROWS, BATCH)
-    for start in [*starts] * EPOCHS:
-        stepper.step(X[start : start + BATCH], Y[start : start + BATCH])
+    stepper = fastmlp.Stepper(NETWORKS[network], rule, dtype="float64", most_rows=BATCH + 1, **options)
+    bounds = [0, 16, 32, ROWS] if network == "batches" else [0, 16, 32, 48, ROWS]
+    for start, stop in [*itertools.pairwise(bounds)] * EPOCHS:
+        stepper.step(X[start:stop], Y[start:stop])
     np.testing.assert_array_equal(stepper.parameters, model.parameters)
 
 
@@ -246,7 +307,7 @@ def test_the_run_comes_after_so_many_epochs_and_at_the_end(every, seen):
 def test_callbacks_see_the_loop_s_training_from_its_beginning_to_its_end():
     told = []
 
-    class Teller(fastmlp.Callback):
+    class Teller(Callback):
         def on_train_begin(self, run):
             told.append("begin")
 
@@ -269,8 +330,8 @@ def test_callbacks_see_the_loop_s_training_from_its_beginning_to_its_end():
 def test_early_stopping_ends_the_loop_and_leaves_the_best():
     options = {"epochs": 400, "validation": 0.3, "optimizer": SGD(0.3, 0.9), "average": EMA(0.5)}
     options = {**OPTIONS, **options}
-    whole = fastmlp.fit(*PLAIN, callbacks=[fastmlp.EarlyStopping(3)], **options)
-    *_, run = fastmlp.iter_fit(*PLAIN, callbacks=[fastmlp.EarlyStopping(3)], **options)
+    whole = fastmlp.fit(*PLAIN, callbacks=[EarlyStopping(3)], **options)
+    *_, run = fastmlp.iter_fit(*PLAIN, callbacks=[EarlyStopping(3)], **options)
     assert run.epoch < 400
     assert_same(run.model(), whole)
 
@@ -282,7 +343,7 @@ def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_t
         signal.raise_signal(signal.SIGINT)
     assert not isinstance(caught.value, fastmlp.Interrupted)
 
-    class Interrupt(fastmlp.Callback):
+    class Interrupt(Callback):
         def on_epoch_end(self, run):
             if run.epoch == 3:
                 signal.raise_signal(signal.SIGINT)
@@ -298,7 +359,7 @@ def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_t
 def test_ctrl_c_ends_the_loop_at_once_and_no_turn_swallows_it(where):
     turns = []
 
-    class Interrupt(fastmlp.Callback):
+    class Interrupt(Callback):
         def on_epoch_end(self, run):
             self.press(run, "on_epoch_end")
 
@@ -351,18 +412,18 @@ def looped(*given, **named):
 def test_a_model_of_a_callback_stays_as_it_was_and_goes_on(train):
     models, whole = [], fastmlp.fit(*PLAIN, **OPTIONS)
 
-    class Keep(fastmlp.Callback):
+    class Keep(Callback):
         def on_train_begin(self, run):
             assert run.model().training is None
 
         def on_epoch_end(self, run):
             models.append(run.model())
 
-    train(*PLAIN, callbacks=[Keep(), fastmlp.EarlyStopping(99)], **OPTIONS)
+    train(*PLAIN, callbacks=[Keep(), EarlyStopping(99)], **OPTIONS)
     assert len(models) == 6
     for epoch, model in enumerate(models, 1):
         assert len(model.history["loss"]) == epoch
-        more = model.fit_more(X, Y, epochs=6 - epoch, callbacks=[fastmlp.EarlyStopping(99)])
+        more = model.fit_more(X, Y, epochs=6 - epoch, callbacks=[EarlyStopping(99)])
         np.testing.assert_array_equal(more.training.snapshot.parameters, whole.parameters)
         assert more.history == whole.history
 
@@ -375,7 +436,7 @@ def test_a_model_is_to_be_had_after_an_error():
             break
     assert np.isnan(last.model().parameters).all()
 
-    class Fails(fastmlp.Callback):
+    class Fails(Callback):
         def on_epoch_end(self, run):
             self.run = run
             assert run.epoch < 2
@@ -388,7 +449,7 @@ def test_a_model_is_to_be_had_after_an_error():
 def test_a_run_that_fit_has_ended_keeps_no_rows():
     rows, kept = X.copy(), []
 
-    class Keep(fastmlp.Callback):
+    class Keep(Callback):
         def on_epoch_end(self, run):
             kept.append(run)
 
@@ -401,7 +462,7 @@ def test_a_run_that_fit_has_ended_keeps_no_rows():
 def test_an_error_in_the_body_ends_the_training():
     ended = []
 
-    class Ends(fastmlp.Callback):
+    class Ends(Callback):
         def on_train_end(self, run):
             ended.append(run.epoch)
 

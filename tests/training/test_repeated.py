@@ -50,11 +50,7 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    """No setups that other tests have left, and no backends."""
-    monkeypatch.setattr(fit_options, "kept", {})
-    monkeypatch.setattr(registry, "registered", {})
+pytestmark = pytest.mark.usefixtures("fresh_setups")
 
 
 def fit(network=NETWORK, x=X, y=Y, **options):
@@ -163,7 +159,6 @@ def test_what_was_given_as_a_list_may_have_changed():
 def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
     fit(progress=None)
     monkeypatch.setattr("fastmlp.training.options.is_watched", lambda: True)
-    monkeypatch.setattr("fastmlp.training.options.is_watched", lambda: True)
     assert calls_of(lambda: fit(progress=None))["on_chunk_end"] > 0
 
 
@@ -221,20 +216,19 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
     assert taken("auto") == "specialized", before
 
 
-def test_the_cores_that_are_left_count(monkeypatch):
+def test_the_cores_that_are_left_count(cores_left):
     fit(backend="specialized")  # "auto" keeps to it
     fit_options.kept.clear()
-    monkeypatch.setattr("fastmlp.training.options.share", lambda: 3)
-    fit(threads=None, backend="auto")
-    monkeypatch.setattr("fastmlp.training.options.share", lambda: 1)
-    fit(threads=None, backend="auto")
+    for count in (3, 1):
+        cores_left(count)
+        fit(threads=None, backend="auto")
     (known,) = fit_options.kept.values()
     assert len(known.steps) == 2
 
 
-def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch):
+def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch, cores_left):
     found, of = [], Work.of
-    monkeypatch.setattr("fastmlp.training.options.share", lambda: 3)
+    cores_left(3)
 
     def noted(*given):
         found.append(of(*given))

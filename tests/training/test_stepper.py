@@ -70,22 +70,6 @@ def test_a_step_has_the_bits_of_fit(backend, name):
     assert stepper.steps == STEPS
 
 
-@pytest.mark.parametrize("backend", ["fused", "specialized"])
-@pytest.mark.parametrize("sizes", [(13, 9, 3), (13, 3)])
-def test_batches_of_changing_length_have_the_bits_of_fit(sizes, backend):
-    X, y = data_set("wine", 100)
-    network, X = Network(sizes, "tanh", "softmax", "cross_entropy"), X.astype("f")
-    model = fastmlp.fit(
-        network, X, y, optimizer=SGD(0.05, 0.9), epochs=3, batch_size=31, shuffle=False, seed=1,
-        backend=backend, threads=1,
-    )  # fmt: skip
-    stepper = Stepper(network, SGD(0.05, 0.9), seed=1, backend=backend)
-    for _ in range(3):
-        for start in range(0, 100, 31):
-            stepper.step(X[start : start + 31], y[start : start + 31])
-    np.testing.assert_array_equal(stepper.parameters, model.parameters)
-
-
 @pytest.mark.parametrize("optimizer", [pytest.param(SGD(0.01), marks=matrix), Adam()])
 def test_batches_that_grow_have_the_bits_of_other_backends(optimizer):
     X = np.random.default_rng(0).normal(size=(100, 3)).astype("f")

@@ -20,7 +20,6 @@ from fastmlp.data.seeding import GROUP_ROWS, RowOrders, orders_of
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
-from fastmlp.training import loop, threads
 from fastmlp.training.loop import EpochLosses
 
 # The same sums in another order or grouping: some ulp a step.
@@ -112,14 +111,13 @@ def test_the_sum_of_large_losses_is_finite():
 
 
 @some_backends
-def test_where_chunks_end_changes_nothing(backend, monkeypatch):
+def test_where_chunks_end_changes_nothing(backend, chunks):
     network = Network([10, 6, 1], dropout=0.3)
     options = {"sample_weight": np.arange(50) % 3, "optimizer": Adam(fastmlp.Cosine(0.01, 50, unit="step"))}
     whole = fit(backend, network, epochs=20, **options)
-    for name, bound in (("MAX_CHUNK_STEPS", 3), ("MAX_CHUNK_VISITS", 40), ("CHUNK_SECONDS", 0.0)):
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, name, bound)
-            cut = fit(backend, network, epochs=20, **options)
+    for bound in ({"steps": 3}, {"steps": 1 << 14, "visits": 40}, {"visits": 1 << 22, "seconds": 0.0}):
+        chunks(**bound)
+        cut = fit(backend, network, epochs=20, **options)
         np.testing.assert_array_equal(cut.parameters, whole.parameters)
         assert cut.history == whole.history
 
@@ -194,13 +192,13 @@ def test_no_epochs_give_an_untrained_model(backend):
 
 @some_backends
 @pytest.mark.parametrize("scale", [1.0, 3e153])
-def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend, scale, monkeypatch):
+def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend, scale, long_calls):
     rows, targets = np.tile(X, (14, 1)), scale * np.tile(Y, 14)
     weights = np.ones(700)
     weights[256:512] = 0  # a part of the 256 rows that one has at least
     options = {"epochs": 2, "validation": (rows, targets, weights)}
     whole = fit(backend, **options)
-    monkeypatch.setattr(threads, "LONG_SECONDS", 0)
+    long_calls(0)
     parts = fit(backend, **options)
     np.testing.assert_allclose(parts.history["validation_loss"], whole.history["validation_loss"], RELATIVE)
 
