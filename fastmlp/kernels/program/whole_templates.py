@@ -90,8 +90,8 @@ def weighed_square(weights, x):
 def round_single(x, twice):
     """Round x (n,) to the numbers of float32; `twice`: to sums of two of them."""
     for i in range(len(x)):
-        number = np.float32(x[i])
-        x[i] = number + np.float32(x[i] - number) if twice else number
+        number = np.float64(np.float32(x[i]))  # Numba's `float` leaves a float32 as it is
+        x[i] = number + np.float64(np.float32(x[i] - number)) if twice else number
 
 
 def round_numbers(state):
