@@ -1,9 +1,8 @@
-"""The equations of Levenberg and Marquardt's steps: their size, and their sums in NumPy.
+"""The equations of Levenberg and Marquardt's steps: sizes, and sums in NumPy.
 
-Chains of products have the sums and the factors in compiled code (`fastmlp.kernels.program.whole_templates`);
-other networks, heads and the reference have them here. Of a loss whose second derivative by the logits z has
-a root R R', J is R' dz/dp and r has R r = dloss/dz. All is a multiple of the objective of which half the sum
-of squares has no factor.
+Chains of products have sums and factors in compiled code (`fastmlp.kernels.program.whole_templates`). Other
+networks, heads and the reference have sums and factors here. Where the loss's second derivative by the logits
+z has a root R R', J is R' dz/dp, and R r = dloss/dz. The unit is half a sum of squares.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from fastmlp.second_order.objective import Vector, WholeObjective, part_of
 from fastmlp.trained.model import Model
 
 BLOCK_BYTES = 1 << 19
-"""Of the derivatives of a block of rows, which L2 holds while they are summed: half of it."""
+"""The bytes of derivatives of a block of rows: half of L2."""
 
 LEAST_BLOCK = 256
-"""Residuals of a block, at least: J'J is read and written once for each."""
+"""The least residuals of a block: every block reads and writes J'J."""
 
 MOST_BYTES = 1 << 30
 """Of all matrices."""
@@ -49,12 +48,12 @@ def check_memory(parameters: int, residuals: int) -> None:
 class Equations:
     """The equations of all steps of an objective.
 
-    state : a WHOLE, overwritten with their sizes and places in the room
+    state : a WHOLE, overwritten with sizes and places in the room
 
     Attributes
     ----------
-    length : of the room; products : (n_in, n_out) of J'J and its factors
-    trained : (P,) 1 for trained parameters; is_compiled : whether compiled code has their sums
+    length : of the room; products : (n_in, n_out) of J'J and the factors
+    trained : (P,) 1 for trained parameters; is_compiled : True if compiled code forms the sums
     """
 
     def __init__(self, optimizer: Any, objective: WholeObjective, state: Any) -> None:
@@ -65,7 +64,7 @@ class Equations:
         check_memory(count, residuals)
         plain = network.replaced(input_scale=1.0) if network.input_scale != 1 else network
         model = Model(plain, self._parameters, {"loss": []}, objective.backend, None)
-        self._rows = ParameterRows(model, None, network.n_out, True, data.inputs)
+        self._rows = ParameterRows(model, None, network.n_out, True, objective.inputs)
         if network.heads:
             heads, columns = network.heads, columns_of_heads(network.heads)
             self._parts = [(head.objective, columns[name]) for name, head in heads.items()]
@@ -75,8 +74,9 @@ class Equations:
             squares = 2.0 if loss_of(network.objective.loss).name == "mse" else 1.0
             self._scale = objective.total * network.objective.divisor / squares
         self.trained = np.zeros(count)
-        for places in self._rows.places.values():
-            self.trained[places] = 1
+        if optimizer.evidence:  # else nobody reads it, and places take as long as a hundred small steps
+            for places in self._rows.places.values():
+                self.trained[places] = 1
         squares = not network.heads and loss_of(network.objective.loss).name == "mse"
         state.has_noise = state.squares = squares
         state.scale, state.first_damping = self._scale, optimizer.damping
@@ -95,7 +95,7 @@ class Equations:
         if dual:
             state.gram = state.factor
         self.products = (count, count), (some, count)
-        self.is_compiled = self._rows.is_chain and not isinstance(data.inputs, SparseRows)
+        self.is_compiled = self._rows.is_chain and not isinstance(objective.inputs, SparseRows)
 
     def in_numpy(self) -> dict[str, Callable[..., Any]]:
         """Return the operations of `whole_steps` on equations by name."""
@@ -104,7 +104,7 @@ class Equations:
         }  # fmt: skip
 
     def _counts(self, part: int, targets: Array, weights: Array) -> Array:
-        """Return the factors of residuals (rows, k), or (rows, 1), before the root is taken."""
+        """Return squared factors of residuals, (rows, k) or (rows, 1)."""
         network = self._objective.network
         if not network.heads:
             return weights[:, None]
@@ -119,7 +119,7 @@ class Equations:
         return counted * (self._scale * weight * squares / total if total else 0.0)
 
     def _residuals_of(self, some: slice, logits: list[Array]) -> tuple[Vector, list[Array]]:
-        """Return residuals (k, rows) and the cotangents of each output layer's logits, (k, rows, units)."""
+        """Return residuals (k, rows), and cotangents of logits (k, rows, units)."""
         network, data = self._objective.network, self._objective.data.take(some)
         if network.heads:
             _, deltas = heads_loss(network, logits, data.targets, data.weights, self._totals)
@@ -169,9 +169,9 @@ class Equations:
         state.total_diagonal = np.einsum("ij,ij->", whole, whole) if state.dual else np.trace(gram)
 
     def _factored(self, call: Any, diagonal: Vector) -> tuple[Vector | None, Vector]:
-        """Return a factor of J'J + diagonal, None if rounding leaves none; and J over the diagonal's root.
+        """Return a factor of J'J + diagonal, or None; and J over the diagonal's root.
 
-        Of fewer residuals the factor is that of the second matrix times its transpose, plus 1.
+        For fewer residuals the factor is of A A' + 1, with the second matrix A.
         """
         state, size, side = call.whole, call.size, call.whole.side
         by_root = call.room[state.jacobian :][: side * size].reshape(-1, size)
@@ -201,7 +201,7 @@ class Equations:
     def _determined(self, call: Any, ratio: float, most: float) -> float:
         """Return how many of `most` parameters the data determine.
 
-        ratio : the precision of the prior over that of the noise
+        ratio : the prior's precision over the noise's
         """
         side = call.whole.side
         factor, _ = self._factored(call, np.full(call.size, ratio)) if ratio else (None, None)

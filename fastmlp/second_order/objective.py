@@ -1,4 +1,4 @@
-"""The objective of all rows in float64, and the text of the steps bound to NumPy."""
+"""The objective of all rows in float64; the steps bound to NumPy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Vector = NDArray[np.float64]
 
 
 class WholeObjective:
-    """The objective of all rows, with penalties, as a function of parameters (P,) in float64.
+    """The objective of all rows as a function of parameters (P,).
 
     Attributes
     ----------
     network, backend : of losses and gradients
-    data : rows with all numbers in float64
+    data, inputs : rows with all numbers in float64, and the rows' inputs
     total : the weight of all rows
     curvature : (P,) the second derivative of the penalties by each parameter
     """
@@ -33,7 +33,8 @@ class WholeObjective:
     def __init__(self, network: Network, data: Data, backend: Backend) -> None:
         self.network, self.backend = network, backend
         others = (array.astype(np.float64, copy=False) for array in data[1:])
-        self.data = Data(_in_float64(data.inputs), *others)
+        self.inputs = _in_float64(data.inputs)
+        self.data = Data(self.inputs, *others)
         self.total = float(self.data.weights.sum())
         size = parameter_count(network)
         self.curvature = np.zeros(size)
@@ -48,7 +49,7 @@ class WholeObjective:
 
 
 def _in_float64(given: Inputs | ByteRows) -> Inputs:
-    """Return rows whose numbers are in float64, dense or sparse."""
+    """Return rows with numbers in float64, dense or sparse."""
     inputs = unpacked(given)
     if not isinstance(inputs, SparseRows):
         return inputs.astype(np.float64, copy=False)
@@ -85,7 +86,7 @@ VECTORS: dict[str, Callable[..., Any]] = {
 
 
 def in_numpy(**operations: Callable[..., Any]) -> dict[str, Any]:
-    """Return the functions of `whole_steps` by name, bound to NumPy and to passes over all rows."""
+    """Return functions of `whole_steps` by name, bound to NumPy and to passes."""
     scope = {**vars(whole_steps), **VECTORS}
     for name, function in vars(whole_steps).items():
         if isinstance(function, types.FunctionType):

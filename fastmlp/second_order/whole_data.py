@@ -1,12 +1,13 @@
-"""Steps of all rows between the training loop and the text of the steps.
+"""Steps of all rows in the place of a backend.
 
-All that a step depends on is among the moments, so that a file of the training has it. Several steps run in
-one call, up to the next epoch that a callback needs.
+The moments have all numbers for the next step, and so do files of the training. A call takes several steps,
+up to the next epoch for a callback.
 """
 
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,16 @@ from fastmlp.second_order.objective import WholeObjective, in_numpy, part_of
 from fastmlp.training.loop import Plan, Report
 
 CURVES = {"gradient": 1, "damping": 2, "prior_precision": 3, "noise": 4, "effective_parameters": 5}
-"""The rows of a call's curves by the names in the history."""
+"""The rows of a call's curves by history name."""
 
 
 class WholeDataSteps:
-    """The steps of a plan whose optimiser reads all rows, in the place of a backend.
+    """A plan's steps on all rows.
 
-    The first moment is what float32 leaves of a parameter, so that parameters stay in float64 from the first
-    step to the last; then come the numbers of the rule, each in a row of its own, and the pairs.
+    The first moment is the rest of a parameter after float32, so that parameters stay in float64 from the
+    first step to the last. Then come the numbers of the rule, each in a row, and the pairs.
 
-    now, name : the backend, and its name; report : of the last chunk
+    now, name : the backend, and the name; report : of the last chunk
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -47,7 +48,7 @@ class WholeDataSteps:
         self.objective = objective = WholeObjective(network, plan.data, self.now)
         size, states = len(objective.curvature), np.zeros(1, WHOLE).view(np.recarray)
         state = states[0]
-        for name in {*WHOLE.names} & {*dir(optimizer)} - {*optimizer.numbers}:
+        for name in {*(WHOLE.names or ())} & {*dir(optimizer)} - {*optimizer.numbers}:
             value = getattr(optimizer, name)
             state[name] = np.nan if value is None else value
         state.divisor = 1.0 if network.heads else network.objective.value_divisor
@@ -59,8 +60,9 @@ class WholeDataSteps:
             parameters=np.full(size, np.nan), gradients=np.zeros(size), size=size, iterations=0, whole=state,
             moments=np.zeros((optimizer.vectors, size)), curves=np.empty((6, 0)), room=np.zeros(length),
         )  # fmt: skip
-        """Arrays and numbers of the steps, by the names in `fastmlp.kernels.program.records`."""
+        """Arrays and numbers by the names of `fastmlp.kernels.program.records`."""
         part_of(call.room, 0, size, CURVED)[...] = objective.curvature
+        self._run: Callable[..., Any]
         arrays = network, call.parameters, objective.data, call.gradients
         if equations is not None:
             part_of(call.room, 0, size, TRAINED)[...] = equations.trained
@@ -98,7 +100,7 @@ class WholeDataSteps:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """Take a chunk's steps, fewer where the rule comes to its end or the objective is not finite."""
+        """Take a chunk's steps, up to the end of the rule."""
         assert isinstance(optimizer, WholeDataOptimizer)
         call, whole, most = self.call, self.call.whole, losses.shape[-1]
         parameters, moments, count = state.parameters, state.moments, 1 + len(optimizer.numbers)

@@ -15,8 +15,8 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
-    *("backend", "callbacks", "cli", "distributed", "estimators", "exchange", "files", "formulas", "lab"),
-    *("kernels", "model", "searches", "system", "testing"),
+    *("backend", "callbacks", "cli", "derivatives", "distributed", "estimators", "exchange", "files"),
+    *("formulas", "kernels", "lab", "model", "searches", "second_order", "system", "testing"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 
