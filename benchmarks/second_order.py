@@ -471,7 +471,9 @@ def timed(train: Train, start: np.ndarray, most: int) -> tuple[float, int]:
 
 def rate_of(train: Train, start: np.ndarray) -> float:
     """Return the seconds of an iteration, without those of a fit."""
-    few, count = min(timed(train, start, FEW)[0] for _ in range(3)), FEW
+    few, count = timed(train, start, FEW)[0], FEW
+    if few < LEAST_SECONDS:
+        few = min(few, *(timed(train, start, FEW)[0] for _ in range(2)))
     while True:
         count *= 7
         spent, taken = timed(train, start, count)
@@ -486,7 +488,8 @@ def fitted(train: Train, starts: list[np.ndarray], limit: float, rate: float) ->
     """Return so many iterations as take the seconds `limit`; rate : seconds of an iteration, about"""
     count = min(max(1, round(limit / rate)), MOST_ITERATIONS)
     for _ in range(4):
-        spent = median(seconds(functools.partial(train, start, count)) for start in starts[:3])
+        tried = starts[: 3 if limit < 0.1 else 1]
+        spent = median(seconds(functools.partial(train, start, count)) for start in tried)
         if 0.9 < spent / limit < 1.1:
             break
         # A peer that has come to its end takes no longer with more.

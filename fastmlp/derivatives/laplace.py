@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.reference_losses import output_loss
+from fastmlp.backend.reference_losses import activate, output_loss
 from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import unit_vectors
 from fastmlp.derivatives.parameter_derivatives import ParameterRows, root_of
@@ -108,11 +108,6 @@ class Posterior:
             return structure, every
         last = rows.network.operations[-1]
         return structure, every[(every >= last.weights) & (every < last.trained)]
-
-    def _mean(self, logits: Array) -> Array:
-        from fastmlp.backend.reference_losses import activate
-
-        return np.asarray(activate(self.model.network.output, logits))
 
     def _log_loss(self, logits: Array, targets: Array) -> float:
         """Return the sum of negative log likelihoods, or of half squares without noise."""
@@ -214,7 +209,8 @@ class Posterior:
                 logits, jacobian = (each - each.mean(axis=1, keepdims=True) for each in (logits, jacobian))
             spread = (jacobian @ self._vectors) ** 2 @ scale
             shrinks = self._loss in ("cross_entropy", "binary_cross_entropy")
-            means.append(self._mean(logits / np.sqrt(1 + np.pi / 8 * spread) if shrinks else logits))
+            shrunk = logits / np.sqrt(1 + np.pi / 8 * spread) if shrinks else logits
+            means.append(np.asarray(activate(self.model.network.output, shrunk)))
             variances.append(spread + (self.noise**2 if self._loss == "mse" else 0))
         mean = np.concatenate(means)
         return (mean, np.sqrt(np.concatenate(variances))) if return_std else mean

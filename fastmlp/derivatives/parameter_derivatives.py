@@ -81,29 +81,10 @@ class ParameterRows(Rows):
         most : rows of a block; cotangents : of the logits of some rows, with logits=True
         """
         self.__dict__.pop("graph", None)  # the parameters may have changed
-        if not (self.network.is_chain and not self.network.heads and self.is_compiled):
-            for some in self.slices(most):
-                tape, steps = Tape(self.graph, self.dense(some)), [*self.ends.values()]
-                found = cotangents(some, [tape.values[step] for step in steps])
-                yield some, parameter_jacobian(self, tape, dict(zip(steps, found, strict=True)))
-            return
-        passes = self.passes
-        for some in self.slices(min(most, passes.rows)):
-            inputs, count = self.dense(some), some.stop - some.start
-            (seeds,) = cotangents(some, [passes.forward(inputs)])
-            out = np.zeros((len(seeds), count, len(self.parameters)), self.dtype)
-            for seed, own in zip(np.ascontiguousarray(seeds), out, strict=True):
-                passes.back(seed[None])
-                x = inputs
-                for one in self.network.operations:
-                    delta = passes.units("deltas", one, count)
-                    shape = count, one.n_in, one.n_out
-                    by_weights = own[:, one.weights : one.biases].reshape(shape)
-                    np.einsum("ri,rj->rij", x, delta, out=by_weights)  # 0.6 of the time of a product
-                    if one.trains_bias:
-                        own[:, one.biases : one.trained] = delta
-                    x = passes.units("activations", one, count)
-            yield some, out
+        for some in self.slices(most):
+            tape, steps = Tape(self.graph, self.dense(some)), [*self.ends.values()]
+            found = cotangents(some, [tape.values[step] for step in steps])
+            yield some, parameter_jacobian(self, tape, dict(zip(steps, found, strict=True)))
 
     def deltas(self, logits: Sequence[Array], targets: Array) -> list[Array]:
         """Return derivatives of each row's loss by the logits of heads or members."""

@@ -411,11 +411,6 @@ class Call:
         self.show(given)
         self._held |= given
 
-    def array(self, name: str) -> NDArray[Any]:
-        """Return an array given to `set`."""
-        found: NDArray[Any] = self._held[name]
-        return found
-
     def show(self, given: dict[str, Any]) -> None:
         """Write values to their words; the caller must keep arrays alive while the call runs."""
         words = self.words
