@@ -302,17 +302,32 @@ def determined_by(call, ratio, most):
 
 
 def cholesky(a):
-    """Replace the upper half of a (n, n) by U with U'U = a; return False where a is not positive definite."""
+    """Replace the upper half of a (n, n) by U with U'U = a; return False where a is not positive definite.
+
+    A row stays in L1 while earlier rows are subtracted, four at a time.
+    """
     n = a.shape[0]
-    for k in range(n):
-        if not a[k, k] > 0.0:
+    for i in range(n):
+        own, together = vector(a, i * n + i, n - i), i // 4 * 4
+        for k in range(0, together, 4):
+            subtract_rows(a, k, i, own)
+        for k in range(together, i):
+            combined(own, -a[k, i], vector(a, k * n + i, n - i), own)
+        if not a[i, i] > 0.0:
             return False
-        own = vector(a, k * n + k, n - k)
-        scaled(1.0 / math.sqrt(a[k, k]), own, own)
-        for i in range(k + 1, n):
-            below = vector(a, i * n + i, n - i)
-            combined(below, -a[k, i], vector(a, k * n + i, n - i), below)
+        scaled(1.0 / math.sqrt(a[i, i]), own, own)
     return True
+
+
+def subtract_rows(u, k, i, out):
+    """out (n - i,) -= rows k to k + 3 of u (n, n) from column i on, times the rows' numbers in column i"""
+    wide_vectors()
+    n, count = u.shape[1], len(out)
+    first, second = vector(u, k * n + i, count), vector(u, (k + 1) * n + i, count)
+    third, fourth = vector(u, (k + 2) * n + i, count), vector(u, (k + 3) * n + i, count)
+    a, b, c, d = u[k, i], u[k + 1, i], u[k + 2, i], u[k + 3, i]
+    for j in range(count):
+        out[j] -= a * first[j] + b * second[j] + c * third[j] + d * fourth[j]
 
 
 def solve_lower(u, x):
