@@ -117,21 +117,22 @@ def set_direction(call):
     state, pairs, size = call.whole, call.moments, call.size
     down, along = part_of(call.room, 0, size, DOWN), part_of(call.room, 0, size, STEP)
     factors = part_of(call.room, LINES * size, state.history, 0)
+    curvatures = part_of(call.room, LINES * size, state.history, 1)
     scaled(-1.0, down, along)
     first, scale = max(0, state.pairs - state.history), 1.0
     for number in range(state.pairs - 1, first - 1, -1):
         place = number % state.history
         s, y = part_of(pairs, 0, size, place), part_of(pairs, 0, size, state.history + place)
-        curvature = inner(s, y)
+        curvatures[place] = inner(s, y)
         if number == state.pairs - 1:
-            scale = curvature / inner(y, y)  # equation 7.20
-        factors[place] = inner(s, along) / curvature
+            scale = curvatures[place] / inner(y, y)  # equation 7.20
+        factors[place] = inner(s, along) / curvatures[place]
         combined(along, -factors[place], y, along)
     scaled(scale, along, along)
     for number in range(first, state.pairs):
         place = number % state.history
         s, y = part_of(pairs, 0, size, place), part_of(pairs, 0, size, state.history + place)
-        combined(along, factors[place] - inner(y, along) / inner(s, y), s, along)
+        combined(along, factors[place] - inner(y, along) / curvatures[place], s, along)
 
 
 def try_step(call, step):
