@@ -4,7 +4,8 @@ python -m benchmarks.second_order prints two tables: the loss that each peer com
 that our Levenberg-Marquardt takes for --iterations, and the time of an iteration. Every figure is a median
 over --restarts starts, which all peers share; peers and starts take turns, in one process on one core. A peer
 that is not installed is named and left out. A loss is the mean of squares over all outputs of scaled targets,
-in float64, and is taken from the weights by one function for all.
+in float64, and is taken from the weights by one function for all. A peer's iterations are fitted to the time
+in trials, and the tables say where a peer that was not at its end had another time.
 
 --json FILE keeps all figures; --page writes the tables of docs/second-order.md from such a file.
 """
@@ -252,9 +253,10 @@ def jacobian(task: Task, flat: np.ndarray) -> np.ndarray:
     return found.reshape(rows * outputs, -1)
 
 
-# --- peers: prepare(task) returns train(start, iterations), which returns the flat vector it comes to ---
+# --- peers: prepare(task) returns train(start, most), which returns the flat vector and the iterations ---
 
-Train = Callable[[np.ndarray, int], np.ndarray]
+Fitted = tuple[np.ndarray, int]
+Train = Callable[[np.ndarray, int], Fitted]
 
 
 LM, LBFGS = fastmlp.LevenbergMarquardt(min_gradient=0.0), fastmlp.LBFGS(min_gradient=0.0)
@@ -269,13 +271,14 @@ def ours(make: Callable[[int], tuple[Any, int | None]], task: Task) -> Train:
     """Train as a user does. make : returns the optimiser of so many epochs, and rows of a batch"""
     network = task.network
 
-    def train(start: np.ndarray, iterations: int) -> np.ndarray:
+    def train(start: np.ndarray, iterations: int) -> Fitted:
         optimizer, batch_size = make(iterations)
         initial = tuple(zip(*layers_of(network.sizes, start), strict=True))
-        return fastmlp.fit(
+        model = fastmlp.fit(
             network, task.X, task.y, optimizer=optimizer, epochs=iterations, batch_size=batch_size, seed=0,
             initial=initial, dtype="float64", threads=1, progress=False,
-        ).parameters  # fmt: skip
+        )  # fmt: skip
+        return model.parameters, len(model.history["loss"])
 
     return train
 
@@ -285,7 +288,7 @@ def scikit_learn(task: Task) -> Train:
 
     sizes = task.network.sizes
 
-    def train(start: np.ndarray, iterations: int) -> np.ndarray:
+    def train(start: np.ndarray, iterations: int) -> Fitted:
         y = task.y if task.y.shape[1] > 1 else task.y[:, 0]
         options = {"activation": "tanh", "solver": "lbfgs", "alpha": 0.0, "tol": 1e-12}
         net = MLPRegressor(
@@ -298,7 +301,7 @@ def scikit_learn(task: Task) -> Train:
         net.coefs_, net.intercepts_ = [w for w, _ in layers], [b for _, b in layers]
         net.fit(task.X, y)
         pairs = zip(net.coefs_, net.intercepts_, strict=True)
-        return np.concatenate([part.ravel() for pair in pairs for part in pair])
+        return np.concatenate([part.ravel() for pair in pairs for part in pair]), net.n_iter_
 
     return train
 
@@ -306,26 +309,30 @@ def scikit_learn(task: Task) -> Train:
 def scipy_least_squares(task: Task) -> Train:
     method = "lm" if task.y.size >= parameter_count(task.network) else "trf"
 
-    def train(start: np.ndarray, iterations: int) -> np.ndarray:
-        return scipy.optimize.least_squares(
+    def train(start: np.ndarray, iterations: int) -> Fitted:
+        found = scipy.optimize.least_squares(
             lambda flat: residuals(task, flat).ravel(), start, functools.partial(jacobian, task),
             method=method, ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=iterations,
-        ).x  # fmt: skip
+        )  # fmt: skip
+        return found.x, found.nfev
 
     return train
 
 
 def scipy_lbfgs(task: Task) -> Train:
-    """SciPy around our compiled gradient, as `MLPRegressor(solver="lbfgs")` calls it."""
-    gradient = registry.get("fused").gradient
-    data, out = Data(task.X, task.y, np.ones(len(task.X))), np.empty(parameter_count(task.network))
+    """SciPy around our compiled gradient, whose call is prepared once."""
+    data, size = Data(task.X, task.y, np.ones(len(task.X))), parameter_count(task.network)
+    at, out = np.empty(size), np.empty(size)
+    taken = registry.get("fused").bound(task.network, at, data, out)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        return gradient(task.network, flat, data, 0, 0, out), out
+        at[:] = flat
+        return taken(), out
 
-    def train(start: np.ndarray, iterations: int) -> np.ndarray:
+    def train(start: np.ndarray, iterations: int) -> Fitted:
         options = {"maxiter": iterations, "maxfun": 10**9, "ftol": 0.0, "gtol": 1e-12}
-        return scipy.optimize.minimize(objective, start, method="L-BFGS-B", jac=True, options=options).x
+        found = scipy.optimize.minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
+        return found.x, found.nit
 
     return train
 
@@ -355,12 +362,12 @@ def torch_lm(task: Task) -> Train:
         pieces = zip(given.items(), flat.split(lengths), strict=True)
         return {name: piece.view(one.shape) for (name, one), piece in pieces}
 
-    def train(start: np.ndarray, iterations: int) -> np.ndarray:
+    def train(start: np.ndarray, iterations: int) -> Fitted:
         pieces = [part for w, b in layers_of(sizes, torch.from_numpy(start)) for part in (w.T.reshape(-1), b)]
         flat, damping = torch.cat(pieces), DAMPING
         r = (functional_call(net, unflat(flat), (X,)) - y).reshape(-1)
         loss = r @ r
-        for _ in range(iterations):
+        for taken in range(iterations):  # noqa: B007
             blocks = by_parameters(unflat(flat), X)
             J = torch.cat([block.flatten(2) for block in blocks.values()], dim=2).flatten(0, 1)
             H, g = J.T @ J, J.T @ r
@@ -377,7 +384,7 @@ def torch_lm(task: Task) -> Train:
                 break
         found = unflat(flat)
         pairs = [(found[f"{2 * i}.weight"].T, found[f"{2 * i}.bias"]) for i in range(len(sizes) - 1)]
-        return torch.cat([part.reshape(-1) for pair in pairs for part in pair]).numpy()
+        return torch.cat([part.reshape(-1) for pair in pairs for part in pair]).numpy(), taken + 1
 
     return train
 
@@ -416,7 +423,7 @@ def optimistix_lm(task: Task) -> Train:
         state = eqx.combine(arrays, rest)
         return solver.postprocess(errors, flat, None, None, {}, state, tags, optx.RESULTS.successful)[0]
 
-    return lambda start, iterations: np.asarray(loop(start, iterations))
+    return lambda start, iterations: (np.asarray(loop(start, iterations)), iterations)
 
 
 class Peer(NamedTuple):
@@ -455,17 +462,38 @@ def seconds(call: Callable[[], Any]) -> float:
     return once(call, CLOCKS["cpu"])
 
 
+def timed(train: Train, start: np.ndarray, most: int) -> tuple[float, int]:
+    """Return the seconds and the iterations of a fit."""
+    found: list[Fitted] = []
+    return seconds(lambda: found.append(train(start, most))), found[0][1]
+
+
 def rate_of(train: Train, start: np.ndarray) -> float:
     """Return the seconds of an iteration, without those of a fit."""
-    few = spent = seconds(lambda: train(start, FEW))
-    rate, count = 1e-9, FEW
-    while spent - few < LEAST_SECONDS:
+    few, count = timed(train, start, FEW)[0], FEW
+    if few < LEAST_SECONDS:
+        few = min(few, *(timed(train, start, FEW)[0] for _ in range(2)))
+    while True:
         count *= 7
-        before, spent = spent, seconds(lambda: train(start, count))  # noqa: B023
-        if count > 7 * FEW and spent < 3 * before:  # it has come to its end
+        spent, taken = timed(train, start, count)
+        if taken < count or spent - few > LEAST_SECONDS or count > MOST_ITERATIONS:
             break
-        rate = max(spent - few, 1e-9) / (count - FEW)
-    return rate
+    if taken < count:  # it has come to its end
+        spent = min(timed(train, start, count)[0] for _ in range(5))
+    return max(spent - few, 1e-9) / max(taken - FEW, 1)
+
+
+def fitted(train: Train, starts: list[np.ndarray], limit: float, rate: float) -> int:
+    """Return so many iterations as take the seconds `limit`; rate : seconds of an iteration, about"""
+    count = min(max(1, round(limit / rate)), MOST_ITERATIONS)
+    for _ in range(4):
+        tried = starts[: 3 if limit < 0.1 else 1]
+        spent = median(seconds(functools.partial(train, start, count)) for start in tried)
+        if 0.9 < spent / limit < 1.1:
+            break
+        # A peer that has come to its end takes no longer with more.
+        count = min(max(1, round(count * min(max(limit / spent, 0.25), 4.0))), MOST_ITERATIONS)
+    return count
 
 
 def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> dict[str, Any]:
@@ -485,14 +513,14 @@ def measured(work: Work, peers: list[Peer], restarts: int, iterations: int) -> d
     rate = {name: median(values[1:]) for name, values in rates.items()}  # "auto" settles in the first
     first, *_ = trains
     limit = median(seconds(functools.partial(trains[first], start, iterations)) for start in starts)
-    counts = {name: min(max(1, round(limit / rate[name])), MOST_ITERATIONS) for name in trains}
+    counts = {name: fitted(train, starts, limit, rate[name]) for name, train in trains.items()}
     counts[first] = iterations
     found: dict[str, dict[str, list[float]]] = {name: {"loss": [], "seconds": []} for name in trains}
     for start in starts:
         for name, train in trains.items():
-            kept: list[np.ndarray] = []
+            kept: list[Fitted] = []
             took = seconds(lambda: kept.append(train(start, counts[name])))  # noqa: B023
-            found[name]["loss"].append(loss_of(task, kept[0]))
+            found[name]["loss"].append(loss_of(task, kept[0][0]))
             found[name]["seconds"].append(took)
     return {
         "work": work.name, "kind": work.kind, "sizes": task.network.sizes, "rows": len(task.X),
@@ -532,6 +560,13 @@ def tables(results: dict[str, Any]) -> str:
             f"\n\nOn the fits of functions Adam's loss is {median(shares):.3g} times that of {first} in the"
         )
         text += " median."
+    apart = []
+    for row, name in itertools.product(works, names):
+        took, limit = (median(row["found"][one]["seconds"]) for one in (name, first))
+        if not 0.8 < took / limit < 1.25:
+            apart.append(f"{name} on {row['work']} ({took / limit:.2g})")
+    if apart:
+        text += "\n\nThe time was another one, as a share, of " + ", ".join(apart) + "."
     text += "\n\nMicroseconds of an iteration:\n\n" + "\n".join(times)
     if absent := [peer.name for peer in PEERS if peer.name not in names]:
         text += f"\n\nLeft out: {', '.join(absent)}."

@@ -155,7 +155,7 @@ atexit.register(_publish_end, os.getpid())
 
 _ROOMS = {
     **dict.fromkeys(("input_derivatives", "parameter_derivatives", "attribution"), "derivatives"),
-    **dict.fromkeys(("whole_data", "levenberg_marquardt", "lbfgs"), "second_order"),
+    "whole_data": "second_order",
 }
 register(lambda name: importlib.import_module(f"fastmlp.{_ROOMS.get(name, 'exchange')}.{name}"))
 register_file("table", _read_table)

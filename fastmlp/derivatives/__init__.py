@@ -1,1 +1,1 @@
-"""Derivatives of a trained network: by its inputs, by its parameters, and what follows from them."""
+"""Derivatives of a trained network by inputs and parameters, attributions, error bars."""

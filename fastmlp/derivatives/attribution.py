@@ -1,7 +1,7 @@
 """Attributions: the change of an output from a baseline to a row, divided among the columns.
 
 Integrated gradients (Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", 2017) follow the
-straight line from one baseline. Expected gradients (Erion et al., "Improving performance of deep learning
+straight line from a baseline. Expected gradients (Erion et al., "Improving performance of deep learning
 models with axiomatic attribution priors and expected gradients", 2021) are a mean over lines from many.
 """
 
@@ -23,14 +23,14 @@ Array = NDArray[Any]
 
 
 class Attribution(NamedTuple):
-    """What each column adds to an output.
+    """The share of each column in an output.
 
     Attributes
     ----------
     values : (rows, columns) floating
-    change : (rows,) floating, the output of each row minus that of the baseline, or the mean of all baselines
+    change : (rows,) floating, each row's output minus the baseline's, or minus the mean of all baselines
     error : float, the greatest difference between the sum of a row's values and its change
-    names : of the columns; None where these have none
+    names : of the columns, or None
     """
 
     values: Array
@@ -39,9 +39,9 @@ class Attribution(NamedTuple):
     names: tuple[str, ...] | None = None
 
     def plot(self, row: int | None = None, names: Any = None, ax: Any = None) -> Any:
-        """Draw bars of one row's values, or of the mean absolute values of all; return Matplotlib's axes.
+        """Draw bars of a row's values, or of all rows' mean absolute values.
 
-        names : of the columns, in the place of their own; ax : axes to draw on, new ones if None
+        Return Matplotlib's axes. names : of the columns; ax : axes to draw on, new axes if None
         """
         pyplot = needed("matplotlib.pyplot", "plot", "Attribution.plot")
         shown = np.abs(self.values).mean(axis=0) if row is None else self.values[row]
@@ -121,7 +121,7 @@ def mean_of(parts: Sequence[Attribution]) -> Attribution:
 
 
 def _given(model: Model, X: Array) -> Any:
-    """Return rows (rows, columns) as a model takes them: those of sparse blocks as CSR."""
+    """Return rows (rows, columns) in a model's form: sparse blocks as CSR."""
     blocks = model.network.blocks
     if not any(block.is_sparse for block in blocks):
         return X
@@ -134,7 +134,7 @@ def _dense(rows: Rows) -> Array:
 
 
 def _output(model: Model, X: Array, output: Any, logits: bool) -> Array:
-    """Return one output (rows,) of rows in float64."""
+    """Return an output (rows,) of rows in float64."""
     rows = Rows(model, _given(model, X), 1, logits)
     place = rows.output(output)
     return by_rows(rows, (), lambda tape, _: rows.outputs(tape.values)[:, place]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Derivatives of a model by its inputs, in blocks of rows of bounded memory."""
+"""Derivatives by the inputs, in blocks of rows of bounded memory."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from fastmlp.kernels.runtime.passes import RowPasses
 
 EXACT = "fused"
-"""The backend of models that predict with products of bfloat16 numbers, which have no derivative."""
+"""The backend of bfloat16 models, because rounded products have no derivative."""
 
 MOST_NUMBERS = 1 << 18
-"""Numbers of an array of a tape, values or cotangents of one step: 1 or 2 MiB, which L2 or L3 holds."""
+"""The most numbers in an array of a tape: 1 or 2 MiB, within L2 or L3."""
 
 
 idle_passes: weakref.WeakKeyDictionary[Model, RowPasses] = weakref.WeakKeyDictionary()
-"""Compiled passes of models that no call uses."""
+"""Compiled passes of models, not in use by any call."""
 
 
 @functools.lru_cache(maxsize=64)
 def _bare(network: Network) -> Network:
-    """Return a network whose outputs are the logits."""
+    """Return the network with the logits as outputs."""
     return network.replaced(output="identity", loss="mse")
 
 
@@ -55,9 +55,9 @@ class Rows:
     ----------
     model : the model
     X : as for `Model.predict`
-    directions : tangents or cotangents of a row that a tape carries together
-    logits : whether derivatives are those of the logits
-    inputs : X as clean rows, if it is known to be clean
+    directions : tangents or cotangents of a row on a tape
+    logits : True for derivatives of the logits
+    inputs : X as clean rows, if X is clean
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Rows:
 
     @functools.cached_property
     def graph(self) -> ExportGraph:
-        """The steps of the network, whose input scale is 1."""
+        """The steps of the network with input scale 1."""
         return graph_of(self.network.replaced(input_scale=1.0), self.parameters)
 
     @functools.cached_property
     def ends(self) -> dict[str, int]:
-        """The steps that give the outputs, or their logits, by the names of the outputs."""
+        """The steps of the outputs, or of the logits, by the names of outputs."""
         ends = self.graph.outputs
         return logit_steps(self.graph, ends, self.activations) if self.logits else ends
 
@@ -98,21 +98,21 @@ class Rows:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether rows can go in compiled passes back to dense inputs; else a tape takes them."""
+        """True if compiled passes take rows back to the inputs."""
         plain = isinstance(self.inputs, np.ndarray) and not self.network.blocks
         fits = not (self.logits and self.network.heads)
         return plain and fits and not registry.is_reference(self.model.backend)
 
     @property
     def is_chain(self) -> bool:
-        """Whether rows can go in the compiled passes of a chain."""
+        """True if the compiled passes of a chain take the rows."""
         return self.is_compiled and self.network.is_chain and not self.network.heads
 
     def in_columns(self, blocks: int) -> RowPasses | None:
-        """Return compiled passes that take rows as columns; None where there are none.
+        """Return compiled passes for rows as columns, or None.
 
-        There are none for fewer rows than some blocks, of large networks, whose weights are read from memory
-        for each block, and of tangents where softmax is not unitwise.
+        The result is None for fewer rows than some blocks; for large networks, because every block would read
+        the weights from memory; and for tangents of softmax, because softmax is not unitwise.
         """
         softmax = self.network.output == "softmax" and not self.logits
         if not self.is_chain or len(self.parameters) > MOST_NUMBERS or (softmax and blocks > 1):
@@ -145,7 +145,7 @@ class Rows:
         return len(self.inputs)
 
     def blocks(self) -> Iterator[tuple[slice, Tape]]:
-        """Yield the rows of each block, with their tape."""
+        """Yield the rows of each block with a tape."""
         widest = max([self.n_in, *(step.one.n_out for step in self.graph.steps)])
         most = max(1, min(MOST_NUMBERS // (widest * self.directions), self.at_once(self.numbers)))
         for rows in self.slices(most):
@@ -157,11 +157,11 @@ class Rows:
             yield slice(start, min(start + most, len(self)))
 
     def at_once(self, numbers: int) -> int:
-        """Return how many rows a block may have whose result has so many numbers for each."""
+        """Return the rows of a block with so many numbers a row."""
         return max(1, 16 * MOST_NUMBERS // numbers)
 
     def dense(self, rows: slice) -> Array:
-        """Return rows as an array whose columns stand block after block."""
+        """Return rows as an array, with the columns of block after block."""
         inputs = self.inputs
         if not isinstance(inputs, SparseRows):
             return inputs[rows]
@@ -176,26 +176,26 @@ class Rows:
         return np.hstack(parts)
 
     def unit(self, some: slice, place: int) -> Array:
-        """Return cotangents (rows, n_out) that choose one output."""
+        """Return cotangents (rows, n_out) of a single output."""
         unit = np.zeros((some.stop - some.start, self.network.n_out), self.dtype)
         unit[:, place] = 1
         return unit
 
     def seeds(self, cotangents: Array) -> dict[int, Array]:
-        """Return cotangents of the outputs (.., rows, n_out) by the steps that give them."""
+        """Return cotangents of the outputs (.., rows, n_out) by step."""
         if not self.network.head_names:
             return {self.ends["output"]: cotangents}
         columns = columns_of_heads(self.network.heads)
         return {self.ends[name]: cotangents[..., own] for name, own in columns.items()}
 
     def outputs(self, found: Mapping[int, Array]) -> Array:
-        """Return values or tangents of the outputs (.., rows, n_out), those of heads side by side."""
+        """Return values or tangents of the outputs (.., rows, n_out), heads side by side."""
         return np.concatenate([found[step] for step in self.ends.values()], axis=-1)
 
     def vectors(self, what: str, value: Any, parts: Mapping[str | None, int]) -> Array:
         """Return vectors of a product as an array (rows, columns); ValueError for another shape.
 
-        parts : columns by the names of heads or of blocks; a dict has their names, a list their order
+        parts : columns by the names of heads or blocks; a dict has the names, a list the order
         """
         columns = sum(parts.values())
         if isinstance(value, Mapping):
@@ -228,7 +228,7 @@ class Rows:
         }
 
     def output(self, given: Any) -> int:
-        """Return the column of the outputs that a caller names."""
+        """Return the column of the outputs for a caller's name."""
         network = self.network
         if network.head_names:
             columns = columns_of_heads(network.heads)
@@ -247,7 +247,7 @@ class Rows:
 
 
 def by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice], Array]) -> Array:
-    """Return an array (rows, *shape), which is computed block by block."""
+    """Return an array (rows, *shape), computed block by block."""
     out = np.empty((len(rows), *shape), rows.dtype)
     for some, tape in rows.blocks():
         out[some] = of_block(tape, some)
@@ -255,12 +255,12 @@ def by_rows(rows: Rows, shape: tuple[int, ...], of_block: Callable[[Tape, slice]
 
 
 def unit_vectors(rows: int, units: int, dtype: Any) -> Array:
-    """Return the unit vectors (units, rows, units), for each row all of them."""
+    """Return all unit vectors for each row, (units, rows, units)."""
     return np.broadcast_to(np.eye(units, dtype=dtype)[:, None], (units, rows, units))
 
 
 def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple[slice, Array]]:
-    """Yield blocks of rows with the cotangents (directions, rows, columns) of the inputs.
+    """Yield blocks of rows with cotangents (directions, rows, columns).
 
     cotangents : of the outputs of some rows, (directions, rows, n_out)
     """
@@ -280,7 +280,7 @@ def _reverse(rows: Rows, cotangents: Callable[[slice], Array]) -> Iterator[tuple
 
 
 def jacobian(model: Model, X: Any, logits: bool = False) -> Array:
-    """Return the derivatives (rows, n_out, columns) of all outputs by all columns of X."""
+    """Return the Jacobians (rows, n_out, columns) of all rows."""
     outs = model.network.n_out
     rows = Rows(model, X, outs, logits)
     if outs <= 4 * rows.n_in and (passes := rows.in_columns(1)) is not None:
@@ -311,14 +311,14 @@ def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> A
 
     Parameters
     ----------
-    models : list of Model, with the same numbers of inputs and outputs; at least one
+    models : list of Model, at least 1, with the same numbers of inputs and outputs
     X : as for `Model.predict`
-    logits : whether of the outputs before the last activation
+    logits : True for the outputs before the last activation
 
     Returns
     -------
-    (models, rows, n_out, columns) array, of the dtype that all models' dtypes lead to
-        Each model's is that of its `jacobian`. Models take turns on all cores.
+    (models, rows, n_out, columns) array, of the common dtype of all models
+        Models take turns on all cores.
 
     Raises
     ------
@@ -337,7 +337,7 @@ def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> A
 
 
 def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
-    """Return the rows (rows, columns) of U times the Jacobian of each row."""
+    """Return rows of U times Jacobians, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
     own, out = rows.vectors("U", U, rows.outs), np.empty((len(rows), rows.n_in), rows.dtype)
     for some, found in _reverse(rows, lambda some: own[None, some]):
@@ -346,7 +346,7 @@ def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
 
 
 def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
-    """Return the Jacobian of each row times its row of V, (rows, n_out)."""
+    """Return Jacobians times rows of V, (rows, n_out)."""
     rows = Rows(model, X, 1, logits)
     own = rows.vectors("V", V, rows.columns)
     if (passes := rows.in_columns(2)) is not None:
@@ -362,7 +362,7 @@ def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
 def input_gradient(
     model: Model, X: Any, output: Any = None, logits: bool = False, dense: bool = False
 ) -> Any:
-    """Return the derivatives (rows, columns) of one output; of sparse X a CSR matrix of its pattern."""
+    """Return derivatives of an output (rows, columns); for sparse X, as CSR."""
     rows = Rows(model, X, 1, logits)
     place = rows.output(output)
     blocks = _reverse(rows, lambda some: rows.unit(some, place)[None])
@@ -383,7 +383,7 @@ def input_gradient(
 
 
 def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) -> Array:
-    """Return the Hessian of one output by the columns of each row times its row of V, (rows, columns)."""
+    """Return Hessians of an output times rows of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
     place, own = rows.output(output), rows.vectors("V", V, rows.columns)
     if (found := _bent_in_columns(rows, place, own * rows.scale, (rows.n_in,))) is not None:
@@ -394,7 +394,7 @@ def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) 
 
 
 def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> Array:
-    """Return the second derivatives (rows, columns, columns) of one output by the columns of each row."""
+    """Return Hessians of an output (rows, columns, columns)."""
     rows = Rows(model, X, model.network.n_in, logits)
     place = rows.output(output)
     along = np.full((len(rows), rows.n_in), rows.scale, rows.dtype)  # which is read of a single input
@@ -409,7 +409,7 @@ def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> A
 
 
 def _bent_in_columns(rows: Rows, place: int, tangents: Array, shape: tuple[int, ...]) -> Array | None:
-    """Return second derivatives (rows, *shape) from compiled passes, None without."""
+    """Return second derivatives (rows, *shape) of compiled passes, or None."""
     if (passes := rows.in_columns(2)) is None:
         return None
     out, network = np.empty((len(rows), *shape), rows.dtype), passes.network
@@ -426,7 +426,7 @@ def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:
 
 
 def hidden(model: Model, X: Any, layer: int | str) -> NDArray[Any]:
-    """Return the units (rows, units) of a layer after its activation."""
+    """Return a layer's units (rows, units) after the activation."""
     network, operations = model.network, model.network.operations
     named = {
         one.name: place

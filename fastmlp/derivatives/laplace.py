@@ -1,8 +1,8 @@
-"""Laplace's approximation: error bars of a trained network from the curvature of its loss.
+"""Laplace's approximation: error bars from the curvature of the loss.
 
-The posterior of the parameters is a Gaussian around them, whose precision is the generalised Gauss-Newton
-matrix of the data plus that of the prior. Predictions are those of the network linearised in its parameters
-(MacKay, "A practical Bayesian framework for backpropagation networks", 1992; Immer, Korzepa and Bauer,
+The posterior is a Gaussian around the parameters. Its precision is the generalised Gauss-Newton matrix of the
+data plus the precision of the prior. Predictions come from the network, linearised in the parameters (MacKay,
+"A practical Bayesian framework for backpropagation networks", 1992; Immer, Korzepa and Bauer,
 "Improving predictions of Bayesian neural nets via local linearization", 2021).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.reference_losses import output_loss
+from fastmlp.backend.reference_losses import activate, output_loss
 from fastmlp.data.arrays import clean_targets
 from fastmlp.derivatives.input_derivatives import unit_vectors
 from fastmlp.derivatives.parameter_derivatives import ParameterRows, root_of
@@ -23,19 +23,19 @@ from fastmlp.trained.model import Model
 Array = NDArray[np.float64]
 
 MOST_PARAMETERS = 2000
-"""Parameters whose whole matrix is formed with structure="auto"; of more that of the last layer alone."""
+"""The most parameters with a whole matrix for structure="auto"; else the last layer's."""
 
 MOST_OF_A_MATRIX = 10_000
-"""Parameters that have a spread, at most: their matrix takes 0.8 GB."""
+"""The most parameters with a spread: the matrix takes 0.8 GB."""
 
 CURVATURES = {
     "mse": "identity", "cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp",
 }  # fmt: skip
-"""Losses with their outputs that have a posterior: negative log likelihoods by natural parameters."""
+"""Losses with a posterior, and outputs: negative log likelihoods by natural parameters."""
 
 
 class Posterior:
-    """The posterior of a model's parameters, as `fastmlp.laplace` returns it.
+    """The posterior of a model's parameters, from `fastmlp.laplace`.
 
     Attributes
     ----------
@@ -43,8 +43,8 @@ class Posterior:
     structure : "full" or "last_layer"
     prior_precision : float, of each parameter
     noise : float, the standard deviation of targets around outputs; 1 of classes and counts
-    log_marginal_likelihood : float, by which networks of the same data can be compared
-    effective_parameters : float, how many the data have determined
+    log_marginal_likelihood : float, to compare networks on the same data
+    effective_parameters : float, the number determined by the data
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Posterior:
         self.effective_parameters = float((scaled / (scaled + self.prior_precision)).sum())
 
     def _parameters(self, rows: ParameterRows, structure: str) -> tuple[str, NDArray[np.int64]]:
-        """Return the structure and the places of its parameters."""
+        """Return the structure and the places of the parameters."""
         checks.choice("structure", structure, ("auto", "full", "last_layer"))
         every = np.sort(np.concatenate([*rows.places.values()]))
         if structure == "auto":
@@ -109,13 +109,8 @@ class Posterior:
         last = rows.network.operations[-1]
         return structure, every[(every >= last.weights) & (every < last.trained)]
 
-    def _mean(self, logits: Array) -> Array:
-        from fastmlp.backend.reference_losses import activate
-
-        return np.asarray(activate(self.model.network.output, logits))
-
     def _log_loss(self, logits: Array, targets: Array) -> float:
-        """Return the sum of negative log likelihoods; of squares half their sum, without the noise."""
+        """Return the sum of negative log likelihoods, or of half squares without noise."""
         objective = self.model.network.objective
         if self._loss == "mse":
             return float(((logits - targets) ** 2).sum() / 2)
@@ -132,9 +127,10 @@ class Posterior:
         return float(data - precision * self._square / 2 - spread / 2)
 
     def _evidence(self, precision: float | None, noise: float | None) -> tuple[float, float]:
-        """Return the precision and the noise of the greatest marginal likelihood, but for what is given.
+        """Return precision and noise of the greatest marginal likelihood, unless given.
 
-        MacKay's fixed point (1992, equations 27 and 32) leads near it, and Nelder and Mead's simplex to it.
+        MacKay's fixed point (1992, equations 27 and 32) leads near the maximum, and Nelder and Mead's simplex
+        leads to it.
         """
         from scipy.optimize import minimize
 
@@ -189,15 +185,15 @@ class Posterior:
         Parameters
         ----------
         X : as for `Model.predict`
-        return_std : whether to return standard deviations, too
+        return_std : True for standard deviations as well
 
         Returns
         -------
-        (rows, n_out) array, or a pair of them
-            Of targets that are numbers: the model's outputs, and the standard deviations of targets, noise
-            included. Of classes: probabilities in which the uncertainty of the logits is counted (MacKay's
-            probit approximation), and the standard deviations of the logits, with softmax of logits minus
-            their mean. Of counts: the means, and the standard deviations of their logarithms.
+        (rows, n_out) array, or a pair of arrays
+            For numbers: the model's outputs, and standard deviations of targets with noise. For classes:
+            probabilities with the uncertainty of the logits (MacKay's probit approximation), and standard
+            deviations of the logits, with softmax of logits minus the mean. For counts: means, and standard
+            deviations of the logarithms.
         """
         return_std = checks.flag("return_std", return_std)
         rows, means, variances = ParameterRows(self.model, X, self.model.network.n_out, True), [], []
@@ -213,14 +209,15 @@ class Posterior:
                 logits, jacobian = (each - each.mean(axis=1, keepdims=True) for each in (logits, jacobian))
             spread = (jacobian @ self._vectors) ** 2 @ scale
             shrinks = self._loss in ("cross_entropy", "binary_cross_entropy")
-            means.append(self._mean(logits / np.sqrt(1 + np.pi / 8 * spread) if shrinks else logits))
+            shrunk = logits / np.sqrt(1 + np.pi / 8 * spread) if shrinks else logits
+            means.append(np.asarray(activate(self.model.network.output, shrunk)))
             variances.append(spread + (self.noise**2 if self._loss == "mse" else 0))
         mean = np.concatenate(means)
         return (mean, np.sqrt(np.concatenate(variances))) if return_std else mean
 
 
 def _of_training(model: Model) -> tuple[float | None, float | None]:
-    """Return the precision and the noise that the steps of a model's training found; None of other rules."""
+    """Return precision and noise found in training, or None."""
     curves = [model.history.get(name, []) for name in ("prior_precision", "noise")]
     if not curves[0] or any(len(curve) != len(model.history["loss"]) for curve in curves):
         return None, None
@@ -236,20 +233,20 @@ def laplace(
     prior_precision: float | None = None,
     noise: float | None = None,
 ) -> Posterior:
-    """Return the posterior of a trained model's parameters, by Laplace's approximation.
+    """Return the posterior of a trained model's parameters.
 
     Parameters
     ----------
     model : Model
-        Of one output layer, with the loss "mse" and the output "identity", "cross_entropy" and "softmax",
+        With a single output layer, the loss "mse" and the output "identity", "cross_entropy" and "softmax",
         "binary_cross_entropy" and "sigmoid", or "poisson" and "exp".
-    X, y : as for `fit`, the rows that the model was trained on
+    X, y : as for `fit`, the rows of the training
     structure : "auto", "full" or "last_layer"
-        Whose parameters have a spread: all, whose matrix (P, P) is formed, or those of the last layer. "auto"
-        takes all of up to 2000; at most 10 000 have one.
+        The parameters with a spread: all, with a matrix (P, P), or the last layer's. "auto" takes all of up
+        to 2000; at most 10 000 have a spread.
     prior_precision, noise : float, optional
         The inverse variance of the parameters before the data, and the standard deviation of the targets;
-        None takes those that `LevenbergMarquardt(evidence=True)` found, or else those of the greatest
+        None takes the values of a training by `LevenbergMarquardt(evidence=True)`, else of the greatest
         marginal likelihood.
 
     Returns
@@ -259,7 +256,7 @@ def laplace(
     Raises
     ------
     ValueError, TypeError
-        In one line, for another loss, or rows that are not as for `fit`.
+        For another loss, or rows not as for `fit`.
     """
     checks.instance("model", model, Model, "a Model, as fit returns")
     return Posterior(model, X, y, structure, prior_precision, noise)

@@ -1,7 +1,7 @@
-"""Derivatives of a model by its parameters, row by row: gradients of losses and of outputs.
+"""Derivatives by the parameters, row by row: gradients of losses and of outputs.
 
 The gradient of a row by the weights of a product is the outer product of the row's inputs and deltas. The
-norm of the gradient is the product of their norms, so that no gradient is formed (Goodfellow, "Efficient
+norm of the gradient is the product of both norms, and no gradient is formed (Goodfellow, "Efficient
 per-example gradient computations", 2015).
 """
 
@@ -28,13 +28,13 @@ from fastmlp.model.rows import Inputs
 from fastmlp.trained.model import Model
 
 Cotangents = Callable[[slice, list[Array]], Sequence[Array]]
-"""cotangents(some, logits) returns those (directions, rows, units) of each output layer's logits."""
+"""Returns cotangents (directions, rows, units) of each output layer's logits."""
 
 
 class ParameterRows(Rows):
-    """The rows of a call, and where the numbers of each array of a step lie among the parameters (P,).
+    """The rows of a call, with the places of arrays among the parameters (P,).
 
-    outputs : of each row whose derivatives by all parameters a block has; 0 where none are formed
+    outputs : of each row, with derivatives by all parameters; 0 where no derivatives are formed
     logits, inputs : as of `Rows`
     """
 
@@ -46,7 +46,7 @@ class ParameterRows(Rows):
 
     @functools.cached_property
     def ends(self) -> dict[str, int]:
-        """The steps of the logits, by the names of outputs; of members by their numbers."""
+        """The steps of the logits, by output name or member number."""
         steps, network = self.graph.steps, self.network
         if network.members == 1:
             return logit_steps(self.graph, self.graph.outputs, self.activations)
@@ -59,7 +59,7 @@ class ParameterRows(Rows):
 
     @functools.cached_property
     def places(self) -> dict[str, NDArray[np.int64]]:
-        """The places in the flat vector of the numbers of each trained array, by its name."""
+        """The places of each trained array in the flat vector, by name."""
         own = -1.0 - np.arange(len(self.parameters))  # no constant is negative
         trains = np.zeros(len(own), bool)
         for one in self.network.operations:
@@ -76,37 +76,18 @@ class ParameterRows(Rows):
         return found
 
     def jacobians(self, most: int, cotangents: Cotangents) -> Iterator[tuple[slice, Array]]:
-        """Yield blocks of at most so many rows with derivatives (directions, rows, P) by all parameters.
+        """Yield blocks of rows with derivatives (directions, rows, P).
 
-        cotangents : of the logits of some rows; made with logits=True
+        most : rows of a block; cotangents : of the logits of some rows, with logits=True
         """
         self.__dict__.pop("graph", None)  # the parameters may have changed
-        if not (self.network.is_chain and not self.network.heads and self.is_compiled):
-            for some in self.slices(most):
-                tape, steps = Tape(self.graph, self.dense(some)), [*self.ends.values()]
-                found = cotangents(some, [tape.values[step] for step in steps])
-                yield some, parameter_jacobian(self, tape, dict(zip(steps, found, strict=True)))
-            return
-        passes = self.passes
-        for some in self.slices(min(most, passes.rows)):
-            inputs, count = self.dense(some), some.stop - some.start
-            (seeds,) = cotangents(some, [passes.forward(inputs)])
-            out = np.zeros((len(seeds), count, len(self.parameters)), self.dtype)
-            for seed, own in zip(np.ascontiguousarray(seeds), out, strict=True):
-                passes.back(seed[None])
-                x = inputs
-                for one in self.network.operations:
-                    delta = passes.units("deltas", one, count)
-                    shape = count, one.n_in, one.n_out
-                    by_weights = own[:, one.weights : one.biases].reshape(shape)
-                    np.einsum("ri,rj->rij", x, delta, out=by_weights)  # 0.6 of the time of a product
-                    if one.trains_bias:
-                        own[:, one.biases : one.trained] = delta
-                    x = passes.units("activations", one, count)
-            yield some, out
+        for some in self.slices(most):
+            tape, steps = Tape(self.graph, self.dense(some)), [*self.ends.values()]
+            found = cotangents(some, [tape.values[step] for step in steps])
+            yield some, parameter_jacobian(self, tape, dict(zip(steps, found, strict=True)))
 
     def deltas(self, logits: Sequence[Array], targets: Array) -> list[Array]:
-        """Return the derivatives of each row's own loss by its logits, those of each head or member."""
+        """Return derivatives of each row's loss by the logits of heads or members."""
         network, ones = self.network, np.ones(len(targets), targets.dtype)
         if network.heads:  # the mean over a row's own entries: some may be missing, or count otherwise
             deltas = heads_loss(network, logits, targets, ones, np.ones(len(network.heads)))[1]
@@ -119,15 +100,15 @@ class ParameterRows(Rows):
         return np.split(delta, network.members, axis=1)
 
     def seeds_of_loss(self, tape: Tape, targets: Array) -> dict[int, Array]:
-        """Return the same by the steps of a tape that give the logits."""
+        """Return `deltas` by the steps of the logits on a tape."""
         steps = [*self.ends.values()]
         return dict(zip(steps, self.deltas([tape.values[step] for step in steps], targets), strict=True))
 
 
 def root_of(objective: Objective, z: Array) -> tuple[Array, Array]:
-    """Return the diagonal (rows, k), and the columns (k, rows, k), of a root of the loss's second derivative.
+    """Return a root of the loss's second derivative by the logits z (rows, k).
 
-    The derivative is that by the logits z (rows, k), of squares without the factor 2.
+    The result has the diagonal (rows, k) and the columns (k, rows, k), for squares without the factor 2.
     """
     loss, k = loss_of(objective.loss).name, z.shape[1]
     match objective.output:
@@ -146,7 +127,7 @@ def root_of(objective: Objective, z: Array) -> tuple[Array, Array]:
 
 
 def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
-    """Yield the places (rows, width) of the rows of tables that codes read, and their columns of delta."""
+    """Yield places (rows, width) of table rows, with columns of delta."""
     codes, begin = tape.values[step.one.sources[0]], 0
     for column, (name, table) in enumerate(step.arrays.items()):
         own = places[name].reshape(-1, table.shape[1])
@@ -155,7 +136,7 @@ def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]])
 
 
 def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
-    """Return the derivatives (.., rows, P) of what has these cotangents by all parameters."""
+    """Return derivatives (.., rows, P) by all parameters, from cotangents."""
     lead = next(iter(seeds.values())).shape[:-1]
     out = np.zeros((*lead, len(rows.parameters)), rows.dtype)
     line = np.arange(lead[-1])[:, None]
@@ -174,7 +155,7 @@ def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array])
 
 
 def parameter_gradients(model: Model, X: Any, y: Any) -> Array:
-    """Return the gradients (rows, P) of each row's own loss."""
+    """Return the gradients (rows, P) of each row's loss."""
     rows = ParameterRows(model, X)
     targets = clean_targets("y", y, model.network, len(rows), rows.dtype)
     out = np.empty((len(rows), len(rows.parameters)), rows.dtype)
@@ -184,7 +165,7 @@ def parameter_gradients(model: Model, X: Any, y: Any) -> Array:
 
 
 def parameter_names(model: Model) -> list[str]:
-    """Return the names of all parameters, "layer.array[place]", in the order of the flat vector."""
+    """Return names of all parameters, "layer.array[place]", in flat order."""
     names = [""] * len(model.parameters)
     numbers = np.arange(len(names), dtype=np.float64)
     for layer, arrays in named_views(numbers, model.network).items():

@@ -2,7 +2,7 @@
 
 Forward mode carries tangents from the inputs to the outputs, reverse mode carries cotangents back (Griewank
 and Walther, "Evaluating Derivatives", 2008, chapter 3). A product of a Hessian with a vector is the tangent
-of the reverse walk (chapter 5). Derivatives of a step come from its formula; structures have theirs here.
+of the reverse walk (chapter 5). Derivatives of formulas are derived; derivatives of structures stand here.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ DELTA, SEED, TANGENT = "delta", "seed", "tangent"
 
 
 def _generic(units: int, dtype: Any) -> Array:
-    """Return (units,) numbers for seeds of which only a choice depends: whether their factor is 0.
+    """Return (units,) numbers for seeds; only a test of factors for 0 reads the numbers.
 
-    No sum of theirs cancels, as one of equal numbers does in the derivative of softmax.
+    No sum of these numbers cancels, as a sum of equal numbers does in the derivative of softmax.
     """
     return (1 + np.arange(1, units + 1) * 0.6180339887498949 % 1).astype(dtype)
 
 
 class Differential(NamedTuple):
-    """A formula of a row with its derivatives; rows are the sources `z` and `other`.
+    """A formula of a row with derivatives; rows are the sources `z` and `other`.
 
-    pulled : by variable the cotangent, given `delta`, that of the value
-    pushed : by source the tangent of the value, given `tangent`, that of the source
-    bent : by pairs of sources the tangent of the first one's cotangent, given `tangent` of the second
+    pulled : the cotangent by variable, given `delta`, the cotangent of the value
+    pushed : the tangent of the value by source, given `tangent`, the tangent of the source
+    bent : by pairs of sources, the tangent of the first cotangent, given `tangent` of the second
     """
 
     value: Expression
@@ -62,7 +62,7 @@ class Differential(NamedTuple):
 def along(expression: Expression, name: str) -> Expression:
     """Return the derivative of an expression along the tangent of a variable.
 
-    The reverse derivative is linear in its seed; its own reverse derivative by the seed is the forward one.
+    The reverse derivative is linear in a seed; its reverse derivative by the seed is the forward derivative.
     """
     if name not in expression.names():
         return constant(0.0)
@@ -71,9 +71,10 @@ def along(expression: Expression, name: str) -> Expression:
 
 
 def _one_sided(expression: Expression) -> Expression:
-    """Return an expression with |x| as a choice of x and -x, which is x at 0.
+    """Return an expression with |x| as a choice of x and -x.
 
-    The reference writes the logistic function by |z|, with the branch z >= 0: so its slope at 0 is right.
+    The choice is x at 0. The reference writes the logistic function by |z|, with the branch z >= 0: with this
+    choice the slope at 0 is right.
     """
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
@@ -107,7 +108,7 @@ def _differential(
 
 
 def differential_of(step: ExportStep) -> Differential:
-    """Return the derivatives of a step that is a formula."""
+    """Return the derivatives of a formula step."""
     assert step.formula is not None
     activation = step.one.activation if step.one.kind.name == "activation" else ""
     nodes = tuple((word, tuple(operands)) for word, operands in step.formula.nodes())
@@ -116,7 +117,7 @@ def differential_of(step: ExportStep) -> Differential:
 
 @functools.lru_cache(maxsize=64)
 def slope_of(activation: str | Activation) -> Activation:
-    """Return the slope of an activation as an activation, whose slope is the second derivative."""
+    """Return the slope of an activation as an activation."""
     nodes = tuple((word, tuple(operands)) for word, operands in formula(activation).nodes())
     found, known = _differential(nodes, (Z,), 1, activation), {DELTA, SEED, TANGENT, ONES}
 
@@ -135,7 +136,7 @@ def slope_of(activation: str | Activation) -> Activation:
 
 
 def _product(x: Array, w: Array) -> Array:
-    """Return x @ w for any leading axes of x, as one matrix product."""
+    """Return x @ w for any leading axes of x."""
     product: Array = x.reshape(-1, x.shape[-1]) @ w
     return product.reshape(*x.shape[:-1], w.shape[-1])
 
@@ -156,14 +157,14 @@ def _scattered(delta: Array, places: Array, units: int) -> Array:
 
 
 def table_rows(codes: Array, table: Array) -> NDArray[np.int64]:
-    """Return the row of a table of `with_unknown` that each code (rows,) has."""
+    """Return the row of each code (rows,) in a `with_unknown` table."""
     return np.clip(codes.astype(np.int64), -2, len(table) - 3) + 2
 
 
 class Structure(NamedTuple):
-    """A step that is no formula.
+    """A step without a formula.
 
-    value(step, sources) : its value; push(step, tangents) : of its sources to that of its value
+    value(step, sources) : the value; push(step, tangents) : the tangent of the value
     pull(step, delta, sources) : the cotangent of each source; sources : values
     """
 
@@ -209,7 +210,7 @@ STRUCTURES = {
 
 
 def _where_asked(step: ExportStep, delta: Array, found: Array) -> Array:
-    """Return derivatives of an activation without what an infinite slope makes of the cotangent 0."""
+    """Return an activation's derivatives, with 0 for the cotangent 0."""
     if step.one.kind.name != "activation" or step.label == "softmax":
         return found
     if np.isfinite(found.sum()):
@@ -218,18 +219,18 @@ def _where_asked(step: ExportStep, delta: Array, found: Array) -> Array:
 
 
 class Tape:
-    """The values of all steps for some rows, and derivatives along them.
+    """The values of all steps for some rows, with derivatives.
 
-    Tangents and cotangents may have leading axes before those of the values, one entry for each direction.
+    Tangents and cotangents may have leading axes, with an entry for each direction.
 
     Parameters
     ----------
-    graph : of the network; X : (rows, columns) floating, its columns block after block, scaled
+    graph : of the network; X : (rows, columns) floating, scaled, with the columns of block after block
 
     Attributes
     ----------
     values : dict of int to array
-        The values (rows, units) by the numbers of steps; of inputs by their negative numbers.
+        The values (rows, units) by step number; of inputs by negative numbers.
     """
 
     def __init__(self, graph: ExportGraph, X: Array) -> None:
@@ -239,7 +240,7 @@ class Tape:
             self.values[step.number] = self._value(step)
 
     def _inputs(self, X: Array) -> dict[int, Array]:
-        """Return columns (.., rows, columns) by the numbers of the inputs that have them."""
+        """Return columns (.., rows, columns) by input number."""
         ends = np.cumsum([one.columns for one in self.graph.inputs])[:-1]
         parts = np.split(X, ends, axis=-1)
         return {one.number: part for one, part in zip(self.graph.inputs, parts, strict=True)}
@@ -248,7 +249,7 @@ class Tape:
         return [(self.values if of is None else of)[source] for source in step.one.sources]
 
     def _known(self, step: ExportStep) -> dict[str, Any]:
-        """Return the values of the variables of a formula, and its seeds."""
+        """Return the variables of a formula with values, and seeds."""
         read = [*self._sources(step), *step.arrays.values()]
         generic = _generic(read[0].shape[-1], self.graph.dtype)
         return {DELTA: generic, SEED: generic, **dict(zip(step.variables, read, strict=True))}
@@ -266,7 +267,7 @@ class Tape:
 
     @np.errstate(all="ignore")
     def push(self, inputs: Array) -> dict[int, Array]:
-        """Return the tangents of all steps, given those of the inputs (.., rows, columns)."""
+        """Return tangents of all steps from tangents of inputs (.., rows, columns)."""
         found = self._inputs(inputs)
         for step in self.graph.steps:
             tangents = self._sources(step, found)
@@ -289,9 +290,9 @@ class Tape:
         tangents: Mapping[int, Array] | None = None,
         visit: Callable[[ExportStep, Array], None] | None = None,
     ) -> Array:
-        """Return the cotangents of the inputs (.., rows, columns), given those of some steps.
+        """Return cotangents of the inputs (.., rows, columns), from cotangents of steps.
 
-        tangents : of all steps, as `push` returns them; the tangent of the result is returned then
+        tangents : of all steps, from `push`; the result is then the tangent of the cotangents
         visit : visit(step, delta) is called with the cotangent of each step
         """
         deltas, bends = dict(seeds), dict[int, Array]()
@@ -315,7 +316,7 @@ class Tape:
         return np.concatenate(parts, axis=-1)
 
     def deltas(self, seeds: Mapping[int, Array]) -> list[tuple[ExportStep, Array]]:
-        """Return the steps that cotangents reach, the last one first, with their cotangents."""
+        """Return the steps reached by cotangents, the last first, with cotangents."""
         found: list[tuple[ExportStep, Array]] = []
         self.pull(seeds, visit=lambda step, delta: found.append((step, delta)))
         return found
@@ -333,7 +334,7 @@ class Tape:
     def _bent(
         self, step: ExportStep, delta: Array, bend: Array | None, tangents: Mapping[int, Array]
     ) -> Iterator[tuple[int, Array]]:
-        """Yield the sources of a step with the tangents of their cotangents."""
+        """Yield a step's sources with tangents of cotangents."""
         if bend is not None:
             yield from zip(step.one.sources, self._pulled(step, bend), strict=True)
         if step.formula is None:
@@ -348,9 +349,9 @@ class Tape:
                 yield source, _where_asked(step, delta, own)
 
     def by_arrays(self, step: ExportStep, delta: Array) -> Iterator[tuple[str, Array]]:
-        """Yield the arrays of a step that are trained, with the derivative of each row by them.
+        """Yield a step's trained arrays with the derivative of each row.
 
-        The derivatives are (.., rows, numbers) of the array; of a table those of the rows that are read.
+        The derivatives are (.., rows, numbers) of the array; of a table, derivatives of the rows in use.
         """
         (x, *_), lead = self._sources(step), delta.shape[:-1]
         match step.one.kind.name:
@@ -370,7 +371,7 @@ class Tape:
 def logit_steps(
     graph: ExportGraph, ends: Mapping[str, int], activations: Mapping[str, str | Activation]
 ) -> dict[str, int]:
-    """Return the steps of the logits, by the names of `ends`, which the last activations follow."""
+    """Return the steps of the logits, by the names of `ends`."""
     return {
         name: graph.steps[number].one.sources[0] if activations[name] != "identity" else number
         for name, number in ends.items()

@@ -68,7 +68,7 @@ RULE_CODES = Codes("rule", RULES)
 OPERATION_CODES = Codes("operation", KINDS)
 BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES, OPERATION_CODES)}
 
-IDENTITY, RELU, SOFTMAX = map(list(ACTIVATIONS).index, ("identity", "relu", "softmax"))
+IDENTITY, RELU, SIGMOID, SOFTMAX = map(list(ACTIVATIONS).index, ("identity", "relu", "sigmoid", "softmax"))
 DENSE, COPY, CONCATENATE, ADD, ACTIVATION, BATCH_NORM, FIXED_NORM, MEMBERS = map(
     list(KINDS).index,
     ("dense", "copy", "concatenate", "add", "activation", "batch_norm", "fixed_norm", "members"),

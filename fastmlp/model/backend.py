@@ -229,7 +229,7 @@ class Backend(NamedTuple):
     gradient: Gradient
     update: Update
     train_chunk: TrainChunk
-    bind: Callable[[Network, Array, Data, Array], Callable[[], float]] | None = None
+    bind: Callable[..., Callable[..., float]] | None = None
 
     def bound(self, network: Network, parameters: Array, data: Data, gradients: Array) -> Callable[[], float]:
         """Return `gradient` of arrays that stay where they are, without dropout, as a function of nothing.

@@ -29,7 +29,7 @@ class WholeDataOptimizer(Optimizer):
 
     Attributes
     ----------
-    whole : the module of `fastmlp.second_order` that takes its steps
+    whole : the function of `fastmlp.kernels.program.whole_steps` that takes its steps
     numbers : names of the numbers that a step leaves to the next one, 0 before the first
     vectors : how many vectors (P,) a step leaves to the next one, 0 before the first
     """
@@ -122,7 +122,7 @@ class LevenbergMarquardt(WholeDataOptimizer):
     Notes
     -----
     The history has the damping and the gradient's norm. The equations of P parameters take 16 P^2 bytes, or
-    16 N P + 24 N^2 where there are fewer residuals N; what takes more than 1 GiB is refused.
+    16 N P + 8 N^2 where there are fewer residuals N; what takes more than 1 GiB is refused.
     """
 
     damping: float = positive(0.001)

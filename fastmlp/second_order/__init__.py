@@ -1,1 +1,1 @@
-"""Steps of optimisers that read all rows: one file a rule."""
+"""Steps of optimisers on all rows."""

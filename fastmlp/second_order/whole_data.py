@@ -1,174 +1,93 @@
-"""Steps that read all rows: the objective in float64, and what stands between the loop and a rule.
+"""Steps of all rows in the place of a backend.
 
-A rule is a module of this folder with a `STEPS(optimizer, objective)`, whose `step` takes one step. All that
-a step depends on is in its `Iterate`, so that a file of the training has it: `STEPS` keeps what it may
-compute again, as buffers.
+The moments have all numbers for the next step, and so do files of the training. A call takes several steps,
+up to the next epoch for a callback.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.choice import current_backend
-from fastmlp.backend.reference import penalize
-from fastmlp.model.backend import Array, Backend, Chunk, Data
-from fastmlp.model.layout import parameter_count
+from fastmlp.kernels.program import whole_steps as steps
+from fastmlp.kernels.program.records import WHOLE
+from fastmlp.kernels.program.whole_steps import CURVED, LINES, TRAINED
+from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.rows import ByteRows, Inputs, SparseRows, unpacked
 from fastmlp.model.second_order import WholeDataOptimizer
 from fastmlp.model.state import TrainState
-from fastmlp.trained import format_of
+from fastmlp.second_order.levenberg_marquardt import Equations
+from fastmlp.second_order.objective import WholeObjective, in_numpy, part_of
 from fastmlp.training.loop import Plan, Report
 
-Vector = NDArray[np.float64]
-
-
-class Value(NamedTuple):
-    """The objective at a point.
-
-    minimised : of which gradients are the derivative; not finite where the objective is not
-    reported : for the history, with heads (1 + heads,)
-    """
-
-    minimised: float
-    reported: Any
-
-
-class WholeObjective:
-    """The objective of all rows, with its penalties, as a function of parameters (P,) in float64.
-
-    Attributes
-    ----------
-    network, backend : of losses and gradients
-    inputs, data : rows with all numbers in float64; the inputs once more, as they are in data
-    threads : that a call may use at most, as of `fit`
-    total : the weight of all rows
-    curvature : (P,) the second derivative of the penalties by each parameter
-    """
-
-    def __init__(self, network: Network, data: Data, backend: Backend) -> None:
-        self.network, self.backend = network, backend
-        self.inputs = _in_float64(data.inputs)
-        others = (array.astype(np.float64, copy=False) for array in data[1:])
-        self.data = Data(self.inputs, *others)
-        self.threads: int | None = None
-        self.total = float(self.data.weights.sum())
-        size = parameter_count(network)
-        self.curvature = np.zeros(size)
-        penalize(network, np.ones(size), self.total, self.curvature)
-        self._known: tuple[Vector, Value] | None = None
-        self._divisor = 1.0 if network.heads else network.objective.value_divisor
-
-    def value(self, parameters: Vector) -> Value:
-        """Return the objective at a point; that of the last point is known."""
-        known = self._known
-        if known is None or not np.array_equal(known[0], parameters):
-            with np.errstate(all="ignore"):
-                loss = self.backend.evaluate(self.network, parameters, self.data)
-            known = self._known = parameters.copy(), self._with_penalties(loss, parameters)
-        return known[1]
-
-    def gradients(self, parameters: Vector, out: Vector) -> Callable[[], Value]:
-        """Return a function that writes the gradient to out (P,) and returns the objective.
-
-        It is called again and again, at the numbers that are in parameters (P,) then. With heads it reports
-        the sum alone.
-        """
-        taken = self.backend.bound(self.network, parameters, self.data, out)
-
-        def value() -> Value:
-            loss = taken()
-            if self._divisor == 1:
-                return Value(loss, loss)
-            penalties = self._penalties(parameters)
-            return Value((loss - penalties) * self._divisor + penalties, loss)
-
-        return value
-
-    def _penalties(self, parameters: Vector) -> float:
-        return float((self.curvature * parameters * parameters).sum()) / 2
-
-    def _with_penalties(self, loss: Any, parameters: Vector) -> Value:
-        penalties = self._penalties(parameters)
-        if self.network.heads:
-            loss[0] += penalties
-            return Value(float(loss[0]), loss)
-        return Value(loss * self._divisor + penalties, loss + penalties)
-
-
-def _in_float64(given: Inputs | ByteRows) -> Inputs:
-    """Return rows whose numbers are in float64, dense or sparse."""
-    inputs = unpacked(given)
-    if not isinstance(inputs, SparseRows):
-        return inputs.astype(np.float64, copy=False)
-    values, dense = (array.astype(np.float64, copy=False) for array in (inputs.values, inputs.dense))
-    return SparseRows(inputs.indptr, inputs.indices, values, inputs.n_in, dense)
-
-
-class Iterate(NamedTuple):
-    """What a step begins with, and writes for the next one.
-
-    parameters : (P,) float64
-    numbers : by the names of `WholeDataOptimizer.numbers`; 0 before the first step
-    vectors : (vectors, P) of the training's dtype, 0 before the first step
-    """
-
-    parameters: Vector
-    numbers: dict[str, float]
-    vectors: Array
-
-
-class Taken(NamedTuple):
-    """What a step has to say.
-
-    objective : `Value.reported` before the step; not finite where the training has diverged
-    columns : a number for each of `Optimizer.columns`
-    stop_reason : why no further step is taken, if so
-    """
-
-    objective: Any
-    columns: dict[str, float]
-    stop_reason: str | None = None
-
-
-def reason_to_stop(optimizer: Any, loss: float, norm: float) -> str | None:
-    """Return why the steps end at a loss and a norm of its gradient, by `goal` and `min_gradient`."""
-    if optimizer.goal is not None and loss <= optimizer.goal:
-        return f"the loss is {loss:.3g}, and the goal {optimizer.goal:g}"
-    if norm < optimizer.min_gradient:
-        return f"the gradient's norm is {norm:.3g}, below {optimizer.min_gradient:g}"
-    return None
-
-
-class WholeDataRule(Protocol):
-    """Takes steps of one objective."""
-
-    def step(self, at: Iterate) -> Taken:
-        """Take a step from an iterate, which is written."""
+CURVES = {"gradient": 1, "damping": 2, "prior_precision": 3, "noise": 4, "effective_parameters": 5}
+"""The rows of a call's curves by history name."""
 
 
 class WholeDataSteps:
-    """The steps of a plan whose optimiser reads all rows, in the place of a backend.
+    """A plan's steps on all rows.
 
-    The first moment is what float32 leaves of a parameter, so that parameters stay in float64 from the first
-    step to the last; then come the numbers of the rule, each in a row of its own, and its vectors.
+    The first moment is the rest of a parameter after float32, so that parameters stay in float64 from the
+    first step to the last. Then come the numbers of the rule, each in a row, and the pairs.
 
-    now, name : the backend, and its name; report : of the last chunk
+    now, name : the backend, and the name; report : of the last chunk
     """
 
     def __init__(self, plan: Plan) -> None:
-        assert isinstance(plan.optimizer, WholeDataOptimizer)
+        optimizer, network = plan.optimizer, plan.network
+        assert isinstance(optimizer, WholeDataOptimizer)
         self.now: Backend = current_backend(plan.backend)  # type: ignore[arg-type]
         self.name, self.evaluate = self.now.name, self.now.evaluate
         self.report = Report({}, None)
-        self.objective = WholeObjective(plan.network, plan.data, self.now)
-        made = format_of(plan.optimizer.whole).STEPS(plan.optimizer, self.objective)
-        self._rule: WholeDataRule = made
+        self.objective = objective = WholeObjective(network, plan.data, self.now)
+        size, states = len(objective.curvature), np.zeros(1, WHOLE).view(np.recarray)
+        state = states[0]
+        for name in {*(WHOLE.names or ())} & {*dir(optimizer)} - {*optimizer.numbers}:
+            value = getattr(optimizer, name)
+            state[name] = np.nan if value is None else value
+        state.divisor = 1.0 if network.heads else network.objective.value_divisor
+        equations = (
+            Equations(optimizer, objective, state) if optimizer.whole == "levenberg_marquardt" else None
+        )
+        length = equations.length if equations else LINES * size + optimizer.vectors
+        self.call = call = types.SimpleNamespace(
+            parameters=np.full(size, np.nan), gradients=np.zeros(size), size=size, iterations=0, whole=state,
+            moments=np.zeros((optimizer.vectors, size)), curves=np.empty((6, 0)), room=np.zeros(length),
+        )  # fmt: skip
+        """Arrays and numbers by the names of `fastmlp.kernels.program.records`."""
+        part_of(call.room, 0, size, CURVED)[...] = objective.curvature
+        self._run: Callable[..., Any]
+        arrays = network, call.parameters, objective.data, call.gradients
+        if equations is not None:
+            part_of(call.room, 0, size, TRAINED)[...] = equations.trained
+        if self.now.bind is not None and (equations is None or equations.is_compiled):
+            given = {
+                "whole": states, "room": call.room, "room_length": length, "moments": call.moments,
+                "moment_rows": optimizer.vectors,
+            }  # fmt: skip
+            products = equations.products if equations else ()
+            self._run = self.now.bind(*arrays, optimizer.whole, given, products)
+        else:
+            operations: dict[str, Any] = {"loss_at": lambda call: objective.value(call.parameters)[0]}
+            if equations is not None:
+                operations |= equations.in_numpy()
+            else:
+                taken = self.now.bound(*arrays)
+                operations["gradient_at"] = lambda call: taken()
+            text = in_numpy(**operations)[optimizer.whole]
+
+            @np.errstate(all="ignore")  # a step may be too long for any number
+            def run(**given: Any) -> None:
+                vars(call).update(given)
+                text(call, 0, 1)
+
+            self._run = run
 
     def train_chunk(
         self,
@@ -181,25 +100,49 @@ class WholeDataSteps:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """Take a chunk's steps, fewer where the rule comes to its end or the objective is not finite."""
+        """Take a chunk's steps, up to the end of the rule."""
         assert isinstance(optimizer, WholeDataOptimizer)
-        self.objective.threads = threads
-        parameters, moments, kind = state.parameters, state.moments, state.parameters.dtype.type
-        count = 1 + len(optimizer.numbers)
-        numbers = dict(zip(optimizer.numbers, moments[1:count, 0].tolist(), strict=True))
-        columns: dict[str, list[float]] = {name: [] for name in optimizer.columns}
-        vectors, reason = moments[count : count + optimizer.vectors], None
-        for step in range(len(chunk.starts)):
-            at = Iterate(parameters.astype(np.float64) + moments[0], numbers, vectors)
-            taken = self._rule.step(at)
-            losses[..., step], reason = taken.objective, taken.stop_reason
-            parameters[...] = at.parameters
-            moments[0] = at.parameters - parameters
-            numbers.update({name: float(kind(value)) for name, value in numbers.items()})
-            for name, value in taken.columns.items():
-                columns[name].append(value)
-            if reason is not None or not np.isfinite(taken.objective).all():
-                break
-        moments[1:count] = np.array([*numbers.values()])[:, None]
-        self.report = Report(columns, reason)
-        return state.at(state.step + step + 1)
+        call, whole, most = self.call, self.call.whole, losses.shape[-1]
+        parameters, moments, count = state.parameters, state.moments, 1 + len(optimizer.numbers)
+        numbers, point = moments[1:count], parameters.astype(np.float64) + moments[0]
+        whole.single = parameters.dtype != np.float64
+        known = all(whole[name] == row[0] for name, row in zip(optimizer.numbers, numbers, strict=True))
+        if not known or not np.array_equal(point, call.parameters):
+            call.parameters[...], whole.known = point, 0
+            call.moments[...] = moments[count : count + optimizer.vectors]
+            for name, row in zip(optimizer.numbers, numbers, strict=True):
+                whole[name] = row[0]
+        curves, taken, whole.reason = np.empty((6, most)), 0, 0
+        while taken < most and not whole.reason and (not taken or np.isfinite(curves[0, taken - 1])):
+            if network.heads:  # the losses of heads are those of one point
+                losses[:, taken] = self.objective.value(call.parameters)
+            now = np.empty((6, 1 if network.heads else most))
+            self._run(curves=now, iterations=now.shape[1])
+            curves[:, taken : taken + whole.taken] = now[:, : whole.taken]
+            taken += int(whole.taken)
+        if not network.heads:
+            losses[:taken] = curves[0, :taken]
+        parameters[...] = call.parameters
+        moments[0] = call.parameters - parameters
+        for name, row in zip(optimizer.numbers, numbers, strict=True):
+            row[...] = whole[name]
+        moments[count : count + optimizer.vectors] = call.moments
+        columns = {name: curves[CURVES[name], :taken].tolist() for name in optimizer.columns}
+        self.report = Report(columns, self._reason(optimizer, float(curves[0, taken - 1]), columns))
+        return state.at(state.step + taken)
+
+    def _reason(
+        self, optimizer: WholeDataOptimizer, loss: float, columns: dict[str, list[float]]
+    ) -> str | None:
+        """Return why the steps have ended, if so; loss : the last in the history"""
+        given: Any = optimizer
+        match self.call.whole.reason:
+            case steps.GOAL:
+                return f"the loss is {loss:.3g}, and the goal {given.goal:g}"
+            case steps.FLAT:
+                return f"the gradient's norm is {columns['gradient'][-1]:.3g}, below {given.min_gradient:g}"
+            case steps.NO_LOWER:
+                return "no step along the gradient lowers the loss any more"
+            case steps.DAMPED:
+                return f"no step lowers the objective with a damping up to {given.max_damping:g}"
+        return None

@@ -229,7 +229,7 @@ BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot",
 
 ORACLE = ("backend.reference", *(f"backend.reference_{part}" for part in ("losses", "operations", "rules")))
 DERIVATIVES = {f"derivatives.{part}" for part in ("tape", "parameter_derivatives", "laplace")}
-WHOLE_DATA = {"second_order.lbfgs", "second_order.levenberg_marquardt"}
+WHOLE_DATA = {"second_order.objective", "second_order.levenberg_marquardt"}
 BLAS_CALLERS = {*ORACLE, *DERIVATIVES, *WHOLE_DATA, "testing.slots", "kernels.variants.blas"}
 """The oracles of trainings and of kernels, derivatives of models, and the backend that is made of it."""
 

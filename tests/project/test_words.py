@@ -15,8 +15,9 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
-    *("backend", "callbacks", "cli", "data", "distributed", "estimators", "exchange", "files", "formulas"),
-    *("kernels", "lab", "many", "model", "searches", "system", "testing", "training"),
+    *("backend", "callbacks", "cli", "data", "derivatives", "distributed", "estimators", "exchange", "files"),
+    *("formulas", "kernels", "lab", "many", "model", "searches", "second_order", "system", "testing"),
+    *("training",),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 

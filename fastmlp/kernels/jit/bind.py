@@ -37,6 +37,8 @@ from fastmlp.kernels.program import (
     step_numbers,
     step_templates,
     weight_templates,
+    whole_steps,
+    whole_templates,
 )
 from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.slots import PIECES
@@ -105,7 +107,16 @@ class EntrySource(NamedTuple):
         return code
 
 
-FLUSHING = ("train_chunk", "gradient", "update", "forward", "backward", "penalize")
+FLUSHING = (
+    "train_chunk",
+    "gradient",
+    "update",
+    "forward",
+    "backward",
+    "penalize",
+    "lbfgs",
+    "levenberg_marquardt",
+)
 """The templates that treat subnormal numbers as 0."""
 
 
@@ -124,10 +135,12 @@ TEMPLATES: dict[str, Function] = {
         member_templates,
         pass_templates,
         orthogonal,
+        whole_steps,
+        whole_templates,
     )
     for name, value in vars(module).items()
     if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
-}
+} | {name: vars(whole_templates)[name] for name in ("inner", "part_of")}
 
 
 def functions_of(variant: Variant) -> dict[str, Function]:

@@ -26,9 +26,9 @@ from fastmlp.system.compiling import compiling
 ENTRY_POINTS = (
     *("train_chunk", "gradient", "update", "predict", "evaluate"),
     *("forward", "backward", "input_backward", "loss_backward", "jacobian", "jvp", "hessian"),
-    "penalize",
+    *("penalize", "lbfgs", "levenberg_marquardt"),
 )
-"""The templates called by Python: of `kernels.program.step_templates`, then of `pass_templates`."""
+"""The templates called by Python: of `kernels.program.step_templates`, `pass_templates`, `whole_steps`."""
 
 MOST_BOUND = 64
 """The most single networks with entry points in a process."""
@@ -154,7 +154,13 @@ class Entries:
                 store.save_name(what, program.source(template).stored_name)
 
 
-ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 2, "backward": 2}
+ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {
+    "train_chunk": 3,
+    "gradient": 2,
+    "backward": 2,
+    "lbfgs": 3,
+    "levenberg_marquardt": 3,
+}
 """The time to compile a template with all functions a network calls: seconds of one core, rounded up."""
 
 ABOUT_SECONDS_OF_A_NETWORK = 2

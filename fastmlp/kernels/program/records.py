@@ -201,6 +201,38 @@ orthogonal, momentum : of a rule for orthogonal matrices, ORTHOGONAL or NESTEROV
 code : of its rule; moments : their number; constants : of its formula, see `Optimizer.constants`
 """
 
+WHOLE = np.dtype(
+    [
+        *((name, np.int64) for name in ("known", "taken", "reason", "single", "history", "max_evaluations")),
+        *((name, np.int64) for name in ("pairs", "nielsen", "evidence", "has_noise", "squares", "dual")),
+        *(
+            (name, np.int64)
+            for name in ("side", "block", "gram", "factor", "jacobian", "scaled", "residuals")
+        ),
+        *(
+            (name, np.float64)
+            for name in ("loss", "goal", "min_gradient", "divisor", "scale", "first_damping")
+        ),
+        *((name, np.float64) for name in ("damping", "damping_decrease", "damping_increase", "max_damping")),
+        *(
+            (name, np.float64)
+            for name in ("prior_precision", "noise", "gain", "square", "counted", "total_diagonal")
+        ),
+    ],
+    align=True,
+)
+"""Steps of all rows in numbers: see `whole_steps`, and `fastmlp.model.second_order` for options.
+
+known : whether the loss of the point is known, and the gradient; taken : written, the iterations of the call
+reason : written, why the steps end; single : whether numbers must be kept in float32
+loss : the objective of the point; divisor : of the loss in the history, see `Objective.value_divisor`
+scale : the factor of the objective in the equations; squares : whether the loss is a sum of squares
+dual : whether the equations are those of the residuals; side : the number of equations
+block : rows of J at a time; gram, factor, jacobian, scaled, residuals : places in the room
+square, counted : of the residuals of a step: the sum of squares, and their number
+total_diagonal : the sum of the diagonal of J'J
+"""
+
 ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "operations": (OPERATION, ("depth",)),
     "objective": (OBJECTIVE, ()),
@@ -243,6 +275,9 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "lane_numbers": (np.float64, ("lanes",)),
     "row_marks": (np.int32, ("table_rows",)),
     "row_places": (np.int64, ("all_row_places",)),
+    "whole": (WHOLE, ()),
+    "curves": (np.float64, (6, "iterations")),
+    "room": (None, ("room_length",)),
     "list_counts": (np.int32, ("counted",)),
     "list_marks": (np.uint64, ("words",)),
     "list_columns": (np.int64, ("listed",)),
@@ -277,6 +312,9 @@ lane_places : of networks in lanes the addresses of all inputs, targets and weig
 lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
 row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
 row_places : for each worker, the batch's rows of a table
+whole : a WHOLE; room : vectors and matrices of `whole_steps`
+curves : written for each iteration: the objective, the gradient's norm, the damping, the precision of the
+    prior, the noise, the effective parameters
 list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros
 """
 
@@ -302,7 +340,7 @@ NUMBERS = (
     *("visits", "steps", "step", "key", "batch", "length", "accumulates", "microbatch", "fewest"),
     *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows", "all_row_places"),
     *("counted", "words", "listed", "terms", "all_terms", "all_places"),
-    *("summing", "totalling", "leads", "together", "lanes"),
+    *("summing", "totalling", "leads", "together", "lanes", "iterations", "room_length"),
     *("matrix_length", "matrix_size", "matrix_side", "matrix_width", "matrix_scratch"),
     *(*BUFFERS, "scratch_length", "slice_length", "private_length"),
 )
@@ -327,6 +365,7 @@ summing : the address of the function that sums gradients over ranks, see `runti
 totalling : of the function that sums a step's needs over all ranks, and waits
 leads : 1 unless another rank adds to the gradient the terms common to all ranks
 together : the fewest numbers of a gradient that ranks sum at a time
+iterations : of steps of all rows; room_length : of `room`
 lanes : networks that train together, one in each lane of a vector; 0 for a single network
 matrix_length, matrix_size, .. : of `matrices` and its parts, 0 where no rule takes orthogonal matrices
 table_rows : of all tables of categories; all_row_places : of a batch and `APART` bytes, for each worker
@@ -371,11 +410,6 @@ class Call:
         """Change words: arrays and numbers by name. Arrays live as long as the call, or until replaced."""
         self.show(given)
         self._held |= given
-
-    def array(self, name: str) -> NDArray[Any]:
-        """Return an array given to `set`."""
-        found: NDArray[Any] = self._held[name]
-        return found
 
     def show(self, given: dict[str, Any]) -> None:
         """Write values to their words; the caller must keep arrays alive while the call runs."""

@@ -6,7 +6,8 @@ import ctypes
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from fastmlp.kernels.runtime.validation import (
     check_parameters,
     check_state,
 )
+from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.kernels.tuning import VALUES, value
-from fastmlp.kernels.variant import Choice, Work
+from fastmlp.kernels.variant import Buffers, Choice, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -35,6 +37,10 @@ from fastmlp.model.state import Array, TrainState
 from fastmlp.system.budget import share
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+Products = tuple[tuple[int, int], ...]
 
 EVALUATED_ROWS = 256
 """Rows of a part in `evaluate`: buffers do not grow with the data."""
@@ -96,13 +102,35 @@ class CompiledBackend:
         call.run()
         return losses.item(0)
 
-    def bind(self, network: Network, parameters: Array, data: Data, gradients: Array) -> Callable[[], float]:
-        """Return `gradient` of these arrays as a function of nothing."""
-        call, losses = self._gradient_call(network, parameters, data, 0, 0, gradients)
+    def bind(
+        self,
+        network: Network,
+        parameters: Array,
+        data: Data,
+        gradients: Array,
+        template: str = "gradient",
+        given: Mapping[str, Any] = NOTHING,
+        products: Products = (),
+    ) -> Callable[..., float]:
+        """Return an entry point for these arrays, which returns the objective.
+
+        given : more arrays and numbers of the call; the entry point takes some by name at each run
+        products : (n_in, n_out) of the entry point's products, besides those of the network
+        """
+        call, losses = self._gradient_call(network, parameters, data, 0, 0, gradients, template, products)
+        call.set({**given})
         return functools.partial(_objective_of, call, call.entry.on(call.address), losses[0])
 
     def _gradient_call(
-        self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
+        self,
+        network: Network,
+        parameters: Array,
+        data: Data,
+        key: int,
+        step: int,
+        gradients: Array,
+        template: str = "gradient",
+        products: Products = (),
     ) -> tuple[NetworkCall, NDArray[np.float64]]:
         """Return the call of a gradient over all rows, and where it writes the objective (1 + heads, 1)."""
         check_parameters(shape_of(network), parameters)
@@ -114,14 +142,20 @@ class CompiledBackend:
         }  # fmt: skip
         if isinstance(data.inputs, SparseRows):
             given |= lists_for(data.inputs, data.inputs.most(rows), rows, 1)
-        return self._call_on_all_rows("gradient", network, parameters, data, given)
+        return self._call_on_all_rows(template, network, parameters, data, given, products)
 
     def _call_on_all_rows(
-        self, template: str, network: Network, parameters: Array, data: Data, given: dict[str, Any]
+        self,
+        template: str,
+        network: Network,
+        parameters: Array,
+        data: Data,
+        given: dict[str, Any],
+        products: Products = (),
     ) -> tuple[NetworkCall, NDArray[np.float64]]:
         """Return the call of an entry point on all rows, and where it writes the losses (1 + heads, 1).
 
-        given : further arrays of the entry point
+        given : further arrays of the entry point; products : as of `bind`
         """
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
@@ -129,9 +163,10 @@ class CompiledBackend:
         resting, sparse = template == "evaluate", isinstance(inputs, SparseRows)
         entry = self._entries.get(template, NAMES[parameters.dtype])
         most = min(EVALUATED_ROWS, rows) if resting else rows
-        call = NetworkCall(
-            entry, self._choice.buffers, network, parameters.dtype, most, resting=resting, sparse=sparse
-        )
+        buffers = self._choice.buffers
+        if products:
+            buffers = functools.partial(_with_products, buffers, products, parameters.itemsize)
+        call = NetworkCall(entry, buffers, network, parameters.dtype, most, resting=resting, sparse=sparse)
         totals = weights.sum(dtype=np.float64, keepdims=True)
         head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
         call.set({
@@ -251,8 +286,21 @@ class CompiledBackend:
         )  # fmt: skip
 
 
-def _objective_of(call: NetworkCall, taken: Callable[[], int | None], loss: NDArray[np.float64]) -> float:
-    """Run what takes a call, which must live; return the objective that it writes (1,)."""
+def _with_products(
+    buffers: Buffers | None, more: Products, itemsize: int, products: Sequence[tuple[int, int]], rows: int
+) -> dict[str, int]:
+    """Return the least lengths of a worker's buffers with more products."""
+    least = dict(buffers([*products, *more], rows)) if buffers else {}
+    scratch = scratch_length(max(map(max, more)), rows, itemsize)
+    return least | {"scratch": max(scratch, least.get("scratch", 0))}
+
+
+def _objective_of(
+    call: NetworkCall, taken: Callable[[], int | None], loss: NDArray[np.float64], **given: Any
+) -> float:
+    """Run the entry point of a call, which must live; return the objective that it writes (1,)."""
+    if given:
+        call.set(given)
     if (failed := taken()) is not None:
         raise error_of(failed)
     return loss.item()

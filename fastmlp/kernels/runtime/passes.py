@@ -18,7 +18,6 @@ from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
 from fastmlp.kernels.variant import Choice
 from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
-from fastmlp.model.operations import Operation
 from fastmlp.model.state import Array
 
 BY_OUTPUTS, BY_INPUTS = WORDS["by_outputs"], WORDS["by_inputs"]
@@ -65,7 +64,6 @@ class RowPasses:
         })  # fmt: skip
         self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
-        self._memory = call.array("memory")
         address = self._call.address  # of itself it would be a cycle, which keeps the memory
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
@@ -140,8 +138,3 @@ class RowPasses:
     def _columns(self, template: str, inputs: Array, **given: Any) -> None:
         self._call.set({"inputs": inputs, "samples": len(inputs), **given})
         self._pass(template)
-
-    def units(self, buffer: str, operation: Operation, rows: int) -> Array:
-        """Return an operation's units (rows, width) in "activations" or "deltas"."""
-        start = self._call.words[WORDS[buffer]] + operation.units * rows
-        return self._memory[start : start + rows * operation.width].reshape(rows, operation.width)
