@@ -43,7 +43,8 @@ from fastmlp.tables.means import Targets
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
+from fastmlp.tables.targets import with_targets
+from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
