@@ -21,8 +21,6 @@ from fastmlp.tables.tasks import Classification
 if TYPE_CHECKING:
     import polars as pl
 
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this module."""
 
 REPEATS = 5  # permutations of each column
 
@@ -102,7 +100,7 @@ class Pair(NamedTuple):
 
 
 def importances(
-    estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, repeats: int = REPEATS
+    estimator: Any, frame: pl.DataFrame, y: Array, seed: int, repeats: int = REPEATS
 ) -> list[Importance]:
     """Return the permutation importances of used columns, the greatest first (Breiman 2001).
 
@@ -144,7 +142,7 @@ def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
     return hstack([X[:, : columns.start], X[rows][:, columns], X[:, columns.stop :]], format="csr")
 
 
-def effects(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
+def effects(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
     """Return the effects of columns by name; free texts have no effect."""
     import polars as pl
 
@@ -178,7 +176,7 @@ def order_of(levels: list[str], means: Array) -> list[int]:
     return sorted(range(len(words)), key=lambda place: float(means[place, strongest]))
 
 
-def pairs(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
+def pairs(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
     """Return the pairs of the first columns by name, the strongest interaction first.
 
     A column with a single value does not interact.
@@ -197,7 +195,7 @@ def pairs(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int
     return sorted(found, key=lambda one: -one.strength)
 
 
-def _columns(estimator: Estimator, names: list[str]) -> list[Column]:
+def _columns(estimator: Any, names: list[str]) -> list[Column]:
     by_name = {one.name: one for one in estimator.encoding_.columns if not isinstance(one, Text)}
     return [by_name[name] for name in names if name in by_name]
 
@@ -215,7 +213,7 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     return found if len(known) == len(series) else found.extend_constant(None, 1)
 
 
-def _means(estimator: Estimator, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
+def _means(estimator: Any, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
     """Return mean predictions (combinations, n) for all combinations of columns' values.
 
     scikit-learn's `partial_dependence` would need frames of pandas, and a prediction for each combination.

@@ -28,9 +28,6 @@ from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.tasks import Several
 from fastmlp.tables.values import CLIP, FARTHEST
 
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this module."""
-
 DESCRIPTION = "fastmlp.table"  # the key of `described` in an ONNX file
 
 
@@ -42,7 +39,7 @@ def columns_of(encoding: Encoding) -> list[Column]:
     return [column for column in encoding.columns if not isinstance(column, Dropped)]
 
 
-def described(estimator: Estimator) -> dict[str, Any]:
+def described(estimator: Any) -> dict[str, Any]:
     """Return the meaning of an export's numbers, in JSON's types: columns with levels, and outputs."""
     columns: list[dict[str, Any]] = []
     for column in columns_of(estimator.encoding_):
@@ -143,7 +140,7 @@ def _columns(encoding: Encoding) -> ExportGraph:
     return columns_graph(len(places), made, np.argsort(order))
 
 
-def _networks(estimator: Estimator) -> ExportGraph:
+def _networks(estimator: Any) -> ExportGraph:
     """Return the graph from X to the mean of the networks' outputs."""
     models, width = estimator.models_, estimator.encoding_.width
     pairs = [(model.network, model.parameters) for model in models]

@@ -23,8 +23,6 @@ from fastmlp.tables.values import numbers
 if TYPE_CHECKING:
     import polars as pl
 
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this module."""
 Panel = Callable[[Any], None]
 """Draws on Axes."""
 
@@ -38,7 +36,7 @@ DATES = datetime.min, datetime.max.replace(microsecond=0)  # the bounds of an ax
 ACROSS, MOST_TICKS = 3, 4  # panels in a row; most parts of an axis of long numbers, between its ticks
 
 
-def plot(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, of: str | None = None) -> Any:
+def plot(estimator: Any, frame: pl.DataFrame, y: Array, seed: int, of: str | None = None) -> Any:
     """Return a matplotlib Figure of a model and a table without its target.
 
     y : (rows,) as the task has them; of : a title, which rows the table has
@@ -74,7 +72,7 @@ def plot(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, of: str
     return figure
 
 
-def plot_one(estimator: Estimator, frame: pl.DataFrame, y: Array, panel: str, axes: Any, seed: int) -> Any:
+def plot_one(estimator: Any, frame: pl.DataFrame, y: Array, panel: str, axes: Any, seed: int) -> Any:
     """Draw a panel, or the effect of a column, on Axes, or on new Axes; return the Axes."""
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
@@ -97,7 +95,7 @@ def plot_one(estimator: Estimator, frame: pl.DataFrame, y: Array, panel: str, ax
     return axes
 
 
-def looked(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int) -> dict[str, Any]:
+def looked(estimator: Any, frame: pl.DataFrame, y: Array, seed: int) -> dict[str, Any]:
     """Return the content of `plot` in lists: scores, importances, effects, pairs and intervals."""
     task, outputs = estimator.task_, estimator.outputs(frame)
     important = importances(estimator, frame, y, seed)
@@ -122,7 +120,7 @@ def looked(estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int) -> di
     return found
 
 
-def _panels(estimator: Estimator, y: Array, outputs: Array) -> dict[str, Panel]:
+def _panels(estimator: Any, y: Array, outputs: Array) -> dict[str, Panel]:
     """Return the panels of losses and of a table's rows by name."""
     task, panels = estimator.task_, dict[str, Panel](losses=partial(_plot_losses, estimator))
     if isinstance(task, Classification):
@@ -150,7 +148,7 @@ def _few_ticks(axis: Any, **options: Any) -> None:
     axis.set_major_locator(MaxNLocator(**options or {"nbins": MOST_TICKS}))
 
 
-def _plot_losses(estimator: Estimator, axes: Any) -> None:
+def _plot_losses(estimator: Any, axes: Any) -> None:
     for place, model in enumerate(estimator.models_):
         for color, (name, values) in zip(("C0", "C1"), model.history.items(), strict=False):
             label = {"loss": "rows trained on", "validation_loss": "rows held out"}[name]
@@ -201,7 +199,7 @@ def _plot_residuals(y: Array, predicted: Array, target: str, axes: Any) -> None:
     axes.set(xlabel=f"predicted {name}", ylabel=f"true less predicted\n{name}", title="residuals")
 
 
-def _plot_importances(found: list[Importance], estimator: Estimator, axes: Any) -> None:
+def _plot_importances(found: list[Importance], estimator: Any, axes: Any) -> None:
     shown = found[:MOST_BARS][::-1]
     deviations = [one.deviation for one in shown]
     axes.barh(range(len(shown)), [one.mean for one in shown], xerr=deviations, height=0.7)
@@ -226,7 +224,7 @@ def _strongest(shown: Sequence[Effect]) -> list[int]:
     return sorted(np.argsort(-spans)[:MOST_LINES].tolist())
 
 
-def _plot_effect(estimator: Estimator, effect: Effect, lines: Sequence[int], least: float, axes: Any) -> None:
+def _plot_effect(estimator: Any, effect: Effect, lines: Sequence[int], least: float, axes: Any) -> None:
     """Draw the effect of a column on some outputs; least : span of the axis"""
     values = effect.values.drop_nulls()
     is_category, is_date = (isinstance(effect.column, kind) for kind in (Category, Date))
@@ -260,7 +258,7 @@ def _plot_effect(estimator: Estimator, effect: Effect, lines: Sequence[int], lea
     )
 
 
-def _plot_pair(estimator: Estimator, pair: Pair, axes: Any) -> None:
+def _plot_pair(estimator: Any, pair: Pair, axes: Any) -> None:
     most = float(np.abs(pair.left).max()) or 1.0
     picture = axes.imshow(pair.left.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
     labels = [[_cell(one) for one in values] for values in pair.values]
@@ -272,7 +270,7 @@ def _plot_pair(estimator: Estimator, pair: Pair, axes: Any) -> None:
     axes.set(xlabel=first, ylabel=second, title=f"a pair's interaction, {pair.strength:.3g}")
 
 
-def _plot_intervals(estimator: Estimator, predicted: Array, y: Array, axes: Any) -> None:
+def _plot_intervals(estimator: Any, predicted: Array, y: Array, axes: Any) -> None:
     """Draw the share of rows in intervals: of all rows, and of the least and greatest predictions."""
     coverages = np.linspace(0.1, 0.9, 9)
     order = np.argsort(predicted, kind="stable")
@@ -286,7 +284,7 @@ def _plot_intervals(estimator: Estimator, predicted: Array, y: Array, axes: Any)
     axes.legend()
 
 
-def _output(estimator: Estimator, output: int) -> str:
+def _output(estimator: Any, output: int) -> str:
     """Return the label of an axis of means."""
     if isinstance(estimator.task_, Classification):
         return f"mean probability of {_short(str(estimator.task_.classes[output]), 24)}"

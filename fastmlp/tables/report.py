@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
     from sklearn.linear_model import LogisticRegression
 
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this module."""
 Outputs = Callable[[Any], Array]
 """Gives outputs (rows, n_out) for rows of X (rows, n)."""
 
@@ -39,7 +37,7 @@ LINEAR_CELLS = 1_000_000
 
 
 def simpler(
-    estimator: Estimator, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
+    estimator: Any, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
     test: tuple[pl.DataFrame, Array] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return, in JSON's types, the scores of a constant and of a linear model on rows held out.
@@ -68,7 +66,7 @@ def simpler(
     }
 
 
-def compared(estimator: Estimator, outputs: Array, y: Array, others: dict[str, Any]) -> dict[str, Any]:
+def compared(estimator: Any, outputs: Array, y: Array, others: dict[str, Any]) -> dict[str, Any]:
     """Return the scores of an estimator before the scores of simpler models on the same rows.
 
     outputs, y : as of `outputs_in_parts`, and the targets (rows,), of rows held out; others : of `simpler`
@@ -92,20 +90,20 @@ def in_parts(outputs: Outputs, parts: Iterable[Any], rows: int, what: str, shown
     return np.concatenate(found)
 
 
-def outputs_in_parts(estimator: Estimator, X: Any) -> Array:
+def outputs_in_parts(estimator: Any, X: Any) -> Array:
     """Return the outputs (rows, n_out) of an estimator for encoded rows, with a bar."""
     rows, models = X.shape[0], estimator.models_
     parts = (X[start : start + TOGETHER] for start in range(0, rows, TOGETHER))
     return in_parts(lambda part: members.outputs(models, part), parts, rows, "scores", estimator.progress)
 
 
-def has_intervals(estimator: Estimator) -> bool:
+def has_intervals(estimator: Any) -> bool:
     """Return True if a report has intervals: for a regression with enough errors."""
     return estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS
 
 
 def held_shares(
-    estimator: Estimator, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
+    estimator: Any, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
 ) -> list[dict[str, float]]:
     """Return the share of numbers (rows,) in a regressor's intervals, and the mean width, for each coverage.
 
