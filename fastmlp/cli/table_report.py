@@ -17,8 +17,7 @@ from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array
 from fastmlp.system.private_files import replace
-from fastmlp.tables.categories import Category
-from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.categories import Category, LevelMeans
 from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:

@@ -35,16 +35,14 @@ from fastmlp.cli.table_report import (
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import Bar, say
-from fastmlp.tables.categories import Category
+from fastmlp.tables.categories import Category, Targets
+from fastmlp.tables.columns import MISSING
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated
 from fastmlp.tables.kinds import KINDS, Text
-from fastmlp.tables.means import Targets
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.reading import FORMATS, read
+from fastmlp.tables.reading import FORMATS, ReadOptions, read
 from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
-from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 
@@ -178,7 +176,7 @@ def train(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
-    from fastmlp.tables.inferred import row_numbers
+    from fastmlp.tables.kinds import row_numbers
     from fastmlp.tables.report import compared, outputs_in_parts, simpler
 
     with telling(arguments.dataset):

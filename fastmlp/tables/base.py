@@ -23,24 +23,23 @@ from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.notices import Bar
 from fastmlp.tables import effects, members, report, selection
-from fastmlp.tables.codes import with_codes
+from fastmlp.tables.categories import Targets
+from fastmlp.tables.columns import MISSING
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame, as_given, separated
+from fastmlp.tables.frames import as_given, separated
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Doubt, dependence_of, doubt
-from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
-from fastmlp.tables.means import Targets
-from fastmlp.tables.read_options import ReadOptions
+from fastmlp.tables.kinds import row_numbers as numbers_of_rows
+from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.settings import check, fixed, recipes_of
 from fastmlp.tables.slopes import Sloped
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task, with_targets
-from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
 
@@ -77,7 +76,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
         Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 5000, and mean targets in place of more than 300. The same holds of numbers that are codes.
+        None for 5000, and mean targets in place of more than 300.
     preset : str, optional
         How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
         of their own. Rows that are held out decide between those of one preset. None for good.
@@ -244,8 +243,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         """
         if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
             return None
-        columns = (*self.encoding_.columns, *self.encoding_.codes)
-        return doubt(frame, y, self.task_, columns, rows)
+        return doubt(frame, y, self.task_, self.encoding_.columns, rows)
 
     def learn(
         self,
@@ -294,8 +292,6 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
         self.encoding_ = encoding
-        if few is not None and self.layers is None:
-            self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
         self.held_: Array | None = None if rows is None else ~rows

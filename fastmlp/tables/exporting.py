@@ -20,14 +20,12 @@ from fastmlp.exchange import c_header
 from fastmlp.exchange.onnx_graph import OnnxGraph, assembled
 from fastmlp.exchange.steps import ExportGraph, columns_graph, mean_graph
 from fastmlp.model.embeddings import UnitFormula
-from fastmlp.tables.categories import MISSING, Category
-from fastmlp.tables.columns import Column
+from fastmlp.tables.categories import MISSING, Category, LevelMeans
+from fastmlp.tables.columns import CLIP, Column
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import Date, Dropped, Scaled, Text
-from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.kinds import FARTHEST, Date, Dropped, Scaled, Text
 from fastmlp.tables.tasks import Classification, Regression
-from fastmlp.tables.values import CLIP, FARTHEST
 
 if TYPE_CHECKING:
     import polars as pl

@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Column
+from fastmlp.tables.columns import Column, guessed, labels_of, numbers, parsed
 from fastmlp.tables.deadline import Part
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.inferred import firsts_of_copies
-from fastmlp.tables.kinds import Date
+from fastmlp.tables.kinds import Date, Number, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
-from fastmlp.tables.texts import guessed, parsed
-from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -241,16 +238,22 @@ def doubt(
 ) -> Doubt | None:
     """Return the column by which rows held out are clearly predicted worse than rows drawn at random.
 
-    Dates, and categories and codes of many levels, are looked at with forests of a few trees, of few rows.
+    Dates, categories of many levels, and whole numbers with the name of an identifier are looked at with
+    forests of a few trees, of few rows.
     What a category itself says of the target is no dependence, unless its name is that of an identifier.
 
-    frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
+    frame, y : a table without its target, and the targets (rows,); columns : of an encoding
     trained : (rows,) truth values, of the rows to look at; None for all
     """
     if task.n_out > MOST_CLASSES or isinstance(task, Several):
         return None
     dates = [one.name for one in columns if isinstance(one, Date)][:LOOKS]
     levels = {one.name: len(one.levels) for one in columns if isinstance(one, Category)}
+    for one in columns:
+        if isinstance(one, Number) and IDENTIFIER.fullmatch(one.name):
+            values = numbers(frame[one.name])
+            if (values == np.round(values)).all():
+                levels[one.name] = len(np.unique(values))
     names = [name for name in levels if LEAST_LEVELS <= levels[name] <= len(y) / 2]
     names = sorted(names, key=lambda name: -levels[name])[:LOOKS]
     used, found = list(dict.fromkeys(one.name for one in columns if one.width)), []

@@ -14,10 +14,8 @@ from fastmlp import checks
 from fastmlp.model.heads import Head
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles
-from fastmlp.tables.columns import Finite, Positive, Share
+from fastmlp.tables.columns import Finite, Positive, Share, as_numbers, guessed, labels_of, parsed
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.texts import as_numbers, guessed, parsed
-from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
     import polars as pl
