@@ -1,4 +1,4 @@
-"""Reports on a table's model: lines for people, or one JSON object for programs."""
+"""Reports on a table's model: lines for people, or a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -28,27 +28,19 @@ if TYPE_CHECKING:
 
     Estimator = TableClassifier | TableRegressor
 
-MOST_LINES = 10
-"""The most columns listed as left out."""
-
-MOST_MATRIX = 6
-"""The most classes of a printed confusion matrix; JSON has more."""
-
-MOST_WORDS = 6
-"""The most words listed as read as missing."""
-
-FEW_HELD = 30
-"""Fewer rows held out are said to be few."""
+MOST_LINES = 10  # the most columns listed as left out
+MOST_MATRIX = 6  # the most classes of a printed confusion matrix; JSON has more
+MOST_WORDS = 6  # the most words listed as read as missing
+FEW_HELD = 30  # fewer rows held out are said to be few
 
 ROUNDING = 64 * np.finfo(float).eps
 """The rounding of scores of classes: means of probabilities are about 1."""
 
-MOST_OF_ONE = 0.9
-"""The share of a class from which on accuracy says little."""
+MOST_OF_ONE = 0.9  # the share of a class from which on accuracy says little
 
 
 def print_line(text: str) -> None:
-    """Print one line; names of columns and classes may have anything in them."""
+    """Print a line; names of columns and classes may hold control characters."""
     print(checks.printable(text))
 
 
@@ -58,7 +50,7 @@ def _row(label: str, text: str) -> None:
 
 
 def print_json(found: dict[str, Any]) -> None:
-    """Print one JSON object, with null for NaN and infinite numbers, and dates as texts."""
+    """Print a JSON object, with null for NaN and infinite numbers, and dates as texts."""
     print(json.dumps(_finite(found), allow_nan=False, default=str))
 
 

@@ -69,7 +69,7 @@ OPTIONS = {
         for name, kind in KINDS.items()
     },
     "--missing": "TEXT,TEXT texts that say that there is no value; default NA, nan, null, ? and their like",
-    "--levels": "N levels of a category with a column each, the rest share one; default 5000, means beyond 300",
+    "--levels": "N levels of a category with a column each; others share one; default 5000, over 300 means",
     "--test-share": "SHARE of rows held out; default 0.2",
     "--test": "FILE a table whose rows the report is of; then no others are held out",
     "--time": "COLUMN hold out the rows that are later by these dates or numbers",
@@ -79,7 +79,7 @@ OPTIONS = {
     "--falling": "COLUMN,COLUMN numbers with which predictions fall",
     "--loss": "NAME of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
     "--target-transform": "NAME log: learn logarithms of a target above 0; auto: if the target is skewed",
-    "--threshold": "NUMBER least probability of the second class: a number, balanced, or costs of mistakes like 5:1",
+    "--threshold": "NUMBER probability from which the second class is predicted: 0.3, balanced, or costs, 5:1",
     "--preset": "NAME fast, good or best: how much time is given; default good",
     "--time-limit": "TIME end after 60s or 5m, with reading, compiling and the report",
     "--search": "TIME search sizes and rates first, for 60s or 5m",
@@ -89,8 +89,7 @@ OPTIONS = {
 }
 """The options of tables only, each with metavar and help; None where not given."""
 
-TYPES = {"--levels": int, "--test-share": float, "--members": int}
-"""The types of numbers."""
+TYPES = {"--levels": int, "--test-share": float, "--members": int}  # the types of numbers
 
 OF_TASKS = {
     Classification.name: ("class_weight", "threshold"),
@@ -98,8 +97,7 @@ OF_TASKS = {
 }
 """Options of a single task."""
 
-HELD_COVERAGE = 0.9
-"""The coverage of intervals in a file of rows held out."""
+HELD_COVERAGE = 0.9  # the coverage of intervals in a file of rows held out
 
 
 def add_options(train: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def _loaded(path: str) -> TableClassifier | TableRegressor:
 
 @contextlib.contextmanager
 def _remarked() -> Iterator[None]:
-    """Say each warning in one line, once."""
+    """Say each warning in a line, once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -36,32 +36,18 @@ from fastmlp.tables.tasks import Classification, Several, Task
 if TYPE_CHECKING:
     import polars as pl
 
-LEAST_COUNT = 2
-"""The least rows of a level with a column of X; rarer levels share a column."""
-
-NEVER_SEEN = 3
-"""Rows without a level to expect beyond the training: the rule of three says 3 / n of n rows."""
-
-UNUSUAL = 0.05
-"""Share of unknown levels worth a warning, beyond the expected share and beyond chance."""
-
-UNKNOWN, MISSING = -1, -2
-"""The places of a level that was not learned, and of a missing value."""
-
-TRUTH = {"1": "true", "0": "false"}
-"""Numbers for truth values, where truth values were learned."""
+LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
+NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
+UNUSUAL = 0.05  # share of unknown levels worth a warning, beyond the expected share and beyond chance
+UNKNOWN, MISSING = -1, -2  # the places of a level that was not learned, and of a missing value
+TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth values were learned
 
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
 """Texts of numbers; 007 is a code."""
 
-MOST_CLASSES = 10
-"""The most classes with mean targets: every class has a column of X."""
-
-MOST_MEANS = 100_000
-"""The most levels with a mean, the most frequent first."""
-
-LEAST_PRIOR, MOST_PRIOR = 0.5, 100.0
-"""Bounds of `prior_of`: few levels, or levels of few rows, say little."""
+MOST_CLASSES = 10  # the most classes with mean targets: every class has a column of X
+MOST_MEANS = 100_000  # the most levels with a mean, the most frequent first
+LEAST_PRIOR, MOST_PRIOR = 0.5, 100.0  # bounds of `prior_of`: few levels, or levels of few rows, say little
 
 
 @dataclass(frozen=True)

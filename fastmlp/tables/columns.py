@@ -62,8 +62,7 @@ ISO = (
 """Formats of dates in the order of trial; none leaves the month in doubt."""
 
 
-CLIP = 3.0
-"""The limit of clipped numbers x: x / sqrt(1 + (x / CLIP)^2) is about x near 0."""
+CLIP = 3.0  # the limit of clipped numbers x: x / sqrt(1 + (x / CLIP)^2) is about x near 0
 
 
 class Cells(NamedTuple):

@@ -28,14 +28,9 @@ MANY = 300
 DENSE = 0.25
 """The least share of numbers other than 0 in a dense X: CSR takes the room of two numbers for each."""
 
-FINGERPRINT_ROWS = 1000
-"""Rows at the head of a table in the table's fingerprint."""
-
-MOST_NAMED = 10
-"""The most columns named in a warning."""
-
-TOGETHER = 1 << 16
-"""Rows encoded at a time, for a small memory besides X."""
+FINGERPRINT_ROWS = 1000  # rows at the head of a table in the table's fingerprint
+MOST_NAMED = 10  # the most columns named in a warning
+TOGETHER = 1 << 16  # rows encoded at a time, for a small memory besides X
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,14 @@ from fastmlp.tables.errors import TableError, different, name_of
 if TYPE_CHECKING:
     import polars as pl
 
-UNITS = ("D", "ms", "us", "ns")
-"""Units of datetime64 in polars."""
-
-FINER = ("ps", "fs", "as")
-"""Finer units than polars has; less than a microsecond is left out."""
+UNITS = ("D", "ms", "us", "ns")  # units of datetime64 in polars
+FINER = ("ps", "fs", "as")  # finer units than polars has; less than a microsecond is left out
 
 EXACT = ("W", "D", "h", "m", "s", "ms", "us", "ns", *FINER)
 """Units of timedelta64 with a fixed number of seconds; months have none."""
 
-NOTHING = ("NAType", "NaTType", "MaskedConstant")
-"""Types of a missing value in pandas and NumPy, besides NaN."""
-
-LONG = 1 << 63
-"""Whole numbers from here on have more than 64 bits."""
+NOTHING = ("NAType", "NaTType", "MaskedConstant")  # types of a missing value in pandas and NumPy, besides NaN
+LONG = 1 << 63  # whole numbers from here on have more than 64 bits
 
 
 def as_given(X: Any, content: Any) -> Any:

@@ -13,14 +13,9 @@ from fastmlp.tables.columns import Array
 from fastmlp.tables.recipe import Recipe
 from fastmlp.trained.model import Model
 
-MOST_UNITS = 512
-"""Units of all columns of X together, about: many columns have fewer units each."""
-
-LEAST_WIDTH = 2
-"""The least outputs of a column's linear layer."""
-
-TOGETHER = 1 << 20
-"""Numbers of X looked at together, for a small memory."""
+MOST_UNITS = 512  # units of all columns of X together, about: many columns have fewer units each
+LEAST_WIDTH = 2  # the least outputs of a column's linear layer
+TOGETHER = 1 << 20  # numbers of X looked at together, for a small memory
 
 
 def may_embed(X: Any, numbers: int) -> bool:

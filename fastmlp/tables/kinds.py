@@ -40,14 +40,9 @@ HEAVY = 0.25
 Tails = Literal["clipped", "both", "kept"]
 """Which columns of X a number has: clipped, as it is, or both."""
 
-FARTHEST = 1e3
-"""The bound of numbers as they are, infinite numbers too, in root mean squares from the center."""
-
-MOST_WORDS = 2000
-"""The most words of a text with a column of X, the most frequent first."""
-
-WORDS_OF = 200_000
-"""The most rows whose words are counted, evenly spread."""
+FARTHEST = 1e3  # the bound of numbers as they are, infinite numbers too, in root mean squares from the center
+MOST_WORDS = 2000  # the most words of a text with a column of X, the most frequent first
+WORDS_OF = 200_000  # the most rows whose words are counted, evenly spread
 
 DAY = 86_400.0
 YEAR = 365.2425 * DAY
@@ -274,26 +269,16 @@ def robust(values: Array) -> tuple[float, float]:
 
 # --- guesses --------------------------------------------------------------------------------------------
 
-ROW_NUMBERS = "it numbers the rows"
-"""The reason to drop such a column."""
-
-FEW = 50
-"""The most different texts of a category, however few the rows are."""
-
-HEAD = 1000
-"""Rows at the head of a column, looked at before all rows."""
-
-WORDS = 3
-"""The least words of free text in the mean; fewer words are a name."""
+ROW_NUMBERS = "it numbers the rows"  # the reason to drop such a column
+FEW = 50  # the most different texts of a category, however few the rows are
+HEAD = 1000  # rows at the head of a column, looked at before all rows
+WORDS = 3  # the least words of free text in the mean; fewer words are a name
 
 TOLD_APART = 0.5
 """The least share of different values, of the different rows, in a column of numbers that shows copies."""
 
-ALIKE = 0.95
-"""The least share of copies with the target of the first copy."""
-
-LEAST_DIFFERENT = 20
-"""The least different rows of a table with copies; fewer rows are too few to hold out."""
+ALIKE = 0.95  # the least share of copies with the target of the first copy
+LEAST_DIFFERENT = 20  # the least different rows of a table with copies; fewer rows are too few to hold out
 
 
 def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:

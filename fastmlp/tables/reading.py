@@ -150,11 +150,8 @@ def typed(
 
 # --- text -----------------------------------------------------------------------------------------------
 
-BLOCK = 1 << 24
-"""Bytes of text parsed together."""
-
-SEPARATORS = ",;\t|"
-"""Delimiters of a CSV file; the most frequent in the first line is taken."""
+BLOCK = 1 << 24  # bytes of text parsed together
+SEPARATORS = ",;\t|"  # delimiters of a CSV file; the most frequent in the first line is taken
 
 DECIMAL_COMMA = r"^(\s*[+-]?\d+),(\d+(?:[eE][+-]?\d+)?\s*)$"
 """Numbers like 3,25 where semicolons separate fields."""
@@ -173,11 +170,8 @@ FIRST = "the first line must name the columns"
 
 QUOTES = 'a field with quotes must stand in quotes, and they are doubled in it, as "5"" pipe"'
 
-LONGEST = 1 << 26
-"""The most bytes of a row; a longer row has a quote without an end, and is parsed as it is."""
-
-LONGEST_FIELD = 1 << 17
-"""The most characters of a field that a search for a mistake takes."""
+LONGEST = 1 << 26  # the most bytes of a row; a longer row has a quote without an end, and is parsed as it is
+LONGEST_FIELD = 1 << 17  # the most characters of a field that a search for a mistake takes
 
 
 def _read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
@@ -340,8 +334,7 @@ def _rows(text: str, separator: str, header: Sequence[str] = (), row: int = 0) -
 
 # --- other formats --------------------------------------------------------------------------------------
 
-SLICE = 1 << 18
-"""Rows of a file of columns read together."""
+SLICE = 1 << 18  # rows of a file of columns read together
 
 
 def _read_parquet(path: Path, read_options: ReadOptions) -> pl.DataFrame:

@@ -41,8 +41,7 @@ msgspec = needed("msgspec", "table", "the file of a table's model")
 
 Record = TypeVar("Record")
 
-FORMAT = "table 10"
-"""The version of the format; every change of the contents increases the number."""
+FORMAT = "table 10"  # the version of the format; every change of the contents increases the number
 
 READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
 """The readable formats; there was no second format.
@@ -54,11 +53,8 @@ READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
 10, and some files of 9: numbers have other losses, and there may be several targets
 """
 
-MOST_ROWS = 2**53
-"""The most rows of all levels of a category, for an exact sum."""
-
-ERRORS = ("scaled", "places", "sizes")
-"""The arrays of errors in a file."""
+MOST_ROWS = 2**53  # the most rows of all levels of a category, for an exact sum
+ERRORS = ("scaled", "places", "sizes")  # the arrays of errors in a file
 
 
 class ColumnRow(TypedDict):
@@ -73,17 +69,15 @@ class ColumnRow(TypedDict):
     doubt: Annotated[list[str], msgspec.Meta(min_length=3, max_length=3)] | None
 
 
-Rows = TypedDict("Rows", {"trained on": Count, "held out": Count, "linear model": Count})
-
-
 class Interval(TypedDict):
-    """The report's row of intervals of a coverage, see `held_shares`."""
+    """The report's row of a coverage, see `held_shares`."""
 
     of: Size
     hold: Size
     wide: Size
 
 
+Rows = TypedDict("Rows", {"trained on": Count, "held out": Count, "linear model": Count})
 Report = TypedDict(
     "Report",
     {
@@ -224,7 +218,7 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
 
 
 def _typed(read: Any, description: Any, kind: type[Record]) -> Record:
-    """Return the record read by msgspec's `decode` or `convert`; ValueError in one line for another type."""
+    """Return the record read by msgspec's `decode` or `convert`; ValueError, a line, for another type."""
     try:
         found: Record = read(description, type=kind, dec_hook=lambda _, part: restored(part))
     except msgspec.MsgspecError as error:
@@ -238,7 +232,7 @@ def columns_of(descriptions: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
     Raises
     ------
     ValueError, TypeError, KeyError
-        For another description, or two columns of one name.
+        For another description, or two columns of the same name.
     """
     columns = tuple(map(_column, descriptions))
     different(column.name for column in columns)

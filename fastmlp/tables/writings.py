@@ -20,8 +20,7 @@ from fastmlp.tables.tasks import MOST_CLASSES, Classification
 if TYPE_CHECKING:
     import polars as pl
 
-HEAD = 100
-"""Different texts at the head of a column that are looked at before all of them."""
+HEAD = 100  # different texts at the head of a column that are looked at before all of them
 
 CURRENCY = (
     r"[A-Z]{0,3}\p{Sc}|Rs\.?|kr\.?|Fr\.?|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HKD|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|"
@@ -50,8 +49,7 @@ CLOCK = r"^(-?)(?:(\d+) days?,? )?(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?: ?(
 UNIX = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 """Units of a count from 1970 on, by the words for the format of a date."""
 
-SINCE, UNTIL = 631_152_000, 4_102_444_800
-"""The begin of 1990 and of 2100 in UNIX seconds: the range of dates."""
+SINCE, UNTIL = 631_152_000, 4_102_444_800  # the begin of 1990 and of 2100 in UNIX seconds: the range of dates
 
 OF_TIME = {"at", "created", "date", "datetime", "epoch", "time", "timestamp", "ts", "unix", "updated"}
 """Words in the name of a column of UNIX seconds."""
@@ -91,9 +89,12 @@ class Writing:
 
     def __post_init__(self) -> None:
         checks.choice(f"kind that column {self.column!r} is written as", self.kind, ("number", "date"))
-        is_date = self.shown in UNIX or ("%" in self.shown and KNOWN.fullmatch(self.shown))
-        says = {"number": "an example like 1,234.50", "date": "a format like %m/%d/%Y, or seconds"}[self.kind]
-        if not (is_date if self.kind == "date" else self._marks or re.search(CLOCK, self.shown)):
+        says, is_sound = "a format like %m/%d/%Y, or seconds", self.shown in UNIX
+        if self.kind == "number":
+            says, is_sound = "an example like 1,234.50", bool(self._marks or re.search(CLOCK, self.shown))
+        elif not is_sound:
+            is_sound = "%" in self.shown and bool(KNOWN.fullmatch(self.shown))
+        if not is_sound:
             raise ValueError(f"column {self.column!r} is said by {says}, got {checks.shown(self.shown)}")
 
     @property
