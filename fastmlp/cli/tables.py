@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, needed
+from fastmlp.checks import CheckpointError, Deferred, needed
 from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
+else:
+    pl = Deferred("polars", "table", "a table")
 
 WRITTEN = {
     "number": "; 'COLUMN=$1,234.50' says by an example how they are written",
@@ -79,7 +81,7 @@ OPTIONS = {
     "--falling": "COLUMN,COLUMN numbers with which predictions fall",
     "--loss": "NAME of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
     "--target-transform": "NAME log: learn logarithms of a target above 0; auto: if the target is skewed",
-    "--threshold": "NUMBER probability from which the second class is predicted: 0.3, balanced, or costs, 5:1",
+    "--threshold": "NUMBER least probability to predict the second class: 0.3, balanced, or costs like 5:1",
     "--preset": "NAME fast, good or best: how much time is given; default good",
     "--time-limit": "TIME end after 60s or 5m, with reading, compiling and the report",
     "--search": "TIME search sizes and rates first, for 60s or 5m",
@@ -252,8 +254,6 @@ def _write_held_out(
     estimator: Estimator, rows: pl.DataFrame, y: Any, outputs: Any, target: str, path: str
 ) -> None:
     """Write rows held out with their targets and predictions."""
-    import polars as pl
-
     has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
     coverage = HELD_COVERAGE if has_ends else None
     targets = {name: y[name] for name in y.dtype.names} if y.dtype.names else {target: y}

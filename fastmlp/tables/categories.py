@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.tables.columns import (
     MOST_LEVELS,
     Array,
@@ -35,6 +36,8 @@ from fastmlp.tables.tasks import Classification, Several, Task
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
 NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
@@ -97,8 +100,6 @@ class Category(Column):
 
     def codes_of(self, series: pl.Series) -> Array:
         """Return the place of each row's level (rows,) int64, or UNKNOWN or MISSING."""
-        import polars as pl
-
         labels, places = labels_of(series), self._places
         if self.levels and {"true", "false"}.issuperset(self.levels):
             labels = labels.str.replace(r"\.0+$", "").replace(TRUTH)
@@ -137,7 +138,7 @@ class Category(Column):
                 f"as {checks.shown(strange['level'][0])}"
             )
         if series.dtype.is_float():
-            held = np.float32 if str(series.dtype) == "Float32" else np.float64
+            held = np.float32 if series.dtype == pl.Float32 else np.float64
             wholes = (level for level in self.levels if re.fullmatch(r"-?\d{1,38}", level))
             lines += [
                 f"column {self.name!r}: {series.dtype} cannot hold the level {level} exactly; "

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.tables.errors import TableError
 
 try:
@@ -22,6 +23,8 @@ except ImportError:  # without the extra no file is read
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 Array = NDArray[Any]
 
@@ -138,8 +141,6 @@ def numbers(series: pl.Series) -> Array:
 
     Durations, and times from midnight on, are in seconds.
     """
-    import polars as pl
-
     if series.dtype == pl.String:
         series = parsed(series, "number")
     elif series.dtype in (pl.Duration, pl.Time):
@@ -151,8 +152,6 @@ def numbers(series: pl.Series) -> Array:
 
 def seconds_of(series: pl.Series) -> Array:
     """Return a column of dates as float64 seconds since 1970, NaN for a missing date."""
-    import polars as pl
-
     if series.dtype == pl.String:
         series = parsed(series, "date")
     if series.dtype not in (pl.Date, pl.Datetime, pl.Null):
@@ -162,8 +161,6 @@ def seconds_of(series: pl.Series) -> Array:
 
 def labels_of(series: pl.Series) -> pl.Series:
     """Return a column as texts: 1 for 1.0, and true and false for truth values and their texts."""
-    import polars as pl
-
     if series.dtype.is_float():
         known = series.fill_nan(None)
         whole = known.cast(pl.Int128, strict=False)  # as text, a float from 1e16 on is 1e+16
@@ -202,15 +199,11 @@ def guessed(texts: pl.Series, numbers: pl.Series | None = None) -> str | None:
 
 def as_numbers(texts: Any) -> Any:
     """Return texts, a series or an expression of polars, as Float64; null for other texts."""
-    import polars as pl
-
     return texts.str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def moments(texts: pl.Series, formats: Sequence[str] = ISO) -> pl.Series:
     """Return texts as Datetime in UTC without a zone; null for texts in none of the formats."""
-    import polars as pl
-
     texts = texts.str.strip_chars()
     found = pl.Series(texts.name, [None] * len(texts), pl.Datetime("us"))
     for format in formats:
@@ -221,8 +214,6 @@ def moments(texts: pl.Series, formats: Sequence[str] = ISO) -> pl.Series:
 
 
 def _moments(texts: pl.Series, format: str) -> pl.Series:
-    import polars as pl
-
     if format.endswith("%V"):  # of weeks the Monday
         texts, format = texts + "-1", f"{format}-%u"
     elif not re.search("%[dejuVU]", format):  # of months the first
@@ -241,11 +232,7 @@ def parsed(texts: pl.Series, kind: str, hint: str | None = None, found: pl.Serie
 
     kind : number or date; hint : the advice of an error
     found : the texts as `as_numbers` or `moments` returns them
-
-    Raises
-    ------
-    TableError
-        With the row of the first text besides numbers, or besides dates.
+    TableError has the row of the first other text
     """
     if found is None:
         found = as_numbers(texts) if kind == "number" else moments(texts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.categories import Category, LevelMeans, Targets
 from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, parsed
@@ -21,6 +22,8 @@ from fastmlp.tables.writings import FoundWritings, Writing
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 MANY = 300
 """The most levels of two rows with a column each; more levels have means, see docs/measured/tables.md."""
@@ -66,11 +69,7 @@ class Encoding:
         rows : (rows,) truth values, the rows to learn from; None for all
         levels : the most levels of a category with a column each; None for the mean targets of many levels
         targets : of the rows to learn from, for the means of many levels; None for no means
-
-        Raises
-        ------
-        TableError
-            If a column cannot be of the given kind, or no column is left.
+        TableError for a column that is not of the given kind, and for a table without a useful column
         """
         kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
         there = {*frame.columns}
@@ -242,11 +241,7 @@ class Encoding:
         """Yield X in pieces of at most TOGETHER rows, at least one piece.
 
         given : numbers (rows, width) of some columns by place in `used`, NaN for the column's numbers
-
-        Raises
-        ------
-        TableError
-            If a column is missing, or a value is not of the column's kind.
+        TableError for a missing column, or a value of another kind
         """
         used, names = self.used, frame.columns
         there = {*names}
@@ -270,7 +265,7 @@ class Encoding:
         # A frame looks for a name from its first column on: of thousands it takes longer than all else.
         columns = {series.name: series for series in frame.get_columns()}
         for code in self.codes:
-            if str(columns[code.name].dtype) == "String":
+            if columns[code.name].dtype == pl.String:
                 columns[code.name] = parsed(columns[code.name], "number")
         return columns
 

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.checks import needed
+from fastmlp.checks import Deferred, needed
 from fastmlp.tables.errors import TableError, different, name_of
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 UNITS = ("D", "ms", "us", "ns")  # units of datetime64 in polars
 FINER = ("ps", "fs", "as")  # finer units than polars has; less than a microsecond is left out
@@ -29,16 +31,12 @@ LONG = 1 << 63  # whole numbers from here on have more than 64 bits
 
 def as_given(X: Any, content: Any) -> Any:
     """Return columns, or rows, as a frame of the library of X: pandas, or else polars."""
-    import polars as pl
-
     frame = pl.DataFrame(content)
     return frame.to_pandas() if hasattr(X, "iloc") else frame
 
 
 def frame_of(columns: Iterable[pl.Series]) -> pl.DataFrame:
     """Return columns of different names as a frame; polars would rename a column without a name."""
-    import polars as pl
-
     return pl.DataFrame({column.name: column for column in columns})
 
 
@@ -47,8 +45,6 @@ def frame_in_memory(X: Any) -> pl.DataFrame:
 
     X : a frame, a table of Arrow, a mapping of columns, or an array (rows, n) with columns x0, x1, ..
     """
-    import polars as pl
-
     try:
         if isinstance(X, pl.DataFrame):
             return X
@@ -80,8 +76,6 @@ def _array(values: Any) -> NDArray[Any]:
 
 def _column(name: str, values: Any) -> Any:
     """Return values (rows,) of any library as a column; other values as they are, for polars to judge."""
-    import polars as pl
-
     if isinstance(values, pl.Series):
         return values.alias(name)
     if type(values).__module__.partition(".")[0] == "pandas":
@@ -97,7 +91,6 @@ def _column(name: str, values: Any) -> Any:
 def _of_pandas(name: str, column: Any) -> pl.Series:
     """Return a series, an index or an array of pandas as a column."""
     import pandas
-    import polars as pl
 
     dtype = column.dtype
     if isinstance(dtype, (np.dtype, pandas.SparseDtype)):
@@ -160,8 +153,6 @@ def _joined(targets: pl.DataFrame) -> pl.Series:
 
 def column_of(name: str, array: NDArray[Any]) -> pl.Series:
     """Return an array (rows,) as a column, null for a mask; TableError for a dtype of no column."""
-    import polars as pl
-
     if isinstance(array, np.ma.MaskedArray):
         masked = pl.Series(np.ma.getmaskarray(array))
         return column_of(name, np.asarray(array)).to_frame().select(pl.when(~masked).then(name)).to_series()
@@ -181,13 +172,8 @@ def column_of(name: str, array: NDArray[Any]) -> pl.Series:
 def objects(name: str, values: Iterable[Any]) -> pl.Series:
     """Return Python's objects as a column, null for a missing value; numbers of several types are float64.
 
-    Raises
-    ------
-    TableError
-        For other objects of several types, or a type of no column.
+    TableError names the row of a second type.
     """
-    import polars as pl
-
     values = [*map(_plain, values)]
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float, Decimal} and (len(kinds) > 1 or Decimal in kinds):
@@ -249,8 +235,6 @@ def _in_units(name: str, dates: NDArray[Any]) -> NDArray[Any]:
 
 def _from_arrow(table: Any) -> pl.DataFrame:
     """Return a table of Arrow, or of a library with `__arrow_c_stream__`; errors are as of `check_schema`."""
-    import polars as pl
-
     pyarrow = needed("pyarrow", "table", "a table of Arrow's")
     try:
         table = pyarrow.table(table)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import (
     CLIP,
@@ -33,6 +34,8 @@ from fastmlp.tables.errors import TableError
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 HEAVY = 0.25
 """The variance lost by clipping, as a share, from which on tails are heavy; see docs/measured/tables.md."""
@@ -283,8 +286,6 @@ LEAST_DIFFERENT = 20  # the least different rows of a table with copies; fewer r
 
 def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
     """Return the column by dtype and values; TableError for a dtype of no kind."""
-    import polars as pl
-
     dtype, distinct, rows = series.dtype, _distinct(series), len(series) - series.null_count()
     if not distinct:
         return Dropped(series.name, "it holds nothing")
@@ -320,8 +321,6 @@ def _distinct(series: pl.Series) -> int:
 
     The bound is 2 for numbers that differ at the head, and the number of rows for lists and objects.
     """
-    import polars as pl
-
     if series.dtype.is_nested() or series.dtype == pl.Object:
         return len(series)
     if series.dtype.is_numeric():  # by NumPy, as polars takes 60 us for an expression of few rows

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import needed
+from fastmlp.checks import Deferred, needed
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import MISSING, as_numbers, guessed, moments, parsed
 from fastmlp.tables.errors import TableError, different
@@ -28,6 +28,8 @@ from fastmlp.tables.writings import writing_of
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,14 @@ def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
 
     X : a path, a frame of polars or pandas, a table of Arrow, a mapping of columns, or an array (rows, n),
         with columns named x0, x1, ..
-
-    Raises
-    ------
-    TypeError
-        For an object of another kind.
-    TableError
-        If the table cannot be read.
+    TypeError for another object, TableError for an unreadable table
     """
     needed("polars", "table", "a table")
     return read(X, read_options) if isinstance(X, (str, os.PathLike)) else frame_in_memory(X)
 
 
 def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
-    """Return the table in a file, by the end of the file's name.
-
-    Raises
-    ------
-    TableError
-        With file, row and column, for another file.
-    OSError
-        If the file cannot be read.
-    ImportError
-        If polars is not installed.
-    """
+    """Return the table in a file, by the end of the file's name; TableError has file, row and column."""
     needed("polars", "table", "a table")
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -126,8 +112,6 @@ def typed(
     known : kinds of values by column; unknown kinds are guessed, and kept
     decimal_comma : whether 3,25 is a number; learns : whether to raise WrittenOtherwise before TableError
     """
-    import polars as pl
-
     texts = [name for name in part.select(pl.col(pl.String)).columns if known.get(name) in ("number", None)]
     # All at once: for each column alone an expression of polars' takes 60 us, however few rows there are.
     plain = pl.col(texts).str.replace(DECIMAL_COMMA, "$1.$2") if decimal_comma else pl.col(texts)
@@ -186,8 +170,6 @@ def _read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
 
 
 def _read_once(path: Path, read_options: ReadOptions, known: dict[str, str | None]) -> pl.DataFrame:
-    import polars as pl
-
     parts: list[pl.DataFrame] = []
     missing = [*read_options.missing]
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", read_options.shown) as bar:
@@ -275,8 +257,6 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
 
 def _texts_of(block: bytes, header: list[str], separator: str, skip: int) -> pl.DataFrame:
     """Return a block as columns of texts; TableError with the row of a mistake."""
-    import polars as pl
-
     schema: Any = dict.fromkeys(header, pl.String)
     try:
         part = pl.read_csv(
@@ -338,8 +318,6 @@ SLICE = 1 << 18  # rows of a file of columns read together
 
 
 def _read_parquet(path: Path, read_options: ReadOptions) -> pl.DataFrame:
-    import polars as pl
-
     def scan() -> pl.LazyFrame:
         parquet = needed("pyarrow.parquet", "table", "a Parquet file")
         try:
@@ -353,8 +331,6 @@ def _read_parquet(path: Path, read_options: ReadOptions) -> pl.DataFrame:
 
 
 def _read_arrow(path: Path, read_options: ReadOptions) -> pl.DataFrame:
-    import polars as pl
-
     with open(path, "rb") as file:
         is_stream = file.read(6) != b"ARROW1"
 
@@ -368,8 +344,6 @@ def _read_arrow(path: Path, read_options: ReadOptions) -> pl.DataFrame:
 
 
 def _sliced(scan: Callable[[], pl.LazyFrame], what: str, read_options: ReadOptions) -> pl.DataFrame:
-    import polars as pl
-
     try:
         table = scan()
         table = table.select(read_options.columns(table.collect_schema().names()))

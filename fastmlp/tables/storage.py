@@ -153,13 +153,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
 
 
 def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """Return the estimator's attributes in the header and the arrays of a file.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or of another kind.
-    """
+    """Return the estimator's attributes in a file; CheckpointError for a damaged or another file."""
     if header.get("format") not in READ:
         raise CheckpointError(
             f"{os.fspath(path)!r} is no model of a table; it has format {checks.shown(header.get('format'))}"
@@ -227,13 +221,7 @@ def _typed(read: Any, description: Any, kind: type[Record]) -> Record:
 
 
 def columns_of(descriptions: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of descriptions, as `described` has them.
-
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        For another description, or two columns of the same name.
-    """
+    """Return the columns of descriptions; ValueError, TypeError or KeyError for other descriptions."""
     columns = tuple(map(_column, descriptions))
     different(column.name for column in columns)
     return columns

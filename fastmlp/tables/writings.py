@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.tables.columns import ISO, MOSTLY, moments, parsed
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import frame_of
@@ -19,6 +20,8 @@ from fastmlp.tables.tasks import MOST_CLASSES, Classification
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 HEAD = 100  # different texts at the head of a column that are looked at before all of them
 
@@ -111,8 +114,6 @@ class Writing:
 
         A count from 1970 on becomes dates.
         """
-        import polars as pl
-
         if series.dtype in (pl.Categorical, pl.Enum):
             series = series.cast(pl.String)
         is_text = series.dtype == pl.String
@@ -157,8 +158,6 @@ class Marks(NamedTuple):
 
     def read(self, texts: pl.Series) -> pl.Series:
         """Return `plain` texts as Float64, null for other marks."""
-        import polars as pl
-
         before, behind = (pl.escape_regex(one) for one in (self.before, self.behind))
         plural = "?" * (len(behind) > 3 and behind.endswith("s"))  # 1 day, 2 days
         digits = _digits(self.thousands, self.decimal)
@@ -186,8 +185,6 @@ def plain(texts: Any) -> Any:
 
 def clock(texts: pl.Series, example: str) -> pl.Series:
     """Return durations and times of day in seconds, null for other fields than the example's."""
-    import polars as pl
-
     parts = texts.str.extract_groups(CLOCK).struct.unnest()
     days, hours, minutes, seconds = (parts[place].cast(pl.Float64) for place in "2345")
     half, wanted = parts["6"].str.to_lowercase(), re.search(CLOCK, example)
@@ -367,14 +364,8 @@ def as_written(
 
     missing : texts for a missing number or date
     task : of the target; None for a guess by the values
-
-    Raises
-    ------
-    TableError
-        If a given column of numbers or dates is written in another way, or in doubt.
+    TableError for a given column of numbers or dates with another writing, or in doubt
     """
-    import polars as pl
-
     columns, writings, doubts, examples = [], [], {}, {}
     for series in frame.get_columns():
         name = series.name
@@ -401,8 +392,6 @@ def _as_written(
     series: pl.Series, given: str | tuple[str, str] | None, missing: Collection[str]
 ) -> tuple[pl.Series, Writing | Ambiguity | None]:
     """Return a column with numbers or dates for texts, and the writing; else the column, and the doubt."""
-    import polars as pl
-
     found: Writing | Ambiguity | None = None
     texts = without(series, missing)
     if isinstance(given, tuple):
@@ -446,6 +435,6 @@ def as_learned(
 
 def without(series: pl.Series, missing: Collection[str]) -> pl.Series:
     """Return texts with null for the texts of a missing value; other columns as they are."""
-    if str(series.dtype) != "String" or not missing:
+    if series.dtype != pl.String or not missing:
         return series
     return series.set(series.str.strip_chars().is_in([*missing]), None)
