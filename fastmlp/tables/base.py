@@ -15,34 +15,34 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
+from fastmlp.checks import CheckpointError, Deferred
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import effects, held_out, members, report, selection
-from fastmlp.tables.codes import with_codes
-from fastmlp.tables.columns import Array
+from fastmlp.tables.categories import Targets
+from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.exporting import Exported
-from fastmlp.tables.frames import as_frame, as_given, separated
+from fastmlp.tables.frames import as_given, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
-from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
-from fastmlp.tables.means import Targets
-from fastmlp.tables.read_options import ReadOptions
+from fastmlp.tables.kinds import row_numbers as numbers_of_rows
+from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe, fixed, recipes_of
 from fastmlp.tables.slopes import Sloped
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
-from fastmlp.tables.texts import MISSING
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 LEAST_TIME = 20.0
 """Shortest time limit in seconds with a search for columns by which rows depend on each other."""
@@ -72,7 +72,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         Texts of missing values; None for NA, nan, null, ? and similar texts.
     levels : int, optional
         Most levels of a category with a column each, the most frequent first; other levels share a column.
-        None for 5000, and for mean targets in place of more than 300 levels. Also for numbers that are codes.
+        None for 5000, and for mean targets in place of more than 300 levels.
     preset : str, optional
         The time: fast, good or best, the recipes of `PRESETS` with the given settings. Rows held out choose
         between the recipes of a preset. None for good.
@@ -236,8 +236,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         """
         if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
             return None
-        columns = (*self.encoding_.columns, *self.encoding_.codes)
-        return held_out.doubt(frame, y, self.task_, columns, rows)
+        return held_out.doubt(frame, y, self.task_, self.encoding_.columns, rows)
 
     def learn(
         self,
@@ -254,8 +253,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         row_numbers : as for `fit`; rows : (rows,) truth values, of the rows to learn from; None for all
         found : the writings of the table's texts
         """
-        import polars as pl
-
         recipes = self._recipes()
         learned = y if rows is None else y[rows]
         if len(learned) < 3:
@@ -286,8 +283,6 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
         self.encoding_ = encoding
-        if few is not None and self.layers is None:
-            self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
         self.held_: Array | None = None if rows is None else ~rows

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.checks import Deferred
 from fastmlp.tables import members
 from fastmlp.tables.columns import Array, Column
 from fastmlp.tables.kinds import Date, Number, Text
@@ -20,6 +21,8 @@ from fastmlp.tables.tasks import Classification
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 
 REPEATS = 5  # permutations of each column
@@ -144,8 +147,6 @@ def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
 
 def effects(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
     """Return the effects of columns by name; free texts have no effect."""
-    import polars as pl
-
     rows = frame.sample(min(EFFECT_ROWS, len(frame)), seed=seed)
     found = []
     for column in _columns(estimator, names):

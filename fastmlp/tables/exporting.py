@@ -19,14 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.checks import needed
 from fastmlp.exchange.steps import ExportGraph, columns_graph, mean_graph
 from fastmlp.model.embeddings import UnitFormula
-from fastmlp.tables.categories import MISSING, Category
-from fastmlp.tables.columns import Array, Column
+from fastmlp.tables.categories import MISSING, Category, LevelMeans
+from fastmlp.tables.columns import CLIP, Array, Column
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import Date, Dropped, Scaled, Text
-from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.kinds import FARTHEST, Date, Dropped, Scaled, Text
 from fastmlp.tables.tasks import Several
-from fastmlp.tables.values import CLIP, FARTHEST
 
 DESCRIPTION = "fastmlp.table"  # the key of `described` in an ONNX file
 

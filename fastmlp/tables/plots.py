@@ -13,12 +13,11 @@ from fastmlp import checks
 from fastmlp.checks import needed
 from fastmlp.model.losses import loss_of
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Array
+from fastmlp.tables.columns import Array, numbers
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
 from fastmlp.tables.kinds import Date
 from fastmlp.tables.report import has_intervals, held_shares
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
-from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlp.tables.columns import Array
+from fastmlp.checks import Deferred
+from fastmlp.tables.columns import Array, as_numbers, guessed, labels_of, parsed
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression, Several, Task, side_by_side
-from fastmlp.tables.texts import as_numbers, guessed, parsed
-from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
 NO_NUMBER = "it is a target of numbers: choose the task classification, or name this as missing"
 """The advice for a text in a target of numbers."""
@@ -23,8 +24,6 @@ EXACT = 2**53  # float64 lacks whole numbers from here on
 
 def task_of(series: pl.Series) -> str:
     """Return the name of the task by a target's dtype and values; TableError for dates."""
-    import polars as pl
-
     series = _usable(series)
     kinds = series.drop_nulls().n_unique()  # of texts: float64 takes several large whole numbers for one
     kind = guessed(series) if series.dtype == pl.String else None
@@ -50,8 +49,6 @@ def with_targets(
 
     series : as of `separated`; task : None for the task by the values; learned : as for `targets_of`
     """
-    import polars as pl
-
     several = series.struct.unnest().get_columns() if series.dtype == pl.Struct else []
     found = pl.Series(series.name, np.ones(len(series), bool))
     for one in several or [series]:
@@ -79,8 +76,6 @@ def with_targets(
 
 def _task_within(series: pl.Series, task: str | None, learned: Task | None) -> str:
     """Return the task of one of several targets; texts of a regression are classes."""
-    import polars as pl
-
     if learned is not None:
         return learned.name
     if task != Regression.name:
@@ -94,8 +89,6 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
 
     learned : the task of a model, whose classes may be texts; TableError with the row of a mistake
     """
-    import polars as pl
-
     series = _usable(series)
     if task == Regression.name and series.dtype == pl.String:
         series = parsed(series, "number", NO_NUMBER)
@@ -133,8 +126,6 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
 
 def _usable(series: pl.Series) -> pl.Series:
     """Return a target with decimal numbers as Float64; TableError for another dtype."""
-    import polars as pl
-
     dtype = series.dtype
     if dtype.is_decimal():
         return series.cast(pl.Float64)
@@ -149,8 +140,6 @@ def _as_classes(texts: pl.Series) -> pl.Series:
 
     Codes like 007 and whole numbers beyond 64 bits remain texts: as numbers, two texts might be equal.
     """
-    import polars as pl
-
     labels = labels_of(texts)
     if labels.is_in(["true", "false"]).all():
         return labels == "true"

@@ -15,12 +15,10 @@ import pytest
 from test_tables import ROWS, mixed
 
 from fastmlp.cli.main import main
-from fastmlp.tables import delimited
+from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.reading import read
+from fastmlp.tables.reading import ReadOptions, as_frame, read
 
 pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
 
@@ -59,7 +57,7 @@ def test_blocks_end_between_rows(tmp_path, monkeypatch):
     frame.write_csv(tmp_path / "t.csv")
     whole = read(tmp_path / "t.csv")
     for size in (1, 100, 1000):
-        monkeypatch.setattr(delimited, "BLOCK", size)
+        monkeypatch.setattr(reading, "BLOCK", size)
         assert read(tmp_path / "t.csv").equals(whole)
     assert whole["quoted"].to_list() == frame["quoted"].to_list()
 
@@ -91,14 +89,14 @@ def test_a_field_without_an_end_is_refused_in_one_line(tmp_path):
 
 
 def test_a_quote_that_is_never_closed_costs_no_more_than_the_longest_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(delimited, "BLOCK", 1000)
-    monkeypatch.setattr(delimited, "LONGEST", 4000)
+    monkeypatch.setattr(reading, "BLOCK", 1000)
+    monkeypatch.setattr(reading, "LONGEST", 4000)
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "c,1\n" * 5000 + '"c,1\n' + "d,2\n" * 50_000)
     with pytest.raises(TableError, match=r"""t.csv, row 5001, column 'a': a quote in '"c': a field with"""):
         read(path)
     with open(path, "rb") as file:
-        pieces = delimited.blocks_of_file(file, path.stat().st_size)
+        pieces = reading.blocks_of_file(file, path.stat().st_size)
         assert max(map(len, itertools.islice(pieces, 30))) < 16_000
 
 
@@ -112,7 +110,7 @@ def test_a_stray_quote_costs_one_pass():
 
     lines = 2000
     text = Counted(b'a,b\n5" pipe,1\n' + b"rod,2\n" * lines)
-    assert delimited.last_line_end(text) == len(b"a,b\n")
+    assert reading.last_line_end(text) == len(b"a,b\n")
     assert Counted.seen < 2 * len(text) + 1
 
 
@@ -195,7 +193,7 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
 def test_a_mistake_is_named_by_file_row_and_column(tmp_path, monkeypatch, text, says, block):
     path = tmp_path / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    monkeypatch.setattr(delimited, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     with pytest.raises(TableError) as raised:
         read(path)
     assert str(raised.value).startswith(f"{path}{':' if 'row' not in says else ','} {says}")
@@ -287,9 +285,9 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
         read(tmp_path / "t.npz")
 
 
-@pytest.mark.parametrize("block", [100, delimited.BLOCK])
+@pytest.mark.parametrize("block", [100, reading.BLOCK])
 def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, capsys, block):
-    monkeypatch.setattr(delimited, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     rng = np.random.default_rng(0)
     size = [f"{one:.3f}" for one in rng.uniform(20, 150, 90)]
     columns = {

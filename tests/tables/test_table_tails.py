@@ -13,10 +13,10 @@ from test_table_cli import QUICK
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
+from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.estimators import load
-from fastmlp.tables.kinds import Date, Number
-from fastmlp.tables.values import CLIP, FARTHEST, robust
+from fastmlp.tables.kinds import FARTHEST, Date, Number, robust
 
 
 def heavy(rows=1000, seed=0):
@@ -97,7 +97,7 @@ def test_files_of_earlier_models_keep_their_clip(tmp_path, monkeypatch):
         kind=pl.Series(["a", "b"] * 500), day=np.datetime64("2024-01-01") + np.arange(1000) % 50
     )
     with monkeypatch.context() as patch:
-        patch.setattr("fastmlp.tables.values.HEAVY", 2.0)  # nothing is as heavy
+        patch.setattr("fastmlp.tables.kinds.HEAVY", 2.0)  # nothing is as heavy
         model = TableRegressor(**FAST).fit(frame, "y")
         as_earlier(tmp_path / "model", model)
         expected = model.predict(frame)

@@ -12,13 +12,13 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.inferred import HEAD
-from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.frames import separated
+from fastmlp.tables.kinds import HEAD, KINDS
+from fastmlp.tables.reading import as_frame
 from fastmlp.tables.storage import columns_of
-from fastmlp.tables.values import CLIP
 
 pa = pytest.importorskip("pyarrow")
 
