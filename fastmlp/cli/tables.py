@@ -43,7 +43,8 @@ from fastmlp.tables.frames import separated
 from fastmlp.tables.kinds import KINDS, row_numbers
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
 from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
+from fastmlp.tables.targets import with_targets
+from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 

@@ -30,7 +30,7 @@ from fastmlp.tables.errors import different
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.kinds import KINDS, Number, Text
 from fastmlp.tables.recipe import MOST_MEMBERS, Recipe
-from fastmlp.tables.search import SearchTrial
+from fastmlp.tables.selection import SearchTrial
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.tasks import described as described_task
 from fastmlp.tables.writings import Writing
@@ -183,7 +183,7 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     for described_recipe, described_network, count in zip(recipes, networks, counts, strict=True):
         recipe = recipe_of(described_recipe)
         network = _network(described_network, recipe, encoding, task)
-        checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members or 1))
+        checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members))
         first = sum(len(models) for _, models in groups)
         members = []
         for place in range(first, first + count):
@@ -272,7 +272,7 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
     recipe = _typed(msgspec.convert, description | {"patience": patience}, Recipe)
     checks.choice("hidden activation", recipe.activation, HIDDEN)
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
-    if None in (recipe.epochs, recipe.batch_size, recipe.members):
+    if not all((recipe.epochs, recipe.batch_size, recipe.members)):
         raise ValueError("a training has no number of epochs, of rows or of networks")
     return recipe
 

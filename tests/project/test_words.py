@@ -16,7 +16,7 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
     *("backend", "callbacks", "cli", "distributed", "estimators", "exchange", "files", "formulas", "lab"),
-    *("kernels", "model", "searches", "system", "testing"),
+    *("kernels", "model", "searches", "system", "tables", "testing"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 

@@ -15,9 +15,9 @@ from support.missing_packages import without
 from support.processes import python
 
 from fastmlp import TableClassifier, TableError, TableRegressor
-from fastmlp.tables import search
+from fastmlp.tables import selection
 from fastmlp.tables.effects import importances
-from fastmlp.tables.estimators import load
+from fastmlp.tables.members import Training
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import drawn_rows
 from fastmlp.tables.tasks import Classification
@@ -101,14 +101,12 @@ def test_a_target_that_cannot_be_used_is_named_by_its_row_of_the_whole_table():
         TableRegressor(**QUICK).fit(frame, "price")
 
 
-def test_a_column_of_x_may_have_the_name_of_the_target(tmp_path):
+def test_a_column_of_x_may_have_the_name_of_the_target():
     """An array has the name y; a series keeps its own, as where somebody forgot to leave it out of X."""
     frame = flats().drop("kind").rename({"noise": "y"})
     X, y = frame.drop("price"), frame["price"].to_numpy()
     model = TableRegressor(**QUICK).fit(X, y)
     assert model.target_name_ == "y (target)"
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(load(tmp_path / "model").predict(X), model.predict(X))
     pandas = flats().drop("kind").to_pandas()
     with pytest.warns(
         UserWarning, match=r"^column 'price' of X is the target: fit\(X, 'price'\) leaves it out$"
@@ -130,19 +128,19 @@ def test_weights_and_balance_count():
 @pytest.fixture
 def _long_trials(monkeypatch):
     """Every trial takes 100 s by the clock of the search."""
-    train, clock = search.train_members, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
+    train, clock = Training.networks, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
 
     def trained(*arguments):
         clock.seconds += 100
         return train(*arguments)
 
-    monkeypatch.setattr(search, "train_members", trained)
-    monkeypatch.setattr(search, "time", clock)
+    monkeypatch.setattr(Training, "networks", trained)
+    monkeypatch.setattr(selection, "time", clock)
 
 
 @pytest.mark.usefixtures("_long_trials")
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
-    monkeypatch.setattr(search, "HIDDEN", ((4,), (8,)))
+    monkeypatch.setattr(selection, "HIDDEN", ((4,), (8,)))
     settings = QUICK | {"hidden": (), "learning_rate": None, "epochs": 10}
     model = TableRegressor(**settings, search=250).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
@@ -233,12 +231,11 @@ def test_settings_that_are_wrong():
             TableClassifier(**QUICK).fit(flats(), "kind", weights)
 
 
-def test_settings_may_be_numbers_of_numpys(tmp_path):
+def test_settings_may_be_numbers_of_numpys():
+    """Their models have files, too, see `conftest`."""
     numbers = {"hidden": np.array([8]), "epochs": np.int64(1), "members": np.int32(1), "l2": np.float32(0.5)}
     numbers |= {"learning_rate": np.float64(0.01), "dropout": np.float32(0.25), "batch_size": np.uint8(16)}
-    model = TableRegressor(**QUICK | numbers).fit(flats(), "price")
-    model.save(tmp_path / "model")
-    assert load(tmp_path / "model").recipe_ == model.recipe_
+    assert TableRegressor(**QUICK | numbers).fit(flats(), "price").recipe_.hidden == (8,)
 
 
 @pytest.mark.parametrize(

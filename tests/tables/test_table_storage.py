@@ -20,7 +20,7 @@ from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
 from fastmlp.tables.report import compared, simpler
-from fastmlp.tables.search import SearchTrial
+from fastmlp.tables.selection import SearchTrial
 from fastmlp.tables.writings import as_learned
 
 
