@@ -317,35 +317,25 @@ def _rows(text: str, separator: str, header: Sequence[str] = (), row: int = 0) -
 SLICE = 1 << 18  # rows of a file of columns read together
 
 
-def _read_parquet(path: Path, read_options: ReadOptions) -> pl.DataFrame:
-    def scan() -> pl.LazyFrame:
-        parquet = needed("pyarrow.parquet", "table", "a Parquet file")
-        try:
-            schema = parquet.read_schema(path)
-        except (ValueError, OSError):  # polars names the mistake
-            return pl.scan_parquet(path)
-        check_schema(schema)
-        return pl.scan_parquet(path)
-
-    return _sliced(scan, "a Parquet file", read_options)
-
-
-def _read_arrow(path: Path, read_options: ReadOptions) -> pl.DataFrame:
-    with open(path, "rb") as file:
-        is_stream = file.read(6) != b"ARROW1"
-
-    def scan() -> pl.LazyFrame:
-        pyarrow = needed("pyarrow", "table", "an Arrow file")
-        with pyarrow.OSFile(str(path)) as file:
-            check_schema((pyarrow.ipc.open_stream if is_stream else pyarrow.ipc.open_file)(file).schema)
-        return pl.read_ipc_stream(path).lazy() if is_stream else pl.scan_ipc(path)
-
-    return _sliced(scan, "an Arrow stream" if is_stream else "an Arrow file", read_options)
-
-
-def _sliced(scan: Callable[[], pl.LazyFrame], what: str, read_options: ReadOptions) -> pl.DataFrame:
+def _read_columns(path: Path, read_options: ReadOptions) -> pl.DataFrame:
+    """Return the table in a Parquet file, an Arrow file or an Arrow stream."""
+    what = "a Parquet file"
+    if path.suffix.lower() == ".arrow":
+        with open(path, "rb") as file:
+            what = "an Arrow file" if file.read(6) == b"ARROW1" else "an Arrow stream"
+    pyarrow, parquet = needed("pyarrow", "table", what), needed("pyarrow.parquet", "table", what)
+    schema_of, scan = {
+        "a Parquet file": (parquet.read_schema, pl.scan_parquet),
+        "an Arrow file": (lambda file: pyarrow.ipc.open_file(file).schema, pl.scan_ipc),
+        "an Arrow stream": (
+            lambda file: pyarrow.ipc.open_stream(file).schema,
+            lambda path: pl.read_ipc_stream(path).lazy(),
+        ),
+    }[what]
     try:
-        table = scan()
+        with pyarrow.OSFile(str(path)) as file:
+            check_schema(schema_of(file))
+        table = scan(path)
         table = table.select(read_options.columns(table.collect_schema().names()))
         rows = table.select(pl.len()).collect().item()
         with Bar(rows, "row", "reading", read_options.shown) as bar:
@@ -355,8 +345,6 @@ def _sliced(scan: Callable[[], pl.LazyFrame], what: str, read_options: ReadOptio
                 bar.move(min(rows, start + SLICE))
     except TableError:
         raise
-    except pl.exceptions.DuplicateError:
-        raise TableError("two columns have one name") from None
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         raise TableError(f"it cannot be read as {what}: {str(error).splitlines()[0]}") from None
     return pl.concat(parts)
@@ -392,8 +380,8 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
 FORMATS: dict[str, Callable[[Path, ReadOptions], Any]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
+    ".parquet": _read_columns,
+    ".arrow": _read_columns,
     ".npz": _read_numpy,
     ".npy": _read_numpy,
 }

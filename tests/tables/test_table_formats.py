@@ -14,6 +14,7 @@ from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
+from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.storage import READ
 from fastmlp.tables.tasks import Classification, Several
 
@@ -25,7 +26,7 @@ EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
 
 
 @pytest.mark.parametrize("name", EXPECTED["predicted"])
-def test_files_of_all_formats_predict_what_they_did(name, capsys):
+def test_files_of_all_formats_predict_what_they_did(name, tmp_path, capsys):
     model, rows = load(GOLDEN / name), pl.DataFrame(EXPECTED["rows"])
     outputs, task = model.outputs(rows), model.task_
     of_task = {Classification: lambda: outputs[:, 1], Several: lambda: outputs}
@@ -33,6 +34,17 @@ def test_files_of_all_formats_predict_what_they_did(name, capsys):
     np.testing.assert_allclose(found, EXPECTED["predicted"][name], rtol=1e-5)  # float32, in any order
     assert main(["inspect", str(GOLDEN / name)]) == 0
     assert "place in the year" in capsys.readouterr().out
+    model.save(tmp_path / "again")
+    again = load(tmp_path / "again")
+    assert again.encoding_ == model.encoding_
+    np.testing.assert_array_equal(again.outputs(rows), outputs)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_columns_of_the_first_files_have_no_tails_and_tables_no_fingerprint(number):
+    model = load(GOLDEN / f"table-{number}-numbers.model")
+    assert {column.tails for column in model.encoding_.columns if isinstance(column, Scaled)} == {"clipped"}
+    assert (model.fingerprint_ is None) == (number == 1)
 
 
 def test_every_format_that_is_read_has_files():

@@ -236,15 +236,6 @@ def test_means_of_noise_do_not_help(tmp_path, capsys):
     assert re.search(r"note +shop: 1\d\d levels are given by their mean targets; --levels N gives ", said)
 
 
-def test_a_file_keeps_them(tmp_path):
-    frame = shops()
-    model = TableRegressor(**FAST).fit(frame, "y")
-    model.save(tmp_path / "m")
-    again = TableRegressor.load(tmp_path / "m")
-    assert again.encoding_ == model.encoding_
-    np.testing.assert_array_equal(again.predict(frame.drop("y")), model.predict(frame.drop("y")))
-
-
 def test_numbers_of_float64_are_not_rounded():
     """Those of training, too, have the dtype of X."""
     frame = shops()
