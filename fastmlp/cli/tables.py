@@ -276,8 +276,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the parameters of an estimator in the options of a training; ValueError for a mistake."""
     check_precision(arguments.dtype, arguments.backend)
     refuse_with_layers(arguments)
-    names = "preset time group levels members class_weight threshold loss target_transform activation optimizer "
-    names += "learning_rate epochs batch_size dropout l2 backend threads dtype"
+    names = "preset time group levels members class_weight threshold loss target_transform activation "
+    names += "optimizer learning_rate epochs batch_size dropout l2 backend threads dtype"
     options = {name: getattr(arguments, name) for name in names.split()}
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
