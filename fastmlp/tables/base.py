@@ -322,18 +322,20 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
     def _training(
         self, X: Any, targets: Array, weights: Array | None, recipe: Recipe, dependence: Dependence,
         deadline: Deadline, several: Array | None = None,
-    ) -> members.Training:  # fmt: skip
+    ) -> members.TableTraining:  # fmt: skip
         """Return the rows for trainings with the estimator's options; several : as for `inputs_of`"""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         signs = self.encoding_.signs(self.monotone or {})
         several = np.zeros(0, bool) if several is None else several & (signs[: len(several)] == 0)
         weights = members.weights_of(targets, weights, self.task_, recipe)
-        return members.Training(
+        return members.TableTraining(
             X, targets, weights, self.task_, seed, several, signs, deadline, dependence, self.backend,
             self.threads, self.dtype, self.progress,
         )  # fmt: skip
 
-    def _take(self, groups: list[selection.Group], training: members.Training, weights: Array | None) -> None:
+    def _take(
+        self, groups: list[selection.Group], training: members.TableTraining, weights: Array | None
+    ) -> None:
         """Keep the networks of groups, and the errors or the threshold by the rows held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]
         self.errors_: HeldErrors | None = None

@@ -46,7 +46,7 @@ class Planned(NamedTuple):
 
 
 @dataclass(eq=False)
-class Training:
+class TableTraining:
     """The encoded rows of a table, with the options of all trainings.
 
     X : (rows, n), dense or CSR; targets : (rows,), as the task encodes them; weights : (rows,) or None
@@ -151,9 +151,9 @@ class Training:
 
 
 class Visits(SharedCallback):
-    """Moves the bar of a `Training` by visited rows; after an early end by all planned rows."""
+    """Moves the bar of a `TableTraining` by visited rows; after an early end by all planned rows."""
 
-    def __init__(self, training: Training, planned: Sequence[Planned]) -> None:
+    def __init__(self, training: TableTraining, planned: Sequence[Planned]) -> None:
         self.training, self.before, self.planned = training, training.visited, planned
         self.rows = [len(training.targets) * one.recipe.epochs for one in planned]
         self.visited = [0.0] * len(planned)

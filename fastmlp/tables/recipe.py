@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,14 +155,6 @@ def candidates(preset: str, given: Mapping[str, Any]) -> tuple[Recipe, ...]:
 # --- settings of an estimator ---------------------------------------------------------------------------
 
 
-def _count(name: str, value: object) -> int:
-    return checks.whole(name, value, 1, MOST_MEMBERS if name == "members" else None)
-
-
-def _seconds(name: str, value: object) -> float:
-    return checks.real(name, value, 0, open_low=True)
-
-
 def _text(name: str, value: object) -> str:
     checks.instance(name, value, str, "a name" if name == "activation" else "the name of a column")
     return str(value)
@@ -210,19 +203,20 @@ def _missing(name: str, texts: Any) -> None:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("threads", "levels", "members", "epochs", "batch_size"), _count),
+    **dict.fromkeys(("threads", "levels", "epochs", "batch_size"), partial(checks.whole, low=1)),
     **dict.fromkeys(("time", "group", "activation"), _text),
     **dict.fromkeys(("learning_rate", "dropout", "l2"), checks.real),
-    **dict.fromkeys(("search", "time_limit"), _seconds),
+    **dict.fromkeys(("search", "time_limit"), partial(checks.real, low=0, open_low=True)),
+    "members": partial(checks.whole, low=1, high=MOST_MEMBERS),
     "threshold": _threshold,
     "monotone": _monotone,
     "columns": _columns,
     "missing": _missing,
     "hidden": _hidden,
     "layers": _layers,
-    "optimizer": lambda name, value: checks.choice(name, value, tuple(BY_NAME)),
-    "preset": lambda name, value: checks.choice(name, value, tuple(PRESETS)),
-    "class_weight": lambda name, value: checks.choice(name, value, ("balanced",)),
+    "optimizer": partial(checks.choice, choices=tuple(BY_NAME)),
+    "preset": partial(checks.choice, choices=tuple(PRESETS)),
+    "class_weight": partial(checks.choice, choices=("balanced",)),
 }
 """The check of each setting but None, which returns the setting in Python's types.
 

@@ -24,7 +24,7 @@ from fastmlp.tables.columns import Array
 from fastmlp.tables.deadline import SLOWEST, Allowance, Part, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence
-from fastmlp.tables.members import Planned, Training, best_epoch, trained
+from fastmlp.tables.members import Planned, TableTraining, best_epoch, trained
 from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
@@ -56,7 +56,7 @@ class Group:
     outputs: list[Array] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, training: Training, model: Model, held: Array) -> None:
+    def add(self, training: TableTraining, model: Model, held: Array) -> None:
         """Add a network. held : rows held out, empty for a network of all rows"""
         self.models.append(model)
         if len(held):
@@ -80,7 +80,7 @@ class Group:
         return round(float(np.mean([*map(best_epoch, self.validated)])))
 
 
-def train(training: Training, recipes: Sequence[Recipe]) -> tuple[list[Group], str | None]:
+def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Group], str | None]:
     """Return the networks of the best recipes, the best first, and in words what the time left out.
 
     Networks of all recipes hold out the same part of the rows, then the next part. Between parts, recipes
@@ -122,7 +122,7 @@ def train(training: Training, recipes: Sequence[Recipe]) -> tuple[list[Group], s
     return groups, ", ".join(words) + until or None
 
 
-def more(training: Training, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
+def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
     """Return groups whose networks go on on the rows of a training, at a share of their rate.
 
     As many networks as before hold out parts of the rows, which choose the number of epochs.
@@ -155,7 +155,9 @@ def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[G
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 
-def _first_networks(training: Training, recipes: Sequence[Recipe], part: Part) -> tuple[list[Group], int]:
+def _first_networks(
+    training: TableTraining, recipes: Sequence[Recipe], part: Part
+) -> tuple[list[Group], int]:
     """Return a group of one network for each recipe without a divergence, and the number of recipes begun."""
     deadline, groups = training.deadline, list[Group]()
 
@@ -198,7 +200,7 @@ def _first_networks(training: Training, recipes: Sequence[Recipe], part: Part) -
     return groups, len(recipes)
 
 
-def _followed(training: Training, groups: list[Group], part: Part, places: Sequence[int]) -> bool:
+def _followed(training: TableTraining, groups: list[Group], part: Part, places: Sequence[int]) -> bool:
     """Train more networks of each group, on a part; return True if there was time for all networks.
 
     places : of the networks in each group; a group with a divergence is removed
@@ -233,7 +235,7 @@ def _followed(training: Training, groups: list[Group], part: Part, places: Seque
     return True
 
 
-def _longest(training: Training, groups: list[Group], part: Part) -> list[Group]:
+def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[Group]:
     """Return one network of the best recipe in all of the time left, if its loss is less; else the groups."""
     best, deadline = groups[0], training.deadline
     is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
@@ -290,7 +292,7 @@ class SearchTrial(NamedTuple):
 
 
 def searched(
-    training: Training, recipe: Recipe, seconds: float, given: Collection[str] = ()
+    training: TableTraining, recipe: Recipe, seconds: float, given: Collection[str] = ()
 ) -> tuple[Recipe, list[SearchTrial]]:
     """Return the recipe with the hidden layers and the rate of the best trial, and all trials.
 

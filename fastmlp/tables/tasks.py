@@ -23,7 +23,7 @@ TOGETHER = 1 << 16  # rows of a target that are Python's objects at a time
 NORMAL_QUARTILES = 1.349  # distance of the quartiles of a normal distribution, in deviations
 
 
-class Link(NamedTuple):
+class OutputLink(NamedTuple):
     """A prediction from an output: factor * output + constant, of a logarithm the exponential of that."""
 
     factor: float
@@ -72,9 +72,9 @@ class Classification:
         return len(self.classes)
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[OutputLink]:
         """The links of the outputs, which are probabilities."""
-        return [Link(1.0, 0.0, False)] * self.n_out
+        return [OutputLink(1.0, 0.0, False)] * self.n_out
 
     def encoded(self, y: Array) -> Array:
         """Return the places of classes; -1 for a class that was not learned."""
@@ -163,8 +163,10 @@ class Classification:
 
         places : (rows,) of the true classes; threshold : as for `TableClassifier`
         """
+        if threshold is None:  # as of a model from a file, which keeps its threshold
+            return self
         if not isinstance(threshold, str):
-            return replace(self, threshold=None if threshold is None else float(threshold))
+            return replace(self, threshold=float(threshold))
         from sklearn.metrics import roc_curve
 
         false, true, thresholds = roc_curve(places, outputs[:, 1], sample_weight=weights)
@@ -315,9 +317,9 @@ class Regression:
         return 1.0 if self.log or self.output == "exp" else self.deviation
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[OutputLink]:
         """The link of the output."""
-        return [Link(self.deviation, self.mean + self.shift * self.deviation, self.log)]
+        return [OutputLink(self.deviation, self.mean + self.shift * self.deviation, self.log)]
 
     def check(self, y: Array, column: str | None = None) -> None:
         """Raise TableError if numbers of a column are too small for the loss or the logarithm."""
@@ -440,7 +442,7 @@ class Several:
         return len(self.links)
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[OutputLink]:
         """The links of all outputs."""
         return [link for _, task in self.parts for link in task.links]
 

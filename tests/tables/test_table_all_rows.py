@@ -13,7 +13,7 @@ from fastmlp.cli.main import main
 from fastmlp.fitting import fit
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import folds
-from fastmlp.tables.members import Training
+from fastmlp.tables.members import TableTraining
 from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
@@ -87,13 +87,13 @@ def test_many_rows_have_few_networks_and_epochs(rows, members, epochs):
 
 
 def test_networks_that_wait_for_no_other_train_at_once(monkeypatch):
-    rounds, train = [], Training.networks
+    rounds, train = [], TableTraining.networks
 
     def recorded(training, planned, *more):
         rounds.append([(one.place, len(one.part[1]) > 0) for one in planned])
         return train(training, planned, *more)
 
-    monkeypatch.setattr(Training, "networks", recorded)
+    monkeypatch.setattr(TableTraining, "networks", recorded)
     model = TableRegressor(**QUICK | {"preset": "good", "threads": 2}, epochs=3, members=7)
     model.fit(noisy(200), "y")
     count = len(model.groups_)

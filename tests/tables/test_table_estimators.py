@@ -17,7 +17,7 @@ from support.processes import python
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.tables import selection
 from fastmlp.tables.effects import importances
-from fastmlp.tables.members import Training
+from fastmlp.tables.members import TableTraining
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import drawn_rows
 from fastmlp.tables.tasks import Classification
@@ -128,13 +128,13 @@ def test_weights_and_balance_count():
 @pytest.fixture
 def _long_trials(monkeypatch):
     """Every trial takes 100 s by the clock of the search."""
-    train, clock = Training.networks, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
+    train, clock = TableTraining.networks, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
 
     def trained(*arguments):
         clock.seconds += 100
         return train(*arguments)
 
-    monkeypatch.setattr(Training, "networks", trained)
+    monkeypatch.setattr(TableTraining, "networks", trained)
     monkeypatch.setattr(selection, "time", clock)
 
 

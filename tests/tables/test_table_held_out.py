@@ -17,7 +17,7 @@ from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
-from fastmlp.tables.members import Training
+from fastmlp.tables.members import TableTraining
 from fastmlp.tables.tasks import Classification, Regression
 
 OPTIONS = (
@@ -125,13 +125,13 @@ def test_with_both_the_groups_that_begin_last_are_held_out():
 
 
 def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
-    seen, train = [], Training.networks
+    seen, train = [], TableTraining.networks
 
     def recorded(training, planned, *more):
         seen.extend(one.part for one in planned)
         return train(training, planned, *more)
 
-    monkeypatch.setattr(Training, "networks", recorded)
+    monkeypatch.setattr(TableTraining, "networks", recorded)
     frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
     day = frame["day"].to_numpy()
     model = TableRegressor(**QUICK, time="day").fit(frame, "y")
@@ -286,7 +286,7 @@ def unequal(rows, seed=0):
     return pl.DataFrame({"x": x, "y": np.where(x + rng.normal(size=rows) > 1.8, "yes", "no")})
 
 
-def test_a_threshold_is_chosen_on_rows_that_were_held_out():
+def test_a_threshold_is_chosen_on_rows_that_were_held_out_and_is_kept(tmp_path):
     frame, fresh = unequal(2000), unequal(4000, seed=1)
     found, y = {}, fresh["y"].to_numpy() == "yes"
     for wanted in (None, 0.3, "balanced", "10:1", "1:10"):
@@ -296,6 +296,8 @@ def test_a_threshold_is_chosen_on_rows_that_were_held_out():
         assert model.score(fresh, "y") == (said == y).mean()
         found[wanted] = said
         assert model.threshold_ == {None: 0.5, 0.3: 0.3}.get(wanted, model.threshold_)
+    model.save(tmp_path / "model")
+    assert load(tmp_path / "model").fit_more(fresh[:100]).threshold_ == model.threshold_ > 0.5
 
     def balanced(said):
         return (said[y].mean() + (~said[~y]).mean()) / 2

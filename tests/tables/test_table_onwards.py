@@ -257,7 +257,7 @@ def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
 INTERRUPTED = """
 import os, signal, sys, threading, time, warnings
 from support.flats import flats
-from fastmlp.tables.members import Training
+from fastmlp.tables.members import TableTraining
 
 def networks(training, planned, *more):
     networks.calls += 1
@@ -277,7 +277,7 @@ def networks(training, planned, *more):
         raise
 
 from dataclasses import replace
-own, Training.networks, networks.calls = Training.networks, networks, 0
+own, TableTraining.networks, networks.calls = TableTraining.networks, networks, 0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 """
 QUICKLY = 'hidden=(8,), epochs=3, members=7, preset="fast", backend="reference", random_state=0'
