@@ -34,7 +34,6 @@ from fastmlp.cli.table_report import (
     write,
 )
 from fastmlp.model.activations import HIDDEN
-from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import Bar, say
 from fastmlp.tables.categories import Category, Targets
 from fastmlp.tables.columns import MISSING
@@ -42,7 +41,7 @@ from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated
 from fastmlp.tables.kinds import KINDS, row_numbers
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
-from fastmlp.tables.recipe import PRESETS
+from fastmlp.tables.recipe import recipes_of
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.writings import as_written
@@ -274,33 +273,21 @@ def _how(arguments: argparse.Namespace) -> str:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters of an estimator in the options of a training."""
+    """Return the parameters of an estimator in the options of a training; ValueError for a mistake."""
     check_precision(arguments.dtype, arguments.backend)
     refuse_with_layers(arguments)
-    wholes = ("epochs", "batch_size", "threads", "members", "levels")
-    names = (
-        *wholes, "learning_rate", "dropout", "l2", "preset", "time", "group", "class_weight", "threshold",
-        "loss", "target_transform", "activation", "optimizer", "backend", "dtype",
-    )  # fmt: skip
-    options = {name: getattr(arguments, name) for name in names}
-    for name in wholes:
-        if options[name] is not None:
-            checks.whole(name.replace("_", " "), options[name], 1)
-    choices: dict[str, tuple[str, Any]] = {
-        "activation": ("hidden activation", HIDDEN),
-        "optimizer": ("optimizer", tuple(BY_NAME)),
-        "class_weight": ("class weight", ("balanced",)),
-        "preset": ("preset", tuple(PRESETS)),
-    }
-    for name, (what, known) in choices.items():
-        if options[name] is not None:
-            checks.choice(what, options[name], known)
+    names = "preset time group levels members class_weight threshold loss target_transform activation "
+    names += "optimizer learning_rate epochs batch_size dropout l2 backend threads dtype"
+    options = {name: getattr(arguments, name) for name in names.split()}
+    if arguments.activation is not None:
+        checks.choice("hidden activation", arguments.activation, HIDDEN)
     with contextlib.suppress(ValueError, TypeError):
         options["threshold"] = float(arguments.threshold)
     seconds = partial(_seconds, "search")
     for name, converted in (("hidden", widths), ("layers", layers_of), ("search", seconds)):
         text = getattr(arguments, name)
         options[name] = None if text is None else converted(text)
+    recipes_of(options | {"monotone": None, "loss": arguments.loss or "squared"})
     return options
 
 
