@@ -145,7 +145,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         )
     if estimator.shortened_ is not None:
         by = "there was" if estimator.shortened_.endswith("Ctrl-C") else "the time limit left"
-        _row("time", f"{by} room for {estimator.shortened_}")
+        _row("note", f"{by} room for {estimator.shortened_}")
     _row("backend", found["backend"])
 
 
