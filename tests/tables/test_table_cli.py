@@ -313,8 +313,8 @@ print(*map(train, sys.argv[1:]))
 
 
 BYTES = 5.5
-"""Bytes of memory for each byte of a CSV file, besides those of a small file: 5.04 in repeated runs. A process
-that compiles uses the compiler's memory again, so that there it was anything from 3.9 to 5.0."""
+"""Bytes of memory for each byte of a CSV file, besides those of a small file: 5.04 in repeated runs. A
+process that compiles uses the compiler's memory again: anything from 3.9 to 5.0 was measured there."""
 
 
 @pytest.mark.slow
