@@ -217,3 +217,13 @@ def needed(package: str, extra: str, what: str) -> Any:
         # pip leaves an installed fastmlp as it is, wherever it is from, and adds what the extra names.
         how = f'pip install "fastmlp[{extra}]", or ".[{extra}]" in a checkout'
         raise ImportError(f"{what} needs {top}: {how}") from None
+
+
+class Deferred:
+    """A package of an extra, imported at the first use; errors are as of `needed`."""
+
+    def __init__(self, package: str, extra: str, what: str) -> None:
+        self._needed = package, extra, what
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(needed(*self._needed), name)

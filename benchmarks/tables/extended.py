@@ -192,8 +192,7 @@ class InDense(Encoding):
     @classmethod
     def of(cls, encoding: Encoding, changed: Callable[[Any], Any] = lambda column: column) -> Self:
         """Return that of an encoding; changed : returns what is in place of each column"""
-        columns, codes = (tuple(map(changed, own)) for own in (encoding.columns, encoding.codes))
-        return cls(columns, encoding.numbers_first, codes)
+        return cls(tuple(map(changed, encoding.columns)), encoding.numbers_first)
 
 
 def coded(column: Any) -> Any:

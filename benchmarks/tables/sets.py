@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
-from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of
+from fastmlp.tables.targets import targets_of, task_of
+from fastmlp.tables.tasks import TASKS, Classification, Regression
 
 FEW_ROWS = 3000
 """Training rows that all learners end with, also those that are slow."""

@@ -1,4 +1,4 @@
-"""Reports on a table's model: lines for people, or one JSON object for programs."""
+"""Reports on a table's model: lines for people, or a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array
 from fastmlp.system.private_files import replace
-from fastmlp.tables.categories import Category
-from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.categories import LevelMeans
 from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:
@@ -29,48 +28,45 @@ if TYPE_CHECKING:
 
     Estimator = TableClassifier | TableRegressor
 
-MOST_LINES = 10
-"""The most columns that are listed as left out."""
-
-MOST_MATRIX = 6
-"""Classes whose confusion matrix is printed, at most; JSON has that of more."""
-
-MOST_WORDS = 6
-"""Words of columns that are listed as read as missing."""
-
-FEW_HELD = 30
-"""Rows held out below which the report says that they are few."""
+MOST_LINES = 10  # the most columns listed as left out
+MOST_MATRIX = 6  # the most classes of a printed confusion matrix; JSON has more
+MOST_WORDS = 6  # the most words listed as read as missing
+FEW_HELD = 30  # fewer rows held out are said to be few
 
 ROUNDING = 64 * np.finfo(float).eps
-"""Scores of classes up to which they are the rounding of means of probabilities, which are about 1."""
+"""The rounding of scores of classes: means of probabilities are about 1."""
 
-MOST_OF_ONE = 0.9
-"""Share of rows of one class from which on the report says that accuracy means little."""
+MOST_OF_ONE = 0.9  # the share of a class from which on accuracy says little
 
 
 def print_line(text: str) -> None:
-    """Print one line; names of columns and classes may have anything in them."""
+    """Print a line; names of columns and classes may hold control characters."""
     print(checks.printable(text))
 
 
+def _row(label: str, text: str) -> None:
+    """Print a label, and a text about the model."""
+    print_line(f"{label:<11}{text}")
+
+
 def print_json(found: dict[str, Any]) -> None:
-    """Print one JSON object; null where a number is NaN or infinite, and dates as texts."""
+    """Print a JSON object, with null for NaN and infinite numbers, and dates as texts."""
     print(json.dumps(_finite(found), allow_nan=False, default=str))
 
 
 def _finite(value: Any) -> Any:
-    """Return JSON's types with None where a number is NaN or infinite."""
+    """Return JSON's types with None for NaN and infinite numbers."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [*map(_finite, value)]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def described(estimator: Estimator) -> dict[str, Any]:
-    """Return what a model is, in JSON's types."""
+    """Return a model in JSON's types."""
     task, recipe, encoding = estimator.task_, estimator.recipe_, estimator.encoding_
-    network, places = estimator.models_[0].network, encoding.places
+    first, places = estimator.models_[0], encoding.places
     return {
         "task": task.name,
         "target": estimator.target_name_,
@@ -79,23 +75,23 @@ def described(estimator: Estimator) -> dict[str, Any]:
         "logarithm": getattr(task, "log", False),
         "columns": [
             {
-                "name": one.name,
-                "kind": one.kind,
-                "summary": encoding.summary(one),
-                "columns of X": sum(own.stop - own.start for own in places.get(one.name, ())),
+                "name": column.name,
+                "kind": column.kind,
+                "summary": encoding.summary(column),
+                "columns of X": sum(part.stop - part.start for part in places.get(column.name, ())),
             }
-            for one in encoding.columns
+            for column in encoding.columns
         ],
         "sparse": encoding.is_sparse,
-        "network": list(network.widths),
+        "network": list(first.network.widths),
         "networks": [
-            {"times": len(models), "widths": list(models[0].network.widths), "recipe": one.described}
-            for one, models in estimator.groups_
+            {"times": len(models), "widths": list(models[0].network.widths), "recipe": recipe.described}
+            for recipe, models in estimator.groups_
         ],
-        "parameters": int(estimator.models_[0].parameters.size),
+        "parameters": int(first.parameters.size),
         "recipe": {name: value for name, value in recipe.described.items() if value is not None},
         "epochs": [*map(best_epoch, estimator.models_)],
-        "backend": estimator.models_[0].backend,
+        "backend": first.backend,
         "search": [trial._asdict() for trial in estimator.trials_],
         "shortened": estimator.shortened_,
         "report": estimator.report_,
@@ -103,86 +99,78 @@ def described(estimator: Estimator) -> dict[str, Any]:
 
 
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
-    """Print lines about a model and what it was trained on."""
-    task, recipe = estimator.task_, estimator.recipe_
-    report = estimator.report_ or {}
+    """Print lines about a model and the training rows; found : as `described` returns it, and more."""
+    task, encoding, report = estimator.task_, estimator.encoding_, estimator.report_ or {}
     if "rows" in report:
-        rows = report["rows"]
         source = f"{found['file']}: " if "file" in found else ""
         how = f", {words}" if (words := report.get("held out")) else ""
         missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
-        print_line(
-            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out"
-            f"{how}{missing}"
-        )
+        trained, held = report["rows"]["trained on"], report["rows"]["held out"]
+        _row("data", f"{source}{trained} rows to train on, {held} held out{how}{missing}")
     classes = list(map(str, found["classes"]))
     of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
-    print_line(f"target     {estimator.target_name_}, a {task.name}{of}{getattr(task, 'summary', '')}")
-    kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
+    _row("target", f"{estimator.target_name_}, a {task.name}{of}{getattr(task, 'summary', '')}")
+    dropped = [column for column in encoding.columns if column.kind == "drop"]
+    kinds = [column.kind for column in encoding.columns if column not in dropped]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
-    print_line(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
-    dropped = [column for column in estimator.encoding_.columns if column.kind == "drop"]
+    _row("columns", f"{counts}; {found['network'][0]} columns of X{sparse}")
     for column in dropped[:MOST_LINES]:
-        print_line(f"left out   {column.name}: {column.summary}")
+        _row("left out", f"{column.name}: {column.summary}")
     if len(dropped) > MOST_LINES:
-        print_line(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
-    if told := [f"{one.column} as {one.shown}" for one in estimator.encoding_.writings if one.is_told]:
-        more = f", and {len(told) - MOST_LINES} more" * (len(told) > MOST_LINES)
-        print_line(f"written    {', '.join(told[:MOST_LINES])}{more}")
-    for row in [row for row in report.get("columns", ()) if row["doubt"]][:MOST_LINES]:
-        reason, kind, shown = row["doubt"]
-        option = shlex.quote(f"{row['name']}={shown}")
-        says = f"; --{kind} {option} says it" if shown else ""
-        print_line(f"note       {row['name']}: {reason}{says}")
-    for column in estimator.encoding_.columns:
-        if isinstance(column, LevelMeans):
-            print_line(
-                f"note       {column.name}: {len(column.levels)} levels are given by their mean targets; "
-                "--levels N gives at most N a column each"
-            )
-        if isinstance(column, Category) and column.beyond:
-            print_line(
-                f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
-                f"{column.beyond} more share one; --levels N sets how many"
-            )
-    if codes := [code.name for code in estimator.encoding_.codes]:
-        names = ", ".join(codes[:MOST_LINES]) + ", .." * (len(codes) > MOST_LINES)
-        print_line(
-            f"note       {names}: numbers that seem to be codes have columns of their own; see --number"
-        )
-    if words := report.get("words"):
-        print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
-    if "doubt" in found:
-        print_line(f"note       {found['doubt']}")
+        _row("left out", f"{len(dropped) - MOST_LINES} more; inspect lists them")
+    if written := [f"{one.column} as {one.shown}" for one in encoding.writings if one.is_told]:
+        more = f", and {len(written) - MOST_LINES} more" * (len(written) > MOST_LINES)
+        _row("written", f"{', '.join(written[:MOST_LINES])}{more}")
+    _print_notes(estimator, found)
     if found["search"]:
-        print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
+        rate = estimator.recipe_.learning_rate
+        _row("search", f"{len(found['search'])} trials, the best at rate {rate:.3g}")
     if len(estimator.groups_) > 1:
-        print_line(f"predicts   the mean of {len(estimator.models_)} networks of the recipes that follow")
-    for one, models in estimator.groups_:
+        _row("predicts", f"the mean of {len(estimator.models_)} networks of the recipes that follow")
+    for recipe, models in estimator.groups_:
         each, network = f"{len(models)} times " if len(models) > 1 else "", models[0].network
-        print_line(f"network    {each}{network_in_words(network)}")
-        print_line(f"inputs     {inputs_in_words(network)}")
+        _row("network", f"{each}{network_in_words(network)}")
+        _row("inputs", inputs_in_words(network))
         validated = [model for model in models if "validation_loss" in model.history]
         best = [*map(best_epoch, validated)]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
         rest = f"; {best_epoch(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
         loss = np.mean([min(model.history["validation_loss"]) for model in validated])
-        names = losses_in_words(network)
-        unit = "" if classes else " of the standardised target"
-        print_line(
-            f"training   at most {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
-            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {names}{unit} of "
-            f"{loss:.4g}{rest}"
+        names, unit = losses_in_words(network), "" if classes else " of the standardised target"
+        how = f"{recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer}"
+        mean = f"with a mean {names}{unit} of {loss:.4g}"
+        _row(
+            "training", f"at most {how} from {recipe.learning_rate:.3g}; best epochs {of_best}, {mean}{rest}"
         )
     if estimator.shortened_ is not None:
         by = "there was" if estimator.shortened_.endswith("Ctrl-C") else "the time limit left"
-        print_line(f"note       {by} room for {estimator.shortened_}")
-    print_line(f"backend    {found['backend']}")
+        _row("note", f"{by} room for {estimator.shortened_}")
+    _row("backend", found["backend"])
+
+
+def _print_notes(estimator: Estimator, found: dict[str, Any]) -> None:
+    """Print doubts about columns, columns of many levels, and words read as missing."""
+    report = estimator.report_ or {}
+    for row in [row for row in report.get("columns", ()) if row["doubt"]][:MOST_LINES]:
+        reason, kind, shown = row["doubt"]
+        option = shlex.quote(f"{row['name']}={shown}")
+        _row("note", f"{row['name']}: {reason}" + (f"; --{kind} {option} says it" if shown else ""))
+    for column in estimator.encoding_.columns:
+        start = f"{column.name}: {len(getattr(column, 'levels', ()))} levels"
+        if isinstance(column, LevelMeans):
+            _row("note", f"{start} are given by their mean targets; --levels N gives at most N a column each")
+        elif beyond := getattr(column, "beyond", 0):
+            more = f"{beyond} more share one; --levels N sets how many"
+            _row("note", f"{start} have a column of their own, and {more}")
+    if words := report.get("words"):
+        _row("note", f"read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
+    if "doubt" in found:
+        _row("note", found["doubt"])
 
 
 def inputs_in_words(network: Network) -> str:
-    """Return what stands in place of the columns of X, in words."""
+    """Return the inputs of a network for the columns of X, in words."""
     columns = f"{network.n_in} columns of X"
     embedded = [one for one in network.blocks if isinstance(one, Numbers) and one.embedding is not None]
     if not embedded:
@@ -196,18 +184,18 @@ def inputs_in_words(network: Network) -> str:
 
 
 def _words(found: Mapping[str, Mapping[str, int]]) -> str:
-    """Return how often words were read as missing: 81 'None' of veneer, 5 'NA' of alley."""
+    """Return the counts of words read as missing: 81 'None' of veneer, 5 'NA' of alley."""
     parts = [
         f"{count} {checks.shown(word)} of {name}"
         for name, words in found.items()
-        for word, count in sorted(words.items(), key=lambda one: -one[1])
+        for word, count in sorted(words.items(), key=lambda pair: -pair[1])
     ]
     more = len(parts) - MOST_WORDS
     return ", ".join(parts[:MOST_WORDS]) + (f", and {more} more" if more > 0 else "")
 
 
 def _shown(score: float | None, rounding: float = 0.0) -> str:
-    """Return a number of four digits, without a power of ten where it is short; 0 of rounding."""
+    """Return a number of four digits, without a power of ten for a short number; 0 for rounding."""
     if score is None:
         return "nan"
     if abs(score) <= rounding:
@@ -217,47 +205,43 @@ def _shown(score: float | None, rounding: float = 0.0) -> str:
 
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
-    report = estimator.report_ or {}
+    report, task = estimator.report_ or {}, estimator.task_
     if "scores" not in report:
         return
-    scores = report["scores"]
-    measures, rows = list(scores["network"]), report["rows"]
-    rounding = ROUNDING if hasattr(estimator.task_, "classes") else 0.0  # a number's errors have its unit
-    for target, task in getattr(estimator.task_, "parts", [("", estimator.task_)]):
-        own = [measure for measure in measures if not target or measure.endswith(f" of {target}")]
-        short = [measure.removesuffix(f" of {target}") for measure in own]
+    scores, rows, classes = report["scores"], report["rows"], getattr(task, "classes", ())
+    rounding = ROUNDING if classes else 0.0  # a number's errors have its unit
+    for target, single in getattr(task, "parts", [("", task)]):
+        measures = [name for name in scores["network"] if not target or name.endswith(f" of {target}")]
+        short = [measure.removesuffix(f" of {target}") for measure in measures]
         widths = [max(12, len(measure) + 2) for measure in short]
         if target:
-            print_line(f"target     {target}, a {task.name}{getattr(task, 'summary', '')}")
-        print_line("held out   " + "".join(map(str.rjust, short, widths)))
+            _row("target", f"{target}, a {single.name}{getattr(single, 'summary', '')}")
+        _row("held out", "".join(map(str.rjust, short, widths)))
         for name, row in scores.items():
-            values = "".join(_shown(row[m], rounding).rjust(w) for m, w in zip(own, widths, strict=True))
-            of = (
-                f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
-            )
-            print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
+            shown = [_shown(row[measure], rounding) for measure in measures]
+            drawn = name == "linear" and rows["linear model"] < rows["trained on"]
+            of = f"  of {rows['linear model']} rows drawn" * drawn
+            _row(name, "".join(map(str.rjust, shown, widths)) + of)
     if (counts := report.get("confusion")) is not None and len(counts) <= MOST_MATRIX:
-        names = [checks.printable(str(one))[:10] for one in getattr(estimator.task_, "classes", ())]
-        threshold = getattr(estimator.task_, "threshold", None)
+        names, threshold = (
+            [checks.printable(str(name))[:10] for name in classes],
+            getattr(task, "threshold", None),
+        )
         of = "" if threshold is None else f" by the threshold {threshold:.4g}"
-        print_line("predicted  " + "".join(f"{name:>12}" for name in names) + of)
+        _row("predicted", "".join(f"{name:>12}" for name in names) + of)
         for name, row in zip(names, counts, strict=False):
-            print_line(f"{name:<11}" + "".join(f"{count:>12}" for count in row))
+            _row(name, "".join(f"{count:>12}" for count in row))
     if (intervals := report.get("intervals")) is not None:
-        print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
-        print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
-        print_line("mean width " + "".join(f"{_shown(one['wide']):>12}" for one in intervals))
+        _row("intervals", "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
+        _row("inside", "".join(f"{one['hold']:>12.1%}" for one in intervals))
+        _row("mean width", "".join(f"{_shown(one['wide']):>12}" for one in intervals))
     share = scores.get("constant", {}).get("accuracy")  # None of numbers, or where a file says so
     if share is not None and share > MOST_OF_ONE:
-        print_line(
-            f"note       {share:.1%} of the rows held out are of one class, so that accuracy says little; "
-            "compare the log loss"
-        )
+        of = f"{share:.1%} of the rows held out are of one class, so that accuracy says little"
+        _row("note", f"{of}; compare the log loss")
     if rows["held out"] < FEW_HELD:
-        print_line(
-            f"note       only {rows['held out']} rows are held out: scores of fewer than {FEW_HELD} depend "
-            "much on which rows they are"
-        )
+        much = f"scores of fewer than {FEW_HELD} depend much on which rows they are"
+        _row("note", f"only {rows['held out']} rows are held out: {much}")
 
 
 WRITERS: dict[str, Any] = {
@@ -266,17 +250,17 @@ WRITERS: dict[str, Any] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
     ".arrow": lambda frame, path: frame.write_ipc(path),
 }
-"""What writes predictions, by the end of the file's name."""
+"""The writers of predictions, by the end of the file's name."""
 
 
 def check_writer(option: str, name: str) -> None:
-    """Raise Mistake unless a file of predictions may have such a name."""
+    """Raise Mistake for a name that no file of predictions has."""
     if Path(name).suffix.lower() not in WRITERS:
         raise Mistake(f"{option} must end in {', '.join(WRITERS)}, got {name}")
 
 
 def write(frame: pl.DataFrame, option: str, name: str) -> None:
-    """Replace a file at once: after a failure the old one is still there."""
+    """Replace a file at once: after a failure the old file is still there."""
     path = Path(name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -292,9 +276,9 @@ def predictions(
     estimator: Estimator, outputs: Array, name: str, probabilities: bool, coverage: float | None,
     taken: Collection[str] = (),
 ) -> dict[str, Array]:  # fmt: skip
-    """Return columns by their names: what is predicted, and probabilities of classes or ends of intervals.
+    """Return columns by name: predictions, and probabilities of classes or ends of intervals.
 
-    outputs : (rows, n_out) of the model; name : of what is predicted; taken : names that others have
+    outputs : (rows, n_out) of the model; name : of the predictions; taken : names of other columns
     coverage : of the intervals of a regression; None for none
     """
     found, more = estimator.task_.decoded(outputs), {}
@@ -308,6 +292,6 @@ def predictions(
     if coverage is not None and hasattr(estimator, "interval_around"):
         ends = estimator.interval_around(columns[name], coverage)
         more |= dict(zip(("low", "high"), ends, strict=True))
-    for own, values in more.items():
-        columns[f"{own} by the model" if own in {*columns, *taken} else own] = values
+    for title, values in more.items():
+        columns[f"{title} by the model" if title in {*columns, *taken} else title] = values
     return columns

@@ -7,13 +7,14 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, needed
+from fastmlp.checks import CheckpointError, Deferred, needed
 from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
@@ -33,18 +34,16 @@ from fastmlp.cli.table_report import (
     write,
 )
 from fastmlp.model.activations import HIDDEN
-from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import Bar, say
-from fastmlp.tables.categories import Category
+from fastmlp.tables.categories import Category, Targets
+from fastmlp.tables.columns import MISSING
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated
-from fastmlp.tables.kinds import KINDS, Text
-from fastmlp.tables.means import Targets
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.reading import FORMATS, read
-from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
-from fastmlp.tables.texts import MISSING
+from fastmlp.tables.kinds import KINDS, row_numbers
+from fastmlp.tables.reading import FORMATS, ReadOptions, read
+from fastmlp.tables.recipe import recipes_of
+from fastmlp.tables.targets import with_targets
+from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 
@@ -54,110 +53,86 @@ if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
+else:
+    pl = Deferred("polars", "table", "a table")
 
 WRITTEN = {
     "number": "; 'COLUMN=$1,234.50' says by an example how they are written",
     "date": "; COLUMN=%%m/%%d/%%Y, a format, or COLUMN=seconds since 1970, says how they are written",
 }
-"""What else is said of options of kinds."""
+"""Further help for options of kinds."""
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--target": {"metavar": "COLUMN,COLUMN", "help": "what is to be predicted; of several each"},
-    "--output": {"metavar": "FILE", "help": "write the model with its preprocessing to one file"},
-    "--task": {"metavar": "NAME", "help": "classification or regression; default by the target's values"},
+OPTIONS = {
+    "--target": "COLUMN,COLUMN what is to be predicted; of several each",
+    "--output": "FILE write the model with its preprocessing to one file",
+    "--task": "NAME classification or regression; default by the target's values",
     **{
-        f"--{kind}": {
-            "action": "append",
-            "metavar": "COLUMN,COLUMN",
-            "help": f"take these as {one.words_for}" + WRITTEN.get(kind, ""),
-        }
-        for kind, one in KINDS.items()
+        f"--{name}": f"COLUMN,COLUMN take these as {kind.words_for}{WRITTEN.get(name, '')}"
+        for name, kind in KINDS.items()
     },
-    "--missing": {
-        "metavar": "TEXT,TEXT",
-        "help": "texts that say that there is no value; default NA, nan, null, ? and their like",
-    },
-    "--levels": {
-        "type": int,
-        "metavar": "N",
-        "help": "levels of a category that get a column of their own, the rest share one; default 5000, "
-        "but mean targets for more than 300",
-    },
-    "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
-    "--test": {"metavar": "FILE", "help": "a table whose rows the report is of; then no others are held out"},
-    "--time": {"metavar": "COLUMN", "help": "hold out the rows that are later by these dates or numbers"},
-    "--group": {"metavar": "COLUMN", "help": "hold out all rows of a group together, as those of a patient"},
-    "--held-out": {"metavar": "FILE", "help": "write the rows held out with their predictions"},
-    "--rising": {
-        "metavar": "COLUMN,COLUMN",
-        "help": "numbers with which predictions rise in every row; of two classes the second one",
-    },
-    "--falling": {"metavar": "COLUMN,COLUMN", "help": "numbers with which predictions fall"},
-    "--loss": {
-        "metavar": "NAME",
-        "help": "of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
-    },
-    "--target-transform": {
-        "metavar": "NAME",
-        "help": "log: learn logarithms of a target above 0; auto: if it is skewed and they are not",
-    },
-    "--threshold": {
-        "metavar": "NUMBER",
-        "help": "probability from which on the second of two classes is predicted: a number, balanced, or "
-        "costs of a missed row and of a false alarm like 5:1",
-    },
-    "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},
-    "--time-limit": {
-        "metavar": "TIME",
-        "help": "end after 60s or 5m, with reading, compiling and the report",
-    },
-    "--search": {"metavar": "TIME", "help": "search sizes and rates first, for 60s or 5m"},
-    "--members": {"type": int, "metavar": "N", "help": "networks of each recipe; default by the rows"},
-    "--class-weight": {"metavar": "NAME", "help": "balanced: every class counts the same"},
-    "--json": {
-        "action": "store_true",
-        "default": None,
-        "help": "print one JSON object in place of the lines",
-    },
+    "--missing": "TEXT,TEXT texts that say that there is no value; default NA, nan, null, ? and their like",
+    "--levels": "N levels of a category with a column each; others share one; default 5000, over 300 means",
+    "--test-share": "SHARE of rows held out; default 0.2",
+    "--test": "FILE a table whose rows the report is of; then no others are held out",
+    "--time": "COLUMN hold out the rows that are later by these dates or numbers",
+    "--group": "COLUMN hold out all rows of a group together, as those of a patient",
+    "--held-out": "FILE write the rows held out with their predictions",
+    "--rising": "COLUMN,COLUMN numbers with which predictions rise in every row; of two classes the second",
+    "--falling": "COLUMN,COLUMN numbers with which predictions fall",
+    "--loss": "NAME of numbers: squared, absolute, huber, poisson, gamma, or quantile:0.9; default squared",
+    "--target-transform": "NAME log: learn logarithms of a target above 0; auto: if the target is skewed",
+    "--threshold": "NUMBER least probability to predict the second class: 0.3, balanced, or costs like 5:1",
+    "--preset": "NAME fast, good or best: how much time is given; default good",
+    "--time-limit": "TIME end after 60s or 5m, with reading, compiling and the report",
+    "--search": "TIME search sizes and rates first, for 60s or 5m",
+    "--members": "N networks of each recipe; default by the rows",
+    "--class-weight": "NAME balanced: every class counts the same",
+    "--json": " print one JSON object in place of the lines",
 }
-"""What only a table takes; None where it is not given."""
+"""The options of tables only, each with metavar and help; None where not given."""
+
+TYPES = {"--levels": int, "--test-share": float, "--members": int}  # the types of numbers
 
 OF_TASKS = {
     Classification.name: ("class_weight", "threshold"),
     Regression.name: ("loss", "target_transform"),
 }
-"""Options of one task."""
+"""Options of a single task."""
 
-HELD_COVERAGE = 0.9
-"""Of the intervals in a file of the rows held out."""
+HELD_COVERAGE = 0.9  # the coverage of intervals in a file of rows held out
 
 
 def add_options(train: argparse.ArgumentParser) -> None:
-    """Add what only a table takes to the options of `fastmlp train`."""
+    """Add the options of tables to `fastmlp train`."""
     group = train.add_argument_group(
         "tables", f"for a file {', '.join(FORMATS)} instead of the name of a data set"
     )
-    for name, option in OPTIONS.items():
-        group.add_argument(*(["-o"] if name == "--output" else []), name, **option)
+    for name, described_so in OPTIONS.items():
+        names, (metavar, _, text) = ["-o"] * (name == "--output") + [name], described_so.partition(" ")
+        if metavar:
+            action = "append" if name[2:] in KINDS else "store"
+            group.add_argument(*names, metavar=metavar, help=text, action=action, type=TYPES.get(name, str))
+        else:
+            group.add_argument(*names, help=text, action="store_true", default=None)
 
 
 def refuse_options(arguments: argparse.Namespace) -> None:
-    """Raise Mistake for an option that only a table takes."""
+    """Raise Mistake for an option of tables."""
     for name in OPTIONS:
         if getattr(arguments, name.removeprefix("--").replace("-", "_")) is not None:
             raise Mistake(f"{name} is for tables, like data.csv; {arguments.dataset!r} is none")
 
 
 def is_table(name: str) -> bool:
-    """Whether it is a path, and no name of a data set."""
+    """Return whether a name is a path, and no data set."""
     return bool(Path(name).suffix) or "/" in name
 
 
 @contextlib.contextmanager
 def telling(source: str | None = None) -> Iterator[None]:
-    """Turn what may be wrong with files and arguments into a line and an exit code.
+    """Turn errors of files and arguments into a line and an exit code.
 
-    source : the file that errors of tables are of, where they do not say
+    source : the file of tables' errors without a file
     """
     try:
         yield
@@ -178,34 +153,17 @@ def train(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
-    from fastmlp.tables.inferred import row_numbers
     from fastmlp.tables.report import compared, outputs_in_parts, simpler
 
     with telling(arguments.dataset):
         limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
         deadline = Deadline(limit, called)
-        pl = needed("polars", "table", "a table")
-        if arguments.target is None:
-            raise Mistake("a table needs --target COLUMN: what is to be predicted")
-        seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
-        given = 0.2 if arguments.test_share is None else arguments.test_share
-        share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
-        if arguments.task is not None:
-            checks.choice("task", arguments.task, tuple(TASKS))
-        if arguments.output is not None:
-            refuse_unwritable("-o", arguments.output, arguments.dataset)
-        if arguments.held_out is not None:
-            check_writer("--held-out", arguments.held_out)
-            refuse_unwritable("--held-out", arguments.held_out, arguments.dataset, arguments.test or "")
-        if arguments.test is not None and arguments.test_share is not None:
-            raise Mistake("--test says which rows the report is of; leave out --test-share")
+        needed("polars", "table", "a table")
+        seed, share = _refused_before_reading(arguments)
         options, read_options = _options(arguments), _read_options(arguments)
         frame = read(arguments.dataset, read_options)
-        options["monotone"] = {
-            name: sign
-            for option, sign in (("rising", 1), ("falling", -1))
-            for name in _names(getattr(arguments, option), frame.columns)
-        }
+        options["monotone"] = dict.fromkeys(_names(arguments.rising, frame.columns), 1)
+        options["monotone"] |= dict.fromkeys(_names(arguments.falling, frame.columns), -1)
         target, whole = _target(arguments, frame), len(frame)
         kinds = _kinds(arguments, frame.columns)
         with Bar(None, "", "targets"):
@@ -220,11 +178,10 @@ def train(arguments: argparse.Namespace) -> int:
             if isinstance(kinds.pop(name, ()), str):
                 raise Mistake(f"column {name!r} is the target, which has no other kind")
         target = series.name
-        for own, names in OF_TASKS.items():
-            given = {name: options.pop(name) for name in names} if own != task else {}
-            if wrong := [name for name, value in given.items() if value is not None]:
-                option = wrong[0].replace("_", "-")
-                raise Mistake(f"--{option} is for {own}s, and this is a {task}")
+        for other, names in OF_TASKS.items():
+            for name in names if other != task else ():
+                if options.pop(name) is not None:
+                    raise Mistake(f"--{name.replace('_', '-')} is for {other}s, and this is a {task}")
         if task == Regression.name:
             options["loss"] = options["loss"] or "squared"
         with Bar(None, "", "holding out rows"):
@@ -255,18 +212,10 @@ def train(arguments: argparse.Namespace) -> int:
             return 1
         seconds = time.perf_counter() - began
         outputs = outputs_in_parts(estimator, held_X)
-        estimator.report_ = compared(estimator, outputs, held_y, others)
-        estimator.report_ |= {
-            "words": _words(read_options, estimator),
-            "held out": _how(arguments),
-        } | of_columns
+        words = {"words": _words(read_options, estimator), "held out": _how(arguments)}
+        estimator.report_ = compared(estimator, outputs, held_y, others) | words | of_columns
         if arguments.held_out is not None:
-            has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
-            coverage = HELD_COVERAGE if has_ends else None
-            columns = predictions(estimator, outputs, f"predicted {target}", True, coverage, kept.columns)
-            fields = {name: held_y[name] for name in held_y.dtype.names or ()}
-            added = [pl.Series(name, v) for name, v in ((fields or {target: held_y}) | columns).items()]
-            write(kept.with_columns(added), "--held-out", arguments.held_out)
+            _write_held_out(estimator, kept, held_y, outputs, target, arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -282,8 +231,39 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refused_before_reading(arguments: argparse.Namespace) -> tuple[int, float]:
+    """Return the seed and the share of rows held out; Mistake or ValueError for wrong options."""
+    if arguments.target is None:
+        raise Mistake("a table needs --target COLUMN: what is to be predicted")
+    seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
+    given = 0.2 if arguments.test_share is None else arguments.test_share
+    share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
+    if arguments.task is not None:
+        checks.choice("task", arguments.task, tuple(TASKS))
+    if arguments.output is not None:
+        refuse_unwritable("-o", arguments.output, arguments.dataset)
+    if arguments.held_out is not None:
+        check_writer("--held-out", arguments.held_out)
+        refuse_unwritable("--held-out", arguments.held_out, arguments.dataset, arguments.test or "")
+    if arguments.test is not None and arguments.test_share is not None:
+        raise Mistake("--test says which rows the report is of; leave out --test-share")
+    return seed, share
+
+
+def _write_held_out(
+    estimator: Estimator, rows: pl.DataFrame, y: Any, outputs: Any, target: str, path: str
+) -> None:
+    """Write rows held out with their targets and predictions."""
+    has_ends = estimator.errors_ is not None and estimator.errors_.allow(HELD_COVERAGE)
+    coverage = HELD_COVERAGE if has_ends else None
+    targets = {name: y[name] for name in y.dtype.names} if y.dtype.names else {target: y}
+    columns = predictions(estimator, outputs, f"predicted {target}", True, coverage, rows.columns)
+    added = [pl.Series(name, values) for name, values in (targets | columns).items()]
+    write(rows.with_columns(added), "--held-out", path)
+
+
 def _how(arguments: argparse.Namespace) -> str:
-    """Return in words which rows were held out; nothing of rows that were drawn at random."""
+    """Return which rows were held out, in words; "" for rows drawn at random."""
     if arguments.test is not None:
         return f"those of {arguments.test}"
     if arguments.group is not None:
@@ -293,48 +273,35 @@ def _how(arguments: argparse.Namespace) -> str:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options say of the training, as parameters of an estimator."""
+    """Return the parameters of an estimator in the options of a training; ValueError for a mistake."""
     check_precision(arguments.dtype, arguments.backend)
     refuse_with_layers(arguments)
+    names = "preset time group levels members class_weight threshold loss target_transform activation "
+    names += "optimizer learning_rate epochs batch_size dropout l2 backend threads dtype"
+    options = {name: getattr(arguments, name) for name in names.split()}
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
-    if arguments.optimizer is not None:
-        checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
-    threshold: float | str | None = arguments.threshold
     with contextlib.suppress(ValueError, TypeError):
-        threshold = float(arguments.threshold)
-    wholes = ("epochs", "batch_size", "threads", "members", "levels")
-    options = {name: getattr(arguments, name) for name in (*wholes, "learning_rate", "dropout", "l2")}
-    for name in wholes:
-        if options[name] is not None:
-            checks.whole(name.replace("_", " "), options[name], 1)
-    if arguments.class_weight is not None:
-        checks.choice("class weight", arguments.class_weight, ("balanced",))
-    if arguments.preset is not None:
-        checks.choice("preset", arguments.preset, tuple(PRESETS))
-    return options | {
-        "preset": arguments.preset,
-        "time": arguments.time,
-        "group": arguments.group,
-        "class_weight": arguments.class_weight,
-        "threshold": threshold,
-        "loss": arguments.loss,
-        "target_transform": arguments.target_transform,
-        "hidden": None if arguments.hidden is None else widths(arguments.hidden),
-        "layers": None if arguments.layers is None else layers_of(arguments.layers),
-        "activation": arguments.activation,
-        "optimizer": arguments.optimizer,
-        "backend": arguments.backend,
-        "dtype": arguments.dtype,
-        "search": None if arguments.search is None else _seconds("search", arguments.search),
-    }
+        options["threshold"] = float(arguments.threshold)
+    seconds = partial(_seconds, "search")
+    for name, converted in (("hidden", widths), ("layers", layers_of), ("search", seconds)):
+        text = getattr(arguments, name)
+        options[name] = None if text is None else converted(text)
+    recipes_of(options | {"monotone": None, "loss": arguments.loss or "squared"})
+    return options
+
+
+def _seconds(name: str, text: str) -> float:
+    """Return the seconds of a time like 60s or 5m; ValueError for other text."""
+    units = {"": 1, "s": 1, "m": 60, "h": 3600}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or not float(match[1]):
+        raise ValueError(f"{name} must be a time like 60s or 5m, got {text!r}")
+    return float(match[1]) * units[match[2]]
 
 
 def _read_options(arguments: argparse.Namespace) -> ReadOptions:
-    """Return how the file is to be read.
-
-    Reading needs the kinds, and they need the columns' names: a wrong name is reported after reading.
-    """
+    """Return the options for reading the file; `_kinds` reports wrong names after the reading."""
     kinds: dict[str, str] = {}
     for kind in KINDS:
         for text in getattr(arguments, kind) or ():
@@ -347,40 +314,18 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
 
 
 def _halves(text: str) -> list[tuple[str, str]]:
-    """Return what may be the name of a column, and how it is written, of a text like COLUMN=$1,234.50."""
+    """Return possible names of a column and writings in a text like COLUMN=$1,234.50."""
     return [(text[:place], text[place + 1 :]) for place, letter in enumerate(text) if letter == "="]
 
 
-def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[str, int]]:
-    """Return how often each word was read as missing where it may be a level or a class, by column."""
-    kinds = dict(estimator.encoding_.kinds)
-    if isinstance(estimator.task_, Classification):
-        kinds[estimator.target_name_] = Category.kind
-    found = read_options.words or {}
-    return {
-        name: dict(words)
-        for name, words in found.items()
-        if words and kinds.get(name) in (Category.kind, Text.kind)
-    }
-
-
-def _seconds(name: str, text: str) -> float:
-    units = {"": 1, "s": 1, "m": 60, "h": 3600}
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if match is None or not float(match[1]):
-        raise ValueError(f"{name} must be a time like 60s or 5m, got {text!r}")
-    return float(match[1]) * units[match[2]]
-
-
 def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str | tuple[str, str]]:
-    """Return the kinds that options set, by column; a name may have a comma, and = in it."""
+    """Return the given kinds by column; a name may have a comma and = in it."""
     kinds: dict[str, str | tuple[str, str]] = {}
     for kind in KINDS:
         for text in getattr(arguments, kind) or ():
             told = [] if text in columns else [half for half in _halves(text) if half[0] in columns]
-            for name in [text] if text in columns else [told[-1][0]] if told else text.split(","):
-                checks.choice("column", name, columns)
-                given = (kind, told[-1][1]) if told else kind
+            given = (kind, told[-1][1]) if told else kind
+            for name in [told[-1][0]] if told else _names(text, columns):
                 if kinds.setdefault(name, given) != given:
                     both = [one if isinstance(one, str) else " as ".join(one) for one in (kinds[name], given)]
                     raise Mistake(f"column {name!r} is set to be both {' and '.join(both)}")
@@ -388,7 +333,7 @@ def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str |
 
 
 def _names(text: str | None, columns: list[str]) -> list[str]:
-    """Return the columns that an option lists; a name may have a comma in it."""
+    """Return the columns of an option; a name may have a comma in it."""
     names = [] if text is None else [text] if text in columns else text.split(",")
     for name in names:
         checks.choice("column", name, columns)
@@ -396,6 +341,7 @@ def _names(text: str | None, columns: list[str]) -> list[str]:
 
 
 def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str | list[str]:
+    """Return the name of the target, or of several targets."""
     text: str = arguments.target
     names = [text] if text in frame.columns else text.split(",")
     for name in names:
@@ -403,3 +349,12 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str | list[st
             there = checks.listed(frame.columns)
             raise BadFile(f"{arguments.dataset} has no column {name!r}; there are: {there}")
     return names if len(names) > 1 else names[0]
+
+
+def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[str, int]]:
+    """Return the count of each word read as missing, by columns of levels, classes or texts."""
+    kinds = dict(estimator.encoding_.kinds)
+    if isinstance(estimator.task_, Classification):
+        kinds[estimator.target_name_] = Category.kind
+    found = (read_options.words or {}).items()
+    return {name: dict(words) for name, words in found if words and kinds.get(name) in ("category", "text")}

@@ -1,4 +1,4 @@
-"""`fastmlp predict`, `inspect` and `plot`: commands on the file of a table's model."""
+"""`fastmlp predict`, `inspect` and `plot`: the commands on a table's model in a file."""
 
 from __future__ import annotations
 
@@ -44,27 +44,11 @@ def add_commands(commands: Any) -> None:
         ),
         epilog="exit codes: 0, 2 for a mistake in the arguments, 3 for a file that cannot be used",
     )
-    predict.set_defaults(run=_predict)
-    predict.add_argument("model", metavar="MODEL", help="file of a model")
-    predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
-    predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
-    predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
-    predict.add_argument(
-        "--interval",
-        type=float,
-        metavar="COVERAGE",
-        help="two columns more: the ends of intervals that hold such a share of the numbers, like 0.9",
-    )
-
     inspect = commands.add_parser(
         "inspect",
         help="show what a model of a table is",
         description="Show a model's target, columns, networks and their layers, and scores on held-out rows.",
     )
-    inspect.set_defaults(run=_inspect)
-    inspect.add_argument("model", metavar="MODEL", help="file of a model")
-    inspect.add_argument("--json", action="store_true", help="one JSON object")
-
     plot = commands.add_parser(
         "plot",
         help="draw a model of a table: losses, calibration or residuals, what columns do",
@@ -75,36 +59,39 @@ def add_commands(commands: Any) -> None:
             "it shows the rows that were held out. Needs matplotlib."
         ),
     )
-    plot.set_defaults(run=_plot)
-    plot.add_argument("model", metavar="MODEL", help="file of a model")
+    for command, run in ((predict, _predict), (inspect, _inspect), (plot, _plot)):
+        command.set_defaults(run=run)
+        command.add_argument("model", metavar="MODEL", help="file of a model")
+    predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
+    predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
+    predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
+    interval = "two columns more: the ends of intervals that hold such a share of the numbers, like 0.9"
+    predict.add_argument("--interval", type=float, metavar="COVERAGE", help=interval)
+    inspect.add_argument("--json", action="store_true", help="one JSON object")
     plot.add_argument("data", metavar="DATA", help="a table with the model's columns and its target")
     plot.add_argument("-o", "--output", metavar="FILE", help=".png, .svg or .pdf; default MODEL.png")
     plot.add_argument("--json", action="store_true", help="one JSON object of what a picture shows")
     plot.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffling; default 0")
 
 
-ITS_ROWS = "on its rows a model looks better than on new ones"
-"""What to know of a picture of the rows that were trained on."""
-
-
 def _loaded(path: str) -> TableClassifier | TableRegressor:
-    """Return the model in a file; BadFile for what is no file of fastmlp's, as a table."""
+    """Return the model in a file; BadFile for another file, as a table."""
     from fastmlp.tables.estimators import load
 
     try:
         return load(path)
     except CheckpointError:
         with open(path, "rb") as file:
-            if file.read(2) == b"PK":  # as all that is kept in archives
+            if file.read(2) == b"PK":  # an archive
                 raise
-    is_one = Path(path).suffix.lower() in FORMATS
-    hint = f"; to make one of a table: fastmlp train {path} --target COLUMN -o MODEL" if is_one else ""
+    is_table = Path(path).suffix.lower() in FORMATS
+    hint = f"; to make one of a table: fastmlp train {path} --target COLUMN -o MODEL" * is_table
     raise BadFile(f"{path} is no model{hint}")
 
 
 @contextlib.contextmanager
 def _remarked() -> Iterator[None]:
-    """Say each warning in one line, once."""
+    """Say each warning in a line, once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -178,8 +165,10 @@ def _plot(arguments: argparse.Namespace) -> int:
             estimator.check_single("plot")
             frame, y, of = estimator.looked_at(arguments.data, None)
             if of is not None:
-                hint = f": {ITS_ROWS}" if estimator.held_ is None else f": {len(y)} rows were held out of it"
-                say(f"fastmlp: {arguments.data} is the table that the model was trained on{hint}")
+                hint = f"{len(y)} rows were held out of it"
+                if estimator.held_ is None:
+                    hint = "on its rows a model looks better than on new ones"
+                say(f"fastmlp: {arguments.data} is the table that the model was trained on: {hint}")
             if arguments.json:
                 print_json(looked(estimator, frame, y, seed) | {"of": of})
                 return 0

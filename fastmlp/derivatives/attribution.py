@@ -7,7 +7,7 @@ models with axiomatic attribution priors and expected gradients", 2021) are a me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +86,26 @@ def attribute(
             f"({rows.shape[1]},) or {rows.shape}" if method == "integrated" else f"(any, {rows.shape[1]})"
         )
         raise ValueError(f"baseline must have shape {wanted}, got {np.shape(baseline)}")
+
+    def gradient(X: Array) -> Array:
+        return input_gradient(model, _given(model, X), output, logits)
+
+    return along(rows, starts, gradient, lambda X: _output(model, X, output, logits), method, steps, seed)
+
+
+def along(
+    rows: Array,
+    starts: Array,
+    gradient: Callable[[Array], Array],
+    value: Callable[[Array], Array],
+    method: str,
+    steps: int,
+    seed: int | None,
+) -> Attribution:
+    """Return the attribution of a function of rows (rows, columns), along lines from `starts`.
+
+    gradient, value : derivatives (rows, columns) and values (rows,); the rest as for `Model.attribute`
+    """
     values = np.zeros(rows.shape, np.float64)
     if method == "integrated":  # nodes and weights of Gauss and Legendre on [0, 1]
         nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -101,12 +121,11 @@ def attribute(
         ways = [(starts[own], t[:, None], 1 / steps) for own, t in zip(drawn, at, strict=True)]
     for start, t, weight in ways:
         line = rows - start
-        found = input_gradient(model, _given(model, (start + line * t).astype(rows.dtype)), output, logits)
-        values += weight * line * found
-    bases = _output(model, starts, output, logits)
+        values += weight * line * gradient((start + line * t).astype(rows.dtype))
+    bases = value(starts)
     if method == "expected":
         bases = bases.mean(keepdims=True)
-    change = _output(model, rows, output, logits) - bases
+    change = value(rows) - bases
     return _of(values, change)
 
 

@@ -307,6 +307,19 @@ class _Steps:
             ends.append(own[depth - 1])
         return self.append_mean(ends)
 
+    def walk_joined(self, source: int) -> int:
+        """Append all operations, and a concatenation of heads; return the step of the output."""
+        first = len(self.found)
+        last = self.walk_all(source)
+        heads = [step for step in self.found[first:] if step.one.is_head]
+        if len(heads) < 2:
+            return last
+        for step in heads:
+            self.found[step.number] = step._replace(one=step.one._replace(is_head=False))
+        units = sum(step.one.n_out for step in heads)
+        joined = Operation(KINDS["concatenate"], "", (), heads[0].one.n_out, units)
+        return self.append(joined, tuple(step.number for step in heads), self.named({}))
+
     def append_mean(self, ends: Sequence[int]) -> int:
         """Append the mean of some steps' outputs."""
         units, (total, *others) = self.found[ends[0]].one.n_out, ends
@@ -427,7 +440,7 @@ def columns_graph(
 def mean_graph(
     networks: Sequence[tuple[Network, NDArray[Any]]], columns: Sequence[NDArray[np.int64]], n_in: int
 ) -> ExportGraph:
-    """Return the graph of the mean output of networks with a common input.
+    """Return the graph of the mean output of networks with a common input; heads are side by side.
 
     networks : with their parameters; columns : each network's columns of X (rows, n_in), in the order of its
         blocks of inputs, which are numbers
@@ -443,10 +456,10 @@ def mean_graph(
             ]
             read = [made.append_gather(INPUTS, part, n_in) for part in cut]
             made.blocks = iter([GraphInput(number, "", 0) for number in read])
-            ends.append(made.walk_all(INPUTS))
+            ends.append(made.walk_joined(INPUTS))
             continue
         is_whole = np.array_equal(own, np.arange(n_in))
-        ends.append(made.walk_all(INPUTS if is_whole else made.append_gather(INPUTS, own, n_in)))
+        ends.append(made.walk_joined(INPUTS if is_whole else made.append_gather(INPUTS, own, n_in)))
     assert made is not None
     made.append_mean(ends)
     network, parameters = networks[0]

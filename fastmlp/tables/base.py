@@ -1,4 +1,4 @@
-"""TableEstimator: what the classifier and the regressor of tables share, from a table to trained members."""
+"""TableEstimator: the common part of the classifier and the regressor of tables."""
 
 from __future__ import annotations
 
@@ -7,121 +7,114 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError
+from fastmlp.checks import CheckpointError, Deferred
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.notices import Bar
-from fastmlp.tables import effects, members, report, selection
-from fastmlp.tables.codes import with_codes
+from fastmlp.tables import effects, held_out, members, report, selection
+from fastmlp.tables.categories import Targets
+from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.deadline import Deadline
-from fastmlp.tables.effects import REPEATS
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame, as_given, separated
-from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Doubt, dependence_of, doubt
-from fastmlp.tables.inferred import row_numbers as numbers_of_rows
+from fastmlp.tables.exporting import Exported
+from fastmlp.tables.frames import as_given, separated
+from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
-from fastmlp.tables.means import Targets
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.search import SearchTrial, searched
-from fastmlp.tables.settings import check, fixed, recipes_of
+from fastmlp.tables.kinds import row_numbers as numbers_of_rows
+from fastmlp.tables.reading import ReadOptions, as_frame
+from fastmlp.tables.recipe import Recipe, fixed, recipes_of
 from fastmlp.tables.slopes import Sloped
-from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task, with_targets
-from fastmlp.tables.texts import MISSING
+from fastmlp.tables.targets import with_targets
+from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
 
 if TYPE_CHECKING:
     import polars as pl
-
-Array = NDArray[Any]
+else:
+    pl = Deferred("polars", "table", "a table")
 
 LEAST_TIME = 20.0
-"""Seconds of a time limit below which nobody looks for columns by which rows depend on each other."""
+"""Shortest time limit in seconds with a search for columns by which rows depend on each other."""
 
 
-class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Base of TableClassifier and TableRegressor, which say what y means.
+class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of TableClassifier and TableRegressor, which differ in the target.
 
     Parameters
     ----------
     columns : mapping of str to str or (str, str), optional
-        Kinds of columns that shall not be inferred, by name: number, category, date, text or drop. With a
-        kind, how its texts are written: ("number", "$1,234.50"), an example; ("date", "%m/%d/%Y"), a format,
-        or one of seconds, milliseconds, microseconds and nanoseconds since 1970.
+        Kinds of columns in place of inferred kinds, by name: number, category, date, text or drop. A pair
+        adds how texts are written: ("number", "$1,234.50"), an example; ("date", "%m/%d/%Y"), a format, or
+        seconds, milliseconds, microseconds or nanoseconds since 1970.
     time : str, optional
-        A column of dates or numbers: what is held out, for recipes, epochs and errors of intervals, are the
-        later rows, as the rows to predict will be later.
+        A column of dates or numbers, if the rows to predict are later: the later rows are held out, for
+        recipes, epochs and errors of intervals.
     group : str, optional
-        A column of names, as those of patients: all rows of one are held out together, as the rows to predict
-        will be of new ones. The column is not learned from, unless `columns` says its kind. With a time, too,
+        A column of names, as of patients, if the rows to predict are of new groups: all rows of a group are
+        held out together. The column is not learned from, unless `columns` has its kind. With a time, too,
         the groups that begin last are held out.
     monotone : mapping of str to int, optional
-        1 for columns of numbers with which predictions rise, -1 for those with which they fall: of any two
-        rows that differ in such columns only, exactly. Of two classes it is the probability of the second;
-        more are refused. The hidden activation is relu, unless another that never falls is given.
+        1 for columns of numbers with rising predictions, -1 for falling predictions: exactly, for any two
+        rows that differ in such columns only. Of two classes, for the probability of the second; more classes
+        are refused. The hidden activation is relu, unless another activation that never falls is given.
     missing : sequence of str, optional
-        Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
+        Texts of missing values; None for NA, nan, null, ? and similar texts.
     levels : int, optional
-        Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 5000, and mean targets in place of more than 300. The same holds of numbers that are codes.
+        Most levels of a category with a column each, the most frequent first; other levels share a column.
+        None for 5000, and for mean targets in place of more than 300 levels.
     preset : str, optional
-        How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
-        of their own. Rows that are held out decide between those of one preset. None for good.
+        The time: fast, good or best, the recipes of `PRESETS` with the given settings. Rows held out choose
+        between the recipes of a preset. None for good.
     hidden : sequence of int, optional
-        Units of the hidden layers. This and the following: None takes what the preset's recipes have.
+        Units of the hidden layers. Here and below, None for the settings of the preset's recipes.
     layers : list of layers, optional
-        The hidden layers, as those of `fastmlp.Network`, in the place of hidden, activation and dropout.
+        Hidden layers as of `fastmlp.Network`, in place of hidden, activation and dropout.
     activation, optimizer : str, optional
-        Names of the hidden layers' activation and of the optimiser, as for the command line.
+        Names, as for the command line.
     learning_rate : float, optional
         The rate of the first step, which falls to 0 along a cosine.
     epochs, batch_size : int, optional
     dropout, l2 : float, optional
         As for `fastmlp.Network`.
     members : int, optional
-        How many networks of each recipe are trained. The first ones, one to five, hold out parts of the rows,
-        which choose recipes and numbers of epochs; the others have all rows. The mean of those of the best
-        recipes predicts.
+        Number of networks of each recipe. The first networks, one to five, hold out parts of the rows, which
+        choose recipes and numbers of epochs; the others have all rows. The mean of the best recipes predicts.
     time_limit : float, optional
-        Seconds that `fit` may take, with reading, compiling and the search: there are fewer networks, epochs
-        and rows where it is short. `fastmlp train` counts its report, too.
+        Seconds of `fit`, with reading, compiling and the search: a short time has fewer networks, epochs and
+        rows. Of `fastmlp train` with its report.
     search : float, optional
-        Seconds in which the hidden layers and the rate are searched for before, as far as they are not given.
+        Seconds of a search for the hidden layers and the rate, if not given, before the training.
     backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
     random_state : int, RandomState or None
     progress : bool or None
-        Progress bars on stderr; None shows them if it is a terminal, and in a notebook.
+        True for progress bars on stderr; None for bars on a terminal and in a notebook.
 
     Attributes
     ----------
-    encoding_ : Encoding, what was learned of the columns
-    task_ : Classification or Regression
-    groups_ : list of (Recipe, list of Model), the recipes that predict, the best first, with their networks
-    recipe_ : Recipe, the best one's settings
-    models_ : list of Model, all networks, the members
-    errors_ : HeldErrors or None, of a regression the errors on rows that members held out, and their sizes by
-        the prediction, over the target's deviation
-    trials_ : list of Trial, what the search tried
-    shortened_ : str or None, in words what `time_limit` has left out
-    report_ : dict or None; its "columns" has a row for each column: name, kind, what is done, missing values,
-        levels of a category, an example, what is in doubt; `fastmlp train`, and `fit` with `test`, add scores
-        on held-out rows
-    fingerprint_ : str or None, a digest of the table that was trained on, and of each of `fit_more` behind
-    held_ : (rows,) array of bool or None, which rows of that table were held out for the report
+    encoding_ : Encoding, the learned columns
+    task_ : Classification or Regression, or Several
+    groups_ : list of (Recipe, list of Model), the recipes, the best first, with their networks
+    recipe_ : Recipe, the best recipe
+    models_ : list of Model, all networks
+    errors_ : HeldErrors or None, of a regression the errors on rows held out, and their sizes by the
+        prediction, over the target's deviation
+    trials_ : list of SearchTrial, the trials of the search
+    shortened_ : str or None, in words the networks, epochs and rows that `time_limit` left out
+    report_ : dict or None; "columns" has a row for each column: name, kind, use, missing values, levels of a
+        category, an example, and a doubt; `fastmlp train`, and `fit` with `test`, add scores
+    fingerprint_ : str or None, digests of the table of the training, and of each table of `fit_more`
+    held_ : (rows,) array of bool or None, rows of that table held out for the report
     feature_names_in_ : (columns,) array of str, the columns of the table
     """
 
@@ -168,34 +161,34 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         row_numbers: Collection[str] = (),
         test: Any = None,
     ) -> Self:
-        """Learn the columns and train the members.
+        """Learn the columns and train the networks.
 
         Parameters
         ----------
         X : table
-            A frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
-            a mapping of columns, or an array (rows, n).
-        y : (rows,) array or series, or the name of a column of X; several targets as a table, or as a list of
-            names: networks have a head for each, and `predict` returns a frame. A regressor takes what holds
-            no numbers as classes. Rows without one of them are left out
+            A frame of polars or pandas, the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy), a
+            mapping of columns, or an array (rows, n).
+        y : (rows,) array or series, or the name of a column of X
+            Several targets are a table, or a list of names: networks have a head for each, and `predict`
+            returns a frame. For a regressor, texts among several targets are classes. Rows without a target
+            are left out.
         sample_weight : (rows,) array of at least 0, optional
-        row_numbers : columns to drop because they number the rows of a table of which X is a part
+        row_numbers : columns to drop, because they number the rows of a table with X as a part
         test : table, optional
-            Rows that `report_` is of, with the column y, or a pair (X, y).
+            Rows for the scores of `report_`, with the column y, or a pair (X, y).
 
         Raises
         ------
         TableError
-            A ValueError that names row and column, if a value cannot be used.
+            A ValueError with row and column, for a value that cannot be used.
         ImportError
-            If polars is not installed.
+            Without polars.
 
         Warns
         -----
         UserWarning
-            If rows have no target, which are left out, a column of X is the target, columns are left out or
-            in doubt, `time_limit` has left something out, or rows seem to depend on each other by a column
-            that is neither time nor group.
+            If rows without a target are left out, a column of X is the target, columns are left out or in
+            doubt, `time_limit` left something out, or rows seem to depend on each other by a column.
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
@@ -215,37 +208,35 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             warnings.warn(line, stacklevel=2)
         targets = Targets(self.task_, values)
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
-        found = self.doubt(frame, values, deadline)
+        doubt = self.doubt(frame, values, deadline)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
         if test is not None:
             pair = test if isinstance(test, tuple) else (test, y if isinstance(y, str) else None)
             tested, judged, _ = self._read(*pair)
             others = report.simpler(self, frame, values, None, 0, deadline, (tested, judged))
             tested = self.encoding_.encoded(tested, self.floats)
-        del frame, X  # what was read from a file is no longer there while members are trained
+        del frame, X  # the frame of a file is freed before the training
         self.train(encoded, values, weights, deadline, dependence)
         if test is not None:
-            self.report_ = (self.report_ or {}) | report.compared(
-                self, report.outputs_in_parts(self, tested), judged, others
-            )
+            scores = report.compared(self, report.outputs_in_parts(self, tested), judged, others)
+            self.report_ = (self.report_ or {}) | scores
         if self.shortened_ is not None:
             by = "there was" if deadline.interrupted else f"time_limit={self.time_limit:g} left"
             warnings.warn(f"{by} room for {self.shortened_}", stacklevel=2)
-        if found is not None:
-            warnings.warn(found.sentence(f"{found.parameter}={found.column!r}"), stacklevel=2)
+        if doubt is not None:
+            warnings.warn(doubt.sentence(f"{doubt.parameter}={doubt.column!r}"), stacklevel=2)
         return self
 
     def doubt(
         self, frame: pl.DataFrame, y: Array, deadline: Deadline, rows: Array | None = None
     ) -> Doubt | None:
-        """Return the column by which rows seem to depend on each other, if nobody says and there is time.
+        """Return the column by which rows seem to depend on each other; None with time or group.
 
-        frame, y, rows : as for `learn`, which is called before
+        frame, y, rows : as for `learn`, which is called before; without enough time, too, None
         """
         if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
             return None
-        columns = (*self.encoding_.columns, *self.encoding_.codes)
-        return doubt(frame, y, self.task_, columns, rows)
+        return held_out.doubt(frame, y, self.task_, self.encoding_.columns, rows)
 
     def learn(
         self,
@@ -259,11 +250,9 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         """Learn the columns and the task: the first half of `fit`.
 
         frame, y, target : a table without its target, the target (rows,), and its name
-        row_numbers : as for `fit`; rows : (rows,) truth values, of those to learn from; None for all
-        found : of the texts of the table
+        row_numbers : as for `fit`; rows : (rows,) truth values, of the rows to learn from; None for all
+        found : the writings of the table's texts
         """
-        import polars as pl
-
         recipes = self._recipes()
         learned = y if rows is None else y[rows]
         if len(learned) < 3:
@@ -275,7 +264,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             raise TableError(f"a threshold is between two classes, and the target has {self.task_.n_out}")
         if self._settings.get("class_weight") is not None:
             self.check_single("class_weight")
-        for recipe in recipes:  # what they refuse is refused before encoding
+        for recipe in recipes:  # mistakes are refused before encoding
             recipe.network(1, self.task_, np.ones(1) if self.monotone else None), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
         targets = Targets(self.task_, learned)
@@ -286,7 +275,7 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         for name in self.monotone or {}:
             given.setdefault(name, "number")
         if not isinstance((self.columns or {}).get(target, ""), str):
-            del given[target]  # it is said how the target is written
+            del given[target]  # the pair says how the target is written
         encoding = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
         self._name(frame.columns, target)
         if found is not None:
@@ -294,8 +283,6 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
         self.encoding_ = encoding
-        if few is not None and self.layers is None:
-            self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
         self.held_: Array | None = None if rows is None else ~rows
@@ -308,65 +295,71 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         deadline: Deadline | None = None,
         dependence: Dependence = ALONE,
     ) -> None:
-        """Train the members: the second half of `fit`.
+        """Train the networks: the second half of `fit`.
 
         X : (rows, n) as `encoding_` encodes rows in `floats`, with their targets
         y, weights : (rows,), the targets and weights
-        deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
-        dependence : of these rows, which says what is held out together
+        deadline : of `time_limit`, from the beginning of the first half; None for a limit from now on
+        dependence : of these rows
         """
-        deadline = Deadline(self.time_limit) if deadline is None else deadline
-        numbers = self.encoding_.numbers
-        embeds = may_embed(X, numbers)
-        recipes = self._recipes()
-        recipes = tuple(recipe for recipe in recipes if embeds or not recipe.embeds) or recipes
-        targets = self.task_.encoded(y)
+        numbers, recipes = self.encoding_.numbers, self._recipes()
+        if not may_embed(X, numbers):
+            recipes = tuple(recipe for recipe in recipes if not recipe.embeds) or recipes
         several = have_three(X, numbers) if any(one.embeds for one in recipes) else None
-        settings = self._members(deadline, dependence, several)
-        self.trials_: list[SearchTrial] = []
+        deadline = Deadline(self.time_limit) if deadline is None else deadline
+        training = self._training(
+            X, self.task_.encoded(y), weights, recipes[0], dependence, deadline, several
+        )
+        self.trials_: list[selection.SearchTrial] = []
         if self.search is not None:
             seconds = min(float(self.search), max(1.0, deadline.left / 2))
             first = next((recipe for recipe in recipes if recipe.embeds), recipes[0])
-            recipe, self.trials_ = searched(
-                X, targets, weights, self.task_, first, seconds, settings, fixed(self._settings)
-            )
+            recipe, self.trials_ = selection.searched(training, first, seconds, fixed(self._settings))
             recipes = (recipe,)
-        groups, self.shortened_ = selection.train(X, targets, weights, self.task_, recipes, settings)
-        self._take(groups, targets, weights, dependence)
+        groups, self.shortened_ = selection.train(training, recipes)
+        self._take(groups, training, weights)
+
+    def _training(
+        self, X: Any, targets: Array, weights: Array | None, recipe: Recipe, dependence: Dependence,
+        deadline: Deadline, several: Array | None = None,
+    ) -> members.TableTraining:  # fmt: skip
+        """Return the rows for trainings with the estimator's options; several : as for `inputs_of`"""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        signs = self.encoding_.signs(self.monotone or {})
+        several = np.zeros(0, bool) if several is None else several & (signs[: len(several)] == 0)
+        weights = members.weights_of(targets, weights, self.task_, recipe)
+        return members.TableTraining(
+            X, targets, weights, self.task_, seed, several, signs, deadline, dependence, self.backend,
+            self.threads, self.dtype, self.progress,
+        )  # fmt: skip
 
     def _take(
-        self, groups: list[selection.Group], targets: Array, weights: Array | None, dependence: Dependence
+        self, groups: list[selection.Group], training: members.TableTraining, weights: Array | None
     ) -> None:
-        """Have the networks of groups, with the errors or the threshold by the rows that they held out."""
+        """Keep the networks of groups, and the errors or the threshold by the rows held out."""
         self.groups_ = [(group.recipe, group.models) for group in groups]
-        judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
         self.errors_: HeldErrors | None = None
-        if isinstance(self.task_, Regression | Several):
-            outputs, rows = out_of_fold(judged)
-            if isinstance(self.task_, Regression):
-                follows = self.models_[0].network.monotone is None
-                self.errors_ = errors_of(outputs, rows, targets, dependence, follows)
-            own = None if weights is None else weights[rows]
-            self.task_ = self.task_.with_shift(outputs, targets[rows], own)
-        elif (wanted := self._settings["threshold"]) is not None:
-            outputs, rows = out_of_fold(judged)
-            own = None if weights is None else weights[rows]
-            self.task_ = self.task_.with_threshold(wanted, outputs, targets[rows], own)
+        judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
+        outputs, rows = out_of_fold(judged)
+        true, own = training.targets[rows], None if weights is None else weights[rows]
+        if isinstance(self.task_, Regression):
+            follows = self.models_[0].network.monotone is None
+            self.errors_ = errors_of(outputs, rows, training.targets, training.dependence, follows)
+        self.task_ = self.task_.adjusted(outputs, true, own, self._settings.get("threshold"))
 
     def fit_more(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Go on training on new rows, with what was learned of columns and targets as it is.
+        """Go on training on new rows, with the learned columns and targets.
 
-        Scales, levels and classes stay, and new levels are what they are to `predict`. Networks hold out
-        parts of the new rows, as in `fit`: the errors of intervals, and the threshold, are then those of new
-        rows. Scores of `report_` remain those of the model before, and it says so.
+        Scales, levels and classes stay; a new level is as for `predict`. Networks hold out parts of the new
+        rows, as in `fit`, for the errors of intervals and the threshold. `report_` keeps the scores of the
+        model before, and says so.
 
-        X, y, sample_weight : as for `fit`, of rows that were not learned from; y : None for the column of X
-            that has the target's name
+        X, y, sample_weight : as for `fit`, of new rows; y : None for the column of X with the target's name
 
         Raises
         ------
         TableError
-            As of `fit`; if a class is new, a number is below what the loss takes, or there are too few rows.
+            As `fit`; for a new class, a number too small for the loss, or too few rows.
         """
         frame, values, weights = self._read(X, y, sample_weight)
         single = [(self.target_name_, self.task_, values)]
@@ -375,56 +368,47 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
                 task.check(own, name)
             elif (new := task.encoded(own) < 0).any():
                 raise TableError(f"class {checks.shown(own[new][0])} was not learned", name)
-        targets = self.task_.encoded(values)
-        if len(values) < FOLDS:
-            raise TableError(f"at least {FOLDS} rows with a target are needed, got {len(values)}")
-        own, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
+        if len(values) < held_out.FOLDS:
+            least = held_out.FOLDS
+            raise TableError(f"at least {least} rows with a target are needed, got {len(values)}")
+        digest, known = self.encoding_.fingerprint(frame, values), (self.fingerprint_ or "").split()
         again = ["the model has learned from this table: errors of intervals will be too small"]
-        for line in self.encoding_.remarks(frame) + again * (own in known):
+        for line in self.encoding_.remarks(frame) + again * (digest in known):
             warnings.warn(line, stacklevel=2)
         dependence = dependence_of(frame, values, self.time, self.group, self.encoding_.dropped)
-        encoded = self.encoding_.encoded(frame, self.models_[0].parameters.dtype)
-        groups = selection.more(
-            encoded, targets, weights, self.task_, self.groups_, self._members(Deadline(), dependence)
-        )
-        self._take(groups, targets, weights, dependence)
-        report, count = self.report_ or {}, len(values)
-        before = f"before {count} rows more were learned"
-        self.report_ = report | {"held out": ", ".join(filter(None, (report.get("held out"), before)))}
-        self.fingerprint_ = " ".join([*known, own])
+        encoded, targets = self.encoding_.encoded(frame, self._dtype), self.task_.encoded(values)
+        training = self._training(encoded, targets, weights, self.recipe_, dependence, Deadline())
+        self._take(selection.more(training, self.groups_), training, weights)
+        before = (self.report_ or {}).get("held out"), f"before {len(values)} rows more were learned"
+        self.report_ = (self.report_ or {}) | {"held out": ", ".join(filter(None, before))}
+        self.fingerprint_ = " ".join([*known, digest])
         return self
-
-    def _members(
-        self, deadline: Deadline, dependence: Dependence, several: Array | None = None
-    ) -> members.MemberSettings:
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        several = np.zeros(0, bool) if several is None else several
-        signs = self.encoding_.signs(self.monotone or {})
-        several = several & (signs[: len(several)] == 0)
-        return members.MemberSettings(
-            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype, dependence, signs
-        )
 
     @property
     def recipe_(self) -> Recipe:
-        """The recipe that had the least loss on rows held out."""
+        """The recipe with the least loss on rows held out."""
         return self.groups_[0][0]
 
     @property
     def models_(self) -> list[Model]:
-        """The networks whose mean predicts."""
+        """All networks, whose mean predicts."""
         return [model for _, models in self.groups_ for model in models]
 
     @property
     def floats(self) -> np.dtype[Any]:
-        """What X is encoded in."""
+        """The dtype of X."""
         own = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
         return floating_dtype(own, np.empty(0))
 
-    def predict(self, X: Any) -> Any:
-        """Return what is predicted for each row (rows,): a class, or a number; of several targets a frame.
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        """The dtype of X for trained networks."""
+        return self.models_[0].parameters.dtype
 
-        X : as for `fit`; columns that the model does not use may be missing
+    def predict(self, X: Any) -> Any:
+        """Return the predicted class or number of each row (rows,); of several targets a frame.
+
+        X : as for `fit`; unused columns may be missing
         """
         outputs = self.outputs(X)
         found = self.task_.decoded(outputs)
@@ -432,33 +416,39 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return found if names is None else as_given(X, {name: found[name] for name in names})
 
     def outputs(self, X: Any) -> Array:
-        """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers.
+        """Return the networks' mean outputs (rows, n_out): probabilities, or standardised numbers.
 
         Warns
         -----
         UserWarning
-            If unusually many rows have a level that was not learned, a column's dtype cannot hold a level, or
-            texts are not written as those of the training were.
+            For unusually many rows with a level that was not learned, a column's dtype that cannot hold a
+            level, or texts with another writing than in the training.
         """
         check_is_fitted(self)
-        frame = self._columns_of(X)
-        found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
-        rows = 0
-        with Bar(len(frame), "row", "predicting", self.progress) as bar:
-            for piece in self.encoding_.pieces(frame, dtype):
-                if piece.shape[0]:
-                    found.append(members.outputs(self.models_, piece))
-                    rows += piece.shape[0]
-                    bar.move(rows)
+        frame, models = self._columns_of(X), self.models_
+        pieces = self.encoding_.pieces(frame, self._dtype)
+        found = report.in_parts(
+            lambda piece: members.outputs(models, piece), pieces, len(frame), "predicting", self.progress
+        )
         for line in self.encoding_.remarks(frame):
-            warnings.warn(line, stacklevel=3)  # what calls predict
-        return np.concatenate(found)
+            warnings.warn(line, stacklevel=3)  # the caller of predict
+        return found
 
-    def importances(self, X: Any, y: Any = None, *, repeats: int = REPEATS, random_state: int = 0) -> Any:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy, or R^2, for a table and its target; of several targets the mean.
+
+        X, y : as for `fit`; y : None for the column of X with the target's name
+        """
+        frame, values, weights = self._read(X, y, sample_weight)
+        return self.task_.score(values, self.outputs(frame), weights)
+
+    def importances(
+        self, X: Any, y: Any = None, *, repeats: int = effects.REPEATS, random_state: int = 0
+    ) -> Any:
         """Return a frame of the columns and of their permutation importance, the greatest first.
 
-        Its columns are column, mean and deviation: how much the log loss, or the RMSE, rises if the column is
-        shuffled, over some shuffles. Of the table that was trained on the rows held out are looked at.
+        The columns mean and deviation are of the rise of the log loss, or of the RMSE, over some shuffles of
+        a column. Of the table of the training, only rows held out are used.
 
         X, y : a table and its target, as for `fit`
         """
@@ -467,10 +457,10 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return as_given(X, [one._asdict() for one in found])
 
     def effects(self, X: Any, columns: str | Sequence[str], *, random_state: int = 0) -> dict[str, Any]:
-        """Return the effect of each of some columns: a frame of its values and the mean predictions there.
+        """Return the effects of columns by name: frames of values and mean predictions.
 
-        An effect is a partial dependence: the mean prediction of some rows if all had one value. Of classes
-        there is a column for the probability of each. Free texts, and what is not learned from, have none.
+        An effect is a partial dependence: the mean prediction of some rows with the same value. For classes
+        there is a column for each probability. Free texts and unused columns have no effect.
 
         X : a table, as for `predict`
         """
@@ -479,23 +469,21 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         names = [columns] if isinstance(columns, str) else [*columns]
         for name in names:
             checks.choice("column", name, [*self.encoding_.places])
-        frame = self._columns_of(X)
         outputs = getattr(self.task_, "classes", (self.target_name_,))
-        return {
-            one.column.name: as_given(X, {one.column.name: one.values} | {
-                f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)
-            })
-            for one in effects.effects(self, frame, names, random_state)
-        }  # fmt: skip
+        found = {}
+        for one in effects.effects(self, self._columns_of(X), names, random_state):
+            means = {f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)}
+            found[one.column.name] = as_given(X, {one.column.name: one.values} | means)
+        return found
 
     def plot(
         self, X: Any, y: Any = None, panel: str | None = None, *, ax: Any = None, random_state: int = 0
     ) -> Any:
-        """Draw the model on a table with Matplotlib; return the Figure of all panels, or the Axes of one.
+        """Draw the model on a table with Matplotlib; return the Figure of all panels, or the Axes of a panel.
 
         X, y : as for `importances`
         panel : losses, confusion, calibration, residuals, importances, intervals, or a column, for its effect
-        ax : Axes to draw a panel on; None for new ones
+        ax : Axes to draw a panel on; None for new Axes
         """
         from fastmlp.tables import plots
 
@@ -506,94 +494,43 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return plots.plot_one(self, frame, values, panel, ax, random_state)
 
     def check_single(self, what: str) -> None:
-        """Raise ValueError if the model has several targets."""
+        """Raise ValueError for a model of several targets."""
         if isinstance(self.task_, Several):
             raise ValueError(f"{what} is for a single target, and this model has {len(self.task_.parts)}")
 
-    def _mean_score(self, frame: pl.DataFrame, y: Array) -> float:
-        """Return the mean score of several targets: R^2, or the accuracy."""
-        assert isinstance(self.task_, Several)
-        measures = self.task_.measures(y, self.outputs(frame))
-        return float(np.mean([measures[f"{task.measure} of {name}"] for name, task in self.task_.parts]))
-
     def looked_at(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array, str | None]:
-        """Return the rows of a table to judge the model by, their targets, and in words which rows they are.
+        """Return rows to judge the model by, their targets, and in words the origin of the rows.
 
-        They are those that were held out, if the table is the one that was trained on and some were, else all
-        rows. The words are None for another table.
+        Of the table of the training these are the rows held out, if there are any; else all rows. The words
+        are None for another table.
 
         X, y : a table and its target, as for `fit`
         """
         frame, values, _ = self._read(X, y)
-        known, own = (self.fingerprint_ or "").split(), self.encoding_.fingerprint(frame, values)
-        if own not in known:
+        known, digest = (self.fingerprint_ or "").split(), self.encoding_.fingerprint(frame, values)
+        if digest not in known:
             return frame, values, None
-        if self.held_ is None or len(self.held_) != len(values) or own != known[0]:
+        if self.held_ is None or len(self.held_) != len(values) or digest != known[0]:
             return frame, values, "rows that the model was trained on"
         return frame.filter(self.held_), values[self.held_], "rows that were held out of the training"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
+        """Write the model with its columns to a file without code; `load` reads the file."""
         from fastmlp.tables import storage
 
         check_is_fitted(self)
         storage.write(path, self)
 
-    def to_onnx(self, path: str | os.PathLike[str]) -> None:
-        """Write an ONNX file: "X" (rows, columns) float64, as `coded` gives a table, to "output" (rows, n).
-
-        The output is what `predict` gives of numbers, and of classes the probability of each. What the
-        numbers mean is in the file's metadata: names and levels of columns, and classes. Needs the extra
-        `onnx`.
-
-        Raises
-        ------
-        TableError
-            If a column is free text.
-        ValueError
-            If there are several targets, or networks learned logarithms.
-        """
-        from fastmlp.tables import exporting
-
-        check_is_fitted(self)
-        exporting.to_onnx(self, Path(path))
-
-    def to_c(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
-        """Write a C99 header with `void NAME_predict(const double *x, double *out)`, for one row.
-
-        Rows, outputs and errors are those of `to_onnx`; a file beside, which ends in .json, says what the
-        numbers mean.
-
-        name : what its functions begin with, an identifier of C; None for the file's name
-        """
-        from fastmlp.tables import exporting
-
-        check_is_fitted(self)
-        exporting.to_c(self, Path(path), name)
-
-    def coded(self, X: Any) -> Array:
-        """Return a table as exports take it, (rows, columns) float64.
-
-        A number is as it is, a date in seconds since 1970, and a category the place of its level: NaN where
-        there is none, and -1 for a level that was not learned.
-
-        X : as for `predict`
-        """
-        from fastmlp.tables import exporting
-
-        check_is_fitted(self)
-        return exporting.coded(self.encoding_, self._columns_of(X))
-
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the model in a file that `save` wrote.
+        """Return the model in a file of `save`.
 
         Raises
         ------
         CheckpointError
-            If the file is damaged, or holds a model of another kind.
+            For a damaged file, or a file with another kind of model.
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         from fastmlp.tables import storage
 
@@ -605,17 +542,17 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     @classmethod
     def restored(cls, kept: dict[str, Any]) -> Self:
-        """Return the estimator that a file holds, by attributes as `storage.parsed` returns them."""
+        """Return the estimator with attributes of `storage.parsed`."""
         estimator = cls()
         estimator.__dict__ |= kept
         estimator._name([column.name for column in estimator.encoding_.columns], estimator.target_name_)
         return estimator
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle holds, of an earlier version, too."""
+        """Take the content of a pickle, also of an earlier version."""
         super().__setstate__(state)
         own = self.__dict__
-        if "models_" in own:  # all networks follow one recipe
+        if "models_" in own:  # all networks follow a single recipe
             own["groups_"] = [(own.pop("recipe_"), own.pop("models_"))]
         if isinstance(own.get("errors_"), np.ndarray):  # without sizes
             own["errors_"] = HeldErrors.of_one_size(own["errors_"])
@@ -624,14 +561,14 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """The constructor's arguments by their names."""
+        """The constructor's arguments by name."""
         return {name: getattr(self, name) for name in self._get_param_names()}
 
     def _recipes(self) -> tuple[Recipe, ...]:
-        """Return the recipes that rows held out decide between; ValueError if a setting is wrong."""
-        check(self._settings)
+        """Return the recipes for the choice by rows held out; ValueError for a wrong setting."""
+        recipes = recipes_of(self._settings)
         _ = self.floats  # raises for another dtype
-        return recipes_of(self._settings)
+        return recipes
 
     def _name(self, columns: list[str], target: str) -> None:
         self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
@@ -641,15 +578,15 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     @property
     def missing_texts(self) -> Sequence[str]:
-        """Texts that say that there is no value."""
+        """Texts of missing values."""
         return MISSING if self.missing is None else self.missing
 
     def read_options(
         self, kinds: Given | None, only: Sequence[str] | None = None, target: Any = None, learns: bool = False
     ) -> ReadOptions:
-        """Return how a file is to be read; classes in the column `target` as the texts that they are.
+        """Return the options for reading a file; classes in the column `target` remain texts.
 
-        Columns remain texts of which it is known how they are written. learns : as of `ReadOptions`
+        Columns with a known writing remain texts. learns : as of `ReadOptions`
         """
         known = {name: kind if isinstance(kind, str) else "category" for name, kind in (kinds or {}).items()}
         if not learns:
@@ -659,42 +596,41 @@ class TableEstimator(Sloped, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return ReadOptions(known, only, self.missing_texts, self.progress, learns=learns)
 
     def _columns_of(self, X: Any) -> pl.DataFrame:
-        """Return a table, of a file the columns that the model uses, read as those of the training were."""
+        """Return a table, read as the table of the training; of a file only the used columns."""
         frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
         return self._as_learned(frame)
 
     def _separated(self, X: Any, y: Any) -> tuple[pl.DataFrame, pl.Series]:
-        """Return a table without its target, and the target, read as those of the training were."""
+        """Return a table without its target, and the target, read as in the training."""
         frame, target = separated(as_frame(X, self.read_options(self.encoding_.kinds, target=y)), y)
         named = self._as_learned(target.to_frame(self.target_name_))
         return self._as_learned(frame), named.to_series().alias(target.name)
 
     def _as_learned(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return numbers and dates in place of texts; warn of texts that are not written as they were."""
+        """Return numbers and dates in place of texts; warn of texts with another writing."""
         lacking = [one for one in self.encoding_.kinds if one[:7] == "column_" and one not in frame.columns]
         if lacking and "" in frame.columns:  # earlier versions learned a column without a name so
             frame = frame.rename({"": lacking[0]})
         frame, lines = as_learned(frame, self.encoding_.writings, self.missing_texts)
         for line in lines:
-            warnings.warn(line, stacklevel=5)  # what calls predict
+            warnings.warn(line, stacklevel=5)  # the caller of predict
         return frame
 
     def _read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[pl.DataFrame, Array, Array | None]:
-        """Return the rows of a table that have a target, without it, and targets and weights (rows,).
+        """Return the rows of a table with a target, without the target, and targets and weights (rows,).
 
-        y : as for `fit`; None for the column of X that has the target's name
+        y : as for `fit`; None for the column of X with the target's name
         """
         check_is_fitted(self, "encoding_")
         if y is None:
             task, y = self.task_, self.target_name_
             y = [name for name, _ in task.parts] if isinstance(task, Several) else y
-        frame, target = self._separated(X, y)
-        return self._with_targets(frame, target, sample_weight, self.task_)
+        return self._with_targets(*self._separated(X, y), sample_weight, self.task_)
 
     def _with_targets(
         self, frame: pl.DataFrame, target: pl.Series, sample_weight: Any, learned: Task | None = None
     ) -> tuple[pl.DataFrame, Array, Array | None]:
-        """Return the rows that have a target, with targets and weights (rows,); warn of the others."""
+        """Return the rows with a target, and targets and weights (rows,); warn of other rows."""
         if not len(frame):
             raise TableError("there are no rows")
         if len(target) != len(frame):

@@ -1,52 +1,67 @@
-"""Categories: their levels, and which level a value is when it comes in another type than was learned."""
+"""Categories: columns of levels, with a column of X for each level, or with the mean target of many levels.
+
+Means are smoothed (Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes",
+2001). A row to learn from has the mean of earlier rows in a random order (Prokhorenkova and others,
+"CatBoost: unbiased boosting with categorical features", 2018): no row sees the row's target.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, Share, Whole, or_missing
-from fastmlp.tables.values import labels_of
+from fastmlp.checks import Deferred
+from fastmlp.tables.columns import (
+    MOST_LEVELS,
+    Array,
+    Cells,
+    Column,
+    Count,
+    Mean,
+    Positive,
+    Share,
+    Whole,
+    clipped,
+    labels_of,
+)
+from fastmlp.tables.tasks import Classification, Several, Task
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
-LEAST_COUNT = 2
-"""Rows that a level must have had for a column of its own; rarer ones share one."""
-
-NEVER_SEEN = 3
-"""Rows that are added to those without a level of their own: where all of n rows have one, a share of 3 / n
-may have none in the long run (the rule of three)."""
-
-UNUSUAL = 0.05
-"""Share of unknown levels beyond what was expected that is worth a warning, if it is not by chance."""
-
-UNKNOWN, MISSING = -1, -2
-"""What stands for a level's place: it was not learned, or there is none."""
-
-TRUTH = {"1": "true", "0": "false"}
-"""Numbers that are truth values, where truth values were learned."""
+LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
+NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
+UNUSUAL = 0.05  # share of unknown levels worth a warning, beyond the expected share and beyond chance
+UNKNOWN, MISSING = -1, -2  # the places of a level that was not learned, and of a missing value
+TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth values were learned
 
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
-"""Texts that are numbers, and no codes like 007."""
+"""Texts of numbers; 007 is a code."""
+
+MOST_CLASSES = 10  # the most classes with mean targets: every class has a column of X
+MOST_MEANS = 100_000  # the most levels with a mean, the most frequent first
+LEAST_PRIOR, MOST_PRIOR = 0.5, 100.0  # bounds of `prior_of`: few levels, or levels of few rows, say little
 
 
 @dataclass(frozen=True)
 class Category(Column):
-    """One of some levels: one column of X for each, of which a row has a single 1.
+    """A column of levels: a column of X for each level, with a 1 in the rows of the level.
 
     levels : by falling frequency
-    rest : whether rarer levels were seen, which share a column with levels that are new
-    missing : whether values were missing; they have a column of their own
-    beyond : levels that are not rare, and share that column because there are so many
-    unknown : share of rows whose level is expected to have no column; 1 where a file does not say
+    rest : whether rarer levels were seen; rare and new levels share a column
+    missing : whether values were missing; a column says where
+    beyond : frequent levels in the shared column, because there are so many
+    unknown : expected share of rows with a level without a column; 1 where a file does not say
     """
 
     kind = "category"
@@ -60,28 +75,23 @@ class Category(Column):
 
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
-        """Return the column with the levels that are frequent enough."""
+        """Return the column with the frequent levels."""
         labels = labels_of(series)
         counts = counts_of(labels)
         frequent = counts.filter(counts["rows"] >= LEAST_COUNT)["level"].to_list()
         levels = tuple(frequent[:most_levels])
-        return cls(
-            name=series.name,
-            levels=levels,
-            rest=len(levels) < len(counts),
-            missing=labels.null_count() > 0,
-            beyond=len(frequent) - len(levels),
-            unknown=unknown_share(counts["rows"], len(levels)),
-        )
+        rest, beyond = len(levels) < len(counts), len(frequent) - len(levels)
+        unknown = unknown_share(counts["rows"], len(levels))
+        return cls(series.name, levels, rest, labels.null_count() > 0, beyond, unknown)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The levels, and the columns that are no level."""
-        others = ["another"] * self.rest + ["missing"] * self.missing
-        return (*(f"{self.name} = {level}" for level in self.levels), *(f"{self.name} {b}" for b in others))
+        """The levels, and the columns for other levels and missing values."""
+        names = [f"= {level}" for level in self.levels] + ["another"] * self.rest + ["missing"] * self.missing
+        return tuple(f"{self.name} {name}" for name in names)
 
     def encoded(self, series: pl.Series) -> Cells:
-        """Return a 1 in the column of each row's level; nothing for what has no column."""
+        """Return a 1 in the column of each row's level; a level without a column has no 1."""
         codes, place = self.codes_of(series), len(self.levels)
         absent = codes == MISSING
         codes[codes == UNKNOWN] = place if self.rest else -1
@@ -89,24 +99,17 @@ class Category(Column):
         return Cells(np.maximum(codes, 0)[:, None], (codes >= 0).astype(float)[:, None])
 
     def codes_of(self, series: pl.Series) -> Array:
-        """Return the place of each row's level (rows,) int64; UNKNOWN or MISSING where there is none."""
-        import polars as pl
-
-        labels = labels_of(series)
-        if self._is_truth:
+        """Return the place of each row's level (rows,) int64, or UNKNOWN or MISSING."""
+        labels, places = labels_of(series), self._places
+        if self.levels and {"true", "false"}.issuperset(self.levels):
             labels = labels.str.replace(r"\.0+$", "").replace(TRUTH)
         elif series.dtype == pl.Boolean and not {"true", "false"}.intersection(self.levels):
             labels = labels.replace({truth: number for number, truth in TRUTH.items()})
-        places = self._places
         if series.dtype.is_numeric():
             places = self._places_of_numbers | places
         codes = labels.replace_strict(places, default=UNKNOWN, return_dtype=pl.Int64).to_numpy().copy()
         codes[labels.is_null().to_numpy()] = MISSING
         return codes
-
-    @property
-    def _is_truth(self) -> bool:
-        return bool(self.levels) and {"true", "false"}.issuperset(self.levels)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -122,55 +125,197 @@ class Category(Column):
         return found
 
     def remarks(self, series: pl.Series) -> list[str]:
-        """Return a line if unusually many rows have unknown levels, and one if levels cannot be held."""
+        """Return a line about unusually many unknown levels, and a line about levels beyond the dtype."""
         counts = series.alias("level").value_counts(name="rows")
         codes = self.codes_of(counts["level"])
         rows = int(counts["rows"].filter(codes != MISSING).sum())
         strange = counts.filter(codes == UNKNOWN)
-        unknown, expected = int(strange["rows"].sum()), self.unknown
+        unknown, expected, lines = int(strange["rows"].sum()), self.unknown, []
         by_chance = 1 + expected * rows + 4 * math.sqrt(expected * (1 - expected) * rows)
-        lines = []
         if unknown > max(by_chance, (expected + UNUSUAL) * rows):
-            example = checks.shown(strange["level"][0])
             lines.append(
                 f"column {self.name!r}: {unknown} of {rows} rows have levels that were not learned, "
-                f"as {example}"
+                f"as {checks.shown(strange['level'][0])}"
             )
-        if series.dtype.is_float() and (level := self._not_held(series.dtype)) is not None:
-            lines.append(
+        if series.dtype.is_float():
+            held = np.float32 if series.dtype == pl.Float32 else np.float64
+            wholes = (level for level in self.levels if re.fullmatch(r"-?\d{1,38}", level))
+            lines += [
                 f"column {self.name!r}: {series.dtype} cannot hold the level {level} exactly; "
                 "give whole numbers or texts"
-            )
+                for level in wholes
+                if int(held(level)) != int(level)
+            ][:1]
         return lines
-
-    def _not_held(self, dtype: pl.DataType) -> str | None:
-        """Return a level that is a whole number which floating-point numbers of a dtype leave out."""
-        import polars as pl
-
-        held = np.float32 if dtype == pl.Float32 else np.float64
-        wholes = (level for level in self.levels if re.fullmatch(r"-?\d{1,38}", level))
-        return next((level for level in wholes if int(held(level)) != int(level)), None)
 
     @property
     def summary(self) -> str:
-        """How many levels, and some of them."""
+        """The number of levels, and some levels."""
         shown = ", ".join(self.levels[:4]) + (", ..." if len(self.levels) > 4 else "")
-        rest = ", rarer ones together" if self.rest and not self.beyond else ""
-        beyond = f", {self.beyond} more that share a column" if self.beyond else ""
+        shared = f", {self.beyond} more that share a column" if self.beyond else ""
+        shared = shared or ", rarer ones together" * self.rest
         count = f"{len(self.levels)} level" + "s" * (len(self.levels) != 1)
-        return f"{count} ({shown})" + beyond + rest + or_missing(self.missing)
+        return f"{count} ({shown}){shared}" + ", or missing" * self.missing
 
 
 def counts_of(labels: pl.Series) -> pl.DataFrame:
-    """Return the different labels, "level", with how many "rows" each has, the most frequent first."""
+    """Return the different labels, "level", with the number of "rows", the most frequent first."""
     counts = labels.alias("level").drop_nulls().value_counts(name="rows")
     return counts.sort(["rows", "level"], descending=[True, False])
 
 
 def unknown_share(rows: pl.Series, known: int) -> float:
-    """Return the share of rows to expect without a known level, by the rows of each level.
+    """Return the expected share of rows without a known level.
 
-    known : levels, the first ones
+    rows : of each level; known : the number of known levels, the first levels
     """
-    whole, rare = int(rows.sum()), int(rows[known:].sum())
-    return (rare + NEVER_SEEN) / (whole + NEVER_SEEN)
+    return (int(rows[known:].sum()) + NEVER_SEEN) / (int(rows.sum()) + NEVER_SEEN)
+
+
+# --- mean targets ---------------------------------------------------------------------------------------
+
+
+class Targets(NamedTuple):
+    """The targets (rows,) for the means of levels, with their task."""
+
+    task: Task
+    y: Array
+
+    @property
+    def are_few(self) -> bool:
+        """Whether levels have means: for numbers, and for few classes."""
+        return self.task.n_out <= MOST_CLASSES
+
+    def columns(self) -> Iterator[Array]:
+        """Yield targets (rows,) with mean 0 and deviation 1; of classes the membership in each class."""
+        if isinstance(self.task, Several):
+            for _, *single in self.task.each(self.y):
+                yield from Targets(*single).columns()
+            return
+        encoded = self.task.encoded(self.y)
+        if not isinstance(self.task, Classification):
+            yield encoded
+            return
+        for place in range(1 if self.task.n_out == 2 else 0, self.task.n_out):
+            is_member = encoded == place
+            share = is_member.mean()
+            yield (is_member - share) / np.sqrt(share * (1 - share))
+
+
+@dataclass(frozen=True)
+class LevelMeans(Category):
+    """A category of many levels: the mean target of a level, and the logarithm of the level's rows.
+
+    means : (levels * columns of the targets,) of each level, and of missing values if there were such: the
+        mean if `priors` rows more had 0, the mean of all rows
+    rows : of each level, and of missing values
+    priors : for each column of the targets
+    """
+
+    mostly_zeros = False
+    means: tuple[Mean, ...] = ()
+    rows: tuple[Count, ...] = ()
+    priors: tuple[Positive, ...] = ()
+
+    @classmethod
+    def of(cls, column: Category, series: pl.Series, targets: Targets) -> Self:
+        """Return a category with the mean targets of the rows that were learned from."""
+        counts = counts_of(labels_of(series))
+        levels = tuple(counts["level"][:MOST_MEANS].to_list())
+        frequent = int((counts["rows"] >= LEAST_COUNT).sum())
+        unknown = unknown_share(counts["rows"], min(frequent, MOST_MEANS))
+        bare = cls(column.name, levels, False, column.missing, unknown=unknown)
+        places, count = bare._places_in(series), len(levels) + bare.missing
+        rows = np.bincount(places, minlength=count + 1)[:count]
+        means, priors = [], []
+        for target in targets.columns():
+            sums = np.bincount(places, target, count + 1)[:count]
+            priors.append(prior_of(sums, rows, float(np.square(target).sum())))
+            means.append(sums / (rows + priors[-1]))
+        flat = np.column_stack(means).ravel().tolist()
+        return replace(bare, means=tuple(flat), rows=tuple(rows.tolist()), priors=tuple(priors))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The means, and the rows."""
+        count = len(self.priors)
+        means = [f"{self.name} mean {place}" for place in range(1, count + 1)]
+        return (*(means if count > 1 else [f"{self.name} mean"]), f"{self.name} rows")
+
+    def encoded(self, series: pl.Series) -> Cells:
+        """Return the means and the rows of each row's level; a new level has 0 and the fewest rows."""
+        return Cells(np.arange(self.width), self.table[self._places_in(series)])
+
+    def encoded_in_order(self, series: pl.Series, targets: Targets) -> Array:
+        """Return the numbers (rows, width) of rows to learn from: means of the rows before each row."""
+        places = self._places_in(series)
+        order = np.random.default_rng(0).permutation(len(places))
+        order = order[np.argsort(places[order], kind="stable")]
+        firsts = np.flatnonzero(np.diff(places[order], prepend=-1))
+        first = np.repeat(firsts, np.diff(firsts, append=len(order)))
+        before = np.arange(len(order)) - first
+        means = np.empty((len(order), len(self.priors)))
+        for place, target in enumerate(targets.columns()):
+            sums = np.cumsum(target[order]) - target[order]
+            means[order, place] = (sums - sums[first]) / (before + self.priors[place])
+        means[places == len(self.rows)] = 0  # a level beyond MOST_MEANS
+        return self._numbers(means, self._known_rows[places])
+
+    def _places_in(self, series: pl.Series) -> Array:
+        """Return each row's place (rows,) in `table`."""
+        places, count = self.codes_of(series), len(self.levels)
+        places[places == UNKNOWN] = count + self.missing
+        places[places == MISSING] = count
+        return places
+
+    def _numbers(self, means: Array, rows: Array) -> Array:
+        """Return columns of X: means over their root mean square, and the rows' logarithm less the mean."""
+        learned, known = np.array(self.rows), self._known_means[:-1]
+        center = np.average(np.log1p(learned), weights=learned)
+        spread = np.sqrt(np.average(np.square(known), axis=0, weights=learned))
+        return np.column_stack([clipped(means / np.where(spread > 0, spread, 1.0)), np.log1p(rows) - center])
+
+    @cached_property
+    def table(self) -> Array:
+        """The numbers (levels, width) of each level, of missing values if there were such, of new levels."""
+        return self._numbers(self._known_means, self._known_rows)
+
+    @cached_property
+    def _known_means(self) -> Array:
+        """The means (levels, columns), with a last row for new levels."""
+        means = np.reshape(self.means, (len(self.rows), -1))
+        return np.vstack([means, np.zeros(means.shape[1])])
+
+    @cached_property
+    def _known_rows(self) -> Array:
+        """The rows (levels,), with the fewest rows of a level for new levels."""
+        # A network has not learned what fewer rows mean: all levels of a balanced table have as many.
+        return np.array([*self.rows, min(self.rows[: len(self.levels)])])
+
+    @property
+    def linear(self) -> Category:
+        """The category with a column for each level."""
+        frequent = [level for level, rows in zip(self.levels, self.rows, strict=False) if rows >= LEAST_COUNT]
+        levels = tuple(frequent[:MOST_LEVELS])
+        return Category(self.name, levels, len(levels) < len(self.levels), self.missing)
+
+    @property
+    def summary(self) -> str:
+        """The number of levels, and some levels."""
+        return f"mean target and rows of {super().summary}"
+
+
+def prior_of(sums: Array, rows: Array, squares: float) -> float:
+    """Return the variance within levels over the variance between levels.
+
+    So many rows of mean 0 shrink a mean best: the empirical Bayes estimate of a model of random effects
+    (one-way analysis of variance).
+
+    sums : (levels,) sums of the targets, with mean 0, of each level's rows; squares : the sum of all squares
+    """
+    whole, levels = rows.sum(), len(rows)
+    between = float((np.square(sums) / rows).sum())
+    within = (squares - between) / max(1, whole - levels)
+    each = (whole - np.square(rows).sum() / whole) / max(1, levels - 1)
+    effects = (between / max(1, levels - 1) - within) / max(each, 1e-9)
+    return float(np.clip(within / effects, LEAST_PRIOR, MOST_PRIOR)) if effects > 0 else MOST_PRIOR

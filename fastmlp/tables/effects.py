@@ -1,7 +1,7 @@
-"""What a model makes of its columns: permutation importances, effects of columns, and pairs that interact.
+"""Permutation importances, effects of columns, and pairs of columns that interact.
 
-Effects are partial dependences (Friedman, "Greedy function approximation", 2001): the mean prediction of some
-rows of a table if one column, or two, had one value in all of them.
+Effects are partial dependences (Friedman, "Greedy function approximation", 2001): the mean prediction for
+some rows of a table, all with the same value of one or two columns.
 """
 
 from __future__ import annotations
@@ -12,38 +12,32 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastmlp.checks import Deferred
 from fastmlp.tables import members
-from fastmlp.tables.columns import Column
+from fastmlp.tables.columns import Array, Column
 from fastmlp.tables.kinds import Date, Number, Text
 from fastmlp.tables.tasks import Classification
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
-Array = NDArray[Any]
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this one."""
 
-REPEATS = 5
-"""Permutations of each column."""
+REPEATS = 5  # permutations of each column
 
 MOST_ROWS, LEAST_ROWS, MOST_CELLS = 20_000, 50, 5_000_000
-"""Rows that each permutation is measured on, drawn by the seed: so many at most and at least. In between all
-permutations together read about so many cells: 500 columns take half a minute."""
+"""Most and fewest rows of permutations, drawn by the seed. In between, all permutations together read about
+so many cells: 500 columns take half a minute."""
 
-EFFECT_ROWS, PAIR_ROWS = 300, 100
-"""Rows that effects of one column, and of two, are means of."""
+EFFECT_ROWS, PAIR_ROWS = 300, 100  # rows of an effect of one column, and of two columns
 
 EFFECT_VALUES, PAIR_VALUES = 20, 6
-"""Values of a column that have an effect, evenly spread over its rows, or its most frequent levels."""
+"""Most values of a column in an effect: evenly spread over the rows, or the most frequent levels."""
 
-SHARES = (0.01, 0.99)
-"""Of the rows, below the least and the greatest value."""
-
-MOST_LEVELS = 8
-"""Levels of a category that are shown."""
+SHARES = (0.01, 0.99)  # shares of the rows below the least and the greatest value
+MOST_LEVELS = 8  # most levels of a category in an effect
 
 ORDERS = tuple(
     tuple(names.split(", "))
@@ -61,10 +55,10 @@ ORDERS = tuple(
         "xxs, xs, s, m, l, xl, xxl, xxxl",
     )
 )
-"""Names of levels that have an order of their own, in lower case; a category may have some of a line."""
+"""Names of levels in order, in lower case; a category has some names of a line."""
 
 SIDES = {"<": -1, "under": -1, "below": -1, "less than": -1, ">": 1, "over": 1, "above": 1, "more than": 1}
-"""Where a level lies beside its number."""
+"""The side of a level from its number."""
 
 NUMBERED = re.compile(
     rf"(?P<side>{'|'.join(SIDES)})?[^\w-]*(?P<before>[^\W\d]+\W*)?(?P<number>-?\d[\d,]*(\.\d+)?)(\D.*)?",
@@ -72,12 +66,11 @@ NUMBERED = re.compile(
 )
 """A level with a number, as 5-10 years, grade 3, or > 65."""
 
-PAIRED = 4
-"""Columns, the most important ones, whose pairs are looked at."""
+PAIRED = 4  # number of the most important columns, whose pairs are computed
 
 
 class Importance(NamedTuple):
-    """How much the task's error rises if a column is shuffled: mean and deviation over some shuffles."""
+    """The rise of the error if a column is shuffled: mean and deviation over some shuffles."""
 
     column: str
     mean: float
@@ -85,11 +78,7 @@ class Importance(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Mean predictions for values of a column.
-
-    values : (k,) of the column, in its own dtype; null is a missing one
-    means : (k, n), of a regression (k, 1), of classes the probability of each
-    """
+    """Mean predictions (k, n) for values (k,) of a column: n is 1, or the number of classes."""
 
     column: Column
     values: pl.Series
@@ -97,13 +86,13 @@ class Effect(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """How two columns interact: what is left of mean predictions without both columns' own effects.
+    """The interaction of two columns: mean predictions without both columns' effects.
 
-    It is what the H statistic is made of (Friedman and Popescu, "Predictive learning via rule ensembles",
-    2008), in the unit of the predictions.
+    The H statistic is made of such numbers (Friedman and Popescu, "Predictive learning via rule ensembles",
+    2008), which have the unit of predictions.
 
-    left : (k1, k2) for values of both, of the output with the strongest interaction, which is `output`
-    strength : root of its mean square
+    left : (k1, k2) for values of both columns, of the output with the strongest interaction
+    strength : root mean square
     """
 
     columns: tuple[Column, Column]
@@ -114,37 +103,39 @@ class Pair(NamedTuple):
 
 
 def importances(
-    estimator: Estimator, frame: pl.DataFrame, y: Array, seed: int, repeats: int = REPEATS
+    estimator: Any, frame: pl.DataFrame, y: Array, seed: int, repeats: int = REPEATS
 ) -> list[Importance]:
-    """Return the permutation importance of every column that is used, the greatest first (Breiman 2001).
-
-    Each repeat has rows of its own, as `max_samples` of scikit-learn's permutation_importance has them.
+    """Return the permutation importances of used columns, the greatest first (Breiman 2001).
 
     y : (rows,) as the task has them
     """
-    rng, encoding, task = np.random.default_rng(seed), estimator.encoding_, estimator.task_
-    columns, dtype = encoding.places, estimator.models_[0].parameters.dtype
+    from sklearn.inspection import permutation_importance
+
+    encoding, task, models = estimator.encoding_, estimator.task_, estimator.models_
+    columns, slices = [*encoding.places], [*encoding.places.values()]
     each = MOST_CELLS // (repeats * len(columns) ** 2)
     count = min(len(y), MOST_ROWS, max(LEAST_ROWS, each))
-    rises = np.empty((len(columns), repeats))
-    for repeat in range(repeats):
-        rows = np.sort(rng.choice(len(y), count, replace=False))
-        X, true = encoding.encoded(frame[rows], dtype), y[rows]
-        whole = task.error(true, members.outputs(estimator.models_, X))
-        for place, slices in enumerate(columns.values()):
-            shuffled, order = X, rng.permutation(count)
-            for own in slices:
-                shuffled = with_shuffled(shuffled, own, order)
-            rises[place, repeat] = task.error(true, members.outputs(estimator.models_, shuffled)) - whole
-    found = [
-        Importance(name, float(own.mean()), float(own.std()))
-        for name, own in zip(columns, rises, strict=True)
-    ]
-    return sorted(found, key=lambda one: -one.mean)
+    rows = np.sort(np.random.default_rng(seed).choice(len(y), count, replace=False))
+    X, true, order = encoding.encoded(frame[rows], models[0].parameters.dtype), y[rows], np.arange(count)
+
+    def score(_: Any, orders: Array, true: Array) -> float:
+        shuffled = X
+        for place in np.flatnonzero((orders != order[:, None]).any(axis=0)):
+            for own in slices[place]:
+                shuffled = with_shuffled(shuffled, own, orders[:, place])
+        return -task.error(true, members.outputs(models, shuffled))
+
+    # Each column stands for its columns of X, by the numbers of its rows.
+    orders = np.repeat(order[:, None], len(columns), axis=1)
+    found = permutation_importance(
+        estimator, orders, true, scoring=score, n_repeats=repeats, random_state=seed
+    )
+    of_each = zip(columns, found.importances_mean.tolist(), found.importances_std.tolist(), strict=True)
+    return sorted((Importance(*one) for one in of_each), key=lambda one: -one.mean)
 
 
 def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
-    """Return X (rows, n), dense or CSR, of which some columns have their rows in another order."""
+    """Return X (rows, n), dense or CSR, with the rows of some columns in another order."""
     if isinstance(X, np.ndarray):
         changed = X.copy()
         changed[:, columns] = X[rows, columns]
@@ -154,11 +145,9 @@ def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
     return hstack([X[:, : columns.start], X[rows][:, columns], X[:, columns.stop :]], format="csr")
 
 
-def effects(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
-    """Return the effects of columns by their names; free texts have none."""
-    import polars as pl
-
-    rows = _some(frame, EFFECT_ROWS, seed)
+def effects(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Effect]:
+    """Return the effects of columns by name; free texts have no effect."""
+    rows = frame.sample(min(EFFECT_ROWS, len(frame)), seed=seed)
     found = []
     for column in _columns(estimator, names):
         values = _values(column, frame[column.name], EFFECT_VALUES)
@@ -172,15 +161,14 @@ def effects(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: i
 
 
 def order_of(levels: list[str], means: Array) -> list[int]:
-    """Return the places of levels in their own order, if their names have one, else by their effects.
+    """Return the places of levels in the order of their names, or by their effects.
 
     means : (levels, n), or more rows
     """
     words = [level.strip().lower() for level in levels]
     for names in ORDERS:
-        ranks = {name: rank for rank, name in enumerate(names)}
-        if all(word in ranks for word in words):
-            return sorted(range(len(words)), key=lambda place: ranks[words[place]])
+        if {*words} <= {*names}:
+            return sorted(range(len(words)), key=lambda place: names.index(words[place]))
     found = [NUMBERED.fullmatch(word) for word in words]
     if len({one and one["before"] for one in found}) == 1 and found[0] is not None:
         keys = [(float(one["number"].replace(",", "")), SIDES.get(one["side"], 0)) for one in found if one]
@@ -189,15 +177,15 @@ def order_of(levels: list[str], means: Array) -> list[int]:
     return sorted(range(len(words)), key=lambda place: float(means[place, strongest]))
 
 
-def pairs(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
-    """Return the pairs of the first columns by their names, the one that interacts most first.
+def pairs(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
+    """Return the pairs of the first columns by name, the strongest interaction first.
 
-    A column that has one value interacts with none.
+    A column with a single value does not interact.
     """
-    rows, found = _some(frame, PAIR_ROWS, seed), []
+    rows, found = frame.sample(min(PAIR_ROWS, len(frame)), seed=seed), []
     for columns in combinations(_columns(estimator, names)[:PAIRED], 2):
         first, second = (_values(one, frame[one.name], PAIR_VALUES) for one in columns)
-        if min(len(first), len(second)) < 2:  # what is left is noise of the rounding
+        if min(len(first), len(second)) < 2:  # the rest is noise of rounding
             continue
         means = _means(estimator, rows, [first, second]).reshape(len(first), len(second), -1)
         own = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
@@ -208,18 +196,14 @@ def pairs(estimator: Estimator, frame: pl.DataFrame, names: list[str], seed: int
     return sorted(found, key=lambda one: -one.strength)
 
 
-def _columns(estimator: Estimator, names: list[str]) -> list[Column]:
+def _columns(estimator: Any, names: list[str]) -> list[Column]:
     by_name = {one.name: one for one in estimator.encoding_.columns if not isinstance(one, Text)}
     return [by_name[name] for name in names if name in by_name]
 
 
-def _some(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
-    return frame.sample(min(count, len(frame)), seed=seed)
-
-
 def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
-    """Return ascending values of a column, or its most frequent levels; null stands last."""
-    known = _known(series)
+    """Return ascending values of a column, or the most frequent levels; null is last."""
+    known = (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
     if len(known) and isinstance(column, (Number, Date)):
         places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)
         found = known.sort().gather(places).unique(maintain_order=True)
@@ -230,12 +214,11 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     return found if len(known) == len(series) else found.extend_constant(None, 1)
 
 
-def _known(series: pl.Series) -> pl.Series:
-    return (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
+def _means(estimator: Any, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
+    """Return mean predictions (combinations, n) for all combinations of columns' values.
 
-
-def _means(estimator: Estimator, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
-    """Return mean predictions (combinations, n) of rows with every combination of columns' values."""
+    scikit-learn's `partial_dependence` would need frames of pandas, and a prediction for each combination.
+    """
     grid = np.indices([len(one) for one in values]).reshape(len(values), -1)
     count = len(rows)
     repeated = rows[np.tile(np.arange(count), grid.shape[1])]

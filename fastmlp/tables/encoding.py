@@ -1,4 +1,4 @@
-"""From a frame to X: every column by its kind, in one dense array or one CSR matrix."""
+"""From a frame to X: every column by its kind, in a dense array or a CSR matrix."""
 
 from __future__ import annotations
 
@@ -10,43 +10,38 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.system.notices import Bar
-from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
+from fastmlp.tables.categories import Category, LevelMeans, Targets
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, parsed
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.inferred import ROW_NUMBERS, inferred
-from fastmlp.tables.kinds import KINDS, Dropped, Number, Text
-from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
-from fastmlp.tables.texts import parsed
+from fastmlp.tables.kinds import KINDS, ROW_NUMBERS, Dropped, Number, Text, inferred
 from fastmlp.tables.writings import FoundWritings, Writing
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
-Array = NDArray[Any]
+MANY = 300
+"""The most levels of two rows with a column each; more levels have means, see docs/measured/tables.md."""
 
 DENSE = 0.25
-"""X is dense from this share of numbers other than 0 on: a column and a value take twice a value's room."""
+"""The least share of numbers other than 0 in a dense X: CSR takes the room of two numbers for each."""
 
-FINGERPRINT_ROWS = 1000
-"""Rows at the head of a table that its fingerprint is taken of."""
-
-MOST_NAMED = 10
-"""Columns that are named in a warning."""
-
-TOGETHER = 1 << 16
-"""Rows that are encoded at a time, so that what a column needs meanwhile is small."""
+FINGERPRINT_ROWS = 1000  # rows at the head of a table in the table's fingerprint
+MOST_NAMED = 10  # the most columns named in a warning
+TOGETHER = 1 << 16  # rows encoded at a time, for a small memory besides X
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The columns of a table, in their order; those of text come last in X.
+    """The columns of a table, in the table's order; texts come last in X.
 
-    numbers_first : whether categories come behind numbers and dates in X; in earlier files they do not
-    codes : categories of columns of numbers that are codes, too, which X has beside the numbers
+    numbers_first : whether categories come behind numbers and dates in X; false in early files
+    codes : categories of columns of numbers, beside the numbers in X; in files of earlier versions only
     writings : how texts of columns and of the target are numbers and dates, for `as_learned`
     """
 
@@ -66,19 +61,15 @@ class Encoding:
         levels: int | None = None,
         targets: Targets | None = None,
     ) -> Self:
-        """Return the encoding that a frame suggests.
+        """Return the encoding suggested by a frame.
 
-        kinds_given : kinds by column name, for those that shall not be inferred
+        kinds_given : kinds by column, in place of the guessed kinds
         shown : whether there is a progress bar; None on a terminal and in a notebook
-        row_numbers : columns that number the rows of a table of which the frame is a part
-        rows : (rows,) truth values, of those to learn from; None for all
-        levels : of a category that get a column of their own; None for the mean targets of many
-        targets : of the rows to learn from, whose means stand in place of many levels; None for no means
-
-        Raises
-        ------
-        TableError
-            If a column cannot be used as the kind that it is set to be, or none is left.
+        row_numbers : columns that number the rows of a whole table, when the frame is a part
+        rows : (rows,) truth values, the rows to learn from; None for all
+        levels : the most levels of a category with a column each; None for the mean targets of many levels
+        targets : of the rows to learn from, for the means of many levels; None for no means
+        TableError for a column that is not of the given kind, and for a table without a useful column
         """
         kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
         there = {*frame.columns}
@@ -91,13 +82,17 @@ class Encoding:
             for series in frame.get_columns():
                 if rows is not None:  # a column at a time, so that there is no second table
                     series = series.filter(rows)
+                column: Column
                 if series.name in kinds_given:
                     column = KINDS[kinds_given[series.name]].learned(series, most_levels)
                 elif series.name in row_numbers:
                     column = Dropped(series.name, ROW_NUMBERS)
                 else:
                     column = inferred(series, most_levels)
-                columns.append(of_many_levels(column, series, targets, levels))
+                if targets is not None and levels is None and len(getattr(column, "levels", ())) > MANY:
+                    assert isinstance(column, Category)
+                    column = LevelMeans.of(column, series, targets)
+                columns.append(column)
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
@@ -107,19 +102,19 @@ class Encoding:
 
     @cached_property
     def used(self) -> list[Column]:
-        """The columns that X is made of, in the order of X."""
+        """The columns of the table in the order of X."""
         used = [column for column in (*self.columns, *self.codes) if not isinstance(column, Dropped)]
         behind = self.numbers_first
-        return sorted(used, key=lambda one: (behind and one.mostly_zeros, isinstance(one, Text)))
+        return sorted(used, key=lambda column: (behind and column.mostly_zeros, isinstance(column, Text)))
 
     @property
     def dropped(self) -> list[str]:
-        """The names of the columns that are not used."""
+        """The names of the unused columns."""
         return [column.name for column in self.columns if isinstance(column, Dropped)]
 
     @property
     def places(self) -> dict[str, list[slice]]:
-        """The columns of X that each column of the table becomes, by its name."""
+        """The columns of X for each used column of the table, by name."""
         found: dict[str, list[slice]] = {}
         ends = accumulate(column.width for column in self.used)
         for column, end in zip(self.used, ends, strict=True):
@@ -127,7 +122,7 @@ class Encoding:
         return found
 
     def signs(self, monotone: Mapping[str, int]) -> Array:
-        """Return 1, -1 or 0 for each column of X (n,), by the signs of columns of numbers of the table."""
+        """Return 1, -1 or 0 for each column of X (n,), by the signs of columns of numbers."""
         signs, columns = np.zeros(self.width, np.int8), {column.name: column for column in self.columns}
         for name, sign in monotone.items():
             column = columns[name]
@@ -144,40 +139,37 @@ class Encoding:
 
     @property
     def width(self) -> int:
-        """How many columns X has."""
+        """The number of columns of X."""
         return sum(column.width for column in self.used)
 
     @property
     def numbers(self) -> int:
-        """How many columns X has before those that are mostly zeros; 0 where they are mixed."""
+        """The number of columns of X before the mostly empty columns; 0 if these are mixed."""
         return sum(one.width for one in self.used if not one.mostly_zeros) if self.numbers_first else 0
 
     @property
     def kinds(self) -> dict[str, str]:
-        """The kind of each column of the table, by its name."""
+        """The kind of each column of the table, by name."""
         return {column.name: column.kind for column in self.columns}
 
     def summary(self, column: Column) -> str:
-        """Return in words what becomes of a column of the table."""
-        of_codes = [code.summary for code in self.codes if code.name == column.name]
-        whole = "; and as codes: ".join([column.summary, *of_codes])
-        told = [one.shown for one in self.writings if one.column == column.name and one.is_told]
-        return "".join([whole, *[f"; written as {shown}" for shown in told]])
+        """Return a column of the table in words."""
+        written = (one.shown for one in self.writings if one.column == column.name and one.is_told)
+        return "; written as ".join([column.summary, *written])
 
     @property
     def linear(self) -> Encoding:
-        """Return the columns as a linear model gets them: numbers as they are."""
-        columns, codes = (tuple(one.linear for one in columns) for columns in (self.columns, self.codes))
-        return replace(self, columns=columns, codes=codes)
+        """The columns for a linear model: numbers as they are."""
+        return replace(self, columns=tuple(column.linear for column in self.columns))
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
-        """Return in words what sets a frame's rows apart from those that were learned from."""
+        """Return differences between a frame's rows and the training rows, in words."""
         by_name = self._by_name(frame)
         return [line for column in self.used for line in column.remarks(by_name[column.name])]
 
     @property
     def is_sparse(self) -> bool:
-        """Whether X is a CSR matrix: if there are texts, or most numbers are 0 by the columns' kinds."""
+        """Whether X is a CSR matrix: for texts, and where most numbers are 0 by the columns' kinds."""
         if any(isinstance(column, Text) for column in self.used):
             return True
         per_row = sum(1 if column.mostly_zeros else column.width for column in self.used)
@@ -190,10 +182,7 @@ class Encoding:
         shown: bool | None = False,
         targets: Targets | None = None,
     ) -> Any:
-        """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`.
-
-        targets : of the rows, if a network is to learn from X; None if it predicts
-        """
+        """Return X (rows, n), dense or CSR; `encoded_apart` has the parameters."""
         return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown, targets)[0]
 
     def encoded_apart(
@@ -204,18 +193,17 @@ class Encoding:
         shown: bool | None = False,
         targets: Targets | None = None,
     ) -> tuple[Any, Any]:
-        """Return X of the rows that are not `held`, and of those that are, as `encoded` does.
+        """Return X of the rows to learn from, and X of the rows held out; errors are as of `pieces`.
 
-        held : (rows,) truth values; targets : of the rows that are not
+        held : (rows,) truth values; shown : as of `learned`
+        targets : of the rows to learn from, in a training; None in a prediction
         """
-        learned_from = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
-        count = int(np.count_nonzero(held))
-        parts = [
-            GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)
-        ]
+        in_order = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
+        sizes = int(np.count_nonzero(~held)), int(np.count_nonzero(held))
+        parts = [GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in sizes]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
-            for piece in self.pieces(frame, dtype, learned_from):
+            for piece in self.pieces(frame, dtype, in_order):
                 of_held = held[start : start + piece.shape[0]]
                 for part, rows in zip(parts, (~of_held, of_held), strict=True):
                     if rows.any():
@@ -226,11 +214,11 @@ class Encoding:
         return learned, apart
 
     def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
-        """Return a digest of a table's number of rows, and of the first ones' numbers in X and their targets.
+        """Return a digest of a table: the number of rows, the first rows of X, and their targets.
 
-        So a table is the same in every format, whatever columns it has that the model does not use.
+        A table has one fingerprint in every format, whatever unused columns are there.
 
-        y : (rows,) as the task has them
+        y : (rows,) targets, by the task
         """
         X = self.encoded(frame[:FINGERPRINT_ROWS])
         digest = hashlib.sha256(f"{len(frame)} rows {y[:FINGERPRINT_ROWS].tolist()}".encode())
@@ -239,30 +227,21 @@ class Encoding:
         return digest.hexdigest()
 
     def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[int, Array]:
-        """Return numbers (rows, width) of rows that are learned from, NaN of others, by place in `used`."""
+        """Return the means (rows, width) for rows to learn from, NaN elsewhere, by place in `used`."""
         found = {}
         for place, column in enumerate(self.used):
             if isinstance(column, LevelMeans):
-                whole = np.full((len(rows), column.width), np.nan, dtype)
-                try:
-                    whole[rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
-                except TableError as error:
-                    raise error.within(None, 0) from None
-                found[place] = whole
+                found[place] = np.full((len(rows), column.width), np.nan, dtype)
+                found[place][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
         return found
 
     def pieces(
         self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
-        """Yield X in pieces of at most TOGETHER rows, at least one.
+        """Yield X in pieces of at most TOGETHER rows, at least one piece.
 
-        given : numbers (rows, width) of some columns by their place in `used`, in place of their own where
-            they are not NaN
-
-        Raises
-        ------
-        TableError
-            If a column is missing, or a value is not of its column's kind.
+        given : numbers (rows, width) of some columns by place in `used`, NaN for the column's numbers
+        TableError for a missing column, or a value of another kind
         """
         used, names = self.used, frame.columns
         there = {*names}
@@ -276,18 +255,14 @@ class Encoding:
             except TableError as error:
                 raise error.within(None, start) from None
             for place, whole in (given or {}).items():
-                own, cells = whole[start : start + TOGETHER], blocks[place]
-                blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
+                known, cells = whole[start : start + TOGETHER], blocks[place]
+                blocks[place] = cells._replace(values=np.where(np.isnan(known), cells.values, known))
             rows = min(TOGETHER, len(frame) - start)
             yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
     def _by_name(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
-        """Return a frame's columns by name, with numbers in place of texts where they are codes, too.
-
-        A frame looks for a name from its first column on: of thousands it takes longer than all else.
-        """
-        import polars as pl
-
+        """Return a frame's columns by name, with numbers in place of texts for `codes`."""
+        # A frame looks for a name from its first column on: of thousands it takes longer than all else.
         columns = {series.name: series for series in frame.get_columns()}
         for code in self.codes:
             if columns[code.name].dtype == pl.String:
@@ -303,7 +278,7 @@ class Encoding:
         return out
 
     def _sparse(self, rows: int, blocks: list[Any], dtype: Any) -> Any:
-        """Return CSR: what has its place in every row at once, and the texts."""
+        """Return CSR: the cells of all columns at once, then the texts."""
         from scipy.sparse import csr_array, hstack
 
         places, values, texts, first = [np.empty((rows, 0), np.int64)], [np.empty((rows, 0), dtype)], [], 0
@@ -321,55 +296,8 @@ class Encoding:
         return hstack([fixed, *texts], format="csr") if texts else fixed
 
 
-def rows_of_columns(
-    encoding: Encoding, frame: pl.DataFrame, found: FoundWritings | None
-) -> list[dict[str, Any]]:
-    """Return, in JSON's types, what is known of each column: its kind, what is done, how much is missing.
-
-    frame : the table that was learned from; found : of its texts
-    """
-    rows = []
-    for column, series in zip(encoding.columns, frame.get_columns(), strict=True):
-        is_nan = series.is_nan().sum() if series.dtype.is_float() else 0
-        doubt = None if found is None else found.doubts.get(column.name)
-        rows.append({
-            "name": column.name,
-            "kind": column.kind,
-            "done": encoding.summary(column),
-            "missing": series.null_count() + int(is_nan),
-            "levels": len(column.levels) if isinstance(column, Category) else None,
-            "example": None if found is None else found.examples.get(column.name),
-            "doubt": None if doubt is None else [*doubt],
-        })  # fmt: skip
-    return rows
-
-
-def in_doubt(rows: list[dict[str, Any]]) -> str:
-    """Return in one line which columns are left out or in doubt, of `rows_of_columns`; "" if none."""
-    said = {"left out": [], "in doubt": []}  # type: dict[str, list[str]]
-    for row in rows:
-        is_out, reasons = row["kind"] == Dropped.kind, []
-        if is_out and row["done"] != Dropped.reason:
-            reasons = [row["done"]]
-        if row["doubt"] is not None:
-            reason, kind, shown = row["doubt"]
-            said_by = f": columns={{{row['name']!r}: ({kind!r}, {shown!r})}} says it" if shown else ""
-            reasons.append(f"{reason}{said_by}")
-        if reasons:
-            said["left out" if is_out else "in doubt"].append(f"{row['name']!r} ({'; '.join(reasons)})")
-    return "; ".join(
-        f"columns {what}: {', '.join(names[:MOST_NAMED])}"
-        + f", and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED)
-        for what, names in said.items()
-        if names
-    )
-
-
 class GrowingMatrix:
-    """X, made of pieces that are put one after another; it is in memory once, also while it grows.
-
-    rows, width : of X; sparse : whether it is CSR
-    """
+    """X (rows, width), filled piece by piece; the memory holds X once, also during the growth."""
 
     def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
         self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
@@ -404,3 +332,49 @@ class GrowingMatrix:
         narrow = self._count <= np.iinfo(np.int32).max  # SciPy needs one dtype for both
         starts = self._starts.astype(np.int32 if narrow else np.int64)
         return csr_array((self._values, self._indices, starts), shape=self._shape)
+
+
+# --- reports --------------------------------------------------------------------------------------------
+
+
+def rows_of_columns(
+    encoding: Encoding, frame: pl.DataFrame, found: FoundWritings | None
+) -> list[dict[str, Any]]:
+    """Return a row for each column, in JSON's types: kind, treatment, missing values and more.
+
+    frame : the table to learn from; found : of the texts of the table
+    """
+    rows = []
+    for column, series in zip(encoding.columns, frame.get_columns(), strict=True):
+        is_nan = series.is_nan().sum() if series.dtype.is_float() else 0
+        doubt = None if found is None else found.doubts.get(column.name)
+        rows.append({
+            "name": column.name,
+            "kind": column.kind,
+            "done": encoding.summary(column),
+            "missing": series.null_count() + int(is_nan),
+            "levels": len(column.levels) if isinstance(column, Category) else None,
+            "example": None if found is None else found.examples.get(column.name),
+            "doubt": None if doubt is None else [*doubt],
+        })  # fmt: skip
+    return rows
+
+
+def in_doubt(rows: list[dict[str, Any]]) -> str:
+    """Return the dropped and the doubtful columns of `rows_of_columns` in a line; "" for none."""
+    said: dict[str, list[str]] = {"left out": [], "in doubt": []}
+    for row in rows:
+        is_out = row["kind"] == Dropped.kind
+        reasons = [row["done"]] * (is_out and row["done"] != Dropped.reason)
+        if row["doubt"] is not None:
+            reason, kind, shown = row["doubt"]
+            said_by = f": columns={{{row['name']!r}: ({kind!r}, {shown!r})}} says it" if shown else ""
+            reasons.append(f"{reason}{said_by}")
+        if reasons:
+            said["left out" if is_out else "in doubt"].append(f"{row['name']!r} ({'; '.join(reasons)})")
+    return "; ".join(
+        f"columns {what}: {', '.join(names[:MOST_NAMED])}"
+        + f", and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED)
+        for what, names in said.items()
+        if names
+    )

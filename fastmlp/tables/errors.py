@@ -1,4 +1,4 @@
-"""Errors in a table's contents, with their place: which file, which row, which column."""
+"""Errors in a table's contents, with file, row and column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class TableError(ValueError):
-    """What stands in a table cannot be used.
+    """The contents of a table cannot be used.
 
     reason : str, in words
     column : str or None, the column's name
@@ -21,21 +21,19 @@ class TableError(ValueError):
         super().__init__(reason, column, row, source)
 
     def within(self, source: str | None, rows_before: int = 0) -> TableError:
-        """Return the error as that of a part of a file, which so many rows stand before."""
+        """Return the error for a part of a file, behind so many rows."""
         row = None if self.row is None else self.row + rows_before
         return TableError(self.reason, self.column, row, self.source or source)
 
     def __str__(self) -> str:
         row = None if self.row is None else f"row {self.row}"
-        column = (
-            f"column {self.column!r}" if self.column else None
-        )  # a target that is given besides X has no name
+        column = f"column {self.column!r}" if self.column else None  # a target beside X has no name
         place = ", ".join(part for part in (self.source, row, column) if part)
         return f"{place}: {self.reason}" if place else self.reason
 
 
 def name_of(given: object) -> str:
-    """Return a column's name as a text; TableError if it has half a character, which no table holds."""
+    """Return a column's name as text; TableError for half a character, which no table holds."""
     name = str(given)
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         raise TableError(f"a column's name must be text of whole characters, got {name!r}")
@@ -43,7 +41,7 @@ def name_of(given: object) -> str:
 
 
 def different(names: Iterable[object], hint: str = "") -> list[str]:
-    """Return the names of columns as texts; TableError, with a hint, if two are the same."""
+    """Return the names of columns as texts; TableError, with a hint, for two equal names."""
     seen: dict[str, None] = {}
     for name in map(name_of, names):
         if name in seen:

@@ -8,40 +8,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.files import archive
 from fastmlp.tables.base import TableEstimator
+from fastmlp.tables.columns import Array
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
-
-Array = NDArray[Any]
 
 
 class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A classifier of the rows of a table.
 
-    Its parameters and attributes are those of `TableEstimator`, and:
+    The parameters and attributes are as of `TableEstimator`, and:
 
     Parameters
     ----------
     class_weight : str, optional
-        "balanced": every class counts the same, however many rows it has.
+        "balanced" for equal weights of all classes, whatever their numbers of rows.
     threshold : float or str, optional
-        Of two classes, the probability from which on the second one is predicted. "balanced" is that of the
-        greatest balanced accuracy, and "5:1" that of the least cost where a missed row of the second class
-        costs five times as much as a false alarm: both on training rows that networks have held out, as
-        scikit-learn's TunedThresholdClassifierCV does. None for a half.
+        Least probability for a prediction of the second of two classes. "balanced" has the greatest balanced
+        accuracy, and "5:1" the least cost if a missed row of the second class costs five times as much as a
+        false alarm: both on training rows that networks held out, as in scikit-learn's
+        TunedThresholdClassifierCV. None for a half.
 
     Attributes
     ----------
     classes_ : (n,) array, the classes, ascending
-    threshold_ : float, the probability from which on the second of two classes is predicted
+    threshold_ : float, the least probability for a prediction of the second of two classes
     """
 
     _task = Classification.name
+    score = TableEstimator.score
 
     def __init__(
         self, *, class_weight: str | None = None, threshold: float | str | None = None, **others: Any
@@ -58,7 +57,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
 
     @property
     def threshold_(self) -> float:
-        """The probability from which on the second of two classes is predicted."""
+        """The least probability for a prediction of the second of two classes."""
         check_is_fitted(self)
         assert isinstance(self.task_, Classification)
         return 0.5 if self.task_.threshold is None else self.task_.threshold
@@ -67,79 +66,60 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         """Return the probability of each class (rows, n), in the order of `classes_`."""
         return self.outputs(X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy for a table and its target, which may be the name of a column."""
-        from sklearn.metrics import accuracy_score
-
-        frame, values, weights = self._read(X, y, sample_weight)
-        if values.dtype.names is not None:
-            return self._mean_score(frame, values)
-        assert isinstance(self.task_, Classification)
-        codes, found = self.task_.encoded(values), self.task_.decided(self.outputs(frame))
-        return float(accuracy_score(codes, found, sample_weight=weights))
-
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A regressor of the rows of a table.
 
-    Its parameters and attributes are those of `TableEstimator`, and:
+    The parameters and attributes are as of `TableEstimator`, and:
 
     Parameters
     ----------
     loss : str
-        What is least: squared, absolute, huber (squared up to a deviation, which the quartiles say, and
-        linear beyond), poisson (of targets that are at least 0), gamma (above 0), or "quantile:0.9". It
-        chooses recipes and epochs, and the report has its error. Predictions are means for squared, poisson
-        and gamma, medians for absolute, quantiles for quantile.
+        The minimised loss: squared, absolute, huber (squared up to a deviation by the quartiles, and linear
+        beyond), poisson (for targets of at least 0), gamma (above 0), or "quantile:0.9". The loss chooses
+        recipes and epochs, and is in the report. Predictions are means for squared, poisson and gamma,
+        medians for absolute, quantiles for quantile.
     target_transform : str, optional
-        "log": networks learn the logarithm of targets above 0, for squared, absolute or quantile. Predictions
-        are what they are without: exponentials, for squared times the ratio of sums on rows held out. "auto"
-        takes the logarithm if targets are above 0 and have a skewness above 1, of which the logarithms have
-        less than half.
+        "log" for networks of the logarithm of targets above 0, with squared, absolute or quantile.
+        Predictions keep their meaning: exponentials, for squared times the ratio of sums on rows held out.
+        "auto" takes the logarithm if targets are above 0 and have a skewness above 1, and logarithms less
+        than half of it.
     """
 
     _task = Regression.name
+    score = TableEstimator.score
 
     def __init__(self, *, loss: str = "squared", target_transform: str | None = None, **others: Any) -> None:
         super().__init__(**others)
         self.loss, self.target_transform = loss, target_transform
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
-        """Return the lower and upper ends, (rows,) each, of intervals that hold a share of the numbers.
+        """Return the lower and upper ends, (rows,) each, of intervals with a share of the numbers.
 
-        The prediction is in the middle; not of the loss quantile, nor where logarithms are learned, whose
-        middle is that of the interval. The share is held over all rows, by the errors on rows that the
-        members held out; the width follows the prediction where these rows say that it should, and does not
-        in a monotone model.
+        The prediction is in the middle, but for the loss quantile, and for logarithms, where the middle is of
+        the logarithms. The share is over all rows, by the errors on rows held out; the width follows the
+        prediction if these rows show so, and is constant in a monotone model.
 
         Raises
         ------
         ValueError
-            If fewer rows were held out than such a share needs, or the model was written before there were
-            intervals.
+            For a share that needs more rows held out, or a model from before there were intervals.
         """
         half_width(self._errors, coverage)  # refuses a coverage before anything is read
         return self.interval_around(self.predict(X), coverage)
 
     def interval_around(self, predicted: Array, coverage: float = 0.9) -> tuple[Array, Array]:
         """Return the ends, (rows,) each, of intervals around predictions (rows,); errors as above."""
-        errors, outputs = self._errors, self._regression.placed(predicted)
-        high = half_width(errors, coverage)
+        errors, task = self._errors, self._regression
+        outputs, high = task.placed(predicted), half_width(errors, coverage)
         low = -high
-        if self._regression.objective.startswith("quantile"):
+        if task.objective.startswith("quantile"):
             low, high = shifts(errors, [(1 - coverage) / 2, (1 + coverage) / 2])
         sizes = errors.sizes_at(outputs)
-        low_end, high_end = (self._regression.numbers(outputs + sizes * one) for one in (low, high))
-        return low_end, high_end
+        return task.numbers(outputs + sizes * low), task.numbers(outputs + sizes * high)
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
-        """Return quantiles of each row's number (rows, quantiles), by the size of its error.
-
-        Raises
-        ------
-        ValueError
-            As for `predict_interval`.
-        """
+        """Return quantiles of each row's number (rows, quantiles); errors as of `predict_interval`."""
         shares = shifts(self._errors, quantiles)
         outputs = self._regression.placed(self.predict(X))[:, None]
         return self._regression.numbers(outputs + self._errors.sizes_at(outputs) * shares)
@@ -157,15 +137,6 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         assert isinstance(self.task_, Regression)
         return self.task_
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R^2 for a table and its target, which may be the name of a column."""
-        from sklearn.metrics import r2_score
-
-        frame, values, weights = self._read(X, y, sample_weight)
-        if values.dtype.names is not None:
-            return self._mean_score(frame, values)
-        return float(r2_score(values, self.predict(frame), sample_weight=weights))
-
 
 for _kind in (TableClassifier, TableRegressor):  # for help and for scikit-learn
     _own = inspect.signature(_kind.__init__).parameters.values()
@@ -177,18 +148,18 @@ for _kind in (TableClassifier, TableRegressor):  # for help and for scikit-learn
 ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
     one._task: one for one in (TableClassifier, TableRegressor)
 }
-"""The estimators by their task."""
+"""The estimators by the name of the task."""
 
 
 def load(path: str | os.PathLike[str]) -> TableClassifier | TableRegressor:
-    """Return the classifier or regressor in a file; errors as those of `TableClassifier.load`."""
+    """Return the classifier or regressor in a file; errors as of `TableClassifier.load`."""
     return opened(path, *archive.read(path))
 
 
 def opened(
     path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]
 ) -> TableClassifier | TableRegressor:
-    """Return the classifier or regressor that a file's header and arrays hold, for `fastmlp.load`."""
+    """Return the classifier or regressor in a file's header and arrays, for `fastmlp.load`."""
     from fastmlp.tables import storage
 
     kept = storage.parsed(path, header, arrays)

@@ -1,83 +1,81 @@
-"""Tables in memory: frames, Arrow tables, mappings of columns and arrays, as one kind of frame."""
+"""Tables in memory as polars' frames: frames, Arrow tables, mappings of columns, arrays and objects."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.checks import needed
-from fastmlp.tables.arrays import column_of, frame_of, objects
-from fastmlp.tables.arrow import check_type, from_arrow
+from fastmlp.checks import Deferred, needed
 from fastmlp.tables.errors import TableError, different, name_of
-from fastmlp.tables.read_options import DEFAULTS, ReadOptions
-from fastmlp.tables.reading import read
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
+
+UNITS = ("D", "ms", "us", "ns")  # units of datetime64 in polars
+FINER = ("ps", "fs", "as")  # finer units than polars has; less than a microsecond is left out
+
+EXACT = ("W", "D", "h", "m", "s", "ms", "us", "ns", *FINER)
+"""Units of timedelta64 with a fixed number of seconds; months have none."""
+
+NOTHING = ("NAType", "NaTType", "MaskedConstant")  # types of a missing value in pandas and NumPy, besides NaN
+LONG = 1 << 63  # whole numbers from here on have more than 64 bits
 
 
 def as_given(X: Any, content: Any) -> Any:
-    """Return columns, or rows, as a frame of the library that a table is of: pandas' or else polars'."""
-    import polars as pl
-
+    """Return columns, or rows, as a frame of the library of X: pandas, or else polars."""
     frame = pl.DataFrame(content)
     return frame.to_pandas() if hasattr(X, "iloc") else frame
 
 
-def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
-    """Return a table as polars' frame.
+def frame_of(columns: Iterable[pl.Series]) -> pl.DataFrame:
+    """Return columns of different names as a frame; polars would rename a column without a name."""
+    return pl.DataFrame({column.name: column for column in columns})
 
-    X : a path, a frame of polars' or pandas', a table of Arrow's, a mapping of columns, or an array
-    (rows, n), whose columns are named x0, x1, ..
 
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    TableError
-        If it cannot be read.
+def frame_in_memory(X: Any) -> pl.DataFrame:
+    """Return a table in memory as polars' frame; `reading.as_frame` has the errors.
+
+    X : a frame, a table of Arrow, a mapping of columns, or an array (rows, n) with columns x0, x1, ..
     """
-    pl = needed("polars", "table", "a table")
-    if isinstance(X, (str, os.PathLike)):
-        return read(X, read_options)
-    if isinstance(X, pl.DataFrame):
-        return X
     try:
+        if isinstance(X, pl.DataFrame):
+            return X
         if isinstance(X, pl.LazyFrame):
             return X.collect()
         if hasattr(X, "iloc") and hasattr(X, "columns"):
-            return _from_pandas(X)
+            different(X.columns)
+            return frame_of(_of_pandas(str(name), X[name]) for name in X.columns)
         if isinstance(X, Mapping):
             return pl.DataFrame(dict(zip(different(X), map(_column, map(str, X), X.values()), strict=True)))
         if hasattr(X, "__arrow_c_stream__"):
-            return from_arrow(X)
+            return _from_arrow(X)
         if hasattr(X, "__array__") or isinstance(X, Sequence):
             array = _array(X)
             if array.ndim != 2:
                 raise TableError(f"an array of rows must have shape (rows, n), has {array.shape}")
-            names = [f"x{place}" for place in range(array.shape[1])]
-            return pl.DataFrame([column_of(n, c) for n, c in zip(names, array.T, strict=True)])
+            return pl.DataFrame([column_of(f"x{place}", column) for place, column in enumerate(array.T)])
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         raise TableError(str(error).splitlines()[0]) from None
     raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Return what has rows as an array, with its mask; a list as one of objects, which have their types."""
+    """Return rows as an array with a mask; a list as objects, which have types."""
     if isinstance(values, np.ma.MaskedArray):
         return values
     return np.asarray(values) if hasattr(values, "__array__") else np.asarray(values, object)
 
 
 def _column(name: str, values: Any) -> Any:
-    """Return values (rows,) of any library as a column; anything else as it is, for polars to judge."""
-    import polars as pl
-
+    """Return values (rows,) of any library as a column; other values as they are, for polars to judge."""
     if isinstance(values, pl.Series):
         return values.alias(name)
     if type(values).__module__.partition(".")[0] == "pandas":
@@ -90,23 +88,14 @@ def _column(name: str, values: Any) -> Any:
     return objects(name, values) if isinstance(values, (list, tuple)) else values
 
 
-def _from_pandas(frame: Any) -> pl.DataFrame:
-
-    different(frame.columns)
-    return frame_of(_of_pandas(str(name), frame[name]) for name in frame.columns)
-
-
 def _of_pandas(name: str, column: Any) -> pl.Series:
-    """Return a series, an index or an array of pandas' as a column."""
+    """Return a series, an index or an array of pandas as a column."""
     import pandas
-    import polars as pl
 
     dtype = column.dtype
     if isinstance(dtype, (np.dtype, pandas.SparseDtype)):
         return column_of(name, np.asarray(column))
-    needed("pyarrow", "table", f"pandas' dtype {dtype}")
-    import pyarrow
-
+    pyarrow = needed("pyarrow", "table", f"pandas' dtype {dtype}")
     if hasattr(dtype, "pyarrow_dtype"):
         check_type(name, dtype.pyarrow_dtype)
     try:
@@ -115,18 +104,21 @@ def _of_pandas(name: str, column: Any) -> pl.Series:
         raise TableError(f"pandas' column cannot be taken: {str(error).splitlines()[0]}", name) from None
 
 
-def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
-    """Return a table without its target, and the target, or several of them as a series of structs.
+# --- targets --------------------------------------------------------------------------------------------
 
-    y : a column's name, a list of names, a column of its own, or a table of several
+
+def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
+    """Return a table without the target, and the target; several targets are a series of structs.
+
+    y : a column's name, a list of names, a column, or a table of several columns
     """
     pl = needed("polars", "table", "a table")
     if isinstance(y, str):
         if y not in frame.columns:
             raise TableError(f"there is no column {y!r}; there are: {checks.listed(frame.columns)}")
         return frame.drop(y), frame[y]
-    if hasattr(y, "columns") or hasattr(y, "column_names"):  # a frame, or a table of Arrow's
-        return frame, _together(as_frame(y))
+    if hasattr(y, "columns") or hasattr(y, "column_names"):  # a frame, or a table of Arrow
+        return frame, _joined(frame_in_memory(y))
     if isinstance(y, pl.Series):
         return frame, y
     name = getattr(y, "name", None)
@@ -137,20 +129,132 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
     if len(shape) == 2 and shape[1] == 1:
         values, shape = values[:, 0], shape[:1]
     if len(shape) == 2:
-        return frame, _together(as_frame(values).rename(lambda column: column.replace("x", "y")))
+        return frame, _joined(frame_in_memory(values).rename(lambda column: column.replace("x", "y")))
     if len(shape) != 1:
         raise TableError(f"y must have shape (rows,) or (rows, targets), has {shape}")
     there = {*frame.columns}
     if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
         names = different(values)
-        return frame.drop(names), _together(frame.select(names))
+        return frame.drop(names), _joined(frame.select(names))
     return frame, _column("" if name is None else name_of(name), values)
 
 
-def _together(targets: pl.DataFrame) -> pl.Series:
-    """Return a single target as it is, several as a series of structs that is named after all."""
+def _joined(targets: pl.DataFrame) -> pl.Series:
+    """Return a single target as it is, several targets as a series of structs with all names."""
     if targets.width == 1:
         return targets.to_series()
     if not targets.width:
         raise TableError("y has no column")
     return targets.to_struct(", ".join(targets.columns))
+
+
+# --- arrays and objects ---------------------------------------------------------------------------------
+
+
+def column_of(name: str, array: NDArray[Any]) -> pl.Series:
+    """Return an array (rows,) as a column, null for a mask; TableError for a dtype of no column."""
+    if isinstance(array, np.ma.MaskedArray):
+        masked = pl.Series(np.ma.getmaskarray(array))
+        return column_of(name, np.asarray(array)).to_frame().select(pl.when(~masked).then(name)).to_series()
+    if array.dtype.kind == "M" or (array.dtype.kind == "m" and np.datetime_data(array.dtype)[0] in EXACT):
+        return pl.Series(name, _in_units(name, array))
+    if array.dtype.kind == "O":
+        return objects(name, array.tolist())
+    if array.dtype.kind in "cmV":
+        raise TableError(f"arrays of dtype {array.dtype} cannot be learned from; convert it", name)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif array.dtype.kind not in "buifT":
+        array = array.astype(str)
+    return pl.Series(name, np.ascontiguousarray(array))
+
+
+def objects(name: str, values: Iterable[Any]) -> pl.Series:
+    """Return Python's objects as a column, null for a missing value; numbers of several types are float64.
+
+    TableError names the row of a second type.
+    """
+    values = [*map(_plain, values)]
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float, Decimal} and (len(kinds) > 1 or Decimal in kinds):
+        values = [None if value is None else float(value) for value in values]
+    elif kinds == {datetime.date, datetime.datetime}:
+        midnight = datetime.time()
+        values = [
+            datetime.datetime.combine(value, midnight) if type(value) is datetime.date else value
+            for value in values
+        ]
+    has_long = kinds == {int} and any(value is not None and not -LONG <= value < LONG for value in values)
+    try:
+        return pl.Series(name, values, pl.Int128 if has_long else None)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        known = [(row, value) for row, value in enumerate(values, 1) if value is not None]
+        for row, value in known:
+            if type(value) is not type(first := known[0][1]):
+                types = f"{type(value).__name__}, {checks.shown(first)} before it {type(first).__name__}"
+                reason = f"{checks.shown(value)} is of type {types}; a column holds one type: convert it"
+                raise TableError(reason, name, row) from None
+        raise TableError(str(error).splitlines()[0], name) from None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Python's types, None for a missing value."""
+    if type(value) in (str, int, bool, type(None)):
+        return value
+    if isinstance(value, np.datetime64):
+        return value.astype("M8[us]").item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value).__name__ in NOTHING or (isinstance(value, Decimal) and value.is_nan()):
+        return None
+    return None if isinstance(value, float) and value != value else value
+
+
+def _in_units(name: str, dates: NDArray[Any]) -> NDArray[Any]:
+    """Return dates or durations in a unit of polars: days for longer units of dates, else microseconds."""
+    unit, count = np.datetime_data(dates.dtype)
+    kind = f"{dates.dtype.kind}8"
+    if unit in UNITS[kind == "m8" :] and count == 1:
+        return np.ascontiguousarray(dates)
+    target = "M8[D]" if kind == "M8" and unit in ("Y", "M", "W") else f"{kind}[us]"
+    if unit not in FINER:  # compared before: NumPy 2.5 raises where earlier releases wrap around
+        most = 1 << 62  # half of what int64 holds: NumPy's own conversion wraps around near its ends
+        low, high = np.array([-most, most]).view(target).astype(dates.dtype)
+        outside = (dates < low) | (dates > high)  # NaT is neither
+        if outside.any():
+            row = int(np.argmax(outside))
+            raise TableError(f"{dates[row]} is beyond the dates that can be used", name, row + 1)
+    return dates.astype(target)
+
+
+# --- Arrow ----------------------------------------------------------------------------------------------
+
+# polars ends the process's thread with a trace of Rust, and no error, where two columns have one name; older
+# releases of polars read one of two such columns of a Parquet file. So schemas are checked before.
+
+
+def _from_arrow(table: Any) -> pl.DataFrame:
+    """Return a table of Arrow, or of a library with `__arrow_c_stream__`; errors are as of `check_schema`."""
+    pyarrow = needed("pyarrow", "table", "a table of Arrow's")
+    try:
+        table = pyarrow.table(table)
+    except pyarrow.ArrowInvalid:  # a series exports its values
+        raise TableError(f"a table has columns with names, got one {type(table).__name__}") from None
+    check_schema(table.schema)
+    frame: pl.DataFrame = pl.from_arrow(table)
+    return frame
+
+
+def check_schema(schema: Any) -> None:
+    """Raise TableError for two columns of one name, or for a type of Arrow that polars has not."""
+    different(schema.names)
+    for field in schema:
+        check_type(field.name, field.type)
+
+
+def check_type(name: str, kind: Any) -> None:
+    """Raise TableError if polars has not the Arrow type of a column."""
+    import pyarrow
+
+    if pyarrow.types.is_decimal256(kind):
+        raise TableError(f"{kind} has more digits than can be read; make it float64", name)

@@ -1,8 +1,8 @@
-"""Rows that are held out: drawn at random, the later ones of a time, or whole groups.
+"""Rows held out: drawn at random, the later rows of a time, or whole groups.
 
-What is held out must be to the rows that are learned from as rows to predict will be: where these are later,
-or of new patients, rows drawn at random are too like those that are learned from. One record says how rows
-depend on each other, for the report's rows, the parts that networks hold out, and the errors of intervals.
+Rows held out must be as new to a model as the rows to predict: rows drawn at random are too similar to
+training rows if the rows to predict are later, or of new patients. `Dependence` says so for the rows of the
+report, the rows that networks hold out, and the errors of intervals.
 """
 
 from __future__ import annotations
@@ -13,60 +13,55 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Column
+from fastmlp.tables.columns import Array, Column, guessed, labels_of, numbers, parsed
 from fastmlp.tables.deadline import Part
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.inferred import firsts_of_copies
-from fastmlp.tables.kinds import Date
+from fastmlp.tables.kinds import Date, Number, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
-from fastmlp.tables.texts import guessed, parsed
-from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
-Array = NDArray[Any]
-
-FOLDS = 5
-"""A member that holds out rows holds out a fifth of them."""
+FOLDS = 5  # a network holds out a fifth of the rows, or none
 
 LATER = 0.25
-"""Of the rows, the later ones that networks hold out by a time: as many as the report's fifth of all rows, so
-that errors of intervals are of rows that are as far ahead."""
+"""Share of the rows that networks hold out by a time: as many rows as the report's fifth of all rows, so that
+errors of intervals are of rows equally far ahead."""
 
 LEAST_GROUPS = 3
-"""Groups or times: two to train on, of which one is held out by networks, and one for the report."""
+"""Fewest groups or times: two for training, one of them held out by networks, and one for the report."""
 
-LEAST_ROWS = 3
-"""Rows that remain to train on."""
+LEAST_ROWS = 3  # fewest rows to train on
 
 LOOKED_AT, LOOKS, LEAST_LEVELS, LOOKED_LEVELS = 2000, 3, 10, 50
-"""Rows, and columns of a kind, that `doubt` looks at, at most; levels of a category that it looks at, and
-that remain of more levels, at least."""
+"""Limits of `doubt`: most rows, most columns of a kind, fewest levels of a category, and fewest levels left
+of a category with many levels."""
 
 IDENTIFIER = re.compile(
     r"(?i:(.*[^a-z])?(id|patient|subject|person|participant|customer|client|user|household)s?([^a-z].*)?)"
     r"|.*[a-z]I[dD]"
 )
-"""Names of columns that say who a row is of; another category, as a city, says what a row is like, too."""
+"""Names of columns that identify; other categories, as a city, also describe a row."""
 
 TREES, PARTS, BLOCKS = 10, 3, 10
-"""Trees of its forests, parts that these hold out, and blocks of later rows that count as groups."""
+"""Trees of a forest of `doubt`, its folds, and blocks of later rows that count as groups."""
 
 CLEARLY, CERTAIN = 1.15, 3.0
-"""Times that its error rises, and deviations that the rise of the loss is above 0, at least."""
+"""Least ratio of errors for a doubt, and least rise of the loss in its standard errors."""
 
 
 class Dependence(NamedTuple):
-    """How rows depend on each other: numbers that order them, and groups that belong together.
+    """The dependence of rows on each other.
 
-    time : (rows,) of which the greatest are held out; None where there is no order
-    groups : (rows,) whole numbers, rows of one are held out together; None where each row stands alone
-    named : whether groups are those of a column, and no copies of rows
+    time : (rows,) numbers, of which the greatest are held out; None without an order
+    groups : (rows,) whole numbers; rows of a group are held out together; None for single rows
+    named : True for groups by a column, False for copies of rows
     """
 
     time: Array | None = None
@@ -74,32 +69,27 @@ class Dependence(NamedTuple):
     named: bool = False
 
     def of(self, rows: Array) -> Dependence:
-        """Return the dependence of some rows, by their places or by truth values (rows,)."""
+        """Return the dependence of some rows, by places or truth values (rows,)."""
         time, groups = (None if one is None else one[rows] for one in self[:2])
         return Dependence(time, groups, self.named)
 
     def independent(self, rows: Array) -> int:
-        """Return how many independent things some rows are of, by their places: rows, or groups."""
+        """Return the number of independent rows or groups among some rows, by places."""
         return len(np.unique(self.groups[rows])) if self.named and self.groups is not None else len(rows)
 
 
-ALONE = Dependence()
-"""That of rows which do not depend on each other."""
+ALONE = Dependence()  # the dependence of independent rows
 
 
 def dependence_of(
     frame: pl.DataFrame, y: Array, time: str | None, group: str | None, without: Collection[str] = ()
 ) -> Dependence:
-    """Return how the rows of a table depend on each other by its columns, or by copies of rows.
+    """Return the dependence of a table's rows by its columns, or by copies of rows.
 
-    With a time and groups, the groups that begin last are held out.
+    With a time and groups, the groups that begin last are held out. TableError for an unknown column, a row
+    without a time, or too few groups or times.
 
     y : (rows,) the targets; without : as for `firsts_of_copies`
-
-    Raises
-    ------
-    TableError
-        If there is no such column, no time in a row, or too few groups or times.
     """
     for name in (time, group):
         if name is not None and name not in frame.columns:
@@ -109,7 +99,7 @@ def dependence_of(
         copies = None if time is not None else firsts_of_copies(frame, y, without)
         return Dependence(times, copies)
     labels = labels_of(frame[group]).rank("dense").fill_null(0).to_numpy()
-    _enough(frame[group].name, "groups", labels)
+    _check_count(frame[group].name, "groups", labels)
     groups = np.unique(labels, return_inverse=True)[1]
     if times is not None:
         begins = np.full(groups.max() + 1, np.inf)
@@ -119,9 +109,7 @@ def dependence_of(
 
 
 def _times(series: pl.Series) -> Array:
-    """Return a column of dates or numbers as numbers (rows,); TableError if it is none, or lacks values."""
-    import polars as pl
-
+    """Return a column of dates or numbers as numbers (rows,); TableError otherwise, or for missing values."""
     kind = guessed(series) if series.dtype == pl.String else None
     if kind in ("number", "date"):
         series = parsed(series, kind)
@@ -130,33 +118,33 @@ def _times(series: pl.Series) -> Array:
     times = series.to_physical().cast(pl.Float64).fill_nan(None)
     if times.null_count():
         raise TableError("the time is missing", series.name, int(times.is_null().arg_true()[0]) + 1)
-    _enough(series.name, "times", times.to_numpy())
+    _check_count(series.name, "times", times.to_numpy())
     return times.to_numpy()
 
 
-def _enough(name: str, what: str, labels: Array) -> None:
+def _check_count(name: str, what: str, labels: Array) -> None:
     count = len(np.unique(labels))
     if count < LEAST_GROUPS:
         raise TableError(f"at least {LEAST_GROUPS} different {what} are needed, got {count}", name)
 
 
+def _firsts(rows: int, groups: Array | None) -> tuple[Array, Array]:
+    """Return the first row of each group (groups,), and each row's group (rows,)."""
+    if groups is None:
+        return np.arange(rows), np.arange(rows)
+    _, firsts, places = np.unique(groups, return_index=True, return_inverse=True)
+    return firsts, places
+
+
 def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependence = ALONE) -> Array:
-    """Return which rows are held out for a report, (rows,), of every class as large a share, if it can be.
+    """Return truth values (rows,) for a report's rows, a share of every class if possible.
 
-    y : (rows,) the targets; task : its name
-
-    Raises
-    ------
-    ValueError
-        If too few rows are left.
+    y : (rows,) the targets; task : its name; ValueError if too few rows are left
     """
     from sklearn.model_selection import train_test_split
 
     what, least = ("groups", LEAST_GROUPS - 1) if dependence.named else ("rows", LEAST_ROWS)
-    if dependence.groups is None:
-        firsts = places = np.arange(len(y))
-    else:
-        _, firsts, places = np.unique(dependence.groups, return_index=True, return_inverse=True)
+    firsts, places = _firsts(len(y), dependence.groups)
     count = int(np.ceil(share * len(firsts)))
     if dependence.time is not None:
         held = _later(dependence.time, share)
@@ -178,9 +166,9 @@ def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependen
 
 
 def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE) -> Iterator[Part]:
-    """Yield (rows to train on, rows held out), each ascending, with the classes' shares in each part.
+    """Yield (rows to train on, rows held out), ascending, with the classes' shares in each part.
 
-    By a time there is one such part, which holds out the later rows.
+    By a time there is a single pair, with the later rows held out.
 
     targets : (rows,) as the task encodes them
     """
@@ -191,7 +179,7 @@ def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE)
         yield np.flatnonzero(~held), np.flatnonzero(held)
         return
     if dependence.groups is not None:
-        _, firsts, places = np.unique(dependence.groups, return_index=True, return_inverse=True)
+        firsts, places = _firsts(len(targets), dependence.groups)
         for part in folds(targets[firsts], task, seed):
             trained, held = (np.flatnonzero(np.isin(places, groups)) for groups in part)
             yield trained, held
@@ -208,7 +196,7 @@ def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE)
 
 
 def _later(time: Array, share: float) -> Array:
-    """Return which rows are the last ones (rows,), about such a share; rows of one time are on one side."""
+    """Return truth values (rows,) for about a share of rows, the last; rows of a time stay together."""
     times, counts = np.unique(time, return_counts=True)
     if len(times) < 2:
         raise TableError("the rows to train on have one time only, so that none of them is later")
@@ -217,10 +205,13 @@ def _later(time: Array, share: float) -> Array:
     return later
 
 
-class Doubt(NamedTuple):
-    """A column by which rows seem to depend on each other: `parameter` is time or group.
+# --- doubt ----------------------------------------------------------------------------------------------
 
-    ratio : how many times as large the error is of later rows, or of rows of new groups
+
+class Doubt(NamedTuple):
+    """A column by which rows seem to depend on each other.
+
+    parameter : time or group; ratio : the error of later rows, or of rows of new groups, over the usual error
     """
 
     parameter: str
@@ -228,7 +219,7 @@ class Doubt(NamedTuple):
     ratio: float
 
     def sentence(self, option: str) -> str:
-        """Return what it means, with what to say for rows that are held out so."""
+        """Return the doubt in words, with an option against it."""
         what = "later rows" if self.parameter == "time" else "rows of new ones"
         return (
             f"{self.column}: {what} have about {self.ratio:.2g} times the error of rows held out at random; "
@@ -239,43 +230,48 @@ class Doubt(NamedTuple):
 def doubt(
     frame: pl.DataFrame, y: Array, task: Task, columns: Collection[Column], trained: Array | None = None
 ) -> Doubt | None:
-    """Return the column by which rows held out are clearly predicted worse than rows drawn at random.
+    """Return the column whose later rows, or rows of new levels, are clearly predicted worst.
 
-    Dates, and categories and codes of many levels, are looked at with forests of a few trees, of few rows.
-    What a category itself says of the target is no dependence, unless its name is that of an identifier.
+    Small forests on few rows look at dates, categories with many levels, and whole numbers with the name of
+    an identifier. A category as an input is no dependence, unless the name is of an identifier.
 
-    frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
+    frame, y : a table without its target, and the targets (rows,); columns : of an encoding
     trained : (rows,) truth values, of the rows to look at; None for all
     """
     if task.n_out > MOST_CLASSES or isinstance(task, Several):
         return None
     dates = [one.name for one in columns if isinstance(one, Date)][:LOOKS]
     levels = {one.name: len(one.levels) for one in columns if isinstance(one, Category)}
+    for one in columns:
+        if isinstance(one, Number) and IDENTIFIER.fullmatch(one.name):
+            values = numbers(frame[one.name])
+            if (values == np.round(values)).all():
+                levels[one.name] = len(np.unique(values))
     names = [name for name in levels if LEAST_LEVELS <= levels[name] <= len(y) / 2]
     names = sorted(names, key=lambda name: -levels[name])[:LOOKS]
     used, found = list(dict.fromkeys(one.name for one in columns if one.width)), []
     for name in dates + names:
-        given = (name, None) if name in dates else (None, name)
+        is_date = name in dates
         rows = _some(frame[name], levels.get(name), trained)
-        others = [one for one in used if one != name or name in dates or IDENTIFIER.fullmatch(one)]
+        others = [one for one in used if one != name or is_date or IDENTIFIER.fullmatch(one)]
         some, targets = frame[rows].select({*others, name}), task.encoded(y[rows])
         if isinstance(task, Classification):
             targets = np.eye(task.n_out)[targets]
         if not others:
             continue
         try:
-            dependence = dependence_of(some, y[rows], *given)
+            dependence = dependence_of(some, y[rows], *((name, None) if is_date else (None, name)))
         except TableError:  # too few of them, or a date is missing
             continue
         X = np.column_stack([some[one].rank("dense").fill_null(0).to_numpy() for one in others])
         ratio = _rise(X, targets, dependence)
         if ratio >= CLEARLY:
-            found.append(Doubt("time" if name in dates else "group", name, ratio))
+            found.append(Doubt("time" if is_date else "group", name, ratio))
     return max(found, key=lambda one: one.ratio, default=None)
 
 
 def _some(series: pl.Series, levels: int | None, trained: Array | None) -> Array:
-    """Return the places of a few rows, ascending, of a column with many levels of some levels only."""
+    """Return the places of a few rows, ascending; of a column with many levels, of some levels."""
     among = np.ones(len(series), bool) if trained is None else trained
     if levels is not None:
         every = max(1, min(len(series) // LOOKED_AT, levels // LOOKED_LEVELS))
@@ -286,7 +282,7 @@ def _some(series: pl.Series, levels: int | None, trained: Array | None) -> Array
 
 
 def _rise(X: Array, targets: Array, dependence: Dependence) -> float:
-    """Return how many times as large the error is if rows are held out as they depend; 0 if by chance.
+    """Return the error of dependent rows over the error of rows at random; 0 for a ratio by chance.
 
     X, targets : (rows, n), and (rows,) or (rows, k)
     """
@@ -295,15 +291,14 @@ def _rise(X: Array, targets: Array, dependence: Dependence) -> float:
 
     forest = ExtraTreesRegressor(TREES, min_samples_leaf=2, max_features="sqrt", random_state=0)
     at_random = cross_val_predict(forest, X, targets, cv=KFold(PARTS, shuffle=True, random_state=0))
-    labels: Any = dependence.groups
-    held = np.arange(len(X))
     if dependence.time is not None:
         later = _later(dependence.time, LATER)
         held = np.flatnonzero(later)
         held = held[dependence.time[held].argsort(kind="stable")]
-        labels = np.arange(len(held)) * BLOCKS // len(held)
+        labels: Any = np.arange(len(held)) * BLOCKS // len(held)
         depending = forest.fit(X[~later], targets[~later]).predict(X[held])
     else:
+        held, labels = np.arange(len(X)), dependence.groups
         depending = cross_val_predict(forest, X, targets, groups=labels, cv=GroupKFold(PARTS))
     few, many = (
         np.square(one - targets[held]).reshape(len(held), -1).sum(axis=1)

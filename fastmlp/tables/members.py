@@ -1,59 +1,41 @@
-"""The members of an ensemble: networks that differ by their start and by the rows that they learn from."""
+"""The networks of an ensemble: the rows of a table, and trainings of networks on parts of the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import EarlyStopping
-from fastmlp.fitting import fit
 from fastmlp.many.training import InterruptedMany, fit_many
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.interrupts import BY_SIGINT, Interrupted
+from fastmlp.system.interrupts import BY_SIGINT
 from fastmlp.system.notices import Bar
+from fastmlp.tables.columns import Array
 from fastmlp.tables.deadline import Deadline, Part, SharedCallback, backend_in
-from fastmlp.tables.held_out import ALONE, Dependence
+from fastmlp.tables.held_out import ALONE, Dependence, folds
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
-Array = NDArray[Any]
-
-
-class MemberSettings(NamedTuple):
-    """Where a training runs, and how long: as for `fit`.
-
-    several : columns of X, as for `inputs_of`; dependence : of the rows, as for `folds`
-    signs : (n,) 1, -1 or 0 for each column of X, as for `Network(monotone=)`
-    """
-
-    seed: int
-    several: Array
-    deadline: Deadline
-    backend: str = "auto"
-    threads: int | None = None
-    shown: bool | None = False
-    dtype: Any = None
-    dependence: Dependence = ALONE
-    signs: Array | None = None
-
+TOGETHER_BYTES = 1 << 24  # bytes of the rows of all trainings of a call; beyond, trainings follow one another
 
 Fitted = Model | DivergenceError | None
-"""What has come of a training; None if Ctrl-C has left it out."""
+"""The result of a training; None after Ctrl-C."""
 
 
 class Planned(NamedTuple):
-    """A network to train, as its recipe says.
+    """A network to train.
 
-    part : rows to train on, and rows held out; place : of the network among those of its recipe
-    epochs : after which it ends, if no rows are held out; its rate falls as if it went on
-    initial : a member to begin from, whose network it has
+    part : rows to train on, and rows held out; place : among the networks of the recipe
+    epochs : the last epoch without rows held out; the rate falls as with the recipe's number of epochs
+    initial : the member to begin from, None for new parameters
     """
 
     recipe: Recipe
@@ -63,140 +45,157 @@ class Planned(NamedTuple):
     initial: Model | None = None
 
 
-def train_members(
-    X: Any, targets: Array, weights: Array | None, task: Task, planned: Sequence[Planned],
-    settings: MemberSettings, callbacks: Sequence[Callback],
-) -> list[Fitted]:  # fmt: skip
-    """Return members that train at once, each of the epoch after which its rows held out had the least loss.
+@dataclass(eq=False)
+class TableTraining:
+    """The encoded rows of a table, with the options of all trainings.
 
-    All have the patience of the first one's recipe. In the place of one that diverges is its error, and None
-    for those that Ctrl-C has left out.
-
-    targets : (rows,) as the task encodes them; callbacks : copied for each, but for `SharedCallback` ones
-
-    Raises
-    ------
-    InterruptedMany
-        If Ctrl-C has left out all.
+    X : (rows, n), dense or CSR; targets : (rows,), as the task encodes them; weights : (rows,) or None
+    several : columns of X to embed, as for `inputs_of`; signs : (n,), as for `Network(monotone=)`
+    bar : moved by visited rows; visited : rows of earlier trainings
     """
-    options = [_options(X, targets, weights, task, one, settings) for one in planned]
-    given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
-    stopping = [EarlyStopping(planned[0].recipe.patience)] if len(planned[0].part[1]) else []
-    common: dict[str, Any] = {
-        "callbacks": [*stopping, *callbacks], "progress": False, "threads": settings.threads,
-        "dtype": settings.dtype,
-    }  # fmt: skip
-    found: list[Fitted] = []
-    try:
-        if len(planned) == 1:
-            found.append(_alone(X, targets, weights, planned[0].part[0], {**options[0], **common}))
-        else:
-            blocks = {network.blocks for network in given["network"]}
-            inputs = {one: rows_for(one, X) for one in blocks}
-            found += fit_many(
-                given.pop("network"),
-                X=[inputs[one["network"].blocks] for one in options],
-                y=_by_head(targets),
-                rows=[one.part[0] for one in planned],
-                sample_weight=weights,
-                **common,
-                **given,
-            )
-    except InterruptedMany as error:
-        found = error.models
-    found = [None if isinstance(one, Model) and one.stop_reason == BY_SIGINT else one for one in found]
-    if None in found and not any(isinstance(one, Model) for one in found):
-        raise InterruptedMany(found)
-    return found
 
+    X: Any
+    targets: Array
+    weights: Array | None
+    task: Task
+    seed: int
+    several: Array
+    signs: Array
+    deadline: Deadline
+    dependence: Dependence = ALONE
+    backend: str = "auto"
+    threads: int | None = None
+    dtype: Any = None
+    shown: bool | None = False
+    bar: Bar | None = None
+    visited: float = 0.0
 
-def _alone(X: Any, targets: Array, weights: Array | None, rows: Array, options: dict[str, Any]) -> Fitted:
-    """Return a member that trains alone, with one copy of its rows, its divergence, or None after Ctrl-C."""
-    inputs, own = rows_for(options["network"].blocks, X[rows]), None if weights is None else weights[rows]
-    try:
-        return fit(X=inputs, y=_by_head(targets[rows]), sample_weight=own, **options)
-    except DivergenceError as error:
-        return error
-    except Interrupted:
-        return None
+    def parts(self, most: int) -> list[Part]:
+        """Return at most so many pairs of rows to train on and rows held out."""
+        return [*islice(folds(self.targets, self.task, self.seed, self.dependence), most)]
 
+    def networks(self, planned: Sequence[Planned], callbacks: Sequence[Callback] = ()) -> list[Fitted]:
+        """Return trained networks, with the parameters of the best epoch by the rows held out.
 
-def _options(
-    X: Any, targets: Array, weights: Array | None, task: Task, planned: Planned, settings: MemberSettings
-) -> dict[str, Any]:
-    """Return the network of a member, and its own options of `fit`."""
-    recipe, (rows, held), place, epochs, initial = planned
-    assert recipe.epochs is not None
-    assert recipe.batch_size is not None
-    steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
-    inputs = inputs_of(X.shape[1], recipe, settings.several)
-    network = recipe.network(inputs, task, settings.signs) if initial is None else initial.network
-    backend, left = settings.backend, settings.deadline.left
-    if backend == "auto" and settings.deadline.seconds is not None:
-        mixed = is_bfloat16(settings.dtype)
-        backend = backend_in(left, recipe, network, X.dtype, settings.threads, mixed)
-    validation = None
-    if len(held):
-        own = () if weights is None else (weights[held],)
-        validation = rows_for(network.blocks, X[held]), _by_head(targets[held]), *own
-    return {
-        "network": network,
-        "optimizer": recipe.optimizer_of(steps),
-        "epochs": epochs or recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "seed": settings.seed + place,
-        "initial": initial,
-        "validation": validation,
-        "backend": backend,
-    }
+        All networks have the patience of the first recipe. A diverged network is replaced by the error, and a
+        network after Ctrl-C by None; InterruptedMany if no network is left.
+        """
+        size = (self.X if isinstance(self.X, np.ndarray) else self.X.data).nbytes
+        is_small, found = len(planned) * size <= TOGETHER_BYTES, list[Fitted]()
+        for some in filter(None, [planned] if is_small else [[one] for one in planned]):
+            is_over = self.deadline.interrupted or None in found
+            found += [None] * len(some) if is_over else self._at_once(some, callbacks)
+        if None in found and not any(isinstance(one, Model) for one in found):
+            raise InterruptedMany(found)
+        return found
 
+    def network(self, recipe: Recipe, part: Part, callbacks: Sequence[Callback] = ()) -> Model:
+        """Return one trained network; errors as of `networks`, and DivergenceError."""
+        (found,) = self.networks([Planned(recipe, part)], callbacks)
+        return trained(found)
 
-def _by_head(targets: Array) -> Any:
-    """Return targets (rows,) as `fit` takes them: those of several heads in a dict."""
-    return {name: targets[name] for name in targets.dtype.names} if targets.dtype.names else targets
+    def outputs(self, model: Model, rows: Array) -> Array:
+        """Return a network's outputs (rows, n_out) for some rows."""
+        return predicted(model, self.X[rows])
+
+    def _at_once(self, planned: Sequence[Planned], callbacks: Sequence[Callback]) -> list[Fitted]:
+        rows: dict[Any, tuple[Any, ...]] = {}
+        options = [self._options(one, rows) for one in planned]
+        stopping = [EarlyStopping(planned[0].recipe.patience)] if len(planned[0].part[1]) else []
+        visits = [] if self.bar is None else [Visits(self, planned)]
+        given: dict[str, Any] = {name: [one[name] for one in options] for name in options[0]}
+        try:
+            found: list[Fitted] = [*fit_many(
+                **given, callbacks=[*stopping, *visits, *callbacks], progress=False, threads=self.threads,
+                dtype=self.dtype,
+            )]  # fmt: skip
+        except InterruptedMany as error:
+            found = error.models
+        return [None if isinstance(one, Model) and one.stop_reason == BY_SIGINT else one for one in found]
+
+    def _options(self, planned: Planned, known: dict[Any, tuple[Any, ...]]) -> dict[str, Any]:
+        """Return the options of `fit_many` for a network; known : arrays of rows, which networks share."""
+        recipe, (rows, held), place, epochs, initial = planned
+        inputs = inputs_of(self.X.shape[1], recipe, self.several)
+        network = recipe.network(inputs, self.task, self.signs) if initial is None else initial.network
+        backend = self.backend
+        if backend == "auto" and self.deadline.seconds is not None:
+            mixed = is_bfloat16(self.dtype)
+            backend = backend_in(self.deadline.left, recipe, network, self.X.dtype, self.threads, mixed)
+        for places in (rows, held):
+            key = network.blocks, id(places)
+            if key not in known:
+                known[key] = self._rows(network.blocks, places)
+        X, y, *weights = known[network.blocks, id(rows)]
+        steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
+        return {
+            "networks": network,
+            "X": X,
+            "y": y,
+            **({"sample_weight": weights[0]} if weights else {}),
+            "optimizer": recipe.optimizer_of(steps),
+            "epochs": epochs or recipe.epochs,
+            "batch_size": recipe.batch_size,
+            "seed": self.seed + place,
+            "initial": initial,
+            "validation": known[network.blocks, id(held)] if len(held) else None,
+            "backend": backend,
+        }
+
+    def _rows(self, blocks: Any, places: Array) -> tuple[Any, ...]:
+        """Return X, targets by heads, and weights if there are any, of some rows."""
+        every = len(places) == len(self.targets)
+        X, y = (one if every else one[places] for one in (self.X, self.targets))
+        heads = {name: y[name] for name in y.dtype.names} if y.dtype.names else y
+        return (rows_for(blocks, X), heads, *([] if self.weights is None else [self.weights[places]]))
 
 
 class Visits(SharedCallback):
-    """Moves a bar by the rows that trainings have visited.
+    """Moves the bar of a `TableTraining` by visited rows; after an early end by all planned rows."""
 
-    before : rows that were visited before; names, rows : of each training, the rows as which it counts
-        once it ends
-    deadline : which Ctrl-C may end while trainings are prepared
-    """
-
-    def __init__(
-        self, bar: Bar, before: float, names: Sequence[str], rows: Sequence[float], deadline: Deadline
-    ) -> None:
-        self.bar, self.before, self.names, self.rows, self.deadline = bar, before, names, rows, deadline
-        self.visited = [0.0] * len(names)
+    def __init__(self, training: TableTraining, planned: Sequence[Planned]) -> None:
+        self.training, self.before, self.planned = training, training.visited, planned
+        self.rows = [len(training.targets) * one.recipe.epochs for one in planned]
+        self.visited = [0.0] * len(planned)
+        training.visited += sum(self.rows)
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar; stop the training after a Ctrl-C that came before it began."""
-        if self.deadline.interrupted and run.stop_reason is None:
+        """Move the bar; stop a training that began after Ctrl-C."""
+        if self.training.deadline.interrupted and run.stop_reason is None:
             run.stop(BY_SIGINT)
-        place = run.model_index or 0
-        self.visited[place] = run.rows_seen
+        index = run.model_index or 0
+        recipe, place = self.planned[index].recipe, self.planned[index].place
+        name = f"network {place + 1}/{recipe.members}" if recipe.members > 1 else "network"
         shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
-        name = f"{self.names[place]}, epoch {run.epoch}/{run.epochs}"
-        self.bar.move(self.before + sum(self.visited), name, **shown)
+        self._move(index, run.rows_seen, f"{name}, epoch {run.epoch}/{run.epochs}", **shown)
 
     def on_train_end(self, run: Run) -> None:
-        """Count what an early end leaves out."""
-        place = run.model_index or 0
-        self.visited[place] = self.rows[place]
-        self.bar.move(self.before + sum(self.visited))
+        """Count the epochs after an early end."""
+        self._move(run.model_index or 0, self.rows[run.model_index or 0])
+
+    def _move(self, index: int, rows: float, *name: str, **shown: str) -> None:
+        assert self.training.bar is not None
+        self.visited[index] = rows
+        self.training.bar.move(self.before + sum(self.visited), *name, **shown)
+
+
+def trained(found: Fitted) -> Model:
+    """Return a trained network; raise the error of a divergence, or of Ctrl-C."""
+    if not isinstance(found, Model):
+        raise found or InterruptedMany([found])
+    return found
 
 
 def best_epoch(model: Model) -> int:
-    """Return the epoch whose parameters a member has: the best one by rows held out, or the last."""
+    """Return the epoch of a network's parameters: the best by rows held out, or the last."""
     held = model.history.get("validation_loss")
     return len(model.history["loss"]) if held is None else int(np.argmin(held)) + 1
 
 
 def outputs(models: Sequence[Model], X: Any) -> Array:
-    """Return the mean of the members' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
+    """Return the mean of the networks' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
     total: Array = np.zeros((X.shape[0], models[0].network.n_out))
-    for model in models:
+    for model in models if len(total) else ():
         total += predicted(model, X)
     whole = total.sum(axis=1, keepdims=True) if models[0].network.output == "softmax" else len(models)
     mean: Array = total / whole
@@ -204,9 +203,9 @@ def outputs(models: Sequence[Model], X: Any) -> Array:
 
 
 def weights_of(targets: Array, weights: Array | None, task: Task, recipe: Recipe) -> Array | None:
-    """Return the rows' weights, with those of their classes if they shall count the same."""
+    """Return the weights of rows (rows,), of a balanced recipe with equal sums for all classes."""
     if not (recipe.balanced and isinstance(task, Classification)):
         return weights
-    own = np.ones(len(targets)) if weights is None else weights
-    sums = np.bincount(targets, own, task.n_out)
-    return own / np.where(sums > 0, sums, 1)[targets] * own.sum() / task.n_out
+    given = np.ones(len(targets)) if weights is None else weights
+    sums = np.bincount(targets, given, task.n_out)
+    return given / np.where(sums > 0, sums, 1)[targets] * given.sum() / task.n_out

@@ -1,67 +1,71 @@
-"""The settings of a training on a table, with the defaults that docs/measured/tables.md measures."""
+"""Recipes of networks on a table, with measured defaults (docs/measured/tables.md); checks of settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.registry import backends, mixed_backend
+from fastmlp.model.activations import Activation
 from fastmlp.model.averages import EMA, with_average
 from fastmlp.model.descriptions import described
 from fastmlp.model.inputs import Blocks
-from fastmlp.model.layers import Dense, Dropout
+from fastmlp.model.layers import Dense, Dropout, checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
-from fastmlp.model.state import Array
+from fastmlp.model.state import Array, is_bfloat16
 from fastmlp.tables.columns import BelowOne, Count, Size, Whole
-from fastmlp.tables.tasks import Several, Task
+from fastmlp.tables.tasks import Several, Task, check_transform, costs_of
+from fastmlp.tables.writings import Writing
 
-MOST_EPOCHS = 400
-"""Epochs of a member at most, unless they are given; nearly all end before."""
+MOST_EPOCHS = 400  # most epochs of a network by default; nearly all networks end before
 
 VISITS = 3_000_000
-"""Rows that a member visits at most, unless epochs are given: an epoch of a large table counts for many."""
+"""Most rows in all epochs of a network by default: an epoch of a large table has many steps."""
 
-MEMBER_VISITS = 60_000_000
-"""Rows that all members visit together at most, unless their number is given."""
+MEMBER_VISITS = 60_000_000  # most rows in all epochs of all networks by default
 
 MEMBER_ROWS, LEAST_MEMBERS = 21_000, 2
-"""Rows that all members have together at most, where more members than the second have them. With many rows
-further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and one of cosines, of 0.1888
-with three of bins, and of 0.1871 with seven of each."""
+"""Most rows of all networks together, where the networks are more than the second number. With many rows
+further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and a network of cosines, of
+0.1888 with three networks of bins, and of 0.1871 with seven of each."""
 
-MOST_MEMBERS = 1000
-"""Networks of a recipe at most."""
+MOST_MEMBERS = 1000  # most networks of a recipe
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the members of an ensemble are trained. None: what `resolved` makes of the number of rows.
+    """The options of the networks of an ensemble. Numbers of 0 follow from the rows, see `resolved`.
 
-    layers : the hidden layers, in the place of hidden, activation and dropout
+    layers : hidden layers in place of hidden, activation and dropout
     decay : weight decay of adamw
-    patience : epochs without a lower loss on the rows held out that end a training
-    balanced : whether all classes count the same
-    bins : of each number, whose places in them stand in place of the number; 0 for none
-    sigma : deviation of the frequencies of each number's cosines, which are inputs beside it; 0 for none
-    width : outputs of a linear layer of its own, which each number has behind these
-    average : decay of the moving average of adamw's weights, which predicts and is validated; 0 for none
-    most_members : what `resolved` makes of few rows
+    patience : epochs without a lower loss on rows held out before the end of a training
+    balanced : True for equal sums of the weights of all classes
+    bins : of each number, whose places replace the number; 0 for none
+    sigma : deviation of the frequencies of each number's cosines, further inputs; 0 for none
+    width : outputs of each number's linear layer on the bins or cosines
+    average : decay of the moving average of adamw's weights, for predictions and validation; 0 for none
+    most_members : by default, for few rows
     """
 
     hidden: tuple[Count, ...] = (128, 128)
     activation: str = "silu"
     optimizer: str = "adamw"
     learning_rate: Size = 0.003
-    epochs: Count | None = None
-    batch_size: Count | None = None
+    epochs: Whole = 0
+    batch_size: Whole = 0
     dropout: Size = 0.1
     l2: Size = 0.0
     decay: Size = 1.0
     patience: Count = 20
-    members: Count | None = None
+    members: Whole = 0
     balanced: bool = False
     layers: tuple[Part, ...] | None = None
     bins: Whole = 0
@@ -72,7 +76,7 @@ class Recipe:
 
     @property
     def embeds(self) -> bool:
-        """Whether numbers are embedded: bins or waves replace them, or are added to them."""
+        """True if bins replace numbers, or cosines are added to numbers."""
         return bool(self.bins or self.sigma)
 
     @property
@@ -82,7 +86,7 @@ class Recipe:
         return {name: value for name, value in vars(self).items() if name != "layers"} | layers
 
     def resolved(self, rows: int) -> Recipe:
-        """Return the recipe with numbers for everything, for so many training rows."""
+        """Return the recipe with all numbers above 0, for a number of training rows."""
         epochs = self.epochs or max(8, min(MOST_EPOCHS, VISITS // rows))
         most = min(max(LEAST_MEMBERS, MEMBER_ROWS // rows), MEMBER_VISITS // (rows * epochs))
         members = self.members or max(1, min(self.most_members, most))
@@ -90,19 +94,16 @@ class Recipe:
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
     def network(self, inputs: int | Blocks, task: Task, signs: Array | None = None) -> Network:
-        """Return the network of a member with such inputs, as `inputs_of` returns them.
-
-        signs : (n,) of the columns of X, as for `Network(monotone=)`; None of none
-        """
+        """Return a network with inputs as of `inputs_of`; signs : (n,), as for `Network(monotone=)`."""
         monotone = None if signs is None or not signs.any() else signs.astype(int).tolist()
-        own: dict[str, Any] = {"l2": self.l2, "monotone": monotone}
+        options: dict[str, Any] = {"l2": self.l2, "monotone": monotone}
         if isinstance(task, Several):
-            return Network(inputs=inputs, layers=self._hidden, heads=task.heads, **own)
-        own |= {"output": task.output, "loss": task.loss}
+            return Network(inputs=inputs, layers=self._hidden, heads=task.heads, **options)
+        options |= {"output": task.output, "loss": task.loss}
         if self.layers is not None or not isinstance(inputs, int):
-            return Network(inputs=inputs, layers=[*self._hidden, Dense(task.n_out)], **own)
+            return Network(inputs=inputs, layers=[*self._hidden, Dense(task.n_out)], **options)
         sizes = [inputs, *self.hidden, task.n_out]
-        return Network(sizes, self.activation, dropout=self.dropout, weight_init="he_normal", **own)
+        return Network(sizes, self.activation, dropout=self.dropout, weight_init="he_normal", **options)
 
     @property
     def _hidden(self) -> list[Part]:
@@ -110,10 +111,10 @@ class Recipe:
         if self.layers is not None:
             return [*self.layers]
         dense = (Dense(width, self.activation, weight_init="he_normal") for width in self.hidden)
-        return [part for one in dense for part in (one, Dropout(self.dropout))]
+        return [part for layer in dense for part in (layer, Dropout(self.dropout))]
 
     def optimizer_of(self, steps: int) -> Optimizer:
-        """Return the optimiser of a training of so many steps, over which the rate falls to 0."""
+        """Return the optimiser; the rate falls to 0 over so many steps."""
         kind = BY_NAME[self.optimizer]
         rate = Cosine(self.learning_rate, steps, unit="step")
         if kind is not AdamW:
@@ -122,32 +123,133 @@ class Recipe:
         return with_average(adamw, EMA(self.average), steps) if self.average else adamw
 
 
-PLAIN = Recipe()
-"""Numbers as they are, and much decay: where noise rules; see docs/measured/tables.md."""
+PLAIN = Recipe()  # numbers as inputs, and a large decay: for noisy tables; see docs/measured/tables.md
 
 BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99)
-"""A linear layer of the places of each number in bins: where there is signal."""
+"""A linear layer on the bins of each number: for tables with a signal."""
 
-WIDE = replace(BINNED, hidden=(256, 256))
-"""The same in a larger network."""
+WIDE = replace(BINNED, hidden=(256, 256))  # the same in a larger network
 
 WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
-"""A linear layer of each number's cosines, next to it: where numbers act together."""
+"""A linear layer on the cosines of each number, beside the number: for numbers that interact."""
 
 PRESETS = {
     "fast": (replace(WAVES, most_members=1),),
     "good": (PLAIN, BINNED, WAVES),
     "best": (PLAIN, BINNED, WAVES, WIDE),
 }
-"""Recipes that rows held out choose from, from the shortest training to the least loss."""
+"""Recipes for the choice by rows held out, from the shortest training to the least loss."""
 
 
 def candidates(preset: str, given: Mapping[str, Any]) -> tuple[Recipe, ...]:
-    """Return the different recipes of a preset with what is given in place of their own.
+    """Return the different recipes of a preset with given settings in place of the recipes' settings.
 
-    Layers are those of a single recipe: they say what stands on the columns of X as they are.
+    With layers there is a single recipe: the layers stand on the columns of X without embeddings.
     """
     recipes = PRESETS[preset]
     if "layers" in given:
         recipes = (replace(PLAIN, most_members=recipes[0].most_members),)
     return tuple(dict.fromkeys(replace(recipe, **given) for recipe in recipes))
+
+
+# --- settings of an estimator ---------------------------------------------------------------------------
+
+
+def _text(name: str, value: object) -> str:
+    checks.instance(name, value, str, "a name" if name == "activation" else "the name of a column")
+    return str(value)
+
+
+def _hidden(name: str, widths: Any) -> tuple[int, ...]:
+    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str) or not np.ndim(widths):
+        raise TypeError(f"{name} must be widths like (128, 64), got {checks.shown(widths)}")
+    return tuple(checks.whole("a hidden layer", width, 1) for width in widths)
+
+
+def _layers(name: str, layers: Any) -> tuple[Part, ...]:
+    made = checked_layers(layers)
+    operations = Network(inputs=1, layers=[*made, Dense(1)]).operations
+    if any(isinstance(one.activation, Activation) for one in operations):
+        raise ValueError("layers of a table have activations by name: its file holds no code")
+    return made
+
+
+def _threshold(name: str, value: object) -> object:
+    if isinstance(value, str):
+        return value == "balanced" or costs_of(value)
+    return checks.real(name, value, 0, 1, open_low=True, open_high=True)
+
+
+def _monotone(name: str, signs: Any) -> None:
+    checks.instance(name, signs, Mapping, "a mapping of names of columns to 1 or -1")
+    for column, sign in signs.items():
+        checks.whole(f"monotone[{column!r}]", sign, -1, 1)
+
+
+def _columns(name: str, kinds: Any) -> None:
+    if not isinstance(kinds, Mapping):
+        raise TypeError(f"columns must map names to kinds, got {checks.shown(kinds)}")
+    for column, kind in kinds.items():
+        if not isinstance(kind, str):
+            if not isinstance(kind, Sequence) or [*map(type, kind)] != [str, str]:
+                raise TypeError(f"kind of column {column!r} must be a text, or two, got {checks.shown(kind)}")
+            Writing(str(column), *kind)
+
+
+def _missing(name: str, texts: Any) -> None:
+    is_sequence = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not (is_sequence and all(isinstance(text, str) for text in texts)):
+        raise TypeError(f"missing must be a sequence of texts, got {checks.shown(texts)}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("threads", "levels", "epochs", "batch_size"), partial(checks.whole, low=1)),
+    **dict.fromkeys(("time", "group", "activation"), _text),
+    **dict.fromkeys(("learning_rate", "dropout", "l2"), checks.real),
+    **dict.fromkeys(("search", "time_limit"), partial(checks.real, low=0, open_low=True)),
+    "members": partial(checks.whole, low=1, high=MOST_MEMBERS),
+    "threshold": _threshold,
+    "monotone": _monotone,
+    "columns": _columns,
+    "missing": _missing,
+    "hidden": _hidden,
+    "layers": _layers,
+    "optimizer": partial(checks.choice, choices=tuple(BY_NAME)),
+    "preset": partial(checks.choice, choices=tuple(PRESETS)),
+    "class_weight": partial(checks.choice, choices=("balanced",)),
+}
+"""The check of each setting but None, which returns the setting in Python's types.
+
+Networks and optimisers check the ranges of numbers."""
+
+
+def recipes_of(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """Return the recipes for the choice by rows held out.
+
+    settings : the parameters of an estimator, None for a default; ValueError or TypeError for a mistake
+    """
+    if is_bfloat16(settings["dtype"]):
+        mixed_backend(settings["backend"])
+    else:
+        checks.choice("backend", settings["backend"], ("auto", *backends()))
+    given = {name: value for name, value in settings.items() if value is not None and name in _CHECKS}
+    given = {name: _CHECKS[name](name, value) for name, value in given.items()}
+    if "loss" in settings:
+        check_transform(settings["loss"], settings["target_transform"])
+    if "search" in given and len(fixed(settings)) == 2:
+        raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
+    if settings["monotone"] and "layers" not in given:
+        given = {"activation": "relu"} | given
+    if "layers" in given:
+        if others := {"hidden", "activation", "dropout"} & given.keys():
+            raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")
+        given["hidden"] = ()
+    preset, balanced = given.get("preset", "good"), "class_weight" in given
+    given = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
+    return tuple(replace(recipe, balanced=balanced) for recipe in candidates(preset, given))
+
+
+def fixed(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings that a search must leave: hidden, learning_rate."""
+    layers = ["hidden"] * (settings["hidden"] is not None or settings["layers"] is not None)
+    return layers + ["learning_rate"] * (settings["learning_rate"] is not None)

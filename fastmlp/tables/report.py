@@ -1,115 +1,115 @@
-"""Scores of a model on held-out rows, compared with a constant and a linear model."""
+"""Scores of a model on rows held out, beside a constant and a linear model."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.system.notices import Bar
 from fastmlp.tables import members
+from fastmlp.tables.columns import Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
-from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression, Several, Task
+from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:
     import polars as pl
     from sklearn.linear_model import LogisticRegression
 
-Array = NDArray[Any]
-Estimator = Any
-"""A TableClassifier or a TableRegressor, whose module imports this one."""
 Outputs = Callable[[Any], Array]
-"""From rows of X (rows, n) to outputs (rows, n_out)."""
+"""Gives outputs (rows, n_out) for rows of X (rows, n)."""
 
-LINEAR_ROWS = 50_000
-"""Rows that the linear model is fitted on at most, drawn by the seed; the first of each class is one."""
+LINEAR_ROWS = 50_000  # most rows of a linear model, drawn by the seed, with a row of each class
 
 COVERAGES, LEAST_ERRORS = (0.5, 0.8, 0.9), 20
-"""Of the intervals that the report has, and errors without which it has none."""
+"""Coverages of intervals in a report, and fewest errors for intervals."""
 
 MOST_ITERATIONS, ITERATIONS = 1000, 20
-"""Of the logistic regression; and those after which it goes on anew where the time is limited."""
+"""Iterations of a logistic regression, and iterations between looks at the time."""
 
 LINEAR_CELLS = 1_000_000
-"""Rows times classes that it is fitted on: beyond 20 classes a regression of 50 000 rows takes minutes."""
+"""Most rows times classes of a linear model: with more than 20 classes, 50 000 rows take minutes."""
 
 
 def simpler(
-    estimator: Estimator, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
+    estimator: Any, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
     test: tuple[pl.DataFrame, Array] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return, in JSON's types, the scores on held-out rows of a constant and of a linear model.
+    """Return, in JSON's types, the scores of a constant and of a linear model on rows held out.
 
-    The linear model has the columns that the estimator has learned, with numbers as they are.
+    The linear model has the columns of the estimator, with unclipped numbers, and a quarter of the time left.
 
     frame, y : a table without its target, and the targets (rows,) as the task has them
-    held : (rows,) truth values, of the rows that are held out; None for those of `test`, a table and targets
-    deadline : of all; the linear model has a quarter of what is left
+    held : (rows,) truth values, of the rows held out; None for the rows of `test`, a table and targets
     """
     task, shown = estimator.task_, estimator.progress
     trained = np.arange(len(y)) if held is None else np.flatnonzero(~held)
     targets = task.encoded(y[trained])
     drawn = drawn_rows(task, targets, seed)
-    encoding, constant = estimator.encoding_.linear, task.constant(targets)[None]
+    encoding = estimator.encoding_.linear
     with Bar(None, "", "linear model", shown):
         X = encoding.encoded(frame[trained[drawn]], np.float64)
         linear = _linear(task, X, targets[drawn], deadline.left / 4)
     held_frame, held_y = (frame.filter(held), y[held]) if test is None else test
-    parts = []
-    with Bar(len(held_y), "row", "scores", shown) as bar:
-        for part in encoding.pieces(held_frame, np.float64):
-            parts.append(linear(part).astype(np.float32))
-            bar.move(len(parts) * TOGETHER)
-    outputs = {"constant": constant.repeat(len(held_y), axis=0), "linear": np.concatenate(parts)}
+    outputs = {
+        "constant": task.constant(targets)[None].repeat(len(held_y), axis=0),
+        "linear": in_parts(linear, encoding.pieces(held_frame, np.float64), len(held_y), "scores", shown),
+    }
     return {
         "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},
         "scores": {name: task.measures(held_y, own) for name, own in outputs.items()},
     }
 
 
-def compared(estimator: Estimator, outputs: Array, y: Array, others: dict[str, Any]) -> dict[str, Any]:
-    """Return what is found of simpler models, with the scores of the estimator before them.
+def compared(estimator: Any, outputs: Array, y: Array, others: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of an estimator before the scores of simpler models on the same rows.
 
-    outputs, y : of the rows held out, as `outputs_in_parts` returns them, and the targets (rows,)
-    others : of the same rows, as `simpler` returns it
+    outputs, y : as of `outputs_in_parts`, and the targets (rows,), of rows held out; others : of `simpler`
     """
     task = estimator.task_
     found = others | {"scores": {"network": task.measures(y, outputs)} | others["scores"]}
     if isinstance(task, Classification) and task.n_out <= MOST_CLASSES:
         found["confusion"] = task.confusion(y, outputs)
-    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
-        assert isinstance(task, Regression)
+    if has_intervals(estimator):
         found["intervals"] = held_shares(estimator, task.decoded(outputs), y)
     return found
 
 
-def outputs_in_parts(estimator: Estimator, X: Any) -> Array:
-    """Return the outputs (rows, n_out) of an estimator for rows as its encoding has them, with a bar."""
-    found = []
-    with Bar(X.shape[0], "row", "scores", estimator.progress) as bar:
-        for start in range(0, X.shape[0], TOGETHER):
-            found.append(members.outputs(estimator.models_, X[start : start + TOGETHER]))
-            bar.move(start + TOGETHER)
+def in_parts(outputs: Outputs, parts: Iterable[Any], rows: int, what: str, shown: bool | None) -> Array:
+    """Return the outputs (rows, n_out), float32 or float64, for parts of the rows of X, with a bar."""
+    found: list[Array] = []
+    with Bar(rows, "row", what, shown) as bar:
+        for part in parts:
+            found.append(outputs(part))
+            bar.move(sum(map(len, found)))
     return np.concatenate(found)
 
 
+def outputs_in_parts(estimator: Any, X: Any) -> Array:
+    """Return the outputs (rows, n_out) of an estimator for encoded rows, with a bar."""
+    rows, models = X.shape[0], estimator.models_
+    parts = (X[start : start + TOGETHER] for start in range(0, rows, TOGETHER))
+    return in_parts(lambda part: members.outputs(models, part), parts, rows, "scores", estimator.progress)
+
+
+def has_intervals(estimator: Any) -> bool:
+    """Return True if a report has intervals: for a regression with enough errors."""
+    return estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS
+
+
 def held_shares(
-    estimator: Estimator, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
+    estimator: Any, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
 ) -> list[dict[str, float]]:
-    """Return how many of a regressor's intervals hold their numbers, and how wide they are in the mean.
+    """Return the share of numbers (rows,) in a regressor's intervals, and the mean width, for each coverage.
 
-    Coverages that its errors are too few for are left out.
-
-    predicted, y : (rows,)
+    Coverages that need more errors are left out.
     """
     found = []
-    assert estimator.errors_ is not None
     for coverage in filter(estimator.errors_.allow, coverages):
         low, high = estimator.interval_around(predicted, coverage)
         hold = float(((low <= y) & (y <= high)).mean())
@@ -118,7 +118,7 @@ def held_shares(
 
 
 def drawn_rows(task: Task, targets: Array, seed: int) -> Array:
-    """Return at most LINEAR_ROWS rows, fewer for many classes, ascending, with every class that there is."""
+    """Return the rows of a linear model, ascending: at most LINEAR_ROWS, with all classes."""
     most = min(LINEAR_ROWS, max(LINEAR_CELLS // task.n_out, 10 * task.n_out))
     if len(targets) <= most:
         return np.arange(len(targets))
@@ -130,12 +130,9 @@ def drawn_rows(task: Task, targets: Array, seed: int) -> Array:
 
 
 def _linear(task: Task, X: Any, targets: Array, seconds: float) -> Outputs:
-    """Return what gives the outputs of a logistic or ridge regression with scikit-learn's settings.
-
-    X : (rows, n) float64
-    seconds : after which a logistic regression ends as it is
-    """
+    """Return the outputs of a linear model with the loss of the task; X : (rows, n) float64"""
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import GammaRegressor, PoissonRegressor, Ridge
 
     if isinstance(task, Several):
         each = [_linear(own, X, y, seconds / len(task.parts)) for _, own, y in task.each(targets)]
@@ -143,36 +140,19 @@ def _linear(task: Task, X: Any, targets: Array, seconds: float) -> Outputs:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
-        if isinstance(task, Regression):
-            return _regression(task, X, targets)
-        logistic = _logistic(X, targets, seconds)
-
-    def probabilities(part: Any) -> Array:
-        outputs = np.zeros((part.shape[0], task.n_out))
-        outputs[:, logistic.classes_] = logistic.predict_proba(part)
-        return outputs
-
-    return probabilities
-
-
-def _regression(task: Regression, X: Any, targets: Array) -> Outputs:
-    """Return what gives the outputs of a ridge regression, or of one with the link and the loss of the task.
-
-    A ridge regression is moved so that its errors have the least loss.
-    """
-    from sklearn.linear_model import GammaRegressor, PoissonRegressor, Ridge
-
-    linked = {"poisson": PoissonRegressor, "gamma": GammaRegressor}.get(task.objective)
-    if linked is not None:
-        regression = linked(alpha=1 / len(targets), max_iter=MOST_ITERATIONS).fit(X, targets)
-        return lambda part: regression.predict(part)[:, None]
-    ridge = Ridge().fit(X, targets)
-    offset = task.offset(ridge.predict(X), targets) - task.shift
-    return lambda part: ridge.predict(part)[:, None] + offset
+        if isinstance(task, Classification):
+            logistic = _logistic(X, targets, seconds)
+            return lambda part: logistic.predict_proba(part).astype(np.float32)
+        linked = {"poisson": PoissonRegressor, "gamma": GammaRegressor}.get(task.objective)
+        model = linked(alpha=1 / len(targets), max_iter=MOST_ITERATIONS) if linked else Ridge()
+        model.fit(X, targets)
+    # moved to the least loss
+    offset = 0.0 if linked else task.offset(model.predict(X), targets) - task.shift
+    return lambda part: (model.predict(part)[:, None] + offset).astype(np.float32)
 
 
 def _logistic(X: Any, targets: Array, seconds: float) -> LogisticRegression:
-    """Return a logistic regression; one that has ended by then, if it may take only some seconds."""
+    """Return a logistic regression, unfinished at the end of the time."""
     from sklearn.linear_model import LogisticRegression
 
     if seconds == math.inf:

@@ -1,70 +1,51 @@
-"""Which networks of which recipes predict: rows that are held out and the time that there is choose.
+"""The recipes and networks of an ensemble, chosen by the loss of rows held out and the time.
 
-The first networks of a recipe hold out rows, which say how good it is and how many epochs are best. The
-others are trained on all rows for so many epochs. The mean of all networks predicts.
+The first networks of a recipe hold out rows: the loss of these rows ranks recipes, and chooses the number of
+epochs. The other networks are trained on all rows for the mean number of epochs. The mean of all networks
+predicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastmlp.callbacks.callback import Callback
+from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.many.training import InterruptedMany
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
-from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
+from fastmlp.tables.columns import Array
+from fastmlp.tables.deadline import SLOWEST, Allowance, Part, within
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
-from fastmlp.tables.inputs import predicted
-from fastmlp.tables.members import (
-    Fitted,
-    MemberSettings,
-    Planned,
-    Visits,
-    best_epoch,
-    train_members,
-    weights_of,
-)
+from fastmlp.tables.held_out import ALONE, FOLDS, Dependence
+from fastmlp.tables.members import Planned, TableTraining, best_epoch, trained
 from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
-from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
-Array = NDArray[Any]
-
-TOGETHER_BYTES = 1 << 24
-"""Trainings whose rows take more together follow one another: each has copies of its rows."""
-
 LEAST_FOLDS, HELD_ROWS = 1, 1000
-"""So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
-time one does."""
+"""Fewest networks with rows held out; more networks hold out rows, until these are so many rows or groups."""
 
-NETWORKS = 4
-"""Networks that predict at least, unless their number is given: of one recipe, where others are left out."""
-
-MARGIN = 2.5
-"""By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
-
-MORE_RATE = 0.1
-"""Of a recipe's learning rate, for networks that go on on other rows."""
+NETWORKS = 4  # fewest networks of all remaining recipes, unless their number is given
+MARGIN = 2.5  # greatest loss of a remaining recipe over the least loss is 1 + MARGIN / sqrt(rows held out)
+MORE_RATE = 0.1  # share of the learning rate for more training on other rows
 
 
 @dataclass(eq=False)
 class Group:
-    """The networks that follow one recipe.
+    """The networks of a recipe.
 
-    planned, recipe : as it was meant, and as they follow it in the time that there is
-    rows : that each of them is trained on or holds out
-    models : those that hold out rows first; held, outputs : for each of these, the rows that it held out, and
-        what it predicts of them, (rows, n_out)
-    seconds : that the last one took, without compiling
+    planned, recipe : the recipe, and the recipe of the networks in the time
+    rows : to train on and held out, of the first network
+    models : networks with rows held out before other networks
+    held, outputs : rows held out by each of the first networks, and the outputs (rows, n_out) for them
+    seconds : of the last network, without compiling
     """
 
     planned: Recipe
@@ -75,177 +56,120 @@ class Group:
     outputs: list[Array] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, training: TableTraining, model: Model, held: Array) -> None:
+        """Add a network. held : rows held out, empty for a network of all rows"""
+        self.models.append(model)
+        if len(held):
+            # within the time of the networks: the first prediction loads code, and may compile some
+            self.held.append(held)
+            self.outputs.append(training.outputs(model, held))
+
     @property
     def validated(self) -> list[Model]:
-        """The networks that held out rows."""
+        """The networks with rows held out."""
         return self.models[: len(self.held)]
 
     @property
     def loss(self) -> float:
-        """The mean loss on the rows held out."""
+        """The mean loss on rows held out."""
         return float(np.mean([min(model.history["validation_loss"]) for model in self.validated]))
 
     @property
     def epochs(self) -> int:
-        """The mean number of epochs after which the rows held out had the least loss."""
+        """The mean number of the best epoch."""
         return round(float(np.mean([*map(best_epoch, self.validated)])))
 
 
-def train(
-    X: Any, targets: Array, weights: Array | None, task: Task, recipes: Sequence[Recipe],
-    settings: MemberSettings,
-) -> tuple[list[Group], str | None]:  # fmt: skip
-    """Return the networks of the best recipes, the best one first, and in words what the deadline left out.
+def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Group], str | None]:
+    """Return the networks of the best recipes, the best first, and in words what the time left out.
 
-    Networks of all recipes hold out the same part of the rows, then the next one. In between recipes are left
-    out that have a clearly greater loss so far. Those that remain train the other networks on all rows. The
-    mean of all networks that remain predicts.
+    Networks of all recipes hold out the same part of the rows, then the next part. Between parts, recipes
+    with a clearly greater loss are left out. The remaining recipes train networks on all rows.
 
-    Half of the time that is left without compiling is for a first network of each recipe: with fewer epochs
-    where theirs take longer, all of them with fewer rows where an epoch of others would not fit otherwise.
-    Other recipes are not begun where not even one epoch fits. If the first had all rows, more networks follow
-    as long as one more is expected to end in time. After the last of them, or where there were fewer rows,
-    one of the best recipe has all the time that is left if its epochs or rows were fewer. It predicts alone
-    if its loss is less. Ctrl-C ends the time, and networks under way are left out.
-
-    X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
-
-    Raises
-    ------
-    DivergenceError
-        If the training of a last recipe diverges.
-    InterruptedMany
-        After Ctrl-C before a first network is done, or at once after a second one.
-    TableError
-        If a part of the rows has no weight.
+    With a time limit, half of the time is for a first network of each recipe: with fewer epochs if the recipe
+    takes longer, and with fewer rows for all recipes if an epoch of a slower recipe would not fit. A recipe
+    without time for an epoch is not begun. More networks follow while another network is expected to end in
+    time. At the end a network of the best recipe has all of the time left if its networks had fewer epochs or
+    rows than planned, and predicts alone if its loss is less. Ctrl-C ends the time; InterruptedMany before
+    the end of a first network, and DivergenceError if all networks diverge.
     """
-    planned = [recipe.resolved(len(targets)) for recipe in recipes]
-    weights = weights_of(targets, weights, task, planned[0])
-    most = max(recipe.members or 1 for recipe in planned)
-    dependence = settings.dependence
-    whole = np.arange(len(targets)), np.empty(0, int)
+    rows, deadline, dependence = len(training.targets), training.deadline, training.dependence
+    planned = [recipe.resolved(rows) for recipe in recipes]
+    most = max(recipe.members for recipe in planned)
+    whole = np.arange(rows), np.empty(0, int)
     few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // dependence.independent(whole[0])))
-    parts = [*islice(folds(targets, task, settings.seed, dependence), min(most, few))]
-    if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
+    parts = training.parts(min(most, few))
+    weights = training.weights
+    if weights is not None and not all(weights[places].any() for part in parts for places in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
-    visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
-    with Bar(visits, "row", "training", settings.shown) as bar, deferred(settings.deadline.interrupt):
-        before, size = 0, (X if isinstance(X, np.ndarray) else X.data).nbytes
-
-        def members(planned: Sequence[Planned], more: Sequence[Callback]) -> list[Fitted]:
-            nonlocal before
-            if len(planned) > 1 and len(planned) * size > TOGETHER_BYTES:
-                return one_by_one(members, planned, more)
-            names = [
-                f"network {one.place + 1}/{one.recipe.members}" if one.recipe.members != 1 else "network"
-                for one in planned
-            ]
-            rows = [len(targets) * (one.recipe.epochs or 1) for one in planned]
-            callbacks = [Visits(bar, before, names, rows, settings.deadline), *more]
-            before += sum(rows)
-            return train_members(X, targets, weights, task, planned, settings, callbacks)
-
-        def outputs(model: Model, held: Array) -> Array:
-            # within the time of the networks: the first prediction loads code, and may compile some
-            return predicted(model, X[held])
-
-        groups, begun = _firsts(planned, parts[0], members, outputs, settings.deadline)
-        is_whole = groups[0].rows == len(targets)
-        goes_on = is_whole
+    visits = sum(rows * recipe.epochs * recipe.members for recipe in planned)
+    with Bar(visits, "row", "training", training.shown) as training.bar, deferred(deadline.interrupt):
+        groups, begun = _first_networks(training, planned, parts[0])
+        is_whole = goes_on = groups[0].rows == rows
         for place in range(1, len(parts)):
             groups = near_best(groups, dependence)
-            goes_on = goes_on and _followed(
-                groups, parts[place], [place], members, outputs, settings.deadline
-            )
+            goes_on = goes_on and _followed(training, groups, parts[place], [place])
         groups = near_best(groups, dependence)
         if goes_on:
-            if recipes[0].members is None:
-                most = _share(groups)
-            places = range(len(parts), most)
-            goes_on = _followed(groups, whole, places, members, outputs, settings.deadline)
+            most = most if recipes[0].members else _share(groups)
+            goes_on = _followed(training, groups, whole, range(len(parts), most))
         if goes_on or not is_whole:
-            groups = _longest(near_best(groups, dependence), parts[0], members, outputs, settings.deadline)
+            groups = _longest(training, near_best(groups, dependence), parts[0])
         groups = near_best(groups, dependence)
-    less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
+    less = next(filter(None, (_less(group, rows) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
-    until = " before Ctrl-C" * (settings.deadline.interrupted and bool(words))
+    until = " before Ctrl-C" * (deadline.interrupted and bool(words))
     return groups, ", ".join(words) + until or None
 
 
-def more(
-    X: Any, targets: Array, weights: Array | None, task: Task, groups: Sequence[tuple[Recipe, list[Model]]],
-    settings: MemberSettings,
-) -> list[Group]:  # fmt: skip
-    """Return groups whose networks go on on other rows, at a part of their rate.
+def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
+    """Return groups whose networks go on on the rows of a training, at a share of their rate.
 
-    As many networks as held out rows before hold out parts of these, which choose their epochs.
-
-    X, targets, weights : as for `train`
+    As many networks as before hold out parts of the rows, which choose the number of epochs.
     """
     held = max(sum("validation_loss" in model.history for model in models) for _, models in groups)
-    parts: list[Part] = [*islice(folds(targets, task, settings.seed, settings.dependence), held)]
-    whole, found = (np.arange(len(targets)), np.empty(0, int)), []
+    parts, found = training.parts(held), []
+    whole = np.arange(len(training.targets)), np.empty(0, int)
     for recipe, models in groups:
         slower = replace(recipe, learning_rate=MORE_RATE * recipe.learning_rate)
-        own = Group(recipe, recipe, 0)
-        balanced = weights_of(targets, weights, task, recipe)
+        found.append(group := Group(recipe, recipe, len(whole[0])))
+        pairs = [*enumerate(models)]
         planned = [
             Planned(slower, part, place, None, model)
-            for place, (part, model) in enumerate(zip(parts, models, strict=False))
+            for part, (place, model) in zip(parts, pairs, strict=False)
         ]
-        own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
-        own.held += [one.part[1] for one in planned]
-        own.outputs += [predicted(model, X[rows]) for model, rows in zip(own.models, own.held, strict=True)]
-        if rest := [*enumerate(models)][len(parts) :]:
-            planned = [Planned(slower, whole, place, own.epochs, model) for place, model in rest]
-            own.models += map(_checked, train_members(X, targets, balanced, task, planned, settings, []))
-        found.append(own)
-    return found
-
-
-def one_by_one(trained: Trained, planned: Sequence[Planned], callbacks: Sequence[Callback]) -> list[Fitted]:
-    """Return the members of trainings one after the other; errors as of `train_members`."""
-    found: list[Fitted] = []
-    for one in planned:
-        try:
-            found += trained([one], callbacks)
-        except InterruptedMany:
-            found.append(None)
-    if None in found and not any(isinstance(one, Model) for one in found):
-        raise InterruptedMany(found)
+        for one, model in zip(planned, training.networks(planned), strict=True):
+            group.add(training, trained(model), one.part[1])
+        rest = [Planned(slower, whole, place, group.epochs, model) for place, model in pairs[len(parts) :]]
+        group.models += map(trained, training.networks(rest))
     return found
 
 
 def near_best(groups: Sequence[Group], dependence: Dependence = ALONE) -> list[Group]:
-    """Return the groups whose loss is not clearly greater than the least one, by rising loss.
+    """Return the groups with a loss that is not clearly greater than the least loss, by rising loss.
 
-    Chance alone makes 1 / sqrt(n) of n independent losses, about.
+    Chance alone makes about 1 / sqrt(n) of n independent losses.
     """
     ordered = sorted(groups, key=lambda group: group.loss)
     margin = MARGIN / np.sqrt(dependence.independent(np.concatenate(ordered[0].held)))
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 
-Trained = Callable[[Sequence[Planned], Sequence[Callback]], list[Fitted]]
-"""What trains networks, with callbacks, as `train_members` does."""
-
-Outputs = Callable[[Model, Array], Array]
-"""What a network predicts of rows, by their places."""
-
-
-def _firsts(
-    recipes: Sequence[Recipe], part: Part, trained: Trained, outputs: Outputs, deadline: Deadline
+def _first_networks(
+    training: TableTraining, recipes: Sequence[Recipe], part: Part
 ) -> tuple[list[Group], int]:
-    """Return a group of one network for each recipe whose training does not diverge, and how many there were.
+    """Return a group of one network for each recipe without a divergence, and the number of recipes begun."""
+    deadline, groups = training.deadline, list[Group]()
 
-    A recipe was not there if the time had no room for it.
-    """
-    groups: list[Group] = []
+    def begin(planned: Recipe, recipe: Recipe, part: Part, model: Model) -> None:
+        groups.append(Group(planned, recipe, sum(map(len, part))))
+        groups[-1].add(training, model, part[1])
+
     if deadline.seconds is None:
-        found = trained([Planned(recipe, part) for recipe in recipes], [])
+        found = training.networks([Planned(recipe, part) for recipe in recipes])
         for recipe, one in zip(recipes, found, strict=True):
             if isinstance(one, Model):
-                groups.append(_group(recipe, recipe, part, one, outputs))
+                begin(recipe, recipe, part, one)
         if not groups:
             raise cast(DivergenceError, found[-1])
         return groups, sum(one is not None for one in found)
@@ -255,9 +179,9 @@ def _firsts(
         if groups and seconds <= 0:
             return groups, place
         stopwatch = Stopwatch()
+        room = 1.0 if groups or len(recipes) == 1 else 1 / SLOWEST
         try:
-            room = 1.0 if groups or len(recipes) == 1 else 1 / SLOWEST
-            fitted = within(seconds, deadline.left, recipe, part, _single(trained), not groups, room)
+            fitted = within(seconds, deadline.left, recipe, part, training.network, not groups, room)
         except DivergenceError:
             if recipe is recipes[-1] and not groups:
                 raise
@@ -266,68 +190,23 @@ def _firsts(
             if not groups:
                 raise
             return groups, place
-        if fitted is not None:
-            own, part, model = fitted  # where there is no time for all rows others have as few
-            groups.append(_group(recipe, own, part, model, outputs))
-        lap = stopwatch.lap()
-        whole -= lap.compiling
         if fitted is None:
             return groups, place
+        part = fitted[1]  # without time for all rows, the next recipes have as few rows
+        begin(recipe, *fitted)
+        lap = stopwatch.lap()
+        whole -= lap.compiling
         groups[-1].seconds = lap.working
     return groups, len(recipes)
 
 
-def _group(planned: Recipe, recipe: Recipe, part: Part, model: Model, outputs: Outputs) -> Group:
-    """Return the group of a first network."""
-    return Group(planned, recipe, sum(map(len, part)), [model], [part[1]], [outputs(model, part[1])])
+def _followed(training: TableTraining, groups: list[Group], part: Part, places: Sequence[int]) -> bool:
+    """Train more networks of each group, on a part; return True if there was time for all networks.
 
-
-def _single(trained: Trained) -> Callable[[Recipe, Part, Sequence[Callback]], Model]:
-    """Return what trains a first network alone, and raises its error."""
-
-    def single(recipe: Recipe, part: Part, more: Sequence[Callback]) -> Model:
-        (found,) = trained([Planned(recipe, part)], more)
-        return _checked(found)
-
-    return single
-
-
-def _checked(found: Fitted) -> Model:
-    """Return a network; its error, or that of Ctrl-C, is raised."""
-    if not isinstance(found, Model):
-        raise found or InterruptedMany([found])
-    return found
-
-
-def _longest(
-    groups: list[Group], part: Part, trained: Trained, outputs: Outputs, deadline: Deadline
-) -> list[Group]:
-    """Return one network of the best recipe that has all the time that is left, if its loss is less.
-
-    The groups are returned if not, and if the best one, which is the first, has all epochs and rows.
+    places : of the networks in each group; a group with a divergence is removed
     """
-    best = groups[0]
-    is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
-    if is_whole or deadline.left < best.seconds:
-        return groups
-    try:
-        found = within(deadline.left, deadline.left, best.planned, part, _single(trained), must=True)
-    except (DivergenceError, InterruptedMany):
-        return groups
-    assert found is not None
-    longest = _group(best.planned, *found, outputs)
-    return [longest] if longest.loss < best.loss else groups
-
-
-def _followed(
-    groups: list[Group], part: Part, places: Sequence[int], trained: Trained, outputs: Outputs,
-    deadline: Deadline,
-) -> bool:  # fmt: skip
-    """Train more networks in each group; return whether there was time for all.
-
-    part : without rows held out for networks of all rows; places : of the networks in each group
-    """
-    left = [(one, place) for place in places for one in groups if place < (one.recipe.members or 1)]
+    left = [(one, place) for place in places for one in groups if place < one.recipe.members]
+    deadline = training.deadline
     is_limited = deadline.seconds is not None
     for some in [[one] for one in left] if is_limited else filter(None, [left]):
         if deadline.left < some[0][0].seconds:
@@ -338,7 +217,7 @@ def _followed(
             for group, place in some
         ]
         try:
-            found = trained(planned, [allowance] * is_limited)
+            found = training.networks(planned, [allowance] * is_limited)
         except InterruptedMany:
             return False
         if allowance.is_over:
@@ -348,37 +227,102 @@ def _followed(
                 if groups == [group]:
                     raise one
                 groups[:] = [other for other in groups if other is not group]
-            if not isinstance(one, Model):
-                continue
-            group.models.append(one)
-            if len(part[1]):
-                group.held.append(part[1])
-                group.outputs.append(outputs(one, part[1]))
-            group.seconds = stopwatch.lap().working
+            if isinstance(one, Model):
+                group.add(training, one, part[1])
+                group.seconds = stopwatch.lap().working
         if None in found:
             return False
     return True
 
 
-def _share(groups: Sequence[Group]) -> int:
-    """Give recipes as many networks as predict at least, if they may have so many; return the most of one.
+def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[Group]:
+    """Return one network of the best recipe in all of the time left, if its loss is less; else the groups."""
+    best, deadline = groups[0], training.deadline
+    is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
+    if is_whole or deadline.left < best.seconds:
+        return groups
+    try:
+        found = within(deadline.left, deadline.left, best.planned, part, training.network, must=True)
+    except (DivergenceError, InterruptedMany):
+        return groups
+    assert found is not None
+    recipe, part, model = found
+    longest = Group(best.planned, recipe, sum(map(len, part)))
+    longest.add(training, model, part[1])
+    return [longest] if longest.loss < best.loss else groups
 
-    The number is that of all recipes together, where others are left out.
-    """
+
+def _share(groups: Sequence[Group]) -> int:
+    """Give remaining recipes the networks of recipes left out; return the greatest number of a recipe."""
     for group in groups:
         recipe = group.recipe
-        visits = group.rows * (recipe.epochs or 1)
-        least = min(recipe.most_members, NETWORKS // len(groups), MEMBER_VISITS // visits)
-        members = max(recipe.members or 1, least)
+        least = min(
+            recipe.most_members, NETWORKS // len(groups), MEMBER_VISITS // (group.rows * recipe.epochs)
+        )
+        members = max(recipe.members, least)
         group.planned, group.recipe = (replace(one, members=members) for one in (group.planned, recipe))
-    return max(group.recipe.members or 1 for group in groups)
+    return max(group.recipe.members for group in groups)
 
 
 def _less(group: Group, rows: int) -> list[str]:
-    """Return in words what the networks of a recipe have less than planned."""
+    """Return in words the networks, epochs and rows of a recipe that are fewer than planned."""
     counts = {
-        "networks": (len(group.models), group.planned.members or 1),
+        "networks": (len(group.models), group.planned.members),
         "epochs": (group.recipe.epochs, group.planned.epochs),
         "rows": (group.rows, rows),
     }
     return [f"{own} of {whole} {what}" for what, (own, whole) in counts.items() if own != whole]
+
+
+# --- search ---------------------------------------------------------------------------------------------
+
+HIDDEN = ((), (32,), (128,), (64, 64), (128, 128), (256, 256), (128, 128, 128), (256, 256, 256), (512, 512))
+
+RATES = (0.1, 0.3, 1.0, 3.0)  # factors of the recipe's rate
+LEAST_SECONDS = 1e-6  # shortest limit of a trial: a limit is above 0
+
+
+class SearchTrial(NamedTuple):
+    """Settings of a trial, and the least loss on rows held out; NaN after a divergence."""
+
+    hidden: tuple[int, ...]
+    learning_rate: float
+    loss: float
+    seconds: float
+
+
+def searched(
+    training: TableTraining, recipe: Recipe, seconds: float, given: Collection[str] = ()
+) -> tuple[Recipe, list[SearchTrial]]:
+    """Return the recipe with the hidden layers and the rate of the best trial, and all trials.
+
+    The recipe's settings are the first trial, however short the time; other settings follow in an order drawn
+    by the seed. A later trial that the end of the time cuts short does not count.
+
+    given : hidden or learning_rate, if to remain as in the recipe
+    """
+    whole, (part,) = recipe.resolved(len(training.targets)), training.parts(1)
+    layers = (whole.hidden,) if "hidden" in given else HIDDEN
+    rates = (1.0,) if "learning_rate" in given else RATES
+    rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]
+    np.random.default_rng(training.seed).shuffle(rest)
+    first = whole.hidden, whole.learning_rate
+    trials: list[SearchTrial] = []
+    began = time.monotonic()
+    with Bar(seconds, "s", "search", training.shown) as bar:
+        for hidden, rate in [first, *(one for one in rest if one != first)]:
+            start = time.monotonic()
+            left = began + seconds - start
+            if left <= 0 and trials:
+                break
+            bar.move(start - began, f"search, trial {len(trials) + 1}")
+            tried = Planned(replace(whole, hidden=hidden, learning_rate=rate), part)
+            (model,) = training.networks([tried], [TimeLimit(max(left, LEAST_SECONDS))])
+            loss = float("nan")
+            if isinstance(model, Model):
+                if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
+                    break
+                loss = min(model.history["validation_loss"], default=loss)
+            trials.append(SearchTrial(hidden, rate, loss, time.monotonic() - start))
+    best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
+    return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials

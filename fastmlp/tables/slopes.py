@@ -1,36 +1,35 @@
-"""How predictions of a table model follow its columns: slopes by columns of numbers, and attributions."""
+"""Derivatives of a table model's predictions by columns of numbers, and attributions to columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.derivatives.attribution import Attribution, mean_of
+from fastmlp.derivatives.attribution import Attribution, along
+from fastmlp.tables import frames, members
+from fastmlp.tables.columns import Array
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_given
 from fastmlp.tables.inputs import rows_for
 from fastmlp.tables.kinds import Number
-from fastmlp.tables.tasks import Classification
+from fastmlp.tables.tasks import Classification, Several
 
 if TYPE_CHECKING:
     import polars as pl
 
-Array = NDArray[Any]
-
-MOST_CELLS = 1 << 22
-"""Derivatives by columns of X that are there at a time."""
+MOST_CELLS = 1 << 22  # most derivatives by columns of X in memory at a time
 
 
 class Sloped:
-    """The part of a table estimator that is differentiated; outputs are means of its members.
+    """The part of a table estimator with derivatives, in the units of the table.
 
-    A column of numbers has slopes in the units of the table. Other columns have none: dates, texts, and
-    categories, also those that are written as numbers. A missing number has the slope NaN.
+    Derivatives are by columns of numbers, and not by dates, texts and categories (numbers as categories too).
+    A missing number has the derivative NaN. Outputs are numbers and the probabilities of all classes; of
+    several targets, the outputs of one target after another.
     """
 
     encoding_: Any
@@ -41,22 +40,22 @@ class Sloped:
     def jacobian(self, X: Any) -> Array:
         """Return the derivatives of all outputs by all columns of numbers, (rows, outputs, columns).
 
-        Outputs are the number that is predicted, or the probabilities of all classes; the columns are those
-        of `input_gradient`.
+        The columns are in the order of `input_gradient`.
 
         X : a table, as for `predict`
         """
-        return self._slopes(X, self.task_.n_out, lambda model, rows: model.jacobian(rows))[0]
+        check_is_fitted(self)
+        return self._slopes(X, [*range(self.task_.n_out)])[0]
 
     def input_gradient(self, X: Any, output: Any = None) -> Any:
-        """Return a frame of the derivatives of one output, with a column for each column of numbers.
+        """Return a frame of the derivatives of one output by each column of numbers.
 
         X : a table, as for `predict`
-        output : a class, whose probability it is; None for a number, or for the second of two classes
+        output : a class, for its probability; None for a number, or the second of two classes
+            Of several targets the name of a target, of classes with a class: ("kind", "dear").
         """
-        place = self._place(output)
-        found, names = self._slopes(X, 1, lambda model, rows: model.input_gradient(rows, place, dense=True))
-        return as_given(X, dict(zip(names, found.T, strict=True)))
+        found, names = self._slopes(X, [self._place(output)])
+        return frames.as_given(X, dict(zip(names, found[:, 0].T, strict=True)))
 
     def attribute(
         self,
@@ -68,67 +67,68 @@ class Sloped:
         steps: int = 50,
         seed: int | None = 0,
     ) -> Attribution:
-        """Return what each column adds to an output on the way from a baseline to each row.
+        """Return the share of each column in an output's change from a baseline to each row.
 
-        The parts of a column, as the levels of a category, are summed.
+        A column's share is the sum over its columns of X, as the levels of a category.
 
         Parameters
         ----------
         X : a table, as for `predict`
-        baseline : a table of one row, or of as many as X; with "expected" of any
-            None is a row of medians without any category.
+        baseline : a table of one row, or of as many rows as X; of any number of rows with "expected"
+            None for a row of medians without a category.
         output : as for `input_gradient`
         method, steps, seed : as for `Model.attribute`
         """
-        check_is_fitted(self)
         place, encoding, dtype = self._place(output), self.encoding_, self.models_[0].parameters.dtype
+        checks.choice("method", method, ("integrated", "expected"))
+        steps = checks.whole("steps", steps, 1)
         frame, starts = self._columns_of(X), np.zeros((1, encoding.width), dtype)
         if baseline is not None:
-            found = encoding.encoded(self._columns_of(baseline), dtype)
-            starts = found if isinstance(found, np.ndarray) else found.toarray()
+            starts = _dense(encoding.encoded(self._columns_of(baseline), dtype))
         elif method == "expected":
             raise ValueError("method='expected' needs baseline=, rows of the training data")
         of_each_row = method == "integrated" and len(starts) > 1
         if of_each_row and len(starts) != len(frame):
             raise ValueError(f"baseline must have 1 row or {len(frame)}, got {len(starts)}")
-        options: Any = {"output": place, "method": method, "steps": steps, "seed": seed}
-        parts = []
-        for rows, piece in self._pieces(frame, 1):
-            own = starts[rows] if of_each_row else starts
-            inputs = [(model, rows_for(model.network.blocks, piece)) for model in self.models_]
-            parts.append(mean_of([model.attribute(x, own, **options) for model, x in inputs]))
-        values, change = (np.concatenate(each) for each in list(zip(*parts, strict=True))[:2])
-        unit = getattr(self.task_, "deviation", 1.0)
+
+        def of_dense(compute: Callable[[Any, list[int]], Array]) -> Callable[[Array], Array]:
+            return lambda rows: compute(csr_array(rows) if encoding.is_sparse else rows, [place])[:, 0]
+
+        ways = of_dense(self._gradients), of_dense(self._predictions), method, steps, seed
+        found = [
+            along(_dense(X), starts[rows] if of_each_row else starts, *ways)
+            for rows, X in self._pieces(frame, 1)
+        ]
+        values, change = (np.concatenate(each) for each in list(zip(*found, strict=True))[:2])
         places = encoding.places
         names = tuple(column.name for column in encoding.columns if column.name in places)
         summed = [sum(values[:, own].sum(axis=1) for own in places[name]) for name in names]
-        error = max(part.error for part in parts)
-        return Attribution(unit * np.column_stack(summed), unit * change, unit * error, names)
-
-    def _check_task(self) -> None:
-        """Raise ValueError in one line for targets whose decoding is not linear, and for several."""
-        check_is_fitted(self)
-        task = self.task_
-        plain = hasattr(task, "deviation") and task.output == "identity" and not getattr(task, "log", False)
-        if not (plain or isinstance(task, Classification)):
-            raise ValueError("table models have slopes of classes, or of one number without log or exp")
+        return Attribution(np.column_stack(summed), change, max(part.error for part in found), names)
 
     def _place(self, output: Any) -> int:
-        """Return the place of an output that a caller names."""
-        self._check_task()
-        if not isinstance(self.task_, Classification):
+        """Return the place of a named output among all outputs."""
+        check_is_fitted(self)
+        task, first = self.task_, 0
+        if isinstance(task, Several):
+            name, output = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
+            names = [name for name, _ in task.parts]
+            if name not in names:
+                raise ValueError(f"output must be one of {checks.listed(names)}, got {checks.shown(name)}")
+            first = sum(own.n_out for _, own in task.parts[: names.index(name)])
+            task = dict(task.parts)[name]
+        if not isinstance(task, Classification):
             if output is not None:
                 raise ValueError(f"output must be None of a regressor, got {checks.shown(output)}")
-            return 0
-        classes = self.task_.classes
-        if output is None and len(classes) == 2:
-            return 1
-        if output not in classes:
-            raise ValueError(f"output must be one of {checks.listed(classes)}, got {checks.shown(output)}")
-        return classes.index(output)
+            return first
+        if output is None and task.n_out == 2:
+            return first + 1
+        if output not in task.classes:
+            listed = checks.listed([*map(str, task.classes)])
+            raise ValueError(f"output must be one of {listed}, got {checks.shown(output)}")
+        return first + task.classes.index(output)
 
     def _pieces(self, frame: pl.DataFrame, outputs: int) -> Iterator[tuple[slice, Any]]:
-        """Yield slices of the rows of a frame with their X, dense or CSR; outputs : to be differentiated"""
+        """Yield slices of the rows of a frame with X, dense or CSR, for derivatives of some outputs."""
         if not len(frame):
             raise TableError("there are no rows")
         encoding, start = self.encoding_, 0
@@ -139,24 +139,46 @@ class Sloped:
                 yield slice(start + first, start + first + part.shape[0]), part
             start += piece.shape[0]
 
-    def _slopes(self, X: Any, outputs: int, of: Callable[[Any, Any], Array]) -> tuple[Array, list[str]]:
-        """Return derivatives (rows, .., columns of numbers), and the names of these columns.
+    def _predictions(self, X: Any, places: Sequence[int]) -> Array:
+        """Return some predictions (rows, places) for X."""
+        factors, constants, are_logs = self._links(places)
+        linear: Array = factors * members.outputs(self.models_, X)[:, places] + constants
+        return np.exp(linear, where=are_logs, out=linear)
 
-        of : of(model, rows) gives derivatives (rows, .., columns of X) of some outputs of a network
-        """
-        self._check_task()
-        frame, places = self._columns_of(X), self.encoding_.places
+    def _gradients(self, X: Any, places: Sequence[int]) -> Array:
+        """Return derivatives of some predictions by columns of X, (rows, places, columns)."""
+        inputs = [(model, rows_for(model.network.blocks, X)) for model in self.models_]
+        if len(places) > 1:
+            of_each = [model.jacobian(x)[:, places] for model, x in inputs]
+        else:
+            unit = np.zeros((X.shape[0], self.task_.n_out))
+            unit[:, places] = 1
+            of_each = [model.vjp(x, unit)[:, None] for model, x in inputs]
+        factors, _, are_logs = self._links(places)
+        if are_logs.any():  # the derivative of an exponential is the exponential
+            factors = factors * np.where(are_logs, self._predictions(X, places), 1.0)
+        return np.mean(of_each, axis=0, dtype=float) * factors[..., None]
+
+    def _links(self, places: Sequence[int]) -> list[Array]:
+        links = [self.task_.links[place] for place in places]
+        return [np.array(each) for each in zip(*links, strict=True)]
+
+    def _slopes(self, X: Any, places: Sequence[int]) -> tuple[Array, list[str]]:
+        """Return derivatives of outputs by columns of numbers, (rows, places, columns), and the names."""
+        frame, own = self._columns_of(X), self.encoding_.places
         columns = [column for column in self.encoding_.columns if isinstance(column, Number)]
         if not columns:
             raise ValueError("the table has no column of numbers to differentiate by")
-        found, unit = [], getattr(self.task_, "deviation", 1.0)
-        for rows, piece in self._pieces(frame, outputs):
-            every = [of(model, rows_for(model.network.blocks, piece)) for model in self.models_]
-            mean = np.mean(every, axis=0, dtype=float)
-            by_column = []
-            for one in columns:
-                own = mean[..., places[one.name][0]]
-                slopes = one.slopes(frame[one.name][rows])
-                by_column.append((own * (slopes if own.ndim == 2 else slopes[:, None])).sum(axis=-1))
+        found = []
+        for rows, piece in self._pieces(frame, len(places)):
+            by_x = self._gradients(piece, places)
+            by_column = [
+                (by_x[..., own[one.name][0]] * one.slopes(frame[one.name][rows])[:, None]).sum(axis=-1)
+                for one in columns
+            ]
             found.append(np.stack(by_column, axis=-1))
-        return unit * np.concatenate(found), [column.name for column in columns]
+        return np.concatenate(found), [column.name for column in columns]
+
+
+def _dense(X: Any) -> Array:
+    return X if isinstance(X, np.ndarray) else X.toarray()

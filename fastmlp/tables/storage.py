@@ -1,8 +1,8 @@
-"""A model of a table with its preprocessing in one file: descriptions in JSON and arrays, no code.
+"""A model of a table with the preprocessing in one file: descriptions in JSON and arrays, no code.
 
-`fastmlp.files.archive` writes and reads it. What grows with a table's columns is in an array, as JSON's
-bytes. msgspec reads these by the types and the bounds that records have. What fields say together is checked
-here: what is learned from a table never contradicts itself, a file may.
+`fastmlp.files.archive` writes and reads the file. Facts of columns are in an array, as JSON's bytes. msgspec
+reads them by the types and the bounds of records; the checks here compare fields with each other, because a
+damaged file may contradict itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import astuple
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.checks import CheckpointError, needed
@@ -24,15 +23,14 @@ from fastmlp.model.descriptions import described, restored
 from fastmlp.model.inputs import Numbers, sparse_columns
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Column, Count, Size, Whole
+from fastmlp.tables.categories import Category, LevelMeans
+from fastmlp.tables.columns import Array, Column, Count, Size, Whole
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import different
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.kinds import KINDS, Number, Text
-from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.recipe import MOST_MEMBERS, Recipe
-from fastmlp.tables.search import SearchTrial
+from fastmlp.tables.selection import SearchTrial
 from fastmlp.tables.tasks import TASKS, Classification, Regression, Several, Task, check_transform
 from fastmlp.tables.tasks import described as described_task
 from fastmlp.tables.writings import Writing
@@ -41,30 +39,26 @@ from fastmlp.training import checkpoint
 
 msgspec = needed("msgspec", "table", "the file of a table's model")
 
-Array = NDArray[Any]
 Record = TypeVar("Record")
 
-FORMAT = "table 10"
-"""A change of what is written increases it."""
+FORMAT = "table 10"  # the version of the format; every change of the contents increases the number
 
 READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
-"""The formats that are read; there was no second one. The first one's columns have no tails, and it says of
-no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
-Before the fifth one columns of X are in the table's order, before the sixth one every network has held out
-rows, before the seventh one each category has a column for each level, before the eighth one no number is a
-code, too, before the ninth one no class has a threshold, and nobody says which rows were held out or how
-texts are written, and before the tenth one, but for some files of the ninth, the loss of numbers is squared,
-and there is one target."""
+"""The readable formats; there was no second format.
 
-MOST_ROWS = 2**53
-"""Rows of all levels of a category together, at most, so that their sum is exact."""
+1: columns have no tails, tables no fingerprint, all networks follow one recipe; 3: numbers may have bins
+4: recipes have groups of networks; 5: numbers come first in X; 6: some networks have all rows
+7: categories of many levels have means; 8: numbers may have codes, which later versions do not learn
+9: classes have a threshold, the held rows and the writings of texts are known
+10, and some files of 9: numbers have other losses, and there may be several targets
+"""
 
-ERRORS = ("scaled", "places", "sizes")
-"""The arrays of errors in a file."""
+MOST_ROWS = 2**53  # the most rows of all levels of a category, for an exact sum
+ERRORS = ("scaled", "places", "sizes")  # the arrays of errors in a file
 
 
 class ColumnRow(TypedDict):
-    """What a report says of a column, see `rows_of_columns`."""
+    """The report's row of a column, see `rows_of_columns`."""
 
     name: str
     kind: str
@@ -75,17 +69,15 @@ class ColumnRow(TypedDict):
     doubt: Annotated[list[str], msgspec.Meta(min_length=3, max_length=3)] | None
 
 
-Rows = TypedDict("Rows", {"trained on": Count, "held out": Count, "linear model": Count})
-
-
 class Interval(TypedDict):
-    """What a report says of intervals of a coverage, see `held_shares`."""
+    """The report's row of a coverage, see `held_shares`."""
 
     of: Size
     hold: Size
     wide: Size
 
 
+Rows = TypedDict("Rows", {"trained on": Count, "held out": Count, "linear model": Count})
 Report = TypedDict(
     "Report",
     {
@@ -122,19 +114,14 @@ Table = TypedDict(
 
 
 def write(path: str | os.PathLike[str], estimator: Any) -> None:
-    """Write a TableEstimator to a file; after a failure the old one is still there."""
-    encoding, task, groups, errors = (
-        estimator.encoding_,
-        estimator.task_,
-        estimator.groups_,
-        estimator.errors_,
-    )
+    """Write a TableEstimator to a file; after a failure the old file is still there."""
+    encoding, groups, errors = estimator.encoding_, estimator.groups_, estimator.errors_
     table: dict[str, Any] = {
         "columns": [column.described for column in encoding.columns],
         "codes": [column.described for column in encoding.codes],
         "numbers first": encoding.numbers_first,
         "writings": [*map(astuple, encoding.writings)],
-        "task": described_task(task),
+        "task": described_task(estimator.task_),
         "target": estimator.target_name_,
         "missing": None if estimator.missing is None else list(estimator.missing),
         "recipes": [recipe.described for recipe, _ in groups],
@@ -157,8 +144,8 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
             arrays[f"members/{place}/history/{name}"] = np.array(values, float)
     header = {
         "format": FORMAT,
-        "networks": [described(own[0].network) for _, own in groups],
-        "members": [len(own) for _, own in groups],
+        "networks": [described(members[0].network) for _, members in groups],
+        "members": [len(members) for _, members in groups],
         "backend": models[0].backend,
         "history": list(models[0].history),
     }
@@ -166,13 +153,7 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
 
 
 def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """Return what the header and the arrays of a file hold.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or holds something else.
-    """
+    """Return the estimator's attributes in a file; CheckpointError for a damaged or another file."""
     if header.get("format") not in READ:
         raise CheckpointError(
             f"{os.fspath(path)!r} is no model of a table; it has format {checks.shown(header.get('format'))}"
@@ -187,13 +168,13 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     writings = tuple(Writing(*one) for one in table.get("writings", []))
     codes, first = columns_of(table.get("codes", [])), table.get("numbers first", False)
     encoding = Encoding(columns, first, codes, writings)
-    kinds = {column.name: column.kind for column in columns}
-    if not all(isinstance(one, Category) and kinds.get(one.name) == Number.kind for one in codes):
+    kinds = encoding.kinds
+    if not all(isinstance(code, Category) and kinds.get(code.name) == Number.kind for code in codes):
         raise ValueError("what is said to be the codes of a number is none")
-    different(one.column for one in writings)
-    for one in writings:
-        if (kinds | {table["target"]: Number.kind}).get(one.column) != one.kind:
-            raise ValueError(f"column {one.column!r} is written as a {one.kind}, and is none")
+    different(writing.column for writing in writings)
+    for column, kind, _ in table.get("writings", []):
+        if (kinds | {table["target"]: Number.kind}).get(column) != kind:
+            raise ValueError(f"column {column!r} is written as a {kind}, and is none")
     if "networks" in header:
         recipes, networks, counts = table["recipes"], header["networks"], header["members"]
     else:  # all networks follow one recipe
@@ -202,15 +183,15 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     for described_recipe, described_network, count in zip(recipes, networks, counts, strict=True):
         recipe = recipe_of(described_recipe)
         network = _network(described_network, recipe, encoding, task)
-        checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members or 1))
+        checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members))
         first = sum(len(models) for _, models in groups)
-        own = []
+        members = []
         for place in range(first, first + count):
             prefix = f"members/{place}/"
             curves = [name for name in header["history"] if f"{prefix}history/{name}" in arrays]
-            own.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
-        _check_losses(own)
-        groups.append((recipe, own))
+            members.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
+        _check_losses(members)
+        groups.append((recipe, members))
     if not groups:
         raise ValueError("there is no network")
     _check_scores(table["report"])
@@ -231,7 +212,7 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
 
 
 def _typed(read: Any, description: Any, kind: type[Record]) -> Record:
-    """Return what msgspec's `decode` or `convert` reads; ValueError in one line for another type."""
+    """Return the record read by msgspec's `decode` or `convert`; ValueError, a line, for another type."""
     try:
         found: Record = read(description, type=kind, dec_hook=lambda _, part: restored(part))
     except msgspec.MsgspecError as error:
@@ -240,13 +221,7 @@ def _typed(read: Any, description: Any, kind: type[Record]) -> Record:
 
 
 def columns_of(descriptions: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns that `described` of each describes.
-
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        If one does not, or two have one name.
-    """
+    """Return the columns of descriptions; ValueError, TypeError or KeyError for other descriptions."""
     columns = tuple(map(_column, descriptions))
     different(column.name for column in columns)
     return columns
@@ -272,7 +247,7 @@ def _column(description: dict[str, Any]) -> Column:
 
 
 def task_of(description: dict[str, Any]) -> Task:
-    """Return the task that is described; errors as those of `columns_of`."""
+    """Return the task of a description; errors are as of `columns_of`."""
     if "parts" in description:
         different(name for name, _ in description["parts"])
         return Several(tuple((name, task_of(one)) for name, one in description["parts"]))  # type: ignore[misc]
@@ -292,18 +267,18 @@ def task_of(description: dict[str, Any]) -> Task:
 
 
 def recipe_of(description: dict[str, Any]) -> Recipe:
-    """Return the settings of a training that are described; errors as those of `columns_of`."""
+    """Return the recipe of a description; errors are as of `columns_of`."""
     patience = description["patience"] or description["epochs"]  # None in the first files: no early end
     recipe = _typed(msgspec.convert, description | {"patience": patience}, Recipe)
     checks.choice("hidden activation", recipe.activation, HIDDEN)
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
-    if None in (recipe.epochs, recipe.batch_size, recipe.members):
+    if not all((recipe.epochs, recipe.batch_size, recipe.members)):
         raise ValueError("a training has no number of epochs, of rows or of networks")
     return recipe
 
 
 def _check_scores(report: Any) -> None:
-    """Raise ValueError or KeyError unless the scores of a report, if it has some, can be compared."""
+    """Raise ValueError or KeyError unless a report's scores, if there are any, can be compared."""
     if report is None or "scores" not in report:  # of a model of Python
         return
     scores, _ = report["scores"], report["rows"]
@@ -316,7 +291,7 @@ def _check_scores(report: Any) -> None:
 
 
 def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -> Network:
-    """Return a network in a file; ValueError if it is not that of its columns, its recipe and its task."""
+    """Return a network in a file; ValueError unless columns, recipe and task fit the network."""
     network = checkpoint.network_of(description, [])
     expected = recipe.network(network.blocks or network.n_in, task)
     facts = [(one.widths, one.is_chain, one.output) for one in (network, expected)]
@@ -329,7 +304,7 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
 
 
 def _check_losses(models: Sequence[Model]) -> None:
-    """Raise ValueError if a recipe's first network held out no rows, or losses are not those of epochs."""
+    """Raise ValueError if a recipe's first network held out no rows, or losses are not of epochs."""
     if "validation_loss" not in models[0].history:
         raise ValueError("no network of a recipe has losses of rows that it held out")
     epochs = [{len(values) for values in model.history.values()} for model in models]
@@ -338,7 +313,7 @@ def _check_losses(models: Sequence[Model]) -> None:
 
 
 def _held(arrays: dict[str, Array], table: dict[str, Any]) -> Array | None:
-    """Return which rows a file says were held out; ValueError if it cannot be."""
+    """Return the truth values of held rows in a file; ValueError for other arrays."""
     if "held" not in arrays:
         return None
     rows, packed = table["rows"], arrays["held"]
@@ -348,7 +323,7 @@ def _held(arrays: dict[str, Array], table: dict[str, Any]) -> Array | None:
 
 
 def _errors(arrays: dict[str, Array], groups: int | None) -> HeldErrors | None:
-    """Return the errors in a file; ValueError if they cannot be."""
+    """Return the errors in a file; ValueError for other arrays."""
     if "errors" in arrays:  # without sizes, in some files of "table 4"
         there: list[Any] = [arrays["errors"], np.zeros(1), np.ones(1)]
     else:

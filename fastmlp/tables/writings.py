@@ -1,7 +1,6 @@
-"""How people write numbers and dates: `Writing` reads the texts of a column, `writing_of` finds how.
+"""How people write numbers and dates: `Writing` reads the texts of a column, `writing_of` finds the writing.
 
-A writing is known by what a person would give for it: an example of a number, as $1,234.50, or the format of
-a date, as %m/%d/%Y.
+A writing has an example of a number, as $1,234.50, or the format of a date, as %m/%d/%Y.
 """
 
 from __future__ import annotations
@@ -13,47 +12,50 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmlp import checks
-from fastmlp.tables.arrays import frame_of
+from fastmlp.checks import Deferred
+from fastmlp.tables.columns import ISO, MOSTLY, moments, parsed
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import frame_of
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
-from fastmlp.tables.texts import ISO, MOSTLY, moments, parsed
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = Deferred("polars", "table", "a table")
 
-HEAD = 100
-"""Different texts at the head of a column that are looked at before all of them."""
+HEAD = 100  # different texts at the head of a column that are looked at before all of them
 
 CURRENCY = (
     r"[A-Z]{0,3}\p{Sc}|Rs\.?|kr\.?|Fr\.?|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HKD|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|"
     r"SEK|SGD|TRY|USD|ZAR"
 )
-"""What may stand before a number."""
+"""Currencies before a number."""
 
 UNIT = r"\p{Sc}|[\p{L}%‰°µ][\p{L}%‰°µ²³/0-9.]{0,11}(?: \p{L}{1,11})?"
-"""What may stand behind a number: a currency, per cent, a unit of at most two words."""
+"""Units behind a number: a currency, per cent, at most two words."""
 
 NUMBER = rf"^(-?)\+?\s*({CURRENCY}|)\s*(-?)\s*(\d[\d.,' ]*|[.,]\d+)(?:[eE][-+]?\d+)?\s*({UNIT}|)$"
-"""A number as people write it: sign, currency, sign, digits with their marks, unit."""
+"""A number: sign, currency, sign, digits with marks, unit."""
 
 MARKS = ((",", "."), (".", ","), (" ", ","), (" ", "."), ("'", "."), ("'", ","), ("", "."), ("", ","))
-"""Marks of thousands and of decimals, in the order in which they are tried."""
+"""Marks of thousands and of decimals, in the order of trial."""
 
 SURE = 50
-"""Different numbers as 1,234 that are thousands if whole numbers below 1000 stand beside them without a mark:
-of decimals without zeros at their ends one in ten would have fewer than three (0.9 ** 50 = 0.005)."""
+"""Different numbers like 1,234 for thousands, beside whole numbers below 1000 without a mark.
+
+Of decimals without zeros at the end, one in ten would have fewer than three digits (0.9 ** 50 = 0.005).
+"""
 
 CLOCK = r"^(-?)(?:(\d+) days?,? )?(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?: ?([AaPp])\.?[Mm]\.?)?$"
-"""A duration or a time of day: sign, days, hours, minutes, seconds, morning or afternoon."""
+"""A duration or a time of day: sign, days, hours, minutes, seconds, AM or PM."""
 
 UNIX = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
-"""Units of numbers that count from 1970 on, by the words that stand for the format of a date."""
+"""Units of a count from 1970 on, by the words for the format of a date."""
 
-SINCE, UNTIL = 631_152_000, 4_102_444_800
-"""Seconds at the beginnings of 1990 and 2100: numbers between them may be UNIX seconds."""
+SINCE, UNTIL = 631_152_000, 4_102_444_800  # the begin of 1990 and of 2100 in UNIX seconds: the range of dates
 
 OF_TIME = {"at", "created", "date", "datetime", "epoch", "time", "timestamp", "ts", "unix", "updated"}
-"""Words in the name of a column whose numbers may be UNIX seconds."""
+"""Words in the name of a column of UNIX seconds."""
 
 DAYS = (
     "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d", "%m/%d/%y",
@@ -61,24 +63,24 @@ DAYS = (
     "%B %d, %Y", "%B %d %Y", "%A, %d %B %Y", "%A, %B %d, %Y", "%B %Y", "%B-%Y", "%m/%Y", "%Y-%m",
     "%G-W%V-%u", "%G-W%V",
 )  # fmt: skip
-"""Formats of days that are tried."""
+"""Formats of days to try."""
 
 TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p", " %I:%M:%S%p")
-"""Formats of times that may stand behind a day, with or without a comma."""
+"""Formats of times behind a day, with or without a comma."""
 
 FIELDS = {
     **dict.fromkeys("YG", r"\d{4}"), **dict.fromkeys("yVMS", r"\d\d"), **dict.fromkeys("mdHI", r"\d\d?"),
     **dict.fromkeys("BA", "[A-Za-z]{3,9}"), "p": "[AaPp][Mm]", "u": "[1-7]", ".f": r"(?:\.\d+)?",
 }  # fmt: skip
-"""What the fields of DAYS and TIMES look like."""
+"""Regular expressions for the fields of DAYS and TIMES."""
 
 KNOWN = re.compile(r"(?:[^%]|%(?:[YGymdejVuBbhAaHIkMSpP%]|\.f|#?z))+")
-"""Formats that a user may give: those of chrono that say a moment."""
+"""Formats for a user to give: the fields of chrono for a moment."""
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How the texts of a column are numbers or dates; ValueError if nobody could read that.
+    """How the texts of a column are numbers or dates; ValueError for an unreadable writing.
 
     kind : number or date
     shown : an example of a number, as 1.234,50 EUR; formats of a date, joined by |, or a word of UNIX
@@ -90,14 +92,17 @@ class Writing:
 
     def __post_init__(self) -> None:
         checks.choice(f"kind that column {self.column!r} is written as", self.kind, ("number", "date"))
-        is_date = self.shown in UNIX or ("%" in self.shown and KNOWN.fullmatch(self.shown))
-        says = {"number": "an example like 1,234.50", "date": "a format like %m/%d/%Y, or seconds"}[self.kind]
-        if not (is_date if self.kind == "date" else self._marks or re.search(CLOCK, self.shown)):
+        says, is_sound = "a format like %m/%d/%Y, or seconds", self.shown in UNIX
+        if self.kind == "number":
+            says, is_sound = "an example like 1,234.50", bool(self._marks or re.search(CLOCK, self.shown))
+        elif not is_sound:
+            is_sound = "%" in self.shown and bool(KNOWN.fullmatch(self.shown))
+        if not is_sound:
             raise ValueError(f"column {self.column!r} is said by {says}, got {checks.shown(self.shown)}")
 
     @property
     def is_told(self) -> bool:
-        """Whether there is something to tell: no number as 1234.5, and no date of ISO 8601."""
+        """Whether the writing is worth a word: no number as 1234.5, and no date of ISO 8601."""
         return self.shown != Marks().shown and not {*self.shown.split("|")} <= {*ISO}
 
     @cached_property
@@ -105,12 +110,10 @@ class Writing:
         return None if re.search(CLOCK, self.shown) else Marks.of(self.shown)
 
     def read(self, series: pl.Series) -> pl.Series:
-        """Return texts as Float64 or Datetime, null where they are not written so; others as they are.
+        """Return texts as Float64 or Datetime, null for another writing; other columns as they are.
 
-        Numbers that count from 1970 on become dates.
+        A count from 1970 on becomes dates.
         """
-        import polars as pl
-
         if series.dtype in (pl.Categorical, pl.Enum):
             series = series.cast(pl.String)
         is_text = series.dtype == pl.String
@@ -126,7 +129,7 @@ class Writing:
 
 
 class Marks(NamedTuple):
-    """What stands in a number besides its digits."""
+    """The marks of a number besides the digits."""
 
     before: str = ""
     thousands: str = ""
@@ -135,7 +138,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def of(cls, example: str) -> Marks | None:
-        """Return the marks of an example; None if it is no number, or they are in doubt, as in 1,234."""
+        """Return the marks of an example; None for another text, and for marks in doubt, as in 1,234."""
         text = re.sub("[\u00a0\u202f\u2009]", " ", example).replace("\u2019", "'").strip(" ()")
         found = re.fullmatch(
             r"[-+]?((?:[^\d.,']|(?<=[A-Za-z])\.)*?)[-+]?(\d(?:[\d.,' ]*\d)?)((?:[^\d.,'].*)?)", text
@@ -154,9 +157,7 @@ class Marks(NamedTuple):
         return f"{self.before}{before}1{self.thousands}234{self.decimal}50{behind}{self.behind}"
 
     def read(self, texts: pl.Series) -> pl.Series:
-        """Return `plain` texts as Float64, null where they are not written so."""
-        import polars as pl
-
+        """Return `plain` texts as Float64, null for other marks."""
         before, behind = (pl.escape_regex(one) for one in (self.before, self.behind))
         plural = "?" * (len(behind) > 3 and behind.endswith("s"))  # 1 day, 2 days
         digits = _digits(self.thousands, self.decimal)
@@ -169,23 +170,21 @@ class Marks(NamedTuple):
 
 
 def _digits(thousands: str, decimal: str) -> str:
-    """Return what the digits of a number look like, as a regular expression."""
+    """Return the regular expression of digits with marks."""
     point, mark = f"[{decimal}]", f"[{thousands}]"
     whole = rf"(?:[1-9]\d{{0,2}}(?:{mark}\d{{2,3}})*{mark}\d{{3}}|\d+)" if thousands else r"\d+"
     return rf"(?:{whole}(?:{point}\d*)?|{point}\d+)"
 
 
 def plain(texts: Any) -> Any:
-    """Return texts with one kind of minus, space and apostrophe, and with a minus in place of brackets."""
+    """Return texts with a plain minus, space and apostrophe, and with a minus in place of brackets."""
     marks = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'"}
     texts = texts.str.replace_many([*marks], [*marks.values()]).str.strip_chars()
-    return texts.str.replace(r"^\((.*\d.*)\)$", "-$1")  # as accountants write what is below 0
+    return texts.str.replace(r"^\((.*\d.*)\)$", "-$1")  # accounting, below 0
 
 
 def clock(texts: pl.Series, example: str) -> pl.Series:
-    """Return durations and times of day in seconds, null where they have other fields than the example."""
-    import polars as pl
-
+    """Return durations and times of day in seconds, null for other fields than the example's."""
     parts = texts.str.extract_groups(CLOCK).struct.unnest()
     days, hours, minutes, seconds = (parts[place].cast(pl.Float64) for place in "2345")
     half, wanted = parts["6"].str.to_lowercase(), re.search(CLOCK, example)
@@ -198,7 +197,7 @@ def clock(texts: pl.Series, example: str) -> pl.Series:
 
 
 class Ambiguity(NamedTuple):
-    """Why texts are no numbers or dates though they look so; how they may be written, or nothing."""
+    """The doubt about texts like numbers or dates: the reason, and a writing that settles the doubt."""
 
     reason: str
     kind: str
@@ -206,9 +205,9 @@ class Ambiguity(NamedTuple):
 
 
 def writing_of(series: pl.Series, kind: str | None = None) -> Writing | Ambiguity | None:
-    """Return how the texts of a column are written, a doubt, or None if they are no numbers and no dates.
+    """Return the writing of a column's texts, a doubt, or None for texts besides numbers and dates.
 
-    kind : number or date if they can be nothing else
+    kind : number or date, to look for one kind only
     """
     found: Writing | Ambiguity | None = None
     for texts in (series[: 10 * HEAD].drop_nulls().unique(maintain_order=True)[:HEAD], series):
@@ -257,7 +256,7 @@ def _of_numbers(values: pl.Series) -> Writing | Ambiguity | None:
 
 
 def _marks_of(digits: pl.Series, before: str, behind: str) -> list[Marks]:
-    """Return the marks that all numbers have, of digits with their marks; several if they are in doubt."""
+    """Return the common marks of all digits; several marks are a doubt."""
     alike: list[tuple[pl.Series, list[Marks]]] = []
     for thousands, decimal in MARKS:
         values = Marks("", thousands, decimal).read(digits)
@@ -282,7 +281,7 @@ def _marks_of(digits: pl.Series, before: str, behind: str) -> list[Marks]:
 
 
 def _are_thousands(digits: pl.Series) -> bool:
-    """Whether numbers as 1,234 stand beside whole numbers below 1000, and are enough to tell."""
+    """Return whether enough numbers like 1,234 stand beside whole numbers below 1000."""
     has_mark = digits.str.contains(",", literal=True)
     marked, bare = digits.filter(has_mark), digits.filter(~has_mark)
     return len(marked) >= SURE and len(bare) > 0 and bool((bare.str.len_chars() <= 3).all())
@@ -318,7 +317,7 @@ def _of_dates(values: pl.Series) -> Writing | Ambiguity | None:
 
 
 def _forms(text: str) -> list[str]:
-    """Return the formats that a date may have by its looks."""
+    """Return the formats of a text that looks like a date."""
     found = re.search(r"(,?)((?:T| )\d{1,2}:.*)$", text)
     day, comma, time = (text, "", "") if found is None else (text[: found.start()], *found.groups())
     times = [comma + one for one in TIMES if _form(one).fullmatch(time)]
@@ -331,7 +330,7 @@ def _form(form: str) -> re.Pattern[str]:
 
 
 def unix_unit(series: pl.Series) -> Writing | None:
-    """Return how numbers count from 1970 on if the name of the column and all of them say so."""
+    """Return the writing of a count from 1970 on, if the column's name and all numbers say so."""
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", series.name)}
     if not words & OF_TIME or (low := series.min()) is None:
         return None
@@ -342,10 +341,10 @@ def unix_unit(series: pl.Series) -> Writing | None:
 
 
 class FoundWritings(NamedTuple):
-    """What was found of the texts of a table to learn from.
+    """The writings found in the texts of a table to learn from.
 
-    doubts : by column; examples : of each column, a value as it was before
-    target : how the target is written, if it is not a plain number
+    doubts : by column; examples : by column, a value before the reading
+    target : the writing of the target, unless plain numbers
     """
 
     writings: tuple[Writing, ...]
@@ -355,24 +354,18 @@ class FoundWritings(NamedTuple):
 
 
 Given = Mapping[str, str | tuple[str, str]]
-"""Kinds of columns by name, some with how their texts are written."""
+"""Kinds of columns by name, some with a writing."""
 
 
 def as_written(
     frame: pl.DataFrame, target: pl.Series, given: Given, missing: Collection[str], task: str | None
 ) -> tuple[pl.DataFrame, pl.Series, FoundWritings]:
-    """Return a table without its target, and the target, read as they are written, and what was found.
+    """Return a table without the target, and the target, with numbers and dates for texts, and the writings.
 
-    missing : texts that are no value of a number or a date
-    task : of the target; None if its values shall suggest one
-
-    Raises
-    ------
-    TableError
-        If a column that is set to be of numbers or of dates is written in another way, or is in doubt.
+    missing : texts for a missing number or date
+    task : of the target; None for a guess by the values
+    TableError for a given column of numbers or dates with another writing, or in doubt
     """
-    import polars as pl
-
     columns, writings, doubts, examples = [], [], {}, {}
     for series in frame.get_columns():
         name = series.name
@@ -386,9 +379,9 @@ def as_written(
         columns.append(read)
     of_target = None
     if task != Classification.name and target.dtype != pl.Struct:
-        told = given.get(target.name)
+        said = given.get(target.name)
         kind = None if task is None else "number"
-        read, found = _as_written(target, kind if told is None or isinstance(told, str) else told, missing)
+        read, found = _as_written(target, said if isinstance(said, tuple) else kind, missing)
         is_few = task is None and read.n_unique() <= MOST_CLASSES
         if isinstance(found, Writing) and found.kind == "number" and found.is_told and not is_few:
             of_target, target = found, read
@@ -398,12 +391,10 @@ def as_written(
 def _as_written(
     series: pl.Series, given: str | tuple[str, str] | None, missing: Collection[str]
 ) -> tuple[pl.Series, Writing | Ambiguity | None]:
-    """Return a column read as it is written, and how; the column as it is if that is in doubt or plain."""
-    import polars as pl
-
+    """Return a column with numbers or dates for texts, and the writing; else the column, and the doubt."""
     found: Writing | Ambiguity | None = None
     texts = without(series, missing)
-    if given is not None and not isinstance(given, str):
+    if isinstance(given, tuple):
         found = Writing(series.name, *given)
     elif given in (None, "number", "date") and series.dtype == pl.String:
         found = writing_of(texts, given)
@@ -411,7 +402,7 @@ def _as_written(
         found = unix_unit(series)
     if isinstance(found, Ambiguity) and given is not None:
         if not found.shown:
-            return series, None  # what makes numbers of it names the row
+            return series, None  # the conversion to numbers names the row
         raise TableError(
             f"{found.reason}; say how it is written, as {checks.shown(found.shown)}", series.name
         )
@@ -426,26 +417,24 @@ def _as_written(
 def as_learned(
     frame: pl.DataFrame, writings: Sequence[Writing], missing: Collection[str] = ()
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return a table with its texts read as those of the training, and in words what is not written so."""
+    """Return a table read as in the training, and a line for each column of strange texts."""
     columns, lines = [], []
     there = {*frame.columns} if writings else set()
-    for one in writings:
-        if one.column in there:
-            texts = without(frame[one.column], missing)
-            columns.append(one.read(texts))
-            if strange := columns[-1].null_count() - texts.null_count():
-                example = checks.shown(texts.filter(columns[-1].is_null() & texts.is_not_null())[0])
+    for writing in writings:
+        if writing.column in there:
+            texts = without(frame[writing.column], missing)
+            columns.append(read := writing.read(texts))
+            if strange := read.null_count() - texts.null_count():
+                example = checks.shown(texts.filter(read.is_null() & texts.is_not_null())[0])
                 lines.append(
-                    f"column {one.column!r}: {strange} of {len(texts)} rows are not written as {one.shown}, "
-                    f"as {example}, and count as missing"
+                    f"column {writing.column!r}: {strange} of {len(texts)} rows are not written as "
+                    f"{writing.shown}, as {example}, and count as missing"
                 )
     return frame.with_columns(columns), lines
 
 
 def without(series: pl.Series, missing: Collection[str]) -> pl.Series:
-    """Return texts with null in place of those that say that there is no value; other columns as they are."""
-    import polars as pl
-
+    """Return texts with null for the texts of a missing value; other columns as they are."""
     if series.dtype != pl.String or not missing:
         return series
     return series.set(series.str.strip_chars().is_in([*missing]), None)

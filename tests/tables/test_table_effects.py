@@ -26,7 +26,7 @@ from fastmlp.tables.effects import (
 )
 from fastmlp.tables.estimators import load
 from fastmlp.tables.plots import ACROSS, plot
-from fastmlp.tables.tasks import targets_of
+from fastmlp.tables.targets import targets_of
 
 
 def test_effects_are_scikit_learns_partial_dependences():
@@ -92,7 +92,7 @@ def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, mos
     monkeypatch.setattr(members, "outputs", lambda models, X: predicted.append(len(X)) or outputs(models, X))
     found = importances(model, frame, X[:, 0], seed=0)
     assert {*predicted} == {count}
-    assert len(predicted) == REPEATS * (20 + 1)
+    assert len(predicted) == REPEATS * 20 + 1
     assert (found[0].column, len(found)) == ("x0", 20)
 
 

@@ -15,9 +15,8 @@ from support.missing_packages import without
 from support.processes import python
 
 from fastmlp import TableClassifier, TableError, TableRegressor
-from fastmlp.tables import search
-from fastmlp.tables.effects import importances
-from fastmlp.tables.estimators import load
+from fastmlp.tables import selection
+from fastmlp.tables.members import TableTraining
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import drawn_rows
 from fastmlp.tables.tasks import Classification
@@ -101,14 +100,12 @@ def test_a_target_that_cannot_be_used_is_named_by_its_row_of_the_whole_table():
         TableRegressor(**QUICK).fit(frame, "price")
 
 
-def test_a_column_of_x_may_have_the_name_of_the_target(tmp_path):
+def test_a_column_of_x_may_have_the_name_of_the_target():
     """An array has the name y; a series keeps its own, as where somebody forgot to leave it out of X."""
     frame = flats().drop("kind").rename({"noise": "y"})
     X, y = frame.drop("price"), frame["price"].to_numpy()
     model = TableRegressor(**QUICK).fit(X, y)
     assert model.target_name_ == "y (target)"
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(load(tmp_path / "model").predict(X), model.predict(X))
     pandas = flats().drop("kind").to_pandas()
     with pytest.warns(
         UserWarning, match=r"^column 'price' of X is the target: fit\(X, 'price'\) leaves it out$"
@@ -130,19 +127,19 @@ def test_weights_and_balance_count():
 @pytest.fixture
 def _long_trials(monkeypatch):
     """Every trial takes 100 s by the clock of the search."""
-    train, clock = search.train_members, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
+    train, clock = TableTraining.networks, SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
 
     def trained(*arguments):
         clock.seconds += 100
         return train(*arguments)
 
-    monkeypatch.setattr(search, "train_members", trained)
-    monkeypatch.setattr(search, "time", clock)
+    monkeypatch.setattr(TableTraining, "networks", trained)
+    monkeypatch.setattr(selection, "time", clock)
 
 
 @pytest.mark.usefixtures("_long_trials")
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
-    monkeypatch.setattr(search, "HIDDEN", ((4,), (8,)))
+    monkeypatch.setattr(selection, "HIDDEN", ((4,), (8,)))
     settings = QUICK | {"hidden": (), "learning_rate": None, "epochs": 10}
     model = TableRegressor(**settings, search=250).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
@@ -160,13 +157,6 @@ def test_a_search_leaves_what_is_given(given):
     ((name, value),) = given.items()
     assert len({trial[:2] for trial in model.trials_}) == 4
     assert {getattr(one, name) for one in (*model.trials_, model.recipe_)} == {value}
-
-
-def test_importances_find_the_columns_that_matter(regressor):
-    frame = flats(seed=2)
-    found = importances(regressor, frame, frame["price"].to_numpy(), seed=0)
-    assert {one.column for one in found[:2]} == {"size", "city"}
-    assert abs(found[2].mean) < 0.05 * found[1].mean
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------
@@ -194,74 +184,57 @@ def test_what_cannot_be_learned_is_refused_in_one_line(X, y, says):
     assert "\n" not in str(raised.value)
 
 
-def test_settings_that_are_wrong():
-    for setting, says in (
-        ({"activation": "rleu"}, "unknown hidden activation 'rleu'"),
-        ({"class_weight": "fair"}, "unknown class_weight 'fair'; choose from: balanced"),
-        ({"optimizer": "adm"}, "unknown optimizer 'adm'; choose from: sgd"),
-        ({"members": 0}, "members must be at least 1, got 0"),
-        ({"search": -1, "hidden": None}, "search must be above 0, got -1"),
-        ({"search": 1}, "search has nothing to search: hidden layers and learning_rate are given"),
-        ({"members": 1001}, "members must be at most 1000, got 1001"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (
-            {"dtype": "bfloat16", "backend": "fused"},
-            "dtype 'bfloat16' goes with the backends auto, reference",
-        ),
-    ):
-        with pytest.raises(ValueError, match=says):
-            TableClassifier(**QUICK | setting).fit(flats(), "kind")
-    for setting, says in (
-        ({"hidden": 8}, r"hidden must be widths like \(128, 64\), got 8"),
-        ({"columns": "number"}, "columns must map names to kinds, got 'number'"),
-        ({"missing": "NA"}, "missing must be a sequence of texts, got 'NA'"),
-        ({"missing": [-999]}, r"missing must be a sequence of texts, got \[-999\]"),
-        ({"hidden": np.array(8)}, r"hidden must be widths like \(128, 64\), got "),
-        ({"hidden": [[8]]}, r"a hidden layer must be a whole number, got \[8\]"),
-        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
-        ({"dropout": [0.1]}, r"dropout must be a number, got \[0.1\]"),
-        ({"activation": ["relu"]}, r"activation must be a name, got \['relu'\]"),
-    ):
-        with pytest.raises(TypeError, match=says):
-            TableClassifier(**QUICK | setting).fit(flats(), "kind")
+WRONG = [
+    ({"activation": "rleu"}, ValueError, "unknown hidden activation 'rleu'"),
+    ({"class_weight": "fair"}, ValueError, "unknown class_weight 'fair'; choose from: balanced"),
+    ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; choose from: sgd"),
+    ({"backend": "fussed"}, ValueError, "unknown backend 'fussed'; choose from: auto, reference"),
+    ({"members": 0}, ValueError, "members must be at least 1, got 0"),
+    ({"members": 1001}, ValueError, "members must be at most 1000, got 1001"),
+    ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+    ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    ({"hidden": (0,)}, ValueError, "a hidden layer must be at least 1, got 0"),
+    ({"dropout": 2}, ValueError, r"dropout must be in \[0, 1\), got 2"),
+    ({"l2": -1}, ValueError, "l2 must be at least 0, got -1"),
+    ({"learning_rate": -1}, ValueError, "learning_rate must be at least 0, got -1"),
+    ({"search": -1, "hidden": None}, ValueError, "search must be above 0, got -1"),
+    ({"search": 1}, ValueError, "search has nothing to search: hidden layers and learning_rate are given"),
+    ({"dtype": "half"}, ValueError, "dtype must be float32 or float64, got 'half'"),
+    ({"dtype": "bfloat16", "backend": "fused"}, ValueError, "dtype 'bfloat16' goes with the backends auto"),
+    ({"hidden": 8}, TypeError, r"hidden must be widths like \(128, 64\), got 8"),
+    ({"hidden": np.array(8)}, TypeError, r"hidden must be widths like \(128, 64\), got "),
+    ({"hidden": [[8]]}, TypeError, r"a hidden layer must be a whole number, got \[8\]"),
+    ({"columns": "number"}, TypeError, "columns must map names to kinds, got 'number'"),
+    ({"missing": "NA"}, TypeError, "missing must be a sequence of texts, got 'NA'"),
+    ({"missing": [-999]}, TypeError, r"missing must be a sequence of texts, got \[-999\]"),
+    ({"epochs": 1.5}, TypeError, "epochs must be a whole number, got 1.5"),
+    ({"dropout": [0.1]}, TypeError, r"dropout must be a number, got \[0.1\]"),
+    ({"activation": ["relu"]}, TypeError, r"activation must be a name, got \['relu'\]"),
+]
+
+
+def test_settings_that_are_wrong_are_reported_before_a_column_is_encoded():
+    """The columns cannot be learned from, which encoding would tell."""
+    frame = flats().select("kind", size=pl.lit(1.0))
+    with pytest.raises(TableError, match="no column is left to learn from"):
+        TableClassifier(**QUICK).fit(frame, "kind")
+    for setting, error, says in WRONG:
+        with pytest.raises(error, match=says):
+            TableClassifier(**QUICK | setting).fit(frame, "kind")
     for weights, says in (
         (np.ones(3), r"have shape \(200,\), got \(3,\)"),
         ([np.nan] * 200, "be finite, got nan"),
     ):
         with pytest.raises(ValueError, match=f"^sample_weight must {says}"):
-            TableClassifier(**QUICK).fit(flats(), "kind", weights)
+            TableClassifier(**QUICK).fit(frame, "kind", weights)
 
 
-def test_settings_may_be_numbers_of_numpys(tmp_path):
+def test_settings_may_be_numbers_of_numpys():
+    """Their models have files, too, see `conftest`."""
     numbers = {"hidden": np.array([8]), "epochs": np.int64(1), "members": np.int32(1), "l2": np.float32(0.5)}
     numbers |= {"learning_rate": np.float64(0.01), "dropout": np.float32(0.25), "batch_size": np.uint8(16)}
-    model = TableRegressor(**QUICK | numbers).fit(flats(), "price")
-    model.save(tmp_path / "model")
-    assert load(tmp_path / "model").recipe_ == model.recipe_
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ({"hidden": (0,)}, "a hidden layer must be at least 1, got 0"),
-        ({"dropout": 2}, r"dropout must be in \[0, 1\), got 2"),
-        ({"l2": -1}, "l2 must be at least 0, got -1"),
-        ({"learning_rate": -1}, "learning_rate must be at least 0, got -1"),
-        ({"activation": "rleu"}, "unknown hidden activation 'rleu'"),
-        ({"backend": "fussed"}, "unknown backend 'fussed'; choose from: auto, reference"),
-        ({"dtype": "half"}, "dtype must be float32 or float64, got 'half'"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"search": -1, "hidden": None}, "search must be above 0, got -1"),
-    ],
-)
-def test_settings_that_are_wrong_are_reported_before_a_column_is_encoded(setting, says):
-    """The columns cannot be learned from, which encoding would tell."""
-    frame = flats().select("price", size=pl.lit(1.0))
-    with pytest.raises(TableError, match="no column is left to learn from"):
-        TableRegressor(**QUICK).fit(frame, "price")
-    with pytest.raises(ValueError, match=says):
-        TableRegressor(**QUICK | setting).fit(frame, "price")
+    assert TableRegressor(**QUICK | numbers).fit(flats(), "price").recipe_.hidden == (8,)
 
 
 def test_without_polars_it_is_named(monkeypatch):

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import zipfile
+from datetime import datetime
 from decimal import Decimal
 
 import numpy as np
@@ -15,12 +16,10 @@ import pytest
 from test_tables import ROWS, mixed
 
 from fastmlp.cli.main import main
-from fastmlp.tables import delimited
+from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.reading import read
+from fastmlp.tables.reading import ReadOptions, as_frame, read
 
 pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
 
@@ -59,46 +58,58 @@ def test_blocks_end_between_rows(tmp_path, monkeypatch):
     frame.write_csv(tmp_path / "t.csv")
     whole = read(tmp_path / "t.csv")
     for size in (1, 100, 1000):
-        monkeypatch.setattr(delimited, "BLOCK", size)
+        monkeypatch.setattr(reading, "BLOCK", size)
         assert read(tmp_path / "t.csv").equals(whole)
     assert whole["quoted"].to_list() == frame["quoted"].to_list()
 
 
-def test_semicolons_byte_order_marks_and_dates_of_other_forms(tmp_path):
-    text = "\ufeffday;size\r\n24.12.2024;1\r\n31.12.2024;NA\r\n"
+def at(*given):
+    return [None if text is None else datetime.fromisoformat(text) for text in given]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "\ufeffday;size\r\n24.12.2024;1\r\n31.12.2024;NA\r\n",
+            {"day": at("2024-12-24", "2024-12-31"), "size": [1.0, None]},
+        ),
+        *[
+            (text, {"a": [1, 3], "b": [2, 4]})
+            for text in ("a,b\n1,2\n3,4", "a,b\n1,2\n3,4\n", "a,b\r\n1,2\r\n3,4\r\n\r\n\r\n")
+        ],
+        (
+            '"price, EUR";"size ""m2"""\n1;2\n\n3;\n',
+            {"price, EUR": [1, None, 3], 'size "m2"': [2, None, None]},
+        ),
+        ("a , b, \n1, 2,x\n", {"a": [1], "b": [2], "column 3": ["x"]}),
+        ("t\n2024-01-01T10:00+02:00\n", {"t": ["2024-01-01T10:00+02:00"]}),
+        (
+            "t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n",
+            {"t": at("2024-01-01 08:00", "2024-01-01 10:00")},
+        ),
+        (
+            'a;b;c\n0,5;x,1;-1,5e3\n 2,25 ;2,1,3;7\n;"1,2";0,0\n',
+            {"a": [0.5, 2.25, None], "b": ["x,1", "2,1,3", "1,2"], "c": [-1500, 7, 0]},
+        ),
+        ('a,b\n"1,700",x\n"2,500",y\n', {"a": ["1,700", "2,500"], "b": ["x", "y"]}),  # thousands, most likely
+        ('a,b\n"",x\n,NA\n"NA",?\n', {"a": [None] * 3, "b": ["x", None, None]}),
+    ],
+)
+def test_texts_are_read_as_numbers_dates_and_texts(tmp_path, text, expected):
     (tmp_path / "t.csv").write_bytes(text.encode())
-    found = read(tmp_path / "t.csv")
-    assert found.columns == ["day", "size"]
-    assert found["day"].dt.day().to_list() == [24, 31]
-    assert found["size"].to_list() == [1.0, None]
-
-
-def test_empty_lines_at_the_end_are_no_rows(tmp_path):
-    for text in ("a,b\n1,2\n3,4", "a,b\n1,2\n3,4\n", "a,b\r\n1,2\r\n3,4\r\n\r\n\r\n"):
-        (tmp_path / "t.csv").write_bytes(text.encode())
-        assert read(tmp_path / "t.csv").rows() == [(1, 2), (3, 4)]
-
-
-def test_a_separator_in_quotes_is_none(tmp_path):
-    (tmp_path / "t.csv").write_text('"price, EUR, net";"size, m2"\n1;2\n\n3;\n')
-    assert read(tmp_path / "t.csv").columns == ["price, EUR, net", "size, m2"]
-
-
-def test_a_field_without_an_end_is_refused_in_one_line(tmp_path):
-    (tmp_path / "t.csv").write_text("x" * 200_000)
-    with pytest.raises(TableError, match=r"t.csv: it cannot be read: field larger than field limit"):
-        read(tmp_path / "t.csv")
+    assert read(tmp_path / "t.csv").to_dict(as_series=False) == expected
 
 
 def test_a_quote_that_is_never_closed_costs_no_more_than_the_longest_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(delimited, "BLOCK", 1000)
-    monkeypatch.setattr(delimited, "LONGEST", 4000)
+    monkeypatch.setattr(reading, "BLOCK", 1000)
+    monkeypatch.setattr(reading, "LONGEST", 4000)
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "c,1\n" * 5000 + '"c,1\n' + "d,2\n" * 50_000)
     with pytest.raises(TableError, match=r"""t.csv, row 5001, column 'a': a quote in '"c': a field with"""):
         read(path)
     with open(path, "rb") as file:
-        pieces = delimited.blocks_of_file(file, path.stat().st_size)
+        pieces = reading.blocks_of_file(file, path.stat().st_size)
         assert max(map(len, itertools.islice(pieces, 30))) < 16_000
 
 
@@ -112,29 +123,8 @@ def test_a_stray_quote_costs_one_pass():
 
     lines = 2000
     text = Counted(b'a,b\n5" pipe,1\n' + b"rod,2\n" * lines)
-    assert delimited.last_line_end(text) == len(b"a,b\n")
+    assert reading.last_line_end(text) == len(b"a,b\n")
     assert Counted.seen < 2 * len(text) + 1
-
-
-def test_zero_bytes_are_no_text(tmp_path):
-    (tmp_path / "t.csv").write_text("a,b\n\0,1\n")
-    with pytest.raises(TableError, match="it is no text: there are zero bytes in it"):
-        read(tmp_path / "t.csv")
-
-
-def test_names_have_no_spaces_around_them(tmp_path):
-    (tmp_path / "t.csv").write_text("a , b, \n1, 2,x\n")
-    assert read(tmp_path / "t.csv").to_dict(as_series=False) == {"a": [1], "b": [2], "column 3": ["x"]}
-
-
-def test_decimal_commas_are_numbers_where_semicolons_separate(tmp_path):
-    (tmp_path / "t.csv").write_text('a;b;c\n0,5;x,1;-1,5e3\n 2,25 ;2,1,3;7\n;"1,2";0,0\n')
-    found = read(tmp_path / "t.csv")
-    assert found["a"].to_list() == [0.5, 2.25, None]
-    assert found["c"].to_list() == [-1500, 7, 0]
-    assert found["b"].to_list() == ["x,1", "2,1,3", "1,2"]
-    (tmp_path / "t.csv").write_text('a,b\n"1,700",x\n"2,500",y\n')  # of thousands, most likely
-    assert read(tmp_path / "t.csv")["a"].to_list() == ["1,700", "2,500"]
 
 
 def test_required_columns_are_checked_before_anything_is_read(tmp_path):
@@ -147,11 +137,6 @@ def test_required_columns_are_checked_before_anything_is_read(tmp_path):
             TableError, match=f"t{ending}, column 'c': there is no such column; there are: a, b"
         ):
             read(tmp_path / f"t{ending}", ReadOptions(only=["b", "c"]))
-
-
-def test_zones_are_counted_in(tmp_path):
-    (tmp_path / "t.csv").write_text("t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n")
-    assert read(tmp_path / "t.csv")["t"].dt.hour().to_list() == [8, 10]
 
 
 def test_missing_is_what_the_options_say(tmp_path):
@@ -189,13 +174,15 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ("a, a\n1,2\n", "two columns have the name 'a'; the first line must name the columns"),
         ("a,a\n1,2\n", "two columns have the name 'a'; the first line"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
+        ("a,b\n\0,1\n", "it is no text: there are zero bytes in it"),
+        ("x" * 200_000, "it cannot be read: field larger than field limit"),
     ],
 )
 @pytest.mark.parametrize("block", [9, 1 << 24])
 def test_a_mistake_is_named_by_file_row_and_column(tmp_path, monkeypatch, text, says, block):
     path = tmp_path / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    monkeypatch.setattr(delimited, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     with pytest.raises(TableError) as raised:
         read(path)
     assert str(raised.value).startswith(f"{path}{':' if 'row' not in says else ','} {says}")
@@ -287,9 +274,9 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
         read(tmp_path / "t.npz")
 
 
-@pytest.mark.parametrize("block", [100, delimited.BLOCK])
+@pytest.mark.parametrize("block", [100, reading.BLOCK])
 def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, capsys, block):
-    monkeypatch.setattr(delimited, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     rng = np.random.default_rng(0)
     size = [f"{one:.3f}" for one in rng.uniform(20, 150, 90)]
     columns = {

@@ -13,9 +13,9 @@ from support.flats import QUICK
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.tables.categories import Targets
 from fastmlp.tables.held_out import Dependence, folds
-from fastmlp.tables.inferred import firsts_of_copies
-from fastmlp.tables.means import Targets
+from fastmlp.tables.kinds import firsts_of_copies
 from fastmlp.tables.tasks import Classification, Regression
 
 
@@ -27,7 +27,7 @@ def numbers(rows, seed=0):
 
 
 def drawn(rng, rows):
-    """A table of all kinds of columns, with levels that become mean targets and numbers that are codes."""
+    """A table of all kinds of columns, with levels that become mean targets."""
     codes = rng.integers(0, 15, rows)
     return pl.DataFrame(
         {
@@ -58,7 +58,6 @@ def test_rows_held_out_for_a_report_change_nothing_that_is_learned(kind):
         targets = Targets(model.task_, y[~held])
         X, _ = model.encoding_.encoded_apart(table.drop("y"), held, np.float32, False, targets)
         found.append((model.encoding_, model.task_, X.toarray()))
-    assert found[0][0].codes
     assert any(hasattr(column, "means") for column in found[0][0].columns)
     assert found[0][:2] == found[1][:2]
     np.testing.assert_array_equal(found[0][2], found[1][2])

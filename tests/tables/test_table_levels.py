@@ -17,7 +17,7 @@ from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.tables.categories import Category
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.frames import as_frame
+from fastmlp.tables.reading import as_frame
 
 
 def places(encoding, values):

@@ -16,9 +16,8 @@ from fastmlp import TableClassifier, TableRegressor
 from fastmlp.checks import CheckpointError
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.tables.categories import NEVER_SEEN, Category
-from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.means import MANY, LevelMeans, Targets
+from fastmlp.tables.categories import NEVER_SEEN, Category, LevelMeans, Targets
+from fastmlp.tables.encoding import MANY, Encoding
 from fastmlp.tables.storage import columns_of
 from fastmlp.tables.tasks import Classification, Regression
 
@@ -28,7 +27,7 @@ ROWS = 400
 @pytest.fixture(autouse=True)
 def _many(monkeypatch):
     """Small tables have many levels here."""
-    monkeypatch.setattr("fastmlp.tables.means.MANY", 30)
+    monkeypatch.setattr("fastmlp.tables.encoding.MANY", 30)
 
 
 def shops(levels=60, rows=ROWS, seed=0):
@@ -106,7 +105,7 @@ def test_a_mean_is_shrunk_as_the_levels_differ(deviation):
 
 @pytest.mark.parametrize("missing", [0, 3])
 def test_levels_that_were_not_learned_have_the_fewest_rows_of_a_level(monkeypatch, missing):
-    monkeypatch.setattr("fastmlp.tables.means.MOST_MEANS", 40)
+    monkeypatch.setattr("fastmlp.tables.categories.MOST_MEANS", 40)
     names = [f"shop {code}" for code in range(40) for _ in range(5)] + [
         f"rare {code // 4}" for code in range(80)
     ]
@@ -149,7 +148,7 @@ def test_new_levels_of_a_balanced_table_are_predicted_by_the_other_columns(seed)
 @pytest.mark.parametrize(("most", "expected", "without"), [(100_000, 2, 0), (50, 202, 202)])
 def test_new_levels_are_reported_beyond_what_was_expected(monkeypatch, most, expected, without):
     """Expected are rows of levels that one row has, and of levels that are too many for a mean."""
-    monkeypatch.setattr("fastmlp.tables.means.MOST_MEANS", most)
+    monkeypatch.setattr("fastmlp.tables.categories.MOST_MEANS", most)
     names = [f"shop {code}" for code in range(150) for _ in range(2)] + ["single 1", "single 2"]
     series, y = pl.Series("shop", names), np.random.default_rng(0).normal(size=302)
     few = Category.learned(series, 40)  # columns for fewer levels than there are means
@@ -197,7 +196,7 @@ def test_of_classes_there_is_a_mean_of_each(classes, means):
 
 @pytest.mark.parametrize("levels", [MANY, MANY + 1])
 def test_many_levels_are_more_than_a_number(monkeypatch, levels):
-    monkeypatch.setattr("fastmlp.tables.means.MANY", MANY)
+    monkeypatch.setattr("fastmlp.tables.encoding.MANY", MANY)
     codes = np.arange(2 * levels) // 2
     frame = pl.DataFrame({"shop": [f"shop {code}" for code in codes], "y": np.sin(codes)})
     assert isinstance(learned(frame)[0].columns[0], LevelMeans) == (levels > MANY)
@@ -235,15 +234,6 @@ def test_means_of_noise_do_not_help(tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"mean target and rows of 1\d\d levels \(shop \d+, ", said)
     assert re.search(r"note +shop: 1\d\d levels are given by their mean targets; --levels N gives ", said)
-
-
-def test_a_file_keeps_them(tmp_path):
-    frame = shops()
-    model = TableRegressor(**FAST).fit(frame, "y")
-    model.save(tmp_path / "m")
-    again = TableRegressor.load(tmp_path / "m")
-    assert again.encoding_ == model.encoding_
-    np.testing.assert_array_equal(again.predict(frame.drop("y")), model.predict(frame.drop("y")))
 
 
 def test_numbers_of_float64_are_not_rounded():
@@ -302,7 +292,7 @@ def bare_file(tmp_path_factory):
     """What is in a file of a model with means of 65 levels."""
     path = tmp_path_factory.mktemp("means") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp.tables.means.MANY", 30)
+        patch.setattr("fastmlp.tables.encoding.MANY", 30)
         TableRegressor(**FAST).fit(shops(), "y").save(path)
     return archive.read(path)
 

@@ -10,8 +10,8 @@ from support.flats import flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.tables.columns import clipped
 from fastmlp.tables.estimators import load
-from fastmlp.tables.values import clipped
 
 QUICK = SETTINGS | {"preset": "fast"}
 RISING = {"size": 1, "noise": -1}

@@ -95,7 +95,7 @@ def test_recipes_that_are_not_clearly_worse_remain():
     assert [one.loss for one in near_best([group(loss, 10_000) for loss in losses])] == [1.0]
 
 
-def test_networks_of_several_recipes_predict_together(tmp_path, monkeypatch):
+def test_networks_of_several_recipes_predict_together(monkeypatch):
     monkeypatch.setitem(PRESETS, "good", (WAVES, replace(WAVES, dropout=0.201)))
     table = stripes()
     model = TableRegressor(**{**QUICK, "epochs": 5}, members=2).fit(table, "y")
@@ -104,10 +104,6 @@ def test_networks_of_several_recipes_predict_together(tmp_path, monkeypatch):
     assert [len(models) for _, models in model.groups_] == [2] * len(recipes)
     each = [one.predict(model.encoding_.encoded(table.drop("y"))) for one in model.models_]
     np.testing.assert_allclose(model.outputs(table), np.mean(each, axis=0), rtol=1e-6)
-    model.save(tmp_path / "model")
-    again = TableRegressor.load(tmp_path / "model")
-    assert [recipe for recipe, _ in again.groups_] == recipes
-    np.testing.assert_array_equal(again.predict(table), model.predict(table))
 
 
 def test_weights_of_adamw_are_averaged():
@@ -183,19 +179,16 @@ def of_mixed(mixed):
     return TableRegressor(**QUICK, learning_rate=0.01, members=2).fit(mixed, "y")
 
 
-def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed, tmp_path):
+def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed):
     assert of_mixed.encoding_.is_sparse
     assert of_mixed.encoding_.parts[:2] == ["x", "city = " + of_mixed.encoding_.columns[0].levels[0]]
     blocks = of_mixed.models_[0].network.blocks
     assert blocks == (Numbers(1, PiecewiseLinear(64, 16)), SparseNumbers(80))
     quick = TableRegressor(**AS_THEY_ARE, learning_rate=0.01, members=2).fit(mixed, "y")
     assert of_mixed.score(mixed, "y") > 0.9 > 0.75 > quick.score(mixed, "y")
-    of_mixed.save(tmp_path / "model")
-    again = TableRegressor.load(tmp_path / "model")
-    np.testing.assert_array_equal(again.predict(mixed), of_mixed.predict(mixed))
 
 
-def test_a_text_without_a_word_leaves_numbers_that_are_embedded(tmp_path):
+def test_a_text_without_a_word_leaves_numbers_that_are_embedded():
     """X is a sparse matrix then, which has no column but those of numbers."""
     table = stripes(100)
     notes = [" ".join(f"{letter}{row}" for letter in "abc") for row in range(100)]
@@ -203,10 +196,6 @@ def test_a_text_without_a_word_leaves_numbers_that_are_embedded(tmp_path):
     model = TableRegressor(**{**QUICK, "epochs": 2}, members=1).fit(table, "y")
     assert model.encoding_.is_sparse
     assert {block.columns for one in model.models_ for block in one.network.blocks} <= {2}
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(
-        TableRegressor.load(tmp_path / "model").predict(table), model.predict(table)
-    )
 
 
 def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path):
@@ -246,12 +235,9 @@ def test_a_file_whose_blocks_are_not_those_of_a_sparse_matrix_is_refused(of_mixe
         TableRegressor.load(path)
 
 
-def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path):
+def test_a_file_is_refused_if_its_recipe_has_no_bins(model, tmp_path):
     path = tmp_path / "model"
     model.save(path)
-    again = TableRegressor.load(path)
-    np.testing.assert_array_equal(again.predict(stripes()), model.predict(stripes()))
-    assert again.recipe_ == model.recipe_
     header, arrays = archive.read(path)
     table = json.loads(arrays["table"].tobytes())
     described = table["recipes"][0]
@@ -286,19 +272,8 @@ def test_a_file_of_the_format_before_is_read(tmp_path, monkeypatch):
 
 def test_the_command_line_has_presets(tmp_path, capsys):
     stripes(120).write_csv(tmp_path / "stripes.csv")
-    command = ["train", str(tmp_path / "stripes.csv"), "--target", "y", "--epochs", "30", "--members", "1"]
-    command += [
-        "--hidden",
-        "16",
-        "--learning-rate",
-        "0.01",
-        "--batch-size",
-        "16",
-        "--backend",
-        "reference",
-        "--quiet",
-        "--json",
-    ]
+    options = f"{tmp_path / 'stripes.csv'} --target y --epochs 30 --members 1 --hidden 16 --batch-size 16"
+    command = f"train {options} --learning-rate 0.01 --backend reference --quiet --json".split()
     for preset, bins, members in (("good", 64, 7), ("fast", 0, 1)):
         assert main([*command, "--preset", preset]) == 0
         found = json.loads(capsys.readouterr().out)["recipe"]

@@ -1,4 +1,4 @@
-"""Slopes of table models in the table's units, and attributions to its columns."""
+"""Derivatives and attributions of table models, in the table's units."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ EXACT = {**QUICK, "dtype": "float64", "activation": "tanh"}
 @pytest.fixture(scope="module")
 def exact():
     return TableRegressor(**EXACT).fit(flats().drop("kind"), "price")
+
+
+@pytest.fixture(scope="module")
+def both():
+    """A model of a logarithm and of classes."""
+    return TableRegressor(**EXACT, target_transform="log").fit(flats(), ["price", "kind"])
 
 
 def differences(of, frame, name, step):
@@ -37,6 +43,39 @@ def test_slopes_are_in_the_units_of_the_table(exact):
     assert 1000 < slopes["size"].fill_nan(None).median() < 5000
     np.testing.assert_array_equal(exact.jacobian(frame)[:, 0], slopes.to_numpy())
     assert hasattr(exact.input_gradient(frame.to_pandas()), "iloc")
+
+
+@pytest.mark.parametrize("settings", [{"target_transform": "log"}, {"loss": "poisson"}], ids=str)
+def test_slopes_follow_exponentials(settings):
+    frame = flats().drop("kind").drop_nulls()
+    model = TableRegressor(**EXACT, **settings).fit(frame, "price")
+    expected = differences(model.predict, frame, "size", 1e-3)
+    found = model.input_gradient(frame)["size"]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    shares = model.attribute(frame, frame[:1], steps=200)
+    change = model.predict(frame) - model.predict(frame[:1])
+    np.testing.assert_allclose(shares.change, change, atol=1e-9 * np.abs(change).max())
+    assert shares.error < 0.05 * np.abs(change).max()
+
+
+def test_slopes_of_several_targets_are_those_of_each_output(both):
+    frame = flats().drop("kind", "price").drop_nulls()
+    outputs = {
+        "price": lambda rows: both.predict(rows)["price"].to_numpy(),
+        ("kind", "cheap"): lambda rows: both.outputs(rows)[:, 1],
+        ("kind", "dear"): lambda rows: both.outputs(rows)[:, 2],
+    }
+    jacobian = both.jacobian(frame)
+    assert jacobian.shape == (len(frame), 3, 2)
+    for place, (output, of) in enumerate(outputs.items()):
+        expected = differences(of, frame, "size", 1e-4)
+        found = both.input_gradient(frame, output)
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(found["size"], expected, atol=tolerance)
+        np.testing.assert_allclose(jacobian[:, place], found.to_numpy(), rtol=1e-9, atol=1e-9)
+        change = both.attribute(frame, frame[:1], output=output).change
+        np.testing.assert_allclose(change, of(frame) - of(frame[:1]), rtol=1e-9, atol=1e-6)
+    np.testing.assert_array_equal(both.input_gradient(frame, "kind"), found)
 
 
 def test_slopes_of_probabilities():
@@ -87,13 +126,20 @@ def test_attributions_are_of_the_columns_of_the_table(exact, preset):
         assert np.abs(found.values[:, :2]).mean() > 5 * np.abs(found.values[:, 2]).mean()
 
 
-def test_mistakes_get_one_line(exact):
+def test_mistakes_get_one_line(exact, both):
     X = flats().drop("kind", "price")
     for call, error, message in (
         (lambda: exact.attribute(X, X[:3]), ValueError, "baseline must have 1 row or 200, got 3"),
         (lambda: exact.attribute(X, method="expected"), ValueError, "method='expected' needs baseline"),
+        (
+            lambda: exact.attribute(X, method="best"),
+            ValueError,
+            "unknown method 'best'; choose",
+        ),
         (lambda: exact.input_gradient(X, "dear"), ValueError, "output must be None of a regressor"),
         (lambda: exact.input_gradient(X[:0]), TableError, "there are no rows"),
+        (lambda: both.input_gradient(X), ValueError, "output must be one of price, kind, got None"),
+        (lambda: both.input_gradient(X, ("kind", 3)), ValueError, "output must be one of cheap, dear, got 3"),
     ):
         with pytest.raises(error, match=message) as caught:
             call()

@@ -1,4 +1,4 @@
-"""Columns of heavy tails keep order and distance, and files of earlier models keep their clip."""
+"""Columns of heavy tails keep order and distance."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from support.flats import QUICK as FAST
 from test_table_cli import QUICK
 
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
-from fastmlp.files import archive
+from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.estimators import load
-from fastmlp.tables.kinds import Date, Number
-from fastmlp.tables.values import CLIP, FARTHEST, robust
+from fastmlp.tables.kinds import FARTHEST, robust
 
 
 def heavy(rows=1000, seed=0):
@@ -76,39 +73,3 @@ def test_the_linear_model_gets_the_numbers_as_they_are(tmp_path, capsys):
     scores = json.loads(capsys.readouterr().out)["report"]["scores"]
     assert scores["linear"]["R^2"] > 0.99999
     assert list(scores) == ["network", "constant", "linear"]
-
-
-def as_earlier(path, model):
-    """Write a model as the first format did: a clip for every number, and no word of tails."""
-    model.save(path)
-    header, arrays = archive.read(path)
-    table = json.loads(bytes(arrays["table"]))
-    del table["fingerprint"]
-    for column in table["columns"]:
-        for name in ("tails", "unit", "beyond", "unknown"):
-            column.pop(name, None)
-    described = np.frombuffer(json.dumps(table).encode(), np.uint8)
-    archive.write(path, header | {"format": "table 1"}, arrays | {"table": described})
-
-
-@pytest.mark.slow  # trains for 2 s
-def test_files_of_earlier_models_keep_their_clip(tmp_path, monkeypatch):
-    frame = heavy().with_columns(
-        kind=pl.Series(["a", "b"] * 500), day=np.datetime64("2024-01-01") + np.arange(1000) % 50
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr("fastmlp.tables.values.HEAVY", 2.0)  # nothing is as heavy
-        model = TableRegressor(**FAST).fit(frame, "y")
-        as_earlier(tmp_path / "model", model)
-        expected = model.predict(frame)
-    table = json.loads(bytes(archive.read(tmp_path / "model")[1]["table"]))
-    assert table["columns"][0].keys() == {"kind", "name", "center", "scale", "missing"}
-    again = load(tmp_path / "model")
-    np.testing.assert_array_equal(again.predict(frame), expected)
-    assert {type(column) for column in again.encoding_.columns} >= {Number, Date}
-    X = again.encoding_.encoded(frame, np.float64)
-    x = frame["x"].to_numpy()
-    np.testing.assert_allclose(X[:, 0], clip((x - np.median(x)) * again.encoding_.columns[0].scale))
-    assert again.looked_at(frame, None)[2] is None
-    again.save(tmp_path / "again")
-    np.testing.assert_array_equal(load(tmp_path / "again").predict(frame), expected)

@@ -23,7 +23,8 @@ from sklearn.metrics import (
 )
 
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.tasks import Classification, Regression, targets_of, task_of
+from fastmlp.tables.targets import targets_of, task_of
+from fastmlp.tables.tasks import Classification, Regression
 
 
 @pytest.mark.parametrize(

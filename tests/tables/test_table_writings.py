@@ -14,13 +14,11 @@ from support.flats import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
-from fastmlp.tables import delimited
+from fastmlp.tables import reading
+from fastmlp.tables.columns import ISO
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
-from fastmlp.tables.frames import as_frame
-from fastmlp.tables.read_options import ReadOptions
-from fastmlp.tables.reading import read
-from fastmlp.tables.texts import ISO
+from fastmlp.tables.reading import ReadOptions, as_frame, read
 from fastmlp.tables.writings import SURE, Ambiguity, Writing, unix_unit, writing_of
 
 pa = pytest.importorskip("pyarrow")
@@ -413,7 +411,7 @@ def test_the_command_says_what_it_reads_and_takes_what_is_said(tmp_path, capsys,
 
 @pytest.mark.parametrize("block", [64, 1 << 24])
 def test_numbers_with_marks_behind_the_first_block_are_no_mistake(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(delimited, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     numbers = [*map(str, range(900, 1000)), "1,234.5"]
     pl.DataFrame({"a": numbers, "b": ["NA"] * 50 + ["x"] * 51}).write_csv(tmp_path / "t.csv")
     words = {}

@@ -28,7 +28,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A gradient is complete before any other operation: `with_decay`, then + l1 * sign(weight) where l1 > 0.
 - Dropped units are dropped after their activation; the delta is dropped before the multiplication by the
   activation's derivative.
-- The norm for clipping is a sum in float64 over the flat vector (`elementwise.sums.squares_of`).
+- The norm for clipping is a sum in float64 over the flat vector (`elementwise.by_vectors.squares_of`).
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `sgd_step`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 """
