@@ -27,10 +27,8 @@ VISITS = 3_000_000
 MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
-MEMBER_ROWS, LEAST_MEMBERS = 21_000, 2
-"""Rows that all members have together at most, where more members than the second have them. With many rows
-further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and one of cosines, of 0.1888
-with three of bins, and of 0.1871 with seven of each."""
+MANY_ROWS, PATIENCE_OF_MANY = 3500, 8
+"""From so many rows on members have less patience, since an epoch counts for many, and recipes few members."""
 
 MOST_MEMBERS = 1000
 """Networks of a recipe at most."""
@@ -48,7 +46,7 @@ class Recipe:
     sigma : deviation of the frequencies of each number's cosines, which are inputs beside it; 0 for none
     width : outputs of a linear layer of its own, which each number has behind these
     average : decay of the moving average of adamw's weights, which predicts and is validated; 0 for none
-    most_members : what `resolved` makes of few rows
+    most_members, members_of_many : what `resolved` makes of few rows, and of many
     """
 
     hidden: tuple[Count, ...] = (128, 128)
@@ -69,6 +67,7 @@ class Recipe:
     width: Whole = 0
     average: BelowOne = 0.0
     most_members: Count = 7
+    members_of_many: Count = 1
 
     @property
     def embeds(self) -> bool:
@@ -84,10 +83,11 @@ class Recipe:
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with numbers for everything, for so many training rows."""
         epochs = self.epochs or max(8, min(MOST_EPOCHS, VISITS // rows))
-        most = min(max(LEAST_MEMBERS, MEMBER_ROWS // rows), MEMBER_VISITS // (rows * epochs))
-        members = self.members or max(1, min(self.most_members, most))
+        most = self.members_of_many if rows >= MANY_ROWS else self.most_members
+        members = self.members or max(1, min(most, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
-        return replace(self, epochs=epochs, members=members, batch_size=batch_size)
+        patience = min(self.patience, PATIENCE_OF_MANY) if rows >= MANY_ROWS else self.patience
+        return replace(self, epochs=epochs, members=members, batch_size=batch_size, patience=patience)
 
     def network(self, inputs: int | Blocks, task: Task, signs: Array | None = None) -> Network:
         """Return the network of a member with such inputs, as `inputs_of` returns them.
@@ -137,7 +137,7 @@ WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
 PRESETS = {
     "fast": (replace(WAVES, most_members=1),),
     "good": (PLAIN, BINNED, WAVES),
-    "best": (PLAIN, BINNED, WAVES, WIDE),
+    "best": tuple(replace(one, members_of_many=3) for one in (PLAIN, BINNED, WAVES, WIDE)),
 }
 """Recipes that rows held out choose from, from the shortest training to the least loss."""
 

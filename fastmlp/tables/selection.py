@@ -14,12 +14,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.callbacks.callback import Callback
+from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.many.training import InterruptedMany
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
-from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
+from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, SharedCallback, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, folds
 from fastmlp.tables.inputs import predicted
@@ -32,7 +32,7 @@ from fastmlp.tables.members import (
     train_members,
     weights_of,
 )
-from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
+from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
@@ -46,11 +46,14 @@ LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
 
-NETWORKS = 4
-"""Networks that predict at least, unless their number is given: of one recipe, where others are left out."""
+NETWORKS, NETWORKS_OF_MOST, MOST_ROWS = 4, 3, 10_000
+"""Networks that predict at least, unless their number is given, and of how many rows they are fewer."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
+
+FIRST_LAP = 8
+"""Epochs after which a first network is compared with those of other recipes; twice as many each time."""
 
 MORE_RATE = 0.1
 """Of a recipe's learning rate, for networks that go on on other rows."""
@@ -242,7 +245,7 @@ def _firsts(
     """
     groups: list[Group] = []
     if deadline.seconds is None:
-        found = trained([Planned(recipe, part) for recipe in recipes], [])
+        found = _raced(recipes, part, trained)
         for recipe, one in zip(recipes, found, strict=True):
             if isinstance(one, Model):
                 groups.append(_group(recipe, recipe, part, one, outputs))
@@ -275,6 +278,44 @@ def _firsts(
             return groups, place
         groups[-1].seconds = lap.working
     return groups, len(recipes)
+
+
+def _raced(recipes: Sequence[Recipe], part: Part, trained: Trained) -> list[Fitted]:
+    """Return the first network of each recipe, as `train_members` does.
+
+    Of few rows, they train at once. Of many, they train one by one, and end where another recipe leads.
+    """
+    if sum(map(len, part)) < MANY_ROWS:
+        return trained([Planned(recipe, part) for recipe in recipes], [])
+    pace = _Pace(2 * MARGIN / np.sqrt(len(part[1])))
+    # Numbers that are embedded learn faster from many rows: their losses end the plain recipe soon.
+    order = sorted(range(len(recipes)), key=lambda place: not recipes[place].embeds)
+    found = one_by_one(trained, [Planned(recipes[place], part) for place in order], [pace])
+    return [found[order.index(place)] for place in range(len(recipes))]
+
+
+class _Pace(SharedCallback):
+    """Ends a training whose loss is clearly greater than that of an earlier training after as many epochs.
+
+    margin : share of the loss
+    """
+
+    def __init__(self, margin: float) -> None:
+        self.margin, self.histories = margin, list[list[float]]()
+
+    def on_train_begin(self, run: Run) -> None:
+        """Begin a history."""
+        self.histories.append([])
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Compare the least losses so far after 8, 16, 32.. epochs."""
+        *earlier, own = self.histories
+        own.append(run.history["validation_loss"][-1])
+        epochs = len(own)
+        if epochs >= FIRST_LAP and not epochs & (epochs - 1):
+            least = min((min(one[:epochs]) for one in earlier), default=np.inf)
+            if min(own) > (1 + self.margin) * least:
+                run.stop("another recipe leads")
 
 
 def _group(planned: Recipe, recipe: Recipe, part: Part, model: Model, outputs: Outputs) -> Group:
@@ -361,16 +402,16 @@ def _followed(
 
 
 def _share(groups: Sequence[Group]) -> int:
-    """Give recipes as many networks as predict at least, if they may have so many; return the most of one.
+    """Give the best recipe as many networks as predict at least, if it may have so many.
 
-    The number is that of all recipes together, where others are left out.
+    The number is that of all recipes together. Returns the most networks of a recipe.
     """
-    for group in groups:
-        recipe = group.recipe
-        visits = group.rows * (recipe.epochs or 1)
-        least = min(recipe.most_members, NETWORKS // len(groups), MEMBER_VISITS // visits)
-        members = max(recipe.members or 1, least)
-        group.planned, group.recipe = (replace(one, members=members) for one in (group.planned, recipe))
+    best = groups[0]
+    networks = NETWORKS if best.rows < MOST_ROWS else NETWORKS_OF_MOST
+    least = min(networks + 1 - len(groups), best.recipe.most_members)
+    least = min(least, MEMBER_VISITS // (best.rows * (best.recipe.epochs or 1)))
+    members = max(best.recipe.members or 1, least)
+    best.planned, best.recipe = (replace(one, members=members) for one in (best.planned, best.recipe))
     return max(group.recipe.members or 1 for group in groups)
 
 
