@@ -27,8 +27,8 @@ VISITS = 3_000_000
 MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
-MANY_ROWS, PATIENCE_OF_MANY = 3500, 8
-"""From so many rows on members have less patience, since an epoch counts for many, and recipes few members."""
+MANY_ROWS = 3500
+"""From so many rows on, recipes have few members; `selection` compares the first ones, and adds to the best."""
 
 MOST_MEMBERS = 1000
 """Networks of a recipe at most."""
@@ -86,8 +86,7 @@ class Recipe:
         most = self.members_of_many if rows >= MANY_ROWS else self.most_members
         members = self.members or max(1, min(most, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
-        patience = min(self.patience, PATIENCE_OF_MANY) if rows >= MANY_ROWS else self.patience
-        return replace(self, epochs=epochs, members=members, batch_size=batch_size, patience=patience)
+        return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
     def network(self, inputs: int | Blocks, task: Task, signs: Array | None = None) -> Network:
         """Return the network of a member with such inputs, as `inputs_of` returns them.

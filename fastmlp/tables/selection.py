@@ -46,14 +46,14 @@ LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
 
-NETWORKS, NETWORKS_OF_MOST, MOST_ROWS = 4, 3, 10_000
-"""Networks that predict at least, unless their number is given, and of how many rows they are fewer."""
+NETWORKS = 3
+"""Networks that predict at least, unless their number is given."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
 
 FIRST_LAP = 8
-"""Epochs after which a first network is compared with those of other recipes; twice as many each time."""
+"""Epochs after which a first network of many rows may end; recipes are compared then, and at twice as many."""
 
 MORE_RATE = 0.1
 """Of a recipe's learning rate, for networks that go on on other rows."""
@@ -295,26 +295,28 @@ def _raced(recipes: Sequence[Recipe], part: Part, trained: Trained) -> list[Fitt
 
 
 class _Pace(SharedCallback):
-    """Ends a training whose loss is clearly greater than that of an earlier training after as many epochs.
+    """Ends a training that trails another recipe's, or that has not improved for half as long as it had.
 
-    margin : share of the loss
+    margin : share of the loss by which a training trails after as many epochs
     """
 
     def __init__(self, margin: float) -> None:
-        self.margin, self.histories = margin, list[list[float]]()
+        self.margin, self.curves = margin, list[list[float]]()
 
     def on_train_begin(self, run: Run) -> None:
-        """Begin a history."""
-        self.histories.append([])
+        """Begin the curve of the least losses so far."""
+        self.curves.append([])
 
     def on_epoch_end(self, run: Run) -> None:
-        """Compare the least losses so far after 8, 16, 32.. epochs."""
-        *earlier, own = self.histories
-        own.append(run.history["validation_loss"][-1])
-        epochs = len(own)
+        """Compare the curves after 8, 16, 32.. epochs."""
+        *others, curve = self.curves
+        curve.append(min([*curve[-1:], run.history["validation_loss"][-1]]))
+        epochs, best = len(curve), curve.index(curve[-1]) + 1
+        if epochs - best >= max(FIRST_LAP, best / 2):
+            run.stop("the loss has not improved for half as many epochs as before")
         if epochs >= FIRST_LAP and not epochs & (epochs - 1):
-            least = min((min(one[:epochs]) for one in earlier), default=np.inf)
-            if min(own) > (1 + self.margin) * least:
+            least = min((other[min(epochs, len(other)) - 1] for other in others), default=np.inf)
+            if curve[-1] > (1 + self.margin) * least:
                 run.stop("another recipe leads")
 
 
@@ -402,16 +404,15 @@ def _followed(
 
 
 def _share(groups: Sequence[Group]) -> int:
-    """Give the best recipe as many networks as predict at least, if it may have so many.
+    """Give more networks to the group that trains them soonest, and return the most networks of a group.
 
-    The number is that of all recipes together. Returns the most networks of a recipe.
+    All groups together have as many as predict at least, if the recipe may have so many.
     """
-    best = groups[0]
-    networks = NETWORKS if best.rows < MOST_ROWS else NETWORKS_OF_MOST
-    least = min(networks + 1 - len(groups), best.recipe.most_members)
-    least = min(least, MEMBER_VISITS // (best.rows * (best.recipe.epochs or 1)))
-    members = max(best.recipe.members or 1, least)
-    best.planned, best.recipe = (replace(one, members=members) for one in (best.planned, best.recipe))
+    soonest = min(groups, key=lambda group: group.epochs * group.models[0].parameters.size)
+    recipe = soonest.recipe
+    most = min(recipe.most_members, MEMBER_VISITS // (soonest.rows * (recipe.epochs or 1)))
+    members = max(recipe.members or 1, min(most, NETWORKS + 1 - len(groups)))
+    soonest.planned, soonest.recipe = (replace(one, members=members) for one in (soonest.planned, recipe))
     return max(group.recipe.members or 1 for group in groups)
 
 
