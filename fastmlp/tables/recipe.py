@@ -27,8 +27,8 @@ VISITS = 3_000_000
 MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
-MANY_ROWS = 3500
-"""From so many rows on, recipes have few members; `selection` compares the first ones, and adds to the best."""
+MANY_ROWS, ENOUGH_ROWS = 3500, 5000
+"""From so many rows on, recipes have two members, and one; their first members race (`selection`)."""
 
 MOST_MEMBERS = 1000
 """Networks of a recipe at most."""
@@ -83,7 +83,8 @@ class Recipe:
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with numbers for everything, for so many training rows."""
         epochs = self.epochs or max(8, min(MOST_EPOCHS, VISITS // rows))
-        most = self.members_of_many if rows >= MANY_ROWS else self.most_members
+        few = self.members_of_many + (rows < ENOUGH_ROWS)
+        most = min(self.most_members, few if rows >= MANY_ROWS else self.most_members)
         members = self.members or max(1, min(most, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
@@ -124,13 +125,13 @@ class Recipe:
 PLAIN = Recipe()
 """Numbers as they are, and much decay: where noise rules; see docs/measured/tables.md."""
 
-BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99)
+BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99, learning_rate=0.0045)
 """A linear layer of the places of each number in bins: where there is signal."""
 
 WIDE = replace(BINNED, hidden=(256, 256))
 """The same in a larger network."""
 
-WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
+WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2, learning_rate=0.006)
 """A linear layer of each number's cosines, next to it: where numbers act together."""
 
 PRESETS = {

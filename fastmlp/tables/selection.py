@@ -53,7 +53,7 @@ MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
 
 FIRST_LAP = 8
-"""Epochs after which a first network of many rows may end; recipes are compared then, and at twice as many."""
+"""Epochs after which a first network of many rows may end; recipes are compared then, and after 16, 32.."""
 
 MORE_RATE = 0.1
 """Of a recipe's learning rate, for networks that go on on other rows."""
