@@ -46,8 +46,8 @@ LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
 
-NETWORKS = 3
-"""Networks that predict at least, unless their number is given."""
+NETWORK_ROWS, LEAST_NETWORKS = 100_000, 2
+"""Unless their number is given, as many networks predict at least as the root of the first over the rows."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
@@ -404,15 +404,16 @@ def _followed(
 
 
 def _share(groups: Sequence[Group]) -> int:
-    """Give more networks to the group that trains them soonest, and return the most networks of a group.
+    """Give more networks to the best group, which is the first, and return the most networks of a group.
 
     All groups together have as many as predict at least, if the recipe may have so many.
     """
-    soonest = min(groups, key=lambda group: group.epochs * group.models[0].parameters.size)
-    recipe = soonest.recipe
-    most = min(recipe.most_members, MEMBER_VISITS // (soonest.rows * (recipe.epochs or 1)))
-    members = max(recipe.members or 1, min(most, NETWORKS + 1 - len(groups)))
-    soonest.planned, soonest.recipe = (replace(one, members=members) for one in (soonest.planned, recipe))
+    best, recipe = groups[0], groups[0].recipe
+    networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** 0.5))
+    others = sum(group.recipe.members or 1 for group in groups[1:])
+    most = min(recipe.most_members, MEMBER_VISITS // (best.rows * (recipe.epochs or 1)))
+    members = max(recipe.members or 1, min(most, networks - others))
+    best.planned, best.recipe = (replace(one, members=members) for one in (best.planned, recipe))
     return max(group.recipe.members or 1 for group in groups)
 
 
