@@ -46,14 +46,17 @@ LEAST_FOLDS, HELD_ROWS = 1, 1000
 """So many members hold out rows at least, and more while they hold out fewer rows, or groups, together. By a
 time one does."""
 
-NETWORK_ROWS, LEAST_NETWORKS = 100_000, 2
-"""Unless their number is given, as many networks predict at least as the root of the first over the rows."""
+NETWORK_ROWS, LEAST_NETWORKS = 500_000, 2
+"""Networks that predict at least, if none are given: the cube root of the first number over the rows."""
 
 MARGIN = 2.5
 """By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
 
 FIRST_LAP = 8
 """Epochs after which a first network of many rows may end; recipes are compared then, and after 16, 32.."""
+
+VAIN = 0.4
+"""Epochs without a lower loss that end a first network of many rows, as a share of those before."""
 
 MORE_RATE = 0.1
 """Of a recipe's learning rate, for networks that go on on other rows."""
@@ -295,7 +298,7 @@ def _raced(recipes: Sequence[Recipe], part: Part, trained: Trained) -> list[Fitt
 
 
 class _Pace(SharedCallback):
-    """Ends a training that trails another recipe's, or that has not improved for half as long as it had.
+    """Ends a training that trails another recipe's, or whose loss is clearly not falling any more.
 
     margin : share of the loss by which a training trails after as many epochs
     """
@@ -312,8 +315,8 @@ class _Pace(SharedCallback):
         *others, curve = self.curves
         curve.append(min([*curve[-1:], run.history["validation_loss"][-1]]))
         epochs, best = len(curve), curve.index(curve[-1]) + 1
-        if epochs - best >= max(FIRST_LAP, best / 2):
-            run.stop("the loss has not improved for half as many epochs as before")
+        if epochs - best >= max(FIRST_LAP, VAIN * best):
+            run.stop("the loss on rows held out has long not fallen")
         if epochs >= FIRST_LAP and not epochs & (epochs - 1):
             least = min((other[min(epochs, len(other)) - 1] for other in others), default=np.inf)
             if curve[-1] > (1 + self.margin) * least:
@@ -409,7 +412,7 @@ def _share(groups: Sequence[Group]) -> int:
     All groups together have as many as predict at least, if the recipe may have so many.
     """
     best, recipe = groups[0], groups[0].recipe
-    networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** 0.5))
+    networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))
     others = sum(group.recipe.members or 1 for group in groups[1:])
     most = min(recipe.most_members, MEMBER_VISITS // (best.rows * (recipe.epochs or 1)))
     members = max(recipe.members or 1, min(most, networks - others))
