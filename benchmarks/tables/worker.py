@@ -43,7 +43,11 @@ def main() -> None:
     print(json.dumps(row), file=answers, flush=True)
 
 
-MODULES = {"xgboost-cpu": "xgboost", "scikit-learn": "sklearn.ensemble"}
+MODULES = {
+    "fastmlp": "fastmlp.tables.estimators",
+    "xgboost-cpu": "xgboost",
+    "scikit-learn": "sklearn.ensemble",
+}
 """Packages whose module has another name."""
 
 

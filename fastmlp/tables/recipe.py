@@ -32,10 +32,8 @@ VISITS = 3_000_000
 
 MEMBER_VISITS = 60_000_000  # most rows in all epochs of all networks by default
 
-MEMBER_ROWS, LEAST_MEMBERS = 21_000, 2
-"""Most rows of all networks together, where the networks are more than the second number. With many rows
-further recipes gain more: txhousing has a loss of 0.1867 with a network of bins and a network of cosines, of
-0.1888 with three networks of bins, and of 0.1871 with seven of each."""
+MANY_ROWS, ENOUGH_ROWS = 3500, 5000
+"""From the first number of rows on, recipes have two networks; from the second on, one; see `selection`."""
 
 MOST_MEMBERS = 1000  # most networks of a recipe
 
@@ -52,7 +50,7 @@ class Recipe:
     sigma : deviation of the frequencies of each number's cosines, further inputs; 0 for none
     width : outputs of each number's linear layer on the bins or cosines
     average : decay of the moving average of adamw's weights, for predictions and validation; 0 for none
-    most_members : by default, for few rows
+    most_members, members_of_many : by default, for few rows and for many
     """
 
     hidden: tuple[Count, ...] = (128, 128)
@@ -73,6 +71,7 @@ class Recipe:
     width: Whole = 0
     average: BelowOne = 0.0
     most_members: Count = 7
+    members_of_many: Count = 1
 
     @property
     def embeds(self) -> bool:
@@ -88,8 +87,9 @@ class Recipe:
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with all numbers above 0, for a number of training rows."""
         epochs = self.epochs or max(8, min(MOST_EPOCHS, VISITS // rows))
-        most = min(max(LEAST_MEMBERS, MEMBER_ROWS // rows), MEMBER_VISITS // (rows * epochs))
-        members = self.members or max(1, min(self.most_members, most))
+        few = self.members_of_many + (rows < ENOUGH_ROWS)
+        most = min(self.most_members, few if rows >= MANY_ROWS else self.most_members)
+        members = self.members or max(1, min(most, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
@@ -125,18 +125,18 @@ class Recipe:
 
 PLAIN = Recipe()  # numbers as inputs, and a large decay: for noisy tables; see docs/measured/tables.md
 
-BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99)
+BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99, learning_rate=0.0045)
 """A linear layer on the bins of each number: for tables with a signal."""
 
 WIDE = replace(BINNED, hidden=(256, 256))  # the same in a larger network
 
-WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
+WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2, learning_rate=0.006)
 """A linear layer on the cosines of each number, beside the number: for numbers that interact."""
 
 PRESETS = {
     "fast": (replace(WAVES, most_members=1),),
     "good": (PLAIN, BINNED, WAVES),
-    "best": (PLAIN, BINNED, WAVES, WIDE),
+    "best": tuple(replace(one, members_of_many=3) for one in (PLAIN, BINNED, WAVES, WIDE)),
 }
 """Recipes for the choice by rows held out, from the shortest training to the least loss."""
 

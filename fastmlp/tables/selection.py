@@ -15,24 +15,29 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from fastmlp.callbacks.callback import Run
 from fastmlp.callbacks.standard import TimeLimit
 from fastmlp.many.training import InterruptedMany
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import Array
-from fastmlp.tables.deadline import SLOWEST, Allowance, Part, within
+from fastmlp.tables.deadline import SLOWEST, Allowance, Part, SharedCallback, within
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence
-from fastmlp.tables.members import Planned, TableTraining, best_epoch, trained
-from fastmlp.tables.recipe import MEMBER_VISITS, Recipe
+from fastmlp.tables.members import Fitted, Planned, TableTraining, best_epoch, trained
+from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
 LEAST_FOLDS, HELD_ROWS = 1, 1000
 """Fewest networks with rows held out; more networks hold out rows, until these are so many rows or groups."""
 
-NETWORKS = 4  # fewest networks of all remaining recipes, unless their number is given
+NETWORK_ROWS, LEAST_NETWORKS = 500_000, 2
+"""Networks of all remaining recipes, unless given, are the cube root of the first number over the rows."""
+
+FIRST_LAP = 8  # epochs before the first comparison of recipes of many rows; the next comparisons double them
+VAIN = 0.4  # epochs without a lower loss that end a first network of many rows, over the epochs before
 MARGIN = 2.5  # greatest loss of a remaining recipe over the least loss is 1 + MARGIN / sqrt(rows held out)
 MORE_RATE = 0.1  # share of the learning rate for more training on other rows
 
@@ -166,7 +171,10 @@ def _first_networks(
         groups[-1].add(training, model, part[1])
 
     if deadline.seconds is None:
-        found = training.networks([Planned(recipe, part) for recipe in recipes])
+        if sum(map(len, part)) < MANY_ROWS:
+            found = training.networks([Planned(recipe, part) for recipe in recipes])
+        else:
+            found = _raced(training, recipes, part)
         for recipe, one in zip(recipes, found, strict=True):
             if isinstance(one, Model):
                 begin(recipe, recipe, part, one)
@@ -198,6 +206,47 @@ def _first_networks(
         whole -= lap.compiling
         groups[-1].seconds = lap.working
     return groups, len(recipes)
+
+
+def _raced(training: TableTraining, recipes: Sequence[Recipe], part: Part) -> list[Fitted]:
+    """Return the first network of each recipe of many rows; errors as of `TableTraining.networks`."""
+    found: list[Fitted] = [None] * len(recipes)
+    pace = _Pace(2 * MARGIN / np.sqrt(training.dependence.independent(part[1])))
+    # Embedded numbers learn faster from many rows: their losses soon end the training of plain numbers.
+    for place in sorted(range(len(recipes)), key=lambda place: not recipes[place].embeds):
+        try:
+            (found[place],) = training.networks([Planned(recipes[place], part)], [pace])
+        except InterruptedMany:
+            break
+    if all(one is None for one in found):
+        raise InterruptedMany(found)
+    return found
+
+
+class _Pace(SharedCallback):
+    """Ends a training far behind an earlier training, or long after the last lower loss.
+
+    margin : share of the loss of the earlier training, after as many epochs
+    """
+
+    def __init__(self, margin: float) -> None:
+        self.margin, self.curves = margin, list[list[float]]()
+
+    def on_train_begin(self, run: Run) -> None:
+        """Begin a curve of the least losses so far."""
+        self.curves.append([])
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Continue the curve; compare the curves after 8, 16, 32.. epochs."""
+        *others, curve = self.curves
+        curve.append(min([*curve[-1:], run.history["validation_loss"][-1]]))
+        epochs, best = len(curve), curve.index(curve[-1]) + 1
+        if epochs - best >= max(FIRST_LAP, VAIN * best):
+            run.stop("the loss on rows held out has long not fallen")
+        if epochs >= FIRST_LAP and not epochs & (epochs - 1):
+            least = min((other[min(epochs, len(other)) - 1] for other in others), default=np.inf)
+            if curve[-1] > (1 + self.margin) * least:
+                run.stop("another recipe leads")
 
 
 def _followed(training: TableTraining, groups: list[Group], part: Part, places: Sequence[int]) -> bool:
@@ -253,14 +302,13 @@ def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[G
 
 
 def _share(groups: Sequence[Group]) -> int:
-    """Give remaining recipes the networks of recipes left out; return the greatest number of a recipe."""
-    for group in groups:
-        recipe = group.recipe
-        least = min(
-            recipe.most_members, NETWORKS // len(groups), MEMBER_VISITS // (group.rows * recipe.epochs)
-        )
-        members = max(recipe.members, least)
-        group.planned, group.recipe = (replace(one, members=members) for one in (group.planned, recipe))
+    """Give more networks to the best group, the first; return the greatest number of a group."""
+    best, recipe = groups[0], groups[0].recipe
+    networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))
+    others = sum(group.recipe.members for group in groups[1:])
+    most = min(recipe.most_members, MEMBER_VISITS // (best.rows * recipe.epochs))
+    members = max(recipe.members, min(most, networks - others))
+    best.planned, best.recipe = (replace(one, members=members) for one in (best.planned, recipe))
     return max(group.recipe.members for group in groups)
 
 

@@ -17,7 +17,8 @@ from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.inputs import have_three, inputs_of, may_embed
-from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
+from fastmlp.tables.members import TableTraining
+from fastmlp.tables.recipe import BINNED, MANY_ROWS, PRESETS, WAVES, WIDE, Recipe, candidates
 from fastmlp.tables.selection import Group, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "random_state": 0}
@@ -57,20 +58,32 @@ def test_rows_held_out_choose_the_recipe(monkeypatch):
             assert chosen.recipe_.bins
 
 
-def test_a_recipe_that_remains_alone_has_the_networks_of_others(monkeypatch):
-    """As of a table of many rows, of which a recipe has two networks otherwise."""
-    monkeypatch.setattr("fastmlp.tables.recipe.MEMBER_ROWS", 0)
-    monkeypatch.setattr("fastmlp.tables.selection.HELD_ROWS", 1)
+def test_the_best_recipe_of_many_rows_has_more_networks(monkeypatch):
     for recipes, more, counts in (
-        ((Recipe(), BINNED), {}, [4]),
-        ((BINNED, replace(BINNED, dropout=0.001)), {}, [2, 2]),
-        ((Recipe(), BINNED), {"members": 3}, [3]),
+        ((Recipe(), BINNED), {}, [5]),
+        ((BINNED, replace(BINNED, dropout=0.001)), {}, [3, 2]),
+        ((Recipe(), BINNED), {"members": 2}, [2]),
     ):
         monkeypatch.setitem(PRESETS, "good", recipes)
-        model = TableRegressor(**QUICK, learning_rate=0.01, **more).fit(stripes(), "y")
+        model = TableRegressor(**QUICK | {"epochs": 8}, **more).fit(stripes(MANY_ROWS), "y")
         assert [(recipe.bins, len(models)) for recipe, models in model.groups_] == [(64, n) for n in counts]
-        held = sum("validation_loss" in one.history for one in model.models_)
-        assert held == len(counts)
+
+
+def test_a_recipe_of_many_rows_that_clearly_trails_ends(monkeypatch):
+    """Numbers as they are learn no stripes in eight epochs; bins do, and train to the end."""
+    epochs, networks = [], TableTraining.networks
+
+    def recorded(training, planned, *others):
+        found = networks(training, planned, *others)
+        epochs.extend(
+            (one.recipe.bins, len(model.history["loss"])) for one, model in zip(planned, found, strict=True)
+        )
+        return found
+
+    monkeypatch.setattr(TableTraining, "networks", recorded)
+    monkeypatch.setitem(PRESETS, "good", (Recipe(), BINNED))
+    TableRegressor(**QUICK | {"epochs": 12}).fit(stripes(MANY_ROWS), "y")
+    assert epochs[:2] == [(64, 12), (0, 8)]
 
 
 def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
