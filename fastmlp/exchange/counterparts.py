@@ -16,9 +16,8 @@ from fastmlp import checks
 from fastmlp.exchange.formulas import named
 from fastmlp.exchange.steps import ExportStep, step_of
 from fastmlp.formulas.expressions import Expression
-from fastmlp.model import activations, custom, layers
-from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.custom import Counterparts
+from fastmlp.model import custom, layers
+from fastmlp.model.activations import ACTIVATIONS, HIDDEN, OUTPUTS, Activation
 from fastmlp.model.gates import Concatenate, ReadsEarlier
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
@@ -27,45 +26,23 @@ from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
 from fastmlp.trained.portable import Parts
 
-NONE: tuple[str, dict[str, Any]] = "", {}
+LAYER_OF = {one.kind: one for one in LAYERS.values() if one.counterparts}
+"""The classes of layers with counterparts, with arrays in the same order, by kinds of operations."""
 
 
-class Counterpart(NamedTuple):
-    """The names of an operation or an activation, with options; "" for a format without a name.
-
-    torch : a class of torch.nn; onnx : an operator; keras : a layer
-    """
-
-    torch: tuple[str, dict[str, Any]] = NONE
-    onnx: tuple[str, dict[str, Any]] = NONE
-    keras: tuple[str, dict[str, Any]] = NONE
+def native(entry: Any, format: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a layer or an activation in a format, with options; "" without a name."""
+    given = entry.counterparts.get(format, "")
+    return (given, {}) if isinstance(given, str) else given
 
 
-def _names(counterparts: Counterparts) -> Counterpart:
-    pairs = {
-        format: (given, {}) if isinstance(given, str) else given for format, given in counterparts.items()
-    }
-    return Counterpart(**pairs)
-
-
-OPERATIONS = {one.kind: _names(one.counterparts) for one in LAYERS.values() if one.counterparts}
-"""Counterparts by kinds of operations, with arrays in the same order."""
-
-ACTIVATIONS = {name: _names(one.counterparts) for name, one in activations.ACTIVATIONS.items()}
-"""Counterparts by names of activations."""
-
-
-def counterpart_of(step: ExportStep) -> Counterpart:
-    """Return the names of a step; a custom layer or activation has none, whatever the name."""
+def native_of(step: ExportStep, format: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a step; a custom layer or activation has none, whatever the name."""
     kind, activation = step.one.kind.name, step.one.activation
-    if kind != "activation":
-        return OPERATIONS.get(kind, Counterpart())
-    return ACTIVATIONS.get(activation, Counterpart()) if isinstance(activation, str) else Counterpart()
-
-
-def layer_of(kind: str) -> type[Part]:
-    """Return the layer class of a kind of operation."""
-    return next(layer for layer in LAYERS.values() if layer.kind == kind)
+    entry: Any = LAYER_OF.get(kind)
+    if kind == "activation":
+        entry = ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+    return ("", {}) if entry is None else native(entry, format)
 
 
 def sample_layers(**options: Any) -> list[Part]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.checks import needed
-from fastmlp.exchange.counterparts import counterpart_of
+from fastmlp.exchange.counterparts import native_of
 from fastmlp.exchange.formulas import COMPOSED, composed
 from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of, levels_of
 from fastmlp.exchange.text import spelt
@@ -143,7 +143,7 @@ class OnnxGraph:
         """Add the nodes of a step, by an operator if runtimes have the operator; return the value's name."""
         if step.one.kind.name in STRUCTURES:
             return STRUCTURES[step.one.kind.name](self, step, *sources)
-        operator, options = counterpart_of(step).onnx
+        operator, options = native_of(step, "onnx")
         if not operator or not self.has(operator):
             return self.by_formula(step, sources)
         names = [self.array(name, values) for name, values in step.arrays.items()]

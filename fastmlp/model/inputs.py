@@ -69,13 +69,12 @@ class Numbers(InputBlock):
         The block's name in a dict of blocks.
     """
 
-    count: int
+    count: int = checks.count(1, MOST_UNITS)
     embedding: NumberEmbedding | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(count=checks.whole("count", self.count, 1, MOST_UNITS))
         if self.embedding is None:
             return
         kinds = kinds_of(NumberEmbedding)
@@ -129,7 +128,7 @@ class Categories(InputBlock, Embedding):
         if len(width) != len(levels):
             raise ValueError(f"width must be one number or {len(levels)} of them, got {len(width)}")
         widths = tuple(checks.whole("every one of width", one, 1, MOST_UNITS) for one in width)
-        self._set(levels=levels, width=widths, sparse=checks.flag("sparse", self.sparse))
+        self._set(levels=levels, width=widths)
 
 
 @block(is_sparse=lambda one: True)
@@ -147,12 +146,8 @@ class SparseNumbers(InputBlock):
         The block's name in a dict of blocks.
     """
 
-    count: int
+    count: int = checks.count(1, MOST_COLUMNS)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(count=checks.whole("count", self.count, 1, MOST_COLUMNS))
 
 
 Blocks = tuple[InputBlock, ...]

@@ -204,7 +204,7 @@ class RowLoss(Loss):
         super()._set(name, value, source, output, parameter)
 
 
-class BuiltInLoss(Loss):
+class BuiltInLoss(checks.Checked, Loss):
     """Base of the built-in losses; losses with parameters are dataclasses.
 
     An entry of the table has default parameters; `entry` of a class is the class's entry. The formula gets
@@ -218,12 +218,13 @@ class BuiltInLoss(Loss):
         cls.classes.append(cls)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parameter = self._parameter()
         vars(self).update(vars(self.entry) | {"parameter": parameter})
 
     def _parameter(self) -> tuple[float, ...] | None:
-        """Return the formula's parameter, checked, or None."""
-        return None
+        """Return the formula's parameter: the fields' values, if any."""
+        return tuple(getattr(self, field.name) for field in fields(self)) or None  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]

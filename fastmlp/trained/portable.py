@@ -81,10 +81,7 @@ class Portable:
             If the name is no identifier, rows are not as for `predict`, or no integers hold what they
             lead to; if `fixed_point` is given for a network that is no chain of dense layers.
         """
-        if fixed_point is None:
-            format_of("c_header").to_c(self.network, self.parameters, path, name)
-        else:
-            format_of("fixed_point").to_c(self.network, self.parameters, path, name, fixed_point)
+        format_of("c_header").to_c(self.network, self.parameters, path, name, fixed_point)
 
     def to_numpy_source(self) -> str:
         """Return a Python module's text with `predict(X)`, which needs NumPy alone.

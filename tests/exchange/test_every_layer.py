@@ -14,7 +14,6 @@ from support.layer_networks import blocks, sample
 
 from fastmlp import Activate, Dense, GroupNorm, Layer, LayerNorm, Model, Network, Numbers
 from fastmlp.exchange import python_source
-from fastmlp.exchange.counterparts import OPERATIONS
 from fastmlp.exchange.steps import graph_of
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.part import LAYERS
@@ -138,7 +137,6 @@ def test_a_layer_that_pytorch_has_not_is_its_formula(layer, tmp_path, monkeypatc
     """As a new layer is without another line: of each group, and with hyperparameters of its own."""
     pytest.importorskip("torch")
     monkeypatch.setattr(type(layer), "counterparts", {})
-    monkeypatch.delitem(OPERATIONS, layer.kind)
     model, rows = filled(network_of(layer), np.float64), np.random.default_rng(0).normal(size=(7, 3))
     agrees(model, torch_module(model, rows, tmp_path), rows)
     if layer.kind == "layer_norm":

@@ -170,7 +170,7 @@ GONE_WRONG = {
     ),
     "a subclass": (lambda: Sub("l", lambda z: z), "would compute as its parent"),
     "a number for a slope": (lambda: Activation("l", lambda z: z, slope=3), "must be a function, got 3"),
-    "a list of constants": (lambda: Rule("l", lambda p, *_: p, constants=[1]), "must be a dict, got"),
+    "a list of constants": (lambda: Rule("l", lambda p, *_: p, constants=[1]), "must be a dict of names and"),
     "a dict's word": (lambda: Rule("l", lambda p, *_: p, constants={"values": 1}), "got 'values'"),
 }
 
