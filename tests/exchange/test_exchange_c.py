@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-import subprocess
 
 import numpy as np
 import pytest
 from support import needs
 from support.exchanged_models import CASES, LAYERED, X, agrees, each_case, each_network, inputs, model
+from support.formats import compiled
 from support.problems import COMPILED_DTYPES
-
-STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
-
-
-def compiled(directory, headers, reals):
-    """A library of functions NAME(x, out, rows), from headers that stand in one file."""
-    lines = [f'#include "{path.name}"' for path in headers.values()]
-    for name, real in reals.items():
-        n_in, n_out = 3, 2
-        lines.append(
-            f"void run_{name}(const {real} *x, {real} *out, int rows);\n"
-            f"void run_{name}(const {real} *x, {real} *out, int rows)\n"
-            f"{{ for (int r = 0; r < rows; r++) {name}_predict(x + {n_in} * r, out + {n_out} * r); }}"
-        )
-    (directory / "all.c").write_text("\n".join(lines) + "\n")
-    command = [needs.COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(directory / "all.so"))
-
-
-def run(library, name, rows):
-    out = np.empty((len(rows), 2), rows.dtype)
-    getattr(library, f"run_{name}")(
-        rows.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), len(rows)
-    )
-    return out
 
 
 def c_name(case):
@@ -46,35 +18,30 @@ def c_name(case):
 
 @pytest.fixture(scope="module", params=COMPILED_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def libraries(request, tmp_path_factory):
-    """The dtype, a library of all cases, and one of all cases in integers, with what their headers say."""
+    """The dtype, functions of all cases, and of all cases in integers, with what their headers say."""
     if needs.COMPILER is None:
         pytest.skip("no C compiler")
-    dtype = request.param
-    real = "float" if dtype == np.float32 else "double"
-    found = []
+    dtype, found = request.param, []
     for fixed_point, cases in ((None, (*CASES, *LAYERED)), (X, CASES)):
-        directory = tmp_path_factory.mktemp("c")
-        headers = {c_name(case): directory / f"{c_name(case)}.h" for case in cases}
-        for case in cases:
-            model(case, dtype).to_c(headers[c_name(case)], fixed_point=fixed_point)
-        texts = {case: headers[c_name(case)].read_text() for case in cases}
-        found.append((compiled(directory, headers, dict.fromkeys(headers, real)), texts))
+        folder = tmp_path_factory.mktemp("c")
+        run = compiled(folder, {c_name(case): model(case, dtype) for case in cases}, fixed_point=fixed_point)
+        found.append((run, {case: (folder / f"{c_name(case)}.h").read_text() for case in cases}))
     return dtype, *found
 
 
 @each_network
 def test_c_header(case, libraries):
-    dtype, (library, texts), _ = libraries
-    agrees(model(case, dtype), run(library, c_name(case), inputs(dtype)), inputs(dtype))
+    dtype, (run, texts), _ = libraries
+    agrees(model(case, dtype), run(c_name(case), inputs(dtype)), inputs(dtype))
     assert not re.search(r"malloc|calloc|\bstatic (?!const|inline)", texts[case])
 
 
 @each_case
 def test_c_header_in_integers(case, libraries):
-    dtype, _, (library, texts) = libraries
+    dtype, _, (run, texts) = libraries
     given = model(case, dtype)
     bound = float(re.search(r"_LOGIT_BOUND (\S+)$", texts[case], re.MULTILINE)[1])
-    off = np.abs(run(library, c_name(case), inputs(dtype)) - given.predict(inputs(dtype)))
+    off = np.abs(run(c_name(case), inputs(dtype)) - given.predict(inputs(dtype)))
     expected = np.abs(given.predict(inputs(dtype)))
     # What an error of the logits becomes in the outputs: sigmoid's slope is at most 1/4, softmax's 1/2.
     grown = np.expm1(bound) * expected
@@ -87,23 +54,19 @@ def test_c_header_in_integers(case, libraries):
 @needs.compiler
 def test_c_in_integers_is_exact_to_fifteen_bits_where_nothing_bends(tmp_path):
     given = model("relu", np.float32)
-    path = tmp_path / "net.h"
-    given.to_c(path, fixed_point=X)
-    assert "_t0" not in path.read_text()  # max(z, 0) needs no table
-    library = compiled(tmp_path, {"net": path}, {"net": "float"})
-    off = np.abs(run(library, "net", inputs(np.float32)) - given.predict(inputs(np.float32)))
+    run = compiled(tmp_path, {"net": given}, fixed_point=X)
+    assert "_t0" not in (tmp_path / "net.h").read_text()  # max(z, 0) needs no table
+    off = np.abs(run("net", inputs(np.float32)) - given.predict(inputs(np.float32)))
     assert off.max() < 2**-15 * 2 * 8 * 4  # the range of a value, its margin, 8 inputs and biases, 3 layers
 
 
 @needs.compiler
 def test_values_beyond_the_rows_are_clamped(tmp_path):
     given = model("tanh", np.float64)
-    path = tmp_path / "net.h"
-    given.to_c(path, fixed_point=X)
-    library = compiled(tmp_path, {"net": path}, {"net": "double"})
+    run = compiled(tmp_path, {"net": given}, fixed_point=X)
     far = np.array([[1e9, -1e9, 1e9]])
     held = np.clip(far, *(sign * 2 ** np.ceil(np.log2(2 * np.abs(X).max())) for sign in (-1, 1)))
-    assert np.abs(run(library, "net", far) - given.predict(held)).max() < 0.1
+    assert np.abs(run("net", far) - given.predict(held)).max() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, ROWS, Y, fit, network
+from support.refusals import refusals
 from support.selection import matrix
 
 import fastmlp
@@ -13,7 +14,6 @@ from fastmlp import (
     SGD,
     Adam,
     Categories,
-    Checkpoint,
     Dense,
     Network,
     Numbers,
@@ -22,7 +22,6 @@ from fastmlp import (
     SparseAdam,
     Stepper,
 )
-from fastmlp.model.descriptions import described, restored
 from fastmlp.trained.model import AT_ONCE
 
 
@@ -53,40 +52,6 @@ def test_one_result_on_every_backend_and_any_number_of_threads(name, dtype, opti
         rtol=tolerance,
         atol=tolerance,
     )
-
-
-def test_parts_of_the_rows_train_in_the_bits_of_all():
-    net = network(PiecewiseLinear(5, width=2))
-    whole = fit(net, shuffle=False)
-    parts = [([NUMBERS[at : at + 40], CODES[at : at + 40]], Y[at : at + 40]) for at in range(0, ROWS, 40)]
-    found = fastmlp.fit(
-        net, parts, optimizer=Adam(0.01), epochs=3, batch_size=32, seed=1, backend="fused", dtype="float64",
-        shuffle=False, progress=False,
-    )  # fmt: skip
-    np.testing.assert_array_equal(found.parameters, whole.parameters)
-
-
-def test_a_training_that_stops_goes_on_and_files_keep_the_blocks(tmp_path):
-    net = network(Periodic(4), sparse=True)
-    whole = fit(net, epochs=6)
-    fit(net, epochs=3, callbacks=[Checkpoint(tmp_path / "c")])
-    resumed = fit(net, epochs=6, resume=tmp_path / "c")
-    more = fit(net, epochs=3).fit_more([NUMBERS, CODES], Y, epochs=3)
-    for model in (resumed, more):
-        np.testing.assert_array_equal(model.parameters, whole.parameters)
-    fastmlp.save(whole, tmp_path / "m")
-    loaded = fastmlp.load(tmp_path / "m")
-    assert loaded.network == net == restored(described(net))
-    np.testing.assert_array_equal(loaded.predict([NUMBERS, CODES]), whole.predict([NUMBERS, CODES]))
-
-
-def test_a_stepper_takes_the_steps_of_fit():
-    net = network(Periodic(4))
-    model = fit(net, batch_size=None, shuffle=False)
-    stepper = Stepper(net, Adam(0.01), seed=1, dtype="float64")
-    losses = [stepper.step([NUMBERS, CODES], Y) for _ in range(3)]
-    assert losses == model.history["loss"]
-    np.testing.assert_array_equal(stepper.parameters, model.parameters)
 
 
 def test_blocks_are_a_list_or_a_dict_or_one_array():
@@ -203,8 +168,7 @@ def test_careless_rows_are_one_line(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
+test_careless_descriptions_are_one_line = refusals(
     [
         (lambda: Network(inputs=[], layers=[Dense(1)]), "at least one block"),
         (lambda: Network(inputs=["a"], layers=[Dense(1)]), "Numbers, Categories or SparseNumbers"),
@@ -222,12 +186,8 @@ def test_careless_rows_are_one_line(name):
         (lambda: Network(inputs=[Numbers(2)], layers=[Dense(1)], input_scale=0.5), "input_scale"),
         (lambda: Network(inputs=[Numbers(2, name="a"), Numbers(2)], layers=[Dense(1)]), "a name of its own"),
         (lambda: Stepper(network(PiecewiseLinear(3)), SGD()), "give the edges"),
-    ],
+    ]
 )
-def test_careless_descriptions_are_one_line(make, message):
-    with pytest.raises((ValueError, TypeError), match=message) as caught:
-        make()
-    assert "\n" not in str(caught.value)
 
 
 def test_what_a_stepper_does_not_do_with_blocks_is_said():

@@ -159,10 +159,6 @@ def test_an_own_layers_numbers_are_no_part_of_its_code():
         layers = [Dense(12), piece, Dense(3)]
         expected, got = (train(layers, (X, Y), backend=name) for name in ("reference", "fused"))
         np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=1e-10)
-    with pytest.raises(
-        ValueError, match="a number of the layer 'leaky' must have a name of its own, got 'gain'"
-    ):
-        Layer("leaky", lambda x, gain: x * gain, {"gain": ("units", 1.0)}, {"gain": 1.0})
 
 
 def test_what_a_norm_saves_for_backward_is_its_mean_and_factor():

@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import scipy.sparse
-from support.layer_networks import LISTS, OUTPUTS, ROWS, network, train
+from support.layer_networks import EVERYTHING, LISTS, OUTPUTS, ROWS, network, train
+from support.refusals import refusals
 
-import fastmlp
 from fastmlp import (
     SGD,
     Adam,
     Add,
-    BatchNorm,
     Callback,
     Checkpoint,
-    Concatenate,
     Dense,
     Dropout,
     LayerNorm,
     Network,
-    PReLU,
     Residual,
-    RMSNorm,
-    Scale,
     SparseAdam,
     Stepper,
-    Swish,
 )
 from fastmlp.model import layers as layers_module
-from fastmlp.model.descriptions import described, restored
-
-EVERYTHING = [
-    Dense(16, "silu"), LayerNorm(), Dropout(0.1), Residual(BatchNorm(), Dense(16, "tanh"), Dense(16)),
-    Dense(8, "tanh", name="low"), PReLU(), Concatenate("low"), Swish(), RMSNorm(), Scale(), Dense(OUTPUTS),
-]  # fmt: skip
-
-
-def test_a_training_goes_on_with_the_same_bits(rows, tmp_path):
-    whole = train(EVERYTHING, rows, epochs=6)
-    half = train(EVERYTHING, rows, epochs=3, callbacks=[Checkpoint(tmp_path / "half")])
-    np.testing.assert_array_equal(half.fit_more(*rows, epochs=3).parameters, whole.parameters)
-    resumed = train(EVERYTHING, rows, epochs=6, resume=tmp_path / "half")
-    np.testing.assert_array_equal(resumed.parameters, whole.parameters)
-    X, y = rows
-    blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
-    made = fastmlp.fit(
-        network(EVERYTHING), blocks, optimizer=Adam(0.01), epochs=6, batch_size=16, seed=1, dtype="float64",
-        progress=False, window=ROWS,
-    )  # fmt: skip
-    np.testing.assert_array_equal(made.parameters, whole.parameters)
 
 
 class StopAt(Callback):
@@ -90,23 +60,6 @@ def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, chunks):
     )
 
 
-def test_files_and_pickles(rows, tmp_path):
-    model = train(EVERYTHING, rows)
-    fastmlp.save(model, tmp_path / "model")
-    for other in (fastmlp.load(tmp_path / "model"), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        assert other.network == model.network
-        np.testing.assert_array_equal(other.predict(rows[0]), model.predict(rows[0]))
-    assert restored(described(model.network)) == model.network
-
-
-def test_a_stepper_takes_the_steps_of_fit(rows):
-    stepper = Stepper(network(EVERYTHING), Adam(0.01), seed=1, dtype="float64")
-    for _ in range(3):
-        stepper.step(*rows)
-    fitted = train(EVERYTHING, rows, epochs=3, batch_size=ROWS, shuffle=False)
-    np.testing.assert_array_equal(stepper.parameters, fitted.parameters)
-
-
 def test_a_model_tells_its_layers(rows):
     model = train(EVERYTHING, rows, epochs=0)
     shapes = {name: {part: array.shape for part, array in own.items()} for name, own in model.layers.items()}
@@ -120,8 +73,7 @@ def test_a_model_tells_its_layers(rows):
     assert eval(repr(model.network)) == model.network
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
+test_a_mistake_is_one_line = refusals(
     [
         (lambda: network([Dense(4, "relu")]), ValueError, "must be a Dense without an activation"),
         (lambda: network([Dense(4), LayerNorm()]), ValueError, "the last of layers must be a Dense"),
@@ -149,12 +101,8 @@ def test_a_model_tells_its_layers(rows):
         (lambda: Residual(), ValueError, "at least one layer"),
         (lambda: LayerNorm(0), ValueError, "epsilon must be above 0"),
         (lambda: network(EVERYTHING).sizes, AttributeError, "no chain of like dense layers"),
-    ],
+    ]
 )  # fmt: skip
-def test_a_mistake_is_one_line(make, error, message):
-    with pytest.raises(error, match=message) as caught:
-        make()
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])

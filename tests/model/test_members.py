@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.exchanged_models import own_gated, own_sine
+from support.layer_networks import MEMBERS as DROPPING
+from support.refusals import refusals
 from support.selection import matrix
 
 import fastmlp
@@ -12,11 +14,8 @@ from fastmlp import (
     Activate,
     Adam,
     AdamW,
-    Add,
-    BatchNorm,
     Concatenate,
     Dense,
-    Dropout,
     Head,
     LayerNorm,
     Members,
@@ -26,7 +25,6 @@ from fastmlp import (
     Residual,
     RMSNorm,
     Stepper,
-    Swish,
 )
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
@@ -35,10 +33,6 @@ INPUTS, OUTPUTS, ROWS, COUNT = 7, 3, 50, 5
 LAYERS = [
     Dense(11, "relu"), Members(COUNT), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
     Dense(OUTPUTS),
-]  # fmt: skip
-DROPPING = [
-    Members(COUNT), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
-    "gelu", Swish(), Dense(OUTPUTS),
 ]  # fmt: skip
 NORMED = [
     Members(COUNT), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(),
@@ -215,20 +209,6 @@ def test_the_gradient_is_that_of_finite_differences(layers, options, backend, ro
 # --- what surrounds a training ---------------------------------------------------------------------------
 
 
-def test_a_training_goes_on_and_comes_in_blocks_with_the_same_bits(rows, tmp_path):
-    X, y = rows
-    whole = train(rows, network(DROPPING), epochs=4)
-    half = train(rows, network(DROPPING), epochs=2)
-    np.testing.assert_array_equal(half.fit_more(X, y, epochs=2).parameters, whole.parameters)
-    blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
-    made = train((blocks, None), network(DROPPING), window=ROWS)
-    np.testing.assert_array_equal(made.parameters, whole.parameters)
-    fastmlp.save(whole, tmp_path / "model")
-    loaded = fastmlp.load(tmp_path / "model")
-    assert loaded.network == whole.network
-    np.testing.assert_array_equal(loaded.predict_members(X), whole.predict_members(X))
-
-
 def test_rates_go_by_the_layer_s_name(rows):
     before = train(rows, epochs=0).layers
     after = train(rows, optimizer=Adam(0.01, layer_rates={"low": 0})).layers
@@ -253,8 +233,7 @@ def test_an_estimator_takes_them(rows):
     assert classifier.model_.predict_members(rows[0]).shape == (4, ROWS, 1)
 
 
-@pytest.mark.parametrize(
-    ("make", "line"),
+test_what_cannot_be_is_refused_in_a_line = refusals(
     [
         (lambda: Members(1), "count must be at least 2, got 1"),
         (lambda: network([Members(2), Members(3), Dense(1)]), r"has Members once, got Members\(count=3\)"),
@@ -264,11 +243,8 @@ def test_an_estimator_takes_them(rows):
         ),
         (lambda: network([Residual(Members(2)), Dense(1)]), "adds layers of 14 and 7 units"),
         (lambda: network([Members(2), Dense(4)], heads={"a": Head(1), "b": Head(1)}), "heads do not go with"),
-    ],
+    ]
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_line(make, line):
-    with pytest.raises(ValueError, match=line):
-        make()
 
 
 def test_a_network_without_members_has_no_outputs_of_theirs(rows):

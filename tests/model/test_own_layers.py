@@ -14,7 +14,6 @@ import fastmlp
 from fastmlp import (
     SGD,
     Activate,
-    Activation,
     Adam,
     AdamW,
     CheckpointError,
@@ -30,7 +29,6 @@ from fastmlp import (
 from fastmlp.backend import registry
 from fastmlp.formulas.expressions import constant
 from fastmlp.model.backend import Data
-from fastmlp.model.descriptions import restored, with_formulas
 from fastmlp.model.layout import parameter_count
 from fastmlp.testing import check
 
@@ -161,13 +159,6 @@ def test_files_name_them_and_take_them_back(tmp_path):
         fastmlp.load(tmp_path / "net.npz", pieces=[*pieces[1:], other])
 
 
-def test_pickles_and_other_processes_have_their_formulas():
-    for name, layers in LISTS.items():
-        network = Network(inputs=5, layers=layers)
-        assert pickle.loads(pickle.dumps(network)) == network, name
-        assert restored(with_formulas(network)) == network, name
-
-
 def test_a_model_goes_on_and_one_with_other_layers_does_not():
     start = train(LISTS["wide"], "reference")
     np.testing.assert_array_equal(
@@ -179,66 +170,3 @@ def test_a_model_goes_on_and_one_with_other_layers_does_not():
     ]
     with pytest.raises(ValueError, match=r"it has gated1 \(gated\..* where the network has gated1 \(gated\."):
         train(other, "reference", initial=start)
-
-
-ONE = {"w": ("units", 1.0)}
-
-REFUSED = {
-    "no parameter of the function": (lambda: Layer("l", lambda x: x, ONE), "unexpected keyword argument 'w'"),
-    "a parameter without use": (lambda: Layer("l", lambda x, w: x, ONE), "does not use its parameter 'w'"),
-    "no use of the row": (lambda: Layer("l", lambda x, w: w * 1, ONE), "must depend on its argument"),
-    "one number": (lambda: Layer("l", lambda x: np.sum(x)), "must return a number for each unit of the row"),
-    "two values": (lambda: Layer("l", lambda x: (x, x)), "must return one number, got 2 values"),
-    "another order": (
-        lambda: Layer("l", lambda x: x / np.linalg.norm(x, 1)),
-        "norm of order 1, where it may be 2",
-    ),
-    "an unknown shape": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": ("unit", 1.0)}),
-        "unknown shape of parameter 'w' 'unit'; choose from: units, layer",
-    ),
-    "no shape": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": 1.0}),
-        r'as \("units", Normal\(0.1\)\), got 1.0',
-    ),
-    "a text to draw by": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": ("units", "zeros")}),
-        "the first value of parameter 'w' must be a number, got 'zeros'",
-    ),
-    "a keyword": (lambda: Layer("l", lambda x, **w: x, {"if": ("units", 1.0)}), "must be named as in Python"),
-    "a list of parameters": (lambda: Layer("l", lambda x, w: x, ["w"]), "must be a dict of names"),
-    "a slope with parameters": (
-        lambda: Activation("a", lambda z, w: z * w, slope=lambda z: 1.0, parameters=ONE),
-        "its slopes are derived; leave slope out",
-    ),
-    "a sum in an activation": (
-        lambda: Activation("a", lambda z, w: z * w / np.sum(z), parameters=ONE),
-        "only a RowLoss or a Layer may",
-    ),
-    "the name of a kind": (
-        lambda: Network(inputs=2, layers=[Layer("Scale", lambda x: 2 * x), Dense(1)]),
-        "has the name of a kind of layers",
-    ),
-    "the class": (lambda: Network(inputs=2, layers=[Layer, Dense(1)]), "the class; make an instance of it"),
-    "bounds that cross": (lambda: Uniform(1, 0), "high must be at least 1"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_mistakes_are_one_line(case):
-    make, said = REFUSED[case]
-    with pytest.raises((ValueError, TypeError), match=said) as raised:
-        make()
-    assert "\n" not in str(raised.value)
-
-
-def test_a_step_is_the_same_one_at_a_time():
-    network, rows = Network(inputs=5, layers=LISTS["wide"]), slice(0, 8)
-    options = {"optimizer": SGD(0.1), "seed": 0, "dtype": "float64", "backend": "fused"}
-    stepper = fastmlp.Stepper(network, **options, most_rows=8)
-    whole = fastmlp.fit(
-        network, X[rows], Y[rows], epochs=3, batch_size=8, shuffle=False, progress=False, **options
-    )
-    for _ in range(3):
-        stepper.step(X[rows], Y[rows])
-    np.testing.assert_array_equal(stepper.parameters, whole.parameters)

@@ -14,7 +14,9 @@ from fastmlp import (
     BatchNorm,
     Concatenate,
     Dense,
+    Dropout,
     LayerNorm,
+    Members,
     Network,
     Numbers,
     PReLU,
@@ -58,6 +60,16 @@ LISTS = {
     ],
     "one layer": [RMSNorm(), Dense(OUTPUTS)],
 }
+
+EVERYTHING = [
+    Dense(16, "silu"), LayerNorm(), Dropout(0.1), Residual(BatchNorm(), Dense(16, "tanh"), Dense(16)),
+    Dense(8, "tanh", name="low"), PReLU(), Concatenate("low"), Swish(), RMSNorm(), Scale(), Dense(OUTPUTS),
+]  # fmt: skip
+
+MEMBERS = [
+    Members(5), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
+    "gelu", Swish(), Dense(OUTPUTS),
+]  # fmt: skip
 
 REQUIRED = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "groups": 2, "layer": "low"}
 REQUIRED |= {"layers": Dense(4), "levels": (3, 1)}
