@@ -1,4 +1,4 @@
-"""Networks of every kind stop, go on, come in parts or step by step, and stand in files, with the same bits."""
+"""Networks of every kind stop, go on, come in parts or by steps, and stand in files, with the same bits."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, ROWS, Y, fit, network
+from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, RNG, ROWS, Y, fit, network
 from support.refusals import refusals
 from support.selection import matrix
 
@@ -195,3 +195,45 @@ def test_what_a_stepper_does_not_do_with_blocks_is_said():
     stepper.forward([NUMBERS, CODES])
     with pytest.raises(ValueError, match="pass inputs=False"):
         stepper.backward(np.ones(Y.shape, "f"))
+
+
+# --- rows of tables that move ------------------------------------------------------------------------------
+
+
+def test_a_stepper_of_the_reference_moves_the_rows_that_fit_moves():
+    net = Network(inputs=[Categories((50,), width=4)], layers=[Dense(1)])
+    codes = RNG.integers(0, 50, (30, 1))
+    options = {"seed": 0, "backend": "reference", "dtype": "float64"}
+    stepper = Stepper(net, SparseAdam(0.1), **options)
+    for at in range(0, 30, 5):
+        stepper.step([codes[at : at + 5]], Y[at : at + 5, :1])
+    options |= {"batch_size": 5, "shuffle": False, "progress": False}
+    fitted = fastmlp.fit(net, [codes], Y[:30, :1], optimizer=SparseAdam(0.1), epochs=1, **options)
+    np.testing.assert_array_equal(stepper.parameters, fitted.parameters)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_parts_of_a_step_move_the_rows_that_it_moves(backend):
+    net = Network(inputs=[Categories((50,), 4), Categories((9,), 2, sparse=True)], layers=[Dense(1)])
+    for optimizer in (Adam(0.1, clip_norm=0.1), SparseAdam(0.1)):
+        whole, parts = (Stepper(net, optimizer, seed=0, dtype="float64", backend=backend) for _ in range(2))
+        for at in range(0, 30, 5):
+            codes, y = RNG.integers(-1, (50, 9), (5, 2)), Y[at : at + 5, :1]
+            rows = [codes[:, :1], codes[:, 1:]]
+            whole.step(rows, y)
+            parts.backward(2 * (parts.forward(rows) - y) / y.size, inputs=False)
+            parts.update()
+            np.testing.assert_allclose(parts.parameters, whole.parameters, rtol=0, atol=1e-12)
+
+
+def test_sparse_moves_the_rows_of_a_batch_alone_with_any_rule():
+    start, model = (fit(network(sparse=True), epochs=epochs, batch_size=None) for epochs in (0, 3))
+    dense = fit(network(), epochs=3, batch_size=None)
+    for column, codes in enumerate(CODES.T):
+        before, after, all_move = (
+            one.layers["categories1"][f"column{column}"] for one in (start, model, dense)
+        )
+        moved = (before != after).any(axis=1)
+        np.testing.assert_array_equal(moved, np.isin(np.arange(-1, LEVELS[column]), codes))
+        if column < 2:  # each level is in the only batch: nothing tells the two apart
+            np.testing.assert_array_equal(after, all_move)

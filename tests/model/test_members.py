@@ -24,7 +24,6 @@ from fastmlp import (
     PReLU,
     Residual,
     RMSNorm,
-    Stepper,
 )
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
@@ -106,43 +105,6 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
     assert (parts["dense4"]["biases"] != 0).all()
 
 
-def test_fifty_steps_of_pytorch(rows):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    start = train(rows, epochs=0)
-    arrays = {
-        layer: {name: torch.tensor(array, requires_grad=True) for name, array in own.items()}
-        for layer, own in start.layers.items()
-    }
-
-    def shared(x, own):  # (rows, members, n_in)
-        return ((x * own["r"]) @ own["weights"]) * own["s"] + own["biases"]
-
-    def forward(x):
-        x = torch.relu(x @ arrays["dense1"]["weights"] + arrays["dense1"]["biases"])
-        x = torch.tanh(shared(x[:, None].expand(-1, COUNT, -1), arrays["low"]))
-        x = x + torch.nn.functional.silu(shared(x, arrays["dense3"]))
-        x = torch.where(x > 0, x, arrays["prelu1"]["gain"] * x)
-        return shared(x, arrays["dense4"])
-
-    X, y = map(torch.tensor, rows)
-    np.testing.assert_allclose(
-        start.predict(rows[0]), forward(X).mean(dim=1).detach(), rtol=1e-10, atol=1e-12
-    )
-    optimizer = torch.optim.Adam([array for own in arrays.values() for array in own.values()], 0.01)
-    losses = []
-    for _ in range(50):
-        optimizer.zero_grad()
-        loss = ((forward(X) - y[:, None]) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    ours = train(rows, epochs=50, batch_size=ROWS, initial=start, backend="fused", optimizer=Adam(0.01))
-    np.testing.assert_allclose(ours.history["loss"], losses, rtol=1e-6)
-    for layer, own in ours.layers.items():
-        for name, array in own.items():
-            np.testing.assert_allclose(array, arrays[layer][name].detach(), rtol=1e-4, atol=1e-6)
-
-
 # --- on every backend ------------------------------------------------------------------------------------
 
 
@@ -180,30 +142,6 @@ def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
 def test_they_train_in_float32(backend, dtype, rows):
     losses = train(rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
     assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.parametrize("backend", ["fused", "reference"])
-@pytest.mark.parametrize(
-    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
-)
-def test_the_gradient_is_that_of_finite_differences(layers, options, backend, rows):
-    stepper = Stepper(network(layers, **options), Adam(), seed=0, dtype="float64", backend=backend)
-    rng = np.random.default_rng(0)
-    stepper.parameters[...] += 0.1 * rng.normal(size=stepper.parameters.size)
-    X, by_outputs = rows[0][:9], rng.normal(size=(9, OUTPUTS))
-    along, across = rng.normal(size=stepper.parameters.size), rng.normal(size=X.shape)
-    for one in stepper.network.operations:
-        if not one.trains_bias:
-            stepper.parameters[one.biases : one.end] = along[one.biases : one.end] = 0
-    stepper.forward(X)
-    by_X = stepper.backward(by_outputs).copy()
-    expected, h, start = stepper.gradients @ along + (by_X * across).sum(), 1e-6, stepper.parameters.copy()
-
-    def value(step):
-        stepper.parameters[...] = start + step * along
-        return float((stepper.forward(X + step * across) * by_outputs).sum())
-
-    assert (value(h) - value(-h)) / (2 * h) == pytest.approx(expected, rel=1e-6)
 
 
 # --- what surrounds a training ---------------------------------------------------------------------------

@@ -152,55 +152,6 @@ def test_sparse_adam_has_one_result_on_every_backend():
     np.testing.assert_allclose(together.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-def test_fifty_steps_of_pytorch():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    net = Network(
-        inputs=[Numbers(COLUMNS), Categories(LEVELS, width=2), SparseNumbers(TEXT)],
-        layers=[Dense(8, "silu"), Dense(2)],
-    )
-    options = {"batch_size": None, "shuffle": False}
-    start = fit(net, epochs=0, **options)
-    own = {
-        f"{layer} {name}": torch.tensor(array, requires_grad=True)
-        for layer, arrays in start.layers.items()
-        for name, array in arrays.items()
-    }
-    csr = torch.sparse_csr_tensor(
-        *map(torch.tensor, (CSR.indptr, CSR.indices, CSR.data)), CSR.shape, check_invariants=True
-    )
-    numbers, codes, y = torch.tensor(NUMBERS), torch.tensor(CODES), torch.tensor(Y)
-    optimizer, losses = torch.optim.Adam(own.values(), 0.01), []
-    for _ in range(50):
-        tables = [own[f"categories1 column{i}"][codes[:, i] + 1] for i in range(2)]
-        beside, w = torch.cat([numbers, *tables], dim=1), own["dense1 weights"]
-        z = beside @ w[:7] + torch.sparse.mm(csr, w[7:]) + own["dense1 biases"]
-        out = torch.nn.functional.silu(z) @ own["dense2 weights"] + own["dense2 biases"]
-        loss = torch.nn.functional.mse_loss(out, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    trained = fit(net, initial=start, epochs=50, **options)
-    np.testing.assert_allclose(trained.history["loss"], losses, rtol=1e-9)
-
-
-@pytest.mark.parametrize("backend", ["reference", "fused"])
-def test_the_gradient_is_that_of_finite_differences(backend):
-    net, rng = network(layers=[Dense(9, "tanh"), Dense(2)]), np.random.default_rng(3)
-    stepper = Stepper(net, SGD(0.1), seed=0, backend=backend, dtype="float64")
-    weight, direction = rng.standard_normal(Y.shape), rng.standard_normal(stepper.parameters.shape)
-    stepper.forward(X, training=True)
-    stepper.backward(weight, inputs=False)
-    slope, before, h = float(stepper.gradients @ direction), stepper.parameters.copy(), 1e-6
-
-    def value(step):
-        stepper.parameters[...] = before + step * direction
-        return float((stepper.forward(X, training=True) * weight).sum())
-
-    assert (value(h) - value(-h)) / (2 * h) == pytest.approx(slope, rel=1e-5)
-
-
 # --- everywhere ---------------------------------------------------------------------------------------------
 
 
