@@ -53,7 +53,7 @@ def sample_layers(**options: Any) -> list[Part]:
     found: list[Part] = []
     for layer in LAYERS.values():
         if issubclass(layer, ReadsEarlier):
-            found.append(layer(""))  # type: ignore[call-arg]
+            found.append(layer(""))
         elif layer.parameters and not issubclass(layer, GroupNorm):  # whose groups are rows of another norm
             known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
             found.append(layer(**{name: value for name, value in options.items() if name in known}))
@@ -100,10 +100,8 @@ def parts_of(
     output : the last activation, for a chain ending in logits; None for the chain's last activation
     loss : None for the output's default loss
 
-    Raises
-    ------
-    ValueError
-        If there is no layer, if parameters are not finite, or if no network ends in the last activation.
+    ValueError if there is no layer, if parameters are not finite, or if no network ends in the last
+    activation.
     """
     known = [layer for layer in chain if layer.arrays]
     if not known:

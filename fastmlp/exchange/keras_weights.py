@@ -14,10 +14,7 @@ from fastmlp.model.network import Network
 def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
     """Return copies of the arrays of all layers in order; a dense layer without biases has a single array.
 
-    Raises
-    ------
-    ValueError
-        If the network has blocks of inputs, heads, or a layer unknown to Keras.
+    ValueError if the network has blocks of inputs, heads, or a layer unknown to Keras.
     """
     plain = not network.head_names and not network.blocks
     walked = graph_of(network, parameters.copy(), format="keras").steps if plain else []

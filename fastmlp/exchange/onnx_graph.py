@@ -29,7 +29,7 @@ PREFIX = "fastmlp."
 """The prefix of names in graphs with user-chosen names of inputs and outputs (without points)."""
 
 DESCRIPTION = "fastmlp.network"
-"""The key of a network's description, for `onnx_file.described`."""
+"""The key of a network's description, for `onnx_reader.described`."""
 
 SINGLE = {
     *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
@@ -194,10 +194,7 @@ STRUCTURES = {"gather": _gathered, "grouped": _of_groups, "categories": _of_tabl
 def model_of(graph: ExportGraph) -> Any:
     """Return a graph as an onnx.ModelProto, with the inputs and outputs of `Model.to_onnx`.
 
-    Raises
-    ------
-    ValueError
-        If an input and an output have the same name.
+    ValueError if an input and an output have the same name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
     several = graph.network is not None and graph.network.members > 1

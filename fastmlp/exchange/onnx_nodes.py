@@ -91,10 +91,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 
     arrays : known arrays; values : expressions of the other sources
 
-    Raises
-    ------
-    ValueError
-        In a line, for any other operator, and for a source in neither of both.
+    ValueError in a line, for any other operator, and for a source in neither of both.
     """
 
     def value(place: int) -> Expression:

@@ -121,11 +121,8 @@ MISTAKES = (
 def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | None) -> Parts | None:
     """Return a file's described network with the file's arrays; None without a description.
 
-    Raises
-    ------
-    ValueError
-        In a line, if `to_onnx` writes another graph or other arrays of the network, if parameters are not
-        finite, or if an output or a loss is given.
+    ValueError in a line, if `to_onnx` writes another graph or other arrays of the network, if parameters are
+    not finite, or if an output or a loss is given.
     """
     texts = [entry.value for entry in file.model.metadata_props if entry.key == DESCRIPTION]
     if not texts:
@@ -381,10 +378,7 @@ def _is_row(array: NDArray[Any], units: int) -> bool:
 def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
     """Return the network of a file: of a description, or of a chain of layers.
 
-    Raises
-    ------
-    ValueError
-        In a line, for a node outside such a chain.
+    ValueError in a line, for a node outside such a chain.
     """
     file = load(path)
     if (found := described(str(path), file, output, loss)) is not None:

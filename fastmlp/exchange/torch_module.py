@@ -102,10 +102,7 @@ def _own() -> Any:
 def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
     """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or a `Graph`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        In a line, for any other module.
+    ValueError or TypeError in a line, for any other module.
     """
     torch = needed("torch", "torch", "Model.from_torch")
     if not isinstance(given, torch.nn.Module):

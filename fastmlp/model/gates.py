@@ -94,17 +94,12 @@ class Swish(Part):
 # --- sums and products with an earlier layer ----------------------------------------------------------
 
 
+@layer("", public=False)
 class ReadsEarlier(Part):
-    """A layer with a second source: an earlier layer of as many units, by name.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
+    """A layer with a second source: an earlier layer, by name."""
 
     layer: str
+    name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,32 +108,12 @@ class ReadsEarlier(Part):
 
 @layer("add", lambda x, other: x + other, counterparts={"onnx": "Add"})
 class Add(ReadsEarlier):
-    """x plus the output of an earlier layer of as many units.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    layer: str
-    name: str | None = None
+    """x plus the output of an earlier layer of as many units; parameters as of `Concatenate`."""
 
 
 @layer("multiply", lambda x, other: x * other, counterparts={"onnx": "Mul"})
 class Multiply(ReadsEarlier):
-    """x times the output of an earlier layer of as many units.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    layer: str
-    name: str | None = None
+    """x times the output of an earlier layer of as many units; parameters as of `Concatenate`."""
 
 
 @layer("concatenate", counterparts={"onnx": ("Concat", {"axis": 1})})
@@ -151,9 +126,6 @@ class Concatenate(ReadsEarlier):
         The earlier layer's name.
     name : str, optional
     """
-
-    layer: str
-    name: str | None = None
 
 
 # --- gated linear units, of the halves of a row -----------------------------------------------------------

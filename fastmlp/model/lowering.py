@@ -275,10 +275,8 @@ def lowered(
 ) -> tuple[Operation, ...]:
     """Return the operations of a network, placed in the flat vector and in a row of the workspace.
 
-    Raises
-    ------
-    ValueError
-        If widths do not fit, a name is unknown or stands twice, or the last layer is not a plain `Dense`.
+    ValueError if widths do not fit, a name is unknown or stands twice, or the last layer is not a plain
+    `Dense`.
     """
     if not heads and (not isinstance(layers[-1], Dense) or layers[-1].activation != "identity"):
         raise ValueError(

@@ -49,10 +49,7 @@ def signs_of(
 
     monotone : as `checked_monotone` returns it; objectives : of the outputs, or of each head
 
-    Raises
-    ------
-    ValueError
-        If an operation on constrained inputs is none of those that keep a direction.
+    ValueError if an operation on constrained inputs is none of those that keep a direction.
     """
     signs, ends = np.zeros(operations[-1].end, np.int8), iter(objectives)
     given, found = np.array(monotone, np.int8), list[Signs]()
