@@ -130,6 +130,13 @@ def flag(what: str, value: object) -> bool:
     return bool(value)
 
 
+def sequence(value: object) -> Sequence[Any] | None:
+    """Return a sequence, or the numbers of an array (n,); None for other values, as texts."""
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim == 1 else None
+    return value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
+
+
 def instance(what: str, value: object, expected: type | tuple[type, ...], choices: str) -> None:
     """Raise TypeError unless `value` is an instance of `expected`."""
     if not isinstance(value, expected):

@@ -134,7 +134,7 @@ def checked_bins(what: str, given: Any) -> Any:
     """Return a number of bins, or edges (bins + 1,) in a tuple; ValueError or TypeError otherwise."""
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
         return checks.whole(what, given, 1, MOST_UNITS)
-    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)) or not len(given):
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, np.ndarray)) or not len(given):
         raise TypeError(f"bins must be a number of them, or edges, got {checks.shown(given)}")
     several = isinstance(given[0], (Sequence, np.ndarray)) and not isinstance(given[0], str)
     found = []

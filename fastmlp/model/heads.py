@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -132,12 +132,9 @@ class Head(checks.Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = self.loss_weights
-        if weights is not None:
-            listed = isinstance(weights, (Sequence, np.ndarray)) and not isinstance(weights, str)
-            weights = tuple(
-                checks.real("every one of loss_weights", one, 0) for one in (weights if listed else ())
-            )
+        if (weights := self.loss_weights) is not None:
+            listed = checks.sequence(weights) or ()
+            weights = tuple(checks.real("every one of loss_weights", one, 0) for one in listed)
             if len(weights) != self.units:
                 raise ValueError(f"loss_weights must hold {self.units} numbers, got {len(weights)}")
         none = isinstance(self.layers, (list, tuple)) and not self.layers

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -123,7 +122,7 @@ class Categories(InputBlock, Embedding):
         width = self.width
         if width is None:
             width = tuple(min(600, round(1.6 * one**0.56)) for one in levels)
-        elif not isinstance(width, (Sequence, np.ndarray)):
+        elif checks.sequence(width) is None:
             width = (checks.whole("width", width, 1, MOST_UNITS),) * len(levels)
         if len(width) != len(levels):
             raise ValueError(f"width must be one number or {len(levels)} of them, got {len(width)}")
@@ -170,7 +169,7 @@ def checked_inputs(given: Any, most: int) -> int | Blocks:
     """Return a number of columns, or blocks; TypeError or ValueError for bad values."""
     if isinstance(given, Mapping):
         given = [replace(_checked(block), name=name) for name, block in given.items()]
-    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+    if isinstance(given, Sequence) and checks.sequence(given) is not None:
         if not given:
             raise ValueError("inputs must hold at least one block")
         names = [_checked(block).name for block in given]
@@ -188,8 +187,6 @@ def _checked(given: Any) -> Any:
 
 
 def _sequence(what: str, given: Any) -> Sequence[Any]:
-    if isinstance(given, np.ndarray) and given.ndim == 1:
-        return given.tolist()
-    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+    if (found := checks.sequence(given)) is None:
         raise TypeError(f"{what} must be a sequence of whole numbers, got {checks.shown(given)}")
-    return given
+    return found

@@ -257,8 +257,8 @@ def _first_parameter(function: object) -> str:
 def numbers_of(what: str, given: object, *bounds: float, **open_ends: bool) -> tuple[float, ...]:
     """Return a number, or a sequence of numbers, as floats; bounds, open_ends : as of `checks.real`"""
     given = given[()] if isinstance(given, np.ndarray) and given.ndim == 0 else given
-    listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
-    values: Any = given if listed else [given]
+    listed = checks.sequence(given)
+    values = [given] if listed is None else listed
     found = tuple(checks.real(what, value, *bounds, **open_ends) for value in values)
     if not found:
         raise ValueError(f"{what} must hold a number, got none")

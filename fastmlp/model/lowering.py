@@ -13,8 +13,6 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastmlp import checks
 from fastmlp.model.activations import Activation, activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
@@ -308,24 +306,17 @@ def lowered(
     readers = [source for one in found for source in one.sources]
     written: set[int] = set()
     for i in reversed(range(len(found))):
-        adds = []
-        for source in found[i].sources:
+        one, first, adds = found[i], found[i].sources[0], []
+        for source in one.sources:
             adds.append(source in written)
-            if not found[i].second:  # whose sources are the parts of one row
+            if not one.second:  # whose sources are the parts of one row
                 written.add(source)
-        written.update(found[i].sources)
-        below = found[found[i].sources[0]] if found[i].sources[0] != INPUTS else None
-        gates = (
-            found[i].is_dense
-            and below is not None
-            and below.is_dense
-            and below.activation == "relu"
-            and readers.count(found[i].sources[0]) == 1
-        )
-        found[i] = found[i]._replace(adds=tuple(adds), gates=gates)
+        written.update(one.sources)
+        below = found[first] if one.is_dense and first != INPUTS and readers.count(first) == 1 else None
+        gates = below is not None and below.is_dense and below.activation == "relu"
+        found[i] = one._replace(adds=tuple(adds), gates=gates)
         if gates:
-            source = found[i].sources[0]
-            found[source] = found[source]._replace(gated=True)
+            found[first] = found[first]._replace(gated=True)
     _join_units(found, readers)
     return tuple(_placed(found, readers, l1, l2))
 
@@ -480,10 +471,9 @@ def checked_list(
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    listed = isinstance(sizes, Sequence) and not isinstance(sizes, (str, bytes))
-    if not listed and not (isinstance(sizes, np.ndarray) and sizes.ndim == 1):
+    if (listed := checks.sequence(sizes)) is None:
         raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
-    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in sizes)
+    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in listed)
     if len(checked) < 2:
         raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
     count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
@@ -495,10 +485,8 @@ def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
     if isinstance(value, one):
         return (value,) * depth
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
-    if not isinstance(value, Sequence):
+    if (listed := checks.sequence(value)) is None:
         raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
-    if len(value) != depth:
-        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(value)}")
-    return tuple(value)
+    if len(listed) != depth:
+        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(listed)}")
+    return tuple(listed)

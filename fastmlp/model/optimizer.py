@@ -44,7 +44,7 @@ def checked_factors(what: str, given: Any) -> tuple[Any, ...] | None:
         if not given:
             return None
         given = tuple(given.items())
-    elif isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+    elif checks.sequence(given) is None:
         raise TypeError(f"{what} must hold a number for each layer, got {checks.shown(given)}")
     if _is_named(given):
         return tuple((name, checks.real(f"{what}[{name!r}]", value, 0)) for name, value in given)
