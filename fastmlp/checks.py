@@ -189,7 +189,7 @@ def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any]]]:
     return [(name, check) for name, check in found if check is not None]
 
 
-class Checked:
+class CheckedFields:
     """Base of frozen dataclasses whose fields are checked when an object is made."""
 
     def __post_init__(self) -> None:

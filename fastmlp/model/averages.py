@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class EMA(checks.Checked):
+class EMA(checks.CheckedFields):
     """An exponential moving average of the parameters (Polyak and Juditsky 1992; torch's get_ema_avg_fn).
 
     Parameters
@@ -34,7 +34,7 @@ class EMA(checks.Checked):
 
 
 @dataclass(frozen=True)
-class SWA(checks.Checked):
+class SWA(checks.CheckedFields):
     """The mean of the parameters after every step of a training's end (Izmailov and others 2018).
 
     Parameters

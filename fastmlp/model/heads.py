@@ -91,7 +91,7 @@ class Objective(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Head(checks.Checked):
+class Head(checks.CheckedFields):
     """An output of a network: layers, a `Dense` of `units`, and a loss.
 
     Parameters

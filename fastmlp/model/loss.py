@@ -204,7 +204,7 @@ class RowLoss(Loss):
         super()._set(name, value, source, output, parameter)
 
 
-class BuiltInLoss(checks.Checked, Loss):
+class BuiltInLoss(checks.CheckedFields, Loss):
     """Base of the built-in losses; losses with parameters are dataclasses.
 
     An entry of the table has default parameters; `entry` of a class is the class's entry. The formula gets

@@ -82,7 +82,7 @@ UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_b
 
 
 @dataclass(frozen=True)
-class Optimizer(checks.Checked):
+class Optimizer(checks.CheckedFields):
     """Base of all optimisers: a rule, hyperparameters, and rates.
 
     Parameters

@@ -20,7 +20,7 @@ LAYERS: dict[str, type[Part]] = {}
 """All public layers, by class name."""
 
 
-class Part(checks.Checked):
+class Part(checks.CheckedFields):
     """A part of a network. `Add`, `Multiply` and `Concatenate` read a part by name.
 
     The decorator `layer` sets the class attributes.

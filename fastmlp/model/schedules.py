@@ -45,7 +45,7 @@ UNITS = "epoch", "step"
 
 
 @dataclass(frozen=True)
-class Schedule(checks.Checked):
+class Schedule(checks.CheckedFields):
     """Base of all schedules: a rate as a function of the counter named by `unit`.
 
     A custom schedule is a frozen dataclass with a method `rates`; for a rate by epochs alone, a function
