@@ -8,6 +8,7 @@ import scipy.sparse
 from support.layer_networks import BLOCK, EVERYTHING, INPUTS, LISTS, OUTPUTS, ROWS, network, train
 from support.refusals import refusals
 
+import fastmlp
 from fastmlp import (
     SGD,
     Activation,
@@ -194,7 +195,8 @@ def test_a_model_tells_its_layers(rows):
     table = str(model.network)
     assert table.splitlines()[0].split() == ["layer", "reads", "outputs", "parameters"]
     assert f"{model.parameters.size:,}" in table
-    assert eval(repr(model.network)) == model.network
+    names = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
+    assert eval(repr(model.network), names) == model.network
 
 
 test_a_mistake_is_one_line = refusals(
