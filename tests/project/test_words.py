@@ -16,7 +16,18 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
     *("backend", "callbacks", "cli", "data", "derivatives", "distributed", "estimators", "exchange", "files"),
-    *("formulas", "kernels", "lab", "many", "model", "searches", "second_order", "system", "tables", "testing"),
+    *(
+        "formulas",
+        "kernels",
+        "lab",
+        "many",
+        "model",
+        "searches",
+        "second_order",
+        "system",
+        "tables",
+        "testing",
+    ),
     *("trained", "training"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
