@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import numbers
@@ -9,6 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -128,11 +130,71 @@ def flag(what: str, value: object) -> bool:
     return bool(value)
 
 
+def sequence(value: object) -> Sequence[Any] | None:
+    """Return a sequence, or the numbers of an array (n,); None for other values, as texts."""
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim == 1 else None
+    return value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
+
+
 def instance(what: str, value: object, expected: type | tuple[type, ...], choices: str) -> None:
     """Raise TypeError unless `value` is an instance of `expected`."""
     if not isinstance(value, expected):
         hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
         raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
+
+
+# --- fields of frozen dataclasses -----------------------------------------------------------------------
+
+
+def checked(check: Callable[[str, Any], Any], default: Any = MISSING) -> Any:
+    """Return a dataclass field with the value of check(name, given); a default of None passes."""
+
+    def given_or_none(what: str, value: Any) -> Any:
+        return None if value is None else check(what, value)
+
+    metadata = {"check": given_or_none if default is None else check}
+    return field(default=default, metadata=metadata)
+
+
+def number(
+    default: Any = MISSING,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Any:
+    """Return the field of a number within these bounds."""
+    bounds: dict[str, Any] = {"low": low, "high": high, "open_low": open_low, "open_high": open_high}
+    return checked(functools.partial(real, **bounds), default)
+
+
+share = functools.partial(number, low=0, high=1, open_high=True)
+"""share(default): the field of a number in [0, 1)."""
+
+positive = functools.partial(number, low=0, open_low=True)
+"""positive(default): the field of a number above 0."""
+
+
+def count(low: int, high: int | None = None, default: Any = MISSING) -> Any:
+    """Return the field of a whole number within [low, high]."""
+    return checked(functools.partial(whole, low=low, high=high), default)
+
+
+@functools.cache
+def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any]]]:
+    """Return (name, check) of the fields with a check; every field of type bool has one."""
+    found = [(one.name, flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)]
+    return [(name, check) for name, check in found if check is not None]
+
+
+class CheckedFields:
+    """Base of frozen dataclasses whose fields are checked when an object is made."""
+
+    def __post_init__(self) -> None:
+        for name, check in _field_checks(type(self)):  # type: ignore[arg-type]  # a class is hashable
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
 
 def no_iterator(what: str, value: object) -> None:

@@ -1,18 +1,23 @@
-"""A model as a C99 header without allocations, for a row at a time."""
+"""A model as a C99 header without allocations, for a row at a time, in floats or in integers."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.steps import ExportGraph, graph_of
+from fastmlp.backend.reference import forward
+from fastmlp.exchange.formulas import Z, formula, on_array
+from fastmlp.exchange.steps import ExportGraph, folded, graph_of, refuse_others
 from fastmlp.exchange.text import ALGEBRA, Language, LoopWriter, call
+from fastmlp.model.activations import Activation
+from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
 
 FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf")
@@ -173,7 +178,268 @@ def array(name: str, values: NDArray[Any], kind: str) -> str:
     return f"static const {kind} {name}[{values.size}] = {{\n    " + ",\n    ".join(rows) + "\n};"
 
 
-def to_c(network: Network, parameters: NDArray[Any], path: str | Path, name: str | None) -> None:
-    """Write a C99 header."""
+def to_c(
+    network: Network,
+    parameters: NDArray[Any],
+    path: str | Path,
+    name: str | None,
+    fixed_point: ArrayLike | None = None,
+) -> None:
+    """Write a C99 header; fixed_point : see `integer_header`, None for floating-point numbers."""
     name = identifier(path, name)
-    Path(path).write_text(header(graph_of(network, parameters), name), encoding="ascii")
+    if fixed_point is None:
+        text = header(graph_of(network, parameters), name)
+    else:
+        text = integer_header(network, parameters, name, fixed_point)
+    Path(path).write_text(text, encoding="ascii")
+
+
+# --- integer arithmetic, for processors without floating-point numbers ------------------------------------
+# A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value of some rows. Products
+# are summed in 64 bits; an activation is a table of 256 straight lines.
+#
+# No sum overflows, whatever the inputs. Of a layer's sum the biases are at most 2^61 (`SUM_BITS`) and the
+# products n_in 2^30, at most 2^61, as no network has 2^31 parameters. A sum is shifted by at most 42 bits:
+# the greatest z of the rows is within 2^62 before a shift, and at least 2^20 (`Z_BITS` - 2) after a shift.
+# max(z, 0) is never held in more bits than z, and needs no shift to the left.
+
+Array = NDArray[np.float64]
+
+MOST = 2**15 - 1
+"""The greatest integer of a held value."""
+
+MARGIN = 2.0
+"""The factor by which a value may exceed the rows' values before a clamp."""
+
+Z_BITS, LINES = 22, 256
+"""The integer of an activation's argument lies within 2^Z_BITS. Each of so many lines of a table has 2^15
+arguments, and a difference of two entries, 16 bits, times a rest, 15 bits, fits into 32."""
+
+LOGIT_BITS = 30
+
+SUM_BITS = 61
+"""Biases are held within 2^SUM_BITS. Where products are far smaller, weights have fewer bits."""
+
+EXPONENTS = 500
+"""Values within 2^-EXPONENTS count as zero, and values beyond 2^EXPONENTS are refused, so that products are
+within float64, which ends at 2^1024."""
+
+SAMPLES = 16
+"""Places of every line where the table is compared with the activation, for the bound of the error.
+The places are multiples of the golden ratio, modulo 1: a wave may be zero at places of equal distances."""
+
+
+class FixedPointLayer(NamedTuple):
+    """A layer in integers.
+
+    weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
+    shift : the bits of the shift from a sum to z, held as z 2^z_bits
+    """
+
+    weights: NDArray[np.int64]
+    biases: NDArray[np.int64]
+    shift: int
+    z_bits: int
+
+
+class Curve(NamedTuple):
+    """An activation in integers: a value is held as a 2^bits.
+
+    table : (LINES + 1,) int16 at equal distances over the range of z; None for max(z, 0), or z if `whole`
+    slope : of the steepest line; error : of the table, at most
+    """
+
+    table: NDArray[np.int64] | None
+    whole: bool
+    bits: int
+    slope: float
+    error: float
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
+def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_point: ArrayLike) -> str:
+    """Return the text of a header; fixed_point : rows (rows, n_in) for the scales of values.
+
+    ValueError if rows are not a matrix of finite numbers for the network, or integers cannot hold the values.
+    """
+    network, parameters = folded(network, parameters)
+    refuse_others(network, "an integer C header")
+    given = _checked(fixed_point, network.n_in, parameters.dtype)
+    writer = CWriter(parameters.dtype, f"{name}_")
+    value, bits = given, _bits("the rows", given, MARGIN)
+    first, off = bits, np.full(given.shape, 2.0 ** -(bits + 1))
+    parts: list[str] = []
+    steps: list[str] = []
+    source = "x"
+    depth = len(network.sizes) - 1
+    for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
+        z = _affine(value, w, b)
+        last = place == depth - 1
+        layer = _layer(place, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
+        off = _after_layer(off, value, w, bits, layer)
+        parts += [
+            array(f"{name}_w{place}", layer.weights, "int16_t"),
+            array(f"{name}_b{place}", layer.biases, "int64_t"),
+        ]
+        target = "z" if last else "ab"[place % 2]
+        n_in, n_out = w.shape
+        product = f"(int64_t){source}[i] * {name}_w{place}[i * {n_out} + o]"
+        body = [
+            f"int64_t sum = {name}_b{place}[o]",
+            f"for i in range({n_in}):",
+            f"    sum += {product}",
+            f"sum = {_shifted('sum', layer.shift)}",
+        ]
+        if last:
+            body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1})")
+        else:
+            activation = network.activations[place]
+            curve = _curve(place, activation, on_array(activation, z), layer.z_bits)
+            off = curve.slope * off + curve.error + 2.0**-curve.bits
+            if curve.table is not None:
+                parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
+            body += _curve_lines(name, place, curve, layer, target)
+            value, bits = on_array(activation, z), curve.bits
+        steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
+        source = target
+    hidden = network.sizes[1:-1]
+    buffers = [f"int16_t {b}[{max(hidden[i::2])}]" for i, b in enumerate("ab") if hidden[i::2]]
+    clamped = function(
+        f"int64_t {name}_clamped(int64_t v, int64_t most)",
+        ["return v > most ? most : v < -most ? -most : v"],
+    )
+    logits = function(
+        f"void {name}_logits(const int16_t *x, int32_t *z)",
+        [*buffers, *steps],
+        f"Writes the logits z 2^{layer.z_bits} of a row x 2^{first}, in integers alone.",
+    )
+    predict = _predict(network, writer, first, layer.z_bits)
+    what = (
+        f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
+        f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
+    )
+    reach = np.abs(z) + off
+    if not reach.max() <= np.finfo(np.float32).max / 2:
+        raise ValueError(
+            f"integers hold logits within float32's range, got up to {np.abs(z).max():.3g}, "
+            f"off by up to {off.max():.3g}"
+        )
+    off = off + reach * np.finfo(parameters.dtype).eps / 2  # they are rounded to the dtype by `_predict`
+    bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
+    return framed(name, what, [bound, clamped, *parts, logits, *writer.routines.values(), predict])
+
+
+def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
+    """Return the header's rows, rounded to the model's dtype."""
+    try:
+        given = np.asarray(rows, np.float64).astype(dtype).astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"fixed_point must be an array of numbers, got {checks.shown(rows)}") from None
+    if given.ndim != 2 or given.shape[1] != n_in or not len(given) or not np.isfinite(given).all():
+        raise ValueError(
+            f"fixed_point must be finite numbers of shape (rows, {n_in}), got shape {given.shape}"
+        )
+    return given
+
+
+def _bits(what: str, values: Array, margin: float) -> int:
+    """Return the greatest f with all values times 2^f and the margin within MOST."""
+    return math.floor(math.log2(MOST / (_greatest(what, values) * margin)))
+
+
+def _greatest(what: str, values: Array) -> float:
+    """Return the greatest size of all values, 2^-EXPONENTS at least; ValueError beyond 2^EXPONENTS."""
+    greatest = float(np.abs(values).max())
+    if not greatest <= 2.0**EXPONENTS:
+        raise ValueError(f"integers hold numbers within 2^{EXPONENTS}, got {what} up to {greatest:.3g}")
+    return max(greatest, 2.0**-EXPONENTS)
+
+
+def _rounded(values: Array, bits: int) -> NDArray[np.int64]:
+    return np.rint(np.ldexp(values, bits)).astype(np.int64)
+
+
+def _affine(value: Array, w: Array, b: Array) -> Array:
+    """Return value @ w + b by the reference, which calls the BLAS in its safe form."""
+    network = Network(w.shape)
+    return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
+
+
+def _layer(place: int, w: Array, b: Array, z: Array, bits: int, most: int) -> FixedPointLayer:
+    """Return a layer in integers; bits : of its inputs, most : of z on the rows, with the margin."""
+    room = SUM_BITS - math.ceil(math.log2(_greatest(f"biases of layer {place}", b)))
+    product_bits = min(bits + _bits(f"weights of layer {place}", w, 1.0), room, EXPONENTS)
+    ideal = most - math.ceil(math.log2(_greatest(f"sums of layer {place}", z) * MARGIN))
+    z_bits = min(ideal, product_bits)
+    weights, biases = _rounded(w, product_bits - bits), _rounded(b, product_bits)
+    return FixedPointLayer(weights, biases, product_bits - z_bits, z_bits)
+
+
+def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: FixedPointLayer) -> Array:
+    """Return the bound of z's error, row by row, where `off` bounds the inputs' errors."""
+    product_bits = layer.z_bits + layer.shift
+    by_weights = (np.abs(value) + off).sum(axis=1, keepdims=True) * 2.0 ** -(product_bits - bits + 1)
+    by_inputs = _affine(off, np.abs(w), np.zeros(w.shape[1]))
+    return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(layer.z_bits + 1)
+
+
+def _curve(place: int, activation: str | Activation, values: Array, z_bits: int) -> Curve:
+    end = 2.0 ** (Z_BITS - z_bits)
+    ends = np.linspace(-end, end, LINES + 1)
+    width = 2 * end / LINES
+    within = np.sort(np.arange(SAMPLES) * (5**0.5 - 1) / 2 % 1)
+    fine = np.append(ends[:-1, None] + width * within, end)
+    exact = on_array(activation, fine[None])[0]
+    what = f"what layer {place} activates to"
+    if (exact == np.maximum(fine, 0)).all() or (exact == fine).all():
+        bits = min(_bits(what, values, MARGIN), z_bits)
+        return Curve(None, bool((exact == fine).all()), bits, 1.0, 0.0)
+    bits = _bits(f"{what} between {-end:.3g} and {end:.3g}", exact, 1.0)
+    entries = exact[::SAMPLES]
+    slope = float(np.abs(np.diff(entries)).max()) / width
+    # The error may be greater between two samples, and is greater at a kink between two entries.
+    error = float(np.abs(np.interp(fine, ends, entries) - exact).max()) * (1 + 2 / SAMPLES)
+    return Curve(_rounded(entries, bits), False, bits, slope, error)
+
+
+def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
+    if curve.table is None:
+        least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
+        return [
+            f"{target}[o] = (int16_t){name}_clamped({_shifted(least, layer.z_bits - curve.bits)}, {MOST})"
+        ]
+    width = Z_BITS + 1 - int(math.log2(LINES))
+    product = f"((int32_t)t[1] - t[0]) * (at & {2**width - 1})"
+    return [
+        f"int32_t at = (int32_t){name}_clamped(sum, {2**Z_BITS - 1}) + {2**Z_BITS}",
+        f"const int16_t *t = {name}_t{place} + (at >> {width})",
+        f"{target}[o] = (int16_t)(t[0] + {_shifted(product, width)})",
+    ]
+
+
+def _shifted(text: str, bits: int) -> str:
+    """Return the text of a value divided by 2^bits, rounded; >> must keep the sign, as compilers do."""
+    return f"(({text} + {2 ** (bits - 1)}) >> {bits})" if bits else text
+
+
+def _predict(network: Network, writer: CWriter, first: int, z_bits: int) -> str:
+    real, f = writer.real, "f" if writer.real == "float" else ""
+    n_in, n_out, output = network.n_in, network.n_out, network.output
+    body = [
+        f"int16_t whole[{n_in}]",
+        f"int32_t z[{n_out}]",
+        f"for i in range({n_in}):",
+        f"    const {real} v = rint{f}(ldexp{f}(x[i], {first}))",
+        f"    whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST})",  # of NaN MOST
+        writer.call("logits", "whole", "z"),
+        f"for o in range({n_out}):",
+        f"    out[o] = ldexp{f}(({real})z[o], {-z_bits})",
+    ]
+    if output != "identity":
+        writer.define_formula(f"{output}_row", formula(output), [Z])
+        body.append(writer.call(f"{output}_row", "out", "out", n_out))
+    return function(
+        f"void {writer.prefix}predict(const {real} *x, {real} *out)",
+        body,
+        f"Writes the outputs, {n_out} numbers, of a row x of {n_in} numbers to out.",
+    )

@@ -16,9 +16,8 @@ from fastmlp import checks
 from fastmlp.exchange.formulas import named
 from fastmlp.exchange.steps import ExportStep, step_of
 from fastmlp.formulas.expressions import Expression
-from fastmlp.model import activations, custom, layers
-from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.custom import Counterparts
+from fastmlp.model import custom, layers
+from fastmlp.model.activations import ACTIVATIONS, HIDDEN, OUTPUTS, Activation
 from fastmlp.model.gates import Concatenate, ReadsEarlier
 from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
@@ -27,45 +26,23 @@ from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import LAYERS, Part
 from fastmlp.trained.portable import Parts
 
-NONE: tuple[str, dict[str, Any]] = "", {}
+LAYER_OF = {one.kind: one for one in LAYERS.values() if one.counterparts}
+"""The classes of layers with counterparts, with arrays in the same order, by kinds of operations."""
 
 
-class Counterpart(NamedTuple):
-    """The names of an operation or an activation, with options; "" for a format without a name.
-
-    torch : a class of torch.nn; onnx : an operator; keras : a layer
-    """
-
-    torch: tuple[str, dict[str, Any]] = NONE
-    onnx: tuple[str, dict[str, Any]] = NONE
-    keras: tuple[str, dict[str, Any]] = NONE
+def native(entry: Any, format: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a layer or an activation in a format, with options; "" without a name."""
+    given = entry.counterparts.get(format, "")
+    return (given, {}) if isinstance(given, str) else given
 
 
-def _names(counterparts: Counterparts) -> Counterpart:
-    pairs = {
-        format: (given, {}) if isinstance(given, str) else given for format, given in counterparts.items()
-    }
-    return Counterpart(**pairs)
-
-
-OPERATIONS = {one.kind: _names(one.counterparts) for one in LAYERS.values() if one.counterparts}
-"""Counterparts by kinds of operations, with arrays in the same order."""
-
-ACTIVATIONS = {name: _names(one.counterparts) for name, one in activations.ACTIVATIONS.items()}
-"""Counterparts by names of activations."""
-
-
-def counterpart_of(step: ExportStep) -> Counterpart:
-    """Return the names of a step; a custom layer or activation has none, whatever the name."""
+def native_of(step: ExportStep, format: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a step; a custom layer or activation has none, whatever the name."""
     kind, activation = step.one.kind.name, step.one.activation
-    if kind != "activation":
-        return OPERATIONS.get(kind, Counterpart())
-    return ACTIVATIONS.get(activation, Counterpart()) if isinstance(activation, str) else Counterpart()
-
-
-def layer_of(kind: str) -> type[Part]:
-    """Return the layer class of a kind of operation."""
-    return next(layer for layer in LAYERS.values() if layer.kind == kind)
+    entry: Any = LAYER_OF.get(kind)
+    if kind == "activation":
+        entry = ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+    return ("", {}) if entry is None else native(entry, format)
 
 
 def sample_layers(**options: Any) -> list[Part]:
@@ -76,7 +53,7 @@ def sample_layers(**options: Any) -> list[Part]:
     found: list[Part] = []
     for layer in LAYERS.values():
         if issubclass(layer, ReadsEarlier):
-            found.append(layer(""))  # type: ignore[call-arg]
+            found.append(layer(""))
         elif layer.parameters and not issubclass(layer, GroupNorm):  # whose groups are rows of another norm
             known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
             found.append(layer(**{name: value for name, value in options.items() if name in known}))
@@ -123,10 +100,8 @@ def parts_of(
     output : the last activation, for a chain ending in logits; None for the chain's last activation
     loss : None for the output's default loss
 
-    Raises
-    ------
-    ValueError
-        If there is no layer, if parameters are not finite, or if no network ends in the last activation.
+    ValueError if there is no layer, if parameters are not finite, or if no network ends in the last
+    activation.
     """
     known = [layer for layer in chain if layer.arrays]
     if not known:

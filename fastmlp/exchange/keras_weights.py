@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmlp.exchange.counterparts import OPERATIONS, counterpart_of
+from fastmlp.exchange.counterparts import LAYER_OF, native, native_of
 from fastmlp.exchange.steps import graph_of
 from fastmlp.model.network import Network
 
@@ -14,17 +14,14 @@ from fastmlp.model.network import Network
 def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
     """Return copies of the arrays of all layers in order; a dense layer without biases has a single array.
 
-    Raises
-    ------
-    ValueError
-        If the network has blocks of inputs, heads, or a layer unknown to Keras.
+    ValueError if the network has blocks of inputs, heads, or a layer unknown to Keras.
     """
     plain = not network.head_names and not network.blocks
     walked = graph_of(network, parameters.copy(), format="keras").steps if plain else []
     walked = [step for step in walked if step.one.kind.name != "gather"]  # a gate's halves have no weights
-    unlike = [step.label for step in walked if step.arrays and not counterpart_of(step).keras[0]]
+    unlike = [step.label for step in walked if step.arrays and not native_of(step, "keras")[0]]
     if unlike or not walked:
-        names = [one.keras[0] for one in OPERATIONS.values() if one.keras[0]]
+        names = filter(None, (native(one, "keras")[0] for one in LAYER_OF.values()))
         raise ValueError(
             f"a list of Keras weights takes one input, one output, and {', '.join(names)}; "
             f"this network has {unlike[0] if unlike else network.unlike_a_chain}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.checks import needed
-from fastmlp.exchange.counterparts import counterpart_of
+from fastmlp.exchange.counterparts import native_of
 from fastmlp.exchange.formulas import COMPOSED, composed
 from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of, levels_of
 from fastmlp.exchange.text import spelt
@@ -29,7 +29,7 @@ PREFIX = "fastmlp."
 """The prefix of names in graphs with user-chosen names of inputs and outputs (without points)."""
 
 DESCRIPTION = "fastmlp.network"
-"""The key of a network's description, for `onnx_file.described`."""
+"""The key of a network's description, for `onnx_reader.described`."""
 
 SINGLE = {
     *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
@@ -143,7 +143,7 @@ class OnnxGraph:
         """Add the nodes of a step, by an operator if runtimes have the operator; return the value's name."""
         if step.one.kind.name in STRUCTURES:
             return STRUCTURES[step.one.kind.name](self, step, *sources)
-        operator, options = counterpart_of(step).onnx
+        operator, options = native_of(step, "onnx")
         if not operator or not self.has(operator):
             return self.by_formula(step, sources)
         names = [self.array(name, values) for name, values in step.arrays.items()]
@@ -194,10 +194,7 @@ STRUCTURES = {"gather": _gathered, "grouped": _of_groups, "categories": _of_tabl
 def model_of(graph: ExportGraph) -> Any:
     """Return a graph as an onnx.ModelProto, with the inputs and outputs of `Model.to_onnx`.
 
-    Raises
-    ------
-    ValueError
-        If an input and an output have the same name.
+    ValueError if an input and an output have the same name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
     several = graph.network is not None and graph.network.members > 1

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.checks import needed
-from fastmlp.exchange.counterparts import ACTIVATIONS, layer_step, sample_layers
+from fastmlp.exchange.counterparts import layer_step, native, sample_layers
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
 from fastmlp.exchange.steps import step_of
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
-from fastmlp.model import activations
+from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.part import Part
 from fastmlp.model.state import FLOATS
@@ -38,7 +38,7 @@ LAYERS = {
 }
 """The operators of layers, each with a condition."""
 
-NATIVE = {one.onnx[0] for one in ACTIVATIONS.values()} - {""}
+NATIVE = {native(one, "onnx")[0] for one in ACTIVATIONS.values()} - {""}
 """The operators of activations."""
 
 READ = {operator: name for name, operator in OPERATORS.items() if operator not in {*NATIVE, *AXES}}
@@ -91,10 +91,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 
     arrays : known arrays; values : expressions of the other sources
 
-    Raises
-    ------
-    ValueError
-        In a line, for any other operator, and for a source in neither of both.
+    ValueError in a line, for any other operator, and for a source in neither of both.
     """
 
     def value(place: int) -> Expression:
@@ -107,9 +104,9 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     operator = node.op_type
     if operator == "Cast":
         return operate("where", value(0), 1.0, 0.0)
-    for name, counterpart in ACTIVATIONS.items():
-        native, expected = counterpart.onnx
-        if native == operator:
+    for name, entry in ACTIVATIONS.items():
+        known, expected = native(entry, "onnx")
+        if known == operator:
             given = attributes(node)
             if given != comparable(expected):
                 raise ValueError(f"{operator} with {given} has no counterpart; {name} has {expected}")
@@ -136,7 +133,7 @@ def built_in_formulas() -> dict[str, Expression]:
     found = {}
     activation = Operation(KINDS["activation"], "", (INPUTS,), 1, 1)
     for dtype in FLOATS:
-        for name in activations.ACTIVATIONS:
+        for name in ACTIVATIONS:
             graph, values = OnnxGraph(dtype), {"z": variable(Z)}
             target = graph.step(step_of(activation._replace(activation=name), {}, dtype), ["z"])
             arrays = dict(graph.arrays)

@@ -97,10 +97,7 @@ def binarizer(network: Network, classes: ArrayLike | None) -> Any:
 def from_sklearn(given: Any) -> Parts:
     """Return the network of a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn.
 
-    Raises
-    ------
-    TypeError, ValueError
-        For another estimator, or an estimator without a fit.
+    TypeError or ValueError for another estimator, or an estimator without a fit.
     """
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.utils.validation import check_is_fitted

@@ -470,10 +470,7 @@ def mean_graph(
 def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the flat (P,) vector of a network from the arrays of its steps.
 
-    Raises
-    ------
-    KeyError, ValueError
-        If an array is missing or has another shape.
+    KeyError or ValueError if an array is missing or has another shape.
     """
     parameters = np.zeros(parameter_count(network), dtype)
     for step in graph_of(network, parameters).steps:

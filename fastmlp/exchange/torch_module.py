@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import (
-    ACTIVATIONS,
-    OPERATIONS,
+    LAYER_OF,
     ImportedLayer,
-    counterpart_of,
-    layer_of,
     layer_step,
+    native,
+    native_of,
     parts_of,
     sample_layers,
 )
@@ -27,6 +26,7 @@ from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import custom, layers
+from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.custom import restored
 from fastmlp.model.gates import Concatenate, ScaleShift
 from fastmlp.model.loss import Loss
@@ -70,7 +70,7 @@ def to_torch(network: Network, parameters: Array) -> Any:
 
 def _module(torch: Any, step: ExportStep) -> Any:
     """Return the module of a step."""
-    one, (name, options) = step.one, counterpart_of(step).torch
+    one, (name, options) = step.one, native_of(step, "torch")
     tensors = [torch.from_numpy(array.copy()) for array in step.arrays.values()]
     if one.kind.name == "copy":
         return torch.nn.Dropout(one.dropout)
@@ -102,10 +102,7 @@ def _own() -> Any:
 def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
     """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or a `Graph`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        In a line, for any other module.
+    ValueError or TypeError in a line, for any other module.
     """
     torch = needed("torch", "torch", "Model.from_torch")
     if not isinstance(given, torch.nn.Module):
@@ -151,9 +148,10 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
         return None
     if isinstance(one, _own().Concatenated):
         return ImportedLayer(Concatenate(""), other=other)
-    for own, counterpart in OPERATIONS.items():
-        if counterpart.torch[0] and isinstance(one, getattr(torch.nn, counterpart.torch[0])):
-            return ImportedLayer(_of_module(layer_of(own), one), _arrays(name, one))
+    for layer in LAYER_OF.values():
+        native_name, _ = native(layer, "torch")
+        if native_name and isinstance(one, getattr(torch.nn, native_name)):
+            return ImportedLayer(_of_module(layer, one), _arrays(name, one))
     arrays = tuple(map(_array, one.parameters()))
     if isinstance(one, _own().Formula):
         names, units = [own for own, _ in one.named_parameters()], max((a.size for a in arrays), default=1)
@@ -225,8 +223,8 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
 
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:
-    for activation, counterpart in ACTIVATIONS.items():
-        own, options = counterpart.torch
+    for activation, entry in ACTIVATIONS.items():
+        own, options = native(entry, "torch")
         if own != kind:
             continue
         for option, expected in options.items():
@@ -238,7 +236,7 @@ def _read_activation(name: str, one: Any, kind: str) -> Expression:
                     f"{activation} has {expected!r}"
                 )
         return formula(activation)
-    known = [own.torch[0] for table in (OPERATIONS, ACTIVATIONS) for own in table.values()]
+    known = [native(own, "torch")[0] for table in (LAYER_OF, ACTIVATIONS) for own in table.values()]
     choices = ", ".join([*filter(None, known), *PASSED])
     raise ValueError(f"cannot read module {name!r}, {kind}; a Sequential may hold: {choices}")
 

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class EMA:
+class EMA(checks.CheckedFields):
     """An exponential moving average of the parameters (Polyak and Juditsky 1992; torch's get_ema_avg_fn).
 
     Parameters
@@ -26,10 +26,7 @@ class EMA:
         parameters begin the average.
     """
 
-    decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        checks.real("decay", self.decay, 0, 1, open_high=True)
+    decay: float = checks.share(0.999)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
         """Return `Optimizer.averaging` for a training of so many steps."""
@@ -37,7 +34,7 @@ class EMA:
 
 
 @dataclass(frozen=True)
-class SWA:
+class SWA(checks.CheckedFields):
     """The mean of the parameters after every step of a training's end (Izmailov and others 2018).
 
     Parameters
@@ -47,10 +44,7 @@ class SWA:
         until then. `fit_more` keeps the first step of the mean; `resume` takes the same number of epochs.
     """
 
-    start: float = 0.75
-
-    def __post_init__(self) -> None:
-        checks.real("start", self.start, 0, 1, open_high=True)
+    start: float = checks.share(0.75)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
         """Return `Optimizer.averaging` for a training of so many steps; ValueError for None."""

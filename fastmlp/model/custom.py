@@ -202,23 +202,6 @@ def number_variable(name: str) -> str:
     return f"{NUMBER}_{name}"
 
 
-def function_of_a_row(
-    what: str,
-    function: Callable[..., Any],
-    parameters: tuple[Parameter, ...],
-    numbers: tuple[str, ...],
-    reads_other: bool,
-) -> RowFunction:
-    """Return a traced function of a row, and by name of parameters, numbers and a second row."""
-    from fastmlp.formulas.expressions import trace
-
-    given = {one.name: variable(one.variable) for one in parameters}
-    given |= {name: variable(number_variable(name)) for name in numbers}
-    given |= {"other": variable("other")} if reads_other else {}
-    (value,) = trace(what, functools.partial(function, **given), variable("z"))
-    return RowFunction(value, parameters, numbers, ("z", "other") if reads_other else ("z",))
-
-
 def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Parameter, ...]:
     """Return a user's parameters, in their order; ValueError or TypeError in a line."""
     found = []
@@ -240,26 +223,29 @@ def checked_parameters(what: str, given: Mapping[str, Any] | None) -> tuple[Para
     return tuple(found)
 
 
-def checked_numbers(what: str, given: Mapping[str, float] | None, taken: set[str]) -> dict[str, float]:
-    """Return a user's hyperparameters; ValueError or TypeError in a line."""
-    checks.instance(f"numbers of {what}", given or {}, Mapping, "a dict of names and numbers")
+def checked_numbers(
+    noun: str, what: str, given: Mapping[str, float] | None, most: int, is_taken: Callable[[str], bool]
+) -> dict[str, float]:
+    """Return a user's hyperparameters by name; ValueError or TypeError in a line."""
+    checks.instance(f"{noun}s of {what}", given or {}, Mapping, "a dict of names and numbers")
     found = {}
     for name, number in (given or {}).items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or keyword.iskeyword(name) or name in taken:
-            raise ValueError(f"a number of {what} must have a name of its own, got {checks.shown(name)}")
+        if not isinstance(name, str) or not NAME.fullmatch(name) or is_taken(name):
+            raise ValueError(f"a {noun} of {what} must have a name of its own, got {checks.shown(name)}")
         found[checks.plain(name)] = checks.real(f"{name} of {what}", number)
-    if len(found) > MOST_NUMBERS:
-        raise ValueError(f"{what} may have {MOST_NUMBERS} numbers, got {len(found)}")
+    if len(found) > most:
+        raise ValueError(f"{what} may have {most} {noun}s, got {len(found)}")
     return found
 
 
 def traced(
-    what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = ()
-) -> tuple[Expression, ...]:
-    """Return the expressions of a function of a row z, and by name of parameters and numbers."""
+    what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = (),
+    **other: Expression,
+) -> tuple[Expression, ...]:  # fmt: skip
+    """Return the expressions of a function of a row z, and by name of parameters, numbers and another row."""
     from fastmlp.formulas.expressions import trace
 
-    named = {one.name: variable(one.variable) for one in parameters}
+    named = {one.name: variable(one.variable) for one in parameters} | other
     named |= {name: variable(number_variable(name)) for name in numbers}
     values = trace(what, functools.partial(function, **named) if named else function, variable("z"))
     known = values[0].names() if len(values) == 1 else {"z", *(one.variable for one in parameters)}
@@ -339,7 +325,8 @@ class Layer(Piece):
     ) -> None:
         what = f"the layer {checks.shown(name)}"
         own = checked_parameters(what, parameters)
-        constants = checked_numbers(what, numbers, {one.name for one in own})
+        taken = {*keyword.kwlist, *(one.name for one in own)}
+        constants = checked_numbers("number", what, numbers, MOST_NUMBERS, taken.__contains__)
         value = one_number(what, traced(what, function, own, constants))
         if not is_row(value):
             raise ValueError(f"{what} must return a number for each unit of the row, got one for all")

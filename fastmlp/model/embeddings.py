@@ -130,6 +130,27 @@ class Embedding(Part):
         return []
 
 
+def checked_bins(what: str, given: Any) -> Any:
+    """Return a number of bins, or edges (bins + 1,) in a tuple; ValueError or TypeError otherwise."""
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
+        return checks.whole(what, given, 1, MOST_UNITS)
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, np.ndarray)) or not len(given):
+        raise TypeError(f"bins must be a number of them, or edges, got {checks.shown(given)}")
+    several = isinstance(given[0], (Sequence, np.ndarray)) and not isinstance(given[0], str)
+    found = []
+    for one in given if several else [given]:
+        try:
+            edges = np.asarray(one, np.float64)
+        except (TypeError, ValueError):
+            edges = np.empty(0)
+        if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+            raise ValueError(
+                f"edges of bins must be two numbers at least, ascending, got {checks.shown(one)}"
+            )
+        found.append(tuple(edges.tolist()))
+    return tuple(found)
+
+
 class NumberEmbedding(Embedding):
     """An embedding of each number of a block, perhaps with a linear layer for each column."""
 
@@ -160,17 +181,15 @@ class Periodic(NumberEmbedding):
     name : str, optional
     """
 
-    width: int = 8
-    sigma: float = 0.1
+    width: int = checks.count(2, MOST_UNITS, 8)
+    sigma: float = checks.positive(0.1)
     linear: bool = True
     name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        width, linear = checks.whole("width", self.width, 2, MOST_UNITS), checks.flag("linear", self.linear)
-        if not linear and width % 2:
-            raise ValueError(f"width must be even without the linear layer, got {width}")
-        self._set(width=width, linear=linear, sigma=checks.real("sigma", self.sigma, 0, open_low=True))
+        if not self.linear and self.width % 2:
+            raise ValueError(f"width must be even without the linear layer, got {self.width}")
 
     def arrays(self, columns: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the arrays by name."""
@@ -225,14 +244,9 @@ class PiecewiseLinear(NumberEmbedding):
     name : str, optional
     """
 
-    bins: Any = 16
-    width: int | None = None
+    bins: Any = checks.checked(checked_bins, 16)
+    width: int | None = checks.count(1, MOST_UNITS, None)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        width = None if self.width is None else checks.whole("width", self.width, 1, MOST_UNITS)
-        self._set(bins=_checked_bins(self.bins), width=width)
 
     def check(self, columns: int) -> None:
         """Raise ValueError unless the edges are for all columns, or for each column."""
@@ -331,23 +345,3 @@ def _quantiles(values: Array, most: int) -> Array:
         count = (few + many) // 2
         few, many = (count, many) if len(of_shares(count)) <= most else (few, count)
     return of_shares(few)
-
-
-def _checked_bins(given: Any) -> Any:
-    if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
-        return checks.whole("bins", given, 1, MOST_UNITS)
-    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)) or not len(given):
-        raise TypeError(f"bins must be a number of them, or edges, got {checks.shown(given)}")
-    several = isinstance(given[0], (Sequence, np.ndarray)) and not isinstance(given[0], str)
-    found = []
-    for one in given if several else [given]:
-        try:
-            edges = np.asarray(one, np.float64)
-        except (TypeError, ValueError):
-            edges = np.empty(0)
-        if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-            raise ValueError(
-                f"edges of bins must be two numbers at least, ascending, got {checks.shown(one)}"
-            )
-        found.append(tuple(edges.tolist()))
-    return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,8 @@ class ScaleShift(Part):
     """x times a factor, plus a shift: the end of a product shared by several networks."""
 
 
-class _Initial(Part):
-    """A layer with a common first value of trained numbers."""
-
-    initial: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(initial=checks.real("initial", self.initial, -MOST_INITIAL, MOST_INITIAL))
+initial = functools.partial(checks.number, low=-MOST_INITIAL, high=MOST_INITIAL)
+"""initial(default): the field of a first value of trained numbers."""
 
 
 @layer(
@@ -63,7 +58,7 @@ class _Initial(Part):
     counterparts={"torch": "PReLU", "onnx": "PRelu", "keras": "PReLU"},
     gain=("units", "initial"),
 )
-class PReLU(_Initial):
+class PReLU(Part):
     """x where x > 0, else a trained slope for each unit times x.
 
     He and others, "Delving deep into rectifiers" (2015).
@@ -75,12 +70,12 @@ class PReLU(_Initial):
     name : str, optional
     """
 
-    initial: float = 0.25
+    initial: float = initial(0.25)
     name: str | None = None
 
 
 @layer("swish", lambda x, gain: x * sigmoid(gain * x), gain=("units", "initial"))
-class Swish(_Initial):
+class Swish(Part):
     """x sigmoid(beta x), with a trained beta for each unit.
 
     Ramachandran, Zoph and Le, "Searching for activation functions" (2017).
@@ -92,17 +87,19 @@ class Swish(_Initial):
     name : str, optional
     """
 
-    initial: float = 1.0
+    initial: float = initial(1.0)
     name: str | None = None
 
 
 # --- sums and products with an earlier layer ----------------------------------------------------------
 
 
+@layer("", public=False)
 class ReadsEarlier(Part):
     """A layer with a second source: an earlier layer, by name."""
 
     layer: str
+    name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,32 +108,12 @@ class ReadsEarlier(Part):
 
 @layer("add", lambda x, other: x + other, counterparts={"onnx": "Add"})
 class Add(ReadsEarlier):
-    """x plus the output of an earlier layer of as many units.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    layer: str
-    name: str | None = None
+    """x plus the output of an earlier layer of as many units; parameters as of `Concatenate`."""
 
 
 @layer("multiply", lambda x, other: x * other, counterparts={"onnx": "Mul"})
 class Multiply(ReadsEarlier):
-    """x times the output of an earlier layer of as many units.
-
-    Parameters
-    ----------
-    layer : str
-        The earlier layer's name.
-    name : str, optional
-    """
-
-    layer: str
-    name: str | None = None
+    """x times the output of an earlier layer of as many units; parameters as of `Concatenate`."""
 
 
 @layer("concatenate", counterparts={"onnx": ("Concat", {"axis": 1})})
@@ -149,9 +126,6 @@ class Concatenate(ReadsEarlier):
         The earlier layer's name.
     name : str, optional
     """
-
-    layer: str
-    name: str | None = None
 
 
 # --- gated linear units, of the halves of a row -----------------------------------------------------------
@@ -171,13 +145,8 @@ class GLU(Part):
     name : str, optional
     """
 
-    units: int | None = None
+    units: int | None = checks.count(1, MOST_UNITS // 2, None)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.units is not None:
-            self._set(units=checks.whole("units", self.units, 1, MOST_UNITS // 2))
 
 
 @layer("reglu", lambda x, other: np.where(other > 0.0, x * other, 0.0))

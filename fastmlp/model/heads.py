@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -91,7 +91,7 @@ class Objective(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(checks.CheckedFields):
     """An output of a network: layers, a `Dense` of `units`, and a loss.
 
     Parameters
@@ -122,36 +122,25 @@ class Head:
         For a value out of range, or a loss that cannot leave out entries.
     """
 
-    units: int
+    units: int = checks.count(1, MOST_UNITS)
     loss: str | Loss | None = None
     output: str | None = None
-    weight: float = 1.0
+    weight: float = checks.positive(1.0)
     loss_weights: Any = None
     missing: bool = False
     layers: Any = ()
 
     def __post_init__(self) -> None:
-        units = checks.whole("units", self.units, 1, MOST_UNITS)
-        weights = self.loss_weights
-        if weights is not None:
-            listed = isinstance(weights, (Sequence, np.ndarray)) and not isinstance(weights, str)
-            weights = tuple(
-                checks.real("every one of loss_weights", one, 0) for one in (weights if listed else ())
-            )
-            if len(weights) != units:
-                raise ValueError(f"loss_weights must hold {units} numbers, one a unit, got {len(weights)}")
+        super().__post_init__()
+        if (weights := self.loss_weights) is not None:
+            listed = checks.sequence(weights) or ()
+            weights = tuple(checks.real("every one of loss_weights", one, 0) for one in listed)
+            if len(weights) != self.units:
+                raise ValueError(f"loss_weights must hold {self.units} numbers, got {len(weights)}")
         none = isinstance(self.layers, (list, tuple)) and not self.layers
         layers = () if none else checked_layers(self.layers)
-        for name, value in {
-            "units": units,
-            "weight": checks.real("weight", self.weight, 0, open_low=True),
-            "loss_weights": weights,
-            "missing": checks.flag("missing", self.missing),
-            "layers": layers,
-        }.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "output", self.objective.output)
-        object.__setattr__(self, "loss", self.objective.loss)
+        vars(self).update(layers=layers, loss_weights=weights)
+        vars(self).update(output=self.objective.output, loss=self.objective.loss)
         entry = loss_of(self.objective.loss)
         if entry.by_row:
             in_parts = weights is None or self.output == "softmax"

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -69,13 +68,12 @@ class Numbers(InputBlock):
         The block's name in a dict of blocks.
     """
 
-    count: int
+    count: int = checks.count(1, MOST_UNITS)
     embedding: NumberEmbedding | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(count=checks.whole("count", self.count, 1, MOST_UNITS))
         if self.embedding is None:
             return
         kinds = kinds_of(NumberEmbedding)
@@ -124,12 +122,12 @@ class Categories(InputBlock, Embedding):
         width = self.width
         if width is None:
             width = tuple(min(600, round(1.6 * one**0.56)) for one in levels)
-        elif not isinstance(width, (Sequence, np.ndarray)):
+        elif checks.sequence(width) is None:
             width = (checks.whole("width", width, 1, MOST_UNITS),) * len(levels)
         if len(width) != len(levels):
             raise ValueError(f"width must be one number or {len(levels)} of them, got {len(width)}")
         widths = tuple(checks.whole("every one of width", one, 1, MOST_UNITS) for one in width)
-        self._set(levels=levels, width=widths, sparse=checks.flag("sparse", self.sparse))
+        self._set(levels=levels, width=widths)
 
 
 @block(is_sparse=lambda one: True)
@@ -147,12 +145,8 @@ class SparseNumbers(InputBlock):
         The block's name in a dict of blocks.
     """
 
-    count: int
+    count: int = checks.count(1, MOST_COLUMNS)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(count=checks.whole("count", self.count, 1, MOST_COLUMNS))
 
 
 Blocks = tuple[InputBlock, ...]
@@ -175,7 +169,7 @@ def checked_inputs(given: Any, most: int) -> int | Blocks:
     """Return a number of columns, or blocks; TypeError or ValueError for bad values."""
     if isinstance(given, Mapping):
         given = [replace(_checked(block), name=name) for name, block in given.items()]
-    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+    if isinstance(given, Sequence) and checks.sequence(given) is not None:
         if not given:
             raise ValueError("inputs must hold at least one block")
         names = [_checked(block).name for block in given]
@@ -193,8 +187,6 @@ def _checked(given: Any) -> Any:
 
 
 def _sequence(what: str, given: Any) -> Sequence[Any]:
-    if isinstance(given, np.ndarray) and given.ndim == 1:
-        return given.tolist()
-    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+    if (found := checks.sequence(given)) is None:
         raise TypeError(f"{what} must be a sequence of whole numbers, got {checks.shown(given)}")
-    return given
+    return found

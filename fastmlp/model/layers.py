@@ -55,28 +55,21 @@ class Dense(Part):
         For a value out of range or an unknown name.
     """
 
-    units: int
-    activation: str | Activation = "identity"
+    units: int = checks.count(1, MOST_UNITS)
+    activation: str | Activation = checks.checked(checked_activation, "identity")
     bias: bool = True
     weight_init: str | Normal | Uniform = "glorot_uniform"
     bias_init: str | Normal | Uniform = "zeros"
-    l1: float | None = None
-    l2: float | None = None
+    l1: float | None = checks.number(None, 0)
+    l2: float | None = checks.number(None, 0)
     name: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not checks.flag("bias", self.bias) and self.bias_init != "zeros":
+        if not self.bias and self.bias_init != "zeros":
             raise ValueError("a layer with bias=False has no bias_init")
         weight_init, bias_init = checked_inits(self.weight_init, self.bias_init)
-        self._set(
-            units=checks.whole("units", self.units, 1, MOST_UNITS),
-            activation=checked_activation("activation", self.activation),
-            weight_init=weight_init,
-            bias_init=bias_init,
-            l1=None if self.l1 is None else checks.real("l1", self.l1, 0),
-            l2=None if self.l2 is None else checks.real("l2", self.l2, 0),
-        )
+        self._set(weight_init=weight_init, bias_init=bias_init)
 
 
 @layer("")
@@ -88,10 +81,7 @@ class Dropout(Part):
     rate : float in [0, 1)
     """
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        self._set(rate=checked_dropout(self.rate))
+    rate: float = checks.checked(lambda _, rate: checked_dropout(rate))
 
 
 @layer("activation")
@@ -138,12 +128,8 @@ class Members(Part):
     A layer with an earlier source reads a layer after `Members`; heads are refused.
     """
 
-    count: int
+    count: int = checks.count(2, MOST_UNITS)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(count=checks.whole("count", self.count, 2, MOST_UNITS))
 
 
 @layer("add")

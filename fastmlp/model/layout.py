@@ -92,10 +92,7 @@ def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
 def layer_views(parameters: Array, network: Network) -> list[tuple[Array, Array]]:
     """Return for each layer of a chain the views (weights (n_in, n_out), biases (n_out,)).
 
-    Raises
-    ------
-    ValueError
-        If the network is no chain.
+    ValueError if the network is no chain.
     """
     if not network.is_chain:
         raise ValueError(
@@ -255,10 +252,7 @@ def flatten(
     ----------
     weights, biases : sequences of (n_in, n_out) and (n_out,) arrays, an array for each layer
 
-    Raises
-    ------
-    ValueError
-        If the number of arrays is not the number of layers, or a shape is not the layer's shape.
+    ValueError if the number of arrays is not the number of layers, or a shape is not the layer's shape.
     """
     parameters = aligned(parameter_count(network), dtype)
     views = layer_views(parameters, network)

@@ -204,7 +204,7 @@ class RowLoss(Loss):
         super()._set(name, value, source, output, parameter)
 
 
-class BuiltInLoss(Loss):
+class BuiltInLoss(checks.CheckedFields, Loss):
     """Base of the built-in losses; losses with parameters are dataclasses.
 
     An entry of the table has default parameters; `entry` of a class is the class's entry. The formula gets
@@ -218,12 +218,13 @@ class BuiltInLoss(Loss):
         cls.classes.append(cls)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parameter = self._parameter()
         vars(self).update(vars(self.entry) | {"parameter": parameter})
 
     def _parameter(self) -> tuple[float, ...] | None:
-        """Return the formula's parameter, checked, or None."""
-        return None
+        """Return the formula's parameter: the fields' values, if any."""
+        return tuple(getattr(self, field.name) for field in fields(self)) or None  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
@@ -256,8 +257,8 @@ def _first_parameter(function: object) -> str:
 def numbers_of(what: str, given: object, *bounds: float, **open_ends: bool) -> tuple[float, ...]:
     """Return a number, or a sequence of numbers, as floats; bounds, open_ends : as of `checks.real`"""
     given = given[()] if isinstance(given, np.ndarray) and given.ndim == 0 else given
-    listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
-    values: Any = given if listed else [given]
+    listed = checks.sequence(given)
+    values = [given] if listed is None else listed
     found = tuple(checks.real(what, value, *bounds, **open_ends) for value in values)
     if not found:
         raise ValueError(f"{what} must hold a number, got none")

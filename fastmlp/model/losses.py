@@ -70,10 +70,7 @@ class Huber(BuiltInLoss):
     """
 
     entry = LOSSES["huber"]
-    delta: float = 1.0
-
-    def _parameter(self) -> tuple[float, ...]:
-        return (checks.real("delta", self.delta, 0, open_low=True),)
+    delta: float = checks.positive(1.0)
 
 
 @built_in(LOSSES, "sigmoid", clips=True, sklearn_divisor=1.0, **EVENTS)
@@ -104,15 +101,14 @@ class CrossEntropy(BuiltInLoss):
     """
 
     entry = LOSSES["cross_entropy"]
-    smoothing: float = 0.0
+    smoothing: float = checks.share(0.0)
 
     def _parameter(self) -> tuple[float, ...] | None:
-        smoothing = checks.real("smoothing", self.smoothing, 0, 1, open_high=True)
-        return (smoothing,) if smoothing else None
+        return (self.smoothing,) if self.smoothing else None
 
     def numbers(self, n_out: int) -> tuple[float, ...]:
         """Return smoothing / classes, and smoothing for the other outputs."""
-        return self.smoothing / n_out, *(float(self.smoothing),) * (n_out - 1)
+        return self.smoothing / n_out, *(self.smoothing,) * (n_out - 1)
 
 
 @built_in(LOSSES, "exp", **COUNTS)
@@ -185,10 +181,7 @@ class Focal(BuiltInLoss):
     """
 
     entry = LOSSES["focal"]
-    gamma: float = 2.0
-
-    def _parameter(self) -> tuple[float, ...]:
-        return (checks.real("gamma", self.gamma, 0),)
+    gamma: float = checks.number(2.0, 0)
 
 
 @built_in(LOSSES, "sigmoid", parameter=(2.0,), **EVENTS)

@@ -1,4 +1,7 @@
-"""Layers lowered to a list of operations, with places in the flat vector and in the workspace."""
+"""Arguments of `Network` lowered to a list of operations, with places in the flat vector and the workspace.
+
+A network is a chain of equal dense layers, by `sizes`, `hidden` and `dropout`, or a list of layers.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,27 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from numbers import Real
+from typing import Any, NamedTuple
 
 from fastmlp import checks
-from fastmlp.model.activations import activation_of
+from fastmlp.model.activations import Activation, activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
 from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.heads import Head
-from fastmlp.model.initializers import NGUYEN_WIDROW
-from fastmlp.model.inputs import Blocks, InputBlock, columns_of, sparse_columns
-from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
+from fastmlp.model.initializers import NGUYEN_WIDROW, checked_inits
+from fastmlp.model.inputs import Blocks, InputBlock, checked_inputs, columns_of, sparse_columns
+from fastmlp.model.layers import (
+    Activate,
+    Dense,
+    Dropout,
+    Members,
+    Residual,
+    checked_activation,
+    checked_dropout,
+    checked_layers,
+)
 from fastmlp.model.norms import GroupNorm
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, custom_kind
 from fastmlp.model.part import Part
@@ -259,10 +273,8 @@ def lowered(
 ) -> tuple[Operation, ...]:
     """Return the operations of a network, placed in the flat vector and in a row of the workspace.
 
-    Raises
-    ------
-    ValueError
-        If widths do not fit, a name is unknown or stands twice, or the last layer is not a plain `Dense`.
+    ValueError if widths do not fit, a name is unknown or stands twice, or the last layer is not a plain
+    `Dense`.
     """
     if not heads and (not isinstance(layers[-1], Dense) or layers[-1].activation != "identity"):
         raise ValueError(
@@ -294,24 +306,17 @@ def lowered(
     readers = [source for one in found for source in one.sources]
     written: set[int] = set()
     for i in reversed(range(len(found))):
-        adds = []
-        for source in found[i].sources:
+        one, first, adds = found[i], found[i].sources[0], []
+        for source in one.sources:
             adds.append(source in written)
-            if not found[i].second:  # whose sources are the parts of one row
+            if not one.second:  # whose sources are the parts of one row
                 written.add(source)
-        written.update(found[i].sources)
-        below = found[found[i].sources[0]] if found[i].sources[0] != INPUTS else None
-        gates = (
-            found[i].is_dense
-            and below is not None
-            and below.is_dense
-            and below.activation == "relu"
-            and readers.count(found[i].sources[0]) == 1
-        )
-        found[i] = found[i]._replace(adds=tuple(adds), gates=gates)
+        written.update(one.sources)
+        below = found[first] if one.is_dense and first != INPUTS and readers.count(first) == 1 else None
+        gates = below is not None and below.is_dense and below.activation == "relu"
+        found[i] = one._replace(adds=tuple(adds), gates=gates)
         if gates:
-            source = found[i].sources[0]
-            found[source] = found[source]._replace(gated=True)
+            found[first] = found[first]._replace(gated=True)
     _join_units(found, readers)
     return tuple(_placed(found, readers, l1, l2))
 
@@ -372,3 +377,116 @@ def _placed(
             placed.append(one._replace(units=units, saved=units + one.width))
             units += one.width + one.saved_units
     return placed
+
+
+# --- the arguments of `Network` -------------------------------------------------------------------------
+
+MAX_PARAMETERS = 2**31
+"""The most parameters of a network: 8 GiB in float32, and the same again for gradients and each moment.
+Larger networks are refused before any allocation."""
+
+
+USUAL = "relu", 0.0, "glorot_uniform", "zeros"
+"""The defaults of hidden, dropout, weight_init and bias_init."""
+
+
+def chain_layers(
+    sizes: Sequence[int], hidden: Sequence[Any], dropout: Sequence[float], **inits: Any
+) -> tuple[Part, ...]:
+    """Return the layers of a chain; inits : weight_init and bias_init of all layers."""
+    layers: list[Part] = []
+    for units, activation, rate in zip(sizes[1:-1], hidden, dropout, strict=True):
+        layers.append(Dense(units, activation, **inits))
+        if rate:
+            layers.append(Dropout(rate))
+    return (*layers, Dense(sizes[-1], **inits))
+
+
+class Chain(NamedTuple):
+    """A chain of dense layers: sizes, hidden activations, dropout, initialisers."""
+
+    sizes: tuple[int, ...]
+    hidden: tuple[str | Activation, ...]
+    dropout: tuple[float, ...]
+    weight_init: Any
+    bias_init: Any
+
+
+def as_chain(inputs: int | Blocks, operations: Sequence[Operation]) -> Chain | None:
+    """Return the chain of a network of equal dense layers; None for other networks."""
+    if not isinstance(inputs, int) or not all(one.is_dense for one in operations):
+        return None
+    dense: list[Any] = [one.layer for one in operations]
+    plain = {replace(one, units=1, activation="identity") for one in dense}
+    first = Dense(1, weight_init=dense[0].weight_init, bias_init=dense[0].bias_init)
+    if plain != {first}:
+        return None
+    *hidden, _ = operations
+    return Chain(
+        (inputs, *(one.n_out for one in operations)), tuple(one.activation for one in hidden),
+        tuple(one.dropout for one in hidden), first.weight_init, first.bias_init,
+    )  # fmt: skip
+
+
+def checked_chain(sizes: Any, hidden: Any, dropout: Any, weight_init: Any, bias_init: Any) -> Chain:
+    """Return the chain of these arguments of `Network`."""
+    sizes = _check_sizes(sizes)
+    depth = len(sizes) - 2
+    if isinstance(hidden, str):  # even if there is no hidden layer that would take it
+        checked_activation("hidden activation", hidden)
+    if isinstance(dropout, Real):
+        checked_dropout(dropout)
+    hidden = _one_per_layer("hidden", hidden, (str, Activation), depth)
+    dropout = _one_per_layer("dropout", dropout, Real, depth)
+    return Chain(
+        sizes, tuple(checked_activation("hidden activation", one) for one in hidden),
+        tuple(map(checked_dropout, dropout)), *checked_inits(weight_init, bias_init),
+    )  # fmt: skip
+
+
+def checked_list(
+    inputs: Any,
+    layers: Any,
+    given: tuple[Any, ...],
+    l1: float,
+    l2: float,
+    heads: Mapping[str, Head] | None = None,
+) -> tuple[Chain | dict[str, Any], tuple[Operation, ...]]:
+    """Return the chain, or the facts of another network, for a list of layers; and the operations."""
+    if not all(
+        type(one) in (type(other), int) and one == other for one, other in zip(given, USUAL, strict=True)
+    ):
+        raise TypeError(
+            "hidden, dropout, weight_init and bias_init go with sizes; with layers each layer has its own"
+        )
+    inputs, layers = checked_inputs(inputs, MAX_PARAMETERS), checked_layers(layers)
+    try:
+        operations = lowered(inputs, layers, "identity", l1, l2, heads)
+    except RecursionError:
+        raise ValueError("the layers are nested too deeply") from None
+    if operations[-1].end > MAX_PARAMETERS:
+        raise ValueError("the layers have more parameters than 2^31")
+    chain = None if heads else as_chain(inputs, operations)
+    return chain or {"inputs": inputs, "layers": layers}, operations
+
+
+def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    if (listed := checks.sequence(sizes)) is None:
+        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
+    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in listed)
+    if len(checked) < 2:
+        raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
+    count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"sizes {checks.shown(list(checked))} make {count:.3g} parameters; at most 2^31 fit")
+    return checked
+
+
+def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
+    if isinstance(value, one):
+        return (value,) * depth
+    if (listed := checks.sequence(value)) is None:
+        raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
+    if len(listed) != depth:
+        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(listed)}")
+    return tuple(listed)

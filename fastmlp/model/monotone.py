@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.activations import ACTIVATIONS, Activation
+from fastmlp.model.activations import ACTIVATIONS, activation_of
 from fastmlp.model.heads import Objective
 from fastmlp.model.losses import loss_of
 from fastmlp.model.operations import INPUTS, Operation
@@ -34,11 +34,11 @@ def checked_monotone(given: Any, columns: int) -> tuple[int, ...] | None:
         for column in given:
             checks.whole("a column of monotone", column, 0, columns - 1)
         given = [given.get(column, 0) for column in range(columns)]
-    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
+    if (listed := checks.sequence(given)) is None:
         raise TypeError(f"monotone must be a sequence of 1, -1 or 0, got {checks.shown(given)}")
-    if len(given) != columns:
-        raise ValueError(f"monotone must hold {columns} numbers, one a column of X, got {len(given)}")
-    signs = tuple(checks.whole("every one of monotone", one, -1, 1) for one in given)
+    if len(listed) != columns:
+        raise ValueError(f"monotone must hold {columns} numbers, one a column of X, got {len(listed)}")
+    signs = tuple(checks.whole("every one of monotone", one, -1, 1) for one in listed)
     return signs if any(signs) else None
 
 
@@ -49,10 +49,7 @@ def signs_of(
 
     monotone : as `checked_monotone` returns it; objectives : of the outputs, or of each head
 
-    Raises
-    ------
-    ValueError
-        If an operation on constrained inputs is none of those that keep a direction.
+    ValueError if an operation on constrained inputs is none of those that keep a direction.
     """
     signs, ends = np.zeros(operations[-1].end, np.int8), iter(objectives)
     given, found = np.array(monotone, np.int8), list[Signs]()
@@ -83,19 +80,15 @@ def signs_of(
 
 def _check_activation(one: Operation) -> None:
     """Raise ValueError unless the activation that ends an operation never falls."""
-    activation = one.activation
-    entry = ACTIVATIONS[activation] if isinstance(activation, str) else activation
-    if not entry.rises:
+    if not (found := activation_of(one.activation)).rises:
         known = ", ".join(name for name, entry in ACTIVATIONS.items() if entry.rises and entry.hidden)
-        name = activation.name if isinstance(activation, Activation) else activation
-        raise ValueError(f"monotone inputs need an activation that never falls: {known}; got {name!r}")
+        raise ValueError(f"monotone inputs need an activation that never falls: {known}; got {found.name!r}")
 
 
 def _directions_of(objective: Objective) -> Signs:
     """Return the directions of outputs: of a softmax the second class rises, and the first one falls."""
-    if loss_of(objective.loss).outputs_per_target > 1:
-        name = loss_of(objective.loss).name
-        raise ValueError(f"monotone inputs need one output a target, and the loss {name!r} has more")
+    if (loss := loss_of(objective.loss)).outputs_per_target > 1:
+        raise ValueError(f"monotone inputs need one output a target, and the loss {loss.name!r} has more")
     if objective.output != "softmax":
         return np.ones(objective.n_out, np.int8)
     if objective.n_out != 2:

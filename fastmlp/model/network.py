@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.chain import USUAL, Chain, chain_layers, checked_chain, checked_list
 from fastmlp.model.custom import Layer
 from fastmlp.model.heads import Head, Objective, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
@@ -22,7 +21,7 @@ from fastmlp.model.inputs import NAMES, InputBlock, columns_of, sparse_columns
 from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import LIKELIHOODS, LOSSES, Huber, Quantiles, loss_of
-from fastmlp.model.lowering import lowered
+from fastmlp.model.lowering import USUAL, Chain, chain_layers, checked_chain, checked_list, lowered
 from fastmlp.model.monotone import Signs, checked_monotone, signs_of
 from fastmlp.model.operations import Operation, Table, custom_kind, tables_of
 from fastmlp.model.part import Part

@@ -43,12 +43,8 @@ class LayerNorm(Part):
     name : str, optional
     """
 
-    epsilon: float = 1e-5
+    epsilon: float = checks.positive(1e-5)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
 
 
 @layer(
@@ -71,16 +67,9 @@ class GroupNorm(Part):
     name : str, optional
     """
 
-    groups: int
-    epsilon: float = 1e-5
+    groups: int = checks.count(1, MOST_UNITS)
+    epsilon: float = checks.positive(1e-5)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(
-            groups=checks.whole("groups", self.groups, 1, MOST_UNITS),
-            epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True),
-        )
 
 
 @layer(
@@ -101,13 +90,8 @@ class RMSNorm(Part):
     name : str, optional
     """
 
-    epsilon: float | None = None
+    epsilon: float | None = checks.positive(None)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilon is not None:
-            self._set(epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True))
 
 
 # --- of a batch ------------------------------------------------------------------------------------------
@@ -136,13 +120,6 @@ class BatchNorm(Part):
     name : str, optional
     """
 
-    momentum: float = 0.1
-    epsilon: float = 1e-5
+    momentum: float = checks.number(0.1, 0, 1, open_low=True)
+    epsilon: float = checks.positive(1e-5)
     name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(
-            momentum=checks.real("momentum", self.momentum, 0, 1, open_low=True),
-            epsilon=checks.real("epsilon", self.epsilon, 0, open_low=True),
-        )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import number as number
+from fastmlp.checks import positive as positive
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model.custom import NAME, of_one_element, restored
+from fastmlp.model.custom import checked_numbers, of_one_element, restored
 from fastmlp.model.rules import (
     DECAY,
     MOST_CONSTANTS,
@@ -37,11 +38,13 @@ Factors = Sequence[float] | Mapping[str, float] | Sequence[tuple[str, float]]
 numbers."""
 
 
-def checked_factors(what: str, given: Any) -> tuple[Any, ...]:
-    """Return factors as a tuple of numbers, or of pairs (name, number); errors as of `Optimizer`."""
+def checked_factors(what: str, given: Any) -> tuple[Any, ...] | None:
+    """Return factors as a tuple of numbers, or of pairs (name, number); None for an empty mapping."""
     if isinstance(given, Mapping):
+        if not given:
+            return None
         given = tuple(given.items())
-    elif isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+    elif checks.sequence(given) is None:
         raise TypeError(f"{what} must hold a number for each layer, got {checks.shown(given)}")
     if _is_named(given):
         return tuple((name, checks.real(f"{what}[{name!r}]", value, 0)) for name, value in given)
@@ -74,36 +77,12 @@ def _factor(given: Any, number: int, operation: Operation) -> float:
     return float(next((named[name] for name in operation.names if name in named), 1.0))
 
 
-def number(
-    default: float, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-) -> Any:
-    """Return the dataclass field of an optimiser's constant within these bounds."""
-    check = functools.partial(checks.real, low=low, high=high, open_low=open_low, open_high=open_high)
-    return field(default=default, metadata={"check": check})
-
-
-share = functools.partial(number, low=0, high=1, open_high=True)
-"""share(default): the field of a number in [0, 1), as the decay of a moment."""
-
-positive = functools.partial(number, low=0, open_low=True)
-"""positive(default): the field of a number above 0."""
-
-
-@functools.cache
-def _checks(kind: type[Optimizer]) -> list[tuple[str, Callable[[str, Any], object]]]:
-    """Return (name, check) of the fields with a check."""
-    found = [
-        (one.name, checks.flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)
-    ]
-    return [(name, check) for name, check in found if check is not None]
-
-
 UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
 """Values of fields for a weight_decay of all parameters."""
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(checks.CheckedFields):
     """Base of all optimisers: a rule, hyperparameters, and rates.
 
     Parameters
@@ -138,24 +117,18 @@ class Optimizer:
 
     whole: ClassVar[str] = ""
     learning_rate: Rate
-    clip_norm: float | None = field(default=None, kw_only=True)
-    layer_rates: Factors | None = field(default=None, kw_only=True)
-    layer_decays: Factors | None = field(default=None, kw_only=True)
-    decay_norms: bool = field(default=True, kw_only=True)
-    decay_biases: bool = field(default=True, kw_only=True)
-    averaging: tuple[str, float] | None = field(default=None, kw_only=True, repr=False)
-    keeps_signs: bool = field(default=False, kw_only=True, repr=False)
+    _: KW_ONLY
+    clip_norm: float | None = checks.positive(None)
+    layer_rates: Factors | None = checks.checked(checked_factors, None)
+    layer_decays: Factors | None = checks.checked(checked_factors, None)
+    decay_norms: bool = True
+    decay_biases: bool = True
+    averaging: tuple[str, float] | None = field(default=None, repr=False)
+    keeps_signs: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        if self.clip_norm is not None:
-            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
-        for name in ("layer_rates", "layer_decays"):
-            if (given := getattr(self, name)) is not None:
-                factors = checked_factors(name, given)
-                object.__setattr__(self, name, None if isinstance(given, Mapping) and not given else factors)
-        for name, check in _checks(type(self)):  # type: ignore[arg-type]
-            check(name, getattr(self, name))
+        super().__post_init__()
         other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
@@ -295,7 +268,7 @@ class RuleOptimizer(Optimizer):
 
     made_by: Any
     values: tuple[float, ...]
-    weight_decay: float = number(0.0, 0)
+    weight_decay: float = checks.number(0.0, 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -344,25 +317,12 @@ class Rule(StepRule):
 
         what = f"the rule {checks.shown(name)}"
         moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
-        if not isinstance(constants, (Mapping, type(None))):
-            raise TypeError(f"constants of {what} must be a dict, got {checks.shown(constants)}")
-        given = dict(constants or {})
-        if len(given) > MOST_CONSTANTS:
-            raise ValueError(f"{what} may have {MOST_CONSTANTS} constants, got {len(given)}")
-        for key, value in given.items():
-            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED or hasattr(dict, key):
-                raise ValueError(f"a constant of {what} must have a name of its own, got {checks.shown(key)}")
-            given[key] = checks.real(f"{key} of {what}", value)
-        values = trace(
-            what,
-            step,
-            variable("parameter"),
-            variable("gradient"),
-            tuple(variable(f"moment{i}") for i in range(moments)),
-            variable("rate"),
-            Constants({key: variable(f"constant{i}") for i, key in enumerate(given)}),
-            variable("t"),
-        )
+        taken = {*RESERVED, *dir(dict)}
+        given = checked_numbers("constant", what, constants, MOST_CONSTANTS, taken.__contains__)
+        traced = [variable(name) for name in ("parameter", "gradient", "rate", "t")]
+        of_moments = tuple(variable(f"moment{i}") for i in range(moments))
+        of_constants = Constants({key: variable(f"constant{i}") for i, key in enumerate(given)})
+        values = trace(what, step, *traced[:2], of_moments, traced[2], of_constants, traced[3])
         values = tuple(of_one_element(what, expression) for expression in values)
         if len(values) != 1 + moments:
             raise ValueError(

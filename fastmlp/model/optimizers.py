@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.checks import count, number, positive, share
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
 from fastmlp.model.optimizer import Optimizer as Optimizer
 from fastmlp.model.optimizer import Rule as Rule
 from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
 from fastmlp.model.optimizer import keeping_signs as keeping_signs
-from fastmlp.model.optimizer import number, positive, share
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
@@ -308,7 +308,7 @@ class ScheduleFreeAdamW(Optimizer):
     beta2: float = share(0.999)
     epsilon: float = positive(1e-8)
     weight_decay: float = number(0.0, 0)
-    warmup: int = field(default=0, metadata={"check": functools.partial(checks.whole, low=0)})
+    warmup: int = count(0, default=0)
     own_rule = schedule_free
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from fastmlp import checks
-from fastmlp.model.custom import Counterparts, Parameter, RowFunction, function_of_a_row
+from fastmlp.formulas.expressions import variable
+from fastmlp.model.custom import Counterparts, Parameter, RowFunction, traced
 
 Formula = Callable[..., Any]
 Class = TypeVar("Class", bound=type[Any])
@@ -19,7 +20,7 @@ LAYERS: dict[str, type[Part]] = {}
 """All public layers, by class name."""
 
 
-class Part:
+class Part(checks.CheckedFields):
     """A part of a network. `Add`, `Multiply` and `Concatenate` read a part by name.
 
     The decorator `layer` sets the class attributes.
@@ -33,9 +34,8 @@ class Part:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name is None:
-            return
-        if not (isinstance(self.name, str) and self.name.isidentifier()):
+        super().__post_init__()
+        if self.name is not None and not (isinstance(self.name, str) and self.name.isidentifier()):
             raise ValueError(f"a layer's name must be a word like 'low', got {checks.shown(self.name)}")
         if self.name in LAYERS:
             raise ValueError(f"a layer's name must not be that of a kind of layers, got {self.name!r}")
@@ -109,4 +109,6 @@ def row_function_of(made: type[Part]) -> RowFunction | None:
     taken, parameters = [*inspect.signature(made.formula).parameters][1:], parameters_of(made)
     others = {"other", *(one.name for one in parameters)}
     numbers = tuple(name for name in taken if name not in others)
-    return function_of_a_row(made.__name__, made.formula, parameters, numbers, "other" in taken)
+    other = {"other": variable("other")} if "other" in taken else {}
+    (value,) = traced(made.__name__, made.formula, parameters, numbers, **other)
+    return RowFunction(value, parameters, numbers, ("z", *other))

@@ -10,10 +10,11 @@ number of updates done, like a scheduler stepped after every batch:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +41,11 @@ class Since(NamedTuple):
 BEGINNING = Since()
 
 
+UNITS = "epoch", "step"
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(checks.CheckedFields):
     """Base of all schedules: a rate as a function of the counter named by `unit`.
 
     A custom schedule is a frozen dataclass with a method `rates`; for a rate by epochs alone, a function
@@ -54,19 +58,18 @@ class Schedule:
         batch_size) steps.
     """
 
-    unit: str = field(default="epoch", kw_only=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", checks.choice("unit", self.unit, ("epoch", "step")))
+    _: KW_ONLY
+    unit: str = checks.checked(functools.partial(checks.choice, choices=UNITS), "epoch")
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING) -> Floats:
         """Return the (n,) float64 rates of n updates, numbered from 0 at the start of training."""
         count = steps
         if self.unit == "epoch":
             count = since.epoch + (steps - since.step) // steps_per_epoch
-        return self._after(count.astype(np.float64), steps, steps_per_epoch, since)
+        return self._after(count.astype(np.float64))
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
+        """Return the rates (n,) for values (n,) of the counter."""
         raise NotImplementedError
 
 
@@ -78,13 +81,9 @@ Rate = float | RateFunction | Schedule
 class Constant(Schedule):
     """A constant rate, the meaning of a plain number for `learning_rate`."""
 
-    initial: float
+    initial: float = checks.checked(lambda _, value: checks.real("learning_rate", value, 0))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("learning_rate", self.initial, 0)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         return np.full_like(t, self.initial)
 
 
@@ -92,15 +91,10 @@ class Constant(Schedule):
 class StepDecay(Constant):
     """initial * factor ** (t // every), t in epochs, or in steps with unit="step"; torch's StepLR."""
 
-    every: int
-    factor: float = 0.1
+    every: int = checks.count(1)
+    factor: float = checks.positive(0.1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.whole("every", self.every, 1)
-        checks.real("factor", self.factor, 0, open_low=True)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         return self.initial * self.factor ** (t // self.every)
 
 
@@ -108,13 +102,9 @@ class StepDecay(Constant):
 class Exponential(Constant):
     """initial * factor ** t, t in epochs, or in steps with unit="step"; torch's ExponentialLR."""
 
-    factor: float
+    factor: float = checks.positive()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("factor", self.factor, 0, open_low=True)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         return self.initial * self.factor**t
 
 
@@ -125,13 +115,9 @@ class InverseScaling(Constant):
     scikit-learn's "invscaling" has this form, with t the number of visited rows.
     """
 
-    power: float = 0.5
+    power: float = checks.number(0.5)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("power", self.power)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         return self.initial / (t + 1.0) ** self.power
 
 
@@ -150,15 +136,10 @@ class Cosine(Constant):
         Epochs, or steps with unit="step"; at least 1.
     """
 
-    length: int
-    final: float = 0.0
+    length: int = checks.count(1)
+    final: float = checks.number(0.0, 0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.whole("length", self.length, 1)
-        checks.real("final", self.final, 0)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         done = np.minimum(t, self.length) / self.length
         return self.final + 0.5 * (self.initial - self.final) * (1.0 + np.cos(math.pi * done))
 
@@ -179,22 +160,18 @@ class CosineRestarts(Cosine):
         The length of each fall, relative to the fall before; at least 1.
     """
 
-    growth: int = 1
+    growth: int = checks.count(1, default=1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.whole("growth", self.growth, 1)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         if self.growth == 1:
-            return super()._after(t % self.length, steps, steps_per_epoch, since)
+            return super()._after(t % self.length)
         starts = [0]
         while starts[-1] <= t.max(initial=0):
             starts.append(starts[-1] * self.growth + self.length)
         before = np.searchsorted(starts, t, "right") - 1
         lengths = self.length * float(self.growth) ** before
         within = (t - np.array(starts, float)[before]) * self.length / lengths
-        return super()._after(within, steps, steps_per_epoch, since)
+        return super()._after(within)
 
 
 @dataclass(frozen=True)
@@ -218,20 +195,13 @@ class OneCycle(Schedule):
         The last rate is the first rate times this; in [0, 1].
     """
 
-    peak: float
-    length: int
-    rise: float = 0.3
-    start_factor: float = 1.0 / 25.0
-    final_factor: float = 1e-4
+    peak: float = checks.number(low=0)
+    length: int = checks.count(2)
+    rise: float = checks.number(0.3, 0, 1)
+    start_factor: float = checks.number(1.0 / 25.0, 0, 1)
+    final_factor: float = checks.number(1e-4, 0, 1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("peak", self.peak, 0)
-        checks.whole("length", self.length, 2)
-        for name in ("rise", "start_factor", "final_factor"):
-            checks.real(name, getattr(self, name), 0, 1)
-
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         top, end = self.rise * self.length - 1.0, self.length - 1.0
         first, t = self.peak * self.start_factor, np.minimum(t, end)
         rising = _half_cosine(t, 0.0, top, first, self.peak)
@@ -261,18 +231,20 @@ class Warmup(Schedule):
     """
 
     after: Rate
-    length: int = 5
-    start_factor: float = 1.0 / 3.0
+    length: int = checks.count(1, default=5)
+    start_factor: float = checks.number(1.0 / 3.0, 0, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         as_schedule(self.after)
-        checks.whole("length", self.length, 1)
-        checks.real("start_factor", self.start_factor, 0, 1)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
-        rise = self.start_factor + (1.0 - self.start_factor) * np.minimum(t, self.length) / self.length
+    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING) -> Floats:
+        """Return the (n,) float64 rates of n updates, numbered from 0 at the start of training."""
+        rise = super().rates(steps, steps_per_epoch, since)
         return rise * as_schedule(self.after).rates(steps, steps_per_epoch, since)
+
+    def _after(self, t: Floats) -> Floats:
+        return self.start_factor + (1.0 - self.start_factor) * np.minimum(t, self.length) / self.length
 
 
 COMPARED_EPOCHS = (*range(1 << 10), *(1 << power for power in range(10, 21)))
@@ -285,7 +257,7 @@ class ByFunction(Schedule):
 
     function: RateFunction
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+    def _after(self, t: Floats) -> Floats:
         epochs, places = np.unique(t.astype(np.int64), return_inverse=True)
         return np.array([self.rate_after(epoch) for epoch in epochs.tolist()])[places]
 

@@ -75,7 +75,7 @@ class WholeDataOptimizer(Optimizer):
 
 def _optional(default: Any, check: Callable[..., Any], *bounds: float) -> Any:
     """Return the field of a constant that may be None."""
-    checked = lambda name, value: value is None or check(name, value, *bounds)  # noqa: E731
+    checked = lambda name, value: None if value is None else check(name, value, *bounds)  # noqa: E731
     return field(default=default, metadata={"check": checked})
 
 

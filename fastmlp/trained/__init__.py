@@ -1,4 +1,4 @@
-"""The trained model, and a registry of what rooms above know: formats, derivatives, steps of all rows."""
+"""The trained model, and a registry of what rooms above bring: formats, derivatives, steps of all rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _readers: dict[str, Callable[..., Any]] = {}
 
 
 def register(load: Callable[[str], Any]) -> None:
-    """Register load(name), which imports the module of a format.
+    """Register load(name), the import of a format's module.
 
-    Those that export get a network, its parameters and the method's arguments; those that import get the
-    arguments but for the backend, and return `portable.Parts`.
+    Exporting functions get a network, the parameters and the method's arguments. Importing functions get the
+    arguments without the backend, and return `portable.Parts`.
     """
     _loaders[:] = [load]
 
 
 def format_of(name: str) -> Any:
-    """Return the module of a format, imported at its first use."""
+    """Return the module of a format, imported at the first use."""
     return _loaders[0](name)
 
 

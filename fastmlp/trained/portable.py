@@ -1,6 +1,6 @@
-"""`Portable`: the methods of `Model` that export it to other programs' formats, and import it from them.
+"""`Portable`: the methods of `Model` for other programs' formats, out and in.
 
-What they call is a format's module, which the package's top registers: here is what each promises.
+Each method calls a format's module, registered by the package's top.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fastmlp.trained import format_of
 class Parts(NamedTuple):
     """Parts of a model: a network, and arrays for each operation with parameters.
 
-    arrays : of a dense one weights (n_in, n_out) floating and bias (n_out,) floating; of others those of
-        `Model.layers`, each (units,) or (1,) floating; a gain is 1 and a shift 0 where they are missing
+    arrays : of a product weights (n_in, n_out) floating and bias (n_out,) floating; of other operations the
+        arrays of `Model.layers`, each (units,) or (1,) floating, with 1 for a missing gain and 0 for a shift
     """
 
     network: Network
@@ -29,9 +29,8 @@ class Parts(NamedTuple):
 class Portable:
     """Base of `Model`.
 
-    docs/exchange.md says within which bound the predictions of each are the model's. All take inputs as the
-    model does: a network's input_scale is folded into the weights of its first layer, or is a layer. Biases
-    that are not trained are written as zeros.
+    docs/exchange.md has the bounds of the predictions of each format. All formats take inputs as the model:
+    input_scale is folded into the weights of the first layer, or is a layer. Untrained biases are zeros.
     """
 
     network: Network
@@ -50,8 +49,8 @@ class Portable:
         Each block of inputs is an input by its name, or "X0", "X1", .. without names, categories of int64;
         each head is an output by its name.
 
-        Needs the extra `onnx`. An activation or a layer that ONNX has no operator for is
-        written by its formula, a user's own too; in float64 also those that onnxruntime has none for.
+        Needs the extra `onnx`. Activations and layers without an operator are written by formula, also custom
+        components, and in float64 operators unknown to onnxruntime.
         """
         format_of("onnx_graph").to_onnx(self.network, self.parameters, path)
 
@@ -60,37 +59,33 @@ class Portable:
     ) -> None:
         """Write a C99 header with `void NAME_predict(const real *x, real *out)`, for a row.
 
-        Each block of inputs is an argument: x_NAME, or x0, x1, .. without names, categories of int32_t. So is
-        each head: out_NAME.
-
-        It allocates nothing and needs only math.h; real is float or double, the model's dtype.
+        Each block of inputs is an argument: x_NAME, or x0, x1, .. without names, categories of int32_t. Each
+        head is an argument: out_NAME. The header allocates nothing and needs only math.h; real is float or
+        double, the model's dtype.
 
         Parameters
         ----------
         path : of the file
-        name : what its functions begin with; None for the file's name
+        name : the prefix of functions; None for the file's name
         fixed_point : (rows, n_in) array, optional
-            Rows like those to be predicted. Layers then compute in integers, 16 bits for weights and values,
-            scaled by powers of two that suit these rows, and the header says how far its results may be off;
-            `void NAME_logits(const int16_t *x, int32_t *z)` is without floating-point numbers. For chains of
-            dense layers.
+            Rows like the rows to be predicted. Layers then compute in integers, 16 bits for weights and
+            values, scaled by powers of two for these rows, and the header has a bound of the error; `void
+            NAME_logits(const int16_t *x, int32_t *z)` has no floating-point numbers. For chains of dense
+            layers.
 
         Raises
         ------
         ValueError
-            If the name is no identifier, rows are not as for `predict`, or no integers hold what they
-            lead to; if `fixed_point` is given for a network that is no chain of dense layers.
+            For a name that is no identifier, rows unlike the rows of `predict`, values beyond integers; or
+            `fixed_point` for a network other than a chain of dense layers.
         """
-        if fixed_point is None:
-            format_of("c_header").to_c(self.network, self.parameters, path, name)
-        else:
-            format_of("fixed_point").to_c(self.network, self.parameters, path, name, fixed_point)
+        format_of("c_header").to_c(self.network, self.parameters, path, name, fixed_point)
 
     def to_numpy_source(self) -> str:
-        """Return a Python module's text with `predict(X)`, which needs NumPy alone.
+        """Return a Python module's text with `predict(X)`, for NumPy alone.
 
-        And SciPy where an activation is made of erf or expit, as gelu is. X is an array, or a list or a dict
-        of the blocks of inputs; with heads `predict` returns a dict of theirs.
+        SciPy is needed for erf and expit, as in gelu. X is an array, or a list or a dict of the blocks of
+        inputs; with heads `predict` returns a dict of the heads' outputs.
         """
         source: str = format_of("python_source").to_numpy_source(self.network, self.parameters)
         return source
@@ -98,14 +93,14 @@ class Portable:
     def to_torch(self) -> Any:
         """Return a `torch.nn.Sequential` with a copy of the parameters, in eval mode.
 
-        Where `Add`, `Concatenate` or `Residual` read an earlier layer it is another `torch.nn.Module`, as it
-        is with blocks of inputs, each of which is an argument, and with heads, for which it returns a dict.
+        With layers that read an earlier layer, as `Add`, `Concatenate` and `Residual`, the result is another
+        `torch.nn.Module`; also with blocks of inputs, an argument each, and with heads, a dict of outputs.
         Needs the extra `torch`.
         """
         return format_of("torch_module").to_torch(self.network, self.parameters)
 
     def to_sklearn(self, classes: ArrayLike | None = None) -> Any:
-        """Return a fitted MLPClassifier (softmax, sigmoid) or MLPRegressor (identity, exp) of scikit-learn's.
+        """Return scikit-learn's fitted MLPClassifier (softmax, sigmoid) or MLPRegressor (identity, exp).
 
         Parameters
         ----------
@@ -114,21 +109,20 @@ class Portable:
         Raises
         ------
         ValueError
-            If scikit-learn has no counterpart: it has identity, relu, logistic and tanh, one for all layers,
-            which are dense.
+            Without a counterpart: scikit-learn has dense layers, all with identity, relu, logistic or tanh.
         """
         return format_of("sklearn_estimator").to_sklearn(self.network, self.parameters, classes)
 
     def to_keras_weights(self) -> list[NDArray[Any]]:
-        """Return copies of all layers' arrays, in the order that `set_weights` of a Keras model takes.
+        """Return copies of all layers' arrays, for `set_weights` of a Keras model.
 
-        For a Keras model of the same layers in the same order; a `Dense` without biases has one array.
-        docs/exchange.md says what layers and activations are called there.
+        The Keras model has the same layers in the same order; a `Dense` without biases has a single array.
+        docs/exchange.md has the names of layers and activations in Keras.
 
         Raises
         ------
         ValueError
-            If the network has blocks of inputs, heads, or a layer with parameters that Keras has not.
+            For blocks of inputs, heads, or a layer with parameters unknown to Keras.
         """
         weights: list[NDArray[Any]] = format_of("keras_weights").to_keras_weights(
             self.network, self.parameters
@@ -137,10 +131,10 @@ class Portable:
 
     @property
     def jit_predict(self) -> Any:
-        """A function jitted by Numba, (rows, n_in) to (rows, n_out), which compiled code of yours may call.
+        """A function jitted by Numba, (rows, n_in) to (rows, n_out), for calls from compiled code.
 
-        Each block of inputs is an argument, and with heads it returns a tuple of theirs, in their order.
-        It has the parameters as they are now, and is made anew at every access: keep it in a variable.
+        Each block of inputs is an argument, and with heads the result is a tuple, in the order of heads. The
+        function has a copy of the parameters, and every access makes a new function: keep it in a variable.
         """
         return format_of("python_source").jit_predict(self.network, self.parameters)
 
@@ -155,28 +149,25 @@ class Portable:
         loss: str | Loss | None = None,
         backend: str = "auto",
     ) -> Self:
-        """Return the model of an ONNX file that holds layers and activations, one after another.
+        """Return the model of an ONNX file: a chain of layers and activations.
 
-        Or of a file that `to_onnx` wrote of a network with blocks of inputs or heads, unchanged.
-
-        Needs the extra `onnx`. Layers are Gemm, or MatMul and Add; LayerNormalization,
-        BatchNormalization and PRelu; the nodes that `to_onnx` writes for `RMSNorm`, `Scale` and `Swish`; Add
-        and Concat of a value and an earlier layer's. What stands between two of them, element by element,
-        becomes one of fastmlp's activations, or an `Activation` of that formula. Every value is a matrix
-        (rows, units) of the output's dtype, float32 or float64.
+        Or of an unchanged file of `to_onnx`, for a network with blocks of inputs or heads. Needs the extra
+        `onnx`. Layers are Gemm, or MatMul and Add; LayerNormalization, BatchNormalization and PRelu; nodes of
+        `to_onnx` for `RMSNorm`, `Scale`, `Swish`; Add and Concat with an earlier layer's value. Other nodes
+        between two layers, element by element, become a built-in activation, or an `Activation` of the
+        formula. Every value is a matrix (rows, units) of the output's dtype, float32 or float64.
 
         Parameters
         ----------
         path : of the file
-        output : the last activation, where the file ends in logits; None for what is there
-        loss : for a training that goes on; None for the one that goes with the output
+        output : the last activation, for a file that ends in logits; None for the file's last activation
+        loss : for further training; None for the output's default loss
         backend : as for `fit`
 
         Raises
         ------
         ValueError
-            In one line, for a file that is not valid, a node that is none of these, and parameters that are
-            not finite.
+            In a line, for an invalid file, any other node, and parameters that are not finite.
         """
         return cls.assembled(format_of("onnx_reader").from_onnx(path, output, loss), backend)
 
@@ -189,19 +180,19 @@ class Portable:
         loss: str | Loss | None = None,
         backend: str = "auto",
     ) -> Self:
-        """Return the model of a `torch.nn.Sequential`, or of a module that `to_torch` gave; as `from_onnx`.
+        """Return the model of a `torch.nn.Sequential`, or of a module of `to_torch`; as `from_onnx`.
 
         The Sequential may hold Linear, LayerNorm, RMSNorm, BatchNorm1d, PReLU, Dropout, Flatten and
-        activations. The parameters are copied, in float64 if one of them is, else in float32; a Linear
-        without a bias gets one of zeros.
+        activations. The parameters are copied, in float64 if any array is, otherwise in float32; a Linear
+        without a bias gets zeros.
         """
         return cls.assembled(format_of("torch_module").from_torch(module, output, loss), backend)
 
     @classmethod
     def from_sklearn(cls, estimator: Any, *, backend: str = "auto") -> Self:
-        """Return the model of a fitted MLPClassifier or MLPRegressor of scikit-learn's.
+        """Return the model of scikit-learn's fitted MLPClassifier or MLPRegressor.
 
-        fastmlp's own have it as `model_`.
+        Estimators of fastmlp have the model as `model_`.
 
         Raises
         ------

@@ -28,7 +28,8 @@ from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp import Activation, Dense, LayerNorm, Model, Network
-from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
+from fastmlp.exchange import c_header, onnx_graph, python_source
+from fastmlp.exchange.counterparts import LAYER_OF, native
 from fastmlp.exchange.formulas import COMPOSED, formula
 from fastmlp.exchange.steps import STRUCTURES, graph_of
 from fastmlp.exchange.text import Language, write
@@ -262,11 +263,9 @@ def test_every_format_has_the_operations_that_have_no_formula():
     from fastmlp.exchange import torch_formula
 
     assert python_source.STRUCTURES.keys() == {*STRUCTURES}
-    named = {
-        kind: {*filter(None, (one.torch[0], one.onnx[0]))} for kind, one in counterparts.OPERATIONS.items()
-    }
-    assert named.keys() | torch_formula.STRUCTURES.keys() >= {*STRUCTURES}
-    assert named.keys() | onnx_graph.STRUCTURES.keys() >= {*STRUCTURES}
+    for format, own in (("torch", torch_formula.STRUCTURES), ("onnx", onnx_graph.STRUCTURES)):
+        named = {kind for kind, layer in LAYER_OF.items() if native(layer, format)[0]}
+        assert named | own.keys() >= {*STRUCTURES}
 
 
 def test_an_operation_that_a_format_lacks_is_named():

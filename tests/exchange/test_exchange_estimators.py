@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from support.estimator_pairs import unconverged
 from support.exchanged_models import X, agrees, model, of_reference, rounding
 from support.problems import data_set
+from support.refusals import refusals
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network
@@ -104,8 +105,7 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
     assert again.loss_ < given.history["loss"][-1]
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "said"),
+test_refusals = refusals(
     [
         (
             lambda: model("gelu", np.float64).to_sklearn(),
@@ -142,11 +142,8 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
         ),
         (lambda: Model.from_sklearn(StandardScaler()), TypeError, "of scikit-learn's, got Sta"),
         (lambda: Model.from_sklearn(MLPClassifier()), TypeError, "fastmlp's own have it as model_"),
-    ],
+    ]
 )
-def test_refusals(call, error, said):
-    with pytest.raises(error, match=said):
-        call()
 
 
 def test_an_unfitted_estimator_has_no_model():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import subprocess
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import scale
-from support import needs
 from support.exchanged_models import agrees, blocks_of
+from support.formats import FORMATS, by_head
 from support.problems import COMPILED_DTYPES
 from support.selection import campaign, crossed, matrix
 
@@ -29,8 +27,6 @@ from fastmlp import (
     PiecewiseLinear,
     Residual,
 )
-
-STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
 
 PATIENTS, PROGRESS = load_diabetes(return_X_y=True)
 NUMBERS = scale(PATIENTS[:, 2:])
@@ -107,39 +103,16 @@ def case(name, dtype):
     return fastmlp.fit(network, X, y, **options), rows
 
 
-def named(model, outputs):
-    """Outputs in the order of the heads as `predict` gives them."""
-    names = model.network.head_names
-    return dict(zip(names, outputs, strict=True)) if names else outputs[0]
-
-
 each_case = crossed(name=CASES, dtype=COMPILED_DTYPES)
 
 
 @each_case
-def test_numpy_source(name, dtype):
+@pytest.mark.parametrize("format", ["to_numpy_source", "to_onnx", "to_torch", "to_c"])
+def test_a_format_predicts_what_the_model_does(name, dtype, format, tmp_path):
     model, rows = case(name, dtype)
-    scope = {}
-    exec(model.to_numpy_source(), scope)
-    agrees(model, scope["predict"](rows), rows)
-    agrees(model, scope["predict"](np.hstack(blocks_of(model, rows))), rows)  # all columns side by side
-
-
-@each_case
-def test_onnx(name, dtype, tmp_path):
-    onnx, path = pytest.importorskip("onnx"), str(tmp_path / "net.onnx")
-    model, rows = case(name, dtype)
-    model.to_onnx(path)
-    onnx.checker.check_model(path, full_check=True)
-    session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    if isinstance(rows, dict):
-        assert {*names} == {*rows}
-    else:
-        assert names == (["X0", "X1", "X2"][: len(rows)] if isinstance(rows, list) else ["X"])
-    got = session.run(None, dict(zip(names, blocks_of(model, rows), strict=True)))
-    assert tuple(one.name for one in session.get_outputs()) == (model.network.head_names or ("output",))
-    agrees(model, named(model, got), rows)
+    agrees(model, FORMATS[format](model, rows, tmp_path), rows)
+    if format == "to_numpy_source":  # all columns side by side, too
+        agrees(model, FORMATS[format](model, np.hstack(blocks_of(model, rows)), tmp_path), rows)
 
 
 @each_case
@@ -241,17 +214,6 @@ def test_onnx_with_heads_takes_no_output_or_loss(tmp_path):
         Model.from_onnx(tmp_path / "net.onnx", output="softmax")
 
 
-@each_case
-def test_torch(name, dtype):
-    torch = pytest.importorskip("torch")
-    model, rows = case(name, dtype)
-    module = model.to_torch()
-    with torch.no_grad():
-        got = module(*map(torch.from_numpy, blocks_of(model, rows)))
-    heads = model.network.head_names
-    agrees(model, named(model, [got[head].numpy() for head in heads] if heads else [got.numpy()]), rows)
-
-
 def test_torch_trains_what_is_trained_here():
     torch = pytest.importorskip("torch")
     model, _ = case("sinusoids", np.float64)
@@ -266,41 +228,6 @@ def test_torch_trains_what_is_trained_here():
     assert trained == binned.parameters.size - edges_and_slopes
 
 
-@needs.compiler
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
-def test_c_header(dtype, tmp_path):
-    real = "float" if dtype == np.float32 else "double"
-    lines, calls = [], {}
-    for number, name in enumerate(CASES):
-        model, rows = case(name, dtype)
-        model.to_c(tmp_path / f"net{number}.h")
-        blocks = blocks_of(model, rows)
-        blocks = [block.astype(np.int32) if block.dtype.kind == "i" else block for block in blocks]
-        kinds = ["int32_t" if block.dtype.kind == "i" else real for block in blocks]
-        expected = model.predict(rows)
-        units = [each.shape[1] for each in (expected.values() if isinstance(expected, dict) else [expected])]
-        arguments = [f"const {kind} *x{i}" for i, kind in enumerate(kinds)]
-        arguments += [f"{real} *out{i}" for i in range(len(units))]
-        given = [f"x{i} + {block.shape[1]} * r" for i, block in enumerate(blocks)]
-        given += [f"out{i} + {n} * r" for i, n in enumerate(units)]
-        signature = f"void run{number}({', '.join(arguments)}, int rows)"
-        lines += [f'#include "net{number}.h"', f"{signature};", signature, "{"]
-        lines += [f"for (int r = 0; r < rows; r++) net{number}_predict({', '.join(given)});", "}"]
-        outputs = [np.empty((len(blocks[0]), n), dtype) for n in units]
-        calls[name] = number, blocks, outputs
-    (tmp_path / "all.c").write_text("\n".join(["#include <stdint.h>", *lines]) + "\n")
-    command = [needs.COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    library = ctypes.CDLL(str(tmp_path / "all.so"))
-    for name, (number, blocks, outputs) in calls.items():
-        pointers = [np.ascontiguousarray(array) for array in blocks] + outputs
-        run = getattr(library, f"run{number}")
-        run(*(array.ctypes.data_as(ctypes.c_void_p) for array in pointers), len(blocks[0]))
-        model, rows = case(name, dtype)
-        agrees(model, named(model, outputs), rows)
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     # Each compiles, 1 to 5 s; the dtypes take turns.
@@ -313,7 +240,7 @@ def test_c_header(dtype, tmp_path):
 def test_jit_predict(name, dtype):
     model, rows = case(name, dtype)
     got = model.jit_predict(*blocks_of(model, rows))
-    agrees(model, named(model, got) if model.network.head_names else got, rows)
+    agrees(model, by_head(model, got) if model.network.head_names else got, rows)
 
 
 def back_from_torch(model):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import keyword
-import subprocess
 
 import numpy as np
 import pytest
 from support import needs
 from support.drawn_networks import SMOOTH, pick
+from support.formats import FORMATS, compiled
 from support.selection import seeds
 
 import fastmlp
@@ -29,7 +28,6 @@ PLAIN = tuple(word for word in WORDS if word.isascii() and word[0] != "_")
 PIECES = tuple(one for one in PLAIN if one not in ACTIVATIONS)
 OF_PARAMETERS = tuple(one for one in PLAIN if not keyword.iskeyword(one))
 C_NAMES = tuple(one for one in PLAIN if one not in KEYWORDS)
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
 
 
 def word(rng, words, taken):
@@ -63,48 +61,18 @@ def drawn_named(rng):
     return Network(inputs=inputs, layers=layers, heads=heads)
 
 
-def blocks_of(network):
-    return network.blocks or (Numbers(network.n_in),)
-
-
 def rows_of(rng, network):
     """Five rows of X, in its blocks."""
     return [
         rng.integers(-1, 5, (5, one.columns))
         if isinstance(one, Categories)
         else rng.normal(size=(5, one.columns))
-        for one in blocks_of(network)
+        for one in network.blocks or (Numbers(network.n_in),)
     ]
-
-
-def run_c(folder, name, network, rows):
-    """What a strict compiler makes of the header says of rows."""
-    kinds = ["int32_t" if isinstance(one, Categories) else "double" for one in blocks_of(network)]
-    units = [head.units for head in network.heads.values()] if network.head_names else [network.n_out]
-    given = [f"const {kind} *p{i}" for i, kind in enumerate(kinds)] + [
-        f"double *q{i}" for i in range(len(units))
-    ]
-    passed = ", ".join(one.split("*")[1] for one in given)
-    signature = f"void run({', '.join(given)})"
-    (folder / "all.c").write_text(
-        f'#include <stdint.h>\n#include "{name}.h"\n'
-        f"{signature};\n{signature} {{ {name}_predict({passed}); }}\n"
-    )
-    command = [needs.COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    library, found = ctypes.CDLL(str(folder / "all.so")), [np.empty((5, width)) for width in units]
-    clean = [np.ascontiguousarray(x, np.int32 if x.dtype.kind == "i" else float) for x in rows]
-    for row in range(5):
-        library.run(*(one[row].ctypes.data_as(ctypes.c_void_p) for one in (*clean, *found)))
-    return np.concatenate(found, axis=1)
 
 
 def checked(network, folder, name):
     """A model of a network predicts the same in every format; name : of the functions of C"""
-    from onnx.reference import ReferenceEvaluator
-
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     model = fastmlp.Stepper(network, "sgd", seed=0, dtype="f8", backend="reference").model()
     rows = rows_of(np.random.default_rng(0), network)
     X = rows if network.blocks else rows[0]
@@ -112,23 +80,15 @@ def checked(network, folder, name):
     def beside(outputs):
         return np.concatenate([*outputs.values()], axis=1) if network.head_names else np.asarray(outputs)
 
-    space: dict = {}
-    exec(compile(model.to_numpy_source(), "source", "exec"), space)
-    found = {"numpy": beside(space["predict"](X))}
-    model.to_c(folder / f"{name}.h", name=name)
-    if needs.COMPILER is not None:
-        found["c"] = run_c(folder, name, network, rows)
-    with torch.no_grad():
-        outputs = model.to_torch()(*map(torch.from_numpy, rows))
-    found["torch"] = beside({k: v.numpy() for k, v in outputs.items()} if network.head_names else outputs)
+    formats = {**FORMATS, "to_c": lambda *given: compiled(folder, {name: model})(name, X)}
+    if needs.COMPILER is None:
+        del formats["to_c"]
+    given = [one.name or f"X{i}" for i, one in enumerate(network.blocks)] or ["X"]
+    if {*given} & {*(network.head_names or ["output"])}:
+        del formats["to_onnx"]
+    found = {format: beside(write(model, X, folder)) for format, write in formats.items()}
     fastmlp.save(model, folder / "m")
     found["file"] = beside(fastmlp.load(folder / "m", pieces=own_pieces(network)).predict(X))
-    given = [one.name or f"X{i}" for i, one in enumerate(network.blocks)] or ["X"]
-    if not {*given} & {*(network.head_names or ["output"])}:
-        model.to_onnx(folder / "x.onnx")
-        session = ReferenceEvaluator(str(folder / "x.onnx"))
-        outputs = session.run(None, dict(zip(session.input_names, rows, strict=True)))
-        found["onnx"] = np.concatenate(outputs, axis=1)
     for format, outputs in found.items():
         np.testing.assert_allclose(outputs, beside(model.predict(X)), rtol=1e-9, atol=1e-12, err_msg=format)
 

@@ -100,7 +100,7 @@ def tried(seed, folder):
     given = fastmlp.Stepper(pick(rng, DESCRIBED), "sgd", seed=0, dtype="f8", backend="reference").model()
     given.to_onnx(path)
     content = harmed(rng, path.read_bytes())
-    path.unlink()  # see test_damaged_files.py
+    path.unlink()  # see test_archive.py
     path.write_bytes(content)
     begun, said, found = time.process_time(), "", given
     try:

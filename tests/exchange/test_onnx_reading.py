@@ -80,7 +80,7 @@ def test_random_graphs_are_refused_or_equal(seed, trap, tmp_path):
 def test_damaged_files_are_refused_or_equal(seed, tmp_path):
     rng, path, equal = np.random.default_rng(seed), tmp_path / "x.onnx", 0
     for _ in range(250):
-        path.unlink(missing_ok=True)  # see test_damaged_files.py
+        path.unlink(missing_ok=True)  # see test_archive.py
         path.write_bytes(damaged(rng, Drawn(rng, 0.0).model()))
         given = read(path)
         equal += given is not None and compare(path, given, rng)

@@ -366,7 +366,7 @@ def test_no_file_does_more_than_raise_a_checkpoint_error(inputs, least, tmp_path
     believed = 0
     reasons = set()
     for _ in range(inputs):
-        path.unlink(missing_ok=True)  # see test_damaged_files.py
+        path.unlink(missing_ok=True)  # see test_archive.py
         path.write_bytes(fuzzed(rng, files))
         for read in (fastmlp.load, checkpoint.read_training):
             try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, ROWS, Y, fit, network
+from support.input_blocks import CODES, COLUMNS, EMBEDDINGS, LEVELS, NUMBERS, RNG, ROWS, Y, fit, network
+from support.refusals import refusals
 from support.selection import matrix
 
 import fastmlp
@@ -13,7 +14,6 @@ from fastmlp import (
     SGD,
     Adam,
     Categories,
-    Checkpoint,
     Dense,
     Network,
     Numbers,
@@ -22,7 +22,6 @@ from fastmlp import (
     SparseAdam,
     Stepper,
 )
-from fastmlp.model.descriptions import described, restored
 from fastmlp.trained.model import AT_ONCE
 
 
@@ -53,40 +52,6 @@ def test_one_result_on_every_backend_and_any_number_of_threads(name, dtype, opti
         rtol=tolerance,
         atol=tolerance,
     )
-
-
-def test_parts_of_the_rows_train_in_the_bits_of_all():
-    net = network(PiecewiseLinear(5, width=2))
-    whole = fit(net, shuffle=False)
-    parts = [([NUMBERS[at : at + 40], CODES[at : at + 40]], Y[at : at + 40]) for at in range(0, ROWS, 40)]
-    found = fastmlp.fit(
-        net, parts, optimizer=Adam(0.01), epochs=3, batch_size=32, seed=1, backend="fused", dtype="float64",
-        shuffle=False, progress=False,
-    )  # fmt: skip
-    np.testing.assert_array_equal(found.parameters, whole.parameters)
-
-
-def test_a_training_that_stops_goes_on_and_files_keep_the_blocks(tmp_path):
-    net = network(Periodic(4), sparse=True)
-    whole = fit(net, epochs=6)
-    fit(net, epochs=3, callbacks=[Checkpoint(tmp_path / "c")])
-    resumed = fit(net, epochs=6, resume=tmp_path / "c")
-    more = fit(net, epochs=3).fit_more([NUMBERS, CODES], Y, epochs=3)
-    for model in (resumed, more):
-        np.testing.assert_array_equal(model.parameters, whole.parameters)
-    fastmlp.save(whole, tmp_path / "m")
-    loaded = fastmlp.load(tmp_path / "m")
-    assert loaded.network == net == restored(described(net))
-    np.testing.assert_array_equal(loaded.predict([NUMBERS, CODES]), whole.predict([NUMBERS, CODES]))
-
-
-def test_a_stepper_takes_the_steps_of_fit():
-    net = network(Periodic(4))
-    model = fit(net, batch_size=None, shuffle=False)
-    stepper = Stepper(net, Adam(0.01), seed=1, dtype="float64")
-    losses = [stepper.step([NUMBERS, CODES], Y) for _ in range(3)]
-    assert losses == model.history["loss"]
-    np.testing.assert_array_equal(stepper.parameters, model.parameters)
 
 
 def test_blocks_are_a_list_or_a_dict_or_one_array():
@@ -203,8 +168,7 @@ def test_careless_rows_are_one_line(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
+test_careless_descriptions_are_one_line = refusals(
     [
         (lambda: Network(inputs=[], layers=[Dense(1)]), "at least one block"),
         (lambda: Network(inputs=["a"], layers=[Dense(1)]), "Numbers, Categories or SparseNumbers"),
@@ -222,12 +186,8 @@ def test_careless_rows_are_one_line(name):
         (lambda: Network(inputs=[Numbers(2)], layers=[Dense(1)], input_scale=0.5), "input_scale"),
         (lambda: Network(inputs=[Numbers(2, name="a"), Numbers(2)], layers=[Dense(1)]), "a name of its own"),
         (lambda: Stepper(network(PiecewiseLinear(3)), SGD()), "give the edges"),
-    ],
+    ]
 )
-def test_careless_descriptions_are_one_line(make, message):
-    with pytest.raises((ValueError, TypeError), match=message) as caught:
-        make()
-    assert "\n" not in str(caught.value)
 
 
 def test_what_a_stepper_does_not_do_with_blocks_is_said():
@@ -235,3 +195,45 @@ def test_what_a_stepper_does_not_do_with_blocks_is_said():
     stepper.forward([NUMBERS, CODES])
     with pytest.raises(ValueError, match="pass inputs=False"):
         stepper.backward(np.ones(Y.shape, "f"))
+
+
+# --- rows of tables that move ------------------------------------------------------------------------------
+
+
+def test_a_stepper_of_the_reference_moves_the_rows_that_fit_moves():
+    net = Network(inputs=[Categories((50,), width=4)], layers=[Dense(1)])
+    codes = RNG.integers(0, 50, (30, 1))
+    options = {"seed": 0, "backend": "reference", "dtype": "float64"}
+    stepper = Stepper(net, SparseAdam(0.1), **options)
+    for at in range(0, 30, 5):
+        stepper.step([codes[at : at + 5]], Y[at : at + 5, :1])
+    options |= {"batch_size": 5, "shuffle": False, "progress": False}
+    fitted = fastmlp.fit(net, [codes], Y[:30, :1], optimizer=SparseAdam(0.1), epochs=1, **options)
+    np.testing.assert_array_equal(stepper.parameters, fitted.parameters)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_parts_of_a_step_move_the_rows_that_it_moves(backend):
+    net = Network(inputs=[Categories((50,), 4), Categories((9,), 2, sparse=True)], layers=[Dense(1)])
+    for optimizer in (Adam(0.1, clip_norm=0.1), SparseAdam(0.1)):
+        whole, parts = (Stepper(net, optimizer, seed=0, dtype="float64", backend=backend) for _ in range(2))
+        for at in range(0, 30, 5):
+            codes, y = RNG.integers(-1, (50, 9), (5, 2)), Y[at : at + 5, :1]
+            rows = [codes[:, :1], codes[:, 1:]]
+            whole.step(rows, y)
+            parts.backward(2 * (parts.forward(rows) - y) / y.size, inputs=False)
+            parts.update()
+            np.testing.assert_allclose(parts.parameters, whole.parameters, rtol=0, atol=1e-12)
+
+
+def test_sparse_moves_the_rows_of_a_batch_alone_with_any_rule():
+    start, model = (fit(network(sparse=True), epochs=epochs, batch_size=None) for epochs in (0, 3))
+    dense = fit(network(), epochs=3, batch_size=None)
+    for column, codes in enumerate(CODES.T):
+        before, after, all_move = (
+            one.layers["categories1"][f"column{column}"] for one in (start, model, dense)
+        )
+        moved = (before != after).any(axis=1)
+        np.testing.assert_array_equal(moved, np.isin(np.arange(-1, LEVELS[column]), codes))
+        if column < 2:  # each level is in the only batch: nothing tells the two apart
+            np.testing.assert_array_equal(after, all_move)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.layer_networks import INPUTS, OUTPUTS, blocks, formulas, rows_of, sample, train
+from support.layer_networks import INPUTS, OUTPUTS, formulas, rows_of, sample, train
+from support.layer_networks import TABLED as NETWORKS
 from support.selection import crossed
 
 import fastmlp
 from fastmlp import (
     SGD,
     Dense,
-    Dropout,
     GroupNorm,
     Layer,
     LayerNorm,
-    Members,
     Network,
-    Numbers,
-    Residual,
     Scale,
     SwiGLU,
 )
@@ -37,20 +34,6 @@ X = np.random.default_rng(0).normal(size=(20, INPUTS))
 Y = X[:, :OUTPUTS] ** 2
 
 
-def networks():
-    """A network for each layer that is a formula, and for each block of inputs; and some of their places."""
-    for name, one in formulas().items():
-        yield name, Network(inputs=INPUTS, layers=[Dense(12, "tanh", name="low"), Dense(12), one, Dense(3)])
-    for name, block in blocks():
-        yield name, Network(inputs=[Numbers(1), block], layers=[Dense(5, "tanh"), Dense(3)])
-    inner = [Dense(4), GroupNorm(2), SwiGLU(3), GroupNorm(3), Dense(4, "tanh"), Residual(SwiGLU(2), Dense(4))]
-    yield "groups and gates of members", Network(inputs=INPUTS, layers=[Members(3), *inner, Dense(3)])
-    yield "a gate after dropout", Network(inputs=INPUTS, layers=[Dense(8), Dropout(0.3), SwiGLU(), Dense(3)])
-
-
-NETWORKS = dict(networks())
-
-
 def rows(name):
     """X for a network: an array, of blocks with all columns side by side."""
     rng, parts = np.random.default_rng(0), NETWORKS[name].blocks
@@ -67,22 +50,6 @@ def test_every_entry_is_public_and_described(table):
     assert {*table} <= {*fastmlp.__all__}
     assert all(getattr(fastmlp, name) is kind for name, kind in table.items())
     assert all(restored(described(one)) == one for one in map(sample, table.values()))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_references_gradients_are_differences(name):
-    network, gradient = NETWORKS[name], registry.get("reference").gradient
-    parameters = np.random.default_rng(1).normal(0, 0.5, parameter_count(network))
-    data, found = Data(rows(name), Y, np.ones(len(Y))), np.empty_like(parameters)
-    unused = np.empty_like(parameters)
-    gradient(network, parameters, data, 7, 0, found)
-    trained = found != 0  # the biases of a product that members share stay 0
-    parts = [one for one in network.operations if one.is_block and one.trained > one.weights]
-    assert [one.name for one in parts if not trained[one.weights : one.trained].any()] == []
-    for direction in np.random.default_rng(2).choice([-1.0, 1.0], (20, len(parameters))) * trained:
-        sides = [parameters + step * direction for step in (-1e-6, 1e-6)]
-        low, high = (gradient(network, side, data, 7, 0, unused) for side in sides)
-        assert (high - low) / 2e-6 == pytest.approx(found @ direction, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -159,10 +126,6 @@ def test_an_own_layers_numbers_are_no_part_of_its_code():
         layers = [Dense(12), piece, Dense(3)]
         expected, got = (train(layers, (X, Y), backend=name) for name in ("reference", "fused"))
         np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=1e-10)
-    with pytest.raises(
-        ValueError, match="a number of the layer 'leaky' must have a name of its own, got 'gain'"
-    ):
-        Layer("leaky", lambda x, gain: x * gain, {"gain": ("units", 1.0)}, {"gain": 1.0})
 
 
 def test_what_a_norm_saves_for_backward_is_its_mean_and_factor():

@@ -1,11 +1,14 @@
-"""Networks of layers: PyTorch's definitions, one result on every backend and any number of threads."""
+"""Networks of layers: one result on every backend and number of threads, and what surrounds a training."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.layer_networks import BLOCK, INPUTS, LISTS, OUTPUTS, network, train
+import scipy.sparse
+from support.layer_networks import BLOCK, EVERYTHING, INPUTS, LISTS, OUTPUTS, ROWS, network, train
+from support.refusals import refusals
 
+import fastmlp
 from fastmlp import (
     SGD,
     Activation,
@@ -13,13 +16,18 @@ from fastmlp import (
     AdamW,
     Add,
     BatchNorm,
+    Callback,
+    Checkpoint,
     Dense,
     Dropout,
     LayerNorm,
     Network,
     PReLU,
     Residual,
+    SparseAdam,
+    Stepper,
 )
+from fastmlp.model import layers as layers_module
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.operations import KINDS
 
@@ -137,3 +145,136 @@ def test_every_kind_is_trained_here():
     elsewhere = {"fixed_norm", "own", "members", "scale_shift", "grouped"}
     elsewhere |= {kind.kind for kind in BLOCKS.values()} - {""}
     assert met == set(KINDS) - elsewhere
+
+
+# --- what surrounds a training --------------------------------------------------------------------------
+
+
+class StopAt(Callback):
+    def on_chunk_end(self, run):
+        if run.step == 10:
+            run.stop("enough")
+
+
+def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, chunks):
+    """Of 50 rows in batches of 7 the last batch has 8, for arrays, blocks, steps and trainings that go on."""
+    X, y = rows
+    given = {"batch_size": 7, "epochs": 3}
+    unshuffled = train(EVERYTHING, rows, shuffle=False, **given)
+    stepper = Stepper(network(EVERYTHING), Adam(0.01), seed=1, dtype="float64")
+    for at in 3 * [*range(0, 49, 7)]:
+        stop = ROWS if at == 42 else at + 7
+        stepper.step(X[at:stop], y[at:stop])
+    np.testing.assert_array_equal(stepper.parameters, unshuffled.parameters)
+    blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
+    for window in (7, 12, 49, 50):  # the last of 7 and of 49 have one row
+        made = train(EVERYTHING, (blocks, None), shuffle=False, window=window, **given)
+        np.testing.assert_array_equal(made.parameters, unshuffled.parameters)
+    whole = train(EVERYTHING, rows, **given)
+    expected = train(EVERYTHING, rows, backend="reference", **given)
+    np.testing.assert_allclose(whole.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+    chunks(steps=1)
+    for some, options in ((rows, {}), ((blocks, None), {"window": ROWS})):
+        path = tmp_path / f"stopped{len(options)}"
+        train(EVERYTHING, some, callbacks=[Checkpoint(path), StopAt()], **given, **options)
+        resumed = train(EVERYTHING, some, resume=path, **given, **options)
+        np.testing.assert_array_equal(resumed.parameters, whole.parameters)
+    single = train(EVERYTHING, rows, batch_size=ROWS - 1, epochs=2)
+    np.testing.assert_array_equal(
+        single.parameters, train(EVERYTHING, rows, batch_size=None, epochs=2).parameters
+    )
+
+
+def test_a_model_tells_its_layers(rows):
+    model = train(EVERYTHING, rows, epochs=0)
+    shapes = {name: {part: array.shape for part, array in own.items()} for name, own in model.layers.items()}
+    assert shapes["low"] == {"weights": (16, 8), "biases": (8,)}
+    assert shapes["layer_norm1"] == {"gain": (16,), "shift": (16,)}
+    model.layers["low"]["weights"][...] = 7
+    assert (model.parameters == 7).sum() == 128
+    table = str(model.network)
+    assert table.splitlines()[0].split() == ["layer", "reads", "outputs", "parameters"]
+    assert f"{model.parameters.size:,}" in table
+    names = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
+    assert eval(repr(model.network), names) == model.network
+
+
+test_a_mistake_is_one_line = refusals(
+    [
+        (lambda: network([Dense(4, "relu")]), ValueError, "must be a Dense without an activation"),
+        (lambda: network([Dense(4), LayerNorm()]), ValueError, "the last of layers must be a Dense"),
+        (lambda: network([Dense(4), Residual(Dense(5)), Dense(3)]), ValueError, "layers of 5 and 4 units"),
+        (lambda: network([Dense(4), Add("low"), Dense(3)]), ValueError, "no earlier layer has the name"),
+        (lambda: network([Dense(4, name="a"), Dense(4, name="a"), Dense(3)]), ValueError, "two layers have"),
+        (lambda: network([]), ValueError, "layers must hold at least one layer"),
+        (lambda: network(Dense(3)), TypeError, "layers must be a list of layers"),
+        (lambda: network([Dense]), TypeError, "make an instance of it"),
+        (lambda: network(["rleu", Dense(3)]), ValueError, "unknown activation 'rleu'"),
+        (lambda: network([Dense(3)], hidden="tanh"), TypeError, "go with sizes"),
+        (lambda: Network([3, 2], inputs=3, layers=[Dense(2)]), TypeError, "sizes, or inputs and layers"),
+        (lambda: Network(), TypeError, "sizes, or inputs and layers"),
+        (lambda: network([LayerNorm(), Dense(7, name="layer_norm1"), Dense(3)]), ValueError, "two layers"),
+        (lambda: Dense(3, name="LayerNorm"), ValueError, "must not be that of a kind of layers"),
+        (lambda: Add(["a"]), TypeError, "layer must be the name of an earlier layer"),
+        (lambda: network([layers_module.Part(), Dense(3)]), TypeError, "a layer must be one of Activate, "),
+        (lambda: network([type("Own", (Dense,), {})(3)]), TypeError, "a layer must be one of Activate, "),
+        (lambda: network([Dense(3)], hidden=np.ones(2)), TypeError, "go with sizes"),
+        (lambda: network([Dense(2**31), Dense(2**31)]), ValueError, r"more parameters than 2\^31"),
+        (lambda: Dense(0), ValueError, "units must be at least 1"),
+        (lambda: Dense(3, bias=False, bias_init="uniform"), ValueError, "bias=False has no bias_init"),
+        (lambda: Dense(3, name="a b"), ValueError, "must be a word"),
+        (lambda: Dropout(1), ValueError, r"dropout must be in \[0, 1\)"),
+        (lambda: Residual(), ValueError, "at least one layer"),
+        (lambda: LayerNorm(0), ValueError, "epsilon must be above 0"),
+        (lambda: network(EVERYTHING).sizes, AttributeError, "no chain of like dense layers"),
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_what_a_list_refuses_when_it_is_trained(backend, rows):
+    X, y = rows
+    sparse = scipy.sparse.csr_matrix(X)
+    with pytest.raises(ValueError, match="sparse X needs a network whose first layer is a Dense"):
+        train([LayerNorm(), Dense(OUTPUTS)], (sparse, y), backend=backend)
+    train([Dense(5), LayerNorm(), Dense(OUTPUTS)], (sparse, y), backend=backend)
+    with pytest.raises(ValueError, match="must be a dict, by names or kinds of layers"):
+        train(EVERYTHING, rows, optimizer=SGD(0.1, layer_rates=(1, 2)), backend=backend)
+    with pytest.raises(ValueError, match="layer_rates: no layer is 'lo'; choose from: dense1, Dense, "):
+        train(EVERYTHING, rows, optimizer=SGD(0.1, layer_rates={"lo": 1}), backend=backend)
+    other = train([Dense(5), LayerNorm(), Dense(OUTPUTS)], rows, epochs=0)
+    with pytest.raises(ValueError, match=r"it has dense1 \(dense, 7 to 5\) where the network has dense1"):
+        train(EVERYTHING, rows, initial=other, backend=backend)
+    with pytest.raises(ValueError, match="its arrays stand by name in `layers`"):
+        other.weights  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "a norm of the inputs"])
+def test_bytes_and_an_optimiser_of_touched_rows(name, rows):
+    X, y = rows
+    for inputs, options in (
+        (X, {"optimizer": SparseAdam(0.01)}),
+        ((np.abs(X) * 60).clip(0, 255).astype(np.uint8), {"dtype": "float32"}),
+    ):
+        made = network(LISTS[name], input_scale=1 / 255) if inputs.dtype == np.uint8 else LISTS[name]
+        expected, got = (
+            train(made, (inputs, y), backend=backend, **options) for backend in ("reference", "fused")
+        )
+        tolerance = 1e-5 if inputs.dtype == np.uint8 else 1e-12
+        np.testing.assert_allclose(got.parameters, expected.parameters, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_batch_norm_refuses_a_batch_of_one_row(backend, rows):
+    layers, line = [Dense(5), BatchNorm(), Dense(OUTPUTS)], "at least 2 rows in every batch, and one has 1"
+    one = rows[0][:1], rows[1][:1]
+    for some, batch_size in ((rows, 1), (one, None), (one, 7), ([(one[0], one[1])], 7)):
+        given = (some, None) if isinstance(some, list) else some
+        with pytest.raises(ValueError, match=line):
+            train(layers, given, batch_size=batch_size, backend=backend)
+    stepper = Stepper(network(layers), Adam(), dtype="float64", backend=backend)
+    with pytest.raises(ValueError, match=line):
+        stepper.step(rows[0][:1], rows[1][:1])
+    with pytest.raises(ValueError, match=line):
+        stepper.forward(rows[0][:1], training=True)
+    assert stepper.forward(rows[0][:1]).shape == (1, OUTPUTS)

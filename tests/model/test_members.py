@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.exchanged_models import own_gated, own_sine
+from support.layer_networks import MEMBERS as DROPPING
+from support.refusals import refusals
 from support.selection import matrix
 
 import fastmlp
@@ -12,11 +14,8 @@ from fastmlp import (
     Activate,
     Adam,
     AdamW,
-    Add,
-    BatchNorm,
     Concatenate,
     Dense,
-    Dropout,
     Head,
     LayerNorm,
     Members,
@@ -25,8 +24,6 @@ from fastmlp import (
     PReLU,
     Residual,
     RMSNorm,
-    Stepper,
-    Swish,
 )
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
@@ -35,10 +32,6 @@ INPUTS, OUTPUTS, ROWS, COUNT = 7, 3, 50, 5
 LAYERS = [
     Dense(11, "relu"), Members(COUNT), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
     Dense(OUTPUTS),
-]  # fmt: skip
-DROPPING = [
-    Members(COUNT), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
-    "gelu", Swish(), Dense(OUTPUTS),
 ]  # fmt: skip
 NORMED = [
     Members(COUNT), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(),
@@ -112,43 +105,6 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
     assert (parts["dense4"]["biases"] != 0).all()
 
 
-def test_fifty_steps_of_pytorch(rows):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    start = train(rows, epochs=0)
-    arrays = {
-        layer: {name: torch.tensor(array, requires_grad=True) for name, array in own.items()}
-        for layer, own in start.layers.items()
-    }
-
-    def shared(x, own):  # (rows, members, n_in)
-        return ((x * own["r"]) @ own["weights"]) * own["s"] + own["biases"]
-
-    def forward(x):
-        x = torch.relu(x @ arrays["dense1"]["weights"] + arrays["dense1"]["biases"])
-        x = torch.tanh(shared(x[:, None].expand(-1, COUNT, -1), arrays["low"]))
-        x = x + torch.nn.functional.silu(shared(x, arrays["dense3"]))
-        x = torch.where(x > 0, x, arrays["prelu1"]["gain"] * x)
-        return shared(x, arrays["dense4"])
-
-    X, y = map(torch.tensor, rows)
-    np.testing.assert_allclose(
-        start.predict(rows[0]), forward(X).mean(dim=1).detach(), rtol=1e-10, atol=1e-12
-    )
-    optimizer = torch.optim.Adam([array for own in arrays.values() for array in own.values()], 0.01)
-    losses = []
-    for _ in range(50):
-        optimizer.zero_grad()
-        loss = ((forward(X) - y[:, None]) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    ours = train(rows, epochs=50, batch_size=ROWS, initial=start, backend="fused", optimizer=Adam(0.01))
-    np.testing.assert_allclose(ours.history["loss"], losses, rtol=1e-6)
-    for layer, own in ours.layers.items():
-        for name, array in own.items():
-            np.testing.assert_allclose(array, arrays[layer][name].detach(), rtol=1e-4, atol=1e-6)
-
-
 # --- on every backend ------------------------------------------------------------------------------------
 
 
@@ -188,45 +144,7 @@ def test_they_train_in_float32(backend, dtype, rows):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("backend", ["fused", "reference"])
-@pytest.mark.parametrize(
-    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
-)
-def test_the_gradient_is_that_of_finite_differences(layers, options, backend, rows):
-    stepper = Stepper(network(layers, **options), Adam(), seed=0, dtype="float64", backend=backend)
-    rng = np.random.default_rng(0)
-    stepper.parameters[...] += 0.1 * rng.normal(size=stepper.parameters.size)
-    X, by_outputs = rows[0][:9], rng.normal(size=(9, OUTPUTS))
-    along, across = rng.normal(size=stepper.parameters.size), rng.normal(size=X.shape)
-    for one in stepper.network.operations:
-        if not one.trains_bias:
-            stepper.parameters[one.biases : one.end] = along[one.biases : one.end] = 0
-    stepper.forward(X)
-    by_X = stepper.backward(by_outputs).copy()
-    expected, h, start = stepper.gradients @ along + (by_X * across).sum(), 1e-6, stepper.parameters.copy()
-
-    def value(step):
-        stepper.parameters[...] = start + step * along
-        return float((stepper.forward(X + step * across) * by_outputs).sum())
-
-    assert (value(h) - value(-h)) / (2 * h) == pytest.approx(expected, rel=1e-6)
-
-
 # --- what surrounds a training ---------------------------------------------------------------------------
-
-
-def test_a_training_goes_on_and_comes_in_blocks_with_the_same_bits(rows, tmp_path):
-    X, y = rows
-    whole = train(rows, network(DROPPING), epochs=4)
-    half = train(rows, network(DROPPING), epochs=2)
-    np.testing.assert_array_equal(half.fit_more(X, y, epochs=2).parameters, whole.parameters)
-    blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
-    made = train((blocks, None), network(DROPPING), window=ROWS)
-    np.testing.assert_array_equal(made.parameters, whole.parameters)
-    fastmlp.save(whole, tmp_path / "model")
-    loaded = fastmlp.load(tmp_path / "model")
-    assert loaded.network == whole.network
-    np.testing.assert_array_equal(loaded.predict_members(X), whole.predict_members(X))
 
 
 def test_rates_go_by_the_layer_s_name(rows):
@@ -253,8 +171,7 @@ def test_an_estimator_takes_them(rows):
     assert classifier.model_.predict_members(rows[0]).shape == (4, ROWS, 1)
 
 
-@pytest.mark.parametrize(
-    ("make", "line"),
+test_what_cannot_be_is_refused_in_a_line = refusals(
     [
         (lambda: Members(1), "count must be at least 2, got 1"),
         (lambda: network([Members(2), Members(3), Dense(1)]), r"has Members once, got Members\(count=3\)"),
@@ -264,11 +181,8 @@ def test_an_estimator_takes_them(rows):
         ),
         (lambda: network([Residual(Members(2)), Dense(1)]), "adds layers of 14 and 7 units"),
         (lambda: network([Members(2), Dense(4)], heads={"a": Head(1), "b": Head(1)}), "heads do not go with"),
-    ],
+    ]
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_line(make, line):
-    with pytest.raises(ValueError, match=line):
-        make()
 
 
 def test_a_network_without_members_has_no_outputs_of_theirs(rows):

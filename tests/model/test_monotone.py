@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.refusals import refusals
 from support.selection import some_backends
 
 import fastmlp
@@ -246,46 +247,46 @@ def test_the_description_is_kept():
     assert Network([2, 1], monotone=[0, 0]) == Network([2, 1])
 
 
-REFUSED = {
-    "a norm": (
-        lambda: Network(inputs=2, layers=[Dense(4), LayerNorm(), Dense(1)], monotone=[1, 0]),
-        "layer_norm1",
-    ),
-    "a sum": (
-        lambda: Network(inputs=2, layers=[Dense(4), Residual(Dense(4)), Dense(1)], monotone=[1, 0]),
-        "add1",
-    ),
-    "members": (
-        lambda: Network(inputs=2, layers=[Members(3), Dense(4), Dense(1)], monotone=[1, 0]),
-        "members1",
-    ),
-    "silu": (
-        lambda: Network([2, 4, 1], "silu", monotone=[1, 0]),
-        "never falls: identity, relu, .*; got 'silu'",
-    ),
-    "a user's": (
-        lambda: Network([2, 4, 1], Activation("cubic", lambda z: z * z * z), monotone=[1, 0]),
-        "never falls: .*; got 'cubic'",
-    ),
-    "three classes": (lambda: Network([2, 4, 3], output="softmax", monotone=[1, 0]), "two classes, got 3"),
-    "a likelihood": (lambda: Network([2, 4, 2], loss=Gaussian(), monotone=[1, 0]), "one output a target"),
-    "two signs": (lambda: Network([3, 1], monotone=[1, 0]), "must hold 3 numbers, one a column of X, got 2"),
-    "a sign of 2": (lambda: Network([2, 1], monotone=[1, 2]), "every one of monotone must be"),
-    "a column 2": (lambda: Network([2, 1], monotone={2: 1}), "a column of monotone must be"),
-    "a mean of points": (
-        lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=ScheduleFreeAdamW(), seed=0),
-        "does not go with ScheduleFreeAdamW, which predicts by a mean of other points; Adam and SGD do",
-    ),
-    "steps of all rows": (
-        lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=fastmlp.LBFGS(), seed=0),
-        "does not go with LBFGS, whose steps follow no signs; Adam and SGD do",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_compose_is_refused(name):
-    make, line = REFUSED[name]
-    with pytest.raises(ValueError, match=line) as error:
-        make()
-    assert "\n" not in str(error.value)
+test_what_does_not_compose_is_refused = refusals(
+    {
+        "a norm": (
+            lambda: Network(inputs=2, layers=[Dense(4), LayerNorm(), Dense(1)], monotone=[1, 0]),
+            "layer_norm1",
+        ),
+        "a sum": (
+            lambda: Network(inputs=2, layers=[Dense(4), Residual(Dense(4)), Dense(1)], monotone=[1, 0]),
+            "add1",
+        ),
+        "members": (
+            lambda: Network(inputs=2, layers=[Members(3), Dense(4), Dense(1)], monotone=[1, 0]),
+            "members1",
+        ),
+        "silu": (
+            lambda: Network([2, 4, 1], "silu", monotone=[1, 0]),
+            "never falls: identity, relu, .*; got 'silu'",
+        ),
+        "a user's": (
+            lambda: Network([2, 4, 1], Activation("cubic", lambda z: z * z * z), monotone=[1, 0]),
+            "never falls: .*; got 'cubic'",
+        ),
+        "three classes": (
+            lambda: Network([2, 4, 3], output="softmax", monotone=[1, 0]),
+            "two classes, got 3",
+        ),
+        "a likelihood": (lambda: Network([2, 4, 2], loss=Gaussian(), monotone=[1, 0]), "one output a target"),
+        "two signs": (
+            lambda: Network([3, 1], monotone=[1, 0]),
+            "must hold 3 numbers, one a column of X, got 2",
+        ),
+        "a sign of 2": (lambda: Network([2, 1], monotone=[1, 2]), "every one of monotone must be"),
+        "a column 2": (lambda: Network([2, 1], monotone={2: 1}), "a column of monotone must be"),
+        "a mean of points": (
+            lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=ScheduleFreeAdamW(), seed=0),
+            "does not go with ScheduleFreeAdamW, which predicts by a mean of other points; Adam and SGD do",
+        ),
+        "steps of all rows": (
+            lambda: fastmlp.fit(Network([4, 1], monotone=SIGNS), X, Y, optimizer=fastmlp.LBFGS(), seed=0),
+            "does not go with LBFGS, whose steps follow no signs; Adam and SGD do",
+        ),
+    }
+)

@@ -257,6 +257,7 @@ CASES = {
     "tests/exchange/test_exchange.py": ("hard_tanh",),
     "tests/exchange/test_every_layer.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
     "tests/model/test_layer_table.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
+    "tests/model/test_differences.py": ("SoftShrink", "AbsoluteNorm", "Bilinear", "Hinges"),
 }
 """Tests whose cases are drawn from tables, and the new things among these."""
 

@@ -44,6 +44,14 @@ def network(missing=False, weighted=False, dropout=0.0, **options):
     )  # fmt: skip
 
 
+BELOW = {"inputs": INPUTS, "layers": [Dense(9, "tanh"), LayerNorm()]}
+
+
+def single(**options):
+    """A network of one head for classes, without a name."""
+    return Network(**BELOW, head=Head(4, loss="cross_entropy", output="softmax", weight=3.0, **options))
+
+
 def fit(net, y=WHOLE, x=X, **options):
     given = {
         "optimizer": Adam(0.01), "epochs": 3, "batch_size": 32, "seed": 1, "backend": "fused",

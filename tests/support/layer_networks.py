@@ -14,13 +14,17 @@ from fastmlp import (
     BatchNorm,
     Concatenate,
     Dense,
+    Dropout,
+    GroupNorm,
     LayerNorm,
+    Members,
     Network,
     Numbers,
     PReLU,
     Residual,
     RMSNorm,
     Scale,
+    SwiGLU,
     Swish,
 )
 from fastmlp.model.inputs import BLOCKS, InputBlock
@@ -59,6 +63,16 @@ LISTS = {
     "one layer": [RMSNorm(), Dense(OUTPUTS)],
 }
 
+EVERYTHING = [
+    Dense(16, "silu"), LayerNorm(), Dropout(0.1), Residual(BatchNorm(), Dense(16, "tanh"), Dense(16)),
+    Dense(8, "tanh", name="low"), PReLU(), Concatenate("low"), Swish(), RMSNorm(), Scale(), Dense(OUTPUTS),
+]  # fmt: skip
+
+MEMBERS = [
+    Members(5), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
+    "gelu", Swish(), Dense(OUTPUTS),
+]  # fmt: skip
+
 REQUIRED = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "groups": 2, "layer": "low"}
 REQUIRED |= {"layers": Dense(4), "levels": (3, 1)}
 """By their names, what is given for arguments that have no default."""
@@ -95,6 +109,46 @@ LISTS |= {
     f"{name} of the table": [Dense(12, "tanh", name="low"), Dense(12), layer, Dense(OUTPUTS)]
     for name, layer in formulas().items()
 }
+
+
+def of_the_table():
+    """A network for each layer that is a formula, and for each block of inputs; and some of their places."""
+    for name, one in formulas().items():
+        yield name, Network(inputs=INPUTS, layers=[Dense(12, "tanh", name="low"), Dense(12), one, Dense(3)])
+    for name, block in blocks():
+        yield name, Network(inputs=[Numbers(1), block], layers=[Dense(5, "tanh"), Dense(3)])
+    inner = [Dense(4), GroupNorm(2), SwiGLU(3), GroupNorm(3), Dense(4, "tanh"), Residual(SwiGLU(2), Dense(4))]
+    yield "groups and gates of members", Network(inputs=INPUTS, layers=[Members(3), *inner, Dense(3)])
+    yield "a gate after dropout", Network(inputs=INPUTS, layers=[Dense(8), Dropout(0.3), SwiGLU(), Dense(3)])
+
+
+TABLED = dict(of_the_table())
+
+
+def drawn_at_random(seed):
+    """A list of layers of random kinds and widths."""
+    rng = np.random.default_rng(seed)
+    layers, width, names = [], INPUTS, {}
+    for number in range(rng.integers(1, 7)):
+        kind = rng.choice(["dense", "norm", "unit", "residual", "read"])
+        if kind == "dense":
+            width, name = int(rng.integers(1, 20)), f"layer{number}"
+            activation = str(rng.choice(["relu", "tanh", "silu", "identity", "gelu"]))
+            layers.append(Dense(width, activation, bias=bool(rng.integers(2)), name=name))
+            names[name] = width
+        elif kind == "norm":
+            # Two units would be normalised to 1 and -1, whose derivative is 0 but for rounding.
+            norms = [RMSNorm(epsilon=0.01), BatchNorm(), LayerNorm()]
+            layers.append(norms[rng.integers(3 if width > 2 else 2)])
+        elif kind == "unit":
+            layers.append([PReLU(), Swish(), Scale(), "elu", "softplus"][rng.integers(5)])
+        elif kind == "residual":
+            layers.append(Residual(Scale(), Dense(int(rng.integers(1, 9)), "relu"), "tanh", Dense(width)))
+        elif names:
+            name = str(rng.choice(list(names)))
+            layers.append(Concatenate(name))
+            width += names[name]
+    return [*layers, Dense(OUTPUTS)]
 
 
 def network(layers, **options):

@@ -14,7 +14,6 @@ import fastmlp
 from fastmlp import (
     SGD,
     Activate,
-    Activation,
     Adam,
     AdamW,
     CheckpointError,
@@ -27,11 +26,7 @@ from fastmlp import (
     PReLU,
     Uniform,
 )
-from fastmlp.backend import registry
 from fastmlp.formulas.expressions import constant
-from fastmlp.model.backend import Data
-from fastmlp.model.descriptions import restored, with_formulas
-from fastmlp.model.layout import parameter_count
 from fastmlp.testing import check
 
 X = np.random.default_rng(0).normal(size=(40, 5))
@@ -57,19 +52,6 @@ def test_a_wrong_derivative_is_found():
     wrong.derivatives["unit_w"] = wrong.derivatives["unit_w"] * constant(1.0001)
     with pytest.raises(AssertionError, match=r"Layer\('gated'\), by unit_w 0: at .* the slope is"):
         check(wrong)
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_gradients_are_differences_of_the_objective(name):
-    network, gradient = Network(inputs=5, layers=LISTS[name]), registry.get("reference").gradient
-    parameters = np.random.default_rng(1).normal(0, 0.5, parameter_count(network))
-    data, found, unused = Data(X, Y, np.ones(len(X))), np.empty_like(parameters), np.empty_like(parameters)
-    gradient(network, parameters, data, 7, 0, found)
-    # Directions in which every parameter moves; a unit of each would be ten times as many.
-    for direction in np.random.default_rng(2).choice([-1.0, 1.0], (50, len(parameters))):
-        sides = [parameters + step * direction for step in (-1e-6, 1e-6)]
-        low, high = (gradient(network, side, data, 7, 0, unused) for side in sides)
-        assert (high - low) / 2e-6 == pytest.approx(found @ direction, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +143,6 @@ def test_files_name_them_and_take_them_back(tmp_path):
         fastmlp.load(tmp_path / "net.npz", pieces=[*pieces[1:], other])
 
 
-def test_pickles_and_other_processes_have_their_formulas():
-    for name, layers in LISTS.items():
-        network = Network(inputs=5, layers=layers)
-        assert pickle.loads(pickle.dumps(network)) == network, name
-        assert restored(with_formulas(network)) == network, name
-
-
 def test_a_model_goes_on_and_one_with_other_layers_does_not():
     start = train(LISTS["wide"], "reference")
     np.testing.assert_array_equal(
@@ -179,66 +154,3 @@ def test_a_model_goes_on_and_one_with_other_layers_does_not():
     ]
     with pytest.raises(ValueError, match=r"it has gated1 \(gated\..* where the network has gated1 \(gated\."):
         train(other, "reference", initial=start)
-
-
-ONE = {"w": ("units", 1.0)}
-
-REFUSED = {
-    "no parameter of the function": (lambda: Layer("l", lambda x: x, ONE), "unexpected keyword argument 'w'"),
-    "a parameter without use": (lambda: Layer("l", lambda x, w: x, ONE), "does not use its parameter 'w'"),
-    "no use of the row": (lambda: Layer("l", lambda x, w: w * 1, ONE), "must depend on its argument"),
-    "one number": (lambda: Layer("l", lambda x: np.sum(x)), "must return a number for each unit of the row"),
-    "two values": (lambda: Layer("l", lambda x: (x, x)), "must return one number, got 2 values"),
-    "another order": (
-        lambda: Layer("l", lambda x: x / np.linalg.norm(x, 1)),
-        "norm of order 1, where it may be 2",
-    ),
-    "an unknown shape": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": ("unit", 1.0)}),
-        "unknown shape of parameter 'w' 'unit'; choose from: units, layer",
-    ),
-    "no shape": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": 1.0}),
-        r'as \("units", Normal\(0.1\)\), got 1.0',
-    ),
-    "a text to draw by": (
-        lambda: Layer("l", lambda x, w: x * w, {"w": ("units", "zeros")}),
-        "the first value of parameter 'w' must be a number, got 'zeros'",
-    ),
-    "a keyword": (lambda: Layer("l", lambda x, **w: x, {"if": ("units", 1.0)}), "must be named as in Python"),
-    "a list of parameters": (lambda: Layer("l", lambda x, w: x, ["w"]), "must be a dict of names"),
-    "a slope with parameters": (
-        lambda: Activation("a", lambda z, w: z * w, slope=lambda z: 1.0, parameters=ONE),
-        "its slopes are derived; leave slope out",
-    ),
-    "a sum in an activation": (
-        lambda: Activation("a", lambda z, w: z * w / np.sum(z), parameters=ONE),
-        "only a RowLoss or a Layer may",
-    ),
-    "the name of a kind": (
-        lambda: Network(inputs=2, layers=[Layer("Scale", lambda x: 2 * x), Dense(1)]),
-        "has the name of a kind of layers",
-    ),
-    "the class": (lambda: Network(inputs=2, layers=[Layer, Dense(1)]), "the class; make an instance of it"),
-    "bounds that cross": (lambda: Uniform(1, 0), "high must be at least 1"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_mistakes_are_one_line(case):
-    make, said = REFUSED[case]
-    with pytest.raises((ValueError, TypeError), match=said) as raised:
-        make()
-    assert "\n" not in str(raised.value)
-
-
-def test_a_step_is_the_same_one_at_a_time():
-    network, rows = Network(inputs=5, layers=LISTS["wide"]), slice(0, 8)
-    options = {"optimizer": SGD(0.1), "seed": 0, "dtype": "float64", "backend": "fused"}
-    stepper = fastmlp.Stepper(network, **options, most_rows=8)
-    whole = fastmlp.fit(
-        network, X[rows], Y[rows], epochs=3, batch_size=8, shuffle=False, progress=False, **options
-    )
-    for _ in range(3):
-        stepper.step(X[rows], Y[rows])
-    np.testing.assert_array_equal(stepper.parameters, whole.parameters)

@@ -1,0 +1,159 @@
+"""Networks of every kind stop, go on, come in parts or by steps, and stand in files, with the same bits."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse
+from support import custom_layers, heads, input_blocks, layer_networks
+from support.custom_pieces import six_moments
+from support.layer_networks import EVERYTHING, MEMBERS
+
+import fastmlp
+from fastmlp import (
+    Adam,
+    AdamW,
+    BinaryFocal,
+    Categories,
+    Checkpoint,
+    CrossEntropy,
+    Dense,
+    Dropout,
+    Focal,
+    Gaussian,
+    Huber,
+    Muon,
+    NegativeBinomial,
+    Network,
+    Numbers,
+    Periodic,
+    PiecewiseLinear,
+    Quantiles,
+    SparseAdam,
+    SparseNumbers,
+    Stepper,
+)
+from fastmlp.model.descriptions import described, restored, with_formulas
+from fastmlp.training.options import own_pieces
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(50, 7)), RNG.normal(size=(50, 3))
+
+
+class Case(NamedTuple):
+    """A network with rows, and options of its trainings."""
+
+    network: Network
+    X: Any
+    y: Any
+    options: dict = {}  # noqa: RUF012
+
+    def fit(self, rows=None, **options):
+        given = {"optimizer": Adam(0.01), "epochs": 3, "batch_size": 16, "seed": 1, "dtype": "float64"}
+        given |= {"backend": "fused", "progress": False} | self.options | options
+        return fastmlp.fit(self.network, *(rows or (self.X, self.y)), **given)
+
+    def parts(self):
+        """The rows, 15 at a time."""
+        starts = range(0, len(heads_or_array(self.y)), 15)
+        return [tuple(taken(rows, slice(at, at + 15)) for rows in (self.X, self.y)) for at in starts]
+
+
+def heads_or_array(y):
+    return next(iter(y.values())) if isinstance(y, dict) else y
+
+
+def taken(rows, some):
+    """Some rows of an array, or of each of a list or a dict."""
+    if isinstance(rows, dict):
+        return {name: taken(part, some) for name, part in rows.items()}
+    return [taken(part, some) for part in rows] if isinstance(rows, list) else rows[some]
+
+
+def of_layers(layers, **options):
+    return Case(layer_networks.network(layers), *ROWS, options)
+
+
+BLOCKS = [input_blocks.NUMBERS, input_blocks.CODES], input_blocks.Y
+CSR = scipy.sparse.random_array((input_blocks.ROWS, 70), density=0.06, rng=RNG, format="csr")
+PARTS = [Numbers(3, Periodic(4)), Categories(input_blocks.LEVELS, width=(3, 2, 4)), SparseNumbers(70)]
+LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
+SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], CSR], input_blocks.Y
+REAL, COUNTS = RNG.normal(size=(50, 2)), RNG.poisson(3.0, (50, 2)).astype(float)
+EVENTS = RNG.integers(0, 2, (50, 3)).astype(float)
+LOSSES = {
+    "huber": (Huber(0.7), 2, REAL),
+    "quantiles": (Quantiles([0.1, 0.5, 0.9]), 3, REAL[:, :1]),
+    "smoothed": (CrossEntropy(0.1), 4, RNG.integers(0, 4, 50)),
+    "focal": (Focal(1.5), 4, RNG.integers(0, 4, 50)),
+    "binary focal": (BinaryFocal(0.5), 3, EVENTS),
+    "gaussian": (Gaussian(), 4, REAL),
+    "negative binomial": (NegativeBinomial(), 4, COUNTS),
+}
+CASES = {
+    "layers": of_layers(EVERYTHING),
+    "members": of_layers(MEMBERS),
+    "custom layers, wide": of_layers([*custom_layers.LISTS["wide"][:-1], Dense(3)], optimizer=AdamW(0.01)),
+    "custom layers, narrow": of_layers([*custom_layers.LISTS["narrow"][:-1], Dense(3)]),
+    "six moments": Case(Network([7, 6, 3], "tanh"), *ROWS, {"optimizer": six_moments(0.01)}),
+    "Muon": Case(Network([7, 20, 12, 3], "tanh"), *ROWS, {"optimizer": Muon(0.01)}),
+    "scaled inputs": Case(Network([7, 6, 3], "tanh", input_scale=1 / 255), *ROWS),
+    "blocks of inputs": Case(input_blocks.network(Periodic(4), sparse=True), *BLOCKS),
+    "bins": Case(input_blocks.network(PiecewiseLinear((-1.0, 0.0, 1.0), width=2)), *BLOCKS),
+    "sparse blocks": Case(*SPARSE),
+    "sparse blocks, SparseAdam": Case(*SPARSE, {"optimizer": SparseAdam(0.01)}),
+    "sparse blocks, of the reference": Case(*SPARSE, {"optimizer": SparseAdam(0.01), "backend": "reference"}),
+    "heads": Case(heads.network(missing=True, weighted=True), heads.X, heads.GAPS),
+    "a single head": Case(
+        heads.single(missing=True, loss_weights=heads.CLASS_WEIGHTS), heads.X, heads.GAPS["kind"]
+    ),
+    **{name: Case(Network([7, n], loss=loss), ROWS[0], y) for name, (loss, n, y) in LOSSES.items()},
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def assert_same(model, whole):
+    np.testing.assert_array_equal(model.parameters, whole.parameters)
+    assert model.history == whole.history
+
+
+@each_case
+def test_a_training_goes_on(case, tmp_path):
+    whole = case.fit(epochs=4, validation=0.2)
+    half = case.fit(epochs=2, validation=0.2, callbacks=[Checkpoint(tmp_path / "half")])
+    assert_same(case.fit(epochs=4, validation=0.2, resume=tmp_path / "half"), whole)
+    assert_same(half.fit_more(case.X, case.y, epochs=2), whole)
+    assert fastmlp.load(tmp_path / "half", pieces=own_pieces(case.network)).network == case.network
+
+
+@each_case
+def test_rows_in_parts_train_in_the_bits_of_all(case):
+    for options in ({"window": 10**6}, {"shuffle": False}, {"window": 40, "shuffle": False}):
+        shuffle = options.get("shuffle", True)
+        assert_same(case.fit((case.parts(), None), **options), case.fit(shuffle=shuffle))
+
+
+@each_case
+def test_a_stepper_takes_the_steps_of_fit(case):
+    model = case.fit(batch_size=None, shuffle=False)
+    options = {"optimizer": Adam(0.01), "backend": "fused"} | case.options
+    stepper = Stepper(case.network, **options, seed=1, dtype="float64")
+    assert [stepper.step(case.X, case.y) for _ in range(3)] == model.history["loss"]
+    np.testing.assert_array_equal(stepper.parameters, model.parameters)
+
+
+@each_case
+def test_files_and_copies_predict_the_same(case, tmp_path):
+    model, pieces = case.fit(epochs=1), own_pieces(case.network)
+    fastmlp.save(model, tmp_path / "model")
+    loaded = fastmlp.load(tmp_path / "model", pieces=pieces)
+    for other in (loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert other.network == model.network
+        np.testing.assert_equal(other.predict(case.X), model.predict(case.X))
+    assert restored(with_formulas(case.network)) == pickle.loads(pickle.dumps(case.network)) == case.network
+    if not pieces:
+        assert restored(described(case.network)) == case.network

@@ -1,0 +1,19 @@
+"""Tables of calls that are refused, each in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def refusals(table):
+    """A test of a table's calls: each has words of its error, and perhaps the error before them."""
+    cases = table if isinstance(table, dict) else dict(enumerate(table))
+
+    @pytest.mark.parametrize("case", cases)
+    def test(case):
+        call, *error, words = cases[case]
+        with pytest.raises(error[0] if error else (ValueError, TypeError), match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+    return test
