@@ -16,8 +16,8 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 ROOMS = [
     *("backend", "callbacks", "cli", "data", "derivatives", "distributed", "estimators", "exchange", "files"),
-    *("formulas", "kernels", "lab", "many", "model", "searches", "second_order", "system", "tables", "testing"),
-    *("training",),
+    *("formulas", "kernels", "lab", "many", "model", "searches", "second_order", "system", "tables"),
+    *("testing", "training"),
 ]
 """The rooms that are written so; the list grows until it is the whole package."""
 
