@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastmlp.backend import programs, registry
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries
-from fastmlp.kernels.variant import Bound, Choice, Work
+from fastmlp.kernels.variant import Choice, SpecializedProgram, Work
 from fastmlp.model.backend import Array, Backend, Chunk, Data, dry_run, empty_losses
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -34,22 +34,22 @@ class Candidate(NamedTuple):
     """A backend, for a training.
 
     seconds : of a step, by the backend's estimate; exact : see `Choice.exact`
-    bound : the program of this network alone, if any
+    specialized : the program of this network alone, if any
     key : of the program in use
     """
 
     name: str
     seconds: float
     exact: bool
-    bound: Bound | None
+    specialized: SpecializedProgram | None
     entries: Entries
     key: str
 
     def is_ready(self, dtype: str) -> bool:
         """Return True if the machine code is on the disk, or in this process."""
-        if self.bound is None:
+        if self.specialized is None:
             return self.entries.has(("train_chunk",), dtype)
-        return self.entries.has_network(self.bound, dtype)
+        return self.entries.has_network(self.specialized, dtype)
 
 
 class Field(NamedTuple):
@@ -70,7 +70,7 @@ class Field(NamedTuple):
     def of(cls, found: tuple[Candidate, ...]) -> Field:
         """Return the field of some candidates."""
         exact = tuple(one for one in found if one.exact)
-        binds = any(one.bound for one in found)
+        binds = any(one.specialized for one in found)
         return cls(found, exact, min(exact, key=attrgetter("seconds")), binds, set())
 
 
@@ -102,7 +102,7 @@ class Auto:
     @property
     def program(self) -> str:
         """The key of the fastest backend's program for this network alone, or ""."""
-        return self._fastest.key if self._fastest.bound else ""
+        return self._fastest.key if self._fastest.specialized else ""
 
     @property
     def steps(self) -> float:
@@ -126,12 +126,14 @@ class Auto:
             for other in alone.found:
                 saved = self._left * (alone.fastest.seconds - other.seconds)
                 # The same seconds on every machine: bits must not follow the clock either.
-                if not other.exact and saved > (0 if other.bound is None else ABOUT_SECONDS_OF_A_NETWORK):
+                if not other.exact and saved > (
+                    0 if other.specialized is None else ABOUT_SECONDS_OF_A_NETWORK
+                ):
                     return other
         if self.is_ready(self._fastest):
             return self._fastest
         ready = [one for one in self._exact if self.is_ready(one)]
-        for_all_networks = [one for one in self._exact if one.bound is None]
+        for_all_networks = [one for one in self._exact if one.specialized is None]
         return min(ready or for_all_networks or self._exact, key=attrgetter("seconds"))
 
     def is_ready(self, one: Candidate) -> bool:
@@ -226,12 +228,12 @@ def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
     for name in names:
         choice = registry.choice_of(name)
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
-            bound = _bound(choice, work)
-            key = programs.key_of(bound) if bound else name
-            yield Candidate(name, seconds, choice.exact, bound, registry.entries(name), key)
+            program = _specialized(choice, work)
+            key = programs.key_of(program) if program else name
+            yield Candidate(name, seconds, choice.exact, program, registry.entries(name), key)
 
 
-def _bound(choice: Choice, work: Work) -> Bound | None:
+def _specialized(choice: Choice, work: Work) -> SpecializedProgram | None:
     if choice.specialize is None or work.network is None or work.optimizer is None:
         return None
     return choice.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))

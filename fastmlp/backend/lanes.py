@@ -17,7 +17,7 @@ from fastmlp.model.state import TrainState
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.training import LaneBlocks, LaneResult, LaneTask
-    from fastmlp.kernels.variant import Bound
+    from fastmlp.kernels.variant import SpecializedProgram
 
 VARIANT = "specialized"
 """The backend of the lane programs."""
@@ -35,7 +35,7 @@ class LaneProgram(NamedTuple):
     saved : seconds saved in a step against separate training, about; negative for a loss
     """
 
-    bound: Bound
+    specialized: SpecializedProgram
     network: Network
     optimizer: Optimizer
     dtype: np.dtype[Any]
@@ -55,7 +55,7 @@ class LaneProgram(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """True if the program is compiled."""
-        return registry.entries(VARIANT).has_network(self.bound, self.dtype.name)
+        return registry.entries(VARIANT).has_network(self.specialized, self.dtype.name)
 
     def saved_by(self, steps: int, as_one: bool) -> float:
         """Return the seconds saved by a model of so many steps. as_one : True without a separate training"""
@@ -67,7 +67,7 @@ class LaneProgram(NamedTuple):
             return saved > 0
         from fastmlp.backend import programs
 
-        key = programs.key_of(self.bound)
+        key = programs.key_of(self.specialized)
         lost = programs.seconds_lost.get(key, 0.0)  # as much is expected to come
         return programs.is_due(key, max(saved, lost)) and programs.compiled_here(key, self.compile)
 
@@ -76,7 +76,7 @@ class LaneProgram(NamedTuple):
         from fastmlp.backend import programs
 
         share = self.saved / (self.saved + self.seconds)
-        programs.lose(programs.key_of(self.bound), share * seconds)
+        programs.lose(programs.key_of(self.specialized), share * seconds)
 
     def compile(self) -> None:
         """Compile the program by taking a step."""
@@ -107,20 +107,20 @@ def program_of(
     from fastmlp.kernels.variant import Work
 
     optimizer = without_rates(optimizer)
-    bound = lane_program(
+    specialized = lane_program(
         network,
         optimizer,
         dtype,
         0 if rows % batch_size else batch_size,
         rows == batch_size and not shuffled,
     )
-    if bound is None:
+    if specialized is None:
         return None
     work, choice = Work.of(network, optimizer, batch_size, dtype, 1), registry.choice_of(name)
     alone = math.inf if choice.seconds is None else registry.estimate(name, choice, work)
     together = lane_seconds(work)
     saved = alone - together if math.isfinite(alone) else 0.0
-    return LaneProgram(bound, network, optimizer, dtype, rows, batch_size, shuffled, together, saved)
+    return LaneProgram(specialized, network, optimizer, dtype, rows, batch_size, shuffled, together, saved)
 
 
 def task_of(
@@ -136,7 +136,7 @@ def train_in_lanes(program: LaneProgram, tasks: Sequence[LaneTask]) -> LaneResul
     """Take the steps of tasks; see `fastmlp.kernels.lanes.training`."""
     from fastmlp.kernels.lanes.training import train_in_lanes
 
-    return train_in_lanes(registry.entries(VARIANT), program.bound, tasks)
+    return train_in_lanes(registry.entries(VARIANT), program.specialized, tasks)
 
 
 def blocks_of(
@@ -152,4 +152,4 @@ def blocks_of(
     from fastmlp.kernels.lanes.training import LaneBlocks
 
     entries = registry.entries(VARIANT)
-    return LaneBlocks(entries, program.bound, kinds, kind_of, data, data_of, keys, parameters)
+    return LaneBlocks(entries, program.specialized, kinds, kind_of, data, data_of, keys, parameters)

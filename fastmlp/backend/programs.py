@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from fastmlp.kernels.jit.entries import about_seconds_of_a_network as about_seconds_of_a_network
 from fastmlp.kernels.jit.store import hash_of
-from fastmlp.kernels.variant import Bound
+from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system import forks
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import uncounted
@@ -33,9 +33,9 @@ compilers: dict[str, threading.Thread] = {}
 
 
 @lru_cache(maxsize=64)
-def key_of(bound: Bound) -> str:
+def key_of(program: SpecializedProgram) -> str:
     """Return the key of a network's program, 32 hexadecimal digits."""
-    return hash_of(repr(bound))
+    return hash_of(repr(program))
 
 
 def lose(key: str, seconds: float) -> None:

@@ -72,7 +72,7 @@ class Work(NamedTuple):
         return sum(self.sizes[1:])
 
 
-class Bound(NamedTuple):
+class SpecializedProgram(NamedTuple):
     """A network's entry point, on a single thread, with the network's numbers as constants.
 
     template : "module:function", as `program.step_templates.train_chunk`; names : "module:function" from the
@@ -88,7 +88,7 @@ class Bound(NamedTuple):
     private: int
 
 
-Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
+Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], SpecializedProgram | None]
 
 Buffers = Callable[[Sequence[tuple[int, int]], int], dict[str, int]]
 """The lengths of buffers, given the (n_in, n_out) of products and the rows of a batch: see `Variant`."""

@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastmlp.backend.registry import variants
-from fastmlp.kernels.codegen.subnormals import flushing_arithmetic, normal_arithmetic
+from fastmlp.kernels.codegen.machine import flushing_arithmetic, normal_arithmetic
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.lab.measurements import Measurement, PhaseTime, Wrong, in_short
 from fastmlp.lab.steps import StepRow

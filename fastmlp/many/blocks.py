@@ -99,7 +99,7 @@ class Pattern(NamedTuple):
     @property
     def schedule(self) -> tuple[Any, ...]:
         """The common schedule of a block's models."""
-        return self.program.bound, self.plan.epochs, self.rows, self.plan.step_rows, self.shuffles
+        return self.program.specialized, self.plan.epochs, self.rows, self.plan.step_rows, self.shuffles
 
     @property
     def seconds(self) -> float:
@@ -186,7 +186,7 @@ class BlockTraining:
         except Exception as error:  # a user's function may raise anything
             raise ScheduleError from error
         orders, before = [order for order, *_ in visits], self._lanes.kept()
-        objectives = self._lanes.take(self._step, orders, starts, stops, rows, rates)
+        objectives = self._lanes.take(self._step, orders, starts, stops, [rows], rates)
         diverged = self._finite & ~self._are_finite(objectives)
         for place in np.flatnonzero(diverged).tolist():
             wrong = np.flatnonzero(~np.isfinite(objectives[place]))

@@ -118,7 +118,7 @@ class LaneTraining(Training):
         if taken is None or taken[0] is not chunk:  # alone, or again after a loss that is not finite
             return super().advance(state, chunk)
         _, result, lane = taken
-        return result.write(lane, state), result.losses[:, lane].copy()
+        return result.write(lane, state), result.losses[lane].copy()
 
 
 class Lane(NamedTuple):

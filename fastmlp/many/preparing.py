@@ -354,7 +354,7 @@ class Preparation:
         plan, dtype = training.plan, training.state.parameters.dtype
         program = program_of(plan)
         pattern = None if program is None else Pattern.of(training, program)
-        key: Any = (plan.network, plan.optimizer.rule, dtype) if program is None else program.bound
+        key: Any = (plan.network, plan.optimizer.rule, dtype) if program is None else program.specialized
         saved = saved_together(plan, program, pattern is not None)
         taken = training.state.parameters.nbytes * (1 + plan.optimizer.moment_rows)
         found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved, taken)

@@ -174,7 +174,7 @@ def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
     for index, one in enumerate(awaited):
         plan, program = one.plan, program_of(one.plan)
         key = (
-            program.bound
+            program.specialized
             if program
             else (plan.network, plan.optimizer.rule, one.training.state.parameters.dtype)
         )

@@ -206,18 +206,23 @@ def of_products(rng, backend, dtype):
     return f"{n_in}-{n_out}, {count} rows", [[out[:, columns], out.sum()], [expected, expected.sum()]]
 
 
+def beside_reference(rng, backend, network, optimizer, scale, dtype, **options):
+    """What `trained` returns of a backend and of the reference, from parameters up to `scale`."""
+    inputs, targets = (rng.standard_normal((ROWS, n)).astype(dtype) for n in (network.n_in, network.n_out))
+    data, order = Data(inputs, targets, np.ones(ROWS, dtype)), rng.permutation(ROWS)
+    start = rng.uniform(-scale, scale, parameter_count(network)).astype(dtype)
+    return [
+        trained(one, network, optimizer, start.copy(), data, order, **options)
+        for one in (backend, "reference")
+    ]
+
+
 def of_batches(rng, backend, dtype):
     """Steps of few rows with room for a batch that has more than 2^31 numbers of all units."""
     sizes = [int(rng.integers(1, 9)), int(rng.integers(500, 2000)), int(rng.integers(1, 5))]
     network = Network(sizes, hidden="tanh", dropout=float(rng.choice([0, 0.2])))
     batch_size = int(BOUND * rng.uniform(1.01, 1.1)) // (4 * sum(sizes[1:]) + sizes[0])
-    inputs = rng.standard_normal((ROWS, sizes[0])).astype(dtype)
-    data = Data(inputs, rng.standard_normal((ROWS, sizes[-1])).astype(dtype), np.ones(ROWS, dtype))
-    order, start = rng.permutation(ROWS), rng.uniform(-0.05, 0.05, parameter_count(network)).astype(dtype)
-    found = [
-        trained(one, network, SGD(0.05), start.copy(), data, order, batch_size=batch_size)
-        for one in (backend, "reference")
-    ]
+    found = beside_reference(rng, backend, network, SGD(0.05), 0.05, dtype, batch_size=batch_size)
     return f"{sizes}, batches of {batch_size}", found
 
 
@@ -226,13 +231,8 @@ def of_steps(rng, backend, dtype):
     sizes = [int(rng.integers(1, 9)), int(rng.integers(1, 40)), int(rng.integers(1, 5))]
     network = Network(sizes, hidden="tanh", dropout=0.2)
     step = int(rng.choice([BOUND, 2 * BOUND, 2**40])) - int(rng.integers(0, 5))
-    inputs = rng.standard_normal((ROWS, sizes[0])).astype(dtype)
-    data = Data(inputs, rng.standard_normal((ROWS, sizes[-1])).astype(dtype), np.ones(ROWS, dtype))
-    order, start = rng.permutation(ROWS), rng.uniform(-0.5, 0.5, parameter_count(network)).astype(dtype)
     optimizer = Adam(0.01) if rng.random() < 0.5 else SGD(0.05, 0.9)
-    found = [
-        trained(one, network, optimizer, start.copy(), data, order, step) for one in (backend, "reference")
-    ]
+    found = beside_reference(rng, backend, network, optimizer, 0.5, dtype, step=step)
     return f"{sizes} from step {step}", found
 
 

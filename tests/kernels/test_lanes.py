@@ -155,28 +155,11 @@ def program_of(task):
     return lane_program(task.network, task.optimizer, task.state.parameters.dtype, rows, stays)
 
 
-def assert_the_bits_of_each_alone(name, dtype, count):
-    network, optimizer, rows, batch = CASES[name]
-    assert_bits_of_tasks(
-        [
-            task(
-                network,
-                replace(optimizer, learning_rate=0.002 * (seed + 1)),
-                rows,
-                batch,
-                np.dtype(dtype),
-                seed,
-            )
-            for seed in range(count)
-        ]
-    )
-
-
 def assert_bits_of_tasks(tasks):
-    bound = program_of(tasks[0])
-    assert bound is not None
-    assert all(program_of(one) == bound for one in tasks)
-    result = train_in_lanes(registry.entries("specialized"), bound, tasks)
+    program = program_of(tasks[0])
+    assert program is not None
+    assert all(program_of(one) == program for one in tasks)
+    result = train_in_lanes(registry.entries("specialized"), program, tasks)
     for lane, (network, optimizer, state, data, chunk, key) in enumerate(tasks):
         alone = TrainState(*(array.copy() for array in state[:3]), state.step)
         losses = np.empty(len(chunk.starts))
@@ -185,22 +168,32 @@ def assert_bits_of_tasks(tasks):
         swap_average(network, optimizer, alone.parameters, alone.moments, alone.step)
         after = result.write(lane, state)
         assert after.step == state.step + len(losses)
-        np.testing.assert_array_equal(result.losses[:, lane], losses)
+        np.testing.assert_array_equal(result.losses[lane], losses)
         np.testing.assert_array_equal(after.parameters, alone.parameters)
         np.testing.assert_array_equal(after.moments, alone.moments)
 
 
-def test_each_network_has_the_bits_of_a_training_alone():
-    assert_the_bits_of_each_alone("batches", "float32", lanes_of(np.dtype("float32")))
+FULL = lanes_of(np.dtype("float32"))
+"""Other counts leave lanes without a network, which change nothing."""
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_layers_dropout_and_a_users_own_have_the_bits_of_a_training_alone(name):
-    assert_the_bits_of_each_alone(name, "float32", 3)
-
-
-def test_lanes_that_have_no_network_change_nothing():
-    assert_the_bits_of_each_alone("notebook", "float32", 3)
+@pytest.mark.parametrize(
+    ("name", "dtype", "count"),
+    [
+        ("batches", "float32", FULL),
+        *((name, "float32", 3) for name in ("notebook", *QUICK)),
+        *(
+            pytest.param(name, dtype, 4, marks=matrix if TURNS[name] == dtype else campaign)
+            for name in CASES
+            for dtype in ("float32", "float64")
+        ),
+    ],
+)
+def test_each_network_has_the_bits_of_a_training_alone(name, dtype, count):
+    network, optimizer, rows, batch = CASES[name]
+    rules = [replace(optimizer, learning_rate=0.002 * (seed + 1)) for seed in range(count)]
+    given = rows, batch, np.dtype(dtype)
+    assert_bits_of_tasks([task(network, rule, *given, seed) for seed, rule in enumerate(rules)])
 
 
 @pytest.mark.parametrize("batch", [pytest.param(4, marks=matrix), 18])
@@ -220,18 +213,6 @@ def test_other_rates_find_the_program_of_a_network():
     first, *others = (lane_program(network, SGD(rate), dtype) for rate in (0.1, 0.2, Cosine(0.3, 5)))
     assert first is not None
     assert all(one is first for one in others)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(name, dtype, marks=matrix if TURNS[name] == dtype else campaign)
-        for name in CASES
-        for dtype in ("float32", "float64")
-    ],
-)
-def test_each_network_of_every_kind_has_the_bits_of_a_training_alone(name, dtype):
-    assert_the_bits_of_each_alone(name, dtype, 4)
 
 
 @pytest.mark.parametrize(

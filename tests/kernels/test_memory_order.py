@@ -8,7 +8,7 @@ import numba
 import pytest
 from llvmlite import binding, ir
 
-from fastmlp.kernels.codegen import subnormals
+from fastmlp.kernels.codegen import machine as target_machine
 from fastmlp.kernels.jit.lazy import apart
 from fastmlp.kernels.program.barrier import function_of, is_abandoned
 
@@ -63,7 +63,7 @@ def test_whether_a_step_is_the_last_is_read_in_one_piece_and_at_each_step():
 
 
 def test_who_sees_the_address_of_a_piece_sees_its_code(monkeypatch):
-    monkeypatch.setattr(subnormals, "X86", False)  # which has instructions of its own in a stub
+    monkeypatch.setattr(target_machine, "X86", False)  # which has instructions of its own in a stub
 
     def nothing():
         pass

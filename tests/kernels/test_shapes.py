@@ -25,6 +25,11 @@ OPTIMIZERS = (
 FIXED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
+def trained_by_both(backend, network, X, y, **options):
+    """The model of the reference, and that of a backend."""
+    return [fastmlp.fit(network, X, y, seed=0, backend=name, **options) for name in ("reference", backend)]
+
+
 @st.composite
 def problems(draw):
     depth = draw(st.integers(1, 4))
@@ -68,10 +73,7 @@ def test_a_training_of_any_shape_equals_the_references(backend, examples):
     @given(problems())
     def agrees(problem):
         network, X, y, options = problem
-        expected, got = (
-            fastmlp.fit(network, X, y, epochs=EPOCHS, seed=0, backend=name, **options)
-            for name in ("reference", backend)
-        )
+        expected, got = trained_by_both(backend, network, X, y, epochs=EPOCHS, **options)
         steps = EPOCHS * -(-len(X) // (options["batch_size"] or len(X)))
         # Each step rounds sums of up to 40 terms through 4 layers and back; epsilon = 1e-3 keeps
         # the root in RMSprop and Adam from magnifying that more than 1000 * rate.
@@ -95,10 +97,8 @@ def test_batches_and_layers_beyond_the_caches(backend, large, optimizer):
     batch, sizes = large
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((batch + 30, sizes[0])), rng.standard_normal((batch + 30, sizes[-1]))
-    options = {"optimizer": optimizer, "epochs": 1, "batch_size": batch, "seed": 0}
-    expected, got = (
-        fastmlp.fit(fastmlp.Network(sizes), X, y, backend=name, **options) for name in ("reference", backend)
-    )
+    options = {"optimizer": optimizer, "epochs": 1, "batch_size": batch}
+    expected, got = trained_by_both(backend, fastmlp.Network(sizes), X, y, **options)
     # As above, with sums of up to 2070 terms in place of 40.
     allowed = 64 * 2 * np.sqrt(2070 / 40) * eps(float)
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
@@ -111,10 +111,8 @@ def test_prediction_and_evaluation_in_blocks(backend, rows):
     X, y = rng.standard_normal((rows, 3)), rng.standard_normal((rows, 2))
     weights = rng.uniform(0.5, 2, rows)
     network = fastmlp.Network([3, 5, 2], hidden="tanh")
-    expected, got = (
-        fastmlp.fit(network, X[:5], y[:5], epochs=1, seed=0, backend=name, validation=(X, y, weights))
-        for name in ("reference", backend)
-    )
+    options = {"epochs": 1, "validation": (X, y, weights)}
+    expected, got = trained_by_both(backend, network, X[:5], y[:5], **options)
     # 600 terms summed in another order.
     allowed = 8 * np.sqrt(600) * eps(float)
     np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=allowed, atol=allowed)

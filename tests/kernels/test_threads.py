@@ -41,20 +41,8 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
     # Large enough that every variant finds work for three, the last batch excepted.
     X, y = rng.standard_normal((300, 65)).astype(dtype), rng.integers(0, 10, 300)
     network = fastmlp.Network([65, 129, 66, 10], output="softmax", loss="cross_entropy", **options)
-    one, *others = (
-        fastmlp.fit(
-            network,
-            X,
-            y,
-            optimizer=optimizer,
-            epochs=2,
-            batch_size=128,
-            seed=0,
-            threads=threads,
-            backend=backend,
-        )
-        for threads in (1, 2, 3)
-    )
+    given = {"optimizer": optimizer, "epochs": 2, "batch_size": 128, "seed": 0, "backend": backend}
+    one, *others = (fastmlp.fit(network, X, y, threads=threads, **given) for threads in (1, 2, 3))
     for threads, other in enumerate(others, 2):
         said = differences(network.sizes, other.parameters, one.parameters)
         assert not said, f"{backend}: {threads} threads are not as one: {said}"
@@ -141,39 +129,33 @@ over.set()
     assert python("-W", "ignore::DeprecationWarning", "-c", code).stdout == "8\n"
 
 
+def quota(most, period=100000):
+    return {"cpu.max": f"{most} {period}"}
+
+
+def quota_1(most, folder="cpu/"):
+    return {f"{folder}cpu.cfs_quota_us": f"{most}", f"{folder}cpu.cfs_period_us": "100000"}
+
+
 CONTAINERS = {
     # what stands in /sys/fs/cgroup, what in /proc/self/cgroup, cores
-    "half a core": ({"cpu.max": "50000 100000"}, "0::/", 1),
-    "a core and a half": ({"cpu.max": "150000 100000"}, "0::/", 2),
-    "three cores": ({"cpu.max": "300000 100000"}, "0::/", 3),
-    "no bound": ({"cpu.max": "max 100000"}, "0::/", 64),
+    "half a core": (quota(50000), "0::/", 1),
+    "a core and a half": (quota(150000), "0::/", 2),
+    "three cores": (quota(300000), "0::/", 3),
+    "no bound": (quota("max"), "0::/", 64),
     "the root of a machine": ({}, "0::/", 64),
-    "version 1": (
-        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
-        "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n0::/",
-        1,
-    ),
-    "version 1, no bound": (
-        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
-        "1:cpu:/\n0::/",
-        64,
-    ),
+    "version 1": (quota_1(50000), "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n0::/", 1),
+    "version 1, no bound": (quota_1(-1), "1:cpu:/\n0::/", 64),
 }
+
+SLICES = {"a.slice/cpu.max": "150000 100000", "a.slice/b.scope/cpu.max": "max 100000"}
 
 SERVICES = {
     "a service": ({"system.slice/a.service/cpu.max": "50000 100000"}, "0::/system.slice/a.service", 1),
-    "a slice's bound": (
-        {"a.slice/cpu.max": "150000 100000", "a.slice/b.scope/cpu.max": "max 100000"},
-        "0::/a.slice/b.scope",
-        2,
-    ),
-    "a slice of version 1": (
-        {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
-        "7:name=systemd:/a\n6:cpuset:/\n5:cpu:/a/b",
-        2,
-    ),
-    "of another namespace": ({"cpu.max": "50000 100000"}, "0::/../../elsewhere", 1),
-    "nothing that is a quota": ({"cpu.max": "what now"}, "0::/", 64),
+    "a slice's bound": (SLICES, "0::/a.slice/b.scope", 2),
+    "a slice of version 1": (quota_1(200000, "cpu/a/"), "7:name=systemd:/a\n6:cpuset:/\n5:cpu:/a/b", 2),
+    "of another namespace": (quota(50000), "0::/../../elsewhere", 1),
+    "nothing that is a quota": (quota("what", "now"), "0::/", 64),
 }
 
 
@@ -218,10 +200,12 @@ print(budget.cores() == joblib.cpu_count())
     assert python("-c", code, LOKY_MAX_CPU_COUNT=None).stdout.split() == ["True", "True"]
 
 
-def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
-    def blas():
-        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+def blas():
+    """How many threads the libraries of linear algebra may take."""
+    return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
 
+
+def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
     class Watch(fastmlp.Callback):
         def on_epoch_end(self, run):
             self.seen = blas()
@@ -240,9 +224,6 @@ def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
 
 
 def test_the_blas_is_never_given_more_than_somebody_else_has_set():
-    def blas():
-        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
-
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         with budget.blas_threads(2):
             assert blas() == {1}

@@ -13,9 +13,9 @@ import pytest
 from support.processes import python
 
 from fastmlp.kernels.program import barrier
+from fastmlp.kernels.program import workers as program_workers
 from fastmlp.kernels.program.barrier import wait as barrier_wait
 from fastmlp.kernels.program.records import ABANDONED, BARRIER, FAN_IN, PLACE, SLEEPERS
-from fastmlp.kernels.runtime import threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -28,12 +28,7 @@ def wait(place, worker, workers):
 
 def wait_as_now():
     """The barrier, compiled as what the module's names are now."""
-
-    @numba.njit(nogil=True)
-    def wait(place, worker, workers):
-        barrier_wait(place, worker, workers)
-
-    return wait
+    return numba.njit(nogil=True)(wait.py_func)
 
 
 def run(program, workers, wait=wait, place=None):
@@ -43,7 +38,7 @@ def run(program, workers, wait=wait, place=None):
     def enter(worker, count):
         program(worker, count, lambda: wait(place, worker, count))
 
-    threads.run(enter, workers, place)
+    program_workers.run(enter, workers, place)
 
 
 def within(seconds, do):
@@ -91,8 +86,7 @@ def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing,
 
 @pytest.mark.parametrize("granted", [0, 1])
 def test_fewer_threads_than_requested_do_the_work_together(granted, monkeypatch):
-    seen = []
-    started = []
+    seen, started = [], []
 
     class Scarce(threading.Thread):
         def start(self):
@@ -106,7 +100,7 @@ def test_fewer_threads_than_requested_do_the_work_together(granted, monkeypatch)
         seen.append((worker, workers))
         meet()
 
-    monkeypatch.setattr(threads.threading, "Thread", Scarce)
+    monkeypatch.setattr(threading, "Thread", Scarce)
     run(program, 3)
     assert sorted(seen) == [(w, granted + 1) for w in range(granted + 1)]
 
@@ -175,14 +169,17 @@ def until_asleep(place, count):
         sleep(0.001)
 
 
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("workers", [2, FAN_IN + 4])
-def test_who_waits_sleeps_and_takes_no_processor_time(workers):
+def test_who_waits_sleeps_and_takes_no_processor_time_and_a_failure_wakes_all(workers, fails):
     place, taken = np.zeros(BARRIER, np.int64), []
 
     def program(worker, workers, meet):
         meet()
-        if worker == 0:
+        if worker == workers - 1:
             until_asleep(place, workers - 1)
+            if fails:
+                raise MemoryError("while the others sleep")
             sleep(0.3)
             meet()
         else:
@@ -190,24 +187,10 @@ def test_who_waits_sleeps_and_takes_no_processor_time(workers):
             meet()
             taken.append(thread_time() - before)
 
-    within(60, lambda: run(program, workers, place=place))
-    assert sleepers(place) == 0
+    outcome = within(60, lambda: run(program, workers, place=place))
+    assert isinstance(outcome, MemoryError) if fails else sleepers(place) == 0
+    assert len(taken) == workers - 1
     assert max(taken) < 0.1
-
-
-@pytest.mark.parametrize("workers", [2, FAN_IN + 4])
-def test_a_worker_that_fails_wakes_those_that_sleep(workers):
-    place = np.zeros(BARRIER, np.int64)
-
-    def program(worker, workers, meet):
-        meet()
-        if worker == workers - 1:
-            until_asleep(place, workers - 1)
-            raise MemoryError("while the others sleep")
-        meet()
-        meet()
-
-    assert isinstance(within(20, lambda: run(program, workers, place=place)), MemoryError)
 
 
 @pytest.mark.slow  # 300 barriers, 5 s

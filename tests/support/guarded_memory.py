@@ -94,7 +94,7 @@ def guarded_workspace(side, network, sparse, rows, workers, dtype, private=0, pr
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     _kept.append(parts)
     sums = guarded(np.zeros(rows), side)
-    return memory, sums, workspace.words(expected, apart, memory.size, rows, workers)
+    return memory, sums, workspace.words(expected, apart, rows, workers)
 
 
 def guarded_lists(side, lists_for, *given):

@@ -29,16 +29,13 @@ def activation(entry, z):
     return entry.formula(z)
 
 
-@of_code("activation")
-def activation_backward(entry, delta, z, a):
-    """Return delta times the derivative at z, given the activation a."""
-    return backward_of(entry, delta, z, a)
-
-
 def backward_of(entry, delta, z, a):
     """Return delta times an activation's derivative, for numbers as in `fastmlp.formulas`."""
     read = {"z": z, "a": a}
     return entry.backward(delta, **{name: read[name] for name in entry.reads})
+
+
+activation_backward = of_code("activation")(backward_of)
 
 
 def chain_of(entry, output, by_a, a):
@@ -130,15 +127,12 @@ def log_loss(entry, z, a, y, first, second, before):
     return entry.element(z, a, y, (first, second), before)
 
 
-@of_code("loss")
-def log_chain(entry, slope, a, along):
-    """Return the derivative by a logit from the derivative by log(a); `along` is the row's sum."""
-    return log_chain_of(entry, slope, a, along)
-
-
 def log_chain_of(entry, slope, a, along):
-    """Return the derivative by a logit from slope, the derivative by log(a) or already by the logit."""
+    """Return the derivative by a logit from slope, by log(a) or already by the logit; along : the row's sum"""
     return slope if entry.by_logit else numbers.fma(-a, along, slope)
+
+
+log_chain = of_code("loss")(log_chain_of)
 
 
 @intrinsic

@@ -16,10 +16,7 @@ from fastmlp.kernels.codegen.symbols import INT, Symbol, intrinsic_like, jittabl
 
 
 def view(context, builder, result, data, shape, strides=None):
-    """Emit an array of the type `result` from address `data` on; shape, strides : LLVM values.
-
-    Without strides the array is C-contiguous.
-    """
+    """Emit an array of the type `result` from address `data` on, C-contiguous without strides."""
     itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
     fields = {
         "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
@@ -53,10 +50,8 @@ class _Viewed:
     """An array under a view."""
 
     def __init__(self, context, builder, kind, value):
-        self._builder, self._field = (
-            builder,
-            functools.partial(context.data_model_manager[kind].get, builder, value),
-        )
+        self._builder = builder
+        self._field = functools.partial(context.data_model_manager[kind].get, builder, value)
 
     def at(self, start):
         """The place of an element."""
@@ -87,10 +82,7 @@ class _Record:
         return Symbol(build, build.load(build.bitcast(place, INT.as_pointer())))
 
     def floats(self, name=None):
-        """Return the address and the count of a field's float64 numbers.
-
-        Without a name, return the address behind the record.
-        """
+        """Return the address and the count of a field's float64 numbers; the address behind without a name."""
         build, kind = self._builder, self._kind
         offset = kind.size if name is None else kind.offset(name)
         place = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
@@ -154,10 +146,7 @@ def columns_of(array, start, count):
 
 @_viewing(2)
 def column_of(memory, start, place, number, rows, units):
-    """Return the units of column `number` of a block of inputs, contiguous, as (rows, units).
-
-    start : of the buffer; place : of the block in a row of the buffer
-    """
+    """Return the units of a block's column, contiguous, as (rows, units); place : of the block in a row"""
     return memory.at(start + (place + number * units) * rows), [rows, units]
 
 
@@ -189,14 +178,18 @@ def units_in_columns(memory, start, layer, rows):
 
 @_viewing(2)
 def output_of(memory, activations, dropped, operation, rows):
-    """Return an operation's output (rows, width), after dropout if any.
-
-    activations, dropped : offsets of both buffers, with the units of all operations
-    """
+    """Return an operation's output (rows, width) in one of both buffers: after dropout if any."""
     units, width = operation.units, operation.width
     # The bits of a positive number are a positive integer.
     start = where(operation.dropout > 0, dropped, activations)
     return memory.at(start + units * rows), [rows, width]
+
+
+@_viewing(2)
+def saved_of(memory, logits, operation, rows):
+    """Return the numbers of an operation saved for backward, as (rows * subrows, numbers of a subrow)."""
+    parts = operation.subrows
+    return memory.at(logits + operation.saved * rows), [rows * parts, operation.saved_units // parts]
 
 
 @_viewing(1)

@@ -25,11 +25,9 @@ from fastmlp.kernels.jit.lazy import INNER, OPTIONS, piece
 from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.program import (
-    head_templates,
     input_templates,
-    member_templates,
     operation_templates,
-    orthogonal,
+    output_templates,
     pass_templates,
     row_templates,
     slots,
@@ -42,7 +40,7 @@ from fastmlp.kernels.program import (
 )
 from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.slots import PIECES
-from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
+from fastmlp.kernels.variant import ALLOCATING, SpecializedProgram, Variant
 from fastmlp.system.names_read import names_of
 
 Function = Callable[..., Any]
@@ -58,7 +56,7 @@ class Program:
         self._variant = variant.name
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
-    def source(self, program: str | Bound) -> EntrySource:
+    def source(self, program: str | SpecializedProgram) -> EntrySource:
         """Return the source of an entry point: of a template, or of a single network's program."""
         if isinstance(program, str):
             function = self._functions[program]
@@ -131,10 +129,8 @@ TEMPLATES: dict[str, Function] = {
         sparse_templates,
         operation_templates,
         input_templates,
-        head_templates,
-        member_templates,
+        output_templates,
         pass_templates,
-        orthogonal,
         whole_steps,
         whole_templates,
     )

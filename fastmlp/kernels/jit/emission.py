@@ -23,8 +23,7 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 from numba.core.typing.templates import AbstractTemplate
 
-from fastmlp.kernels.codegen.machine import target
-from fastmlp.kernels.codegen.subnormals import arithmetic, flushing_arithmetic
+from fastmlp.kernels.codegen.machine import arithmetic, flushing_arithmetic, target
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.system import forks
 

@@ -20,7 +20,7 @@ from fastmlp.kernels.jit.engine import (
     lock,
     undisturbed,
 )
-from fastmlp.kernels.variant import Bound
+from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = (
@@ -30,11 +30,11 @@ ENTRY_POINTS = (
 )
 """The templates called by Python: of `kernels.program.step_templates`, `pass_templates`, `whole_steps`."""
 
-MOST_BOUND = 64
+MOST_PROGRAMS = 64
 """The most single networks with entry points in a process."""
 
 
-Program = str | Bound
+Program = str | SpecializedProgram
 """A template of the programs for all networks, or the program of a single network."""
 
 
@@ -61,9 +61,9 @@ class Entries:
     def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
         self._name, self._load, self.cacheable = name, load, cacheable
         self._entries: dict[tuple[str, str], Entry] = {}
-        self._of_networks: dict[tuple[Bound, str], Entry] = {}
+        self._of_networks: dict[tuple[SpecializedProgram, str], Entry] = {}
         """The entry points of single networks, the last made at the end."""
-        self._missing: dict[tuple[Bound, str], float] = {}
+        self._missing: dict[tuple[SpecializedProgram, str], float] = {}
         """The time of the last vain search of the disk."""
 
     def get(self, template: str, dtype: str) -> Entry:
@@ -78,14 +78,14 @@ class Entries:
                 announced_programs.add(_in_words(self._name, dtype))
         return found
 
-    def of_network(self, bound: Bound, dtype: str) -> Entry:
+    def of_network(self, program: SpecializedProgram, dtype: str) -> Entry:
         """Return the entry point of a single network."""
-        key = bound, dtype
+        key = program, dtype
         found = self._of_networks.get(key)
         if found is None:
             with lock:
-                found = self._of_networks.get(key) or self._entry(bound, dtype)
-                if len(self._of_networks) >= MOST_BOUND:
+                found = self._of_networks.get(key) or self._entry(program, dtype)
+                if len(self._of_networks) >= MOST_PROGRAMS:
                     del self._of_networks[next(iter(self._of_networks))]
                 self._of_networks[key] = found
         return found
@@ -94,17 +94,17 @@ class Entries:
         """Return whether entry points are in this process, or on the disk."""
         return all((one, dtype) in self._entries or self._is_stored(one, dtype) for one in templates)
 
-    def has_network(self, bound: Bound, dtype: str) -> bool:
+    def has_network(self, program: SpecializedProgram, dtype: str) -> bool:
         """Return whether the entry point of a single network is in this process, or on the disk."""
-        key = bound, dtype
+        key = program, dtype
         if key in self._of_networks:
             return True
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
             return False
-        if self._is_stored(bound, dtype):
+        if self._is_stored(program, dtype):
             return True
-        self._missing = {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
+        self._missing = {key: now} if len(self._missing) >= MOST_PROGRAMS else {**self._missing, key: now}
         return False
 
     def _what(self, program: Program) -> str:

@@ -30,7 +30,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, register_jitable
 from numba.np.numpy_support import from_dtype
 
-from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
+from fastmlp.kernels.codegen.machine import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
 from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_piece

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS, chances
-from fastmlp.kernels.program.records import BLANK, Call, address_of, moved
+from fastmlp.kernels.program.records import BLANK, WORDS, Call, address_of
 from fastmlp.kernels.runtime.calls import NAMES
-from fastmlp.kernels.runtime.described import rules_of, shape_of
-from fastmlp.kernels.runtime.validation import check_array
+from fastmlp.kernels.runtime.described import check_array, rules_of, shape_of
 from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.kernels.small.layouts import (
     CLIP_NORM,
@@ -28,7 +27,7 @@ from fastmlp.kernels.small.layouts import (
     STRIDES,
     LaneConstants,
 )
-from fastmlp.kernels.variant import Bound
+from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import aligned
 from fastmlp.model.network import Network
@@ -54,54 +53,29 @@ class LaneTask(NamedTuple):
 
 
 class LaneResult(NamedTuple):
-    """Results of tasks: the columns of these arrays, in the order of the tasks.
+    """Results of tasks, in the order of the tasks.
 
-    parameters : (P, lanes); moments : (rows * P, lanes); losses : (steps, lanes) float64
+    parameters : (tasks, P); moments : (tasks, rows * P); losses : (tasks, steps) float64
     """
 
     parameters: Array
     moments: Array
     losses: NDArray[np.float64]
 
-    def write(self, lane: int, state: TrainState) -> TrainState:
+    def write(self, task: int, state: TrainState) -> TrainState:
         """Write a network's parameters and moments to a state; return the state after the steps."""
-        state.parameters[...] = self.parameters[:, lane]
-        rows = self.moments.shape[0] // len(self.parameters)
-        state.moments[:rows] = self.moments[:, lane].reshape(rows, -1)
-        return state.at(state.step + len(self.losses))
+        state.parameters[...] = self.parameters[task]
+        rows = self.moments.shape[1] // self.parameters.shape[1]
+        state.moments[:rows] = self.moments[task].reshape(rows, -1)
+        return state.at(state.step + self.losses.shape[1])
 
 
-class LaneSteps(NamedTuple):
-    """The steps of networks side by side.
-
-    order : (visits, lanes) int64; starts, stops : (steps,), the same for all lanes
-    totals : (steps, 1, lanes), rates : (steps, 2, lanes); of the first step alone where all steps are equal
-    """
-
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    totals: NDArray[np.float64]
-    rates: NDArray[np.float64]
-
-    def strides(self, losses: NDArray[np.float64]) -> list[int]:
-        """Return the vectors between totals, rates and objectives of neighbouring steps.
-
-        0 where all steps are equal. losses : (steps, lanes), whose rows are parts of longer rows
-        """
-        count, vector = len(self.starts), losses.itemsize * losses.shape[1]
-        of_steps = [0 if len(array) < count else array.shape[1] for array in (self.totals, self.rates)]
-        return [*of_steps, losses.strides[0] // vector]
-
-
-def numbers_of(
-    network: Network, optimizer: Optimizer, step: int, key: int, constants: LaneConstants
-) -> NDArray[np.float64]:
-    """Return a network's numbers (n,) in its lane. key : of the dropout masks"""
+def numbers_of(network: Network, optimizer: Optimizer, constants: LaneConstants) -> NDArray[np.float64]:
+    """Return a network's numbers (n,) in its lane, but for its steps and the key of its dropout masks."""
     numbers = np.zeros(constants.numbers)
-    rule = rules_of(optimizer, network).records[0, 0]
+    rule = rules_of(optimizer, network)[0][0, 0]
     numbers[:ROOM_FOR_CONSTANTS] = rule["constants"]
-    numbers[[L2, STEPS, CLIP_NORM, KEY]] = network.l2, step, rule["clip_norm"], key
+    numbers[[L2, CLIP_NORM]] = network.l2, rule["clip_norm"]
     numbers[LOSS_PARAMETERS : LOSS_PARAMETERS + network.n_out] = network.objective.loss_parameters
     for number, one in enumerate(network.operations):
         if one.dropout > 0:
@@ -122,65 +96,23 @@ def places_of(data: Data, network: Network, dtype: np.dtype[Any]) -> list[int]:
     return [address_of(part) for part in data]
 
 
-def train_in_lanes(entries: Entries, bound: Bound, tasks: Sequence[LaneTask]) -> LaneResult:
+def train_in_lanes(entries: Entries, program: SpecializedProgram, tasks: Sequence[LaneTask]) -> LaneResult:
     """Take the steps of at most `lanes_of` tasks, each with the bits of `train_chunk`.
 
-    entries : of the program's variant; bound : the program of each task. All tasks have the same starts and stops.
+    entries : of the program's variant; program : of each task. All tasks have the same starts and stops.
     """
-    first, dtype = tasks[0], tasks[0].state.parameters.dtype
-    lanes = lanes_of(dtype)
-    of_all = [*tasks, *tasks[-1:] * (lanes - len(tasks))]  # a lane without a network repeats the last one
-    rows = max(1, first.optimizer.moment_rows)
-    orders = ((one.chunk.order, len(one.data.inputs)) for one in of_all)
-    steps = LaneSteps(
-        side_by_side([order if len(order) else np.arange(rows) for order, rows in orders]),
-        first.chunk.starts,
-        first.chunk.stops,
-        over_lanes([one.chunk.totals[:, None] for one in of_all]),
-        over_lanes([one.chunk.rates for one in of_all]),
-    )
-    places = np.array([places_of(one.data, one.network, dtype) for one in of_all], np.int64)
-    numbers = [
-        numbers_of(one.network, one.optimizer, one.state.step, one.key, bound.constants)  # type: ignore[arg-type]
-        for one in of_all
-    ]
-    losses = np.empty((len(first.chunk.starts), lanes))
-    parameters = side_by_side([one.state.parameters for one in of_all])
-    moments = side_by_side([one.state.moments[:rows].ravel() for one in of_all])
-    addresses = np.concatenate([places.T.reshape(-1), steps.strides(losses)])
-    state = parameters, moments, addresses, np.stack(numbers, axis=1)
-    call = call_of(bound, first.network, *state, steps, losses)  # whose arrays live until the program has run
-    entries.of_network(bound, NAMES[dtype])(call.address)
-    return LaneResult(parameters, moments, losses)
-
-
-def call_of(
-    bound: Bound,
-    network: Network,
-    parameters: Array,
-    moments: Array,
-    places: NDArray[np.int64],
-    numbers: NDArray[np.float64],
-    steps: LaneSteps,
-    losses: Array,
-) -> Call:
-    """Return the call that takes the steps of a vector of networks, in place.
-
-    network : any of the networks; parameters : (P, lanes); moments : (rows * P, lanes)
-    places : (3 * lanes + STRIDES,), the addresses of all inputs, targets and weights, and `LaneSteps.strides`
-    numbers : (n, lanes), `numbers_of` each network; losses : (steps, lanes), overwritten by the objectives
-    """
-    dtype, (count, lanes) = parameters.dtype, losses.shape
-    most = int((steps.stops - steps.starts).max())
-    room = bound.private + (most + LOSS_ROWS) * (network.n_in + network.n_out + 1) * lanes
-    shape = shape_of(network)
-    given = {
-        **steps._asdict(), **shape.words, "steps": count, "lanes": lanes, "losses": losses,
-        "parameters": parameters, "moments": moments, "lane_places": places,
-        "moment_rows": len(moments) // len(parameters), "lane_numbers": numbers,
-        "memory": aligned(room, dtype), "length": room,
-    }  # fmt: skip
-    return Call(BLANK, given, shape)
+    networks, optimizers, states, data, chunks, keys = zip(*tasks, strict=True)
+    rows, every, first = max(1, optimizers[0].moment_rows), np.arange(len(tasks)), chunks[0]
+    blocks = LaneBlocks(
+        entries, program, [*zip(networks, optimizers, strict=True)], every, data, every, np.array(keys),
+        np.stack([one.parameters for one in states]), np.stack([one.moments[:rows].ravel() for one in states]),
+    )  # fmt: skip
+    visits = zip(chunks, data, strict=True)
+    orders = [one.order if len(one.order) else np.arange(len(its.inputs)) for one, its in visits]
+    totals, rates = [one.totals for one in chunks], [one.rates for one in chunks]
+    steps = np.array([one.step for one in states])
+    losses = blocks.take(steps, orders, first.starts, first.stops, totals, rates)
+    return LaneResult(blocks.parameters, blocks.moments, losses)
 
 
 def over_lanes(arrays: Sequence[Array]) -> Array:
@@ -232,30 +164,33 @@ class LaneBlocks:
     def __init__(
         self,
         entries: Entries,
-        bound: Bound,
+        program: SpecializedProgram,
         kinds: Sequence[tuple[Network, Optimizer]],
         kind_of: Places,
         data: Sequence[Data],
         data_of: Places,
-        keys: NDArray[np.uint32],
+        keys: NDArray[Any],
         parameters: Array,
+        moments: Array | None = None,
     ) -> None:
-        self._entries, self._bound, self._kinds = entries, bound, kinds
-        dtype, (self._models, _) = parameters.dtype, parameters.shape
+        self._entries, self._program, self._kinds = entries, program, kinds
+        dtype, (self._models, size) = parameters.dtype, parameters.shape
         self._lanes = lanes_of(dtype)
         self._of_lanes = self._laid_out()
         self._parameters = self._by_lanes(parameters)
         network, optimizer = kinds[0]
-        rows = max(1, optimizer.moment_rows)
-        blocks, size, lanes = self._parameters.shape
-        self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
-        self._moments[...] = 0
-        if optimizer.keeps_signs:
+        rows, (blocks, _, lanes) = max(1, optimizer.moment_rows), self._parameters.shape
+        if moments is None and optimizer.keeps_signs:
             begun = np.zeros((len(kinds), rows, size), dtype)
-            for moments, (own_network, own_optimizer) in zip(begun, kinds, strict=True):
-                own_optimizer.write_signs(own_network, moments)
-            self._moments = self._by_lanes(begun.reshape(len(kinds), -1)[kind_of])
-        numbers = [numbers_of(*kind, 0, 0, bound.constants) for kind in kinds]  # type: ignore[arg-type]
+            for signs, (own_network, own_optimizer) in zip(begun, kinds, strict=True):
+                own_optimizer.write_signs(own_network, signs)
+            moments = begun.reshape(len(kinds), -1)[kind_of]
+        if moments is None:
+            self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
+            self._moments[...] = 0
+        else:
+            self._moments = self._by_lanes(moments)
+        numbers = [numbers_of(*kind, program.constants) for kind in kinds]  # type: ignore[arg-type]
         self._numbers = self._by_lanes(np.array(numbers)[kind_of])
         self._numbers[:, KEY] = keys[self._of_lanes]
         addresses = np.array([places_of(one, network, dtype) for one in data])
@@ -266,37 +201,55 @@ class LaneBlocks:
 
     def take(
         self,
-        step: int,
+        step: int | NDArray[np.int64],
         orders: Sequence[NDArray[np.int64]],
         starts: NDArray[np.int64],
         stops: NDArray[np.int64],
-        totals: NDArray[np.float64],
+        totals: Sequence[NDArray[np.float64]],
         rates: Sequence[NDArray[np.float64]],
     ) -> NDArray[np.float64]:
         """Take a chunk's steps; return the objectives (models, steps).
 
-        step : updates so far; orders : (visits,) of each network, or of all; rates : (steps, 2) of each kind
-        starts, stops, totals : as of `Chunk`
+        step : updates so far, of all networks or of each
+        orders : (visits,) of each network, or of all; totals : (steps,) of all, or of each where one block has all
+        rates : (steps, 2) of each kind
+        starts, stops : as of `Chunk`
         """
         lanes, blocks, dtype = self._lanes, len(self._parameters), self._parameters.dtype
-        network, _ = self._kinds[0]
-        entry = self._entries.of_network(self._bound, NAMES[dtype])
-        self._numbers[:, STEPS] = step
-        found = new_objectives(len(starts), blocks * lanes)
-        losses, own = found[:, :lanes], self._of_lanes
+        own, count, shape = self._of_lanes, len(starts), shape_of(self._kinds[0][0])
+        self._numbers[:, STEPS] = np.broadcast_to(step, self._models)[own]
+        found = new_objectives(count, blocks * lanes)
         order = side_by_side([orders[i if len(orders) > 1 else 0] for i in own[0]])
+        places = own[0] if len(totals) > 1 else own[0] * 0
+        of_lanes = np.take(over_lanes([one[:, None] for one in totals]), places, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
         of_blocks = np.ascontiguousarray(np.moveaxis(of_kinds, 2, 0))
-        steps = LaneSteps(order, starts, stops, over_lanes([totals[:, None]] * lanes), of_blocks[0])
-        self._places[:, -STRIDES:] = steps.strides(losses)
-        state = (one[0] for one in (self._parameters, self._moments, self._places, self._numbers))
-        call = call_of(self._bound, network, *state, steps, losses)
-        apart = {
-            "parameters": self._parameters.strides[0], "moments": self._moments.strides[0],
-            "lane_places": self._places.strides[0], "lane_numbers": self._numbers.strides[0],
-            "losses": losses.itemsize * lanes, "rates": of_blocks.strides[0] if len(of_blocks) > 1 else 0,
+        # The vectors between totals, rates and objectives of neighbouring steps; 0 where all steps are equal.
+        apart = [0 if len(one) < count else one.shape[1] for one in (of_lanes, of_blocks[0])]
+        self._places[:, -STRIDES:] = [*apart, blocks]
+        most = int((stops - starts).max())
+        room = (
+            self._program.private
+            + (most + LOSS_ROWS) * (shape.words["n_in"] + shape.words["n_out"] + 1) * lanes
+        )
+        given = {
+            **shape.words, "order": order, "starts": starts, "stops": stops, "totals": of_lanes,
+            "rates": of_blocks, "lanes": lanes, "losses": found, "parameters": self._parameters,
+            "moments": self._moments, "lane_places": self._places, "lane_numbers": self._numbers,
+            "moment_rows": self._moments.shape[1] // self._parameters.shape[1],
+            "memory": aligned(room, dtype),
         }  # fmt: skip
-        calls = moved(call, apart, blocks)
+        call = Call(BLANK, given, shape)  # whose arrays live until the program has run
+        calls = np.tile(np.frombuffer(call.words, np.int64), (blocks, 1))
+        of_each = {
+            "parameters": self._parameters, "moments": self._moments, "lane_places": self._places,
+            "lane_numbers": self._numbers,
+        }  # fmt: skip
+        strides = {name: array.strides[0] for name, array in of_each.items()}
+        strides |= {"losses": 8 * lanes, "rates": of_blocks.strides[0] if len(of_blocks) > 1 else 0}
+        for name, stride in strides.items():
+            calls[:, WORDS[name]] += np.arange(blocks) * stride
+        entry = self._entries.of_network(self._program, NAMES[dtype])
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
             if block and len(orders) > 1:

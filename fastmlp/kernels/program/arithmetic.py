@@ -30,7 +30,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   activation's derivative.
 - The norm for clipping is a sum in float64 over the flat vector (`elementwise.by_vectors.squares_of`).
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `sgd_step`.
-- Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
+- Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.machine`).
 """
 
 # mypy: ignore-errors

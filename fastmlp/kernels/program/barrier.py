@@ -35,17 +35,14 @@ from fastmlp.kernels.program.records import (
     PLACE,
     SLEEPERS,
 )
-from fastmlp.kernels.program.sleeping import FUNCTIONS, SEEN, VALUE, WORD
+from fastmlp.kernels.program.workers import FUNCTIONS, SEEN, VALUE, WORD
 
 # A barrier of two running workers takes 0.1 us.
 SPINS = 50_000
 """Polls before a worker sleeps: about 40 us, as long as a wake-up."""
 
 NAP, MOST_NAPS = 10, 100
-"""The first nap in microseconds where the system has no function to sleep by; the most naps.
-
-Nap n lasts n times as long as the first, up to the most naps.
-"""
+"""Microseconds of the first nap where the system has no sleep; the factor of nap n is n, up to the most naps."""
 
 FUNCTION = "fastmlp_barrier"
 
@@ -67,10 +64,7 @@ def is_abandoned(barrier):
 
 
 def function_of(module):
-    """Return the module's function of the barrier, written at the first call.
-
-    Its arguments are the barrier's address, worker and workers.
-    """
+    """Return the module's function of the barrier's address, worker and workers, written at the first call."""
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
@@ -162,8 +156,8 @@ def emit_waiting(builder, place, generation):
 
 def emit_sleep(builder, place, generation, times):
     """Write a sleep until the place's generation changes, or of some microseconds; times : from 1, in a row"""
-    if FUNCTIONS is not None:
-        emit_call(builder, FUNCTIONS.sleep, place, generation)
+    if FUNCTIONS:
+        emit_call(builder, FUNCTIONS["sleep"], place, generation)
         return
     shorter = builder.icmp_signed("<", times, INT(MOST_NAPS))
     nap = builder.mul(builder.select(shorter, times, INT(MOST_NAPS)), INT(NAP))
@@ -172,17 +166,17 @@ def emit_sleep(builder, place, generation, times):
 
 def emit_wake(builder, place):
     """Write the waking of all sleepers at a place."""
-    if FUNCTIONS is not None:
-        emit_call(builder, FUNCTIONS.wake, place)
+    if FUNCTIONS:
+        emit_call(builder, FUNCTIONS["wake"], place)
 
 
 def emit_call(builder, function, place, generation=None):
-    """Write the call of a function of `sleeping.FUNCTIONS`."""
-    given = {WORD: word(builder, place, GENERATION)}
+    """Write the call of a function of `workers.FUNCTIONS`."""
+    (name, arguments), given = function, {WORD: word(builder, place, GENERATION)}
     if generation is not None:
         with builder.goto_entry_block():
             seen = builder.alloca(INT)
         builder.store(generation, seen)
         given |= {VALUE: generation, SEEN: seen}
-    arguments = [given[one] if isinstance(one, str) else INT(one) for one in function.arguments]
-    builder.call(declare(builder.module, function.name, INT, [one.type for one in arguments]), arguments)
+    values = [given[one] if isinstance(one, str) else INT(one) for one in arguments]
+    builder.call(declare(builder.module, name, INT, [value.type for value in values]), values)

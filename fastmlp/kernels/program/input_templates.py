@@ -28,9 +28,8 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import OPERATION_CODES, SGD
 from fastmlp.kernels.program.records import APART
-from fastmlp.kernels.program.row_operations import pass_on
-from fastmlp.kernels.program.selecting import copy_columns
-from fastmlp.kernels.program.step_numbers import left_whole, own_share
+from fastmlp.kernels.program.row_formulas import copy_columns, pass_on
+from fastmlp.kernels.program.step_numbers import left_whole, worker_part
 
 PERIODIC, PIECEWISE_LINEAR, GROUPED = map(
     OPERATION_CODES.code_of_key, ("periodic", "piecewise_linear", "grouped")
@@ -137,7 +136,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
         return
     if worker == 0:
         clear(span(gradients, here.trained, here.end))
-    first, last = own_share(here.columns, worker, workers, 1)
+    first, last = worker_part(here.columns, worker, workers, 1)
     n_weights, n_biases = parameters_of_column(here)
     x = output_of(memory, call.activations, call.dropped, below, rows)
     for g in range(first, last):
@@ -198,7 +197,7 @@ def tables_step(call, rows, step, number, rate, worker, workers):
             continue
         levels, width, unit = table.levels, table.width, table.unit
         marks = vector(call.row_marks, table.mark, levels + 1)
-        first, last = own_share(levels + 1, worker, workers, TOGETHER)
+        first, last = worker_part(levels + 1, worker, workers, TOGETHER)
         place, n = table.start + first * width, (last - first) * width
         clear(vector(gradients, place, n))
         for i in range(rows):
@@ -254,11 +253,11 @@ def update_blocks(call, step, number, rate, bias_rate, worker, workers):
     """Apply the worker's part of the gradient of a block's operation."""
     here, touched = call.operations[number], moves_touched(call, number)
     if here.tables == 0:
-        first, last = own_share(here.columns, worker, workers, 1)
+        first, last = worker_part(here.columns, worker, workers, 1)
         update_columns(call, step, number, first, last, rate, bias_rate)
     for at in range(here.column, here.column + here.tables):
         table = call.tables[at]
-        first, last = own_share(table.levels + 1, worker, workers, TOGETHER)
+        first, last = worker_part(table.levels + 1, worker, workers, TOGETHER)
         if not touched:
             n = (last - first) * table.width
             apply_gradients(call, 0, number, step, rate, table.start + first * table.width, n)
@@ -347,10 +346,7 @@ def table_row(code, levels):
 
 
 def look_up(x, column, table, unit, out):
-    """Columns of out from `unit` on = the rows of a table (levels + 1, width) by the codes in column x.
-
-    An unknown code has the mean of the levels' rows.
-    """
+    """Columns of out from `unit` on = rows of a table (levels + 1, width) by codes, the mean if unknown."""
     levels, width, unknown = table.shape[0] - 1, table.shape[1], -1
     for i in range(x.shape[0]):
         if i + AHEAD < x.shape[0]:

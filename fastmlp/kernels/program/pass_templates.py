@@ -8,6 +8,16 @@ a whole step, so together they have its bits.
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
+from functools import partial
+
+from numba import types
+
+from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.row_expressions import Running
+from fastmlp.kernels.codegen.scalars import wide_vectors
+from fastmlp.kernels.codegen.symbols import FLOATS, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, folded, of_arrays
 from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,
@@ -23,7 +33,8 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import DENSE, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
-from fastmlp.kernels.program.row_operations import pass_on
+from fastmlp.kernels.program.output_templates import clear_unasked, output_gradient
+from fastmlp.kernels.program.row_formulas import pass_on
 from fastmlp.kernels.program.row_templates import (
     part_before,
     parts_backward,
@@ -33,36 +44,10 @@ from fastmlp.kernels.program.row_templates import (
     rows_loss,
     rows_outputs,
 )
-from fastmlp.kernels.program.selecting import (
-    add_to_rows,
-    bend,
-    clear_unasked,
-    copy_transposed,
-    fill_rows,
-    softmax_gradient,
-    softmax_slopes,
-    square_sum,
-)
-from fastmlp.kernels.program.step_numbers import (
-    ALL_ROWS,
-    block_rows,
-    loss_share,
-    own_share,
-    penalty_share,
-    rows_at_once,
-    rows_together,
-    streamed_bytes,
-)
+from fastmlp.kernels.program.step_numbers import block_of, loss_share, penalty_share, worker_part
 
 COLUMN_BYTES = 192
 """Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
-
-
-def block_of(call):
-    """Return how many rows a worker takes through the layers together."""
-    block = rows_together(block_rows(), call.members)
-    at_once = rows_at_once(call.size * call.parameters.itemsize, streamed_bytes(), block)
-    return chosen(streams(), at_once, ALL_ROWS)
 
 
 def output_backward(call, rows, first, last):
@@ -73,14 +58,8 @@ def output_backward(call, rows, first, last):
     delta = rows_of(units_of(memory, call.deltas, output, rows), first, last)
     by_outputs = rows_of(call.by_outputs, first, last)
     activate(output.activation, z, a)
-    for i in range(a.shape[0]):
-        for j in range(a.shape[1]):
-            delta[i, j] = by_outputs[i, j]
-    if output.activation == SOFTMAX:
-        softmax_gradient(a, delta)
-        return
-    activate_gradient(output.activation, z, a, delta)
-    clear_unasked(by_outputs, 0, 1, delta)
+    pass_on(by_outputs, 0, False, delta)
+    output_gradient(output.activation, z, a, by_outputs, 0, 1, delta)
 
 
 # --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
@@ -89,7 +68,7 @@ def output_backward(call, rows, first, last):
 def forward(call, worker, workers):
     """Write the network's output for all samples, which are one batch, to call.out."""
     rows = call.samples
-    first, last = own_share(rows, worker, workers, LOSS_ROWS)
+    first, last = worker_part(rows, worker, workers, LOSS_ROWS)
     block = block_of(call)
     begin = parts_forward(call, 0, rows, rows, first, last, block, call.step, True, worker, workers)
     for at in range(first, last, block):
@@ -99,10 +78,7 @@ def forward(call, worker, workers):
 
 
 def backward(call, worker, workers):
-    """Write the gradient of a loss to call.gradients, given its derivative by the outputs of `forward`.
-
-    Its derivative by the inputs goes to call.by_inputs, if that has rows.
-    """
+    """Write the gradient of a loss to call.gradients, and that by the inputs, given that by the outputs."""
     input_backward(call, worker, workers)
     wait(call.barrier, worker, workers)
     weights_step(call, 0, call.samples, call.step, 0.0, 0.0, 0.0, worker, workers)
@@ -111,7 +87,7 @@ def backward(call, worker, workers):
 def input_backward(call, worker, workers):
     """Take deltas from the outputs back to the inputs, as `backward` does, and leave call.gradients alone."""
     here, memory, rows = call.operations[0], call.memory, call.samples
-    first, last = own_share(rows, worker, workers, LOSS_ROWS)
+    first, last = worker_part(rows, worker, workers, LOSS_ROWS)
     block, end = block_of(call), call.depth
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     begin = part_before(call, end)
@@ -138,16 +114,11 @@ def input_backward(call, worker, workers):
 
 
 def loss_backward(call, worker, workers):
-    """Write the squared norm of the gradient of each sample's own loss to call.losses; of a chain.
-
-    Each block of samples is a batch of its own, so that all of it stays in the caches.
-    """
+    """Write the squared norm of the gradient of each sample's own loss to call.losses; of a chain."""
+    # Each block of samples is a batch of its own, so that all of it stays in the caches.
     operations, memory, samples, n_in = call.operations, call.memory, call.samples, call.n_in
-    block, depth, share = (
-        lesser(block_of(call), call.batch),
-        call.depth,
-        loss_share(call.objective.divisor, 1.0),
-    )
+    block, depth = lesser(block_of(call), call.batch), call.depth
+    share = loss_share(call.objective.divisor, 1.0)
     for at in range(0, samples, block):
         rows = lesser(block, samples - at)
         rows_forward(call, at, rows, 0, rows, 0, depth, call.step, worker)
@@ -166,10 +137,8 @@ def loss_backward(call, worker, workers):
 
 
 def forward_in_columns(call, at, rows, worker):
-    """Take samples [at, at + rows) of a chain forward, each a column of all matrices.
-
-    So vectors are full whatever the units are, and no weights are transposed on the way back.
-    """
+    """Take samples [at, at + rows) of a chain forward, each a column of all matrices."""
+    # So vectors are full whatever the units are, and no weights are transposed on the way back.
     memory, parameters = call.memory, call.parameters
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     below = matrix(memory, call.batch_inputs, call.n_in, rows)
@@ -208,10 +177,8 @@ def slope_in_columns(call, here, rows, delta):
 
 
 def jacobian(call, worker, workers):
-    """Write the Jacobian of a chain, (n_out, n_in) of each sample, to call.by_inputs.
-
-    The last block of samples ends with the last one, and may repeat some.
-    """
+    """Write the Jacobian of a chain, (n_out, n_in) of each sample, to call.by_inputs."""
+    # The last block of samples ends with the last one, and may repeat some.
     memory, operations, samples = call.memory, call.operations, call.samples
     rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
     inputs, above = matrix(memory, call.batch_inputs, call.n_in, rows), operations[last]
@@ -236,15 +203,17 @@ def jacobian(call, worker, workers):
             copy_transposed(inputs, call.by_inputs, at * call.n_out + output, call.n_out)
 
 
-def push_in_columns(call, at, direction, rows, worker):
-    """Write tangents of samples in columns: of the logits to call.deltas, of the outputs behind call.dropped.
+def spare_of(call, rows):
+    """Return the offset of spare room, behind the units of all operations in call.dropped."""
+    last = call.operations[call.depth - 1]
+    return call.dropped + (last.units + last.n_out) * rows
 
-    They are those along call.tangents, or along an input where `direction` is the number of one.
-    """
+
+def push_in_columns(call, at, direction, rows, worker):
+    """Write tangents along call.tangents or an input: of logits to call.deltas, of outputs to spare room."""
     memory, operations, parameters = call.memory, call.operations, call.parameters
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    below, last = matrix(memory, call.batch_inputs, call.n_in, rows), operations[call.depth - 1]
-    spare = call.dropped + (last.units + last.n_out) * rows
+    below = matrix(memory, call.batch_inputs, call.n_in, rows)
     if direction < 0:
         copy_transposed(rows_of(call.tangents, at, at + rows), below, 0, 1)
     for number in range(call.depth):
@@ -254,15 +223,15 @@ def push_in_columns(call, at, direction, rows, worker):
             weight_gradient(weights_of(parameters, here), below, scratch, tangent)
         else:
             fill_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
-        below = matrix(memory, spare, here.n_out, rows)
+        below = matrix(memory, spare_of(call, rows), here.n_out, rows)
         pass_on(tangent, 0, False, below)
         slope_in_columns(call, here, rows, below)
 
 
 def jvp(call, worker, workers):
     """Write the Jacobian of each sample of a chain times its row of call.tangents to call.out."""
-    rows, last = COLUMN_BYTES // call.memory.itemsize, call.operations[call.depth - 1]
-    found = matrix(call.memory, call.dropped + (last.units + last.n_out) * rows, last.n_out, rows)
+    rows = COLUMN_BYTES // call.memory.itemsize
+    found = matrix(call.memory, spare_of(call, rows), call.n_out, rows)
     for start in range(0, call.samples, rows):
         at = lesser(start, call.samples - rows)
         forward_in_columns(call, at, rows, worker)
@@ -271,17 +240,13 @@ def jvp(call, worker, workers):
 
 
 def hessian(call, worker, workers):
-    """Write the tangents of the gradient of call.by_outputs times the outputs of a chain to call.by_inputs.
-
-    They are those along call.tangents, or along every input where call.by_inputs has so many rows a sample.
-    """
+    """Write tangents of the gradient of call.by_outputs times the outputs of a chain to call.by_inputs."""
+    # Along call.tangents, or along every input where call.by_inputs has so many rows a sample.
     memory, operations, samples = call.memory, call.operations, call.samples
     rows, last = COLUMN_BYTES // memory.itemsize, call.depth - 1
     directions, above = call.by_inputs_rows // samples, operations[last]
-    inputs, asked = (
-        matrix(memory, call.batch_inputs, call.n_in, rows),
-        matrix(memory, call.batch_targets, call.n_out, rows),
-    )
+    inputs = matrix(memory, call.batch_inputs, call.n_in, rows)
+    asked = matrix(memory, call.batch_targets, call.n_out, rows)
     for start in range(0, samples, rows):
         at = lesser(start, samples - rows)
         forward_in_columns(call, at, rows, worker)
@@ -295,9 +260,8 @@ def hessian(call, worker, workers):
                 backward_in_columns(call, operations[number + 1], rows, worker, delta)
             pass_on(delta, 0, False, curvature)
             z = units_in_columns(memory, call.logits, here, rows)
-            activate_gradient(
-                here.curvature, z, units_in_columns(memory, call.activations, here, rows), curvature
-            )
+            a = units_in_columns(memory, call.activations, here, rows)
+            activate_gradient(here.curvature, z, a, curvature)
             slope_in_columns(call, here, rows, delta)
             if number == last:
                 clear_unasked(asked, 0, 1, delta)
@@ -307,7 +271,7 @@ def hessian(call, worker, workers):
             for number in range(last, -1, -1):
                 here = operations[number]
                 delta = units_in_columns(memory, call.deltas, here, rows)
-                slopes = matrix(memory, call.dropped + (above.units + above.n_out) * rows, here.n_out, rows)
+                slopes = matrix(memory, spare_of(call, rows), here.n_out, rows)
                 if number < last:
                     backward_in_columns(call, operations[number + 1], rows, worker, slopes)
                     slope_in_columns(call, here, rows, slopes)
@@ -324,3 +288,69 @@ def penalize(call, worker, workers):
         if here.kind == DENSE:
             w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
             penalty_gradient(here.l1 * share, here.l2 * share, w, dw)
+
+
+# --- loops over samples in columns --------------------------------------------------------------------------
+
+
+def softmax_slopes(a, output, is_softmax, delta):
+    """delta (units, rows) = the derivative of an output by the logits, of softmax a; else 1 for itself."""
+    wide_vectors()
+    units, rows = a.shape
+    one = a.dtype.type(1)
+    own = vector(a, output * rows, rows)
+    for j in range(units):
+        is_own = one if j == output else a.dtype.type(0)
+        share, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
+        for i in range(rows):
+            found[i] = own[i] * (is_own - share[i]) if is_softmax else is_own
+
+
+def add_to_rows(b, out):
+    """out (units, rows) += b (units,)."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] += b[j]
+
+
+def fill_rows(x, out):
+    """out (units, rows) = x (units,), in every column."""
+    wide_vectors()
+    for j in range(out.shape[0]):
+        own = vector(out, j * out.shape[1], out.shape[1])
+        for i in range(out.shape[1]):
+            own[i] = x[j]
+
+
+def bend(curvature, slopes, adds, tangent):
+    """tangent of a cotangent = curvature * tangent of a logit, + slopes where `adds`; all of one shape."""
+    wide_vectors()
+    n = curvature.size
+    c, s, t = vector(curvature, 0, n), vector(slopes, 0, n), vector(tangent, 0, n)
+    for i in range(len(t)):
+        t[i] = c[i] * t[i] + s[i] if adds else c[i] * t[i]
+
+
+def copy_transposed(x, out, first, step):
+    """Rows first, first + step, .. of out (.., n) = the columns of x (n, columns)."""
+    for j in range(x.shape[1]):
+        for i in range(x.shape[0]):
+            out[first + j * step, i] = x[i, j]
+
+
+@partial(of_arrays, result="float64")
+def square_sum(x):
+    """Return the sum of the squares of a few numbers x (n,): whole vectors are added, then their halves."""
+    build = x.builder
+    v = Vectors(build, x.dtype, host().vector_bytes)
+    total = Running(Symbol(build, v.zero))
+
+    def add(i, mask):
+        some = Symbol(build, v.load(v.shift(x.data, i * v.itemsize), mask))
+        total.value = fma(some, some, total.value)
+
+    v.over(x.units, add)
+    found = folded(build, total.value, lambda a, b: a + b).value
+    return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import array
 from ctypes import addressof
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.model.custom import MOST_NUMBERS
 from fastmlp.model.layout import first_byte
@@ -28,19 +27,13 @@ FAN_IN, MOST_GROUPS = 8, 64
 """The most workers at a meeting place of a barrier; the most groups of workers."""
 
 ARRIVED, SLEEPERS, GENERATION, PLACE = 0, 1, APART // 8, 2 * APART // 8
-"""Words of a meeting place: arrivals, sleepers, the generation; and the number of words.
-
-The first meeting place of a barrier is the root.
-"""
+"""Words of a meeting place, the root is the first: arrivals, sleepers, generation; and their number."""
 
 CLOSED = -(1 << 30)
 """The generation of a closed meeting place; other generations, and their lower halves, are not negative."""
 
 ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
-"""The word of a barrier's array that ends steps; the array's length.
-
-The word is 0 until a failure.
-"""
+"""The word of a barrier's array that ends steps, 0 until a failure; the array's length."""
 
 UNSUMMED = ABANDONED + 1
 """The word of a barrier's array used by worker 0 alone, in `weight_templates.sum_over_ranks`."""
@@ -51,21 +44,19 @@ ORTHOGONAL, NESTEROV = 1, 2
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser without clipping."""
 
+
+def fields_of(dtype: Any, names: str) -> list[tuple[str, Any]]:
+    """Return the fields of a dtype, named in one text."""
+    return [(name, dtype) for name in names.split()]
+
+
 OPERATION = np.dtype(
     [
-        *((name, np.int64) for name in ("kind", "source", "other", "n_in", "n_out")),
-        *(
-            (name, np.int64)
-            for name in ("weights", "biases", "trained", "end", "units", "saved", "saved_units", "activation")
-        ),
-        *(
-            (name, np.int64)
-            for name in ("adds", "adds_other", "gates", "gated", "trains_bias", "gives_logits", "is_block")
-        ),
-        *((name, np.int64) for name in ("columns", "tables", "by_column", "touched_only")),
-        *((name, np.int64) for name in ("column", "sparse_in", "subrows", "second", "width")),
-        *((name, np.int64) for name in ("joined", "run", "in_run", "sums", "curvature")),
-        *((name, np.float64) for name in ("dropout", "l1", "l2", "epsilon", "momentum")),
+        *fields_of(np.int64, "kind source other n_in n_out weights biases trained end units saved"),
+        *fields_of(np.int64, "saved_units activation adds adds_other gates gated trains_bias gives_logits"),
+        *fields_of(np.int64, "is_block columns tables by_column touched_only column sparse_in subrows"),
+        *fields_of(np.int64, "second width joined run in_run sums curvature"),
+        *fields_of(np.float64, "dropout l1 l2 epsilon momentum"),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
     align=True,
@@ -91,9 +82,8 @@ TABLE = np.dtype([(name, np.int64) for name in Table._fields])
 OBJECTIVE = np.dtype(
     [
         ("loss", np.int64),
-        *((name, np.float64) for name in ("divisor", "value_divisor", "l1", "l2")),
-        ("shared_penalty", np.bool_),
-        ("penalises", np.bool_),
+        *fields_of(np.float64, "divisor value_divisor l1 l2"),
+        *fields_of(np.bool_, "shared_penalty penalises"),
     ],
     align=True,
 )
@@ -109,9 +99,8 @@ penalises : whether any weights have a penalty
 
 HEAD = np.dtype(
     [
-        *((name, np.int64) for name in ("operation", "column", "units", "loss", "output")),
-        *((name, np.int64) for name in ("by_row", "missing", "weighted")),
-        *((name, np.float64) for name in ("weight", "divisor", "value_divisor")),
+        *fields_of(np.int64, "operation column units loss output by_row missing weighted"),
+        *fields_of(np.float64, "weight divisor value_divisor"),
     ],
     align=True,
 )
@@ -122,72 +111,11 @@ weighted : whether units have weights
 """
 
 
-def objective_of(parameters: NDArray[np.float64]) -> np.void:
-    """Return an OBJECTIVE of zeros, followed in memory by its loss's parameters (n_out,)."""
-    memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
-    memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
-    record: np.void = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
-    return record
-
-
-class Shape(NamedTuple):
-    """A network in numbers.
-
-    operations : (depth,) OPERATION
-    objective : an OBJECTIVE
-    heads : (n_heads,) HEAD
-    head_numbers : (2, n_out) float64, the parameters of the heads' losses, and the weights of their units
-    tables : (columns,) TABLE, of each column of codes
-    words : a call's words of the network, with the addresses of all
-    """
-
-    operations: NDArray[Any]
-    objective: np.void
-    heads: NDArray[Any]
-    head_numbers: NDArray[np.float64]
-    tables: NDArray[Any]
-    words: dict[str, int]
-
-    @classmethod
-    def of(
-        cls,
-        operations: NDArray[Any],
-        objective: np.void,
-        heads: NDArray[Any],
-        head_numbers: NDArray[np.float64],
-        tables: NDArray[Any],
-        n_in: int,
-        members: int,
-    ) -> Shape:
-        """Return the shape of these records; n_in : columns of X; members : networks"""
-        n_out = head_numbers.shape[1]
-        numbers = {
-            "depth": len(operations), "size": operations[-1]["end"], "n_in": n_in, "n_out": n_out,
-            "n_heads": len(heads), "columns": len(tables), "members": members,
-        }  # fmt: skip
-        records = {
-            "operations": operations, "objective": objective, "heads": heads, "head_numbers": head_numbers,
-            "tables": tables,
-        }  # fmt: skip
-        words = {name: int(n) for name, n in numbers.items()}
-        places = {name: address_of(one) for name, one in records.items()}
-        return cls(operations, objective, heads, head_numbers, tables, words | places)
-
-    def with_operations(self, operations: NDArray[Any]) -> Shape:
-        """Return the shape with other operations, with as many units and parameters."""
-        return self._replace(operations=operations, words=self.words | {"operations": address_of(operations)})
-
-
 RULE = np.dtype(
     [
-        ("code", np.int64),
-        ("clip_norm", np.float64),
-        ("rate_factor", np.float64),
-        ("touched_only", np.bool_),
-        ("orthogonal", np.int64),
-        ("momentum", np.float64),
-        ("moments", np.int64),
-        ("reached", np.bool_),
+        *fields_of(np.int64, "code orthogonal moments"),
+        *fields_of(np.float64, "clip_norm rate_factor momentum"),
+        *fields_of(np.bool_, "touched_only reached"),
         ("constants", np.float64, (ROOM_FOR_CONSTANTS,)),
     ],
     align=True,
@@ -288,7 +216,8 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
 }
 """Arrays of a call by name: the dtype (None: the network's), and the shape in numbers of the call.
 
-operations, objective, heads, head_numbers, tables : as in `Shape`
+operations, objective, heads, tables : records of the network, as of `runtime.described.shape_of`
+head_numbers : the parameters of the heads' losses, and the weights of their units
 head_totals : the weight of each step's rows for each head; head_losses : written, the loss of each head
 rules : RULE, of weights and gains, and of biases and shifts
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
@@ -302,11 +231,11 @@ out : predictions, written
 by_outputs : the derivative of a loss by the predictions; by_inputs : by the inputs, written
 tangents : of the inputs
 memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row
-barrier : of the workers, see `fastmlp.kernels.runtime.threads`
+barrier : of the workers, see `fastmlp.kernels.program.workers`
 touched : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
 places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
     read without ranks
-matrices : the workspace of `orthogonal.orthogonalise`
+matrices : the workspace of `weight_templates.orthogonalise`
 lane_places : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
     steps in totals, in rates and in losses. For predictions the addresses of all outputs
 lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
@@ -315,7 +244,7 @@ row_places : for each worker, the batch's rows of a table
 whole : a WHOLE; room : vectors and matrices of `whole_steps`
 curves : written for each iteration: the objective, the gradient's norm, the damping, the precision of the
     prior, the noise, the effective parameters
-list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros
+list_counts, .. : for sparse inputs, as in `sparse_templates.list_columns`; the first two hold zeros
 """
 
 BUFFERS = (
@@ -331,8 +260,8 @@ scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul 
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
 part_sums : (parts of a batch * sums of all runs), of each operation of a run (parts, its gain and shift): see
     `unit_runs.run_backward`
-private : (workers, private_length), `variant.Bound.private`, laid out by a single network's program; the
-    last buffer, and 0 at first
+private : (workers, private_length), `variant.SpecializedProgram.private`, laid out by the program of a single
+    network; the last buffer, and 0 at first
 """
 
 NUMBERS = (
@@ -344,38 +273,43 @@ NUMBERS = (
     *("matrix_length", "matrix_size", "matrix_side", "matrix_width", "matrix_scratch"),
     *(*BUFFERS, "scratch_length", "slice_length", "private_length"),
 )
-"""Whole numbers of a call by name.
+"""Whole numbers of a call by name; those of `LENGTHS` are 0 without their array.
 
 depth : operations; size : parameters; n_heads : 0 for a single loss
 moment_rows : the numbers remembered by the optimiser's rule for each parameter
 members : networks in the network; 1 without `Members`
 columns : of categories; samples : rows of the inputs
 n_in, n_out : of the network; n_in is without sparse columns
-visits : rows of the order, 0 if the inputs are visited in their order
+visits : 0 if the inputs are visited in their order
 steps : of the call; step : steps taken before; key : of the dropout masks
-batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
-accumulates : the length of `accumulated`, 0 where every step takes all of its rows together
+batch : the most rows of a step, for which the buffers have room
+accumulates : 0 where every step takes all of its rows together
 microbatch : rows taken together otherwise; fewest : the least rows of a step's last microbatch
-bounds : the length of indptr, 0 where inputs are dense; stored : non-zeros
-bytes : rows of bytes, 0 where inputs have the network's dtype
+bounds : 0 where inputs are dense; bytes : 0 where inputs have the network's dtype; stored : non-zeros
 by_inputs_rows : rows of `by_inputs`: samples, or 0 if not needed
-marks : the length of `touched`, the sparse columns or 0
-placed : the length of `places`, 0 where the batch has no rows in other processes
+marks : the sparse columns; placed : 0 where the batch has no rows in other processes
 summing : the address of the function that sums gradients over ranks, see `runtime.adapter`; 0 without ranks
 totalling : of the function that sums a step's needs over all ranks, and waits
 leads : 1 unless another rank adds to the gradient the terms common to all ranks
 together : the fewest numbers of a gradient that ranks sum at a time
 iterations : of steps of all rows; room_length : of `room`
 lanes : networks that train together, one in each lane of a vector; 0 for a single network
-matrix_length, matrix_size, .. : of `matrices` and its parts, 0 where no rule takes orthogonal matrices
-table_rows : of all tables of categories; all_row_places : of a batch and `APART` bytes, for each worker
-counted : the sparse columns n, words : n / 64, listed : n, and for each worker `APART` bytes more
-terms : the most non-zeros of a step; all_terms : of all workers
-all_places : the rows of a batch and `APART` bytes, for each worker
+matrix_size, .. : of the parts of `matrices`, 0 where no rule takes orthogonal matrices
+table_rows : of all tables of categories; terms : the most non-zeros of a step
 """
 
 WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 """The index of each word of a call by name."""
+
+LENGTHS = {
+    name: WORDS[str(ARRAYS[name][1][0])]
+    for name in (
+        *("accumulated", "indptr", "values", "numbers", "order", "starts", "memory", "touched", "places"),
+        *("matrices", "row_marks", "row_places", "list_counts", "list_marks", "list_columns", "list_samples"),
+        "list_places",
+    )
+}
+"""The index of an array's length among the words: a call that is given the array has its length, too."""
 
 
 def words_of(numbers: dict[str, int]) -> array.array[int]:
@@ -390,7 +324,7 @@ BLANK = words_of({})
 
 
 class Call:
-    """A call, given to an entry point by its address.
+    """A call, given to an entry point by its address. Arrays bring their `LENGTHS`.
 
     known : words to begin with, copied, because many calls share the words
     given : arrays and numbers by name; a number may be the address of an object in `held`
@@ -422,17 +356,8 @@ class Call:
                 words[WORDS[name]] = addressof(first_byte(one))
             except (TypeError, ValueError):
                 words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
-
-
-def moved(call: Call, apart: dict[str, int], count: int) -> NDArray[np.int64]:
-    """Return the words (count, words) of calls with arrays at increasing addresses.
-
-    apart : the bytes between the arrays of two calls, by name; all other words are this call's
-    """
-    words = np.tile(np.frombuffer(call.words, np.int64), (count, 1))
-    for name, distance in apart.items():
-        words[:, WORDS[name]] += np.arange(count) * distance
-    return words
+            if name in LENGTHS:
+                words[LENGTHS[name]] = len(one)
 
 
 def address_of(one: Any) -> int:

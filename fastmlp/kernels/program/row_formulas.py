@@ -1,15 +1,20 @@
-"""Formulas of a row as code: norms, gates, sums and custom layers, from their kinds' expressions.
+"""Operations on rows other than products: formulas of a row, and copies of columns.
 
-Two programs use this text: the program of all networks, where the units are a run-time value
-(`row_operations`), and the program of a single small network, where they are an integer
-(`fastmlp.kernels.small`).
+Norms, gates, sums and custom layers are written from the expressions of their kinds. Two programs use this
+text: the program of all networks, where the units are a run-time value, and the program of a single small
+network, where they are an integer (`fastmlp.kernels.small`).
 """
 
 # mypy: ignore-errors
 
+from functools import partial
+
 from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
 from fastmlp.kernels.codegen.symbols import INT32, Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, counted, of_code
+from fastmlp.kernels.codegen.views import vector
+from fastmlp.kernels.codes import CONCATENATE, COPY, MEMBERS
 from fastmlp.model.custom import BIAS, number_variable
 
 # The same on every machine, so that sums over a row have the same bits everywhere. A sum of number after
@@ -56,10 +61,7 @@ class Row:
         self.v.store(symbol.value, self.place(name, number), mask)
 
     def over(self, do):
-        """Write do(unit, mask) for each vector of units.
-
-        unit : the number of the vector's first unit
-        """
+        """Write do(unit, mask) for each vector of units, from number `unit` on."""
         self.v.over(self.units, do)
 
     def number(self, name, number):
@@ -196,3 +198,136 @@ def _unit(kind, x, own, numbers):
     variables = [one.variable for one in kind.row.parameters]
     values = dict(zip(map(number_variable, kind.row.numbers), numbers, strict=True))
     return {"z": x, **values, **dict(zip(variables, own, strict=True)), ONES: x.number(1.0)}
+
+
+# --- operations on the rows of a batch --------------------------------------------------------------------
+
+MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
+"""The value of a NaN hyperparameter, by bytes of a number."""
+
+
+def number_at(numbers, place, itemsize):
+    """Return a hyperparameter, float64."""
+    number = numbers[place]
+    return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
+
+
+def each_row(write, kind, numbers, subrows, second, rows, vectors):
+    """Write write(kind, row) for each subrow; nothing for a kind without a formula.
+
+    rows : by name the arrays (rows * subrows, ..) of a `Row`; vectors : by name gain and shift of all subrows
+    """
+    if getattr(kind, "row", None) is None:
+        return
+    x, units = rows["x"], rows.get("delta", rows.get("out")).columns
+    builder, v = x.builder, Vectors(x.builder, x.dtype, LANES * x.itemsize)
+    count = Symbol(builder, builder.sitofp(units.value, v.scalar))
+    own = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
+    columns, steps = {"other": second, "out2": second}, [one.units // subrows for one in vectors.values()]
+    with counted(builder, x.rows // subrows) as row, counted(builder, subrows) as cut:
+        places = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
+        for (name, one), step in zip(vectors.items(), steps, strict=True):
+            places[name] = one.at(0, cut * step)
+        write(kind, Row(v, units, count, places, own))
+
+
+@of_code("operation", results=0)
+def formula_forward(kind, numbers, subrows, second, gain, shift, x, other, saved, out):
+    """Write `operate` for a formula of a row."""
+    rows = {"x": x, "other": other, "saved": saved, "out": out}
+    each_row(forward, kind, numbers, subrows, second, rows, {"gain": gain, "shift": shift})
+
+
+@of_code("operation", results=0)
+def formula_backward(
+    kind, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
+):
+    """Write `operate_gradient` for a formula of a row."""
+    rows = {"x": x, "other": other, "saved": saved, "delta": delta, "out": below, "out2": below_other}
+    each_row(partial(backward, adds=adding), kind, numbers, subrows, second, rows, {"gain": gain})
+
+
+@of_code("operation", results=0)
+def formula_gradient(kind, numbers, subrows, second, gain, x, other, saved, delta, out):
+    """Write `gain_gradient` for a formula of a row, whose out holds 0."""
+    rows = {"x": x, "other": other, "saved": saved, "delta": delta}
+    each_row(gradient, kind, numbers, subrows, second, rows, {"gain": gain, "out": out})
+
+
+def operate(code, numbers, subrows, second, gain, shift, x, other, saved, out):
+    """out (rows, n_out) = the operation `code` of x (rows, ..), and of other (rows, ..) with two sources.
+
+    numbers : hyperparameters, see OPERATION; second : the index of the first unit read in a row of other
+    subrows : the parts of a row of the batch, each with its part of gain and shift
+    gain, shift : (subrows * n_out,), or empty; the gain of a custom layer is all its parameters
+    saved : (rows, n), written: saved for backward
+    """
+    rows, n_in = x.shape
+    if code == CONCATENATE:
+        copy_columns(x, 0, out)
+        copy_columns(other, n_in, out)
+    elif code == MEMBERS:
+        for i in range(rows):
+            for j in range(out.shape[1]):
+                out[i, j] = x[i, j % n_in]
+    elif code == COPY:
+        pass_on(x, 0, False, out)
+    else:
+        formula_forward(code, numbers, subrows, second, gain, shift, x, other, saved, out)
+
+
+def operate_gradient(
+    code, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
+):
+    """below (rows, n_in) = the derivative of the loss by x, given delta (rows, n_out) of the output.
+
+    below_other : by the second source
+    adding : (adds, adds_other), whether to add to the values of below and of below_other
+    """
+    adds, adds_other = adding
+    n_in = x.shape[1]
+    if code == CONCATENATE:
+        pass_on(delta, 0, adds, below)
+        pass_on(delta, n_in, adds_other, below_other)
+    elif code == MEMBERS:
+        pass_on(delta, 0, adds, below)
+        for left in range(n_in, delta.shape[1], n_in):
+            pass_on(delta, left, True, below)
+    elif code == COPY:
+        pass_on(delta, 0, adds, below)
+    else:
+        formula_backward(
+            code, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
+        )
+
+
+def gain_gradient(code, numbers, subrows, second, gain, x, other, saved, delta, out):
+    """out, as the gain, = the derivative of the loss by the gain, a sum over rows in order."""
+    for j in range(len(out)):
+        out[j] = 0
+    formula_gradient(code, numbers, subrows, second, gain, x, other, saved, delta, out)
+
+
+def pass_on(delta, left, adds, below):
+    """below (rows, units) = the columns of delta from `left` on, or += where `adds`."""
+    rows, units = below.shape
+    for i in range(rows):
+        # As vectors: an index that may be negative, as Python's, takes a number at a time.
+        source, target = vector(delta, i * delta.shape[1] + left, units), vector(below, i * units, units)
+        for j in range(units):
+            target[j] = target[j] + source[j] if adds else source[j]
+
+
+def take_columns(x, order, start, column, out):
+    """out (n, columns) = columns of x from `column` on, in the rows of `take_weights`"""
+    for i in range(out.shape[0]):
+        row = order[start + i] if len(order) > 0 else start + i
+        for j in range(out.shape[1]):
+            out[i, j] = x[row, column + j]
+
+
+def copy_columns(x, column, out):
+    """Columns of out from `column` on = x (rows, columns)."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, column + j] = x[i, j]

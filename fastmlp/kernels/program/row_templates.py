@@ -7,6 +7,7 @@ Products stand here, other operations in `operation_templates`, blocks of inputs
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
+from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,
@@ -24,15 +25,11 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import BATCH_NORM, DENSE, IDENTITY, RELU
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.row_operations import pass_on
-from fastmlp.kernels.program.selecting import convert_bytes
+from fastmlp.kernels.program.row_formulas import pass_on
 
 
 def inputs_of(call, start, rows):
-    """Return the inputs of a batch, and the order of its rows, empty for row after row.
-
-    The batch begins with visit `start` of the call's order, or with sample `start` where there is no order.
-    """
+    """Return the inputs of a batch from visit `start` on, and the order of its rows, empty without one."""
     if call.bytes == 0:
         if call.visits == 0:
             return rows_of(call.inputs, start, start + rows), no_order()
@@ -72,8 +69,7 @@ def part_before(call, end):
 def parts_forward(call, start, rows, of_all, first, last, block, step, moves, worker, workers):
     """Take a worker's rows [first, last) to the last operation over the whole batch; return its number or 0.
 
-    of_all : rows of the batch on all ranks; block : rows at a time; moves : whether running states move; the
-        rest as in `rows_forward`
+    of_all : rows of the batch on all ranks; block : rows at a time; moves : whether running states move
     """
     begin, end = 0, part_after(call, 0)
     while end < call.depth:
@@ -97,9 +93,7 @@ def parts_backward(call, start, rows, of_all, first, last, block, end, step, wor
 
 
 def rows_forward(call, start, rows, first, last, begin, end, step, worker):
-    """Take rows [first, last) of a batch of `rows` rows through operations [begin, end).
-
-    All operations end with the last operation's logits.
+    """Take rows [first, last) of a batch of `rows` rows through operations [begin, end), to the last logits.
 
     call : a `call_record.CallRecord`; start : see `inputs_of`
     step : updates before this step, for the dropout masks; worker : the owner of the scratch
@@ -172,11 +166,18 @@ def rows_outputs(call, rows, first, last, at):
         activate(output.activation, z, rows_of(call.out, at, at + last - first))
 
 
-def rows_loss(call, start, rows, first, last, share, worker):
-    """Write the last layer's deltas of rows [first, last), and partial sums of the loss.
+def batch_loss(call, s, start, rows, first, last, share, worker):
+    """Write the deltas of all outputs of rows [first, last), and partial sums of the loss, in step s."""
+    if call.n_heads > 0:
+        heads_loss(call, s, start, rows, first, last, worker)
+    elif call.members > 1:
+        members_loss(call, start, rows, first, last, share, worker)
+    else:
+        rows_loss(call, start, rows, first, last, share, worker)
 
-    share : the factor of a row's weighted loss, see `loss_share`; the rest as in `rows_forward`
-    """
+
+def rows_loss(call, start, rows, first, last, share, worker):
+    """Write the last layer's deltas of rows [first, last), and sums of the loss; share : `loss_share`"""
     output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
     z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -200,10 +201,8 @@ def rows_loss(call, start, rows, first, last, share, worker):
 
 
 def rows_backward(call, start, rows, of_all, first, last, begin, end, step, worker):
-    """Take the deltas of rows [first, last) back through operations [begin, end); as `parts_forward`.
-
-    A first operation over the whole batch has only its delta written; a last one passes the delta on.
-    """
+    """Take the deltas of rows [first, last) back through operations [begin, end)."""
+    # A first operation over the whole batch has only its delta written; a last one passes the delta on.
     operations, parameters, memory = call.operations, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     if end < len(operations) and is_passed_on(call, end):
@@ -248,3 +247,17 @@ def is_passed_on(call, number):
     here = call.operations[number]
     first, other = here.source, here.other
     return (first >= 0 and call.rules[0, first].reached) or (other >= 0 and call.rules[0, other].reached)
+
+
+def convert_bytes(numbers, order, first, scale, out):
+    """out (visited, columns) = numbers (rows, columns) uint8 at order (visited,) int64, times scale[0].
+
+    Without an order, out has rows first, first + 1, .. of numbers. scale : (1,) float64
+    """
+    wide_vectors()
+    columns, factor = out.shape[1], out.dtype.type(scale[0])
+    for i in range(out.shape[0]):
+        row = order[i] if len(order) > 0 else first + i
+        source, target = vector(numbers, row * columns, columns), vector(out, i * columns, columns)
+        for j in range(columns):
+            target[j] = out.dtype.type(source[j]) * factor

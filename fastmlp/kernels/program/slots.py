@@ -4,7 +4,7 @@ The functions are templates as in `step_templates`. A variant that works by rows
 Pieces (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
 """
 
-# ruff: noqa: F821  (slots, `coded` and CODE are bound later)
+# ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ class ProgramPiece(NamedTuple):
     constant: Callable[..., Any] | None = None
 
 
+def _by_code(codes, parameters, result=types.none):
+    """Return the piece of a slot with a code and these parameters."""
+    constant = eval(f"lambda {parameters}: coded(CODE, {parameters})", globals())
+    return ProgramPiece(result, codes, constant)
+
+
 PIECES = {
     **dict.fromkeys(
         (
@@ -108,42 +114,18 @@ PIECES = {
     ),
     **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), ProgramPiece(types.int64)),
     **dict.fromkeys(("penalty", "penalties"), ProgramPiece(types.float64)),
-    "activate": ProgramPiece(types.none, ACTIVATION_CODES, lambda z, out: coded(CODE, z, out)),
-    "activate_gradient": ProgramPiece(
-        types.none, ACTIVATION_CODES, lambda z, a, delta: coded(CODE, z, a, delta)
+    "activate": _by_code(ACTIVATION_CODES, "z, out"),
+    "activate_gradient": _by_code(ACTIVATION_CODES, "z, a, delta"),
+    "output_loss": _by_code(
+        LOSS_CODES, "output, parameters, share, z, targets, weights, scratch, delta", types.float64
     ),
-    "output_loss": ProgramPiece(
-        types.float64, LOSS_CODES,
-        lambda output, parameters, share, z, targets, weights, scratch, delta:
-        coded(CODE, output, parameters, share, z, targets, weights, scratch, delta),
+    "apply_rule": _by_code(RULE_CODES, "rate, constants, t, g, p, moments"),
+    "operate": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, shift, x, other, saved, out"),
+    "operate_gradient": _by_code(
+        OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other"
     ),
-    "apply_rule": ProgramPiece(
-        types.none, RULE_CODES,
-        lambda rate, constants, t, g, p, moments: coded(CODE, rate, constants, t, g, p, moments),
-    ),
-    "operate": ProgramPiece(
-        types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, shift, x, other, saved, out:
-        coded(CODE, numbers, subrows, second, gain, shift, x, other, saved, out),
-    ),
-    "operate_gradient": ProgramPiece(
-        types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other:
-        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other),
-    ),
-    "gain_gradient": ProgramPiece(
-        types.none, OPERATION_CODES,
-        lambda numbers, subrows, second, gain, x, other, saved, delta, out:
-        coded(CODE, numbers, subrows, second, gain, x, other, saved, delta, out),
-    ),
-    "run_forward": ProgramPiece(
-        types.none, OPERATION_CODES,
-        lambda operations, last, parameters, z, out: coded(CODE, operations, last, parameters, z, out),
-    ),
-    "run_backward": ProgramPiece(
-        types.none, OPERATION_CODES,
-        lambda operations, last, parameters, z, first, parts, sums, delta:
-        coded(CODE, operations, last, parameters, z, first, parts, sums, delta),
-    ),
-}  # fmt: skip
+    "gain_gradient": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, out"),
+    "run_forward": _by_code(OPERATION_CODES, "operations, last, parameters, z, out"),
+    "run_backward": _by_code(OPERATION_CODES, "operations, last, parameters, z, first, parts, sums, delta"),
+}
 """Slots, and other functions shared by programs, as products over rows and a step's phases, by name."""

@@ -3,12 +3,14 @@
 Templates as in `step_templates`, called by all of them.
 """
 
+# ruff: noqa: F821  (the slot `streams` is bound later)
 # mypy: ignore-errors
 
 from __future__ import annotations
 
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.tuning import tuned
@@ -43,7 +45,7 @@ def parts_of(rows: int):
 
 
 @jittable
-def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
+def worker_part(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
     """Return the worker's part [first, last) of `count` items, in units."""
     units = whole(count, unit)
     first, last = (units * before // workers * unit for before in (worker, worker + 1))
@@ -69,11 +71,11 @@ def rows_together(block: int, members: int):
     return where(members > 1, found, block)
 
 
-@jittable
-def rows_at_once(parameter_bytes: int, streamed: int, block: int):
-    """Return the rows that a worker takes through layers together, where `streams`."""
+def block_of(call):
+    """Return how many rows a worker takes through the layers together."""
     # Parameters that outgrow L2 are read from memory once for all rows, not once a block.
-    return where(parameter_bytes < streamed, block, ALL_ROWS)
+    stay = call.size * call.parameters.itemsize < streamed_bytes()
+    return chosen(streams() and stay, rows_together(block_rows(), call.members), ALL_ROWS)
 
 
 def left_whole(call):

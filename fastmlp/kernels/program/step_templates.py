@@ -24,25 +24,15 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import is_abandoned, wait
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.program.row_templates import (
+    batch_loss,
     part_after,
     parts_backward,
     parts_forward,
     rows_backward,
     rows_forward,
-    rows_loss,
     rows_outputs,
 )
-from fastmlp.kernels.program.step_numbers import (
-    ALL_ROWS,
-    block_rows,
-    loss_share,
-    own_share,
-    parts_of,
-    penalty_share,
-    rows_at_once,
-    rows_together,
-    streamed_bytes,
-)
+from fastmlp.kernels.program.step_numbers import block_of, loss_share, parts_of, penalty_share, worker_part
 from fastmlp.kernels.program.weight_templates import (
     clip_all,
     penalties,
@@ -73,11 +63,8 @@ def visit_at(call, s, begin, place):
 
 
 def accumulate(call, first, last, worker, workers):
-    """Add the worker's part of a microbatch's gradient to the step's earlier microbatches.
-
-    first, last : whether it is the step's first; and its last, after which call.gradients has the sum
-    """
-    begin, end = own_share(call.size, worker, workers, SLICE_ROWS)
+    """Add the worker's part of a microbatch's gradient to earlier ones; the last gets the sum."""
+    begin, end = worker_part(call.size, worker, workers, SLICE_ROWS)
     g, total = span(call.gradients, begin, end), span(call.accumulated, begin, end)
     if not first:
         for i in range(len(g)):
@@ -139,20 +126,15 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
     """Form the gradient of visits [start, end) of step s, and apply it unless it is left whole.
 
     place, until : [first, last) of the places in the step's batch, of rows of all ranks
-    The objective is written to call.losses, or added to the objective of the step's earlier rows. Penalties
-    count with the last rows of a step.
     """
+    # The objective is added to that of the step's earlier rows. Penalties count with the last rows of a step.
     objective = call.objective
     step, total, rows = call.step + s, call.totals[s], end - start
-    first, last = own_share(rows, worker, workers, LOSS_ROWS)
+    first, last = worker_part(rows, worker, workers, LOSS_ROWS)
     share, penalised = loss_share(objective.divisor, total), 0.0
     if until == rows_of_step(call, s):
         penalised = penalty_share(objective.shared_penalty, total)
-    block = rows_together(block_rows(), call.members)
-    at_once = rows_at_once(call.size * call.parameters.itemsize, streamed_bytes(), block)
-    block, depth = chosen(streams(), at_once, ALL_ROWS), call.depth
-    of_all = until - place
-    begin = 0
+    block, depth, of_all, begin = block_of(call), call.depth, until - place, 0
     if part_after(call, 0) < depth:
         begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
     for at in range(first, last, block):
@@ -163,12 +145,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
             prefetch_rows(call.targets, visited, at, stop)
             prefetch_rows(call.weights, visited, at, stop)
         rows_forward(call, start, rows, at, stop, begin, depth, step, worker)
-        if call.n_heads > 0:
-            heads_loss(call, s, start, rows, at, stop, worker)
-        elif call.members > 1:
-            members_loss(call, start, rows, at, stop, share, worker)
-        else:
-            rows_loss(call, start, rows, at, stop, share, worker)
+        batch_loss(call, s, start, rows, at, stop, share, worker)
         rows_backward(call, start, rows, of_all, at, stop, begin, depth, step, worker)
     if begin > 0:
         parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
@@ -223,13 +200,9 @@ def evaluate(call, worker, workers):
     for start in range(0, call.samples, call.batch):
         rows = lesser(call.batch, call.samples - start)
         rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
+        batch_loss(call, 0, start, rows, 0, rows, share, worker)
         if call.n_heads > 0:
-            heads_loss(call, 0, start, rows, 0, rows, worker)
             heads_losses(call, 0, rows, start > 0)
-        elif call.members > 1:
-            members_loss(call, start, rows, 0, rows, share, worker)
-        else:
-            rows_loss(call, start, rows, 0, rows, share, worker)
         sums = call.sums
         for part in range(parts_of(rows)):
             loss += sums[part * LOSS_ROWS]

@@ -8,16 +8,13 @@ Each operation has the formula of its kind; the backward pass computes the numbe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from numba import types
 
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT, Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_code, shifted, smaller
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.row_formulas import LANES, unit_gradient, unit_value
-from fastmlp.kernels.program.row_operations import number_at
+from fastmlp.kernels.program.row_formulas import LANES, number_at, unit_gradient, unit_value
 from fastmlp.model.custom import BIAS
 from fastmlp.model.operations import Kind, UnitRun
 
@@ -25,66 +22,35 @@ STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""
 
 
-class RunPart(NamedTuple):
-    """An operation of a run in code being written.
-
-    part : the kind, or the activation
-    parameters : addresses of gain and shift, as far as present
-    numbers : hyperparameters
-    sums : the offset of the gain's sums among all sums, a `Symbol`; length : of both sums
-    """
-
-    part: Any
-    parameters: Any
-    numbers: Any
-    sums: Any
-    length: Any
-
-    def value(self, x, own):
-        """Return the formula of a number; own : its parameters"""
-        return (
-            unit_value(self.part, x, own, self.numbers)
-            if isinstance(self.part, Kind)
-            else self.part.formula(x)
-        )
-
-    def gradient(self, delta, x, own):
-        """Return the derivatives by the number, and by parameters other than a shift."""
-        if isinstance(self.part, Kind):
-            return unit_gradient(self.part, delta, x, own, self.numbers)
-        return [backward_of(self.part, delta, x, x.number(self.part.formula(x)))]
-
-
 class RunWriter:
     """Writes a run for numbers of the same type.
 
-    v : vectors of LANES lanes; width : of a row, a `Symbol`; chain : the run's operations in order
+    v : vectors of LANES lanes; width : of a row, a `Symbol`
+    chain : for each operation in order its kind or activation, the addresses of its gain and shift as far as
+        present, and its hyperparameters; the offset of its sums among all sums, and their length
     """
 
     def __init__(self, run, operations, last, parameters, z):
         """operations : all; last : the number of the run's last operation"""
         self.builder, self.v = z.builder, Vectors(z.builder, z.dtype, LANES * z.itemsize)
         self.rows, self.width, self.z = z.rows, z.columns, z.data
-        record, base = operations.dtype, parameters.data
-        self.chain = []
+        record, itemsize, self.chain = operations.dtype, self.v.itemsize, []
         for number, part in enumerate(run.parts, 1 - len(run.parts)):
-            own = shifted(self.builder, operations.data, ((last + number) * record.size).value)
-            weights, biases, trained, sums = (
-                self._field(own, record.offset(name)) for name in ("weights", "biases", "trained", "sums")
-            )
-            parameters = part.parameters if isinstance(part, Kind) else ()
-            places = [
-                self.v.shift(base, (biases if one.shape == BIAS else weights) * self.v.itemsize)
-                for one in parameters
-            ]
-            place = shifted(self.builder, own, INT(record.offset("numbers")))
-            numbers = NumberArray(self.builder, types.float64, place)
-            count = len(part.row.numbers) if isinstance(part, Kind) else 0
-            given = [number_at(numbers, i, self.v.itemsize) for i in range(count)]
-            self.chain.append(RunPart(part, places, given, sums, trained - weights))
+            place = shifted(self.builder, operations.data, ((last + number) * record.size).value)
 
-    def _field(self, record, offset):
-        return NumberArray(self.builder, types.int64, shifted(self.builder, record, INT(offset)))[0]
+            def field(name, kind=types.int64, place=place):
+                return NumberArray(self.builder, kind, shifted(self.builder, place, INT(record.offset(name))))
+
+            weights, biases, trained, sums = (
+                field(name)[0] for name in ("weights", "biases", "trained", "sums")
+            )
+            places, numbers = [], []
+            if isinstance(part, Kind):
+                starts = (biases if one.shape == BIAS else weights for one in part.parameters)
+                places = [self.v.shift(parameters.data, start * itemsize) for start in starts]
+                given = field("numbers", types.float64)
+                numbers = [number_at(given, i, itemsize) for i in range(len(part.row.numbers))]
+            self.chain.append((part, places, numbers, sums, trained - weights))
 
     def at(self, place, unit):
         """Return the address of a number."""
@@ -100,10 +66,11 @@ class RunWriter:
         unit, row : of a vector, under the mask
         """
         value, found = self.load(self.z, row * self.width + unit, mask), []
-        for one in self.chain:
-            own = [self.load(place, unit, mask) for place in one.parameters]
+        for part, places, numbers, *_ in self.chain:
+            own = [self.load(place, unit, mask) for place in places]
             found.append((value, own))
-            value = value.number(one.value(value, own))
+            is_kind = isinstance(part, Kind)
+            value = value.number(unit_value(part, value, own, numbers) if is_kind else part.formula(value))
         return found, value
 
     def forward(self, out):
@@ -120,12 +87,12 @@ class RunWriter:
         """Replace delta by the derivative by z, and write each part's sums for gains and shifts."""
         with counted(self.builder, self.rows, LOSS_ROWS) as begin:
             part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
-            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.chain]
+            own = [self.at(sums, start * parts + part * length) for *_, start, length in self.chain]
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for one, place in zip(self.chain, own, strict=True):
-                        for vector in range(len(one.parameters)):
+                    for (_, places, *_), place in zip(self.chain, own, strict=True):
+                        for vector in range(len(places)):
                             self.v.over(units, self._clear(place, vector * self.width + left))
                 with counted(self.builder, rows) as row:
                     self.v.over(units, self._back(own, delta, begin + row, left))
@@ -139,20 +106,23 @@ class RunWriter:
             passed, _ = self.passed(unit, row, mask)
             place = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(place, mask))
-            for one, read, to in reversed([*zip(self.chain, passed, own, strict=True)]):
-                found = one.gradient(by_output, *read)
-                if len(one.parameters) > len(found) - 1:  # a shift, whose derivative is that by the output
+            for (part, places, numbers, *_), (x, given), sums in reversed(
+                [*zip(self.chain, passed, own, strict=True)]
+            ):
+                if isinstance(part, Kind):
+                    found = unit_gradient(part, by_output, x, given, numbers)
+                else:
+                    found = [backward_of(part, by_output, x, x.number(part.formula(x)))]
+                if len(places) > len(found) - 1:  # a shift, whose derivative is that by the output
                     found.append(by_output)
                 by_output = found[0]
                 for number, by_parameter in enumerate(found[1:]):
-                    self._add(to, number * self.width + unit, by_parameter, mask)
+                    at = number * self.width + unit
+                    total = self.load(sums, at, mask) + by_parameter
+                    self.v.store(total.value, self.at(sums, at), mask)
             self.v.store(by_output.value, place, mask)
 
         return write
-
-    def _add(self, place, unit, symbol, mask):
-        total = self.load(place, unit, mask) + symbol
-        self.v.store(total.value, self.at(place, unit), mask)
 
 
 @of_code("operation", results=0)

@@ -8,6 +8,8 @@ Templates as in `step_templates`. The operations are walked once. Products stand
 # ruff: noqa: F821  (slots are bound later)
 # mypy: ignore-errors
 
+import math
+
 from fastmlp.kernels.codegen.scalars import call_back
 from fastmlp.kernels.codegen.views import (
     biases_of,
@@ -20,6 +22,7 @@ from fastmlp.kernels.codegen.views import (
     output_of,
     part_of,
     rows_of,
+    span,
     subrows_of,
     units_of,
     vector,
@@ -27,19 +30,19 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import DENSE, SGD
 from fastmlp.kernels.program.barrier import is_abandoned, wait
-from fastmlp.kernels.program.records import ABANDONED, SLICE_ROWS, UNSUMMED
+from fastmlp.kernels.program.records import ABANDONED, NESTEROV, SLICE_ROWS, UNSUMMED
 from fastmlp.kernels.program.row_templates import inputs_of, sparse_in_of
-from fastmlp.kernels.program.step_numbers import left_whole, own_share, rows_of_piece, slice_of
+from fastmlp.kernels.program.step_numbers import left_whole, rows_of_piece, slice_of, worker_part
+from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM
 
 
 def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, workers):
-    """Contract the worker's part of every matrix of weights over the batch, and update.
+    """Contract the worker's part of every matrix of weights over the batch, and update unless left whole.
 
-    A single worker takes all biases of an operation, or its gain and shift. Where the gradient is left whole,
-    nothing is updated. Where ranks sum the gradient, the sum of a piece begins as soon as all workers have
-    formed the piece, and they go on with the next.
     penalised, rate, bias_rate : of this step, see `penalty_share`; the rest as in `rows_forward`
     """
+    # A single worker takes all biases of an operation, or its gain and shift. Where ranks sum the gradient,
+    # the sum of a piece begins as soon as all workers have formed the piece, and they go on with the next.
     operations, gradients, begun = call.operations, call.gradients, 0
     summed = (call.summing > 0) & (call.accumulates == 0)
     for number in range(len(operations)):
@@ -68,7 +71,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
         while top < dense_in:  # a range of variable step would divide, which the smallest networks wait for
             bottom = lesser(top + together, dense_in)
             if trained:
-                first, last = own_share(bottom - top, worker, workers, SLICE_ROWS)
+                first, last = worker_part(bottom - top, worker, workers, SLICE_ROWS)
                 layer_step(call, start, rows, step, number, l1, l2, rate, top + first, top + last, worker)
             if summed:
                 end = chosen(bottom == n_in, here.end, here.weights + bottom * n_out)
@@ -76,7 +79,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
             top = bottom
         if sparse_in > 0:
             if trained:
-                first, last = own_share(sparse_in, worker, workers, SLICE_ROWS)
+                first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
                 columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker)
             if summed:
                 begun = sum_formed(call, step, begun, here.end, worker, workers)
@@ -145,10 +148,8 @@ def clear(out):
 
 
 def sum_over_ranks(call, function, step, first, last):
-    """Have numbers [first, last) of the gradient summed by a function of the call.
-
-    The call of call.summing with the last numbers waits for all sums; each call of call.totalling waits.
-    """
+    """Have numbers [first, last) of the gradient summed by a function of the call."""
+    # The call of call.summing with the last numbers waits for all sums; each call of call.totalling waits.
     barrier = call.barrier
     if not is_abandoned(barrier):
         barrier[UNSUMMED] = 1  # cleared by the function's last act, so that no error passes for a success
@@ -194,10 +195,10 @@ def update_all(call, step, rate, bias_rate, worker, workers):
             n_out = here.n_out
             sparse_in = chosen(rule.touched_only & (call.marks > 0), here.sparse_in, 0)
             dense_in = here.n_in - sparse_in
-            first, last = own_share(dense_in, worker, workers, SLICE_ROWS)
+            first, last = worker_part(dense_in, worker, workers, SLICE_ROWS)
             at = here.weights + first * n_out
             apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
-            first, last = own_share(sparse_in, worker, workers, SLICE_ROWS)
+            first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
             for k in range(first, last):
                 if call.touched[k]:
                     at = here.weights + (dense_in + k) * n_out
@@ -214,3 +215,93 @@ def penalties(call, share):
         if here.kind == DENSE:
             total += penalty(here.l1 * share, here.l2 * share, weights_of(call.parameters, here))
     return total
+
+
+# --- the orthogonal part of Muon's step ----------------------------------------------------------------
+#
+# Compiled only for an optimiser with such a rule. Workers divide the rows of each product, and every number
+# is summed by a single worker, so that any number of workers has equal bits.
+
+
+def orthogonalise_all(call, worker, workers):
+    """Replace the gradient of every matrix with an orthogonal rule."""
+    rules = call.rules
+    for number in range(len(call.operations)):
+        if rules[0, number].orthogonal > 0 and rules[0, number].rate_factor != 0:
+            orthogonalise(call, number, worker, workers)
+
+
+def orthogonalise(call, number, worker, workers):
+    """Move a matrix's momentum, and replace the gradient by the orthogonalised momentum.
+
+    The buffer call.matrices holds x and y (k, n), a and b (k, k), n zeros and each worker's scratch, where
+    (k, n) is the shape of the matrix, transposed if it has more rows than columns.
+    """
+    here, rule, memory = call.operations[number], call.rules[0, number], call.matrices
+    n_in, n_out = here.n_in, here.n_out
+    k, turned = lesser(n_in, n_out), n_in > n_out
+    n = n_in + n_out - k
+    g = weights_of(call.gradients, here)
+    first, last = worker_part(n_in, worker, workers, SLICE_ROWS)
+    begin, end = here.weights + first * n_out, here.weights + last * n_out
+    move_momentum(rule, span(call.gradients, begin, end), span(call.moments, begin, end))
+    wait(call.barrier, worker, workers)
+    scale = g.dtype.type(1.0 / max(norm_of(vector(g, 0, n_in * n_out)), SMALLEST_NORM))
+    x_at, y_at, size, side = 0, call.matrix_size, call.matrix_size, call.matrix_side
+    a, b = matrix(memory, 2 * size, k, k), matrix(memory, 2 * size + side, k, k)
+    zeros_at = 2 * size + 2 * side
+    scratch = vector(memory, zeros_at + call.matrix_width + worker * call.matrix_scratch, call.matrix_scratch)
+    if worker == 0:
+        clear(vector(memory, zeros_at, n))
+    first, last = worker_part(k, worker, workers, SLICE_ROWS)
+    copy_rows(g, turned, scale, first, last, matrix(memory, x_at, k, n))
+    wait(call.barrier, worker, workers)
+    for _ in range(NEWTON_SCHULZ_ROUNDS):
+        x, y = matrix(memory, x_at, k, n), matrix(memory, y_at, k, n)
+        if first < last:
+            input_gradient_rows(x, x, a, a, first, last, False, scratch)
+        wait(call.barrier, worker, workers)
+        if first < last:
+            affine_rows(a, no_order(), a, vector(memory, zeros_at, k), b, first, last, False, scratch)
+            combine(NEWTON_SCHULZ[1], rows_of(a, first, last), NEWTON_SCHULZ[2], rows_of(b, first, last))
+        wait(call.barrier, worker, workers)
+        if first < last:
+            affine_rows(b, no_order(), x, vector(memory, zeros_at, n), y, first, last, False, scratch)
+            combine(NEWTON_SCHULZ[0], rows_of(x, first, last), 1.0, rows_of(y, first, last))
+        wait(call.barrier, worker, workers)
+        x_at, y_at = y_at, x_at
+    # As large as Adam's step of the matrix, by root mean square.
+    scale = g.dtype.type(0.2 * math.sqrt(n))
+    first, last = worker_part(n_in, worker, workers, SLICE_ROWS)
+    copy_rows(matrix(memory, x_at, k, n), turned, scale, first, last, g)
+
+
+def move_momentum(rule, g, moment):
+    """moment (n,) = momentum * moment + (1 - momentum) * g; g becomes the moment, or Nesterov's mean."""
+    momentum = g.dtype.type(rule.momentum)
+    for i in range(len(g)):
+        moment[i] += (g[i] - moment[i]) * (1 - momentum)
+        g[i] = g[i] + momentum * (moment[i] - g[i]) if rule.orthogonal == NESTEROV else moment[i]
+
+
+def norm_of(numbers):
+    """Return the 2-norm of numbers (n,), summed in order in float64."""
+    squares = 0.0
+    for i in range(len(numbers)):
+        squares += float(numbers[i]) * float(numbers[i])
+    return math.sqrt(squares)
+
+
+def copy_rows(source, turned, scale, first, last, out):
+    """Rows [first, last) of out = scale * source, or its transpose where `turned`."""
+    for i in range(first, last):
+        for j in range(out.shape[1]):
+            out[i, j] = scale * (source[j, i] if turned else source[i, j])
+
+
+def combine(factor, one, other, out):
+    """out = factor * one + other * out, all (rows, columns)."""
+    first, second = out.dtype.type(factor), out.dtype.type(other)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = first * one[i, j] + second * out[i, j]

@@ -31,9 +31,8 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import SIGMOID, SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.pass_templates import block_of
 from fastmlp.kernels.program.row_templates import rows_backward, rows_forward, rows_loss
-from fastmlp.kernels.program.step_numbers import loss_share, parts_of, penalty_share
+from fastmlp.kernels.program.step_numbers import block_of, loss_share, parts_of, penalty_share
 from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
 from fastmlp.kernels.program.whole_steps import DOWN, LINES, PENALTY, STEP

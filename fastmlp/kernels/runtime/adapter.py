@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import error_of, take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
-from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of
-from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
-from fastmlp.kernels.runtime.validation import (
+from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of_inputs
+from fastmlp.kernels.runtime.described import (
     check_array,
     check_chunk,
     check_data,
     check_inputs,
     check_parameters,
     check_state,
+    resting_shape_of,
+    shape_of,
 )
 from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.kernels.tuning import VALUES, value
@@ -81,7 +82,7 @@ class CompiledBackend:
         words = call.words
         words[PARAMETERS], words[OUT] = address_of(parameters), address_of(out)
         if sparse:
-            call.show(words_of(inputs))
+            call.show(words_of_inputs(inputs))
         else:
             words[INPUTS], words[SAMPLES] = address_of(inputs), rows
         call.entry(call.address)
@@ -170,7 +171,7 @@ class CompiledBackend:
         totals = weights.sum(dtype=np.float64, keepdims=True)
         head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
         call.set({
-            **words_of(inputs), "parameters": parameters, "targets": targets, "weights": weights,
+            **words_of_inputs(inputs), "parameters": parameters, "targets": targets, "weights": weights,
             "totals": totals, "losses": losses, "head_totals": head_totals, "head_losses": losses[1:],
             "steps": 1, **given,
         })  # fmt: skip
@@ -190,11 +191,14 @@ class CompiledBackend:
         dtype = state.parameters.dtype
         entry = self._entries.get("update", NAMES[dtype])
         call = NetworkCall(entry, self._choice.buffers, network, dtype, None, optimizer=optimizer)
-        given: dict[str, Any] = {"rates": np.array([[rate, bias_rate]]), "step": state.step, "steps": 1}
+        rates = np.array([[rate, bias_rate]])
+        call.set({
+            "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
+            "step": state.step, "steps": 1, "rates": rates,
+        })  # fmt: skip
         if touched is not None:
             check_array("touched", touched, (network.sparse_in,), np.bool_)
-            given |= {"touched": touched, "marks": len(touched)}
-        call.set({**given, **dict(zip(state._fields, state[:3], strict=False))})
+            call.set({"touched": touched})
         call.run()
         return state.at(state.step + 1)
 
@@ -237,7 +241,7 @@ class CompiledBackend:
         if chunk is not call.chunk:
             call.show_chunk(chunk)
         given = {
-            **words_of(inputs), "parameters": state.parameters, "gradients": state.gradients,
+            **words_of_inputs(inputs), "parameters": state.parameters, "gradients": state.gradients,
             "moments": state.moments, "step": state.step, "key": key, "losses": sums, "targets": targets,
             "weights": weights, "leads": 1,
         }  # fmt: skip
@@ -266,23 +270,22 @@ class CompiledBackend:
         shared: Shared | None,
     ) -> NetworkCall:
         """Return a new call for chunks of a kind."""
-        choice, entries, inputs = self._choice, self._entries, data.inputs
-        rows, dtype, bound, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
+        choice, inputs, sparse = self._choice, data.inputs, isinstance(data.inputs, SparseRows)
+        rows, dtype, program, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
         if choice.specialize is not None and whole and isinstance(inputs, np.ndarray):
-            bound = choice.specialize(network, optimizer, rows, dtype)
-        if choice.workers is not None and bound is None:
+            program = choice.specialize(network, optimizer, rows, dtype)
+        if choice.workers is not None and program is None:
             typical = rows if shared is None else shared.rows
-            work_of_step = Work.of(network, optimizer, typical, dtype, threads)
+            work = Work.of(network, optimizer, typical, dtype, threads)
             if isinstance(inputs, SparseRows):
-                work_of_step = work_of_step.with_inputs(inputs.numbers_of_row)
-            workers = choice.workers(work_of_step)
-            cores = work_of_step.threads if threads is None else None
-        own = NAMES[dtype]
-        entry = entries.of_network(bound, own) if bound else entries.get("train_chunk", own)
+                work = work.with_inputs(inputs.numbers_of_row)
+            workers, cores = choice.workers(work), work.threads if threads is None else None
+        entries, name = self._entries, NAMES[dtype]
+        entry = entries.of_network(program, name) if program else entries.get("train_chunk", name)
         return NetworkCall(
-            entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer,
-            sparse=isinstance(inputs, SparseRows), microbatch=chunk.microbatch, bound=bound, share=cores,
+            entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer, sparse=sparse,
+            microbatch=chunk.microbatch, program=program, share=cores,
         )  # fmt: skip
 
 
@@ -319,18 +322,19 @@ class Summing:
     def __init__(self, shared: Shared, gradients: NDArray[Any], barrier: NDArray[Any]) -> None:
         errors: list[BaseException] = []
 
-        def total(step: int, first: int, last: int) -> None:
-            shared.total(gradients[first:last])
+        def for_programs(function: Callable[[int, int, int], Any]) -> Any:
+            def call(step: int, first: int, last: int) -> None:
+                try:
+                    function(step, first, last)
+                    barrier[UNSUMMED] = 0
+                except BaseException as error:
+                    errors.append(error)
 
-        def summed(function: Callable[[int, int, int], None], step: int, first: int, last: int) -> None:
-            try:
-                function(step, first, last)
-                barrier[UNSUMMED] = 0
-            except BaseException as error:
-                errors.append(error)
+            return SIGNATURE(call)
 
         self._shared, self._errors, self._barrier = shared, errors, barrier
-        self._functions = [SIGNATURE(functools.partial(summed, one)) for one in (shared.add, total)]
+        self._add = for_programs(shared.add)
+        self._total = for_programs(lambda step, first, last: shared.total(gradients[first:last]))
 
     def words_of(self, chunk: Chunk) -> dict[str, Any]:
         """Return the words of a call record for shared steps."""
@@ -338,17 +342,13 @@ class Summing:
         check_array("places", shared.places, chunk.order.shape, np.int64)
         check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
         # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
-        summing, totalling = (ctypes.c_void_p.from_buffer(one).value or 0 for one in self._functions)
+        summing, totalling = (ctypes.c_void_p.from_buffer(one).value or 0 for one in (self._add, self._total))
         found: dict[str, Any] = {
             "summing": summing, "totalling": totalling, "leads": int(shared.leads),
-            "together": shared.together, "places": shared.places, "placed": len(shared.places),
-            "batch_rows": shared.batch_rows,
+            "together": shared.together, "places": shared.places, "batch_rows": shared.batch_rows,
+            "touched": shared.touched, "row_marks": shared.row_marks,
         }  # fmt: skip
-        if shared.touched is not None:
-            found |= {"touched": shared.touched, "marks": len(shared.touched)}
-        if shared.row_marks is not None:
-            found |= {"row_marks": shared.row_marks, "table_rows": len(shared.row_marks)}
-        return found
+        return {name: one for name, one in found.items() if one is not None}
 
     def check(self) -> None:
         """Raise the error of the program, if any.

@@ -11,12 +11,19 @@ import numpy as np
 from fastmlp.kernels.jit.engine import each, table_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import APART, BARRIER, BLANK, WORDS, Call, address_of
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_of, shape_of
-from fastmlp.kernels.runtime.threads import run
-from fastmlp.kernels.runtime.validation import check_array, check_inputs, check_parameters
+from fastmlp.kernels.program.workers import run
+from fastmlp.kernels.runtime.described import (
+    check_array,
+    check_inputs,
+    check_parameters,
+    no_rules,
+    resting_shape_of,
+    rules_of,
+    shape_of,
+)
 from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
 from fastmlp.kernels.tuning import value
-from fastmlp.kernels.variant import Bound, Buffers
+from fastmlp.kernels.variant import Buffers, SpecializedProgram
 from fastmlp.model.backend import Chunk, PredictArguments
 from fastmlp.model.layout import ALIGNMENT, aligned, parameter_count
 from fastmlp.model.network import Network
@@ -45,17 +52,12 @@ class NetworkCall(Call):
     optimizer : of the steps; None of a gradient, without steps
     resting : for the network of `resting_shape_of`; predicting : for predictions only
     sparse : for sparse inputs; microbatch : as of `Chunk`
-    entry : the entry point, or None until set; bound : of an entry point for this network alone
+    entry : the entry point, or None until set; program : whose entry point it is, if specialized
     share : of the cores, where the number of workers follows the share; else None
     bytes : of all buffers
     chunk : of the steps, if nobody can write to the chunk's arrays
     kind : the key in `Idle`
     """
-
-    __slots__ = (
-        *("barrier", "bytes", "chunk", "entry", "kind", "network", "optimizer", "rows", "share", "sparse"),
-        "workers",
-    )
 
     def __init__(
         self,
@@ -71,44 +73,42 @@ class NetworkCall(Call):
         predicting: bool = False,
         sparse: bool = False,
         microbatch: int = 0,
-        bound: Bound | None = None,
+        program: SpecializedProgram | None = None,
         share: int | None = None,
     ) -> None:
         # The descriptions are held, so that their ids are no others'.
         self.network, self.optimizer, self.entry = network, optimizer, entry
-        self.rows, self.workers, self.sparse, self.share = rows or 0, workers, sparse, share
+        self.rows, self.workers, self.share = rows or 0, workers, share
         self.chunk: Chunk | None = None
         self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
         if rows is not None:
-            private = bound.private if bound else 0
+            private = program.private if program else 0
             found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers)
             given["memory"], given["sums"], known = found
         if not resting:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
             rules = rules_of(optimizer, network) if optimizer else no_rules(len(shape.operations))
-            given |= {"rules": rules.address, "moment_rows": rules.moments, "leads": 1}
+            moment_rows = optimizer.moment_rows if optimizer else 0
+            given |= {"rules": rules[1], "moment_rows": moment_rows, "leads": 1}
             if optimizer and optimizer.rule.orthogonal:
                 given |= matrices_for(network, dtype, workers, buffers)
             if rows is not None and network.tables:
                 given |= tables_for(network, rows, workers)
         if optimizer and microbatch:
-            size = parameter_count(network)
-            given |= {
-                "accumulated": aligned(size, dtype), "accumulates": size, "microbatch": microbatch,
-                "fewest": 2 if network.needs_batches else 1,
-            }  # fmt: skip
+            fewest = 2 if network.needs_batches else 1
+            given |= {"accumulated": aligned(parameter_count(network), dtype), "fewest": fewest}
+            given["microbatch"] = microbatch
             if optimizer.rule.touched_only and network.takes_sparse:
-                given |= {"touched": np.empty(network.sparse_in, np.bool_), "marks": network.sparse_in}
+                given["touched"] = np.empty(network.sparse_in, np.bool_)
         self.bytes = sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
         super().__init__(known, given, shape, rules)
 
     def show_chunk(self, chunk: Chunk) -> None:
         """Have the call take a chunk's steps."""
-        arrays = order, starts, stops, totals, rates = chunk[:5]
-        given = {"order": order, "starts": starts, "stops": stops, "totals": totals, "rates": rates}
-        self.show({**given, "visits": len(order), "steps": len(starts)})
+        arrays = chunk[:5]
+        self.show(dict(zip(("order", "starts", "stops", "totals", "rates"), arrays, strict=True)))
         self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
 
     def run(self) -> int:
@@ -148,18 +148,17 @@ class Idle:
             del self._calls[:-IDLE_CALLS]
 
 
-def words_of(inputs: Inputs | ByteRows) -> dict[str, Any]:
+def words_of_inputs(inputs: Inputs | ByteRows) -> dict[str, Any]:
     """Return a call's arrays and numbers of inputs, by names of `fastmlp.kernels.program.records`."""
     samples = len(inputs)
     if isinstance(inputs, SparseRows):
         dense, (indptr, indices, values) = inputs.dense, inputs.arrays
         return {
             "inputs": dense, "indptr": indptr, "indices": indices, "values": values, "samples": samples,
-            "n_in": dense.shape[1], "bounds": len(indptr), "stored": len(values),
+            "n_in": dense.shape[1],
         }  # fmt: skip
     if isinstance(inputs, ByteRows):
-        scale = np.array([inputs.scale])
-        return {"numbers": inputs.numbers, "scale": scale, "bytes": samples, "samples": samples}
+        return {"numbers": inputs.numbers, "scale": np.array([inputs.scale]), "samples": samples}
     return {"inputs": inputs, "samples": samples}
 
 
@@ -169,31 +168,26 @@ def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[s
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
         )
-    free, all_terms, all_places = APART // 8 * workers, workers * terms, (rows + APART // 8) * workers
-    counted, words, listed = inputs.n_in + 2 * free, inputs.n_in // 64 + free, inputs.n_in + free
+    free, n_in, every = APART // 8 * workers, inputs.n_in, workers * terms
     return {
-        "terms": terms, "counted": counted, "words": words, "listed": listed, "all_terms": all_terms,
-        "all_places": all_places,
-        "list_marks": np.zeros(words, np.uint64),
-        "list_counts": np.zeros(counted, np.int32), "list_columns": np.empty(listed, np.int64),
-        "list_starts": np.empty(listed, np.int64), "list_samples": np.empty(all_terms, np.int32),
-        "list_numbers": np.empty(all_terms, inputs.dtype), "list_places": np.empty(all_places, np.int64),
+        "terms": terms, "list_marks": np.zeros(n_in // 64 + free, np.uint64),
+        "list_counts": np.zeros(n_in + 2 * free, np.int32), "list_columns": np.empty(n_in + free, np.int64),
+        "list_starts": np.empty(n_in + free, np.int64), "list_samples": np.empty(every, np.int32),
+        "list_numbers": np.empty(every, inputs.dtype),
+        "list_places": np.empty(rows * workers + free, np.int64),
     }  # fmt: skip
 
 
 def tables_for(network: Network, rows: int, workers: int) -> dict[str, Any]:
     """Return the buffers for the table rows of up to `rows` rows."""
-    marks = np.zeros(network.table_rows, np.int32)
     places = np.empty((rows + APART // 8) * workers, np.int64)
-    return {
-        "row_marks": marks, "table_rows": len(marks), "row_places": places, "all_row_places": len(places),
-    }  # fmt: skip
+    return {"row_marks": np.zeros(network.table_rows, np.int32), "row_places": places}
 
 
 def matrices_for(
     network: Network, dtype: np.dtype[Any], workers: int, buffers: Buffers | None
 ) -> dict[str, Any]:
-    """Return the buffers for a rule of orthogonal matrices, see `orthogonal.orthogonalise`."""
+    """Return the buffers for a rule of orthogonal matrices, see `weight_templates.orthogonalise`."""
     products = [sorted((one.n_in, one.n_out)) for one in network.operations if one.is_dense]
     side, width = (max(sizes) for sizes in zip(*products, strict=True))
     given = buffers([*map(tuple, products), (side, side)], side) if buffers else {}  # type: ignore[list-item]
@@ -205,7 +199,7 @@ def matrices_for(
     parts = {name: apart(length, dtype.itemsize) for name, length in parts.items()}
     length = 2 * parts["matrix_size"] + 2 * parts["matrix_side"] + parts["matrix_width"]
     length += workers * parts["matrix_scratch"]
-    return {**parts, "matrix_length": length, "matrices": aligned(length, dtype)}
+    return {**parts, "matrices": aligned(length, dtype)}
 
 
 # --- predictions of one model, and of many at once ----------------------------------------------------
@@ -241,7 +235,7 @@ def predict_all(
         if call is None:
             check_inputs(inputs, rows, network.n_in, dtype)
             call = predict_call(entries, buffers, network, dtype, rows, isinstance(inputs, SparseRows))
-            call.set(words_of(inputs))
+            call.set(words_of_inputs(inputs))
             kinds[key] = call
         check_parameters(resting_shape_of(network), parameters)
         check_array("out", out, (rows, network.n_out), dtype)

@@ -1,12 +1,15 @@
-"""Networks and optimisers as numbers for programs."""
+"""Networks and optimisers as numbers for programs, and checks of the arrays that programs read and write.
+
+A wrong shape is a wrong address in compiled code, so arrays are checked before.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.codes import (
     ACTIVATION_CODES,
@@ -19,23 +22,52 @@ from fastmlp.kernels.codes import (
 from fastmlp.kernels.program.records import (
     HEAD,
     NESTEROV,
+    OBJECTIVE,
     OPERATION,
     ORTHOGONAL,
     RULE,
     TABLE,
     UNBOUNDED,
-    Shape,
     address_of,
-    objective_of,
 )
 from fastmlp.model.activations import activation_of
+from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.norms import BatchNorm
 from fastmlp.model.operations import INPUTS
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-from fastmlp.model.state import Array
+from fastmlp.model.rows import ByteRows, Inputs
+from fastmlp.model.state import FLOATS, Array, TrainState
+
+COPIED = (
+    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
+    *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
+    *("subrows", "second", "width", "joined", "in_run", "sums"),
+)
+"""Fields of an operation, unchanged in the record."""
+
+NONE, MACHINE_EPSILON = -1, float("nan")
+"""No second source; a hyperparameter equal to the dtype's epsilon."""
+
+
+class Shape(NamedTuple):
+    """A network in numbers.
+
+    operations : (depth,) OPERATION
+    words : a call's words of the network, with the addresses of its records
+    records : by the names of `ARRAYS`, alive as long as their addresses are used
+    """
+
+    operations: NDArray[Any]
+    words: dict[str, int]
+    records: dict[str, Any]
+
+    def with_operations(self, operations: NDArray[Any]) -> Shape:
+        """Return the shape with other operations, with as many units and parameters."""
+        words = self.words | {"operations": address_of(operations)}
+        return self._replace(operations=operations, words=words)
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,19 +89,30 @@ def shape_of(network: Network) -> Shape:
         given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
         record["numbers"][: len(given)] = given
     ours = network.objective
-    objective = objective_of(np.array(ours.loss_parameters))
+    parameters = np.array(ours.loss_parameters)
+    memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
+    memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
+    objective = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
     objective["divisor"], objective["value_divisor"] = ours.divisor, ours.value_divisor
     objective["l1"], objective["l2"] = network.l1, network.l2
     objective["loss"] = LOSS_CODES.code(loss_of(network.loss))
     objective["shared_penalty"] = network.convention == "sklearn"
     objective["penalises"] = network.penalises
-    heads, numbers = _heads(network)
+    heads, head_numbers = _heads(network)
     tables = np.array([*network.tables], TABLE)
-    return Shape.of(operations, objective, heads, numbers, tables, network.n_in, network.members)
+    words = {
+        "depth": len(operations), "size": int(operations[-1]["end"]), "n_in": network.n_in,
+        "n_out": network.n_out, "n_heads": len(heads), "columns": len(tables), "members": network.members,
+    }  # fmt: skip
+    records = {
+        "operations": operations, "objective": objective, "heads": heads, "head_numbers": head_numbers,
+        "tables": tables,
+    }  # fmt: skip
+    return Shape(operations, words | {name: address_of(one) for name, one in records.items()}, records)
 
 
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
-    """Return the heads of a network in numbers, (n_heads,) HEAD, and (2, n_out) as of `Shape`."""
+    """Return the heads of a network, (n_heads,) HEAD, and `head_numbers` of `ARRAYS`."""
     heads, numbers = np.zeros(len(network.heads), HEAD), np.ones((2, network.n_out))
     places = [number for number, one in enumerate(network.operations) if one.is_head]
     columns = columns_of_heads(network.heads)
@@ -88,17 +131,6 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
     return heads, numbers
 
 
-COPIED = (
-    *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
-    *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
-    *("subrows", "second", "width", "joined", "in_run", "sums"),
-)
-"""Fields of an operation, unchanged in the record."""
-
-NONE, MACHINE_EPSILON = -1, float("nan")
-"""No second source; a hyperparameter equal to the dtype's epsilon."""
-
-
 @functools.lru_cache(maxsize=64)
 def resting_shape_of(network: Network) -> Shape:
     """Return a network in numbers for predictions: without dropout, batch norms by the running state."""
@@ -109,21 +141,10 @@ def resting_shape_of(network: Network) -> Shape:
     return shape.with_operations(operations)
 
 
-class Rules(NamedTuple):
-    """An optimiser in numbers.
-
-    records : (2, operations) RULE; address : of the records
-    moments : numbers remembered for each parameter
-    """
-
-    records: Array
-    address: int
-    moments: int
-
-
 @functools.lru_cache(maxsize=64)
-def rules_of(optimizer: Optimizer, network: Network) -> Rules:
-    """Return an optimiser in numbers, for the operations of a network."""
+def rules_of(optimizer: Optimizer, network: Network) -> tuple[Array, int]:
+    """Return an optimiser in numbers for a network's operations, (2, depth) RULE, and their address."""
+    # NumPy takes 3 us for the address of an array of records.
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
     rules = np.zeros((2, len(network.operations)), RULE)
@@ -140,13 +161,101 @@ def rules_of(optimizer: Optimizer, network: Network) -> Rules:
                 rule["orthogonal"] = NESTEROV if part.nesterov else ORTHOGONAL
                 rule["momentum"] = part.momentum
             rule["constants"][: len(part.constants)] = part.constants
-    return Rules(rules, address_of(rules), optimizer.moment_rows)
+    return rules, address_of(rules)
 
 
 @functools.lru_cache(maxsize=64)
-def no_rules(operations: int) -> Rules:
+def no_rules(operations: int) -> tuple[Array, int]:
     """Return the rules of `gradient`, without steps."""
     rules = np.zeros((2, operations), RULE)
     rules["rate_factor"] = 1
     rules["reached"] = True
-    return Rules(rules, address_of(rules), 0)
+    return rules, address_of(rules)
+
+
+# --- checks of arrays ------------------------------------------------------------------------------------
+
+
+def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Raise ValueError unless the array has this shape and dtype, in C order."""
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else ", not in C order"
+        raise ValueError(
+            f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
+            f"got {array.dtype} of {array.shape}{order}"
+        )
+
+
+def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLike) -> None:
+    """Raise ValueError unless the inputs are (rows, n_in) of this dtype, dense, sparse or bytes."""
+    # The content of indptr and indices is not checked, nor are the values of an order: that is the caller's.
+    if isinstance(inputs, np.ndarray):
+        check_array("inputs", inputs, (rows, n_in), dtype)
+        return
+    if isinstance(inputs, ByteRows):
+        check_array("bytes", inputs.numbers, (rows, n_in), np.uint8)
+        if inputs.dtype != dtype:
+            raise ValueError(f"bytes must become {np.dtype(dtype)}, got {inputs.dtype}")
+        return
+    check_array("indptr", inputs.indptr, (rows + 1,), np.int64)
+    check_array("indices", inputs.indices, inputs.values.shape, np.int32)
+    check_array("values", inputs.values, inputs.values.shape, dtype)
+    check_array("dense columns", inputs.dense, (rows, inputs.dense.shape[1]), dtype)
+    if inputs.shape[1] != n_in:
+        raise ValueError(f"inputs must have {n_in} columns, got {inputs.shape[1]}")
+
+
+def check_parameters(shape: Shape, parameters: Array) -> None:
+    """Raise ValueError unless these are the network's parameters (P,), float32 or float64."""
+    dtype = parameters.dtype if parameters.dtype in FLOATS else FLOATS[1]
+    check_array("parameters", parameters, (shape.words["size"],), dtype)
+
+
+def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
+    """Raise ValueError unless the state's arrays have this network's shapes and a common dtype."""
+    count, dtype = shape.words["size"], state.parameters.dtype
+    check_parameters(shape, state.parameters)
+    check_array("gradients", state.gradients, (count,), dtype)
+    check_array("moments", state.moments, (max(moment_rows, len(state.moments)), count), dtype)
+
+
+def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
+    """Raise ValueError unless the data have a row at least, and the network's widths."""
+    rows = len(data.inputs)
+    check_inputs(data.inputs, max(rows, 1), shape.words["n_in"], dtype)
+    check_array("targets", data.targets, (rows, shape.words["n_out"]), dtype)
+    check_array("weights", data.weights, (rows,), dtype)
+
+
+def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
+    """Raise ValueError unless every step lies within the order and the batch size. least : rows of a step
+
+    joins : a single row left by microbatches joins the last microbatch
+    """
+    # The values of the order are not checked: to read all values would take as long as to copy the rows.
+    steps, most = len(chunk.starts), chunk.most_rows
+    if chunk.microbatch:
+        if not 0 < chunk.microbatch <= most - joins:
+            raise ValueError(f"most_rows={most} has no room for microbatches of {chunk.microbatch} rows")
+        most = chunk.order.size
+    check_array("order", chunk.order, (chunk.order.size,), np.int64)
+    check_array("starts", chunk.starts, (steps,), np.int64)
+    check_array("stops", chunk.stops, (steps,), np.int64)
+    check_array("totals", chunk.totals, (steps,), np.float64)
+    check_array("rates", chunk.rates, (steps, 2), np.float64)
+    # As unsigned integers, numbers below 0 are huge, so one pass checks both bounds.
+    if steps and (
+        _most(chunk.starts) > chunk.order.size - least
+        or _most(chunk.stops) > chunk.order.size
+        or _most(chunk.stops - chunk.starts - least) > most - least
+    ):
+        raise ValueError(
+            f"every step must visit {least} to most_rows={most} rows within the order's "
+            f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
+        )
+
+
+def _most(numbers: NDArray[np.int64]) -> int:
+    """Return the largest number, as unsigned: a number below 0 is the largest."""
+    unsigned = numbers.view(np.uint64)
+    return unsigned.item(unsigned.argmax())

@@ -41,11 +41,7 @@ def column_rows(dtype: np.dtype[Any]) -> int:
 class RowPasses:
     """The passes of a variant through a network at rest, where nothing is dropped.
 
-    Parameters
-    ----------
-    choice, entries : of the variant
-    network : without blocks of inputs; parameters : (P,) floating
-    rows : of a call, at most
+    network : without blocks of inputs; rows : of a call, at most
     """
 
     def __init__(
@@ -62,7 +58,7 @@ class RowPasses:
             "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
             "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
         })  # fmt: skip
-        self._call = Call(call.words, {"rules": none.address, "moment_rows": none.moments}, call, none, rest)
+        self._call = Call(call.words, {"rules": none[1], "moment_rows": 0}, call, none, rest)
         self._call.words[WORDS["operations"]] = rest.words["operations"]
         address = self._call.address  # of itself it would be a cycle, which keeps the memory
         self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import WORDS, Call
-from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of
+from fastmlp.kernels.program.workers import run
+from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of_inputs
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, shape_of
-from fastmlp.kernels.runtime.threads import run
-from fastmlp.kernels.variant import Bound, Choice, Work
+from fastmlp.kernels.variant import Choice, SpecializedProgram, Work
 from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
@@ -26,16 +26,8 @@ from fastmlp.model.state import TrainState
 SHARED_SECONDS = 1e-3
 """Threads take part in steps of at least this length: to start the threads of a step takes 50 us."""
 
-
-Taken = Callable[[], int | None]
+Runner = Callable[[], int | None]
 """Runs an entry point on a call; returns None, or a code for `error_of`."""
-
-
-class Calls(NamedTuple):
-    """Calls of a step and of its halves, in a shared workspace."""
-
-    step: NetworkCall
-    halves: Call
 
 
 class CompiledSteps:
@@ -75,11 +67,11 @@ class CompiledSteps:
         self._passing_gradient = np.empty_like(state.gradients)
         """The gradient of a whole step; few pages are ever touched."""
         self._penalises = network.penalises
-        self._calls: dict[bool, Calls] = {}
-        self._forwards: dict[bool, tuple[Calls, Taken]] = {}
-        self._own: list[NetworkCall] = []
-        """The calls of the program of the network alone."""
-        self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Taken]] = {}
+        self._calls: dict[bool, tuple[NetworkCall, Call]] = {}
+        """Calls of a step and of its halves, in a shared workspace, for dense or sparse inputs."""
+        self._forwards: dict[bool, Runner] = {}
+        self._specialized: list[NetworkCall] = []
+        self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Runner]] = {}
         """Calls and runners of whole steps, by density and number of rows."""
         self._shares: dict[int, int] = {}
         self._terms = -1
@@ -110,8 +102,11 @@ class CompiledSteps:
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
         """Write the outputs of a batch; training : with dropout, as in step `at`."""
         dense = sparse is None
-        calls, taken = self._forwards.get(dense) or self._make_forward(dense)
-        self._passing, call = calls, calls.halves
+        calls = self._passing = self._calls.get(dense) or self._make_calls(dense)
+        call, run_forward = calls[1], self._forwards.get(dense)
+        if run_forward is None:
+            entry = self._entries.get("forward", NAMES[self._dtype])
+            run_forward = self._forwards[dense] = entry.on(call.address)
         if sparse is not None:
             self._tell_sparse(call, sparse)
         words = call.words
@@ -119,7 +114,7 @@ class CompiledSteps:
         self._sparse, self._rows = sparse, rows
         if self._threads > 1:
             self._run("forward", calls, self._workers(rows))
-        elif (failed := taken()) is not None:
+        elif (failed := run_forward()) is not None:
             raise error_of(failed)
         if self._norms is not None:
             self._statistics = self._state.gradients[self._norms] if training else None
@@ -129,10 +124,10 @@ class CompiledSteps:
 
         by_inputs : True to write the derivative by the inputs, too
         """
-        calls = self._passing
+        calls, words = self._passing, self._passing[1].words
         if self._statistics is not None:  # a backward, or the user, has overwritten them
             self._state.gradients[self._norms] = self._statistics
-        calls.halves.words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
+        words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
         self._run("backward", calls, self._workers(self._rows))
 
     def update(self, at: int) -> None:
@@ -145,12 +140,11 @@ class CompiledSteps:
             self._entries.get("penalize", NAMES[self._dtype])(call.address)
         call.words[STEP] = at
         if self._touched_only and self._rows:
-            touched = touched_by(self._batch.inputs[: self._rows] if self._sparse is None else self._sparse)
-            call.set({"touched": touched, "marks": len(touched)})
+            inputs = self._batch.inputs[: self._rows] if self._sparse is None else self._sparse
+            call.set({"touched": touched_by(inputs)})
         if self._moves_touched and self._rows:
             inputs = self._batch.inputs[: self._rows] if self._sparse is None else self._sparse.dense
-            marks = table_marks(self._network.operations, inputs)
-            call.set({"row_marks": marks, "table_rows": len(marks)})
+            call.set({"row_marks": table_marks(self._network.operations, inputs)})
         call.run()
 
     @functools.cached_property
@@ -159,10 +153,10 @@ class CompiledSteps:
         call.entry = self._entries.get("update", NAMES[self._dtype])
         return call
 
-    def _run(self, template: str, calls: Calls, workers: int) -> None:
+    def _run(self, template: str, calls: tuple[NetworkCall, Call], workers: int) -> None:
         """Run an entry point on the halves of a step."""
-        entry = self._entries.get(template, NAMES[self._dtype])
-        run(functools.partial(entry, calls.halves.address), workers, calls.step.barrier)
+        entry, (step, halves) = self._entries.get(template, NAMES[self._dtype]), calls
+        run(functools.partial(entry, halves.address), workers, step.barrier)
 
     def _call(
         self,
@@ -170,14 +164,14 @@ class CompiledSteps:
         workers: int = 1,
         gradients: NDArray[Any] | None = None,
         sparse: bool = False,
-        bound: Bound | None = None,
+        program: SpecializedProgram | None = None,
     ) -> NetworkCall:
         """Return a call on the fixed arrays. gradients : in the place of the state's"""
         state = self._state
-        entry = self._entries.of_network(bound, NAMES[self._dtype]) if bound else None
+        entry = self._entries.of_network(program, NAMES[self._dtype]) if program else None
         call = NetworkCall(
             entry, self._choice.buffers, self._network, self._dtype, rows, workers,
-            optimizer=self._optimizer, sparse=sparse, bound=bound,
+            optimizer=self._optimizer, sparse=sparse, program=program,
         )  # fmt: skip
         given = self._batch._asdict()
         given["out"] = given.pop("outputs")
@@ -185,23 +179,16 @@ class CompiledSteps:
             **given, "parameters": state.parameters, "moments": state.moments,
             "gradients": state.gradients if gradients is None else gradients, "starts": np.zeros(1, np.int64),
             "stops": self._stop, "totals": self._total, "rates": self.rates, "losses": self._loss,
-            "steps": 1, "key": self._key, "head_totals": self._head_totals, "head_losses": self._head_losses,
+            "key": self._key, "head_totals": self._head_totals, "head_losses": self._head_losses,
         })  # fmt: skip
         return call
 
-    def _make_calls(self, dense: bool) -> Calls:
-        """Return the calls for dense or sparse inputs."""
+    def _make_calls(self, dense: bool) -> tuple[NetworkCall, Call]:
         rows, none = self._most_rows, no_rules(len(self._network.operations))
         step = self._call(rows, self._workers(rows), gradients=self._passing_gradient, sparse=not dense)
-        given = {"gradients": self._state.gradients, "rules": none.address, "moment_rows": none.moments}
-        calls = self._calls[dense] = Calls(step, Call(step.words, given, step, none))
+        given = {"gradients": self._state.gradients, "rules": none[1], "moment_rows": 0}
+        calls = self._calls[dense] = step, Call(step.words, given, step, none)
         return calls
-
-    def _make_forward(self, dense: bool) -> tuple[Calls, Taken]:
-        calls = self._calls.get(dense) or self._make_calls(dense)
-        entry = self._entries.get("forward", NAMES[self._dtype])
-        made = self._forwards[dense] = calls, entry.on(calls.halves.address)
-        return made
 
     def _tell_sparse(self, call: Call, inputs: SparseRows) -> None:
         terms = len(inputs.values)
@@ -210,24 +197,24 @@ class CompiledSteps:
             lists = lists_for(inputs, self._terms, self._most_rows, workers)
             for one in self._calls[False]:
                 one.set(lists)
-        call.set(words_of(inputs))
+        call.set(words_of_inputs(inputs))
 
-    def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Taken]:
+    def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Runner]:
         """Return the call of steps on so many rows, and its runner."""
-        bound, specialize, workers = None, self._choice.specialize, 1
+        program, specialize, workers = None, self._choice.specialize, 1
         if specialize is not None and dense:
-            bound = specialize(self._network, self._optimizer, rows, self._dtype)
-        if bound is None:
-            call, workers = (self._calls.get(dense) or self._make_calls(dense)).step, self._workers(rows)
+            program = specialize(self._network, self._optimizer, rows, self._dtype)
+        if program is None:
+            (call, _), workers = self._calls.get(dense) or self._make_calls(dense), self._workers(rows)
             call.entry = self._entries.get("train_chunk", NAMES[self._dtype])
-        elif own := [one for one in self._own if one.rows >= rows]:
-            call = own[0]  # all have the same bits: a short batch needs no program of its own
+        elif known := [one for one in self._specialized if one.rows >= rows]:
+            call = known[0]  # all have the same bits: a short batch needs no program of its own
         else:
-            call = self._call(rows, bound=bound)
-            call.set({"order": np.arange(self._most_rows), "visits": self._most_rows})
-            self._own.append(call)
-        taken = call.entry.on(call.address) if workers == 1 else functools.partial(_run, call, workers)
-        chosen = self._chosen[dense, rows] = call, taken
+            call = self._call(rows, program=program)
+            call.set({"order": np.arange(self._most_rows)})
+            self._specialized.append(call)
+        runner = call.entry.on(call.address) if workers == 1 else functools.partial(_run, call, workers)
+        chosen = self._chosen[dense, rows] = call, runner
         return chosen
 
     def _workers(self, rows: int) -> int:

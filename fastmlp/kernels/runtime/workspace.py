@@ -36,10 +36,10 @@ BLOCKED_SIDE = 256
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
-    """Return the length of a worker's scratch, for up to `widest` units and `rows` rows.
+    """Return the length of a worker's scratch, for up to `widest` units, `rows` rows and so many outputs.
 
-    The scratch has room for a panel of units or rows, for blocks of packed operands, and for the loss of so
-    many outputs (`fastmlp.kernels.elementwise.losses`).
+    The scratch has room for a panel of units or rows, for blocks of packed operands, and for a loss
+    (`fastmlp.kernels.elementwise.losses`).
     """
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
@@ -48,11 +48,9 @@ def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> i
 
 
 def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, itemsize: int) -> int:
-    """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any product.
-
-    Fewer rows for a worker with fewer rows, and SLICE_ROWS for a batch of too few rows for panels, with
-    deltas read from L2; more rows where a slice takes less than `SLICE_BYTES`.
-    """
+    """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any product."""
+    # Fewer rows for a worker with fewer rows, and SLICE_ROWS for a batch of too few rows for panels, with
+    # deltas read from L2; more rows where a slice takes less than `SLICE_BYTES`.
     is_long = rows >= min(SOME_ROWS, CROWDED_ROWS)
     length, required = SLICE_BYTES // itemsize, value("slice_rows") if is_long else SLICE_ROWS
     for n_in, n_out in products:
@@ -61,9 +59,9 @@ def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, i
     return length
 
 
-def apart(numbers: int, itemsize: int) -> int:
-    """Return a length rounded up to whole cache lines."""
-    together = APART // itemsize
+def apart(numbers: int, itemsize: int, line: int = APART) -> int:
+    """Return a length rounded up to whole cache lines, in pairs if not given."""
+    together = line // itemsize
     return -(-numbers // together) * together
 
 
@@ -77,9 +75,7 @@ def lengths(
     predicting: bool = False,
     least: Buffers | None = None,
 ) -> dict[str, int]:
-    """Return the lengths of a workspace's buffers, by names of `records.BUFFERS`.
-
-    The buffers serve batches of up to `rows` rows, shared by `workers` workers.
+    """Return the lengths of the buffers for batches of up to `rows` rows, by names of `records.BUFFERS`.
 
     sparse : for sparse inputs, with columns neither gathered nor packed
     private : the length of each worker's private buffer, whole cache lines
@@ -115,56 +111,38 @@ def lengths(
 
 
 def workspace(
-    network: Network,
-    sparse: bool,
-    rows: int,
-    workers: int,
-    dtype: np.dtype[Any],
-    private: int = 0,
-    predicting: bool = False,
-    buffers: Buffers | None = None,
+    network: Network, sparse: bool, rows: int, workers: int, dtype: np.dtype[Any], *given: Any
 ) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
-    """Return all buffers of a program, and a call's words with their places.
+    """Return all buffers of a program, and a call's words with their places, shared and read-only.
 
-    The buffers have the lengths of `lengths`, each at a cache line, in an array (n,) floating, with an array
-    (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses. The words are shared and read-only.
-    buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
+    The buffers have the lengths of `lengths` of the same arguments, each at a cache line, in an array (n,)
+    floating, with an array (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses.
 
     Raises
     ------
     ValueError
         If no operation takes sparse inputs, or if blocks of inputs must be sparse.
     """
-    slice_rows = 0 if predicting else value("slice_rows")
-    total, words = _layout(
-        network, sparse, rows, workers, dtype.itemsize, private, predicting, buffers, slice_rows
-    )
+    total, words = _layout(network, sparse, rows, workers, dtype.itemsize, value("slice_rows"), *given)
     memory = aligned(total, dtype)
-    if private:
-        memory[words[WORDS["private"]] :] = 0
+    memory[words[WORDS["private"]] or total :] = 0
     return memory, np.empty(rows + LOSS_ROWS), words
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    network: Network, sparse: bool, rows: int, workers: int, itemsize: int, *given: Any
+    network: Network, sparse: bool, rows: int, workers: int, itemsize: int, slice_rows: int, *given: Any
 ) -> tuple[int, array.array[int]]:
-    """Return the memory's length, and call words with the buffers' places.
-
-    given : the other arguments of `lengths`, and the measured constant of `slice_length`
-    """
+    """Return the memory's length, and call words with the buffers' places."""
     network.check_sparse(sparse)
-    buffers = lengths(network, sparse, rows, workers, itemsize, *given[:-1])
-    line = ALIGNMENT // itemsize
-    padded = [-(-length // line) * line for length in buffers.values()]
+    buffers = lengths(network, sparse, rows, workers, itemsize, *given)
+    padded = [apart(length, itemsize, ALIGNMENT) for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
-    return sum(padded), words(buffers, starts, sum(padded), rows, workers)
+    return sum(padded), words(buffers, starts, rows, workers)
 
 
-def words(
-    buffers: dict[str, int], starts: dict[str, int], total: int, rows: int, workers: int
-) -> array.array[int]:
+def words(buffers: dict[str, int], starts: dict[str, int], rows: int, workers: int) -> array.array[int]:
     """Return call words for buffers of some lengths at some starts."""
-    shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
-    shared = {name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}
-    return words_of({**starts, **shared, "length": total, "batch": rows})
+    parts = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
+    shared = {name: buffers.get(buffer, 0) // workers for buffer, name in parts.items()}
+    return words_of({**starts, **shared, "batch": rows})

@@ -9,7 +9,7 @@ from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.layouts import LaneConstants, ProgramConstants, Step, layout_of, plan
-from fastmlp.kernels.variant import Bound
+from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.layout import parameter_count
@@ -145,14 +145,16 @@ def specialize(network, optimizer, rows, dtype):
             constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
             constants.l2, False, dtype.name, lanes_for(rows),
         )  # fmt: skip
-        return Bound(f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.sizes, 0)
+        return SpecializedProgram(
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.sizes, 0
+        )
     return _blocks(constants)
 
 
 @functools.lru_cache(maxsize=64)
 def _blocks(constants):
     names, size = f"{PROGRAMS}:block_names", plan(constants).size
-    return Bound(f"{PROGRAMS}:train_blocks", names, constants, constants.sizes, size)
+    return SpecializedProgram(f"{PROGRAMS}:train_blocks", names, constants, constants.sizes, size)
 
 
 def lanes_for(rows):
@@ -203,4 +205,6 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
         rows if 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED else 0, stays,
     )  # fmt: skip
     size = layout_of(constants).size * constants.lanes
-    return Bound(f"{LANE_PROGRAMS}:train_lanes", f"{LANE_PROGRAMS}:names", constants, network.widths, size)
+    return SpecializedProgram(
+        f"{LANE_PROGRAMS}:train_lanes", f"{LANE_PROGRAMS}:names", constants, network.widths, size
+    )

@@ -15,8 +15,7 @@ from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.elementwise.by_vectors import emit_drop, emit_sums, scramble
 from fastmlp.kernels.program import row_formulas
 from fastmlp.kernels.program.arithmetic import chances
-from fastmlp.kernels.program.row_formulas import LANES, Row
-from fastmlp.kernels.program.row_operations import number_at
+from fastmlp.kernels.program.row_formulas import LANES, Row, number_at
 from fastmlp.kernels.small.layouts import up
 from fastmlp.kernels.small.stages import Memory, disposable
 
