@@ -113,7 +113,7 @@ _HOME = {
     "tables.estimators": "TableClassifier TableRegressor",
     "fitting": "fit iter_fit",
 }
-"""Names by the module that holds them; loaded when first touched, so that the import is quick."""
+"""Names by module, imported at the first use for a quick import of the package."""
 
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -124,7 +124,7 @@ _TABLES = {
     "model.optimizers": "NAMED",
     "model.second_order": "WHOLE",
 }
-"""Tables of public classes, by the module that has them: an entry there is public."""
+"""Tables of public classes by module: every entry is public."""
 
 
 def _of_tables() -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _read_table(*file: Any) -> Any:
 
 
 def _publish_end(process: int) -> None:
-    """Have the other processes of mpiexec know that this one has ended, if it is one of them."""
+    """Tell the other processes of mpiexec about the end of this process."""
     if "mpi4py.MPI" in sys.modules:
         from fastmlp.distributed.mpi import publish_end
 

@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors take one line: what was got, what was required, and the choices."""
+"""Checks of arguments. An error is a line with the argument, the requirement and the choices."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 
 class CheckpointError(ValueError):
-    """The file is damaged, is no checkpoint, or is one of another training."""
+    """The file is damaged, is no checkpoint, or belongs to another training."""
 
 
 def message_of(error: BaseException) -> str:
-    """Return an error in one line."""
+    """Return an error in a line."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"
 
 
 def shown(value: object) -> str:
-    """Return the value's repr in one line and of bearable length: it may be somebody's array."""
+    """Return the value's repr in a line of at most 60 characters."""
     try:
         line = " ".join(repr(plain(value) if isinstance(value, str) else value).split())
     except ValueError:  # an int beyond the digits that Python writes
@@ -37,21 +37,21 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text for a terminal: what one would obey, as colours and line ends, is written as escapes."""
+    """Return a text for a terminal, with escapes for colours, line ends and other controls."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def plain(text: str) -> str:
-    """Return a text as a str itself, where it is of a subclass, as NumPy's, whose repr is another."""
+    """Return a text as a str; subclasses, as NumPy's, have another repr."""
     return str.__str__(text)
 
 
 MOST_LISTED = 50
-"""Names that an error lists at most: a table may have thousands of columns."""
+"""Most names in an error: a table may have thousands of columns."""
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in one line, of very many the first ones."""
+    """Return names in a line, at most the first `MOST_LISTED`."""
     more = f", .. ({len(names)} in all)" if len(names) > MOST_LISTED else ""
     return ", ".join(names[:MOST_LISTED]) + more
 
@@ -60,7 +60,7 @@ Documented = TypeVar("Documented")
 
 
 def listing(**tables: Iterable[str]) -> Callable[[Documented], Documented]:
-    """Return a decorator that lists a table's names in a docstring, where a line begins with {table}."""
+    """Return a decorator that replaces {table} at a docstring's line begin by the table's names."""
 
     def names(found: re.Match[str]) -> str:
         indent, table, rest = found.groups()
@@ -184,7 +184,7 @@ def count(low: int, high: int | None = None, default: Any = MISSING) -> Any:
 
 @functools.cache
 def _field_checks(kind: Any) -> list[tuple[str, Callable[[str, Any], Any]]]:
-    """Return (name, check) of the fields with a check; every field of type bool has one."""
+    """Return (name, check) of the fields with a check; every field of type bool has a check."""
     found = [(one.name, flag if one.type == "bool" else one.metadata.get("check")) for one in fields(kind)]
     return [(name, check) for name, check in found if check is not None]
 
@@ -198,7 +198,7 @@ class CheckedFields:
 
 
 def no_iterator(what: str, value: object) -> None:
-    """Raise TypeError if `value` is a generator or another iterator, which gives its rows only once."""
+    """Raise TypeError if `value` is a generator or another iterator."""
     if type(value) is not np.ndarray and isinstance(value, Iterator) and not hasattr(value, "__array__"):
         raise TypeError(
             f"{what} must be an array, got {shown(value)}; collect what it gives, as with "
@@ -207,16 +207,16 @@ def no_iterator(what: str, value: object) -> None:
 
 
 def real_array(what: str, value: object, of_texts: str = "") -> NDArray[Any]:
-    """Return `value` as an array of real numbers, without a copy where it is one.
+    """Return `value` as an array of real numbers; an array is returned without a copy.
 
-    of_texts : what the error adds where it holds texts
+    of_texts : addition to the error for texts
 
     Raises
     ------
     TypeError
-        If it holds anything but booleans, integers or floats, or is an iterator.
+        If `value` holds anything but booleans, integers or floats, or is an iterator.
     ValueError
-        If it is ragged.
+        If `value` is ragged.
     """
     array = value if type(value) is np.ndarray else _made_array(what, value)
     if array.dtype.kind not in "buif":
@@ -242,13 +242,13 @@ def _made_array(what: str, value: object) -> NDArray[Any]:
 
 
 FINITE_PIECE = 1 << 16
-"""Numbers that are looked at together: their mask fits in L2, where one of the whole array takes memory."""
+"""Numbers of a mask in `finite`: the mask fits in L2; a mask of the whole array would take memory."""
 
 
 def finite(array: NDArray[Any]) -> bool:
-    """Return whether all of a floating, contiguous array is finite.
+    """Return True if all numbers of a floating, contiguous array are finite.
 
-    Not by a sum of squares from the BLAS, whose threads hang for ever if another thread forks meanwhile.
+    A sum of squares by the BLAS would be faster, but the BLAS hangs if another thread forks meanwhile.
     """
     if array.size <= FINITE_PIECE:
         return 0 not in np.isfinite(array).tobytes()  # 0.5 us for a row; `all` takes 1.8

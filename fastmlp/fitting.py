@@ -1,7 +1,6 @@
-"""`fit`: from a description and rows of data to a trained model.
+"""`fit`: from a network and rows to a trained model.
 
-Separate from the training (`fastmlp.training`), which does not know what several processes say to one another
-(`fastmlp.distributed`).
+This module joins the training of a single process (`fastmlp.training`) and `fastmlp.distributed`.
 """
 
 from __future__ import annotations
@@ -57,101 +56,100 @@ def fit(
     Parameters
     ----------
     network : Network
-    X : (rows, n_in) array, or sparse matrix or array of SciPy's, of finite real numbers; never changed
-        Also, without y, an iterable of blocks (X, y) or (X, y, weight) that can be walked again and again, as
-        a list or a `torch.utils.data.DataLoader`, or a function that makes one for every epoch; a table or
-        dataset of Arrow's, or a data frame of Dask's, of which y names columns; an array of Dask's; a memory
-        map of any dtype. All of these are read a window of rows at a time: docs/blocks.md.
+    X : (rows, n_in) array, or sparse matrix or array of SciPy, of finite real numbers; never changed
+        Without y also an iterable of blocks (X, y) or (X, y, weight) for several passes, as a list or a
+        `torch.utils.data.DataLoader`, or a function with a new iterable for every epoch. Tables and datasets
+        of Arrow and data frames of Dask, with names of columns as y; arrays of Dask; memory maps of any
+        dtype. All of these are read in windows of rows: docs/blocks.md.
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
-        With heads a dict of such arrays. Of a table, the name of its column, or names.
+        With heads a dict of such arrays. For a table a column's name, or names.
     optimizer : Optimizer or str, optional
-        An optimiser of docs/choices.md, or what a `Rule` of your own makes; a name in small letters, as
-        "adam", has the defaults. Adam() if None.
+        An optimiser of docs/choices.md, or an optimiser by a custom `Rule`; a name in small letters, as
+        "adam", means the default parameters. None: Adam().
     epochs : int, at least 0
     batch_size : int or None
-        Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows. With a
-        `BatchNorm` at least 2, and where the last batch would have 1, it joins the one before it.
+        Rows of a step, at least 1; the last batch of an epoch may be shorter. None: all rows. With a
+        `BatchNorm` at least 2, and a last batch of a single row joins the batch before.
     shuffle : bool
-        Draw a new order of the rows for every epoch. With one batch to an epoch the order has
-        no meaning and none is drawn.
+        Draw a new order of the rows for every epoch. For a single batch an epoch no order is drawn, since the
+        order has no effect.
     window : int, optional
-        Rows of blocks that are in memory together, and shuffled together; at least batch_size. None: as many
-        as take 32 MiB. An array is shuffled as a whole unless it is given.
+        Rows of blocks in memory together, and shuffled together; at least batch_size. None: the rows of
+        32 MiB. An array is shuffled as a whole unless a window is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, the same on every backend.
     initial : Model or (weights, biases), optional
-        Start from these, which are copied: lists of (n_in, n_out) and (n_out,) arrays, or those of a model.
-        All else begins anew, where `Model.fit_more` goes on with the optimiser as it was.
+        Parameters of the start, which are copied: a model, or lists of (n_in, n_out) and (n_out,) arrays.
+        The optimiser begins anew; `Model.fit_more` continues with the optimiser's state.
     sample_weight : (rows,) array of at least 0, optional
-        A batch's loss is the mean weighted with these.
+        Weights of the rows in the mean loss of a batch.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
-        A share of the rows to split off, or rows of their own; measured after every epoch. Beside blocks it
-        may be blocks, too, of a function or a loader.
+        A share of the rows to split off, or other rows; measured after every epoch. For blocks also blocks,
+        from a function or a loader.
     callbacks : iterable of Callback
-        EarlyStopping, TimeLimit, or your own.
+        As EarlyStopping, TimeLimit, or a custom `Callback`.
     progress : bool, optional
-        A progress bar on stderr; None shows one if that is a terminal, and in a Jupyter notebook.
+        A progress bar on stderr. None: only on a terminal and in a Jupyter notebook.
     backend : str
-        "auto" takes the fastest that fits; see `fastmlp.backends`.
+        "auto" takes the fastest backend for the network; see `fastmlp.backends`.
     threads : int, optional
-        Upper bound for the worker threads, at least 1; None leaves it to the backend. Beside other work
-        fewer are taken where more take longer: see `Model.threads`.
+        Upper bound for the worker threads, at least 1; None leaves the number to the backend. On a busy
+        machine fewer threads work if more take longer: see `Model.threads`.
     dtype : float32, float64, "bfloat16" or None
-        None follows X: float32 stays, everything else becomes float64. "bfloat16" is float32, but for the
-        operands of the products of layers with 32 inputs and units at least (`docs/mixed-precision.md`):
-        with backend "auto" on AMX or AVX512_BF16, refused where there is neither, or "reference".
+        None follows X: float32 stays, every other dtype becomes float64. "bfloat16" is float32 with bfloat16
+        operands in the products of layers of at least 32 inputs and units (`docs/mixed-precision.md`), on
+        AMX or AVX512_BF16 with backend "auto", or with backend "reference"; refused elsewhere.
     resume : path, optional
-        A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
-        follows has the bits of a training that nothing interrupted. Everything else must be given
-        as before, but `epochs` may grow, None for the seed and "auto" for the backend mean those of
-        the file, and `threads` may differ: the BLAS of NumPy and SciPy keeps the file's number of
-        threads, on which its bits depend.
-    communicator : `DataParallel`, mpi4py's communicator, or one of your own, optional
-        Train together with the other processes of it. Each passes the rows that it has, or none, and
-        the same of all else; rows and validation are those of all, one process's after another's, and so is
-        batch_size. All return the same model. See `fastmlp.distributed`.
+        A file by a `Checkpoint` of the same training. The training continues from the file, with the bits of
+        an uninterrupted training. All other arguments must be as before, with three exceptions: `epochs` may
+        grow; None for the seed and "auto" for the backend mean the file's; and `threads` may differ. The
+        BLAS of NumPy and SciPy keeps the file's number of threads, since the bits depend on the number.
+    communicator : `DataParallel`, a communicator of mpi4py or a custom communicator, optional
+        Train together with the communicator's other processes. Each process passes its rows, or no rows, and
+        else the same arguments; batch_size and validation count the rows of all processes, process after
+        process. All processes return the same model. See `fastmlp.distributed`.
     average : EMA or SWA, optional
-        An average of the weights for validation, callbacks and predictions; steps go on from the weights
-        themselves. `resume` and `fit_more` go on with both.
+        An average of the weights for validation, callbacks and predictions; steps continue from the weights
+        themselves. `resume` and `fit_more` continue with both.
     metrics : list of str or function f(y, output), optional
-        Measured after every epoch on the rows to validate on: scikit-learn's scorers and the functions of
-        `sklearn.metrics` by their names, as "accuracy", "roc_auc" or "mean_absolute_error", and functions of
-        your own, which get y as class labels for softmax, and the network's outputs; (rows,) of one column.
-        Sample weights count where scikit-learn's function takes them. With heads a dict of such lists; of
-        each head on the rows that have all of its targets. With a communicator the first process measures,
-        on the rows of all.
+        Measured on the validation rows after every epoch: scorers of scikit-learn and functions of
+        `sklearn.metrics` by name, as "accuracy", "roc_auc" or "mean_absolute_error", and functions. A
+        function gets y, as class labels for softmax, and the network's outputs; (rows,) for a single column.
+        Sample weights count if scikit-learn's function takes weights. With heads a dict of such lists; each
+        head is measured on the rows with all targets of the head. With a communicator the first process
+        measures on the rows of all processes.
     training_metrics : bool
-        Whether to measure on the training's rows, too: an epoch more of predictions for each.
+        Measure on the training's rows, too, for a further epoch of predictions.
     accumulate : int
-        Batches to a step, at least 1: their gradients are summed to the one that a batch of all of their rows
-        has, a mean over these, in the memory of one. Schedules count steps, of which an epoch's last may have
-        fewer batches; a `BatchNorm` goes by each batch. The dropout masks are those of the larger batch.
+        Batches of a step, at least 1: the step has the gradient of all these rows together, in the
+        memory of a batch, and the dropout masks of the larger batch. Schedules count steps. The last step
+        of an epoch may have fewer batches. A `BatchNorm` normalises each batch.
     mixup : float, optional
-        Above 0: a step is taken on share * (X, y) + (1 - share) * (the same rows in another order), with a
-        share for each step from Beta(mixup, mixup) (Zhang and others 2018), usually 0.1 to 0.4; labels become
-        probabilities. Of dense numbers, without sample_weight, and not with a communicator.
+        Above 0: each step trains on share * (X, y) + (1 - share) * (the same rows in another order), with a
+        share of the step from Beta(mixup, mixup) (Zhang and others 2018), usually 0.1 to 0.4. Labels become
+        probabilities. For dense numbers, without sample_weight and without a communicator.
 
     Returns
     -------
     Model
-        With history["loss"], one value for every epoch, measured as its batches are visited,
-        before each update; and history["validation_loss"] where there is validation. Of a metric
-        history["validation_accuracy"], and history["accuracy"] on the training's rows. Of heads
-        history["price_loss"], history["validation_price_loss"], history["validation_price_r2"], .., too.
+        history["loss"] has a value for every epoch, measured on the batches before each update;
+        history["validation_loss"] with validation. Metrics are history["validation_accuracy"], and
+        history["accuracy"] on the training's rows. Heads add history["price_loss"],
+        history["validation_price_loss"], history["validation_price_r2"], ..
 
     Raises
     ------
     ValueError, TypeError
         For a mistake in the arguments, in one line.
     CheckpointError
-        If the file to resume from is damaged, or of other data or another training.
+        If the file to resume from is damaged, or has other data or another training.
     DivergenceError
-        If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+        If a loss or a parameter becomes infinite or NaN; the error has the last finite parameters.
     RankError
-        On all processes of a communicator, if one of them has been given something wrong, or they differ.
+        On all processes of a communicator, after a mistake in the arguments of a single process.
     Interrupted
-        After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
-        is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
+        After Ctrl-C: a KeyboardInterrupt with the model, after a `Checkpoint` has been written. Before
+        SIGTERM ends the process, a checkpoint is written, too. A second Ctrl-C does not wait for the chunk.
     """
     options = FitOptions(
         fit=fit, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, window=window,
@@ -170,19 +168,19 @@ def fit(
 def iter_fit(
     network: Network, X: Any, y: Any = None, *, every: int | timedelta = 1, **options: Any
 ) -> Iterator[Run]:
-    """Train as `fit` does, in a loop of your own, which sees the training between two epochs.
+    """Train as `fit` does, and return to the caller's loop between epochs.
 
-    Each time the loop gets the same `Run`, as callbacks do: it may read `run.epoch` and `run.history`,
-    predict, change `run.parameters` in place or `run.rate_factor`, and take `run.model()`. The training ends
-    where the loop is left, once nothing holds the iterator. A loop that changes nothing comes to the bits of
-    `fit`. `EarlyStopping` puts the best parameters back behind the last turn.
+    Each turn of the loop has the same `Run`, as callbacks have: the loop may read `run.epoch` and
+    `run.history`, predict, change `run.parameters` in place or `run.rate_factor`, and take `run.model()`.
+    Leaving the loop ends the training, once the iterator is deleted. A loop without changes has the bits of
+    `fit`. `EarlyStopping` restores the best parameters after the last turn.
 
     Parameters
     ----------
-    network, X, y, **options : as for `fit`, but `communicator`
+    network, X, y, **options : as for `fit`, without `communicator`
     every : int, at least 1, or timedelta
-        The run comes after so many epochs, or after so much time, also within an epoch, and at the
-        training's end. A training without an epoch left has no turn.
+        Epochs of a turn, or time of a turn, also within an epoch; the end of the training is a turn, too. A
+        training without an epoch left has no turn.
 
     Returns
     -------
@@ -193,7 +191,7 @@ def iter_fit(
     ValueError, TypeError, CheckpointError
         As `fit`, before the first step.
     DivergenceError, Interrupted
-        As `fit`, from the loop. Within the loop's body Ctrl-C is a KeyboardInterrupt like any other.
+        As `fit`, from the loop. Within the loop's body Ctrl-C is a normal KeyboardInterrupt.
 
     Examples
     --------

@@ -16,8 +16,8 @@ from fastmlp.exchange.steps import graph_of
 def register() -> None:
     """Have `skl2onnx.to_onnx` take fastmlp's estimators, alone and in Pipelines.
 
-    Needs the extra `onnx`. Networks are written in the dtype of the inputs that the
-    conversion is given: float64 for `DoubleTensorType`, else float32.
+    Needs the extra `onnx`. Networks have the dtype of the conversion's inputs: float64 for
+    `DoubleTensorType`, else float32.
     """
     skl2onnx = needed("skl2onnx", "onnx", "fastmlp.onnx.register")
     shapes = needed("skl2onnx.common.shape_calculator", "onnx", "fastmlp.onnx.register")
@@ -38,7 +38,7 @@ def register() -> None:
 
 
 def _several_labels(estimator: Any) -> bool:
-    """Return whether a row may have several labels."""
+    """Return True if a row may have several labels."""
     return bool(estimator._label_binarizer.y_type_.startswith("multilabel"))
 
 
@@ -112,7 +112,7 @@ def _write_classifier(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _classes(classes: Any) -> Any:
-    """Return labels as ONNX has them: whole numbers, or text as bytes."""
+    """Return labels for ONNX: whole numbers, or text as bytes."""
     if classes.dtype.kind not in "biuf":
         return np.array([f"{label}".encode() for label in classes])
     return classes.astype(np.int64)  # floats that are labels are whole

@@ -1,4 +1,4 @@
-"""Networks as modules of PyTorch's, whose forward and backward are fastmlp's: `fastmlp.torch.Module`."""
+"""Networks as modules of PyTorch: `fastmlp.torch.Module`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ torch = needed("torch", "torch", "fastmlp.torch")
 
 
 class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has no types here
-    """A network as a `torch.nn.Module` on the CPU, for losses and optimisers of PyTorch's.
+    """A network as a `torch.nn.Module` on the CPU, for losses and optimisers of PyTorch.
 
-    `module(X)` takes a tensor (rows, n_in) to the network's outputs (rows, n_out), after the output's
-    activation; the network's loss and penalties have no part in it. Hidden units are dropped in training
-    mode. Derivatives by parameters and by X are those of `Stepper.backward`; a second derivative is refused.
-    Where other forwards lie between a forward and its backward, that is taken again.
+    `module(X)` returns the network's outputs (rows, n_out) for a tensor X (rows, n_in), after the output's
+    activation; the network's loss and penalties are left out. Hidden units are dropped in training mode.
+    `Stepper.backward` computes the derivatives by parameters and by X; a second derivative is refused.
+    A backward after another forward repeats the backward's forward first.
 
     Parameters
     ----------
     network : Network or Model
-        What it computes; it starts from the model's parameters, which are copied.
+        A model's parameters are copied.
     seed, most_rows, threads, backend : as for `Stepper`
     dtype : float32 or float64, optional
-        Of inputs, outputs and parameters; that of the model if None, else float32.
+        Of inputs, outputs and parameters. None: the model's, or float32 for a network.
 
     Attributes
     ----------
     stepper : Stepper
-        Whose memory the parameters share: what an optimiser writes to them is there, too.
+        The parameters share its memory, also after an optimiser's step.
     weights : torch.nn.ParameterList
-        Per layer (n_in, n_out), the transpose of what `torch.nn.Linear` has.
+        Per layer (n_in, n_out), the transpose of the weights of `torch.nn.Linear`.
     biases : torch.nn.ParameterList
         Per layer (n_out,).
     layers : torch.nn.ModuleDict
-        Of a network that is no chain, in the place of both: arrays by name, as `Model.layers` has them.
+        Arrays by name as in `Model.layers`, in place of weights and biases, unless the network is a chain.
 
     Raises
     ------
@@ -108,7 +108,7 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
         return self.stepper.model()
 
     def extra_repr(self) -> str:
-        """Return what `repr` says of it."""
+        """Return the text of the network for `repr`."""
         return f"{self.stepper.network.summary}, backend {self.stepper.backend!r}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -127,7 +127,7 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
 
 
 class _Arrays(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has no types here
-    """The arrays of one layer: parameters, and buffers of those at the addresses `state`, which stay."""
+    """The arrays of a layer: parameters, and buffers for the constant arrays at the addresses `state`."""
 
     def __init__(self, arrays: dict[str, Any], shared: Any, state: set[int]) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def _restored(kind: type[Module], stepper: Stepper, training: bool, trained: lis
 
 
 class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # torch has no types here
-    """A forward of a module, and its backward."""
+    """A forward of a module, with the backward."""
 
     @staticmethod
     def forward(ctx: Any, module: Module, X: Any, *parameters: Any) -> Any:
@@ -189,7 +189,7 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
 
 
 def _taken(ctx: Any, X: Any) -> Any:
-    """Return the outputs of a forward, and number it as the last one of its module."""
+    """Return the outputs of a forward; ctx.number becomes the module's number of forwards."""
     stepper = ctx.module.stepper
     now, stepper.steps = stepper.steps, ctx.at
     try:
@@ -201,7 +201,7 @@ def _taken(ctx: Any, X: Any) -> Any:
 
 
 def _state_of(module: Module) -> list[Any]:
-    """Return the running statistics of batch norms, which forwards in training mode move."""
+    """Return the running statistics of batch norms, changed by forwards in training mode."""
     return [buffer.clone() for buffer in module.buffers()]
 
 
