@@ -192,7 +192,8 @@ class InDense(Encoding):
     @classmethod
     def of(cls, encoding: Encoding, changed: Callable[[Any], Any] = lambda column: column) -> Self:
         """Return that of an encoding; changed : returns what is in place of each column"""
-        return cls(tuple(map(changed, encoding.columns)), encoding.numbers_first)
+        columns, codes = (tuple(map(changed, own)) for own in (encoding.columns, encoding.codes))
+        return cls(columns, encoding.numbers_first, codes)
 
 
 def coded(column: Any) -> Any:

@@ -14,6 +14,7 @@ import argparse
 import itertools
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -102,6 +103,7 @@ class Given:
     """An estimator whose recipes are those that it is given."""
 
     recipes: tuple[Recipe, ...]
+    codes: bool = True
 
     def _recipes(self) -> tuple[Recipe, ...]:
         return self.recipes
@@ -109,6 +111,8 @@ class Given:
     def learn(self, *given: Any) -> None:
         """Learn the columns, as `fit` does; categories are codes where recipes embed them."""
         super().learn(*given)
+        if not self.codes:
+            self.encoding_ = replace(self.encoding_, codes=())
         if any(isinstance(one, EmbeddedLevels) for one in self.recipes):
             self.encoding_ = InDense.of(self.encoding_, coded)
         elif not all(isinstance(one.layers[0], Dense) for one in self.recipes if one.layers):
@@ -134,7 +138,7 @@ def trained(tried: Tried, split: Split, **settings: Any) -> Outputs:
     """Return what predicts after a training of a split; settings : of the estimator"""
     kind = GivenClassifier if isinstance(split.task, Classification) else GivenRegressor
     estimator = kind(random_state=split.seed, threads=1, **settings)
-    estimator.recipes = tried.recipes
+    estimator.recipes, estimator.codes = tried.recipes, tried.codes
     with mock.patch.object(selection, "LEAST_FOLDS", tried.parts):
         return estimator.fit(split.frame, split.y).outputs
 

@@ -48,11 +48,13 @@ class Tried(NamedTuple):
     """What is in place of the recipes of `good`.
 
     says : in words; parts : how many networks hold out rows at least
+    codes : whether numbers that are codes have columns beside them
     """
 
     says: str
     recipes: tuple[Recipe, ...]
     parts: int = LEAST_FOLDS
+    codes: bool = True
 
 
 def _of_all(says: str, change: Callable[[Recipe], Recipe]) -> Tried:
@@ -84,6 +86,7 @@ TRIED = {
         "bins and cosines, and 8 trained units for categories of more than 8 levels (beside `no-plain`)",
         (EmbeddedLevels(**vars(BINNED)), EmbeddedLevels(**vars(WAVES))),
     ),
+    "no-codes": Tried("numbers that are codes are numbers only", PRESETS["good"], codes=False),
     "units-8": Tried("8 units for each number behind bins, not 16", (PLAIN, replace(BINNED, width=8), WAVES)),
     "bins-dropout-0.1": Tried("dropout 0.1 behind bins, not 0", (PLAIN, replace(BINNED, dropout=0.1), WAVES)),
     "cosines-dropout-0.1": Tried(

@@ -163,6 +163,9 @@ def _print_notes(estimator: Estimator, found: dict[str, Any]) -> None:
         elif beyond := getattr(column, "beyond", 0):
             more = f"{beyond} more share one; --levels N sets how many"
             _row("note", f"{start} have a column of their own, and {more}")
+    if codes := [code.name for code in estimator.encoding_.codes]:
+        names = ", ".join(codes[:MOST_LINES]) + ", .." * (len(codes) > MOST_LINES)
+        _row("note", f"{names}: numbers that seem to be codes have columns of their own; see --number")
     if words := report.get("words"):
         _row("note", f"read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
     if "doubt" in found:

@@ -21,6 +21,7 @@ from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import effects, held_out, members, report, selection
 from fastmlp.tables.categories import Targets
+from fastmlp.tables.codes import with_codes
 from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
@@ -236,7 +237,8 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         """
         if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
             return None
-        return held_out.doubt(frame, y, self.task_, self.encoding_.columns, rows)
+        columns = (*self.encoding_.columns, *self.encoding_.codes)
+        return held_out.doubt(frame, y, self.task_, columns, rows)
 
     def learn(
         self,
@@ -282,6 +284,8 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             used = [one for one in found.writings if one.column in encoding.places]
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
+        if few is not None and self.layers is None:
+            encoding = with_codes(encoding, frame, few, given, of_rows, self.levels)
         self.encoding_ = encoding
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}

@@ -36,12 +36,19 @@ MOST_NAMED = 10  # the most columns named in a warning
 TOGETHER = 1 << 16  # rows encoded at a time, for a small memory besides X
 
 
+def with_means(column: Column, series: pl.Series, targets: Targets | None) -> Column:
+    """Return a category of many levels with mean targets; other columns as they are."""
+    if targets is None or not isinstance(column, Category) or len(column.levels) <= MANY:
+        return column
+    return LevelMeans.of(column, series, targets)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """The columns of a table, in the table's order; texts come last in X.
 
     numbers_first : whether categories come behind numbers and dates in X; false in early files
-    codes : categories of columns of numbers, beside the numbers in X; in files of earlier versions only
+    codes : categories of columns of numbers, beside the numbers in X
     writings : how texts of columns and of the target are numbers and dates, for `as_learned`
     """
 
@@ -89,10 +96,7 @@ class Encoding:
                     column = Dropped(series.name, ROW_NUMBERS)
                 else:
                     column = inferred(series, most_levels)
-                if targets is not None and levels is None and len(getattr(column, "levels", ())) > MANY:
-                    assert isinstance(column, Category)
-                    column = LevelMeans.of(column, series, targets)
-                columns.append(column)
+                columns.append(column if levels else with_means(column, series, targets))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
@@ -154,13 +158,15 @@ class Encoding:
 
     def summary(self, column: Column) -> str:
         """Return a column of the table in words."""
+        codes = (code.summary for code in self.codes if code.name == column.name)
         written = (one.shown for one in self.writings if one.column == column.name and one.is_told)
-        return "; written as ".join([column.summary, *written])
+        return "; written as ".join(["; and as codes: ".join([column.summary, *codes]), *written])
 
     @property
     def linear(self) -> Encoding:
         """The columns for a linear model: numbers as they are."""
-        return replace(self, columns=tuple(column.linear for column in self.columns))
+        columns, codes = (tuple(one.linear for one in columns) for columns in (self.columns, self.codes))
+        return replace(self, columns=columns, codes=codes)
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
         """Return differences between a frame's rows and the training rows, in words."""

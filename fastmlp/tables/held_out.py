@@ -17,10 +17,10 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
-from fastmlp.tables.columns import Array, Column, guessed, labels_of, numbers, parsed
+from fastmlp.tables.columns import Array, Column, guessed, labels_of, parsed
 from fastmlp.tables.deadline import Part
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import Date, Number, firsts_of_copies
+from fastmlp.tables.kinds import Date, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:
@@ -232,21 +232,16 @@ def doubt(
 ) -> Doubt | None:
     """Return the column whose later rows, or rows of new levels, are clearly predicted worst.
 
-    Small forests on few rows look at dates, categories with many levels, and whole numbers with the name of
-    an identifier. A category as an input is no dependence, unless the name is of an identifier.
+    Small forests on few rows look at dates, and at categories and codes with many levels. A category as an
+    input is no dependence, unless the name is of an identifier.
 
-    frame, y : a table without its target, and the targets (rows,); columns : of an encoding
+    frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
     trained : (rows,) truth values, of the rows to look at; None for all
     """
     if task.n_out > MOST_CLASSES or isinstance(task, Several):
         return None
     dates = [one.name for one in columns if isinstance(one, Date)][:LOOKS]
     levels = {one.name: len(one.levels) for one in columns if isinstance(one, Category)}
-    for one in columns:
-        if isinstance(one, Number) and IDENTIFIER.fullmatch(one.name):
-            values = numbers(frame[one.name])
-            if (values == np.round(values)).all():
-                levels[one.name] = len(np.unique(values))
     names = [name for name in levels if LEAST_LEVELS <= levels[name] <= len(y) / 2]
     names = sorted(names, key=lambda name: -levels[name])[:LOOKS]
     used, found = list(dict.fromkeys(one.name for one in columns if one.width)), []

@@ -48,7 +48,7 @@ READ = ("table 1", *(f"table {number}" for number in range(3, 10)), FORMAT)
 
 1: columns have no tails, tables no fingerprint, all networks follow one recipe; 3: numbers may have bins
 4: recipes have groups of networks; 5: numbers come first in X; 6: some networks have all rows
-7: categories of many levels have means; 8: numbers may have codes, which later versions do not learn
+7: categories of many levels have means; 8: numbers may have codes
 9: classes have a threshold, the held rows and the writings of texts are known
 10, and some files of 9: numbers have other losses, and there may be several targets
 """

@@ -27,7 +27,7 @@ def numbers(rows, seed=0):
 
 
 def drawn(rng, rows):
-    """A table of all kinds of columns, with levels that become mean targets."""
+    """A table of all kinds of columns, with levels that become mean targets and numbers that are codes."""
     codes = rng.integers(0, 15, rows)
     return pl.DataFrame(
         {
@@ -59,6 +59,7 @@ def test_rows_held_out_for_a_report_change_nothing_that_is_learned(kind):
         X, _ = model.encoding_.encoded_apart(table.drop("y"), held, np.float32, False, targets)
         found.append((model.encoding_, model.task_, X.toarray()))
     assert any(hasattr(column, "means") for column in found[0][0].columns)
+    assert found[0][0].codes
     assert found[0][:2] == found[1][:2]
     np.testing.assert_array_equal(found[0][2], found[1][2])
 
