@@ -145,12 +145,10 @@ def _check_names(slots: Mapping[str, Function], bound: set[str]) -> None:
             continue
         seen.add(function)
         for name, line in names_of(function.__code__).read.items():
-            if name in bound or hasattr(builtins, name):
-                continue
-            if name not in function.__globals__:
-                place = _place(function.__code__.co_filename, line)
-                raise ValueError(f"{place}: name {name!r} is not defined")
-            called = function.__globals__[name]
+            called = function.__globals__.get(name)
             plain = getattr(called, "py_func", called)
             if getattr(plain, "__module__", None) == function.__module__:
                 pending.append(plain)
+            elif name not in {*bound, *vars(builtins), *function.__globals__}:
+                place = _place(function.__code__.co_filename, line)
+                raise ValueError(f"{place}: name {name!r} is not defined")

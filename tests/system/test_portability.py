@@ -358,6 +358,8 @@ OVERRIDDEN = {
     "MLPEnsembleClassifier": {"_get_estimator", "_parameter_constraints"},
     "MLPEnsembleRegressor": {"_get_estimator", "_parameter_constraints"},
     "Module": {"_apply"},
+    "TableClassifier": {"score"},
+    "TableRegressor": {"score"},
 }
 """Attributes of a base, data or private, in whose place a class of ours has its own on purpose."""
 

@@ -17,7 +17,7 @@ from support.processes import python
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.tables import selection
 from fastmlp.tables.members import TableTraining
-from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.recipe import BINNED
 from fastmlp.tables.report import drawn_rows
 from fastmlp.tables.tasks import Classification
 
@@ -144,7 +144,7 @@ def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
     model = TableRegressor(**settings, search=250).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
     assert [trial.seconds for trial in model.trials_] == [100] * 3
-    assert model.trials_[0][:2] == ((), Recipe.learning_rate)
+    assert model.trials_[0][:2] == ((), BINNED.learning_rate)
     assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
     assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == 3
 

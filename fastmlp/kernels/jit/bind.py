@@ -166,8 +166,9 @@ def check_slots(variant: Variant) -> None:
 
 def _called(functions: Mapping[str, Function]) -> set[str]:
     """Return the names of all functions called by training and prediction, directly or not."""
-    # A function called by derivatives alone changes no training.
-    called = {name for name in ENTRY_POINTS if name not in vars(pass_templates)}
+    # A function called by derivatives alone, or by steps of second order, changes no usual training.
+    rare = {*vars(pass_templates), *vars(whole_steps), *vars(whole_templates)}
+    called = {name for name in ENTRY_POINTS if name not in rare}
     seen: set[Any] = set()
     pending = [functions[name] for name in called]
     while pending:
