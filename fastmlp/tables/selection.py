@@ -33,7 +33,7 @@ from fastmlp.training.divergence import DivergenceError
 LEAST_FOLDS, HELD_ROWS = 1, 1000
 """Fewest networks with rows held out; more networks hold out rows, until these are so many rows or groups."""
 
-NETWORK_ROWS, LEAST_NETWORKS = 500_000, 2
+NETWORK_ROWS, LEAST_NETWORKS = 400_000, 2
 """Networks of all remaining recipes, unless given, are the cube root of the first number over the rows."""
 
 FIRST_LAP = 8  # epochs before the first comparison of recipes of many rows; the next comparisons double them
