@@ -172,6 +172,12 @@ def test_a_page_is_short():
     assert {one: count for one, count in lines.items() if count > 200} == {}
 
 
+def test_links_have_words():
+    """A link without words, which Sphinx fills with the page's title, shows as nothing on a forge."""
+    texts = [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]
+    assert not [path.name for path in texts if "[](" in path.read_text(encoding="utf-8")]
+
+
 def test_every_page_is_in_the_site():
     listed = {"index.md"}
     for page in pages_of_docs():
