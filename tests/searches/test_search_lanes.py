@@ -37,17 +37,17 @@ def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("batch_size", "early_stopping"), [(22, False), (19, True)])
 def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
-    batch_size, early_stopping, monkeypatch, lane_programs, cores_left
+    batch_size, early_stopping, monkeypatch, lane_programs
 ):
     """Of 22 and 23 rows the first step is the same, and the order of an epoch is longer by one."""
-    cores_left(1)  # two threads may divide the four folds so that no two go together
     lane_programs(is_worth=lambda *_: True)
     found = counted(monkeypatch, lanes, "train_in_lanes", 1)
     given = fastmlp.MLPRegressor(
         hidden_layer_sizes=(5,), max_iter=1, random_state=1, batch_size=batch_size,
         early_stopping=early_stopping, backend="fused",
     )  # fmt: skip
-    options = {"cv": KFold(4), "error_score": "raise"}
+    # Two threads might divide the folds so that no two folds go together.
+    options = {"cv": KFold(4), "error_score": "raise", "n_jobs": 1}
     theirs, ours = (
         package.cross_val_score(given, X[:30], Y[:30], **options) for package in (model_selection, fastmlp)
     )
