@@ -39,7 +39,7 @@ LARGE = {
     "784-512-512-10 b512": ((784, 512, 512, 10), 512),
     "1024-2048-2048-10 b512": ((1024, 2048, 2048, 10), 512),
 }
-"""Networks whose gradient is summed in pieces while it is formed."""
+"""Networks whose gradient is summed in buckets while it is formed."""
 
 BYTES = [8, 1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24]
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2, help="processes; default 2")
     parser.add_argument("--threads", type=int, default=1, help="of each process; default 1")
     parser.add_argument(
-        "--overlap", action="store_true", help="compare sums of pieces with one sum of the whole gradient"
+        "--overlap", action="store_true", help="compare sums of buckets with one sum of the whole gradient"
     )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -104,7 +104,7 @@ def work(figures: str, threads: int, overlap: bool) -> None:
     averaging = fastmlp.DataParallel(ranks, average_every=EVERY)
     found: dict[str, dict[str, float]] = {"step": {}, "local": {}, "allreduce": {}}
     if overlap:
-        ways = {"pieces": ranks, "whole": InOnePiece(ranks)}
+        ways = {"buckets": ranks, "whole": InOnePiece(ranks)}
         found = {way: dict.fromkeys(LARGE, math.inf) for way in ways}
         for name, way in itertools.product(LARGE, 3 * [*ways]):
             seconds = step(name, ranks, ways[way], threads, steps=4)
@@ -190,9 +190,9 @@ def show(one: dict[str, dict[str, float]], several: dict[str, dict[str, float]],
 
 def show_overlap(found: dict[str, dict[str, float]], ranks: int) -> None:
     """Print a table of milliseconds."""
-    print(f"| a step of {ranks} ranks, ms | one sum | sums of pieces |\n|---|---|---|")
+    print(f"| a step of {ranks} ranks, ms | one sum | sums of buckets |\n|---|---|---|")
     for name, seconds in found["whole"].items():
-        print(f"| {name} | {1e3 * seconds:.1f} | {1e3 * found['pieces'][name]:.1f} |")
+        print(f"| {name} | {1e3 * seconds:.1f} | {1e3 * found['buckets'][name]:.1f} |")
 
 
 if __name__ == "__main__":

@@ -94,13 +94,13 @@ def tell_assembly() -> None:
     from numba import types
 
     from fastmlp.kernels.gemm import microkernel
-    from fastmlp.kernels.jit.lazy import assembly_of_piece
+    from fastmlp.kernels.jit.lazy import assembly_of_function
 
     taken, listed = microkernel.taken_by(types.float32), []
     for tile in tiles():
         made = microkernel.ALL_TILES[tile.kind]
         code = str(made.code(tile.rows, tile.vectors, True))
-        listed.append([tile, assembly_of_piece(made.name, taken, code)])
+        listed.append([tile, assembly_of_function(made.name, taken, code)])
     print(json.dumps(listed))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.distributed.steps import MOST_PIECES, PIECE_BYTES
+from fastmlp.distributed.steps import BUCKET_BYTES, MOST_BUCKETS
 from fastmlp.kernels.estimates import workers as workers_of
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.timing import CLOCKS, in_alternation, once
@@ -137,7 +137,7 @@ def cheapest(nodes, size, fabric, adding):
 class Phases(NamedTuple):
     """Seconds of a step on a node, without its network.
 
-    compute : up to the whole gradient; its last share `weights` forms gradients of weights, piece by piece
+    compute : up to the whole gradient; its last share `weights` forms gradients of weights, bucket by bucket
     after : of the optimiser, and of Python, after the sum
     """
 
@@ -166,20 +166,20 @@ def exchanged_bytes(work, stride):
     return 4 * parameter_count(fastmlp.Network(work[0])) * (1 if stride is None else 1 + work[2].moment_rows)
 
 
-def pieces_of(size, stride):
-    """Return in how many pieces so many bytes are summed, each as soon as it is there."""
-    return 1 if stride else max(1, min(MOST_PIECES, int(size // PIECE_BYTES)))
+def buckets_of(size, stride):
+    """Return in how many buckets so many bytes are summed, each as soon as it is there."""
+    return 1 if stride else max(1, min(MOST_BUCKETS, int(size // BUCKET_BYTES)))
 
 
 def step_seconds(work, costs, nodes, rows, fabric, stride=None, cores=NODE_CORES):
     """Return a step's seconds, in which each node has so many rows; stride : of local SGD."""
     compute, weights, after = phases_of(work, costs, rows, cores, nodes > 1 and stride is None)
     size = exchanged_bytes(work, stride)
-    pieces = pieces_of(size, stride)
-    _, exchange = cheapest(nodes, size / pieces, fabric, costs.adding)
+    buckets = buckets_of(size, stride)
+    _, exchange = cheapest(nodes, size / buckets, fabric, costs.adding)
     done = 0.0
-    for piece in range(1, pieces + 1):
-        done = max(done, compute * (1 - weights + weights * piece / pieces)) + exchange / (stride or 1)
+    for bucket in range(1, buckets + 1):
+        done = max(done, compute * (1 - weights + weights * bucket / buckets)) + exchange / (stride or 1)
     return done + after
 
 
@@ -190,16 +190,16 @@ def simulated(
     rng, sigma = np.random.default_rng(seed), math.sqrt(math.log1p(spread**2))
     compute, weights, after = phases_of(work, costs, rows, cores, nodes > 1 and stride is None)
     size = exchanged_bytes(work, stride)
-    pieces = pieces_of(size, stride)
-    rounds, _ = cheapest(nodes, size / pieces, fabric, costs.adding)
+    buckets = buckets_of(size, stride)
+    rounds, _ = cheapest(nodes, size / buckets, fabric, costs.adding)
     clocks, ranks = np.zeros(nodes), np.arange(nodes)
     for step in range(1, steps + 1):
         began, own = clocks, compute * rng.lognormal(-(sigma**2) / 2, sigma, nodes)
         if step % (stride or 1):
             clocks = began + own
             continue
-        for piece in range(1, pieces + 1):
-            clocks = np.maximum(clocks, began + own * (1 - weights + weights * piece / pieces))
+        for bucket in range(1, buckets + 1):
+            clocks = np.maximum(clocks, began + own * (1 - weights + weights * bucket / buckets))
             for one in rounds:
                 # A rank goes on when its partner's message is there; in a ring that of the rank before.
                 other = clocks[ranks ^ one[2]] if one[2] else np.roll(clocks, 1)

@@ -168,6 +168,7 @@ _MOVED = {
     "model.own_losses": "model.loss",
     "model.own_rules": "model.optimizer",
     "model.pieces": "model.custom",
+    "testing.pieces": "testing.components",
     "training.callbacks": "callbacks.standard",
     "training.model": "trained.model",
     "training.pruning": "callbacks.standard",

@@ -320,7 +320,7 @@ def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBat
         case "members":
             return np.tile(x, one.n_out // one.n_in)
         case "own":
-            return on_array(one.kind.piece, x, gain)
+            return on_array(one.kind.component, x, gain)
     found: Array = FORMULAS[one.kind.name][0](layer, x, other, gain, shift)
     return found
 
@@ -363,7 +363,7 @@ def operate_gradient(
         case "members":
             return delta.reshape(len(x), delta.shape[1] // one.n_in, one.n_in).sum(axis=1), None, None
         case "own":
-            by_x, by_parameters = backward_on_array(one.kind.piece, x, gain, delta)
+            by_x, by_parameters = backward_on_array(one.kind.component, x, gain, delta)
             return by_x, None, by_parameters
     by_x, by_other, by_gain = FORMULAS[one.kind.name][1](layer, delta, x, other, gain)
     if one.second and by_other is not None:

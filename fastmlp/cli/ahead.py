@@ -1,7 +1,7 @@
 """Ahead-of-time compiling, for `fastmlp warmup`, installations and wheels.
 
-An installation's code comes from calls like a user's first calls. For a wheel each piece requested by
-compiled code is compiled without being run, then the pieces requested by these, until none is left.
+An installation's code comes from calls like a user's first calls. For a wheel each lazy function requested by
+compiled code is compiled without being run, then the lazy functions requested by these, until none is left.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Ready(NamedTuple):
     """Machine code in the disk cache after a task.
 
     use : training, prediction, validation or gradient
-    compiled : pieces and programs just compiled; the rest was in the cache
+    compiled : lazy functions and programs just compiled; the rest was in the cache
     seconds : of compiling or loading
     """
 
@@ -327,20 +327,20 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
     with engine.undisturbed():
         for (name, source), dtype in product(programs.items(), dtypes):
             yield name, dtype, "bin", store.content_of(source.compiled(dtype))
-        for piece, key in _pieces():
-            code = lazy.compiled_piece(piece.name, piece.types, key)
-            yield piece.name, engine.key_of_piece(piece.types, key), "bin", store.content_of(code)
+        for function, key in _lazy_functions():
+            code = lazy.compiled_function(function.name, function.types, key)
+            yield function.name, engine.key_of_function(function.types, key), "bin", store.content_of(code)
 
 
-def _pieces() -> Iterator[tuple[lazy.PieceRequest, str]]:
-    """Yield each piece, with its key, requested by compiled code; compile the piece before the next."""
+def _lazy_functions() -> Iterator[tuple[lazy.FunctionRequest, str]]:
+    """Yield each lazy function with a key, as compiled code requests them; compile each before the next."""
     from fastmlp.kernels.jit import lazy
 
-    done: set[lazy.PieceRequest] = set()
+    done: set[lazy.FunctionRequest] = set()
     while waiting := [one for one in lazy.requested if one not in done]:
-        for piece in waiting:
-            done.add(piece)
-            for key in piece.all_keys():
+        for function in waiting:
+            done.add(function)
+            for key in function.all_keys():
                 # The derivative of what only an output has, as softmax, comes with its loss.
-                if not piece.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
-                    yield piece, key
+                if not function.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
+                    yield function, key

@@ -14,7 +14,7 @@ from fastmlp.system.private_files import PrivateDirectory
 
 KINDS = {
     "programs": "of backends, and of single networks",
-    "pieces": "that programs share: matrix products, activations, losses, optimisers",
+    "functions": "that programs share: matrix products, activations, losses, optimisers",
     "names": "of programs, by the sources that they were compiled from",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
@@ -85,7 +85,7 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _show_what_serves(text: str) -> None:
-    """Train a network and predict; print the folders of the machine code, and the compiled pieces."""
+    """Train a network and predict; print the folders of the machine code, and the compiled functions."""
     from fastmlp.cli.ahead import ROWS, train_and_predict
     from fastmlp.kernels.jit import engine, store
 
@@ -110,7 +110,7 @@ def _kind(name: str) -> str:
     match name.rpartition(".")[2]:
         case "bin":
             is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", name)
-            return "programs" if is_program else "pieces"
+            return "programs" if is_program else "functions"
         case "name":
             return "names"
         case "tmp":

@@ -143,7 +143,7 @@ BY_ROWS = "rows"
 SUMS = 2
 """Sums of 64 bits: two sums agree by chance once in 2^128."""
 
-PIECE = 1 << 16
+PART_NUMBERS = 1 << 16
 """Numbers hashed together, with words in L2."""
 
 
@@ -164,7 +164,7 @@ def fingerprint_by_rows(ranks: Ranks, data: Data) -> str:
     counts = ranks.all_of(rows)
     before = sum(counts[: ranks.rank])
     sums = np.zeros(SUMS, np.uint64)
-    together = max(1, PIECE // max(1, data.inputs.shape[1]))
+    together = max(1, PART_NUMBERS // max(1, data.inputs.shape[1]))
     for start in range(0, rows, together):
         some = data.take(slice(start, start + together))
         places = np.arange(before + start, before + start + len(some.weights), dtype=np.uint64)

@@ -69,7 +69,7 @@ class Window:
         self._room, self._most, self._carried, self.rows = room, rows, 0, 0
         self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
         self._inputs = None if sparse else np.empty((room + rows, n_in), dtype if scale is None else np.uint8)
-        self._pieces: list[SparseRows] = []
+        self._sparse_blocks: list[SparseRows] = []
         self.first = self.last = False
 
     def taking(self, block: Block, start: int) -> int:
@@ -85,7 +85,7 @@ class Window:
         """Append some rows of a block."""
         at = slice(self._room + self.rows, self._room + self.rows + stop - start)
         if self._inputs is None:
-            self._pieces.append(block.inputs[start:stop])
+            self._sparse_blocks.append(block.inputs[start:stop])
             self._bytes += int(bytes_up_to(block, start, stop)[-1])
         elif self._scale is not None:
             self._inputs[at] = block.inputs[start:stop]
@@ -102,7 +102,7 @@ class Window:
         self._carried = len(left.weights)
         at = slice(self._room - self._carried, self._room)
         if self._inputs is None:
-            self._pieces.insert(0, left.inputs)  # type: ignore[arg-type]
+            self._sparse_blocks.insert(0, left.inputs)  # type: ignore[arg-type]
         else:
             self._inputs[at] = left.inputs.numbers if isinstance(left.inputs, ByteRows) else left.inputs
         self._targets[at], self._weights[at] = left.targets, left.weights
@@ -113,8 +113,8 @@ class Window:
         at = slice(self._room - self._carried, self._room + self.rows)
         inputs: Inputs | ByteRows
         if self._inputs is None:
-            self._pieces = [stacked(self._pieces)]
-            inputs = self._pieces[0]
+            self._sparse_blocks = [stacked(self._sparse_blocks)]
+            inputs = self._sparse_blocks[0]
         else:
             inputs = self._inputs[at]
             if self._scale is not None:
@@ -124,7 +124,7 @@ class Window:
     def empty(self) -> None:
         """Forget the rows."""
         self.rows = self._carried = self._bytes = 0
-        self._pieces.clear()
+        self._sparse_blocks.clear()
 
 
 def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:

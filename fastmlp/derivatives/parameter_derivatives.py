@@ -148,7 +148,7 @@ def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array])
         for name, own in tape.by_arrays(step, delta):
             if (places := rows.places.get(name)) is not None:
                 first, last = int(places[0]), int(places[-1]) + 1
-                # An array mostly lies in one piece; of sparse blocks the rows of weights may not.
+                # An array is mostly contiguous; of sparse blocks the rows of weights may not.
                 where = slice(first, last) if np.array_equal(places, range(first, last)) else places
                 out[..., where] += own
     return out

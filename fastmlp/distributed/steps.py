@@ -21,8 +21,8 @@ _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
 """The same network object for every chunk, by which backends find their prepared programs."""
 
 
-PIECE_BYTES, MOST_PIECES = 1 << 20, 8
-"""The least bytes, and the most pieces, of a gradient for sums during the backward pass."""
+BUCKET_BYTES, MOST_BUCKETS = 1 << 20, 8
+"""The least bytes, and the most buckets, of a gradient for sums during the backward pass."""
 
 
 class _Spread:
@@ -96,7 +96,7 @@ class SynchronousSteps(_Spread):
         together = gradients.size
         if ranks.overlaps:
             # By the size alone: the order of an MPI's sums may depend on how many numbers a sum is given.
-            together = max(PIECE_BYTES // gradients.itemsize, -(-gradients.size // MOST_PIECES))
+            together = max(BUCKET_BYTES // gradients.itemsize, -(-gradients.size // MOST_BUCKETS))
         whole = chunk.stops - chunk.starts
         shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, touched, marks)
         if not ranks.first:

@@ -68,7 +68,7 @@ def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's arrays in `row_formula`, in order."""
     if one.kind.row is None:
         return ARRAYS
-    own = one.kind.piece is not None  # a user's parameter of one number keeps the name that says so
+    own = one.kind.component is not None  # a user's parameter of one number keeps the name that says so
     return tuple(each.variable if own or not each.by_unit else each.name for each in one.kind.parameters)
 
 

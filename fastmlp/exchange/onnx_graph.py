@@ -132,7 +132,7 @@ class OnnxGraph:
 
     def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
         """Add the nodes of a step by formula; return the value's name."""
-        own = step.one.kind.piece is not None  # a user's formula may sum an array over the units
+        own = step.one.kind.component is not None  # a user's formula may sum an array over the units
         names = [
             self.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
         ]

@@ -258,8 +258,8 @@ class _Steps:
             cuts = max(one.subrows // one.networks, 1)
             shares = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
             one = one._replace(networks=1, subrows=cuts, n_out=shares[0], n_in=shares[1])
-        if (piece := one.kind.piece) is not None:
-            own = {f"{piece.name}_{name}": array for name, array in own.items()}
+        if (component := one.kind.component) is not None:
+            own = {f"{component.name}_{name}": array for name, array in own.items()}
         if one.second:  # a gate, which reads both halves of a row
             parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
             halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)

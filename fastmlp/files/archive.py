@@ -54,7 +54,7 @@ UNFLUSHED = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 LEAST_AGE = 60.0
 """Seconds after which a temporary file counts as abandoned in a system without locks."""
 
-PIECE = 1 << 20
+PART_BYTES = 1 << 20
 """Bytes hashed at a time."""
 
 
@@ -279,11 +279,11 @@ def _check_seal(file: BinaryIO | io.RawIOBase, size: int) -> None:
     digest = hashlib.sha256()
     left = size - len(UNSEALED)
     while left > 0:
-        piece = file.read(min(left, PIECE))
-        if not piece:
+        part = file.read(min(left, PART_BYTES))
+        if not part:
             break
-        digest.update(piece)
-        left -= len(piece)
+        digest.update(part)
+        left -= len(part)
     digest.update(UNSEALED)
     if left or file.read(len(UNSEALED)) != digest.hexdigest().encode():
         raise CheckpointError("its checksum does not hold")

@@ -48,7 +48,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
         if method != "__call__":
             raise Refused(
-                f"np.{ufunc.__name__}.{method} is not among the functions that docs/pieces.md lists"
+                f"np.{ufunc.__name__}.{method} is not a function in docs/custom-components.md"
             )
         if options:
             raise Refused(
@@ -405,8 +405,8 @@ def _word(function: Any) -> str:
         return str(name)
     if getattr(np, name, None) is not function:
         name = f"{function.__module__}.{name}" if getattr(function, "__module__", None) else name
-        raise Refused(f"{name} is not one of NumPy's functions that docs/pieces.md lists")
-    raise Refused(f"np.{name} is not among the functions that docs/pieces.md lists")
+        raise Refused(f"{name} is not one of NumPy's functions that docs/custom-components.md lists")
+    raise Refused(f"np.{name} is not among the functions that docs/custom-components.md lists")
 
 
 TAKE_OPTIONS = ("clip", "sum", "mean", "max", "amax", "norm")

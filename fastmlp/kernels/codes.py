@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.operations import KINDS, Kind, UnitRun
 from fastmlp.model.optimizers import RULES
@@ -29,20 +29,20 @@ class Codes:
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
         self.n_built_in = len(self._entries)
 
-    def code(self, piece: Piece | Kind | UnitRun) -> int:
+    def code(self, component: Component | Kind | UnitRun) -> int:
         """Return the code of a component, valid in this process only."""
-        if piece.key not in self._codes:
+        if component.key not in self._codes:
             with self._lock:
-                if piece.key not in self._codes:
+                if component.key not in self._codes:
                     if len(self._entries) == MOST_CODES:
                         kinds = self.kind + ("es" if self.kind.endswith("s") else "s")
                         raise ValueError(
                             f"a process can use {MOST_CODES - self.n_built_in} {kinds} of your own, and has "
                             "used them; give what changes from one to the next as a parameter"
                         )
-                    self._entries.append(piece)
-                    self._codes[piece.key] = len(self._entries) - 1
-        return self._codes[piece.key]
+                    self._entries.append(component)
+                    self._codes[component.key] = len(self._entries) - 1
+        return self._codes[component.key]
 
     def built_in_entries(self) -> list[Any]:
         """Return the built-in entries, without the entry of custom layers, which has no formula."""

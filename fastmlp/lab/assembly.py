@@ -1,7 +1,7 @@
 """The inner loop of a slot in machine code: assembly, LLVM's language, and llvm-mca's reading.
 
-A separate process compiles the slot without the disk cache and makes Numba print all machine code: pieces in
-LLVM's language have no dispatcher.
+A separate process compiles the slot without the disk cache and makes Numba print all machine code: lazy
+functions in LLVM's language have no dispatcher.
 """
 
 from __future__ import annotations

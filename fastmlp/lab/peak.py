@@ -59,7 +59,7 @@ def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], obje
 
 
 def _call(address: int, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[], object]:
-    """Return a call of a piece without Python's lock; arrays live as long as the call."""
+    """Return a call of a lazy function without Python's lock; arrays live as long as the call."""
     function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
     values = [one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments]
     return lambda: arguments and function(None, None, *values)

@@ -12,7 +12,7 @@ from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.model.network import Network
 from fastmlp.system.budget import usable_cores
 from fastmlp.system.interrupts import deferred
@@ -20,7 +20,7 @@ from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, own_pieces
+from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, components_of
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -128,7 +128,7 @@ def fit_many(
     count = arguments.count
     if not count:
         return []
-    resumed = None if resume is None else Resumed(resume, _pieces(arguments.networks), count)
+    resumed = None if resume is None else Resumed(resume, _components(arguments.networks), count)
     seeds = arguments.seeds() if resumed is None or given["seed"] is not None else resumed.seeds
     trainings = Trainings([None] * count if resumed is None else resumed.diverged())
     file = CallFile(files[0], seeds, resumed, trainings) if files else None
@@ -158,9 +158,9 @@ OF_EACH: dict[str, Any] = {name: USUAL[name] for name in OptionsOfEach.__annotat
 """Options with a list for models, with defaults."""
 
 
-def _pieces(networks: list[Any]) -> list[Piece]:
-    """Return the user-defined pieces of networks; other values are refused later."""
-    return [piece for one in networks if isinstance(one, Network) for piece in own_pieces(one)]
+def _components(networks: list[Any]) -> list[Component]:
+    """Return the user-defined components of networks; other values are refused later."""
+    return [component for one in networks if isinstance(one, Network) for component in components_of(one)]
 
 
 def _with_options(taken: Signature) -> Signature:

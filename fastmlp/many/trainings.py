@@ -19,7 +19,7 @@ from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.lanes import Lanes, LaneTraining, ModelGroup
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.system.interrupts import POLL, Interrupted
 from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
@@ -307,9 +307,9 @@ class StayEnded(Callback):
 class Resumed:
     """The content of a call's file; CheckpointError for another number of models."""
 
-    def __init__(self, path: str | os.PathLike[str], pieces: Iterable[Piece], count: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], components: Iterable[Component], count: int) -> None:
         self._path = path
-        self._stored: StoredList = read_list(path, pieces)
+        self._stored: StoredList = read_list(path, components)
         self.kept = self._stored.written
         held = len(self.kept)
         if held != count:

@@ -21,10 +21,10 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.model.custom import (
+    Component,
     Counterpart,
     Counterparts,
     Parameter,
-    Piece,
     RowFunction,
     checked_parameters,
     derivatives,
@@ -38,7 +38,7 @@ Array = NDArray[Any]
 Formula = Callable[..., Any]
 
 
-class Activation(Piece):
+class Activation(Component):
     """A custom elementwise activation, for hidden layers.
 
     Parameters
@@ -48,8 +48,8 @@ class Activation(Piece):
         class.
     function : callable
         function(z) returns the activation of a number, in NumPy's words: operators, comparisons, `np.exp`,
-        `np.where` and more, listed in docs/pieces.md. The function is called here, to be traced; outside
-        numbers become constants.
+        `np.where` and more, listed in docs/custom-components.md. The function is called here, to be traced;
+        outside numbers become constants.
     slope : callable, optional
         slope(z), slope(a) or slope(z, a), with these names: the derivative at z, for the activation a. None
         derives the slope from the function.

@@ -37,7 +37,7 @@ Counterparts = Mapping[str, Counterpart]
 """The names in "torch" (a class of torch.nn), "onnx" (an operator) and "keras" (a layer)."""
 
 
-class Piece:
+class Component:
     """A named component of a network or an optimiser; equal names and digests mean equal components.
 
     name : for files and errors
@@ -87,9 +87,9 @@ def _digest(lines: list[str]) -> str:
 
 def restored(kind: Any, *parts: Any) -> Any:
     """Return a component from expressions, without the user's function."""
-    piece = kind.__new__(kind)
-    piece._set(*parts)
-    return piece
+    component = kind.__new__(kind)
+    component._set(*parts)
+    return component
 
 
 def of_one_element(what: str, expression: Expression) -> Expression:
@@ -271,7 +271,7 @@ def parts_of(parameters: Sequence[Parameter], flat: Array, units: int) -> dict[P
     return {one: flat[end - one.length(units) : end] for one, end in zip(parameters, ends, strict=True)}
 
 
-class Layer(Piece):
+class Layer(Component):
     """A custom layer: a function of a row, with trained parameters.
 
     Parameters
@@ -352,24 +352,24 @@ class Layer(Piece):
         return restored, (type(self), self.name, self.value, *parts)
 
 
-def on_array(piece: Any, x: Array, flat: Array) -> Array:
+def on_array(component: Any, x: Array, flat: Array) -> Array:
     """Return the outputs for rows x (rows, units), of a `Layer` or an activation with parameters."""
-    return np.broadcast_to(piece.value.on_arrays(x.dtype, variables(piece, x, flat)), x.shape)
+    return np.broadcast_to(component.value.on_arrays(x.dtype, variables(component, x, flat)), x.shape)
 
 
-def backward_on_array(piece: Any, x: Array, flat: Array, delta: Array) -> tuple[Array, Array]:
+def backward_on_array(component: Any, x: Array, flat: Array, delta: Array) -> tuple[Array, Array]:
     """Return the derivatives by x (rows, units) and by the parameters (n,), given delta (rows, units)."""
-    given = {**variables(piece, x, flat), "delta": delta}
-    by = {name: one.on_arrays(x.dtype, given) for name, one in piece.derivatives.items()}
+    given = {**variables(component, x, flat), "delta": delta}
+    by = {name: one.on_arrays(x.dtype, given) for name, one in component.derivatives.items()}
     sums = np.empty_like(flat)
-    for one, part in parts_of(piece.parameters, sums, x.shape[1]).items():
+    for one, part in parts_of(component.parameters, sums, x.shape[1]).items():
         part[...] = np.broadcast_to(by[one.variable], (len(x), len(part))).sum(axis=0)
     return np.broadcast_to(by["z"], x.shape), sums
 
 
-def variables(piece: Any, x: Array, flat: Array) -> dict[str, Any]:
+def variables(component: Any, x: Array, flat: Array) -> dict[str, Any]:
     """Return the arrays for a component's expressions, by the names of variables."""
-    parts = parts_of(piece.parameters, flat, x.shape[1])
+    parts = parts_of(component.parameters, flat, x.shape[1])
     own = {one.variable: part for one, part in parts.items()}
-    own |= {number_variable(name): number for name, number in getattr(piece, "numbers", {}).items()}
+    own |= {number_variable(name): number for name, number in getattr(component, "numbers", {}).items()}
     return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **own}

@@ -12,7 +12,7 @@ import numpy as np
 from fastmlp.formulas.expressions import Expression, expression_of
 from fastmlp.model import custom
 from fastmlp.model.activations import Activation
-from fastmlp.model.custom import Layer, Piece
+from fastmlp.model.custom import Component, Layer
 from fastmlp.model.heads import Head
 from fastmlp.model.initializers import INITIALIZERS
 from fastmlp.model.inputs import BLOCKS
@@ -33,7 +33,9 @@ TYPES: dict[str, Callable[..., Any]] = {
 }
 """The constructors of `restored`, by the type names in descriptions."""
 
-PIECES: dict[str, type[Piece]] = {kind.__name__: kind for kind in (Activation, Layer, Loss, RowLoss, Rule)}
+COMPONENTS: dict[str, type[Component]] = {
+    kind.__name__: kind for kind in (Activation, Layer, Loss, RowLoss, Rule)
+}
 
 YOUNGER = {
     "convention": "torch",
@@ -50,19 +52,19 @@ YOUNGER = {
 """Fields younger than the file format, with their values for files without the fields."""
 
 
-def identified(piece: Piece) -> dict[str, Any]:
+def identified(component: Component) -> dict[str, Any]:
     """Return the name and the digest of a custom component, for comparison with the component itself."""
-    return {"piece": piece.name, "digest": piece.digest}
+    return {"piece": component.name, "digest": component.digest}
 
 
-def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> Any:
+def described(value: object, of_component: Callable[[Component], Any] = identified) -> Any:
     """Return a frozen description (a network, an optimiser, a field) as JSON values.
 
-    of_piece : describes a custom component; in a file by name and digest, since a file holds no code. A
+    of_component : describes a custom component; in a file by name and digest, since a file holds no code. A
         function for a rate is described by a digest.
     """
-    if isinstance(value, Piece) and not isinstance(value, BuiltInLoss):
-        return of_piece(value)
+    if isinstance(value, Component) and not isinstance(value, BuiltInLoss):
+        return of_component(value)
     if callable(value):
         return {"function": ByFunction(value).digest}
     if is_dataclass(value):
@@ -71,7 +73,9 @@ def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> A
             if isinstance(value, Network)
             else {field.name: getattr(value, field.name) for field in fields(value)}
         )
-        parts = {k: described(v, of_piece) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
+        parts = {
+            k: described(v, of_component) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]
+        }
         return {"type": type(value).__name__, **parts}
     match value:
         case None | str():
@@ -83,9 +87,9 @@ def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> A
         case Real():
             return float(value)
         case tuple():
-            return [described(one, of_piece) for one in value]
+            return [described(one, of_component) for one in value]
         case dict():
-            return {"named": [[name, described(one, of_piece)] for name, one in value.items()]}
+            return {"named": [[name, described(one, of_component)] for name, one in value.items()]}
     raise AssertionError(value)
 
 
@@ -94,10 +98,10 @@ def with_formulas(value: object) -> Any:
     return described(value, _formulas)
 
 
-def restored(description: Any, of_piece: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def restored(description: Any, of_component: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Return the object of a description.
 
-    of_piece : gives the component of a component's description; None for descriptions `with_formulas`
+    of_component : gives the component of a component's description; None for descriptions `with_formulas`
 
     Raises
     ------
@@ -106,25 +110,25 @@ def restored(description: Any, of_piece: Callable[[dict[str, Any]], Any] | None 
     """
     match description:
         case {"piece": _}:
-            return (of_piece or _of_formulas)(description)
+            return (of_component or _of_formulas)(description)
         case {"named": named}:  # a list, since files sort the keys of objects
-            return {name: restored(one, of_piece) for name, one in named}
+            return {name: restored(one, of_component) for name, one in named}
         case dict():
             kind = TYPES[description["type"]]
-            return kind(**{k: restored(v, of_piece) for k, v in description.items() if k != "type"})
+            return kind(**{k: restored(v, of_component) for k, v in description.items() if k != "type"})
         case list():
-            return tuple(restored(one, of_piece) for one in description)
+            return tuple(restored(one, of_component) for one in description)
     return description
 
 
-def _formulas(piece: Piece) -> dict[str, Any]:
-    kind, *parts = cast(tuple[Any, ...], piece.__reduce__())[1]
+def _formulas(component: Component) -> dict[str, Any]:
+    kind, *parts = cast(tuple[Any, ...], component.__reduce__())[1]
     return {"piece": kind.__name__, "parts": [_packed(part) for part in parts]}
 
 
 def _of_formulas(description: dict[str, Any]) -> Any:
     parts = [_unpacked(part) for part in description["parts"]]
-    return custom.restored(PIECES[description["piece"]], *parts)
+    return custom.restored(COMPONENTS[description["piece"]], *parts)
 
 
 def _packed(part: Any) -> Any:

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.custom import Piece, of_one_element, one_number, restored
+from fastmlp.model.custom import Component, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -34,7 +34,7 @@ RESERVED = {
 """Names refused for custom losses. Younger built-in names are allowed; keys distinguish the losses."""
 
 
-class Loss(Piece):
+class Loss(Component):
     """A custom loss: the mean over rows and outputs of a function of an output and a target.
 
     Parameters

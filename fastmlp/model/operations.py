@@ -32,35 +32,35 @@ class Kind:
 
     name : of the kind, and of unnamed layers; the key of the machine code
     layer : the class with the formula, the parameters and the state; None for kinds without a row formula
-    piece : a custom `Layer` or an `Activation` with parameters, in place of a class; only for "own"
+    component : a custom `Layer` or an `Activation` with parameters, in place of a class; only for "own"
     """
 
     name: str
     layer: type[Part] | None = None
-    piece: Layer | Activation | None = None
+    component: Layer | Activation | None = None
 
     @property
     def label(self) -> str:
         """The name of unnamed layers, before the number."""
-        return self.piece.name if self.piece is not None else self.name
+        return self.component.name if self.component is not None else self.name
 
     @property
     def key(self) -> str:
         """The name of the kind in machine code."""
-        return self.piece.key if self.piece is not None else self.name
+        return self.component.key if self.component is not None else self.name
 
     @functools.cached_property
     def row(self) -> RowFunction | None:
         """The row formula of the operation, of a row or two; None for other operations."""
-        if self.piece is not None:
-            return self.piece.row
+        if self.component is not None:
+            return self.component.row
         return row_function_of(self.layer) if self.layer is not None else None
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """The trained parameters, with shape BIAS last; empty for products and blocks of inputs."""
-        if self.piece is not None:
-            return self.piece.parameters
+        if self.component is not None:
+            return self.component.parameters
         return parameters_of(self.layer) if self.layer is not None else ()
 
     @property
@@ -115,7 +115,7 @@ KINDS = {
 def custom_kind(given: str | Activation | Layer) -> Kind | None:
     """Return the kind of a custom layer or an activation with parameters; None for other activations."""
     if isinstance(given, Layer) or (isinstance(given, Activation) and given.parameters):
-        return Kind("own", piece=given)
+        return Kind("own", component=given)
     return None
 
 
@@ -200,7 +200,7 @@ class Operation(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The names for optimisers: of the layer, of the layers around, and of the kind."""
-        kind = type(self.layer).__name__ if self.kind.piece is None else self.kind.piece.name
+        kind = type(self.layer).__name__ if self.kind.component is None else self.kind.component.name
         return self.name, *self.within, kind
 
     @property
@@ -212,8 +212,8 @@ class Operation(NamedTuple):
     def numbers(self) -> tuple[float | None, ...]:
         """The hyperparameters of the formula; None for the dtype's machine epsilon."""
         names = self.kind.row.numbers if self.kind.row is not None else ()
-        if isinstance(self.kind.piece, Layer):
-            return tuple(self.kind.piece.numbers[name] for name in names)
+        if isinstance(self.kind.component, Layer):
+            return tuple(self.kind.component.numbers[name] for name in names)
         return tuple(getattr(self.layer, name) for name in names)
 
     @property

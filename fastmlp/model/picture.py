@@ -116,7 +116,7 @@ def _box(one: Operation) -> Box:
     """Return the box of an operation."""
     kind, count = one.kind.name, one.end - one.weights
     parts = [] if one.layer is None or kind == "activation" else [type(one.layer).__name__]
-    parts = parts if one.kind.piece is None else [one.kind.piece.name]
+    parts = parts if one.kind.component is None else [one.kind.component.name]
     parts += [activation_of(one.activation).name] if one.activation != "identity" else []
     parts += [f"dropout {one.dropout:g}"] if one.dropout else []
     fill = (

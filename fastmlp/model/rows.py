@@ -13,7 +13,7 @@ Array = NDArray[Any]
 MOST_COLUMNS = 2**31 - 1
 """The most columns: column numbers have 32 bits, half of a non-zero's memory besides the value."""
 
-DENSE_PIECE = 1 << 18
+SLICE_NUMBERS = 1 << 18
 """Numbers of a dense array examined at a time, so that masks stay small."""
 
 
@@ -44,7 +44,7 @@ class SparseRows:
         before, dense = np.ascontiguousarray(dense[:, :n_dense]), dense[:, n_dense:]
         n_in = dense.shape[1]
         indptr = np.zeros(len(dense) + 1, np.int64)
-        parts = list(_pieces(dense))
+        parts = list(_slices(dense))
         for rows in parts:
             indptr[rows.start + 1 : rows.stop + 1] = np.count_nonzero(dense[rows], axis=1)
         np.cumsum(indptr, out=indptr)
@@ -121,17 +121,17 @@ class SparseRows:
         return self._most[rows]
 
 
-def stacked(pieces: Sequence[SparseRows]) -> SparseRows:
+def stacked(blocks: Sequence[SparseRows]) -> SparseRows:
     """Return sparse rows one after another."""
-    if len(pieces) == 1:
-        return pieces[0]
-    counts = [np.diff(piece.indptr) for piece in pieces]
+    if len(blocks) == 1:
+        return blocks[0]
+    counts = [np.diff(block.indptr) for block in blocks]
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
-    indices = np.concatenate([piece.indices for piece in pieces])
+    indices = np.concatenate([block.indices for block in blocks])
     values, dense = (
-        np.concatenate(parts) for parts in zip(*((p.values, p.dense) for p in pieces), strict=True)
+        np.concatenate(some) for some in zip(*((p.values, p.dense) for p in blocks), strict=True)
     )
-    return SparseRows(indptr, indices, values, pieces[0].n_in, dense)
+    return SparseRows(indptr, indices, values, blocks[0].n_in, dense)
 
 
 Inputs = Array | SparseRows
@@ -145,7 +145,7 @@ def dense_columns(inputs: Inputs) -> Array:
 
 def density_of(dense: Array) -> float:
     """Return the share of non-zeros in a dense array (rows, n_in)."""
-    return sum(int(np.count_nonzero(dense[rows])) for rows in _pieces(dense)) / max(1, dense.size)
+    return sum(int(np.count_nonzero(dense[rows])) for rows in _slices(dense)) / max(1, dense.size)
 
 
 def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
@@ -157,9 +157,9 @@ def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
     return (inputs != 0).any(axis=0)
 
 
-def _pieces(dense: Array) -> Iterator[slice]:
-    """Yield slices of rows, each with about DENSE_PIECE numbers."""
-    together = max(1, DENSE_PIECE // max(1, dense.shape[1]))
+def _slices(dense: Array) -> Iterator[slice]:
+    """Yield slices of rows, each with about SLICE_NUMBERS numbers."""
+    together = max(1, SLICE_NUMBERS // max(1, dense.shape[1]))
     for start in range(0, len(dense), together):
         yield slice(start, min(start + together, len(dense)))
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from fastmlp.formulas.numbers import at_least, fma, where
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 
 Formula = Callable[..., Any]
 
@@ -40,7 +40,7 @@ class Link(NamedTuple):
     constants: tuple[str, ...] = ()
 
 
-class StepRule(Piece):
+class StepRule(Component):
     """A parameter's step as a chain of formulas, with facts for programs.
 
     Parameters

@@ -430,9 +430,9 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         """
         check_is_fitted(self)
         frame, models = self._columns_of(X), self.models_
-        pieces = self.encoding_.pieces(frame, self._dtype)
+        batches = self.encoding_.batches(frame, self._dtype)
         found = report.in_parts(
-            lambda piece: members.outputs(models, piece), pieces, len(frame), "predicting", self.progress
+            lambda batch: members.outputs(models, batch), batches, len(frame), "predicting", self.progress
         )
         for line in self.encoding_.remarks(frame):
             warnings.warn(line, stacklevel=3)  # the caller of predict

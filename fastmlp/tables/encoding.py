@@ -199,7 +199,7 @@ class Encoding:
         shown: bool | None = False,
         targets: Targets | None = None,
     ) -> tuple[Any, Any]:
-        """Return X of the rows to learn from, and X of the rows held out; errors are as of `pieces`.
+        """Return X of the rows to learn from, and X of the rows held out; errors are as of `batches`.
 
         held : (rows,) truth values; shown : as of `learned`
         targets : of the rows to learn from, in a training; None in a prediction
@@ -209,12 +209,12 @@ class Encoding:
         parts = [GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in sizes]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
-            for piece in self.pieces(frame, dtype, in_order):
-                of_held = held[start : start + piece.shape[0]]
+            for batch in self.batches(frame, dtype, in_order):
+                of_held = held[start : start + batch.shape[0]]
                 for part, rows in zip(parts, (~of_held, of_held), strict=True):
                     if rows.any():
-                        part.put(piece if rows.all() else piece[rows])
-                start += piece.shape[0]
+                        part.put(batch if rows.all() else batch[rows])
+                start += batch.shape[0]
                 bar.move(start)
             learned, apart = (part.whole() for part in parts)
         return learned, apart
@@ -241,10 +241,10 @@ class Encoding:
                 found[place][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
         return found
 
-    def pieces(
+    def batches(
         self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
-        """Yield X in pieces of at most TOGETHER rows, at least one piece.
+        """Yield X in batches of at most TOGETHER rows, at least one batch.
 
         given : numbers (rows, width) of some columns by place in `used`, NaN for the column's numbers
         TableError for a missing column, or a value of another kind
@@ -303,25 +303,25 @@ class Encoding:
 
 
 class GrowingMatrix:
-    """X (rows, width), filled piece by piece; the memory holds X once, also during the growth."""
+    """X (rows, width), filled batch by batch; the memory holds X once, also during the growth."""
 
     def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
         self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
         self._values = np.empty(0 if sparse else self._shape, dtype)
         self._indices, self._starts = np.empty(0, np.int32), np.zeros(rows + 1, np.int64)
 
-    def put(self, piece: Any) -> None:
+    def put(self, batch: Any) -> None:
         """Append rows."""
-        rows = slice(self._rows, self._rows + piece.shape[0])
+        rows = slice(self._rows, self._rows + batch.shape[0])
         self._rows = rows.stop
         if not self._sparse:
-            self._values[rows] = piece
+            self._values[rows] = batch
             return
-        numbers = slice(self._count, self._count + piece.nnz)
+        numbers = slice(self._count, self._count + batch.nnz)
         if numbers.stop > len(self._values):
             self._resize(numbers.stop + numbers.stop // 8)
-        self._values[numbers], self._indices[numbers] = piece.data, piece.indices
-        self._starts[rows.start + 1 : rows.stop + 1] = piece.indptr[1:] + self._count
+        self._values[numbers], self._indices[numbers] = batch.data, batch.indices
+        self._starts[rows.start + 1 : rows.stop + 1] = batch.indptr[1:] + self._count
         self._count = numbers.stop
 
     def _resize(self, count: int) -> None:

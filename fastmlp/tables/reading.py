@@ -212,8 +212,8 @@ def _size(file: Any) -> int:
 def blocks_of_file(file: Any, size: int) -> Iterator[bytes]:
     """Yield the first bytes of a file, `size` in all, in blocks with an end at a line end outside quotes."""
     rest = b""
-    while piece := file.read(min(max(BLOCK, len(rest)), size - file.tell())):  # more for a quote without end
-        rest += piece
+    while part := file.read(min(max(BLOCK, len(rest)), size - file.tell())):  # more for a quote without end
+        rest += part
         end = last_line_end(rest) or (len(rest) if len(rest) >= LONGEST else 0)
         if end:
             yield rest[:end]

@@ -58,7 +58,7 @@ def simpler(
     held_frame, held_y = (frame.filter(held), y[held]) if test is None else test
     outputs = {
         "constant": task.constant(targets)[None].repeat(len(held_y), axis=0),
-        "linear": in_parts(linear, encoding.pieces(held_frame, np.float64), len(held_y), "scores", shown),
+        "linear": in_parts(linear, encoding.batches(held_frame, np.float64), len(held_y), "scores", shown),
     }
     return {
         "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},

@@ -97,7 +97,7 @@ class Sloped:
         ways = of_dense(self._gradients), of_dense(self._predictions), method, steps, seed
         found = [
             along(_dense(X), starts[rows] if of_each_row else starts, *ways)
-            for rows, X in self._pieces(frame, 1)
+            for rows, X in self._batches(frame, 1)
         ]
         values, change = (np.concatenate(each) for each in list(zip(*found, strict=True))[:2])
         places = encoding.places
@@ -127,17 +127,17 @@ class Sloped:
             raise ValueError(f"output must be one of {listed}, got {checks.shown(output)}")
         return first + task.classes.index(output)
 
-    def _pieces(self, frame: pl.DataFrame, outputs: int) -> Iterator[tuple[slice, Any]]:
+    def _batches(self, frame: pl.DataFrame, outputs: int) -> Iterator[tuple[slice, Any]]:
         """Yield slices of the rows of a frame with X, dense or CSR, for derivatives of some outputs."""
         if not len(frame):
             raise TableError("there are no rows")
         encoding, start = self.encoding_, 0
         most = max(1, MOST_CELLS // (outputs * encoding.width))
-        for piece in encoding.pieces(frame, self.models_[0].parameters.dtype):
-            for first in range(0, piece.shape[0], most):
-                part = piece[first : first + most]
+        for batch in encoding.batches(frame, self.models_[0].parameters.dtype):
+            for first in range(0, batch.shape[0], most):
+                part = batch[first : first + most]
                 yield slice(start + first, start + first + part.shape[0]), part
-            start += piece.shape[0]
+            start += batch.shape[0]
 
     def _predictions(self, X: Any, places: Sequence[int]) -> Array:
         """Return some predictions (rows, places) for X."""
@@ -170,8 +170,8 @@ class Sloped:
         if not columns:
             raise ValueError("the table has no column of numbers to differentiate by")
         found = []
-        for rows, piece in self._pieces(frame, len(places)):
-            by_x = self._gradients(piece, places)
+        for rows, batch in self._batches(frame, len(places)):
+            by_x = self._gradients(batch, places)
             by_column = [
                 (by_x[..., own[one.name][0]] * one.slopes(frame[one.name][rows])[:, None]).sum(axis=-1)
                 for one in columns

@@ -52,8 +52,8 @@ class Classification:
     @classmethod
     def learned(cls, y: Array) -> Classification:
         """Return the task of some targets; TableError for a single class, or for too many classes."""
-        pieces = (y[start : start + TOGETHER].tolist() for start in range(0, len(y), TOGETHER))
-        classes = sorted(set().union(*pieces))  # for texts faster than np.unique, which sorts all rows
+        batches = (y[start : start + TOGETHER].tolist() for start in range(0, len(y), TOGETHER))
+        classes = sorted(set().union(*batches))  # for texts faster than np.unique, which sorts all rows
         if len(classes) < 2:
             raise TableError(f"a classification needs two classes, got only {checks.shown(classes[0])}")
         counts = f"the target has {len(classes)} classes in {len(y)} rows"

@@ -1,5 +1,5 @@
-"""Checks of kernels and of users' pieces against the reference."""
+"""Checks of kernels and of custom components against the reference."""
 
-from fastmlp.testing.pieces import check
+from fastmlp.testing.components import check
 
 __all__ = ["check"]

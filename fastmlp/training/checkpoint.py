@@ -19,7 +19,7 @@ from fastmlp.callbacks.callback import OWN_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.data.ranks import BY_ROWS
 from fastmlp.files import archive
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned_copy, parameter_count
 from fastmlp.model.network import Network
@@ -99,9 +99,9 @@ class Saved(NamedTuple):
         return threads
 
 
-def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
+def read_training(path: Path, components: Iterable[Component] = ()) -> Saved:
     """Return the training in a file of a `Checkpoint`; CheckpointError without a training."""
-    content = read(path, pieces)
+    content = read(path, components)
     if content.snapshot is None or content.is_of_stepper:
         raise CheckpointError(
             f"{os.fspath(path)!r} holds a model without its training; resume what a Checkpoint wrote"
@@ -180,28 +180,34 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
     return header, arrays
 
 
-def read(path: Path, pieces: Iterable[Piece]) -> Content:
-    """Return the content of a model's file; pieces and errors as of `load`."""
-    header, arrays, given = read_file(path, pieces)
+def read(path: Path, components: Iterable[Component]) -> Content:
+    """Return the content of a model's file; components and errors as of `load`."""
+    header, arrays, given = read_file(path, components)
     with file_errors_of(path):
         return parse(header, arrays, given)
 
 
-def opened(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return a file's header and arrays, and the pieces as a list; errors as of `load`."""
-    if isinstance(pieces, Piece) or not isinstance(pieces, Iterable):
-        raise TypeError(f"pieces must be a list of your own, got {checks.shown(pieces)}")
-    pieces = list(pieces)
-    for piece in pieces:
-        checks.instance("every one of pieces", piece, Piece, "an Activation, a Layer, a Loss or a RowLoss")
-    return *archive.read(path), pieces
+def opened(
+    path: Path, components: Iterable[Component]
+) -> tuple[dict[str, Any], dict[str, Array], list[Component]]:
+    """Return a file's header and arrays, and the components as a list; errors as of `load`."""
+    if isinstance(components, Component) or not isinstance(components, Iterable):
+        raise TypeError(f"components must be a list of your own, got {checks.shown(components)}")
+    components = list(components)
+    for component in components:
+        checks.instance(
+            "every one of components", component, Component, "an Activation, a Layer, a Loss or a RowLoss"
+        )
+    return *archive.read(path), components
 
 
-def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return header, arrays and pieces of a file up to FORMAT; errors as of `load`."""
-    header, arrays, pieces = opened(path, pieces)
+def read_file(
+    path: Path, components: Iterable[Component]
+) -> tuple[dict[str, Any], dict[str, Array], list[Component]]:
+    """Return header, arrays and components of a file up to FORMAT; errors as of `load`."""
+    header, arrays, components = opened(path, components)
     check_format(path, header)
-    return header, arrays, pieces
+    return header, arrays, components
 
 
 def check_format(path: Path, header: dict[str, Any]) -> None:
@@ -218,7 +224,7 @@ def file_errors_of(path: Path) -> Iterator[None]:
     """Turn errors of parsing into a CheckpointError with the file's name."""
     try:
         yield
-    except _OtherPiece as error:
+    except _OtherComponent as error:
         raise CheckpointError(f"{os.fspath(path)!r} {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -226,17 +232,17 @@ def file_errors_of(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {missing}{reason}") from None
 
 
-def parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> Content:
+def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Component]) -> Content:
     """Return the model and training of a header and arrays; `file_errors_of` names the errors."""
     _expect("models" not in header, "it holds a list of models; fit_many(resume=) goes on with such")
-    network = network_of(header["network"], pieces)
+    network = network_of(header["network"], components)
     model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
     snapshot, training = None, header["training"]
     if training is None and "stepper" in header:
         training, arrays = _of_format_2(header, arrays, network)
     if training is not None:
         own = model.parameters
-        snapshot = _snapshot(training, arrays, network, own.copy(), model.history, pieces)
+        snapshot = _snapshot(training, arrays, network, own.copy(), model.history, components)
         for _, state in snapshot.callbacks:
             if state.get("best_epoch"):
                 best = state["best_parameters"]
@@ -291,26 +297,28 @@ def numbers_of(
     return aligned_copy(parameters), curves
 
 
-def network_of(description: Any, pieces: list[Piece]) -> Network:
-    """Return the network of a description, with a user's pieces."""
-    network = restored(description, lambda piece: _piece(piece, pieces))
+def network_of(description: Any, components: list[Component]) -> Network:
+    """Return the network of a description, with a user's components."""
+    network = restored(description, lambda component: _component(component, components))
     _expect(isinstance(network, Network), "it describes no network")
     return cast(Network, network)
 
 
-class _OtherPiece(Exception):
-    """A user's piece is missing, or differs from the piece in the file."""
+class _OtherComponent(Exception):
+    """A user's component is missing, or differs from the component in the file."""
 
 
-def _piece(description: dict[str, Any], pieces: list[Piece]) -> Piece:
-    """Return the user's piece of a description."""
+def _component(description: dict[str, Any], components: list[Component]) -> Component:
+    """Return the user's component of a description."""
     name, digest = str(description["piece"]), description["digest"]
-    named = [piece for piece in pieces if piece.name == name]
+    named = [component for component in components if component.name == name]
     if not named:
-        raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
-    same = [piece for piece in named if piece.digest == digest]
+        raise _OtherComponent(
+            f"was trained with {name!r}, a component of your own: give it in components=[...]"
+        )
+    same = [component for component in named if component.digest == digest]
     if not same:
-        raise _OtherPiece(
+        raise _OtherComponent(
             f"was trained with another {name!r} than is given: their formulas or parameters differ"
         )
     return same[0]
@@ -322,10 +330,10 @@ def _snapshot(
     network: Network,
     parameters: Array,
     history: dict[str, list[float]],
-    pieces: list[Piece],
+    components: list[Component],
 ) -> Snapshot:
     setting, step = training["setting"], checks.whole("step", training["step"], 0)
-    _expect(network_of(setting["network"], pieces) == network, "the training is of another network")
+    _expect(network_of(setting["network"], components) == network, "the training is of another network")
     setting = {**setting, "network": described(network)}  # an older file may describe it otherwise
     checks.whole("seed", setting["seed"], 0)
     registry.restored(setting["backend"])  # that there is such a backend

@@ -26,7 +26,7 @@ from fastmlp.data.ranks import ALONE, Ranks
 from fastmlp.data.sparse import may_become_sparse
 from fastmlp.model.averages import EMA, SWA, Average, with_average
 from fastmlp.model.backend import Backend
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.state import is_bfloat16
@@ -168,7 +168,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
         from fastmlp.training.checkpoint import Saved, read_training
 
         if not isinstance(resume, Saved):
-            changed["resume"] = read_training(resume, own_pieces(network)) if first else None
+            changed["resume"] = read_training(resume, components_of(network)) if first else None
     return options._replace(**changed)
 
 
@@ -222,13 +222,13 @@ def backend_request(options: FitOptions) -> tuple[str, bool, bool]:
     return earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed
 
 
-def own_pieces(network: Network) -> list[Piece]:
+def components_of(network: Network) -> list[Component]:
     """Return the user-defined activations, layers and losses of a network."""
     given = (
-        *(part for one in network.operations for part in (one.activation, one.kind.piece)),
+        *(part for one in network.operations for part in (one.activation, one.kind.component)),
         *network.losses,
     )
-    return [piece for piece in given if isinstance(piece, Piece)]
+    return [component for component in given if isinstance(component, Component)]
 
 
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from fastmlp.checks import CheckpointError
 from fastmlp.data.ranks import Ranks, fingerprint, fingerprint_by_rows
 from fastmlp.files import archive
 from fastmlp.model.backend import Data
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.model.descriptions import described
 from fastmlp.model.state import Array
 from fastmlp.system.budget import found_blas_threads
@@ -64,7 +65,9 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     write_list(path, [written(one) for one in model], {})
 
 
-def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
+def load(
+    path: Path, components: Iterable[Component] = (), *, pieces: Iterable[Component] | None = None
+) -> Any:
     """Return the model in a file of `save` or a `Checkpoint`, or the list of models.
 
     An unfinished training gives the model of `fit` at this point: with `EarlyStopping` the best model so
@@ -74,19 +77,23 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
     Parameters
     ----------
     path : str or path
-    pieces : the network's custom activations, layers and losses; the file has their names only
+    components : the network's custom activations, layers and losses; the file has their names only
+    pieces : the former name of `components`, deprecated
 
     Raises
     ------
     CheckpointError
         If the file is damaged, of a newer format, or not finite; if the backend does not exist here; or if a
-        custom piece of the network is not given, or has changed since.
+        custom component of the network is not given, or has changed since.
     OSError
         If the file cannot be read.
     TypeError
-        If `pieces` holds anything else.
+        If `components` holds anything else.
     """
-    header, arrays, given = checkpoint.opened(path, pieces)
+    if pieces is not None:
+        warnings.warn("load(pieces=) is load(components=) now, and goes in 2.0", FutureWarning, stacklevel=2)
+        components = pieces
+    header, arrays, given = checkpoint.opened(path, components)
     if (read := reader_of(header.get("format"))) is not None:
         return read(path, header, arrays)
     checkpoint.check_format(path, header)
@@ -137,16 +144,16 @@ def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any
     archive.write(path, header, {"described": np.frombuffer(text, np.uint8), **joined})
 
 
-def read_list(path: Path, pieces: Iterable[Piece] = ()) -> StoredList:
-    """Return the content of a file of `write_list`; pieces and errors as of `load`."""
-    header, arrays, given = checkpoint.read_file(path, pieces)
+def read_list(path: Path, components: Iterable[Component] = ()) -> StoredList:
+    """Return the content of a file of `write_list`; components and errors as of `load`."""
+    header, arrays, given = checkpoint.read_file(path, components)
     if "models" not in header:
         raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")
     with checkpoint.file_errors_of(path):
         return _parse(header, arrays, given)
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> StoredList:
+def _parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Component]) -> StoredList:
     described = json.loads(arrays["described"].tobytes())
     entries = described.pop("entries")
     if len(entries) != header["models"]:
@@ -163,15 +170,15 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]
             own[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
             taken[dtype] = start + count
         parts.append((entry[0], own))
-    models = [None if one is None else _model_of(*one, pieces) for one in parts]
+    models = [None if one is None else _model_of(*one, components) for one in parts]
     return StoredList(models, parts, described)
 
 
 def _model_of(
-    header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]
+    header: dict[str, Any], arrays: dict[str, Array], components: list[Component]
 ) -> Content | DivergenceError:
     if "diverged" not in header:
-        return checkpoint.parse(header, arrays, pieces)
+        return checkpoint.parse(header, arrays, components)
     where = header["diverged"]
     parameters, history = checkpoint.numbers_of(arrays, "", header["history"])
     epoch, step = (checks.whole(name, where[name], 0) for name in ("epoch", "step"))

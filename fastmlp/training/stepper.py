@@ -31,7 +31,7 @@ from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import Snapshot, initial_state
 from fastmlp.trained.model import Model
 from fastmlp.training import checkpoint
-from fastmlp.training.options import own_pieces
+from fastmlp.training.options import components_of
 from fastmlp.training.start import Initial, dropout_key, initial_parameters
 
 
@@ -494,7 +494,7 @@ class Stepper(Intake):
         OSError
             If the file cannot be read.
         """
-        content, where = checkpoint.read(path, own_pieces(self.network)), f"{os.fspath(path)!r}"
+        content, where = checkpoint.read(path, components_of(self.network)), f"{os.fspath(path)!r}"
         held = content.snapshot
         if held is None or not content.is_of_stepper:
             raise CheckpointError(f"{where} holds no stepper; load what Stepper.save wrote")

@@ -59,7 +59,7 @@ def test_it_is_listed_by_kind(place, filled, capsys):
     assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
     by_kind = counts(found)
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
-        "programs": 3, "pieces": 2, "names": 1, "abandoned": 1, "locks": 1, "others": 1,
+        "programs": 3, "functions": 2, "names": 1, "abandoned": 1, "locks": 1, "others": 1,
         "together": 9,
     }  # fmt: skip
     assert {*by_kind} == {*KINDS, "together"}

@@ -15,7 +15,7 @@ import fastmlp
 from fastmlp import Activation, Add, Categories, Dense, Head, Layer, Network, Numbers
 from fastmlp.exchange.c_header import KEYWORDS
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.training.options import own_pieces
+from fastmlp.training.options import components_of
 
 WORDS = (
     *("int", "double", "main", "restrict", "auto", "exp", "y0", "j1", "NAN", "M_PI", "size_t", "errno"),
@@ -88,7 +88,7 @@ def checked(network, folder, name):
         del formats["to_onnx"]
     found = {format: beside(write(model, X, folder)) for format, write in formats.items()}
     fastmlp.save(model, folder / "m")
-    found["file"] = beside(fastmlp.load(folder / "m", pieces=own_pieces(network)).predict(X))
+    found["file"] = beside(fastmlp.load(folder / "m", components=components_of(network)).predict(X))
     for format, outputs in found.items():
         np.testing.assert_allclose(outputs, beside(model.predict(X)), rtol=1e-9, atol=1e-12, err_msg=format)
 

@@ -165,7 +165,7 @@ def test_a_training_goes_on_from_an_earlier_version(name, dtype, stop):
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_an_earlier_versions_model_predicts_as_it_did(name, dtype, stop):
-    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", pieces=[ROOT])
+    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", components=[ROOT])
     agree(model, f"fit {name} {dtype} {stop}", dtype)
 
 
@@ -329,7 +329,7 @@ def write_golden():
         for stop, step in STOPS.items():
             path = GOLDEN / f"fit-{name}-{dtype}-{stop}.npz"
             fit(name, dtype, callbacks=[Stop(step), Checkpoint(path, 99)])
-            expected[f"fit {name} {dtype} {stop}"] = predictions(fastmlp.load(path, pieces=[ROOT]))
+            expected[f"fit {name} {dtype} {stop}"] = predictions(fastmlp.load(path, components=[ROOT]))
             stepped(name, dtype, step).save(GOLDEN / f"stepper-{name}-{dtype}-{stop}.npz")
     for index, model in enumerate(fit_many("float64")):
         expected[f"many {index}"] = predictions(model)

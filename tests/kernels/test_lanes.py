@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.custom_layers import LISTS
-from support.custom_pieces import (
+from support.custom_components import (
     by_element,
     gated,
     of_outputs,
@@ -17,6 +16,7 @@ from support.custom_pieces import (
     smoothed,
     snake,
 )
+from support.custom_layers import LISTS
 from support.selection import campaign, matrix
 
 from fastmlp import (

@@ -301,5 +301,5 @@ def test_sums_by_blocks_of_weights_have_the_bits_of_dense_ones(sizes, rows, shar
             of_sparse = steps(dense._replace(inputs=SparseRows.of(X)))
         for got, expected in zip(of_sparse, of_dense, strict=True):
             assert np.array_equal(got, expected)
-    codes = [int(code) for name, _, code in engine.loaded_pieces if name == SUMS]
+    codes = [int(code) for name, _, code in engine.loaded_functions if name == SUMS]
     assert correct in np.unravel_index(codes, AXES)[2]  # else the shapes have to change with the limits

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from support.custom_pieces import gated
+from support.custom_components import gated
 from support.lane_networks import ALONE, X, Y, network
 from support.resuming import assert_same
 

@@ -10,7 +10,7 @@ import pytest
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from support.compilations import AfterOneStep, compilations
-from support.custom_pieces import (
+from support.custom_components import (
     CASES,
     ONE_HOT,
     ROWS,
@@ -370,15 +370,15 @@ def test_files_ask_for_their_pieces(tmp_path):
     path = tmp_path / "model.npz"
     model = train("mish, sine, focal", "reference")
     fastmlp.save(model, path)
-    loaded = fastmlp.load(path, pieces=[focal, sine, mish, hard])
+    loaded = fastmlp.load(path, components=[focal, sine, mish, hard])
     assert loaded.network == model.network
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
     for given, says in (
-        ([], "was trained with 'mish', a piece of your own: give it in pieces"),
+        ([], "was trained with 'mish', a component of your own: give it in components"),
         ([mish, sine, Loss("focal", huber_loss, "sigmoid", parameter=1.0)], "another 'focal' than is given"),
     ):
         with pytest.raises(CheckpointError, match=says) as caught:
-            fastmlp.load(path, pieces=given)
+            fastmlp.load(path, components=given)
         assert "\n" not in str(caught.value)
 
 
@@ -388,7 +388,7 @@ def test_two_pieces_of_one_name_are_distinguished_in_a_file(tmp_path):
     fastmlp.save(
         fastmlp.fit(network, X, Y, epochs=1, backend="reference", progress=False), tmp_path / "model"
     )
-    assert fastmlp.load(tmp_path / "model", pieces=[second, first]).network == network
+    assert fastmlp.load(tmp_path / "model", components=[second, first]).network == network
 
 
 @pytest.mark.parametrize("name", ["selu", "mish", "hardswish"])
@@ -397,15 +397,22 @@ def test_a_name_that_came_later_is_still_free(tmp_path, name):
     network = Network([5, 4, 4, 3], [own, name])
     model = fastmlp.fit(network, X, Y, epochs=1, backend="reference", progress=False)
     fastmlp.save(model, tmp_path / "model")
-    for loaded in (fastmlp.load(tmp_path / "model", pieces=[own]), pickle.loads(pickle.dumps(model))):
+    for loaded in (fastmlp.load(tmp_path / "model", components=[own]), pickle.loads(pickle.dumps(model))):
         assert loaded.network.hidden == (own, name)
         np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
 
 
 @pytest.mark.parametrize("given", [mish, 3, [np.tanh], ["mish"]])
 def test_pieces_for_a_file_are_pieces(tmp_path, given):
-    with pytest.raises(TypeError, match=r"^(every one of )?pieces must be "):
-        fastmlp.load(tmp_path / "model", pieces=given)
+    with pytest.raises(TypeError, match=r"^(every one of )?components must be "):
+        fastmlp.load(tmp_path / "model", components=given)
+
+
+def test_components_by_their_former_name_are_deprecated(tmp_path):
+    fastmlp.save(train("mish, sine, focal", "reference"), tmp_path / "model")
+    with pytest.warns(FutureWarning, match="components"):
+        model = fastmlp.load(tmp_path / "model", pieces=[mish, sine, focal])
+    assert model.network.loss == focal
 
 
 def test_a_loss_with_another_parameter_is_another(tmp_path):
@@ -415,7 +422,7 @@ def test_a_loss_with_another_parameter_is_another(tmp_path):
         "quantiles", lambda o, t, q: np.maximum((1 - q) * (o - t), q * (t - o)), parameter=[0.2, 0.5, 0.8]
     )
     with pytest.raises(CheckpointError, match="another 'quantiles'"):
-        fastmlp.load(path, pieces=[mish, other])
+        fastmlp.load(path, components=[mish, other])
 
 
 @pytest.mark.parametrize("name", ["mish, sine, focal", "quantiles, own Adam, clipped"])

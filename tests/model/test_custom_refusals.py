@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 import pytest
-from support.custom_pieces import Lion, X, Y, adam_step, focal, quantiles
+from support.custom_components import Lion, X, Y, adam_step, focal, quantiles
 from support.refusals import refusals
 
 import fastmlp

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 from support import pages
-from support.custom_pieces import PAGE
+from support.custom_components import PAGE
 from support.problems import COMPILED_DTYPES, eps
 
 from fastmlp import SGD, Activation

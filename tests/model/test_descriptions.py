@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import custom_pieces
+from support import custom_components
 
 import fastmlp
 from fastmlp.backend import auto
@@ -28,7 +28,7 @@ NETWORKS = {
         input_scale=1 / 255, convention="sklearn",
     ),
     "endless": fastmlp.Network([3, 4, 1], endless),
-    **{name: network for name, (network, _, _) in custom_pieces.CASES.items()},
+    **{name: network for name, (network, _, _) in custom_components.CASES.items()},
 }  # fmt: skip
 
 OPTIMISERS = {
@@ -45,7 +45,7 @@ OPTIMISERS = {
     "odd rule": odd_rule(0.1, weight_decay=0.1),
     "least squares": fastmlp.LevenbergMarquardt(goal=0.1, max_fail=None, nielsen=True),
     "pairs": fastmlp.LBFGS(history=3, goal=0),
-    **{name: optimizer for name, (_, _, optimizer) in custom_pieces.CASES.items()},
+    **{name: optimizer for name, (_, _, optimizer) in custom_components.CASES.items()},
 }
 
 
@@ -85,16 +85,16 @@ def test_every_optimiser_and_rule_is_among_them():
     assert {one.rule.name for one in OPTIMISERS.values()} >= {*RULES}
 
 
-@pytest.mark.parametrize("name", custom_pieces.CASES)
+@pytest.mark.parametrize("name", custom_components.CASES)
 def test_what_is_restored_has_the_same_programs(name):
-    network, _, optimizer = custom_pieces.CASES[name]
+    network, _, optimizer = custom_components.CASES[name]
     work = Work.of(network, optimizer, 32, np.dtype("f4"), 1, 10**6)
     parts = json.loads(json.dumps(with_formulas(work._replace(optimizer=without_rates(optimizer)))))
     assert auto.field(Work(*restored(parts))) == auto.field(work)
 
 
 def test_a_file_holds_no_formula():
-    parts = described(custom_pieces.CASES["mish, sine, focal"][0])
+    parts = described(custom_components.CASES["mish, sine, focal"][0])
     assert [*parts["hidden"][0]] == ["piece", "digest"]
     assert "nodes" not in json.dumps(parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from support import custom_layers, custom_pieces, heads, input_blocks
+from support import custom_components, custom_layers, heads, input_blocks
 from support.exchanged_models import own_gated, own_sine
 from support.layer_networks import INPUTS, OUTPUTS, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
@@ -95,8 +95,8 @@ def test_derivatives_of_outputs(name, backend, training):
 
 def objectives():
     """Networks of custom components and of the table: data, parameters, directions, what is little."""
-    X = custom_pieces.X
-    for name, (made, y, _) in custom_pieces.CASES.items():
+    X = custom_components.X
+    for name, (made, y, _) in custom_components.CASES.items():
         y = np.broadcast_to(y.reshape(len(y), -1), (len(y), made.n_out)).copy()
         parameters = flatten(*parameters_for(made.sizes, np.random.default_rng(1)), made, np.dtype(float))
         yield name, made, Data(X, y, np.arange(len(X)) % 3.0), parameters, np.eye(len(parameters)), 1e-7

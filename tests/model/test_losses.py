@@ -286,4 +286,4 @@ def test_a_loss_of_a_users_may_have_a_younger_name(tmp_path):
     model = fastmlp.fit(Network([5, 2], loss=own), X, REAL, **options)
     assert model.history == fastmlp.fit(Network([5, 2]), X, REAL, **options).history
     fastmlp.save(model, tmp_path / "model.npz")
-    assert fastmlp.load(tmp_path / "model.npz", pieces=[own]).network.loss is own
+    assert fastmlp.load(tmp_path / "model.npz", components=[own]).network.loss is own

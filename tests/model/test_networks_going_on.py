@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support import custom_layers, heads, input_blocks, layer_networks
-from support.custom_pieces import six_moments
+from support.custom_components import six_moments
 from support.layer_networks import EVERYTHING, MEMBERS
 
 import fastmlp
@@ -38,7 +38,7 @@ from fastmlp import (
     Stepper,
 )
 from fastmlp.model.descriptions import described, restored, with_formulas
-from fastmlp.training.options import own_pieces
+from fastmlp.training.options import components_of
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(50, 7)), RNG.normal(size=(50, 3))
@@ -127,7 +127,7 @@ def test_a_training_goes_on(case, tmp_path):
     half = case.fit(epochs=2, validation=0.2, callbacks=[Checkpoint(tmp_path / "half")])
     assert_same(case.fit(epochs=4, validation=0.2, resume=tmp_path / "half"), whole)
     assert_same(half.fit_more(case.X, case.y, epochs=2), whole)
-    assert fastmlp.load(tmp_path / "half", pieces=own_pieces(case.network)).network == case.network
+    assert fastmlp.load(tmp_path / "half", components=components_of(case.network)).network == case.network
 
 
 @each_case
@@ -148,9 +148,9 @@ def test_a_stepper_takes_the_steps_of_fit(case):
 
 @each_case
 def test_files_and_copies_predict_the_same(case, tmp_path):
-    model, pieces = case.fit(epochs=1), own_pieces(case.network)
+    model, pieces = case.fit(epochs=1), components_of(case.network)
     fastmlp.save(model, tmp_path / "model")
-    loaded = fastmlp.load(tmp_path / "model", pieces=pieces)
+    loaded = fastmlp.load(tmp_path / "model", components=pieces)
     for other in (loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert other.network == model.network
         np.testing.assert_equal(other.predict(case.X), model.predict(case.X))

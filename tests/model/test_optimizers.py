@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import naive
-from support.custom_pieces import six_moments
+from support.custom_components import six_moments
 from support.problems import COMPILED_DTYPES, eps, parameters_for
 from support.selection import crossed
 

@@ -39,7 +39,7 @@ from fastmlp.kernels.jit import engine
 from fastmlp.testing.slots import SLOTS
 
 def found():  # compiled, or loaded from the disk
-    return {(name.split(".")[0], key) for name, _, key in engine.loaded_pieces}
+    return {(name.split(".")[0], key) for name, _, key in engine.loaded_functions}
 
 fit("baseline")
 for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
@@ -200,7 +200,7 @@ def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monk
 def test_every_tile_has_machine_code_of_its_own(kind):
     tiles, taken = ALL_TILES[kind], taken_by(types.float32)
     codes = [str(code) for code in tiles.codes()]
-    texts = [lazy.assembly_of_piece(tiles.name, taken, code) for code in codes]
+    texts = [lazy.assembly_of_function(tiles.name, taken, code) for code in codes]
     texts = [text.replace(f"{tiles.name}.{code}(", "(") for text, code in zip(texts, codes, strict=True)]
     assert len(set(texts)) == len(codes)
     some = [codes[0], codes[-1]]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import scipy.sparse
-from support import custom_pieces, heads, input_blocks, layer_networks
+from support import custom_components, heads, input_blocks, layer_networks
 from support.layer_networks import INPUTS, LISTS, OUTPUTS, ROWS, drawn_at_random, tensors
 from support.problems import parameters_for
 from support.selection import seeds
@@ -355,22 +355,22 @@ def quantile_loss(z, y):
 @pytest.mark.parametrize(
     ("hidden", "loss", "y", "module", "criterion"),
     [
-        (custom_pieces.mish, custom_pieces.focal, custom_pieces.ONE_HOT, F.mish, focal_loss),
+        (custom_components.mish, custom_components.focal, custom_components.ONE_HOT, F.mish, focal_loss),
         (
-            custom_pieces.sine,
-            custom_pieces.quantiles,
-            custom_pieces.Y,
+            custom_components.sine,
+            custom_components.quantiles,
+            custom_components.Y,
             lambda z: torch.sin(3 * z),
             quantile_loss,
         ),
         (
-            *(custom_pieces.mish, custom_pieces.smoothed, custom_pieces.ONE_HOT, F.mish),
+            *(custom_components.mish, custom_components.smoothed, custom_components.ONE_HOT, F.mish),
             functools.partial(F.cross_entropy, label_smoothing=0.1),
         ),
     ],
 )
 def test_steps_of_custom_components(hidden, loss, y, module, criterion):
-    network, X = Network([5, 4, 3], hidden, loss=loss), custom_pieces.X
+    network, X = Network([5, 4, 3], hidden, loss=loss), custom_components.X
     initial = weights, biases = parameters_for(network.sizes, np.random.default_rng(0))
     w, b, v, c = (
         torch.tensor(p, requires_grad=True) for pair in zip(weights, biases, strict=True) for p in pair
@@ -381,7 +381,7 @@ def test_steps_of_custom_components(hidden, loss, y, module, criterion):
 
     curves = steps_of_pytorch([w, b, v, c], losses, 5)
     options = {"initial": initial, "epochs": 5, "batch_size": None, "backend": "baseline"}
-    model = fastmlp.fit(network, X, y, optimizer=custom_pieces.OwnAdam(0.01), progress=False, **options)
+    model = fastmlp.fit(network, X, y, optimizer=custom_components.OwnAdam(0.01), progress=False, **options)
     np.testing.assert_allclose(model.history["loss"], curves["loss"], rtol=1e-11)
     for ours, theirs in zip(model.weights, (w, v), strict=True):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-11)

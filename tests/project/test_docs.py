@@ -129,7 +129,15 @@ assert trained.history["validation_loss"][-1] < 0.7
 """Pages whose Python is one script, and what must be true when it has run."""
 
 ELSEWHERE = {
-    *("architecture.md", "blocks.md", "distributed.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
+    *(
+        "architecture.md",
+        "blocks.md",
+        "distributed.md",
+        "exchange.md",
+        "jobs.md",
+        "custom-components.md",
+        "tables.md",
+    ),
     "write-a-kernel.md",
 }
 """Pages whose code has a test of its own: test_recipes, _exchange_docs, _jobs, _mpi, _own_pieces, ..."""
@@ -162,8 +170,8 @@ def test_every_page_with_python_is_run_somewhere():
     assert with_python == {*CHECKS, *ELSEWHERE, *SHOWN_ONLY}
 
 
-LONG = {"architecture.md", "pieces.md"}
-"""The rooms and the recipes; an example of each kind of piece."""
+LONG = {"architecture.md", "custom-components.md"}
+"""The rooms and the recipes; an example of each kind of component."""
 
 
 def test_a_page_is_short():

@@ -161,7 +161,7 @@ def test_one_class_name_stands_for_one_class():
 
 
 def test_functions_take_few_arguments_by_position():
-    """Eight, twelve in kernels: Numba takes no arguments by name in the calls of pieces."""
+    """Eight, twelve in kernels: Numba takes no arguments by name in the calls of lazy functions."""
     for module, path in MODULES.items():
         most = 12 if module.startswith("kernels.") else 8
         for node in nodes(path):

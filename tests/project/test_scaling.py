@@ -83,18 +83,18 @@ def test_sums_of_pieces_hide_behind_the_gradients_of_weights(fabric, monkeypatch
     work = cores.WORKS["1024-2048-2048-10 b1024 sgd"]
     costs = scaling.Costs(scaling.Line(0, 4e-4), scaling.Line(0, 4e-4), update=2e-3, adding=7e-11)
     found = {}
-    for pieces in (1, 8):
-        monkeypatch.setattr(scaling, "MOST_PIECES", pieces)
-        found[pieces] = scaling.step_seconds(work, costs, 8, 1024, fabric)
+    for buckets in (1, 8):
+        monkeypatch.setattr(scaling, "MOST_BUCKETS", buckets)
+        found[buckets] = scaling.step_seconds(work, costs, 8, 1024, fabric)
     compute, weights, after = scaling.phases_of(work, costs, 1024, scaling.NODE_CORES, True)
     size = scaling.exchanged_bytes(work, None)
-    sums = {pieces: scaling.cheapest(8, size / pieces, fabric, costs.adding)[1] for pieces in found}
+    sums = {buckets: scaling.cheapest(8, size / buckets, fabric, costs.adding)[1] for buckets in found}
     assert found[1] == pytest.approx(compute + sums[1] + after)
-    # either the network has work from the first piece on, or the last piece alone comes after the rest
+    # either the network has work from the first bucket on, or the last bucket alone comes after the rest
     first = compute * (1 - weights * 7 / 8) + 8 * sums[8] + after
     assert found[8] == pytest.approx(max(first, compute + sums[8] + after))
     assert found[8] < 0.95 * found[1]
-    assert scaling.pieces_of(4e5, None) == scaling.pieces_of(4e7, 16) == 1
+    assert scaling.buckets_of(4e5, None) == scaling.buckets_of(4e7, 16) == 1
 
 
 def test_nodes_pay_while_half_of_them_work():

@@ -35,7 +35,7 @@ from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, variabl
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.layout import operation_views, parameter_count
-from support.custom_pieces import hard, mish, sine
+from support.custom_components import hard, mish, sine
 from support.layer_networks import formulas
 from support.problems import COMPILED_DTYPES
 

@@ -190,7 +190,7 @@ def test_what_a_piece_takes_at_its_first_call_is_counted(now, monkeypatch):
         now.seconds += 3
         return 1
 
-    monkeypatch.setattr(engine, "loaded_pieces", {})
+    monkeypatch.setattr(engine, "loaded_functions", {})
     monkeypatch.setattr(engine.store, "load", lambda *_: MachineCode("", b"", ()))
     monkeypatch.setattr(engine, "can_link", lambda code: True)
     monkeypatch.setattr(engine, "common", lambda: types.SimpleNamespace(load=load))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
-from support import custom_pieces
+from support import custom_components
 from support.problems import PAIRS, data_set, targets_for
 from support.selection import crossed, few, matrix, some_backends
 from support.steppers import NETWORK, X, Y, stepped
@@ -120,14 +120,14 @@ OPTIMIZERS = {
     "rmsprop, frozen": RMSprop(0.01, momentum=0.5, layer_rates=(1, 0, 2)),
     "adam, frozen and clipped": Adam(Cosine(0.01, 9, unit="step"), clip_norm=0.3, layer_rates=(0, 1, 1)),
     "adamw, decays": AdamW(0.01, layer_decays=(0.1, 0.0, 0.3)),
-    "own": custom_pieces.OwnAdam(0.01, weight_decay=0.1),
+    "own": custom_components.OwnAdam(0.01, weight_decay=0.1),
 }
 EXTRAS = {
     "plain": {"hidden": "relu"},
     "penalties": {"hidden": ["gelu", "sigmoid"], "l1": 0.003, "l2": 0.02},
     "penalties by scikit-learn": {"hidden": "tanh", "l1": 0.2, "l2": 0.5, "convention": "sklearn"},
     "dropout, scaled": {"hidden": "silu", "dropout": [0.4, 0.2], "input_scale": 0.3},
-    "own": {"hidden": [custom_pieces.mish, custom_pieces.sine]},
+    "own": {"hidden": [custom_components.mish, custom_components.sine]},
 }
 
 
@@ -159,13 +159,13 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
     np.testing.assert_array_equal(stepper.model().parameters, model.parameters)
 
 
-@crossed(backend=EXACT, case=list(custom_pieces.CASES))
+@crossed(backend=EXACT, case=list(custom_components.CASES))
 def test_own_pieces_have_the_bits_of_fit(backend, case):
-    network, y, optimizer = custom_pieces.CASES[case]
+    network, y, optimizer = custom_components.CASES[case]
     y = clean_targets("y", y, network, len(y), np.dtype(float))
-    model = fitted(network, custom_pieces.X, y, optimizer, backend)
+    model = fitted(network, custom_components.X, y, optimizer, backend)
     stepper = Stepper(network, optimizer, seed=3, dtype="f8", backend=backend)
-    losses = [stepper.step(custom_pieces.X, y) for _ in range(STEPS)]
+    losses = [stepper.step(custom_components.X, y) for _ in range(STEPS)]
     np.testing.assert_array_equal(stepper.parameters, model.parameters)
     assert losses == model.history["loss"]
 

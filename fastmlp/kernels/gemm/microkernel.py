@@ -6,7 +6,7 @@ numbers of A, and does rows * vectors FMAs. A is read number by number, so its s
 
 Every element is a chain of FMAs over ascending k, so its bits do not depend on how rows and columns are cut into tiles.
 
-Tiles of run-time values are pieces, one for each shape; tiles of integers are written into one network's program.
+Tiles of run-time values are lazy functions, one for each shape; tiles of integers are written into one network's program.
 """
 
 from collections import namedtuple
@@ -280,7 +280,7 @@ def ends_of(v, kind, rate, l2):
 
 
 class Tiles(NamedTuple):
-    """The tiles of a kind as a piece, with a code for each shape.
+    """The tiles of a kind as a lazy function, with a code for each shape.
 
     axes : the number of values of each part of a code: rows, vectors, and whether no lane is masked
     masks : whether tiles of fewer rows than the tallest have masks even where all lanes are there

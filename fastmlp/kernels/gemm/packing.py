@@ -33,7 +33,7 @@ def taken_by(dtype):
 
 
 def _emitted(name, write):
-    """The piece that writes a copy at the machine's vector width."""
+    """The lazy function that writes a copy at the machine's vector width."""
 
     def emit(build, arguments, kinds, code):
         source, target, *sizes, _ = arguments
@@ -107,7 +107,7 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
 
 
 def call(build, name, codes, kinds, values):
-    """Emit a call of a piece; pointers are cast to the type of Numba's void pointers."""
+    """Emit a call of a lazy function; pointers are cast to the type of Numba's void pointers."""
     pairs = zip(kinds, values, strict=True)
     values = [
         build.bitcast(value, BYTE.as_pointer()) if kind == types.voidptr else getattr(value, "value", value)

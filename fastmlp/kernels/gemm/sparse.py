@@ -111,7 +111,7 @@ def taken_by(dtype):
 
 
 def operands(build, arguments):
-    """The arguments of a piece as `Sums`."""
+    """The arguments of a lazy function as `Sums`."""
     return Sums(*arguments[:N_POINTERS], *(Symbol(build, number) for number in arguments[N_POINTERS:]))
 
 

@@ -1,8 +1,8 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
 A template is copied with its globals rebound to the variant's functions. The copy's qualified name has a
-digest of all reachable functions. Most slots are pieces, found in the same way by all programs that share
-the piece. The other functions are compiled into their callers.
+digest of all reachable functions. Most slots are lazy functions, found in the same way by all programs that
+share the function. The other functions are compiled into their callers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp import checks
 from fastmlp.kernels.jit import emission, store
 from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
-from fastmlp.kernels.jit.lazy import INNER, OPTIONS, piece
+from fastmlp.kernels.jit.lazy import INNER, OPTIONS, lazy_function
 from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.program import (
@@ -39,7 +39,7 @@ from fastmlp.kernels.program import (
     whole_templates,
 )
 from fastmlp.kernels.program.call_record import CallRecord
-from fastmlp.kernels.program.slots import PIECES
+from fastmlp.kernels.program.slots import SLOT_FUNCTIONS
 from fastmlp.kernels.variant import ALLOCATING, SpecializedProgram, Variant
 from fastmlp.system.names_read import names_of
 
@@ -185,8 +185,8 @@ def slot(variant: Variant, name: str) -> Function:
     """Return a slot of the variant, for tests and timing, compiled by itself when first called."""
     functions = functions_of(variant)
     function = functions[name]
-    if name in PIECES:
-        function, inner = called_from_python, {"called": _piece(name, function, functions)}
+    if name in SLOT_FUNCTIONS:
+        function, inner = called_from_python, {"called": _lazy_function(name, function, functions)}
     elif isinstance(function, types.FunctionType):
         inner = _inner(function, functions)
     else:
@@ -198,7 +198,7 @@ def slot(variant: Variant, name: str) -> Function:
 
 
 def called_from_python(*arguments: Any) -> Any:
-    """Return a piece as a function for Python; by itself, only compiled code can call a piece."""
+    """Call a lazy function from Python; by itself, only compiled code can call a lazy function."""
     return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
@@ -215,8 +215,9 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
     return _linked[key]
 
 
-def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
-    """Return the intrinsic that calls `function` as the piece `name` of the program (`PIECES`).
+def _lazy_function(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
+    """Return the intrinsic that calls `function` as the lazy function `name` of the program
+    (`SLOT_FUNCTIONS`).
 
     A built-in function with a code is compiled for each code, as a constant. A function decorated by Numba
     calls the functions named in its file, and keeps its options.
@@ -224,10 +225,10 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
     inner = {} if decorated else _inner(function, functions)
-    key = ("piece", function, *sorted((name, id(f)) for name, f in inner.items()))
+    key = ("lazy", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key in _linked:
         return _linked[key]
-    result, codes, constant = PIECES[name]
+    result, codes, constant = SLOT_FUNCTIONS[name]
     label = plain.__qualname__
 
     def of_code(code: int) -> tuple[Any, Identity]:
@@ -235,7 +236,8 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-        # In the next process the code may stand for another piece, so our functions call pieces by the key.
+        # In the next process the code may stand for another component, so our functions call lazy functions
+        # by the key.
         digested = {"coded": coded} if _is_ours(plain) else names
         identity = _identity(constant, digested, codes[code].key, **options)
         name = f"{label}.{codes[code].key}.{identity.digest}"
@@ -245,7 +247,7 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     identity = _identity(plain, inner, str(result), codes is not None, constant, **options)
     whole = _jitted(f"{label}.{identity.digest}", plain, inner, emission.SHARED_TARGET, **options)
     identity.mark(whole.py_func)
-    _linked[key] = piece(whole, identity, result, codes, of_code, constant)
+    _linked[key] = lazy_function(whole, identity, result, codes, of_code, constant)
     return _linked[key]
 
 
@@ -308,15 +310,17 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
     for name in names_of(function.__code__).read:
         value = _meant(name, function, functions)
         bound = name in functions and value is functions[name]
-        if name in PIECES and (bound or _is_ours(_plain(value))):
-            inner[name] = _piece(name, value, functions)
+        if name in SLOT_FUNCTIONS and (bound or _is_ours(_plain(value))):
+            inner[name] = _lazy_function(name, value, functions)
         elif isinstance(value, types.FunctionType):
             # A user's function may call ours by any name, and with a code that only run time knows.
-            known = PIECES.get(value.__name__)
+            known = SLOT_FUNCTIONS.get(value.__name__)
             coded = (
                 known is not None and known.codes is not None and _is_ours(value) and not _is_ours(function)
             )
-            inner[name] = _piece(value.__name__, value, functions) if coded else _link(value, functions)
+            inner[name] = (
+                _lazy_function(value.__name__, value, functions) if coded else _link(value, functions)
+            )
         elif bound:
             inner[name] = value
     return inner

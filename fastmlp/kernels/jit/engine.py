@@ -28,7 +28,7 @@ from fastmlp.system.compiling import compiling
 from fastmlp.system.forks import once
 
 RESOLVE = "fastmlp:resolve"
-"""The symbol of `_resolve`, called by compiled code to find a piece."""
+"""The symbol of `_resolve`, called by compiled code to find a lazy function."""
 
 lock = threading.RLock()
 """Held while code is loaded or compiled."""
@@ -93,12 +93,12 @@ def save_constants(values: Mapping[str, int]) -> None:
     store.save_name(CONSTANTS, json.dumps(dict(values)))
 
 
-# --- pieces -----------------------------------------------------------------------------------------------
+# --- lazy functions -----------------------------------------------------------------------------------------
 
 
 @once
 def common() -> Engine:
-    """Return the engine of the pieces shared by all programs; the first call prepares LLVM."""
+    """Return the engine of the lazy functions shared by all programs; the first call prepares LLVM."""
     take_constants()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -116,33 +116,35 @@ def can_link(code: MachineCode) -> bool:
     return all(map(binding.address_of_symbol, code.externals))
 
 
-loaded_pieces: dict[tuple[str, tuple[str, ...], str], int] = {}
-"""The addresses of loaded pieces, by name, types of arguments, and the code's key."""
+loaded_functions: dict[tuple[str, tuple[str, ...], str], int] = {}
+"""The addresses of loaded lazy functions, by name, types of arguments, and the code's key."""
 
 compiled: list[str] = []
 """The code compiled by the process because no folder had it: names, keys, and why."""
 
 known_to_compiler: dict[str, Callable[[], Any]] = {}
-"""Functions to call before a piece is compiled: each gives the compiler the pieces of a loaded program."""
+"""Called before a compilation: each tells the compiler a loaded program's lazy functions."""
 
 
 compilers: list[Any] = []
-"""The module that compiles pieces, which names itself here when imported, and imports Numba."""
+"""The module that compiles lazy functions, which names itself here when imported, and imports Numba."""
 
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
-    """Return the address of a piece, loaded or compiled; key : of a code, else empty."""
+    """Return the address of a lazy function, loaded or compiled; key : of a code, else empty."""
     request = name, types, key
-    if request not in loaded_pieces:
+    if request not in loaded_functions:
         with lock, compiling():
-            if request not in loaded_pieces:
-                compile_code = lambda: _compiler().compiled_piece(name, types, key)  # noqa: E731
-                loaded_pieces[request] = common().load(code_of(name, key_of_piece(types, key), compile_code))
-    return loaded_pieces[request]
+            if request not in loaded_functions:
+                compile_code = lambda: _compiler().compiled_function(name, types, key)  # noqa: E731
+                loaded_functions[request] = common().load(
+                    code_of(name, key_of_function(types, key), compile_code)
+                )
+    return loaded_functions[request]
 
 
-def key_of_piece(types: tuple[str, ...], key: str) -> str:
-    """Return the store's key of a piece; types and key as for `address_of`."""
+def key_of_function(types: tuple[str, ...], key: str) -> str:
+    """Return the store's key of a lazy function; types and key as for `address_of`."""
     return f"{', '.join(types)} {key}"
 
 
@@ -190,7 +192,7 @@ def _compiler() -> Any:
 
 
 def _resolve(request: int, length: int, code: int) -> int:
-    """Return the address of a piece described by JSON at `request`; compiled code calls this function."""
+    """Return the address of a lazy function, described by JSON at `request`; called by compiled code."""
     name, types, codes, key = json.loads(ctypes.string_at(request, length))
     if key is None:
         key = str(code) if codes is None else BY_KIND[codes][code].key

@@ -1,8 +1,9 @@
-"""Pieces: functions compiled at their first call, each by itself, and shared by all programs.
+"""Lazy functions, compiled at their first call, each by itself, and shared by all programs.
 
 Numba links into a function all called functions, so the same code is optimised again in every program above.
-Here a program has a stub in place of a piece, as with lazy binding in a dynamic linker. The stub's first call
-requests the address of the piece, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`).
+Here a program has a stub in place of a lazy function, as with lazy binding in a dynamic linker. The stub's
+first call requests the function's address, which is loaded from the disk or compiled
+(`fastmlp.kernels.jit.engine`).
 
 Threads share a stub's cells without a lock. The address is stored by a release and loaded by an acquire: a
 thread that reads the address also sees the code and the constants written before, which ARM could otherwise
@@ -33,7 +34,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.codegen.machine import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_piece
+from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_function
 from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
 from fastmlp.kernels.program.call_record import CallRecord
@@ -51,9 +52,9 @@ INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 class Maker(NamedTuple):
-    """Compiles a piece: make(arguments, key) gives the finished Numba library and the piece's symbol.
+    """Compiles a lazy function: make(arguments, key) gives the finished Numba library and a symbol.
 
-    codes : the piece's codes where given as numbers; empty where they stand in `codes.BY_KIND`
+    codes : the function's codes where given as numbers; empty where they stand in `codes.BY_KIND`
     """
 
     make: Callable[[Any, str], tuple[Any, str]]
@@ -62,11 +63,11 @@ class Maker(NamedTuple):
 
 
 makers: dict[str, Maker] = {}
-"""The makers of pieces, by name."""
+"""The makers of lazy functions, by name."""
 
 
-class PieceRequest(NamedTuple):
-    """A piece that compiled code of this process may call, see `calling`; types : of the arguments"""
+class FunctionRequest(NamedTuple):
+    """A lazy function that compiled code of this process may call, see `calling`; types : of the arguments"""
 
     name: str
     types: tuple[str, ...]
@@ -84,18 +85,18 @@ class PieceRequest(NamedTuple):
         return tuple(map(str, makers[self.name].codes))
 
 
-requested: dict[PieceRequest, None] = {}
-"""Requested pieces, in the order of their requests."""
+requested: dict[FunctionRequest, None] = {}
+"""Requested lazy functions, in the order of their requests."""
 
 
-def compiled_piece(name: str, names: tuple[str, ...], key: str) -> MachineCode:
-    """Compile a piece for types of arguments, and save the code if the name's digest is known."""
+def compiled_function(name: str, names: tuple[str, ...], key: str) -> MachineCode:
+    """Compile a lazy function for types of arguments, and save the code if the name's digest is known."""
     maker, arguments = makers[name], tuple(map(type_of, names))
     with global_compiler_lock:
         library, symbol = maker.make(arguments, key)
         code = emission.machine_code_of(library, symbol)
     if maker.identity_of(key).is_current():
-        save(name, key_of_piece(names, key), code)
+        save(name, key_of_function(names, key), code)
     return code
 
 
@@ -104,24 +105,24 @@ def names_of_types(arguments: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(map(str, arguments))
 
 
-def assembly_of_piece(name: str, arguments: tuple[Any, ...], key: str) -> str:
-    """Return the assembly of a piece for some types of arguments, for people to read."""
+def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str:
+    """Return the assembly of a lazy function for some types of arguments, for people to read."""
     with global_compiler_lock:
         return emission.assembly_of(makers[name].make(arguments, key)[0])
 
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
-    """Compile or load a piece before its first call; return the address."""
+    """Compile or load a lazy function before its first call; return the address."""
     return address_of(name, names_of_types(arguments), key)
 
 
 def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
-    """Call `compile_now` for each of a piece's codes."""
+    """Call `compile_now` for each of a lazy function's codes."""
     for code in makers[name].codes:
         compile_now(name, arguments, str(code))
 
 
-def piece(
+def lazy_function(
     compiled: Any,
     identity: Identity,
     result: Any = types.none,
@@ -173,7 +174,7 @@ def piece(
 
 
 def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable[..., Any]:
-    """Return the code generator of an intrinsic that calls a piece.
+    """Return the code generator of an intrinsic that calls a lazy function.
 
     codes : the kind of codes of the first argument, or the number of codes; key : of a constant code
     """
@@ -199,7 +200,7 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
 
 
 def _stub(context, module, name, codes, signature, key):
-    """Return the module's stub of a piece."""
+    """Return the module's stub of a lazy function."""
     convention = context.call_conv
     result, arguments = signature.return_type, signature.args[bool(codes) :]
     symbol = f"fastmlp:{name}{[key] if key else ''}({', '.join(map(str, arguments))})"
@@ -211,7 +212,7 @@ def _stub(context, module, name, codes, signature, key):
     kind = codes if isinstance(codes, str) else None
     fixed = key if codes else ""
     description = name, names_of_types(arguments), kind, fixed
-    requested[PieceRequest(name, description[1], codes, key)] = None
+    requested[FunctionRequest(name, description[1], codes, key)] = None
     request = cgutils.global_constant(
         module,
         f"{symbol}.request",
@@ -286,24 +287,24 @@ def _finder(context, module):
 
 
 def apart(function: Any) -> Any:
-    """Make a piece of a function that no variant overrides, and that makes no arrays."""
+    """Make a lazy function of a function that no variant overrides, and that makes no arrays."""
     options = {"_nrt": False, **OPTIONS, **INNER}
     identity = Identity(function, *options.items())
     function.__qualname__ = f"{function.__qualname__}.{identity.digest}"
     dispatcher = njit(**options)(function)
     emission.give_target(dispatcher, emission.SHARED_TARGET)
-    return piece(dispatcher, identity)
+    return lazy_function(dispatcher, identity)
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], codes: Iterable[int] = ()) -> str:
-    """Make a piece written as LLVM instructions; return the name, for `calling` and `compile_now`.
+    """Make a lazy function written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
-    name : unique among built-in pieces, where the name stands for `emit` and its closure
+    name : unique among built-in lazy functions, where the name stands for `emit` and its closure
     emit : emit(builder, arguments, kinds, code) writes a function; codes : all codes, if any
     """
     identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
     name = emit.__qualname__ = f"{name}.{identity.digest}"
-    assert name not in makers, f"two pieces have the name {name}"
+    assert name not in makers, f"two lazy functions have the name {name}"
 
     def make(arguments, key):
         target = emission.SHARED_TARGET
@@ -325,7 +326,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
     return name
 
 
-# --- types of a piece's arguments by the names that Numba has for them --------------------------------
+# --- types of a lazy function's arguments by the names that Numba has for them ------------------------------
 #
 # Slots take numbers, arrays, records of `fastmlp.kernels.program.records`, addresses, a call, and tuples of
 # these; no other types are known here, so that no name leads to any other object.
@@ -348,7 +349,7 @@ OMITTED = re.compile(r"omitted\(default=(.*)\)")
 
 
 def type_of(name):
-    """Return the type of a name; TypeError if no piece can take the type."""
+    """Return the type of a name; TypeError if no lazy function can take the type."""
     if found := TUPLE.fullmatch(name) or UNIFORM.fullmatch(name):
         several, inside, *times = found.groups()
         parts = tuple(map(type_of, [inside] * int(times[0]) if times else _split(inside)))

@@ -28,7 +28,7 @@ from numba.extending import _Intrinsic
 
 from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.jit.store import package_digest, releases
-from fastmlp.model.custom import Piece
+from fastmlp.model.custom import Component
 from fastmlp.system.names_read import codes_within, names_of
 
 ROOMS = tuple(f"fastmlp.{room}." for room in ("formulas", "kernels", "model"))
@@ -134,8 +134,8 @@ class _Walk:
                 raise Unknown(value.unknown)
             self.identities.append(value)
             return f"named {value.digest}"
-        if issubclass(kind, Piece):
-            return f"piece {kind.__name__} {value.key}"
+        if issubclass(kind, Component):
+            return f"component {kind.__name__} {value.key}"
         if issubclass(kind, types.ModuleType):
             raise Unknown(f"{reader} names the module {value.__name__!r} in a container")
         if issubclass(kind, Dispatcher):

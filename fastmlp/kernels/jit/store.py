@@ -1,6 +1,6 @@
 """Keeps machine code on the disk between processes, without Numba.
 
-Every piece of machine code is a file with a checksum; a file with a wrong checksum counts as none. The user's
+Every program or function is a file with a checksum; a file with a wrong checksum counts as none. The user's
 directory is searched first, where a file is loaded only if no other user but root could have written it
 (`fastmlp.system.private_files`), then the package's folder, filled by a build. A file's name has a digest of
 the code's sources, and a hash of its key: the types and the level of processors.
@@ -50,7 +50,7 @@ BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 """The environment variable for the most bytes of all files; beyond, the least recently loaded go."""
 
 ROOM = 1 << 20
-"""Free bytes needed before a message promises to save a program: 0.3 MB, and its pieces the rest."""
+"""Free bytes needed before a message promises to save a program: 0.3 MB, and its lazy functions the rest."""
 
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|name)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of machine code; `.tmp` is the ending of an unfinished file."""

@@ -141,7 +141,7 @@ CACHED_TILES = 1 << 10
 
 
 def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
-    """Return the piece of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is a place in ENDS.
+    """Return the lazy function of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is a place in ENDS.
 
     sums_of_block : writes the sums of a block; begin, end : write code before and after all blocks
     """
@@ -290,7 +290,7 @@ takes = jittable(takes_bfloat16)
 
 
 def taken(pointers, numbers, singles=0):
-    """The types of a piece's arguments: its code, pointers, whole numbers, and numbers of float32."""
+    """The types of a lazy function's arguments: its code, pointers, whole numbers, and numbers of float32."""
     return types.intp, *(types.voidptr,) * pointers, *(types.intp,) * numbers, *(types.float32,) * singles
 
 
@@ -301,7 +301,7 @@ def multiply(
     by, build, a, b, c, scratch, rows, columns, depth, end, *,
     start=NOTHING, start_row=NO_ROWS, rate=NO_STEP, l2=NO_STEP,
 ):  # fmt: skip
-    """Write a product C (rows, columns): pack A and B, then multiply by a piece of `multiplying`.
+    """Write a product C (rows, columns): pack A and B, then multiply by a lazy function of `multiplying`.
 
     a, b : tuples of the packing's code, the place, the order of rows, rows, columns, and the bytes between rows
     c : the place, and the bytes between rows; end : a place in ENDS
@@ -336,7 +336,7 @@ def chosen(build, condition, a, b):
 
 
 def slots_of(by):
-    """Return the slots of a variant that multiplies by `by`, a piece of `multiplying`."""
+    """Return the slots of a variant that multiplies by `by`, a lazy function of `multiplying`."""
 
     @of_arrays
     def affine(x, order, w, b, out, first, rows, relu, scratch):

@@ -1,7 +1,7 @@
 """Slots by rows, by default calls of the slots of every variant; and the slots compiled by themselves.
 
 The functions are templates as in `step_templates`. A variant that works by rows, as `fused`, overrides them.
-Pieces (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
+Lazy functions (`fastmlp.kernels.jit.lazy`) are compiled by themselves.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -68,11 +68,11 @@ def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, a
     weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
 
 
-# --- pieces: functions compiled by themselves --------------------------------------------------------------
+# --- lazy functions: functions compiled by themselves -------------------------------------------------------
 
 
-class ProgramPiece(NamedTuple):
-    """A slot as a piece.
+class SlotFunction(NamedTuple):
+    """A slot as a lazy function.
 
     result : Numba's type of the result
     codes : the table of its first argument, if each code has machine code; else None
@@ -85,12 +85,12 @@ class ProgramPiece(NamedTuple):
 
 
 def _by_code(codes, parameters, result=types.none):
-    """Return the piece of a slot with a code and these parameters."""
+    """Return the lazy function of a slot with a code and these parameters."""
     constant = eval(f"lambda {parameters}: coded(CODE, {parameters})", globals())
-    return ProgramPiece(result, codes, constant)
+    return SlotFunction(result, codes, constant)
 
 
-PIECES = {
+SLOT_FUNCTIONS = {
     **dict.fromkeys(
         (
             *("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather", "scatter", "flush"),
@@ -110,10 +110,10 @@ PIECES = {
             *("members_loss", "members_outputs", "members_backward"),
             *("penalty_gradient", "clip", "clip_all", "update_all", "update_part"),
         ),
-        ProgramPiece(),
+        SlotFunction(),
     ),
-    **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), ProgramPiece(types.int64)),
-    **dict.fromkeys(("penalty", "penalties"), ProgramPiece(types.float64)),
+    **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), SlotFunction(types.int64)),
+    **dict.fromkeys(("penalty", "penalties"), SlotFunction(types.float64)),
     "activate": _by_code(ACTIVATION_CODES, "z, out"),
     "activate_gradient": _by_code(ACTIVATION_CODES, "z, a, delta"),
     "output_loss": _by_code(

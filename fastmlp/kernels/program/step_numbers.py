@@ -85,6 +85,6 @@ def left_whole(call):
 
 
 @jittable
-def rows_of_piece(together: int, n_out: int, n_in: int):
+def rows_of_bucket(together: int, n_out: int, n_in: int):
     """Return the fewest rows of weights, in whole SLICE_ROWS, with `together` numbers."""
     return at_most(whole(together, n_out * SLICE_ROWS) * SLICE_ROWS, n_in)

@@ -10,7 +10,7 @@ A step has two phases. In the first (`row_templates`) every worker takes rows of
 and back to their deltas. In the second (`weight_templates`) every worker takes rows of the weights, contracts
 over the whole batch and applies the optimiser. Whatever the depth, a step has two barriers, and four more for
 each batch norm; one or two more where the whole gradient is formed before its application, and a barrier for
-each piece of it summed by ranks. A step may take its rows in microbatches, each with these barriers; their
+each bucket of it summed by ranks. A step may take its rows in microbatches, each with these barriers; their
 gradients are added to a sum. No element is summed by two workers, so any number of threads gives the same
 bits.
 """

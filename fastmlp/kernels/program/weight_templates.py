@@ -32,7 +32,7 @@ from fastmlp.kernels.codes import DENSE, SGD
 from fastmlp.kernels.program.barrier import is_abandoned, wait
 from fastmlp.kernels.program.records import ABANDONED, NESTEROV, SLICE_ROWS, UNSUMMED
 from fastmlp.kernels.program.row_templates import inputs_of, sparse_in_of
-from fastmlp.kernels.program.step_numbers import left_whole, rows_of_piece, slice_of, worker_part
+from fastmlp.kernels.program.step_numbers import left_whole, rows_of_bucket, slice_of, worker_part
 from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM
 
 
@@ -42,7 +42,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
     penalised, rate, bias_rate : of this step, see `penalty_share`; the rest as in `rows_forward`
     """
     # A single worker takes all biases of an operation, or its gain and shift. Where ranks sum the gradient,
-    # the sum of a piece begins as soon as all workers have formed the piece, and they go on with the next.
+    # the sum of a bucket begins as soon as all workers have formed the bucket, and they go on with the next.
     operations, gradients, begun = call.operations, call.gradients, 0
     summed = (call.summing > 0) & (call.accumulates == 0)
     for number in range(len(operations)):
@@ -67,7 +67,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
         together = dense_in
         l1, l2 = here.l1 * penalised, here.l2 * penalised
         if summed:
-            together = rows_of_piece(call.together, n_out, dense_in)
+            together = rows_of_bucket(call.together, n_out, dense_in)
         while top < dense_in:  # a range of variable step would divide, which the smallest networks wait for
             bottom = lesser(top + together, dense_in)
             if trained:

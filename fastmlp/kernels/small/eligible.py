@@ -129,7 +129,7 @@ def specialize(network, optimizer, rows, dtype):
     if not (is_small(network) and has_stages(network) and _stays_zero(optimizer)):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
-    # The program finds its pieces by their keys, so each must have a code.
+    # The program finds its components by their keys, so each must have a code.
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
     constants = ProgramConstants(
         steps_of(network), network.output, loss.key, network.objective.clips,

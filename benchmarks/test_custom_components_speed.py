@@ -1,4 +1,4 @@
-"""Users' pieces compared with built-in ones of the same arithmetic, in whole epochs: at most 1.3 times.
+"""Custom components compared with built-in ones of the same arithmetic, in whole epochs: at most 1.3 times.
 
 Both train in turns, by processor time, so that what else the machine does meets both and is left out; each
 is held to the reference first.

@@ -1,4 +1,4 @@
-"""The pieces that docs/pieces.md makes, and some more, for tests of users' own."""
+"""The components that docs/custom-components.md makes, and some more, for tests of users' own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import fastmlp
 from fastmlp import SGD, Activation, Layer, Loss, Network, RowLoss, Rule
 from support import pages
 
-PAGE = "docs/pieces.md"
+PAGE = "docs/custom-components.md"
 
 
 def definitions():
-    """What the examples define: functions and pieces, without the trainings."""
+    """What the examples define: functions and components, without the trainings."""
     kinds = tuple(f"fastmlp.{name}" for name in ("Activation", "Layer", "Loss", "RowLoss", "Rule"))
     scope = {"np": np, "fastmlp": fastmlp}
     for node in ast.parse(pages.script(PAGE)).body:

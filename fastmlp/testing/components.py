@@ -1,4 +1,4 @@
-"""Checks of slopes against differences of their functions, for users' pieces and fastmlp's.
+"""Checks of slopes against differences of their functions, for custom components and fastmlp's.
 
 `check` computes in extended precision where the machine can, and so finds wrong formulas, and no roundings.
 """
@@ -38,7 +38,7 @@ CLOSE = 1e-6
 """The relative error of a slope beyond the differences on both sides."""
 
 
-def check(piece: Activation | Layer | Loss | str) -> None:
+def check(component: Activation | Layer | Loss | str) -> None:
     """Raise AssertionError unless an activation's, a layer's or a loss's slopes are derivatives.
 
     The derived slope is compared with differences of the function, a given slope with the derived slope, from
@@ -49,40 +49,44 @@ def check(piece: Activation | Layer | Loss | str) -> None:
 
     Parameters
     ----------
-    piece : Activation, Layer, Loss or str
-        Your piece, or a name of fastmlp's. For a name the formula is the reference's, and the slope is the
-        compiled code's.
+    component : Activation, Layer, Loss or str
+        Your component, or a name of fastmlp's. For a name the formula is the reference's, and the slope is
+        the compiled code's.
 
     Raises
     ------
     AssertionError
         In one line: z (the activation's argument or the logit), the slope there, and the right slope.
     ValueError, TypeError
-        If there is no such name, or if the piece has no slope.
+        If there is no such name, or if the component has no slope.
     """
-    match piece:
+    match component:
         case Layer() | Activation(parameters=(_, *_)):
-            _check_layer(piece)
+            _check_layer(component)
         case Activation():
-            _check_expressions(repr(piece), piece.value, piece.derivative)
+            _check_expressions(repr(component), component.value, component.derivative)
         case BuiltInLoss():
-            for output in piece.outputs:
-                _check_own_loss(Network([1, max(2, piece.outputs_per_target)], output=output, loss=piece))
+            for output in component.outputs:
+                _check_own_loss(
+                    Network([1, max(2, component.outputs_per_target)], output=output, loss=component)
+                )
         case Loss():
-            _check_loss(piece)
+            _check_loss(component)
         case "softmax":
             _check_softmax()
-        case str() if piece in ACTIVATIONS:
-            _check_own_activation(piece)
-        case str() if piece in LOSSES:
-            sizes = [1, max(2, LOSSES[piece].outputs_per_target)]  # of one target
-            for output in LOSSES[piece].outputs:
-                _check_own_loss(Network(sizes, output=output, loss=piece, huber_delta=0.7, quantile=0.3))
+        case str() if component in ACTIVATIONS:
+            _check_own_activation(component)
+        case str() if component in LOSSES:
+            sizes = [1, max(2, LOSSES[component].outputs_per_target)]  # of one target
+            for output in LOSSES[component].outputs:
+                _check_own_loss(Network(sizes, output=output, loss=component, huber_delta=0.7, quantile=0.3))
         case str():
             choices = ", ".join([*ACTIVATIONS, *LOSSES])
-            raise ValueError(f"no activation or loss is named {piece!r}; choose from: {choices}")
+            raise ValueError(f"no activation or loss is named {component!r}; choose from: {choices}")
         case _:
-            raise TypeError(f"an Activation, a Layer, a Loss or a name has a slope to check, got {piece!r}")
+            raise TypeError(
+                f"an Activation, a Layer, a Loss or a name has a slope to check, got {component!r}"
+            )
 
 
 # --- slopes and differences --------------------------------------------------------------------------------
@@ -204,13 +208,13 @@ def _compare(what: str, function: Function, z: Array, slope: Array) -> None:
 # --- layers: (rows, units), by each unit and each parameter ------------------------------------------------
 
 
-def _check_layer(piece: Layer | Activation) -> None:
+def _check_layer(component: Layer | Activation) -> None:
     """Compare the derivatives of rows' weighted sums of outputs with differences."""
     rng, units = np.random.default_rng(0), 3
     z, weights = _rows("identity", units)
     own = {
         one.variable: one.drawn(one.length(units) * len(z), rng).reshape(len(z), -1)
-        for one in piece.parameters
+        for one in component.parameters
     }
     for values in own.values():
         values += rng.normal(0, 0.1, values.shape)  # a first value that is a number is one of many
@@ -218,29 +222,31 @@ def _check_layer(piece: Layer | Activation) -> None:
 
     def derivatives(values: dict[str, Array]) -> dict[str, Array]:
         dtype = values["z"].dtype
-        found = {name: one.on_arrays(dtype, values) for name, one in piece.derivatives.items()}
+        found = {name: one.on_arrays(dtype, values) for name, one in component.derivatives.items()}
         return {name: np.broadcast_to(one, values[name].shape) for name, one in found.items()}
 
     with np.errstate(all="ignore"):
-        dtype = _precise(piece.value, *piece.derivatives.values())
+        dtype = _precise(component.value, *component.derivatives.values())
         exact = {name: values.astype(dtype) for name, values in given.items()}
         for name, by in derivatives(exact).items():
 
             def moved(values: Array, name: str = name) -> Array:
-                return _weighted(piece, {**exact, name: values})
+                return _weighted(component, {**exact, name: values})
 
-            _compare(f"{piece!r}, by {name}", moved, exact[name], by)
+            _compare(f"{component!r}, by {name}", moved, exact[name], by)
         for dtype in (np.float32, np.float64):
             rounded = {name: values.astype(dtype) for name, values in given.items()}
-            finite = np.isfinite(_weighted(piece, rounded))
+            finite = np.isfinite(_weighted(component, rounded))
             for name, by in derivatives(rounded).items():
                 bad = finite & np.isnan(by).any(axis=1)
-                _one_of(f"{piece!r}, by {name} in {dtype.__name__}", z[:, 0], bad, by.sum(axis=1), z[:, 0])
+                _one_of(
+                    f"{component!r}, by {name} in {dtype.__name__}", z[:, 0], bad, by.sum(axis=1), z[:, 0]
+                )
 
 
-def _weighted(piece: Layer | Activation, values: dict[str, Array]) -> Array:
+def _weighted(component: Layer | Activation, values: dict[str, Array]) -> Array:
     """Return the weighted sum of each row's outputs (rows,)."""
-    found: Array = (values["delta"] * piece.value.on_arrays(values["z"].dtype, values)).sum(axis=1)
+    found: Array = (values["delta"] * component.value.on_arrays(values["z"].dtype, values)).sum(axis=1)
     return found
 
 
