@@ -23,7 +23,7 @@ from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, Operation, table_marks
 from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
-from fastmlp.model.rows import ByteRows, Inputs, SparseRows, dense_columns, touched_by, unpacked
+from fastmlp.model.rows import ByteRows, Inputs, SparseRows, dense_columns, find_nonzero_columns, unpacked
 from fastmlp.model.state import Array, TrainState, takes_bfloat16
 
 Product = Callable[[Any, Any, tuple[int, ...]], Any]
@@ -353,7 +353,7 @@ def gradient(
     return loss + penalties
 
 
-def touched_numbers(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
+def marked_indices(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the places in the flat vector of an operation's marked table rows, ascending."""
     found = []
     for table in network.tables:
@@ -370,7 +370,7 @@ def update(
     state: TrainState,
     rate: float,
     bias_rate: float,
-    touched: NDArray[np.bool_] | None = None,
+    nonzero_columns: NDArray[np.bool_] | None = None,
     marks: NDArray[np.int32] | None = None,
 ) -> TrainState:
     """Apply state.gradients in place; return the state after the step.
@@ -388,11 +388,11 @@ def update(
     for number, one in enumerate(network.operations):
         if factor := optimizer.rate_factor(number, one):
             parts: list[Any] = [slice(one.weights, one.biases), slice(one.biases, one.trained)]
-            if one.sparse_in and touched is not None and optimizer.rule.touched_only:
-                moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), touched])
+            if one.sparse_in and nonzero_columns is not None and optimizer.rule.sparse_updates:
+                moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), nonzero_columns])
                 parts[0] = one.weights + np.flatnonzero(np.repeat(moved, one.n_out))
-            if one.moves_touched(optimizer.rule) and marks is not None:
-                parts[0] = touched_numbers(network, one, marks)
+            if one.updates_sparsely(optimizer.rule) and marks is not None:
+                parts[0] = marked_indices(network, one, marks)
             both = optimizer.of_layer(number, one), parts, (rate, bias_rate)
             for of_part, own, own_rate in zip(*both, strict=True):
                 p, moments = state.parameters[own], state.moments[:, own]
@@ -453,18 +453,18 @@ def train_chunk(
             )  # fmt: skip
             if first:
                 state.gradients[...] += earlier
-        goes_by_columns = optimizer.rule.touched_only and network.takes_sparse
-        touched = touched_by(unpacked(own.inputs)) if goes_by_columns else None
+        goes_by_columns = optimizer.rule.sparse_updates and network.takes_sparse
+        nonzero_columns = find_nonzero_columns(unpacked(own.inputs)) if goes_by_columns else None
         marks = None
-        if network.moves_touched(optimizer):
+        if network.updates_sparsely(optimizer):
             marks = table_marks(network.operations, dense_columns(unpacked(own.inputs)))
             if shared is not None and shared.row_marks is not None:
                 shared.row_marks[...] = marks
         if shared is not None:
             shared.add(s, 0, state.gradients.size)
-            touched, marks = shared.touched, shared.row_marks
+            nonzero_columns, marks = shared.nonzero_columns, shared.row_marks
         rate, bias_rate = chunk.rates[s].tolist()
-        state = update(network, optimizer, state, rate, bias_rate, touched, marks)
+        state = update(network, optimizer, state, rate, bias_rate, nonzero_columns, marks)
     return state
 
 

@@ -12,7 +12,7 @@ from fastmlp.model.backend import Batch, Data
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.rows import Inputs, SparseRows, dense_columns, touched_by
+from fastmlp.model.rows import Inputs, SparseRows, dense_columns, find_nonzero_columns
 from fastmlp.model.state import TrainState
 
 
@@ -114,11 +114,13 @@ class ReferenceSteps:
         self._apply(self._inputs, at)
 
     def _apply(self, inputs: Inputs | None, at: int) -> None:
-        optimizer, touched = self._optimizer, None
-        if optimizer.rule.touched_only and inputs is not None:
-            touched = touched_by(inputs)
+        optimizer, nonzero_columns = self._optimizer, None
+        if optimizer.rule.sparse_updates and inputs is not None:
+            nonzero_columns = find_nonzero_columns(inputs)
         rate, bias_rate = self.rates[0].tolist()
         marks = None
-        if self._network.moves_touched(optimizer) and inputs is not None:
+        if self._network.updates_sparsely(optimizer) and inputs is not None:
             marks = table_marks(self._network.operations, dense_columns(inputs))
-        reference.update(self._network, optimizer, self._applied.at(at), rate, bias_rate, touched, marks)
+        reference.update(
+            self._network, optimizer, self._applied.at(at), rate, bias_rate, nonzero_columns, marks
+        )

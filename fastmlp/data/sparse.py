@@ -151,8 +151,8 @@ def may_become_sparse(
     """Return True if `inputs_of_steps` may turn dense rows into sparse rows."""
     if is_reference(backend.name) or not network.takes_sparse:
         return False
-    touched_only = optimizer.rule.touched_only
-    return touched_only or may_take_sparse_rows(backend, network, optimizer, rows, dtype)
+    sparse_updates = optimizer.rule.sparse_updates
+    return sparse_updates or may_take_sparse_rows(backend, network, optimizer, rows, dtype)
 
 
 def inputs_of_steps(
@@ -172,7 +172,7 @@ def inputs_of_steps(
         return inputs
     if not may_become_sparse(backend, network, optimizer, rows, inputs.dtype):
         return inputs
-    if optimizer.rule.touched_only:
+    if optimizer.rule.sparse_updates:
         return SparseRows.of(inputs)
 
     def pays(density: float) -> bool:

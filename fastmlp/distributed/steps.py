@@ -14,7 +14,7 @@ from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, counts_of, empty_losses, evaluated, share_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.rows import SparseRows, touched_by, unpacked
+from fastmlp.model.rows import SparseRows, find_nonzero_columns, unpacked
 from fastmlp.model.state import Array, TrainState
 
 _unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
@@ -74,9 +74,9 @@ class SynchronousSteps(_Spread):
         own, places = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
         begun: list[Callable[[], Any]] = []
-        goes_by_columns = optimizer.rule.touched_only and network.takes_sparse
-        touched = np.zeros(network.sparse_in, np.bool_) if goes_by_columns else None
-        marks = np.zeros(network.table_rows, np.int32) if network.moves_touched(optimizer) else None
+        goes_by_columns = optimizer.rule.sparse_updates and network.takes_sparse
+        nonzero_columns = np.zeros(network.sparse_in, np.bool_) if goes_by_columns else None
+        marks = np.zeros(network.table_rows, np.int32) if network.updates_sparsely(optimizer) else None
 
         def add(s: int, first: int, last: int) -> None:
             if last < gradients.size:
@@ -86,9 +86,9 @@ class SynchronousSteps(_Spread):
             for complete in begun:
                 complete()
             begun.clear()
-            if touched is not None:
+            if nonzero_columns is not None:
                 batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
-                touched[...] = ranks.total(touched_by(unpacked(batch)).astype(np.int32)) > 0
+                nonzero_columns[...] = ranks.total(find_nonzero_columns(unpacked(batch)).astype(np.int32)) > 0
             if marks is not None:
                 ranks.total(marks)
 
@@ -98,7 +98,7 @@ class SynchronousSteps(_Spread):
             # By the size alone: the order of an MPI's sums may depend on how many numbers a sum is given.
             together = max(BUCKET_BYTES // gradients.itemsize, -(-gradients.size // MOST_BUCKETS))
         whole = chunk.stops - chunk.starts
-        shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, touched, marks)
+        shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, nonzero_columns, marks)
         if not ranks.first:
             network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)

@@ -76,8 +76,8 @@ def with_average_of(optimizer: Optimizer, earlier: Optimizer) -> Optimizer:
 
 def _averaged(optimizer: Optimizer, averaging: tuple[str, float]) -> Optimizer:
     rule = optimizer.own_rule
-    if rule.touched_only or rule.reads_last:
-        why = "moves some rows only" if rule.touched_only else "reads an average already"
+    if rule.sparse_updates or rule.reads_last:
+        why = "moves some rows only" if rule.sparse_updates else "reads an average already"
         raise ValueError(f"average does not go with {type(optimizer).__name__}, which {why}")
     return replace(optimizer, averaging=averaging)
 

@@ -142,8 +142,8 @@ class Shared(NamedTuple):
         sums over a batch in the middle
     batch_rows : (steps,) int64, rows of whole batches
     leads : True in the process with the common part of the gradient, as penalties
-    touched : (n_in,) bool, the columns with a number in any process's rows of the batch, set once all ranges
-        are sums; None where the optimiser moves all rows
+    nonzero_columns : (n_in,) bool, the columns with a number in any process's rows of the batch, set once all
+        ranges are sums; None where the optimiser moves all rows
     row_marks : (rows of all tables of categories,) int32, 0 at first; a step marks the rows in this process's
         batch, and `add` sums the marks, too; None where all rows move
     """
@@ -155,7 +155,7 @@ class Shared(NamedTuple):
     total: Callable[[Array], Array]
     batch_rows: NDArray[np.int64]
     leads: bool
-    touched: NDArray[np.bool_] | None = None
+    nonzero_columns: NDArray[np.bool_] | None = None
     row_marks: NDArray[np.int32] | None = None
 
 
@@ -211,10 +211,10 @@ class Backend(NamedTuple):
     gradient(network, parameters, data, key, step, gradients)
         Write the gradient of the objective over all rows of data to gradients (P,) and return the objective
         before the update: loss plus penalties. key and step choose the dropout masks.
-    update(network, optimizer, state, rate, bias_rate, touched=None)
-        Apply state.gradients (clipping may scale the array); return the state after the step. touched (n_in,)
-        : the columns of the inputs with a number other than 0, for a rule with `StepRule.touched_only`; None
-        means all columns.
+    update(network, optimizer, state, rate, bias_rate, nonzero_columns=None)
+        Apply state.gradients (clipping may scale the array); return the state after the step. nonzero_columns
+        (n_in,) : the columns of the inputs with a number other than 0, for a rule with
+        `StepRule.sparse_updates`; None means all columns.
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
         Take the chunk's steps, write each step's objective to losses (steps,) float64, and return the state
         after the last step. With heads losses is (1 + heads, steps), each head's loss below. With a `Shared`

@@ -360,9 +360,9 @@ class Network:
         """True if a product reads X itself, or `SparseNumbers`; other operations need dense rows."""
         return self.sparse_in > 0
 
-    def moves_touched(self, optimizer: Any) -> bool:
+    def updates_sparsely(self, optimizer: Any) -> bool:
         """True if a step moves only the rows of category tables in the batch."""
-        return any(one.moves_touched(optimizer.rule) for one in self.operations)
+        return any(one.updates_sparsely(optimizer.rule) for one in self.operations)
 
     @functools.cached_property
     def signs(self) -> Signs:

@@ -253,9 +253,9 @@ class Operation(NamedTuple):
         """The levels and the units of each column of codes; empty for other operations."""
         return self.layer.tables if isinstance(self.layer, Embedding) else ()
 
-    def moves_touched(self, rule: StepRule) -> bool:
+    def updates_sparsely(self, rule: StepRule) -> bool:
         """True if a step by a rule moves only the rows of tables in the batch."""
-        return bool(self.tables) and (rule.touched_only or getattr(self.layer, "sparse", False))
+        return bool(self.tables) and (rule.sparse_updates or getattr(self.layer, "sparse", False))
 
     @property
     def saved_units(self) -> int:

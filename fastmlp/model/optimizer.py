@@ -145,9 +145,9 @@ class Optimizer(checks.CheckedFields):
                 _check_factors(what, given, network)
         if network.monotone is not None and not self.keeps_signs:
             raise ValueError("a monotone network needs an optimiser that keeps signs, see `keeping_signs`")
-        touched = [one for one in network.operations if one.moves_touched(self.rule)]
-        if self.rule.reads_last and touched:
-            kind = type(touched[0].layer).__name__
+        embeddings = [one for one in network.operations if one.updates_sparsely(self.rule)]
+        if self.rule.reads_last and embeddings:
+            kind = type(embeddings[0].layer).__name__
             raise ValueError(f"an average of weights needs steps of all rows; set sparse=False for {kind}")
 
     def write_signs(self, network: Network, moments: NDArray[Any]) -> None:

@@ -212,9 +212,9 @@ class AdamW(Adam):
     weight_decay: float = number(0.01, 0)
 
 
-@rule(moments=2, constants="beta1 beta2 epsilon epsilon_hat", touched_only=True)
+@rule(moments=2, constants="beta1 beta2 epsilon epsilon_hat", sparse_updates=True)
 def sparse_adam(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
-    """Adam's step for the rows touched by a batch."""
+    """Adam's step, a sparse update."""
     first, second = _adam_moments(c, g, *moments)
     return _adam_parameter(c, p, first, second, rate, t), (first, second)
 
@@ -224,9 +224,9 @@ class SparseAdam(Optimizer):
     """Adam for mostly zero inputs, with lazy updates (torch.optim.SparseAdam).
 
     A batch touches a row of the first layer's weights if the row's column of X, dense or sparse, has a number
-    other than 0 in the batch. Untouched rows and their moments stay, so that a step's time follows the
+    other than 0 in the batch. Other rows and their moments stay, so that a step's time follows the
     non-zeros of the batch. All other parameters take Adam's step, and moments are corrected by the number of
-    all steps. A penalty counts in the gradients of touched rows only.
+    all steps. A penalty counts in the gradients of updated rows only.
 
     Parameters
     ----------

@@ -148,12 +148,12 @@ def density_of(dense: Array) -> float:
     return sum(int(np.count_nonzero(dense[rows])) for rows in _slices(dense)) / max(1, dense.size)
 
 
-def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
+def find_nonzero_columns(inputs: Inputs) -> NDArray[np.bool_]:
     """Return a mask (n_in,) of the columns with a number other than 0 (of sparse rows the sparse columns)."""
     if isinstance(inputs, SparseRows):
-        touched = np.zeros(inputs.n_in, np.bool_)
-        touched[inputs.indices] = True
-        return touched
+        nonzero = np.zeros(inputs.n_in, np.bool_)
+        nonzero[inputs.indices] = True
+        return nonzero
     return (inputs != 0).any(axis=0)
 
 

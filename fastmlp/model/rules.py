@@ -48,7 +48,7 @@ class StepRule(Component):
     name : str
     *links : Link
         Each takes the parameter from the link before.
-    touched_only : bool
+    sparse_updates : bool
         True if a row of the first layer's weights takes a step only in batches with a number other than 0 in
         the row's column of X, and else stays with its moments.
     reads_last : bool
@@ -66,14 +66,14 @@ class StepRule(Component):
         self,
         name: str,
         *links: Link,
-        touched_only: bool = False,
+        sparse_updates: bool = False,
         reads_last: bool = False,
         orthogonal: bool = False,
     ) -> None:
         self.name, self.key, self.digest, self.links = name, name, "", links
         self.moments = sum(link.moments for link in links)
         self.names = tuple(name for link in links for name in link.constants)
-        self.touched_only, self.reads_last, self.orthogonal = touched_only, reads_last, orthogonal
+        self.sparse_updates, self.reads_last, self.orthogonal = sparse_updates, reads_last, orthogonal
 
     def formula(
         self, p: Any, g: Any, moments: Sequence[Any], rate: Any, constants: Sequence[Any], t: Any
@@ -149,7 +149,7 @@ the mean."""
 @functools.lru_cache(maxsize=64)
 def signed(rule: StepRule) -> StepRule:
     """Return a rule whose parameters keep the signs that a last moment has, see `fastmlp.model.monotone`."""
-    facts = {"touched_only": rule.touched_only, "orthogonal": rule.orthogonal}
+    facts = {"sparse_updates": rule.sparse_updates, "orthogonal": rule.orthogonal}
     found = StepRule(f"{rule.name}_signed", *rule.links, SIGN, **facts)
     found.key, found.digest = f"{rule.key}.signed", rule.digest
     return found

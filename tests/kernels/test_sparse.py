@@ -20,7 +20,7 @@ from fastmlp.kernels.jit import engine
 from fastmlp.kernels.tuning import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.rows import SparseRows, density_of, touched_by
+from fastmlp.model.rows import SparseRows, density_of, find_nonzero_columns
 from fastmlp.training import prepared
 
 SUMS_IN_ORDER = ("baseline", *EXACT)
@@ -124,7 +124,7 @@ def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dty
                 found[inputs, backend, workers] = by_chunk(
                     several, network, OPTIMIZERS[optimizer], parameters, data, chunk
                 )
-            if optimizer != "sparse adam":  # gradients do not say what is touched
+            if optimizer != "sparse adam":  # gradients do not say which columns have non-zeros
                 found[inputs, backend, "gradient, update"] = by_gradients(
                     registry.get(backend), network, OPTIMIZERS[optimizer], parameters, data, chunk
                 )
@@ -146,7 +146,7 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
         for given in (scipy.sparse.csr_array(X), X)
     )
     np.testing.assert_array_equal(sparse, dense)
-    assert touched_by(X).mean() < 0.1
+    assert find_nonzero_columns(X).mean() < 0.1
 
 
 @pytest.mark.parametrize("backend", SUMS_IN_ORDER)
@@ -223,7 +223,7 @@ def test_rows_of_a_dense_array_and_back():
         counts = np.sort(np.count_nonzero(X, axis=1))[::-1]
         for count in (1, 2, shape[0], shape[0] + 5):
             assert rows.most(count) == counts[:count].sum()
-        np.testing.assert_array_equal(touched_by(rows), touched_by(X))
+        np.testing.assert_array_equal(find_nonzero_columns(rows), find_nonzero_columns(X))
     matrix = rows.matrix()  # SciPy's, without a copy of the numbers
     assert np.shares_memory(matrix.indices, rows.indices)
     assert np.shares_memory(matrix.data, rows.values)

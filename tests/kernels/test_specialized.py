@@ -61,11 +61,11 @@ def test_what_has_no_stage_has_no_program():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_rule_trains_in_the_small_programs(name):
-    """Steps of whole matrices have none; steps of touched rows have none where a lane is a network."""
+    """Steps of whole matrices have none; sparse updates have none where a lane is a network."""
     network, rule = Network([3, 4, 2], "tanh"), OPTIMIZERS[name].rule
     assert (specialize(network, OPTIMIZERS[name]) is None) == rule.orthogonal
     in_lanes = lane_program(network, OPTIMIZERS[name], FLOAT32)
-    assert (in_lanes is None) == (rule.orthogonal or rule.touched_only)
+    assert (in_lanes is None) == (rule.orthogonal or rule.sparse_updates)
 
 
 def has_the_bits_of_fused(network, X, y, **options):

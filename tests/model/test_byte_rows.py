@@ -74,7 +74,7 @@ def test_a_map_of_bytes_trains_in_the_bits_of_its_array(backend, threads, pixels
         assert_same(fit(pixels, Y, **options), fit(PIXELS, Y, **options))
 
 
-def test_an_optimiser_that_goes_by_touched_columns_sees_which_bytes_are_0(tmp_path):
+def test_an_optimiser_that_updates_sparsely_sees_which_bytes_are_0(tmp_path):
     few = np.where(RNG.random(PIXELS.shape) < 0.05, PIXELS, 0).astype(np.uint8)
     few.tofile(tmp_path / "few")
     mapped = np.memmap(tmp_path / "few", np.uint8, "r", shape=few.shape)

@@ -250,7 +250,7 @@ def test_what_a_list_refuses_when_it_is_trained(backend, rows):
 
 
 @pytest.mark.parametrize("name", ["LayerNorm", "a norm of the inputs"])
-def test_bytes_and_an_optimiser_of_touched_rows(name, rows):
+def test_bytes_and_an_optimiser_of_sparse_updates(name, rows):
     X, y = rows
     for inputs, options in (
         (X, {"optimizer": SparseAdam(0.01)}),

@@ -14,7 +14,7 @@ import fastmlp
 from fastmlp import Network, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.model.layout import layer_views
-from fastmlp.model.rows import touched_by
+from fastmlp.model.rows import find_nonzero_columns
 from fastmlp.model.state import initial_state
 
 RATE, BETAS, EPSILON = 0.05, (0.8, 0.95), 1e-6
@@ -71,13 +71,13 @@ def test_a_training_is_that_of_the_definition(backend, sparse, dtype):
 
 
 @pytest.mark.parametrize("backend", registry.backends())
-def test_an_update_gets_what_is_touched(backend):
+def test_an_update_gets_the_nonzero_columns(backend):
     network, optimizer = Network([70, 2, 1]), SparseAdam(RATE)
     X = np.zeros((3, 70))
     X[0, 64] = X[2, 3] = -1e-300
     state = initial_state(np.ones(2 * 71 + 3))
     state.gradients[...] = 1
-    registry.get(backend).update(network, optimizer, state, RATE, RATE, touched_by(X))
+    registry.get(backend).update(network, optimizer, state, RATE, RATE, find_nonzero_columns(X))
     views = [view for layer in layer_views(state.parameters, network) for view in layer]
     changed = [(view != 1).any(axis=-1) for view in views]
     assert np.flatnonzero(changed[0]).tolist() == [3, 64]

@@ -169,12 +169,12 @@ def update_columns(call, step, number, first, last, rate, bias_rate):
     apply_gradients(call, 1, number, step, bias_rate, biases, n * n_biases)
 
 
-def moves_touched(call, number):
+def updates_sparsely(call, number):
     """Return whether a step moves only table rows of the batch."""
     here, rule = call.operations[number], call.rules[0, number]
     if call.length == 0:  # `update` by itself
-        return (call.table_rows > 0) & ((here.touched_only != 0) | rule.touched_only)
-    return (here.touched_only != 0) | rule.touched_only | ((rule.code == SGD) & (not left_whole(call)))
+        return (call.table_rows > 0) & ((here.sparse_updates != 0) | rule.sparse_updates)
+    return (here.sparse_updates != 0) | rule.sparse_updates | ((rule.code == SGD) & (not left_whole(call)))
 
 
 def takes_row(row, worker, workers):
@@ -189,11 +189,11 @@ def tables_step(call, rows, step, number, rate, worker, workers):
     memory, gradients, here = call.memory, call.gradients, call.operations[number]
     below = call.operations[here.source]
     codes = output_of(memory, call.activations, call.dropped, below, rows)
-    delta, touched = units_of(memory, call.deltas, here, rows), moves_touched(call, number)
+    delta, sparse_update = units_of(memory, call.deltas, here, rows), updates_sparsely(call, number)
     for column in range(here.tables):
         table = call.tables[here.column + column]
-        if touched and not left_whole(call):
-            touched_step(call, codes, delta, step, number, column, rate, worker, workers)
+        if sparse_update and not left_whole(call):
+            sparse_table_step(call, codes, delta, step, number, column, rate, worker, workers)
             continue
         levels, width, unit = table.levels, table.width, table.unit
         marks = vector(call.row_marks, table.mark, levels + 1)
@@ -206,13 +206,13 @@ def tables_step(call, rows, step, number, rate, worker, workers):
                 g = vector(gradients, table.start + row * width, width)
                 for j in range(width):
                     g[j] += delta[i, unit + j]
-                if touched:
+                if sparse_update:
                     marks[row] = 1
         if not left_whole(call):
             apply_gradients(call, 0, number, step, rate, place, n)
 
 
-def touched_step(call, codes, delta, step, number, column, rate, worker, workers):
+def sparse_table_step(call, codes, delta, step, number, column, rate, worker, workers):
     """Update a worker's part of the batch's rows in the table of a column.
 
     codes (rows, columns) : of the batch
@@ -251,14 +251,14 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):
     """Apply the worker's part of the gradient of a block's operation."""
-    here, touched = call.operations[number], moves_touched(call, number)
+    here, sparse_update = call.operations[number], updates_sparsely(call, number)
     if here.tables == 0:
         first, last = worker_part(here.columns, worker, workers, 1)
         update_columns(call, step, number, first, last, rate, bias_rate)
     for at in range(here.column, here.column + here.tables):
         table = call.tables[at]
         first, last = worker_part(table.levels + 1, worker, workers, TOGETHER)
-        if not touched:
+        if not sparse_update:
             n = (last - first) * table.width
             apply_gradients(call, 0, number, step, rate, table.start + first * table.width, n)
             continue

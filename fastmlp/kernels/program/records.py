@@ -54,7 +54,7 @@ OPERATION = np.dtype(
     [
         *fields_of(np.int64, "kind source other n_in n_out weights biases trained end units saved"),
         *fields_of(np.int64, "saved_units activation adds adds_other gates gated trains_bias gives_logits"),
-        *fields_of(np.int64, "is_block columns tables by_column touched_only column sparse_in subrows"),
+        *fields_of(np.int64, "is_block columns tables by_column sparse_updates column sparse_in subrows"),
         *fields_of(np.int64, "second width joined run in_run sums curvature"),
         *fields_of(np.float64, "dropout l1 l2 epsilon momentum"),
         ("numbers", np.float64, (MOST_NUMBERS,)),
@@ -71,7 +71,7 @@ run : for the last operation of a run the run's length, else 0
 curvature : the code of an activation's slope, whose derivative is the second derivative; 0 where not needed
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
-tables : the number of tables; touched_only : whether a step moves only the batch's rows of tables
+tables : the number of tables; sparse_updates : whether a step moves only the batch's rows of tables
 """
 
 
@@ -115,7 +115,7 @@ RULE = np.dtype(
     [
         *fields_of(np.int64, "code orthogonal moments"),
         *fields_of(np.float64, "clip_norm rate_factor momentum"),
-        *fields_of(np.bool_, "touched_only reached"),
+        *fields_of(np.bool_, "sparse_updates reached"),
         ("constants", np.float64, (ROOM_FOR_CONSTANTS,)),
     ],
     align=True,
@@ -124,7 +124,7 @@ RULE = np.dtype(
 
 rate_factor : a factor of the operation's learning rates; 0 freezes the operation
 reached : whether the backward pass reaches the operation: it trains, or a source trains, directly or not
-touched_only : see `fastmlp.model.rules.StepRule`
+sparse_updates : see `fastmlp.model.rules.StepRule`
 orthogonal, momentum : of a rule for orthogonal matrices, ORTHOGONAL or NESTEROV; else 0
 code : of its rule; moments : their number; constants : of its formula, see `Optimizer.constants`
 """
@@ -195,7 +195,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "memory": (None, ("length",)),
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
-    "touched": (np.bool_, ("marks",)),
+    "nonzero_columns": (np.bool_, ("marks",)),
     "places": (np.int64, ("placed",)),
     "batch_rows": (np.int64, ("steps",)),
     "matrices": (None, ("matrix_length",)),
@@ -232,7 +232,7 @@ by_outputs : the derivative of a loss by the predictions; by_inputs : by the inp
 tangents : of the inputs
 memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row
 barrier : of the workers, see `fastmlp.kernels.program.workers`
-touched : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
+nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
 places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
     read without ranks
 matrices : the workspace of `weight_templates.orthogonalise`
@@ -304,7 +304,17 @@ WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 LENGTHS = {
     name: WORDS[str(ARRAYS[name][1][0])]
     for name in (
-        *("accumulated", "indptr", "values", "numbers", "order", "starts", "memory", "touched", "places"),
+        *(
+            "accumulated",
+            "indptr",
+            "values",
+            "numbers",
+            "order",
+            "starts",
+            "memory",
+            "nonzero_columns",
+            "places",
+        ),
         *("matrices", "row_marks", "row_places", "list_counts", "list_marks", "list_columns", "list_samples"),
         "list_places",
     )

@@ -109,7 +109,7 @@ def apply_whole(call, s, worker, workers):
         if worker == 0 and call.summing > 0:
             sum_over_ranks(call, call.summing, step, 0, call.size)
         elif worker == 0 and call.marks > 0:
-            mark_touched(call, call.starts[s], call.stops[s])
+            mark_nonzero_columns(call, call.starts[s], call.stops[s])
         wait(call.barrier, worker, workers)
     if call.rules[0, 0].clip_norm < UNBOUNDED:
         # The norm needs the whole gradient before any of it is applied.

@@ -193,14 +193,14 @@ def update_all(call, step, rate, bias_rate, worker, workers):
                 update_vectors(call, step, number, rate, bias_rate)
         elif rule.rate_factor != 0:
             n_out = here.n_out
-            sparse_in = chosen(rule.touched_only & (call.marks > 0), here.sparse_in, 0)
+            sparse_in = chosen(rule.sparse_updates & (call.marks > 0), here.sparse_in, 0)
             dense_in = here.n_in - sparse_in
             first, last = worker_part(dense_in, worker, workers, SLICE_ROWS)
             at = here.weights + first * n_out
             apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
             first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
             for k in range(first, last):
-                if call.touched[k]:
+                if call.nonzero_columns[k]:
                     at = here.weights + (dense_in + k) * n_out
                     apply_gradients(call, 0, number, step, rate, at, n_out)
             if worker == number % workers and here.trains_bias:

@@ -184,7 +184,7 @@ class CompiledBackend:
         state: TrainState,
         rate: float,
         bias_rate: float,
-        touched: NDArray[np.bool_] | None = None,
+        nonzero_columns: NDArray[np.bool_] | None = None,
     ) -> TrainState:
         """Apply the gradient of a state; return the state after the step."""
         check_state(shape_of(network), state, optimizer.moment_rows)
@@ -196,9 +196,9 @@ class CompiledBackend:
             "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
             "step": state.step, "steps": 1, "rates": rates,
         })  # fmt: skip
-        if touched is not None:
-            check_array("touched", touched, (network.sparse_in,), np.bool_)
-            call.set({"touched": touched})
+        if nonzero_columns is not None:
+            check_array("nonzero_columns", nonzero_columns, (network.sparse_in,), np.bool_)
+            call.set({"nonzero_columns": nonzero_columns})
         call.run()
         return state.at(state.step + 1)
 
@@ -222,7 +222,7 @@ class CompiledBackend:
             check_array("head_totals", chunk.head_totals, losses[1:].shape, np.float64)  # type: ignore[arg-type]
             sums = losses[0]
         check_array("losses", sums, chunk.starts.shape, np.float64)
-        if optimizer.rule.touched_only and network.takes_sparse and not isinstance(data.inputs, SparseRows):
+        if optimizer.rule.sparse_updates and network.takes_sparse and not isinstance(data.inputs, SparseRows):
             data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
         inputs, targets, weights = data
         numbers = inputs.numbers_of_row if isinstance(inputs, SparseRows) else -1
@@ -346,7 +346,7 @@ class Summing:
         found: dict[str, Any] = {
             "summing": summing, "totalling": totalling, "leads": int(shared.leads),
             "together": shared.together, "places": shared.places, "batch_rows": shared.batch_rows,
-            "touched": shared.touched, "row_marks": shared.row_marks,
+            "nonzero_columns": shared.nonzero_columns, "row_marks": shared.row_marks,
         }  # fmt: skip
         return {name: one for name, one in found.items() if one is not None}
 

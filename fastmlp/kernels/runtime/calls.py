@@ -100,8 +100,8 @@ class NetworkCall(Call):
             fewest = 2 if network.needs_batches else 1
             given |= {"accumulated": aligned(parameter_count(network), dtype), "fewest": fewest}
             given["microbatch"] = microbatch
-            if optimizer.rule.touched_only and network.takes_sparse:
-                given["touched"] = np.empty(network.sparse_in, np.bool_)
+            if optimizer.rule.sparse_updates and network.takes_sparse:
+                given["nonzero_columns"] = np.empty(network.sparse_in, np.bool_)
         self.bytes = sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
         super().__init__(known, given, shape, rules)
 

@@ -83,7 +83,7 @@ def shape_of(network: Network) -> Shape:
         record["source"], record["other"] = (*one.sources, NONE)[:2]
         record["adds"], record["adds_other"] = (*one.adds, False)[:2]
         record["gives_logits"] = one.is_head or one is network.operations[-1]
-        record["tables"], record["touched_only"] = len(one.tables), getattr(one.layer, "sparse", False)
+        record["tables"], record["sparse_updates"] = len(one.tables), getattr(one.layer, "sparse", False)
         if isinstance(one.layer, BatchNorm):
             record["momentum"], record["epsilon"] = one.layer.momentum, one.layer.epsilon
         given = [MACHINE_EPSILON if number is None else number for number in one.numbers]
@@ -149,7 +149,7 @@ def rules_of(optimizer: Optimizer, network: Network) -> tuple[Array, int]:
     optimizer.check_layers(network)
     rules = np.zeros((2, len(network.operations)), RULE)
     rules["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
-    rules["touched_only"] = optimizer.rule.touched_only
+    rules["sparse_updates"] = optimizer.rule.sparse_updates
     for number, one in enumerate(network.operations):
         of_one = rules[:, number]
         of_one["rate_factor"] = factor = optimizer.rate_factor(number, one)

@@ -20,7 +20,7 @@ from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.rows import SparseRows, touched_by
+from fastmlp.model.rows import SparseRows, find_nonzero_columns
 from fastmlp.model.state import TrainState
 
 SHARED_SECONDS = 1e-3
@@ -59,13 +59,13 @@ class CompiledSteps:
             training: shape.words["operations"]
             for training, shape in ((True, shape_of(network)), (False, resting_shape_of(network)))
         }
-        self._moves_touched = network.moves_touched(optimizer)
-        self._touched_only = optimizer.rule.touched_only and network.takes_sparse
+        self._updates_sparsely = network.updates_sparsely(optimizer)
+        self._sparse_updates = optimizer.rule.sparse_updates and network.takes_sparse
         changes = network.penalises or optimizer.clip_norm is not None or optimizer.rule.orthogonal
         self._applied = np.empty_like(state.gradients) if changes else state.gradients
         """The optimiser's gradient, where different from the loss's gradient."""
         self._passing_gradient = np.empty_like(state.gradients)
-        """The gradient of a whole step; few pages are ever touched."""
+        """The gradient of a whole step; few pages are ever written."""
         self._penalises = network.penalises
         self._calls: dict[bool, tuple[NetworkCall, Call]] = {}
         """Calls of a step and of its halves, in a shared workspace, for dense or sparse inputs."""
@@ -85,7 +85,7 @@ class CompiledSteps:
 
     def step(self, rows: int, total: float, at: int, sparse: SparseRows | None) -> float:
         """Take step `at` on a batch; return its objective before the step. total : of the rows' weights"""
-        if self._touched_only and sparse is None:
+        if self._sparse_updates and sparse is None:
             sparse = SparseRows.of(self._batch.inputs[:rows])
         if self._network.heads:
             targets, weights = self._batch.targets[:rows], self._batch.weights[:rows]
@@ -139,10 +139,10 @@ class CompiledSteps:
             self._total[0] = self._rows
             self._entries.get("penalize", NAMES[self._dtype])(call.address)
         call.words[STEP] = at
-        if self._touched_only and self._rows:
+        if self._sparse_updates and self._rows:
             inputs = self._batch.inputs[: self._rows] if self._sparse is None else self._sparse
-            call.set({"touched": touched_by(inputs)})
-        if self._moves_touched and self._rows:
+            call.set({"nonzero_columns": find_nonzero_columns(inputs)})
+        if self._updates_sparsely and self._rows:
             inputs = self._batch.inputs[: self._rows] if self._sparse is None else self._sparse.dense
             call.set({"row_marks": table_marks(self._network.operations, inputs)})
         call.run()

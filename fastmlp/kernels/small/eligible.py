@@ -184,7 +184,7 @@ def lanes_of(dtype):
 
 def lane_program(network, optimizer, dtype, rows=0, stays=False):
     """Return the `train_chunk` of such networks in lanes, or None; rows : of every step, 0 where they differ."""
-    if not has_one_step(optimizer) or optimizer.rule.touched_only:
+    if not has_one_step(optimizer) or optimizer.rule.sparse_updates:
         return None
     return _program(network, optimizer.rule, optimizer.clip_norm is not None, dtype, rows, stays)
 
