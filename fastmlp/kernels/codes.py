@@ -13,7 +13,7 @@ from typing import Any
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.custom import Component
 from fastmlp.model.losses import LOSSES
-from fastmlp.model.operations import KINDS, Kind, UnitRun
+from fastmlp.model.operations import KINDS, FusedChain, Kind
 from fastmlp.model.optimizers import RULES
 
 MOST_CODES = 1024
@@ -29,7 +29,7 @@ class Codes:
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
         self.n_built_in = len(self._entries)
 
-    def code(self, component: Component | Kind | UnitRun) -> int:
+    def code(self, component: Component | Kind | FusedChain) -> int:
         """Return the code of a component, valid in this process only."""
         if component.key not in self._codes:
             with self._lock:

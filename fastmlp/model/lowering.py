@@ -31,7 +31,7 @@ from fastmlp.model.layers import (
     checked_layers,
 )
 from fastmlp.model.norms import GroupNorm
-from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, custom_kind
+from fastmlp.model.operations import INPUTS, KINDS, FusedChain, Kind, Operation, custom_kind
 from fastmlp.model.part import Part
 
 
@@ -322,7 +322,7 @@ def lowered(
 
 
 def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
-    """Fuse the elementwise operations after products shared by members; see `Operation.run`.
+    """Fuse the elementwise operations after products shared by members; see `Operation.fused`.
 
     Separate operations would go through memory: all members' units of a batch exceed L2 by far.
     """
@@ -339,7 +339,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
                 for one in found[start + 1 : end + 1]
             ]
             found[start:end] = [one._replace(joined=True) for one in found[start:end]]
-            found[end] = found[end]._replace(run=UnitRun(tuple(parts)))
+            found[end] = found[end]._replace(fused=FusedChain(tuple(parts)))
 
 
 def _placed(
@@ -368,7 +368,7 @@ def _placed(
             end = trained + len(one.kind.state) * one.n_out
         one = one._replace(weights=start, biases=biases, trained=trained, end=end)
         first = one.sources[0]
-        if one.in_run:
+        if one.is_fused:
             placed.append(one._replace(units=placed[first].units, saved=units, sums=sums))
             sums += trained - start
         elif one.kind.name == "add" and readers.count(first) == 1 and not placed[first].needs_output:

@@ -86,15 +86,15 @@ class Kind:
         return numbers[0], numbers[1]
 
 
-class UnitRun(NamedTuple):
-    """A fused chain of elementwise operations, see `Operation.run`; parts : kinds, or activations"""
+class FusedChain(NamedTuple):
+    """A fused chain of elementwise operations, see `Operation.fused`; parts : kinds, or activations"""
 
     parts: tuple[Kind | Activation, ...]
 
     @property
     def key(self) -> str:
         """The name of the machine code."""
-        return "run of " + "+".join(part.key for part in self.parts)
+        return "chain of " + "+".join(part.key for part in self.parts)
 
 
 KINDS = {
@@ -134,8 +134,8 @@ class Operation(NamedTuple):
     within : the names of the named `Residual`s around the operation, innermost first
     weights, biases, trained, end : places in the flat vector: of the matrix or the gain; of the biases or the
         shift; the end of these; the end of the state behind
-    units : the place of the output in a row of the workspace; a run takes its product's place, and a sum
-        takes the place of its first source, if no other operation needs that source
+    units : the place of the output in a row of the workspace; a fused chain takes its product's place, and a
+        sum takes the place of its first source, if no other operation needs that source
     saved : the place of numbers saved for backward, or added to a delta
     adds : for each source, True if the derivative by the source has been written by another reader, so that
         this operation adds
@@ -150,10 +150,10 @@ class Operation(NamedTuple):
         units: a part for each of several networks, and in a `GroupNorm` a part for each group
     second : the first unit of the second source in its row: a gate reads a row's halves
     part : "r" or "s" for the factors of a layer of members, else ""
-    run : for the last of a run (fused elementwise operations after a product shared by members) the run.
-        Programs take each number through a whole run at once, from the product's output to the last output
-    joined : for the other operations of a run, and for the product: True if only the run reads the output
-    sums : for a run, the first sum of its gain and shift among all sums over a few rows
+    fused : for the last of a chain of elementwise operations after a product shared by members the chain.
+        Programs take each number through a whole chain at once, from the product's output to the last output
+    joined : for the other operations of a chain, and for the product: True if only the chain reads the output
+    sums : for a chain, the first sum of its gain and shift among all sums over a few rows
     """
 
     kind: Kind
@@ -183,7 +183,7 @@ class Operation(NamedTuple):
     subrows: int = 1
     second: int = 0
     part: str = ""
-    run: UnitRun | None = None
+    fused: FusedChain | None = None
     joined: bool = False
     sums: int = 0
 
@@ -217,9 +217,9 @@ class Operation(NamedTuple):
         return tuple(getattr(self.layer, name) for name in names)
 
     @property
-    def in_run(self) -> bool:
-        """True for an operation of a run."""
-        return self.run is not None or (self.joined and not self.is_dense)
+    def is_fused(self) -> bool:
+        """True for an operation of a fused chain."""
+        return self.fused is not None or (self.joined and not self.is_dense)
 
     @property
     def trains_bias(self) -> bool:
@@ -229,7 +229,7 @@ class Operation(NamedTuple):
     @property
     def needs_output(self) -> bool:
         """True if the backward pass reads the output."""
-        if self.run is not None:  # a run's backward pass begins with the product's output
+        if self.fused is not None:  # a chain's backward pass begins with the product's output
             return False
         return self.kind.name == "activation" or self.activation != "identity" or self.is_block
 

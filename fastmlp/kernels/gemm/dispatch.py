@@ -40,7 +40,7 @@ inputs at a time. 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 
 """
 
 HELD_BYTES, LEAST_TERMS = 1 << 19, 512
-"""Bytes of rows of x and delta in a run of a weight gradient's sums, of LEAST_TERMS rows at least: with 256 inputs and
+"""Bytes of rows of x and delta in a slice of a weight gradient's sums, of LEAST_TERMS rows at least: with 256 inputs and
 units 1024 rows took 0.88 of their time. Of rows of x longer than ROW_BYTES nothing was gained.
 """
 
@@ -76,7 +76,7 @@ def terms_together(n_in: int, x_bytes: int):
 
 @compiled
 def rows_together(depth, x_row, delta_row):
-    """Return the rows of a run of a weight gradient's sums, from the bytes of two rows."""
+    """Return the rows of a slice of a weight gradient's sums, from the bytes of two rows."""
     both = x_row + delta_row
     if depth * both > CACHED_BYTES and x_row <= ROW_BYTES:
         return min(depth, max(HELD_BYTES // both, LEAST_TERMS))

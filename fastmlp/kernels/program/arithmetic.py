@@ -15,7 +15,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   changes. A row of weights takes no step if its column is empty in the batch. The row still equals the same
   row after a step along a gradient of 0, because the first step of a call sets subnormal numbers to 0.
 - Bias gradients begin with 0, and the rows of the batch are added in order. Gradients of gains and shifts of
-  a run are summed so over each part of `LOSS_ROWS` rows, and the parts are added in order, from 0.
+  a fused chain are summed so over each part of `LOSS_ROWS` rows, and the parts are added in order, from 0.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
   and row i + 8 first (`elementwise.losses.emit_total`).

@@ -22,6 +22,7 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import ACTIVATION, ADD, BATCH_NORM, COPY, FIXED_NORM
 from fastmlp.kernels.program.barrier import wait
+from fastmlp.kernels.program.fused_chains import fused_backward, fused_forward
 from fastmlp.kernels.program.row_formulas import (
     gain_gradient,
     operate,
@@ -31,7 +32,6 @@ from fastmlp.kernels.program.row_formulas import (
 )
 from fastmlp.kernels.program.row_templates import inputs_of
 from fastmlp.kernels.program.step_numbers import left_whole, parts_of, worker_part
-from fastmlp.kernels.program.unit_runs import run_backward, run_forward
 from fastmlp.kernels.program.weight_templates import sum_over_ranks
 
 SHARED_UNITS = 32
@@ -45,10 +45,10 @@ def operation_forward(call, start, rows, number, first, last):
         return
     buffer = chosen(here.gives_logits != 0, call.logits, call.activations)
     out = rows_of(units_of(memory, buffer, here, rows), first, last)
-    if here.run > 0:
+    if here.fused > 0:
         z = rows_of(units_of(memory, call.logits, here, rows), first, last)
         a = rows_of(units_of(memory, call.activations, here, rows), first, last)
-        run_forward(here.kind, operations, number, call.parameters, z, a)
+        fused_forward(here.kind, operations, number, call.parameters, z, a)
         return
     if here.source < 0:
         source, order = inputs_of(call, start, rows)
@@ -97,10 +97,10 @@ def operation_backward(call, rows, of_all, number, first, last):
     if here.joined != 0:
         return
     delta = rows_of(units_of(memory, call.deltas, here, rows), first, last)
-    if here.run > 0:
+    if here.fused > 0:
         z = rows_of(units_of(memory, call.logits, here, rows), first, last)
         sums = span(memory, call.part_sums, call.length)
-        run_backward(here.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
+        fused_backward(here.kind, operations, number, call.parameters, z, first, parts_of(rows), sums, delta)
         return
     below, second = operations[here.source], operations[chosen(here.other < 0, here.source, here.other)]
     x = rows_of(output_of(memory, call.activations, call.dropped, below, rows), first, last)
@@ -193,8 +193,8 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
     here, memory = call.operations[number], call.memory
     if here.end == here.weights:
         return
-    if here.in_run != 0:
-        run_step(call, rows, number)
+    if here.is_fused != 0:
+        fused_step(call, rows, number)
         if not left_whole(call):
             update_vectors(call, step, number, rate, bias_rate)
         return
@@ -228,8 +228,8 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
         update_vectors(call, step, number, rate, bias_rate)
 
 
-def run_step(call, rows, number):
-    """Write the gradients of an operation of a run from the parts' sums of `run_backward`."""
+def fused_step(call, rows, number):
+    """Write the gradients of an operation of a fused chain from the parts' sums of `fused_backward`."""
     here, parts = call.operations[number], parts_of(rows)
     found = span(call.gradients, here.weights, here.trained)
     if rows > 0:

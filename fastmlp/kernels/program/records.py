@@ -55,7 +55,7 @@ OPERATION = np.dtype(
         *fields_of(np.int64, "kind source other n_in n_out weights biases trained end units saved"),
         *fields_of(np.int64, "saved_units activation adds adds_other gates gated trains_bias gives_logits"),
         *fields_of(np.int64, "is_block columns tables by_column sparse_updates column sparse_in subrows"),
-        *fields_of(np.int64, "second width joined run in_run sums curvature"),
+        *fields_of(np.int64, "second width joined fused is_fused sums curvature"),
         *fields_of(np.float64, "dropout l1 l2 epsilon momentum"),
         ("numbers", np.float64, (MOST_NUMBERS,)),
     ],
@@ -67,7 +67,7 @@ kind, activation : codes; source, other : the operations read, -1 for the inputs
 adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the other fields
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
-run : for the last operation of a run the run's length, else 0
+fused : for the last operation of a fused chain the chain's length, else 0
 curvature : the code of an activation's slope, whose derivative is the second derivative; 0 where not needed
 epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
 epsilon
@@ -258,8 +258,8 @@ inputs may be converted
 logits, activations, dropped, deltas : (batch * units of all operations)
 scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
-part_sums : (parts of a batch * sums of all runs), of each operation of a run (parts, its gain and shift): see
-    `unit_runs.run_backward`
+part_sums : (parts of a batch * sums of all fused chains), of each operation of a chain (parts, its gain and
+    shift): see `fused_chains.fused_backward`
 private : (workers, private_length), `variant.SpecializedProgram.private`, laid out by the program of a single
     network; the last buffer, and 0 at first
 """

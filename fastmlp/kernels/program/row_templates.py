@@ -221,7 +221,7 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         if here.is_block != 0:
             block_backward(call, rows, number, first, last, worker)
             continue
-        if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.run > 0):
+        if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.fused > 0):
             continue
         if not dense:
             operation_backward(call, rows, of_all, number, first, last)

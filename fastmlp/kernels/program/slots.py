@@ -131,7 +131,7 @@ SLOT_FUNCTIONS = {
         OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other"
     ),
     "gain_gradient": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, x, other, saved, delta, out"),
-    "run_forward": _by_code(OPERATION_CODES, "operations, last, parameters, z, out"),
-    "run_backward": _by_code(OPERATION_CODES, "operations, last, parameters, z, first, parts, sums, delta"),
+    "fused_forward": _by_code(OPERATION_CODES, "operations, last, parameters, z, out"),
+    "fused_backward": _by_code(OPERATION_CODES, "operations, last, parameters, z, first, parts, sums, delta"),
 }
 """Slots, and other functions shared by programs, as products over rows and a step's phases, by name."""

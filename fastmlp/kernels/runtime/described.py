@@ -44,7 +44,7 @@ from fastmlp.model.state import FLOATS, Array, TrainState
 COPIED = (
     *("n_in", "n_out", "weights", "biases", "trained", "end", "units", "saved", "saved_units", "is_block"),
     *("gates", "gated", "trains_bias", "dropout", "l1", "l2", "column", "sparse_in", "columns", "by_column"),
-    *("subrows", "second", "width", "joined", "in_run", "sums"),
+    *("subrows", "second", "width", "joined", "is_fused", "sums"),
 )
 """Fields of an operation, unchanged in the record."""
 
@@ -77,9 +77,9 @@ def shape_of(network: Network) -> Shape:
     for record, one in zip(operations, network.operations, strict=True):
         for name in COPIED:
             record[name] = getattr(one, name)
-        record["kind"] = OPERATION_CODES.code(one.run or one.kind)
+        record["kind"] = OPERATION_CODES.code(one.fused or one.kind)
         record["activation"] = ACTIVATION_CODES.code(activation_of(one.activation))
-        record["run"] = len(one.run.parts) if one.run else 0
+        record["fused"] = len(one.fused.parts) if one.fused else 0
         record["source"], record["other"] = (*one.sources, NONE)[:2]
         record["adds"], record["adds_other"] = (*one.adds, False)[:2]
         record["gives_logits"] = one.is_head or one is network.operations[-1]

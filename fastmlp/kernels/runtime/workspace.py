@@ -93,7 +93,7 @@ def lengths(
     found = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
         masked = any(head.masked for head in network.heads.values())  # entries of targets count unlike
-        sums = sum(one.trained - one.weights for one in operations if one.in_run)  # of gains and shifts
+        sums = sum(one.trained - one.weights for one in operations if one.is_fused)  # of gains and shifts
         found = {
             "batch_inputs": rows * (network.n_in - sparse * network.sparse_in),
             "batch_targets": every * network.n_out,

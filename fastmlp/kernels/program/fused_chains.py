@@ -1,7 +1,7 @@
-"""Fused elementwise operations ("runs"), with each number in registers throughout.
+"""Fused chains of elementwise operations, with each number in registers throughout.
 
 Each operation has the formula of its kind; the backward pass computes the numbers in between again.
-`Operation.run` says which operations are a run.
+`Operation.fused` says which operations are a chain.
 """
 
 # mypy: ignore-errors
@@ -16,26 +16,26 @@ from fastmlp.kernels.codegen.vectors import NumberArray, Vectors, counted, of_co
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import LANES, number_at, unit_gradient, unit_value
 from fastmlp.model.custom import BIAS
-from fastmlp.model.operations import Kind, UnitRun
+from fastmlp.model.operations import FusedChain, Kind
 
 STRIP = 512
 """Units whose sums and parameters stay in L1 while the rows of a part are read."""
 
 
-class RunWriter:
-    """Writes a run for numbers of the same type.
+class FusedChainWriter:
+    """Writes a chain for numbers of the same type.
 
     v : vectors of LANES lanes; width : of a row, a `Symbol`
-    chain : for each operation in order its kind or activation, the addresses of its gain and shift as far as
+    links : for each operation in order its kind or activation, the addresses of its gain and shift as far as
         present, and its hyperparameters; the offset of its sums among all sums, and their length
     """
 
-    def __init__(self, run, operations, last, parameters, z):
-        """operations : all; last : the number of the run's last operation"""
+    def __init__(self, chain, operations, last, parameters, z):
+        """operations : all; last : the number of the chain's last operation"""
         self.builder, self.v = z.builder, Vectors(z.builder, z.dtype, LANES * z.itemsize)
         self.rows, self.width, self.z = z.rows, z.columns, z.data
-        record, itemsize, self.chain = operations.dtype, self.v.itemsize, []
-        for number, part in enumerate(run.parts, 1 - len(run.parts)):
+        record, itemsize, self.links = operations.dtype, self.v.itemsize, []
+        for number, part in enumerate(chain.parts, 1 - len(chain.parts)):
             place = shifted(self.builder, operations.data, ((last + number) * record.size).value)
 
             def field(name, kind=types.int64, place=place):
@@ -50,7 +50,7 @@ class RunWriter:
                 places = [self.v.shift(parameters.data, start * itemsize) for start in starts]
                 given = field("numbers", types.float64)
                 numbers = [number_at(given, i, itemsize) for i in range(len(part.row.numbers))]
-            self.chain.append((part, places, numbers, sums, trained - weights))
+            self.links.append((part, places, numbers, sums, trained - weights))
 
     def at(self, place, unit):
         """Return the address of a number."""
@@ -61,12 +61,12 @@ class RunWriter:
         return Symbol(self.builder, self.v.load(self.at(place, unit), mask))
 
     def passed(self, unit, row, mask):
-        """Return each operation's input and parameters; and at last the run's output.
+        """Return each operation's input and parameters; and at last the chain's output.
 
         unit, row : of a vector, under the mask
         """
         value, found = self.load(self.z, row * self.width + unit, mask), []
-        for part, places, numbers, *_ in self.chain:
+        for part, places, numbers, *_ in self.links:
             own = [self.load(place, unit, mask) for place in places]
             found.append((value, own))
             is_kind = isinstance(part, Kind)
@@ -74,7 +74,7 @@ class RunWriter:
         return found, value
 
     def forward(self, out):
-        """Write the run of all rows to the address `out`."""
+        """Write the chain of all rows to the address `out`."""
         with counted(self.builder, self.rows) as row:
 
             def write(unit, mask):
@@ -87,11 +87,11 @@ class RunWriter:
         """Replace delta by the derivative by z, and write each part's sums for gains and shifts."""
         with counted(self.builder, self.rows, LOSS_ROWS) as begin:
             part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
-            own = [self.at(sums, start * parts + part * length) for *_, start, length in self.chain]
+            own = [self.at(sums, start * parts + part * length) for *_, start, length in self.links]
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for (_, places, *_), place in zip(self.chain, own, strict=True):
+                    for (_, places, *_), place in zip(self.links, own, strict=True):
                         for vector in range(len(places)):
                             self.v.over(units, self._clear(place, vector * self.width + left))
                 with counted(self.builder, rows) as row:
@@ -107,7 +107,7 @@ class RunWriter:
             place = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(place, mask))
             for (part, places, numbers, *_), (x, given), sums in reversed(
-                [*zip(self.chain, passed, own, strict=True)]
+                [*zip(self.links, passed, own, strict=True)]
             ):
                 if isinstance(part, Kind):
                     found = unit_gradient(part, by_output, x, given, numbers)
@@ -126,29 +126,29 @@ class RunWriter:
 
 
 @of_code("operation", results=0)
-def units_forward(run, operations, last, parameters, z, out):
-    """Write a run's outputs: see `run_forward`."""
-    if isinstance(run, UnitRun):
-        RunWriter(run, operations, last, parameters, z).forward(out.data)
+def units_forward(chain, operations, last, parameters, z, out):
+    """Write a chain's outputs: see `fused_forward`."""
+    if isinstance(chain, FusedChain):
+        FusedChainWriter(chain, operations, last, parameters, z).forward(out.data)
 
 
 @of_code("operation", results=0)
-def units_backward(run, operations, last, parameters, z, first, parts, sums, delta):
-    """Write a run's deltas: see `run_backward`."""
-    if isinstance(run, UnitRun):
-        RunWriter(run, operations, last, parameters, z).backward(first, parts, sums.data, delta.data)
+def units_backward(chain, operations, last, parameters, z, first, parts, sums, delta):
+    """Write a chain's deltas: see `fused_backward`."""
+    if isinstance(chain, FusedChain):
+        FusedChainWriter(chain, operations, last, parameters, z).backward(first, parts, sums.data, delta.data)
 
 
-def run_forward(code, operations, last, parameters, z, out):
-    """out (rows, width) = the run `code` of z (rows, width).
+def fused_forward(code, operations, last, parameters, z, out):
+    """out (rows, width) = the chain `code` of z (rows, width).
 
-    operations : all of the network; last : the number of the run's last one; parameters : (P,)
+    operations : all of the network; last : the number of the chain's last one; parameters : (P,)
     """
     units_forward(code, operations, last, parameters, z, out)
 
 
-def run_backward(code, operations, last, parameters, z, first, parts, sums, delta):
-    """delta (rows, width) = the derivative of the loss by z, given delta of the output of the run `code`.
+def fused_backward(code, operations, last, parameters, z, first, parts, sums, delta):
+    """delta (rows, width) = the derivative of the loss by z, given delta of the output of the chain `code`.
 
     first : the first row's place in the batch; the row begins a part of LOSS_ROWS rows, or all share a part
     parts : of the batch
