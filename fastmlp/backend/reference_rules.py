@@ -94,9 +94,9 @@ def muon(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> No
 
 def _of_user(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
     p *= 1 - rates * o.weight_decay
-    kept = moments[: o.own_rule.moments]
-    new = o.made_by.on_arrays(p, g, kept, rates, o.values, t)
-    for array, value in zip((p, *kept), new, strict=True):
+    used = moments[: o.own_rule.moments]
+    new = o.made_by.on_arrays(p, g, used, rates, o.values, t)
+    for array, value in zip((p, *used), new, strict=True):
         array[...] = value
 
 

@@ -320,8 +320,8 @@ def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[st
         for name, program in zip(BACKENDS, variants, strict=True)
         for template in templates
     }
-    kept = {what: source.stored_name for what, source in sources.items()}
-    for what, name in kept.items():
+    names = {what: source.stored_name for what, source in sources.items()}
+    for what, name in names.items():
         yield "name", f"{package} {what}", "name", name.encode()
     programs = {source.name: source for source in sources.values()}  # both backends have some in common
     with engine.undisturbed():

@@ -202,9 +202,9 @@ def train(arguments: argparse.Namespace) -> int:
             others = simpler(estimator, frame, y, held, seed, deadline, test)
             targets = Targets(estimator.task_, y[~held])
             X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
-            kept, held_y = frame.filter(held) if arguments.held_out else frame[:0], y[held]
+            held_frame, held_y = frame.filter(held) if arguments.held_out else frame[:0], y[held]
             if test is not None:
-                held_X, kept, held_y = estimator.encoding_.encoded(test[0], estimator.floats), *test
+                held_X, held_frame, held_y = estimator.encoding_.encoded(test[0], estimator.floats), *test
             del frame, test  # the table is no longer there while networks are trained
             estimator.train(X, y[~held], deadline=deadline, dependence=dependence.of(~held))
         except DivergenceError as error:
@@ -215,7 +215,7 @@ def train(arguments: argparse.Namespace) -> int:
         words = {"words": _words(read_options, estimator), "held out": _how(arguments)}
         estimator.report_ = compared(estimator, outputs, held_y, others) | words | of_columns
         if arguments.held_out is not None:
-            _write_held_out(estimator, kept, held_y, outputs, target, arguments.held_out)
+            _write_held_out(estimator, held_frame, held_y, outputs, target, arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}

@@ -121,7 +121,7 @@ class Batches:
     def visit(self, step: int, count: int) -> Steps:
         """Return the rows of `count` steps from `step` on; nothing may write to these arrays."""
         first, within = divmod(step, self.per_epoch)
-        bounds_of = kept_bounds if count <= KEPT_STEPS else bounds
+        bounds_of = cached_bounds if count <= CACHED_STEPS else bounds
         steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.orders is not None)
         if self.orders is None:
             return self._natural, *steps
@@ -136,13 +136,13 @@ class Batches:
         self._orders, self._first = orders, first
         return orders.reshape(-1), *steps
 
-    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
-        """Return the recurring chunk of `count` steps from `step` on, see `kept_chunk`; else None."""
-        if self.orders is not None or max(self.rows, count) > KEPT_STEPS:
+    def cached(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+        """Return the recurring chunk of `count` steps from `step` on, see `cached_chunk`; else None."""
+        if self.orders is not None or max(self.rows, count) > CACHED_STEPS:
             return None
         within = step % self.per_epoch
         sizes = self.rows, self.batch_size, self.per_epoch, self.most, self.microbatch
-        return kept_chunk(*sizes, within, count, rates)
+        return cached_chunk(*sizes, within, count, rates)
 
 
 def bounds(
@@ -165,14 +165,14 @@ def bounds(
     return starts, stops, (stops - starts).astype(np.float64)
 
 
-KEPT_STEPS = 1 << 10
-"""The most steps, or rows, of a kept chunk: 48 KiB."""
+CACHED_STEPS = 1 << 10
+"""The most steps, or rows, of a cached chunk: 48 KiB."""
 
-kept_bounds = functools.lru_cache(maxsize=32)(bounds)
+cached_bounds = functools.lru_cache(maxsize=32)(bounds)
 
 
 @functools.lru_cache(maxsize=32)
-def kept_chunk(
+def cached_chunk(
     rows: int,
     batch_size: int,
     per_epoch: int,
@@ -335,7 +335,7 @@ class WindowBatches:
             stops[-1] = len(self._order)
         return self._order, starts, stops, (stops - starts).astype(np.float64)
 
-    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
+    def cached(self, step: int, count: int, rates: tuple[float, float]) -> Chunk | None:
         """Return no chunk: none recurs."""
         return None
 

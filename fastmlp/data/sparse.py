@@ -64,9 +64,9 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
         raise ValueError(f"{what} must be finite, got {values[first]} at {what}[{place}]")
     indptr, indices = csr.indptr.astype(np.int64), np.ascontiguousarray(csr.indices, np.int32)
     if np.count_nonzero(values) < len(values):
-        kept = values != 0
-        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[indptr]
-        indices, values = indices[kept], values[kept]
+        nonzero = values != 0
+        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(nonzero)])[indptr]
+        indices, values = indices[nonzero], values[nonzero]
     return SparseRows(indptr, indices, values, matrix.shape[1])
 
 

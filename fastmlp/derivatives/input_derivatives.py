@@ -126,9 +126,9 @@ class Rows:
     def passes(self) -> RowPasses:
         """Compiled passes."""
         network = _bare(self.network) if self.logits else self.network
-        kept = idle_passes.pop(self.model, None)
-        if kept is not None and kept.serves(network, self.parameters, len(self.inputs)):
-            return kept
+        idle = idle_passes.pop(self.model, None)
+        if idle is not None and idle.serves(network, self.parameters, len(self.inputs)):
+            return idle
         from fastmlp.kernels.runtime.passes import RowPasses
 
         name = EXACT if registry.is_mixed(self.model.backend) else self.model.backend

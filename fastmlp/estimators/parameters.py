@@ -105,7 +105,7 @@ def known(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     So trainings find the preparations of earlier trainings; and to make a Network takes 60 us.
     """
     plain = all(map(_is_plain, (*given, *named.values())))
-    return _kept(make, *given, **named) if plain else make(*given, **named)
+    return _cached(make, *given, **named) if plain else make(*given, **named)
 
 
 def _is_plain(value: Any) -> bool:
@@ -115,7 +115,7 @@ def _is_plain(value: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # what is refused, as True for a number, equals what is not
-def _kept(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
+def _cached(make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     return make(*given, **named)
 
 

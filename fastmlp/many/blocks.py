@@ -33,7 +33,7 @@ from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import drawn_starts, dropout_key
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.training import LaneNumbersKept
+    from fastmlp.kernels.lanes.training import LaneNumbersSnapshot
 
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Pattern(NamedTuple):
 
     plan : of one training, without rows and orders; backend : for predictions
     rows : of an epoch; shuffles : True to draw orders
-    kept : a model's continuation, without seed and state
+    continuation : a model's continuation, without seed and state
     """
 
     network: Network
@@ -76,7 +76,7 @@ class Pattern(NamedTuple):
     rows: int
     shuffles: bool
     program: LaneProgram
-    kept: Continuation
+    continuation: Continuation
 
     @classmethod
     def of(cls, training: Prepared, program: LaneProgram) -> Pattern | None:
@@ -93,8 +93,10 @@ class Pattern(NamedTuple):
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
-        kept = self.kept._replace(options=self.kept.options | {"optimizer": optimizer})
-        return self._replace(optimizer=optimizer, kept=kept)
+        continuation = self.continuation._replace(
+            options=self.continuation.options | {"optimizer": optimizer}
+        )
+        return self._replace(optimizer=optimizer, continuation=continuation)
 
     @property
     def schedule(self) -> tuple[Any, ...]:
@@ -185,7 +187,7 @@ class BlockTraining:
             rates = [one.optimizer.rates(numbers, self._per_epoch) for one in self._kinds]
         except Exception as error:  # a user's function may raise anything
             raise ScheduleError from error
-        orders, before = [order for order, *_ in visits], self._lanes.kept()
+        orders, before = [order for order, *_ in visits], self._lanes.snapshot()
         objectives = self._lanes.take(self._step, orders, starts, stops, [rows], rates)
         diverged = self._finite & ~self._are_finite(objectives)
         for place in np.flatnonzero(diverged).tolist():
@@ -207,7 +209,7 @@ class BlockTraining:
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
-    def _divergence_of(self, place: int, before: LaneNumbersKept, steps: int) -> DivergenceError:
+    def _divergence_of(self, place: int, before: LaneNumbersSnapshot, steps: int) -> DivergenceError:
         """Return a diverged model's error, by the chunk's steps once more, alone.
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
@@ -232,17 +234,17 @@ class BlockTraining:
 
     def _free_lanes(self) -> None:
         """Lay the finite models out anew, if in fewer vectors."""
-        kept, count = np.flatnonzero(self._finite), len(self._finite)
+        left, count = np.flatnonzero(self._finite), len(self._finite)
         vectors = self._lanes.vectors_of
-        if not len(kept) or vectors(len(kept)) > FREED_SHARE * vectors(count):
+        if not len(left) or vectors(len(left)) > FREED_SHARE * vectors(count):
             return
-        self._lanes.keep(kept)
-        self._members = self._members.at(kept)
-        self._kind_of, self._keys, self._finite = self._kind_of[kept], self._keys[kept], self._finite[kept]
+        self._lanes.keep(left)
+        self._members = self._members.at(left)
+        self._kind_of, self._keys, self._finite = self._kind_of[left], self._keys[left], self._finite[left]
         if len(self._batches) > 1:
-            self._batches = [self._batches[place] for place in kept]
-        self._curves = [curves[kept] for curves in self._curves]
-        self._losses.sums = self._losses.sums[[*kept, -1]]
+            self._batches = [self._batches[place] for place in left]
+        self._curves = [curves[left] for curves in self._curves]
+        self._losses.sums = self._losses.sums[[*left, -1]]
 
     def models(self) -> Iterator[tuple[int, Model | DivergenceError]]:
         """Yield the place of each model, and the model or its divergence."""
@@ -261,8 +263,13 @@ class BlockTraining:
         each = zip(models, seeds, patterns, parameters, strict=True)
         for place, (model, seed, own, weights) in enumerate(each):
             if finite[place]:
-                kept = Kept(ended, place, own.kept, seed, weights)
-                yield (model, Model(own.network, weights, kept.history, own.backend, reason, kept, threads))
+                continuation = BlockContinuation(ended, place, own.continuation, seed, weights)
+                yield (
+                    model,
+                    Model(
+                        own.network, weights, continuation.history, own.backend, reason, continuation, threads
+                    ),
+                )
 
 
 class EndedBlock(NamedTuple):
@@ -279,7 +286,7 @@ class EndedBlock(NamedTuple):
     curves: NDArray[np.float64]
 
 
-class Kept(NamedTuple):
+class BlockContinuation(NamedTuple):
     """The end of a model's training; a `Continuation` is made when needed.
 
     place : of the model in the block

@@ -284,7 +284,7 @@ class Preparation:
         """How many models are trained like each, once all are checked."""
         self._patterns: dict[Any, dict[Any, tuple[Optimizer, Any]]] = {}
         """The training of models with a pattern: by options, then by dtype, number of rows and rule."""
-        self._kept: dict[int, Data] = {}
+        self._prepared: dict[int, Data] = {}
         """The checked rows of models, if the user's arrays."""
         self._ones: dict[Any, Array] = {}
         """Common weights, by dtype and number of rows."""
@@ -318,7 +318,7 @@ class Preparation:
             key = id(pattern) if shares else index
             if key not in found:
                 with named(index):
-                    found[key] = self._kept.pop(index) if index in self._kept else self._data(index)
+                    found[key] = self._prepared.pop(index) if index in self._prepared else self._data(index)
             data.append(found[key])
         initial: list[Array | None] = [None] * len(models)
         if not self._arguments.draws_all:
@@ -380,7 +380,7 @@ class Preparation:
         X = self._arguments.value("X", index)
         if data.inputs is X and not self._arguments.shares_rows:  # no copy, so that to keep it takes little
             weights = self._ones.setdefault((data.weights.dtype, len(data.weights)), data.weights)
-            self._kept[index] = data._replace(weights=weights)
+            self._prepared[index] = data._replace(weights=weights)
         return found
 
     def _data(self, index: int) -> Data:

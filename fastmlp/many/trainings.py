@@ -240,7 +240,7 @@ class CallFile:
     ) -> None:
         self.path, self.every = checkpoint.path, checkpoint.every
         self._seeds, self._trainings = seeds, trainings
-        self._kept: list[Written | None] = [None] * len(seeds) if resumed is None else [*resumed.kept]
+        self._written: list[Written | None] = [None] * len(seeds) if resumed is None else [*resumed.written]
         self._epochs, self._time = 0, time.monotonic()
         self._writing = threading.RLock()
 
@@ -252,7 +252,7 @@ class CallFile:
         if run.epoch == run.epochs and not header["stopped"]:
             header["stop_reason"] = None  # the call was stopped when this one had ended
         # Parameters and moments are the live ones.
-        self._kept[index] = header, {name: np.array(array) for name, array in arrays.items()}
+        self._written[index] = header, {name: np.array(array) for name, array in arrays.items()}
 
     def count(self, epochs: int) -> None:
         """Count a training's completed epochs; write if due."""
@@ -270,8 +270,8 @@ class CallFile:
         with self._writing:
             for index, ended in enumerate(self._trainings.results):
                 if isinstance(ended, DivergenceError):
-                    self._kept[index] = written(ended)
-            write_list(self.path, self._kept, {"seeds": self._seeds})
+                    self._written[index] = written(ended)
+            write_list(self.path, self._written, {"seeds": self._seeds})
             self._epochs, self._time = 0, time.monotonic()
 
 
@@ -310,8 +310,8 @@ class Resumed:
     def __init__(self, path: str | os.PathLike[str], components: Iterable[Component], count: int) -> None:
         self._path = path
         self._stored: StoredList = read_list(path, components)
-        self.kept = self._stored.written
-        held = len(self.kept)
+        self.written = self._stored.written
+        held = len(self.written)
         if held != count:
             raise CheckpointError(f"{os.fspath(path)!r} holds {held} models, and this call has {count}")
         seeds: Any = self._stored.more.get("seeds")
@@ -325,10 +325,10 @@ class Resumed:
 
     def of(self, index: int) -> tuple[Saved | None, list[Callback]]:
         """Return a model's saved training, if any, and a callback that ends an ended training."""
-        content, kept = self._stored.models[index], self.kept[index]
-        if not isinstance(content, Content) or kept is None or content.snapshot is None:
+        content, entry = self._stored.models[index], self.written[index]
+        if not isinstance(content, Content) or entry is None or content.snapshot is None:
             return None, []
         reason = content.model.stop_reason
         return Saved(self._path, content.snapshot), (
-            [StayEnded(reason)] if reason is not None and kept[0].get("stopped") else []
+            [StayEnded(reason)] if reason is not None and entry[0].get("stopped") else []
         )

@@ -103,5 +103,5 @@ def swap_average(
     if optimizer.rule.reads_last and step:
         last = moments[optimizer.rule.moments - 1]
         for some in _read(network, optimizer):
-            kept = parameters[some].copy()
-            parameters[some], last[some] = last[some], kept
+            before = parameters[some].copy()
+            parameters[some], last[some] = last[some], before

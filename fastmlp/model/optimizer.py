@@ -373,8 +373,8 @@ class Rule(StepRule):
         self, parameter: Any, gradient: Any, moments: Any, rate: Any, c: Any, t: Any
     ) -> tuple[Any, list[Any]]:
         given = _named(parameter, gradient, moments, rate, vars(c).values(), t)
-        new, *kept = (value.on_numbers(given) for value in self.values)
-        return new, kept
+        new, *after = (value.on_numbers(given) for value in self.values)
+        return new, after
 
 
 def _named(

@@ -79,13 +79,13 @@ class StepRule(Component):
         self, p: Any, g: Any, moments: Sequence[Any], rate: Any, constants: Sequence[Any], t: Any
     ) -> tuple[Any, list[Any]]:
         """Return the new parameter and new moments; constants : in the order of `names`, or more."""
-        kept: list[Any] = []
+        after: list[Any] = []
         values = iter(constants)
         for link in self.links:
             c = SimpleNamespace(**{name: next(values) for name in link.constants})
-            p, new = link.formula(p, g, moments[len(kept) : len(kept) + link.moments], rate, c, t)
-            kept += new
-        return p, kept
+            p, new = link.formula(p, g, moments[len(after) : len(after) + link.moments], rate, c, t)
+            after += new
+        return p, after
 
 
 RULES: dict[str, StepRule] = {}

@@ -83,7 +83,7 @@ class FoldFit(NamedTuple):
 
 
 class SharedFolds:
-    """The folds and steps shared by a group's tasks. steps : fitted steps, `kept` of `shared_steps`"""
+    """The folds and steps shared by a group's tasks. steps : `fitted_steps` of `shared_steps`"""
 
     def __init__(self, steps: dict[Any, Any]) -> None:
         self.steps = steps

@@ -291,11 +291,11 @@ def arguments_of(call: Call) -> dict[str, Any]:
 
 
 @contextmanager
-def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
+def shared_steps(call: Call, fitted_steps: dict[Any, Any]) -> Iterator[None]:
     """Let a call's pipeline take over steps fitted on the same rows.
 
     Only a pipeline that ends in a network of fastmlp's, which does not write to its rows, without a memory.
-    kept : the fitted steps of all calls
+    fitted_steps : the fitted steps of all calls
     """
     pipeline: Any = call[1][0] if call[1] else None
     if type(pipeline) is not Pipeline or pipeline.memory is not None:
@@ -305,7 +305,7 @@ def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
     if not all(name in arguments for name in FOLD):
         yield
         return
-    steps = pipeline.memory = SharedSteps(pipeline, tuple(id(arguments[name]) for name in FOLD), kept)
+    steps = pipeline.memory = SharedSteps(pipeline, tuple(id(arguments[name]) for name in FOLD), fitted_steps)
     try:
         yield
     finally:
@@ -317,11 +317,11 @@ class SharedSteps:
     """The fitted steps of a pipeline, in place of a joblib.Memory.
 
     rows : a key of the first step's rows, equal for the same rows
-    kept : results of all pipelines, by rows and steps
+    fitted_steps : results of all pipelines, by rows and steps
     """
 
-    def __init__(self, pipeline: Pipeline, rows: Any, kept: dict[Any, Any]) -> None:
-        self._pipeline, self._kept = pipeline, kept
+    def __init__(self, pipeline: Pipeline, rows: Any, fitted_steps: dict[Any, Any]) -> None:
+        self._pipeline, self._fitted = pipeline, fitted_steps
         self._led: Any = rows
         """The key of rows and steps so far; None without a common key."""
 
@@ -333,13 +333,13 @@ class SharedSteps:
         def fit_transform(transformer: Any, X: Any, *given: Any, **named: Any) -> Any:
             here = self._led
             self._led = key_after(here, transformer, named.get("params"))
-            if self._led in self._kept:
-                return self._kept[self._led]
-            if here in self._kept:  # the step may write to its rows, and others shall find them
+            if self._led in self._fitted:
+                return self._fitted[self._led]
+            if here in self._fitted:  # the step may write to its rows, and others shall find them
                 X = copy.deepcopy(X)
             fitted = function(transformer, X, *given, **named)
             if self._led is not None:
-                self._kept[self._led] = fitted
+                self._fitted[self._led] = fitted
             return fitted
 
         return fit_transform

@@ -30,18 +30,20 @@ from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.threads import most_seconds
 
-_kept: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar("fastmlp_kept", default=None)
+_snapshots: ContextVar[dict[str, tuple[Snapshot, bool]] | None] = ContextVar(
+    "fastmlp_snapshots", default=None
+)
 """The ends of a search's trainings, each with a flag for an early stop, by `key_of`."""
 
 
 @contextmanager
 def trainings_go_on(enabled: bool) -> Iterator[None]:
     """Let trainings in a `with` block go on from shorter trainings, if enabled."""
-    token = _kept.set({} if enabled else None)
+    token = _snapshots.set({} if enabled else None)
     try:
         yield
     finally:
-        _kept.reset(token)
+        _snapshots.reset(token)
 
 
 def key_of(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> str | None:
@@ -74,10 +76,10 @@ class Awaited:
     seconds = 0.0
 
     def __init__(self, training: Prepared) -> None:
-        self.training, self._kept = training, _kept.get()
-        self._key = (key_of(*training[:3]) or "") if self._kept is not None else ""
-        if self._kept and self._key in self._kept:
-            resumed, stopped = self._kept[self._key]
+        self.training, self._snapshots = training, _snapshots.get()
+        self._key = (key_of(*training[:3]) or "") if self._snapshots is not None else ""
+        if self._snapshots and self._key in self._snapshots:
+            resumed, stopped = self._snapshots[self._key]
             self.training = training._replace(resumed=resumed)
             if stopped:  # a longer training would stop there, too
                 self.change_plan(epochs=len(resumed.history["loss"]))
@@ -103,12 +105,18 @@ class Awaited:
         """Return the outcome, and keep a run for longer trainings."""
         run = self.outcome
         assert run is not None
-        if self._kept is not None and self._key and isinstance(run, Run) and run.left and not run.interrupted:
+        if (
+            self._snapshots is not None
+            and self._key
+            and isinstance(run, Run)
+            and run.left
+            and not run.interrupted
+        ):
             own = run.left._replace(
                 parameters=run.left.parameters.copy(), moments=run.left.moments.copy(),
                 history={name: [*values] for name, values in run.left.history.items()},
             )  # fmt: skip
-            self._kept[self._key] = own, run.stop_reason is not None
+            self._snapshots[self._key] = own, run.stop_reason is not None
         return run
 
     @property

@@ -77,22 +77,22 @@ def once(make: Callable[..., T]) -> Callable[..., T]:
     """Return a thread-safe `functools.cache` of a function: a thread calls the function while others wait."""
     # With `functools.cache` alone each thread makes a result, and the last is stored. Machine code of an
     # earlier result would be freed while its address is in use.
-    kept = functools.cache(make)
+    cached = functools.cache(make)
 
     @functools.wraps(make)
     def found(*arguments: Any) -> T:
         with making:
-            return kept(*arguments)
+            return cached(*arguments)
 
-    found.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    found.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
     return found
 
 
 def imported_elsewhere() -> list[str]:
     """Return the modules of PACKAGES under import by other threads."""
     # A private table of Python's, with weak references to the locks of modules; tried on 3.11 to 3.13.
-    kept = getattr(importlib._bootstrap, "_module_locks", {})
-    locks = {name: reference() for name, reference in list(kept.items()) if name.split(".")[0] in PACKAGES}
+    held = getattr(importlib._bootstrap, "_module_locks", {})
+    locks = {name: reference() for name, reference in list(held.items()) if name.split(".")[0] in PACKAGES}
     here = threading.get_ident()
     return [name for name, lock in locks.items() if lock is not None and lock.owner not in (None, here)]
 

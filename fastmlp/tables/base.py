@@ -538,17 +538,17 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         """
         from fastmlp.tables import storage
 
-        kept = storage.parsed(path, *archive.read(path))
-        if kept["task_"].name != cls._task:
-            held = f"a model of a {kept['task_'].name}"
+        state = storage.parsed(path, *archive.read(path))
+        if state["task_"].name != cls._task:
+            held = f"a model of a {state['task_'].name}"
             raise CheckpointError(f"{os.fspath(path)!r} holds {held}, no {cls.__name__}")
-        return cls.restored(kept)
+        return cls.restored(state)
 
     @classmethod
-    def restored(cls, kept: dict[str, Any]) -> Self:
+    def restored(cls, state: dict[str, Any]) -> Self:
         """Return the estimator with attributes of `storage.parsed`."""
         estimator = cls()
-        estimator.__dict__ |= kept
+        estimator.__dict__ |= state
         estimator._name([column.name for column in estimator.encoding_.columns], estimator.target_name_)
         return estimator
 

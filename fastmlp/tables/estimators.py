@@ -162,5 +162,5 @@ def opened(
     """Return the classifier or regressor in a file's header and arrays, for `fastmlp.load`."""
     from fastmlp.tables import storage
 
-    kept = storage.parsed(path, header, arrays)
-    return ESTIMATORS[kept["task_"].name].restored(kept)
+    state = storage.parsed(path, header, arrays)
+    return ESTIMATORS[state["task_"].name].restored(state)

@@ -171,11 +171,11 @@ class Case(NamedTuple):
 
     def fresh(self) -> tuple[Any, ...]:
         """Return the arguments with guarded copies of arrays; an array given twice stays a single array."""
-        kept = () if self.scratch is None else (self.scratch,)
+        scratch = () if self.scratch is None else (self.scratch,)
         arrays = {
             id(a): guarded(a)
             for i, a in enumerate(self.arguments)
-            if isinstance(a, np.ndarray) and i not in kept
+            if isinstance(a, np.ndarray) and i not in scratch
         }
         return tuple(arrays.get(id(a), a) for a in self.arguments)
 

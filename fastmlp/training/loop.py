@@ -286,8 +286,8 @@ class Training:
         """Return the chunk of the next steps."""
         plan, run, batches = self.plan, self.run, self.batches
         constant = plan.optimizer.constant_rates if run.rate_factor == 1 and self.uniform else None
-        if constant and self.head_weights is None and (kept := batches.kept(run.step, steps, constant)):
-            return kept
+        if constant and self.head_weights is None and (cached := batches.cached(run.step, steps, constant)):
+            return cached
         order, starts, stops, rows = batches.visit(run.step, steps)
         totals = rows if self.uniform else visited_weights(self.weights, order, starts, stops)
         first, per_epoch, since = self.first_step + run.step, batches.per_epoch, plan.since

@@ -255,8 +255,8 @@ VALUES = FitOptions._fields.index("seed")
 FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optimizer, EMA, SWA)
 """The types of immutable descriptions; of callbacks and metrics only the empty tuple counts."""
 
-MOST_KEPT = 32
-"""The most kept setups, and the most steps in a setup, by rows, steps or threads."""
+MOST_CACHED = 32
+"""The most cached setups, and the most steps in a setup, by rows, steps or threads."""
 
 
 class StepSetup(NamedTuple):
@@ -337,29 +337,29 @@ class Setup(NamedTuple):
         lasts = cacheable_backend(backend)
         found = StepSetup.on(lasts or backend, network, optimizer, rows, dtype)
         if lasts:
-            if len(self.steps) >= MOST_KEPT:
+            if len(self.steps) >= MOST_CACHED:
                 self.steps.clear()
             self.steps[key] = found
         return found
 
 
-kept: dict[Any, Setup] = {}
+cached: dict[Any, Setup] = {}
 """Setups by the identities of descriptions, the oldest first."""
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
     """Return checked options and the setup; errors as of `fit`."""
     key = _key(network, options) if ranks is ALONE else None
-    if key is not None and (known := kept.get(key)) is not None:
+    if key is not None and (known := cached.get(key)) is not None:
         return known.options_of(options), known
     given, options = options, ranks.agreed(network, options, checked)
     with ranks.raise_on_all_ranks():
         setup = Setup(options[:VALUES], *backend_request(options), {}, (network, *given[:VALUES]))
     if key is not None and all(map(_is_frozen, (*given[:VALUES], *options[:VALUES]))):
-        if len(kept) >= MOST_KEPT:
-            oldest, *_ = kept
-            kept.pop(oldest, None)
-        kept[key] = setup
+        if len(cached) >= MOST_CACHED:
+            oldest, *_ = cached
+            cached.pop(oldest, None)
+        cached[key] = setup
     return options, setup
 
 

@@ -54,15 +54,15 @@ def _copied(model: Model, network: Network, dtype: np.dtype[Any]) -> Array:
     return aligned_copy(clean("the parameters of initial", model.parameters.reshape(1, -1), dtype)[0])
 
 
-KEPT_PARAMETERS = 1 << 12
-"""Starts of up to so many parameters are kept, 32 KiB each: a draw took a fifth of a small training.
+CACHED_PARAMETERS = 1 << 12
+"""Starts of up to so many parameters are cached, 32 KiB each: a draw took a fifth of a small training.
 
 The next fold, and a training with another rate, begins with the same parameters.
 """
 
 
 @functools.lru_cache(maxsize=32)
-def _kept_start(network: Network, seed: int, dtype: np.dtype[Any]) -> Array:
+def _cached_start(network: Network, seed: int, dtype: np.dtype[Any]) -> Array:
     """Return a training's first parameters, read-only by convention."""
     return drawn(network, np.random.default_rng(Streams(seed).initial), dtype)
 
@@ -85,8 +85,8 @@ def initial_parameters(
 
     rows : for bins by quantiles; ValueError without rows where the network has such bins
     """
-    if initial is None and parameter_count(network) <= KEPT_PARAMETERS and not network.settles:
-        return aligned_copy(_kept_start(network, streams.seed, dtype))
+    if initial is None and parameter_count(network) <= CACHED_PARAMETERS and not network.settles:
+        return aligned_copy(_cached_start(network, streams.seed, dtype))
     if initial is None:
         parameters = drawn(network, np.random.default_rng(streams.initial), dtype)
         if network.settles:

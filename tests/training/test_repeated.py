@@ -76,7 +76,7 @@ def test_an_option_that_changes_between_two_calls_is_seen(name):
             for _ in range(3):
                 assert outcome(**more) == usual
             again = [outcome(**changed) for _ in range(2)]
-            fit_options.kept.clear()
+            fit_options.cached.clear()
             assert again == [outcome(**changed)] * 2
             assert again[0] != usual, "the change has no effect"
     assert outcome(**more) == usual
@@ -105,7 +105,7 @@ def test_a_training_goes_on_by_the_backend_that_it_had():
 def test_a_seed_of_its_own_is_no_other_setup():
     fit(seed=0)
     assert not {"checked", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
-    assert len(fit_options.kept) == 1
+    assert len(fit_options.cached) == 1
 
 
 @pytest.mark.parametrize("changed", ["X", "y"])
@@ -164,7 +164,7 @@ def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    fit_options.kept.clear()
+    fit_options.cached.clear()
     found = [[], [], [], []]
 
     def run(seed):
@@ -218,11 +218,11 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
 
 def test_the_cores_that_are_left_count(cores_left):
     fit(backend="specialized")  # "auto" keeps to it
-    fit_options.kept.clear()
+    fit_options.cached.clear()
     for count in (3, 1):
         cores_left(count)
         fit(threads=None, backend="auto")
-    (known,) = fit_options.kept.values()
+    (known,) = fit_options.cached.values()
     assert len(known.steps) == 2
 
 
@@ -251,10 +251,10 @@ def test_nothing_keeps_rows_or_models_alive():
 
 
 def test_as_many_are_kept_as_are_bounded():
-    for n_hidden in range(fit_options.MOST_KEPT + 3):
+    for n_hidden in range(fit_options.MOST_CACHED + 3):
         fit(fastmlp.Network([3, 1 + n_hidden, 2]), epochs=0)
     for rows in range(1, 24):
         for threads in (1, 2):
             fit(x=X[:rows], y=Y[:rows], epochs=0, threads=threads)
-    assert len(fit_options.kept) <= fit_options.MOST_KEPT
-    assert all(len(one.steps) <= fit_options.MOST_KEPT for one in fit_options.kept.values())
+    assert len(fit_options.cached) <= fit_options.MOST_CACHED
+    assert all(len(one.steps) <= fit_options.MOST_CACHED for one in fit_options.cached.values())

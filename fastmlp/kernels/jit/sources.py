@@ -116,7 +116,7 @@ class _Walk:
         self.files: dict[str, bytes] = {}
         self.identities: list[Identity] = []
         self._met: dict[int, int] = {}
-        self._kept: list[Any] = []  # an id may be used again once its object is gone
+        self._alive: list[Any] = []  # an id may be used again once its object is gone
 
     def text_of(self, value: Any, reader: str = "the backend") -> str:
         """Return a text that identifies a value; reader : the name of the function that reads the value."""
@@ -174,7 +174,7 @@ class _Walk:
         if id(function) in self._met:
             return f"met {self._met[id(function)]}"
         self._met[id(function)] = len(self._met)
-        self._kept.append(function)
+        self._alive.append(function)
         if not _is_ours(home):
             return self._text_of_users(function, f"{home}.{code.co_qualname}")
         if not home.startswith(ROOMS):

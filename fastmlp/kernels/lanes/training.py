@@ -137,7 +137,7 @@ HUGE_PAGE = 1 << 21
 Places = NDArray[np.intp]
 
 
-class LaneNumbersKept(NamedTuple):
+class LaneNumbersSnapshot(NamedTuple):
     """A copy of networks' parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes)."""
 
     lanes: int
@@ -273,9 +273,9 @@ class LaneBlocks:
         found: NDArray[np.bool_] = np.isfinite(self._parameters).all(axis=1).reshape(-1)[: self._models]
         return found
 
-    def kept(self) -> LaneNumbersKept:
+    def snapshot(self) -> LaneNumbersSnapshot:
         """Return a copy of all parameters and moments."""
-        return LaneNumbersKept(self._lanes, self._parameters.copy(), self._moments.copy())
+        return LaneNumbersSnapshot(self._lanes, self._parameters.copy(), self._moments.copy())
 
     def vectors_of(self, models: int) -> int:
         """Return how many vectors so many networks fill."""
