@@ -32,7 +32,7 @@ from fastmlp.kernels.variant import Work as Estimated
 from fastmlp.lab.machine import cpu, measured
 from fastmlp.lab.measurements import STEP, Measurement, Results, Wrong, written
 from fastmlp.lab.table import notes, table, wrong
-from fastmlp.lab.timing import LEAST_SHARE, summary
+from fastmlp.lab.timing import LEAST_FRACTION, summary
 from fastmlp.model.layout import parameter_count
 
 from . import calls, fits, inputs, many, processes, works  # noqa: F401 # calls of some are registered
@@ -200,7 +200,7 @@ def measure_turns(work, options):
         time = summary([1e-6 * turn[clock] for turn in taken])
         # Several threads burn processor time while they wait: of one alone it says if the core was its own.
         busy = work.kind == "train" and work.threads == 1
-        busy = busy and any(turn["cpu"] < LEAST_SHARE * turn["wall"] for turn in taken)
+        busy = busy and any(turn["cpu"] < LEAST_FRACTION * turn["wall"] for turn in taken)
         time, traffic = time._replace(clock=clock, busy=busy), numbers * np.dtype(work.dtype).itemsize
         found.append(Measurement(*row, name, work.threads, time, flops, traffic))
     return found, versions

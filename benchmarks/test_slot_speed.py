@@ -65,4 +65,4 @@ def test_slot(benchmark, rounds, row, variant):
             row.slot, row.case, str(row.sizes), row.dtype, variant, 1, taken, row.flops, traffic(case)
         )
         benchmark.extra_info[found.unit] = round(found.rate / 1e9, 3)
-        benchmark.extra_info["share of most"] = round(found.share(this_machine()), 3)
+        benchmark.extra_info["share of most"] = round(found.fraction(this_machine()), 3)

@@ -170,8 +170,8 @@ def number(
     return checked(functools.partial(real, **bounds), default)
 
 
-share = functools.partial(number, low=0, high=1, open_high=True)
-"""share(default): the field of a number in [0, 1)."""
+fraction = functools.partial(number, low=0, high=1, open_high=True)
+"""fraction(default): the field of a number in [0, 1)."""
 
 positive = functools.partial(number, low=0, open_low=True)
 """positive(default): the field of a number above 0."""

@@ -84,8 +84,8 @@ def fit(
     sample_weight : (rows,) array of at least 0, optional
         Weights of the rows in the mean loss of a batch.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
-        A share of the rows to split off, or other rows; measured after every epoch. For blocks also blocks,
-        from a function or a loader.
+        A fraction of the rows to split off, or other rows; measured after every epoch. For blocks also
+        blocks, from a function or a loader.
     callbacks : iterable of Callback
         As EarlyStopping, TimeLimit, or a custom `Callback`.
     progress : bool, optional
@@ -125,8 +125,8 @@ def fit(
         memory of a batch, and the dropout masks of the larger batch. Schedules count steps. The last step
         of an epoch may have fewer batches. A `BatchNorm` normalises each batch.
     mixup : float, optional
-        Above 0: each step trains on share * (X, y) + (1 - share) * (the same rows in another order), with a
-        share of the step from Beta(mixup, mixup) (Zhang and others 2018), usually 0.1 to 0.4. Labels become
+        Above 0: each step trains on t * (X, y) + (1 - t) * (the same rows in another order), with a
+        t of the step from Beta(mixup, mixup) (Zhang and others 2018), usually 0.1 to 0.4. Labels become
         probabilities. For dense numbers, without sample_weight and without a communicator.
 
     Returns

@@ -189,8 +189,8 @@ class Auto:
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= losses.shape[-1]
         if faster is not None and self.chosen is not faster:
-            share = 1 - faster.seconds / self.chosen.seconds
-            programs.lose(faster.key, share * stopwatch.lap().working)
+            fraction = 1 - faster.seconds / self.chosen.seconds
+            programs.lose(faster.key, fraction * stopwatch.lap().working)
         return after
 
     @property

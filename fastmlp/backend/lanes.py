@@ -75,8 +75,8 @@ class LaneProgram(NamedTuple):
         """Count seconds of trainings without the program."""
         from fastmlp.backend import programs
 
-        share = self.saved / (self.saved + self.seconds)
-        programs.lose(programs.key_of(self.specialized), share * seconds)
+        fraction = self.saved / (self.saved + self.seconds)
+        programs.lose(programs.key_of(self.specialized), fraction * seconds)
 
     def compile(self) -> None:
         """Compile the program by taking a step."""

@@ -16,7 +16,7 @@ from fastmlp.kernels.jit.entries import about_seconds_of_a_network as about_seco
 from fastmlp.kernels.jit.store import hash_of
 from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system import forks
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 from fastmlp.system.compiling import uncounted
 
 for name in {"FASTMLP_BACKGROUND", "FASTMLP_GENERIC"} & {*os.environ}:
@@ -59,7 +59,7 @@ def compiled_here(key: str, compile_program: Callable[[], object]) -> bool:
         compiler = compilers.get(key)
         if compiler is not None:
             return not compiler.is_alive()
-        if share() == 1:
+        if available_cores() == 1:
             return True
         compiler = threading.Thread(target=uncounted(compile_program), name="fastmlp compiler", daemon=True)
         try:

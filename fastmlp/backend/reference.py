@@ -33,7 +33,7 @@ DIVERGING = np.errstate(over="ignore", invalid="ignore")
 """No NumPy warnings of a diverging training, as in kernels; the losses show the divergence."""
 
 
-def penalty_share(network: Network, total: float) -> float:
+def penalty_factor(network: Network, total: float) -> float:
     """Return the factor of a penalty in the objective of a batch with this sum of weights."""
     if network.convention == "torch":
         return 1.0
@@ -302,12 +302,12 @@ def pass_back(
 
 def penalize(network: Network, parameters: Array, total: float, gradients: Array) -> float:
     """Add the penalties' derivative to gradients (P,), return the penalties; total : the batch's weight."""
-    share, penalties = penalty_share(network, total), 0.0
+    factor, penalties = penalty_factor(network, total), 0.0
     views, written = operation_views(parameters, network), operation_views(gradients, network)
     for one, own, by_own in zip(network.operations, views, written, strict=True):
         if one.is_dense:
-            by_own.first[...] += share * penalty_gradient(one, own.first)
-            penalties += share * penalty(one, own.first)
+            by_own.first[...] += factor * penalty_gradient(one, own.first)
+            penalties += factor * penalty(one, own.first)
     return penalties
 
 

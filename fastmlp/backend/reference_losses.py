@@ -151,10 +151,10 @@ def binary_focal(objective: Objective, z: Array, targets: Array) -> tuple[Array,
     """Return the focal loss of every label's logit z (rows, n_out), and the derivative."""
     (gamma,) = loss_of(objective.loss).numbers(1)
     loss, delta = np.zeros_like(z), np.zeros_like(z)
-    for share, sign in ((targets, 1), (1 - targets, -1)):
+    for fraction, sign in ((targets, 1), (1 - targets, -1)):
         p, entropy = logistic(sign * z), np.logaddexp(0, -sign * z)
-        loss += share * (1 - p) ** gamma * entropy
-        delta += share * sign * (1 - p) ** gamma * (gamma * p * -entropy + p - 1)
+        loss += fraction * (1 - p) ** gamma * entropy
+        delta += fraction * sign * (1 - p) ** gamma * (gamma * p * -entropy + p - 1)
     return loss, delta
 
 
@@ -230,10 +230,10 @@ def output_loss(
     total = (total_of(weights) if batch_total is None else batch_total) * objective.divisor
     if total == 0:
         return 0.0, np.zeros_like(z)
-    share = weights[:, None] / z.dtype.type(total)
-    counts = share > 0  # 0 * inf must not arise
-    value = float(np.where(counts, loss * share, 0).sum(dtype=np.float64)) / objective.value_divisor
-    return value, np.where(counts, delta * share, 0)
+    factor = weights[:, None] / z.dtype.type(total)
+    counts = factor > 0  # 0 * inf must not arise
+    value = float(np.where(counts, loss * factor, 0).sum(dtype=np.float64)) / objective.value_divisor
+    return value, np.where(counts, delta * factor, 0)
 
 
 def heads_loss(

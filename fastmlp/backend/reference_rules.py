@@ -81,8 +81,8 @@ def schedule_free(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: i
     move = g / (np.sqrt(square / (1 - o.beta2**t)) + o.epsilon) + o.weight_decay * p
     warm = np.minimum(np.arange(1, t + 1) / max(1, o.warmup), 1)
     z -= rates * p.dtype.type(warm[-1]) * move
-    share = p.dtype.type(warm[-1] ** 2 / (warm**2).sum())
-    x[...] = (1 - share) * x + share * z
+    fraction = p.dtype.type(warm[-1] ** 2 / (warm**2).sum())
+    x[...] = (1 - fraction) * x + fraction * z
     p[...] = (1 - o.beta1) * z + o.beta1 * x
 
 
@@ -117,6 +117,6 @@ def move_average(optimizer: Optimizer, p: Array, moments: Array, t: int) -> None
     """Move the mean of parameters p (n,), if any, after step t."""
     if optimizer.averaging is not None:
         kind, number = optimizer.averaging
-        share = 1 - number if kind == "ema" else 1 / max(t - number, 1)
+        fraction = 1 - number if kind == "ema" else 1 / max(t - number, 1)
         mean = moments[optimizer.rule.moments - 1]
-        mean += p.dtype.type(share) * (p - mean) if t > 1 else p - mean
+        mean += p.dtype.type(fraction) * (p - mean) if t > 1 else p - mean

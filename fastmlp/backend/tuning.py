@@ -30,7 +30,7 @@ QUICK_SECONDS = 1.0
 """Seconds of a default measurement's rounds."""
 
 LEAST_GAIN, MOST_LOSS = 0.03, 0.02
-"""The least share of time saved by a new value, and the most share lost in a single trial."""
+"""The least fraction of time saved by a new value, and the most fraction lost in a single trial."""
 
 TURN_SECONDS = 5e-4
 """The least duration of a turn."""
@@ -41,7 +41,7 @@ SAMPLES = 2048
 """Rows of the data, visited in random order."""
 
 UNDISTURBED = 0.9
-"""The least share of time on a core for threads; with less a measurement is void."""
+"""The least fraction of time on a core for threads; with less a measurement is void."""
 
 
 class MeasuredConstant(NamedTuple):
@@ -54,7 +54,7 @@ class MeasuredConstant(NamedTuple):
     seconds: dict[Trial, dict[int, list[float]]]
 
     def gains(self, rounds: slice) -> dict[int, list[float]]:
-        """Return for each value, and each trial, the share saved of the usual value's least time."""
+        """Return for each value, and each trial, the fraction saved of the usual value's least time."""
         usual, *others = TABLE[self.name].values
         found: dict[int, list[float]] = {value: [] for value in others}
         for times in self.seconds.values():
@@ -81,9 +81,9 @@ def changed(found: list[MeasuredConstant]) -> dict[str, int]:
     return {one.name: one.best for one in found if one.best != TABLE[one.name].usual}
 
 
-def mean_gain(shares: list[float]) -> float:
-    """Return the share of time saved in the geometric mean of trials; 0 without trials."""
-    return 1 - math.exp(sum(map(math.log1p, (-share for share in shares))) / max(1, len(shares)))
+def mean_gain(fractions: list[float]) -> float:
+    """Return the fraction of time saved in the geometric mean of trials; 0 without trials."""
+    return 1 - math.exp(sum(map(math.log1p, (-fraction for fraction in fractions))) / max(1, len(fractions)))
 
 
 class Turn(NamedTuple):
@@ -165,7 +165,7 @@ def turn_of(trial: Trial) -> Turn:
 
 
 def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
-    """Return rows of n_in numbers with values (rows, terms), each at random in a share of the columns."""
+    """Return rows of n_in numbers with values (rows, terms), each at random in a fraction of the columns."""
     rows, terms = values.shape
     columns = np.arange(terms) * n_in // terms + rng.integers(0, n_in // terms, values.shape)
     return SparseRows(
@@ -181,7 +181,7 @@ def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
-    """Return the share of each trial's time saved by all values together, against the usual values.
+    """Return the fraction of each trial's time saved by all values together, against the usual values.
 
     Without trials of several threads for lack of free cores.
     """

@@ -171,7 +171,7 @@ class ReduceLROnPlateau(BestValue):
     threshold : float
         An improvement goes beyond the best value by more than this, at least 0.
     threshold_mode : str
-        "rel" measures the threshold in shares of the best value, "abs" as it is.
+        "rel" measures the threshold in fractions of the best value, "abs" as it is.
     cooldown : int
         Epochs after a fall, not counted as epochs without an improvement; at least 0.
     min_lr : float

@@ -19,7 +19,7 @@ HELD_OUT = 5
 class DatasetSettings(NamedTuple):
     """The default settings of a data set.
 
-    bias_share : the biases' rate over the weights' rate, for SGD
+    bias_factor : the biases' rate over the weights' rate, for SGD
     held_out : False for too few rows
     """
 
@@ -30,7 +30,7 @@ class DatasetSettings(NamedTuple):
     batch_size: int
     optimizer: str = "adam"
     learning_rate: float = 0.001
-    bias_share: float = 1.0
+    bias_factor: float = 1.0
     dropout: float = 0.0
     held_out: bool = True
 
@@ -38,7 +38,7 @@ class DatasetSettings(NamedTuple):
 RECIPES = {
     "digits": DatasetSettings("softmax", "cross_entropy", (256,), 20, 32, learning_rate=0.002),
     # The notebook's: weight gradients summed over 4 rows, bias gradients averaged, at rate 0.3.
-    "xor": DatasetSettings("sigmoid", "mse", (4,), 100, 4, "sgd", 1.2, bias_share=0.25, held_out=False),
+    "xor": DatasetSettings("sigmoid", "mse", (4,), 100, 4, "sgd", 1.2, bias_factor=0.25, held_out=False),
     "breast_cancer": DatasetSettings("sigmoid", "binary_cross_entropy", (32,), 30, 32, learning_rate=0.003),
     "wine": DatasetSettings("softmax", "cross_entropy", (32,), 60, 16, learning_rate=0.003),
     "iris": DatasetSettings("softmax", "cross_entropy", (32,), 100, 16, learning_rate=0.003),

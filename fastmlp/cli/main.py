@@ -225,11 +225,11 @@ def _tune(arguments: argparse.Namespace) -> int:
         print(f"{one.name:<16}  {values}  {', '.join(saved) or 'not measured: too few cores were free'}")
     if changed := tuning.changed(found):
         print("\nWhat steps save with all that was chosen:")
-        for trial, share in tuning.gains(changed, arguments.seconds / 4).items():
+        for trial, fraction in tuning.gains(changed, arguments.seconds / 4).items():
             sizes = "-".join(map(str, trial.sizes))
             rows = f"{trial.rows} rows" + (f" of {trial.terms} non-zeros" if trial.terms else "")
             work = f"{trial.use} {sizes}, {rows}, {trial.optimizer}"
-            print(f"{share:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
+            print(f"{fraction:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
     why_not = store.why_not_saved()
     print("\nKept for later processes." if why_not is None else f"\nNot kept: {why_not}.")
     return 0

@@ -36,7 +36,7 @@ FEW_HELD = 30  # fewer rows held out are said to be few
 ROUNDING = 64 * np.finfo(float).eps
 """The rounding of scores of classes: means of probabilities are about 1."""
 
-MOST_OF_ONE = 0.9  # the share of a class from which on accuracy says little
+MOST_OF_ONE = 0.9  # the fraction of a class from which on accuracy says little
 
 
 def print_line(text: str) -> None:
@@ -238,9 +238,9 @@ def print_scores(estimator: Estimator) -> None:
         _row("intervals", "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
         _row("inside", "".join(f"{one['hold']:>12.1%}" for one in intervals))
         _row("mean width", "".join(f"{_shown(one['wide']):>12}" for one in intervals))
-    share = scores.get("constant", {}).get("accuracy")  # None of numbers, or where a file says so
-    if share is not None and share > MOST_OF_ONE:
-        of = f"{share:.1%} of the rows held out are of one class, so that accuracy says little"
+    fraction = scores.get("constant", {}).get("accuracy")  # None of numbers, or where a file says so
+    if fraction is not None and fraction > MOST_OF_ONE:
+        of = f"{fraction:.1%} of the rows held out are of one class, so that accuracy says little"
         _row("note", f"{of}; compare the log loss")
     if rows["held out"] < FEW_HELD:
         much = f"scores of fewer than {FEW_HELD} depend much on which rows they are"

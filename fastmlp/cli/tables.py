@@ -159,7 +159,7 @@ def train(arguments: argparse.Namespace) -> int:
         limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
         deadline = Deadline(limit, called)
         needed("polars", "table", "a table")
-        seed, share = _refused_before_reading(arguments)
+        seed, fraction = _refused_before_reading(arguments)
         options, read_options = _options(arguments), _read_options(arguments)
         frame = read(arguments.dataset, read_options)
         options["monotone"] = dict.fromkeys(_names(arguments.rising, frame.columns), 1)
@@ -189,7 +189,7 @@ def train(arguments: argparse.Namespace) -> int:
             dependence = dependence_of(frame, y, arguments.time, arguments.group, [*numbered, *dropped])
             held = np.zeros(len(y), bool)
             if arguments.test is None:
-                held = held_rows(y, task, share, seed, dependence)
+                held = held_rows(y, task, fraction, seed, dependence)
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
         )
@@ -232,12 +232,12 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _refused_before_reading(arguments: argparse.Namespace) -> tuple[int, float]:
-    """Return the seed and the share of rows held out; Mistake or ValueError for wrong options."""
+    """Return the seed and the fraction of rows held out; Mistake or ValueError for wrong options."""
     if arguments.target is None:
         raise Mistake("a table needs --target COLUMN: what is to be predicted")
     seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
     given = 0.2 if arguments.test_share is None else arguments.test_share
-    share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
+    fraction = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
     if arguments.task is not None:
         checks.choice("task", arguments.task, tuple(TASKS))
     if arguments.output is not None:
@@ -247,7 +247,7 @@ def _refused_before_reading(arguments: argparse.Namespace) -> tuple[int, float]:
         refuse_unwritable("--held-out", arguments.held_out, arguments.dataset, arguments.test or "")
     if arguments.test is not None and arguments.test_share is not None:
         raise Mistake("--test says which rows the report is of; leave out --test-share")
-    return seed, share
+    return seed, fraction
 
 
 def _write_held_out(

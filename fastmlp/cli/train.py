@@ -192,8 +192,8 @@ def _or(given: T | None, default: T) -> T:
 
 def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
     checks.choice("optimizer", name, tuple(BY_NAME))
-    if name == "sgd" and recipe.bias_share != 1:
-        return SGD(rate, bias_learning_rate=rate * recipe.bias_share)
+    if name == "sgd" and recipe.bias_factor != 1:
+        return SGD(rate, bias_learning_rate=rate * recipe.bias_factor)
     return BY_NAME[name](rate)
 
 

@@ -65,7 +65,7 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
     predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
     predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
-    interval = "two columns more: the ends of intervals that hold such a share of the numbers, like 0.9"
+    interval = "two columns more: the ends of intervals that hold such a fraction of the numbers, like 0.9"
     predict.add_argument("--interval", type=float, metavar="COVERAGE", help=interval)
     inspect.add_argument("--json", action="store_true", help="one JSON object")
     plot.add_argument("data", metavar="DATA", help="a table with the model's columns and its target")

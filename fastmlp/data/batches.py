@@ -365,8 +365,8 @@ MIXED_BYTES = 1 << 24
 class Mixing(NamedTuple):
     """Mixing of rows (Zhang and others, "mixup: beyond empirical risk minimization", 2018).
 
-    alpha : of the distribution Beta(alpha, alpha) of a step's share
-    key : (2,) uint64; key and step determine share and pairs
+    alpha : of the distribution Beta(alpha, alpha) of a step's fraction
+    key : (2,) uint64; key and step determine fraction and pairs
     """
 
     alpha: float
@@ -385,21 +385,21 @@ class Mixing(NamedTuple):
         if isinstance(data.inputs, SparseRows):
             raise ValueError("mixup mixes dense rows, and X is sparse: give it as an array")
         bits = np.random.Philox(key=self.key)
-        rng, state, shares, others = np.random.Generator(bits), bits.state, [], []
+        rng, state, fractions, others = np.random.Generator(bits), bits.state, [], []
         visited = [chunk.order[start:stop] for start, stop in zip(chunk.starts, chunk.stops, strict=True)]
         for number, rows in enumerate(visited, step):
             state["state"]["counter"][1] = number  # 2^64 blocks of random bits for each step
             bits.state = state
-            shares.append(rng.beta(self.alpha, self.alpha))
+            fractions.append(rng.beta(self.alpha, self.alpha))
             others.append(rng.permutation(rows))
         first, second, counts = np.concatenate(visited), np.concatenate(others), chunk.stops - chunk.starts
         if not (data.weights[first] == 1).all():
             raise ValueError("mixup takes no sample_weight, of which a mixed row would have two")
-        share = np.repeat(np.array(shares, data.targets.dtype), counts)[:, None]
+        fraction = np.repeat(np.array(fractions, data.targets.dtype), counts)[:, None]
 
         def mix(rows: Any) -> NDArray[Any]:
             own, other = (np.asarray(unpacked(rows[some])) for some in (first, second))
-            return share * own + (1 - share) * other
+            return fraction * own + (1 - fraction) * other
 
         targets, stops = mix(data.targets), np.cumsum(counts)
         weights = np.ones(len(first), targets.dtype)

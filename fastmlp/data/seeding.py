@@ -173,22 +173,22 @@ STREAMS = ("initial", "split", "order", "dropout", "mixup")
 
 
 def split_rows(validation: Any, rows: int, streams: Streams) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows to train on, and the share of rows held out; both ascend.
+    """Return the rows to train on, and the fraction of rows held out; both ascend.
 
     Raises
     ------
     TypeError, ValueError
-        If validation is no share, or leaves no row on one side.
+        If validation is no fraction, or leaves no row on one side.
     """
     if not isinstance(validation, Real):
         raise TypeError(
-            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+            "validation must be a fraction of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
             f"got {checks.shown(validation)}"
         )
-    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-    held = round(share * rows)
+    fraction = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    held = round(fraction * rows)
     if not 0 < held < rows:
-        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+        raise ValueError(f"validation={fraction:g} of {rows} rows leaves none to train or to validate on")
     order = np.random.default_rng(streams.split).permutation(rows)
     return np.sort(order[held:]), np.sort(order[:held])
 

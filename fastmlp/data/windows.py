@@ -22,7 +22,7 @@ from fastmlp.backend.choice import may_take_bytes
 from fastmlp.data.arrays import check_codes, checked_weights, clean_blocks, convert, floating_dtype, joined
 from fastmlp.data.sources import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.data.sparse import clean_rows, is_sparse
-from fastmlp.model.backend import Array, Data, counts_of, evaluated, share_of
+from fastmlp.model.backend import Array, Data, counts_of, evaluated, losses_of_part
 from fastmlp.model.inputs import Blocks, sparse_columns
 from fastmlp.model.network import Network
 from fastmlp.model.rows import ByteRows, Inputs, SparseRows, stacked
@@ -388,7 +388,7 @@ class HeldOutBlocks:
                     if not found:
                         raise ValueError("the weights of the validation blocks are all zero")
                     totals = np.sum([counts for counts, _ in found], axis=0)
-                    shares = [share_of(counts, totals, loss) for counts, loss in found]
-                    return evaluated(network, np.sum(shares, axis=0))
+                    parts = [losses_of_part(counts, totals, loss) for counts, loss in found]
+                    return evaluated(network, np.sum(parts, axis=0))
                 windows.release(window)
         raise LeftBehind

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class Attribution(NamedTuple):
-    """The share of each column in an output.
+    """The fraction of each column in an output.
 
     Attributes
     ----------

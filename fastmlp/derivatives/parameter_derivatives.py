@@ -91,10 +91,10 @@ class ParameterRows(Rows):
         network, ones = self.network, np.ones(len(targets), targets.dtype)
         if network.heads:  # the mean over a row's own entries: some may be missing, or count otherwise
             deltas = heads_loss(network, logits, targets, ones, np.ones(len(network.heads)))[1]
-            shares = network.head_weights(targets, ones)
+            weights = network.head_weights(targets, ones)
             return [
-                np.divide(delta, share[:, None], out=np.zeros_like(delta), where=share[:, None] > 0)
-                for delta, share in zip(deltas, shares.astype(ones.dtype), strict=True)
+                np.divide(delta, weight[:, None], out=np.zeros_like(delta), where=weight[:, None] > 0)
+                for delta, weight in zip(deltas, weights.astype(ones.dtype), strict=True)
             ]
         delta = members_loss(network, np.hstack(logits), Data(ones[:, None], targets, ones), 1.0)[1]
         return np.split(delta, network.members, axis=1)

@@ -203,7 +203,7 @@ class SeveralRanks(Ranks):
         return rows[places], places
 
     def threads(self, threads: int | None) -> int | None:
-        """Return this rank's threads: `threads`, or the rank's share of the machine's cores."""
+        """Return this rank's threads: `threads`, or the rank's part of the machine's cores."""
         machine, usable = platform.node(), affinity()
         said = self.all_of((machine, usable))
         sharing = sum(there == machine and not usable.isdisjoint(theirs) for there, theirs in said)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.distributed.ranks import SeveralRanks
-from fastmlp.model.backend import Backend, Chunk, Data, Shared, counts_of, empty_losses, evaluated, share_of
+from fastmlp.model.backend import (
+    Backend,
+    Chunk,
+    Data,
+    Shared,
+    counts_of,
+    empty_losses,
+    evaluated,
+    losses_of_part,
+)
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import SparseRows, find_nonzero_columns, unpacked
@@ -52,7 +61,7 @@ class _Spread:
         totals = self._ranks.total(counts.copy())
         own = np.zeros(len(counts))
         if counts.any():
-            own = share_of(counts, totals, self.now.evaluate(network, parameters, data))
+            own = losses_of_part(counts, totals, self.now.evaluate(network, parameters, data))
         return evaluated(network, self._ranks.total(own))
 
 
@@ -133,7 +142,7 @@ class AveragedSteps(_Spread):
         super().__init__(backend, ranks)
         self._per_epoch, self._since = per_epoch, since
         own = slice(ranks.at, ranks.at + int(ranks.counts[ranks.rank]))
-        self._share = float(weights[own].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+        self._fraction = float(weights[own].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
 
     def train_chunk(
         self,
@@ -149,8 +158,8 @@ class AveragedSteps(_Spread):
         """Take a chunk's steps. chunk : rows of all ranks within an epoch; data : of this rank"""
         own, _ = self._part(data, chunk)
         if own.microbatch:
-            share = -(-own.microbatch // self._ranks.size)
-            own = own._replace(microbatch=max(1 + network.needs_batches, share))
+            most = -(-own.microbatch // self._ranks.size)
+            own = own._replace(microbatch=max(1 + network.needs_batches, most))
         steps = len(own.starts)
         step = np.repeat(np.arange(steps), own.stops - own.starts)
         alone = network.needs_batches & (own.stops - own.starts == 1)
@@ -199,19 +208,19 @@ class AveragedSteps(_Spread):
     def _average(self, optimizer: Optimizer, state: TrainState) -> None:
         for array in (state.parameters, state.moments[: optimizer.moment_rows]):
             if array.size:
-                array *= array.dtype.type(self._share)
+                array *= array.dtype.type(self._fraction)
                 self._ranks.total(array)
 
 
 def _weigh(network: Network, losses: NDArray[np.float64], own: Chunk, whole: Chunk) -> None:
-    """Multiply losses (.., steps) by the rank's share of each batch's weights."""
+    """Multiply losses (.., steps) by the rank's fraction of each batch's weights."""
 
-    def shares(counts: Array, totals: Array) -> Array:
+    def fractions(counts: Array, totals: Array) -> Array:
         return np.divide(counts, totals, out=np.zeros_like(totals), where=totals > 0)
 
     if own.head_totals is None or whole.head_totals is None:
-        losses *= shares(own.totals, whole.totals)
+        losses *= fractions(own.totals, whole.totals)
         return
     penalties = losses[0] - network.sum_of_heads(losses[1:])
-    losses[1:] *= shares(own.head_totals, whole.head_totals)
-    losses[0] = network.sum_of_heads(losses[1:]) + penalties * shares(own.totals, whole.totals)
+    losses[1:] *= fractions(own.head_totals, whole.head_totals)
+    losses[0] = network.sum_of_heads(losses[1:]) + penalties * fractions(own.totals, whole.totals)

@@ -257,19 +257,19 @@ def shard(communicator: Any, *rows: Any) -> Any:
     rank, size = place_of(communicator)
     lengths = []
 
-    def share_of(one: Any) -> Any:
+    def part_of(one: Any) -> Any:
         if isinstance(one, Mapping):
-            return {name: share_of(part) for name, part in one.items()}
+            return {name: part_of(part) for name, part in one.items()}
         if isinstance(one, (str, os.PathLike)):
             fragments = _row_groups(one)
             length = sum(map(_length, fragments))
-            share = _read(fragments, *_bounds(rank, size, length))
+            part = _read(fragments, *_bounds(rank, size, length))
         else:
-            length, share = _share(one, rank, size)
+            length, part = _part(one, rank, size)
         lengths.append(length)
-        return share
+        return part
 
-    found = [share_of(one) for one in rows]
+    found = [part_of(one) for one in rows]
     if len(set(lengths)) > 1:
         raise ValueError(f"what is sharded together must have as many rows, got {lengths}")
     return found[0] if len(found) == 1 else tuple(found)
@@ -279,7 +279,7 @@ def _bounds(rank: int, size: int, rows: int) -> tuple[int, int]:
     return rank * rows // size, (rank + 1) * rows // size
 
 
-def _share(rows: Any, rank: int, size: int) -> tuple[int, Any]:
+def _part(rows: Any, rank: int, size: int) -> tuple[int, Any]:
     """Return the number of rows, and this rank's rows."""
     if hasattr(rows, "tocsr"):
         rows = rows.tocsr()  # itself, if it is CSR

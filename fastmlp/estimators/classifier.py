@@ -42,8 +42,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Also a schedule of the trainer's, or a function of the epochs done, with its first rate, for "sgd" and
         "adam".
     ftol : float
-        "lbfgs" ends where an iteration lowers the loss by less than this share; at least 0. The default is
-        SciPy's, as in scikit-learn: with a smaller share the search goes on.
+        "lbfgs" ends where an iteration lowers the loss by less than this fraction; at least 0. The default is
+        SciPy's, as in scikit-learn: with a smaller fraction the search goes on.
     loss : "log_loss", Loss or RowLoss
         A custom loss in place of the cross-entropy, with the output for the labels: "softmax"
         for several classes, "sigmoid" for two, or for several labels.
@@ -241,7 +241,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return self._decoded(self._outputs_for(X))
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of rows with right labels.
+        """Return the fraction of rows with right labels.
 
         Parameters
         ----------
@@ -404,7 +404,7 @@ def binarizer_of(y: Any) -> LabelBinarizer:
 
 
 def accuracy(y: Any, predicted: NDArray[Any], sample_weight: ArrayLike | None, classes: int) -> float:
-    """Return the share of rows with right labels, as `sklearn.metrics.accuracy_score`.
+    """Return the fraction of rows with right labels, as `sklearn.metrics.accuracy_score`.
 
     classes : how many labels may be predicted
     """

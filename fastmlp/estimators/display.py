@@ -145,8 +145,8 @@ def _make_room(axes: Any, legend: Any) -> None:
     axes.get_figure(root=True).draw_without_rendering()  # the legend has its size now
     box, taken = axes.get_window_extent(), legend.get_window_extent()
     margin = box.y1 - taken.y1
-    share = min((margin + taken.height + margin) / box.height, 0.8)
-    top = box.y0 + box.height / (1 - share)
+    fraction = min((margin + taken.height + margin) / box.height, 0.8)
+    top = box.y0 + box.height / (1 - fraction)
     # As data, and not as a limit: what is drawn later, and limits that a user has set, still count.
     axes.update_datalim([axes.transData.inverted().transform((box.x0, top))], updatex=False)
     axes.autoscale_view(scalex=False)

@@ -40,7 +40,7 @@ def minimise(
     An iteration counts as an epoch for callbacks. Returns the objective and the number of iterations.
 
     iterations, evaluations : the most
-    tol : of the gradient's largest element; ftol : of an iteration's gain as a share of the loss
+    tol : of the gradient's largest element; ftol : of an iteration's gain as a fraction of the loss
     """
     place = _weights_then_biases(network)
     inputs = unpacked(data.inputs).astype(np.float64, copy=False)

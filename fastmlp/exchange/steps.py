@@ -231,7 +231,7 @@ class _Steps:
         return self.append(one, sources, self.named(dict(zip("Wb", own.values(), strict=True))))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
-        """Append an operation, or a member's share; return the step of the output.
+        """Append an operation, or a member's part; return the step of the output.
 
         Readers of a copy read the original.
         """
@@ -256,8 +256,8 @@ class _Steps:
         own = {name: array.reshape(one.networks, -1)[member or 0] for name, array in own.items()}
         if member is not None:
             cuts = max(one.subrows // one.networks, 1)
-            shares = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
-            one = one._replace(networks=1, subrows=cuts, n_out=shares[0], n_in=shares[1])
+            sizes = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
+            one = one._replace(networks=1, subrows=cuts, n_out=sizes[0], n_in=sizes[1])
         if (component := one.kind.component) is not None:
             own = {f"{component.name}_{name}": array for name, array in own.items()}
         if one.second:  # a gate, which reads both halves of a row
@@ -285,7 +285,7 @@ class _Steps:
         return self.append(joined, tuple(parts), {})
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
-        """Append operations [first, last), or a member's share; places : of outputs, written."""
+        """Append operations [first, last), or a member's part; places : of outputs, written."""
         for place in range(first, last):
             sources = tuple(places[source] for source in self.network.operations[place].sources)
             places[place] = self.append_operation(place, sources, member)

@@ -150,12 +150,12 @@ def gradient(result: Expression, name: str) -> Expression:
             factors = DERIVATIVES[node.operation](*node.operands, node)
             for part, factor in zip(node.operands, factors, strict=True):
                 if depends[id(part)]:
-                    share = times(by, as_expression(factor))
+                    term = times(by, as_expression(factor))
                     if node.operation in OVERFLOWING and not is_constant(by):
-                        share = operate("where", operate("equal", by, 0.0), 0.0, share)
+                        term = operate("where", operate("equal", by, 0.0), 0.0, term)
                     # A number for a whole row has one derivative: the sum over the units.
-                    share = total(share) if rows[id(node)] and not rows[id(part)] else share
-                    by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
+                    term = total(term) if rows[id(node)] and not rows[id(part)] else term
+                    by_node[id(part)] = plus(by_node.get(id(part), ZERO), term)
     return found
 
 

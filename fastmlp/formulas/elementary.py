@@ -243,15 +243,15 @@ def _tanh_softplus(x):
 
 def mish(x):
     """x tanh(softplus(x)) (Misra 2019). Its numerator is held as `silu`'s is, and it flushes with e^x."""
-    _, n, share = _tanh_softplus(x)
-    return at_least(x, -EXP_HIGHEST) * (n * share)
+    _, n, inverse = _tanh_softplus(x)
+    return at_least(x, -EXP_HIGHEST) * (n * inverse)
 
 
 def mish_derivative(x):
     """t + x (1 - t^2) sigmoid(x), t = n / (n + 2); the last two factors are 4 e (1 + e) / (n + 2)^2."""
     x = at_least(at_most(x, MISH_END), -EXP_HIGHEST)
-    e, n, share = _tanh_softplus(x)
-    return share * fma(4.0 * x, e * (1.0 + e) * share, n)
+    e, n, inverse = _tanh_softplus(x)
+    return inverse * fma(4.0 * x, e * (1.0 + e) * inverse, n)
 
 
 def hardswish(x):

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 
 ALLOCATING: set[Callable[..., Any]] = set()
 
@@ -52,9 +52,11 @@ class Work(NamedTuple):
         threads: int | None,
         steps: int | None = None,
     ) -> Work:
-        """Return the work of a step of `rows` rows; threads=None: see `budget.share`."""
+        """Return the work of a step of `rows` rows; threads=None: see `budget.available_cores`."""
         rows *= network.members
-        return cls(network.widths, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
+        return cls(
+            network.widths, rows, dtype.itemsize, threads or available_cores(), network, optimizer, steps
+        )
 
     def with_inputs(self, count: int) -> Work:
         """Return the work with `count` inputs a row, for sparse rows of as many non-zeros."""

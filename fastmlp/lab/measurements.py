@@ -49,7 +49,7 @@ class Measurement(NamedTuple):
         """The unit of `rate`, in thousand millions."""
         return "GB/s" if self.flops is None else "GF/s"
 
-    def share(self, machine: MeasuredMachine) -> float:
+    def fraction(self, machine: MeasuredMachine) -> float:
         """Return the fraction of the machine's peak, or of a memory's bandwidth."""
         if self.flops is None:
             return self.rate / machine.level_of(self.traffic).bandwidth / self.threads
@@ -140,7 +140,7 @@ def read(path: str | Path) -> Results:
 
 
 class Change(NamedTuple):
-    """A measurement before and now; tolerance : the allowed share of more time, 0.05 for 5 %"""
+    """A measurement before and now; tolerance : the allowed fraction of more time, 0.05 for 5 %"""
 
     before: Measurement
     now: Measurement

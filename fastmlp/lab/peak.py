@@ -71,7 +71,7 @@ def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
         window(dtype, bits // 8, 1)[0]()
 
     def measure(seconds):
-        """GF/s by the wall clock and by the CPU clock (a thread's share)."""
+        """GF/s by the wall clock and by the CPU clock (a thread's fraction)."""
         steps = int(seconds / WINDOWS / len(WIDTHS) * 2.5e9 / (CHAINS / 2))
         calls = [window(dtype, bits // 8, steps) for bits in WIDTHS]
         found = [

@@ -31,7 +31,7 @@ MARKERS: tuple[Callable[[float, float, float], str], ...] = (
 
 
 class ChartBar(NamedTuple):
-    """A bar of a chart; length, interval : shares of the longest bar; text : stands behind the bar."""
+    """A bar of a chart; length, interval : fractions of the longest bar; text : stands behind the bar."""
 
     name: str
     length: float
@@ -84,12 +84,12 @@ def _whisker(interval: tuple[float, float] | None) -> str:
 
 
 def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
-    """Return a bar of parts (name, share, text, colour) with a legend."""
+    """Return a bar of parts (name, fraction, text, colour) with a legend."""
     fills, legend = [], []
-    for name, share, text, number in parts:
+    for name, fraction, text, number in parts:
         said = escape(f"{name}: {text}")
         fills.append(
-            f'<div title="{said}" style="width:{100 * share:.2f}%;background:{shade(number)}"></div>'
+            f'<div title="{said}" style="width:{100 * fraction:.2f}%;background:{shade(number)}"></div>'
         )
         legend.append(f'<li><span style="background:{shade(number)}"></span>{said}</li>')
     bar = f'<div class="stack" aria-hidden="true">{"".join(fills)}</div>'
@@ -111,8 +111,8 @@ class _PixelScale(NamedTuple):
     end: float
 
     def __call__(self, value: float) -> float:
-        share = math.log(value / self.low) / math.log(self.high / self.low)
-        return self.begin + share * (self.end - self.begin)
+        fraction = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.begin + fraction * (self.end - self.begin)
 
     def ticks(self) -> list[float]:
         """Return the powers of ten within the scale."""
@@ -291,7 +291,8 @@ def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
         [
             ChartBar(
                 m.variant, m.time.median / longest,
-                f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, {m.share(results.machine):.0%}",
+                f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, "
+                f"{m.fraction(results.machine):.0%}",
                 numbers[m.variant], m in first, (m.time.low / longest, m.time.high / longest),
             )
             for m in ranked
@@ -338,7 +339,7 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
 
 
 def _waiting(measurement: Measurement, results: Results) -> str:
-    """Return the waiting share of several threads' time, in words."""
+    """Return the waiting fraction of several threads' time, in words."""
     row = *measurement.row[:4], 1
     same = [m for m in results.measurements if m.row == row and m.variant == measurement.variant]
     if not same or measurement.threads == 1:
@@ -366,12 +367,12 @@ def _phases(results: Results) -> str:
             continue
         parts = []
         for phase in found:
-            name, share = (
+            name, fraction = (
                 phase.phase + (f" of layer {phase.layer}" * bool(phase.layer)),
                 phase.seconds / total,
             )
-            text = f"{duration(phase.seconds)}, {share:.0%}"
-            parts.append((name, share, text, PHASES.index(phase.phase)))
+            text = f"{duration(phase.seconds)}, {fraction:.0%}"
+            parts.append((name, fraction, text, PHASES.index(phase.phase)))
         caption = (
             f"The functions of {variant}, the fastest of fastmlp's backends here, called one by one on one"
             f" thread: {duration(total)}. The whole step takes {duration(whole)}."

@@ -21,7 +21,7 @@ from fastmlp.model.state import is_bfloat16
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 SAME = 0.05
-"""The share of more time without a difference between kernels, beyond both intervals: a function under two
+"""The fraction of more time without a difference between kernels, beyond both intervals: a function under two
 names took up to 4 % more under the second, as machine code and arrays lie at other addresses.
 """
 
@@ -82,18 +82,20 @@ def reason(ranked: Sequence[Measurement], machine: MeasuredMachine) -> str:
     """Return why the fastest variant of a row is the fastest."""
     winner = ranked[0]
     said = [f"{winner.variant} takes {duration(winner.time.median)}{_lead(ranked)}."]
-    share = winner.share(machine)
+    fraction = winner.fraction(machine)
     if winner.flops is not None and winner.slot != STEP:
-        said.append(_bound(winner, machine, share))
+        said.append(_bound(winner, machine, fraction))
     elif winner.flops is not None:
-        said.append(f"Its products run at {winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak.")
+        said.append(
+            f"Its products run at {winner.rate / 1e9:.3g} GF/s, {fraction:.0%} of the machine's peak."
+        )
     elif winner.time.median < CALL:
         said.append("Of a time so short the call from Python is a good part.")
-    elif share > 0.4:
+    elif fraction > 0.4:
         level = machine.level_of(winner.traffic).name
-        said.append(f"It is bound by memory: it moves {share:.0%} of what {level} can.")
+        said.append(f"It is bound by memory: it moves {fraction:.0%} of what {level} can.")
     else:
-        said.append(f"It is bound by computing each number: it moves {share:.0%} of what memory could.")
+        said.append(f"It is bound by computing each number: it moves {fraction:.0%} of what memory could.")
     how = mechanism(winner.variant)
     return " ".join([*said, *([f"How: {how}."] if how else [])])
 
@@ -118,7 +120,7 @@ def lost(ranked: Sequence[Measurement], machine: MeasuredMachine) -> list[str]:
             continue
         most = "peak" if other.flops is not None else f"{machine.level_of(other.traffic).name} bandwidth"
         # Two digits: of steps so short that all are below 1 %, too.
-        its, winners = (f"{100 * m.share(machine):.2g}%" for m in (other, winner))
+        its, winners = (f"{100 * m.fraction(machine):.2g}%" for m in (other, winner))
         said.append(
             f"{other.variant} takes {other.time.median / winner.time.median:.2f} times as long: it reaches"
             f" {its} of the {most}, where {winner.variant} reaches {winners}.{f' How: {how}.' if how else ''}"
@@ -126,12 +128,12 @@ def lost(ranked: Sequence[Measurement], machine: MeasuredMachine) -> list[str]:
     return said
 
 
-def _bound(winner: Measurement, machine: MeasuredMachine, share: float) -> str:
+def _bound(winner: Measurement, machine: MeasuredMachine, fraction: float) -> str:
     assert winner.flops is not None
     intensity = winner.flops / winner.traffic
     level = machine.level_of(winner.traffic)
     ridge = machine.peak[winner.dtype] / level.bandwidth
-    rate = f"{winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak"
+    rate = f"{winner.rate / 1e9:.3g} GF/s, {fraction:.0%} of the machine's peak"
     if intensity >= ridge:
         return f"With {intensity:.3g} operations a byte it is bound by arithmetic, and reaches {rate}."
     most = intensity * level.bandwidth / machine.peak[winner.dtype]
@@ -153,7 +155,7 @@ def table(results: Results) -> Any:
         for place, one in enumerate(ranked):
             made.add_row(
                 title(one) if place == 0 else "", one.variant, duration(one.time.median), interval(one.time),
-                f"{one.rate / 1e9:.3g} {one.unit}", f"{one.share(results.machine):.0%}",
+                f"{one.rate / 1e9:.3g} {one.unit}", f"{one.fraction(results.machine):.0%}",
                 standing(one, ranked),
                 style="bold green" if one in fastest(ranked) else None, end_section=one is ranked[-1],
             )  # fmt: skip
@@ -279,8 +281,8 @@ def choices_table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple
             if result in fastest(ranked):
                 notes.append("fastest" if len(fastest(ranked)) == 1 else "tied for the fastest")
             elif name == chosen and estimate is not None:
-                share = f"{ranked[0].time.median / taken:.2f} of the time of {name}"
-                said = [f"Measured here, {ranked[0].variant} takes {share}: auto goes by the estimates."]
+                fraction = f"{ranked[0].time.median / taken:.2f} of the time of {name}"
+                said = [f"Measured here, {ranked[0].variant} takes {fraction}: auto goes by the estimates."]
         elif result:
             notes.append(f"wrong: {result.message}" if isinstance(result, Wrong) else result)
         made.add_row(

@@ -44,7 +44,7 @@ class Time(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """The greatest error of the median, as a share of the median."""
+        """The greatest error of the median, as a fraction of the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
 
 
@@ -91,12 +91,12 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 AUTO = "auto"
 """Chooses a clock: the processor's for a single thread on a busy machine, else the wall's."""
 
-LEAST_SHARE = 0.95
-"""A thread's share of computing time; below, the machine is busy."""
+LEAST_FRACTION = 0.95
+"""A thread's fraction of computing time; below, the machine is busy."""
 
 MOST_SWITCHES = 50
-"""Switches a second of a busy machine. Threads waiting for each other compute for a smaller share on an idle
-machine, too, but are seldom taken off the cores."""
+"""Switches a second of a busy machine. Threads waiting for each other compute for a smaller fraction on an
+idle machine, too, but are seldom taken off the cores."""
 
 
 class Load:
@@ -108,7 +108,7 @@ class Load:
     def busy(self) -> bool:
         """Return True if other programs took the processor."""
         wall, own, switches = (now - began for now, began in zip(self._now(), self._began, strict=True))
-        return own < LEAST_SHARE * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
+        return own < LEAST_FRACTION * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
 
     @staticmethod
     def _now() -> tuple[float, float, float]:

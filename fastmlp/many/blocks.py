@@ -50,8 +50,8 @@ LEAST_SECONDS = 1e-2
 FEWEST_STEPS = 8
 """The least steps of a chunk, likewise: to keep the state before takes less than a step."""
 
-FREED_SHARE = 0.75
-"""Networks that fill at most this share of the vectors are laid out anew."""
+FREED_FRACTION = 0.75
+"""Networks that fill at most this part of the vectors are laid out anew."""
 
 MOST_LOSSES = 1 << 20
 """Bounds the losses of a chunk, of all models, to 8 MiB."""
@@ -173,8 +173,8 @@ class BlockTraining:
             return 0
         pace = max(self._pace, 1e-9)
         timely = min(int(CHUNK_SECONDS / pace), self._batches[0].steps_within(MAX_CHUNK_VISITS // models))
-        share = steps // CHUNKS if self._step else 0  # at first the pace is an estimate
-        most = min(timely, MOST_LOSSES // models, max(FEWEST_STEPS, int(LEAST_SECONDS / pace), share))
+        part = steps // CHUNKS if self._step else 0  # at first the pace is an estimate
+        most = min(timely, MOST_LOSSES // models, max(FEWEST_STEPS, int(LEAST_SECONDS / pace), part))
         return min(max(1, most), steps - self._step)
 
     def take_steps(self, steps: int) -> None:
@@ -236,7 +236,7 @@ class BlockTraining:
         """Lay the finite models out anew, if in fewer vectors."""
         left, count = np.flatnonzero(self._finite), len(self._finite)
         vectors = self._lanes.vectors_of
-        if not len(left) or vectors(len(left)) > FREED_SHARE * vectors(count):
+        if not len(left) or vectors(len(left)) > FREED_FRACTION * vectors(count):
             return
         self._lanes.keep(left)
         self._members = self._members.at(left)

@@ -86,7 +86,7 @@ class ModelGroup:
         return -(-most // self.lanes) * self.lanes
 
     @property
-    def shares(self) -> int:
+    def parts(self) -> int:
         """The number of parts of the models, for threads."""
         models = len(self.indices)
         if not (self.patterns and self.has_program):

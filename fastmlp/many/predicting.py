@@ -12,7 +12,7 @@ from fastmlp.backend import registry
 from fastmlp.data.arrays import clean_rows_of
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.network import Network
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 from fastmlp.trained.model import Model
 
 THREAD_FLOPS = 1e6
@@ -33,7 +33,7 @@ def predict_all(models: Iterable[tuple[Backend, PredictArguments]]) -> None:
         from fastmlp.kernels.runtime import calls as compiled
 
         flops = sum(2.0 * len(inputs) * parameters.size for _, parameters, inputs, _ in predictions)
-        threads = max(1, min(share(), len(predictions), int(flops / THREAD_FLOPS)))
+        threads = max(1, min(available_cores(), len(predictions), int(flops / THREAD_FLOPS)))
         entries, buffers = registry.entries(backend.name), registry.choice_of(backend.name).buffers
         compiled.predict_all(entries, buffers, predictions, threads)
 

@@ -313,9 +313,9 @@ class Preparation:
         """Return models with patterns, for a block; errors as of `training`."""
         found: dict[int, Data] = {}
         data: list[Data] = []
-        shares = self._arguments.shares_rows
+        common = self._arguments.shares_rows
         for index, pattern in zip(models, patterns, strict=True):
-            key = id(pattern) if shares else index
+            key = id(pattern) if common else index
             if key not in found:
                 with named(index):
                     found[key] = self._prepared.pop(index) if index in self._prepared else self._data(index)

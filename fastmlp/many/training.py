@@ -73,8 +73,8 @@ def fit_many(
     seed : int, list of int, optional
         An int s gives the models s, s + 1, ..; None draws the first seed.
     rows : (chosen,) integer array, or list of such arrays, optional
-        Places in X of a model's rows, to train on and to validate on by a share: of a fold, a bootstrap with
-        repeats, a subset. X, y and sample_weight are those of all rows.
+        Places in X of a model's rows, to train on and to validate on by a fraction: of a fold, a bootstrap
+        with repeats, a subset. X, y and sample_weight are those of all rows.
     callbacks : iterable of Callback
         Each model has deep copies, which may find the model's place in `run.model_index`; copies run in the
         training's thread. A `Checkpoint` keeps the whole call in a file; `every`, if an int, counts the

@@ -83,9 +83,9 @@ class Trainings:
         ]
         self._prepare, self._members = prepare, members
         self._bar, self._done = bar, sum(one is not None for one in self.results)
-        threads, shares = [], sum(group.shares for group in groups)
+        threads, parts = [], sum(group.parts for group in groups)
         looked_into = any(not group.patterns for group in groups)
-        for _ in range(min(workers, shares) if shares > 1 or looked_into else 0):
+        for _ in range(min(workers, parts) if parts > 1 or looked_into else 0):
             thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,))
             try:
                 thread.start()

@@ -26,7 +26,7 @@ class EMA(checks.CheckedFields):
         parameters begin the average.
     """
 
-    decay: float = checks.share(0.999)
+    decay: float = checks.fraction(0.999)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
         """Return `Optimizer.averaging` for a training of so many steps."""
@@ -40,16 +40,16 @@ class SWA(checks.CheckedFields):
     Parameters
     ----------
     start : float
-        In [0, 1): the share of the training's steps before the mean. Predictions read the last parameters
+        In [0, 1): the fraction of the training's steps before the mean. Predictions read the last parameters
         until then. `fit_more` keeps the first step of the mean; `resume` takes the same number of epochs.
     """
 
-    start: float = checks.share(0.75)
+    start: float = checks.fraction(0.75)
 
     def averaging(self, steps: int | None) -> tuple[str, float]:
         """Return `Optimizer.averaging` for a training of so many steps; ValueError for None."""
         if steps is None:
-            raise ValueError("SWA starts at a share of all steps, which blocks do not give; take an EMA")
+            raise ValueError("SWA starts at a fraction of all steps, which blocks do not give; take an EMA")
         return "swa", float(int(self.start * steps))
 
 

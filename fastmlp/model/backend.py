@@ -180,14 +180,14 @@ def counts_of(network: Network, data: Data) -> NDArray[np.float64]:
     return data.weights.sum(dtype=np.float64, keepdims=True)
 
 
-def share_of(counts: Array, totals: Array, loss: Any) -> Array:
+def losses_of_part(counts: Array, totals: Array, loss: Any) -> Array:
     """Return a part's terms in the losses of all rows, (1,) or (heads,); no part overflows alone.
 
     counts, totals : `counts_of` the part and of all rows; loss : the return value of `Backend.evaluate` for
         the part
     """
-    shares: Array = np.divide(counts, totals, out=np.zeros(len(counts)), where=counts > 0)
-    return shares * np.atleast_1d(loss)[-len(counts) :]
+    fractions: Array = np.divide(counts, totals, out=np.zeros(len(counts)), where=counts > 0)
+    return fractions * np.atleast_1d(loss)[-len(counts) :]
 
 
 def evaluated(network: Network, losses: Array) -> Any:
@@ -218,8 +218,8 @@ class Backend(NamedTuple):
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
         Take the chunk's steps, write each step's objective to losses (steps,) float64, and return the state
         after the last step. With heads losses is (1 + heads, steps), each head's loss below. With a `Shared`
-        a step goes along the sum of all processes' gradients, and an objective is this process's share of the
-        batch's objective, with all penalties: the shares add up to the batch's objective if a single process
+        a step goes along the sum of all processes' gradients, and an objective is this process's part of the
+        batch's objective, with all penalties: the parts add up to the batch's objective if a single process
         has a network with penalties.
     """
 

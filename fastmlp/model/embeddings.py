@@ -229,9 +229,9 @@ class PiecewiseLinear(NumberEmbedding):
     """The place of each number in bins: a piecewise linear encoding.
 
     As in Gorishniy and others, "On embeddings for numerical features" (2022), a bin gives 0 for numbers below
-    the bin, 1 above, and within the bin the share below the number. The first bin goes on to -1 below and the
-    last bin to 2 above, so that a number far beyond short bins is not far off. With `width` a separate linear
-    layer for each number follows.
+    the bin, 1 above, and within the bin the fraction below the number. The first bin goes on to -1 below and
+    the last bin to 2 above, so that a number far beyond short bins is not far off. With `width` a separate
+    linear layer for each number follows.
 
     Parameters
     ----------
@@ -285,17 +285,17 @@ class PiecewiseLinear(NumberEmbedding):
             arrays["slopes"][column] = np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=long)
 
     def formulas(self, arrays: Mapping[str, Array]) -> list[UnitFormula]:
-        """Return the share of each bin below the number."""
+        """Return the fraction of each bin below the number."""
         columns, bins = arrays["edges"].shape
         lowest, highest = np.zeros_like(arrays["edges"]), np.ones_like(arrays["edges"])
         lowest[:, 0], highest[:, -1] = -1, 2
         named = {**arrays, "lowest": lowest, "highest": highest}
 
-        def share(z: Any, edges: Any, slopes: Any, lowest: Any, highest: Any) -> Any:
+        def fraction(z: Any, edges: Any, slopes: Any, lowest: Any, highest: Any) -> Any:
             return np.minimum(np.maximum((z - edges) * slopes, lowest), highest)
 
         flat = {name: array.reshape(-1) for name, array in named.items()}
-        return [UnitFormula(np.repeat(np.arange(columns), bins), share, flat, True)]
+        return [UnitFormula(np.repeat(np.arange(columns), bins), fraction, flat, True)]
 
 
 @block("grouped", public=False, keeps="biases", sections={"biases": "biases"}, n_in=lambda one: one.inputs)
@@ -321,16 +321,16 @@ class Grouped(Embedding):
 
 
 def _quantiles(values: Array, most: int) -> Array:
-    """Return different quantiles of equal shares of values (n,), ascending, at most so many.
+    """Return different quantiles of equal fractions of values (n,), ascending, at most so many.
 
-    Where quantiles coincide, bisection finds more shares.
+    Where quantiles coincide, bisection finds more fractions.
     """
     ordered = np.sort(values)
     different: Array = ordered[np.insert(np.diff(ordered) > 0, 0, True)]
     if len(different) <= most:
         return different
 
-    def of_shares(count: int) -> Array:
+    def of_fractions(count: int) -> Array:
         places = np.linspace(0, len(ordered) - 1, count)
         lower, part = places.astype(int), places % 1
         found = ordered[lower]
@@ -339,9 +339,9 @@ def _quantiles(values: Array, most: int) -> Array:
         return np.unique(found)
 
     few, many = most, 2 * most
-    while many < len(ordered) and len(of_shares(many)) <= most:
+    while many < len(ordered) and len(of_fractions(many)) <= most:
         few, many = many, 2 * many
     while many - few > 1:
         count = (few + many) // 2
-        few, many = (count, many) if len(of_shares(count)) <= most else (few, count)
-    return of_shares(few)
+        few, many = (count, many) if len(of_fractions(count)) <= most else (few, count)
+    return of_fractions(few)

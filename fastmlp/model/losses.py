@@ -96,12 +96,12 @@ class CrossEntropy(BuiltInLoss):
     Parameters
     ----------
     smoothing : float
-        In [0, 1): this share of every label is spread over all classes (torch's label_smoothing), in training
-        and in validation. With convention="sklearn" the loss of smoothed labels is not clipped.
+        In [0, 1): this fraction of every label is spread over all classes (torch's label_smoothing), in
+        training and in validation. With convention="sklearn" the loss of smoothed labels is not clipped.
     """
 
     entry = LOSSES["cross_entropy"]
-    smoothing: float = checks.share(0.0)
+    smoothing: float = checks.fraction(0.0)
 
     def _parameter(self) -> tuple[float, ...] | None:
         return (self.smoothing,) if self.smoothing else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.checks import count, number, positive, share
+from fastmlp.checks import count, fraction, number, positive
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
 from fastmlp.model.optimizer import Optimizer as Optimizer
@@ -126,9 +126,9 @@ class RMSprop(Optimizer):
     """
 
     learning_rate: Rate = 1e-2
-    alpha: float = share(0.99)
+    alpha: float = fraction(0.99)
     epsilon: float = positive(1e-8)
-    momentum: float = share(0.0)
+    momentum: float = fraction(0.0)
     own_rule = rmsprop
 
 
@@ -182,8 +182,8 @@ class Adam(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    beta1: float = share(0.9)
-    beta2: float = share(0.999)
+    beta1: float = fraction(0.9)
+    beta2: float = fraction(0.999)
     epsilon: float = positive(1e-8)
     epsilon_hat: bool = field(default=False, kw_only=True)
     amsgrad: bool = field(default=False, kw_only=True)
@@ -239,8 +239,8 @@ class SparseAdam(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    beta1: float = share(0.9)
-    beta2: float = share(0.999)
+    beta1: float = fraction(0.9)
+    beta2: float = fraction(0.999)
     epsilon: float = positive(1e-8)
     epsilon_hat: ClassVar[bool] = True
     own_rule = sparse_adam
@@ -255,8 +255,8 @@ class SparseAdam(Optimizer):
 def schedule_free(y: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
     """AdamW without a first moment, from z; gradients at y, between z and x, the mean of all z.
 
-    Each z counts in x with the square of its rate: a share of 1 / t, or a share by the sum of squares with a
-    warm-up.
+    Each z counts in x with the square of its rate: a fraction of 1 / t, or a fraction by the sum of squares
+    with a warm-up.
     """
     square, z, x = moments
     z, x = where(t > 1.0, z, y), where(t > 1.0, x, y)
@@ -288,7 +288,7 @@ class ScheduleFreeAdamW(Optimizer):
     learning_rate : float
         At least 0; a number, since the mean takes the place of a schedule.
     beta1 : float
-        In [0, 1); the share of the mean in the point of the gradients.
+        In [0, 1); the fraction of the mean in the point of the gradients.
     beta2 : float
         Decay of the second moment, in [0, 1).
     epsilon : float
@@ -304,8 +304,8 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     learning_rate: Rate = 2.5e-3
-    beta1: float = share(0.9)
-    beta2: float = share(0.999)
+    beta1: float = fraction(0.9)
+    beta2: float = fraction(0.999)
     epsilon: float = positive(1e-8)
     weight_decay: float = number(0.0, 0)
     warmup: int = count(0, default=0)
@@ -355,10 +355,10 @@ class Muon(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    momentum: float = share(0.95)
+    momentum: float = fraction(0.95)
     nesterov: bool = True
-    beta1: float = share(0.9)
-    beta2: float = share(0.999)
+    beta1: float = fraction(0.9)
+    beta2: float = fraction(0.999)
     epsilon: float = positive(1e-8)
     weight_decay: float = number(0.01, 0)
     own_rule = muon

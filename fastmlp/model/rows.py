@@ -77,7 +77,7 @@ class SparseRows:
 
     @property
     def density(self) -> float:
-        """The share of non-zeros in sparse columns."""
+        """The fraction of non-zeros in sparse columns."""
         return len(self.values) / max(1, len(self) * self.n_in)
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ def dense_columns(inputs: Inputs) -> Array:
 
 
 def density_of(dense: Array) -> float:
-    """Return the share of non-zeros in a dense array (rows, n_in)."""
+    """Return the fraction of non-zeros in a dense array (rows, n_in)."""
     return sum(int(np.count_nonzero(dense[rows])) for rows in _slices(dense)) / max(1, dense.size)
 
 

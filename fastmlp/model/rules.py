@@ -125,10 +125,10 @@ def _swa(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
     return p, (_mean(p, moments[0], 1.0 / at_least(t - c.averaging, 1.0), t),)
 
 
-def _mean(p: Any, mean: Any, share: Any, t: Any) -> Any:
-    """Return a mean moved towards a parameter by a share; the first step's parameter begins the mean."""
-    share = where(t > 1.0, share, 1.0)
-    return where(share < 1.0, fma(share, p - mean, mean), p)
+def _mean(p: Any, mean: Any, fraction: Any, t: Any) -> Any:
+    """Return a mean moved towards a parameter by a fraction; the first step's parameter begins the mean."""
+    fraction = where(t > 1.0, fraction, 1.0)
+    return where(fraction < 1.0, fma(fraction, p - mean, mean), p)
 
 
 def _sign(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:

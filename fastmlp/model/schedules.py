@@ -188,7 +188,7 @@ class OneCycle(Schedule):
     length : int
         Epochs of the whole cycle, or steps with unit="step", as PyTorch's total_steps; at least 2.
     rise : float
-        The rising share of the cycle, in [0, 1].
+        The rising fraction of the cycle, in [0, 1].
     start_factor : float
         The first rate is peak * start_factor; in [0, 1].
     final_factor : float

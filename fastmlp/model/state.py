@@ -114,7 +114,7 @@ class Snapshot(NamedTuple):
 def of_format_1(snapshot: Snapshot, pending: NDArray[np.float64]) -> Snapshot:
     """Return a snapshot of a version before 1.0 in the present form.
 
-    snapshot : with the order, and the order_state of later epochs, too; callbacks have a share of the rate
+    snapshot : with the order, and the order_state of later epochs, too; callbacks have a fraction of the rate
     pending : (2 + heads, steps), the losses of each step of the epoch under way
     """
     steps, drawn = pending.shape[1], snapshot.order.size

@@ -171,12 +171,12 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
 
     def _run_on(self, workers: int, jobs: Sequence[Job]) -> None:
         """Make calls on the workers of the chosen backend."""
-        shares = [jobs[place::workers] for place in range(min(workers, len(jobs)))]
+        parts = [jobs[place::workers] for place in range(min(workers, len(jobs)))]
         with joblib.parallel_config(self._chosen, n_jobs=workers):
-            calls = (joblib.delayed(make_in_worker)([job.batch for job in share]) for share in shares)
+            calls = (joblib.delayed(make_in_worker)([job.batch for job in part]) for part in parts)
             found = joblib.Parallel(batch_size=1)(calls)
-        for share, results in zip(shares, found, strict=True):
-            for job, result in zip(share, results, strict=True):
+        for part, results in zip(parts, found, strict=True):
+            for job, result in zip(part, results, strict=True):
                 job.result = functools.partial(list, result)
                 job.callback(result)
 
@@ -246,8 +246,8 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
     - steps of a pipeline before the network are fitted once for each fold, and most often applied to its
       test rows once, for equal parameters, with a number as `random_state`, if any;
     - networks of the solver "lbfgs" are trained in turn, each on all threads;
-    - the time of a fit is a share of the joint training; Ctrl-C ends the search;
-    - with another backend of joblib's, chosen by the program, as Dask, each worker has a share of the
+    - the time of a fit is a fraction of the joint training; Ctrl-C ends the search;
+    - with another backend of joblib's, chosen by the program, as Dask, each worker has a fraction of the
       candidates and folds.
 
     All other estimators are scikit-learn's matter.

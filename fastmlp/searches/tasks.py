@@ -63,7 +63,7 @@ class TaskThread(TrainingThread):
 
     call : the task's work; error : of the call, if any
     ended_call : called by the group after the end
-    delay : seconds of waiting for trainings, less the task's share of the trainings
+    delay : seconds of waiting for trainings, less the task's fraction of the trainings
     calls : the calls of joblib's in the task
     parent : the task that waits for this task
     unthreaded : the call in two parts, before and after the training, made in the group's thread: 0.15 ms

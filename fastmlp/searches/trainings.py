@@ -69,7 +69,7 @@ class Awaited:
     """An awaited training, which may go on from a shorter training.
 
     outcome : the finished run, or the error of the training; None before
-    seconds : the training's share of the time of joint trainings
+    seconds : the training's fraction of the time of joint trainings
     """
 
     outcome: Run | BaseException | None = None

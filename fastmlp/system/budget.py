@@ -1,4 +1,4 @@
-"""Thread budgets: a training's share of this process's cores, and limits for the BLAS.
+"""Thread budgets: a training's part of this process's cores, and limits for the BLAS.
 
 A BLAS has a single number of threads for the whole process. Of two simultaneous trainings the second finds
 the limit of the first, so the second must not restore the found number. This module holds the limits of all
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastmlp.system import forks
 
-# Laptops have efficiency cores beside fast ones. The workers of a step have equal shares, so the slowest core
+# Laptops have efficiency cores beside fast ones. The workers of a step have equal parts, so the slowest core
 # sets the pace of all: four fast cores and four of 0.4 of their speed do the work of 3.2.
 
 EFFICIENCY = 0.4
@@ -149,8 +149,8 @@ def usable_cores() -> int:
     return cores()
 
 
-def share() -> int:
-    """Return the number of cores for a training now: a share among running trainings.
+def available_cores() -> int:
+    """Return the number of cores for a training now, an equal part among running trainings.
 
     Efficiency cores are left out if fast cores would have to wait.
     """
@@ -347,12 +347,14 @@ PAGE = 4096
 def copy_arrays(
     sources: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], threads: int | None = None
 ) -> None:
-    """Copy vectors (n,) of equal length and dtype; threads : at most, None for this process's share."""
+    """Copy vectors (n,) of equal length and dtype; threads : at most, None for all available cores."""
     if targets[0].nbytes < 2 * PART_BYTES:  # threads would take longer than most copies
         for source, target in zip(sources, targets, strict=True):
             target[...] = source
         return
-    bounds = bounds_of_parts(targets[0].size, targets[0].itemsize, share() if threads is None else threads)
+    bounds = bounds_of_parts(
+        targets[0].size, targets[0].itemsize, available_cores() if threads is None else threads
+    )
 
     def copy_part(part: slice) -> None:
         for source, target in zip(sources, targets, strict=True):

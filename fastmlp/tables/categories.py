@@ -41,7 +41,7 @@ else:
 
 LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
 NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
-UNUSUAL = 0.05  # share of unknown levels worth a warning, beyond the expected share and beyond chance
+UNUSUAL = 0.05  # fraction of unknown levels worth a warning, beyond the expected share and beyond chance
 UNKNOWN, MISSING = -1, -2  # the places of a level that was not learned, and of a missing value
 TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth values were learned
 
@@ -61,7 +61,7 @@ class Category(Column):
     rest : whether rarer levels were seen; rare and new levels share a column
     missing : whether values were missing; a column says where
     beyond : frequent levels in the shared column, because there are so many
-    unknown : expected share of rows with a level without a column; 1 where a file does not say
+    unknown : expected fraction of rows with a level without a column; 1 where a file does not say
     """
 
     kind = "category"
@@ -81,7 +81,7 @@ class Category(Column):
         frequent = counts.filter(counts["rows"] >= LEAST_COUNT)["level"].to_list()
         levels = tuple(frequent[:most_levels])
         rest, beyond = len(levels) < len(counts), len(frequent) - len(levels)
-        unknown = unknown_share(counts["rows"], len(levels))
+        unknown = unknown_fraction(counts["rows"], len(levels))
         return cls(series.name, levels, rest, labels.null_count() > 0, beyond, unknown)
 
     @property
@@ -164,8 +164,8 @@ def counts_of(labels: pl.Series) -> pl.DataFrame:
     return counts.sort(["rows", "level"], descending=[True, False])
 
 
-def unknown_share(rows: pl.Series, known: int) -> float:
-    """Return the expected share of rows without a known level.
+def unknown_fraction(rows: pl.Series, known: int) -> float:
+    """Return the expected fraction of rows without a known level.
 
     rows : of each level; known : the number of known levels, the first levels
     """
@@ -198,8 +198,8 @@ class Targets(NamedTuple):
             return
         for place in range(1 if self.task.n_out == 2 else 0, self.task.n_out):
             is_member = encoded == place
-            share = is_member.mean()
-            yield (is_member - share) / np.sqrt(share * (1 - share))
+            fraction = is_member.mean()
+            yield (is_member - fraction) / np.sqrt(fraction * (1 - fraction))
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class LevelMeans(Category):
         counts = counts_of(labels_of(series))
         levels = tuple(counts["level"][:MOST_MEANS].to_list())
         frequent = int((counts["rows"] >= LEAST_COUNT).sum())
-        unknown = unknown_share(counts["rows"], min(frequent, MOST_MEANS))
+        unknown = unknown_fraction(counts["rows"], min(frequent, MOST_MEANS))
         bare = cls(column.name, levels, False, column.missing, unknown=unknown)
         places, count = bare._places_in(series), len(levels) + bare.missing
         rows = np.bincount(places, minlength=count + 1)[:count]

@@ -27,7 +27,7 @@ CERTAIN = 7.0  # deviations of chance that the mean squared jump must exceed
 LARGEST = 9.0  # most of a squared jump in squared deviations: a single far target is no sign
 WORTH, PART = 0.05, 0.15  # least explained variance, of the targets and of all that the numbers explain
 ALPHA = 1e-3  # of the ridge regression: a large penalty would leave jumps of other columns in the residuals
-LEAST_LEFT = 0.01  # least share of a target's variance in the residuals
+LEAST_LEFT = 0.01  # least fraction of a target's variance in the residuals
 
 CORRELATED = 35 / 9
 """Variance of the mean of n squared second differences of noise over the mean's square, times n:

@@ -47,7 +47,7 @@ MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NULL", "Null", "null", "
 """Texts for a missing value, by default."""
 
 MOSTLY = 0.9
-"""The least share of numbers, or of dates, in a column of numbers or dates; other values are mistakes."""
+"""The least fraction of numbers, or of dates, in a column of numbers or dates; other values are mistakes."""
 
 ISO = (
     "%Y-%m-%d",

@@ -22,9 +22,11 @@ from fastmlp.trained.model import Model
 Part = tuple[Array, Array]
 """Rows to train on, and rows held out."""
 
-NETWORKS_SHARE = 0.93  # share of the limit for networks and all work before; the rest is for scores and files
-JUDGED_AFTER = 0.1  # share of a network's time after which the pace is known
-RESERVE = 0.9  # share of the epochs by the pace: another epoch may take longer
+NETWORKS_FRACTION = (
+    0.93  # fraction of the limit for networks and all work before; the rest is for scores and files
+)
+JUDGED_AFTER = 0.1  # fraction of a network's time after which the pace is known
+RESERVE = 0.9  # fraction of the epochs by the pace: another epoch may take longer
 LEAST_ROWS = 1000  # fewest training rows of a network, however short the time
 
 LARGE, PILOT_ROWS = 200_000, 20_000
@@ -50,7 +52,7 @@ class Deadline:
         """Seconds left for networks, perhaps below 0; infinite without a limit."""
         if self.interrupted:
             return -math.inf
-        whole = math.inf if self.seconds is None else NETWORKS_SHARE * self.seconds
+        whole = math.inf if self.seconds is None else NETWORKS_FRACTION * self.seconds
         return self._began + whole - time.monotonic()
 
 
@@ -106,7 +108,7 @@ def within(
 
     seconds, left : as for `Allowance`
     must : True for fewer rows if no epoch fits; else None is returned
-    room : share of the time for an epoch; a longer epoch has fewer rows
+    room : fraction of the time for an epoch; a longer epoch has fewer rows
     """
     end = time.monotonic() + left
 
@@ -139,9 +141,11 @@ def within(
     return allowed(recipe, part, False)[1]
 
 
-def fewer(part: Part, share: float) -> Part:
-    """Return a share of the rows to train on and of those held out, evenly spread."""
-    trained, held = (_spread(rows, min(len(rows), max(LEAST_ROWS, int(share * len(rows))))) for rows in part)
+def fewer(part: Part, fraction: float) -> Part:
+    """Return a fraction of the rows to train on and of those held out, evenly spread."""
+    trained, held = (
+        _spread(rows, min(len(rows), max(LEAST_ROWS, int(fraction * len(rows))))) for rows in part
+    )
     return trained, held
 
 

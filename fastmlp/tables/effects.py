@@ -36,7 +36,7 @@ EFFECT_ROWS, PAIR_ROWS = 300, 100  # rows of an effect of one column, and of two
 EFFECT_VALUES, PAIR_VALUES = 20, 6
 """Most values of a column in an effect: evenly spread over the rows, or the most frequent levels."""
 
-SHARES = (0.01, 0.99)  # shares of the rows below the least and the greatest value
+QUANTILES = (0.01, 0.99)  # quantiles of the rows below the least and the greatest value
 MOST_LEVELS = 8  # most levels of a category in an effect
 
 ORDERS = tuple(
@@ -205,7 +205,7 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     """Return ascending values of a column, or the most frequent levels; null is last."""
     known = (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
     if len(known) and isinstance(column, (Number, Date)):
-        places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)
+        places = (np.linspace(*QUANTILES, most) * (len(known) - 1)).round().astype(int)
         found = known.sort().gather(places).unique(maintain_order=True)
     else:
         counts = known.alias("level").value_counts(name="rows")

@@ -29,7 +29,7 @@ MANY = 300
 """The most levels of two rows with a column each; more levels have means, see docs/measured/tables.md."""
 
 DENSE = 0.25
-"""The least share of numbers other than 0 in a dense X: CSR takes the room of two numbers for each."""
+"""The least fraction of numbers other than 0 in a dense X: CSR takes the room of two numbers for each."""
 
 FINGERPRINT_ROWS = 1000  # rows at the head of a table in the table's fingerprint
 MOST_NAMED = 10  # the most columns named in a warning

@@ -94,16 +94,16 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         self.loss, self.target_transform = loss, target_transform
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
-        """Return the lower and upper ends, (rows,) each, of intervals with a share of the numbers.
+        """Return the lower and upper ends, (rows,) each, of intervals with a fraction of the numbers.
 
         The prediction is in the middle, but for the loss quantile, and for logarithms, where the middle is of
-        the logarithms. The share is over all rows, by the errors on rows held out; the width follows the
+        the logarithms. The fraction is over all rows, by the errors on rows held out; the width follows the
         prediction if these rows show so, and is constant in a monotone model.
 
         Raises
         ------
         ValueError
-            For a share that needs more rows held out, or a model from before there were intervals.
+            For a fraction that needs more rows held out, or a model from before there were intervals.
         """
         half_width(self._errors, coverage)  # refuses a coverage before anything is read
         return self.interval_around(self.predict(X), coverage)
@@ -120,9 +120,9 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
         """Return quantiles of each row's number (rows, quantiles); errors as of `predict_interval`."""
-        shares = shifts(self._errors, quantiles)
+        fractions = shifts(self._errors, quantiles)
         outputs = self._regression.placed(self.predict(X))[:, None]
-        return self._regression.numbers(outputs + self._errors.sizes_at(outputs) * shares)
+        return self._regression.numbers(outputs + self._errors.sizes_at(outputs) * fractions)
 
     @property
     def _errors(self) -> HeldErrors:

@@ -136,8 +136,8 @@ def _firsts(rows: int, groups: Array | None) -> tuple[Array, Array]:
     return firsts, places
 
 
-def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependence = ALONE) -> Array:
-    """Return truth values (rows,) for a report's rows, a share of every class if possible.
+def held_rows(y: Array, task: str, fraction: float, seed: int, dependence: Dependence = ALONE) -> Array:
+    """Return truth values (rows,) for a report's rows, a fraction of every class if possible.
 
     y : (rows,) the targets; task : its name; ValueError if too few rows are left
     """
@@ -145,13 +145,13 @@ def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependen
 
     what, least = ("groups", LEAST_GROUPS - 1) if dependence.named else ("rows", LEAST_ROWS)
     firsts, places = _firsts(len(y), dependence.groups)
-    count = int(np.ceil(share * len(firsts)))
+    count = int(np.ceil(fraction * len(firsts)))
     if dependence.time is not None:
-        held = _later(dependence.time, share)
+        held = _later(dependence.time, fraction)
         count = len(np.unique(places[held]))
     if (left := len(firsts) - count) < least:
         raise ValueError(
-            f"--test-share {share:g} leaves {left} of {len(firsts)} {what} to train on; {least} are needed"
+            f"--test-share {fraction:g} leaves {left} of {len(firsts)} {what} to train on; {least} are needed"
         )
     if dependence.time is not None:
         return held
@@ -159,14 +159,14 @@ def held_rows(y: Array, task: str, share: float, seed: int, dependence: Dependen
     if task == Classification.name and y.dtype.names is None:
         strata = Classification.learned(y).encoded(y)[firsts]
         counts = np.bincount(strata)
-        if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(firsts):
+        if counts.min() < 2 or len(counts) > min(fraction, 1 - fraction) * len(firsts):
             strata = None
-    _, rows = train_test_split(np.arange(len(firsts)), test_size=share, random_state=seed, stratify=strata)
+    _, rows = train_test_split(np.arange(len(firsts)), test_size=fraction, random_state=seed, stratify=strata)
     return np.isin(places, rows)
 
 
 def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE) -> Iterator[Part]:
-    """Yield (rows to train on, rows held out), ascending, with the classes' shares in each part.
+    """Yield (rows to train on, rows held out), ascending, with the classes' fractions in each part.
 
     By a time there is a single pair, with the later rows held out.
 
@@ -195,13 +195,13 @@ def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE)
     yield from parts
 
 
-def _later(time: Array, share: float) -> Array:
-    """Return truth values (rows,) for about a share of rows, the last; rows of a time stay together."""
+def _later(time: Array, fraction: float) -> Array:
+    """Return truth values (rows,) for about a fraction of rows, the last; rows of a time stay together."""
     times, counts = np.unique(time, return_counts=True)
     if len(times) < 2:
         raise TableError("the rows to train on have one time only, so that none of them is later")
     rows_from = counts[::-1].cumsum()[::-1]
-    later: Array = time >= times[1 + np.abs(rows_from[1:] - share * len(time)).argmin()]
+    later: Array = time >= times[1 + np.abs(rows_from[1:] - fraction * len(time)).argmin()]
     return later
 
 

@@ -1,9 +1,9 @@
 """Intervals and quantiles of predicted numbers, by the errors on rows held out.
 
 Split conformal prediction (Vovk and others 2005; Lei and others, "Distribution-free predictive inference for
-regression", 2018): of n errors the error in place ceil((n + 1) * share) is exceeded by a new error with a
-probability of at most 1 - share. The mean of several networks predicts, and each error is of one network with
-its best epoch; tests hold the coverage.
+regression", 2018): of n errors the error in place ceil((n + 1) * fraction) is exceeded by a new error with a
+probability of at most 1 - fraction. The mean of several networks predicts, and each error is of one network
+with its best epoch; tests hold the coverage.
 
 Errors are divided by their expected size, the mean size near a prediction (section 5.2 of Lei and others). A
 network for the sizes gains little more; docs/measured/tables.md has both.
@@ -25,7 +25,7 @@ MOST_ERRORS = 10_000  # most errors in a model; of more errors some, evenly spre
 MOST_PLACES, LEAST_ROWS = 10, 50  # most predictions with a size of errors, and fewest rows of a mean size
 LEAST_SIZE = 0.01  # least expected size over the mean size of all errors
 PARTS = 5  # parts of the errors: each part is divided by sizes of the other parts, for the choice of sizes
-SHARE = 0.9  # coverage of intervals in the choice of sizes
+COVERAGE = 0.9  # coverage of intervals in the choice of sizes
 
 
 class HeldErrors(NamedTuple):
@@ -93,8 +93,8 @@ def errors_of(
 def scaled_errors(means: Array, errors: Array) -> HeldErrors:
     """Return errors (n,) over their sizes by predictions (n,), or of one size if that is as good.
 
-    Better intervals have a lower mean score: the width, and 2 / (1 - share) for each unit outside (Gneiting
-    and Raftery, "Strictly proper scoring rules", 2007).
+    Better intervals have a lower mean score: the width, and 2 / (1 - fraction) for each unit outside
+    (Gneiting and Raftery, "Strictly proper scoring rules", 2007).
     """
     places, sizes = _sizes(means, errors)
     expected, part = np.ones(len(errors)), np.arange(len(errors)) % PARTS
@@ -124,34 +124,34 @@ def _sizes(means: Array, errors: Array) -> tuple[Array, Array]:
 
 def _score(errors: Array, sizes: Array) -> float:
     """Return the mean score of intervals with widths in proportion to sizes (n,); less is better."""
-    widths = float(np.quantile(np.abs(errors) / sizes, SHARE)) * sizes
+    widths = float(np.quantile(np.abs(errors) / sizes, COVERAGE)) * sizes
     outside = np.maximum(np.abs(errors) - widths, 0)
-    return float((2 * widths + 2 / (1 - SHARE) * outside).mean())
+    return float((2 * widths + 2 / (1 - COVERAGE) * outside).mean())
 
 
 def half_width(errors: HeldErrors, coverage: float) -> float:
     """Return half of an interval's width, over the errors' sizes."""
-    share = checks.real("coverage", coverage, 0, 1, open_low=True, open_high=True)
-    return _at(np.sort(np.abs(errors.scaled)), errors, "coverage", share)
+    fraction = checks.real("coverage", coverage, 0, 1, open_low=True, open_high=True)
+    return _at(np.sort(np.abs(errors.scaled)), errors, "coverage", fraction)
 
 
 def shifts(errors: HeldErrors, quantiles: Sequence[float]) -> Array:
     """Return the difference of each quantile (quantiles,) from a prediction, over the errors' sizes."""
     checks.instance("quantiles", quantiles, Iterable, "a list of numbers")
-    shares = [checks.real("a quantile", one, 0, 1, open_low=True, open_high=True) for one in quantiles]
-    return np.array([_at(errors.scaled, errors, "a quantile", share) for share in shares])
+    fractions = [checks.real("a quantile", one, 0, 1, open_low=True, open_high=True) for one in quantiles]
+    return np.array([_at(errors.scaled, errors, "a quantile", fraction) for fraction in fractions])
 
 
-def _at(ascending: Array, errors: HeldErrors, name: str, share: float) -> float:
-    """Return the bound of a share of errors, with a new error among them; ValueError for too few errors.
+def _at(ascending: Array, errors: HeldErrors, name: str, fraction: float) -> float:
+    """Return the bound of a fraction of errors, with a new error among them; ValueError for too few errors.
 
     Each group counts as if it had the same number of errors: all groups are equally likely to be greatest.
     """
     count, what = errors.independent, "rows" if errors.groups is None else "groups"
-    if not 1 <= (count + 1) * share <= count:
+    if not 1 <= (count + 1) * fraction <= count:
         raise ValueError(
             f"{name} must be in [1/{count + 1}, {count}/{count + 1}], as the errors of {count} held-out "
-            f"{what} are known, got {share:g}; more training {what} allow more"
+            f"{what} are known, got {fraction:g}; more training {what} allow more"
         )
     each = len(ascending) / count
-    return float(ascending[min(len(ascending), math.ceil((count + 1) * share * each)) - 1])
+    return float(ascending[min(len(ascending), math.ceil((count + 1) * fraction * each)) - 1])

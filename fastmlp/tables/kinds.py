@@ -38,7 +38,7 @@ else:
     pl = Deferred("polars", "table", "a table")
 
 HEAVY = 0.25
-"""The variance lost by clipping, as a share, from which on tails are heavy; see docs/measured/tables.md."""
+"""The fraction of variance lost by clipping from which on tails are heavy; see docs/measured/tables.md."""
 
 Tails = Literal["clipped", "both", "kept"]
 """Which columns of X a number has: clipped, as it is, or both."""
@@ -80,9 +80,9 @@ class Scaled(Column):
         most, unit = np.abs(distances).max(initial=0.0), scale
         tails: Tails = "clipped"
         if np.isfinite(most) and most * scale >= CLIP:
-            shares = distances / most
-            unit = float(1 / (most * np.sqrt(np.square(shares).mean())))
-            lost = 1 - np.square(np.corrcoef(shares, clipped(distances * scale))[0, 1])
+            scaled = distances / most
+            unit = float(1 / (most * np.sqrt(np.square(scaled).mean())))
+            lost = 1 - np.square(np.corrcoef(scaled, clipped(distances * scale))[0, 1])
             if lost > HEAVY:
                 tails = "both"
         return cls(series.name, center, scale, bool(np.isnan(values).any()), tails, unit)
@@ -278,9 +278,9 @@ HEAD = 1000  # rows at the head of a column, looked at before all rows
 WORDS = 3  # the least words of free text in the mean; fewer words are a name
 
 TOLD_APART = 0.5
-"""The least share of different values, of the different rows, in a column of numbers that shows copies."""
+"""The least fraction of different values, of the different rows, in a column of numbers that shows copies."""
 
-ALIKE = 0.95  # the least share of copies with the target of the first copy
+ALIKE = 0.95  # the least fraction of copies with the target of the first copy
 LEAST_DIFFERENT = 20  # the least different rows of a table with copies; fewer rows are too few to hold out
 
 

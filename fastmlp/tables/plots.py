@@ -16,7 +16,7 @@ from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, numbers
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
 from fastmlp.tables.kinds import Date
-from fastmlp.tables.report import has_intervals, held_shares
+from fastmlp.tables.report import has_intervals, held_fractions
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def looked(estimator: Any, frame: pl.DataFrame, y: Array, seed: int) -> dict[str
     if isinstance(task, Classification):
         found |= {"classes": [*task.classes], "confusion": task.confusion(y, outputs)}
     elif has_intervals(estimator):
-        found["intervals"] = held_shares(estimator, task.decoded(outputs), y)
+        found["intervals"] = held_fractions(estimator, task.decoded(outputs), y)
     return found
 
 
@@ -174,14 +174,14 @@ def _plot_confusion(task: Classification, y: Array, outputs: Array, axes: Any) -
 
 
 def _plot_calibration(task: Classification, y: Array, outputs: Array, axes: Any) -> None:
-    """Draw the share of right predictions by probability, in bins of equal size."""
+    """Draw the fraction of right predictions by probability, in bins of equal size."""
     right, probability = task.calibration(y, outputs)
     low = min(*probability, *right)
     axes.plot([low, 1], [low, 1], color="0.6", linestyle="--")
     axes.plot(probability, right, "o-")
     axes.set(
         xlabel="probability of the predicted class",
-        ylabel="share that is right",
+        ylabel="fraction that is right",
         title=f"calibration, error {np.abs(right - probability).mean():.3f}",
     )
 
@@ -270,16 +270,16 @@ def _plot_pair(estimator: Any, pair: Pair, axes: Any) -> None:
 
 
 def _plot_intervals(estimator: Any, predicted: Array, y: Array, axes: Any) -> None:
-    """Draw the share of rows in intervals: of all rows, and of the least and greatest predictions."""
+    """Draw the fraction of rows in intervals: of all rows, and of the least and greatest predictions."""
     coverages = np.linspace(0.1, 0.9, 9)
     order = np.argsort(predicted, kind="stable")
     third = -(-len(order) // 3)
     parts = {"all rows": order, "least predictions": order[:third], "greatest predictions": order[-third:]}
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--")
     for name, rows in parts.items():
-        found = held_shares(estimator, predicted[rows], y[rows], coverages.tolist())
+        found = held_fractions(estimator, predicted[rows], y[rows], coverages.tolist())
         axes.plot([one["of"] for one in found], [one["hold"] for one in found], ".-", label=name)
-    axes.set(xlabel="coverage of intervals", ylabel="share of rows inside", title="intervals")
+    axes.set(xlabel="coverage of intervals", ylabel="fraction of rows inside", title="intervals")
     axes.legend()
 
 

@@ -76,7 +76,7 @@ def compared(estimator: Any, outputs: Array, y: Array, others: dict[str, Any]) -
     if isinstance(task, Classification) and task.n_out <= MOST_CLASSES:
         found["confusion"] = task.confusion(y, outputs)
     if has_intervals(estimator):
-        found["intervals"] = held_shares(estimator, task.decoded(outputs), y)
+        found["intervals"] = held_fractions(estimator, task.decoded(outputs), y)
     return found
 
 
@@ -102,10 +102,11 @@ def has_intervals(estimator: Any) -> bool:
     return estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS
 
 
-def held_shares(
+def held_fractions(
     estimator: Any, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
 ) -> list[dict[str, float]]:
-    """Return the share of numbers (rows,) in a regressor's intervals, and the mean width, for each coverage.
+    """Return the fraction of numbers (rows,) in a regressor's intervals, and the mean width, for each
+    coverage.
 
     Coverages that need more errors are left out.
     """

@@ -39,7 +39,7 @@ NETWORK_ROWS, LEAST_NETWORKS = 400_000, 2
 FIRST_LAP = 8  # epochs before the first comparison of recipes of many rows; the next comparisons double them
 VAIN = 0.4  # epochs without a lower loss that end a first network of many rows, over the epochs before
 MARGIN = 2.5  # greatest loss of a remaining recipe over the least loss is 1 + MARGIN / sqrt(rows held out)
-MORE_RATE = 0.1  # share of the learning rate for more training on other rows
+MORE_RATE = 0.1  # fraction of the learning rate for more training on other rows
 
 
 @dataclass(eq=False)
@@ -116,7 +116,7 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
             goes_on = goes_on and _followed(training, groups, parts[place], [place])
         groups = near_best(groups, dependence)
         if goes_on:
-            most = most if recipes[0].members else _share(groups)
+            most = most if recipes[0].members else _add_networks(groups)
             goes_on = _followed(training, groups, whole, range(len(parts), most))
         if goes_on or not is_whole:
             groups = _longest(training, near_best(groups, dependence), parts[0])
@@ -128,7 +128,7 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
 
 
 def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) -> list[Group]:
-    """Return groups whose networks go on on the rows of a training, at a share of their rate.
+    """Return groups whose networks go on on the rows of a training, at a fraction of their rate.
 
     As many networks as before hold out parts of the rows, which choose the number of epochs.
     """
@@ -226,7 +226,7 @@ def _raced(training: TableTraining, recipes: Sequence[Recipe], part: Part) -> li
 class _Pace(SharedCallback):
     """Ends a training far behind an earlier training, or long after the last lower loss.
 
-    margin : share of the loss of the earlier training, after as many epochs
+    margin : fraction of the loss of the earlier training, after as many epochs
     """
 
     def __init__(self, margin: float) -> None:
@@ -301,7 +301,7 @@ def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[G
     return [longest] if longest.loss < best.loss else groups
 
 
-def _share(groups: Sequence[Group]) -> int:
+def _add_networks(groups: Sequence[Group]) -> int:
     """Give more networks to the best group, the first; return the greatest number of a group."""
     best, recipe = groups[0], groups[0].recipe
     networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))

@@ -67,9 +67,9 @@ class Sloped:
         steps: int = 50,
         seed: int | None = 0,
     ) -> Attribution:
-        """Return the share of each column in an output's change from a baseline to each row.
+        """Return the fraction of each column in an output's change from a baseline to each row.
 
-        A column's share is the sum over its columns of X, as the levels of a category.
+        A column's fraction is the sum over its columns of X, as the levels of a category.
 
         Parameters
         ----------

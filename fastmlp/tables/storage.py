@@ -70,7 +70,7 @@ class ColumnRow(TypedDict):
 
 
 class Interval(TypedDict):
-    """The report's row of a coverage, see `held_shares`."""
+    """The report's row of a coverage, see `held_fractions`."""
 
     of: Size
     hold: Size

@@ -85,7 +85,7 @@ class Classification:
         return np.where(known[places] == y, places, -1).astype(np.int64)
 
     def constant(self, encoded: Array) -> Array:
-        """Return the shares of the classes."""
+        """Return the fractions of the classes."""
         return np.bincount(encoded, minlength=self.n_out) / len(encoded)
 
     def decided(self, outputs: Array) -> Array:
@@ -136,7 +136,7 @@ class Classification:
         }
 
     def calibration(self, y: Array, outputs: Array) -> tuple[Array, Array]:
-        """Return means over bins of equal size: the share of right predictions, and their probability.
+        """Return means over bins of equal size: the fraction of right predictions, and their probability.
 
         The mean difference is the expected calibration error (Guo and others, "On calibration of modern
         neural networks", 2017).
@@ -144,10 +144,10 @@ class Classification:
         from sklearn.calibration import calibration_curve
 
         right, bins = self.encoded(y) == outputs.argmax(axis=1), max(1, min(MOST_BINS, len(y) // BIN_ROWS))
-        shares: tuple[Array, Array] = calibration_curve(
+        fractions: tuple[Array, Array] = calibration_curve(
             right, outputs.max(axis=1), n_bins=bins, strategy="quantile"
         )
-        return shares
+        return fractions
 
     def confusion(self, y: Array, outputs: Array) -> list[list[int]]:
         """Return the number of rows by true class (rows of the matrix) and predicted class."""
@@ -170,9 +170,9 @@ class Classification:
         from sklearn.metrics import roc_curve
 
         false, true, thresholds = roc_curve(places, outputs[:, 1], sample_weight=weights)
-        share = np.average(places, weights=weights)
-        missed, alarm = (1 / share, 1 / (1 - share)) if threshold == "balanced" else costs_of(threshold)
-        best = (missed * share * (1 - true) + alarm * (1 - share) * false).argmin()
+        fraction = np.average(places, weights=weights)
+        missed, alarm = (1 / fraction, 1 / (1 - fraction)) if threshold == "balanced" else costs_of(threshold)
+        best = (missed * fraction * (1 - true) + alarm * (1 - fraction) * false).argmin()
         return replace(self, threshold=float(min(1.0, thresholds[best])))
 
 
@@ -205,13 +205,13 @@ class NumberLoss(NamedTuple):
     @classmethod
     def named(cls, text: str) -> NumberLoss:
         """Return the loss of a name, or of quantile:0.9; ValueError for another text."""
-        name, _, share = text.partition(":") if isinstance(text, str) else (text, "", "")
+        name, _, fraction = text.partition(":") if isinstance(text, str) else (text, "", "")
         if name != "quantile":
             return LOSSES[checks.choice("loss", text, (*LOSSES, "quantile:0.9"))]
         try:
-            level = checks.real("the share", float(share), 0, 1, open_low=True, open_high=True)
+            level = checks.real("the fraction", float(fraction), 0, 1, open_low=True, open_high=True)
         except ValueError:
-            raise ValueError(f"loss must be like quantile:0.9, a share in (0, 1), got {text!r}") from None
+            raise ValueError(f"loss must be like quantile:0.9, a fraction in (0, 1), got {text!r}") from None
         return cls(Quantiles(level), "pinball", f"{level:g} quantiles", level)
 
 

@@ -303,8 +303,8 @@ def _check_own_loss(network: Network) -> None:
             for row in zip(z[:, None], y[:, None], strict=True)
         ]
         delta = np.empty_like(z)
-        parameters, share = np.array(objective.loss_parameters), 1 / objective.divisor
-        kernel(*codes, parameters, share, z, y, np.ones(len(z)), one, delta)
+        parameters, factor = np.array(objective.loss_parameters), 1 / objective.divisor
+        kernel(*codes, parameters, factor, z, y, np.ones(len(z)), one, delta)
         return np.array(values), delta
 
     with np.errstate(all="ignore"):

@@ -212,20 +212,20 @@ def _loss_case(
     outputs = np.abs(reference_losses.activate(objective.output, wide(z)))
     # Outputs, residuals and their products: the rounding of each is some ulp of at most this size.
     size = (1 + np.nanmax(np.abs(z), initial=0) + np.nanmax(outputs, initial=0)) ** 2
-    share = weights.max() / total
+    fraction = weights.max() / total
     relative: Array | float = 0.0
     if (per_target := loss_of(objective.loss).outputs_per_target) > 1:
         # A likelihood's precisions are exponentials of logits, each with a relative error of the logit's
         # size, and they are factors of logarithms that cancel.
         spreads = np.hsplit(wide(z), per_target)[1:]
         precisions = np.tile(np.exp(-np.min(spreads, axis=0)), per_target)
-        terms = np.nan_to_num(np.abs(expected[1]) + share * precisions)
+        terms = np.nan_to_num(np.abs(expected[1]) + fraction * precisions)
         relative = 2 * eps(z.dtype) * (1 + np.nanmax(np.abs(z), initial=0)) * terms
     # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.
     walked = np.sqrt(z.size) * abs(expected[0])
     label = labelled(f"{objective.output}-{objective.loss}" + "-clipped" * objective.clips, found)
     arguments = (*numbers, z, targets, weights, scratch, unset(z.dtype, *z.shape, found=found))
-    bound = {8: 8 * eps(z.dtype) * size * share + relative, -1: 8 * eps(z.dtype) * (size + walked)}
+    bound = {8: 8 * eps(z.dtype) * size * fraction + relative, -1: 8 * eps(z.dtype) * (size + walked)}
     return Case(label, arguments, {8: expected[1]}, expected[0], bound, 7)
 
 

@@ -210,8 +210,8 @@ class Model(Portable):
         """Go on with the model's training; return the model after more epochs.
 
         Moments, the number of steps, schedules, row orders and dropout masks go on. On the same rows the
-        model has the bits of a longer `fit`, except with `SWA`, whose average began at a share of the first
-        epochs. This model stays unchanged. The training goes on from the present `parameters`.
+        model has the bits of a longer `fit`, except with `SWA`, whose average began at a fraction of the
+        first epochs. This model stays unchanged. The training goes on from the present `parameters`.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class Model(Portable):
         **options : sample_weight, validation, callbacks, progress, threads, communicator
             As for `fit`. With a communicator every process has this same model and passes some rows; the
             training before may have had another number of processes. If validation is None and the training
-            split off a share of the rows, so does this training. A callback with a state, as
+            split off a fraction of the rows, so does this training. A callback with a state, as
             `EarlyStopping`, goes on from the state of the callback of the same kind if rows, batch size, rule
             and parameters are the same, and begins anew otherwise: with early stopping the training goes on
             from the last parameters, not from the model's best parameters.
@@ -337,7 +337,7 @@ class Model(Portable):
         seed: int | None = 0,
         logits: bool = False,
     ) -> Any:
-        """Return attributions: each column's share in an output's change from a baseline.
+        """Return attributions: each column's fraction in an output's change from a baseline.
 
         The values of a row sum to the change of the output, within `error`.
 

@@ -18,7 +18,7 @@ from fastmlp.callbacks.standard import Progress
 from fastmlp.data.batches import MIXED_BYTES, Batches, Mixing, Orders, WindowBatches, visited_weights
 from fastmlp.data.ranks import ChunkRunner
 from fastmlp.model.averages import swap_average
-from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, share_of
+from fastmlp.model.backend import Chunk, Data, counts_of, evaluated, losses_of_part
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.schedules import BEGINNING, Since
@@ -420,7 +420,7 @@ class Training:
                 raise LeftBehind
             part = data.take(slice(start, start + at_once))
             if (counts := counts_of(network, part)).any():
-                losses += share_of(counts, totals, evaluate(network, parameters, part))
+                losses += losses_of_part(counts, totals, evaluate(network, parameters, part))
         return evaluated(network, losses)
 
     def _end_epoch(self, validation_loss: float | None) -> None:

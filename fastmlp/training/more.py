@@ -39,7 +39,7 @@ class Continuation(NamedTuple):
 
     fit : `fastmlp.fit`, which is above this module
     options : of `fit`, those in `options.STAYS`
-    share : of the rows split off for validation, or None
+    fraction : of the rows split off for validation, or None
     backend : the name of the training's backend
     rows : of an epoch, None for blocks: an equal sample then means equal rows
     sample : some of the rows, as a fingerprint; "" if nothing depends on the rows
@@ -51,7 +51,7 @@ class Continuation(NamedTuple):
 
     fit: Callable[..., Model]
     options: dict[str, Any]
-    share: float | None
+    fraction: float | None
     backend: str
     rows: int | None
     sample: str
@@ -83,7 +83,7 @@ class Continuation(NamedTuple):
         options["optimizer"] = with_average_of(optimizer, self.options["optimizer"])
         options = {**self.options, **options}
         if options.get("validation") is None:
-            options["validation"] = self.share
+            options["validation"] = self.fraction
         return self.fit(model.network, X, y, epochs=epochs, resume=self._begun(model, options), **options)
 
     def unpickled(self) -> Continuation:

@@ -30,7 +30,7 @@ from fastmlp.model.custom import Component
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, as_optimizer, keeping_signs
 from fastmlp.model.state import is_bfloat16
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 from fastmlp.system.notices import is_watched
 from fastmlp.trained.model import Model
 from fastmlp.training.more import Continuation
@@ -321,7 +321,7 @@ class Setup(NamedTuple):
         """
         threads = options.threads
         if threads is None and self.backend == "auto":
-            threads = share()  # the choice goes by the cores that are left
+            threads = available_cores()  # the choice goes by the cores that are left
         key = rows, dtype, steps, averaged, threads
         if (known := self.steps.get(key)) is not None:
             return known

@@ -132,11 +132,11 @@ class Prepared(NamedTuple):
         """Return the part of a model's continuation unchanged by steps."""
         plan, options = self.plan, self.plan.options
         validation: Any = options.validation
-        share = float(validation) if validation is not None and isinstance(validation, Real) else None
+        fraction = float(validation) if validation is not None and isinstance(validation, Real) else None
         staying = options.staying(plan.optimizer, self.state.parameters.dtype)
         name = current_backend(plan.backend).name  # type: ignore[arg-type]  # likewise
         assert options.fit is not None
-        return Continuation(options.fit, staying, share, name, self.rows, self.sample, None)
+        return Continuation(options.fit, staying, fraction, name, self.rows, self.sample, None)
 
 
 def in_memory(held_out: Data | HeldOutBlocks | None) -> Data | None:

@@ -15,7 +15,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.rows import SparseRows
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 from fastmlp.system.compiling import Lap
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.system.notices import notify
@@ -27,9 +27,9 @@ WINDOW_SECONDS = 0.02
 """Chunks are measured together up to this time."""
 
 RUNS = 0.8
-"""The first worker's least share of a core on a free machine.
+"""The first worker's least fraction of a core on a free machine.
 
-A waiting worker sleeps after a while, so the share shows other workers without a core, too.
+A waiting worker sleeps after a while, so the fraction shows other workers without a core, too.
 """
 
 FEWER, MORE = -1, 1
@@ -44,7 +44,7 @@ MOST_PATIENCE = {FEWER: 256, MORE: 4}
 """Each trial doubles the seconds before the next trial, up to so many times the first seconds."""
 
 GAIN = 0.95
-"""Another number of threads is taken for less than this share of the time."""
+"""Another number of threads is taken for less than this fraction of the time."""
 
 NOTICE_SECONDS = 1.0
 """A shorter training says nothing."""
@@ -81,7 +81,7 @@ class Threads:
     def most(self) -> int | None:
         """The most threads for the next chunk; None leaves the number to the backend."""
         limit = self._limit if self._trial is None else self._trial
-        return self._given if limit is None else min(limit, self._given or share())
+        return self._given if limit is None else min(limit, self._given or available_cores())
 
     def took(self, threads: int, rows: int, lap: Lap, running: float) -> bool:
         """Note a chunk's time; return True if the pace holds for the next chunks' threads.

@@ -206,12 +206,13 @@ def _split(source: Source, validation: Real, streams: Streams) -> tuple[Source, 
     """Return the training rows and the rows held out, split as arrays are."""
     from fastmlp.data.sources import Slices
 
-    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    fraction = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
     if not isinstance(source, Slices):
         raise ValueError(
-            f"no share of blocks can be split off, got validation={share:g}; give (X, y), or other blocks"
+            f"no fraction of blocks can be split off, got validation={fraction:g}; "
+            "give (X, y), or other blocks"
         )
-    train_rows, held_rows = split_rows(share, source.rows, streams)
+    train_rows, held_rows = split_rows(fraction, source.rows, streams)
     return source.take(train_rows), source.take(held_rows)
 
 

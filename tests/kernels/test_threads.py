@@ -119,10 +119,10 @@ other = threading.Thread(target=train)
 other.start()
 begun.wait()
 with budget.training():
-    assert budget.share() == 4
+    assert budget.available_cores() == 4
     child = os.fork()
     if child == 0:
-        os._exit(budget.share())
+        os._exit(budget.available_cores())
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 over.set()
 """

@@ -160,9 +160,9 @@ def test_bounds_are_of_the_memory_that_holds_the_data():
 
 
 def test_shares_are_of_the_peak_or_of_a_bandwidth():
-    assert measurement("tiled", 2 * 64**3 / 50e9).share(MACHINE) == pytest.approx(0.5)
-    assert measurement("tiled", 1e-6, "gather", None, 20000).share(MACHINE) == pytest.approx(0.1)
-    assert measurement("fused", 2 * 64**3 / 100e9, threads=2).share(MACHINE) == pytest.approx(0.5)
+    assert measurement("tiled", 2 * 64**3 / 50e9).fraction(MACHINE) == pytest.approx(0.5)
+    assert measurement("tiled", 1e-6, "gather", None, 20000).fraction(MACHINE) == pytest.approx(0.1)
+    assert measurement("fused", 2 * 64**3 / 100e9, threads=2).fraction(MACHINE) == pytest.approx(0.5)
 
 
 CACHE = {"type": "Unified", "size": "512K", "level": "2"}

@@ -69,7 +69,7 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
     assert 0 < finite < count
     fewest = -(-finite // lanes)
     assert fewest <= vectors[-1] < 4
-    assert vectors[-1] == fewest or fewest > blocks.FREED_SHARE * vectors[-1]
+    assert vectors[-1] == fewest or fewest > blocks.FREED_FRACTION * vectors[-1]
     for i, (model, end) in enumerate(zip(models, ends, strict=True)):
         if i > lanes + 1 and i % 3:
             continue

@@ -335,7 +335,7 @@ ERRORS = (
 def around():
     """What a call leaves as it was: threads, the handler of Ctrl-C, and shares of cores."""
     threads = {one.ident for one in threading.enumerate() if "tqdm" not in one.name}
-    return threads, signal.getsignal(signal.SIGINT), budget.share(), [*budget.limits]
+    return threads, signal.getsignal(signal.SIGINT), budget.available_cores(), [*budget.limits]
 
 
 def at_random(seed, path):

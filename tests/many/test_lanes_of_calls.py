@@ -241,8 +241,8 @@ def test_a_program_is_compiled_once_trainings_have_lost_its_price(lane_programs)
     other, taken = Network([10, 7, 1], hidden="tanh"), []
     train = lanes.blocks_of
     lane_programs(
-        about_seconds_of_a_network=lambda: 1e-9, share=lambda: 1, is_ready=False, saved_by=lambda *_: 1e-12,
-        blocks_of=lambda *given: taken.append(given) or train(*given),
+        about_seconds_of_a_network=lambda: 1e-9, available_cores=lambda: 1, is_ready=False,
+        saved_by=lambda *_: 1e-12, blocks_of=lambda *given: taken.append(given) or train(*given),
     )  # fmt: skip
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
     assert not taken

@@ -14,7 +14,7 @@ from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.intervals import LEAST_ROWS, scaled_errors
-from fastmlp.tables.report import held_shares
+from fastmlp.tables.report import held_fractions
 
 QUICK = {
     "hidden": (16,), "epochs": 30, "batch_size": 32, "learning_rate": 0.01, "members": 3,
@@ -52,7 +52,7 @@ def test_intervals_hold_their_share_of_fresh_rows(model, coverage):
 def test_what_the_report_says_is_what_intervals_hold(model):
     fresh = skewed(500, 1)
     y = fresh["y"].to_numpy()
-    for found in held_shares(model, model.predict(fresh), y):
+    for found in held_fractions(model, model.predict(fresh), y):
         low, high = model.predict_interval(fresh, found["of"])
         assert found["hold"] == ((low <= y) & (y <= high)).mean()
         assert found["wide"] == pytest.approx((high - low).mean())

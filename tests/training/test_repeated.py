@@ -235,7 +235,9 @@ def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch, cor
         return found[-1]
 
     monkeypatch.setattr(Work, "of", noted)
-    monkeypatch.setattr("fastmlp.kernels.variant.share", lambda: 1)  # another training has begun meanwhile
+    monkeypatch.setattr(
+        "fastmlp.kernels.variant.available_cores", lambda: 1
+    )  # another training has begun meanwhile
     fit(threads=None, backend="auto")
     assert {work.threads for work in found} == {3}
 

@@ -51,7 +51,7 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def _announced_anew(monkeypatch):
-    monkeypatch.setattr(threads_of_training, "share", lambda: 64)
+    monkeypatch.setattr(threads_of_training, "available_cores", lambda: 64)
     threads_of_training.announced.clear()
 
 

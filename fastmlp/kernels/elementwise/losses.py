@@ -67,20 +67,20 @@ def _operand(context, builder, kind, value):
 batched = partial(of_arrays, operand=_operand)
 
 
-def counts(share, weight):
+def counts(factor, weight):
     """The factor of a row's loss, or of several rows': the product in float64, rounded to the weight's dtype."""
     double = FLOATS[types.float64]
     if weight.lane != double:
         wide = ir.VectorType(double, weight.lanes) if weight.lanes else double
-        return weight.number(share * Symbol(share.builder, share.builder.fpext(weight.value, wide)))
-    return share * weight
+        return weight.number(factor * Symbol(factor.builder, factor.builder.fpext(weight.value, wide)))
+    return factor * weight
 
 
 @of_arrays
-def weigh(share, weights, first, count, sums):
-    """sums[SCALES] = share * weights[first : first + count]."""
-    with counted(share.builder, count) as i:
-        sums[i] = counts(share, weights[first + i])
+def weigh(factor, weights, first, count, sums):
+    """sums[SCALES] = factor * weights[first : first + count]."""
+    with counted(factor.builder, count) as i:
+        sums[i] = counts(factor, weights[first + i])
 
 
 def emit_total(sums, count=None):
@@ -165,7 +165,7 @@ def element_losses(entry, output, clips, parameters, logits, expected, outputs, 
     sums[LOSSES] = total.value
 
 
-def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
+def output_loss(loss, output, parameters, factor, z, targets, weights, scratch, delta):
     """Contract of baseline's slot. scratch : of 3 * LANES * (units + 1) numbers"""
     rows, units = z.shape
     size = units * LANES
@@ -178,7 +178,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
         # Lanes beyond the last row hold old numbers; their results are not used.
         transpose(count, units, z, start * units, units, logits, 0, LANES)
         transpose(count, units, targets, start * units, units, expected, 0, LANES)
-        weigh(share, weights, start, count, sums)
+        weigh(factor, weights, start, count, sums)
         if output == SOFTMAX:
             softmax_by_lanes(logits, outputs, sums)
             # A loss of rows reads the logits before `softmax_by_lanes` subtracted their maximum.

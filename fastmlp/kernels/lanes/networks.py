@@ -15,7 +15,7 @@ from fastmlp.kernels.codegen.vectors import Vectors, counted, smaller, transpose
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.elementwise.by_vectors import scramble
 from fastmlp.kernels.elementwise.losses import counts
-from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
+from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
 from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
 from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep, clip, penalties
 from fastmlp.kernels.small.layouts import (
@@ -59,8 +59,8 @@ class GatheredRows:
             step.parameters.part(memory, first + at) for at in (0, room * n_in, room * (n_in + n_out))
         )
 
-    def gather(self, first, rows, share):
-        """Copy rows of each lane's data; share : of each lane, float64."""
+    def gather(self, first, rows, factor):
+        """Copy rows of each lane's data; factor : of each lane, float64."""
         step, v, builder, data = self.step, self.step.v, self.step.builder, FLOATS[self.step.v.dtype]
         n_in, n_out = step.constants.n_in, step.constants.n_out
         for r in step.each(rows):
@@ -71,7 +71,7 @@ class GatheredRows:
             for lane, (pointer, row) in enumerate(zip(self.bases[ROWS_WEIGHTS], row_of, strict=True)):
                 number = builder.load(builder.gep(pointer, [row.value], source_etype=data), typ=data)
                 weights = builder.insert_element(weights, number, INT32(lane))
-            self.scales[r] = counts(share, Symbol(builder, weights))
+            self.scales[r] = counts(factor, Symbol(builder, weights))
 
     def _copy(self, kind, row_of, target, width):
         """Copy a row of each network, of `width` numbers."""
@@ -162,9 +162,9 @@ def names(constants):
         l2_of_lane, of_loss = numbers[L2], numbers.at(LOSS_PARAMETERS)
         dropout_at = dropout_of(step, numbers)
         by_totals, by_rates, by_losses = (places[3 * lanes + i] for i in range(STRIDES))
-        share_of = lambda s: loss_share.formula(divisor, totals[s * by_totals])
+        factor_of = lambda s: loss_factor.formula(divisor, totals[s * by_totals])
         if constants.stays:
-            data.gather(starts[0], of_all, share_of(0))
+            data.gather(starts[0], of_all, factor_of(0))
         with counted(builder, starts.units) as s:
             start, stop = starts[s], stops[s]
             visited = constants.rows or stop - start
@@ -174,14 +174,14 @@ def names(constants):
             for at in step.each(visited, BLOCK_ROWS):
                 rows = smaller(visited - at, BLOCK_ROWS)
                 if not constants.stays:
-                    data.gather(start + at, rows, share_of(s))
+                    data.gather(start + at, rows, factor_of(s))
                 data.take(at if constants.stays else 0)
                 step.forward(rows, dropout, at)
                 value.value = value.value + step.loss(rows, of_loss)
                 step.backward(rows, dropout, at)
             found, l2 = value.value / value_divisor, None
             if constants.l2:
-                l2 = l2_of_lane * penalty_share.formula(shares_penalty, totals[s * by_totals])
+                l2 = l2_of_lane * penalty_factor.formula(shares_penalty, totals[s * by_totals])
                 found = found + penalties(step, l2)
             losses[s * by_losses] = found
             if constants.clips_norm:

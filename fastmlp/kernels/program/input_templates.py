@@ -332,10 +332,10 @@ def bins(x, column, edges, slopes, unit, out):
     for i in range(x.shape[0]):
         value = x[i, column]
         for j in range(count):
-            share = (value - edges[j]) * slopes[j]
+            fraction = (value - edges[j]) * slopes[j]
             lowest, highest = (zero if j > 0 else -one), (one if j < count - 1 else one + one)
-            share = lowest if share < lowest else share
-            out[i, unit + j] = highest if share > highest else share
+            fraction = lowest if fraction < lowest else fraction
+            out[i, unit + j] = highest if fraction > highest else fraction
 
 
 def table_row(code, levels):

@@ -249,8 +249,9 @@ def update_vectors(call, step, number, rate, bias_rate):
 
 # --- batch norms: statistics down the columns of a batch, and normalised numbers --------------------------
 #
-# Sums run down the rows in order, a share of the columns for each worker, so that bits do not depend on the
-# number of workers. Where ranks share a batch, each rank sums its rows, and sums are added up between passes.
+# Sums run down the rows in order, a fraction of the columns for each worker, so that bits do not depend on
+# the number of workers. Where ranks share a batch, each rank sums its rows, and sums are added up between
+# passes.
 #
 # Columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so that
 # LLVM would load number by number.

@@ -22,7 +22,7 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.row_formulas import copy_columns, take_columns
-from fastmlp.kernels.program.step_numbers import loss_share, parts_of
+from fastmlp.kernels.program.step_numbers import loss_factor, parts_of
 
 
 def heads_loss(call, s, start, rows, first, last, worker):
@@ -44,13 +44,13 @@ def heads_loss(call, s, start, rows, first, last, worker):
             take_columns(call.targets, order, start + at, head.column, y)
             numbers = vector(call.head_numbers, head.column, units)
             factors = vector(call.head_numbers, call.n_out + head.column, units)
-            share = head.weight * loss_share(head.divisor, call.head_totals[h, s])
+            factor = head.weight * loss_factor(head.divisor, call.head_totals[h, s])
             if head.missing == 0 and head.weighted == 0:
-                value = output_loss(head.loss, head.output, numbers, share, z, y, w, scratch, delta)
+                value = output_loss(head.loss, head.output, numbers, factor, z, y, w, scratch, delta)
             elif head.by_row != 0:
                 own = vector(memory, call.batch_weights + rows + at, count)
                 masked_rows(y, w, factors, head.weighted != 0, own)
-                value = output_loss(head.loss, head.output, numbers, share, z, y, own, scratch, delta)
+                value = output_loss(head.loss, head.output, numbers, factor, z, y, own, scratch, delta)
             else:
                 value = 0.0
                 own = vector(memory, call.batch_weights + rows + at, count)
@@ -61,7 +61,7 @@ def heads_loss(call, s, start, rows, first, last, worker):
                     masked_column(z, y, w, j, factors[j], z_of, y_of, own)
                     number = vector(call.head_numbers, head.column + j, 1)
                     value += output_loss(
-                        head.loss, head.output, number, share, z_of, y_of, own, scratch, d_of
+                        head.loss, head.output, number, factor, z_of, y_of, own, scratch, d_of
                     )
                     copy_columns(d_of, j, delta)
             value /= head.value_divisor
@@ -106,7 +106,7 @@ def heads_losses(call, s, rows, adds):
 # --- members -----------------------------------------------------------------------------------------------
 
 
-def members_loss(call, start, rows, first, last, share, worker):
+def members_loss(call, start, rows, first, last, factor, worker):
     """Write the deltas of all members of rows [first, last), and partial sums of the loss; as `rows_loss`."""
     output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -130,7 +130,7 @@ def members_loss(call, start, rows, first, last, share, worker):
                     y[i, j] = targets[row, j]
             own, below = begin - first * k, end - first * k
             value += output_loss(
-                objective.loss, output.activation, parameters_of(objective, n_out), share / k,
+                objective.loss, output.activation, parameters_of(objective, n_out), factor / k,
                 rows_of(z, own, below), y, w, scratch, rows_of(delta, own, below),
             )  # fmt: skip
             begin = end

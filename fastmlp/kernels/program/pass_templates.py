@@ -44,7 +44,7 @@ from fastmlp.kernels.program.row_templates import (
     rows_loss,
     rows_outputs,
 )
-from fastmlp.kernels.program.step_numbers import block_of, loss_share, penalty_share, worker_part
+from fastmlp.kernels.program.step_numbers import block_of, loss_factor, penalty_factor, worker_part
 
 COLUMN_BYTES = 192
 """Bytes of a row of the matrices of `jacobian`, where rows of X are columns: the three vectors of a tile."""
@@ -118,11 +118,11 @@ def loss_backward(call, worker, workers):
     # Each block of samples is a batch of its own, so that all of it stays in the caches.
     operations, memory, samples, n_in = call.operations, call.memory, call.samples, call.n_in
     block, depth = lesser(block_of(call), call.batch), call.depth
-    share = loss_share(call.objective.divisor, 1.0)
+    factor = loss_factor(call.objective.divisor, 1.0)
     for at in range(0, samples, block):
         rows = lesser(block, samples - at)
         rows_forward(call, at, rows, 0, rows, 0, depth, call.step, worker)
-        rows_loss(call, at, rows, 0, rows, share, worker)
+        rows_loss(call, at, rows, 0, rows, factor, worker)
         rows_backward(call, at, rows, rows, 0, rows, 0, depth, call.step, worker)
         for i in range(rows):
             total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))
@@ -282,12 +282,12 @@ def hessian(call, worker, workers):
 
 def penalize(call, worker, workers):
     """Add the derivative of the penalties to call.gradients; call.totals has the weight of the batch."""
-    operations, share = call.operations, penalty_share(call.objective.shared_penalty, call.totals[0])
+    operations, factor = call.operations, penalty_factor(call.objective.shared_penalty, call.totals[0])
     for number in range(len(operations)):
         here = operations[number]
         if here.kind == DENSE:
             w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
-            penalty_gradient(here.l1 * share, here.l2 * share, w, dw)
+            penalty_gradient(here.l1 * factor, here.l2 * factor, w, dw)
 
 
 # --- loops over samples in columns --------------------------------------------------------------------------
@@ -301,9 +301,9 @@ def softmax_slopes(a, output, is_softmax, delta):
     own = vector(a, output * rows, rows)
     for j in range(units):
         is_own = one if j == output else a.dtype.type(0)
-        share, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
+        probability, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
         for i in range(rows):
-            found[i] = own[i] * (is_own - share[i]) if is_softmax else is_own
+            found[i] = own[i] * (is_own - probability[i]) if is_softmax else is_own
 
 
 def add_to_rows(b, out):

@@ -166,18 +166,18 @@ def rows_outputs(call, rows, first, last, at):
         activate(output.activation, z, rows_of(call.out, at, at + last - first))
 
 
-def batch_loss(call, s, start, rows, first, last, share, worker):
+def batch_loss(call, s, start, rows, first, last, factor, worker):
     """Write the deltas of all outputs of rows [first, last), and partial sums of the loss, in step s."""
     if call.n_heads > 0:
         heads_loss(call, s, start, rows, first, last, worker)
     elif call.members > 1:
-        members_loss(call, start, rows, first, last, share, worker)
+        members_loss(call, start, rows, first, last, factor, worker)
     else:
-        rows_loss(call, start, rows, first, last, share, worker)
+        rows_loss(call, start, rows, first, last, factor, worker)
 
 
-def rows_loss(call, start, rows, first, last, share, worker):
-    """Write the last layer's deltas of rows [first, last), and sums of the loss; share : `loss_share`"""
+def rows_loss(call, start, rows, first, last, factor, worker):
+    """Write the last layer's deltas of rows [first, last), and sums of the loss; factor : `loss_factor`"""
     output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
     z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -195,7 +195,7 @@ def rows_loss(call, start, rows, first, last, share, worker):
             for i in range(count):
                 w[i] = weights[visited[i]]
         call.sums[at] = output_loss(
-            objective.loss, output.activation, parameters_of(objective, output.n_out), share,
+            objective.loss, output.activation, parameters_of(objective, output.n_out), factor,
             rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
         )  # fmt: skip
 

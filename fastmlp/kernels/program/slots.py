@@ -123,7 +123,7 @@ SLOT_FUNCTIONS = {
     "activate": _by_code(ACTIVATION_CODES, "z, out"),
     "activate_gradient": _by_code(ACTIVATION_CODES, "z, a, delta"),
     "output_loss": _by_code(
-        LOSS_CODES, "output, parameters, share, z, targets, weights, scratch, delta", types.float64
+        LOSS_CODES, "output, parameters, factor, z, targets, weights, scratch, delta", types.float64
     ),
     "apply_rule": _by_code(RULE_CODES, "rate, constants, t, g, p, moments"),
     "operate": _by_code(OPERATION_CODES, "numbers, subrows, second, gain, shift, x, other, saved, out"),

@@ -30,7 +30,7 @@ MOST_IDLE = 8
 """The most non-zeros of a batch per column. Above, nearly no column is empty, and all are listed."""
 
 MOST_GATHERED = 4
-"""Rows of a sparse update are gathered below this share of all rows, as its inverse."""
+"""Rows of a sparse update are gathered below this fraction of all rows, as its inverse."""
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
 """The least normal numbers of both dtypes; and the numbers examined at a time by `flush`."""

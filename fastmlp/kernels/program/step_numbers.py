@@ -22,13 +22,13 @@ block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
 
 
 @jittable
-def loss_share(divisor, total):
+def loss_factor(divisor, total):
     """Return the factor of an element's weighted loss: 1 / (total weight * divisor), or 0 without weight."""
     return where(total > 0.0, 1.0 / (total * divisor), 0.0)
 
 
 @jittable
-def penalty_share(shared: bool, total):
+def penalty_factor(shared: bool, total):
     """Return the factor of the penalties: 1, or 1 / total weight where the batch shares them."""
     return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 

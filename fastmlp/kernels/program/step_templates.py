@@ -32,7 +32,7 @@ from fastmlp.kernels.program.row_templates import (
     rows_forward,
     rows_outputs,
 )
-from fastmlp.kernels.program.step_numbers import block_of, loss_share, parts_of, penalty_share, worker_part
+from fastmlp.kernels.program.step_numbers import block_of, loss_factor, parts_of, penalty_factor, worker_part
 from fastmlp.kernels.program.weight_templates import (
     clip_all,
     penalties,
@@ -131,9 +131,9 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
     objective = call.objective
     step, total, rows = call.step + s, call.totals[s], end - start
     first, last = worker_part(rows, worker, workers, LOSS_ROWS)
-    share, penalised = loss_share(objective.divisor, total), 0.0
+    factor, penalised = loss_factor(objective.divisor, total), 0.0
     if until == rows_of_step(call, s):
-        penalised = penalty_share(objective.shared_penalty, total)
+        penalised = penalty_factor(objective.shared_penalty, total)
     block, depth, of_all, begin = block_of(call), call.depth, until - place, 0
     if part_after(call, 0) < depth:
         begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
@@ -145,7 +145,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
             prefetch_rows(call.targets, visited, at, stop)
             prefetch_rows(call.weights, visited, at, stop)
         rows_forward(call, start, rows, at, stop, begin, depth, step, worker)
-        batch_loss(call, s, start, rows, at, stop, share, worker)
+        batch_loss(call, s, start, rows, at, stop, factor, worker)
         rows_backward(call, start, rows, of_all, at, stop, begin, depth, step, worker)
     if begin > 0:
         parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
@@ -196,11 +196,11 @@ def predict(call, worker, workers):
 
 def evaluate(call, worker, workers):
     """Write the loss over all samples, without penalties, to call.losses, a batch at a time."""
-    share, loss = loss_share(call.objective.divisor, call.totals[0]), 0.0
+    factor, loss = loss_factor(call.objective.divisor, call.totals[0]), 0.0
     for start in range(0, call.samples, call.batch):
         rows = lesser(call.batch, call.samples - start)
         rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
-        batch_loss(call, 0, start, rows, 0, rows, share, worker)
+        batch_loss(call, 0, start, rows, 0, rows, factor, worker)
         if call.n_heads > 0:
             heads_losses(call, 0, rows, start > 0)
         sums = call.sums

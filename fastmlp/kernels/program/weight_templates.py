@@ -39,7 +39,7 @@ from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLE
 def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, workers):
     """Contract the worker's part of every matrix of weights over the batch, and update unless left whole.
 
-    penalised, rate, bias_rate : of this step, see `penalty_share`; the rest as in `rows_forward`
+    penalised, rate, bias_rate : of this step, see `penalty_factor`; the rest as in `rows_forward`
     """
     # A single worker takes all biases of an operation, or its gain and shift. Where ranks sum the gradient,
     # the sum of a bucket begins as soon as all workers have formed the bucket, and they go on with the next.
@@ -207,13 +207,13 @@ def update_all(call, step, rate, bias_rate, worker, workers):
                 apply_gradients(call, 1, number, step, bias_rate, here.biases, n_out)
 
 
-def penalties(call, share):
-    """Return the sum of the penalties on all weights; share : see `penalty_share`."""
+def penalties(call, factor):
+    """Return the sum of the penalties on all weights; factor : see `penalty_factor`."""
     operations, total = call.operations, 0.0
     for number in range(len(operations)):
         here = operations[number]
         if here.kind == DENSE:
-            total += penalty(here.l1 * share, here.l2 * share, weights_of(call.parameters, here))
+            total += penalty(here.l1 * factor, here.l2 * factor, weights_of(call.parameters, here))
     return total
 
 

@@ -18,14 +18,14 @@ DECREASE, CURVATURE = 1e-4, 0.9
 """Constants of the Wolfe conditions, c1 and c2, for steps of quasi-Newton methods."""
 
 LONGER, INSIDE = 4.0, 0.1
-"""The factor of a step that is too short; the least distance of a step from two others, as a share."""
+"""The factor of a step that is too short; the least distance of a step from two others, as a fraction."""
 
 EPSILON = 2.0**-52
-"""A pair is kept where the curvature along its step is more than this share of the slope."""
+"""A pair is kept where the curvature along its step is more than this fraction of the slope."""
 
-LITTLE, FIRST_SHARE = 0.1, 0.001
-"""The share of the objective gained by a step near a minimum; the first precision of the prior, as a share of
-the weights' own precision."""
+LITTLE, FIRST_FRACTION = 0.1, 0.001
+"""The fraction of the objective gained by a step near a minimum; the first precision of the prior, as a
+fraction of the weights' own precision."""
 
 GOAL, FLAT, NO_LOWER, DAMPED = 1, 2, 3, 4
 """Why steps end: `whole.reason` of a call."""
@@ -176,7 +176,7 @@ def strong_wolfe(call, loss, slope, step):
 
 def between(low, high):
     """Return a step between two: the minimum of the cubic through both (equation 3.59), or the middle."""
-    length, share = high[0] - low[0], 0.5
+    length, fraction = high[0] - low[0], 0.5
     if math.isfinite(high[1]) and math.isfinite(high[2]):
         d1 = low[2] + high[2] - 3 * (high[1] - low[1]) / length
         square = d1 * d1 - low[2] * high[2]
@@ -184,8 +184,8 @@ def between(low, high):
             d2 = math.copysign(math.sqrt(square), length)
             below = high[2] - low[2] + 2 * d2
             if below != 0.0:
-                share = 1 - (high[2] + d2 - d1) / below
-    return low[0] + length * min(max(share, INSIDE), 1 - INSIDE)
+                fraction = 1 - (high[2] + d2 - d1) / below
+    return low[0] + length * min(max(fraction, INSIDE), 1 - INSIDE)
 
 
 # --- Levenberg and Marquardt ------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def settle_evidence(call):
     square = max(weighed_square(trained, call.parameters), EPSILON)
     count = weighed_square(trained, trained)
     if state.prior_precision == 0.0:
-        state.prior_precision, state.noise = FIRST_SHARE * count / square, 1.0
+        state.prior_precision, state.noise = FIRST_FRACTION * count / square, 1.0
         if state.has_noise != 0:
             state.noise = math.sqrt(state.square / state.counted)
     determined = max(determined_by(call, state.prior_precision * state.noise * state.noise, count), EPSILON)

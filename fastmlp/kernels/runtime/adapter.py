@@ -35,7 +35,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import Inputs, SparseRows, unpacked
 from fastmlp.model.state import Array, TrainState
-from fastmlp.system.budget import share
+from fastmlp.system.budget import available_cores
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
 
@@ -231,7 +231,7 @@ class CompiledBackend:
             -1 if shared is None else shared.rows, type(inputs), numbers, VALUES.tobytes(),
         )  # fmt: skip
         known = self._chunk_calls.take(kind)
-        if known is not None and known.share is not None and known.share != share():
+        if known is not None and known.cores is not None and known.cores != available_cores():
             known = None  # other trainings take cores now, or no more
         if known is None or chunk is not known.chunk:
             check_chunk(chunk, 1 if shared is None else 0, network.needs_batches)
@@ -285,7 +285,7 @@ class CompiledBackend:
         entry = entries.of_network(program, name) if program else entries.get("train_chunk", name)
         return NetworkCall(
             entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer, sparse=sparse,
-            microbatch=chunk.microbatch, program=program, share=cores,
+            microbatch=chunk.microbatch, program=program, cores=cores,
         )  # fmt: skip
 
 

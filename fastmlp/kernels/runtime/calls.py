@@ -53,7 +53,7 @@ class NetworkCall(Call):
     resting : for the network of `resting_shape_of`; predicting : for predictions only
     sparse : for sparse inputs; microbatch : as of `Chunk`
     entry : the entry point, or None until set; program : whose entry point it is, if specialized
-    share : of the cores, where the number of workers follows the share; else None
+    cores : of the process, where the number of workers follows them; else None
     bytes : of all buffers
     chunk : of the steps, if nobody can write to the chunk's arrays
     kind : the key in `Idle`
@@ -74,11 +74,11 @@ class NetworkCall(Call):
         sparse: bool = False,
         microbatch: int = 0,
         program: SpecializedProgram | None = None,
-        share: int | None = None,
+        cores: int | None = None,
     ) -> None:
         # The descriptions are held, so that their ids are no others'.
         self.network, self.optimizer, self.entry = network, optimizer, entry
-        self.rows, self.workers, self.share = rows or 0, workers, share
+        self.rows, self.workers, self.cores = rows or 0, workers, cores
         self.chunk: Chunk | None = None
         self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
@@ -252,7 +252,7 @@ def predict_all(
     entry, at = each(), address_of(table)
 
     def work(worker: int, workers: int) -> None:
-        for share in range(worker, threads, workers):  # each with its memory, if threads could not be started
-            entry(at, share, threads)
+        for part in range(worker, threads, workers):  # each with its memory, if threads could not be started
+            entry(at, part, threads)
 
     run(work, threads, np.zeros(BARRIER, np.int64))

@@ -73,7 +73,7 @@ class CompiledSteps:
         self._specialized: list[NetworkCall] = []
         self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Runner]] = {}
         """Calls and runners of whole steps, by density and number of rows."""
-        self._shares: dict[int, int] = {}
+        self._workers_for: dict[int, int] = {}
         self._terms = -1
         self._sparse: SparseRows | None = None
         """The inputs of the last `forward`, if sparse."""
@@ -222,12 +222,12 @@ class CompiledSteps:
         choice = self._choice
         if self._threads == 1 or choice.workers is None or choice.seconds is None:
             return 1
-        if rows not in self._shares:
+        if rows not in self._workers_for:
             work = Work.of(self._network, self._optimizer, rows, self._dtype, self._threads)
             pays = choice.seconds(work._replace(threads=1)) >= SHARED_SECONDS
             most = self._threads if rows == self._most_rows else self._workers(self._most_rows)
-            self._shares[rows] = min(choice.workers(work), most) if pays else 1
-        return self._shares[rows]
+            self._workers_for[rows] = min(choice.workers(work), most) if pays else 1
+        return self._workers_for[rows]
 
 
 def _run(call: NetworkCall, workers: int) -> None:

@@ -10,7 +10,7 @@ from fastmlp.kernels.codegen.vectors import RepeatedNumber, Vectors, broadcast, 
 from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
 from fastmlp.kernels.codes import LOSS_CODES
 from fastmlp.kernels.elementwise.losses import counts
-from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
+from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
 from fastmlp.kernels.small import row_stages, stages
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
@@ -42,15 +42,15 @@ def train_blocks(call, worker, workers):
     inputs, targets, weights, order = call.inputs, call.targets, call.weights, call.order
     for s in range(call.steps):
         start, stop = call.starts[s], call.stops[s]
-        share = loss_share(objective.divisor, call.totals[s])
-        l2 = objective.l2 * penalty_share(objective.shared_penalty, call.totals[s])
+        factor = loss_factor(objective.divisor, call.totals[s])
+        l2 = objective.l2 * penalty_factor(objective.shared_penalty, call.totals[s])
         value = 0.0
         renew(own, 0, 0, 0, 0)
         if BLOCKS:
             clear(own)
         for at in range(start, stop, BLOCK):
             rows = min(BLOCK, stop - at)
-            take_rows(own, inputs, targets, weights, order, at, rows, share)
+            take_rows(own, inputs, targets, weights, order, at, rows, factor)
             to_logits(own, rows, call.key, call.step + s, at - start)
             value = add_losses(own, rows, parameter, value)
             to_gradients(own, rows, call.key, call.step + s, at - start)
@@ -156,10 +156,10 @@ def register_names(constants):
                 return found
 
             step.inputs, step.targets = columns(inputs, constants.n_in), columns(targets, constants.n_out)
-            share = loss_share.formula(float(of_row), totals[s])
+            factor = loss_factor.formula(float(of_row), totals[s])
             scales = columns(weights, 1)
-            shares = counts(share, scales[0])
-            scales[0] = shares.choose(Symbol(builder, v.first(stop - start)), shares, 0.0)
+            factors = counts(factor, scales[0])
+            scales[0] = factors.choose(Symbol(builder, v.first(stop - start)), factors, 0.0)
             step.scales = scales
             step.clear()
             # LLVM leaves out x + -0.0: a chain begins with the first row's.

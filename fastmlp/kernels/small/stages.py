@@ -313,7 +313,7 @@ def update(key, at, count, plan, penalised):
 
 
 def gather(plan):
-    """Return the intrinsic (work, inputs, targets, weights, order, start, rows, share) that copies a block's rows.
+    """Return the intrinsic (work, inputs, targets, weights, order, start, rows, factor) that copies a block's rows.
 
     A loop of Numba's would copy element by element: LLVM cannot know that inputs and work do not overlap.
     """
@@ -321,7 +321,7 @@ def gather(plan):
     n_in, n_out, most = first.n_in, last.n_out, plan.most
 
     @disposable
-    def copy_rows(work, inputs, targets, weights, order, start, rows, share):
+    def copy_rows(work, inputs, targets, weights, order, start, rows, factor):
         memory, builder, size = Memory(work), work.builder, work.itemsize
         scales = NumberArray(builder, memory.dtype, memory.at(plan.sums))
         # The loss is computed for LANES rows at once: those after the last one get the factor 0.
@@ -339,7 +339,7 @@ def gather(plan):
                     to_lane[j * plan.most_rows] = from_row[j]
             else:
                 copy_row(memory, expected, memory.at(r * last.out_stride + plan.targets), n_out, most)
-            scales[r] = losses.counts(share, weights[row])
+            scales[r] = losses.counts(factor, weights[row])
 
     return copy_rows
 

@@ -151,18 +151,19 @@ def softmax(z, out):
             out[i, j] /= total
 
 
-def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
+def output_loss(loss, output, parameters, factor, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
     `output` and `loss` are codes, `parameters` (n_out,) float64 are `Objective.loss_parameters`; the factor
-    of row i is share * weights[i]. A likelihood with its canonical output is computed from the logits. A loss
-    of several outputs a target has all first outputs, then all second outputs, .., and the targets as often.
+    of row i is factor * weights[i]. A likelihood with its canonical output is computed from the logits. A
+    loss of several outputs a target has all first outputs, then all second outputs, .., and the targets as
+    often.
     """
     activate(output, z, delta)
     clips, form = parameters[0] < 0, loss_form(loss)
     objective = 0.0
     for i in range(z.shape[0]):
-        scale = z.dtype.type(share * weights[i])
+        scale = z.dtype.type(factor * weights[i])
         if scale == 0:
             # A row without weight contributes exactly 0; 0 * inf would be NaN.
             for j in range(z.shape[1]):
