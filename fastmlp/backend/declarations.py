@@ -1,7 +1,7 @@
 """Variants from files and plugins: loaded, and checked before the first run.
 
-The checks read the text of functions. Numba would report a mistake in pages and far from its place; here an
-error is a line, with the file and the line.
+The checks read the text of functions. Numba would report a mistake in pages and far from its location; here
+an error is a line, with the file and the line.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def load(path: Path) -> types.ModuleType:
         If there is no such file, or if running the file raises an error: a line with the file and line.
     """
     # Two files of one name are two modules.
-    place = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}_{place}", path)
+    location = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}_{location}", path)
     if spec is None or not path.is_file():
         raise ValueError(f"a variant must be a Python file, got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
@@ -56,14 +56,14 @@ def load(path: Path) -> types.ModuleType:
 
 
 def _line_of(error: Exception, path: Path) -> str:
-    """Return the place of an error in a file, in words."""
+    """Return the location of an error in a file, in words."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
-        return _place(path, error.lineno)
+        return _location(path, error.lineno)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return _place(path, lines[-1] if lines else None)
+    return _location(path, lines[-1] if lines else None)
 
 
-def _place(path: str | Path, line: int | None) -> str:
+def _location(path: str | Path, line: int | None) -> str:
     return str(path) if line is None else f"{path}, line {line}"
 
 
@@ -150,5 +150,5 @@ def _check_names(slots: Mapping[str, Function], bound: set[str]) -> None:
             if getattr(plain, "__module__", None) == function.__module__:
                 pending.append(plain)
             elif name not in {*bound, *vars(builtins), *function.__globals__}:
-                place = _place(function.__code__.co_filename, line)
-                raise ValueError(f"{place}: name {name!r} is not defined")
+                location = _location(function.__code__.co_filename, line)
+                raise ValueError(f"{location}: name {name!r} is not defined")

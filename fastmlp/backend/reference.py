@@ -158,9 +158,9 @@ class ForwardPass(NamedTuple):
         """Return the logits of each head, or of the only output."""
         return [z for z, one in zip(self.logits, network.operations, strict=True) if one.is_head]
 
-    def source(self, place: int) -> Any:
+    def source(self, index: int) -> Any:
         """Return the rows of a source in `Operation.sources`, without sparse columns."""
-        return self.inputs if place == INPUTS else self.outputs[place]
+        return self.inputs if index == INPUTS else self.outputs[index]
 
     def sparse_of(self, one: Operation) -> Any:
         """Return the sparse columns of a product behind its source, or None."""
@@ -202,14 +202,14 @@ def pass_forward(
     inputs: Inputs | ByteRows,
     key: int | None,
     step: int,
-    places: NDArray[np.int64] | None = None,
+    positions: NDArray[np.int64] | None = None,
     product: Product = product,
     batch: NormBatch | None = None,
 ) -> ForwardPass:
     """Take a batch through all operations.
 
     key : of the dropout masks; None: no dropout, and a batch norm uses its running state
-    places, batch : for rows of a larger batch, see `dropout_mask`; and the statistics of the batch
+    positions, batch : for rows of a larger batch, see `dropout_mask`; and the statistics of the batch
     """
     if key is not None and batch is None:
         batch = NormBatch(len(inputs))
@@ -235,7 +235,7 @@ def pass_forward(
             z = a = operate(one, x, other, own, batch)
         scale = np.ones((), parameters.dtype)
         if one.dropout and key is not None:
-            mask = dropout_mask(key, step, number, a.shape, one.dropout, places)
+            mask = dropout_mask(key, step, number, a.shape, one.dropout, positions)
             scale = mask * parameters.dtype.type(1 / (1 - one.dropout))
         for array, written in zip((z, a, scale, a * scale), passed[3:], strict=True):
             written.append(array)
@@ -320,7 +320,7 @@ def gradient(
     step: int,
     gradients: Array,
     *,
-    places: NDArray[np.int64] | None = None,
+    positions: NDArray[np.int64] | None = None,
     total: float | None = None,
     product: Product = product,
     moves: bool = False,
@@ -330,12 +330,12 @@ def gradient(
 ) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective.
 
-    places, total, batch, head_totals : for rows of a larger batch, see `dropout_mask`, `output_loss` and
+    positions, total, batch, head_totals : for rows of a larger batch, see `dropout_mask`, `output_loss` and
         `heads_loss`
     moves : True moves running means and variances; penalises : True counts penalties
     """
     total = total_of(data.weights) if total is None else total
-    passed = pass_forward(network, parameters, data.inputs, key, step, places, product, batch)
+    passed = pass_forward(network, parameters, data.inputs, key, step, positions, product, batch)
     loss: Any
     delta: Any
     if network.heads:
@@ -354,7 +354,7 @@ def gradient(
 
 
 def marked_indices(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the places in the flat vector of an operation's marked table rows, ascending."""
+    """Return the indices in the flat vector of an operation's marked table rows, ascending."""
     found = []
     for table in network.tables:
         if one.weights <= table.start < one.biases:
@@ -434,21 +434,21 @@ def train_chunk(
     network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
-        own, places, of_all = data.take(rows), np.arange(stop - start), int(stop - start)
+        own, positions, of_all = data.take(rows), np.arange(stop - start), int(stop - start)
         total, batch = None, None
         if shared is not None:
-            places, of_all = shared.places[start:stop], int(shared.batch_rows[s])
+            positions, of_all = shared.positions[start:stop], int(shared.batch_rows[s])
         head_totals = None if chunk.head_totals is None else chunk.head_totals[:, s]
         if shared is not None or chunk.microbatch:
             total = float(chunk.totals[s])
         losses[..., s] = 0.0
         for first, last in microbatches(chunk, of_all, network.needs_batches):
-            some, earlier = slice(*np.searchsorted(places, (first, last))), state.gradients.copy()
+            some, earlier = slice(*np.searchsorted(positions, (first, last))), state.gradients.copy()
             if shared is not None:
                 batch = NormBatch(last - first, shared.total)
             losses[..., s] += gradient(
                 network, state.parameters, own.take(some), key, state.step, state.gradients,
-                places=places[some], total=total, product=product, moves=True, batch=batch,
+                positions=positions[some], total=total, product=product, moves=True, batch=batch,
                 penalises=last == of_all, head_totals=head_totals,
             )  # fmt: skip
             if first:

@@ -251,18 +251,18 @@ def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def dropout_mask(
-    key: int, step: int, layer: int, shape: tuple[int, int], p: float, places: Array | None = None
+    key: int, step: int, layer: int, shape: tuple[int, int], p: float, positions: Array | None = None
 ) -> Array:
     """Return the mask of remaining units (rows, units) of a batch: the definition for every backend.
 
-    A pure function of the arguments: places (rows,) of the rows in the batch, 0 to rows - 1 if None; step
+    A pure function of the arguments: positions (rows,) of the rows in the batch, 0 to rows - 1 if None; step
     counts updates from 0, hidden layers count from 0, arithmetic is modulo 2^32.
     """
     word = np.array([key], np.uint32)
     for number in (step, layer):
         word = scramble(word ^ np.uint32(number % 2**32))
-    places = np.arange(shape[0]) if places is None else places
-    rows = scramble(word + places.astype(np.uint32) * np.uint32(0x9E3779B9))
+    positions = np.arange(shape[0]) if positions is None else positions
+    rows = scramble(word + positions.astype(np.uint32) * np.uint32(0x9E3779B9))
     units = np.arange(shape[1], dtype=np.uint32) * np.uint32(0x85EBCA6B)
     return scramble(rows[:, None] + units) >= np.uint32(p * 2**32)
 

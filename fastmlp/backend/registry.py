@@ -263,11 +263,11 @@ def plugins() -> dict[str, Variant]:
 def _any_declares(group: str) -> bool:
     """Return True if a package on the path may declare entry points of a group."""
     # The import of `importlib.metadata` takes 15 ms: a sixth of a first training.
-    for place in map(Path, sys.path):
-        if place.is_file():
+    for path in map(Path, sys.path):
+        if path.is_file():
             return True  # a zip, which may hold packages
         for kind in ("dist-info", "egg-info"):
-            for declared in place.glob(f"*.{kind}/entry_points.txt"):
+            for declared in path.glob(f"*.{kind}/entry_points.txt"):
                 if group in declared.read_text(errors="replace"):
                     return True
     return False

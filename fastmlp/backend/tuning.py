@@ -114,8 +114,8 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
                     return found
                 turn = turn_of(trial)
                 turn.once(1)  # for the caches, which held another trial's numbers
-                for place in range(len(values)):
-                    value = values[(first + place) % len(values)]
+                for index in range(len(values)):
+                    value = values[(first + index) % len(values)]
                     with forced({name: value}):
                         times[value].append(turn.once(turn.times))
     raise AssertionError("unreachable")
@@ -194,9 +194,9 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
         for trial, both in times.items():
             turn = turn_of(trial)
             turn.once(1)
-            for place in (first, 1 - first):  # the second finds in the caches what the first has read
-                with forced(settings[place]):
-                    both[place].append(turn.once(turn.times))
+            for index in (first, 1 - first):  # the second finds in the caches what the first has read
+                with forced(settings[index]):
+                    both[index].append(turn.once(turn.times))
         if time.perf_counter() > end:
             break
     least = {trial: (min(before), min(after)) for trial, (before, after) in times.items()}

@@ -54,7 +54,7 @@ class Run:
     history : dict of lists, a value for every complete epoch; callbacks may add lists of numbers
     stop_reason : str or None, the last argument of `stop`; `interrupted` : bool, by Ctrl-C
     threads : int or None, of the last steps; None before the first step
-    model_index : int or None, the place of the model in `fit_many`; None in `fit`
+    model_index : int or None, the index of the model in `fit_many`; None in `fit`
     snapshot : function, returns the whole state of the training, between chunks
     left : Snapshot or None, the state after the last chunk
     rate_factor : float, the factor of all later learning rates; 1 unless set

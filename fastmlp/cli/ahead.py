@@ -296,13 +296,13 @@ BACKENDS = ("fused", "packed")
 """Backends for every network, also at the start of a training while a specialised program compiles."""
 
 
-def write(place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
+def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
     """Write the files of this process's level; the process must not have compiled before.
 
     templates : the entry points
     """
     for name, key, kind, content in _files(dtypes, templates):
-        file = Path(place, store.file_name(name, key, kind))
+        file = Path(folder, store.file_name(name, key, kind))
         file.write_bytes(store.checksum_of(content) + content)
 
 

@@ -57,14 +57,14 @@ def _cache(arguments: argparse.Namespace) -> int:
         _show_what_serves(arguments.network)
         return 0
     try:
-        place = store.directory()
+        folder = store.directory()
     except store.StoreUnusable as refused:
         print(f"nothing is kept: {refused}")
         return 0
-    found = [*store.files(place), *store.listed(place, store.OTHERS)]
+    found = [*store.files(folder), *store.listed(folder, store.OTHERS)]
     if arguments.clear:
-        removed = [size for _, size, name in found if _removed(place, name)]
-        print(f"removed    {_shown(len(removed), sum(removed))} of {place.path}")
+        removed = [size for _, size, name in found if _removed(folder, name)]
+        print(f"removed    {_shown(len(removed), sum(removed))} of {folder.path}")
         return 0 if len(removed) == len(found) else 1
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -72,7 +72,7 @@ def _cache(arguments: argparse.Namespace) -> int:
         kind = _kind(name)
         counts[kind] += 1
         sizes[kind] += size
-    print(f"directory  {place.path}")
+    print(f"directory  {folder.path}")
     for kind, words in KINDS.items():
         if counts[kind]:
             print(f"{kind:<9}  {_shown(counts[kind], sizes[kind])} {words}")
@@ -118,11 +118,11 @@ def _kind(name: str) -> str:
     return "locks" if name.startswith("lock.") else "others"
 
 
-def _removed(place: PrivateDirectory, name: str) -> bool:
+def _removed(folder: PrivateDirectory, name: str) -> bool:
     """Remove a file; return True if the file is gone."""
     with contextlib.suppress(OSError):
-        place.unlink(name)
-    return not place.has(name)
+        folder.unlink(name)
+    return not folder.has(name)
 
 
 def _shown(count: int, size: int) -> str:

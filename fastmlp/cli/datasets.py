@@ -123,8 +123,8 @@ def shipped(name: str) -> tuple[Array, Array]:
     # scikit-learn's import takes as much time as the rest of `fastmlp train`, so its files are read, as of
     # 1.7 to 1.9; without such files scikit-learn loads the data set.
     spec = importlib.util.find_spec("sklearn")  # which imports nothing
-    places = spec.submodule_search_locations if spec is not None else None
-    folder = Path(next(iter(places or [""])), FOLDER)
+    indices = spec.submodule_search_locations if spec is not None else None
+    folder = Path(next(iter(indices or [""])), FOLDER)
     try:
         if name == "diabetes":
             X, y = (np.loadtxt(folder / f"diabetes_{file}.csv.gz") for file in ("data_raw", "target"))

@@ -25,10 +25,10 @@ from fastmlp.model.state import DTYPES
 from fastmlp.system.budget import cores
 
 HOST = "host"
-"""In place of a level: the level of this processor."""
+"""In index of a level: the level of this processor."""
 
 ALL = "all"
-"""In place of levels: the levels of all processors with the same system."""
+"""In index of levels: the levels of all processors with the same system."""
 
 OF_A_LEVEL = """
 import sys
@@ -91,8 +91,8 @@ def write_first_calls(folder: str) -> int:
     count = min(cores(), len(FIRST_TASKS))
     with tempfile.TemporaryDirectory() as cache:
         tasks = [" ".join(task) for task in FIRST_TASKS]
-        programs = [(OF_FIRST_CALLS, *tasks[place::count]) for place in range(count)]
-        if code := run(programs, **{store.SWITCH: "1", store.PLACE: cache}):
+        programs = [(OF_FIRST_CALLS, *tasks[index::count]) for index in range(count)]
+        if code := run(programs, **{store.SWITCH: "1", store.VARIABLE: cache}):
             return code
         for file in Path(cache, "fastmlp").glob("*.*.*"):
             shutil.copyfile(file, Path(folder, file.name))

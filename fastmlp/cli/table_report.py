@@ -66,7 +66,7 @@ def _finite(value: Any) -> Any:
 def described(estimator: Estimator) -> dict[str, Any]:
     """Return a model in JSON's types."""
     task, recipe, encoding = estimator.task_, estimator.recipe_, estimator.encoding_
-    first, places = estimator.models_[0], encoding.places
+    first, slices = estimator.models_[0], encoding.slices
     return {
         "task": task.name,
         "target": estimator.target_name_,
@@ -78,7 +78,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
                 "name": column.name,
                 "kind": column.kind,
                 "summary": encoding.summary(column),
-                "columns of X": sum(part.stop - part.start for part in places.get(column.name, ())),
+                "columns of X": sum(part.stop - part.start for part in slices.get(column.name, ())),
             }
             for column in encoding.columns
         ],
@@ -290,8 +290,8 @@ def predictions(
         return {f"{before}{one}": found[one] for one in found.dtype.names}
     columns = {name: found}
     if probabilities:
-        for place, one in enumerate(getattr(estimator.task_, "classes", ())):
-            more[f"probability of {one}"] = outputs[:, place]
+        for index, one in enumerate(getattr(estimator.task_, "classes", ())):
+            more[f"probability of {one}"] = outputs[:, index]
     if coverage is not None and hasattr(estimator, "interval_around"):
         ends = estimator.interval_around(columns[name], coverage)
         more |= dict(zip(("low", "high"), ends, strict=True))

@@ -315,7 +315,7 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
 
 def _halves(text: str) -> list[tuple[str, str]]:
     """Return possible names of a column and writings in a text like COLUMN=$1,234.50."""
-    return [(text[:place], text[place + 1 :]) for place, letter in enumerate(text) if letter == "="]
+    return [(text[:index], text[index + 1 :]) for index, letter in enumerate(text) if letter == "="]
 
 
 def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str | tuple[str, str]]:

@@ -45,7 +45,7 @@ def joined(what: str, inputs: Blocks, given: Any) -> tuple[Any, dict[str, Any]]:
         given = [given[name] for name in names]
     if len(given) != len(inputs):
         raise ValueError(f"{what} must hold {len(inputs)} blocks, got {len(given)}")
-    called = [f"{what}[{place if b.name is None else repr(b.name)}]" for place, b in enumerate(inputs)]
+    called = [f"{what}[{index if b.name is None else repr(b.name)}]" for index, b in enumerate(inputs)]
     found = [_block(*all_of_one) for all_of_one in zip(called, inputs, given, strict=True)]
     lengths = [one.shape[0] for one in found]
     if len({*lengths}) > 1:
@@ -82,15 +82,15 @@ def check_codes(what: str, inputs: Blocks, rows: Array, known: bool = True, firs
     """
     column = 0
     for block in inputs:
-        for place, levels in enumerate(block.codes, column):
-            codes = rows[:, place]
+        for index, levels in enumerate(block.codes, column):
+            codes = rows[:, index]
             wrong = codes != np.floor(codes)
             if known:
                 wrong |= (codes < -1) | (codes >= levels)
             if wrong.any():
                 row = int(np.argmax(wrong))
                 raise ValueError(
-                    f"{what}[{first_row + row}, {place}] = {codes[row]:g} is no code: whole numbers "
+                    f"{what}[{first_row + row}, {index}] = {codes[row]:g} is no code: whole numbers "
                     f"from 0 to {levels - 1}, or -1 where the category is missing"
                 )
         column += 0 if block.is_sparse else block.columns
@@ -157,10 +157,10 @@ def not_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> V
     """Return the error for an infinite number, or NaN, of `cleaned`."""
     first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
     value = np.asarray(array)[first]
-    place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
+    index = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
     if np.isfinite(value):
-        return ValueError(f"{what}[{place}] = {value!s} does not fit into {cleaned.dtype}")
-    return ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+        return ValueError(f"{what}[{index}] = {value!s} does not fit into {cleaned.dtype}")
+    return ValueError(f"{what} must be finite, got {value} at {what}[{index}]")
 
 
 def clean_inputs(

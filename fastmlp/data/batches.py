@@ -157,9 +157,9 @@ def bounds(
     else:
         numbers = np.arange(within, within + count)
         epochs = numbers // per_epoch
-        places = numbers - epochs * per_epoch
-        starts = places * batch_size
-        stops = np.where(places == per_epoch - 1, rows, starts + batch_size)
+        indices = numbers - epochs * per_epoch
+        starts = indices * batch_size
+        stops = np.where(indices == per_epoch - 1, rows, starts + batch_size)
         if drawn:
             starts, stops = starts + epochs * rows, stops + epochs * rows
     return starts, stops, (stops - starts).astype(np.float64)

@@ -74,12 +74,12 @@ class Ranks:
 
     # --- their rows -----------------------------------------------------------------------------------------
 
-    def place(self, rows: int) -> int:
+    def count_rows(self, rows: int) -> int:
         """Say how many rows this rank has; return how many there are."""
         return rows
 
     def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (rows, places): this rank's rows among visited rows of all ranks, and the places there."""
+        """Return (rows, positions): this rank's rows among all visited rows, and their positions there."""
         return visited, np.arange(len(visited))
 
     def weights(self, data: Data) -> Array:
@@ -131,7 +131,7 @@ ALONE = Ranks()
 # --- fingerprints of arrays and of rows ---------------------------------------------------------------
 
 # SHA-256 goes through all bytes in order, from rank to rank. Of rows that are spread every one has a hash, of
-# its numbers and its place among all rows, and the hashes are summed. That is held against accidents, not
+# its numbers and its position among all rows, and the hashes are summed. That is held against accidents, not
 # against an adversary.
 
 
@@ -167,9 +167,9 @@ def fingerprint_by_rows(ranks: Ranks, data: Data) -> str:
     together = max(1, PART_NUMBERS // max(1, data.inputs.shape[1]))
     for start in range(0, rows, together):
         some = data.take(slice(start, start + together))
-        places = np.arange(before + start, before + start + len(some.weights), dtype=np.uint64)
+        positions = np.arange(before + start, before + start + len(some.weights), dtype=np.uint64)
         for which in range(SUMS):
-            digests = scrambled(places + _salt(which, 0))
+            digests = scrambled(positions + _salt(which, 0))
             for column, array in enumerate((unpacked(some.inputs), some.targets, some.weights[:, None]), 1):
                 digests += _digests(array, _salt(which, column))
             sums[which : which + 1] += scrambled(digests).sum(keepdims=True)
@@ -191,8 +191,8 @@ def _salt(which: int, array: int) -> np.uint64:
 def _digests(array: Inputs, salt: np.uint64) -> Words:
     """Return hashes of rows (rows,): the sum of the numbers, each times a word of the column."""
     if isinstance(array, SparseRows):
-        places = array.indices.astype(np.uint64) + np.uint64(array.dense.shape[1])
-        terms = _bits(array.values) * scrambled(places + salt)
+        positions = array.indices.astype(np.uint64) + np.uint64(array.dense.shape[1])
+        terms = _bits(array.values) * scrambled(positions + salt)
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
         return sums[array.indptr[1:]] - sums[array.indptr[:-1]] + _digests(array.dense, salt)
     columns = scrambled(np.arange(array.shape[1], dtype=np.uint64) + salt)
@@ -214,8 +214,8 @@ def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
         if rows is not None:
             counts = ranks.all_of(len(rows.weights))
             count, own = sum(counts), len(rows.weights)
-            places = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
-            some = rows.take(places[(places >= 0) & (places < own)])
+            positions = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
+            some = rows.take(positions[(positions >= 0) & (positions < own)])
             sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
             parts += [_joined(part) for part in zip(*sampled, strict=True)]
             parts.append(np.array([count]))

@@ -87,7 +87,7 @@ def _states(seeds: Sequence[int], key: int) -> NDArray[np.uint64]:
     words = np.ascontiguousarray(np.frombuffer(numbers, "<u4").reshape(-1, POOL).T)
     pool, at = _hashed(words, FACTORS_IN[: POOL + 1]), POOL
     for source in range(POOL):
-        others = [place for place in range(POOL) if place != source]
+        others = [index for index in range(POOL) if index != source]
         pool[others] = _mixed(pool[others], _hashed(pool[source], FACTORS_IN[at : at + POOL]))
         at += POOL - 1
     pool = _mixed(pool, _hashed(np.uint32(key), FACTORS_IN[at:]))

@@ -202,7 +202,7 @@ def chosen_columns(what: str, columns: Sequence[str], y: Any, weights: Any) -> t
         If y, or weights unless None, name no columns, or name all, or if two columns have one name.
     """
     if len({*columns}) < len(columns):
-        twice = next(name for place, name in enumerate(columns) if name in columns[:place])
+        twice = next(name for index, name in enumerate(columns) if name in columns[:index])
         raise ValueError(f"{what} has two columns of the name {twice!r}")
     targets = of_each_head(y, _listed)
     if not targets or not all(isinstance(name, str) for name in names_of(targets)):

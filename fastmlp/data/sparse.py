@@ -58,10 +58,10 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
             values = values * dtype.type(scale)
     if not checks.finite(values):
         first = int(np.argmax(~np.isfinite(values)))
-        place = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"
+        index = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"
         if np.isfinite(csr.data[first]):
-            raise ValueError(f"{what}[{place}] = {csr.data[first]!s} does not fit into {dtype}")
-        raise ValueError(f"{what} must be finite, got {values[first]} at {what}[{place}]")
+            raise ValueError(f"{what}[{index}] = {csr.data[first]!s} does not fit into {dtype}")
+        raise ValueError(f"{what} must be finite, got {values[first]} at {what}[{index}]")
     indptr, indices = csr.indptr.astype(np.int64), np.ascontiguousarray(csr.indices, np.int32)
     if np.count_nonzero(values) < len(values):
         nonzero = values != 0
@@ -121,8 +121,8 @@ def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns
         raise ValueError(f"{kind}: its indptr must ascend from 0 to {len(indices)}, the number of values")
     if len(indices) and (indices.min() < 0 or indices.max() >= columns):
         first = int(np.argmax((indices < 0) | (indices >= columns)))
-        place = np.searchsorted(indptr, first, "right") - 1
-        required = f"must be in 0 to {columns - 1}, got {indices[first]} in {major} {place}"
+        index = np.searchsorted(indptr, first, "right") - 1
+        required = f"must be in 0 to {columns - 1}, got {indices[first]} in {major} {index}"
         raise ValueError(f"{kind}: the index of a {minor} {required}")
 
 

@@ -155,5 +155,5 @@ def _dense(rows: Rows) -> Array:
 def _output(model: Model, X: Array, output: Any, logits: bool) -> Array:
     """Return an output (rows,) of rows in float64."""
     rows = Rows(model, _given(model, X), 1, logits)
-    place = rows.output(output)
-    return by_rows(rows, (), lambda tape, _: rows.outputs(tape.values)[:, place]).astype(np.float64)
+    index = rows.output(output)
+    return by_rows(rows, (), lambda tape, _: rows.outputs(tape.values)[:, index]).astype(np.float64)

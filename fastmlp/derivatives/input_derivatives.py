@@ -175,10 +175,10 @@ class Rows:
             ends[kind] += block.columns
         return np.hstack(parts)
 
-    def unit(self, some: slice, place: int) -> Array:
+    def unit(self, some: slice, index: int) -> Array:
         """Return cotangents (rows, n_out) of a single output."""
         unit = np.zeros((some.stop - some.start, self.network.n_out), self.dtype)
-        unit[:, place] = 1
+        unit[:, index] = 1
         return unit
 
     def seeds(self, cotangents: Array) -> dict[int, Array]:
@@ -232,15 +232,15 @@ class Rows:
         network = self.network
         if network.head_names:
             columns = columns_of_heads(network.heads)
-            name, place = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+            name, index = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
             if not isinstance(name, str) or name not in columns:
                 raise ValueError(f"output must be one of {', '.join(columns)}, got {checks.shown(given)}")
             own = range(network.n_out)[columns[name]]
-            if place is None and len(own) > 1:
+            if index is None and len(own) > 1:
                 raise ValueError(
                     f"the head {name!r} has {len(own)} outputs; output=({name!r}, 0) is the first"
                 )
-            return own[0 if place is None else checks.whole("output", place, 0, len(own) - 1)]
+            return own[0 if index is None else checks.whole("output", index, 0, len(own) - 1)]
         if given is None and network.n_out > 1:
             raise ValueError(f"output must be one of the {network.n_out} outputs, 0 is the first; got None")
         return 0 if given is None else checks.whole("output", given, 0, network.n_out - 1)
@@ -364,8 +364,8 @@ def input_gradient(
 ) -> Any:
     """Return derivatives of an output (rows, columns); for sparse X, as CSR."""
     rows = Rows(model, X, 1, logits)
-    place = rows.output(output)
-    blocks = _reverse(rows, lambda some: rows.unit(some, place)[None])
+    index = rows.output(output)
+    blocks = _reverse(rows, lambda some: rows.unit(some, index)[None])
     if checks.flag("dense", dense) or not is_sparse(X):
         out = np.empty((len(rows), rows.n_in), rows.dtype)
         for some, found in blocks:
@@ -385,43 +385,43 @@ def input_gradient(
 def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) -> Array:
     """Return Hessians of an output times rows of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
-    place, own = rows.output(output), rows.vectors("V", V, rows.columns)
-    if (found := _bent_in_columns(rows, place, own * rows.scale, (rows.n_in,))) is not None:
+    index, own = rows.output(output), rows.vectors("V", V, rows.columns)
+    if (found := _bent_in_columns(rows, index, own * rows.scale, (rows.n_in,))) is not None:
         return found
     return by_rows(
-        rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, place, own[some] * rows.scale) * rows.scale
+        rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, index, own[some] * rows.scale) * rows.scale
     )
 
 
 def hessian(model: Model, X: Any, output: Any = None, logits: bool = False) -> Array:
     """Return Hessians of an output (rows, columns, columns)."""
     rows = Rows(model, X, model.network.n_in, logits)
-    place = rows.output(output)
+    index = rows.output(output)
     along = np.full((len(rows), rows.n_in), rows.scale, rows.dtype)  # which is read of a single input
-    if (found := _bent_in_columns(rows, place, along, (rows.n_in, rows.n_in))) is not None:
+    if (found := _bent_in_columns(rows, index, along, (rows.n_in, rows.n_in))) is not None:
         return found if rows.n_in == 1 else found * rows.scale
 
     def of_block(tape: Tape, some: slice) -> Array:
         unit = unit_vectors(some.stop - some.start, rows.n_in, rows.dtype)
-        return _bent(rows, tape, place, unit).transpose(1, 0, 2) * rows.scale**2
+        return _bent(rows, tape, index, unit).transpose(1, 0, 2) * rows.scale**2
 
     return by_rows(rows, (rows.n_in, rows.n_in), of_block)
 
 
-def _bent_in_columns(rows: Rows, place: int, tangents: Array, shape: tuple[int, ...]) -> Array | None:
+def _bent_in_columns(rows: Rows, index: int, tangents: Array, shape: tuple[int, ...]) -> Array | None:
     """Return second derivatives (rows, *shape) of compiled passes, or None."""
     if (passes := rows.in_columns(2)) is None:
         return None
     out, network = np.empty((len(rows), *shape), rows.dtype), passes.network
     slopes = [slope_of(one.activation) for one in network.operations[:-1]] + [slope_of(network.output)]
-    passes.hessian(rows.dense(slice(None)), rows.unit(slice(0, len(rows)), place), tangents, slopes, out)
+    passes.hessian(rows.dense(slice(None)), rows.unit(slice(0, len(rows)), index), tangents, slopes, out)
     rows.release()
     out *= rows.scale
     return out
 
 
-def _bent(rows: Rows, tape: Tape, place: int, tangents: Array) -> Array:
-    unit = rows.unit(slice(0, tangents.shape[-2]), place)
+def _bent(rows: Rows, tape: Tape, index: int, tangents: Array) -> Array:
+    unit = rows.unit(slice(0, tangents.shape[-2]), index)
     return tape.pull(rows.seeds(unit), tangents=tape.push(tangents))
 
 
@@ -429,26 +429,26 @@ def hidden(model: Model, X: Any, layer: int | str) -> NDArray[Any]:
     """Return a layer's units (rows, units) after the activation."""
     network, operations = model.network, model.network.operations
     named = {
-        one.name: place
-        for place, one in enumerate(operations)
+        one.name: index
+        for index, one in enumerate(operations)
         if one.layer is not None and one.kind.name != "members"
     }
     if isinstance(layer, str):
         if layer not in named:
             raise ValueError(f"layer must be one of {', '.join(named)}, got {layer!r}")
-        place = named[layer]
+        index = named[layer]
     else:
-        place = [*named.values()][checks.whole("layer", layer, -len(named), len(named) - 1)]
-    one = operations[place]
-    after = operations[place + 1] if place + 1 < len(operations) else None
-    if after is not None and after.sources == (place,) and isinstance(after.layer, Activate):
-        place += 1  # an activation with parameters, or of members, is an operation of its own
+        index = [*named.values()][checks.whole("layer", layer, -len(named), len(named) - 1)]
+    one = operations[index]
+    after = operations[index + 1] if index + 1 < len(operations) else None
+    if after is not None and after.sources == (index,) and isinstance(after.layer, Activate):
+        index += 1  # an activation with parameters, or of members, is an operation of its own
     head = network.heads.get(one.name if network.head_names else "") if one.is_head else None
     output = network.output if head is None else head.objective.output
     inputs = clean_rows_of("X", network, X, model.parameters.dtype, known=False)
     parts = []
     for start in range(0, len(inputs), PART_ROWS):
         passed = reference.pass_forward(network, model.parameters, inputs[start : start + PART_ROWS], None, 0)
-        ends = one.is_head or place == len(operations) - 1
-        parts.append(activate(output, passed.logits[place]) if ends else passed.activations[place])
+        ends = one.is_head or index == len(operations) - 1
+        parts.append(activate(output, passed.logits[index]) if ends else passed.activations[index])
     return np.concatenate(parts)

@@ -99,9 +99,9 @@ class Posterior:
         self.effective_parameters = float((scaled / (scaled + self.prior_precision)).sum())
 
     def _parameters(self, rows: ParameterRows, structure: str) -> tuple[str, NDArray[np.int64]]:
-        """Return the structure and the places of the parameters."""
+        """Return the structure and the indices of the parameters."""
         checks.choice("structure", structure, ("auto", "full", "last_layer"))
-        every = np.sort(np.concatenate([*rows.places.values()]))
+        every = np.sort(np.concatenate([*rows.indices.values()]))
         if structure == "auto":
             structure = "full" if len(every) <= MOST_PARAMETERS else "last_layer"
         if structure == "full":
@@ -154,7 +154,7 @@ class Posterior:
             if known[1] is None:
                 variance = max(2 * self._fit / max(self._rows - used, 1.0), least)
         start = np.log([alpha, np.sqrt(variance)])
-        free = [place for place, value in enumerate(known) if value is None]
+        free = [index for index, value in enumerate(known) if value is None]
         if not free:
             return alpha, float(np.sqrt(variance))
 

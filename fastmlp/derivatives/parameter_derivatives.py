@@ -32,7 +32,7 @@ Cotangents = Callable[[slice, list[Array]], Sequence[Array]]
 
 
 class ParameterRows(Rows):
-    """The rows of a call, with the places of arrays among the parameters (P,).
+    """The rows of a call, with the indices of arrays among the parameters (P,).
 
     outputs : of each row, with derivatives by all parameters; 0 where no derivatives are formed
     logits, inputs : as of `Rows`
@@ -58,8 +58,8 @@ class ParameterRows(Rows):
         return logit_steps(self.graph, ends, dict.fromkeys(ends, network.output))
 
     @functools.cached_property
-    def places(self) -> dict[str, NDArray[np.int64]]:
-        """The places of each trained array in the flat vector, by name."""
+    def indices(self) -> dict[str, NDArray[np.int64]]:
+        """The indices of each trained array in the flat vector, by name."""
         own = -1.0 - np.arange(len(self.parameters))  # no constant is negative
         trains = np.zeros(len(own), bool)
         for one in self.network.operations:
@@ -70,9 +70,9 @@ class ParameterRows(Rows):
         for step in graph_of(self.network.replaced(input_scale=1.0), own).steps:
             for name, array in step.arrays.items():
                 numbers = array[1:-1] if step.one.kind.name == "categories" else array
-                places = (-1 - numbers.reshape(-1)).astype(np.int64)
-                if not step.fixed and (places >= 0).all() and trains[places].all():
-                    found[name] = places
+                indices = (-1 - numbers.reshape(-1)).astype(np.int64)
+                if not step.fixed and (indices >= 0).all() and trains[indices].all():
+                    found[name] = indices
         return found
 
     def jacobians(self, most: int, cotangents: Cotangents) -> Iterator[tuple[slice, Array]]:
@@ -126,11 +126,11 @@ def root_of(objective: Objective, z: Array) -> tuple[Array, Array]:
     return diagonal, columns
 
 
-def _lookups(tape: Tape, step: ExportStep, places: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
-    """Yield places (rows, width) of table rows, with columns of delta."""
+def _lookups(tape: Tape, step: ExportStep, indices: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
+    """Yield indices (rows, width) of table rows, with columns of delta."""
     codes, begin = tape.values[step.one.sources[0]], 0
     for column, (name, table) in enumerate(step.arrays.items()):
-        own = places[name].reshape(-1, table.shape[1])
+        own = indices[name].reshape(-1, table.shape[1])
         yield own[table_rows(codes[:, column], table) - 1], slice(begin, begin + table.shape[1])
         begin += table.shape[1]
 
@@ -142,14 +142,14 @@ def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array])
     line = np.arange(lead[-1])[:, None]
     for step, delta in tape.deltas(seeds):
         if step.one.kind.name == "categories":
-            for places, columns in _lookups(tape, step, rows.places):
-                out[..., line, places] += delta[..., columns]
+            for indices, columns in _lookups(tape, step, rows.indices):
+                out[..., line, indices] += delta[..., columns]
             continue
         for name, own in tape.by_arrays(step, delta):
-            if (places := rows.places.get(name)) is not None:
-                first, last = int(places[0]), int(places[-1]) + 1
+            if (indices := rows.indices.get(name)) is not None:
+                first, last = int(indices[0]), int(indices[-1]) + 1
                 # An array is mostly contiguous; of sparse blocks the rows of weights may not.
-                where = slice(first, last) if np.array_equal(places, range(first, last)) else places
+                where = slice(first, last) if np.array_equal(indices, range(first, last)) else indices
                 out[..., where] += own
     return out
 
@@ -165,13 +165,13 @@ def parameter_gradients(model: Model, X: Any, y: Any) -> Array:
 
 
 def parameter_names(model: Model) -> list[str]:
-    """Return names of all parameters, "layer.array[place]", in flat order."""
+    """Return names of all parameters, "layer.array[index]", in flat order."""
     names = [""] * len(model.parameters)
     numbers = np.arange(len(names), dtype=np.float64)
     for layer, arrays in named_views(numbers, model.network).items():
         for name, array in arrays.items():
-            for place, number in np.ndenumerate(array):
-                names[int(number)] = f"{layer}.{name}[{', '.join(map(str, place))}]"
+            for index, number in np.ndenumerate(array):
+                names[int(number)] = f"{layer}.{name}[{', '.join(map(str, index))}]"
     return names
 
 
@@ -199,10 +199,10 @@ def _norms(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
         elif kind == "dense":
             weights, biases = step.arrays
             shared.setdefault(weights, []).append((tape.values[step.one.sources[0]], delta))
-            if biases in rows.places:
+            if biases in rows.indices:
                 squares += _squares(delta)
         else:
-            squares += sum(_squares(own) for name, own in tape.by_arrays(step, delta) if name in rows.places)
+            squares += sum(_squares(own) for name, own in tape.by_arrays(step, delta) if name in rows.indices)
     for pairs in shared.values():  # products that share their weights, of members, have cross terms
         for x, delta in pairs:
             for other, own in pairs:

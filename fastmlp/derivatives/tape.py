@@ -147,12 +147,12 @@ def _grouped(x: Array, w: Array, form: str) -> Array:
     return product.reshape(*x.shape[:-1], -1)
 
 
-def _scattered(delta: Array, places: Array, units: int) -> Array:
+def _scattered(delta: Array, indices: Array, units: int) -> Array:
     out = np.zeros((*delta.shape[:-1], units), delta.dtype)
-    if len(np.unique(places)) == len(places):
-        out[..., places] = delta
+    if len(np.unique(indices)) == len(indices):
+        out[..., indices] = delta
     else:
-        np.add.at(out, (..., places), delta)  # type: ignore[arg-type]
+        np.add.at(out, (..., indices), delta)  # type: ignore[arg-type]
     return out
 
 

@@ -117,7 +117,7 @@ class MPI:
         self._under_way: list[Any] = []
         self.rank: int = communicator.rank
         self.size: int = communicator.size
-        self._others = self._places_of_others() if are_published(self._mpi) else []
+        self._others = self._handles_of_others() if are_published(self._mpi) else []
         self._spins = SPINS
         if self._is_crowded():  # a collective, which polls by `_spins` already
             self._spins = 0
@@ -176,7 +176,7 @@ class MPI:
         here = [usable for there, usable in received if there == machine]
         return len(set().union(*here)) < len(here)
 
-    def _places_of_others(self) -> list[tuple[int, int]]:
+    def _handles_of_others(self) -> list[tuple[int, int]]:
         """Return (rank, rank in COMM_WORLD) of the other ranks, from the next rank on."""
         ranks = [(self.rank + step) % self.size for step in range(1, self.size)]
         world = self._mpi.COMM_WORLD.group
@@ -187,8 +187,8 @@ class MPI:
 
         Waiting ranks look for different ranks, so that each look covers every rank.
         """
-        rank, place = self._others[look % len(self._others)]
-        return rank if has_ended(self._mpi, place) else None
+        rank, handle = self._others[look % len(self._others)]
+        return rank if has_ended(self._mpi, handle) else None
 
     def _complete(self, request: Any, size: int) -> None:
         began = time.monotonic()

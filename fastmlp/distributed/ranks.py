@@ -48,7 +48,7 @@ class Communicator(Protocol):
         """Return after the calls of all ranks."""
 
 
-def place_of(communicator: Any) -> tuple[int, int]:
+def rank_and_size(communicator: Any) -> tuple[int, int]:
     """Return (rank, size) of a communicator; TypeError or ValueError for bad values."""
     size = checks.whole("the communicator's size", communicator.size, 1)
     return checks.whole("the communicator's rank", communicator.rank, 0, size - 1), size
@@ -186,7 +186,7 @@ class SeveralRanks(Ranks):
             return begun
         return partial(self.total, numbers)
 
-    def place(self, rows: int) -> int:
+    def count_rows(self, rows: int) -> int:
         """Tell other ranks this rank's number of rows; return the number of all rows."""
         self.counts = np.array(self.all_of(rows))
         self.at = int(self.counts[: self.rank].sum())
@@ -194,13 +194,13 @@ class SeveralRanks(Ranks):
         return int(self.counts.sum())
 
     def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (rows, places): this rank's rows among visited rows, and the places there.
+        """Return (rows, positions): this rank's rows among visited rows, and their positions there.
 
         visited : numbered through all ranks; rows : numbered from this rank's first row
         """
         rows = visited - self.at
-        places = np.flatnonzero((rows >= 0) & (rows < self.counts[self.rank]))
-        return rows[places], places
+        positions = np.flatnonzero((rows >= 0) & (rows < self.counts[self.rank]))
+        return rows[positions], positions
 
     def threads(self, threads: int | None) -> int | None:
         """Return this rank's threads: `threads`, or the rank's part of the machine's cores."""

@@ -41,7 +41,7 @@ class _Spread:
         self.now, self.name, self._ranks = backend, backend.name, ranks
 
     def _part(self, data: Data, chunk: Chunk) -> tuple[Chunk, NDArray[np.int64]]:
-        """Return the chunk of this rank's rows, and places (visits,) in the batches of all ranks.
+        """Return the chunk of this rank's rows, and positions (visits,) in the batches of all ranks.
 
         Some steps may have no row.
         """
@@ -80,7 +80,7 @@ class SynchronousSteps(_Spread):
         losses: NDArray[np.float64],
     ) -> TrainState:
         """Take a chunk's steps. chunk : rows of all ranks; data : of this rank"""
-        own, places = self._part(data, chunk)
+        own, positions = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
         begun: list[Callable[[], Any]] = []
         goes_by_columns = optimizer.rule.sparse_updates and network.takes_sparse
@@ -107,7 +107,9 @@ class SynchronousSteps(_Spread):
             # By the size alone: the order of an MPI's sums may depend on how many numbers a sum is given.
             together = max(BUCKET_BYTES // gradients.itemsize, -(-gradients.size // MOST_BUCKETS))
         whole = chunk.stops - chunk.starts
-        shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, nonzero_columns, marks)
+        shared = Shared(
+            positions, add, together, rows, ranks.total, whole, ranks.first, nonzero_columns, marks
+        )
         if not ranks.first:
             network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)

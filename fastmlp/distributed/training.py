@@ -17,7 +17,7 @@ from fastmlp.callbacks.metrics import Metrics
 from fastmlp.checks import CheckpointError, needed
 from fastmlp.data.ranks import ChunkRunner, Ranks
 from fastmlp.distributed.mpi import MPI, is_mpi
-from fastmlp.distributed.ranks import Communicator, SeveralRanks, check_sums, place_of
+from fastmlp.distributed.ranks import Communicator, SeveralRanks, check_sums, rank_and_size
 from fastmlp.distributed.steps import AveragedSteps, SynchronousSteps
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.descriptions import described
@@ -71,7 +71,7 @@ class DataParallel:
         communicator: Communicator = self.communicator
         if is_mpi(communicator):
             return MPI(communicator, self.timeout)
-        if place_of(communicator)[1] > 1:
+        if rank_and_size(communicator)[1] > 1:
             check_sums(communicator)
         return communicator
 
@@ -254,7 +254,7 @@ def shard(communicator: Any, *rows: Any) -> Any:
     """
     if isinstance(communicator, DataParallel):
         communicator = communicator.communicator
-    rank, size = place_of(communicator)
+    rank, size = rank_and_size(communicator)
     lengths = []
 
     def part_of(one: Any) -> Any:

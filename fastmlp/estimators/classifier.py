@@ -318,7 +318,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             raise ValueError("class_weight is for labels, and y has rows of probabilities; use sample_weight")
 
     def _check_targets(self, y: Array) -> None:
-        if self._places(y) is not None:
+        if self._indices(y) is not None:
             return None
         if self._gives_probabilities(y):
             return self._check_probabilities(y, self.classes_)
@@ -329,7 +329,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
                 f"'y' has {classes}."
             )
 
-    def _places(self, y: Array) -> Array | None:
+    def _indices(self, y: Array) -> Array | None:
         """Return the index of each label in `classes_`; None where scikit-learn must find the indices.
 
         scikit-learn takes twenty times as long for 32 labels; here all are known integers.
@@ -338,15 +338,15 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         whole = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind == "i" and y.dtype == classes.dtype
         if not whole or self._label_binarizer.y_type_ not in ("binary", "multiclass"):
             return None
-        places = classes[:-1].searchsorted(y)
-        return places if (classes[places] == y).all() else None
+        indices = classes[:-1].searchsorted(y)
+        return indices if (classes[indices] == y).all() else None
 
     def _targets(self, y: Array) -> Array:
-        if (places := self._places(y)) is not None:
+        if (indices := self._indices(y)) is not None:
             if self._label_binarizer.y_type_ == "binary":
-                return places[:, None]
+                return indices[:, None]
             targets = np.zeros((len(y), len(self.classes_)), y.dtype)
-            targets[np.arange(len(y)), places] = 1
+            targets[np.arange(len(y)), indices] = 1
             return targets
         if self._gives_probabilities(y):
             self._check_probabilities(y, self.classes_)

@@ -140,7 +140,7 @@ def _trained(estimator: Any) -> Any:
 def _make_room(axes: Any, legend: Any) -> None:
     """Extend the vertical axis above the curves for the legend.
 
-    matplotlib's own "best" place does not see the curves of a twin.
+    matplotlib's own "best" index does not see the curves of a twin.
     """
     axes.get_figure(root=True).draw_without_rendering()  # the legend has its size now
     box, taken = axes.get_window_extent(), legend.get_window_extent()

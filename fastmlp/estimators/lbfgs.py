@@ -42,7 +42,7 @@ def minimise(
     iterations, evaluations : the most
     tol : of the gradient's largest element; ftol : of an iteration's gain as a fraction of the loss
     """
-    place = _weights_then_biases(network)
+    index = _weights_then_biases(network)
     inputs = unpacked(data.inputs).astype(np.float64, copy=False)
     targets, weights = (np.asarray(array, np.float64) for array in (data.targets, data.weights))
     data = Data(inputs, targets, weights)
@@ -55,14 +55,14 @@ def minimise(
     long = is_long(most_seconds(flat.size, len(data.inputs)))
 
     def objective(point: Array) -> tuple[float, Array]:
-        flat[place] = point
+        flat[index] = point
         # Nothing stops the call but Ctrl-C, whose error Python raises while it waits here.
         call = functools.partial(backend.gradient, network, flat, data, 0, 0, gradients)
         loss = until_stopped(call, lambda: False) if long else call()
-        return loss, gradients[place]
+        return loss, gradients[index]
 
     def after_iteration(intermediate_result: Any) -> None:
-        parameters[place] = intermediate_result.x
+        parameters[index] = intermediate_result.x
         run.epoch += 1
         run.step += 1
         run.rows_seen += run.rows
@@ -79,16 +79,16 @@ def minimise(
             callback.on_train_begin(run)
             ends.callback(callback.on_train_end, run)
         if run.stop_reason is not None:  # SciPy takes one iteration whatever its limits are
-            return objective(parameters[place].astype(np.float64))[0], 0
+            return objective(parameters[index].astype(np.float64))[0], 0
         result = scipy.optimize.minimize(
             objective,
-            parameters[place].astype(np.float64),
+            parameters[index].astype(np.float64),
             method="L-BFGS-B",
             jac=True,
             callback=after_iteration if callbacks else None,
             options={"maxfun": evaluations, "maxiter": iterations, "gtol": tol, "ftol": ftol},
         )
-        parameters[place] = result.x
+        parameters[index] = result.x
     taken = min(int(result.nit), iterations)
     if result.status != 0 and run.stop_reason is None:
         _warn(result, taken, iterations)
@@ -96,7 +96,7 @@ def minimise(
 
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:
-    """Return the places of scikit-learn's packed vector, weights before biases, in the flat vector."""
+    """Return the indices of scikit-learn's packed vector, weights before biases, in the flat vector."""
     weights = [np.arange(at.weights, at.biases) for at in network.operations]
     return np.concatenate([*weights, *(np.arange(at.biases, at.trained) for at in network.operations)])
 

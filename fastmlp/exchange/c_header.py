@@ -225,8 +225,8 @@ EXPONENTS = 500
 within float64, which ends at 2^1024."""
 
 SAMPLES = 16
-"""Places of every line where the table is compared with the activation, for the bound of the error.
-The places are multiples of the golden ratio, modulo 1: a wave may be zero at places of equal distances."""
+"""Points of every line where the table is compared with the activation, for the bound of the error.
+The points are multiples of the golden ratio, modulo 1: a wave may be zero at points of equal distances."""
 
 
 class FixedPointLayer(NamedTuple):
@@ -272,20 +272,20 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     steps: list[str] = []
     source = "x"
     depth = len(network.sizes) - 1
-    for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
+    for index, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
         z = _affine(value, w, b)
-        last = place == depth - 1
-        layer = _layer(place, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
+        last = index == depth - 1
+        layer = _layer(index, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
         off = _after_layer(off, value, w, bits, layer)
         parts += [
-            array(f"{name}_w{place}", layer.weights, "int16_t"),
-            array(f"{name}_b{place}", layer.biases, "int64_t"),
+            array(f"{name}_w{index}", layer.weights, "int16_t"),
+            array(f"{name}_b{index}", layer.biases, "int64_t"),
         ]
-        target = "z" if last else "ab"[place % 2]
+        target = "z" if last else "ab"[index % 2]
         n_in, n_out = w.shape
-        product = f"(int64_t){source}[i] * {name}_w{place}[i * {n_out} + o]"
+        product = f"(int64_t){source}[i] * {name}_w{index}[i * {n_out} + o]"
         body = [
-            f"int64_t sum = {name}_b{place}[o]",
+            f"int64_t sum = {name}_b{index}[o]",
             f"for i in range({n_in}):",
             f"    sum += {product}",
             f"sum = {_shifted('sum', layer.shift)}",
@@ -293,12 +293,12 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
         if last:
             body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1})")
         else:
-            activation = network.activations[place]
-            curve = _curve(place, activation, on_array(activation, z), layer.z_bits)
+            activation = network.activations[index]
+            curve = _curve(index, activation, on_array(activation, z), layer.z_bits)
             off = curve.slope * off + curve.error + 2.0**-curve.bits
             if curve.table is not None:
-                parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
-            body += _curve_lines(name, place, curve, layer, target)
+                parts.append(array(f"{name}_t{index}", curve.table, "int16_t"))
+            body += _curve_lines(name, index, curve, layer, target)
             value, bits = on_array(activation, z), curve.bits
         steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
         source = target
@@ -365,11 +365,11 @@ def _affine(value: Array, w: Array, b: Array) -> Array:
     return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
 
 
-def _layer(place: int, w: Array, b: Array, z: Array, bits: int, most: int) -> FixedPointLayer:
+def _layer(index: int, w: Array, b: Array, z: Array, bits: int, most: int) -> FixedPointLayer:
     """Return a layer in integers; bits : of its inputs, most : of z on the rows, with the margin."""
-    room = SUM_BITS - math.ceil(math.log2(_greatest(f"biases of layer {place}", b)))
-    product_bits = min(bits + _bits(f"weights of layer {place}", w, 1.0), room, EXPONENTS)
-    ideal = most - math.ceil(math.log2(_greatest(f"sums of layer {place}", z) * MARGIN))
+    room = SUM_BITS - math.ceil(math.log2(_greatest(f"biases of layer {index}", b)))
+    product_bits = min(bits + _bits(f"weights of layer {index}", w, 1.0), room, EXPONENTS)
+    ideal = most - math.ceil(math.log2(_greatest(f"sums of layer {index}", z) * MARGIN))
     z_bits = min(ideal, product_bits)
     weights, biases = _rounded(w, product_bits - bits), _rounded(b, product_bits)
     return FixedPointLayer(weights, biases, product_bits - z_bits, z_bits)
@@ -383,14 +383,14 @@ def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: FixedPoin
     return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(layer.z_bits + 1)
 
 
-def _curve(place: int, activation: str | Activation, values: Array, z_bits: int) -> Curve:
+def _curve(index: int, activation: str | Activation, values: Array, z_bits: int) -> Curve:
     end = 2.0 ** (Z_BITS - z_bits)
     ends = np.linspace(-end, end, LINES + 1)
     width = 2 * end / LINES
     within = np.sort(np.arange(SAMPLES) * (5**0.5 - 1) / 2 % 1)
     fine = np.append(ends[:-1, None] + width * within, end)
     exact = on_array(activation, fine[None])[0]
-    what = f"what layer {place} activates to"
+    what = f"what layer {index} activates to"
     if (exact == np.maximum(fine, 0)).all() or (exact == fine).all():
         bits = min(_bits(what, values, MARGIN), z_bits)
         return Curve(None, bool((exact == fine).all()), bits, 1.0, 0.0)
@@ -402,7 +402,7 @@ def _curve(place: int, activation: str | Activation, values: Array, z_bits: int)
     return Curve(_rounded(entries, bits), False, bits, slope, error)
 
 
-def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
+def _curve_lines(name: str, index: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
     if curve.table is None:
         least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
         return [
@@ -412,7 +412,7 @@ def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, ta
     product = f"((int32_t)t[1] - t[0]) * (at & {2**width - 1})"
     return [
         f"int32_t at = (int32_t){name}_clamped(sum, {2**Z_BITS - 1}) + {2**Z_BITS}",
-        f"const int16_t *t = {name}_t{place} + (at >> {width})",
+        f"const int16_t *t = {name}_t{index} + (at >> {width})",
         f"{target}[o] = (int16_t)(t[0] + {_shifted(product, width)})",
     ]
 

@@ -80,7 +80,7 @@ class ImportedLayer(NamedTuple):
     arrays : for `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; for a custom layer the
         parameters; for other layers the `formulas.ARRAYS`, with ones for a missing gain and zeros for a
         missing shift; each (units,) or (1,) floating
-    other : the place in the chain of a second source besides the layer before; INPUTS for the inputs
+    other : the index in the chain of a second source besides the layer before; INPUTS for the inputs
     """
 
     layer: Part | Expression
@@ -117,9 +117,9 @@ def parts_of(
     if not isinstance(final, layers.Dense):
         raise ValueError(f"{what} ends in {type(final).__name__}; a Network ends in a Dense and its output")
     output, inputs = output or ends_in, _checked_units(what, chain)
-    for place, layer in enumerate(known):
+    for index, layer in enumerate(known):
         if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
-            raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
+            raise ValueError(f"weights and biases of layer {index} of {what} must be finite numbers")
     if output == "exp":  # the output of counts
         loss = loss or "poisson"
     network = Network(inputs=inputs, layers=_with_names(chain), output=output, loss=loss)
@@ -128,7 +128,7 @@ def parts_of(
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
     """Return the number of inputs; ValueError if a layer gets a wrong number of units."""
-    inputs, widths, units, place = 0, {INPUTS: 1}, 1, 0
+    inputs, widths, units, index = 0, {INPUTS: 1}, 1, 0
     for number, layer in enumerate(chain):
         if not inputs and _has_width(layer):  # until here widths are multiples of the number of inputs
             inputs = _takes(layer) // units
@@ -136,8 +136,8 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
         if layer.arrays:
             takes = _takes(layer)
             if takes != units and _has_width(layer):
-                raise ValueError(f"layer {place} of {what} takes {takes} units, got {units}")
-            place += 1
+                raise ValueError(f"layer {index} of {what} takes {takes} units, got {units}")
+            index += 1
         if isinstance(layer.layer, layers.Dense):
             units = layer.layer.units
         elif isinstance(layer.layer, Concatenate) and layer.other is not None:
@@ -160,19 +160,19 @@ def _takes(layer: ImportedLayer) -> int:
 def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:
     """Return the layers, with names for second sources of later layers."""
     read = {layer.other for layer in chain}
-    names = {place: "inputs" if place == INPUTS else f"layer{place}" for place in read if place is not None}
+    names = {index: "inputs" if index == INPUTS else f"layer{index}" for index in read if index is not None}
     found: list[Part] = []
     if INPUTS in names:
         found.append(layers.Activate("identity", name=names[INPUTS]))
-    for place, one in enumerate(chain):
+    for index, one in enumerate(chain):
         layer: Any = layers.Activate(_hidden(one.layer)) if isinstance(one.layer, Expression) else one.layer
         if one.other is not None:
             layer = replace(layer, layer=names[one.other])
-        if place in names and isinstance(layer, layers.Dropout):  # which has no name
+        if index in names and isinstance(layer, layers.Dropout):  # which has no name
             found.append(layer)
             layer = layers.Activate("identity")
-        if place in names:
-            layer = replace(layer, name=names[place])
+        if index in names:
+            layer = replace(layer, name=names[index])
         below: Any = found[-1] if found else None
         activates = isinstance(layer, layers.Activate) and not isinstance(layer.activation, custom.Layer)
         if activates and below == layers.Dense(getattr(below, "units", 1)):

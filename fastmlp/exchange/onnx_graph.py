@@ -157,13 +157,13 @@ class OnnxGraph:
         """
         values = {one.number: name for one, name in zip(graph.inputs, given, strict=True)}
         for step in graph.steps:
-            values[step.number] = self.step(step, [values[place] for place in step.one.sources])
+            values[step.number] = self.step(step, [values[index] for index in step.one.sources])
         return {name: values[number] for name, number in graph.outputs.items()}
 
 
 def _gathered(graph: OnnxGraph, step: ExportStep, source: str) -> str:
-    ((name, places),) = step.arrays.items()
-    return graph.add("Gather", [source, graph.array(name, places)], axis=1)
+    ((name, indices),) = step.arrays.items()
+    return graph.add("Gather", [source, graph.array(name, indices)], axis=1)
 
 
 def _of_groups(graph: OnnxGraph, step: ExportStep, source: str) -> str:
@@ -181,8 +181,8 @@ def _of_tables(graph: OnnxGraph, step: ExportStep, source: str) -> str:
     held = graph.add("Max", [graph.add("Min", [source, most]), graph.array("below", np.array(-2))])
     rows = graph.add("Add", [held, graph.array("before", np.array(2))])
     found = []
-    for place, table in enumerate(tables):
-        column = graph.array(f"column{place}", np.array(place))
+    for index, table in enumerate(tables):
+        column = graph.array(f"column{index}", np.array(index))
         found.append(graph.add("Gather", [table, graph.add("Gather", [rows, column], axis=1)], axis=0))
     return graph.add("Concat", found, axis=1)
 

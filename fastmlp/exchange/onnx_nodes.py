@@ -94,8 +94,8 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     ValueError in a line, for any other operator, and for a source in neither of both.
     """
 
-    def value(place: int) -> Expression:
-        name = node.input[place]
+    def value(index: int) -> Expression:
+        name = node.input[index]
         if name not in values:
             what = "depends on no input and is no number" if name in arrays else "is no layer's value"
             raise ValueError(f"{said(node)} computes with {name!r}, which {what}")

@@ -220,7 +220,7 @@ class GraphValues:
     source, target : the names of input and output; kind : the type of the output
     arrays : known arrays by name; values : computed values, without the input
     names : the names of values and of the input, by all names in the graph
-    units : of each value, -1 if unknown; order : the place of each value
+    units : of each value, -1 if unknown; order : the index of each value
     """
 
     def __init__(self, onnx: Any, file: OnnxFile) -> None:
@@ -239,7 +239,7 @@ class GraphValues:
         dtype, todo = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind)), list(graph.node)
         while todo:
             todo = todo[self._row_layer(todo, dtype) or self._take(todo[0]) :]
-        self.order = {name: place for place, name in enumerate((self.source, *self.values))}
+        self.order = {name: index for index, name in enumerate((self.source, *self.values))}
 
     def _add(self, value: GraphValue) -> None:
         """Add the output of a node."""
@@ -324,10 +324,10 @@ class GraphValues:
         axis is part of a formula.
         """
         known = [(i, self.arrays[name]) for i, name in enumerate(node.input) if name in self.arrays]
-        place, array = next(((i, array) for i, array in known if array.ndim), (0, None))
+        index, array = next(((i, array) for i, array in known if array.ndim), (0, None))
         if array is None:
             return False
-        other = self.names.get(node.input[1 - place], "")
+        other = self.names.get(node.input[1 - index], "")
         value = self.values.get(other)
         if value is None or value.layer is None or not isinstance(value.layer.layer, layers.Dense):
             return False
@@ -420,11 +420,11 @@ def _chain(graph: GraphValues) -> tuple[list[ImportedLayer], Expression]:
         found.append((layer, value, other))
         value = start
     found.reverse()
-    places = {graph.source: INPUTS, **{value: place for place, (_, value, _) in enumerate(found)}}
+    indices = {graph.source: INPUTS, **{value: index for index, (_, value, _) in enumerate(found)}}
     for name, node in read.items():
-        if name not in places:
+        if name not in indices:
             raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
-    chain = [layer._replace(other=places[other]) if other else layer for layer, _, other in found]
+    chain = [layer._replace(other=indices[other]) if other else layer for layer, _, other in found]
     return chain, last
 
 

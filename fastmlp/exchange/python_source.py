@@ -47,7 +47,7 @@ def _of_tables(step: ExportStep, codes: str, *tables: str) -> str:
 STRUCTURES: dict[str, Callable[..., str]] = {
     "dense": lambda step, x, w, b: f"{x} @ {w} + {b}",
     "concatenate": lambda step, *parts: f"np.hstack([{', '.join(parts)}])",
-    "gather": lambda step, x, places: f"{x}[:, {places}]",
+    "gather": lambda step, x, indices: f"{x}[:, {indices}]",
     "grouped": _of_groups,
     "categories": _of_tables,
 }
@@ -79,7 +79,7 @@ def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
     outputs = {one.number: f"x{i}" if graph.has_blocks else "x" for i, one in enumerate(inputs)}
     lines = _of_blocks(inputs, dtype) if graph.has_blocks else [f"x = np.asarray(X, np.{dtype})"]
     for step, slot in zip(graph.steps, graph.slots(lambda step: True), strict=True):
-        read = [*(outputs[place] for place in step.one.sources), *step.arrays]
+        read = [*(outputs[index] for index in step.one.sources), *step.arrays]
         arrays |= {name: _array(name, array) for name, array in step.arrays.items()}
         if step.formula is None:
             value = STRUCTURES[step.one.kind.name](step, *read)

@@ -23,7 +23,7 @@ STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
 
 dense : W (n_in, n_out) and b (n_out,), 0 for untrained biases
 concatenate : none, for any number of sources
-gather : the places of the taken units, (n_out,) int64
+gather : the indices of the taken units, (n_out,) int64
 grouped : W (groups, n_in, n_out) and b (groups, n_out)
 categories : a table for each column, see `with_unknown`"""
 
@@ -37,7 +37,7 @@ COLUMNS = Kind("columns")
 class ExportStep(NamedTuple):
     """A step of an export: a formula of a row, or a kind of `STRUCTURES`.
 
-    number : the place in the list of steps, as the sources of `one`; inputs have negative numbers
+    number : the index in the list of steps, as the sources of `one`; inputs have negative numbers
     one : the operation; an activation and a dropout are further steps
     arrays : by unique names, with a number at the end
     formula : of a row; None for a structure, and for dropout
@@ -184,7 +184,7 @@ class _Steps:
         self.operations: int = 0 if before is None else before.operations
         """The number of the next operation's arrays."""
         self.shared: dict[int, dict[str, NDArray[Any]]] = {}
-        """The matrices common to members, by the places of the products."""
+        """The matrices common to members, by the indices of the products."""
 
     def named(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the next operation's arrays by unique names: "w1_1" and "w11" differ."""
@@ -230,12 +230,12 @@ class _Steps:
             return self.append(one._replace(kind=KINDS["copy"]), sources, {})
         return self.append(one, sources, self.named(dict(zip("Wb", own.values(), strict=True))))
 
-    def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
+    def append_operation(self, index: int, sources: tuple[int, ...], member: int | None = None) -> int:
         """Append an operation, or a member's part; return the step of the output.
 
         Readers of a copy read the original.
         """
-        one, views = self.network.operations[place], self.views[place]
+        one, views = self.network.operations[index], self.views[index]
         if self.network.blocks and one.sources == (INPUTS,):  # the copy of a block
             sources = (next(self.blocks).number,)
         if one.is_head:
@@ -250,7 +250,7 @@ class _Steps:
         if one.is_dense:
             named = self.named(dict(zip("Wb", arrays, strict=True)))
             if one.subrows > 1:  # one name of an array for all members
-                named = self.shared.setdefault(place, named)
+                named = self.shared.setdefault(index, named)
             return self.append(one._replace(subrows=1), sources, named)
         own = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
         own = {name: array.reshape(one.networks, -1)[member or 0] for name, array in own.items()}
@@ -269,10 +269,10 @@ class _Steps:
         one = one._replace(subrows=1, n_in=one.subrows * one.n_in, n_out=one.width)
         return self.append(one, sources, self.named(own))
 
-    def append_gather(self, source: int, places: NDArray[np.int64], width: int) -> int:
+    def append_gather(self, source: int, indices: NDArray[np.int64], width: int) -> int:
         """Append a gather of units from a source of `width` units."""
-        one = Operation(GATHER, "", (), width, len(places))
-        return self.append(one, (source,), self.named({"places": places}))
+        one = Operation(GATHER, "", (), width, len(indices))
+        return self.append(one, (source,), self.named({"places": indices}))
 
     def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
         """Append an operation on each group of units, and a concatenation."""
@@ -284,25 +284,25 @@ class _Steps:
         joined = one._replace(kind=KINDS["concatenate"], layer=None, subrows=1, n_out=one.width)
         return self.append(joined, tuple(parts), {})
 
-    def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
-        """Append operations [first, last), or a member's part; places : of outputs, written."""
-        for place in range(first, last):
-            sources = tuple(places[source] for source in self.network.operations[place].sources)
-            places[place] = self.append_operation(place, sources, member)
+    def walk(self, first: int, last: int, indices: dict[int, int], member: int | None = None) -> None:
+        """Append operations [first, last), or a member's part; indices : of outputs, written."""
+        for index in range(first, last):
+            sources = tuple(indices[source] for source in self.network.operations[index].sources)
+            indices[index] = self.append_operation(index, sources, member)
 
     def walk_all(self, source: int) -> int:
         """Append all operations, with `source` for X; return the step of the output."""
         operations, depth = self.network.operations, len(self.network.operations)
-        places = {INPUTS: source}
+        indices = {INPUTS: source}
         if self.network.members == 1:
-            self.walk(0, depth, places)
-            return places[depth - 1]
-        begin = next(place for place, one in enumerate(operations) if one.kind.name == "members")
-        self.walk(0, begin, places)
-        places[begin] = places[operations[begin].sources[0]]
+            self.walk(0, depth, indices)
+            return indices[depth - 1]
+        begin = next(index for index, one in enumerate(operations) if one.kind.name == "members")
+        self.walk(0, begin, indices)
+        indices[begin] = indices[operations[begin].sources[0]]
         ends = []
         for member in range(self.network.members):
-            own = {**places}
+            own = {**indices}
             self.walk(begin + 1, depth, own, member)
             ends.append(own[depth - 1])
         return self.append_mean(ends)

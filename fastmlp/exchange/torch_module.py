@@ -63,7 +63,7 @@ def to_torch(network: Network, parameters: Array) -> Any:
             shared[own] = one
         made.append(one)
         read.append(step.one.sources)
-    if not graph.has_heads and read == [(place - 1,) for place in range(len(made))]:
+    if not graph.has_heads and read == [(index - 1,) for index in range(len(made))]:
         return torch.nn.Sequential(*made).eval()
     return _own().Graph(made, read, graph.outputs if graph.has_heads else None).eval()
 
@@ -110,14 +110,14 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
     if isinstance(given, _own().Graph) and (given.heads or min(map(min, given.sources)) < INPUTS):
         raise ValueError("Model.from_torch takes one input and one output; the module has heads or blocks")
     found: list[ImportedLayer] = []
-    places = {INPUTS: INPUTS}
+    indices = {INPUTS: INPUTS}
     for number, (name, one, sources) in enumerate(_leaves(torch, given, "")):
-        others = [places[source] for source in sources]
+        others = [indices[source] for source in sources]
         if others and others[0] != len(found) - 1:
             raise ValueError(f"module {name!r} reads another module's output than that before it")
         if (layer := _layer(torch, name, one, *others[1:])) is not None:
             found.append(layer)
-        places[number] = len(found) - 1
+        indices[number] = len(found) - 1
     while found and isinstance(found[-1].layer, layers.Dropout):  # of the outputs
         found.pop()
     last: Any = found.pop().layer if found and isinstance(found[-1].layer, Expression) else variable(Z)

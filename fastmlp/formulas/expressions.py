@@ -180,7 +180,7 @@ def expression_of(nodes: Sequence[tuple[str, Sequence[Any]]]) -> Expression:
     made: list[Expression] = []
     for operation, operands in nodes:
         leaf = operation in (VARIABLE, CONSTANT)
-        made.append(Expression(operation, *(operands if leaf else (made[place] for place in operands))))
+        made.append(Expression(operation, *(operands if leaf else (made[index] for index in operands))))
     return made[-1]
 
 
@@ -448,13 +448,15 @@ def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...])
             raise Refused(f"it returns {returned!r}, where a value is required")
         return tuple(map(as_expression, values))
     except Refused as refused:
-        raise ValueError(f"{what} cannot be traced{_place(refused)}: {refused}") from None
+        raise ValueError(f"{what} cannot be traced{_location(refused)}: {refused}") from None
     except RecursionError:
         raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
     except Exception as error:
         # A user's function may raise anything, and its errors are reported with its line.
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
+        raise ValueError(
+            f"{what} cannot be traced{_location(error)}: {type(error).__name__}: {said}"
+        ) from None
 
 
 def _flat(value: Any) -> Any:
@@ -465,7 +467,7 @@ def _flat(value: Any) -> Any:
         yield value
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Return the user's line of an error, in words; "" without such a line."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]

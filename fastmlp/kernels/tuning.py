@@ -174,12 +174,12 @@ SYMBOL = "fastmlp:tuned"
 VALUES = np.array([one.usual for one in TABLE.values()], np.int64)
 """The current values, in the order of the table."""
 
-PLACES = {name: place for place, name in enumerate(TABLE)}
+INDICES = {name: index for index, name in enumerate(TABLE)}
 
 
 def value(name: str) -> int:
     """Return the current value of a constant."""
-    return int(VALUES[PLACES[name]])
+    return int(VALUES[INDICES[name]])
 
 
 def take(values: Mapping[str, int]) -> None:
@@ -188,7 +188,7 @@ def take(values: Mapping[str, int]) -> None:
     # lock.
     for name, one in values.items():
         if name in TABLE and one in TABLE[name].values:
-            VALUES[PLACES[name]] = one
+            VALUES[INDICES[name]] = one
 
 
 @contextlib.contextmanager
@@ -210,21 +210,21 @@ def tuned(name: str) -> Any:
     from numba import types
     from numba.extending import intrinsic
 
-    place = PLACES[name]
+    index = INDICES[name]
 
     @intrinsic  # type: ignore[untyped-decorator]
     def read(typing_context: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            return emit_tuned(builder, place)
+            return emit_tuned(builder, index)
 
         return types.intp(), emit
 
     return read
 
 
-def emit_tuned(builder: ir.IRBuilder, place: int) -> ir.Value:
+def emit_tuned(builder: ir.IRBuilder, index: int) -> ir.Value:
     """Write the load of the constant at an index."""
     module, number = builder.module, ir.IntType(64)
     if SYMBOL not in module.globals:
         ir.GlobalVariable(module, number, SYMBOL)  # the array's first element; the loader defines the symbol
-    return builder.load(builder.gep(module.globals[SYMBOL], [number(place)], source_etype=number))
+    return builder.load(builder.gep(module.globals[SYMBOL], [number(index)], source_etype=number))

@@ -111,17 +111,17 @@ def loops(text: str, kind: str) -> Iterator[Loop]:
 
 def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
     """Yield the innermost loops of a function."""
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     last_end = -1
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if label := LABEL[kind].match(line):
-            places[label[1]] = place
+            indices[label[1]] = index
         targets = BACK[kind].findall(line)
-        begins = [places[target] for target in targets if target in places]
+        begins = [indices[target] for target in targets if target in indices]
         # A jump back past the end of an earlier loop closes a loop around the earlier loop.
         if begins and max(begins) > last_end:
-            body = lines[max(begins) : place + 1]
-            last_end = place
+            body = lines[max(begins) : index + 1]
+            last_end = index
             yield Loop(function, body, sum(lanes(line, kind) for line in body))
 
 

@@ -57,7 +57,7 @@ class Measurement(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """A variant without times, since a result disagrees; message gives the place."""
+    """A variant without times, since a result disagrees; message gives the location."""
 
     slot: str
     case: str
@@ -73,11 +73,11 @@ class Wrong(NamedTuple):
 
 
 def in_short(error: Exception) -> str:
-    """Return an error in a line; for Numba's errors the mistake and the place."""
+    """Return an error in a line; for Numba's errors the mistake and the location."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Failed in", "During:", "<source"))]
-    place = next((line.rstrip(":") for line in said if line.startswith('File "')), None)
-    return " ".join([said[0] if said else type(error).__name__, *([f"({place})"] if place else [])])
+    location = next((line.rstrip(":") for line in said if line.startswith('File "')), None)
+    return " ".join([said[0] if said else type(error).__name__, *([f"({location})"] if location else [])])
 
 
 class PhaseTime(NamedTuple):

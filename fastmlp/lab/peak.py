@@ -37,13 +37,13 @@ WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
 
 
 def emit_fma_chains(build, arguments, kinds, bits):
-    """Write rounds of CHAINS multiply-adds in vectors of a width; arguments : rounds, place, a scalar"""
-    rounds, place, _ = arguments
+    """Write rounds of CHAINS multiply-adds in vectors of a width; arguments : rounds, address, a scalar"""
+    rounds, address, _ = arguments
     v = Vectors(build, kinds[-1], bits // 8)
     # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
     step = lambda k, chains: [v.fma(x, v.constant(0.5), v.constant(0.25)) for x in chains]  # noqa: E731
     starts = [v.constant(1.0 + k) for k in range(CHAINS)]
-    v.store(functools.reduce(build.fadd, carried(build, 0, Symbol(build, rounds), starts, step)), place)
+    v.store(functools.reduce(build.fadd, carried(build, 0, Symbol(build, rounds), starts, step)), address)
 
 
 FMA_CHAINS = emitted("fma_chains", emit_fma_chains, (128, 256, 512))
@@ -122,13 +122,13 @@ def emit_repeated(build, arguments, kinds, code):
     """Write the calls of a stack. arguments : address, words of arguments, number of calls"""
     address, words, times = arguments
     given = []
-    for place, kind in enumerate(TAKEN):
+    for index, kind in enumerate(TAKEN):
         if kind == types.float32:
             given.append(ir.Constant(ir.FloatType(), 0.0))
         else:
-            is_place = kind == types.voidptr
-            at = build.gep(words, [INT(place)], source_etype=INT)
-            given.append(build.load(at, typ=POINTER if is_place else INT))
+            is_address = kind == types.voidptr
+            at = build.gep(words, [INT(index)], source_etype=INT)
+            given.append(build.load(at, typ=POINTER if is_address else INT))
     nothing = ir.Constant(POINTER, None)
     signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
     function = build.inttoptr(address, signature.as_pointer())
@@ -147,8 +147,8 @@ def repeated(shape, times, a, b, order, c, **numbers):
     """
     kind, rows, vectors = shape
     tiles = ALL_TILES[kind]
-    places = {"a": a, "b": b, "order": order, "c": c}
-    numbers |= {name: array.ctypes.data for name, array in places.items()}
+    addresses = {"a": a, "b": b, "order": order, "c": c}
+    numbers |= {name: array.ctypes.data for name, array in addresses.items()}
     words = np.array([numbers.get(name, 0) for name in Stack._fields], np.int64)
     words[Stack._fields.index("finish")] = STORE
     address = compile_now(tiles.name, TAKEN, str(tiles.code(rows, vectors, True)))

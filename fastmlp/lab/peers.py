@@ -214,7 +214,7 @@ class Peer(NamedTuple):
 
     fits : fits(network, optimizer) is True if the library takes the same steps
     ways : ways(training) returns by name the ways to take the steps: functions that prepare a `Run`
-    off_by_adam : the allowed relative difference of losses by Adam: epsilon is added at another place
+    off_by_adam : the allowed relative difference of losses by Adam: epsilon is added at another index
     """
 
     title: str

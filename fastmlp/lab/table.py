@@ -52,7 +52,7 @@ def fastest(ranked: Sequence[Measurement]) -> list[Measurement]:
 
 
 def standing(one: Measurement, ranked: Sequence[Measurement]) -> str:
-    """Return a variant's place in a row: "fastest", "tied", or a ratio of times."""
+    """Return a variant's index in a row: "fastest", "tied", or a ratio of times."""
     ratio, first = f"{one.time.median / ranked[0].time.median:.2f}", fastest(ranked)
     if one not in first:
         return ratio
@@ -152,9 +152,9 @@ def table(results: Results) -> Any:
     for name in ("time", "95 %", "rate", "of most", "times"):
         made.add_column(name, justify="right", no_wrap=True)
     for ranked in winners(results.measurements).values():
-        for place, one in enumerate(ranked):
+        for index, one in enumerate(ranked):
             made.add_row(
-                title(one) if place == 0 else "", one.variant, duration(one.time.median), interval(one.time),
+                title(one) if index == 0 else "", one.variant, duration(one.time.median), interval(one.time),
                 f"{one.rate / 1e9:.3g} {one.unit}", f"{one.fraction(results.machine):.0%}",
                 standing(one, ranked),
                 style="bold green" if one in fastest(ranked) else None, end_section=one is ranked[-1],

@@ -116,7 +116,7 @@ class Pattern(NamedTuple):
 class BlockMembers(NamedTuple):
     """The models of a block, as lists.
 
-    models : places in the call; initial : first parameters (P,), None to draw
+    models : indices in the call; initial : first parameters (P,), None to draw
     """
 
     models: list[int]
@@ -125,9 +125,9 @@ class BlockMembers(NamedTuple):
     data: list[Data]
     initial: list[Array | None]
 
-    def at(self, places: Iterable[int]) -> BlockMembers:
-        """Return the members at some places."""
-        lists: Any = ([one[place] for place in places] for one in self)
+    def at(self, indices: Iterable[int]) -> BlockMembers:
+        """Return the members at some indices."""
+        lists: Any = ([one[index] for index in indices] for one in self)
         return BlockMembers(*lists)
 
 
@@ -190,10 +190,10 @@ class BlockTraining:
         orders, before = [order for order, *_ in visits], self._lanes.snapshot()
         objectives = self._lanes.take(self._step, orders, starts, stops, [rows], rates)
         diverged = self._finite & ~self._are_finite(objectives)
-        for place in np.flatnonzero(diverged).tolist():
-            wrong = np.flatnonzero(~np.isfinite(objectives[place]))
-            found = self._divergence_of(place, before, int(wrong[0]) + 1 if len(wrong) else steps)
-            self._diverged.append((self._members.models[place], found))
+        for index in np.flatnonzero(diverged).tolist():
+            wrong = np.flatnonzero(~np.isfinite(objectives[index]))
+            found = self._divergence_of(index, before, int(wrong[0]) + 1 if len(wrong) else steps)
+            self._diverged.append((self._members.models[index], found))
         self._curves.append(self._losses.means(rows, objectives))
         self._step += steps
         if diverged.any():
@@ -209,21 +209,21 @@ class BlockTraining:
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
-    def _divergence_of(self, place: int, before: LaneNumbersSnapshot, steps: int) -> DivergenceError:
+    def _divergence_of(self, index: int, before: LaneNumbersSnapshot, steps: int) -> DivergenceError:
         """Return a diverged model's error, by the chunk's steps once more, alone.
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
         """
-        pattern, (parameters, moments) = self._members.patterns[place], before.of(place)
-        curve = [loss for curves in self._curves for loss in curves[place].tolist()]
-        rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[place, -1]]
+        pattern, (parameters, moments) = self._members.patterns[index], before.of(index)
+        curve = [loss for curves in self._curves for loss in curves[index].tolist()]
+        rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[index, -1]]
         snapshot = Snapshot(
             {}, parameters, moments[:rows], self._step, self._losses.steps, sums, {"loss": curve}, []
         )
-        orders = orders_of([self._members.seeds[place]])[0] if pattern.shuffles else None
+        orders = orders_of([self._members.seeds[index]])[0] if pattern.shuffles else None
         plan = pattern.plan._replace(
-            optimizer=pattern.optimizer, data=self._members.data[place], orders=orders, threads=1,
-            dropout_key=int(self._keys[place]),
+            optimizer=pattern.optimizer, data=self._members.data[index], orders=orders, threads=1,
+            dropout_key=int(self._keys[index]),
         )  # fmt: skip
         training = Training(plan, initial_state(np.empty_like(parameters), rows), (), snapshot)
         try:
@@ -242,12 +242,12 @@ class BlockTraining:
         self._members = self._members.at(left)
         self._kind_of, self._keys, self._finite = self._kind_of[left], self._keys[left], self._finite[left]
         if len(self._batches) > 1:
-            self._batches = [self._batches[place] for place in left]
+            self._batches = [self._batches[index] for index in left]
         self._curves = [curves[left] for curves in self._curves]
         self._losses.sums = self._losses.sums[[*left, -1]]
 
     def models(self) -> Iterator[tuple[int, Model | DivergenceError]]:
-        """Yield the place of each model, and the model or its divergence."""
+        """Yield the index of each model, and the model or its divergence."""
         yield from self._diverged
         pattern, step = self._pattern, self._step
         parameters, moments = self._lanes.parameters, self._lanes.moments
@@ -261,9 +261,9 @@ class BlockTraining:
         threads, reason = 1 if step else None, self.stop_reason
         models, seeds, patterns, *_ = self._members
         each = zip(models, seeds, patterns, parameters, strict=True)
-        for place, (model, seed, own, weights) in enumerate(each):
-            if finite[place]:
-                continuation = BlockContinuation(ended, place, own.continuation, seed, weights)
+        for index, (model, seed, own, weights) in enumerate(each):
+            if finite[index]:
+                continuation = BlockContinuation(ended, index, own.continuation, seed, weights)
                 yield (
                     model,
                     Model(
@@ -289,26 +289,26 @@ class EndedBlock(NamedTuple):
 class BlockContinuation(NamedTuple):
     """The end of a model's training; a `Continuation` is made when needed.
 
-    place : of the model in the block
+    number : of the model in the block
     like : the continuation's common part; parameters : (P,) of this model
     """
 
     block: EndedBlock
-    place: int
+    number: int
     like: Continuation
     seed: int
     parameters: Array
 
     def history(self) -> dict[str, list[float]]:
         """Return the history, new lists."""
-        return {"loss": self.block.curves[self.place].tolist()}
+        return {"loss": self.block.curves[self.number].tolist()}
 
     def continuation(self) -> Continuation:
         """Return the training to go on with."""
-        block, place = self.block, self.place
+        block, number = self.block, self.number
         snapshot = Snapshot(
-            {}, self.parameters, block.moments[place], block.step, block.epoch_step,
-            block.sums[[place, -1]], self.history(), [],
+            {}, self.parameters, block.moments[number], block.step, block.epoch_step,
+            block.sums[[number, -1]], self.history(), [],
         )  # fmt: skip
         return self.like._replace(options=self.like.options | {"seed": self.seed}, left=snapshot)
 
@@ -325,12 +325,12 @@ def _itself(continuation: Continuation) -> Continuation:
 
 
 def distinct(objects: Sequence[T]) -> tuple[list[T], NDArray[np.intp]]:
-    """Return the distinct objects, and the place (objects,) of each object among them."""
+    """Return the distinct objects, and the index (objects,) of each object among them."""
     found = {id(one): one for one in objects}
     if len(found) == 1:
         return [objects[0]], np.zeros(len(objects), np.intp)
-    places = {key: place for place, key in enumerate(found)}
-    return [*found.values()], np.array([places[id(one)] for one in objects])
+    indices = {key: index for index, key in enumerate(found)}
+    return [*found.values()], np.array([indices[id(one)] for one in objects])
 
 
 def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
@@ -349,8 +349,8 @@ def _beginnings(members: BlockMembers) -> Array:
     networks, own = distinct([pattern.network for pattern in members.patterns])
     found = np.empty((len(own), parameter_count(networks[0])), members.data[0].targets.dtype)
     draws = np.array([one is None for one in members.initial])
-    for place, network in enumerate(networks):
-        drawn = np.flatnonzero(draws & (own == place))
+    for index, network in enumerate(networks):
+        drawn = np.flatnonzero(draws & (own == index))
         if len(drawn):
             found[drawn] = drawn_starts(network, [members.seeds[i] for i in drawn], found.dtype)
     for i in np.flatnonzero(~draws):

@@ -50,8 +50,8 @@ class ModelGroup:
 
     program : of lanes, for joint steps; None to train each model alone
     workers : the threads that train models
-    indices : places in the call
-    patterns : by these places, for trainings in blocks, which nothing looks into; else empty
+    indices : indices in the call
+    patterns : by these indices, for trainings in blocks, which nothing looks into; else empty
     """
 
     def __init__(self, program: LaneProgram | None, workers: int) -> None:
@@ -107,7 +107,7 @@ class ModelGroup:
 class LaneTraining(Training):
     """A training with chunks taken in lanes where possible.
 
-    taken : the chunk, the lanes' result, and the network's place there; None without
+    taken : the chunk, the lanes' result, and the network's index there; None without
     """
 
     taken: tuple[Chunk, Any, int] | None = None
@@ -132,7 +132,7 @@ class Lane(NamedTuple):
 class Lanes:
     """Trainings that go on together; at a training's end the next takes over the lane.
 
-    take() gives the place of a model to train and a training, None at the end
+    take() gives the index of a model to train and a training, None at the end
     begin(index, ...) makes the training; end(index, result or error) takes the result
     group : of the models; lanes : the most trainings at a time
     """
@@ -229,8 +229,8 @@ class Lanes:
         for members in together.values():
             if program is not None and len(members) > 1:
                 result = lanes.train_in_lanes(program, [task for _, task in members])
-                for place, (lane, _) in enumerate(members):
-                    lane.training.taken = chunks[lane.model], result, place
+                for index, (lane, _) in enumerate(members):
+                    lane.training.taken = chunks[lane.model], result, index
         seconds = stopwatch.lap().working
         for lane in [*self._lanes]:
             is_taken = lane.training.taken is not None

@@ -83,13 +83,13 @@ def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -
     dtype = np.result_type(*{dtype for _, dtype, _ in cleaned})
     out = np.empty((len(models), len(inputs[0]), models[0].network.n_out), dtype)
     parts = [*out]
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         if model.parameters.dtype != dtype:
-            parts[place] = np.empty(parts[place].shape, model.parameters.dtype)
+            parts[index] = np.empty(parts[index].shape, model.parameters.dtype)
     predict_all([one.prediction(*both) for one, *both in zip(models, inputs, parts, strict=True)])
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part.dtype != dtype:
-            out[place] = part
+            out[index] = part
     return models[0].named(out)
 
 

@@ -82,10 +82,10 @@ class Arguments:
         lists = [values for name, values in self._lists.items() if name != "seed"]
         if not lists:
             return [[*range(self.count)]]
-        places: dict[Any, list[int]] = {}
+        indices: dict[Any, list[int]] = {}
         for index, given in enumerate(zip(*[map(id, values) for values in lists], strict=True)):
-            places.setdefault(given, []).append(index)
-        return places.values()
+            indices.setdefault(given, []).append(index)
+        return indices.values()
 
     def each(self) -> Iterable[list[int]]:
         """Return a list for each model."""
@@ -213,15 +213,15 @@ def _length(X: Any) -> int:
 
 
 def _checked_rows(rows: Any, count: int) -> Any:
-    """Return places of rows (chosen,); ValueError or TypeError unless in `count` rows."""
+    """Return indices of rows (chosen,); ValueError or TypeError unless in `count` rows."""
     array = checks.real_array("rows", rows)
     if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"rows must hold whole numbers, places in X, got dtype {array.dtype}")
+        raise TypeError(f"rows must hold whole numbers, indices in X, got dtype {array.dtype}")
     if array.ndim != 1 or not array.size:
         raise ValueError(f"rows must have shape (chosen,), at least one row, got {array.shape}")
     wrong = array[(array < 0) | (array >= count)]
     if wrong.size:
-        raise ValueError(f"rows must be places in [0, {count}), got {wrong[0]}")
+        raise ValueError(f"rows must be indices in [0, {count}), got {wrong[0]}")
     return array
 
 
@@ -232,7 +232,7 @@ def _taken(what: str, value: Any, rows: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _taken(f"{what}[{name!r}]", part, rows) for name, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(_taken(f"{what}[{place}]", part, rows) for place, part in enumerate(value))
+        return tuple(_taken(f"{what}[{index}]", part, rows) for index, part in enumerate(value))
     if is_sparse(value):
         return value.tocsr()[rows]
     array = checks.real_array(what, value)
@@ -292,7 +292,7 @@ class Preparation:
         """The last rows, if common to models, and the key of the cleaning."""
 
     def training(self, index: int) -> Prepared:
-        """Return the training of a model; ValueError or TypeError with the model's place."""
+        """Return the training of a model; ValueError or TypeError with the model's index."""
         with named(index):
             saved, called = (None, []) if self._resumed is None else self._resumed.of(index)
             called += [_copied(callback) for callback in self._callbacks]

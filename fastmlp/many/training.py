@@ -73,10 +73,10 @@ def fit_many(
     seed : int, list of int, optional
         An int s gives the models s, s + 1, ..; None draws the first seed.
     rows : (chosen,) integer array, or list of such arrays, optional
-        Places in X of a model's rows, to train on and to validate on by a fraction: of a fold, a bootstrap
+        Indices in X of a model's rows, to train on and to validate on by a fraction: of a fold, a bootstrap
         with repeats, a subset. X, y and sample_weight are those of all rows.
     callbacks : iterable of Callback
-        Each model has deep copies, which may find the model's place in `run.model_index`; copies run in the
+        Each model has deep copies, which may find the model's index in `run.model_index`; copies run in the
         training's thread. A `Checkpoint` keeps the whole call in a file; `every`, if an int, counts the
         epochs of all models in the mean.
     progress : bool, optional
@@ -94,13 +94,13 @@ def fit_many(
     Returns
     -------
     list of Model or DivergenceError
-        Each model has the bits of `fit` alone, on an exact backend. In the place of a diverged model is the
+        Each model has the bits of `fit` alone, on an exact backend. In the index of a diverged model is the
         error, with the last finite parameters; other models go on.
 
     Raises
     ------
     ValueError, TypeError
-        For a mistake in the arguments, in one line with the model's place, before anything is trained.
+        For a mistake in the arguments, in one line with the model's index, before anything is trained.
     CheckpointError
         If the file to resume from is damaged, or of other data or another call.
     InterruptedMany

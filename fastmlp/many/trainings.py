@@ -119,22 +119,22 @@ class Trainings:
         """
         try:
             for group, left in self._groups:
-                while group.patterns and (places := self._next(left, group.at_once)):
-                    if not (group.has_program and self._trained(group, places)):
-                        self._train_each(group, iter(places), by_lanes)
+                while group.patterns and (indices := self._next(left, group.at_once)):
+                    if not (group.has_program and self._trained(group, indices)):
+                        self._train_each(group, iter(indices), by_lanes)
                 self._train_each(group, left, by_lanes)
         except BaseException as error:  # of no training, which keep theirs
             self._error = self._error or error
             self.stop("another error")
 
     def _train_each(self, group: ModelGroup, left: Iterator[int], by_lanes: bool) -> None:
-        """Train models, each alone or in a lane. left : places in the group"""
+        """Train models, each alone or in a lane. left : indices in the group"""
         take, lanes = functools.partial(self._take, group, left), group.lanes if by_lanes else 1
         Lanes(take, self._begin, self._end, group, lanes).run()
 
-    def _trained(self, group: ModelGroup, places: list[int]) -> bool:
+    def _trained(self, group: ModelGroup, indices: list[int]) -> bool:
         """Train models as a block; return False if each must train alone, as after a failure."""
-        models = [group.indices[place] for place in places]
+        models = [group.indices[index] for index in indices]
         patterns = [group.patterns[index] for index in models]
         assert self._members is not None
         try:
@@ -148,18 +148,18 @@ class Trainings:
             return False
         finally:
             self._running.pop(models[0], None)
-        self._count(len(places))
+        self._count(len(indices))
         return True
 
     def _next(self, left: Iterator[int], most: int) -> list[int]:
-        """Return the next places of a group, at most so many; none if all stop."""
+        """Return the next indices of a group, at most so many; none if all stop."""
         with self._taking:
             return [] if self.reason is not None else [*itertools.islice(left, most)]
 
     def _take(self, group: ModelGroup, left: Iterator[int]) -> tuple[int, Any] | None:
         """Return the next model of a group with a training; None at the end."""
-        for place in self._next(left, 1):
-            index = group.indices[place]
+        for at in self._next(left, 1):
+            index = group.indices[at]
             try:
                 return index, self._prepare(index)
             except BaseException as error:

@@ -30,7 +30,7 @@ class Data(NamedTuple):
     weights: Array
 
     def take(self, rows: slice | NDArray[np.int64]) -> Data:
-        """Return some rows: views for a slice, copies for places (n,)."""
+        """Return some rows: views for a slice, copies for indices (n,)."""
         return Data(self.inputs[rows], self.targets[rows], self.weights[rows])
 
 
@@ -132,7 +132,7 @@ class Shared(NamedTuple):
 
     A chunk has this process's rows, perhaps none for some steps, and the weights of whole batches.
 
-    places : (visits,) int64, the place of each visited row in the whole batch, for dropout masks
+    positions : (visits,) int64, of each visited row in the whole batch, for dropout masks
     add : add(s, first, last) begins to replace numbers [first, last) of the state's gradients by sums over
         all processes, in the chunk's step s. Called for range after range; the last call returns when all
         ranges are sums
@@ -148,7 +148,7 @@ class Shared(NamedTuple):
         batch, and `add` sums the marks, too; None where all rows move
     """
 
-    places: NDArray[np.int64]
+    positions: NDArray[np.int64]
     add: Callable[[int, int, int], None]
     together: int
     rows: int

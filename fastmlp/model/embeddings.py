@@ -226,7 +226,7 @@ class Periodic(NumberEmbedding):
     settles=lambda one: isinstance(one.bins, int),
 )
 class PiecewiseLinear(NumberEmbedding):
-    """The place of each number in bins: a piecewise linear encoding.
+    """The position of each number in bins: a piecewise linear encoding.
 
     As in Gorishniy and others, "On embeddings for numerical features" (2022), a bin gives 0 for numbers below
     the bin, 1 above, and within the bin the fraction below the number. The first bin goes on to -1 below and
@@ -331,8 +331,8 @@ def _quantiles(values: Array, most: int) -> Array:
         return different
 
     def of_fractions(count: int) -> Array:
-        places = np.linspace(0, len(ordered) - 1, count)
-        lower, part = places.astype(int), places % 1
+        positions = np.linspace(0, len(ordered) - 1, count)
+        lower, part = positions.astype(int), positions % 1
         found = ordered[lower]
         between = part > 0
         found[between] += part[between] * (ordered[lower[between] + 1] - found[between])

@@ -135,8 +135,8 @@ def draw_layer(
     weights = within(1.0, rng.random((fan_in, fan_out)))
     weights *= length / np.sqrt(np.square(weights).sum(axis=0))
     # The unit's plane is where w x + b = 0; the sign puts the planes of one input at even distances.
-    places = np.linspace(-1.0, 1.0, fan_out) if fan_out > 1 else np.zeros(1)
-    return weights, length * places * np.sign(weights[0])
+    positions = np.linspace(-1.0, 1.0, fan_out) if fan_out > 1 else np.zeros(1)
+    return weights, length * positions * np.sign(weights[0])
 
 
 def draw_biases(

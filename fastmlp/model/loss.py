@@ -129,8 +129,8 @@ class Loss(Component):
         if not self.by_row and output != "softmax":
             self.element, self.by_logit = self._element, True
 
-    def places(self, j: Any, units: Any) -> tuple[Any, ...]:
-        """Return the places of target j's outputs among all units."""
+    def indices(self, j: Any, units: Any) -> tuple[Any, ...]:
+        """Return the indices of target j's outputs among all units."""
         per_target = self.outputs_per_target
         return j, *(j + k * (units // per_target) for k in range(1, per_target))
 

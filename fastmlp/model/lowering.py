@@ -1,4 +1,4 @@
-"""Arguments of `Network` lowered to a list of operations, with places in the flat vector and the workspace.
+"""Arguments of `Network` lowered to a list of operations, with offsets in the flat vector and the workspace.
 
 A network is a chain of equal dense layers, by `sizes`, `hidden` and `dropout`, or a list of layers.
 """
@@ -67,15 +67,15 @@ class _Lowering:
         n_in = more.pop("n_in", None) or self.width(sources[0])
         own = {"layer": layer, "within": self.within, "networks": self.members, **more}
         self.operations.append(Operation(kind, name, sources, n_in, n_out, **own))
-        place = len(self.operations) - 1
+        index = len(self.operations) - 1
         if given is not None:
-            self.remember(given, place)
-        return place
+            self.remember(given, index)
+        return index
 
-    def remember(self, name: str, place: int) -> None:
+    def remember(self, name: str, index: int) -> None:
         """Let later layers read an operation by a name."""
-        self.names[name] = place
-        self.pinned.add(place)
+        self.names[name] = index
+        self.pinned.add(index)
 
     def add(self, layer: Part, source: int) -> int:
         """Append a layer after a source; return the operation of the layer's output."""
@@ -93,17 +93,17 @@ class _Lowering:
                 sparse_in, self.sparse_in = self.sparse_in, 0
                 n_in = self.width(source) + sparse_in
                 sparse_in = n_in if source == INPUTS else sparse_in
-                place = self.append(
+                index = self.append(
                     KINDS["dense"], (source,), layer.units, layer, activation=ends, n_in=n_in,
                     sparse_in=sparse_in,
                 )  # fmt: skip
                 if own is not None:
                     self.within = (*([layer.name] if layer.name else ()), *around)
-                    place = self.append(own, (place,), layer.units, Activate(layer.activation))
+                    index = self.append(own, (index,), layer.units, Activate(layer.activation))
                     self.within = around
                     if layer.name:
-                        self.remember(layer.name, place)
-                return place
+                        self.remember(layer.name, index)
+                return index
             case Dropout():
                 return self.dropped(layer, source)
             case Activate():
@@ -181,18 +181,18 @@ class _Lowering:
         self.within = (*([layer.name] if layer.name else ()), *around)
         bare = replace(layer, activation="identity", name=None)
         n_in = self.width(source) // k
-        place = self.append(KINDS["scale"], (source,), n_in * k, bare, own_name=name, part="r")
+        index = self.append(KINDS["scale"], (source,), n_in * k, bare, own_name=name, part="r")
         product = replace(bare, bias=False, bias_init="zeros")
-        place = self.append(
-            KINDS["dense"], (place,), layer.units, product, own_name=name, n_in=n_in, subrows=k
+        index = self.append(
+            KINDS["dense"], (index,), layer.units, product, own_name=name, n_in=n_in, subrows=k
         )
-        place = self.append(KINDS["scale_shift"], (place,), layer.units * k, bare, own_name=name, part="s")
+        index = self.append(KINDS["scale_shift"], (index,), layer.units * k, bare, own_name=name, part="s")
         if layer.activation != "identity":
-            place = self.add(Activate(layer.activation), place)
+            index = self.add(Activate(layer.activation), index)
         self.within = around
         if layer.name:
-            self.remember(layer.name, place)
-        return place
+            self.remember(layer.name, index)
+        return index
 
     def add_block(self, block: InputBlock, column: int) -> list[int]:
         """Append the embedding of a block of inputs; return the operations of the block's units."""
@@ -284,15 +284,15 @@ def lowered(
     lowering = _Lowering(inputs)
     if lowering.sparse_in and (not layers or not isinstance(layers[0], Dense)):
         raise ValueError("SparseNumbers need a Dense as the first of layers, which reads them")
-    place = INPUTS
+    index = INPUTS
     if not isinstance(inputs, int):
-        place = lowering.add_inputs(inputs)
+        index = lowering.add_inputs(inputs)
     elif heads or not isinstance(layers[0], Dense):
-        place = lowering.append(KINDS["copy"], (INPUTS,), inputs, None)
+        index = lowering.append(KINDS["copy"], (INPUTS,), inputs, None)
     for layer in layers:
-        place = lowering.add(layer, place)
-    lowering.pinned.add(place)
-    ends = [lowering.add_head(name, head, place) for name, head in (heads or {}).items()]
+        index = lowering.add(layer, index)
+    lowering.pinned.add(index)
+    ends = [lowering.add_head(name, head, index) for name, head in (heads or {}).items()]
     found = lowering.operations
     if heads and lowering.members > 1:
         raise ValueError("heads do not go with Members")
@@ -326,7 +326,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
 
     Separate operations would go through memory: all members' units of a batch exceed L2 by far.
     """
-    for start in [place for place, one in enumerate(found) if one.subrows > 1 and one.is_dense]:
+    for start in [index for index, one in enumerate(found) if one.subrows > 1 and one.is_dense]:
         end = start
         while end + 1 < len(found) - 1 and readers.count(end) == 1 and found[end].dropout == 0:
             following = found[end + 1]
@@ -345,7 +345,7 @@ def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
 def _placed(
     operations: Iterable[Operation], readers: Sequence[int], l1: float, l2: float
 ) -> Iterable[Operation]:
-    """Return the operations with places; readers : the sources of all operations."""
+    """Return the operations with offsets; readers : the sources of all operations."""
     end = units = sums = 0
     placed: list[Operation] = []
     for one in operations:

@@ -132,11 +132,11 @@ class Operation(NamedTuple):
     activation, dropout : the end of the operation; the last operation's activation is the network's output
     layer : the layer before lowering; None for the copy of the inputs
     within : the names of the named `Residual`s around the operation, innermost first
-    weights, biases, trained, end : places in the flat vector: of the matrix or the gain; of the biases or the
-        shift; the end of these; the end of the state behind
-    units : the place of the output in a row of the workspace; a fused chain takes its product's place, and a
+    weights, biases, trained, end : offsets in the flat vector: of the matrix or the gain; of the biases or
+        the shift; the end of these; the end of the state behind
+    units : the offset of the output in a row of the workspace; a fused chain takes its product's place, and a
         sum takes the place of its first source, if no other operation needs that source
-    saved : the place of numbers saved for backward, or added to a delta
+    saved : the offset of numbers saved for backward, or added to a delta
     adds : for each source, True if the derivative by the source has been written by another reader, so that
         this operation adds
     gates : True if the input gradient ends with the derivative of the source's relu; gated : True if the only
@@ -269,7 +269,7 @@ class Operation(NamedTuple):
 class Table(NamedTuple):
     """A column's table of categories: a row of units for missing codes, then for each level.
 
-    start : the place in the flat vector; width : of a row; unit : the first output unit
+    start : the offset in the flat vector; width : of a row; unit : the first output unit
     mark : the first row among the rows of all tables
     """
 

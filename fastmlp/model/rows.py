@@ -50,9 +50,9 @@ class SparseRows:
         np.cumsum(indptr, out=indptr)
         indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], dense.dtype)
         for rows in parts:
-            places = np.nonzero(dense[rows])
+            nonzero = np.nonzero(dense[rows])
             at = slice(indptr[rows.start], indptr[rows.stop])
-            indices[at], values[at] = places[1], dense[rows][places]
+            indices[at], values[at] = nonzero[1], dense[rows][nonzero]
         return cls(indptr, indices, values, n_in, before)
 
     @property
@@ -84,7 +84,7 @@ class SparseRows:
         return len(self.indptr) - 1
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
-        """Return some rows: views for a slice, copies for an array of places."""
+        """Return some rows: views for a slice, copies for an array of indices."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -196,7 +196,7 @@ class ByteRows:
         return len(self.numbers)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> ByteRows:
-        """Return some rows: views for a slice, copies for an array of places."""
+        """Return some rows: views for a slice, copies for an array of indices."""
         return ByteRows(self.numbers[rows], self.dtype, self.scale)
 
 

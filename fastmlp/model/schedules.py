@@ -258,8 +258,8 @@ class ByFunction(Schedule):
     function: RateFunction
 
     def _after(self, t: Floats) -> Floats:
-        epochs, places = np.unique(t.astype(np.int64), return_inverse=True)
-        return np.array([self.rate_after(epoch) for epoch in epochs.tolist()])[places]
+        epochs, indices = np.unique(t.astype(np.int64), return_inverse=True)
+        return np.array([self.rate_after(epoch) for epoch in epochs.tolist()])[indices]
 
     def rate_after(self, epochs: int) -> float:
         """Return the rate after so many whole epochs; TypeError or ValueError for a bad rate."""

@@ -171,7 +171,7 @@ class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is u
 
     def _run_on(self, workers: int, jobs: Sequence[Job]) -> None:
         """Make calls on the workers of the chosen backend."""
-        parts = [jobs[place::workers] for place in range(min(workers, len(jobs)))]
+        parts = [jobs[index::workers] for index in range(min(workers, len(jobs)))]
         with joblib.parallel_config(self._chosen, n_jobs=workers):
             calls = (joblib.delayed(make_in_worker)([job.batch for job in part]) for part in parts)
             found = joblib.Parallel(batch_size=1)(calls)
@@ -358,25 +358,25 @@ def plot(search: Any, metric: str | None) -> Any:
     means, deviations = results[f"mean_test_{metric}"], results[f"std_test_{metric}"]
     axes[0].set_ylabel(metric)
     for one, name in zip(axes, parameters, strict=False):
-        places = _places(one, results[name])
+        indices = _indices(one, results[name])
         shown = {"fmt": ".", "color": "0.7", "zorder": 1}
-        one.errorbar(places, means, yerr=deviations, **shown)
-        one.scatter(places, means, c=means if budget is None else budget, zorder=2)
+        one.errorbar(indices, means, yerr=deviations, **shown)
+        one.scatter(indices, means, c=means if budget is None else budget, zorder=2)
         one.set_xlabel(name.removeprefix("param_").rpartition("__")[2])
     if budget is not None:
         _draw_budget(axes[-1], results["params"], budget, means, search.resource)
     return figure
 
 
-def _places(axes: Any, values: Any) -> Any:
+def _indices(axes: Any, values: Any) -> Any:
     """Set up a parameter's axis; return the values' positions, NaN for missing values."""
     given = [None if value is np.ma.masked else value for value in values]
     numbers = [value for value in given if value is not None]
     if all(isinstance(value, Real) and not isinstance(value, bool) for value in numbers):
-        places = np.array([np.nan if value is None else float(value) for value in given])
+        indices = np.array([np.nan if value is None else float(value) for value in given])
         if min(numbers) > 0 and max(numbers) > LOG_RATIO * min(numbers):
             axes.set_xscale("log")
-        return places
+        return indices
     texts = list(dict.fromkeys(map(str, given)))
     axes.set_xticks(range(len(texts)), texts)
     return np.array([texts.index(str(value)) for value in given])

@@ -48,7 +48,7 @@ def check_memory(parameters: int, residuals: int) -> None:
 class Equations:
     """The equations of all steps of an objective.
 
-    state : a WHOLE, overwritten with sizes and places in the room
+    state : a WHOLE, overwritten with sizes and indices in the room
 
     Attributes
     ----------
@@ -74,9 +74,9 @@ class Equations:
             squares = 2.0 if loss_of(network.objective.loss).name == "mse" else 1.0
             self._scale = objective.total * network.objective.divisor / squares
         self.trained = np.zeros(count)
-        if optimizer.evidence:  # else nobody reads it, and places take as long as a hundred small steps
-            for places in self._rows.places.values():
-                self.trained[places] = 1
+        if optimizer.evidence:  # else nobody reads it, and indices take as long as a hundred small steps
+            for indices in self._rows.indices.values():
+                self.trained[indices] = 1
         squares = not network.heads and loss_of(network.objective.loss).name == "mse"
         state.has_noise = state.squares = squares
         state.scale, state.first_damping = self._scale, optimizer.damping
@@ -145,7 +145,7 @@ class Equations:
         """Write the sums over all rows at a point."""
         state, size = call.whole, call.size
         self._parameters[...] = call.parameters
-        down, place = part_of(call.room, 0, size, DOWN), 0
+        down, offset = part_of(call.room, 0, size, DOWN), 0
         gram, known = call.room[state.gram :][: state.side**2].reshape(state.side, -1), list[Vector]()
         whole = call.room[state.jacobian :][: state.side * size].reshape(-1, size)
         down[...] = gram[...] = state.square = state.counted = 0
@@ -158,8 +158,8 @@ class Equations:
         for some, jacobian in self._rows.jacobians(int(state.block), cotangents):
             (residuals,), rows = known, jacobian.reshape(-1, size)
             if state.dual:
-                whole[place : place + len(rows)] = rows
-                place += len(rows)
+                whole[offset : offset + len(rows)] = rows
+                offset += len(rows)
             else:
                 gram += rows.T @ rows
             down += residuals @ rows

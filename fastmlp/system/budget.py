@@ -32,7 +32,7 @@ EFFICIENCY = 0.4
 of the clock (Apple's M1, Intel's 12th generation)."""
 
 KIND, EFFICIENCY_CLASS = slice(4, 8), 18
-"""The place of the kind in SYSTEM_CPU_SET_INFORMATION of Windows, and the byte of a core's speed class."""
+"""The offset of the kind in SYSTEM_CPU_SET_INFORMATION of Windows, and the byte of a core's speed class."""
 
 OF_A_CORE = bytes(4)
 """The kind CpuSetInformation."""

@@ -37,8 +37,8 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 class NotPrivate(Exception):
     """Other users could replace a directory's files; the text names the directory and the reason."""
 
-    def __init__(self, place: Path, why: str) -> None:
-        super().__init__(why.format(str(place)))
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(why.format(str(path)))
 
 
 OTHERS_COULD_WRITE = "others could write to {!r}, which chmod go-w forbids"
@@ -113,8 +113,8 @@ class PrivateDirectory(NamedTuple):
 def make(path: Path) -> None:
     """Make a directory, with missing parents, writable to this user alone; OSError if impossible."""
     # Others may read as the umask allows: other users load code compiled by root.
-    for place in reversed([place for place in (path, *path.parents) if not place.exists()]):
-        place.mkdir(mode=0o755, exist_ok=True)
+    for parent in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        parent.mkdir(mode=0o755, exist_ok=True)
 
 
 def opened(path: Path) -> PrivateDirectory:

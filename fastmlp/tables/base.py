@@ -281,7 +281,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         encoding = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
         self._name(frame.columns, target)
         if found is not None:
-            used = [one for one in found.writings if one.column in encoding.places]
+            used = [one for one in found.writings if one.column in encoding.slices]
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
         if few is not None and self.layers is None:
@@ -472,11 +472,11 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         self.check_single("effects")
         names = [columns] if isinstance(columns, str) else [*columns]
         for name in names:
-            checks.choice("column", name, [*self.encoding_.places])
+            checks.choice("column", name, [*self.encoding_.slices])
         outputs = getattr(self.task_, "classes", (self.target_name_,))
         found = {}
         for one in effects.effects(self, self._columns_of(X), names, random_state):
-            means = {f"mean {name}": one.means[:, place] for place, name in enumerate(outputs)}
+            means = {f"mean {name}": one.means[:, index] for index, name in enumerate(outputs)}
             found[one.column.name] = as_given(X, {one.column.name: one.values} | means)
         return found
 
@@ -601,7 +601,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
 
     def _columns_of(self, X: Any) -> pl.DataFrame:
         """Return a table, read as the table of the training; of a file only the used columns."""
-        frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
+        frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.slices]))
         return self._as_learned(frame)
 
     def _separated(self, X: Any, y: Any) -> tuple[pl.DataFrame, pl.Series]:

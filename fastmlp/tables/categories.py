@@ -42,7 +42,7 @@ else:
 LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
 NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
 UNUSUAL = 0.05  # fraction of unknown levels worth a warning, beyond the expected share and beyond chance
-UNKNOWN, MISSING = -1, -2  # the places of a level that was not learned, and of a missing value
+UNKNOWN, MISSING = -1, -2  # the indices of a level that was not learned, and of a missing value
 TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth values were learned
 
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
@@ -92,36 +92,36 @@ class Category(Column):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return a 1 in the column of each row's level; a level without a column has no 1."""
-        codes, place = self.codes_of(series), len(self.levels)
+        codes, index = self.codes_of(series), len(self.levels)
         absent = codes == MISSING
-        codes[codes == UNKNOWN] = place if self.rest else -1
-        codes[absent] = place + self.rest if self.missing else -1
+        codes[codes == UNKNOWN] = index if self.rest else -1
+        codes[absent] = index + self.rest if self.missing else -1
         return Cells(np.maximum(codes, 0)[:, None], (codes >= 0).astype(float)[:, None])
 
     def codes_of(self, series: pl.Series) -> Array:
-        """Return the place of each row's level (rows,) int64, or UNKNOWN or MISSING."""
-        labels, places = labels_of(series), self._places
+        """Return the index of each row's level (rows,) int64, or UNKNOWN or MISSING."""
+        labels, indices = labels_of(series), self._indices
         if self.levels and {"true", "false"}.issuperset(self.levels):
             labels = labels.str.replace(r"\.0+$", "").replace(TRUTH)
         elif series.dtype == pl.Boolean and not {"true", "false"}.intersection(self.levels):
             labels = labels.replace({truth: number for number, truth in TRUTH.items()})
         if series.dtype.is_numeric():
-            places = self._places_of_numbers | places
-        codes = labels.replace_strict(places, default=UNKNOWN, return_dtype=pl.Int64).to_numpy().copy()
+            indices = self._indices_of_numbers | indices
+        codes = labels.replace_strict(indices, default=UNKNOWN, return_dtype=pl.Int64).to_numpy().copy()
         codes[labels.is_null().to_numpy()] = MISSING
         return codes
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {level: place for place, level in enumerate(self.levels)}
+    def _indices(self) -> dict[str, int]:
+        return {level: index for index, level in enumerate(self.levels)}
 
     @cached_property
-    def _places_of_numbers(self) -> dict[str, int]:
+    def _indices_of_numbers(self) -> dict[str, int]:
         """Places of the levels that are numbers, as `labels_of` writes numbers: 1 for the text 1.0."""
         found: dict[str, int] = {}
-        for level, place in self._places.items():
+        for level, index in self._indices.items():
             if NUMBER.fullmatch(level):
-                found.setdefault(format(Decimal(level).normalize(), "f"), place)
+                found.setdefault(format(Decimal(level).normalize(), "f"), index)
         return found
 
     def remarks(self, series: pl.Series) -> list[str]:
@@ -196,8 +196,8 @@ class Targets(NamedTuple):
         if not isinstance(self.task, Classification):
             yield encoded
             return
-        for place in range(1 if self.task.n_out == 2 else 0, self.task.n_out):
-            is_member = encoded == place
+        for index in range(1 if self.task.n_out == 2 else 0, self.task.n_out):
+            is_member = encoded == index
             fraction = is_member.mean()
             yield (is_member - fraction) / np.sqrt(fraction * (1 - fraction))
 
@@ -225,11 +225,11 @@ class LevelMeans(Category):
         frequent = int((counts["rows"] >= LEAST_COUNT).sum())
         unknown = unknown_fraction(counts["rows"], min(frequent, MOST_MEANS))
         bare = cls(column.name, levels, False, column.missing, unknown=unknown)
-        places, count = bare._places_in(series), len(levels) + bare.missing
-        rows = np.bincount(places, minlength=count + 1)[:count]
+        indices, count = bare._indices_in(series), len(levels) + bare.missing
+        rows = np.bincount(indices, minlength=count + 1)[:count]
         means, priors = [], []
         for target in targets.columns():
-            sums = np.bincount(places, target, count + 1)[:count]
+            sums = np.bincount(indices, target, count + 1)[:count]
             priors.append(prior_of(sums, rows, float(np.square(target).sum())))
             means.append(sums / (rows + priors[-1]))
         flat = np.column_stack(means).ravel().tolist()
@@ -239,34 +239,34 @@ class LevelMeans(Category):
     def parts(self) -> tuple[str, ...]:
         """The means, and the rows."""
         count = len(self.priors)
-        means = [f"{self.name} mean {place}" for place in range(1, count + 1)]
+        means = [f"{self.name} mean {index}" for index in range(1, count + 1)]
         return (*(means if count > 1 else [f"{self.name} mean"]), f"{self.name} rows")
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return the means and the rows of each row's level; a new level has 0 and the fewest rows."""
-        return Cells(np.arange(self.width), self.table[self._places_in(series)])
+        return Cells(np.arange(self.width), self.table[self._indices_in(series)])
 
     def encoded_in_order(self, series: pl.Series, targets: Targets) -> Array:
         """Return the numbers (rows, width) of rows to learn from: means of the rows before each row."""
-        places = self._places_in(series)
-        order = np.random.default_rng(0).permutation(len(places))
-        order = order[np.argsort(places[order], kind="stable")]
-        firsts = np.flatnonzero(np.diff(places[order], prepend=-1))
+        indices = self._indices_in(series)
+        order = np.random.default_rng(0).permutation(len(indices))
+        order = order[np.argsort(indices[order], kind="stable")]
+        firsts = np.flatnonzero(np.diff(indices[order], prepend=-1))
         first = np.repeat(firsts, np.diff(firsts, append=len(order)))
         before = np.arange(len(order)) - first
         means = np.empty((len(order), len(self.priors)))
-        for place, target in enumerate(targets.columns()):
+        for index, target in enumerate(targets.columns()):
             sums = np.cumsum(target[order]) - target[order]
-            means[order, place] = (sums - sums[first]) / (before + self.priors[place])
-        means[places == len(self.rows)] = 0  # a level beyond MOST_MEANS
-        return self._numbers(means, self._known_rows[places])
+            means[order, index] = (sums - sums[first]) / (before + self.priors[index])
+        means[indices == len(self.rows)] = 0  # a level beyond MOST_MEANS
+        return self._numbers(means, self._known_rows[indices])
 
-    def _places_in(self, series: pl.Series) -> Array:
-        """Return each row's place (rows,) in `table`."""
-        places, count = self.codes_of(series), len(self.levels)
-        places[places == UNKNOWN] = count + self.missing
-        places[places == MISSING] = count
-        return places
+    def _indices_in(self, series: pl.Series) -> Array:
+        """Return each row's index (rows,) in `table`."""
+        indices, count = self.codes_of(series), len(self.levels)
+        indices[indices == UNKNOWN] = count + self.missing
+        indices[indices == MISSING] = count
+        return indices
 
     def _numbers(self, means: Array, rows: Array) -> Array:
         """Return columns of X: means over their root mean square, and the rows' logarithm less the mean."""

@@ -50,11 +50,11 @@ def with_codes(
     frame, rows, levels : as for `Encoding.learned`; given : names of columns that are numbers only
     targets : of the rows to learn from
     """
-    places = np.arange(len(frame)) if rows is None else np.flatnonzero(rows)
-    some = np.arange(len(places))
+    indices = np.arange(len(frame)) if rows is None else np.flatnonzero(rows)
+    some = np.arange(len(indices))
     if len(some) > MOST_ROWS:
         some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
-    drawn, left = frame[places[some]], np.column_stack([column[some] for column in targets.columns()])
+    drawn, left = frame[indices[some]], np.column_stack([column[some] for column in targets.columns()])
     names = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
     names = [name for name in names if are_codes(numbers(drawn[name]), left)]
     if names:
@@ -79,21 +79,21 @@ def are_codes(values: Array, targets: Array) -> bool:
     targets : (rows, n), at least one with jumps
     """
     known = np.isfinite(values)
-    different, places, rows = np.unique(values[known], return_inverse=True, return_counts=True)
+    different, indices, rows = np.unique(values[known], return_inverse=True, return_counts=True)
     if (different % 1).any() or len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
         return False
-    return any(_jumps(places, rows, target) for target in targets[known].T)
+    return any(_jumps(indices, rows, target) for target in targets[known].T)
 
 
-def _jumps(places: Array, rows: Array, target: Array) -> bool:
-    """Return True if a target's mean jumps from place to place by more than chance.
+def _jumps(indices: Array, rows: Array, target: Array) -> bool:
+    """Return True if a target's mean jumps from index to index by more than chance.
 
     Chance is that of independent rows; rows of a group, as of a day, make jumps, too.
 
-    places : of the rows of target, ascending with the numbers; rows : of each place
+    indices : of the rows of target, ascending with the numbers; rows : of each index
     """
     target = (target - target.mean()) / (target.std() or 1.0)
-    sums = np.bincount(places, target)
+    sums = np.bincount(indices, target)
     means = sums / rows
     within = max(1e-12, (np.square(target).sum() - (sums * means).sum()) / (len(target) - len(rows)))
     chance = within / rows

@@ -71,11 +71,11 @@ CLIP = 3.0  # the limit of clipped numbers x: x / sqrt(1 + (x / CLIP)^2) is abou
 class Cells(NamedTuple):
     """The values of some rows in the columns of X made of one column of a table.
 
-    places : (k,) for the same columns in every row, or (rows, k); from 0, ascending in a row
+    indices : (k,) for the same columns in every row, or (rows, k); from 0, ascending in a row
     values : (rows, k) float64, with 0 for an empty cell
     """
 
-    places: Array
+    indices: Array
     values: Array
 
 

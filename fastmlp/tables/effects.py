@@ -112,7 +112,7 @@ def importances(
     from sklearn.inspection import permutation_importance
 
     encoding, task, models = estimator.encoding_, estimator.task_, estimator.models_
-    columns, slices = [*encoding.places], [*encoding.places.values()]
+    columns, slices = [*encoding.slices], [*encoding.slices.values()]
     each = MOST_CELLS // (repeats * len(columns) ** 2)
     count = min(len(y), MOST_ROWS, max(LEAST_ROWS, each))
     rows = np.sort(np.random.default_rng(seed).choice(len(y), count, replace=False))
@@ -120,9 +120,9 @@ def importances(
 
     def score(_: Any, orders: Array, true: Array) -> float:
         shuffled = X
-        for place in np.flatnonzero((orders != order[:, None]).any(axis=0)):
-            for own in slices[place]:
-                shuffled = with_shuffled(shuffled, own, orders[:, place])
+        for index in np.flatnonzero((orders != order[:, None]).any(axis=0)):
+            for own in slices[index]:
+                shuffled = with_shuffled(shuffled, own, orders[:, index])
         return -task.error(true, members.outputs(models, shuffled))
 
     # Each column stands for its columns of X, by the numbers of its rows.
@@ -161,20 +161,20 @@ def effects(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) ->
 
 
 def order_of(levels: list[str], means: Array) -> list[int]:
-    """Return the places of levels in the order of their names, or by their effects.
+    """Return the indices of levels in the order of their names, or by their effects.
 
     means : (levels, n), or more rows
     """
     words = [level.strip().lower() for level in levels]
     for names in ORDERS:
         if {*words} <= {*names}:
-            return sorted(range(len(words)), key=lambda place: names.index(words[place]))
+            return sorted(range(len(words)), key=lambda index: names.index(words[index]))
     found = [NUMBERED.fullmatch(word) for word in words]
     if len({one and one["before"] for one in found}) == 1 and found[0] is not None:
         keys = [(float(one["number"].replace(",", "")), SIDES.get(one["side"], 0)) for one in found if one]
         return sorted(range(len(keys)), key=keys.__getitem__)
     strongest = int(np.ptp(means, axis=0).argmax())
-    return sorted(range(len(words)), key=lambda place: float(means[place, strongest]))
+    return sorted(range(len(words)), key=lambda index: float(means[index, strongest]))
 
 
 def pairs(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> list[Pair]:
@@ -205,8 +205,8 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     """Return ascending values of a column, or the most frequent levels; null is last."""
     known = (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
     if len(known) and isinstance(column, (Number, Date)):
-        places = (np.linspace(*QUANTILES, most) * (len(known) - 1)).round().astype(int)
-        found = known.sort().gather(places).unique(maintain_order=True)
+        indices = (np.linspace(*QUANTILES, most) * (len(known) - 1)).round().astype(int)
+        found = known.sort().gather(indices).unique(maintain_order=True)
     else:
         counts = known.alias("level").value_counts(name="rows")
         counts = counts.sort("rows", "level", descending=[True, False])
@@ -222,7 +222,7 @@ def _means(estimator: Any, rows: pl.DataFrame, values: list[pl.Series]) -> Array
     grid = np.indices([len(one) for one in values]).reshape(len(values), -1)
     count = len(rows)
     repeated = rows[np.tile(np.arange(count), grid.shape[1])]
-    dealt = [one.gather(places.repeat(count)) for one, places in zip(values, grid, strict=True)]
+    dealt = [one.gather(indices.repeat(count)) for one, indices in zip(values, grid, strict=True)]
     with warnings.catch_warnings():  # of levels that were not learned
         warnings.simplefilter("ignore")
         outputs = estimator.outputs(repeated.with_columns(dealt))

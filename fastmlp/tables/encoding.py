@@ -117,7 +117,7 @@ class Encoding:
         return [column.name for column in self.columns if isinstance(column, Dropped)]
 
     @property
-    def places(self) -> dict[str, list[slice]]:
+    def slices(self) -> dict[str, list[slice]]:
         """The columns of X for each used column of the table, by name."""
         found: dict[str, list[slice]] = {}
         ends = accumulate(column.width for column in self.used)
@@ -132,8 +132,8 @@ class Encoding:
             column = columns[name]
             if not isinstance(column, Number):
                 raise TableError(f"monotone takes columns of numbers, and this is a {column.kind}", name)
-            (place,) = self.places[name]
-            signs[place.start : place.stop - column.missing] = sign
+            (index,) = self.slices[name]
+            signs[index.start : index.stop - column.missing] = sign
         return signs
 
     @property
@@ -233,12 +233,12 @@ class Encoding:
         return digest.hexdigest()
 
     def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[int, Array]:
-        """Return the means (rows, width) for rows to learn from, NaN elsewhere, by place in `used`."""
+        """Return the means (rows, width) for rows to learn from, NaN elsewhere, by index in `used`."""
         found = {}
-        for place, column in enumerate(self.used):
+        for index, column in enumerate(self.used):
             if isinstance(column, LevelMeans):
-                found[place] = np.full((len(rows), column.width), np.nan, dtype)
-                found[place][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
+                found[index] = np.full((len(rows), column.width), np.nan, dtype)
+                found[index][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
         return found
 
     def batches(
@@ -246,7 +246,7 @@ class Encoding:
     ) -> Iterator[Any]:
         """Yield X in batches of at most TOGETHER rows, at least one batch.
 
-        given : numbers (rows, width) of some columns by place in `used`, NaN for the column's numbers
+        given : numbers (rows, width) of some columns by index in `used`, NaN for the column's numbers
         TableError for a missing column, or a value of another kind
         """
         used, names = self.used, frame.columns
@@ -260,9 +260,9 @@ class Encoding:
                 blocks = [column.encoded(part[column.name]) for column in used]
             except TableError as error:
                 raise error.within(None, start) from None
-            for place, whole in (given or {}).items():
-                known, cells = whole[start : start + TOGETHER], blocks[place]
-                blocks[place] = cells._replace(values=np.where(np.isnan(known), cells.values, known))
+            for index, whole in (given or {}).items():
+                known, cells = whole[start : start + TOGETHER], blocks[index]
+                blocks[index] = cells._replace(values=np.where(np.isnan(known), cells.values, known))
             rows = min(TOGETHER, len(frame) - start)
             yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
@@ -278,8 +278,8 @@ class Encoding:
     def _dense(self, rows: int, blocks: list[Cells], dtype: Any) -> Array:
         out, first = np.zeros((rows, self.width), dtype), 0
         for column, cells in zip(self.used, blocks, strict=True):
-            places = np.broadcast_to(cells.places, cells.values.shape)
-            np.put_along_axis(out[:, first : first + column.width], places, cells.values, axis=1)
+            indices = np.broadcast_to(cells.indices, cells.values.shape)
+            np.put_along_axis(out[:, first : first + column.width], indices, cells.values, axis=1)
             first += column.width
         return out
 
@@ -287,15 +287,15 @@ class Encoding:
         """Return CSR: the cells of all columns at once, then the texts."""
         from scipy.sparse import csr_array, hstack
 
-        places, values, texts, first = [np.empty((rows, 0), np.int64)], [np.empty((rows, 0), dtype)], [], 0
+        positions, values, texts, first = [np.empty((rows, 0), np.int64)], [np.empty((rows, 0), dtype)], [], 0
         for column, block in zip(self.used, blocks, strict=True):
             if isinstance(block, Cells):
-                places.append(np.broadcast_to(block.places, block.values.shape) + first)
+                positions.append(np.broadcast_to(block.indices, block.values.shape) + first)
                 values.append(block.values.astype(dtype))
                 first += column.width
             else:
                 texts.append(block.astype(dtype))
-        indices, cells = np.hstack(places), np.hstack(values)
+        indices, cells = np.hstack(positions), np.hstack(values)
         there = cells != 0
         starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
         fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))

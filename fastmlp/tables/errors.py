@@ -28,8 +28,8 @@ class TableError(ValueError):
     def __str__(self) -> str:
         row = None if self.row is None else f"row {self.row}"
         column = f"column {self.column!r}" if self.column else None  # a target beside X has no name
-        place = ", ".join(part for part in (self.source, row, column) if part)
-        return f"{place}: {self.reason}" if place else self.reason
+        where = ", ".join(part for part in (self.source, row, column) if part)
+        return f"{where}: {self.reason}" if where else self.reason
 
 
 def name_of(given: object) -> str:

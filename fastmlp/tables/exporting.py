@@ -1,7 +1,7 @@
 """A table's model in ONNX and in C: formulas of columns in float64, then the mean of the networks.
 
 Exports take a row of numbers, one for each column of the table: a number, a date in seconds since 1970, or
-the place of a category's level. NaN is a missing value, and -1 a level that was not learned.
+the index of a category's level. NaN is a missing value, and -1 a level that was not learned.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Part(NamedTuple):
 
 
 def _parts(column: Column, is_code: bool) -> list[_Part]:
-    """Return a column's columns of X, in order; is_code : True for numbers in place of levels' places."""
+    """Return a column's columns of X, in order; is_code : True for numbers in place of levels' indices."""
     if isinstance(column, Scaled):
         found = [_Part(_clipped, [[column.center], [column.scale]])] * (column.tails != "kept")
         found += [_Part(_kept, [[column.center], [column.unit]])] * (column.tails != "clipped")
@@ -104,7 +104,7 @@ def _parts(column: Column, is_code: bool) -> list[_Part]:
         return found + [_Part(_is_level, [[math.nan]])] * column.missing
     assert isinstance(column, Category)
     count = len(column.levels)
-    levels = [float(level) if is_code else float(place) for place, level in enumerate(column.levels)]
+    levels = [float(level) if is_code else float(index) for index, level in enumerate(column.levels)]
     both = [[*levels, math.nan]]
     if isinstance(column, LevelMeans):
         table = column.table
@@ -116,9 +116,9 @@ def _parts(column: Column, is_code: bool) -> list[_Part]:
 
 def _columns(encoding: Encoding) -> ExportGraph:
     """Return the graph from a table's numbers to X."""
-    places = {column.name: place for place, column in enumerate(columns_of(encoding))}
+    indices = {column.name: index for index, column in enumerate(columns_of(encoding))}
     pairs = [
-        (places[column.name], part)
+        (indices[column.name], part)
         for column in encoding.used
         for part in _parts(column, any(column is code for code in encoding.codes))
     ]
@@ -134,8 +134,8 @@ def _columns(encoding: Encoding) -> ExportGraph:
         named = dict(zip(("first", "second"), arrays, strict=False))
         unit = UnitFormula(read, parts[own[0]].formula, named, fixed=True)
         made.append((unit, parts[own[0]].dense))
-        order += [place for number in own for place in range(firsts[number], firsts[number + 1])]
-    return columns_graph(len(places), made, np.argsort(order))
+        order += [index for number in own for index in range(firsts[number], firsts[number + 1])]
+    return columns_graph(len(indices), made, np.argsort(order))
 
 
 def _networks(estimator: Any) -> ExportGraph:
@@ -158,7 +158,7 @@ class Exported:
     def coded(self, X: Any) -> Array:
         """Return a table as exports take it, (rows, columns) float64.
 
-        Numbers are unchanged, a date is in seconds since 1970, and a category is the place of its level: NaN
+        Numbers are unchanged, a date is in seconds since 1970, and a category is the index of its level: NaN
         without a value, and -1 for a level that was not learned.
 
         X : as for `predict`

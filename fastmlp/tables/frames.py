@@ -61,7 +61,7 @@ def frame_in_memory(X: Any) -> pl.DataFrame:
             array = _array(X)
             if array.ndim != 2:
                 raise TableError(f"an array of rows must have shape (rows, n), has {array.shape}")
-            return pl.DataFrame([column_of(f"x{place}", column) for place, column in enumerate(array.T)])
+            return pl.DataFrame([column_of(f"x{index}", column) for index, column in enumerate(array.T)])
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         raise TableError(str(error).splitlines()[0]) from None
     raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")

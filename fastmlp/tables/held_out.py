@@ -69,12 +69,12 @@ class Dependence(NamedTuple):
     named: bool = False
 
     def of(self, rows: Array) -> Dependence:
-        """Return the dependence of some rows, by places or truth values (rows,)."""
+        """Return the dependence of some rows, by indices or truth values (rows,)."""
         time, groups = (None if one is None else one[rows] for one in self[:2])
         return Dependence(time, groups, self.named)
 
     def independent(self, rows: Array) -> int:
-        """Return the number of independent rows or groups among some rows, by places."""
+        """Return the number of independent rows or groups among some rows, by indices."""
         return len(np.unique(self.groups[rows])) if self.named and self.groups is not None else len(rows)
 
 
@@ -132,8 +132,8 @@ def _firsts(rows: int, groups: Array | None) -> tuple[Array, Array]:
     """Return the first row of each group (groups,), and each row's group (rows,)."""
     if groups is None:
         return np.arange(rows), np.arange(rows)
-    _, firsts, places = np.unique(groups, return_index=True, return_inverse=True)
-    return firsts, places
+    _, firsts, indices = np.unique(groups, return_index=True, return_inverse=True)
+    return firsts, indices
 
 
 def held_rows(y: Array, task: str, fraction: float, seed: int, dependence: Dependence = ALONE) -> Array:
@@ -144,11 +144,11 @@ def held_rows(y: Array, task: str, fraction: float, seed: int, dependence: Depen
     from sklearn.model_selection import train_test_split
 
     what, least = ("groups", LEAST_GROUPS - 1) if dependence.named else ("rows", LEAST_ROWS)
-    firsts, places = _firsts(len(y), dependence.groups)
+    firsts, indices = _firsts(len(y), dependence.groups)
     count = int(np.ceil(fraction * len(firsts)))
     if dependence.time is not None:
         held = _later(dependence.time, fraction)
-        count = len(np.unique(places[held]))
+        count = len(np.unique(indices[held]))
     if (left := len(firsts) - count) < least:
         raise ValueError(
             f"--test-share {fraction:g} leaves {left} of {len(firsts)} {what} to train on; {least} are needed"
@@ -162,7 +162,7 @@ def held_rows(y: Array, task: str, fraction: float, seed: int, dependence: Depen
         if counts.min() < 2 or len(counts) > min(fraction, 1 - fraction) * len(firsts):
             strata = None
     _, rows = train_test_split(np.arange(len(firsts)), test_size=fraction, random_state=seed, stratify=strata)
-    return np.isin(places, rows)
+    return np.isin(indices, rows)
 
 
 def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE) -> Iterator[Part]:
@@ -179,9 +179,9 @@ def folds(targets: Array, task: Task, seed: int, dependence: Dependence = ALONE)
         yield np.flatnonzero(~held), np.flatnonzero(held)
         return
     if dependence.groups is not None:
-        firsts, places = _firsts(len(targets), dependence.groups)
+        firsts, indices = _firsts(len(targets), dependence.groups)
         for part in folds(targets[firsts], task, seed):
-            trained, held = (np.flatnonzero(np.isin(places, groups)) for groups in part)
+            trained, held = (np.flatnonzero(np.isin(indices, groups)) for groups in part)
             yield trained, held
         return
     count = min(FOLDS, len(targets))
@@ -266,14 +266,14 @@ def doubt(
 
 
 def _some(series: pl.Series, levels: int | None, trained: Array | None) -> Array:
-    """Return the places of a few rows, ascending; of a column with many levels, of some levels."""
+    """Return the indices of a few rows, ascending; of a column with many levels, of some levels."""
     among = np.ones(len(series), bool) if trained is None else trained
     if levels is not None:
         every = max(1, min(len(series) // LOOKED_AT, levels // LOOKED_LEVELS))
         among = among & (series.hash() % every == 0).to_numpy()
-    places = np.flatnonzero(among)
-    count = min(LOOKED_AT, len(places))
-    return np.sort(np.random.default_rng(0).choice(places, count, replace=False, shuffle=False))
+    indices = np.flatnonzero(among)
+    count = min(LOOKED_AT, len(indices))
+    return np.sort(np.random.default_rng(0).choice(indices, count, replace=False, shuffle=False))
 
 
 def _rise(X: Array, targets: Array, dependence: Dependence) -> float:
@@ -299,7 +299,7 @@ def _rise(X: Array, targets: Array, dependence: Dependence) -> float:
         np.square(one - targets[held]).reshape(len(held), -1).sum(axis=1)
         for one in (at_random[held], depending)
     )
-    _, places, rows = np.unique(labels, return_inverse=True, return_counts=True)
-    rises = np.bincount(places, many - few) / rows
+    _, indices, rows = np.unique(labels, return_inverse=True, return_counts=True)
+    rises = np.bincount(indices, many - few) / rows
     is_certain = rises.mean() > CERTAIN * rises.std() / np.sqrt(len(rises))
     return float(np.sqrt(many.mean() / few.mean())) if is_certain else 0.0

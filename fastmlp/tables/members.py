@@ -33,14 +33,14 @@ Fitted = Model | DivergenceError | None
 class Planned(NamedTuple):
     """A network to train.
 
-    part : rows to train on, and rows held out; place : among the networks of the recipe
+    part : rows to train on, and rows held out; number : among the networks of the recipe
     epochs : the last epoch without rows held out; the rate falls as with the recipe's number of epochs
     initial : the member to begin from, None for new parameters
     """
 
     recipe: Recipe
     part: Part
-    place: int = 0
+    number: int = 0
     epochs: int | None = None
     initial: Model | None = None
 
@@ -115,17 +115,17 @@ class TableTraining:
 
     def _options(self, planned: Planned, known: dict[Any, tuple[Any, ...]]) -> dict[str, Any]:
         """Return the options of `fit_many` for a network; known : arrays of rows, which networks share."""
-        recipe, (rows, held), place, epochs, initial = planned
+        recipe, (rows, held), index, epochs, initial = planned
         inputs = inputs_of(self.X.shape[1], recipe, self.several)
         network = recipe.network(inputs, self.task, self.signs) if initial is None else initial.network
         backend = self.backend
         if backend == "auto" and self.deadline.seconds is not None:
             mixed = is_bfloat16(self.dtype)
             backend = backend_in(self.deadline.left, recipe, network, self.X.dtype, self.threads, mixed)
-        for places in (rows, held):
-            key = network.blocks, id(places)
+        for indices in (rows, held):
+            key = network.blocks, id(indices)
             if key not in known:
-                known[key] = self._rows(network.blocks, places)
+                known[key] = self._rows(network.blocks, indices)
         X, y, *weights = known[network.blocks, id(rows)]
         steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
         return {
@@ -136,18 +136,18 @@ class TableTraining:
             "optimizer": recipe.optimizer_of(steps),
             "epochs": epochs or recipe.epochs,
             "batch_size": recipe.batch_size,
-            "seed": self.seed + place,
+            "seed": self.seed + index,
             "initial": initial,
             "validation": known[network.blocks, id(held)] if len(held) else None,
             "backend": backend,
         }
 
-    def _rows(self, blocks: Any, places: Array) -> tuple[Any, ...]:
+    def _rows(self, blocks: Any, indices: Array) -> tuple[Any, ...]:
         """Return X, targets by heads, and weights if there are any, of some rows."""
-        every = len(places) == len(self.targets)
-        X, y = (one if every else one[places] for one in (self.X, self.targets))
+        every = len(indices) == len(self.targets)
+        X, y = (one if every else one[indices] for one in (self.X, self.targets))
         heads = {name: y[name] for name in y.dtype.names} if y.dtype.names else y
-        return (rows_for(blocks, X), heads, *([] if self.weights is None else [self.weights[places]]))
+        return (rows_for(blocks, X), heads, *([] if self.weights is None else [self.weights[indices]]))
 
 
 class Visits(SharedCallback):
@@ -164,8 +164,8 @@ class Visits(SharedCallback):
         if self.training.deadline.interrupted and run.stop_reason is None:
             run.stop(BY_SIGINT)
         index = run.model_index or 0
-        recipe, place = self.planned[index].recipe, self.planned[index].place
-        name = f"network {place + 1}/{recipe.members}" if recipe.members > 1 else "network"
+        recipe, number = self.planned[index].recipe, self.planned[index].number
+        name = f"network {number + 1}/{recipe.members}" if recipe.members > 1 else "network"
         shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
         self._move(index, run.rows_seen, f"{name}, epoch {run.epoch}/{run.epochs}", **shown)
 

@@ -76,7 +76,7 @@ def plot_one(estimator: Any, frame: pl.DataFrame, y: Array, panel: str, axes: An
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
 
-    panels, columns = _panels(estimator, y, estimator.outputs(frame)), [*estimator.encoding_.places]
+    panels, columns = _panels(estimator, y, estimator.outputs(frame)), [*estimator.encoding_.slices]
     checks.choice("panel", panel, [*panels, "importances", *columns])
     axes = Figure(layout="constrained").subplots() if axes is None else axes
     if panel in panels:
@@ -148,11 +148,11 @@ def _few_ticks(axis: Any, **options: Any) -> None:
 
 
 def _plot_losses(estimator: Any, axes: Any) -> None:
-    for place, model in enumerate(estimator.models_):
+    for index, model in enumerate(estimator.models_):
         for color, (name, values) in zip(("C0", "C1"), model.history.items(), strict=False):
             label = {"loss": "rows trained on", "validation_loss": "rows held out"}[name]
             epochs = np.arange(1, len(values) + 1)
-            axes.plot(epochs, values, color=color, alpha=0.6, label=None if place else label)
+            axes.plot(epochs, values, color=color, alpha=0.6, label=None if index else label)
     unit = "" if isinstance(estimator.task_, Classification) else "\nof the standardised target"
     loss = f"{loss_of(estimator.models_[0].network.loss).name}{unit}"
     axes.set(xlabel="epoch", ylabel=loss, title="loss of each network", yscale="log")
@@ -227,14 +227,14 @@ def _plot_effect(estimator: Any, effect: Effect, lines: Sequence[int], least: fl
     """Draw the effect of a column on some outputs; least : span of the axis"""
     values = effect.values.drop_nulls()
     is_category, is_date = (isinstance(effect.column, kind) for kind in (Category, Date))
-    places = np.arange(len(values)) if is_category else values.to_numpy() if is_date else numbers(values)
+    indices = np.arange(len(values)) if is_category else values.to_numpy() if is_date else numbers(values)
     for color, output in enumerate(lines):
         means = effect.means[: len(values), output]
-        axes.plot(places, means, "o" if is_category else ".-", color=f"C{color}")
+        axes.plot(indices, means, "o" if is_category else ".-", color=f"C{color}")
         if len(values) < len(effect.values):
             axes.axhline(effect.means[-1, output], color=f"C{color}", linestyle=":")
     if is_category:
-        axes.set_xticks(places, [_short(str(one), 14) for one in values], rotation=30, ha="right")
+        axes.set_xticks(indices, [_short(str(one), 14) for one in values], rotation=30, ha="right")
         axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
     elif is_date:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
@@ -243,8 +243,8 @@ def _plot_effect(estimator: Any, effect: Effect, lines: Sequence[int], least: fl
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         if len(values):  # margins may lie before or after all dates that there are
             axes.set_xlim(np.clip(axes.get_xlim(), *date2num(DATES)))
-    elif len(places) <= FEW_VALUES and (np.diff(places) >= LEAST_GAP * np.diff(places).sum()).all():
-        axes.set_xticks(places)
+    elif len(indices) <= FEW_VALUES and (np.diff(indices) >= LEAST_GAP * np.diff(indices).sum()).all():
+        axes.set_xticks(indices)
     else:
         _few_ticks(axes.xaxis)
     name, drawn = effect.column.name, effect.means[:, lines]

@@ -1,4 +1,4 @@
-"""Tables in files: text in blocks, Parquet and Arrow in slices, NumPy's arrays; every mistake has a place.
+"""Tables in files: text in blocks, Parquet and Arrow in slices, NumPy's arrays; every mistake has a location.
 
 A file of text is cut into blocks at line ends outside quotes, for polars to parse. So the bar moves with the
 bytes, a mistake is looked for in a single block, and columns of numbers never lie in memory as texts.
@@ -251,7 +251,7 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     names = [name[1:-1].replace('""', '"') if name[:1] == '"' else name for name in names]
     if any("\ufffd" in name for name in names):
         raise TableError("its first line is no UTF-8; save the table as UTF-8")
-    names = [name.strip() or f"column {place + 1}" for place, name in enumerate(names)]
+    names = [name.strip() or f"column {index + 1}" for index, name in enumerate(names)]
     return different(names, f"; {FIRST}"), separator
 
 
@@ -364,7 +364,7 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
         if array.dtype.names:
             columns += [(field, array[field]) for field in array.dtype.names]
         elif array.ndim == 2:
-            columns += [(f"{name}{place}", column) for place, column in enumerate(array.T)]
+            columns += [(f"{name}{index}", column) for index, column in enumerate(array.T)]
         elif array.ndim == 1:
             columns.append((name, array))
         else:

@@ -46,7 +46,7 @@ class Recipe:
     decay : weight decay of adamw
     patience : epochs without a lower loss on rows held out before the end of a training
     balanced : True for equal sums of the weights of all classes
-    bins : of each number, whose places replace the number; 0 for none
+    bins : of each number, whose indices replace the number; 0 for none
     sigma : deviation of the frequencies of each number's cosines, further inputs; 0 for none
     width : outputs of each number's linear layer on the bins or cosines
     average : decay of the moving average of adamw's weights, for predictions and validation; 0 for none

@@ -105,15 +105,15 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
     few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // dependence.independent(whole[0])))
     parts = training.parts(min(most, few))
     weights = training.weights
-    if weights is not None and not all(weights[places].any() for part in parts for places in part):
+    if weights is not None and not all(weights[indices].any() for part in parts for indices in part):
         raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     visits = sum(rows * recipe.epochs * recipe.members for recipe in planned)
     with Bar(visits, "row", "training", training.shown) as training.bar, deferred(deadline.interrupt):
         groups, begun = _first_networks(training, planned, parts[0])
         is_whole = goes_on = groups[0].rows == rows
-        for place in range(1, len(parts)):
+        for index in range(1, len(parts)):
             groups = near_best(groups, dependence)
-            goes_on = goes_on and _followed(training, groups, parts[place], [place])
+            goes_on = goes_on and _followed(training, groups, parts[index], [index])
         groups = near_best(groups, dependence)
         if goes_on:
             most = most if recipes[0].members else _add_networks(groups)
@@ -140,12 +140,12 @@ def more(training: TableTraining, groups: Sequence[tuple[Recipe, list[Model]]]) 
         found.append(group := Group(recipe, recipe, len(whole[0])))
         pairs = [*enumerate(models)]
         planned = [
-            Planned(slower, part, place, None, model)
-            for part, (place, model) in zip(parts, pairs, strict=False)
+            Planned(slower, part, index, None, model)
+            for part, (index, model) in zip(parts, pairs, strict=False)
         ]
         for one, model in zip(planned, training.networks(planned), strict=True):
             group.add(training, trained(model), one.part[1])
-        rest = [Planned(slower, whole, place, group.epochs, model) for place, model in pairs[len(parts) :]]
+        rest = [Planned(slower, whole, index, group.epochs, model) for index, model in pairs[len(parts) :]]
         group.models += map(trained, training.networks(rest))
     return found
 
@@ -182,10 +182,10 @@ def _first_networks(
             raise cast(DivergenceError, found[-1])
         return groups, sum(one is not None for one in found)
     whole = deadline.left
-    for place, recipe in enumerate(recipes):
-        seconds = (deadline.left - whole / 2) / (len(recipes) - place)
+    for index, recipe in enumerate(recipes):
+        seconds = (deadline.left - whole / 2) / (len(recipes) - index)
         if groups and seconds <= 0:
-            return groups, place
+            return groups, index
         stopwatch = Stopwatch()
         room = 1.0 if groups or len(recipes) == 1 else 1 / SLOWEST
         try:
@@ -197,9 +197,9 @@ def _first_networks(
         except InterruptedMany:
             if not groups:
                 raise
-            return groups, place
+            return groups, index
         if fitted is None:
-            return groups, place
+            return groups, index
         part = fitted[1]  # without time for all rows, the next recipes have as few rows
         begin(recipe, *fitted)
         lap = stopwatch.lap()
@@ -213,9 +213,9 @@ def _raced(training: TableTraining, recipes: Sequence[Recipe], part: Part) -> li
     found: list[Fitted] = [None] * len(recipes)
     pace = _Pace(2 * MARGIN / np.sqrt(training.dependence.independent(part[1])))
     # Embedded numbers learn faster from many rows: their losses soon end the training of plain numbers.
-    for place in sorted(range(len(recipes)), key=lambda place: not recipes[place].embeds):
+    for index in sorted(range(len(recipes)), key=lambda index: not recipes[index].embeds):
         try:
-            (found[place],) = training.networks([Planned(recipes[place], part)], [pace])
+            (found[index],) = training.networks([Planned(recipes[index], part)], [pace])
         except InterruptedMany:
             break
     if all(one is None for one in found):
@@ -249,12 +249,12 @@ class _Pace(SharedCallback):
                 run.stop("another recipe leads")
 
 
-def _followed(training: TableTraining, groups: list[Group], part: Part, places: Sequence[int]) -> bool:
+def _followed(training: TableTraining, groups: list[Group], part: Part, indices: Sequence[int]) -> bool:
     """Train more networks of each group, on a part; return True if there was time for all networks.
 
-    places : of the networks in each group; a group with a divergence is removed
+    indices : of the networks in each group; a group with a divergence is removed
     """
-    left = [(one, place) for place in places for one in groups if place < one.recipe.members]
+    left = [(one, index) for index in indices for one in groups if index < one.recipe.members]
     deadline = training.deadline
     is_limited = deadline.seconds is not None
     for some in [[one] for one in left] if is_limited else filter(None, [left]):
@@ -262,8 +262,8 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, places: 
             return False
         stopwatch, allowance = Stopwatch(), Allowance(deadline.left, deadline.left, judging=False)
         planned = [
-            Planned(group.recipe, part, place, None if len(part[1]) else group.epochs)
-            for group, place in some
+            Planned(group.recipe, part, index, None if len(part[1]) else group.epochs)
+            for group, index in some
         ]
         try:
             found = training.networks(planned, [allowance] * is_limited)

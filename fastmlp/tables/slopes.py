@@ -54,7 +54,7 @@ class Sloped:
         output : a class, for its probability; None for a number, or the second of two classes
             Of several targets the name of a target, of classes with a class: ("kind", "dear").
         """
-        found, names = self._slopes(X, [self._place(output)])
+        found, names = self._slopes(X, [self._index(output)])
         return frames.as_given(X, dict(zip(names, found[:, 0].T, strict=True)))
 
     def attribute(
@@ -79,7 +79,7 @@ class Sloped:
         output : as for `input_gradient`
         method, steps, seed : as for `Model.attribute`
         """
-        place, encoding, dtype = self._place(output), self.encoding_, self.models_[0].parameters.dtype
+        index, encoding, dtype = self._index(output), self.encoding_, self.models_[0].parameters.dtype
         checks.choice("method", method, ("integrated", "expected"))
         steps = checks.whole("steps", steps, 1)
         frame, starts = self._columns_of(X), np.zeros((1, encoding.width), dtype)
@@ -92,7 +92,7 @@ class Sloped:
             raise ValueError(f"baseline must have 1 row or {len(frame)}, got {len(starts)}")
 
         def of_dense(compute: Callable[[Any, list[int]], Array]) -> Callable[[Array], Array]:
-            return lambda rows: compute(csr_array(rows) if encoding.is_sparse else rows, [place])[:, 0]
+            return lambda rows: compute(csr_array(rows) if encoding.is_sparse else rows, [index])[:, 0]
 
         ways = of_dense(self._gradients), of_dense(self._predictions), method, steps, seed
         found = [
@@ -100,13 +100,13 @@ class Sloped:
             for rows, X in self._batches(frame, 1)
         ]
         values, change = (np.concatenate(each) for each in list(zip(*found, strict=True))[:2])
-        places = encoding.places
-        names = tuple(column.name for column in encoding.columns if column.name in places)
-        summed = [sum(values[:, own].sum(axis=1) for own in places[name]) for name in names]
+        slices = encoding.slices
+        names = tuple(column.name for column in encoding.columns if column.name in slices)
+        summed = [sum(values[:, own].sum(axis=1) for own in slices[name]) for name in names]
         return Attribution(np.column_stack(summed), change, max(part.error for part in found), names)
 
-    def _place(self, output: Any) -> int:
-        """Return the place of a named output among all outputs."""
+    def _index(self, output: Any) -> int:
+        """Return the index of a named output among all outputs."""
         check_is_fitted(self)
         task, first = self.task_, 0
         if isinstance(task, Several):
@@ -139,39 +139,39 @@ class Sloped:
                 yield slice(start + first, start + first + part.shape[0]), part
             start += batch.shape[0]
 
-    def _predictions(self, X: Any, places: Sequence[int]) -> Array:
-        """Return some predictions (rows, places) for X."""
-        factors, constants, are_logs = self._links(places)
-        linear: Array = factors * members.outputs(self.models_, X)[:, places] + constants
+    def _predictions(self, X: Any, indices: Sequence[int]) -> Array:
+        """Return some predictions (rows, indices) for X."""
+        factors, constants, are_logs = self._links(indices)
+        linear: Array = factors * members.outputs(self.models_, X)[:, indices] + constants
         return np.exp(linear, where=are_logs, out=linear)
 
-    def _gradients(self, X: Any, places: Sequence[int]) -> Array:
-        """Return derivatives of some predictions by columns of X, (rows, places, columns)."""
+    def _gradients(self, X: Any, indices: Sequence[int]) -> Array:
+        """Return derivatives of some predictions by columns of X, (rows, indices, columns)."""
         inputs = [(model, rows_for(model.network.blocks, X)) for model in self.models_]
-        if len(places) > 1:
-            of_each = [model.jacobian(x)[:, places] for model, x in inputs]
+        if len(indices) > 1:
+            of_each = [model.jacobian(x)[:, indices] for model, x in inputs]
         else:
             unit = np.zeros((X.shape[0], self.task_.n_out))
-            unit[:, places] = 1
+            unit[:, indices] = 1
             of_each = [model.vjp(x, unit)[:, None] for model, x in inputs]
-        factors, _, are_logs = self._links(places)
+        factors, _, are_logs = self._links(indices)
         if are_logs.any():  # the derivative of an exponential is the exponential
-            factors = factors * np.where(are_logs, self._predictions(X, places), 1.0)
+            factors = factors * np.where(are_logs, self._predictions(X, indices), 1.0)
         return np.mean(of_each, axis=0, dtype=float) * factors[..., None]
 
-    def _links(self, places: Sequence[int]) -> list[Array]:
-        links = [self.task_.links[place] for place in places]
+    def _links(self, indices: Sequence[int]) -> list[Array]:
+        links = [self.task_.links[index] for index in indices]
         return [np.array(each) for each in zip(*links, strict=True)]
 
-    def _slopes(self, X: Any, places: Sequence[int]) -> tuple[Array, list[str]]:
-        """Return derivatives of outputs by columns of numbers, (rows, places, columns), and the names."""
-        frame, own = self._columns_of(X), self.encoding_.places
+    def _slopes(self, X: Any, indices: Sequence[int]) -> tuple[Array, list[str]]:
+        """Return derivatives of outputs by columns of numbers, (rows, indices, columns), and the names."""
+        frame, own = self._columns_of(X), self.encoding_.slices
         columns = [column for column in self.encoding_.columns if isinstance(column, Number)]
         if not columns:
             raise ValueError("the table has no column of numbers to differentiate by")
         found = []
-        for rows, batch in self._batches(frame, len(places)):
-            by_x = self._gradients(batch, places)
+        for rows, batch in self._batches(frame, len(indices)):
+            by_x = self._gradients(batch, indices)
             by_column = [
                 (by_x[..., own[one.name][0]] * one.slopes(frame[one.name][rows])[:, None]).sum(axis=-1)
                 for one in columns

@@ -138,10 +138,10 @@ def write(path: str | os.PathLike[str], estimator: Any) -> None:
         table["rows"], arrays["held"] = len(held), np.packbits(held)
     arrays["table"] = np.frombuffer(msgspec.json.encode(table, enc_hook=float), np.uint8)
     models = estimator.models_
-    for place, model in enumerate(models):
-        arrays[f"members/{place}/parameters"] = model.parameters
+    for index, model in enumerate(models):
+        arrays[f"members/{index}/parameters"] = model.parameters
         for name, values in model.history.items():
-            arrays[f"members/{place}/history/{name}"] = np.array(values, float)
+            arrays[f"members/{index}/history/{name}"] = np.array(values, float)
     header = {
         "format": FORMAT,
         "networks": [described(members[0].network) for _, members in groups],
@@ -186,8 +186,8 @@ def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members))
         first = sum(len(models) for _, models in groups)
         members = []
-        for place in range(first, first + count):
-            prefix = f"members/{place}/"
+        for index in range(first, first + count):
+            prefix = f"members/{index}/"
             curves = [name for name in header["history"] if f"{prefix}history/{name}" in arrays]
             members.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
         _check_losses(members)

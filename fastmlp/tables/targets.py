@@ -120,8 +120,8 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
     if series.dtype != pl.String:
         return np.array(series.to_list())
     classes = series.unique()  # a Python text for each class, and not for each row
-    places = series.replace_strict(classes, range(len(classes)), return_dtype=pl.UInt32)
-    return np.array(classes.to_list())[places.to_numpy()]
+    indices = series.replace_strict(classes, range(len(classes)), return_dtype=pl.UInt32)
+    return np.array(classes.to_list())[indices.to_numpy()]
 
 
 def _usable(series: pl.Series) -> pl.Series:

@@ -77,19 +77,19 @@ class Classification:
         return [OutputLink(1.0, 0.0, False)] * self.n_out
 
     def encoded(self, y: Array) -> Array:
-        """Return the places of classes; -1 for a class that was not learned."""
+        """Return the indices of classes; -1 for a class that was not learned."""
         known = np.array(self.classes)
         if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
             return np.full(len(y), -1, np.int64)
-        places = np.minimum(np.searchsorted(known, y), len(known) - 1)
-        return np.where(known[places] == y, places, -1).astype(np.int64)
+        indices = np.minimum(np.searchsorted(known, y), len(known) - 1)
+        return np.where(known[indices] == y, indices, -1).astype(np.int64)
 
     def constant(self, encoded: Array) -> Array:
         """Return the fractions of the classes."""
         return np.bincount(encoded, minlength=self.n_out) / len(encoded)
 
     def decided(self, outputs: Array) -> Array:
-        """Return the places of predicted classes, by the threshold or the greatest probability."""
+        """Return the indices of predicted classes, by the threshold or the greatest probability."""
         if self.threshold is not None:
             return (outputs[:, 1] >= self.threshold).astype(np.int64)
         return outputs.argmax(axis=1)
@@ -108,8 +108,8 @@ class Classification:
 
     def _likelihood(self, y: Array, outputs: Array) -> Array:
         """Return the probabilities of true classes (rows,), 0 for a class that was not learned."""
-        places = self.encoded(y)
-        return np.where(places < 0, 0.0, outputs[np.arange(len(y)), places])
+        indices = self.encoded(y)
+        return np.where(indices < 0, 0.0, outputs[np.arange(len(y)), indices])
 
     def measures(self, y: Array, outputs: Array) -> dict[str, float]:
         """Return scores: the accuracy, its mean over classes, and scores without a threshold.
@@ -118,17 +118,17 @@ class Classification:
         """
         from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
-        places, decided = self.encoded(y), self.decided(outputs)
+        indices, decided = self.encoded(y), self.decided(outputs)
         ranked = [1] if self.n_out == 2 else range(self.n_out)
-        ranked = [place for place in ranked if 0 < (places == place).sum() < len(y)]
+        ranked = [index for index in ranked if 0 < (indices == index).sum() < len(y)]
         ranks = {
-            name: float(np.mean([score(places == place, outputs[:, place]) for place in ranked] or np.nan))
+            name: float(np.mean([score(indices == index, outputs[:, index]) for index in ranked] or np.nan))
             for name, score in (("ROC AUC", roc_auc_score), ("average precision", average_precision_score))
             if self.n_out <= MOST_CLASSES
         }
         return {
             self.measure: self.score(y, outputs),
-            "balanced": float(recall_score(places, decided, labels=np.unique(places), average="macro")),
+            "balanced": float(recall_score(indices, decided, labels=np.unique(indices), average="macro")),
             **ranks,
             self.sharpest: self.error(y, outputs),
             "Brier": float((1 - 2 * self._likelihood(y, outputs) + np.square(outputs).sum(axis=1)).mean()),
@@ -151,17 +151,17 @@ class Classification:
 
     def confusion(self, y: Array, outputs: Array) -> list[list[int]]:
         """Return the number of rows by true class (rows of the matrix) and predicted class."""
-        places = self.encoded(y)
-        cells = (places * self.n_out + self.decided(outputs))[places >= 0]
+        indices = self.encoded(y)
+        cells = (indices * self.n_out + self.decided(outputs))[indices >= 0]
         counts: list[list[int]] = np.bincount(cells, minlength=self.n_out**2).reshape(-1, self.n_out).tolist()
         return counts
 
     def adjusted(
-        self, outputs: Array, places: Array, weights: Array | None, threshold: float | str | None = None
+        self, outputs: Array, indices: Array, weights: Array | None, threshold: float | str | None = None
     ) -> Classification:
         """Return the task with a threshold, chosen by probabilities of rows held out.
 
-        places : (rows,) of the true classes; threshold : as for `TableClassifier`
+        indices : (rows,) of the true classes; threshold : as for `TableClassifier`
         """
         if threshold is None:  # as of a model from a file, which keeps its threshold
             return self
@@ -169,8 +169,8 @@ class Classification:
             return replace(self, threshold=float(threshold))
         from sklearn.metrics import roc_curve
 
-        false, true, thresholds = roc_curve(places, outputs[:, 1], sample_weight=weights)
-        fraction = np.average(places, weights=weights)
+        false, true, thresholds = roc_curve(indices, outputs[:, 1], sample_weight=weights)
+        fraction = np.average(indices, weights=weights)
         missed, alarm = (1 / fraction, 1 / (1 - fraction)) if threshold == "balanced" else costs_of(threshold)
         best = (missed * fraction * (1 - true) + alarm * (1 - fraction) * false).argmin()
         return replace(self, threshold=float(min(1.0, thresholds[best])))

@@ -186,7 +186,7 @@ def plain(texts: Any) -> Any:
 def clock(texts: pl.Series, example: str) -> pl.Series:
     """Return durations and times of day in seconds, null for other fields than the example's."""
     parts = texts.str.extract_groups(CLOCK).struct.unnest()
-    days, hours, minutes, seconds = (parts[place].cast(pl.Float64) for place in "2345")
+    days, hours, minutes, seconds = (parts[index].cast(pl.Float64) for index in "2345")
     half, wanted = parts["6"].str.to_lowercase(), re.search(CLOCK, example)
     assert wanted is not None
     if wanted[6] is not None:
@@ -235,7 +235,7 @@ def _of_numbers(values: pl.Series) -> Writing | Ambiguity | None:
     if is_clock.all():
         has_gaps = clock(texts, texts[0]).null_count()
         return None if has_gaps else Writing(values.name, "number", texts[0])
-    befores, behinds = (parts[place].unique().sort().to_list() for place in "25")
+    befores, behinds = (parts[index].unique().sort().to_list() for index in "25")
     if len(behinds) == 2 and len(behinds[0]) >= 3 and behinds[0] + "s" == behinds[1]:  # 1 day, 2 days
         behinds = behinds[1:]
     if len(befores) + len(behinds) > 3:

@@ -43,7 +43,7 @@ def operands(rng: np.random.Generator, a: Array, b: Array) -> Iterator[tuple[str
 def values(
     rng: np.random.Generator, array: Array, some: tuple[float, ...] = (np.nan, np.inf, -np.inf, -0.0)
 ) -> Iterator[tuple[str, Array]]:
-    """Yield a label and an array: as given, and with `some` numbers in random places."""
+    """Yield a label and an array: as given, and with `some` numbers in random locations."""
     yield "", array
     changed = array.copy()
     changed.reshape(-1)[rng.integers(array.size, size=len(some))] = some
@@ -77,7 +77,7 @@ def guarded(array: Array) -> Array:
 
 
 def overrun(array: Array) -> str | None:
-    """Return the place of an array's changed guard, in words; None without any change or guard."""
+    """Return the location of an array's changed guard, in words; None without any change or guard."""
     memory = array.base
     if not isinstance(memory, _GuardedBytes):
         return None
@@ -235,11 +235,11 @@ class Case(NamedTuple):
     def _element(self, position: int, array: Array, index: tuple[Any, ...]) -> str:
         return self._array(position, array, f"[{', '.join(map(str, index))}]")
 
-    def _array(self, position: int, array: Array, place: str = "") -> str:
+    def _array(self, position: int, array: Array, location: str = "") -> str:
         """Return the name of an array, or of an element, by the slot's signature."""
         parameters = list(inspect.signature(get_variant("baseline").slots[self.slot]).parameters)
         return (
-            f"{self._named()} argument {position}: {parameters[position]}{place} "
+            f"{self._named()} argument {position}: {parameters[position]}{location} "
             f"(shape {array.shape}, {array.dtype})"
         )
 

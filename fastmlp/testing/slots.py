@@ -95,8 +95,8 @@ def _affine_sparse(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes)
 def _weight_gradient_sparse(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     rows, n_in, n_out = sizes
     normal, dense = drawn(rng, dtype, rows, n_out), _sparse(rng, dtype, n_in, rows)
-    places = rng.permutation(n_in)
-    lists = ("listed", places, np.argsort(places)), ("every", places[:0], slice(None))
+    indices = rng.permutation(n_in)
+    lists = ("listed", indices, np.argsort(indices)), ("every", indices[:0], slice(None))
     for found, columns, delta in cases.operands(rng, dense, normal):
         expected = _of_non_zeros(columns, delta)
         bound = _dot_bound(dtype, columns, delta, _of_non_zeros)

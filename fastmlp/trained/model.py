@@ -388,6 +388,6 @@ class Model(Portable):
 
     @property
     def parameter_names(self) -> list[str]:
-        """Names of all parameters in order, as "dense1.weights[2, 0]": layer, array, place."""
+        """Names of all parameters in order, as "dense1.weights[2, 0]": layer, array, index."""
         names: list[str] = format_of(PARAMETERS).parameter_names(self)
         return names

@@ -165,9 +165,9 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
     if snapshot.order.size:
         arrays["order"] = snapshot.order
     states = []
-    for place, (name, state) in enumerate(snapshot.callbacks):
+    for index, (name, state) in enumerate(snapshot.callbacks):
         own = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-        arrays |= {f"callbacks/{place}/{key}": value for key, value in own.items()}
+        arrays |= {f"callbacks/{index}/{key}": value for key, value in own.items()}
         states.append([name, {key: value for key, value in state.items() if key not in own}])
     header["training"] = {
         "setting": snapshot.setting,
@@ -352,8 +352,8 @@ def _snapshot(
     sound = sums.ndim == (1 if pending is None else 2) and len(sums) == 2 + len(network.heads)
     _expect(sound and sums.dtype == np.float64 and np.isfinite(sums).all(), "no losses of an epoch")
     callbacks = [
-        (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
-        for place, (name, state) in enumerate(training["callbacks"])
+        (str(name), {**state, **_under(f"callbacks/{index}/", arrays)})
+        for index, (name, state) in enumerate(training["callbacks"])
     ]
     found = Snapshot(
         setting=setting,

@@ -188,6 +188,6 @@ def _matched(
     matched = []
     for callback in with_state(callbacks):
         name = type(callback).__name__
-        place = next((i for i, (known, _) in enumerate(left) if known == name), None)
-        matched.append((name, {}) if place is None else left.pop(place))
+        index = next((i for i, (known, _) in enumerate(left) if known == name), None)
+        matched.append((name, {}) if index is None else left.pop(index))
     return matched

@@ -250,7 +250,7 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
 
 
 VALUES = FitOptions._fields.index("seed")
-"""The place of the first option checked in each call; earlier options are descriptions."""
+"""The index of the first option checked in each call; earlier options are descriptions."""
 
 FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optimizer, EMA, SWA)
 """The types of immutable descriptions; of callbacks and metrics only the empty tuple counts."""

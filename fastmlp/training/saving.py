@@ -60,8 +60,8 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
         archive.write(path, *checkpoint.content_of(model))
         return
     checks.instance("model", model, (list, tuple), "a Model, or a list of them")
-    for place, one in enumerate(model):
-        checks.instance(f"model[{place}]", one, (Model, DivergenceError), "a Model or a DivergenceError")
+    for index, one in enumerate(model):
+        checks.instance(f"model[{index}]", one, (Model, DivergenceError), "a Model or a DivergenceError")
     write_list(path, [written(one) for one in model], {})
 
 

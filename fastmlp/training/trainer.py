@@ -65,7 +65,7 @@ def prepared(
     data, held_out = scaled(data, sample_weight is not None, ranks), None
     if validation is not None:
         data, held_out = split(network, data, validation, Streams(options.seed), ranks)
-    rows = ranks.place(len(data.weights))
+    rows = ranks.count_rows(len(data.weights))
     return ready(network, options, setup, data, held_out, rows, ranks, trainings=trainings)
 
 
@@ -103,7 +103,7 @@ def split(network: Network, data: Data, validation: Any, streams: Streams, ranks
     """Return this rank's training rows and validation rows."""
     if isinstance(validation, (tuple, list)):
         return data, validation_rows(network, validation, data.inputs.dtype, ranks)
-    rows = ranks.place(len(data.weights))
+    rows = ranks.count_rows(len(data.weights))
     with ranks.raise_on_all_ranks():
         parts = split_rows(validation, rows, streams)
     (train_rows, _), (held_rows, _) = map(ranks.own, parts)

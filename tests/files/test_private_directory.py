@@ -209,23 +209,23 @@ def test_what_is_made_is_writable_to_this_user_alone(tmp_path, mask, folder, fil
 
 
 def test_the_store_says_which_directory_it_is(place, monkeypatch):
-    monkeypatch.setenv(store.PLACE, str(place))
+    monkeypatch.setenv(store.VARIABLE, str(place))
     assert store.directory().path == place / "fastmlp"
     place.parent.chmod(0o777)
-    monkeypatch.setenv(store.PLACE, str(place / "new"))
+    monkeypatch.setenv(store.VARIABLE, str(place / "new"))
     with pytest.raises(store.StoreUnusable) as refusal:
         store.directory()
     assert str(refusal.value) == (
         f"others could write to {str(place.parent)!r}, which chmod go-w forbids; "
-        f"{store.PLACE} can name another directory"
+        f"{store.VARIABLE} can name another directory"
     )
 
 
 def test_the_store_names_a_directory_that_cannot_be_used(place, monkeypatch):
     (place / "file").touch()
-    monkeypatch.setenv(store.PLACE, str(place / "file"))
+    monkeypatch.setenv(store.VARIABLE, str(place / "file"))
     why = NO_DIRECTORY.format(str(place / "file"))
-    assert store.why_not_saved() == f"{why}; {store.PLACE} can name another directory"
+    assert store.why_not_saved() == f"{why}; {store.VARIABLE} can name another directory"
 
 
 BY_ANOTHER = """
@@ -263,7 +263,7 @@ ROOTS = {
 def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     """As in an image of a container that root has warmed up, and that runs as another user."""
     shared.chmod(0o755)
-    monkeypatch.setenv(store.PLACE, str(shared))
+    monkeypatch.setenv(store.VARIABLE, str(shared))
     store.save("piece", "key", store.MachineCode("f", b"code", ()))
     monkeypatch.setattr(store, "known_names", {})
     store.save_name("what", "name")
@@ -274,7 +274,7 @@ def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
     name = "name" if found else None
     done = python("-c", BY_ANOTHER, STRANGER)
     assert done.stdout.splitlines() == [
-        str(found), str(name), f"{why.format(str(place))}; {store.PLACE} can name another directory"
+        str(found), str(name), f"{why.format(str(place))}; {store.VARIABLE} can name another directory"
     ]  # fmt: skip
     assert done.stderr == ""
     assert sorted(place.iterdir()) == before
@@ -306,7 +306,7 @@ def test_a_container_without_root_has_it_as_nobody(shared):
     command = [sys.executable, "-c", IN_A_CONTAINER, str(STRANGER)]
 
     def found():
-        environment = {**os.environ, store.PLACE: str(shared), "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, store.VARIABLE: str(shared), "OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if "no user may make a container" in done.stderr:
             pytest.skip("the system lets users make no containers")

@@ -20,7 +20,7 @@ MB = 1 << 20
 def place(tmp_path, monkeypatch):
     """A directory of the test's for the cache; where its files are."""
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(store, "places_lost", set())
+    monkeypatch.setattr(store, "folders_lost", set())
     return tmp_path / "fastmlp"
 
 

@@ -21,7 +21,17 @@ from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
-from fastmlp.kernels.tuning import CROWDED_ROWS, PLACES, SOME_ROWS, TABLE, VALUES, Trial, forced, tuned, value
+from fastmlp.kernels.tuning import (
+    CROWDED_ROWS,
+    INDICES,
+    SOME_ROWS,
+    TABLE,
+    VALUES,
+    Trial,
+    forced,
+    tuned,
+    value,
+)
 from fastmlp.kernels.variant import Work
 
 NAME = "pack_rows"
@@ -117,7 +127,7 @@ def test_programs_go_by_the_constants():
             network, X, X[:, 0] + 1, epochs=1, batch_size=None, seed=0, backend="fused", progress=False
         ).history["loss"][0]  # fmt: skip
 
-    expected, at = loss(), PLACES["block_rows"]
+    expected, at = loss(), INDICES["block_rows"]
     before = VALUES[at]
     VALUES[at] = 8
     try:

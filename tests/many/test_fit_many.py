@@ -207,7 +207,7 @@ class Seen(Callback):
 
 MISTAKES = {
     "an empty fold": ({"rows": [[0, 1], []]}, ValueError, r"model 1: rows must .* at least one row"),
-    "rows beyond X": ({"rows": [[0, 60]]}, ValueError, r"model 0: rows must be places in \[0, 60\), got 60"),
+    "rows beyond X": ({"rows": [[0, 60]]}, ValueError, r"model 0: rows must be indices in \[0, 60\), got 60"),
     "rows that are a mask": ({"rows": [[0], [True]]}, TypeError, "model 1: rows must hold whole numbers"),
     "a wrong y": ({"y": [Y, Y[:3]]}, ValueError, r"model 1: y must have shape"),
     "a wrong y of rows": ({"y": [Y, Y[:3]], "rows": [9, 9, 9]}, ValueError, r"rows has 3"),

@@ -486,7 +486,7 @@ def test_threads_that_need_one_entry_point_compile_it_once(monkeypatch):
 
 
 def test_threads_that_look_for_a_name_at_once_all_find_it(monkeypatch, tmp_path):
-    monkeypatch.setenv(store.PLACE, str(tmp_path))
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path))
     store.save_name("a program", "its name")
     monkeypatch.setattr(store, "known_names", {})
     read = store.read

@@ -265,7 +265,7 @@ def test_the_cache_lies_where_the_system_keeps_caches(platform, given, expected,
         del sys.modules["platformdirs"]  # it looks at the platform when it is imported
         if platform == "win32":  # which answers through its own libraries
             patch.setattr("platformdirs.windows.get_win_folder", lambda name: str(tmp_path / "local"))
-        assert store.default_place() == tmp_path / expected
+        assert store.default_folder() == tmp_path / expected
 
 
 def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):

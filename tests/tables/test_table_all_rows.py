@@ -90,7 +90,7 @@ def test_networks_that_wait_for_no_other_train_at_once(monkeypatch):
     rounds, train = [], TableTraining.networks
 
     def recorded(training, planned, *more):
-        rounds.append([(one.place, len(one.part[1]) > 0) for one in planned])
+        rounds.append([(one.number, len(one.part[1]) > 0) for one in planned])
         return train(training, planned, *more)
 
     monkeypatch.setattr(TableTraining, "networks", recorded)

@@ -132,8 +132,8 @@ def test_rows_to_learn_from_and_to_predict_have_them(monkeypatch, many):
     as_text = code.encoded(X["district"].cast(pl.String))
     if many == 300:
         assert code.levels[0] in map(str, range(1, 31))
-        assert encoding.places == {"district": [slice(0, 1), slice(2, 32)], "size": [slice(1, 2)]}
-        np.testing.assert_array_equal(plain.toarray()[np.arange(ROWS), 2 + as_text.places[:, 0]], 1)
+        assert encoding.slices == {"district": [slice(0, 1), slice(2, 32)], "size": [slice(1, 2)]}
+        np.testing.assert_array_equal(plain.toarray()[np.arange(ROWS), 2 + as_text.indices[:, 0]], 1)
         assert not encoding.encoded(pl.DataFrame({"district": [99], "size": [0.0]}))[:, 2:].nnz
     else:
         assert isinstance(code, LevelMeans)

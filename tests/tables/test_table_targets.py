@@ -121,7 +121,7 @@ def test_targets_that_a_loss_does_not_take_are_named():
         ({"loss": "gamma"}, "the loss gamma needs targets above 0, got -1"),
         ({"target_transform": "log"}, "the logarithm needs targets above 0, got -1"),
         ({"loss": "cubic"}, "unknown loss 'cubic'; choose from: squared, absolute, huber, poisson, gamma, "),
-        ({"loss": "quantile:2"}, r"loss must be like quantile:0.9, a share in \(0, 1\), got 'quantile:2'"),
+        ({"loss": "quantile:2"}, r"loss must be like quantile:0.9, a fraction in \(0, 1\), got 'quantile:2'"),
         ({"target_transform": "root"}, "unknown target_transform 'root'; choose from: log, auto"),
     ):
         with pytest.raises(ValueError, match=line):

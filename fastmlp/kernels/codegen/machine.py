@@ -52,7 +52,7 @@ class Machine(NamedTuple):
     # from 0.75 of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays (in float64 the product takes 0.89 of the
     # time); at 16 rows it costs a tenth.
     pack_rows: int = 32
-    # In place 128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes
+    # In address 128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes
     # 0.99 and 1.05, 784 x 128 takes 1.02 and 1.06.
     pack_deltas: int = 256
     # The lines of such rows share a few sets of L1. A tile of four rows reads each line four times: with AVX2 steps of
@@ -273,12 +273,12 @@ def _switch(builder, change):
 
 
 def _call(builder, name, word=None):
-    """Emit an instruction on a place in memory, which holds a word; return the place."""
+    """Emit an instruction on a address in memory, which holds a word; return the address."""
     with builder.goto_entry_block():
-        place = builder.alloca(WORD)
+        address = builder.alloca(WORD)
     if word is not None:
-        builder.store(word, place)
+        builder.store(word, address)
     name, module = f"llvm.x86.sse.{name}", builder.module
-    kind = ir.FunctionType(ir.VoidType(), [place.type])
-    builder.call(module.globals.get(name) or ir.Function(module, kind, name), [place])
-    return place
+    kind = ir.FunctionType(ir.VoidType(), [address.type])
+    builder.call(module.globals.get(name) or ir.Function(module, kind, name), [address])
+    return address

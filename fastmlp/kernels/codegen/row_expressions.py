@@ -22,17 +22,17 @@ class Running:
     """A loop-carried number in a register."""
 
     def __init__(self, first):
-        self._builder, self._place = first.builder, cgutils.alloca_once(first.builder, first.value.type)
+        self._builder, self._address = first.builder, cgutils.alloca_once(first.builder, first.value.type)
         self.value = first
 
     @property
     def value(self):
         """The current value, where code is being written."""
-        return Symbol(self._builder, self._builder.load(self._place))
+        return Symbol(self._builder, self._builder.load(self._address))
 
     @value.setter
     def value(self, symbol):
-        self._builder.store(symbol.value, self._place)
+        self._builder.store(symbol.value, self._address)
 
 
 class RunningReduction:

@@ -92,11 +92,11 @@ def emit_target_loss(entry, output, along, scale, parameter, logits, expected, o
     along : for softmax the row's sum of a times the derivative by a, else 0
     logits, expected, outputs : the numbers of a row by unit; outputs become the scaled derivatives by the logits
     """
-    places = entry.places(j, logits.units)
-    z, a = ([numbers[place] for place in places] for numbers in (logits, outputs))
+    indices = entry.indices(j, logits.units)
+    z, a = ([numbers[index] for index in indices] for numbers in (logits, outputs))
     value, slopes = entry.of_target(z, a, expected[j], parameter)
-    for place, slope, own in zip(places, slopes, a):
-        outputs[place] = scale * chain_of(entry, output, slope - along, own)
+    for index, slope, own in zip(indices, slopes, a):
+        outputs[index] = scale * chain_of(entry, output, slope - along, own)
     return value
 
 

@@ -88,7 +88,7 @@ class Vectors:
         return self.builder.gep(pointer, [integer(offset)], source_etype=BYTE)
 
     def broadcast(self, pointer):
-        """Load the scalar at a place into every lane."""
+        """Load the scalar at a address into every lane."""
         scalar = self.builder.load(pointer, typ=self.scalar, align=self.itemsize)
         return broadcast(self.builder, scalar, self.lanes)
 
@@ -165,8 +165,8 @@ def folded(builder, vector, combine):
     return Symbol(builder, builder.extract_element(vector.value, INT32(0)))
 
 
-def transposed(v, places, mask=None):
-    """Load a square block transposed: lane m of vector j is number j at places[m].
+def transposed(v, addresses, mask=None):
+    """Load a square block transposed: lane m of vector j is number j at addresses[m].
 
     First, parts of 128 bits are exchanged between vectors; the first exchange is made by loads of half vectors. Then
     each part is transposed by instructions that interleave two vectors; two such start in a cycle.
@@ -175,11 +175,11 @@ def transposed(v, places, mask=None):
     part = min(lanes, 16 // v.itemsize)
     if mask is None and lanes > part:
         halves = v.of_lanes(half)
-        read = lambda m, side: halves.load(v.shift(places[m], side * halves.bytes))
+        read = lambda m, side: halves.load(v.shift(addresses[m], side * halves.bytes))
         pairs = ((read(m, side), read(m + half, side)) for side in range(2) for m in range(half))
         block, stride = [shuffle(build, *pair, range(lanes)) for pair in pairs], half // 2
     else:
-        block, stride = [v.load(place, mask) for place in places], half
+        block, stride = [v.load(address, mask) for address in addresses], half
     return exchanged(build, block, part, stride)
 
 
@@ -295,8 +295,8 @@ def joined(builder, *values):
 def data_pointer(context, builder, kind, array):
     """Return the address of an array's first element, an untyped pointer."""
     # llvmlite stores types other than the array's own only by an untyped pointer.
-    place = context.make_array(kind)(context, builder, array).data
-    return builder.inttoptr(builder.ptrtoint(place, INT), POINTER)
+    address = context.make_array(kind)(context, builder, array).data
+    return builder.inttoptr(builder.ptrtoint(address, INT), POINTER)
 
 
 def fetch_line(builder, pointer):
@@ -307,9 +307,9 @@ def fetch_line(builder, pointer):
 
 def fetch_row(builder, base, row, row_bytes):
     """`fetch_line` for all lines of a row."""
-    place = builder.gep(base, [(row * row_bytes).value], source_etype=BYTE)
+    address = builder.gep(base, [(row * row_bytes).value], source_etype=BYTE)
     with counted(builder, row_bytes, LINE_BYTES) as j:
-        fetch_line(builder, builder.gep(place, [j.value], source_etype=BYTE))
+        fetch_line(builder, builder.gep(address, [j.value], source_etype=BYTE))
 
 
 # --- arrays that jitted code gives ------------------------------------------------------------------
@@ -330,14 +330,14 @@ class NumberArray:
         self.builder, self.dtype, self.data = builder, dtype, data
         self.lane = FLOATS.get(dtype, INT)
 
-    def _place(self, unit):
+    def _address(self, unit):
         return self.builder.gep(self.data, [integer(unit)], source_etype=self.lane)
 
     def __getitem__(self, unit):
-        return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.lane))
+        return Symbol(self.builder, self.builder.load(self._address(unit), typ=self.lane))
 
     def __setitem__(self, unit, symbol):
-        self.builder.store(symbol.value, self._place(unit))
+        self.builder.store(symbol.value, self._address(unit))
 
 
 class RepeatedNumber:
@@ -362,14 +362,14 @@ class VectorArray:
         self.v, self.builder, self.data, self.units = v, v.builder, data, units
         self.apart, self.mask = v.bytes if apart is None else apart, mask
 
-    def _place(self, index):
+    def _address(self, index):
         return self.v.shift(self.data, index * self.apart)
 
     def __getitem__(self, index):
-        return Symbol(self.builder, self.v.load(self._place(index), self.mask))
+        return Symbol(self.builder, self.v.load(self._address(index), self.mask))
 
     def __setitem__(self, index, symbol):
-        self.v.store(symbol.value, self._place(index), self.mask)
+        self.v.store(symbol.value, self._address(index), self.mask)
 
     def each(self, count=None):
         """Yield the index of a written loop over all vectors, or over the first `count`, once."""

@@ -54,7 +54,7 @@ class _Viewed:
         self._field = functools.partial(context.data_model_manager[kind].get, builder, value)
 
     def at(self, start):
-        """The place of an element."""
+        """The address of an element."""
         return self._builder.gep(self.data, [start.value])
 
     @property
@@ -78,16 +78,16 @@ class _Record:
 
     def __getattr__(self, name):
         build, offset = self._builder, self._kind.offset(name)
-        place = build.gep(self._value, [ir.Constant(ir.IntType(32), i) for i in (0, offset)])
-        return Symbol(build, build.load(build.bitcast(place, INT.as_pointer())))
+        address = build.gep(self._value, [ir.Constant(ir.IntType(32), i) for i in (0, offset)])
+        return Symbol(build, build.load(build.bitcast(address, INT.as_pointer())))
 
     def floats(self, name=None):
         """Return the address and the count of a field's float64 numbers; the address behind without a name."""
         build, kind = self._builder, self._kind
         offset = kind.size if name is None else kind.offset(name)
-        place = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
-        place = build.bitcast(place, ir.DoubleType().as_pointer())
-        return place if name is None else (place, [Symbol(build, INT(kind.typeof(name).nitems))])
+        address = build.gep(build.bitcast(self._value, ir.IntType(8).as_pointer()), [INT(offset)])
+        address = build.bitcast(address, ir.DoubleType().as_pointer())
+        return address if name is None else (address, [Symbol(build, INT(kind.typeof(name).nitems))])
 
 
 OPERANDS = {types.Array: _Viewed, types.Record: _Record}
@@ -110,8 +110,8 @@ def _viewing(ndim, layout="C"):
                     maker(context, builder, kind, value) if maker else Symbol(builder, value)
                     for maker, kind, value in zip(makers, kinds, values, strict=True)
                 ]
-                place, shape, *strides = write(*given)
-                return view(context, builder, result, place, [n.value for n in shape], *strides)
+                address, shape, *strides = write(*given)
+                return view(context, builder, result, address, [n.value for n in shape], *strides)
 
             return result(*(kind if maker else types.intp for kind, maker in zip(kinds, makers))), emit
 
@@ -145,9 +145,9 @@ def columns_of(array, start, count):
 
 
 @_viewing(2)
-def column_of(memory, start, place, number, rows, units):
-    """Return the units of a block's column, contiguous, as (rows, units); place : of the block in a row"""
-    return memory.at(start + (place + number * units) * rows), [rows, units]
+def column_of(memory, start, offset, number, rows, units):
+    """Return the units of a block's column, contiguous, as (rows, units); offset : of the block in a row"""
+    return memory.at(start + (offset + number * units) * rows), [rows, units]
 
 
 @_viewing(2)

@@ -58,7 +58,7 @@ def is_kept(row_word, unit, threshold):
 
 
 def emit_drop(v, rows, units, word, first, threshold, scale, source, target):
-    """Write rows of target = source times the scale where a unit is kept, else 0; source(i), target(i) : places of rows"""
+    """Write rows of target = source times the scale where a unit is kept, else 0; source(i), target(i) : addresses of rows"""
     build = v.builder
     spread = lambda symbol: Symbol(build, broadcast(build, symbol.value, v.lanes))
     short = lambda symbol: Symbol(build, build.trunc(symbol.value, INT32))
@@ -149,11 +149,11 @@ def emit_sums(v, rows, columns, a, a_row, out, started=False):
 
     def panel(left, vectors, mask=None):
         source, target = v.shift(a, left * v.itemsize), v.shift(out, left * v.itemsize)
-        read = lambda place: [v.load(v.shift(place, j * v.bytes), mask) for j in range(vectors)]
+        read = lambda address: [v.load(v.shift(address, j * v.bytes), mask) for j in range(vectors)]
 
         def add(k, values):
-            place, *totals = values
-            return [v.shift(place, a_row), *(build.fadd(*pair) for pair in zip(totals, read(place)))]
+            address, *totals = values
+            return [v.shift(address, a_row), *(build.fadd(*pair) for pair in zip(totals, read(address)))]
 
         totals = read(target) if started else [v.zero] * vectors
         for j, total in enumerate(carried(build, 0, rows, [source, *totals], add)[1:]):
@@ -242,7 +242,7 @@ class Penalty:
         return folded(self.builder, Symbol(self.builder, total), lambda a, b: a + b).value
 
 
-def emit_penalty(penalty, place, rows, columns, stride, count):
+def emit_penalty(penalty, address, rows, columns, stride, count):
     """Write the penalty of rows of weights, float64; count : numbers in all, as the last row may be shorter"""
     v, build = penalty.v, penalty.builder
     terms = rows.number(PENALTY_TERMS) // ((columns + v.lanes - 1) // v.lanes)
@@ -251,13 +251,13 @@ def emit_penalty(penalty, place, rows, columns, stride, count):
 
     def block(row, chains, lengths=None):
         """The chains with the terms of `PENALTY_ROWS` rows; lengths : of each, where some are not whole."""
-        places = [v.shift(place, (row + c) * stride * v.itemsize) for c in range(PENALTY_ROWS)]
+        addresses = [v.shift(address, (row + c) * stride * v.itemsize) for c in range(PENALTY_ROWS)]
 
         def vectors(lengths):
             masks = lambda j: [None] * PENALTY_ROWS if lengths is None else [v.first(n - j) for n in lengths]
             return lambda j, chains: [
                 penalty.added(v.load(v.shift(start, j * v.itemsize), mask), chain)
-                for start, mask, chain in zip(places, masks(j), chains, strict=True)
+                for start, mask, chain in zip(addresses, masks(j), chains, strict=True)
             ]
 
         chains = carried(build, 0, full, chains, vectors(lengths), v.lanes)
@@ -294,10 +294,10 @@ def add_penalty_gradient(l1, l2, w, dw):
     first, second = (Symbol(build, v.zero).number(one) for one in (l1, l2))
 
     def each(add):
-        def at(place, mask):
+        def at(index, mask):
             weights, gradients = (VectorArray(v, one.data, apart=v.itemsize, mask=mask) for one in (w, dw))
-            weight = weights[place]
-            gradients[place] = add(with_decay(gradients[place], second, weight), weight)
+            weight = weights[index]
+            gradients[index] = add(with_decay(gradients[index], second, weight), weight)
 
         v.over(w.rows * w.columns, at)
 

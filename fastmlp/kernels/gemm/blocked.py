@@ -41,22 +41,22 @@ def strip_rows(itemsize):
 
 
 def taken_by(dtype):
-    """The types of the arguments of `emit_strips`: three places, three sizes, and a scalar of the dtype."""
+    """The types of the arguments of `emit_strips`: three addresses, three sizes, and a scalar of the dtype."""
     return (types.voidptr,) * 3 + (types.intp,) * 3 + (dtype,)
 
 
 def emit_strips(build, arguments, kinds, code):
     """Write the copy of columns into strips, a row at a time.
 
-    arguments : the places of the first number, the order or nothing, and the first strip; rows, columns, bytes of a row
+    arguments : the addresses of the first number, the order or nothing, and the first strip; rows, columns, bytes of a row
     """
     source, order, target, *sizes, _ = arguments
     rows, columns, row_bytes = (Symbol(build, size) for size in sizes)
     v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
     v = v.of_lanes(min(v.lanes, STRIP))
 
-    def copy(i, place):
-        row, strips = v.shift(source, place * row_bytes), v.shift(target, i * (STRIP * v.itemsize))
+    def copy(i, number):
+        row, strips = v.shift(source, number * row_bytes), v.shift(target, i * (STRIP * v.itemsize))
         with counted(build, columns, STRIP) as j:
             width, here = columns - j, v.shift(row, j * v.itemsize)
             strip = v.shift(strips, rows * j * v.itemsize)
@@ -89,8 +89,8 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
     build, dtype = x.builder, x.dtype
     ordered = (order.columns > 0).value
     source = build.select(ordered, x.at(0, left), x.at(first, left))
-    places = build.select(ordered, order.at(0, first), NOTHING)
-    values = source, places, scratch.data, rows, columns, x.row, ir.Constant(FLOATS[dtype], 0)
+    order_at = build.select(ordered, order.at(0, first), NOTHING)
+    values = source, order_at, scratch.data, rows, columns, x.row, ir.Constant(FLOATS[dtype], 0)
     call(build, STRIPS, 0, taken_by(dtype), values)
 
 
@@ -131,12 +131,12 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply,
                 vectors = next_vectors(n_out - left, VECTORS, lanes)
                 columns = lesser(vectors * lanes, n_out - left)
                 for i in range(top, bottom, STRIP):
-                    height, place = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
+                    height, offset = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
                     a = (i - top) * depth
                     strip, panel = (scratch, a, 1, STRIP), (scratch, panels + left * depth, vectors * lanes)
-                    out_of, size, end = (target, place, n_out), (height, columns, depth), (finish, rate, l2)
+                    out_of, size, end = (target, offset, n_out), (height, columns, depth), (finish, rate, l2)
                     if k > 0:
-                        product(strip, panel, (waiting, place, n_out), out_of, size, end, VECTORS)
+                        product(strip, panel, (waiting, offset, n_out), out_of, size, end, VECTORS)
                     else:
                         product(strip, panel, (None, 0, 0), out_of, size, end, VECTORS)
                 left += columns

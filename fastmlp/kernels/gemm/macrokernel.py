@@ -44,9 +44,9 @@ MOST_ACROSS = 4
 
 
 class Operands(NamedTuple):
-    """The operands of a product: places in memory, and numbers (LLVM values, `Symbol`s or integers). Rows are in bytes.
+    """The operands of a product: addresses in memory, and numbers (LLVM values, `Symbol`s or integers). Rows are in bytes.
 
-    a, a_row, a_step, order, known : as `microkernel.Stack`; kind : a place in `microkernel.KINDS`
+    a, a_row, a_step, order, known : as `microkernel.Stack`; kind : an index in `microkernel.KINDS`
     b : B, or its transpose; panel : scratch for a panel of B, as deep as B and as wide as a tile
     start, start_row : nothing for 0, or where the chain of (m, n) starts (a bias, or c to resume); for GATE what gates
     rows, columns, depth : the rows of A, the columns of B, the terms of each sum
@@ -116,8 +116,8 @@ def next_stack(build, kind, vectors, left):
     with build.if_then((beyond > 0).value):
         build.store(((beyond + tallest - 1) // tallest).value, tall)
     tall = Symbol(build, build.load(tall))
-    place = row + (left - tall * tallest) * 2
-    height, joined = read(place), read(place + 1)
+    index = row + (left - tall * tallest) * 2
+    height, joined = read(index), read(index + 1)
     joins = tall.equals(0) | height.equals(tallest)
     count, rows = tall + where(joins, joined, 0), where(tall.equals(0), height, tallest)
     return count, rows, rows.equals(tallest)
@@ -150,30 +150,30 @@ def emit_product(build, arguments, kinds, code):
     # The distances between two rows in A and in the order.
     by_rows = o.kind.equals(KINDS.index("rows"))
     a_down, order_down = where(by_rows, 0, o.a_row), where(by_rows, o.a_row.number(8), 0)
-    place = lambda pointer, offset: shifted(build, pointer, offset.value)
+    address = lambda pointer, offset: shifted(build, pointer, offset.value)
 
     with ascending(build, o.columns) as (left, to_the_right):
         rest, along = o.columns - left, left * itemsize
         vectors = next_vectors(rest, o.across, lanes)
         columns, panel_row = smaller(vectors * lanes, rest), vectors * MACHINE.vector_bytes
         for packing, copy, source, shape in (
-            (PACKED, PACK, place(o.b, along), (columns, o.depth)),
-            (TRANSPOSED, TRANSPOSE, place(o.b, left * o.b_row), (o.depth, columns)),
+            (PACKED, PACK, address(o.b, along), (columns, o.depth)),
+            (TRANSPOSED, TRANSPOSE, address(o.b, left * o.b_row), (o.depth, columns)),
         ):
             with build.if_then(o.packing.equals(packing).value):
                 call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.rate])
         in_place = o.packing.equals(IN_PLACE)
-        b = build.select(in_place.value, place(o.b, along), o.panel)
-        start = build.select(given.value, place(o.start, along), NOTHING)
-        c, known = place(o.c, along), where(left.equals(0), o.known, 0)
+        b = build.select(in_place.value, address(o.b, along), o.panel)
+        start = build.select(given.value, address(o.start, along), NOTHING)
+        c, known = address(o.c, along), where(left.equals(0), o.known, 0)
         whole = columns.equals(vectors * lanes)
 
         with ascending(build, o.rows) as (done, down):
             count, height, tallest = next_stack(build, o.kind, vectors, o.rows - done)
             unmasked = build.zext((whole & tallest if MACHINE.masks else whole).value, INT)
             stack = Stack(
-                place(o.a, a_down * done), place(o.order, order_down * done), b, place(start, start_row * done),
-                place(c, o.c_row * done), count, columns, o.depth, known - done, o.a_row, o.a_step,
+                address(o.a, a_down * done), address(o.order, order_down * done), b, address(start, start_row * done),
+                address(c, o.c_row * done), count, columns, o.depth, known - done, o.a_row, o.a_step,
                 where(in_place, o.b_row, panel_row), start_row, o.c_row, o.finish, o.rate, o.l2,
             )  # fmt: skip
             for number, tiles in enumerate(ALL_TILES.values()):

@@ -72,7 +72,7 @@ def shapes(machine, kind):
 def multiples(build, stride, count):
     """[0, stride, 2 * stride, ...]; of a `Symbol`, in a form that LLVM keeps in registers.
 
-    Otherwise LLVM computes the place of each row of A from the row before, a chain that halved the speed of an 8x1 tile.
+    Otherwise LLVM computes the address of each row of A from the row before, a chain that halved the speed of an 8x1 tile.
     Empty assembly hides how odd multiples were computed; even ones are odd ones times 2, 4 or 8, as an address can contain.
     """
     if isinstance(stride, int):
@@ -91,10 +91,10 @@ def multiples(build, stride, count):
 Stack = namedtuple(
     "Stack", "a order b start c count columns depth known a_row a_step b_row start_row c_row finish rate l2"
 )
-"""The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
+"""The operands of a stack of tiles of one shape: addresses in memory, then integers or `Symbol`s. Rows are in bytes.
 
 a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; with an order, order[m] stands for m, or order[k] for
-    k * a_step; known : how many places of the order may be read
+    k * a_step; known : how many entries of the order may be read
 start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
 count : of tiles; columns : of the result in a tile whose last vector is masked; depth : terms of each chain
 finish : STORE, RELU, UPDATE, which reads rate and l2, or GATE
@@ -113,16 +113,16 @@ def emit_tiles(
     """Write a stack of tiles of one shape.
 
     started : whether chains begin with the numbers at `start`, a bool or a `Symbol`; spreads : of one for each row
-    ends : by code: end(sum, target, guide, mask) gives the vector to store at the place `target`; `guide` is at `start`
+    ends : by code: end(sum, target, guide, mask) gives the vector to store at the address `target`; `guide` is at `start`
     mask : of the last vector; fetches : whether to prefetch the cache lines of the result
     turned : whether b is the transpose of B, which is read in square blocks; depth must be an integer
     keeps_order : of loads, see `Machine.load_order`; unrolled loops are slower by it
-    a_sums : None, or a place (rows,) that gets the sums of A's rows, added to the numbers there if `started`
+    a_sums : None, or a address (rows,) that gets the sums of A's rows, added to the numbers there if `started`
     """
     build = v.builder
     masks = [None] * (vectors - 1) + [mask]
     index = lambda at: Symbol(build, build.load(build.gep(o.order, [at.value], source_etype=INT), typ=INT))
-    within = lambda place, row, m, j: v.shift(v.shift(place, row * m), j * v.bytes)
+    within = lambda address, row, m, j: v.shift(v.shift(address, row * m), j * v.bytes)
     grid = list(product(range(rows), range(vectors)))
     if kind == "strided":
         distances = multiples(build, o.a_row, rows)
@@ -134,8 +134,8 @@ def emit_tiles(
         if kind == "strided":
             a_here = v.shift(o.a, o.a_row * down)
         elif kind == "rows":
-            places = [o.a_row * index(down + m) for m in range(rows)]
-            a_here, distances = v.shift(o.a, places[0]), [place - places[0] for place in places]
+            offsets = [o.a_row * index(down + m) for m in range(rows)]
+            a_here, distances = v.shift(o.a, offsets[0]), [offset - offsets[0] for offset in offsets]
         else:
             a_here, distances = v.shift(o.a, down * v.itemsize), [m * v.itemsize for m in range(rows)]
             column = lambda k: v.shift(a_here, index(k))
@@ -146,9 +146,9 @@ def emit_tiles(
             for target, _, _ in results:
                 fetch_line(build, target)
         if a_sums is not None:
-            place, lane = v.shift(a_sums, down * v.itemsize), v.first(1)
+            address, lane = v.shift(a_sums, down * v.itemsize), v.first(1)
             for m in reversed(range(rows)):
-                result = v.shift(place, m * v.itemsize)
+                result = v.shift(address, m * v.itemsize)
                 results.insert((m + 1) * vectors, (result, result, lane))
         starts = starts_of(v, started, results, spreads)
 
@@ -156,12 +156,12 @@ def emit_tiles(
             """`terms` rows of B, each a list of vectors."""
             if not turned:
                 return [[v.load(v.shift(b, j * v.bytes), masks[j]) for j in range(vectors)]]
-            places = [v.shift(b, o.b_row * n) for n in range(vectors * v.lanes)]
-            blocks = [transposed(v, places[n : n + v.lanes]) for n in range(0, len(places), v.lanes)]
+            addresses = [v.shift(b, o.b_row * n) for n in range(vectors * v.lanes)]
+            blocks = [transposed(v, addresses[n : n + v.lanes]) for n in range(0, len(addresses), v.lanes)]
             return [list(row) for row in zip(*blocks)][:terms]
 
         def add(a, b, sums, k, terms=1):
-            """The places of A and B after `terms` more terms, and the chains."""
+            """The addresses of A and B after `terms` more terms, and the chains."""
             here = column(k) if column else a
             for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
@@ -177,7 +177,7 @@ def emit_tiles(
             return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
 
         def walk(first, depth, values):
-            """The values after terms [first, depth); values : places of A and B for term `first`, and the chains."""
+            """The values after terms [first, depth); values : addresses of A and B for term `first`, and the chains."""
             together = v.lanes if turned else 1
             rest = depth % together if turned else 0
             step = lambda k, values: add(*values[:2], values[2:], k, together)

@@ -36,13 +36,13 @@ def product_of_rows(x, order, first, rows, w, inputs, packing, panel, b, out, fi
 
 
 def distances(x, order, k, terms, panel):
-    """Write the distances in bytes to rows order[k], .. of x behind the panel; return their place."""
+    """Write the distances in bytes to rows order[k], .. of x behind the panel; return their address."""
     build = x.builder
-    place = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
-    samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), place))
+    address = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
+    samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), address))
     with counted(build, terms) as term:
         far[term] = samples[term] * x.row
-    return place
+    return address
 
 
 @of_arrays
@@ -90,10 +90,10 @@ def product(a, b, start, c, size, end, across):
     """
     (array, *_, a_row, a_step), (rows, columns, depth), (finish, rate, l2) = a, size, end
     itemsize = array.itemsize
-    place = lambda array, at, *_: array.data if array.data is NOTHING else array.at(0, at)
+    address = lambda array, at, *_: array.data if array.data is NOTHING else array.at(0, at)
     multiply(
-        array.builder, "strided", array.dtype, a=place(*a), b=place(*b), c=place(*c), rows=rows,
+        array.builder, "strided", array.dtype, a=address(*a), b=address(*b), c=address(*c), rows=rows,
         columns=columns, depth=depth, a_row=a_row * itemsize, a_step=a_step * itemsize,
-        b_row=b[2] * itemsize, c_row=c[2] * itemsize, start=place(*start), start_row=start[2] * itemsize,
+        b_row=b[2] * itemsize, c_row=c[2] * itemsize, start=address(*start), start_row=start[2] * itemsize,
         finish=finish, rate=rate, l2=l2, across=across,
     )  # fmt: skip

@@ -28,7 +28,7 @@ BEYOND_L2_BYTES = 1 << 20
 
 
 def taken_by(dtype):
-    """The types of a copy's arguments: two places, columns, rows, the bytes from row to row, a scalar of the dtype."""
+    """The types of a copy's arguments: two addresses, columns, rows, the bytes from row to row, a scalar of the dtype."""
     return (types.voidptr,) * 2 + (types.intp,) * 4 + (dtype,)
 
 
@@ -93,8 +93,8 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
             with edge:
                 mask, last = v.first(width), height - 1
                 # Rows beyond the end repeat the last one, and are not stored.
-                places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
-                block = transposed(v, places, mask)
+                addresses = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
+                block = transposed(v, addresses, mask)
                 mask, done = v.first(height), build.append_basic_block("stored")
                 for m in range(lanes):
                     v.store(block[m], v.shift(target, out_row * m), mask)

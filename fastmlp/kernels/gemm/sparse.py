@@ -48,7 +48,7 @@ from fastmlp.kernels.gemm.microkernel import (
 )
 from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.jit.lazy import compile_all, emitted
-from fastmlp.kernels.tuning import PLACES, emit_tuned
+from fastmlp.kernels.tuning import INDICES, emit_tuned
 
 MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64
@@ -59,18 +59,18 @@ NEAR, FAR, BLOCKED, FAR_BLOCKED, WAYS = 0, 1, 2, 3, 4
 those in the next, so that the block stays in a cache. FAR_BLOCKED: both. Rows of deltas are always NEAR.
 """
 
-FAR_INDEX, AHEAD_BYTES = PLACES["far_bytes"], 1 << 11
+FAR_INDEX, AHEAD_BYTES = INDICES["far_bytes"], 1 << 11
 """The least bytes of a W with FAR rows, an index in the table of measured constants; rows are prefetched about AHEAD_BYTES
 ahead: 200 rows with 126 of 20 000 inputs to 100 units take 0.64 of the time, with four times as many bytes 1.17.
 """
 
-BLOCKS = {BLOCKED: (PLACES["near_block_bytes"], 12), FAR_BLOCKED: (PLACES["far_block_bytes"], 4)}
-"""By the way to read: the place of a block's bytes, and the average terms of a sum in a block that are worth a store and a
+BLOCKS = {BLOCKED: (INDICES["near_block_bytes"], 12), FAR_BLOCKED: (INDICES["far_block_bytes"], 4)}
+"""By the way to read: the index of a block's bytes, and the average terms of a sum in a block that are worth a store and a
 load. A batch of digits goes to 128 units in 0.8 of the time, and the 200 rows above in 0.77.
 """
 
 BLOCK_SUMS = 256
-"""Sums that share a block in a cache. The place of each sum's next term is on the stack."""
+"""Sums that share a block in a cache. The position of each sum's next term is on the stack."""
 
 TARGETS_AHEAD, TERMS_AHEAD = 3, 2
 """Sums ahead of which rows of the result, and terms of ordered samples, are prefetched."""
@@ -88,11 +88,11 @@ def is_unmasked(way):
 
 Sums = namedtuple(
     "Sums",
-    "starts places indices values b start c targets b_row c_row start_row count columns finish depth terms rate l2",
+    "starts positions indices values b start c targets b_row c_row start_row count columns finish depth terms rate l2",
 )
-"""The operands of sums: places in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
+"""The operands of sums: addresses in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
 
-starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
+starts, positions : sum s has the terms starts[p] to starts[p + 1], where p = positions[s], int64, or s if nothing
 indices, values : of each term the row, int32, and the number
 start, start_row : nothing for 0, or where the chain of sum s starts, `start_row` * s on; 0 for a bias
 c, c_row, targets : sum s is row targets[s], int64, or s if nothing, of the result
@@ -102,7 +102,7 @@ depth, terms : the number of rows of b, 0 where all of them are near; the terms 
 
 
 N_POINTERS = 8
-"""The number of the first fields of `Sums`, which are places in memory."""
+"""The number of the first fields of `Sums`, which are addresses in memory."""
 
 
 def taken_by(dtype):
@@ -116,13 +116,13 @@ def operands(build, arguments):
 
 
 def is_given(build, pointer):
-    """Whether a place is not null."""
+    """Whether a address is not null."""
     return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
 
 
-def measured(build, place):
-    """The constant of the table at a place."""
-    return Symbol(build, emit_tuned(build, place))
+def measured(build, index):
+    """The constant of the table at an index."""
+    return Symbol(build, emit_tuned(build, index))
 
 
 def block_of(row_bytes, way):
@@ -159,10 +159,10 @@ def chosen_by(build, pointer, index):
     return Symbol(build, joined(build, (index.value, before), (value.value, read)))
 
 
-def fetch(build, places):
-    """Prefetch the lines at some places."""
-    for place in places:
-        fetch_line(build, place)
+def fetch(build, addresses):
+    """Prefetch the lines at some addresses."""
+    for address in addresses:
+        fetch_line(build, address)
 
 
 class Writer:
@@ -180,9 +180,9 @@ class Writer:
         else:
             self.finish, self.ends = o.finish, {code: ends[code] for code in (STORE, RELU)}
 
-    def parts(self, place):
+    def parts(self, address):
         """Where the vectors of a row are."""
-        return [self.v.shift(place, j * self.v.bytes) for j in range(len(self.masks))]
+        return [self.v.shift(address, j * self.v.bytes) for j in range(len(self.masks))]
 
     def row(self, p):
         """The row that term p is multiplied with."""
@@ -194,15 +194,15 @@ class Writer:
 
     def bounds(self, s):
         """The first term of sum s, and the end of its terms."""
-        place = chosen_by(self.build, self.o.places, s)
-        return load_at(self.build, self.o.starts, place), load_at(self.build, self.o.starts, place + 1)
+        index = chosen_by(self.build, self.o.positions, s)
+        return load_at(self.build, self.o.starts, index), load_at(self.build, self.o.starts, index + 1)
 
     def start(self, s):
         """Where the chain of sum s starts."""
         return self.v.shift(self.o.start, s * self.o.start_row)
 
     def begin(self, start):
-        """The vectors that a sum begins with: those at a place, or 0 where that is null."""
+        """The vectors that a sum begins with: those at a address, or 0 where that is null."""
         pairs = zip(self.parts(start), self.masks)
         return starts_of(self.v, is_given(self.build, start), [(None, *pair) for pair in pairs], False)
 
@@ -229,8 +229,8 @@ class Writer:
         """Write sum s with its end."""
 
         def write(end):
-            for value, place, mask in zip(sums, self.parts(self.target(s)), self.masks):
-                self.v.store(end(value, place, None, mask), place, mask)
+            for value, address, mask in zip(sums, self.parts(self.target(s)), self.masks):
+                self.v.store(end(value, address, None, mask), address, mask)
 
         switched(self.build, finish, {code: partial(write, end) for code, end in self.ends.items()})
 
@@ -243,7 +243,7 @@ class Writer:
 
     def fetch_terms(self, s):
         """Prefetch the terms of a sum after s, where sums are in an order."""
-        with self.build.if_then(is_given(self.build, self.o.places).value):
+        with self.build.if_then(is_given(self.build, self.o.positions).value):
             first, last = self.bounds(smaller(s + TERMS_AHEAD, self.o.count - 1))
             with counted(self.build, last - first, LINE_BYTES // INDEX_BYTES) as i:
                 term = first + i
@@ -285,12 +285,12 @@ def emit_rows(build, o, write):
 
 def emit_blocks(build, o, write, block):
     """Write BLOCK_SUMS sums at a time: of all of them the terms in a block of rows, then those in the next."""
-    places = build.alloca(INT, BLOCK_SUMS)
-    place_of = lambda i: build.gep(places, [i.value])
+    cursors = build.alloca(INT, BLOCK_SUMS)
+    cursor_of = lambda i: build.gep(cursors, [i.value])
     with counted(build, o.count, BLOCK_SUMS) as top:
         together = smaller(o.count - top, BLOCK_SUMS)
         with counted(build, together) as i:
-            build.store(write.bounds(top + i)[0].value, place_of(i))
+            build.store(write.bounds(top + i)[0].value, cursor_of(i))
         with counted(build, o.depth, block) as row, counted(build, together) as i:
             s, beyond = top + i, row + block
             is_first, is_last = row.equals(0), beyond >= o.depth
@@ -298,11 +298,11 @@ def emit_blocks(build, o, write, block):
                 write.fetch_terms(s)
             last = write.bounds(s)[1]
             initial = write.begin(build.select(is_first.value, write.start(s), write.target(s)))
-            place, sums = carried_while(
-                build, Symbol(build, build.load(place_of(i))), partial(write.is_there, last, beyond),
+            position, sums = carried_while(
+                build, Symbol(build, build.load(cursor_of(i))), partial(write.is_there, last, beyond),
                 initial, partial(write.add, last),
             )  # fmt: skip
-            build.store(place.value, place_of(i))
+            build.store(position.value, cursor_of(i))
             write.store(s, sums, where(is_last, write.finish, write.finish.number(STORE)))
 
 
@@ -352,10 +352,10 @@ PRODUCT = emitted(f"sparse_product_{MACHINE.vector_bytes}", emit_product)
 
 
 def multiply(builder, dtype, **given):
-    """Write a call of the product. given : fields of `Sums`; places that are not given are null, numbers 0."""
+    """Write a call of the product. given : fields of `Sums`; addresses that are not given are null, numbers 0."""
     zero = ir.Constant(FLOATS[dtype], 0.0)
     others = {
-        **dict.fromkeys(("places", "start", "targets"), NOTHING),
+        **dict.fromkeys(("positions", "start", "targets"), NOTHING),
         **dict.fromkeys(("depth", "terms", "start_row"), INT(0)),
         "rate": zero,
         "l2": zero,
@@ -372,7 +372,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
     terms = stored // at_least(rows, 1)
     multiply(
         build, values.dtype, starts=indptr.data, indices=indices.data, values=values.data,
-        places=build.select(ordered, order.data, NOTHING), b=w.data, b_row=w.row, start=b.data,
+        positions=build.select(ordered, order.data, NOTHING), b=w.data, b_row=w.row, start=b.data,
         start_row=b.row if b.kind.ndim == 2 else INT(0),
         c=out.data, c_row=out.row, count=out.rows, columns=out.columns, finish=finish,
         depth=w.rows, terms=terms,

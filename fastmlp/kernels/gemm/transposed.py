@@ -82,9 +82,9 @@ def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, up
     flat, held = vector(out, 0, out.size), vector(waiting, 0, waiting.size)
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
-        place, size = (i - out_first) * n_out, columns * n_out
+        offset, size = (i - out_first) * n_out, columns * n_out
         if k > 0:
-            transpose(columns, n_out, held, place, n_out, panel, 0, width)
+            transpose(columns, n_out, held, offset, n_out, panel, 0, width)
         else:
             for j in range(n_out * width):
                 panel[j] = 0
@@ -94,15 +94,15 @@ def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, up
             (STORE, zero, zero), across,
         )  # fmt: skip
         if not apply:
-            transpose(n_out, columns, panel, 0, width, held, place, n_out)
+            transpose(n_out, columns, panel, 0, width, held, offset, n_out)
             continue
         turned = n_out * width
         transpose(n_out, columns, panel, 0, width, panel, turned, n_out)
         for j in range(size):
             g = panel[turned + j]
             if l2 > 0:
-                g = penalised(g, l2, flat[place + j])
-            flat[place + j] = step(flat[place + j], rate, g)
+                g = penalised(g, l2, flat[offset + j])
+            flat[offset + j] = step(flat[offset + j], rate, g)
 
 
 @apart

@@ -73,9 +73,9 @@ class Program:
         return EntrySource(name, identity.digest, function, scope, identity, False)
 
 
-def located(place: str) -> Any:
+def located(where: str) -> Any:
     """Return the object named by "module:name"."""
-    module, name = place.split(":")
+    module, name = where.split(":")
     return getattr(importlib.import_module(module), name)
 
 

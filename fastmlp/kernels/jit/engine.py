@@ -272,8 +272,8 @@ head:
   br i1 %goes_on, label %body, label %end
 body:
   %words = shl i64 %number, 1
-  %place = add i64 %words, 1
-  %of_function = getelementptr i64, ptr %table, i64 %place
+  %index = add i64 %words, 1
+  %of_function = getelementptr i64, ptr %table, i64 %index
   %of_call = getelementptr i64, ptr %of_function, i64 1
   %function = load ptr, ptr %of_function
   %call = load ptr, ptr %of_call

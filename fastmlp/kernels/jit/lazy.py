@@ -182,11 +182,11 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
     def emit(context, builder, signature, values):
         stub = _stub(context, builder.module, name, codes, signature, key)
         result = signature.return_type
-        place = cgutils.alloca_once(builder, context.get_value_type(result))
+        result_at = cgutils.alloca_once(builder, context.get_value_type(result))
         taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
         # As `call_conv.call_function`, in half as many instructions: errors go where the caller's would.
         excinfo = builder.function.args[1]
-        code = builder.call(stub, [place, builder.bitcast(excinfo, stub.args[1].type), *taken])
+        code = builder.call(stub, [result_at, builder.bitcast(excinfo, stub.args[1].type), *taken])
         good = [builder.icmp_signed("==", code, right) for right in (RETCODE_OK, RETCODE_NONE)]
         with cgutils.if_unlikely(builder, builder.not_(builder.or_(*good))):
             if excinfo.type.is_opaque:  # `emitted` code, which has no `try`
@@ -194,7 +194,7 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
             else:
                 status = SimpleNamespace(code=code, excinfoptr=builder.load(excinfo))
                 context.call_conv.return_status_propagate(builder, status)
-        return builder.load(place)
+        return builder.load(result_at)
 
     return emit
 
@@ -242,12 +242,12 @@ def _stub(context, module, name, codes, signature, key):
     convention.return_exc(builder)
 
     builder.position_at_end(found)
-    place = builder.phi(INT)
-    place.add_incoming(known, entry)
-    place.add_incoming(made, first)
+    address = builder.phi(INT)
+    address.add_incoming(known, entry)
+    address.add_incoming(made, first)
     target = convention.get_function_type(result, arguments)
-    place = builder.inttoptr(place, target.as_pointer())
-    builder.ret(builder.call(place, [into, excinfo, *values]))
+    address = builder.inttoptr(address, target.as_pointer())
+    builder.ret(builder.call(address, [into, excinfo, *values]))
     return stub
 
 
@@ -265,7 +265,7 @@ def _finder(context, module):
     cell, *given = finder.args
     builder = ir.IRBuilder(finder.append_basic_block("entry"))
     api = context.get_python_api(builder)
-    place = cgutils.alloca_once_value(builder, INT(0))
+    found = cgutils.alloca_once_value(builder, INT(0))
     before = normal_arithmetic(builder)
     gil = emission.python_call(builder, "PyGILState_Ensure", emission.INT32)
     resolver = ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
@@ -274,10 +274,10 @@ def _finder(context, module):
     )
     made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *given])
     with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
-        builder.store(api.long_as_longlong(made), place)
+        builder.store(api.long_as_longlong(made), found)
         api.decref(made)
     emission.python_call(builder, "PyGILState_Release", emission.VOID, gil)
-    address = builder.load(place)
+    address = builder.load(found)
     # Without an address Python has set an error, and the entry point puts the arithmetic back.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)

@@ -28,7 +28,7 @@ from fastmlp.kernels.codegen import machine
 from fastmlp.system.notices import say
 from fastmlp.system.private_files import NotPrivate, PrivateDirectory, alone, make, opened
 
-PLACE = "FASTMLP_CACHE_DIR"
+VARIABLE = "FASTMLP_CACHE_DIR"
 """The environment variable of the directory; default: NUMBA_CACHE_DIR, else the user's cache."""
 
 SWITCH = "FASTMLP_CACHE"
@@ -104,35 +104,35 @@ def directory(to_write: bool = False) -> PrivateDirectory:
     if is_off():
         raise StoreUnusable(f"{SWITCH} is 0")
     most_bytes()
-    place = default_place()
+    folder = default_folder()
     try:
         try:
-            found = opened(place)
+            found = opened(folder)
         except FileNotFoundError:
-            make(place)
-            found = opened(place)
+            make(folder)
+            found = opened(folder)
         if not to_write or found.writable:
             return found
-        why = f"{str(place)!r} can only be read"
+        why = f"{str(folder)!r} can only be read"
     except NotPrivate as error:
         why = str(error)
     except OSError as error:
-        why = f"{str(place)!r} cannot be used ({error.strerror})"
-    raise StoreUnusable(f"{why}; {PLACE} can name another directory")
+        why = f"{str(folder)!r} cannot be used ({error.strerror})"
+    raise StoreUnusable(f"{why}; {VARIABLE} can name another directory")
 
 
-def default_place() -> Path:
+def default_folder() -> Path:
     """Return the path of the directory, which need not exist yet."""
-    for variable in (PLACE, "NUMBA_CACHE_DIR"):
+    for variable in (VARIABLE, "NUMBA_CACHE_DIR"):
         if given := os.environ.get(variable):
             return Path(given).absolute() / "fastmlp"
     from platformdirs import user_cache_path  # 2 ms, which a named directory saves
 
     with contextlib.suppress(RuntimeError, ValueError):  # later releases raise where there is no home
-        place = user_cache_path("fastmlp", appauthor=False, opinion=False)
-        if place.is_absolute():
-            return place
-    raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one")
+        folder = user_cache_path("fastmlp", appauthor=False, opinion=False)
+        if folder.is_absolute():
+            return folder
+    raise StoreUnusable(f"there is no directory to write to; {VARIABLE} can name one")
 
 
 def most_bytes() -> int:
@@ -148,15 +148,15 @@ def most_bytes() -> int:
 def why_not_saved() -> str | None:
     """Return why nothing can be saved now, for instance on a full disk; None if saving works."""
     try:
-        place = directory(to_write=True)
+        folder = directory(to_write=True)
     except StoreUnusable as refused:
         return str(refused)
     try:
-        with _written(place, "room", bytes(ROOM)):
+        with _written(folder, "room", bytes(ROOM)):
             return None
     except OSError as error:
-        places_lost.add(place.path)
-        return f"{str(place.path)!r} takes no more files: {error.strerror}"
+        folders_lost.add(folder.path)
+        return f"{str(folder.path)!r} takes no more files: {error.strerror}"
 
 
 def load(name: str, key: str) -> MachineCode | None:
@@ -207,17 +207,17 @@ def read(name: str, key: str, kind: str) -> bytes | None:
     """Return the content of a file; None if absent or damaged."""
     file = file_name(name, key, kind)
     try:
-        place = directory()
-        content = _checked(place.read(file))
+        folder = directory()
+        content = _checked(folder.read(file))
     except (OSError, StoreUnusable):
         content = None
     if content is None:
         if (content := _carried(file)) is not None:
             read_from[file] = CARRIED
         return content
-    read_from[file] = place.path
+    read_from[file] = folder.path
     with contextlib.suppress(OSError):
-        place.touch(file)  # the time of the last use, by which files are removed
+        folder.touch(file)  # the time of the last use, by which files are removed
     return content
 
 
@@ -249,23 +249,23 @@ def _carries_nothing() -> bool:
 def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
     """Write a file, whole or not at all, with a warning once for each directory without success."""
     try:
-        place = directory(to_write=True)
+        folder = directory(to_write=True)
     except StoreUnusable:
         return
     try:
-        with _written(place, name, checksum_of(content), content) as temporary:
-            place.replace(temporary, file_name(name, key, kind))
+        with _written(folder, name, checksum_of(content), content) as temporary:
+            folder.replace(temporary, file_name(name, key, kind))
     except OSError as error:
-        if place.path not in places_lost:
-            places_lost.add(place.path)
-            why = f"{str(place.path)!r} takes no more files: {error.strerror}"
+        if folder.path not in folders_lost:
+            folders_lost.add(folder.path)
+            why = f"{str(folder.path)!r} takes no more files: {error.strerror}"
             say(f"fastmlp: later runs will compile again, for {why}")
         return
     if prunes:
-        prune(place, most_bytes())
+        prune(folder, most_bytes())
 
 
-places_lost: set[Path] = set()
+folders_lost: set[Path] = set()
 """Directories with a warning given, because nothing can be saved there."""
 
 
@@ -285,42 +285,42 @@ def hash_of(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _written(place: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]:
+def _written(folder: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]:
     """Write a temporary file and give its name; an unmoved file is removed at the end."""
     temporary = f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
-        place.create(temporary, *parts)
+        folder.create(temporary, *parts)
         yield temporary
     finally:
         with contextlib.suppress(OSError):
-            place.unlink(temporary)
+            folder.unlink(temporary)
 
 
-def files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
+def files(folder: PrivateDirectory) -> list[tuple[int, int, str]]:
     """Return (time of the last use, bytes, name) of the store's files, the least recently used first."""
     abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
-    return [one for one in listed(place, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
+    return [one for one in listed(folder, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
 
 
-def listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
+def listed(folder: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
     """Return the same for files whose names match a pattern."""
     found = []
     with contextlib.suppress(OSError):
-        for name, status in place.files():
+        for name, status in folder.files():
             if pattern.fullmatch(name):
                 found.append((status.st_mtime_ns, status.st_size, name))
     return sorted(found)
 
 
-def prune(place: PrivateDirectory, most: int) -> None:
+def prune(folder: PrivateDirectory, most: int) -> None:
     """Remove the least recently used files until the rest takes `most` bytes or less."""
-    found = files(place)
+    found = files(folder)
     excess = sum(size for _, size, _ in found) - most
     for _, size, name in found:
         if excess <= 0:
             break
         with contextlib.suppress(OSError):
-            place.unlink(name)
+            folder.unlink(name)
         excess -= size
 
 

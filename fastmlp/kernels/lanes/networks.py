@@ -39,7 +39,7 @@ def train_lanes(call, worker, workers):
     objective = call.objective
     run(
         call.parameters, call.moments, call.memory, call.order, call.starts, call.stops, call.totals, call.rates,
-        call.losses, call.lane_places, call.lane_numbers,
+        call.losses, call.lane_addresses, call.lane_numbers,
         (objective.divisor, objective.value_divisor, objective.shared_penalty),
     )  # fmt: skip
 
@@ -76,13 +76,13 @@ class GatheredRows:
     def _copy(self, kind, row_of, target, width):
         """Copy a row of each network, of `width` numbers."""
         v, rest = self.step.v, width % self.step.v.lanes
-        places = [
+        addresses = [
             v.shift(pointer, row * (width * v.itemsize))
             for pointer, row in zip(self.bases[kind], row_of, strict=True)
         ]
 
         def block(j, mask):
-            found = transposed(v, [v.shift(place, j * v.itemsize) for place in places], mask)
+            found = transposed(v, [v.shift(address, j * v.itemsize) for address in addresses], mask)
             for i, number in enumerate(found if mask is None else found[:rest]):
                 target[j + i] = Symbol(v.builder, number)
 
@@ -129,7 +129,7 @@ def names(constants):
 
     @disposable
     def run(
-        parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers, objective
+        parameters, moments, memory, order, starts, stops, totals, rates, losses, addresses, numbers, objective
     ):  # fmt: skip
         divisor, value_divisor, shares_penalty = objective
         lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
@@ -140,7 +140,10 @@ def names(constants):
             LaneNumbers(wide, one.data) for one in (totals, rates, losses, numbers)
         )
         bases = [
-            [builder.inttoptr(places[kind * lanes + lane].value, ir.PointerType()) for lane in range(lanes)]
+            [
+                builder.inttoptr(addresses[kind * lanes + lane].value, ir.PointerType())
+                for lane in range(lanes)
+            ]
             for kind in (ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS)
         ]
         state = [
@@ -161,7 +164,7 @@ def names(constants):
         of_rule = [numbers[i] for i in range(ROOM_FOR_CONSTANTS)]
         l2_of_lane, of_loss = numbers[L2], numbers.at(LOSS_PARAMETERS)
         dropout_at = dropout_of(step, numbers)
-        by_totals, by_rates, by_losses = (places[3 * lanes + i] for i in range(STRIDES))
+        by_totals, by_rates, by_losses = (addresses[3 * lanes + i] for i in range(STRIDES))
         factor_of = lambda s: loss_factor.formula(divisor, totals[s * by_totals])
         if constants.stays:
             data.gather(starts[0], of_all, factor_of(0))

@@ -87,7 +87,7 @@ def numbers_of(network: Network, optimizer: Optimizer, constants: LaneConstants)
     return numbers
 
 
-def places_of(data: Data, network: Network, dtype: np.dtype[Any]) -> list[int]:
+def addresses_of(data: Data, network: Network, dtype: np.dtype[Any]) -> list[int]:
     """Return the addresses of dense rows; ValueError for rows of other shapes than the network's."""
     rows = len(data.weights)
     check_array("inputs", data.inputs, (rows, network.n_in), dtype)  # type: ignore[arg-type]  # dense
@@ -134,7 +134,7 @@ def side_by_side(arrays: Sequence[Array]) -> Array:
 HUGE_PAGE = 1 << 21
 """Bytes. NumPy requests such pages for arrays of twice as many: 2 MiB of new memory take 0.1 ms, not 0.65."""
 
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 
 class LaneNumbersSnapshot(NamedTuple):
@@ -155,8 +155,8 @@ class LaneNumbersSnapshot(NamedTuple):
 class LaneBlocks:
     """Networks (models) with a common program and a common schedule.
 
-    kinds : networks and their optimisers; kind_of : (models,) the place of each model's
-    data : dense rows; data_of : (models,) the place of each model's
+    kinds : networks and their optimisers; kind_of : (models,) the index of each model's
+    data : dense rows; data_of : (models,) the index of each model's
     keys : (models,) of the dropout masks
     parameters : (models, P), the first parameters
     """
@@ -166,9 +166,9 @@ class LaneBlocks:
         entries: Entries,
         program: SpecializedProgram,
         kinds: Sequence[tuple[Network, Optimizer]],
-        kind_of: Places,
+        kind_of: Indices,
         data: Sequence[Data],
-        data_of: Places,
+        data_of: Indices,
         keys: NDArray[Any],
         parameters: Array,
         moments: Array | None = None,
@@ -193,9 +193,9 @@ class LaneBlocks:
         numbers = [numbers_of(*kind, program.constants) for kind in kinds]  # type: ignore[arg-type]
         self._numbers = self._by_lanes(np.array(numbers)[kind_of])
         self._numbers[:, KEY] = keys[self._of_lanes]
-        addresses = np.array([places_of(one, network, dtype) for one in data])
-        self._places = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
-        self._places[:, :-STRIDES] = self._by_lanes(addresses[data_of]).reshape(blocks, -1)
+        addresses = np.array([addresses_of(one, network, dtype) for one in data])
+        self._addresses = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
+        self._addresses[:, :-STRIDES] = self._by_lanes(addresses[data_of]).reshape(blocks, -1)
         self._kind_of_models = kind_of
         self._kind_of = self._kinds_by_lanes()
 
@@ -220,13 +220,13 @@ class LaneBlocks:
         self._numbers[:, STEPS] = np.broadcast_to(step, self._models)[own]
         found = new_objectives(count, blocks * lanes)
         order = side_by_side([orders[i if len(orders) > 1 else 0] for i in own[0]])
-        places = own[0] if len(totals) > 1 else own[0] * 0
-        of_lanes = np.take(over_lanes([one[:, None] for one in totals]), places, axis=2)
+        indices = own[0] if len(totals) > 1 else own[0] * 0
+        of_lanes = np.take(over_lanes([one[:, None] for one in totals]), indices, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
         of_blocks = np.ascontiguousarray(np.moveaxis(of_kinds, 2, 0))
         # The vectors between totals, rates and objectives of neighbouring steps; 0 where all steps are equal.
         apart = [0 if len(one) < count else one.shape[1] for one in (of_lanes, of_blocks[0])]
-        self._places[:, -STRIDES:] = [*apart, blocks]
+        self._addresses[:, -STRIDES:] = [*apart, blocks]
         most = int((stops - starts).max())
         room = (
             self._program.private
@@ -235,14 +235,14 @@ class LaneBlocks:
         given = {
             **shape.words, "order": order, "starts": starts, "stops": stops, "totals": of_lanes,
             "rates": of_blocks, "lanes": lanes, "losses": found, "parameters": self._parameters,
-            "moments": self._moments, "lane_places": self._places, "lane_numbers": self._numbers,
+            "moments": self._moments, "lane_addresses": self._addresses, "lane_numbers": self._numbers,
             "moment_rows": self._moments.shape[1] // self._parameters.shape[1],
             "memory": aligned(room, dtype),
         }  # fmt: skip
         call = Call(BLANK, given, shape)  # whose arrays live until the program has run
         calls = np.tile(np.frombuffer(call.words, np.int64), (blocks, 1))
         of_each = {
-            "parameters": self._parameters, "moments": self._moments, "lane_places": self._places,
+            "parameters": self._parameters, "moments": self._moments, "lane_addresses": self._addresses,
             "lane_numbers": self._numbers,
         }  # fmt: skip
         strides = {name: array.strides[0] for name, array in of_each.items()}
@@ -281,9 +281,9 @@ class LaneBlocks:
         """Return how many vectors so many networks fill."""
         return -(-models // self._lanes)
 
-    def keep(self, models: Places) -> None:
+    def keep(self, models: Indices) -> None:
         """Go on with some networks alone, numbered from 0; all others leave their lanes."""
-        addresses = self._places[:, :-STRIDES].reshape(len(self._places), -1, self._lanes)
+        addresses = self._addresses[:, :-STRIDES].reshape(len(self._addresses), -1, self._lanes)
         arrays = [
             self._by_models(one)[models]
             for one in (self._parameters, self._moments, self._numbers, addresses)
@@ -292,19 +292,19 @@ class LaneBlocks:
         self._of_lanes = self._laid_out()
         self._kind_of = self._kinds_by_lanes()
         self._parameters, self._moments, self._numbers, addresses = map(self._by_lanes, arrays)
-        self._places = self._places[: len(addresses)]
-        self._places[:, :-STRIDES] = addresses.reshape(len(addresses), -1)
+        self._addresses = self._addresses[: len(addresses)]
+        self._addresses[:, :-STRIDES] = addresses.reshape(len(addresses), -1)
 
-    def _kinds_by_lanes(self) -> Places:
-        """Return the places of kinds (blocks, lanes); of a single kind (1, lanes)."""
+    def _kinds_by_lanes(self) -> Indices:
+        """Return the indices of kinds (blocks, lanes); of a single kind (1, lanes)."""
         several = slice(None if len(self._kinds) > 1 else 1)
         return self._kind_of_models[self._of_lanes[several]]
 
-    def _laid_out(self) -> Places:
+    def _laid_out(self) -> Indices:
         """Return the network of each lane (blocks, lanes); spare lanes repeat the last."""
         blocks = -(-self._models // self._lanes)
-        places: Places = np.minimum(np.arange(blocks * self._lanes), self._models - 1)
-        return places.reshape(blocks, self._lanes)
+        indices: Indices = np.minimum(np.arange(blocks * self._lanes), self._models - 1)
+        return indices.reshape(blocks, self._lanes)
 
     def _by_lanes(self, arrays: Array) -> Array:
         """Return (models, n) as (blocks, n, lanes)."""

@@ -83,7 +83,7 @@ def emit_pack(build, arguments, kinds, code):
     blocks = (depth + (TERMS - 1)) // TERMS
 
     def row_at(i):
-        """The place of row i, where i is below `rows`."""
+        """The address of row i, where i is below `rows`."""
         if code & ORDERED:
             i = Symbol(build, build.load(build.gep(order, [i.value], source_etype=INT), typ=INT))
         return v.shift(source, i * row_bytes)
@@ -141,7 +141,7 @@ CACHED_TILES = 1 << 10
 
 
 def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
-    """Return the lazy function of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is a place in ENDS.
+    """Return the lazy function of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is an index in ENDS.
 
     sums_of_block : writes the sums of a block; begin, end : write code before and after all blocks
     """
@@ -152,7 +152,7 @@ def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build:
         rate, l2 = (Symbol(build, value) for value in numbers[5:])
         v = Vectors(build, types.float32, VECTOR_BYTES)
 
-        def place_of(packed, first, side, block):
+        def address_of(packed, first, side, block):
             return v.shift(packed, ((first // SIDE + side) * blocks + block) * TILE_BYTES)
 
         begin(build)
@@ -163,17 +163,17 @@ def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build:
             counted(build, smaller(rows - top, together), BLOCK) as below,
         ):
             down = top + below
-            sums_of_block(v, blocks, partial(place_of, a, down), partial(place_of, b, right), room)
+            sums_of_block(v, blocks, partial(address_of, a, down), partial(address_of, b, right), room)
             with counted(build, smaller(rows - down, BLOCK)) as m:
                 for side in range(2):
                     column = right + side * SIDE
                     mask, along = v.first(columns - column), column * v.itemsize
                     total = Symbol(build, v.load(v.shift(room, m * ROOM_ROW + side * VECTOR_BYTES)))
                     at, old_at = (
-                        v.shift(v.shift(place, (down + m) * row), along)
-                        for place, row in ((c, c_row), (start, start_row))
+                        v.shift(v.shift(address, (down + m) * row), along)
+                        for address, row in ((c, c_row), (start, start_row))
                     )
-                    read = lambda place, mask=mask: Symbol(build, v.load(place, mask))
+                    read = lambda address, mask=mask: Symbol(build, v.load(address, mask))
                     found = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
                     v.store(found.value, at, mask)
         end(build)
@@ -182,7 +182,7 @@ def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build:
 
 
 def finished(end, total, start, old, rate, l2):
-    """Return the vector to store for a vector of sums. start() and old() read `start` and C at its place."""
+    """Return the vector to store for a vector of sums. start() and old() read `start` and C at its address."""
     zero = total.number(0.0)
     match end:
         case "plain":
@@ -218,8 +218,8 @@ def tile_call(build, name, *values):
 def begin_tiles(build):
     """Describe eight whole tiles: palette 1, 64 bytes to a row, 16 rows."""
     content = bytes([1]) + bytes(15) + bytes([VECTOR_BYTES, 0] * 8) + bytes(16) + bytes([SIDE] * 8) + bytes(8)
-    place = cgutils.global_constant(build.module, "tiles", cgutils.make_bytearray(content))
-    tile_call(build, "ldtilecfg", build.bitcast(place, POINTER))
+    address = cgutils.global_constant(build.module, "tiles", cgutils.make_bytearray(content))
+    tile_call(build, "ldtilecfg", build.bitcast(address, POINTER))
 
 
 def end_tiles(build):
@@ -228,7 +228,7 @@ def end_tiles(build):
 
 
 def sums_of_tiles(v, blocks, a_at, b_at, room):
-    """Write the BLOCK x BLOCK sums of a product to room; a_at(side, block), b_at : places of an operand's tiles"""
+    """Write the BLOCK x BLOCK sums of a product to room; a_at(side, block), b_at : addresses of an operand's tiles"""
     build, row = v.builder, INT(VECTOR_BYTES)
     for number in range(4):
         tile_call(build, "tilezero", TILE(number))
@@ -239,8 +239,8 @@ def sums_of_tiles(v, blocks, a_at, b_at, room):
         for number in range(4):
             tile_call(build, "tdpbf16ps", TILE(number), TILE(4 + number // 2), TILE(6 + number % 2))
     for number in range(4):
-        place = v.shift(room, number // 2 * SIDE * ROOM_ROW + number % 2 * VECTOR_BYTES)
-        tile_call(build, "tilestored64", TILE(number), place, INT(ROOM_ROW))
+        address = v.shift(room, number // 2 * SIDE * ROOM_ROW + number % 2 * VECTOR_BYTES)
+        tile_call(build, "tilestored64", TILE(number), address, INT(ROOM_ROW))
 
 
 # --- by `vdpbf16ps` of AVX512_BF16: one instruction adds two terms to each of 16 sums ----------------------
@@ -263,8 +263,8 @@ def sums_of_vectors(v, blocks, a_at, b_at, room):
         values, of_b = [*values], [b_at(side, block) for side in range(2)]
         of_a = v.shift(a_at(half, block), top * VECTOR_BYTES)
         for pair in range(TERMS // 2):
-            places = [v.shift(tile, pair * VECTOR_BYTES) for tile in of_b]
-            b = [build.bitcast(build.load(place, typ=words, align=4), numbers) for place in places]
+            addresses = [v.shift(tile, pair * VECTOR_BYTES) for tile in of_b]
+            b = [build.bitcast(build.load(address, typ=words, align=4), numbers) for address in addresses]
             for m in range(HEIGHT):
                 word = build.load(v.shift(of_a, m * VECTOR_BYTES + pair * 4), typ=INT32, align=4)
                 a = build.bitcast(broadcast(build, word, SIDE), numbers)
@@ -303,26 +303,26 @@ def multiply(
 ):  # fmt: skip
     """Write a product C (rows, columns): pack A and B, then multiply by a lazy function of `multiplying`.
 
-    a, b : tuples of the packing's code, the place, the order of rows, rows, columns, and the bytes between rows
-    c : the place, and the bytes between rows; end : a place in ENDS
+    a, b : tuples of the packing's code, the address, the order of rows, rows, columns, and the bytes between rows
+    c : the address, and the bytes between rows; end : an index in ENDS
     """
-    blocks, places = (depth + (TERMS - 1)) // TERMS, []
-    place = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
+    blocks, addresses = (depth + (TERMS - 1)) // TERMS, []
+    address = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
     for (how, source, order, *sizes), count in ((a, rows), (b, columns)):
         outer = whole(count, BLOCK) // SIDE
-        call(build, PACK, WAYS, taken(3, 4), [how, source, order, place, *sizes, outer])
-        places.append(place)
-        place = shifted(build, place, (outer * blocks * TILE_BYTES).value)
+        call(build, PACK, WAYS, taken(3, 4), [how, source, order, address, *sizes, outer])
+        addresses.append(address)
+        address = shifted(build, address, (outer * blocks * TILE_BYTES).value)
     numbers = rows, columns, blocks, c[1], start_row, rate, l2
-    call(build, by, len(ENDS), taken(5, 5, 2), [end, *places, c[0], start, scratch.data, *numbers])
+    call(build, by, len(ENDS), taken(5, 5, 2), [end, *addresses, c[0], start, scratch.data, *numbers])
 
 
 def ordered(x, order, first):
     """The first three of `multiply`'s `a` for the rows of x[order] from `first` on; of x where the order is empty."""
     build = x.builder
     there = (order.columns > 0).value
-    place = build.select(there, x.data, x.at(first))
-    return way(build, BY_ROWS, order), place, order.at(0, first)
+    address = build.select(there, x.data, x.at(first))
+    return way(build, BY_ROWS, order), address, order.at(0, first)
 
 
 def way(build, how, order):
@@ -331,7 +331,7 @@ def way(build, how, order):
 
 
 def chosen(build, condition, a, b):
-    """Return the place in ENDS of a or b, by a condition."""
+    """Return the index in ENDS of a or b, by a condition."""
     return build.select(condition.value, *(INT(ENDS.index(name)) for name in (a, b)))
 
 

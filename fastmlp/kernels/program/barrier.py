@@ -2,10 +2,10 @@
 
 A waiting worker polls for about as long as a wake-up takes, and then sleeps until the barrier opens, so that
 the core is free for the missing worker, or for other programs. Opening a barrier without sleepers calls
-nothing. Each arrival moves a cache line from the core of the arrival before, so arrivals at a meeting place
-are serial. Up to `FAN_IN` workers therefore meet at a single place. More workers form groups: each group meets
-at its place, and then a worker of each group meets the other groups at the root. So 96 workers wait for 8 and
-then 12 such transfers, where a single place would need 96 (`docs/measured/threads.md`).
+nothing. Each arrival moves a cache line from the core of the arrival before, so arrivals at a node
+are serial. Up to `FAN_IN` workers therefore meet at a single node. More workers form groups: each group meets
+at its node, and then a worker of each group meets the other groups at the root. So 96 workers wait for 8 and
+then 12 such transfers, where a single node would need 96 (`docs/measured/threads.md`).
 
 Order of memory, for processors such as ARM's that keep no order by themselves:
 
@@ -32,7 +32,7 @@ from fastmlp.kernels.program.records import (
     FAN_IN,
     GENERATION,
     MOST_GROUPS,
-    PLACE,
+    NODE,
     SLEEPERS,
 )
 from fastmlp.kernels.program.workers import FUNCTIONS, SEEN, VALUE, WORD
@@ -68,26 +68,26 @@ def function_of(module):
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
-        function.attributes.add("noinline")  # a step waits in several places
+        function.attributes.add("noinline")  # a step waits in several nodes
         builder = ir.IRBuilder(function.append_basic_block())
         emit_wait(builder, *function.args)
         builder.ret_void()
     return function
 
 
-def word(builder, place, index):
-    """Return the address of word `index` of a meeting place."""
-    return builder.gep(place, [index if isinstance(index, ir.Value) else INT(index)], source_etype=INT)
+def word(builder, node, index):
+    """Return the address of word `index` of a node."""
+    return builder.gep(node, [index if isinstance(index, ir.Value) else INT(index)], source_etype=INT)
 
 
-def read(builder, place, index):
+def read(builder, node, index):
     """Return a word; all workers see the same order of these reads and of `add`."""
-    return builder.load_atomic(word(builder, place, index), "seq_cst", 8, typ=INT)
+    return builder.load_atomic(word(builder, node, index), "seq_cst", 8, typ=INT)
 
 
-def add(builder, place, index, number=1):
+def add(builder, node, index, number=1):
     """Add a number to a word atomically; return the value before."""
-    return builder.atomic_rmw("add", word(builder, place, index), INT(number), "seq_cst")
+    return builder.atomic_rmw("add", word(builder, node, index), INT(number), "seq_cst")
 
 
 def emit_wait(builder, barrier, worker, workers):
@@ -104,75 +104,75 @@ def emit_wait(builder, barrier, worker, workers):
             group = builder.sdiv(worker, size)
             left = builder.sub(workers, builder.mul(group, size))
             members = builder.select(less(left, size), left, size)
-            own = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(PLACE)))
+            own = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(NODE)))
             all_groups = lambda: emit_meeting(builder, barrier, parts(workers, size))
             emit_meeting(builder, own, members, all_groups)
 
 
-def emit_meeting(builder, place, members, before_opening=None):
-    """Write a meeting of `members` workers at a place; a closed place lets workers through at once.
+def emit_meeting(builder, node, members, before_opening=None):
+    """Write a meeting of `members` workers at a node; a closed node lets workers through at once.
 
     before_opening : writes the last worker's actions before the opening
     """
-    generation = read(builder, place, GENERATION)
+    generation = read(builder, node, GENERATION)
     with builder.if_then(builder.icmp_signed(">=", generation, INT(0))):
         # Arrivals are never reset to 0: meeting g, counted from 0, ends with arrival number (g + 1) * members.
         last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
-        is_last = builder.icmp_signed("==", add(builder, place, ARRIVED), last_of_all)
+        is_last = builder.icmp_signed("==", add(builder, node, ARRIVED), last_of_all)
         with builder.if_else(is_last) as (opens, waits):
             with opens:
                 if before_opening is not None:
                     before_opening()
-                add(builder, place, GENERATION)
+                add(builder, node, GENERATION)
                 # Who fell asleep is counted. Who counts after this reading finds another generation, and stays awake.
-                with builder.if_then(builder.icmp_signed("!=", read(builder, place, SLEEPERS), INT(0))):
-                    emit_wake(builder, place)
+                with builder.if_then(builder.icmp_signed("!=", read(builder, node, SLEEPERS), INT(0))):
+                    emit_wake(builder, node)
             with waits:
-                emit_waiting(builder, place, generation)
+                emit_waiting(builder, node, generation)
 
 
-def emit_waiting(builder, place, generation):
-    """Write polls of the place's generation until a change; after SPINS polls each comes after a sleep."""
+def emit_waiting(builder, node, generation):
+    """Write polls of the node's generation until a change; after SPINS polls each comes after a sleep."""
     before = builder.block
     head, spin, sleep, after = map(builder.append_basic_block, ("head", "spin", "sleep", "after"))
     builder.branch(head)
     builder.position_at_end(head)
     spins = builder.phi(INT)
-    same = builder.icmp_signed("==", read(builder, place, GENERATION), generation)
+    same = builder.icmp_signed("==", read(builder, node, GENERATION), generation)
     builder.cbranch(same, spin, after)
     builder.position_at_end(spin)
     more = builder.add(spins, INT(1))
     builder.cbranch(builder.icmp_signed(">", more, INT(SPINS)), sleep, head)
     builder.position_at_end(sleep)
-    add(builder, place, SLEEPERS)
+    add(builder, node, SLEEPERS)
     builder.fence("seq_cst")
-    emit_sleep(builder, place, generation, builder.sub(more, INT(SPINS)))
-    add(builder, place, SLEEPERS, -1)
+    emit_sleep(builder, node, generation, builder.sub(more, INT(SPINS)))
+    add(builder, node, SLEEPERS, -1)
     builder.branch(head)
     for value, block in ((INT(0), before), (more, spin), (more, sleep)):
         spins.add_incoming(value, block)
     builder.position_at_end(after)
 
 
-def emit_sleep(builder, place, generation, times):
-    """Write a sleep until the place's generation changes, or of some microseconds; times : from 1, in a row"""
+def emit_sleep(builder, node, generation, times):
+    """Write a sleep until the node's generation changes, or of some microseconds; times : from 1, in a row"""
     if FUNCTIONS:
-        emit_call(builder, FUNCTIONS["sleep"], place, generation)
+        emit_call(builder, FUNCTIONS["sleep"], node, generation)
         return
     shorter = builder.icmp_signed("<", times, INT(MOST_NAPS))
     nap = builder.mul(builder.select(shorter, times, INT(MOST_NAPS)), INT(NAP))
     builder.call(declare(builder.module, "usleep", INT32, [INT32]), [builder.trunc(nap, INT32)])
 
 
-def emit_wake(builder, place):
-    """Write the waking of all sleepers at a place."""
+def emit_wake(builder, node):
+    """Write the waking of all sleepers at a node."""
     if FUNCTIONS:
-        emit_call(builder, FUNCTIONS["wake"], place)
+        emit_call(builder, FUNCTIONS["wake"], node)
 
 
-def emit_call(builder, function, place, generation=None):
+def emit_call(builder, function, node, generation=None):
     """Write the call of a function of `workers.FUNCTIONS`."""
-    (name, arguments), given = function, {WORD: word(builder, place, GENERATION)}
+    (name, arguments), given = function, {WORD: word(builder, node, GENERATION)}
     if generation is not None:
         with builder.goto_entry_block():
             seen = builder.alloca(INT)

@@ -64,7 +64,7 @@ def _read(context, builder, record, value, name):
         return number
     if isinstance(kind, types.Record):
         return builder.inttoptr(number, context.get_value_type(kind))
-    place = builder.inttoptr(number, context.get_data_type(types.CPointer(kind.dtype)))
+    address = builder.inttoptr(number, context.get_data_type(types.CPointer(kind.dtype)))
     return view(
-        context, builder, kind, place, [word(n) if isinstance(n, str) else INT(n) for n in ARRAYS[name][1]]
+        context, builder, kind, address, [word(n) if isinstance(n, str) else INT(n) for n in ARRAYS[name][1]]
     )

@@ -36,29 +36,31 @@ class FusedChainWriter:
         self.rows, self.width, self.z = z.rows, z.columns, z.data
         record, itemsize, self.links = operations.dtype, self.v.itemsize, []
         for number, part in enumerate(chain.parts, 1 - len(chain.parts)):
-            place = shifted(self.builder, operations.data, ((last + number) * record.size).value)
+            address = shifted(self.builder, operations.data, ((last + number) * record.size).value)
 
-            def field(name, kind=types.int64, place=place):
-                return NumberArray(self.builder, kind, shifted(self.builder, place, INT(record.offset(name))))
+            def field(name, kind=types.int64, address=address):
+                return NumberArray(
+                    self.builder, kind, shifted(self.builder, address, INT(record.offset(name)))
+                )
 
             weights, biases, trained, sums = (
                 field(name)[0] for name in ("weights", "biases", "trained", "sums")
             )
-            places, numbers = [], []
+            addresses, numbers = [], []
             if isinstance(part, Kind):
                 starts = (biases if one.shape == BIAS else weights for one in part.parameters)
-                places = [self.v.shift(parameters.data, start * itemsize) for start in starts]
+                addresses = [self.v.shift(parameters.data, start * itemsize) for start in starts]
                 given = field("numbers", types.float64)
                 numbers = [number_at(given, i, itemsize) for i in range(len(part.row.numbers))]
-            self.links.append((part, places, numbers, sums, trained - weights))
+            self.links.append((part, addresses, numbers, sums, trained - weights))
 
-    def at(self, place, unit):
+    def at(self, address, unit):
         """Return the address of a number."""
-        return self.v.shift(place, unit * self.v.itemsize)
+        return self.v.shift(address, unit * self.v.itemsize)
 
-    def load(self, place, unit, mask):
+    def load(self, address, unit, mask):
         """Return a vector from number `unit` on."""
-        return Symbol(self.builder, self.v.load(self.at(place, unit), mask))
+        return Symbol(self.builder, self.v.load(self.at(address, unit), mask))
 
     def passed(self, unit, row, mask):
         """Return each operation's input and parameters; and at last the chain's output.
@@ -66,8 +68,8 @@ class FusedChainWriter:
         unit, row : of a vector, under the mask
         """
         value, found = self.load(self.z, row * self.width + unit, mask), []
-        for part, places, numbers, *_ in self.links:
-            own = [self.load(place, unit, mask) for place in places]
+        for part, addresses, numbers, *_ in self.links:
+            own = [self.load(address, unit, mask) for address in addresses]
             found.append((value, own))
             is_kind = isinstance(part, Kind)
             value = value.number(unit_value(part, value, own, numbers) if is_kind else part.formula(value))
@@ -91,36 +93,36 @@ class FusedChainWriter:
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for (_, places, *_), place in zip(self.links, own, strict=True):
-                        for vector in range(len(places)):
-                            self.v.over(units, self._clear(place, vector * self.width + left))
+                    for (_, addresses, *_), address in zip(self.links, own, strict=True):
+                        for vector in range(len(addresses)):
+                            self.v.over(units, self._clear(address, vector * self.width + left))
                 with counted(self.builder, rows) as row:
                     self.v.over(units, self._back(own, delta, begin + row, left))
 
-    def _clear(self, place, start):
-        return lambda unit, mask: self.v.store(self.v.zero, self.at(place, start + unit), mask)
+    def _clear(self, address, start):
+        return lambda unit, mask: self.v.store(self.v.zero, self.at(address, start + unit), mask)
 
     def _back(self, own, delta, row, left):
         def write(unit, mask):
             unit = left + unit
             passed, _ = self.passed(unit, row, mask)
-            place = self.at(delta, row * self.width + unit)
-            by_output = Symbol(self.builder, self.v.load(place, mask))
-            for (part, places, numbers, *_), (x, given), sums in reversed(
+            address = self.at(delta, row * self.width + unit)
+            by_output = Symbol(self.builder, self.v.load(address, mask))
+            for (part, addresses, numbers, *_), (x, given), sums in reversed(
                 [*zip(self.links, passed, own, strict=True)]
             ):
                 if isinstance(part, Kind):
                     found = unit_gradient(part, by_output, x, given, numbers)
                 else:
                     found = [backward_of(part, by_output, x, x.number(part.formula(x)))]
-                if len(places) > len(found) - 1:  # a shift, whose derivative is that by the output
+                if len(addresses) > len(found) - 1:  # a shift, whose derivative is that by the output
                     found.append(by_output)
                 by_output = found[0]
                 for number, by_parameter in enumerate(found[1:]):
                     at = number * self.width + unit
                     total = self.load(sums, at, mask) + by_parameter
                     self.v.store(total.value, self.at(sums, at), mask)
-            self.v.store(by_output.value, place, mask)
+            self.v.store(by_output.value, address, mask)
 
         return write
 
@@ -150,7 +152,8 @@ def fused_forward(code, operations, last, parameters, z, out):
 def fused_backward(code, operations, last, parameters, z, first, parts, sums, delta):
     """delta (rows, width) = the derivative of the loss by z, given delta of the output of the chain `code`.
 
-    first : the first row's place in the batch; the row begins a part of LOSS_ROWS rows, or all share a part
+    first : the first row's position in the batch; the row begins a part of LOSS_ROWS rows, or all share a
+        part
     parts : of the batch
     sums : for each operation (parts, its gain and shift), from `Operation.sums` times the parts on;
         written for the parts of these rows, or added to: the derivatives by both, row after row, from 0

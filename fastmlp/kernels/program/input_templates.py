@@ -198,8 +198,8 @@ def tables_step(call, rows, step, number, rate, worker, workers):
         levels, width, unit = table.levels, table.width, table.unit
         marks = vector(call.row_marks, table.mark, levels + 1)
         first, last = worker_part(levels + 1, worker, workers, TOGETHER)
-        place, n = table.start + first * width, (last - first) * width
-        clear(vector(gradients, place, n))
+        offset, n = table.start + first * width, (last - first) * width
+        clear(vector(gradients, offset, n))
         for i in range(rows):
             row = table_row(codes[i, column], levels)
             if first <= row and row < last:
@@ -209,7 +209,7 @@ def tables_step(call, rows, step, number, rate, worker, workers):
                 if sparse_update:
                     marks[row] = 1
         if not left_whole(call):
-            apply_gradients(call, 0, number, step, rate, place, n)
+            apply_gradients(call, 0, number, step, rate, offset, n)
 
 
 def sparse_table_step(call, codes, delta, step, number, column, rate, worker, workers):
@@ -222,7 +222,7 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
     entry = call.tables[here.column + column]
     start, height, width, unit = entry.start, entry.levels + 1, entry.width, entry.unit
     marks = vector(call.row_marks, entry.mark, height)
-    some, found = vector(call.row_places, (call.batch + APART // 8) * worker, rows), 0
+    some, found = vector(call.row_numbers, (call.batch + APART // 8) * worker, rows), 0
     table, moments = matrix(call.parameters, start, height, width), call.moments
     for i in range(rows):
         row = table_row(codes[i, column], height - 1)

@@ -128,11 +128,11 @@ def loss_backward(call, worker, workers):
             total, read = 0.0, square_sum(vector(call.inputs, (at + i) * n_in, n_in))
             for number in range(depth):
                 here = operations[number]
-                place = here.units * rows + i * here.n_out
-                delta = square_sum(vector(memory, call.deltas + place, here.n_out))
+                offset = here.units * rows + i * here.n_out
+                delta = square_sum(vector(memory, call.deltas + offset, here.n_out))
                 total += delta * (read + (here.trains_bias != 0))
                 if number + 1 < depth:
-                    read = square_sum(vector(memory, call.activations + place, here.n_out))
+                    read = square_sum(vector(memory, call.activations + offset, here.n_out))
             call.losses[at + i] = total
 
 

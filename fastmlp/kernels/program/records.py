@@ -24,15 +24,15 @@ APART = 128
 """Bytes between the writes of two workers: two cache lines, fetched in pairs by processors."""
 
 FAN_IN, MOST_GROUPS = 8, 64
-"""The most workers at a meeting place of a barrier; the most groups of workers."""
+"""The most workers at a node of a barrier; the most groups of workers."""
 
-ARRIVED, SLEEPERS, GENERATION, PLACE = 0, 1, APART // 8, 2 * APART // 8
-"""Words of a meeting place, the root is the first: arrivals, sleepers, generation; and their number."""
+ARRIVED, SLEEPERS, GENERATION, NODE = 0, 1, APART // 8, 2 * APART // 8
+"""Words of a node, the root is the first: arrivals, sleepers, generation; and their number."""
 
 CLOSED = -(1 << 30)
-"""The generation of a closed meeting place; other generations, and their lower halves, are not negative."""
+"""The generation of a closed node; other generations, and their lower halves, are not negative."""
 
-ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
+ABANDONED, BARRIER = (1 + MOST_GROUPS) * NODE, (1 + MOST_GROUPS) * NODE + APART // 8
 """The word of a barrier's array that ends steps, 0 until a failure; the array's length."""
 
 UNSUMMED = ABANDONED + 1
@@ -156,7 +156,7 @@ reason : written, why the steps end; single : whether numbers must be kept in fl
 loss : the objective of the point; divisor : of the loss in the history, see `Objective.value_divisor`
 scale : the factor of the objective in the equations; squares : whether the loss is a sum of squares
 dual : whether the equations are those of the residuals; side : the number of equations
-block : rows of J at a time; gram, factor, jacobian, scaled, residuals : places in the room
+block : rows of J at a time; gram, factor, jacobian, scaled, residuals : offsets in the room
 square, counted : of the residuals of a step: the sum of squares, and their number
 total_diagonal : the sum of the diagonal of J'J
 """
@@ -196,13 +196,13 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
     "nonzero_columns": (np.bool_, ("marks",)),
-    "places": (np.int64, ("placed",)),
+    "positions": (np.int64, ("placed",)),
     "batch_rows": (np.int64, ("steps",)),
     "matrices": (None, ("matrix_length",)),
-    "lane_places": (np.int64, ("lanes",)),
+    "lane_addresses": (np.int64, ("lanes",)),
     "lane_numbers": (np.float64, ("lanes",)),
     "row_marks": (np.int32, ("table_rows",)),
-    "row_places": (np.int64, ("all_row_places",)),
+    "row_numbers": (np.int64, ("all_row_numbers",)),
     "whole": (WHOLE, ()),
     "curves": (np.float64, (6, "iterations")),
     "room": (None, ("room_length",)),
@@ -212,7 +212,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "list_starts": (np.int64, ("listed",)),
     "list_samples": (np.int32, ("all_terms",)),
     "list_numbers": (None, ("all_terms",)),
-    "list_places": (np.int64, ("all_places",)),
+    "list_cursors": (np.int64, ("all_cursors",)),
 }
 """Arrays of a call by name: the dtype (None: the network's), and the shape in numbers of the call.
 
@@ -233,14 +233,14 @@ tangents : of the inputs
 memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row
 barrier : of the workers, see `fastmlp.kernels.program.workers`
 nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
-places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
+positions : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
     read without ranks
 matrices : the workspace of `weight_templates.orthogonalise`
-lane_places : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
+lane_addresses : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
     steps in totals, in rates and in losses. For predictions the addresses of all outputs
 lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
 row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
-row_places : for each worker, the batch's rows of a table
+row_numbers : for each worker, the batch's rows of a table
 whole : a WHOLE; room : vectors and matrices of `whole_steps`
 curves : written for each iteration: the objective, the gradient's norm, the damping, the precision of the
     prior, the noise, the effective parameters
@@ -267,8 +267,8 @@ private : (workers, private_length), `variant.SpecializedProgram.private`, laid 
 NUMBERS = (
     *("depth", "size", "moment_rows", "n_heads", "members", "columns", "samples", "n_in", "n_out"),
     *("visits", "steps", "step", "key", "batch", "length", "accumulates", "microbatch", "fewest"),
-    *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows", "all_row_places"),
-    *("counted", "words", "listed", "terms", "all_terms", "all_places"),
+    *("bounds", "stored", "bytes", "by_inputs_rows", "marks", "placed", "table_rows", "all_row_numbers"),
+    *("counted", "words", "listed", "terms", "all_terms", "all_cursors"),
     *("summing", "totalling", "leads", "together", "lanes", "iterations", "room_length"),
     *("matrix_length", "matrix_size", "matrix_side", "matrix_width", "matrix_scratch"),
     *(*BUFFERS, "scratch_length", "slice_length", "private_length"),
@@ -298,7 +298,7 @@ matrix_size, .. : of the parts of `matrices`, 0 where no rule takes orthogonal m
 table_rows : of all tables of categories; terms : the most non-zeros of a step
 """
 
-WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
+WORDS = {name: index for index, name in enumerate((*ARRAYS, *NUMBERS))}
 """The index of each word of a call by name."""
 
 LENGTHS = {
@@ -313,10 +313,18 @@ LENGTHS = {
             "starts",
             "memory",
             "nonzero_columns",
-            "places",
+            "positions",
         ),
-        *("matrices", "row_marks", "row_places", "list_counts", "list_marks", "list_columns", "list_samples"),
-        "list_places",
+        *(
+            "matrices",
+            "row_marks",
+            "row_numbers",
+            "list_counts",
+            "list_marks",
+            "list_columns",
+            "list_samples",
+        ),
+        "list_cursors",
     )
 }
 """The index of an array's length among the words: a call that is given the array has its length, too."""

@@ -27,26 +27,26 @@ class Row:
 
     v : vectors of LANES lanes
     units : the numbers of the row, an integer or a `Symbol`; count : the same as a float
-    places : by name the addresses of x, other, delta, saved, out and out2, and of gain and shift
+    addresses : by name the addresses of x, other, delta, saved, out and out2, and of gain and shift
     numbers : the hyperparameters of the operation, each a `Symbol`
     """
 
-    def __init__(self, v, units, count, places, numbers=()):
-        self.v, self.builder, self.units, self.places = v, v.builder, units, places
+    def __init__(self, v, units, count, addresses, numbers=()):
+        self.v, self.builder, self.units, self.addresses = v, v.builder, units, addresses
         self.like = Symbol(v.builder, v.zero)
         self.count, self.numbers = self.like.number(count), [self.like.number(number) for number in numbers]
 
     def second(self, units, name, number):
         """Return a row of so many units, whose array of this name begins at element `number`."""
-        return Row(self.v, units, float(units), {**self.places, name: self.place(name, number)})
+        return Row(self.v, units, float(units), {**self.addresses, name: self.address(name, number)})
 
-    def place(self, name, number):
+    def address(self, name, number):
         """Return the address of an element of an array."""
-        return self.v.shift(self.places[name], number * self.v.itemsize)
+        return self.v.shift(self.addresses[name], number * self.v.itemsize)
 
     def load(self, name, number, mask=None):
         """Return a vector of an array from element `number` on."""
-        return Symbol(self.builder, self.v.load(self.place(name, number), mask))
+        return Symbol(self.builder, self.v.load(self.address(name, number), mask))
 
     def store(self, name, number, mask, symbol, adds=False):
         """Write a vector to an array, or add it where `adds`, a Symbol or a bool, holds."""
@@ -58,7 +58,7 @@ class Row:
 
     def put(self, name, number, mask, symbol):
         """Write a vector over the elements of an array."""
-        self.v.store(symbol.value, self.place(name, number), mask)
+        self.v.store(symbol.value, self.address(name, number), mask)
 
     def over(self, do):
         """Write do(unit, mask) for each vector of units, from number `unit` on."""
@@ -66,16 +66,18 @@ class Row:
 
     def number(self, name, number):
         """Return an element of an array in every lane."""
-        return Symbol(self.builder, self.v.broadcast(self.place(name, number)))
+        return Symbol(self.builder, self.v.broadcast(self.address(name, number)))
 
     def save(self, number, symbol):
         """Write a number, equal in every lane, to `saved`."""
-        self.builder.store(self.builder.extract_element(symbol.value, INT32(0)), self.place("saved", number))
+        self.builder.store(
+            self.builder.extract_element(symbol.value, INT32(0)), self.address("saved", number)
+        )
 
     def add_number(self, name, number, symbol):
         """Add a number, equal in every lane, to an element of an array."""
-        new, place = self.builder.extract_element(symbol.value, INT32(0)), self.place(name, number)
-        self.builder.store(self.builder.fadd(self.builder.load(place, typ=self.v.scalar), new), place)
+        new, address = self.builder.extract_element(symbol.value, INT32(0)), self.address(name, number)
+        self.builder.store(self.builder.fadd(self.builder.load(address, typ=self.v.scalar), new), address)
 
     def reduction(self, operation):
         """Return a `VectorReduction` for a sum or maximum: see `emit_row`."""
@@ -100,16 +102,16 @@ OUT = {"z": "out", "other": "out2"}
 class _Writer:
     """Writes expressions of a row for a kind of operation.
 
-    places : of the parameters, by variable: section, index there, and whether each unit has a number
+    sections : of the parameters, by variable: section, index there, and whether each unit has a number
     """
 
     def __init__(self, kind, row, arrays):
         """arrays : by variable the array read by expressions"""
-        self.row, self.function, self.arrays, self.places = row, kind.row, arrays, {}
+        self.row, self.function, self.arrays, self.sections = row, kind.row, arrays, {}
         at = {"gain": 0, "shift": 0}
         for one in kind.row.parameters:
             section = "shift" if one.shape == BIAS else "gain"
-            self.places[one.variable] = section, at[section], one.by_unit
+            self.sections[one.variable] = section, at[section], one.by_unit
             at[section] = at[section] + (row.units if one.by_unit else 1)
 
     def read(self, wanted):
@@ -120,7 +122,7 @@ class _Writer:
             found = {
                 name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted
             }
-            for name, (section, at, by_unit) in self.places.items():
+            for name, (section, at, by_unit) in self.sections.items():
                 if by_unit and name in wanted:
                     found[name] = row.load(section, unit + at, mask)
             return {**found, ONES: row.like.number(1.0)}
@@ -131,7 +133,7 @@ class _Writer:
         """Write expressions, as `emit_row` does."""
         row, names = self.row, map(number_variable, self.function.numbers)
         fixed = {COUNT: row.count, **dict(zip(names, row.numbers, strict=True))}
-        for name, (section, at, by_unit) in self.places.items():
+        for name, (section, at, by_unit) in self.sections.items():
             if not by_unit:
                 fixed[name] = row.number(section, at)
         wanted = set().union(*(expression.names() for expression in (*(end for end, _ in ends), *numbers)))
@@ -143,13 +145,13 @@ def forward(kind, row):
     code = kind.row.code
     ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
     known = _Writer(kind, row, SOURCES).write(ends, code.saved)
-    for place, node in enumerate(code.saved):
-        row.save(place, known[id(node)])
+    for index, node in enumerate(code.saved):
+        row.save(index, known[id(node)])
 
 
 def _saved(kind, row):
     """Return the saved numbers of `forward`, by node id."""
-    return {id(node): row.number("saved", place) for place, node in enumerate(kind.row.code.saved)}
+    return {id(node): row.number("saved", index) for index, node in enumerate(kind.row.code.saved)}
 
 
 def backward(kind, row, adds):
@@ -169,7 +171,7 @@ def gradient(kind, row):
     """Add to out, as the gain, a row's derivatives by the parameters other than biases."""
     writer, by_unit, by_layer = _Writer(kind, row, {**SOURCES, "delta": "delta"}), [], []
     for one in kind.row.weights:
-        (_, at, _), derivative = writer.places[one.variable], kind.row.code.derivatives[one.variable]
+        (_, at, _), derivative = writer.sections[one.variable], kind.row.code.derivatives[one.variable]
 
         def write(unit, mask, number, at=at):
             row.store("out", unit + at, mask, number, True)
@@ -206,9 +208,9 @@ MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 """The value of a NaN hyperparameter, by bytes of a number."""
 
 
-def number_at(numbers, place, itemsize):
+def number_at(numbers, index, itemsize):
     """Return a hyperparameter, float64."""
-    number = numbers[place]
+    number = numbers[index]
     return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
 
 
@@ -225,10 +227,10 @@ def each_row(write, kind, numbers, subrows, second, rows, vectors):
     own = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
     columns, steps = {"other": second, "out2": second}, [one.units // subrows for one in vectors.values()]
     with counted(builder, x.rows // subrows) as row, counted(builder, subrows) as cut:
-        places = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
+        addresses = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
         for (name, one), step in zip(vectors.items(), steps, strict=True):
-            places[name] = one.at(0, cut * step)
-        write(kind, Row(v, units, count, places, own))
+            addresses[name] = one.at(0, cut * step)
+        write(kind, Row(v, units, count, addresses, own))
 
 
 @of_code("operation", results=0)

@@ -150,8 +150,8 @@ def drop_placed(call, start, step, number, first, p, a, out):
         drop(call.key, step, number, start - call.starts[step - call.step] + first, p, a, out)
     else:
         for i in range(a.shape[0]):
-            own, place = rows_of(out, i, i + 1), call.places[start + first + i]
-            drop(call.key, step, number, place, p, rows_of(a, i, i + 1), own)
+            own, position = rows_of(out, i, i + 1), call.positions[start + first + i]
+            drop(call.key, step, number, position, p, rows_of(a, i, i + 1), own)
 
 
 def rows_outputs(call, rows, first, last, at):

@@ -54,10 +54,10 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     starts = vector(call.list_starts, first + APART // 8 * worker, width + 1)
     samples = vector(call.list_samples, worker * call.terms, call.terms)
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
-    places = vector(call.list_places, (call.batch + APART // 8) * worker, rows)
+    cursors = vector(call.list_cursors, (call.batch + APART // 8) * worker, rows)
     list_columns(
         (indptr, call.indices, call.values), order, rows, first, last, here.sparse_in, not few,
-        (counts, marks), (columns, starts, samples, numbers), places,
+        (counts, marks), (columns, starts, samples, numbers), cursors,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)
@@ -97,8 +97,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
         if not apart:
-            place = here.weights + (before + at) * n_out
-            update_part(call, rule, step, own_rate, place, vector(g, 0, g.size))
+            offset = here.weights + (before + at) * n_out
+            update_part(call, rule, step, own_rate, offset, vector(g, 0, g.size))
 
 
 def mark_nonzero_columns(call, start, stop):
@@ -127,8 +127,8 @@ def step_neighbours(call, step, number, l1, l2, rate, some, g):
         row, rows = some[t], rows_of(g, t, stop)
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, row, row + stop - t), rows)
-        place = here.weights + (before + row) * n_out
-        update_part(call, rule, step, rate, place, vector(rows, 0, rows.size))
+        offset = here.weights + (before + row) * n_out
+        update_part(call, rule, step, rate, offset, vector(rows, 0, rows.size))
         t = stop
 
 
@@ -137,22 +137,22 @@ def rows_at_a_step(call, rule, width):
     return call.slice_length // ((2 + rule.moments) * width)
 
 
-def step_rows(call, rule, step, l1, l2, rate, place, height, some, g, at):
+def step_rows(call, rule, step, l1, l2, rate, offset, height, some, g, at):
     """Apply the gradients g (count, width) to the first `count` of some rows of a matrix (height, width).
 
-    place : the offset of the matrix in the parameters
+    offset : the offset of the matrix in the parameters
     some : int64; after the first `count` come the rows of the next call, which are prefetched
     at : an offset in memory with room for the rows and their moments
     """
     # Rows and moments are copied side by side, so that the constants of the rule are computed once.
     moments, memory, size = call.moments, call.memory, g.size
     count, width = g.shape
-    columns, w = vector(some, 0, count), matrix(call.parameters, place, height, width)
+    columns, w = vector(some, 0, count), matrix(call.parameters, offset, height, width)
     p = matrix(memory, at, count, width)
     prefetch_rows(w, some, count, len(some))
     gather(w, columns, p)
     for m in range(rule.moments):
-        every = matrix(moments, m * moments.shape[1] + place, height, width)
+        every = matrix(moments, m * moments.shape[1] + offset, height, width)
         prefetch_rows(every, some, count, len(some))
         gather(every, columns, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
@@ -163,15 +163,15 @@ def step_rows(call, rule, step, l1, l2, rate, place, height, some, g, at):
     )
     scatter(p, columns, w)
     for m in range(rule.moments):
-        every = matrix(moments, m * moments.shape[1] + place, height, width)
+        every = matrix(moments, m * moments.shape[1] + offset, height, width)
         scatter(matrix(memory, at + (1 + m) * size, count, width), columns, every)
 
 
-def scatter(rows, places, out):
-    """out (.., columns) at places (n,) = rows (n, columns)."""
+def scatter(rows, indices, out):
+    """out (.., columns) at indices (n,) = rows (n, columns)."""
     columns = rows.shape[1]
-    for i in range(len(places)):
-        source, target = vector(rows, i * columns, columns), vector(out, places[i] * columns, columns)
+    for i in range(len(indices)):
+        source, target = vector(rows, i * columns, columns), vector(out, indices[i] * columns, columns)
         for j in range(columns):
             target[j] = source[j]
 
@@ -205,7 +205,7 @@ So written memory lies on few pages. A batch of digits was listed in 0.6 of the 
 """
 
 
-def place_of(indices, first, last, column):
+def find_column(indices, first, last, column):
     """Return the first index of the ascending indices[first:last] that is not below `column`."""
     while first < last:
         middle = (first + last) // 2
@@ -221,13 +221,13 @@ def terms_of(indptr, indices, order, i, first, last, n_in):
     row = order[i] if len(order) > 0 else i
     begin, end = indptr[row], indptr[row + 1]
     if first > 0:
-        begin = place_of(indices, begin, end, first)
+        begin = find_column(indices, begin, end, first)
     if last < n_in:
-        end = place_of(indices, begin, end, last)
+        end = find_column(indices, begin, end, last)
     return begin, end
 
 
-def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, places):
+def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, cursors):
     """List the non-zeros of a batch of `rows` rows in columns [first, last), column by ascending column.
 
     sparse : (indptr, indices, values) of all rows: (all rows + 1,) int64, int32, floating
@@ -236,7 +236,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, pl
     lists : (columns, starts, samples, numbers), written: (last - first + 1,) int64, the listed columns and
         their number; (last - first + 1,) int64, where each listed column begins among the non-zeros; of each
         non-zero its row of the batch, int32, and its value, floating
-    places : (rows,) int64, overwritten
+    cursors : (rows,) int64, overwritten
     """
     indptr, indices, values = sparse
     counts, marks = zeros
@@ -244,7 +244,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, pl
     width, one = last - first, np.uint64(1)
     for i in range(rows):
         begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
-        places[i] = begin
+        cursors[i] = begin
         for p in range(np.uint64(begin), np.uint64(end)):
             k = np.uint64(indices[p] - first)
             counts[k] += 1
@@ -259,11 +259,11 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, pl
             total += count
         listed = width
     else:
-        for place in range(len(marks)):
-            word = marks[place]
-            marks[place] = 0
+        for number in range(len(marks)):
+            word = marks[number]
+            marks[number] = 0
             while word != 0:
-                k = (np.uint64(place) << SIX) + np.uint64(trailing_zeros(word))
+                k = (np.uint64(number) << SIX) + np.uint64(trailing_zeros(word))
                 word &= word - one
                 columns[listed], starts[listed] = first + np.int64(k), total
                 count = counts[k]
@@ -281,7 +281,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, pl
         bound = columns[stop - 1] + 1
         for i in range(rows):
             end = np.uint64(indptr[(order[i] if len(order) > 0 else i) + 1])
-            p = np.uint64(places[i])
+            p = np.uint64(cursors[i])
             while p < end and indices[p] < bound:
                 k = np.uint64(indices[p] - first)
                 at = np.uint64(counts[k])
@@ -289,7 +289,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, pl
                 samples[at] = i
                 numbers[at] = values[p]
                 p += one
-            places[i] = p
+            cursors[i] = p
     for t in range(listed):
         counts[np.uint64(columns[t] - first)] = 0
     columns[width] = listed

@@ -49,15 +49,15 @@ def rows_of_step(call, s):
     return call.stops[s] - call.starts[s]
 
 
-def end_of_microbatch(call, place, rows):
-    """Return the end of the step's microbatch from a place on, among all ranks' `rows` rows."""
-    end = chosen(call.accumulates > 0, place + call.microbatch, rows)
+def end_of_microbatch(call, position, rows):
+    """Return the end of the step's microbatch from a position on, among all ranks' `rows` rows."""
+    end = chosen(call.accumulates > 0, position + call.microbatch, rows)
     return chosen(rows - end < call.fewest, rows, end)
 
 
-def visit_at(call, s, begin, place):
-    """Return a rank's first visit of step s, not before `begin`, whose row stands at a place or behind it."""
-    while begin < call.stops[s] and call.places[begin] < place:
+def visit_at(call, s, begin, position):
+    """Return a rank's first visit of step s, not before `begin`, whose row stands at a position or behind."""
+    while begin < call.stops[s] and call.positions[begin] < position:
         begin += 1
     return begin
 
@@ -80,20 +80,20 @@ def batch_step(call, s, worker, workers, updates):
     updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
         optimiser must clip: only then is the gradient whole before the update.
     """
-    rows, place, begin = rows_of_step(call, s), 0, call.starts[s]
+    rows, position, begin = rows_of_step(call, s), 0, call.starts[s]
     more = True
     while more:
-        until = end_of_microbatch(call, place, rows)
+        until = end_of_microbatch(call, position, rows)
         end = call.starts[s] + until
         if call.summing > 0:
             end = visit_at(call, s, begin, until)
-        form_gradient(call, s, begin, end, place, until, worker, workers, updates)
+        form_gradient(call, s, begin, end, position, until, worker, workers, updates)
         more = until < rows
         if more:
             wait(call.barrier, worker, workers)
-            accumulate(call, place == 0, False, worker, workers)
-            place, begin = until, end
-    if place > 0:
+            accumulate(call, position == 0, False, worker, workers)
+            position, begin = until, end
+    if position > 0:
         wait(call.barrier, worker, workers)
         accumulate(call, False, True, worker, workers)
     if updates and left_whole(call):
@@ -122,10 +122,10 @@ def apply_whole(call, s, worker, workers):
     update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
 
 
-def form_gradient(call, s, start, end, place, until, worker, workers, updates):
+def form_gradient(call, s, start, end, position, until, worker, workers, updates):
     """Form the gradient of visits [start, end) of step s, and apply it unless it is left whole.
 
-    place, until : [first, last) of the places in the step's batch, of rows of all ranks
+    position, until : [first, last) of the positions in the step's batch, of rows of all ranks
     """
     # The objective is added to that of the step's earlier rows. Penalties count with the last rows of a step.
     objective = call.objective
@@ -134,7 +134,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
     factor, penalised = loss_factor(objective.divisor, total), 0.0
     if until == rows_of_step(call, s):
         penalised = penalty_factor(objective.shared_penalty, total)
-    block, depth, of_all, begin = block_of(call), call.depth, until - place, 0
+    block, depth, of_all, begin = block_of(call), call.depth, until - position, 0
     if part_after(call, 0) < depth:
         begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
     for at in range(first, last, block):
@@ -154,7 +154,7 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
         of_weights = penalties(call, penalised)
     wait(call.barrier, worker, workers)
     if worker == 0:
-        adds = place > 0
+        adds = position > 0
         if call.n_heads > 0:
             heads_losses(call, s, rows, adds)
         own = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights

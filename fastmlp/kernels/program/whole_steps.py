@@ -97,8 +97,8 @@ def descend_once(call):
         scaled(1.0, start, x)
         return False
     state.loss = loss
-    place = state.pairs % state.history
-    s, y = part_of(pairs, 0, size, place), part_of(pairs, 0, size, state.history + place)
+    index = state.pairs % state.history
+    s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
     combined(x, -1.0, start, s)
     combined(call.gradients, -1.0, down, y)
     scaled(1.0, call.gradients, down)
@@ -121,18 +121,18 @@ def set_direction(call):
     scaled(-1.0, down, along)
     first, scale = max(0, state.pairs - state.history), 1.0
     for number in range(state.pairs - 1, first - 1, -1):
-        place = number % state.history
-        s, y = part_of(pairs, 0, size, place), part_of(pairs, 0, size, state.history + place)
-        curvatures[place] = inner(s, y)
+        index = number % state.history
+        s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
+        curvatures[index] = inner(s, y)
         if number == state.pairs - 1:
-            scale = curvatures[place] / inner(y, y)  # equation 7.20
-        factors[place] = inner(s, along) / curvatures[place]
-        combined(along, -factors[place], y, along)
+            scale = curvatures[index] / inner(y, y)  # equation 7.20
+        factors[index] = inner(s, along) / curvatures[index]
+        combined(along, -factors[index], y, along)
     scaled(scale, along, along)
     for number in range(first, state.pairs):
-        place = number % state.history
-        s, y = part_of(pairs, 0, size, place), part_of(pairs, 0, size, state.history + place)
-        combined(along, factors[place] - inner(y, along) / curvatures[place], s, along)
+        index = number % state.history
+        s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
+        combined(along, factors[index] - inner(y, along) / curvatures[index], s, along)
 
 
 def try_step(call, step):

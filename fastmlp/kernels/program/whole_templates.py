@@ -139,8 +139,8 @@ def form_equations(call):
         stop = lesser(at + state.block, rows)
         rows_forward(call, 0, rows, at, stop, 0, call.depth, 0, 0)
         count = outputs * (stop - at)
-        place = state.jacobian + state.dual * at * outputs * size
-        jacobian = matrix(call.room, place, count, size)
+        offset = state.jacobian + state.dual * at * outputs * size
+        jacobian = matrix(call.room, offset, count, size)
         residuals = vector(call.room, state.residuals, count)
         for output in range(outputs):
             first = output * (stop - at)
@@ -205,10 +205,10 @@ def multiply_rows(call, at, stop, out):
         for i in range(out.shape[0]):
             own = vector(delta, i * here.n_out, here.n_out)
             for k in range(here.n_in):
-                place = i * call.size + here.weights + k * here.n_out
-                scaled(x[i, k], own, vector(out, place, here.n_out))
-            place = i * call.size + here.biases
-            scaled(1.0 if here.trains_bias else 0.0, own, vector(out, place, here.n_out))
+                offset = i * call.size + here.weights + k * here.n_out
+                scaled(x[i, k], own, vector(out, offset, here.n_out))
+            offset = i * call.size + here.biases
+            scaled(1.0 if here.trains_bias else 0.0, own, vector(out, offset, here.n_out))
         x = rows_of(units_of(call.memory, call.activations, here, call.samples), at, stop)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import ABANDONED, CLOSED, GENERATION, PLACE, address_of
+from fastmlp.kernels.program.records import ABANDONED, CLOSED, GENERATION, NODE, address_of
 
 # --- the system's functions ----------------------------------------------------------------------------
 #
@@ -129,9 +129,9 @@ def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]
 def abandon(barrier: NDArray[Any]) -> None:
     """Close a barrier: waiting workers leave, sleeping workers too."""
     # Plain stores of aligned words: no worker sees half a word. On ARM workers may see the stores late, or in
-    # another order, and wait at a place closed soon after, or take another step, never read. No sleeper is
+    # another order, and wait at a node closed soon after, or take another step, never read. No sleeper is
     # missed, as the system's functions order earlier stores.
     barrier[ABANDONED] = 1
-    for place in range(GENERATION, ABANDONED, PLACE):
-        barrier[place] = CLOSED
-        wake(address_of(barrier[place:]))
+    for node in range(GENERATION, ABANDONED, NODE):
+        barrier[node] = CLOSED
+        wake(address_of(barrier[node:]))

@@ -339,13 +339,13 @@ class Summing:
     def words_of(self, chunk: Chunk) -> dict[str, Any]:
         """Return the words of a call record for shared steps."""
         shared = self._shared
-        check_array("places", shared.places, chunk.order.shape, np.int64)
+        check_array("positions", shared.positions, chunk.order.shape, np.int64)
         check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
         # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
         summing, totalling = (ctypes.c_void_p.from_buffer(one).value or 0 for one in (self._add, self._total))
         found: dict[str, Any] = {
             "summing": summing, "totalling": totalling, "leads": int(shared.leads),
-            "together": shared.together, "places": shared.places, "batch_rows": shared.batch_rows,
+            "together": shared.together, "positions": shared.positions, "batch_rows": shared.batch_rows,
             "nonzero_columns": shared.nonzero_columns, "row_marks": shared.row_marks,
         }  # fmt: skip
         return {name: one for name, one in found.items() if one is not None}

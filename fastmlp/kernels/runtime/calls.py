@@ -174,14 +174,14 @@ def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[s
         "list_counts": np.zeros(n_in + 2 * free, np.int32), "list_columns": np.empty(n_in + free, np.int64),
         "list_starts": np.empty(n_in + free, np.int64), "list_samples": np.empty(every, np.int32),
         "list_numbers": np.empty(every, inputs.dtype),
-        "list_places": np.empty(rows * workers + free, np.int64),
+        "list_cursors": np.empty(rows * workers + free, np.int64),
     }  # fmt: skip
 
 
 def tables_for(network: Network, rows: int, workers: int) -> dict[str, Any]:
     """Return the buffers for the table rows of up to `rows` rows."""
-    places = np.empty((rows + APART // 8) * workers, np.int64)
-    return {"row_marks": np.zeros(network.table_rows, np.int32), "row_places": places}
+    indices = np.empty((rows + APART // 8) * workers, np.int64)
+    return {"row_marks": np.zeros(network.table_rows, np.int32), "row_numbers": indices}
 
 
 def matrices_for(
@@ -247,8 +247,8 @@ def predict_all(
     memory = aligned(threads * most, np.uint8)
     records[:, PARAMETERS], records[:, OUT] = given, written
     records[:, MEMORY] = address_of(memory) + np.arange(len(calls)) % threads * most
-    places = address_of(records) + np.arange(len(calls)) * records.strides[0]
-    table = table_of([call.entry.address for call in calls], places)
+    indices = address_of(records) + np.arange(len(calls)) * records.strides[0]
+    table = table_of([call.entry.address for call in calls], indices)
     entry, at = each(), address_of(table)
 
     def work(worker: int, workers: int) -> None:

@@ -114,11 +114,11 @@ def shape_of(network: Network) -> Shape:
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
     """Return the heads of a network, (n_heads,) HEAD, and `head_numbers` of `ARRAYS`."""
     heads, numbers = np.zeros(len(network.heads), HEAD), np.ones((2, network.n_out))
-    places = [number for number, one in enumerate(network.operations) if one.is_head]
+    indices = [number for number, one in enumerate(network.operations) if one.is_head]
     columns = columns_of_heads(network.heads)
-    for record, place, (name, head) in zip(heads, places, network.heads.items(), strict=True):
+    for record, index, (name, head) in zip(heads, indices, network.heads.items(), strict=True):
         objective, own = head.objective, columns[name]
-        record["operation"], record["column"], record["units"] = place, own.start, head.units
+        record["operation"], record["column"], record["units"] = index, own.start, head.units
         record["loss"] = LOSS_CODES.code(loss_of(head.loss))
         record["output"] = ACTIVATION_CODES.code(activation_of(objective.output))
         record["by_row"], record["missing"] = head.by_row, head.missing

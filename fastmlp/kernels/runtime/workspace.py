@@ -113,7 +113,7 @@ def lengths(
 def workspace(
     network: Network, sparse: bool, rows: int, workers: int, dtype: np.dtype[Any], *given: Any
 ) -> tuple[NDArray[Any], NDArray[np.float64], array.array[int]]:
-    """Return all buffers of a program, and a call's words with their places, shared and read-only.
+    """Return all buffers of a program, and a call's words with their offsets, shared and read-only.
 
     The buffers have the lengths of `lengths` of the same arguments, each at a cache line, in an array (n,)
     floating, with an array (rows + LOSS_ROWS,) float64 for partial sums of a batch's losses.
@@ -133,7 +133,7 @@ def workspace(
 def _layout(
     network: Network, sparse: bool, rows: int, workers: int, itemsize: int, slice_rows: int, *given: Any
 ) -> tuple[int, array.array[int]]:
-    """Return the memory's length, and call words with the buffers' places."""
+    """Return the memory's length, and call words with the buffers' offsets."""
     network.check_sparse(sparse)
     buffers = lengths(network, sparse, rows, workers, itemsize, *given)
     padded = [apart(length, itemsize, ALIGNMENT) for length in buffers.values()]

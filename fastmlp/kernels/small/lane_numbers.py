@@ -21,13 +21,13 @@ class LaneNumbers(VectorArray):
         """Other numbers of this kind, on the stack."""
         return LaneNumbers(v, cgutils.alloca_once(self.builder, v.type, size=INT(count)))
 
-    def part(self, memory, place):
+    def part(self, memory, offset):
         """Other numbers of this kind, in a workspace."""
-        return LaneNumbers(self.v, self.v.shift(memory, place * self.v.bytes))
+        return LaneNumbers(self.v, self.v.shift(memory, offset * self.v.bytes))
 
     def at(self, index, units=0):
         """The numbers from an index on."""
-        return LaneNumbers(self.v, self._place(index), units)
+        return LaneNumbers(self.v, self._address(index), units)
 
     def by_row(self, rows, units):
         """The rows of a batch, and the batch's numbers (rows, units), with `rows` rows in a lane."""
@@ -51,7 +51,7 @@ class LaneRegisters:
         """Other numbers of this kind."""
         return type(self)(v, {})
 
-    def part(self, memory, place):
+    def part(self, memory, offset):
         """Other numbers of this kind; the workspace is not used."""
         return type(self)(self.v, {})
 
@@ -125,15 +125,15 @@ class LaneReduction:
 
 
 class LaneRow(Row):
-    """A `Row` of every network: each number is a vector with a lane for each network; places : numbers by name"""
+    """A `Row` of every network: each number is a vector with a lane for each network; addresses : numbers by name"""
 
-    def __init__(self, step, units, places, numbers=()):
-        super().__init__(step.v, units, float(units), places, numbers)
+    def __init__(self, step, units, addresses, numbers=()):
+        super().__init__(step.v, units, float(units), addresses, numbers)
         self.step = step
 
     def second(self, units, name, number):
         """Return a row of so many units: see `Row.second`."""
-        return LaneRow(self.step, units, {**self.places, name: self.places[name].at(number)})
+        return LaneRow(self.step, units, {**self.addresses, name: self.addresses[name].at(number)})
 
     def over(self, do):
         """Write do(unit, mask) for each unit; the mask is None."""
@@ -142,21 +142,21 @@ class LaneRow(Row):
 
     def load(self, name, number, mask=None):
         """A number of an array."""
-        return self.places[name][number]
+        return self.addresses[name][number]
 
     number = load
 
     def put(self, name, number, mask, symbol):
         """Write a number to an array."""
-        self.places[name][number] = symbol
+        self.addresses[name][number] = symbol
 
     def save(self, number, symbol):
         """Write a number to `saved`."""
-        self.places["saved"][number] = symbol
+        self.addresses["saved"][number] = symbol
 
     def add_number(self, name, number, symbol):
         """Add to a number of an array."""
-        self.places[name][number] = self.places[name][number] + symbol
+        self.addresses[name][number] = self.addresses[name][number] + symbol
 
     def reduction(self, operation):
         """Return a sum or maximum under construction: see `Row.reduction`."""

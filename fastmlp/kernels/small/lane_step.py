@@ -54,14 +54,14 @@ class LaneStep:
         self.wide = Vectors(v.builder, types.float64, v.lanes * 8)
         self.operations, self.layout = constants.operations, layout_of(constants)
         self.parameters, self.gradients = parameters, parameters.part(memory, 0)
-        part = lambda place: None if place < 0 else parameters.part(memory, place)
-        of_name = lambda name: [part(getattr(places, name)) for places in self.layout.units]
+        part = lambda offset: None if offset < 0 else parameters.part(memory, offset)
+        of_name = lambda name: [part(getattr(offsets, name)) for offsets in self.layout.units]
         self.outputs, self.deltas, self.saved, self.logits = map(
             of_name, ("outputs", "deltas", "saved", "logits")
         )
         self.dropped = [
-            numbers if places.dropped == places.outputs else parameters.part(memory, places.dropped)
-            for numbers, places in zip(self.outputs, self.layout.units, strict=True)
+            numbers if offsets.dropped == offsets.outputs else parameters.part(memory, offsets.dropped)
+            for numbers, offsets in zip(self.outputs, self.layout.units, strict=True)
         ]
         self.losses, self.numbers = parameters.room(self.wide, BLOCK_ROWS), numbers
         self.zero, self.none = Symbol(self.builder, v.zero), Symbol(self.builder, self.wide.zero)
@@ -107,10 +107,10 @@ class LaneStep:
                     fma(x, y, Symbol(self.builder, z)).value for (x, y), z in zip(pairs, totals, strict=True)
                 ]
 
-            places = [(r + i, c + j) for i in range(height) for j in range(width)]
-            totals = self.carried(depth, [start(*place).value for place in places], add)
-            for place, total in zip(places, totals, strict=True):
-                end(*place, Symbol(self.builder, total))
+            cells = [(r + i, c + j) for i in range(height) for j in range(width)]
+            totals = self.carried(depth, [start(*cell).value for cell in cells], add)
+            for cell, total in zip(cells, totals, strict=True):
+                end(*cell, Symbol(self.builder, total))
 
         self.over(
             rows, SUMS // width,
@@ -177,7 +177,7 @@ class LaneStep:
         gain, shift = self.matrix(self.parameters, one)
         gains, shifts = (length // one.subrows for length in one.lengths)
         at, saved = r * one.n_out + cut * one.units, self.saved[number]
-        places = {
+        addresses = {
             "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
             "saved": saved and saved.at((r * one.subrows + cut) * one.entry.saved),
@@ -186,10 +186,10 @@ class LaneStep:
         }  # fmt: skip
         if len(one.sources) > 1:
             second = one.sources[1]
-            places["other"] = self.source(second).at(r * self.width(second) + cut * one.units + one.second)
+            addresses["other"] = self.source(second).at(r * self.width(second) + cut * one.units + one.second)
         row = self.constants.row_of_numbers(number)
         numbers = [self.numbers[row + i] for i in range(one.numbers)]
-        return LaneRow(self, one.units, places | (out or {}), numbers)
+        return LaneRow(self, one.units, addresses | (out or {}), numbers)
 
     def drop(self, number, rows, dropout, first, source, target):
         """Write an operation's dropout of a block of rows; nothing without dropout."""

@@ -87,14 +87,14 @@ class ProgramConstants(NamedTuple):
 
 
 class PaddedLayer(NamedTuple):
-    """Places of an operation's arrays in the workspace, or -1; parameters are offsets within a section.
+    """Offsets of an operation's arrays in the workspace, or -1; parameters are offsets within a section.
 
     is_transposed : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
         deltas (n_out, R): each lane holds a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is transposed
     transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed
     inputs, outputs : of the source, and before dropout; dropped : after dropout, or the outputs
-    deltas : the place of the outputs where the activation's derivative ends the tiles of a product's deltas: no later
+    deltas : the offset of the outputs where the activation's derivative ends the tiles of a product's deltas: no later
         stage reads the outputs, and a step touches half as much memory
     other, other_stride, other_deltas : of the second source
     added : a product's terms, which are then added to input_deltas
@@ -263,7 +263,7 @@ ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS = range(3)
 """The data of a network, in the order of addresses."""
 
 STRIDES = 3
-"""Numbers of a call's `lane_places` after the addresses: see `LaneSteps.strides`."""
+"""Numbers of a call's `lane_addresses` after the addresses: see `LaneSteps.strides`."""
 
 L2, STEPS, CLIP_NORM, KEY, LOSS_PARAMETERS = range(ROOM_FOR_CONSTANTS, ROOM_FOR_CONSTANTS + 5)
 """Rows of a call's `lane_numbers`, after the constants of a rule; after the loss's parameters come a threshold and a
@@ -323,7 +323,7 @@ class LaneConstants(NamedTuple):
 
 
 class UnitPlaces(NamedTuple):
-    """Places of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
+    """Offsets of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
 
     dropped : outputs after dropout; logits : where the activation's derivative reads logits; saved : of a norm
     """

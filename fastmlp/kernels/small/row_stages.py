@@ -31,11 +31,11 @@ def _each_row(memory, rows, layer, offsets, do):
     ]
 
     def write(i, cut):
-        places = {
+        addresses = {
             name: memory.at(i * stride + cut * step + at if stride else cut * step + at)
             for name, (at, stride, step) in offsets.items()
         }
-        do(Row(v, one.units, float(one.units), places, numbers))
+        do(Row(v, one.units, float(one.units), addresses, numbers))
 
     with counted(builder, rows) as i:
         if one.subrows == 1:

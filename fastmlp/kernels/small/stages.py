@@ -64,10 +64,10 @@ class Memory:
         self.itemsize, self.base = ITEMSIZE[self.dtype], work.data
         self.v = self.vectors(host().vector_bytes // self.itemsize)
         self.word = self.first = None
-        """The hash of dropout's key and step, and the block's first place in the batch."""
+        """The hash of dropout's key and step, and the block's first position in the batch."""
 
     def at(self, offset):
-        """The place of the element at an offset."""
+        """The address of the element at an offset."""
         return self.v.shift(self.base, offset * self.itemsize)
 
     def vectors(self, lanes):
@@ -78,7 +78,7 @@ class Memory:
         self, lanes, a, b, c, rows, columns, depth, *, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
         across=None, **options,
     ):  # fmt: skip
-        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`; start : a place
+        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`; start : a address
 
         a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
         """
@@ -114,9 +114,9 @@ def sequence(stages):
 def over_rows(memory, rows, stride, offsets, formula):
     """Write a formula of the numbers at `offsets`, padding included, for rows of `stride`; the first gets the result."""
     v = memory.v
-    first, *_ = places = [memory.at(offset) for offset in offsets]
+    first, *_ = addresses = [memory.at(offset) for offset in offsets]
     with counted(memory.builder, rows * stride, v.lanes) as i:
-        numbers = [Symbol(memory.builder, v.load(v.shift(place, i * v.itemsize))) for place in places]
+        numbers = [Symbol(memory.builder, v.load(v.shift(address, i * v.itemsize))) for address in addresses]
         v.store(formula(*numbers).value, v.shift(first, i * v.itemsize))
 
 
@@ -182,8 +182,8 @@ def backward(layer, activation, plan):
         v = memory.vectors(dividing_lanes(layer.in_stride, plan.most))
 
         def end(total, target, guide, mask):
-            place = v.shift(target, (layer.inputs - layer.input_deltas) * v.itemsize)
-            a, delta = (Symbol(memory.builder, x) for x in (v.load(place, mask), total))
+            address = v.shift(target, (layer.inputs - layer.input_deltas) * v.itemsize)
+            a, delta = (Symbol(memory.builder, x) for x in (v.load(address, mask), total))
             return backward_of(entry, delta, None, a).value
 
         memory.product(
@@ -251,7 +251,7 @@ def loss_of(constants, plan):
         """Write the loss of LANES rows from `first` on."""
         builder, size = memory.builder, memory.itemsize
         lanes = memory.vectors(LANES)
-        rows_at = lambda place, row: VectorArray(lanes, memory.at(place), units, row * size)
+        rows_at = lambda offset, row: VectorArray(lanes, memory.at(offset), units, row * size)
         if layer.is_transposed:
             offsets = layer.outputs, plan.targets, layer.deltas
             logits, expected, outputs = (rows_at(first + offset, width) for offset in offsets)
@@ -259,7 +259,7 @@ def loss_of(constants, plan):
             v = memory.vectors(min(layer.lanes, LANES))
             there = [plan.batched + i * LANES * stride for i in range(3)]
             here = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
-            logits, expected, outputs = (rows_at(place, LANES) for place in there)
+            logits, expected, outputs = (rows_at(offset, LANES) for offset in there)
             for source, target in zip(here[:2], there):
                 emit_transpose(
                     v, memory.at(source), memory.at(target), stride, LANES, stride * size, LANES * size, False
@@ -443,8 +443,8 @@ def emit_layer_penalty(memory, layer, penalty):
         return emit_apart(memory, layer, penalty)
     columns = min(layer.out_stride, up(layer.n_out, PENALTY_LANES))
     rows = Symbol(memory.builder, INT(layer.n_in))
-    place = memory.at(layer.weights)
-    return emit_penalty(penalty, place, rows, columns, layer.out_stride, layer.n_in * columns)
+    address = memory.at(layer.weights)
+    return emit_penalty(penalty, address, rows, columns, layer.out_stride, layer.n_in * columns)
 
 
 def emit_apart(memory, layer, penalty):
@@ -457,19 +457,19 @@ def emit_apart(memory, layer, penalty):
     around = as_one * PENALTY_ROWS
     if layer.is_transposed:
         v, count = memory.vectors(around), n_out
-        offset = lambda place, i: i + place * layer.in_stride
+        offset = lambda number, i: i + number * layer.in_stride
         held = lambda row, unit: (unit, row)
     else:
         v, count = memory.vectors(layer.out_stride), around
-        offset = lambda place, i: (i + place) * layer.out_stride
+        offset = lambda number, i: (i + number) * layer.out_stride
         held = lambda row, unit: (row, unit)
 
     def added(i, values, edge=False):
-        places = [memory.at(offset(place, i) + layer.weights) for place in range(count)]
-        left = lambda place: n_in - i if layer.is_transposed else v.lanes if i + place < n_in else 0
-        masks = [v.first(left(place)) if edge else None for place in range(count)]
+        addresses = [memory.at(offset(number, i) + layer.weights) for number in range(count)]
+        left = lambda number: n_in - i if layer.is_transposed else v.lanes if i + number < n_in else 0
+        masks = [v.first(left(number)) if edge else None for number in range(count)]
         return [
-            penalty.added(v.load(*pair), value) for *pair, value in zip(places, masks, values, strict=True)
+            penalty.added(v.load(*pair), value) for *pair, value in zip(addresses, masks, values, strict=True)
         ]
 
     total = penalty.none
