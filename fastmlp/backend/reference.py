@@ -185,14 +185,14 @@ def by_logits(network: Network, passed: ForwardPass, by_outputs: Array) -> Array
     """Return the derivative of a loss by the last logits, or each head's, given the derivative by outputs."""
     if not network.heads:
         z, k = passed.logits[-1].reshape(-1, network.n_out), network.members
-        own = np.repeat(by_outputs, k, axis=0) / by_outputs.dtype.type(k)
-        return activate_gradient(network.output, z, activate(network.output, z), own).reshape(
-            len(own) // k, -1
+        per_network = np.repeat(by_outputs, k, axis=0) / by_outputs.dtype.type(k)
+        return activate_gradient(network.output, z, activate(network.output, z), per_network).reshape(
+            len(per_network) // k, -1
         )
     found, columns = [], columns_of_heads(network.heads)
     for (name, head), z in zip(network.heads.items(), passed.heads(network), strict=True):
-        own, output = by_outputs[:, columns[name]], head.objective.output
-        found.append(activate_gradient(output, z, activate(output, z), own))
+        per_network, output = by_outputs[:, columns[name]], head.objective.output
+        found.append(activate_gradient(output, z, activate(output, z), per_network))
     return found
 
 
@@ -216,7 +216,7 @@ def pass_forward(
     passed = ForwardPass(batch, *factor(network, inputs), [], [], [], [])
     views = operation_views(parameters, network)
     last = len(views) - 1
-    for number, (one, own) in enumerate(zip(network.operations, views, strict=True)):
+    for number, (one, arrays) in enumerate(zip(network.operations, views, strict=True)):
         x, other = passed.source(one.sources[0]), passed.source(one.sources[-1])
         if one.sources[0] == INPUTS and not one.is_dense:
             x = x[:, one.column : one.column + one.n_in]
@@ -224,15 +224,15 @@ def pass_forward(
             units = FORMULAS[one.kind.name][0](one.layer, x, embedding_views(parameters, one))
             z = a = units.reshape(len(x), one.n_out)
         elif one.is_dense:
-            own_rows = subrows_of(one, x)
-            w, behind = own.first[: own_rows.shape[1]], own.first[own_rows.shape[1] :]
-            z = product(own_rows, w, w.shape) + own.second
+            subrows = subrows_of(one, x)
+            w, behind = arrays.first[: subrows.shape[1]], arrays.first[subrows.shape[1] :]
+            z = product(subrows, w, w.shape) + arrays.second
             if (sparse := passed.sparse_of(one)) is not None:
                 z += sparse @ behind
             z = whole_rows(one, z)
             a = z if number == last else activate(one.activation, z)
         else:
-            z = a = operate(one, x, other, own, batch)
+            z = a = operate(one, x, other, arrays, batch)
         scale = np.ones((), parameters.dtype)
         if one.dropout and key is not None:
             mask = dropout_mask(key, step, number, a.shape, one.dropout, positions)
@@ -286,13 +286,13 @@ def pass_back(
             if by_gain is not None:
                 by_first[...] = by_gain
         else:
-            x, own = subrows_of(one, x), subrows_of(one, delta)
+            x, by_subrows = subrows_of(one, x), subrows_of(one, delta)
             w = views.first[: x.shape[1]]
-            by_first[: x.shape[1]] = product(x.T, own, w.shape)
+            by_first[: x.shape[1]] = product(x.T, by_subrows, w.shape)
             if (sparse := passed.sparse_of(one)) is not None:
                 by_first[x.shape[1] :] = sparse.T @ delta
             if by_inputs or one.sources[0] != INPUTS:
-                found = (whole_rows(one, product(own, w.T, w.shape)),)
+                found = (whole_rows(one, product(by_subrows, w.T, w.shape)),)
         for source, by_source in zip(one.sources, found, strict=False):
             if by_source is None or (source == INPUTS and not by_inputs):  # of blocks, each reads its columns
                 continue
@@ -304,10 +304,10 @@ def penalize(network: Network, parameters: Array, total: float, gradients: Array
     """Add the penalties' derivative to gradients (P,), return the penalties; total : the batch's weight."""
     factor, penalties = penalty_factor(network, total), 0.0
     views, written = operation_views(parameters, network), operation_views(gradients, network)
-    for one, own, by_own in zip(network.operations, views, written, strict=True):
+    for one, arrays, by_arrays in zip(network.operations, views, written, strict=True):
         if one.is_dense:
-            by_own.first[...] += factor * penalty_gradient(one, own.first)
-            penalties += factor * penalty(one, own.first)
+            by_arrays.first[...] += factor * penalty_gradient(one, arrays.first)
+            penalties += factor * penalty(one, arrays.first)
     return penalties
 
 
@@ -394,17 +394,17 @@ def update(
             if one.updates_sparsely(optimizer.rule) and marks is not None:
                 parts[0] = marked_indices(network, one, marks)
             both = optimizer.of_layer(number, one), parts, (rate, bias_rate)
-            for of_part, own, own_rate in zip(*both, strict=True):
-                p, moments = state.parameters[own], state.moments[:, own]
+            for of_part, at, step_rate in zip(*both, strict=True):
+                p, moments = state.parameters[at], state.moments[:, at]
                 if isinstance(of_part, Muon):
                     shape = one.n_in, one.n_out
-                    g[own] = orthogonal(of_part, g[own].reshape(shape), moments[0].reshape(shape)).reshape(-1)
-                rates = np.full(p.shape, own_rate, g.dtype) * g.dtype.type(factor)
-                take_step(of_part, p, g[own], moments, rates, state.step + 1)
+                    g[at] = orthogonal(of_part, g[at].reshape(shape), moments[0].reshape(shape)).reshape(-1)
+                rates = np.full(p.shape, step_rate, g.dtype) * g.dtype.type(factor)
+                take_step(of_part, p, g[at], moments, rates, state.step + 1)
                 if optimizer.keeps_signs:
                     p[moments[optimizer.own_rule.moments] * p < 0] = 0
                 move_average(optimizer, p, moments, state.step + 1)
-                state.parameters[own], state.moments[:, own] = p, moments
+                state.parameters[at], state.moments[:, at] = p, moments
     return state._replace(step=state.step + 1)
 
 
@@ -434,7 +434,7 @@ def train_chunk(
     network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
-        own, positions, of_all = data.take(rows), np.arange(stop - start), int(stop - start)
+        batch_data, positions, of_all = data.take(rows), np.arange(stop - start), int(stop - start)
         total, batch = None, None
         if shared is not None:
             positions, of_all = shared.positions[start:stop], int(shared.batch_rows[s])
@@ -447,17 +447,17 @@ def train_chunk(
             if shared is not None:
                 batch = NormBatch(last - first, shared.total)
             losses[..., s] += gradient(
-                network, state.parameters, own.take(some), key, state.step, state.gradients,
+                network, state.parameters, batch_data.take(some), key, state.step, state.gradients,
                 positions=positions[some], total=total, product=product, moves=True, batch=batch,
                 penalises=last == of_all, head_totals=head_totals,
             )  # fmt: skip
             if first:
                 state.gradients[...] += earlier
         goes_by_columns = optimizer.rule.sparse_updates and network.takes_sparse
-        nonzero_columns = find_nonzero_columns(unpacked(own.inputs)) if goes_by_columns else None
+        nonzero_columns = find_nonzero_columns(unpacked(batch_data.inputs)) if goes_by_columns else None
         marks = None
         if network.updates_sparsely(optimizer):
-            marks = table_marks(network.operations, dense_columns(unpacked(own.inputs)))
+            marks = table_marks(network.operations, dense_columns(unpacked(batch_data.inputs)))
             if shared is not None and shared.row_marks is not None:
                 shared.row_marks[...] = marks
         if shared is not None:

@@ -278,8 +278,8 @@ def masked_loss(head: Head, z: Array, targets: Array, weights: Array, total: flo
         one = Objective(1, head.objective.output, of_one_unit(head.objective.loss, j))
         column = slice(j, j + 1)
         counted = (weights * there[:, j] * factors[j]).astype(z.dtype)
-        own, delta[:, column] = output_loss(one, z[:, column], y[:, column], counted, total)
-        loss += own
+        of_column, delta[:, column] = output_loss(one, z[:, column], y[:, column], counted, total)
+        loss += of_column
     return loss, delta
 
 

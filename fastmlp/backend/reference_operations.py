@@ -70,8 +70,8 @@ def rms_norm(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> A
 
 def rms_norm_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Array) -> Gradient:
     size = root_mean_square(layer, x)
-    along, own = x / size, delta * gain
-    return (own - along * (own * along).mean(axis=1, keepdims=True)) / size, None, delta * along
+    along, weighted = x / size, delta * gain
+    return (weighted - along * (weighted * along).mean(axis=1, keepdims=True)) / size, None, delta * along
 
 
 def scale(layer: Any, x: Array, other: Array, gain: Array, shift: Array) -> Array:
@@ -166,68 +166,72 @@ def swiglu_gradient(layer: Any, delta: Array, x: Array, other: Array, gain: Arra
 Arrays = dict[str, Array]
 
 
-def angles(x: Array, own: Arrays) -> Array:
+def angles(x: Array, arrays: Arrays) -> Array:
     """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
-    return x.dtype.type(2 * np.pi) * x[:, :, None] * own["frequencies"] + own.get("phases", 0)
+    return x.dtype.type(2 * np.pi) * x[:, :, None] * arrays["frequencies"] + arrays.get("phases", 0)
 
 
-def periodic(layer: Any, x: Array, own: Arrays) -> Array:
-    z = angles(x, own)
-    return np.cos(z) if "phases" in own else np.concatenate([np.sin(z), np.cos(z)], axis=2)
+def periodic(layer: Any, x: Array, arrays: Arrays) -> Array:
+    z = angles(x, arrays)
+    return np.cos(z) if "phases" in arrays else np.concatenate([np.sin(z), np.cos(z)], axis=2)
 
 
-def periodic_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
-    z, by_units = angles(x, own), delta.reshape(*x.shape, delta.shape[1] // x.shape[1])
-    if "phases" in own:
+def periodic_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
+    z, by_units = angles(x, arrays), delta.reshape(*x.shape, delta.shape[1] // x.shape[1])
+    if "phases" in arrays:
         by_z = -by_units * np.sin(z)
-        by_own["phases"][...] = by_z.sum(axis=0)
+        by_arrays["phases"][...] = by_z.sum(axis=0)
     else:
         by_sine, by_cosine = np.split(by_units, 2, axis=2)
         by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
-    by_own["frequencies"][...] = np.einsum("ig,igk->gk", x.dtype.type(2 * np.pi) * x, by_z)
+    by_arrays["frequencies"][...] = np.einsum("ig,igk->gk", x.dtype.type(2 * np.pi) * x, by_z)
 
 
-def piecewise_linear(layer: Any, x: Array, own: Arrays) -> Array:
-    units = (x[:, :, None] - own["edges"]) * own["slopes"]
+def piecewise_linear(layer: Any, x: Array, arrays: Arrays) -> Array:
+    units = (x[:, :, None] - arrays["edges"]) * arrays["slopes"]
     lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
     lowest[0], highest[-1] = -1, 2
     return np.clip(units, lowest, highest)
 
 
-def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
+def piecewise_linear_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
     pass  # nothing of it is trained
 
 
-def grouped(layer: Any, x: Array, own: Arrays) -> Array:
-    found: Array = np.einsum("igk,gkd->igd", x.reshape(len(x), *own["weights"].shape[:2]), own["weights"])
-    return found + own["biases"]
+def grouped(layer: Any, x: Array, arrays: Arrays) -> Array:
+    found: Array = np.einsum(
+        "igk,gkd->igd", x.reshape(len(x), *arrays["weights"].shape[:2]), arrays["weights"]
+    )
+    return found + arrays["biases"]
 
 
-def grouped_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> Array:
-    by_units = delta.reshape(len(x), len(own["weights"]), layer.units)
-    by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), *own["weights"].shape[:2]), by_units)
-    by_own["biases"][...] = by_units.sum(axis=0)
-    found: Array = np.einsum("igd,gkd->igk", by_units, own["weights"]).reshape(x.shape)
+def grouped_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> Array:
+    by_units = delta.reshape(len(x), len(arrays["weights"]), layer.units)
+    by_arrays["weights"][...] = np.einsum(
+        "igk,igd->gkd", x.reshape(len(x), *arrays["weights"].shape[:2]), by_units
+    )
+    by_arrays["biases"][...] = by_units.sum(axis=0)
+    found: Array = np.einsum("igd,gkd->igk", by_units, arrays["weights"]).reshape(x.shape)
     return found
 
 
 def table_rows(layer: Any, codes: Array) -> list[Array]:
     """Return for each column of codes the table rows: 0 for missing, -1 for an unknown code."""
     known = [(column >= -1) & (column < n) for n, column in zip(layer.levels, codes.T, strict=True)]
-    return [np.where(own, column, -2).astype(int) + 1 for own, column in zip(known, codes.T, strict=True)]
+    return [np.where(valid, column, -2).astype(int) + 1 for valid, column in zip(known, codes.T, strict=True)]
 
 
-def categories(layer: Any, x: Array, own: Arrays) -> Array:
+def categories(layer: Any, x: Array, arrays: Arrays) -> Array:
     found = []
-    for rows, table in zip(table_rows(layer, x), own.values(), strict=True):
+    for rows, table in zip(table_rows(layer, x), arrays.values(), strict=True):
         mean = table[1:].mean(axis=0, dtype=table.dtype)
         found.append(np.where(rows[:, None] >= 0, table[rows], mean))
     return np.hstack(found)
 
 
-def categories_gradient(layer: Any, delta: Array, x: Array, own: Arrays, by_own: Arrays) -> None:
+def categories_gradient(layer: Any, delta: Array, x: Array, arrays: Arrays, by_arrays: Arrays) -> None:
     units = np.split(delta, np.cumsum(layer.width)[:-1], axis=1)
-    for rows, by_units, by_table in zip(table_rows(layer, x), units, by_own.values(), strict=True):
+    for rows, by_units, by_table in zip(table_rows(layer, x), units, by_arrays.values(), strict=True):
         by_table[...] = 0
         np.add.at(by_table, rows[rows >= 0], by_units[rows >= 0])
 
@@ -293,7 +297,7 @@ def networks_of(
     k = one.networks
     parts = [np.split(array, k, axis=-1) for array in (x, other, *views)]
     alone = one._replace(networks=1, subrows=one.subrows // k)
-    return [(alone, own, second, Views(*rest)) for own, second, *rest in zip(*parts, strict=True)]
+    return [(alone, source, second, Views(*rest)) for source, second, *rest in zip(*parts, strict=True)]
 
 
 def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
@@ -302,7 +306,7 @@ def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBat
     batch : None for the running mean and variance of a batch norm
     """
     if one.networks > 1 and one.subrows > 1:
-        return np.hstack([operate(*own, batch=batch) for own in networks_of(one, x, other, views)])
+        return np.hstack([operate(*network, batch=batch) for network in networks_of(one, x, other, views)])
     gain, shift, state = views
     layer: Any = one.layer
     if one.second:
@@ -335,8 +339,8 @@ def operate_gradient(
     if one.networks > 1 and one.subrows > 1:
         deltas = np.split(delta, one.networks, axis=1)
         found = [
-            operate_gradient(*own, by_output, batch)
-            for own, by_output in zip(networks_of(one, x, other, views), deltas, strict=True)
+            operate_gradient(*network, by_output, batch)
+            for network, by_output in zip(networks_of(one, x, other, views), deltas, strict=True)
         ]
         every: list[Any] = [
             None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)

@@ -30,7 +30,7 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
-OWN_CURVES = ("loss", "validation_loss")
+LOSS_CURVES = ("loss", "validation_loss")
 """Curves of a training, all finite; callbacks may write further curves."""
 
 

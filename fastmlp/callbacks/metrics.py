@@ -76,8 +76,8 @@ class Metrics(Callback):
         model = Model(run.network, run.parameters, {}, run._backend(), None)
         predicted = {}
         for prefix, data in self._rows.items():
-            own = model.forward(unpacked(data.inputs)) if len(data.weights) else data.targets
-            predicted[prefix] = self._ranks.gathered(own)
+            outputs = model.forward(unpacked(data.inputs)) if len(data.weights) else data.targets
+            predicted[prefix] = self._ranks.gathered(outputs)
         values: list[float] = []
         with self._ranks.raise_on_all_ranks():
             if self._ranks.first:
@@ -192,18 +192,18 @@ def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
 def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
     """Return the maker of a measure, by the name of a scorer or metric of scikit-learn's."""
 
-    if name not in OWN:
+    if name not in FORMULAS:
         return _of_scikit_learn(name, objective)
 
     def on(y: Array, weights: Array | None) -> Measure:
-        sign, make = OWN[name]
-        own = make(objective, y, weights)
-        if own is None:
+        sign, make = FORMULAS[name]
+        metric = make(objective, y, weights)
+        if metric is None:
             return _of_scikit_learn(name, objective)(y, weights)
 
         def measure(outputs: Array) -> float:
             with np.errstate(over="ignore", invalid="ignore"):
-                value = sign * own(outputs)
+                value = sign * metric(outputs)
                 if math.isfinite(value):
                     return value
                 return _of_scikit_learn(name, objective)(y, weights)(outputs)  # which says what is wrong
@@ -382,7 +382,7 @@ class OwnMetric(NamedTuple):
 
 _LOSSES = (log_loss, mean_squared_error, mean_absolute_error, root_mean_squared_error)
 
-OWN = {
+FORMULAS = {
     "accuracy": OwnMetric(1, accuracy),
     "accuracy_score": OwnMetric(1, accuracy),
     "r2": OwnMetric(1, r2_score),

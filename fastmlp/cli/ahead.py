@@ -85,8 +85,8 @@ def pairs(backends: Iterable[str], dtypes: Iterable[str]) -> list[tuple[str, str
     """
     found: list[tuple[str, str]] = []
     for name, dtype in product(list(backends), list(dtypes)):
-        own = registry.mixed() if dtype == BFLOAT16 else registry.backends()
-        compiled = [one for one in own if not registry.is_reference(one)]
+        available = registry.mixed() if dtype == BFLOAT16 else registry.backends()
+        compiled = [one for one in available if not registry.is_reference(one)]
         what = "compiled backend" + (f" for {dtype}" if dtype == BFLOAT16 else "")
         checks.choice(what, name, ("auto", *compiled))
         if dtype == BFLOAT16:

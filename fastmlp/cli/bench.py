@@ -164,8 +164,8 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
         raise ValueError("--layers are the hidden ones of --network, which must say inputs and outputs: 20-3")
     seconds = checks.real("seconds", arguments.seconds, 0, open_low=True)
     # A file alone is measured with all others, where it has a slot of its own.
-    variant_names, own = ([], names) if only_files else (names, [])
-    return Request(slots, variant_names, own, sizes, networks, dtypes, threads, seconds, clock)
+    variant_names, files_given = ([], names) if only_files else (names, [])
+    return Request(slots, variant_names, files_given, sizes, networks, dtypes, threads, seconds, clock)
 
 
 def _clock(arguments: argparse.Namespace) -> str:
@@ -258,7 +258,7 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
     from fastmlp.lab import assembly
     from fastmlp.lab.slot_times import slot_rows
 
-    names = [*request.variants, *request.own]
+    names = [*request.variants, *request.files]
     if len(names) != 1 or len(request.slots) != 1 or request.slots[0] == "step":
         raise Mistake("--asm and --ir take one --variant and one --slot")
     row = next(slot_rows(request.slots, request.dtypes, request.sizes))

@@ -132,8 +132,8 @@ def _backends(arguments: argparse.Namespace) -> int:
 
     rows = [("NAME", "BASE", "WHAT IT OVERRIDES"), ("reference", "", "in NumPy; the others are held to it")]
     for name, variant in variants().items():
-        own = [*variant.slots, *(["train_chunk of each small network"] if variant.specialize else [])]
-        rows.append((name, variant.base.name if variant.base else "", ", ".join(own) or "nothing"))
+        overridden = [*variant.slots, *(["train_chunk of each small network"] if variant.specialize else [])]
+        rows.append((name, variant.base.name if variant.base else "", ", ".join(overridden) or "nothing"))
     rows.append(("auto", "", "takes the fastest of these for the work at hand"))
     for name, why_not in mixed().items():
         reason, base = why_not(), "reference" if is_reference(name) else "fused"

@@ -105,8 +105,8 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     if isinstance(dtype, np.dtype) and dtype in FLOATS:
         return dtype
     if dtype is None and inputs.dtype in FLOATS:
-        own: np.dtype[Any] = inputs.dtype
-        return own
+        given: np.dtype[Any] = inputs.dtype
+        return given
     if dtype is None:
         return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
     try:

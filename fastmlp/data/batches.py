@@ -398,8 +398,8 @@ class Mixing(NamedTuple):
         fraction = np.repeat(np.array(fractions, data.targets.dtype), counts)[:, None]
 
         def mix(rows: Any) -> NDArray[Any]:
-            own, other = (np.asarray(unpacked(rows[some])) for some in (first, second))
-            return fraction * own + (1 - fraction) * other
+            first_rows, other = (np.asarray(unpacked(rows[some])) for some in (first, second))
+            return fraction * first_rows + (1 - fraction) * other
 
         targets, stops = mix(data.targets), np.cumsum(counts)
         weights = np.ones(len(first), targets.dtype)

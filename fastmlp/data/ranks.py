@@ -56,17 +56,17 @@ class Ranks:
         """Raise any rank's error in a `with` block on all ranks; within, ranks may exchange nothing."""
         return _NOTHING
 
-    def of_first(self, own: T) -> T:
+    def of_first(self, value: T) -> T:
         """Return rank 0's object."""
-        return own
+        return value
 
-    def all_of(self, own: T) -> list[T]:
+    def all_of(self, value: T) -> list[T]:
         """Return the objects of all ranks, by rank."""
-        return [own]
+        return [value]
 
-    def any_of(self, own: bool) -> bool:
+    def any_of(self, value: bool) -> bool:
         """Return True if a flag is set on any rank."""
-        return own
+        return value
 
     def total(self, numbers: Array) -> Array:
         """Sum numbers over all ranks in place; return the sums."""
@@ -78,7 +78,7 @@ class Ranks:
         """Say how many rows this rank has; return how many there are."""
         return rows
 
-    def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def rank_rows(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (rows, positions): this rank's rows among all visited rows, and their positions there."""
         return visited, np.arange(len(visited))
 
@@ -86,13 +86,13 @@ class Ranks:
         """Return the weights (rows,) of the rows of all ranks."""
         return data.weights
 
-    def of_all_rows(self, own: Array) -> Array:
+    def of_all_rows(self, numbers: Array) -> Array:
         """Return numbers (.., rows) for the rows of all ranks, given this rank's numbers."""
-        return own
+        return numbers
 
-    def gathered(self, own: Array) -> Array:
+    def gathered(self, array: Array) -> Array:
         """Return rows (rows, ..) of all ranks, rank after rank."""
-        return own
+        return array
 
     # --- the training ---------------------------------------------------------------------------------------
 
@@ -213,9 +213,9 @@ def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
     for rows in (data, held_out):
         if rows is not None:
             counts = ranks.all_of(len(rows.weights))
-            count, own = sum(counts), len(rows.weights)
+            count, here = sum(counts), len(rows.weights)
             positions = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
-            some = rows.take(positions[(positions >= 0) & (positions < own)])
+            some = rows.take(positions[(positions >= 0) & (positions < here)])
             sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
             parts += [_joined(part) for part in zip(*sampled, strict=True)]
             parts.append(np.array([count]))

@@ -118,7 +118,7 @@ def along(
         at = (
             rng.permuted(np.tile(np.arange(steps)[:, None], len(rows)), axis=0) + rng.random(drawn.shape)
         ) / steps
-        ways = [(starts[own], t[:, None], 1 / steps) for own, t in zip(drawn, at, strict=True)]
+        ways = [(starts[some], t[:, None], 1 / steps) for some, t in zip(drawn, at, strict=True)]
     for start, t, weight in ways:
         line = rows - start
         values += weight * line * gradient((start + line * t).astype(rows.dtype))

@@ -186,7 +186,7 @@ class Rows:
         if not self.network.head_names:
             return {self.ends["output"]: cotangents}
         columns = columns_of_heads(self.network.heads)
-        return {self.ends[name]: cotangents[..., own] for name, own in columns.items()}
+        return {self.ends[name]: cotangents[..., part] for name, part in columns.items()}
 
     def outputs(self, found: Mapping[int, Array]) -> Array:
         """Return values or tangents of the outputs (.., rows, n_out), heads side by side."""
@@ -235,12 +235,12 @@ class Rows:
             name, index = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
             if not isinstance(name, str) or name not in columns:
                 raise ValueError(f"output must be one of {', '.join(columns)}, got {checks.shown(given)}")
-            own = range(network.n_out)[columns[name]]
-            if index is None and len(own) > 1:
+            units = range(network.n_out)[columns[name]]
+            if index is None and len(units) > 1:
                 raise ValueError(
-                    f"the head {name!r} has {len(own)} outputs; output=({name!r}, 0) is the first"
+                    f"the head {name!r} has {len(units)} outputs; output=({name!r}, 0) is the first"
                 )
-            return own[0 if index is None else checks.whole("output", index, 0, len(own) - 1)]
+            return units[0 if index is None else checks.whole("output", index, 0, len(units) - 1)]
         if given is None and network.n_out > 1:
             raise ValueError(f"output must be one of the {network.n_out} outputs, 0 is the first; got None")
         return 0 if given is None else checks.whole("output", given, 0, network.n_out - 1)
@@ -339,8 +339,8 @@ def jacobian_many(models: Sequence[Model], X: Any, *, logits: bool = False) -> A
 def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
     """Return rows of U times Jacobians, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
-    own, out = rows.vectors("U", U, rows.outs), np.empty((len(rows), rows.n_in), rows.dtype)
-    for some, found in _reverse(rows, lambda some: own[None, some]):
+    vectors, out = rows.vectors("U", U, rows.outs), np.empty((len(rows), rows.n_in), rows.dtype)
+    for some, found in _reverse(rows, lambda some: vectors[None, some]):
         out[some] = found[0]
     return out
 
@@ -348,14 +348,14 @@ def vjp(model: Model, X: Any, U: Any, logits: bool = False) -> Array:
 def jvp(model: Model, X: Any, V: Any, logits: bool = False) -> Array:
     """Return Jacobians times rows of V, (rows, n_out)."""
     rows = Rows(model, X, 1, logits)
-    own = rows.vectors("V", V, rows.columns)
+    vectors = rows.vectors("V", V, rows.columns)
     if (passes := rows.in_columns(2)) is not None:
         out = np.empty((len(rows), model.network.n_out), rows.dtype)
-        passes.jvp(rows.dense(slice(None)), own * rows.scale, out)
+        passes.jvp(rows.dense(slice(None)), vectors * rows.scale, out)
         rows.release()
         return out
     return by_rows(
-        rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(own[some] * rows.scale))
+        rows, (model.network.n_out,), lambda tape, some: rows.outputs(tape.push(vectors[some] * rows.scale))
     )
 
 
@@ -385,11 +385,11 @@ def input_gradient(
 def hvp(model: Model, X: Any, V: Any, output: Any = None, logits: bool = False) -> Array:
     """Return Hessians of an output times rows of V, (rows, columns)."""
     rows = Rows(model, X, 1, logits)
-    index, own = rows.output(output), rows.vectors("V", V, rows.columns)
-    if (found := _bent_in_columns(rows, index, own * rows.scale, (rows.n_in,))) is not None:
+    index, along = rows.output(output), rows.vectors("V", V, rows.columns)
+    if (found := _bent_in_columns(rows, index, along * rows.scale, (rows.n_in,))) is not None:
         return found
     return by_rows(
-        rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, index, own[some] * rows.scale) * rows.scale
+        rows, (rows.n_in,), lambda tape, some: _bent(rows, tape, index, along[some] * rows.scale) * rows.scale
     )
 
 

@@ -60,14 +60,14 @@ class ParameterRows(Rows):
     @functools.cached_property
     def indices(self) -> dict[str, NDArray[np.int64]]:
         """The indices of each trained array in the flat vector, by name."""
-        own = -1.0 - np.arange(len(self.parameters))  # no constant is negative
-        trains = np.zeros(len(own), bool)
+        markers = -1.0 - np.arange(len(self.parameters))  # no constant is negative
+        trains = np.zeros(len(markers), bool)
         for one in self.network.operations:
             trains[one.weights : one.trained] = True
             if not one.trains_bias:
                 trains[one.biases : one.trained] = False
         found = {}
-        for step in graph_of(self.network.replaced(input_scale=1.0), own).steps:
+        for step in graph_of(self.network.replaced(input_scale=1.0), markers).steps:
             for name, array in step.arrays.items():
                 numbers = array[1:-1] if step.one.kind.name == "categories" else array
                 indices = (-1 - numbers.reshape(-1)).astype(np.int64)
@@ -130,8 +130,8 @@ def _lookups(tape: Tape, step: ExportStep, indices: dict[str, NDArray[np.int64]]
     """Yield indices (rows, width) of table rows, with columns of delta."""
     codes, begin = tape.values[step.one.sources[0]], 0
     for column, (name, table) in enumerate(step.arrays.items()):
-        own = indices[name].reshape(-1, table.shape[1])
-        yield own[table_rows(codes[:, column], table) - 1], slice(begin, begin + table.shape[1])
+        of_rows = indices[name].reshape(-1, table.shape[1])
+        yield of_rows[table_rows(codes[:, column], table) - 1], slice(begin, begin + table.shape[1])
         begin += table.shape[1]
 
 
@@ -145,12 +145,12 @@ def parameter_jacobian(rows: ParameterRows, tape: Tape, seeds: dict[int, Array])
             for indices, columns in _lookups(tape, step, rows.indices):
                 out[..., line, indices] += delta[..., columns]
             continue
-        for name, own in tape.by_arrays(step, delta):
+        for name, by_array in tape.by_arrays(step, delta):
             if (indices := rows.indices.get(name)) is not None:
                 first, last = int(indices[0]), int(indices[-1]) + 1
                 # An array is mostly contiguous; of sparse blocks the rows of weights may not.
                 where = slice(first, last) if np.array_equal(indices, range(first, last)) else indices
-                out[..., where] += own
+                out[..., where] += by_array
     return out
 
 
@@ -202,11 +202,11 @@ def _norms(rows: ParameterRows, tape: Tape, seeds: dict[int, Array]) -> Array:
             if biases in rows.indices:
                 squares += _squares(delta)
         else:
-            squares += sum(_squares(own) for name, own in tape.by_arrays(step, delta) if name in rows.indices)
+            squares += sum(_squares(g) for name, g in tape.by_arrays(step, delta) if name in rows.indices)
     for pairs in shared.values():  # products that share their weights, of members, have cross terms
         for x, delta in pairs:
-            for other, own in pairs:
-                squares += np.einsum("ri,ri->r", x, other) * np.einsum("ri,ri->r", delta, own)
+            for other, g in pairs:
+                squares += np.einsum("ri,ri->r", x, other) * np.einsum("ri,ri->r", delta, g)
     return np.sqrt(squares)
 
 

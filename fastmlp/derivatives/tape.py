@@ -302,11 +302,11 @@ class Tape:
                 continue
             if visit is not None:
                 visit(step, delta)
-            for source, own in zip(step.one.sources, self._pulled(step, delta), strict=True):
-                deltas[source] = deltas[source] + own if source in deltas else own
+            for source, term in zip(step.one.sources, self._pulled(step, delta), strict=True):
+                deltas[source] = deltas[source] + term if source in deltas else term
             if tangents is not None:
-                for source, own in self._bent(step, delta, bend, tangents):
-                    bends[source] = bends[source] + own if source in bends else own
+                for source, term in self._bent(step, delta, bend, tangents):
+                    bends[source] = bends[source] + term if source in bends else term
         ends = deltas if tangents is None else bends
         lead = np.broadcast_shapes(*(one.shape[:-1] for one in [*seeds.values(), *(tangents or {}).values()]))
         parts = []
@@ -345,8 +345,8 @@ class Tape:
             for by, along_source in zip(names, step.one.sources, strict=True):
                 tangent = tangents[along_source]
                 shape = (*tangent.shape[:-1], self.values[source].shape[-1])
-                own = self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
-                yield source, _where_asked(step, delta, own)
+                term = self._evaluated(bent[name, by], {**known, TANGENT: tangent}, shape)
+                yield source, _where_asked(step, delta, term)
 
     def by_arrays(self, step: ExportStep, delta: Array) -> Iterator[tuple[str, Array]]:
         """Yield a step's trained arrays with the derivative of each row.

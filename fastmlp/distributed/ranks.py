@@ -57,19 +57,19 @@ def rank_and_size(communicator: Any) -> tuple[int, int]:
 def check_sums(communicator: Communicator) -> None:
     """Raise ValueError unless a communicator sums and broadcasts in place."""
     size = int(communicator.size)
-    for method, own, expected in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
-        array = np.array([own])
+    for method, value, expected in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
+        array = np.array([value])
         getattr(communicator, method)(array)
         if array[0] != expected:
             raise ValueError(
                 f"the communicator's {method}(array) must write what it comes to into the array: "
-                f"{own} became {array[0]}, and {expected} was expected of {size} ranks"
+                f"{value} became {array[0]}, and {expected} was expected of {size} ranks"
             )
 
 
-def all_of(communicator: Communicator, own: T) -> list[T]:
+def all_of(communicator: Communicator, value: T) -> list[T]:
     """Return the objects of all ranks, by rank; pickle must take them."""
-    packed = np.frombuffer(pickle.dumps(own), np.uint8)
+    packed = np.frombuffer(pickle.dumps(value), np.uint8)
     lengths = np.zeros(communicator.size, np.int64)
     lengths[communicator.rank] = len(packed)
     communicator.allreduce(lengths)
@@ -80,10 +80,10 @@ def all_of(communicator: Communicator, own: T) -> list[T]:
     return [pickle.loads(row[:length].tobytes()) for row, length in zip(table, lengths, strict=True)]
 
 
-def of_first(communicator: Communicator, own: T) -> T:
+def of_first(communicator: Communicator, value: T) -> T:
     """Return rank 0's object, which pickle must take."""
     first = communicator.rank == 0
-    packed = np.frombuffer(pickle.dumps(own if first else None), np.uint8)
+    packed = np.frombuffer(pickle.dumps(value if first else None), np.uint8)
     length = np.array([len(packed)])
     communicator.broadcast(length)
     received = packed.copy() if first else np.empty(length[0], np.uint8)
@@ -150,24 +150,24 @@ class SeveralRanks(Ranks):
             if text is not None:
                 raise RankError(f"rank {rank} of {self.size} has failed: {text}")
 
-    def of_first(self, own: T) -> T:
+    def of_first(self, value: T) -> T:
         """Return rank 0's object."""
-        return of_first(self.communicator, own)
+        return of_first(self.communicator, value)
 
-    def all_of(self, own: T) -> list[T]:
+    def all_of(self, value: T) -> list[T]:
         """Return the objects of all ranks, by rank."""
-        return all_of(self.communicator, own)
+        return all_of(self.communicator, value)
 
-    def gathered(self, own: Array) -> Array:
+    def gathered(self, array: Array) -> Array:
         """Return the rows (rows, ..) of all ranks, in the order of ranks."""
-        counts = self.all_of(len(own))
-        numbers, at = np.zeros((sum(counts), *own.shape[1:]), own.dtype), sum(counts[: self.rank])
-        numbers[at : at + len(own)] = own
+        counts = self.all_of(len(array))
+        numbers, at = np.zeros((sum(counts), *array.shape[1:]), array.dtype), sum(counts[: self.rank])
+        numbers[at : at + len(array)] = array
         return self.total(numbers)
 
-    def any_of(self, own: bool) -> bool:
+    def any_of(self, value: bool) -> bool:
         """Return True if a condition holds on any rank."""
-        return any(self.all_of(own))
+        return any(self.all_of(value))
 
     def total(self, numbers: Array) -> Array:
         """Replace numbers by sums over all ranks; return the sums."""
@@ -193,7 +193,7 @@ class SeveralRanks(Ranks):
         self._weights = None
         return int(self.counts.sum())
 
-    def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def rank_rows(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (rows, positions): this rank's rows among visited rows, and their positions there.
 
         visited : numbered through all ranks; rows : numbered from this rank's first row
@@ -218,10 +218,10 @@ class SeveralRanks(Ranks):
                 self._weights = self.of_all_rows(data.weights)
         return self._weights
 
-    def of_all_rows(self, own: Array) -> Array:
+    def of_all_rows(self, part: Array) -> Array:
         """Return numbers (.., rows) of all ranks' rows, given the numbers of this rank's rows."""
-        numbers = np.zeros((*own.shape[:-1], int(self.counts.sum())), own.dtype)
-        numbers[..., self.at : self.at + own.shape[-1]] = own
+        numbers = np.zeros((*part.shape[:-1], int(self.counts.sum())), part.dtype)
+        numbers[..., self.at : self.at + part.shape[-1]] = part
         return self.total(numbers)
 
     def check_same(self, **settings: Any) -> None:

@@ -45,24 +45,24 @@ class _Spread:
 
         Some steps may have no row.
         """
-        rows, visits = self._ranks.own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
+        rows, visits = self._ranks.rank_rows(chunk.order[chunk.starts[0] : chunk.stops[-1]])
         steps, counts = len(chunk.starts), chunk.stops - chunk.starts
         step = np.repeat(np.arange(steps), counts)[visits]
-        own = np.bincount(step, minlength=steps)
-        stops, most = np.cumsum(own), chunk.most_rows
+        rows_per_step = np.bincount(step, minlength=steps)
+        stops, most = np.cumsum(rows_per_step), chunk.most_rows
         if not chunk.microbatch:
             most = int(min(most, max(1, len(data.weights))))
-        part = chunk._replace(order=rows, starts=stops - own, stops=stops, most_rows=most)
+        part = chunk._replace(order=rows, starts=stops - rows_per_step, stops=stops, most_rows=most)
         return part, visits - (np.cumsum(counts) - counts)[step]
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all ranks' rows, with heads an array. data : of this rank"""
         counts = counts_of(network, data)
         totals = self._ranks.total(counts.copy())
-        own = np.zeros(len(counts))
+        part = np.zeros(len(counts))
         if counts.any():
-            own = losses_of_part(counts, totals, self.now.evaluate(network, parameters, data))
-        return evaluated(network, self._ranks.total(own))
+            part = losses_of_part(counts, totals, self.now.evaluate(network, parameters, data))
+        return evaluated(network, self._ranks.total(part))
 
 
 class SynchronousSteps(_Spread):
@@ -80,7 +80,7 @@ class SynchronousSteps(_Spread):
         losses: NDArray[np.float64],
     ) -> TrainState:
         """Take a chunk's steps. chunk : rows of all ranks; data : of this rank"""
-        own, positions = self._part(data, chunk)
+        local, positions = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
         begun: list[Callable[[], Any]] = []
         goes_by_columns = optimizer.rule.sparse_updates and network.takes_sparse
@@ -96,7 +96,7 @@ class SynchronousSteps(_Spread):
                 complete()
             begun.clear()
             if nonzero_columns is not None:
-                batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
+                batch = data.inputs[local.order[local.starts[s] : local.stops[s]]]
                 nonzero_columns[...] = ranks.total(find_nonzero_columns(unpacked(batch)).astype(np.int32)) > 0
             if marks is not None:
                 ranks.total(marks)
@@ -114,7 +114,7 @@ class SynchronousSteps(_Spread):
             network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)
         state = self.now.train_chunk(
-            network, optimizer, state, given, own, key, threads, losses, shared=shared
+            network, optimizer, state, given, local, key, threads, losses, shared=shared
         )
         ranks.total(losses)
         return state
@@ -143,8 +143,8 @@ class AveragedSteps(_Spread):
     ) -> None:
         super().__init__(backend, ranks)
         self._per_epoch, self._since = per_epoch, since
-        own = slice(ranks.at, ranks.at + int(ranks.counts[ranks.rank]))
-        self._fraction = float(weights[own].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+        local = slice(ranks.at, ranks.at + int(ranks.counts[ranks.rank]))
+        self._fraction = float(weights[local].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
 
     def train_chunk(
         self,
@@ -158,45 +158,45 @@ class AveragedSteps(_Spread):
         losses: NDArray[np.float64],
     ) -> TrainState:
         """Take a chunk's steps. chunk : rows of all ranks within an epoch; data : of this rank"""
-        own, _ = self._part(data, chunk)
-        if own.microbatch:
-            most = -(-own.microbatch // self._ranks.size)
-            own = own._replace(microbatch=max(1 + network.needs_batches, most))
-        steps = len(own.starts)
-        step = np.repeat(np.arange(steps), own.stops - own.starts)
-        alone = network.needs_batches & (own.stops - own.starts == 1)
+        local, _ = self._part(data, chunk)
+        if local.microbatch:
+            most = -(-local.microbatch // self._ranks.size)
+            local = local._replace(microbatch=max(1 + network.needs_batches, most))
+        steps = len(local.starts)
+        step = np.repeat(np.arange(steps), local.stops - local.starts)
+        alone = network.needs_batches & (local.stops - local.starts == 1)
 
         def visited(weights: Array) -> Array:
-            return np.where(alone, 0.0, np.bincount(step, weights[own.order], steps))
+            return np.where(alone, 0.0, np.bincount(step, weights[local.order], steps))
 
         heads = network.head_weights(data.targets, data.weights) if network.heads else None
-        own = own._replace(
+        local = local._replace(
             totals=visited(data.weights),
             head_totals=None if heads is None else np.array([*map(visited, heads)]),
-            stops=np.where(alone, own.starts, own.stops),
+            stops=np.where(alone, local.starts, local.stops),
         )
         key = (key + self._ranks.rank * 0x9E3779B9) % 2**32
         losses[...] = 0.0
-        for first, last in self._windows(own, state.step):
-            if own.starts[first] == own.stops[first]:
+        for first, last in self._windows(local, state.step):
+            if local.starts[first] == local.stops[first]:
                 state = state._replace(step=state.step + last - first)
             else:
                 taken = empty_losses(network, last - first)
-                part = own.part(first, last)
+                part = local.part(first, last)
                 state = self.now.train_chunk(network, optimizer, state, data, part, key, threads, taken)
                 losses[..., first:last] = taken
             if self._averages_at(state.step):
                 self._average(optimizer, state)
-        _weigh(network, losses, own, chunk)
+        _weigh(network, losses, local, chunk)
         if not checks.finite(state.parameters):
             losses[..., -1] = np.nan  # so that all ranks look for the diverged step together
         self._ranks.total(losses)
         return state
 
-    def _windows(self, own: Chunk, done: int) -> Iterator[tuple[int, int]]:
+    def _windows(self, chunk: Chunk, done: int) -> Iterator[tuple[int, int]]:
         """Yield [first, last) of steps up to an average, all with rows or all without."""
-        idle = own.starts == own.stops
-        first, steps = 0, len(own.starts)
+        idle = chunk.starts == chunk.stops
+        first, steps = 0, len(chunk.starts)
         for last in range(1, steps + 1):
             if last == steps or idle[last] != idle[first] or self._averages_at(done + last):
                 yield first, last
@@ -214,15 +214,15 @@ class AveragedSteps(_Spread):
                 self._ranks.total(array)
 
 
-def _weigh(network: Network, losses: NDArray[np.float64], own: Chunk, whole: Chunk) -> None:
+def _weigh(network: Network, losses: NDArray[np.float64], local: Chunk, whole: Chunk) -> None:
     """Multiply losses (.., steps) by the rank's fraction of each batch's weights."""
 
     def fractions(counts: Array, totals: Array) -> Array:
         return np.divide(counts, totals, out=np.zeros_like(totals), where=totals > 0)
 
-    if own.head_totals is None or whole.head_totals is None:
-        losses *= fractions(own.totals, whole.totals)
+    if local.head_totals is None or whole.head_totals is None:
+        losses *= fractions(local.totals, whole.totals)
         return
     penalties = losses[0] - network.sum_of_heads(losses[1:])
-    losses[1:] *= fractions(own.head_totals, whole.head_totals)
-    losses[0] = network.sum_of_heads(losses[1:]) + penalties * fractions(own.totals, whole.totals)
+    losses[1:] *= fractions(local.head_totals, whole.head_totals)
+    losses[0] = network.sum_of_heads(losses[1:]) + penalties * fractions(local.totals, whole.totals)

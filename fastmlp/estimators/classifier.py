@@ -176,9 +176,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         from fastmlp.exchange.sklearn_estimator import binarizer
 
-        own: Any = model.network.loss if isinstance(model, Model) else None
-        own = {"focal": Focal(), "binary_focal": BinaryFocal()}.get(own, own)  # which no name stands for here
-        made = cls._holding(model, {"loss": own} if isinstance(own, Loss) else {})
+        known: Any = model.network.loss if isinstance(model, Model) else None
+        known = {"focal": Focal(), "binary_focal": BinaryFocal()}.get(known, known)  # without a name here
+        made = cls._holding(model, {"loss": known} if isinstance(known, Loss) else {})
         made._label_binarizer = binarizer(model.network, classes)
         made.classes_ = made._label_binarizer.classes_
         return made

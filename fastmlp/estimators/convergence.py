@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
-from fastmlp.callbacks.callback import OWN_CURVES, Callback, Run
+from fastmlp.callbacks.callback import LOSS_CURVES, Callback, Run
 from fastmlp.estimators.rows import ScoredRows
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rows import SparseRows, unpacked
@@ -121,7 +121,7 @@ class Convergence(Callback):
         """Do scikit-learn's work after each epoch since the last call."""
         # After an error or Ctrl-C one of an epoch's values may be missing.
         # A curve that another callback writes is longer or shorter.
-        curves = [run.history[name] for name in OWN_CURVES if name in run.history]
+        curves = [run.history[name] for name in LOSS_CURVES if name in run.history]
         for epoch in range(self.estimator.n_iter_, min(map(len, curves))):
             self._take(epoch, run)
 

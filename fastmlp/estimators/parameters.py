@@ -24,7 +24,7 @@ from fastmlp.model.activations import HIDDEN, Activation
 from fastmlp.model.layers import Dense, checked_layers
 from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.loss import Loss
-from fastmlp.model.losses import LOSSES as OWN_LOSSES
+from fastmlp.model.losses import LOSSES as BUILT_IN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, check_optimizer
 from fastmlp.model.rows import Inputs
@@ -38,7 +38,7 @@ ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 
 LOSSES = {"squared_error": "mse", "poisson": "poisson_deviance"} | {
     name: name
-    for name, entry in OWN_LOSSES.items()
+    for name, entry in BUILT_IN.items()
     if "identity" in entry.outputs and name != "mse" and entry.outputs_per_target == 1
 }
 """The regression losses by a user's names: scikit-learn's two, and the trainer's."""
@@ -325,10 +325,10 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
         else:
             parameters = self._model.parameters.copy()
-            for views, own in zip(
+            for views, arrays in zip(
                 dense_views(parameters, network), zip(self.coefs_, self.intercepts_, strict=True), strict=True
             ):
-                for view, array in zip(views, own, strict=True):
+                for view, array in zip(views, arrays, strict=True):
                     view[...] = array
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 

@@ -121,8 +121,8 @@ def header(graph: ExportGraph, name: str) -> str:
         f"Reads a row, {said}; writes its outputs, {ended}.",
     )
     arrays = [
-        array(own, values, "int32_t" if values.dtype.kind == "i" else writer.real)
-        for own, values in writer.arrays.items()
+        array(label, values, "int32_t" if values.dtype.kind == "i" else writer.real)
+        for label, values in writer.arrays.items()
     ]
     what = f"A multi-layer perceptron, {' - '.join(map(str, graph.widths))} units, in {writer.real}."
     return framed(name, what, [*arrays, *writer.routines.values(), predict])

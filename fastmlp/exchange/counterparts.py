@@ -153,8 +153,8 @@ def _has_width(layer: ImportedLayer) -> bool:
 
 def _takes(layer: ImportedLayer) -> int:
     """Return the number of units of a layer's arrays; 1 if any number fits."""
-    own = isinstance(layer.layer, layers.Activate)
-    return max(map(len, layer.arrays)) if own else len(layer.arrays[0])
+    activates = isinstance(layer.layer, layers.Activate)
+    return max(map(len, layer.arrays)) if activates else len(layer.arrays[0])
 
 
 def _with_names(chain: Sequence[ImportedLayer]) -> list[Part]:

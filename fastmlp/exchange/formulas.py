@@ -68,8 +68,8 @@ def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's arrays in `row_formula`, in order."""
     if one.kind.row is None:
         return ARRAYS
-    own = one.kind.component is not None  # a user's parameter of one number keeps the name that says so
-    return tuple(each.variable if own or not each.by_unit else each.name for each in one.kind.parameters)
+    traced = one.kind.component is not None  # a user's parameter of one number keeps the name that says so
+    return tuple(each.variable if traced or not each.by_unit else each.name for each in one.kind.parameters)
 
 
 def of_units(expression: Expression, units: int, known: Mapping[str, Expression]) -> Expression:

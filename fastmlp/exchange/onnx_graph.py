@@ -132,9 +132,10 @@ class OnnxGraph:
 
     def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
         """Add the nodes of a step by formula; return the value's name."""
-        own = step.one.kind.component is not None  # a user's formula may sum an array over the units
+        traced = step.one.kind.component is not None  # a user's formula may sum an array over the units
         names = [
-            self.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
+            self.array(name, np.atleast_2d(values) if traced else values)
+            for name, values in step.arrays.items()
         ]
         assert step.formula is not None
         return self.formula(step.formula, dict(zip(step.variables, [*sources, *names], strict=True)))
@@ -147,8 +148,8 @@ class OnnxGraph:
         if not operator or not self.has(operator):
             return self.by_formula(step, sources)
         names = [self.array(name, values) for name, values in step.arrays.items()]
-        own = {name: getattr(step.one.layer, name) for name in ATTRIBUTES if hasattr(step.one.layer, name)}
-        return self.add(operator, [*sources, *names], **options, **own)
+        fields = {name: getattr(step.one.layer, name) for name in ATTRIBUTES if hasattr(step.one.layer, name)}
+        return self.add(operator, [*sources, *names], **options, **fields)
 
     def walk(self, graph: ExportGraph, given: Sequence[str]) -> dict[str, str]:
         """Add the nodes of all steps; return the outputs' names by the names of heads.

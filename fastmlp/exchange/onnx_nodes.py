@@ -278,13 +278,13 @@ class _Matching:
 
     def of(self, nodes: Sequence[Any], uses: Counter[str]) -> Found | None:
         """Return the layer if the nodes match."""
-        own = Counter(name for node in self.one.nodes for name in node.input)
+        inside = Counter(name for node in self.one.nodes for name in node.input)
         for expected, node in zip(self.one.nodes, nodes, strict=False):
             if not self._matches(expected, node):
                 return None
             self.names[expected.output[0]] = node.output[0]
         inner = [node.output[0] for node in self.one.nodes[:-1]]
-        if any(uses[self.names[name]] != own[name] for name in inner):
+        if any(uses[self.names[name]] != inside[name] for name in inner):
             return None
         layer = self.one.layer
         if self.epsilon is not None:
@@ -296,13 +296,13 @@ class _Matching:
     def _matches(self, expected: Any, node: Any) -> bool:
         if (expected.op_type, len(expected.input)) != (node.op_type, len(node.input)) or node.domain:
             return False
-        own, given = attributes(expected), attributes(node)
-        if own.get("epsilon") == EPSILON and given.get("epsilon", 0.0) > 0:
+        wanted, given = attributes(expected), attributes(node)
+        if wanted.get("epsilon") == EPSILON and given.get("epsilon", 0.0) > 0:
             single = np.float32(given["epsilon"])
             known = self.one.arrays[self.one.parameters[0]].dtype == np.float32
             self.epsilon = float(str(single)) if known else float(single)  # float32 in the fewest digits
-            own = {**own, "epsilon": given["epsilon"]}
-        if own != given:
+            wanted = {**wanted, "epsilon": given["epsilon"]}
+        if wanted != given:
             return False
         before = dict(self.names)
         if all(map(self._is_same, expected.input, node.input)):

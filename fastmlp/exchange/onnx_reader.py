@@ -156,7 +156,7 @@ def _network_of(text: str, file: OnnxFile) -> Parts | None:
         return None
     if not _equal(written, file):
         return None
-    return Parts(network, [tuple(own.values()) for own in named_views(parameters, network).values()])
+    return Parts(network, [tuple(views.values()) for views in named_views(parameters, network).values()])
 
 
 def _equal(written: Any, file: OnnxFile) -> bool:
@@ -174,8 +174,8 @@ def _computed(model: Any) -> list[str]:
     graph, found = model.graph, dict[str, str]()
     for node in graph.node:
         sources = [found.get(name, name) for name in node.input]
-        own = sorted(str(attribute) for attribute in node.attribute)
-        text = repr((node.domain, node.op_type, sources, own, len(node.output)))
+        attributes = sorted(str(attribute) for attribute in node.attribute)
+        text = repr((node.domain, node.op_type, sources, attributes, len(node.output)))
         digest = hashlib.sha256(text.encode()).hexdigest()
         found |= {name: f"{digest}.{i}" for i, name in enumerate(node.output)}
     ends = [f"{end}{found.get(end.name)}" for end in graph.output]

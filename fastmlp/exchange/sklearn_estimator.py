@@ -110,7 +110,7 @@ def from_sklearn(given: Any) -> Parts:
         )
     check_is_fitted(given)
     output, loss = OUTPUTS[given.out_activation_]
-    ours = {theirs: own for own, theirs in HIDDEN.items()}
+    ours = {theirs: name for name, theirs in HIDDEN.items()}
     sizes = [len(given.coefs_[0]), *map(len, given.intercepts_)]
     network = Network(
         sizes, ours[given.activation], output, loss, l2=float(given.alpha), convention="sklearn"

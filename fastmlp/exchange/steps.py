@@ -138,10 +138,10 @@ def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray
         layers = (Scale(), *network.layers)
         gain = np.full(network.n_in, scale)
         return network.replaced(input_scale=1.0, layers=layers), np.concatenate([gain, parameters])
-    own = parameters.copy()
-    weights = operation_views(own, network)[0].first
+    scaled = parameters.copy()
+    weights = operation_views(scaled, network)[0].first
     weights *= scale
-    return network.replaced(input_scale=1.0), own
+    return network.replaced(input_scale=1.0), scaled
 
 
 def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
@@ -156,10 +156,10 @@ def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Netw
         inputs.append(Numbers(block.columns, name=block.name) if sparse else block)
         rows.append(np.arange(block.outputs) + ends[sparse])
         ends[sparse] += block.outputs
-    own = parameters.copy()
-    weights = own[first.weights : first.biases].reshape(first.n_in, first.n_out)
+    scaled = parameters.copy()
+    weights = scaled[first.weights : first.biases].reshape(first.n_in, first.n_out)
     weights[...] = weights[np.concatenate(rows)]
-    return network.replaced(inputs=inputs), own
+    return network.replaced(inputs=inputs), scaled
 
 
 class _Steps:
@@ -217,18 +217,18 @@ class _Steps:
 
     def append_embedding(self, one: Operation, embedding: Embedding, sources: tuple[int, ...]) -> int:
         """Append a block's embedding: formulas, or a structure."""
-        own = embedding_views(self.parameters, one)
+        arrays = embedding_views(self.parameters, one)
         if one.tables:
-            tables = {f"table{i}": with_unknown(table) for i, table in enumerate(own.values())}
+            tables = {f"table{i}": with_unknown(table) for i, table in enumerate(arrays.values())}
             return self.append(one._replace(kind=KINDS["categories"]), sources, self.named(tables))
-        for part in (formulas := embedding.formulas(own)):
+        for part in (formulas := embedding.formulas(arrays)):
             units, width = len(part.gathered), one.n_in
             sources = (self.append_gather(sources[0], part.gathered, width),)
             one = one._replace(n_in=units, n_out=units)
             sources = (self.append(one._replace(dropout=0.0), sources, self.named(part.arrays), part),)
         if formulas:
             return self.append(one._replace(kind=KINDS["copy"]), sources, {})
-        return self.append(one, sources, self.named(dict(zip("Wb", own.values(), strict=True))))
+        return self.append(one, sources, self.named(dict(zip("Wb", arrays.values(), strict=True))))
 
     def append_operation(self, index: int, sources: tuple[int, ...], member: int | None = None) -> int:
         """Append an operation, or a member's part; return the step of the output.
@@ -252,34 +252,36 @@ class _Steps:
             if one.subrows > 1:  # one name of an array for all members
                 named = self.shared.setdefault(index, named)
             return self.append(one._replace(subrows=1), sources, named)
-        own = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
-        own = {name: array.reshape(one.networks, -1)[member or 0] for name, array in own.items()}
+        values = parameter_views(one, views) | dict(zip(one.kind.state, views.state, strict=True))
+        values = {name: array.reshape(one.networks, -1)[member or 0] for name, array in values.items()}
         if member is not None:
             cuts = max(one.subrows // one.networks, 1)
             sizes = one.width // one.networks // cuts, one.subrows * one.n_in // one.networks // cuts
             one = one._replace(networks=1, subrows=cuts, n_out=sizes[0], n_in=sizes[1])
         if (component := one.kind.component) is not None:
-            own = {f"{component.name}_{name}": array for name, array in own.items()}
+            values = {f"{component.name}_{name}": array for name, array in values.items()}
         if one.second:  # a gate, which reads both halves of a row
             parts = (np.arange(start, start + one.n_in) for start in (0, one.second))
             halves = (self.append_gather(sources[0], part, 2 * one.n_in) for part in parts)
             return self.append(one._replace(second=0), tuple(halves), self.named({}))
         if one.subrows > 1 and self.format not in getattr(one.layer, "counterparts", ()):
-            return self.append_groups(one, sources, own)
+            return self.append_groups(one, sources, values)
         one = one._replace(subrows=1, n_in=one.subrows * one.n_in, n_out=one.width)
-        return self.append(one, sources, self.named(own))
+        return self.append(one, sources, self.named(values))
 
     def append_gather(self, source: int, indices: NDArray[np.int64], width: int) -> int:
         """Append a gather of units from a source of `width` units."""
         one = Operation(GATHER, "", (), width, len(indices))
         return self.append(one, (source,), self.named({"places": indices}))
 
-    def append_groups(self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]) -> int:
+    def append_groups(
+        self, one: Operation, sources: tuple[int, ...], given: Mapping[str, NDArray[Any]]
+    ) -> int:
         """Append an operation on each group of units, and a concatenation."""
         units, bare, parts = one.n_in, one._replace(subrows=1, dropout=0.0), []
         for start in range(0, one.width, units):
             part = self.append_gather(sources[0], np.arange(start, start + units), one.width)
-            arrays = {name: array[start : start + units] for name, array in own.items()}
+            arrays = {name: array[start : start + units] for name, array in given.items()}
             parts.append(self.append(bare, (part,), self.named(arrays)))
         joined = one._replace(kind=KINDS["concatenate"], layer=None, subrows=1, n_out=one.width)
         return self.append(joined, tuple(parts), {})
@@ -302,9 +304,9 @@ class _Steps:
         indices[begin] = indices[operations[begin].sources[0]]
         ends = []
         for member in range(self.network.members):
-            own = {**indices}
-            self.walk(begin + 1, depth, own, member)
-            ends.append(own[depth - 1])
+            known = {**indices}
+            self.walk(begin + 1, depth, known, member)
+            ends.append(known[depth - 1])
         return self.append_mean(ends)
 
     def walk_joined(self, source: int) -> int:
@@ -447,19 +449,19 @@ def mean_graph(
     """
     made: _Steps | None = None
     ends = []
-    for pair, own in zip(networks, columns, strict=True):
+    for pair, chosen in zip(networks, columns, strict=True):
         made = _Steps(*folded(*pair), before=made)
         if made.network.blocks:
             firsts = itertools.accumulate((one.columns for one in made.network.blocks), initial=0)
             cut = [
-                own[first:][: one.columns] for first, one in zip(firsts, made.network.blocks, strict=False)
+                chosen[first:][: one.columns] for first, one in zip(firsts, made.network.blocks, strict=False)
             ]
             read = [made.append_gather(INPUTS, part, n_in) for part in cut]
             made.blocks = iter([GraphInput(number, "", 0) for number in read])
             ends.append(made.walk_joined(INPUTS))
             continue
-        is_whole = np.array_equal(own, np.arange(n_in))
-        ends.append(made.walk_joined(INPUTS if is_whole else made.append_gather(INPUTS, own, n_in)))
+        is_whole = np.array_equal(chosen, np.arange(n_in))
+        ends.append(made.walk_joined(INPUTS if is_whole else made.append_gather(INPUTS, chosen, n_in)))
     assert made is not None
     made.append_mean(ends)
     network, parameters = networks[0]
@@ -475,10 +477,10 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
     parameters = np.zeros(parameter_count(network), dtype)
     for step in graph_of(network, parameters).steps:
         given = [arrays[name] for name in step.arrays]
-        own = [*step.arrays.values()]
+        views = [*step.arrays.values()]
         if step.one.kind.name == "categories":
-            own, given = [*embedding_views(parameters, step.one).values()], [table[1:-1] for table in given]
-        for view, array in zip(own, given, strict=True):
+            views, given = [*embedding_views(parameters, step.one).values()], [table[1:-1] for table in given]
+        for view, array in zip(views, given, strict=True):
             view[...] = array
     return parameters
 

@@ -57,10 +57,10 @@ def to_torch(network: Network, parameters: Array) -> Any:
     read: list[tuple[int, ...]] = []
     shared: dict[tuple[str, ...], Any] = {}
     for step in graph.steps:
-        own = tuple(step.arrays)  # members of a network share arrays, and with them the module
-        one = shared[own] if own in shared else _module(torch, step)
-        if own:
-            shared[own] = one
+        names = tuple(step.arrays)  # members of a network share arrays, and with them the module
+        one = shared[names] if names in shared else _module(torch, step)
+        if names:
+            shared[names] = one
         made.append(one)
         read.append(step.one.sources)
     if not graph.has_heads and read == [(index - 1,) for index in range(len(made))]:
@@ -87,8 +87,8 @@ def _module(torch: Any, step: ExportStep) -> Any:
     known = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     made = kind(**known, **options, dtype=tensors[0].dtype)
     with torch.no_grad():
-        for own, tensor in zip((*made.parameters(), *made.buffers()), tensors, strict=False):
-            own.copy_(tensor.T if tensor.ndim == 2 else tensor)
+        for target, tensor in zip((*made.parameters(), *made.buffers()), tensors, strict=False):
+            target.copy_(tensor.T if tensor.ndim == 2 else tensor)
     return made
 
 
@@ -154,7 +154,10 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
             return ImportedLayer(_of_module(layer, one), _arrays(name, one))
     arrays = tuple(map(_array, one.parameters()))
     if isinstance(one, _own().Formula):
-        names, units = [own for own, _ in one.named_parameters()], max((a.size for a in arrays), default=1)
+        names, units = (
+            [label for label, _ in one.named_parameters()],
+            max((a.size for a in arrays), default=1),
+        )
         if _has_formula(ScaleShift(), one.expression, units):
             raise ValueError(f"module {name!r} is of one of several networks, and Model.from_torch reads one")
         return ImportedLayer(_of_formula(one.expression, names, units), arrays, other)
@@ -163,7 +166,7 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
 
 def _check_plain(torch: Any, name: str, one: Any) -> None:
     """Raise ValueError for a module with hooks, or with parameters without numbers."""
-    if any(own.is_meta or torch.nn.parameter.is_lazy(own) for own in one.parameters()):
+    if any(tensor.is_meta or torch.nn.parameter.is_lazy(tensor) for tensor in one.parameters()):
         raise ValueError(f"module {name!r} has parameters without numbers")
     of_weights = "torch.nn.utils."  # weight_norm and the like: the weight is read after them
     before = [
@@ -214,9 +217,9 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
     if not parameters and not reduced:
         return expression
     shapes = {start: shape for shape, start in custom.SHAPES.items()}
-    own = {name: name if "_" in name else f"{custom.SHAPES['units']}_{name}" for name in parameters}
-    expression = of_units(expression, units, {name: variable(by) for name, by in own.items()})
-    parts = [name.split("_", 1) for name in own.values()]
+    variables = {name: name if "_" in name else f"{custom.SHAPES['units']}_{name}" for name in parameters}
+    expression = of_units(expression, units, {name: variable(by) for name, by in variables.items()})
+    parts = [name.split("_", 1) for name in variables.values()]
     given = [(name, shapes[start], 0.0) for start, name in parts]
     name = f"formula_{expression.digest[:8]}"
     return layers.Activate(restored(custom.Layer, name, expression, given))
@@ -224,8 +227,8 @@ def _of_formula(expression: Expression, parameters: Sequence[str], units: int) -
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:
     for activation, entry in ACTIVATIONS.items():
-        own, options = native(entry, "torch")
-        if own != kind:
+        label, options = native(entry, "torch")
+        if label != kind:
             continue
         for option, expected in options.items():
             got = getattr(one, option)
@@ -236,7 +239,7 @@ def _read_activation(name: str, one: Any, kind: str) -> Expression:
                     f"{activation} has {expected!r}"
                 )
         return formula(activation)
-    known = [native(own, "torch")[0] for table in (LAYER_OF, ACTIVATIONS) for own in table.values()]
+    known = [native(label, "torch")[0] for table in (LAYER_OF, ACTIVATIONS) for label in table.values()]
     choices = ", ".join([*filter(None, known), *PASSED])
     raise ValueError(f"cannot read module {name!r}, {kind}; a Sequential may hold: {choices}")
 

@@ -132,8 +132,8 @@ def gradient(result: Expression, name: str) -> Expression:
 
     def note(node: Expression, parts: list[bool]) -> bool:
         order.append(node)
-        own = node.operation == VARIABLE and node.operands[0] == name
-        depends[id(node)] = own or any(depends[id(part)] for part in node.parts)
+        is_name = node.operation == VARIABLE and node.operands[0] == name
+        depends[id(node)] = is_name or any(depends[id(part)] for part in node.parts)
         rows[id(node)] = node_is_row(node, parts)
         return rows[id(node)]
 

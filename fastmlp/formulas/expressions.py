@@ -470,8 +470,8 @@ def _flat(value: Any) -> Any:
 def _location(error: BaseException) -> str:
     """Return the user's line of an error, in words; "" without such a line."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
-    if not own:
+    users = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
+    if not users:
         return ""
-    line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line
+    line, file, text = users[-1].lineno, os.path.basename(users[-1].filename), users[-1].line
     return f" at line {line} of {file!r}" + (f", {checks.shown(text)}" if text else "")

@@ -157,6 +157,6 @@ class Variant(NamedTuple):
     @property
     def choice(self) -> Choice:
         """Return the variant's `Choice`, with the libraries and the buffers of its bases."""
-        inherited, own = Choice() if self.base is None else self.base.choice, Choice(*self[3:])
-        libraries, buffers = (*inherited.libraries, *own.libraries), own.buffers or inherited.buffers
-        return own._replace(libraries=libraries, buffers=buffers)
+        inherited, given = Choice() if self.base is None else self.base.choice, Choice(*self[3:])
+        libraries, buffers = (*inherited.libraries, *given.libraries), given.buffers or inherited.buffers
+        return given._replace(libraries=libraries, buffers=buffers)

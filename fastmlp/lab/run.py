@@ -31,14 +31,14 @@ from fastmlp.testing.slots import SLOTS
 class Request(NamedTuple):
     """A request of `fastmlp bench`; slots : names, and `STEP`.
 
-    variants : names; empty for all, and for other installed programs; own : measured by changed slots alone
+    variants : names; empty for all, and for other installed programs; files : measured by changed slots alone
     sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual
     budget : seconds for each variant of each row; clock : as of `fastmlp.lab.timing.timed`
     """
 
     slots: Sequence[str]
     variants: Sequence[str]
-    own: Sequence[str]
+    files: Sequence[str]
     sizes: Sequence[Sizes]
     networks: Sequence[tuple[Network, Optimizer, int]]
     dtypes: Sequence[str]
@@ -56,8 +56,8 @@ def tasks(request: Request) -> list[MeasurementTask]:
     names = request.variants or list(variants())
     found: list[MeasurementTask] = []
     expected = [name for name in request.slots if name != STEP]
-    if request.own:
-        expected = [slot for slot in expected if any(has_its_own(name, slot) for name in request.own)]
+    if request.files:
+        expected = [slot for slot in expected if any(has_its_own(name, slot) for name in request.files)]
     for row in slot_rows(expected, request.dtypes, request.sizes):
         found.append((row, [name for name in names if has_its_own(name, row.slot)]))
     if STEP in request.slots:
@@ -96,9 +96,9 @@ def run(
                     wrong.append(result)
                 else:
                     found.append(result)
-            own = [m for m in found if m.variant in variants()]
-            if with_phases and isinstance(row, StepRow) and threads == 1 and own:
-                fastest = min(own, key=lambda m: m.time.median).variant
+            current = [m for m in found if m.variant in variants()]
+            if with_phases and isinstance(row, StepRow) and threads == 1 and current:
+                fastest = min(current, key=lambda m: m.time.median).variant
                 phased += slot_times.phases(row, fastest, request.budget, request.clock)
         measurements += found
         done(row)

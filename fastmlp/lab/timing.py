@@ -107,8 +107,8 @@ class Load:
 
     def busy(self) -> bool:
         """Return True if other programs took the processor."""
-        wall, own, switches = (now - began for now, began in zip(self._now(), self._began, strict=True))
-        return own < LEAST_FRACTION * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
+        wall, working, switches = (now - began for now, began in zip(self._now(), self._began, strict=True))
+        return working < LEAST_FRACTION * wall if self._threads == 1 else switches > MOST_SWITCHES * wall
 
     @staticmethod
     def _now() -> tuple[float, float, float]:

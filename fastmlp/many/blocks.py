@@ -87,9 +87,9 @@ class Pattern(NamedTuple):
         if (plan.data.weights != 1).any():
             return None
         rows, now = len(plan.data.weights), current_backend(plan.backend)  # type: ignore[arg-type]  # no `Steps`
-        own = plan._replace(data=empty, orders=None, start=None, backend=now)
+        bare = plan._replace(data=empty, orders=None, start=None, backend=now)
         shuffles = plan.orders is not None
-        return cls(plan.network, plan.optimizer, own, now, rows, shuffles, program, training.continuation())
+        return cls(plan.network, plan.optimizer, bare, now, rows, shuffles, program, training.continuation())
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
@@ -261,13 +261,19 @@ class BlockTraining:
         threads, reason = 1 if step else None, self.stop_reason
         models, seeds, patterns, *_ = self._members
         each = zip(models, seeds, patterns, parameters, strict=True)
-        for index, (model, seed, own, weights) in enumerate(each):
+        for index, (model, seed, like, weights) in enumerate(each):
             if finite[index]:
-                continuation = BlockContinuation(ended, index, own.continuation, seed, weights)
+                continuation = BlockContinuation(ended, index, like.continuation, seed, weights)
                 yield (
                     model,
                     Model(
-                        own.network, weights, continuation.history, own.backend, reason, continuation, threads
+                        like.network,
+                        weights,
+                        continuation.history,
+                        like.backend,
+                        reason,
+                        continuation,
+                        threads,
                     ),
                 )
 
@@ -346,11 +352,11 @@ def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
 
 def _beginnings(members: BlockMembers) -> Array:
     """Return the first parameters (members, P) of the models."""
-    networks, own = distinct([pattern.network for pattern in members.patterns])
-    found = np.empty((len(own), parameter_count(networks[0])), members.data[0].targets.dtype)
+    networks, kind_of = distinct([pattern.network for pattern in members.patterns])
+    found = np.empty((len(kind_of), parameter_count(networks[0])), members.data[0].targets.dtype)
     draws = np.array([one is None for one in members.initial])
     for index, network in enumerate(networks):
-        drawn = np.flatnonzero(draws & (own == index))
+        drawn = np.flatnonzero(draws & (kind_of == index))
         if len(drawn):
             found[drawn] = drawn_starts(network, [members.seeds[i] for i in drawn], found.dtype)
     for i in np.flatnonzero(~draws):

@@ -69,15 +69,15 @@ def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -
     cleaned: dict[tuple[int, np.dtype[Any], int | None], Any] = {}
     for index, model in enumerate(models):
         checks.instance(f"models[{index}]", model, Model, "a Model")
-        network, own = model.network, model.parameters.dtype
+        network, dtype_of = model.network, model.parameters.dtype
         part = None if columns is None else index
-        key = id(network), own, part
+        key = id(network), dtype_of, part
         if key not in cleaned:
             _check_like(index, network, models[0].network)
-            like = own, id(network) if network.blocks else network.input_scale, part
+            like = dtype_of, id(network) if network.blocks else network.input_scale, part
             if like not in known:
                 read = X if columns is None else X[:, columns[index]]
-                known[like] = clean_rows_of("X", network, read, own, known=False)
+                known[like] = clean_rows_of("X", network, read, dtype_of, known=False)
             cleaned[key] = known[like]
         inputs.append(cleaned[key])
     dtype = np.result_type(*{dtype for _, dtype, _ in cleaned})

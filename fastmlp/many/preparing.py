@@ -33,7 +33,7 @@ from fastmlp.training.trainer import prepared
 ROWS = ("X", "y", "sample_weight")
 """The arguments with a row, or a number, for each row of X."""
 
-OWN = (*ROWS, "rows", "seed", "initial", "optimizer")
+OF_EACH = (*ROWS, "rows", "seed", "initial", "optimizer")
 """The arguments that may differ in a pattern; of optimisers the rates."""
 
 
@@ -70,9 +70,9 @@ class Arguments:
 
     def of(self, index: int) -> dict[str, Any]:
         """Return the arguments of a model with rows, without seed; ValueError or TypeError for wrong rows."""
-        own = {**self._same, **{name: values[index] for name, values in self._lists.items()}}
-        del own["seed"], own["rows"]
-        return own | dict(zip(ROWS, self.rows(index), strict=True))
+        options = {**self._same, **{name: values[index] for name, values in self._lists.items()}}
+        del options["seed"], options["rows"]
+        return options | dict(zip(ROWS, self.rows(index), strict=True))
 
     def by_objects(self) -> Iterable[list[int]]:
         """Return lists of models with identical arguments, but for seeds."""
@@ -92,8 +92,8 @@ class Arguments:
         return ([index] for index in range(self.count))
 
     def options(self, index: int) -> Any:
-        """Return a key, equal for models with differences in OWN only."""
-        given = [values[index] for name, values in self._lists.items() if name not in OWN]
+        """Return a key, equal for models with differences in OF_EACH only."""
+        given = [values[index] for name, values in self._lists.items() if name not in OF_EACH]
         return tuple(one if isinstance(one, Network) else id(one) for one in given)
 
     def rows(self, index: int) -> tuple[Any, Any, Any]:

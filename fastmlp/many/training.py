@@ -175,8 +175,8 @@ def _with_options(taken: Signature) -> Signature:
         )
         for name, usual in OF_EACH.items()
     ]
-    *own, _ = taken.parameters.values()
-    return taken.replace(parameters=[*own, *listed])
+    *parameters, _ = taken.parameters.values()
+    return taken.replace(parameters=[*parameters, *listed])
 
 
 fit_many.__signature__ = _with_options(signature(fit_many))  # type: ignore[attr-defined]

@@ -106,18 +106,18 @@ class Activation(Component):
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
         what = f"the activation {checks.shown(name)}"
-        own = checked_parameters(what, parameters)
-        value = of_one_element(what, one_number(what, traced(what, function, own)))
+        checked = checked_parameters(what, parameters)
+        value = of_one_element(what, one_number(what, traced(what, function, checked)))
         derived = gradient(value, "z")
         if slope is not None:
             from fastmlp.formulas.expressions import trace
 
-            if own:
+            if checked:
                 raise ValueError(f"{what} has parameters, so that its slopes are derived; leave slope out")
             what = f"the slope of {what}"
             given = map(variable, _parameters(what, slope))
             derived = of_one_element(what, one_number(what, trace(what, slope, *given)))
-        self._set(name, value, derived, own)
+        self._set(name, value, derived, checked)
 
     def _set(self, name: str, value: Expression, slope: Expression, parameters: Sequence[Any] = ()) -> None:
         self.parameters = tuple(Parameter(*one) for one in parameters)

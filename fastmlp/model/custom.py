@@ -324,13 +324,13 @@ class Layer(Component):
         numbers: Mapping[str, float] | None = None,
     ) -> None:
         what = f"the layer {checks.shown(name)}"
-        own = checked_parameters(what, parameters)
-        taken = {*keyword.kwlist, *(one.name for one in own)}
+        checked = checked_parameters(what, parameters)
+        taken = {*keyword.kwlist, *(one.name for one in checked)}
         constants = checked_numbers("number", what, numbers, MOST_NUMBERS, taken.__contains__)
-        value = one_number(what, traced(what, function, own, constants))
+        value = one_number(what, traced(what, function, checked, constants))
         if not is_row(value):
             raise ValueError(f"{what} must return a number for each unit of the row, got one for all")
-        self._set(name, value, own, constants)
+        self._set(name, value, checked, constants)
 
     def _set(
         self, name: str, value: Expression, parameters: Sequence[Any], numbers: Mapping[str, float] = EMPTY
@@ -370,6 +370,6 @@ def backward_on_array(component: Any, x: Array, flat: Array, delta: Array) -> tu
 def variables(component: Any, x: Array, flat: Array) -> dict[str, Any]:
     """Return the arrays for a component's expressions, by the names of variables."""
     parts = parts_of(component.parameters, flat, x.shape[1])
-    own = {one.variable: part for one, part in parts.items()}
-    own |= {number_variable(name): number for name, number in getattr(component, "numbers", {}).items()}
-    return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **own}
+    given = {one.variable: part for one, part in parts.items()}
+    given |= {number_variable(name): number for name, number in getattr(component, "numbers", {}).items()}
+    return {"z": x, ONES: np.ones((1, x.shape[1]), x.dtype), **given}

@@ -274,11 +274,11 @@ class PiecewiseLinear(NumberEmbedding):
 
     def write(self, arrays: Mapping[str, Array], edges: Sequence[Array]) -> None:
         """Write lower edges and 1 / lengths of bins; empty bins, in the middle, have slope 0."""
-        for column, own in enumerate(edges):
-            own = np.append(own, own[-1]) if len(own) == 1 else own
-            missing = self.units + 1 - len(own)
-            inner = len(own) // 2
-            all_edges = np.insert(own, inner, np.full(missing, own[inner]))
+        for column, given in enumerate(edges):
+            given = np.append(given, given[-1]) if len(given) == 1 else given
+            missing = self.units + 1 - len(given)
+            inner = len(given) // 2
+            all_edges = np.insert(given, inner, np.full(missing, given[inner]))
             lengths = np.diff(all_edges)
             arrays["edges"][column] = all_edges[:-1]
             long = lengths >= np.finfo(arrays["slopes"].dtype).tiny  # or the slope would be infinite

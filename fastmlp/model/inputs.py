@@ -46,10 +46,12 @@ class InputBlock(Part):
     @property
     def outputs(self) -> int:
         """Units of the block."""
-        n, own = self.columns, self.made_by
-        if own is None:
+        n, made = self.columns, self.made_by
+        if made is None:
             return n
-        return n * own.keeps_numbers + (own.units_of(n) if own.linear_units is None else n * own.linear_units)
+        return n * made.keeps_numbers + (
+            made.units_of(n) if made.linear_units is None else n * made.linear_units
+        )
 
 
 @block(made_by=lambda one: one.embedding)

@@ -142,8 +142,8 @@ def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
     units = one.width // one.networks
     found: dict[str, Array] = {}
     for section, wanted in ((views.first, False), (views.second, True)):
-        own = [parameter for parameter in one.kind.parameters if (parameter.shape == BIAS) == wanted]
-        parts = parts_of(own, section.reshape(one.networks, -1).T, units) if own else {}
+        chosen = [parameter for parameter in one.kind.parameters if (parameter.shape == BIAS) == wanted]
+        parts = parts_of(chosen, section.reshape(one.networks, -1).T, units) if chosen else {}
         found |= {parameter.name: array.T for parameter, array in parts.items()}
     return found
 
@@ -186,12 +186,12 @@ def draw_members(
     operations: Sequence[tuple[Operation, Views]], network: Network, rng: np.random.Generator
 ) -> None:
     """Draw the separate parameters of members: the first r as signs, biases as for a single network."""
-    own = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
-    for _, views in (*own["r"], *own["s"]):
+    by_part = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
+    for _, views in (*by_part["r"], *by_part["s"]):
         views.first[...] = 1
-    first = own["r"][0][1].first
+    first = by_part["r"][0][1].first
     first[...] = rng.integers(0, 2, first.size) * 2 - 1
-    for (before, _), (after, views) in zip(own["r"], own["s"], strict=True):
+    for (before, _), (after, views) in zip(by_part["r"], by_part["s"], strict=True):
         n_in, n_out = (one.n_in // network.members for one in (before, after))
         layer: Any = after.layer
         views.second.reshape(-1, n_out)[...] = draw_biases(layer.bias_init, n_in, n_out, rng)

@@ -63,10 +63,10 @@ class _Lowering:
         """Append an operation; return the operation's number."""
         self.counts[kind.label] = self.counts.get(kind.label, 0) + 1
         given = layer.name if layer is not None else None
-        name = more.pop("own_name", given) or f"{kind.label}{self.counts[kind.label]}"
+        name = more.pop("full_name", given) or f"{kind.label}{self.counts[kind.label]}"
         n_in = more.pop("n_in", None) or self.width(sources[0])
-        own = {"layer": layer, "within": self.within, "networks": self.members, **more}
-        self.operations.append(Operation(kind, name, sources, n_in, n_out, **own))
+        fields = {"layer": layer, "within": self.within, "networks": self.members, **more}
+        self.operations.append(Operation(kind, name, sources, n_in, n_out, **fields))
         index = len(self.operations) - 1
         if given is not None:
             self.remember(given, index)
@@ -88,8 +88,8 @@ class _Lowering:
             case Dense() if self.members > 1:
                 return self.shared(layer, source)
             case Dense():
-                own, around = custom_kind(layer.activation), self.within
-                ends = layer.activation if own is None else "identity"
+                with_parameters, around = custom_kind(layer.activation), self.within
+                ends = layer.activation if with_parameters is None else "identity"
                 sparse_in, self.sparse_in = self.sparse_in, 0
                 n_in = self.width(source) + sparse_in
                 sparse_in = n_in if source == INPUTS else sparse_in
@@ -97,9 +97,9 @@ class _Lowering:
                     KINDS["dense"], (source,), layer.units, layer, activation=ends, n_in=n_in,
                     sparse_in=sparse_in,
                 )  # fmt: skip
-                if own is not None:
+                if with_parameters is not None:
                     self.within = (*([layer.name] if layer.name else ()), *around)
-                    index = self.append(own, (index,), layer.units, Activate(layer.activation))
+                    index = self.append(with_parameters, (index,), layer.units, Activate(layer.activation))
                     self.within = around
                     if layer.name:
                         self.remember(layer.name, index)
@@ -107,9 +107,9 @@ class _Lowering:
             case Dropout():
                 return self.dropped(layer, source)
             case Activate():
-                own, at = custom_kind(layer.activation), self.operations[source]
-                if own is not None:
-                    return self.append_by_row(own, (source,), layer)
+                with_parameters, at = custom_kind(layer.activation), self.operations[source]
+                if with_parameters is not None:
+                    return self.append_by_row(with_parameters, (source,), layer)
                 if layer.name is None and self.ends_open(source) and at.is_dense:
                     given: Any = layer.activation
                     self.operations[source] = at._replace(activation=given)
@@ -181,12 +181,12 @@ class _Lowering:
         self.within = (*([layer.name] if layer.name else ()), *around)
         bare = replace(layer, activation="identity", name=None)
         n_in = self.width(source) // k
-        index = self.append(KINDS["scale"], (source,), n_in * k, bare, own_name=name, part="r")
+        index = self.append(KINDS["scale"], (source,), n_in * k, bare, full_name=name, part="r")
         product = replace(bare, bias=False, bias_init="zeros")
         index = self.append(
-            KINDS["dense"], (index,), layer.units, product, own_name=name, n_in=n_in, subrows=k
+            KINDS["dense"], (index,), layer.units, product, full_name=name, n_in=n_in, subrows=k
         )
-        index = self.append(KINDS["scale_shift"], (index,), layer.units * k, bare, own_name=name, part="s")
+        index = self.append(KINDS["scale_shift"], (index,), layer.units * k, bare, full_name=name, part="s")
         if layer.activation != "identity":
             index = self.add(Activate(layer.activation), index)
         self.within = around

@@ -59,22 +59,22 @@ def signs_of(
         if one.is_dense and len(read[0]) < one.n_in:  # sparse columns, the last ones
             read = [np.append(read[0], given[len(read[0]) - one.n_in :])]
         objective = next(ends) if one.is_head or one is operations[-1] else None
-        own: Any = np.zeros(one.width, np.int8)
+        sign: Any = np.zeros(one.width, np.int8)
         if not any(directions.any() for directions in read):
             pass
         elif one.is_dense and one.subrows == 1:
             if objective is None:
                 _check_activation(one)
-            own = 1 - 2 * (np.arange(one.n_out) % 2) if objective is None else _directions_of(objective)
-            signs[one.weights : one.biases] = np.outer(read[0], own).reshape(-1)
+            sign = 1 - 2 * (np.arange(one.n_out) % 2) if objective is None else _directions_of(objective)
+            signs[one.weights : one.biases] = np.outer(read[0], sign).reshape(-1)
         elif one.kind.name in ("copy", "activation", "concatenate") and one.subrows == 1:
             _check_activation(one)
-            own = np.concatenate(read)
+            sign = np.concatenate(read)
         else:
             raise ValueError(
                 f"monotone inputs go with Dense layers, activations and dropout, and not through {one.name!r}"
             )
-        found.append(own.astype(np.int8))
+        found.append(sign.astype(np.int8))
     return signs
 
 

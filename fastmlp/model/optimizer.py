@@ -169,8 +169,8 @@ class Optimizer(checks.CheckedFields):
             second = self.decay_biases if operation.part else first  # a shift, or the biases of members
 
         def with_decay(decays: bool) -> Optimizer:
-            own: dict[str, Any] = UNDECAYED | {"weight_decay": self.decay * factor if decays else 0.0}
-            return replace(self, **own)
+            changed: dict[str, Any] = UNDECAYED | {"weight_decay": self.decay * factor if decays else 0.0}
+            return replace(self, **changed)
 
         return with_decay(first), with_decay(second)
 

@@ -42,8 +42,8 @@ class Part(checks.CheckedFields):
 
     def __repr__(self) -> str:
         known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
-        own = [(field, getattr(self, field.name)) for field in known]
-        given = [f"{field.name}={value!r}" for field, value in own if value != field.default]
+        pairs = [(field, getattr(self, field.name)) for field in known]
+        given = [f"{field.name}={value!r}" for field, value in pairs if value != field.default]
         return f"{type(self).__name__}({', '.join(given)})"
 
     def _set(self, **values: object) -> None:

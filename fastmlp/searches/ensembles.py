@@ -134,7 +134,7 @@ class _Ensemble(Joint):
             return parts[-1].values
 
         values = [*self._by_members(X, of)]
-        return mean_of([part._replace(values=own) for part, own in zip(parts, values, strict=True)])
+        return mean_of([part._replace(values=one) for part, one in zip(parts, values, strict=True)])
 
     def _by_members(self, X: Any, of: Callable[[Model, Any, Array], Array]) -> Iterator[Array]:
         """Yield numbers (.., features) of each member, 0 of features that the member does not read.
@@ -144,9 +144,9 @@ class _Ensemble(Joint):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
         for member, features in zip(self.estimators_, self.estimators_features_, strict=True):
-            own = of(member.model_, X[:, features], features)
-            whole = np.zeros((*own.shape[:-1], X.shape[1]), own.dtype)
-            np.add.at(whole, (..., features), own)  # type: ignore[arg-type]  # a feature may be drawn twice
+            found = of(member.model_, X[:, features], features)
+            whole = np.zeros((*found.shape[:-1], X.shape[1]), found.dtype)
+            np.add.at(whole, (..., features), found)  # type: ignore[arg-type]  # a feature may be drawn twice
             yield whole
 
     def to_onnx(self, path: str | Path) -> None:

@@ -74,7 +74,13 @@ def _make(batch: Any, steps: dict[Any, Any]) -> list[Any]:
     return results
 
 
-OWN = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend", "TogetherBackend")
+JOBLIBS = (
+    "LokyBackend",
+    "MultiprocessingBackend",
+    "SequentialBackend",
+    "ThreadingBackend",
+    "TogetherBackend",
+)
 """The backends of this process and its children, replaced by joint training."""
 
 
@@ -95,7 +101,7 @@ def together(estimator: Any, tasks: int | None = None, n_jobs: int | None = None
         yield
         return
     active = get_active_backend()[0]
-    chosen = None if type(active).__name__ in OWN else active
+    chosen = None if type(active).__name__ in JOBLIBS else active
     with joblib.parallel_config(TogetherBackend(tasks, n_jobs, chosen)):
         yield
 
@@ -386,8 +392,8 @@ def _draw_budget(axes: Any, candidates: Any, budget: Any, means: Any, resource: 
     """Draw a line for each candidate over the budget."""
     lines = defaultdict(list)
     for candidate, spent, mean in zip(candidates, budget, means, strict=True):
-        own = {name: value for name, value in candidate.items() if name != resource}
-        lines[repr(own)].append((spent, mean))
+        settings = {name: value for name, value in candidate.items() if name != resource}
+        lines[repr(settings)].append((spent, mean))
     for points in lines.values():
         axes.plot(*zip(*points, strict=True), ".-", alpha=0.7)
     axes.set(xscale="log", xlabel=resource.rpartition("__")[2])

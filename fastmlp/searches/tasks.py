@@ -355,16 +355,16 @@ def _hash(transformer: Any, routed: Any) -> Any:
     """Return a key of equal transformers; None for a random transformer."""
     if not hasattr(transformer, "get_params"):
         return None
-    own = vars(transformer)  # before it is fitted, its parameters
+    parameters = vars(transformer)  # before it is fitted, its parameters
     routed = routed if any((routed or {}).values()) else None
-    plain = routed is None and PLAIN.issuperset(map(type, own.values()))
-    for name, value in (own if plain else transformer.get_params()).items():
+    plain = routed is None and PLAIN.issuperset(map(type, parameters.values()))
+    for name, value in (parameters if plain else transformer.get_params()).items():
         if name.endswith("random_state") and not isinstance(value, (int, np.integer)):
             return None  # another draw each time
         if name.endswith("copy") and not value:
             return None  # it writes to rows that may be scored later
     if plain:
-        return type(transformer), *((name, type(value), value) for name, value in own.items())
+        return type(transformer), *((name, type(value), value) for name, value in parameters.items())
     try:
         return str(joblib.hash((transformer, routed)))
     except Exception:  # what cannot be pickled, as a function of a notebook

@@ -112,11 +112,11 @@ class Awaited:
             and run.left
             and not run.interrupted
         ):
-            own = run.left._replace(
+            snapshot = run.left._replace(
                 parameters=run.left.parameters.copy(), moments=run.left.moments.copy(),
                 history={name: [*values] for name, values in run.left.history.items()},
             )  # fmt: skip
-            self._snapshots[self._key] = own, run.stop_reason is not None
+            self._snapshots[self._key] = snapshot, run.stop_reason is not None
         return run
 
     @property

@@ -126,7 +126,7 @@ _found: dict[tuple[str, int | None], tuple[Any, int]] = {}
 
 By file, and by the number's thread; None for a number of the whole process."""
 
-_own_numbers: dict[str, bool] = {}
+_by_thread: dict[str, bool] = {}
 """True for a separate number in each thread, by the BLAS's file."""
 
 
@@ -249,7 +249,7 @@ def blas_libraries(modules: int) -> list[Any]:
 
 def _hold(thread: int) -> None:
     for library in blas_libraries(len(sys.modules)):
-        owner = thread if _has_own_numbers(library) else None
+        owner = thread if _limits_by_thread(library) else None
         _, found = _found.setdefault((library.filepath, owner), (library, library.num_threads))
         _set_threads(library, min(found, *_limits_of(owner)))
 
@@ -269,22 +269,22 @@ def _limits_of(owner: int | None) -> list[int]:
     return [limit for thread, limit in limits if owner in (None, thread)]
 
 
-def _has_own_numbers(library: Any) -> bool:
+def _limits_by_thread(library: Any) -> bool:
     """True if each thread has a separate number of a library's threads.
 
     So with OpenMP on Linux and macOS from threadpoolctl 3.7 on, but not with Microsoft's OpenMP.
     """
     if "openmp" not in (library.internal_api, getattr(library, "threading_layer", None)):
         return False
-    if library.filepath not in _own_numbers:
+    if library.filepath not in _by_thread:
         before = library.num_threads
         # A number that another thread sets, and this thread does not see, is a separate number.
         other = threading.Thread(target=library.set_num_threads, args=(before - 1 or 2,))
         other.start()
         other.join()
-        _own_numbers[library.filepath] = library.num_threads == before
+        _by_thread[library.filepath] = library.num_threads == before
         library.set_num_threads(before)
-    return _own_numbers[library.filepath]
+    return _by_thread[library.filepath]
 
 
 def _set_threads(library: Any, threads: int) -> None:

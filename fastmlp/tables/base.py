@@ -260,7 +260,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if len(learned) < 3:
             raise TableError(f"at least 3 rows are needed, got {len(learned)}")
         names = {"loss": "loss", "target_transform": "transform"}.items()
-        of_numbers = {own: self._settings[name] for name, own in names if name in self._settings}
+        of_numbers = {setting: self._settings[name] for name, setting in names if name in self._settings}
         self.task_ = learned_task(self._task, learned, **of_numbers)
         if self._settings.get("threshold") is not None and self.task_.n_out != 2:
             raise TableError(f"a threshold is between two classes, and the target has {self.task_.n_out}")
@@ -345,11 +345,11 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         self.errors_: HeldErrors | None = None
         judged = [pair for group in groups for pair in zip(group.outputs, group.held, strict=True)]
         outputs, rows = out_of_fold(judged)
-        true, own = training.targets[rows], None if weights is None else weights[rows]
+        true, counted = training.targets[rows], None if weights is None else weights[rows]
         if isinstance(self.task_, Regression):
             follows = self.models_[0].network.monotone is None
             self.errors_ = errors_of(outputs, rows, training.targets, training.dependence, follows)
-        self.task_ = self.task_.adjusted(outputs, true, own, self._settings.get("threshold"))
+        self.task_ = self.task_.adjusted(outputs, true, counted, self._settings.get("threshold"))
 
     def fit_more(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Go on training on new rows, with the learned columns and targets.
@@ -367,11 +367,11 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         """
         frame, values, weights = self._read(X, y, sample_weight)
         single = [(self.target_name_, self.task_, values)]
-        for name, task, own in self.task_.each(values) if isinstance(self.task_, Several) else single:
+        for name, task, column in self.task_.each(values) if isinstance(self.task_, Several) else single:
             if isinstance(task, Regression):
-                task.check(own, name)
-            elif (new := task.encoded(own) < 0).any():
-                raise TableError(f"class {checks.shown(own[new][0])} was not learned", name)
+                task.check(column, name)
+            elif (new := task.encoded(column) < 0).any():
+                raise TableError(f"class {checks.shown(column[new][0])} was not learned", name)
         if len(values) < held_out.FOLDS:
             least = held_out.FOLDS
             raise TableError(f"at least {least} rows with a target are needed, got {len(values)}")
@@ -401,8 +401,8 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
     @property
     def floats(self) -> np.dtype[Any]:
         """The dtype of X."""
-        own = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
-        return floating_dtype(own, np.empty(0))
+        dtype = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
+        return floating_dtype(dtype, np.empty(0))
 
     @property
     def _dtype(self) -> np.dtype[Any]:
@@ -555,13 +555,13 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the content of a pickle, also of an earlier version."""
         super().__setstate__(state)
-        own = self.__dict__
-        if "models_" in own:  # all networks follow a single recipe
-            own["groups_"] = [(own.pop("recipe_"), own.pop("models_"))]
-        if isinstance(own.get("errors_"), np.ndarray):  # without sizes
-            own["errors_"] = HeldErrors.of_one_size(own["errors_"])
+        fields = self.__dict__
+        if "models_" in fields:  # all networks follow a single recipe
+            fields["groups_"] = [(fields.pop("recipe_"), fields.pop("models_"))]
+        if isinstance(fields.get("errors_"), np.ndarray):  # without sizes
+            fields["errors_"] = HeldErrors.of_one_size(fields["errors_"])
         later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_", "held_"))
-        self.__dict__ = type(self)().__dict__ | (later if "groups_" in own else {}) | own
+        self.__dict__ = type(self)().__dict__ | (later if "groups_" in fields else {}) | fields
 
     @property
     def _settings(self) -> dict[str, Any]:

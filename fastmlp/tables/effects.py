@@ -121,8 +121,8 @@ def importances(
     def score(_: Any, orders: Array, true: Array) -> float:
         shuffled = X
         for index in np.flatnonzero((orders != order[:, None]).any(axis=0)):
-            for own in slices[index]:
-                shuffled = with_shuffled(shuffled, own, orders[:, index])
+            for columns_of_x in slices[index]:
+                shuffled = with_shuffled(shuffled, columns_of_x, orders[:, index])
         return -task.error(true, members.outputs(models, shuffled))
 
     # Each column stands for its columns of X, by the numbers of its rows.
@@ -188,8 +188,8 @@ def pairs(estimator: Any, frame: pl.DataFrame, names: list[str], seed: int) -> l
         if min(len(first), len(second)) < 2:  # the rest is noise of rounding
             continue
         means = _means(estimator, rows, [first, second]).reshape(len(first), len(second), -1)
-        own = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
-        left = means - own + means.mean(axis=(0, 1))
+        single = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
+        left = means - single + means.mean(axis=(0, 1))
         strengths = np.sqrt(np.square(left).mean(axis=(0, 1)))
         output = 1 if len(strengths) == 2 else int(strengths.argmax())  # both classes' are equal
         found.append(Pair(columns, (first, second), left[..., output], output, float(strengths[output])))

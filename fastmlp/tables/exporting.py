@@ -128,13 +128,13 @@ def _columns(encoding: Encoding) -> ExportGraph:
     for number, part in enumerate(parts):
         alike.setdefault(number if part.dense else part.formula, []).append(number)
     made, order = [], []
-    for own in alike.values():
-        arrays = np.hstack([parts[number].arrays for number in own])
-        read = np.repeat([sources[number] for number in own], [len(parts[n].arrays[0]) for n in own])
+    for numbers in alike.values():
+        arrays = np.hstack([parts[number].arrays for number in numbers])
+        read = np.repeat([sources[number] for number in numbers], [len(parts[n].arrays[0]) for n in numbers])
         named = dict(zip(("first", "second"), arrays, strict=False))
-        unit = UnitFormula(read, parts[own[0]].formula, named, fixed=True)
-        made.append((unit, parts[own[0]].dense))
-        order += [index for number in own for index in range(firsts[number], firsts[number + 1])]
+        unit = UnitFormula(read, parts[numbers[0]].formula, named, fixed=True)
+        made.append((unit, parts[numbers[0]].dense))
+        order += [index for number in numbers for index in range(firsts[number], firsts[number + 1])]
     return columns_graph(len(indices), made, np.argsort(order))
 
 

@@ -99,8 +99,8 @@ def scaled_errors(means: Array, errors: Array) -> HeldErrors:
     places, sizes = _sizes(means, errors)
     expected, part = np.ones(len(errors)), np.arange(len(errors)) % PARTS
     if len(places) > 1:
-        for own in (part == one for one in range(PARTS)):
-            expected[own] = np.interp(means[own], *_sizes(means[~own], errors[~own]))
+        for some in (part == one for one in range(PARTS)):
+            expected[some] = np.interp(means[some], *_sizes(means[~some], errors[~some]))
     if len(places) == 1 or _score(errors, expected) >= _score(errors, np.ones(len(errors))):
         return HeldErrors.of_one_size(errors)
     return HeldErrors(_some(errors / expected), places, sizes)

@@ -62,7 +62,7 @@ def simpler(
     }
     return {
         "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},
-        "scores": {name: task.measures(held_y, own) for name, own in outputs.items()},
+        "scores": {name: task.measures(held_y, found) for name, found in outputs.items()},
     }
 
 
@@ -136,7 +136,7 @@ def _linear(task: Task, X: Any, targets: Array, seconds: float) -> Outputs:
     from sklearn.linear_model import GammaRegressor, PoissonRegressor, Ridge
 
     if isinstance(task, Several):
-        each = [_linear(own, X, y, seconds / len(task.parts)) for _, own, y in task.each(targets)]
+        each = [_linear(each_task, X, y, seconds / len(task.parts)) for _, each_task, y in task.each(targets)]
         return lambda part: np.hstack([outputs(part) for outputs in each])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

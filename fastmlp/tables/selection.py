@@ -319,7 +319,7 @@ def _less(group: Group, rows: int) -> list[str]:
         "epochs": (group.recipe.epochs, group.planned.epochs),
         "rows": (group.rows, rows),
     }
-    return [f"{own} of {whole} {what}" for what, (own, whole) in counts.items() if own != whole]
+    return [f"{used} of {whole} {what}" for what, (used, whole) in counts.items() if used != whole]
 
 
 # --- search ---------------------------------------------------------------------------------------------

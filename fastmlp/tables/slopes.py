@@ -102,7 +102,7 @@ class Sloped:
         values, change = (np.concatenate(each) for each in list(zip(*found, strict=True))[:2])
         slices = encoding.slices
         names = tuple(column.name for column in encoding.columns if column.name in slices)
-        summed = [sum(values[:, own].sum(axis=1) for own in slices[name]) for name in names]
+        summed = [sum(values[:, columns].sum(axis=1) for columns in slices[name]) for name in names]
         return Attribution(np.column_stack(summed), change, max(part.error for part in found), names)
 
     def _index(self, output: Any) -> int:
@@ -114,7 +114,7 @@ class Sloped:
             names = [name for name, _ in task.parts]
             if name not in names:
                 raise ValueError(f"output must be one of {checks.listed(names)}, got {checks.shown(name)}")
-            first = sum(own.n_out for _, own in task.parts[: names.index(name)])
+            first = sum(part.n_out for _, part in task.parts[: names.index(name)])
             task = dict(task.parts)[name]
         if not isinstance(task, Classification):
             if output is not None:
@@ -165,7 +165,7 @@ class Sloped:
 
     def _slopes(self, X: Any, indices: Sequence[int]) -> tuple[Array, list[str]]:
         """Return derivatives of outputs by columns of numbers, (rows, indices, columns), and the names."""
-        frame, own = self._columns_of(X), self.encoding_.slices
+        frame, slices = self._columns_of(X), self.encoding_.slices
         columns = [column for column in self.encoding_.columns if isinstance(column, Number)]
         if not columns:
             raise ValueError("the table has no column of numbers to differentiate by")
@@ -173,7 +173,7 @@ class Sloped:
         for rows, batch in self._batches(frame, len(indices)):
             by_x = self._gradients(batch, indices)
             by_column = [
-                (by_x[..., own[one.name][0]] * one.slopes(frame[one.name][rows])[:, None]).sum(axis=-1)
+                (by_x[..., slices[one.name][0]] * one.slopes(frame[one.name][rows])[:, None]).sum(axis=-1)
                 for one in columns
             ]
             found.append(np.stack(by_column, axis=-1))

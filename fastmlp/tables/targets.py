@@ -65,8 +65,8 @@ def with_targets(
         arrays, tasks = {}, set()
         for one in several:
             column = one.filter(found)
-            tasks.add(own := _task_within(column, task, known.get(one.name)))
-            arrays[one.name] = targets_of(column, own, known.get(one.name))
+            tasks.add(each_task := _task_within(column, task, known.get(one.name)))
+            arrays[one.name] = targets_of(column, each_task, known.get(one.name))
         whole = Regression.name if Regression.name in tasks else Classification.name
         return frame, found, task or whole, side_by_side(arrays)
     except TableError as error:

@@ -461,35 +461,35 @@ class Several:
         """Yield the name and the task of each target, with the target's field, or outputs (rows, k)."""
         cuts = np.cumsum([task.n_out for _, task in self.parts])[:-1]
         columns = [[a[n] for n in a.dtype.names] if a.dtype.names else np.hsplit(a, cuts) for a in arrays]
-        yield from ((name, task, *own) for (name, task), *own in zip(self.parts, *columns, strict=True))
+        yield from ((name, task, *values) for (name, task), *values in zip(self.parts, *columns, strict=True))
 
     def encoded(self, y: Array) -> Array:
         """Return the targets of networks, with a field for each head."""
-        encoded = [task.encoded(own) for _, task, own in self.each(y)]
+        encoded = [task.encoded(values) for _, task, values in self.each(y)]
         return side_by_side(dict(zip(self.heads, encoded, strict=True)))
 
     def constant(self, encoded: Array) -> Array:
         """Return the constants of all targets."""
-        return np.concatenate([task.constant(own) for _, task, own in self.each(encoded)])
+        return np.concatenate([task.constant(values) for _, task, values in self.each(encoded)])
 
     def decoded(self, outputs: Array) -> Array:
         """Return the predictions, with a field for each target."""
-        return side_by_side({name: task.decoded(own) for name, task, own in self.each(outputs)})
+        return side_by_side({name: task.decoded(values) for name, task, values in self.each(outputs)})
 
     def score(self, y: Array, outputs: Array, weights: Array | None = None) -> float:
         """Return the mean score of the targets."""
-        return float(np.mean([task.score(*own, weights) for _, task, *own in self.each(y, outputs)]))
+        return float(np.mean([task.score(*values, weights) for _, task, *values in self.each(y, outputs)]))
 
     def error(self, y: Array, outputs: Array) -> float:
         """Return the mean error of the targets, for numbers over the deviation."""
-        return float(np.mean([t.error(*own) / t.spread for _, t, *own in self.each(y, outputs)]))
+        return float(np.mean([t.error(*values) / t.spread for _, t, *values in self.each(y, outputs)]))
 
     def measures(self, y: Array, outputs: Array) -> dict[str, float]:
         """Return the scores of each target."""
         return {
             f"{measure} of {name}": value
-            for name, task, *own in self.each(y, outputs)
-            for measure, value in task.measures(*own).items()
+            for name, task, *values in self.each(y, outputs)
+            for measure, value in task.measures(*values).items()
         }
 
     def adjusted(
@@ -497,7 +497,7 @@ class Several:
     ) -> Several:
         """Return the tasks with adjusted predictions of all numbers."""
         each = self.each(outputs, encoded)
-        return Several(tuple((name, task.adjusted(*own, weights)) for name, task, *own in each))
+        return Several(tuple((name, task.adjusted(*values, weights)) for name, task, *values in each))
 
 
 def side_by_side(columns: dict[str, Array]) -> Array:
@@ -527,9 +527,9 @@ def learned_task(name: str, y: Array, **of_numbers: Any) -> Task:
     parts = []
     for target in y.dtype.names:
         is_number = name != Classification.name and y[target].dtype == float
-        own = Regression.name if is_number else Classification.name
+        kind = Regression.name if is_number else Classification.name
         try:
-            parts.append((target, learned_task(own, y[target], **of_numbers)))
+            parts.append((target, learned_task(kind, y[target], **of_numbers)))
         except TableError as error:
             raise TableError(error.reason, target) from None
     return Several(tuple(parts))  # type: ignore[arg-type]  # of single targets

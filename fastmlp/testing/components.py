@@ -67,7 +67,7 @@ def check(component: Activation | Layer | Loss | str) -> None:
             _check_expressions(repr(component), component.value, component.derivative)
         case BuiltInLoss():
             for output in component.outputs:
-                _check_own_loss(
+                _check_built_in_loss(
                     Network([1, max(2, component.outputs_per_target)], output=output, loss=component)
                 )
         case Loss():
@@ -75,11 +75,13 @@ def check(component: Activation | Layer | Loss | str) -> None:
         case "softmax":
             _check_softmax()
         case str() if component in ACTIVATIONS:
-            _check_own_activation(component)
+            _check_built_in_activation(component)
         case str() if component in LOSSES:
             sizes = [1, max(2, LOSSES[component].outputs_per_target)]  # of one target
             for output in LOSSES[component].outputs:
-                _check_own_loss(Network(sizes, output=output, loss=component, huber_delta=0.7, quantile=0.3))
+                _check_built_in_loss(
+                    Network(sizes, output=output, loss=component, huber_delta=0.7, quantile=0.3)
+                )
         case str():
             choices = ", ".join([*ACTIVATIONS, *LOSSES])
             raise ValueError(f"no activation or loss is named {component!r}; choose from: {choices}")
@@ -212,13 +214,13 @@ def _check_layer(component: Layer | Activation) -> None:
     """Compare the derivatives of rows' weighted sums of outputs with differences."""
     rng, units = np.random.default_rng(0), 3
     z, weights = _rows("identity", units)
-    own = {
+    drawn = {
         one.variable: one.drawn(one.length(units) * len(z), rng).reshape(len(z), -1)
         for one in component.parameters
     }
-    for values in own.values():
+    for values in drawn.values():
         values += rng.normal(0, 0.1, values.shape)  # a first value that is a number is one of many
-    given = {"z": z, **own, "delta": weights, ONES: np.ones_like(z)}
+    given = {"z": z, **drawn, "delta": weights, ONES: np.ones_like(z)}
 
     def derivatives(values: dict[str, Array]) -> dict[str, Array]:
         dtype = values["z"].dtype
@@ -253,7 +255,7 @@ def _weighted(component: Layer | Activation, values: dict[str, Array]) -> Array:
 # --- fastmlp's own -----------------------------------------------------------------------------------------
 
 
-def _check_own_activation(name: str) -> None:
+def _check_built_in_activation(name: str) -> None:
     """Compare the compiled slope with the derivative of the reference's formula.
 
     z = 0 is left out: kinks of the formula's parts cancel there, which the parts' derivatives do not show.
@@ -285,7 +287,7 @@ def _check_softmax() -> None:
     _check_rows("softmax", of_rows, z, y)
 
 
-def _check_own_loss(network: Network) -> None:
+def _check_built_in_loss(network: Network) -> None:
     """Compare the compiled derivative with differences of the reference's values."""
     units, objective = network.n_out, network.objective
     z, y = _rows(network.output, units)

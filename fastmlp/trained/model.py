@@ -96,8 +96,8 @@ class Model(Portable):
         parameters = aligned(parameter_count(parts.network), dtype)
         parameters[...] = 0  # biases that a layer has not are in no array
         views = named_views(parameters, parts.network).values()
-        for own, arrays in zip(views, parts.arrays, strict=True):
-            for view, array in zip(own.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
+        for arrays_of, arrays in zip(views, parts.arrays, strict=True):
+            for view, array in zip(arrays_of.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
                 view[...] = array
         return cls(parts.network, parameters, {"loss": []}, current_backend(chosen), None)
 
@@ -190,7 +190,7 @@ class Model(Portable):
         """Return outputs (.., n_out) by head; without heads the outputs."""
         if not self.network.head_names:
             return out
-        return {name: out[..., own] for name, own in columns_of_heads(self.network.heads).items()}
+        return {name: out[..., columns] for name, columns in columns_of_heads(self.network.heads).items()}
 
     def forward(self, inputs: Inputs) -> NDArray[Any]:
         """Return the output for clean inputs (rows, n_in), unchecked.

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.callbacks.callback import OWN_CURVES, AtIntervals, Run
+from fastmlp.callbacks.callback import LOSS_CURVES, AtIntervals, Run
 from fastmlp.checks import CheckpointError
 from fastmlp.data.ranks import BY_ROWS
 from fastmlp.files import archive
@@ -166,9 +166,9 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
         arrays["order"] = snapshot.order
     states = []
     for index, (name, state) in enumerate(snapshot.callbacks):
-        own = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-        arrays |= {f"callbacks/{index}/{key}": value for key, value in own.items()}
-        states.append([name, {key: value for key, value in state.items() if key not in own}])
+        in_arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+        arrays |= {f"callbacks/{index}/{key}": value for key, value in in_arrays.items()}
+        states.append([name, {key: value for key, value in state.items() if key not in in_arrays}])
     header["training"] = {
         "setting": snapshot.setting,
         "step": snapshot.step,
@@ -241,13 +241,13 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Com
     if training is None and "stepper" in header:
         training, arrays = _of_format_2(header, arrays, network)
     if training is not None:
-        own = model.parameters
-        snapshot = _snapshot(training, arrays, network, own.copy(), model.history, components)
+        last = model.parameters
+        snapshot = _snapshot(training, arrays, network, last.copy(), model.history, components)
         for _, state in snapshot.callbacks:
             if state.get("best_epoch"):
                 best = state["best_parameters"]
-                _expect(best.shape == own.shape and np.isfinite(best).all(), "no best parameters")
-                own[...] = best
+                _expect(best.shape == last.shape and np.isfinite(best).all(), "no best parameters")
+                last[...] = best
     return Content(model, snapshot)
 
 
@@ -274,10 +274,10 @@ def model_of(
 
     history : names of curves
     """
-    own, curves = numbers_of(arrays, prefix, history)
-    _expect(own.size == parameter_count(network), "the parameters are not the network's")
+    parameters, curves = numbers_of(arrays, prefix, history)
+    _expect(parameters.size == parameter_count(network), "the parameters are not the network's")
     _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
-    return Model(network, own, curves, registry.restored(backend), reason)
+    return Model(network, parameters, curves, registry.restored(backend), reason)
 
 
 def numbers_of(
@@ -290,7 +290,7 @@ def numbers_of(
     curves = {}
     for name in history:
         values = arrays[f"{prefix}history/{name}"]
-        finite = name not in OWN_CURVES or np.isfinite(values).all()
+        finite = name not in LOSS_CURVES or np.isfinite(values).all()
         _expect(values.ndim == 1 and finite, "the history is not finite")
         curves[str(name)] = values.astype(float).tolist()
     _expect("loss" in curves, "the history lacks the loss")

@@ -42,9 +42,9 @@ class Draft:
         if self._draft is None:
             # The gradients are nobody's between two steps: those of the state serve.
             parameters, moments = aligned(state.parameters.size, state.parameters.dtype), state.moments
-            own = np.empty(moments.shape, moments.dtype)
-            self._draft = TrainState(parameters, state.gradients, own, 0)
-            self._used = (parameters, *own[: self._rows]) if self._rows else (parameters,)
+            copies = np.empty(moments.shape, moments.dtype)
+            self._draft = TrainState(parameters, state.gradients, copies, 0)
+            self._used = (parameters, *copies[: self._rows]) if self._rows else (parameters,)
             self._of_state = (state.parameters, *moments[: self._rows]) if self._rows else (state.parameters,)
         elif not changed:
             return self._draft.at(state.step)

@@ -107,9 +107,9 @@ class Prepared(NamedTuple):
     def model_now(self, run: Run) -> Model:
         """Return the model between two chunks or at the end, with copies of all arrays."""
         snapshot, parameters = run.left or run.snapshot(), aligned_copy(run.parameters)
-        own = parameters if snapshot.parameters is run.parameters else aligned_copy(snapshot.parameters)
+        last = parameters if snapshot.parameters is run.parameters else aligned_copy(snapshot.parameters)
         snapshot = snapshot._replace(
-            parameters=own, moments=snapshot.moments.copy(), callbacks=copy.deepcopy(snapshot.callbacks),
+            parameters=last, moments=snapshot.moments.copy(), callbacks=copy.deepcopy(snapshot.callbacks),
             history={name: [*values] for name, values in run.history.items()},
         )  # fmt: skip
         return self._model(run, snapshot, parameters)
@@ -175,7 +175,7 @@ def ready(
         raise ValueError(f"{type(options.optimizer).__name__} takes rows of one process in memory, got {got}")
     batch_size = min((None if whole else options.batch_size) or most, most)
     step = min(batch_size * options.accumulate, most)
-    per_epoch, own_rows = batches_of(rows, step, network.needs_batches), -(-batch_size // ranks.size)
+    per_epoch, rank_rows = batches_of(rows, step, network.needs_batches), -(-batch_size // ranks.size)
     in_file = file is not None or ranks.any_of(any(one.writes_training for one in callbacks))
     start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
@@ -191,7 +191,7 @@ def ready(
             network.check_rows(np.array([batch_size]))
         steps = epochs * per_epoch if per_epoch else None
         averaged = steps if is_sized else None
-        step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
+        step_setup = setup.steps_of(network, options, rank_rows, dtype, steps and steps * trainings, averaged)
         if state is not None:
             parameters = state.parameters
         elif more and not in_file:  # what it begins with is taken over; a file says what it would be
@@ -204,7 +204,7 @@ def ready(
     moment_rows = optimizer.moment_rows
     chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
     if chosen is not step_setup.backend:  # that of the first rank
-        step_setup = StepSetup.on(chosen, network, optimizer, own_rows, dtype)
+        step_setup = StepSetup.on(chosen, network, optimizer, rank_rows, dtype)
     sample = "" if is_array or state is not None else sample_of(data, in_memory(held_out))
     resumed, rule_steps, done = file and file.snapshot, 0, 0
     if more:
@@ -219,7 +219,7 @@ def ready(
         done = resumed.since.epoch + len(resumed.history["loss"])
     taken = data.inputs
     if step_setup.becomes_sparse and options.mixup is None and is_array and len(taken):
-        taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
+        taken = inputs_of_steps(chosen, network, optimizer, rank_rows, taken, epochs)
     weights = head_weights = None
     if ranks.size > 1:
         weights = ranks.weights(data)

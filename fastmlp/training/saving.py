@@ -17,7 +17,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.callbacks.callback import OWN_CURVES, Callback, with_state
+from fastmlp.callbacks.callback import LOSS_CURVES, Callback, with_state
 from fastmlp.checks import CheckpointError
 from fastmlp.data.ranks import Ranks, fingerprint, fingerprint_by_rows
 from fastmlp.files import archive
@@ -164,12 +164,12 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Co
         if entry is None:
             parts.append(None)
             continue
-        own: dict[str, Array] = {}
+        found: dict[str, Array] = {}
         for name, (dtype, shape) in entry[1].items():
             start, count = taken.get(dtype, 0), math.prod(shape)
-            own[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
+            found[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
             taken[dtype] = start + count
-        parts.append((entry[0], own))
+        parts.append((entry[0], found))
     models = [None if one is None else _model_of(*one, components) for one in parts]
     return StoredList(models, parts, described)
 
@@ -271,7 +271,7 @@ def _check_same_training(
         sound = snapshot.order.size in (0, rows if shuffled else 0) and snapshot.epoch_step == within
     if begun > epochs:
         raise CheckpointError(f"{path!r} holds {begun:g} epochs, more than epochs={epochs}")
-    sound &= all(len(snapshot.history[name]) == done for name in OWN_CURVES if name in snapshot.history)
+    sound &= all(len(snapshot.history[name]) == done for name in LOSS_CURVES if name in snapshot.history)
     sound &= ("validation_loss" in snapshot.history) == (current["validation"] is not None)
     if not (sound and len(snapshot.moments) == plan.optimizer.moment_rows):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")

@@ -93,14 +93,14 @@ class Intake:
         if network.heads:
             columns = columns_of_heads(network.heads)
             for name, array in by_head("y", y, network).items():
-                head, own = network.heads[name], targets[:, columns[name]]
-                if not self._copied(array, loss_of(head.loss), own):
-                    own[...] = targets_of_head("y" + (name and f"[{name!r}]"), array, head, rows, self._dtype)
+                head, cut = network.heads[name], targets[:, columns[name]]
+                if not self._copied(array, loss_of(head.loss), cut):
+                    cut[...] = targets_of_head("y" + (name and f"[{name!r}]"), array, head, rows, self._dtype)
         elif not self._copied(y, self._loss, targets):
-            own = self._n_out // self._loss.outputs_per_target
-            more = f" or ({rows},)" if own == 1 or self._loss.takes_one_column else ""
+            cut = self._n_out // self._loss.outputs_per_target
+            more = f" or ({rows},)" if cut == 1 or self._loss.takes_one_column else ""
             more = f", or integer class labels ({rows},)" if self._loss.targets == "distributions" else more
-            expected = f"a {self._dtype} array of shape {(rows, own)}{more}"
+            expected = f"a {self._dtype} array of shape {(rows, cut)}{more}"
             raise _refusal("y", y, expected, "" if more else of_labels(y, rows))
 
     def _copied(self, y: Any, loss: Loss, targets: Array) -> bool:
@@ -108,10 +108,10 @@ class Intake:
         if type(y) is not np.ndarray:
             return False
         rows, n_out = targets.shape
-        own = n_out // loss.outputs_per_target
-        if y.dtype == self._dtype and (y.shape == (rows, own) or (own == 1 and y.shape == (rows,))):
-            y = y.reshape(rows, own)
-            targets[...] = y if own == n_out else np.tile(y, loss.outputs_per_target)
+        columns = n_out // loss.outputs_per_target
+        if y.dtype == self._dtype and (y.shape == (rows, columns) or (columns == 1 and y.shape == (rows,))):
+            y = y.reshape(rows, columns)
+            targets[...] = y if columns == n_out else np.tile(y, loss.outputs_per_target)
         elif y.dtype == self._dtype and loss.takes_one_column and y.shape in ((rows,), (rows, 1)):
             targets[...] = y.reshape(rows, 1)
         elif loss.targets == "distributions" and y.ndim == 1 and y.dtype.kind in "iu":
@@ -473,8 +473,8 @@ class Stepper(Intake):
             If a parameter is not finite, or if the file cannot be written; the old file stays then.
         """
         held = self._exchanged(self._snapshot())
-        own = {"network": described(self.network), "rule": described(self.optimizer.rule)}
-        setting = {**own, "backend": self.backend, "seed": self._seed, **held.setting}
+        described_parts = {"network": described(self.network), "rule": described(self.optimizer.rule)}
+        setting = {**described_parts, "backend": self.backend, "seed": self._seed, **held.setting}
         content = checkpoint.content_of_state(self.network, held._replace(setting=setting), None)
         archive.write(path, *content)
 

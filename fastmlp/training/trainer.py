@@ -106,7 +106,7 @@ def split(network: Network, data: Data, validation: Any, streams: Streams, ranks
     rows = ranks.count_rows(len(data.weights))
     with ranks.raise_on_all_ranks():
         parts = split_rows(validation, rows, streams)
-    (train_rows, _), (held_rows, _) = map(ranks.own, parts)
+    (train_rows, _), (held_rows, _) = map(ranks.rank_rows, parts)
     weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
     with ranks.raise_on_all_ranks():
         for what, found in zip(("training", "validation"), weighed, strict=True):

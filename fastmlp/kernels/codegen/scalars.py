@@ -95,8 +95,8 @@ def emit_target_loss(entry, output, along, scale, parameter, logits, expected, o
     indices = entry.indices(j, logits.units)
     z, a = ([numbers[index] for index in indices] for numbers in (logits, outputs))
     value, slopes = entry.of_target(z, a, expected[j], parameter)
-    for index, slope, own in zip(indices, slopes, a):
-        outputs[index] = scale * chain_of(entry, output, slope - along, own)
+    for index, slope, of_output in zip(indices, slopes, a):
+        outputs[index] = scale * chain_of(entry, output, slope - along, of_output)
     return value
 
 

@@ -328,8 +328,8 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
 
 def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
     """Return the object of a function's global name: the variant's, else the module's, else None."""
-    own, bound = function.__globals__.get(name), functions.get(name)
-    foreign = isinstance(_plain(own), types.FunctionType) and not _is_ours(_plain(own))
+    named, bound = function.__globals__.get(name), functions.get(name)
+    foreign = isinstance(_plain(named), types.FunctionType) and not _is_ours(_plain(named))
     if bound is not None and foreign and _is_ours(_plain(bound)):
         bound = None  # a user's function may have its own helper with the name of a slot
-    return own if bound is None else bound
+    return named if bound is None else bound

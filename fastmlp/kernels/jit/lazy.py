@@ -166,8 +166,8 @@ def lazy_function(
     first = [
         inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (codes is not None)]
     ]
-    own = inspect.signature(others or compiled.py_func).parameters.values()
-    call.__signature__ = inspect.Signature([*first, *own])
+    rest = inspect.signature(others or compiled.py_func).parameters.values()
+    call.__signature__ = inspect.Signature([*first, *rest])
     call.__qualname__ = name
     identity.mark(call)
     return intrinsic(prefer_literal=codes is not None)(call)

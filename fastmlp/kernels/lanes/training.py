@@ -182,8 +182,8 @@ class LaneBlocks:
         rows, (blocks, _, lanes) = max(1, optimizer.moment_rows), self._parameters.shape
         if moments is None and optimizer.keeps_signs:
             begun = np.zeros((len(kinds), rows, size), dtype)
-            for signs, (own_network, own_optimizer) in zip(begun, kinds, strict=True):
-                own_optimizer.write_signs(own_network, signs)
+            for signs, (one_network, one_optimizer) in zip(begun, kinds, strict=True):
+                one_optimizer.write_signs(one_network, signs)
             moments = begun.reshape(len(kinds), -1)[kind_of]
         if moments is None:
             self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
@@ -216,11 +216,11 @@ class LaneBlocks:
         starts, stops : as of `Chunk`
         """
         lanes, blocks, dtype = self._lanes, len(self._parameters), self._parameters.dtype
-        own, count, shape = self._of_lanes, len(starts), shape_of(self._kinds[0][0])
-        self._numbers[:, STEPS] = np.broadcast_to(step, self._models)[own]
+        models, count, shape = self._of_lanes, len(starts), shape_of(self._kinds[0][0])
+        self._numbers[:, STEPS] = np.broadcast_to(step, self._models)[models]
         found = new_objectives(count, blocks * lanes)
-        order = side_by_side([orders[i if len(orders) > 1 else 0] for i in own[0]])
-        indices = own[0] if len(totals) > 1 else own[0] * 0
+        order = side_by_side([orders[i if len(orders) > 1 else 0] for i in models[0]])
+        indices = models[0] if len(totals) > 1 else models[0] * 0
         of_lanes = np.take(over_lanes([one[:, None] for one in totals]), indices, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
         of_blocks = np.ascontiguousarray(np.moveaxis(of_kinds, 2, 0))
@@ -253,7 +253,7 @@ class LaneBlocks:
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
             if block and len(orders) > 1:
-                np.stack([orders[i] for i in own[block]], axis=1, out=order)
+                np.stack([orders[i] for i in models[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
         return found.T[: self._models]
 

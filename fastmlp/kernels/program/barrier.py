@@ -104,9 +104,9 @@ def emit_wait(builder, barrier, worker, workers):
             group = builder.sdiv(worker, size)
             left = builder.sub(workers, builder.mul(group, size))
             members = builder.select(less(left, size), left, size)
-            own = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(NODE)))
+            node = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(NODE)))
             all_groups = lambda: emit_meeting(builder, barrier, parts(workers, size))
-            emit_meeting(builder, own, members, all_groups)
+            emit_meeting(builder, node, members, all_groups)
 
 
 def emit_meeting(builder, node, members, before_opening=None):

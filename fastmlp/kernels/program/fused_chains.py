@@ -69,10 +69,10 @@ class FusedChainWriter:
         """
         value, found = self.load(self.z, row * self.width + unit, mask), []
         for part, addresses, numbers, *_ in self.links:
-            own = [self.load(address, unit, mask) for address in addresses]
-            found.append((value, own))
+            given = [self.load(address, unit, mask) for address in addresses]
+            found.append((value, given))
             is_kind = isinstance(part, Kind)
-            value = value.number(unit_value(part, value, own, numbers) if is_kind else part.formula(value))
+            value = value.number(unit_value(part, value, given, numbers) if is_kind else part.formula(value))
         return found, value
 
     def forward(self, out):
@@ -89,27 +89,27 @@ class FusedChainWriter:
         """Replace delta by the derivative by z, and write each part's sums for gains and shifts."""
         with counted(self.builder, self.rows, LOSS_ROWS) as begin:
             part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
-            own = [self.at(sums, start * parts + part * length) for *_, start, length in self.links]
+            sums_at = [self.at(sums, start * parts + part * length) for *_, start, length in self.links]
             with counted(self.builder, self.width, STRIP) as left:
                 units = smaller(self.width - left, STRIP)
                 with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
-                    for (_, addresses, *_), address in zip(self.links, own, strict=True):
+                    for (_, addresses, *_), address in zip(self.links, sums_at, strict=True):
                         for vector in range(len(addresses)):
                             self.v.over(units, self._clear(address, vector * self.width + left))
                 with counted(self.builder, rows) as row:
-                    self.v.over(units, self._back(own, delta, begin + row, left))
+                    self.v.over(units, self._back(sums_at, delta, begin + row, left))
 
     def _clear(self, address, start):
         return lambda unit, mask: self.v.store(self.v.zero, self.at(address, start + unit), mask)
 
-    def _back(self, own, delta, row, left):
+    def _back(self, sums_at, delta, row, left):
         def write(unit, mask):
             unit = left + unit
             passed, _ = self.passed(unit, row, mask)
             address = self.at(delta, row * self.width + unit)
             by_output = Symbol(self.builder, self.v.load(address, mask))
             for (part, addresses, numbers, *_), (x, given), sums in reversed(
-                [*zip(self.links, passed, own, strict=True)]
+                [*zip(self.links, passed, sums_at, strict=True)]
             ):
                 if isinstance(part, Kind):
                     found = unit_gradient(part, by_output, x, given, numbers)

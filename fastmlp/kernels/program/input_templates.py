@@ -74,28 +74,28 @@ def block_forward(call, rows, number, first, last, worker):
         out = rows_of(units_of(memory, call.activations, here, rows), first, last)
         for column in range(here.tables):
             table = call.tables[here.column + column]
-            own = matrix(parameters, table.start, table.levels + 1, table.width)
-            look_up(x, column, own, table.unit, out)
+            values = matrix(parameters, table.start, table.levels + 1, table.width)
+            look_up(x, column, values, table.unit, out)
         return
     n_weights, n_biases = parameters_of_column(here)
     for g in range(here.columns):
         weights = vector(parameters, here.weights + g * n_weights, n_weights)
         biases = vector(parameters, here.biases + g * n_biases, n_biases)
         out, unit = units_of_column(call, call.activations, here, g, rows, first, last)
-        saved, own = saved_of_column(call, here, g, rows, first, last)
+        saved, part = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
             source = column_of(memory, call.activations, below.units, g, rows, n_in)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
             w = matrix(weights, 0, n_in, n_weights // n_in)
             affine_rows(source, no_order(), w, biases, saved, first, last, False, scratch)
-            copy_columns(own, unit, out)
+            copy_columns(part, unit, out)
         elif here.kind == PERIODIC:
-            angles(x, g, weights, biases, own)
+            angles(x, g, weights, biases, part)
             if n_biases > 0:
-                cosines(vector(own, 0, own.size), vector(out, 0, out.size))
+                cosines(vector(part, 0, part.size), vector(out, 0, out.size))
             else:
-                sinusoids(own, unit, out)
+                sinusoids(part, unit, out)
         elif here.kind == PIECEWISE_LINEAR:
             n = here.n_out // here.columns
             edges = vector(parameters, here.trained + g * n, n)
@@ -110,9 +110,9 @@ def block_backward(call, rows, number, first, last, worker):
         return
     for g in range(here.columns):
         delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
-        saved, own = saved_of_column(call, here, g, rows, first, last)
+        saved, part = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
-            pass_on(delta, unit, False, own)
+            pass_on(delta, unit, False, part)
             if below.trained > below.weights:
                 n_in, n_out = here.n_in // here.columns, here.n_out // here.columns
                 w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
@@ -121,10 +121,10 @@ def block_backward(call, rows, number, first, last, worker):
                 input_gradient_rows(saved, w, by_x, by_x, first, last, False, scratch)
         elif here.kind == PERIODIC:
             if here.trained > here.biases:
-                cosines_gradient(vector(delta, 0, delta.size), vector(own, 0, own.size))
+                cosines_gradient(vector(delta, 0, delta.size), vector(part, 0, part.size))
             else:
                 out, _ = units_of_column(call, call.activations, here, g, rows, first, last)
-                sinusoids_gradient(delta, out, unit, own)
+                sinusoids_gradient(delta, out, unit, part)
 
 
 def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
@@ -149,10 +149,10 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
         delta, _ = saved_of_column(call, here, g, rows, 0, rows)
         if here.kind == GROUPED:
             n_in = here.n_in // here.columns
-            own = column_of(memory, call.activations, below.units, g, rows, n_in)
+            inputs = column_of(memory, call.activations, below.units, g, rows, n_in)
             out, zero = matrix(by_weights, 0, n_in, n_weights // n_in), delta.dtype.type(0)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-            weight_gradient_rows(own, no_order(), delta, out, 0, 0, n_in, False, zero, zero, out, scratch)
+            weight_gradient_rows(inputs, no_order(), delta, out, 0, 0, n_in, False, zero, zero, out, scratch)
         elif here.kind == PERIODIC:
             frequencies_gradient(x, g, delta, by_weights)
         if n_biases > 0:
@@ -240,13 +240,15 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
     slices, together = call.slices + worker * call.slice_length, rows_at_a_step(call, rule, width)
     for t in range(0, found, together):
         count = lesser(together, found - t)
-        own, g = vector(some, t, count), matrix(call.memory, slices, count, width)
+        part, g = vector(some, t, count), matrix(call.memory, slices, count, width)
         for k in range(count):
-            i = marks[own[k]] - 1
-            marks[own[k]] = 0
+            i = marks[part[k]] - 1
+            marks[part[k]] = 0
             for j in range(width):
                 g[k, j] = delta[i, unit + j]
-        step_rows(call, rule, step, 0.0, 0.0, rate * rule.rate_factor, start, height, own, g, slices + g.size)
+        step_rows(
+            call, rule, step, 0.0, 0.0, rate * rule.rate_factor, start, height, part, g, slices + g.size
+        )
 
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):

@@ -48,20 +48,20 @@ def heads_loss(call, s, start, rows, first, last, worker):
             if head.missing == 0 and head.weighted == 0:
                 value = output_loss(head.loss, head.output, numbers, factor, z, y, w, scratch, delta)
             elif head.by_row != 0:
-                own = vector(memory, call.batch_weights + rows + at, count)
-                masked_rows(y, w, factors, head.weighted != 0, own)
-                value = output_loss(head.loss, head.output, numbers, factor, z, y, own, scratch, delta)
+                weights = vector(memory, call.batch_weights + rows + at, count)
+                masked_rows(y, w, factors, head.weighted != 0, weights)
+                value = output_loss(head.loss, head.output, numbers, factor, z, y, weights, scratch, delta)
             else:
                 value = 0.0
-                own = vector(memory, call.batch_weights + rows + at, count)
+                weights = vector(memory, call.batch_weights + rows + at, count)
                 z_of = matrix(memory, call.batch_weights + 2 * rows + at, count, 1)
                 y_of = matrix(memory, call.batch_weights + 3 * rows + at, count, 1)
                 d_of = matrix(memory, call.batch_weights + 4 * rows + at, count, 1)
                 for j in range(units):
-                    masked_column(z, y, w, j, factors[j], z_of, y_of, own)
+                    masked_column(z, y, w, j, factors[j], z_of, y_of, weights)
                     number = vector(call.head_numbers, head.column + j, 1)
                     value += output_loss(
-                        head.loss, head.output, number, factor, z_of, y_of, own, scratch, d_of
+                        head.loss, head.output, number, factor, z_of, y_of, weights, scratch, d_of
                     )
                     copy_columns(d_of, j, delta)
             value /= head.value_divisor
@@ -128,10 +128,10 @@ def members_loss(call, start, rows, first, last, factor, worker):
                 w[i] = weights[row]
                 for j in range(n_out):
                     y[i, j] = targets[row, j]
-            own, below = begin - first * k, end - first * k
+            above, below = begin - first * k, end - first * k
             value += output_loss(
                 objective.loss, output.activation, parameters_of(objective, n_out), factor / k,
-                rows_of(z, own, below), y, w, scratch, rows_of(delta, own, below),
+                rows_of(z, above, below), y, w, scratch, rows_of(delta, above, below),
             )  # fmt: skip
             begin = end
         call.sums[part] = value

@@ -191,9 +191,9 @@ def jacobian(call, worker, workers):
         for output in range(call.n_out):
             softmax_slopes(a, output, above.activation == SOFTMAX, delta)
             if above.activation != SOFTMAX:
-                own = rows_of(delta, output, output + 1)
+                of_output = rows_of(delta, output, output + 1)
                 of_z, of_a = rows_of(z, output, output + 1), rows_of(a, output, output + 1)
-                activate_gradient(above.activation, of_z, of_a, own)
+                activate_gradient(above.activation, of_z, of_a, of_output)
             for number in range(last, 0, -1):
                 here = operations[number - 1]
                 out = units_in_columns(memory, call.deltas, here, rows)
@@ -298,30 +298,30 @@ def softmax_slopes(a, output, is_softmax, delta):
     wide_vectors()
     units, rows = a.shape
     one = a.dtype.type(1)
-    own = vector(a, output * rows, rows)
+    of_output = vector(a, output * rows, rows)
     for j in range(units):
-        is_own = one if j == output else a.dtype.type(0)
+        is_output = one if j == output else a.dtype.type(0)
         probability, found = vector(a, j * rows, rows), vector(delta, j * rows, rows)
         for i in range(rows):
-            found[i] = own[i] * (is_own - probability[i]) if is_softmax else is_own
+            found[i] = of_output[i] * (is_output - probability[i]) if is_softmax else is_output
 
 
 def add_to_rows(b, out):
     """out (units, rows) += b (units,)."""
     wide_vectors()
     for j in range(out.shape[0]):
-        own = vector(out, j * out.shape[1], out.shape[1])
+        row = vector(out, j * out.shape[1], out.shape[1])
         for i in range(out.shape[1]):
-            own[i] += b[j]
+            row[i] += b[j]
 
 
 def fill_rows(x, out):
     """out (units, rows) = x (units,), in every column."""
     wide_vectors()
     for j in range(out.shape[0]):
-        own = vector(out, j * out.shape[1], out.shape[1])
+        row = vector(out, j * out.shape[1], out.shape[1])
         for i in range(out.shape[1]):
-            own[i] = x[j]
+            row[i] = x[j]
 
 
 def bend(curvature, slopes, adds, tangent):

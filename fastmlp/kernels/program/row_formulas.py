@@ -185,21 +185,21 @@ def gradient(kind, row):
         row.add_number("out", at, row.like.number(known[id(derivative)]))
 
 
-def unit_value(kind, x, own, numbers):
+def unit_value(kind, x, parameters, numbers):
     """Return a unitwise formula of x; own : parameters of the unit; numbers : hyperparameters."""
-    return x.number(kind.row.code.value.on_numbers(_unit(kind, x, own, numbers)))
+    return x.number(kind.row.code.value.on_numbers(_unit(kind, x, parameters, numbers)))
 
 
-def unit_gradient(kind, delta, x, own, numbers):
+def unit_gradient(kind, delta, x, parameters, numbers):
     """Return the derivatives by x, and by the parameters other than biases, given delta."""
-    values = {**_unit(kind, x, own, numbers), "delta": delta}
+    values = {**_unit(kind, x, parameters, numbers), "delta": delta}
     return [x.number(one.on_numbers(values)) for one in kind.row.code.derivatives.values()]
 
 
-def _unit(kind, x, own, numbers):
+def _unit(kind, x, parameters, numbers):
     variables = [one.variable for one in kind.row.parameters]
     values = dict(zip(map(number_variable, kind.row.numbers), numbers, strict=True))
-    return {"z": x, **values, **dict(zip(variables, own, strict=True)), ONES: x.number(1.0)}
+    return {"z": x, **values, **dict(zip(variables, parameters, strict=True)), ONES: x.number(1.0)}
 
 
 # --- operations on the rows of a batch --------------------------------------------------------------------
@@ -224,13 +224,13 @@ def each_row(write, kind, numbers, subrows, second, rows, vectors):
     x, units = rows["x"], rows.get("delta", rows.get("out")).columns
     builder, v = x.builder, Vectors(x.builder, x.dtype, LANES * x.itemsize)
     count = Symbol(builder, builder.sitofp(units.value, v.scalar))
-    own = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
+    hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
     columns, steps = {"other": second, "out2": second}, [one.units // subrows for one in vectors.values()]
     with counted(builder, x.rows // subrows) as row, counted(builder, subrows) as cut:
         addresses = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
         for (name, one), step in zip(vectors.items(), steps, strict=True):
             addresses[name] = one.at(0, cut * step)
-        write(kind, Row(v, units, count, addresses, own))
+        write(kind, Row(v, units, count, addresses, hyperparameters))
 
 
 @of_code("operation", results=0)

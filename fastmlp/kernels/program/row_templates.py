@@ -102,8 +102,8 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     if call.bytes > 0:
         visited = vector(call.order, start + first, chosen(call.visits > 0, last - first, 0))
-        own = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
-        convert_bytes(call.numbers, visited, start + first, call.scale, own)
+        part = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
+        convert_bytes(call.numbers, visited, start + first, call.scale, part)
     elif call.visits > 0 and not streams() and call.n_in > 0:
         visited = vector(call.order, start + first, last - first)
         gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
@@ -128,11 +128,11 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                 affine_rows(x, order, rows_of(w, 0, dense_in), b, out, first * k, last * k, relu, scratch)
             if dense_in < here.n_in:
                 indptr, some = sparse_inputs_of(call, start + first, last - first)
-                indices, values, own = call.indices, call.values, rows_of(z, first, last)
+                indices, values, part = call.indices, call.values, rows_of(z, first, last)
                 if both:
-                    add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), own)
+                    add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), part)
                 else:
-                    affine_sparse_rows(indptr, indices, values, some, w, b, own, relu)
+                    affine_sparse_rows(indptr, indices, values, some, w, b, part, relu)
             if hidden and not (ended or joined):
                 activate(here.activation, rows_of(z, first, last), a)
         elif here.is_block != 0:
@@ -150,8 +150,8 @@ def drop_placed(call, start, step, number, first, p, a, out):
         drop(call.key, step, number, start - call.starts[step - call.step] + first, p, a, out)
     else:
         for i in range(a.shape[0]):
-            own, position = rows_of(out, i, i + 1), call.positions[start + first + i]
-            drop(call.key, step, number, position, p, rows_of(a, i, i + 1), own)
+            row, position = rows_of(out, i, i + 1), call.positions[start + first + i]
+            drop(call.key, step, number, position, p, rows_of(a, i, i + 1), row)
 
 
 def rows_outputs(call, rows, first, last, at):
@@ -211,13 +211,13 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         if not call.rules[0, number].reached:
             continue
         here, delta = operations[number], units_of(memory, call.deltas, operations[number], rows)
-        dense, own = here.kind == DENSE, rows_of(delta, first, last)
+        dense, part = here.kind == DENSE, rows_of(delta, first, last)
         if here.dropout > 0:
-            drop_placed(call, start, step, number, first, here.dropout, own, own)
+            drop_placed(call, start, step, number, first, here.dropout, part, part)
         if dense and here.gives_logits == 0 and here.gated == 0 and here.activation != IDENTITY:
             a = rows_of(units_of(memory, call.activations, here, rows), first, last)
             z = rows_of(units_of(memory, call.logits, here, rows), first, last)
-            activate_gradient(here.activation, z, a, own)
+            activate_gradient(here.activation, z, a, part)
         if here.is_block != 0:
             block_backward(call, rows, number, first, last, worker)
             continue
@@ -232,10 +232,10 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         by_source = units_of(memory, call.deltas, below, rows)
         if here.adds == 0:
             k = here.subrows
-            own = subrows_of(delta, k, here.n_out)
+            part = subrows_of(delta, k, here.n_out)
             a = subrows_of(a, k, dense_in)
             out = subrows_of(by_source, k, dense_in)
-            input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
+            input_gradient_rows(part, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
             added = matrix(memory, call.deltas + here.saved * rows, rows, dense_in)
             input_gradient_rows(delta, w, a, added, first, last, False, scratch)

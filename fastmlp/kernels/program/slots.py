@@ -58,9 +58,9 @@ def add_sparse_rows(indptr, indices, values, order, w, out):
     """out (rows, n_out) += x @ w, of sparse rows x: the chains of `affine_sparse` continue from out."""
     for i in range(out.shape[0]):
         row = order[i] if len(order) > 0 else i
-        own = rows_of(out, i, i + 1)
-        bounds, start = vector(indptr, row, 2), vector(own, 0, out.shape[1])
-        affine_sparse_rows(bounds, indices, values, no_order(), w, start, own, False)
+        sums = rows_of(out, i, i + 1)
+        bounds, start = vector(indptr, row, 2), vector(sums, 0, out.shape[1])
+        affine_sparse_rows(bounds, indices, values, no_order(), w, start, sums, False)
 
 
 def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, apply, rate, l2):

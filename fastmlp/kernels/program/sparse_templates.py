@@ -63,8 +63,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     delta = units_of(memory, call.deltas, here, rows)
     w = rows_of(weights_of(call.parameters, here), before, here.n_in)
     dw = rows_of(weights_of(call.gradients, here), before, here.n_in)
-    own_rate = rate * rule.rate_factor
-    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    layer_rate = rate * rule.rate_factor
+    r, decay = w.dtype.type(layer_rate), w.dtype.type(l2)
     if plain:
         if few and step == call.step:
             # A step along a gradient of 0 sets subnormal numbers to 0; after the first step none are left.
@@ -87,18 +87,18 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         ends = vector(starts, t, count + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
         if sparse_update and MOST_GATHERED * listed > width:
-            step_neighbours(call, step, number, l1, l2, own_rate, vector(columns, t, count), g)
+            step_neighbours(call, step, number, l1, l2, layer_rate, vector(columns, t, count), g)
             continue
         if sparse_update:
             following = lesser(t + 2 * together, listed)
             some = vector(columns, t, following - t)
-            step_rows(call, rule, step, l1, l2, own_rate, behind, here.sparse_in, some, g, slices + g.size)
+            step_rows(call, rule, step, l1, l2, layer_rate, behind, here.sparse_in, some, g, slices + g.size)
             continue
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
         if not apart:
             offset = here.weights + (before + at) * n_out
-            update_part(call, rule, step, own_rate, offset, vector(g, 0, g.size))
+            update_part(call, rule, step, layer_rate, offset, vector(g, 0, g.size))
 
 
 def mark_nonzero_columns(call, start, stop):
@@ -157,9 +157,11 @@ def step_rows(call, rule, step, l1, l2, rate, offset, height, some, g, at):
         gather(every, columns, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
         penalty_gradient(l1, l2, p, g)
-    own = columns_of(matrix(memory, at + size, rule.moments, size), 0, size)  # of the type of `update_part`'s
+    # All columns of a matrix: an array of the type that `update_part` passes, so that both compile one
+    # function.
+    held = columns_of(matrix(memory, at + size, rule.moments, size), 0, size)
     apply_rule(
-        rule.code, rate, constants_of(rule), float(step + 1), vector(g, 0, size), vector(p, 0, size), own
+        rule.code, rate, constants_of(rule), float(step + 1), vector(g, 0, size), vector(p, 0, size), held
     )
     scatter(p, columns, w)
     for m in range(rule.moments):

@@ -157,8 +157,8 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
         adds = position > 0
         if call.n_heads > 0:
             heads_losses(call, s, rows, adds)
-        own = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
-        call.losses[s] = call.losses[s] + own if adds else own
+        value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
+        call.losses[s] = call.losses[s] + value if adds else value
     weights_step(call, start, rows, step, penalised, call.rates[s, 0], call.rates[s, 1], worker, workers)
 
 

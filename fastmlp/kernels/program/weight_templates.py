@@ -119,8 +119,8 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     source, n_out = subrows_of(source, here.subrows, here.n_in - sparse_in_of(call, here)), here.n_out
     delta = subrows_of(units_of(memory, call.deltas, here, rows), here.subrows, n_out)
     w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
-    own_rate = rate * rule.rate_factor
-    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    layer_rate = rate * rule.rate_factor
+    r, decay = w.dtype.type(layer_rate), w.dtype.type(l2)
     together, at = last - first, first
     if streams() and not plain:
         together = slice_of(call.slice_length, n_out)
@@ -137,7 +137,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
             if l1 > 0 or l2 > 0:
                 penalty_gradient(l1, l2, rows_of(w, at, stop), g)
             if not left_whole(call):
-                update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+                update_part(call, rule, step, layer_rate, here.weights + at * n_out, vector(g, 0, g.size))
         at = stop
 
 

@@ -59,17 +59,17 @@ def inner(x, y):
 def scaled(factor, x, out):
     """out (n,) = factor * x"""
     wide_vectors()
-    own = x.dtype.type(factor)
+    by = x.dtype.type(factor)
     for i in range(len(out)):
-        out[i] = own * x[i]
+        out[i] = by * x[i]
 
 
 def combined(x, factor, y, out):
     """out (n,) = x + factor * y"""
     wide_vectors()
-    own = x.dtype.type(factor)
+    by = x.dtype.type(factor)
     for i in range(len(out)):
-        out[i] = x[i] + own * y[i]
+        out[i] = x[i] + by * y[i]
 
 
 def add_products(x, y, out):
@@ -126,7 +126,7 @@ def form_equations(call):
     """Write J'r to the line DOWN, and J'J, of a chain; where there are fewer residuals, J alone."""
     state, rows, size, outputs = call.whole, call.samples, call.size, call.n_out
     scratch = part_of(call.memory, call.scratch, call.scratch_length, 0)
-    side, down, own = (
+    side, down, product = (
         state.side,
         part_of(call.room, 0, call.size, DOWN),
         part_of(call.room, 0, call.size, STEP),
@@ -148,8 +148,8 @@ def form_equations(call):
             rows_backward(call, 0, rows, rows, at, stop, 0, call.depth, 0, 0)
             multiply_rows(call, at, stop, rows_of(jacobian, first, first + stop - at))
         state.square += inner(residuals, residuals)
-        weight_gradient(jacobian, matrix(residuals, 0, count, 1), scratch, matrix(own, 0, size, 1))
-        combined(down, 1.0, own, down)
+        weight_gradient(jacobian, matrix(residuals, 0, count, 1), scratch, matrix(product, 0, size, 1))
+        combined(down, 1.0, product, down)
         if state.dual == 0:
             weight_gradient(jacobian, jacobian, scratch, matrix(some, 0, size, size))
             combined(gram, 1.0, some, gram)
@@ -203,12 +203,12 @@ def multiply_rows(call, at, stop, out):
         here = call.operations[number]
         delta = rows_of(units_of(call.memory, call.deltas, here, call.samples), at, stop)
         for i in range(out.shape[0]):
-            own = vector(delta, i * here.n_out, here.n_out)
+            of_row = vector(delta, i * here.n_out, here.n_out)
             for k in range(here.n_in):
                 offset = i * call.size + here.weights + k * here.n_out
-                scaled(x[i, k], own, vector(out, offset, here.n_out))
+                scaled(x[i, k], of_row, vector(out, offset, here.n_out))
             offset = i * call.size + here.biases
-            scaled(1.0 if here.trains_bias else 0.0, own, vector(out, offset, here.n_out))
+            scaled(1.0 if here.trains_bias else 0.0, of_row, vector(out, offset, here.n_out))
         x = rows_of(units_of(call.memory, call.activations, here, call.samples), at, stop)
 
 
@@ -307,14 +307,14 @@ def cholesky(a):
     """
     n = a.shape[0]
     for i in range(n):
-        own, together = vector(a, i * n + i, n - i), i // 4 * 4
+        row, together = vector(a, i * n + i, n - i), i // 4 * 4
         for k in range(0, together, 4):
-            subtract_rows(a, k, i, own)
+            subtract_rows(a, k, i, row)
         for k in range(together, i):
-            combined(own, -a[k, i], vector(a, k * n + i, n - i), own)
+            combined(row, -a[k, i], vector(a, k * n + i, n - i), row)
         if not a[i, i] > 0.0:
             return False
-        scaled(1.0 / math.sqrt(a[i, i]), own, own)
+        scaled(1.0 / math.sqrt(a[i, i]), row, row)
     return True
 
 

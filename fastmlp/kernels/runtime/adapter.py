@@ -57,8 +57,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
     for module in choice.libraries:
         importlib.import_module(module)
     take_constants()  # first, because `thread_us` decides the number of threads of the first step
-    own = CompiledBackend(choice, entries)
-    return Backend(name, own.predict, own.evaluate, own.gradient, own.update, own.train_chunk, own.bind)
+    made = CompiledBackend(choice, entries)
+    return Backend(name, made.predict, made.evaluate, made.gradient, made.update, made.train_chunk, made.bind)
 
 
 class CompiledBackend:

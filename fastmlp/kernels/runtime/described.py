@@ -117,17 +117,17 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
     indices = [number for number, one in enumerate(network.operations) if one.is_head]
     columns = columns_of_heads(network.heads)
     for record, index, (name, head) in zip(heads, indices, network.heads.items(), strict=True):
-        objective, own = head.objective, columns[name]
-        record["operation"], record["column"], record["units"] = index, own.start, head.units
+        objective, units = head.objective, columns[name]
+        record["operation"], record["column"], record["units"] = index, units.start, head.units
         record["loss"] = LOSS_CODES.code(loss_of(head.loss))
         record["output"] = ACTIVATION_CODES.code(activation_of(objective.output))
         record["by_row"], record["missing"] = head.by_row, head.missing
         record["weighted"] = head.loss_weights is not None
         record["weight"], record["divisor"] = head.weight, head.divisor
         record["value_divisor"] = objective.value_divisor
-        numbers[0, own] = objective.loss_parameters
+        numbers[0, units] = objective.loss_parameters
         if head.loss_weights is not None:
-            numbers[1, own] = head.loss_weights
+            numbers[1, units] = head.loss_weights
     return heads, numbers
 
 

@@ -85,7 +85,7 @@ def lengths(
     operations = network.operations
     # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.
     products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
-    products += [(own.inputs, own.units) for one in operations if isinstance(own := one.layer, Grouped)]
+    products += [(block.inputs, block.units) for one in operations if isinstance(block := one.layer, Grouped)]
     products += [(1, table.width) for table in network.tables]
     units, every = rows * max(one.saved + one.saved_units for one in operations), rows * network.members
     outputs, widest = 0 if predicting else network.n_out, max(map(max, products))

@@ -32,12 +32,12 @@ def train_registers(call, worker, workers):
 def train_blocks(call, worker, workers):
     """`train_chunk` by blocks of rows, on a single thread; the workspace is the private buffer."""
     wide_vectors()
-    objective, own = call.objective, vector(call.memory, call.private, call.private_length)
-    take_section(own, 0, call.parameters)
+    objective, work = call.objective, vector(call.memory, call.private, call.private_length)
+    take_section(work, 0, call.parameters)
     if SECTIONS > 2:
         for k in range(2, SECTIONS):
-            take_section(own, k, vector(call.moments, (k - 2) * call.size, call.size))
-    take_numbers(own, call.operations)
+            take_section(work, k, vector(call.moments, (k - 2) * call.size, call.size))
+    take_numbers(work, call.operations)
     constants, parameter = constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0]
     inputs, targets, weights, order = call.inputs, call.targets, call.weights, call.order
     for s in range(call.steps):
@@ -45,28 +45,28 @@ def train_blocks(call, worker, workers):
         factor = loss_factor(objective.divisor, call.totals[s])
         l2 = objective.l2 * penalty_factor(objective.shared_penalty, call.totals[s])
         value = 0.0
-        renew(own, 0, 0, 0, 0)
+        renew(work, 0, 0, 0, 0)
         if BLOCKS:
-            clear(own)
+            clear(work)
         for at in range(start, stop, BLOCK):
             rows = min(BLOCK, stop - at)
-            take_rows(own, inputs, targets, weights, order, at, rows, factor)
-            to_logits(own, rows, call.key, call.step + s, at - start)
-            value = add_losses(own, rows, parameter, value)
-            to_gradients(own, rows, call.key, call.step + s, at - start)
+            take_rows(work, inputs, targets, weights, order, at, rows, factor)
+            to_logits(work, rows, call.key, call.step + s, at - start)
+            value = add_losses(work, rows, parameter, value)
+            to_gradients(work, rows, call.key, call.step + s, at - start)
         value /= objective.value_divisor
         if PENALISED:
-            value += penalties(own, l2)
+            value += penalties(work, l2)
         call.losses[s] = value
         t = float(call.step + s + 1)
-        update_weights(own, l2, constants, call.rates[s, 0], t)
+        update_weights(work, l2, constants, call.rates[s, 0], t)
         if GAINS:
-            update_gains(own, l2, constants, call.rates[s, 0], t)
-        update_biases(own, l2, constants, call.rates[s, 1], t)
-    give_section(own, 0, call.parameters)
+            update_gains(work, l2, constants, call.rates[s, 0], t)
+        update_biases(work, l2, constants, call.rates[s, 1], t)
+    give_section(work, 0, call.parameters)
     if SECTIONS > 2:
         for k in range(2, SECTIONS):
-            give_section(own, k, vector(call.moments, (k - 2) * call.size, call.size))
+            give_section(work, k, vector(call.moments, (k - 2) * call.size, call.size))
 
 
 # --- binding ----------------------------------------------------------------------------------------

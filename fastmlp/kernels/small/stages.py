@@ -383,13 +383,13 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
     v, size, builder = memory.vectors(layer.lanes), memory.itemsize, memory.builder
     n_in, n_out = layer.n_in, layer.n_out
 
-    def rows(count, given, own, length, stride):
+    def rows(count, given, offset, length, stride):
         """Write the copies of `count` rows of `length` numbers, which lie `stride` apart in the section."""
         if length == stride:
             count, length, stride = count * stride // v.lanes, v.lanes, v.lanes
         with counted(builder, count) as i:
             there = v.shift(memory.v.shift(flat, given * size), i * (length * size))
-            here = v.shift(memory.at(base + own), i * (stride * size))
+            here = v.shift(memory.at(base + offset), i * (stride * size))
             if inwards and length < stride:
                 v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
             copy_row(memory, *((there, here) if inwards else (here, there)), length, most)
