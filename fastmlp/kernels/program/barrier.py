@@ -99,12 +99,15 @@ def emit_wait(builder, barrier, worker, workers):
         with few:
             emit_meeting(builder, barrier, workers)
         with many:
+            # Beyond FAN_IN * MOST_GROUPS workers the groups grow: the array has room for MOST_GROUPS nodes.
             fair = parts(workers, INT(MOST_GROUPS))
             size = builder.select(less(fair, INT(FAN_IN)), INT(FAN_IN), fair)
             group = builder.sdiv(worker, size)
             left = builder.sub(workers, builder.mul(group, size))
             members = builder.select(less(left, size), left, size)
             node = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(NODE)))
+            # The last worker of a group goes to the root, while the rest wait at the group's node for its
+            # return.
             all_groups = lambda: emit_meeting(builder, barrier, parts(workers, size))
             emit_meeting(builder, node, members, all_groups)
 
@@ -115,6 +118,7 @@ def emit_meeting(builder, node, members, before_opening=None):
     before_opening : writes the last worker's actions before the opening
     """
     generation = read(builder, node, GENERATION)
+    # A closed node has a negative generation: its workers go through, and take no further step.
     with builder.if_then(builder.icmp_signed(">=", generation, INT(0))):
         # Arrivals are never reset to 0: meeting g, counted from 0, ends with arrival number (g + 1) * members.
         last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
@@ -123,6 +127,8 @@ def emit_meeting(builder, node, members, before_opening=None):
             with opens:
                 if before_opening is not None:
                     before_opening()
+                # The generation moves before the sleepers are counted. In the other order a worker could
+                # count itself in between, and sleep for ever.
                 add(builder, node, GENERATION)
                 # Who fell asleep is counted. Who counts after this reading finds another generation, and stays awake.
                 with builder.if_then(builder.icmp_signed("!=", read(builder, node, SLEEPERS), INT(0))):
@@ -145,6 +151,8 @@ def emit_waiting(builder, node, generation):
     builder.cbranch(builder.icmp_signed(">", more, INT(SPINS)), sleep, head)
     builder.position_at_end(sleep)
     add(builder, node, SLEEPERS)
+    # The system's comparison of the generation is none of our instructions: the fence keeps it behind the
+    # count.
     builder.fence("seq_cst")
     emit_sleep(builder, node, generation, builder.sub(more, INT(SPINS)))
     add(builder, node, SLEEPERS, -1)
@@ -174,6 +182,7 @@ def emit_call(builder, function, node, generation=None):
     """Write the call of a function of `workers.FUNCTIONS`."""
     (name, arguments), given = function, {WORD: word(builder, node, GENERATION)}
     if generation is not None:
+        # In the entry block: memory of an `alloca` in a loop is freed only at the function's end.
         with builder.goto_entry_block():
             seen = builder.alloca(INT)
         builder.store(generation, seen)

@@ -112,6 +112,8 @@ def block_backward(call, rows, number, first, last, worker):
         delta, unit = units_of_column(call, call.deltas, here, g, rows, first, last)
         saved, part = saved_of_column(call, here, g, rows, first, last)
         if here.kind == GROUPED:
+            # The deltas of a column are made contiguous, in the room of its saved outputs, for the matrix
+            # kernels.
             pass_on(delta, unit, False, part)
             if below.trained > below.weights:
                 n_in, n_out = here.n_in // here.columns, here.n_out // here.columns
@@ -135,6 +137,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
         tables_step(call, rows, step, number, rate, worker, workers)
         return
     if worker == 0:
+        # The section of the state has no gradient, and a norm or a sum over ranks reads all numbers.
         clear(span(gradients, here.trained, here.end))
     first, last = worker_part(here.columns, worker, workers, 1)
     n_weights, n_biases = parameters_of_column(here)
@@ -202,6 +205,8 @@ def tables_step(call, rows, step, number, rate, worker, workers):
         clear(vector(gradients, offset, n))
         for i in range(rows):
             row = table_row(codes[i, column], levels)
+            # Each worker looks at all rows of the batch and adds to its part of the table: no number has two
+            # writers.
             if first <= row and row < last:
                 g = vector(gradients, table.start + row * width, width)
                 for j in range(width):
@@ -232,7 +237,9 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
                 for j in range(width):
                     delta[earlier - 1, unit + j] += delta[i, unit + j]
             else:
+                # The mark is 1 + the batch's row with the sum, so that 0 says that the row has not come yet.
                 marks[row], some[found] = i + 1, row
+                # Rows of a large table are in memory: they are fetched while the batch is searched.
                 prefetch_row(table, row)
                 for m in range(rule.moments):
                     prefetch_row(matrix(moments, m * moments.shape[1] + start, height, width), row)
@@ -243,6 +250,7 @@ def sparse_table_step(call, codes, delta, step, number, column, rate, worker, wo
         part, g = vector(some, t, count), matrix(call.memory, slices, count, width)
         for k in range(count):
             i = marks[part[k]] - 1
+            # Marks are 0 again after a step, without a pass over the whole table.
             marks[part[k]] = 0
             for j in range(width):
                 g[k, j] = delta[i, unit + j]
@@ -294,6 +302,7 @@ def cosines(z, out):
 def cosines_gradient(delta, z):
     """z (n,) = delta times the derivative of cos(z)."""
     for i in range(len(z)):
+        # z is needed no more, so that its derivative takes its memory.
         z[i] = -(delta[i] * sine(z[i]))
 
 
@@ -352,11 +361,13 @@ def look_up(x, column, table, unit, out):
     levels, width, unknown = table.shape[0] - 1, table.shape[1], -1
     for i in range(x.shape[0]):
         if i + AHEAD < x.shape[0]:
+            # Codes are random accesses: without the hint each row of a large table would wait for memory.
             prefetch_row(table, max(0, table_row(x[i + AHEAD, column], levels)))
         row = table_row(x[i, column], levels)
         if row >= 0:
             for j in range(width):
                 out[i, unit + j] = table[row, j]
+        # The mean of a table is computed once a call, and copied from the first row with an unknown code.
         elif unknown >= 0:
             for j in range(width):
                 out[i, unit + j] = out[unknown, unit + j]

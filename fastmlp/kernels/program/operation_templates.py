@@ -76,6 +76,7 @@ def operation_forward(call, start, rows, number, first, last):
         normalise_fixed(x, mean, variance, here.epsilon, gain, shift, out)
         return
     other = rows_of(output_of(memory, call.activations, call.dropped, second, rows), first, last)
+    # The first source is there already. With dropout its output is in another buffer, and both are added.
     if here.kind == ADD and stands_in_place(here, below) and below.dropout == 0:
         pass_on(other, 0, True, out)
         return
@@ -110,6 +111,7 @@ def operation_backward(call, rows, of_all, number, first, last):
     if kind == ACTIVATION:
         a = rows_of(units_of(memory, call.activations, here, rows), first, last)
         activate_gradient(here.activation, x, a, delta)
+        # The delta is by the source now: what is left is to add it there.
         kind = COPY
     gain, middle = span(call.parameters, here.weights, here.biases), here.trained + here.n_out
     if kind == BATCH_NORM:
@@ -124,6 +126,7 @@ def operation_backward(call, rows, of_all, number, first, last):
         normalise_fixed_gradient(variance, here.epsilon, gain, delta, here.adds != 0, by_source)
         return
     adding = here.adds != 0, here.adds_other != 0
+    # The first source's delta is this memory: only the other source gets a copy.
     if kind == ADD and stands_in_place(here, below):
         pass_on(delta, 0, here.adds_other != 0, by_other)
         return
@@ -153,6 +156,7 @@ def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
     # Means and factors stay in call.gradients, in the section of the state, until the end of the step.
     here = call.operations[number]
     below, middle = call.operations[here.source], here.trained + here.n_out
+    # A worker's units are sums over the rows of all workers.
     wait(call.barrier, worker, workers)
     first, last = worker_part(here.n_out, worker, workers, SHARED_UNITS)
     x = output_of(call.memory, call.activations, call.dropped, below, rows)
@@ -164,10 +168,13 @@ def whole_forward(call, rows, of_all, step, number, moves, worker, workers):
     unit_sums(x, first, mean)
     if call.summing > 0:
         whole_sums(call, step, here.trained, middle, worker, workers)
+    # Distances from the finished mean: E[x^2] - E[x]^2 would cancel.
     unit_distances(x, first, count, mean, factor)
     if call.summing > 0:
         whole_sums(call, step, middle, here.end, worker, workers)
+    # Ranks move the same running state: each has the sums of all rows.
     unit_factors(count, here.epsilon, here.momentum * moves, mean, factor, running, spread)
+    # Rows go on with the factors of all workers' units.
     wait(call.barrier, worker, workers)
 
 
@@ -236,6 +243,7 @@ def fused_step(call, rows, number):
         bias_gradient(matrix(call.memory, call.part_sums + here.sums * parts, parts, len(found)), found)
     else:
         clear(found)
+    # The chain sums both; a shift without training must not move.
     if not here.trains_bias:
         clear(span(call.gradients, here.biases, here.trained))
 
@@ -291,6 +299,7 @@ def unit_factors(count, epsilon, momentum, mean, factor, running, spread):
         variance = factor[j] / count
         if momentum > 0:
             running[j] = (one - moved) * running[j] + moved * mean[j]
+            # The running variance is the unbiased one, as PyTorch's.
             spread[j] = (one - moved) * spread[j] + moved * (factor[j] / (count - one))
         factor[j] = one / math.sqrt(variance + added)
 

@@ -33,6 +33,7 @@ def inputs_of(call, start, rows):
     if call.bytes == 0:
         if call.visits == 0:
             return rows_of(call.inputs, start, start + rows), no_order()
+        # Kernels that stream read each row where it lies; the others, and bytes, have the batch gathered.
         if streams():
             return call.inputs, vector(call.order, start, rows)
     return matrix(call.memory, call.batch_inputs, rows, call.n_in), no_order()
@@ -115,9 +116,12 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
             w, b = weights_of(parameters, here), biases_of(parameters, here)
             hidden, dense_in = here.gives_logits == 0, here.n_in - sparse_in_of(call, here)
             both = (dense_in > 0) & (dense_in < here.n_in)
+            # A relu may end the tiles only if no sparse columns are added afterwards.
             relu = hidden & (here.activation == RELU) & (not both)
             joined = here.joined != 0
             ended = relu | (hidden & (here.activation == IDENTITY) & (not joined))
+            # A product that needs no further pass is stored as the activations at once. A fused chain begins
+            # with the logits, and its last operation stores activations.
             z = units_of(memory, chosen(ended, call.activations, call.logits), here, rows)
             if dense_in > 0:
                 if number > 0:
@@ -130,6 +134,7 @@ def rows_forward(call, start, rows, first, last, begin, end, step, worker):
                 indptr, some = sparse_inputs_of(call, start + first, last - first)
                 indices, values, part = call.indices, call.values, rows_of(z, first, last)
                 if both:
+                    # The dense columns' product has the bias already.
                     add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), part)
                 else:
                     affine_sparse_rows(indptr, indices, values, some, w, b, part, relu)
@@ -149,6 +154,8 @@ def drop_placed(call, start, step, number, first, p, a, out):
     if call.placed == 0:
         drop(call.key, step, number, start - call.starts[step - call.step] + first, p, a, out)
     else:
+        # Rows of a rank lie scattered in the batch of all ranks, and a mask is a function of the position
+        # there.
         for i in range(a.shape[0]):
             row, position = rows_of(out, i, i + 1), call.positions[start + first + i]
             drop(call.key, step, number, position, p, rows_of(a, i, i + 1), row)
@@ -194,6 +201,7 @@ def rows_loss(call, start, rows, first, last, factor, worker):
             weights = call.weights
             for i in range(count):
                 w[i] = weights[visited[i]]
+        # The sum of a part stands at the part's first row, whichever worker takes the part.
         call.sums[at] = output_loss(
             objective.loss, output.activation, parameters_of(objective, output.n_out), factor,
             rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
@@ -208,12 +216,15 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
     if end < len(operations) and is_passed_on(call, end):
         operation_backward(call, rows, of_all, end, first, last)
     for number in range(end - 1, begin - 1, -1):
+        # Neither the operation nor anything below it trains.
         if not call.rules[0, number].reached:
             continue
         here, delta = operations[number], units_of(memory, call.deltas, operations[number], rows)
         dense, part = here.kind == DENSE, rows_of(delta, first, last)
         if here.dropout > 0:
             drop_placed(call, start, step, number, first, here.dropout, part, part)
+        # The loss has written derivatives by logits; the product above has multiplied by the relu's
+        # derivative (`gates`).
         if dense and here.gives_logits == 0 and here.gated == 0 and here.activation != IDENTITY:
             a = rows_of(units_of(memory, call.activations, here, rows), first, last)
             z = rows_of(units_of(memory, call.logits, here, rows), first, last)
@@ -221,6 +232,7 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
         if here.is_block != 0:
             block_backward(call, rows, number, first, last, worker)
             continue
+        # The delta below a batch norm needs sums over all rows: `parts_backward` goes on from here.
         if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.fused > 0):
             continue
         if not dense:
@@ -237,6 +249,7 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
             out = subrows_of(by_source, k, dense_in)
             input_gradient_rows(part, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
+            # Another reader has written to the source's delta: the product is formed apart, and added.
             added = matrix(memory, call.deltas + here.saved * rows, rows, dense_in)
             input_gradient_rows(delta, w, a, added, first, last, False, scratch)
             pass_on(rows_of(added, first, last), 0, True, rows_of(by_source, first, last))

@@ -70,6 +70,7 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
             # A step along a gradient of 0 sets subnormal numbers to 0; after the first step none are left.
             flush(vector(w, first * n_out, width * n_out), w.dtype.type(1))
         those, ends = vector(columns, 0, listed), vector(starts, 0, listed + 1)
+        # Plain SGD: the sums step the weights themselves.
         weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
         return
     slices = call.slices + worker * call.slice_length
@@ -86,10 +87,12 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
         )
         ends = vector(starts, t, count + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
+        # With many rows next to each other a copy side by side costs more than it saves.
         if sparse_update and MOST_GATHERED * listed > width:
             step_neighbours(call, step, number, l1, l2, layer_rate, vector(columns, t, count), g)
             continue
         if sparse_update:
+            # The rows of the next slice are prefetched while this slice is computed.
             following = lesser(t + 2 * together, listed)
             some = vector(columns, t, following - t)
             step_rows(call, rule, step, l1, l2, layer_rate, behind, here.sparse_in, some, g, slices + g.size)
@@ -157,8 +160,7 @@ def step_rows(call, rule, step, l1, l2, rate, offset, height, some, g, at):
         gather(every, columns, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
         penalty_gradient(l1, l2, p, g)
-    # All columns of a matrix: an array of the type that `update_part` passes, so that both compile one
-    # function.
+    # A view of all columns has the type that `update_part` passes: `apply_rule` is compiled once for both.
     held = columns_of(matrix(memory, at + size, rule.moments, size), 0, size)
     apply_rule(
         rule.code, rate, constants_of(rule), float(step + 1), vector(g, 0, size), vector(p, 0, size), held
@@ -246,7 +248,9 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, cu
     width, one = last - first, np.uint64(1)
     for i in range(rows):
         begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
+        # Each row goes on from here for the next columns, without a search.
         cursors[i] = begin
+        # Unsigned indices: Numba wraps negative ones, by a comparison for each access.
         for p in range(np.uint64(begin), np.uint64(end)):
             k = np.uint64(indices[p] - first)
             counts[k] += 1
@@ -257,6 +261,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, cu
         for k in range(width):
             columns[k], starts[k] = first + k, total
             count = counts[k]
+            # A column's count becomes the index of its next non-zero: a counting sort.
             counts[k] = total
             total += count
         listed = width
@@ -266,6 +271,7 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, cu
             marks[number] = 0
             while word != 0:
                 k = (np.uint64(number) << SIX) + np.uint64(trailing_zeros(word))
+                # Marks are read word by word: of many columns few have a non-zero, and the lists must ascend.
                 word &= word - one
                 columns[listed], starts[listed] = first + np.int64(k), total
                 count = counts[k]
@@ -293,5 +299,6 @@ def list_columns(sparse, order, rows, first, last, n_in, every, zeros, lists, cu
                 p += one
             cursors[i] = p
     for t in range(listed):
+        # The next batch expects zeros, and only listed columns have others.
         counts[np.uint64(columns[t] - first)] = 0
     columns[width] = listed

@@ -52,6 +52,7 @@ def rows_of_step(call, s):
 def end_of_microbatch(call, position, rows):
     """Return the end of the step's microbatch from a position on, among all ranks' `rows` rows."""
     end = chosen(call.accumulates > 0, position + call.microbatch, rows)
+    # A rest too small for a microbatch (a batch norm needs two rows) joins the rows before it.
     return chosen(rows - end < call.fewest, rows, end)
 
 
@@ -91,6 +92,8 @@ def batch_step(call, s, worker, workers, updates):
         more = until < rows
         if more:
             wait(call.barrier, worker, workers)
+            # Parts of the sum cut across matrices: other workers must have formed their rows before. The next
+            # rows write to the gradient only after a barrier of their own.
             accumulate(call, position == 0, False, worker, workers)
             position, begin = until, end
     if position > 0:
@@ -98,6 +101,7 @@ def batch_step(call, s, worker, workers, updates):
         accumulate(call, False, True, worker, workers)
     if updates and left_whole(call):
         apply_whole(call, s, worker, workers)
+    # The next step's rows read the weights that other workers update.
     wait(call.barrier, worker, workers)
 
 
@@ -107,7 +111,9 @@ def apply_whole(call, s, worker, workers):
     wait(call.barrier, worker, workers)
     if call.accumulates > 0:
         if worker == 0 and call.summing > 0:
+            # Gradients of microbatches were not summed over ranks: one sum of all is less traffic.
             sum_over_ranks(call, call.summing, step, 0, call.size)
+        # A microbatch has the columns of its own rows only; the update needs those of the whole step.
         elif worker == 0 and call.marks > 0:
             mark_nonzero_columns(call, call.starts[s], call.stops[s])
         wait(call.barrier, worker, workers)
@@ -135,6 +141,8 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
     if until == rows_of_step(call, s):
         penalised = penalty_factor(objective.shared_penalty, total)
     block, depth, of_all, begin = block_of(call), call.depth, until - position, 0
+    # Workers meet at each batch norm, so that all their rows go there before any goes on; other operations
+    # take a block of rows from the inputs to the loss and back while it is in L2.
     if part_after(call, 0) < depth:
         begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
     for at in range(first, last, block):
@@ -152,11 +160,13 @@ def form_gradient(call, s, start, end, position, until, worker, workers, updates
     of_weights = 0.0
     if worker == 0 and objective.penalises:
         of_weights = penalties(call, penalised)
+    # A row of weights contracts the deltas of all workers' rows; the objective adds the parts of all workers.
     wait(call.barrier, worker, workers)
     if worker == 0:
         adds = position > 0
         if call.n_heads > 0:
             heads_losses(call, s, rows, adds)
+        # In the order of the rows, so that bits do not depend on the number of workers.
         value = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
         call.losses[s] = call.losses[s] + value if adds else value
     weights_step(call, start, rows, step, penalised, call.rates[s, 0], call.rates[s, 1], worker, workers)

@@ -74,6 +74,7 @@ def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, wo
                 first, last = worker_part(bottom - top, worker, workers, SLICE_ROWS)
                 layer_step(call, start, rows, step, number, l1, l2, rate, top + first, top + last, worker)
             if summed:
+                # The biases lie behind the matrix, and are summed with its last rows.
                 end = chosen(bottom == n_in, here.end, here.weights + bottom * n_out)
                 begun = sum_formed(call, step, begun, end, worker, workers)
             top = bottom
@@ -123,11 +124,13 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     r, decay = w.dtype.type(layer_rate), w.dtype.type(l2)
     together, at = last - first, first
     if streams() and not plain:
+        # The rule is applied to a slice of the gradient that is still in the cache.
         together = slice_of(call.slice_length, n_out)
     while at < last:
         stop = lesser(at + together, last)
         sums = rows_of(dw, at, stop)
         g = sums if stored else matrix(memory, slices, stop - at, n_out)
+        # A step of plain SGD ends the register tiles: the weights are the output, and no gradient is stored.
         g = rows_of(w, at, stop) if plain else g
         if rows > 0:
             weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
@@ -199,6 +202,8 @@ def update_all(call, step, rate, bias_rate, worker, workers):
             at = here.weights + first * n_out
             apply_gradients(call, 0, number, step, rate, at, (last - first) * n_out)
             first, last = worker_part(sparse_in, worker, workers, SLICE_ROWS)
+            # A column without a non-zero on any rank keeps its weights and moments: see
+            # `StepRule.sparse_updates`.
             for k in range(first, last):
                 if call.nonzero_columns[k]:
                     at = here.weights + (dense_in + k) * n_out
@@ -244,8 +249,10 @@ def orthogonalise(call, number, worker, workers):
     g = weights_of(call.gradients, here)
     first, last = worker_part(n_in, worker, workers, SLICE_ROWS)
     begin, end = here.weights + first * n_out, here.weights + last * n_out
+    # The momentum moves by the gradient in parts of the workers, before anybody reads the whole matrix.
     move_momentum(rule, span(call.gradients, begin, end), span(call.moments, begin, end))
     wait(call.barrier, worker, workers)
+    # Every worker computes the norm: a sum of parts would depend on the number of workers.
     scale = g.dtype.type(1.0 / max(norm_of(vector(g, 0, n_in * n_out)), SMALLEST_NORM))
     x_at, y_at, size, side = 0, call.matrix_size, call.matrix_size, call.matrix_side
     a, b = matrix(memory, 2 * size, k, k), matrix(memory, 2 * size + side, k, k)
@@ -254,18 +261,23 @@ def orthogonalise(call, number, worker, workers):
     if worker == 0:
         clear(vector(memory, zeros_at, n))
     first, last = worker_part(k, worker, workers, SLICE_ROWS)
+    # With the smaller side first, x x' has the fewest numbers.
     copy_rows(g, turned, scale, first, last, matrix(memory, x_at, k, n))
     wait(call.barrier, worker, workers)
     for _ in range(NEWTON_SCHULZ_ROUNDS):
         x, y = matrix(memory, x_at, k, n), matrix(memory, y_at, k, n)
         if first < last:
+            # a = x x', by the kernel of input gradients, which multiplies by a transpose.
             input_gradient_rows(x, x, a, a, first, last, False, scratch)
         wait(call.barrier, worker, workers)
         if first < last:
+            # b = a a, and then b = NEWTON_SCHULZ[1] a + NEWTON_SCHULZ[2] b.
             affine_rows(a, no_order(), a, vector(memory, zeros_at, k), b, first, last, False, scratch)
             combine(NEWTON_SCHULZ[1], rows_of(a, first, last), NEWTON_SCHULZ[2], rows_of(b, first, last))
         wait(call.barrier, worker, workers)
         if first < last:
+            # y = b x, and then y = NEWTON_SCHULZ[0] x + y; x is read by all workers until the barrier below,
+            # so y is another buffer.
             affine_rows(b, no_order(), x, vector(memory, zeros_at, n), y, first, last, False, scratch)
             combine(NEWTON_SCHULZ[0], rows_of(x, first, last), 1.0, rows_of(y, first, last))
         wait(call.barrier, worker, workers)
