@@ -127,7 +127,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
         except Exception as error:
             # The checksum is right, so the file was made like this on purpose. For such files zipfile, json
             # and numpy raise a dozen kinds of exception, of which they document three. The operating system
-            # raises EINVAL for a seek to a offset that the file names.
+            # raises EINVAL for a seek to an offset that the file names.
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

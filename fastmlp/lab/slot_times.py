@@ -167,7 +167,7 @@ DROPS, DROPS_IN_PLACE = "p=0.5", "p=0.1, in place"
 
 
 def parts(row: StepRow) -> Iterator[tuple[str, int, SlotRow]]:
-    """Yield the calls of slots in a step: a index of `PHASES`, the number of the operation, the slot's row.
+    """Yield the calls of slots in a step: an index of `PHASES`, the number of the operation, the slot's row.
 
     0 is the whole network. Norms, sums and the like are no slots; only the time of the whole step has them.
     """

@@ -102,6 +102,8 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
     planned = [recipe.resolved(rows) for recipe in recipes]
     most = max(recipe.members for recipe in planned)
     whole = np.arange(rows), np.empty(0, int)
+    # With few rows one part held out says little: more networks hold out parts, until HELD_ROWS rows have a
+    # loss.
     few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // dependence.independent(whole[0])))
     parts = training.parts(min(most, few))
     weights = training.weights
@@ -112,11 +114,13 @@ def train(training: TableTraining, recipes: Sequence[Recipe]) -> tuple[list[Grou
         groups, begun = _first_networks(training, planned, parts[0])
         is_whole = goes_on = groups[0].rows == rows
         for index in range(1, len(parts)):
+            # Before each further part, so that its time goes to recipes that may still win.
             groups = near_best(groups, dependence)
             goes_on = goes_on and _followed(training, groups, parts[index], [index])
         groups = near_best(groups, dependence)
         if goes_on:
             most = most if recipes[0].members else _add_networks(groups)
+            # These networks train on all rows: the parts before have chosen recipes and epochs.
             goes_on = _followed(training, groups, whole, range(len(parts), most))
         if goes_on or not is_whole:
             groups = _longest(training, near_best(groups, dependence), parts[0])
@@ -174,6 +178,8 @@ def _first_networks(
         if sum(map(len, part)) < MANY_ROWS:
             found = training.networks([Planned(recipe, part) for recipe in recipes])
         else:
+            # With many rows an epoch is long: a recipe far behind ends early, and cannot train together with
+            # the others.
             found = _raced(training, recipes, part)
         for recipe, one in zip(recipes, found, strict=True):
             if isinstance(one, Model):
@@ -183,6 +189,7 @@ def _first_networks(
         return groups, sum(one is not None for one in found)
     whole = deadline.left
     for index, recipe in enumerate(recipes):
+        # Half of the time is for these first networks, in equal parts of what is left of it.
         seconds = (deadline.left - whole / 2) / (len(recipes) - index)
         if groups and seconds <= 0:
             return groups, index
@@ -203,6 +210,7 @@ def _first_networks(
         part = fitted[1]  # without time for all rows, the next recipes have as few rows
         begin(recipe, *fitted)
         lap = stopwatch.lap()
+        # Compiling is no part of a recipe's time: the half is of the rest.
         whole -= lap.compiling
         groups[-1].seconds = lap.working
     return groups, len(recipes)
@@ -257,6 +265,8 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
     left = [(one, index) for index in indices for one in groups if index < one.recipe.members]
     deadline = training.deadline
     is_limited = deadline.seconds is not None
+    # Without a limit all train together, on all threads; with one, network by network, as long as there is
+    # time.
     for some in [[one] for one in left] if is_limited else filter(None, [left]):
         if deadline.left < some[0][0].seconds:
             return False
@@ -273,6 +283,7 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
             return False
         for (group, _), one in zip(some, found, strict=True):
             if isinstance(one, DivergenceError):
+                # The last recipe: nothing else could predict.
                 if groups == [group]:
                     raise one
                 groups[:] = [other for other in groups if other is not group]
@@ -298,6 +309,7 @@ def _longest(training: TableTraining, groups: list[Group], part: Part) -> list[G
     recipe, part, model = found
     longest = Group(best.planned, recipe, sum(map(len, part)))
     longest.add(training, model, part[1])
+    # Alone: the other networks had fewer epochs or rows.
     return [longest] if longest.loss < best.loss else groups
 
 
@@ -306,6 +318,7 @@ def _add_networks(groups: Sequence[Group]) -> int:
     best, recipe = groups[0], groups[0].recipe
     networks = max(LEAST_NETWORKS, round((NETWORK_ROWS / best.rows) ** (1 / 3)))
     others = sum(group.recipe.members for group in groups[1:])
+    # More networks cost a fixed number of visited rows at most, however many rows there are.
     most = min(recipe.most_members, MEMBER_VISITS // (best.rows * recipe.epochs))
     members = max(recipe.members, min(most, networks - others))
     best.planned, best.recipe = (replace(one, members=members) for one in (best.planned, recipe))
@@ -368,6 +381,7 @@ def searched(
             (model,) = training.networks([tried], [TimeLimit(max(left, LEAST_SECONDS))])
             loss = float("nan")
             if isinstance(model, Model):
+                # A trial cut short has a loss of too few epochs, and no settings should be chosen by it.
                 if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
                     break
                 loss = min(model.history["validation_loss"], default=loss)

@@ -107,6 +107,7 @@ def last_finite(
     state : sound, at the chunk's start, overwritten; parts : the shape of a step's objectives
     """
     taken = [np.empty((*parts, 0))]
+    # Bisection: a sound half is accepted, and the search goes on in the other half.
     while (steps := len(chunk.starts)) > 1:
         first, second = chunk.part(0, steps // 2), chunk.part(steps // 2, steps)
         after, objectives = advance(draft.of(state), first)

@@ -113,6 +113,7 @@ class Training:
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
+        # All curves from the start: callbacks look for their keys before the first epoch.
         history |= {name: [] for name in plan.optimizer.columns}
         self.plan, self.state, self.callbacks = plan, state, callbacks
         alpha = plan.options.mixup
@@ -221,6 +222,8 @@ class Training:
         if not self.callbacks:
             return snapshot
         if snapshot.callbacks:
+            # `on_train_end` may still change a callback's state, and `EarlyStopping` writes the best
+            # parameters.
             snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
         if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
             return snapshot
@@ -292,6 +295,7 @@ class Training:
         totals = rows if self.uniform else visited_weights(self.weights, order, starts, stops)
         first, per_epoch, since = self.first_step + run.step, batches.per_epoch, plan.since
         if per_epoch is None:
+            # Blocks do not say how many steps an epoch has: schedules count by the steps of this one.
             since = Since(self.first_step + batches.epoch_step, since.epoch + run.epoch)
         rates = plan.optimizer.rates(np.arange(first, first + steps), per_epoch or sys.maxsize, since)
         if run.rate_factor != 1:
@@ -360,6 +364,7 @@ class Training:
         training shall stop.
         """
         plan = self.plan
+        # Only the first chunk: later states could not be made once more.
         first, self.can_begin_again = self.can_begin_again, False
         drafts = self.drafts and not first
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if drafts else self.state
@@ -386,6 +391,7 @@ class Training:
                 self.advance, self.state, chunk, self.draft, self.losses.parts
             )
             return objectives, None
+        # Before the draft is accepted: Ctrl-C during a long validation leaves the state as it was.
         validation_loss = self.validation_loss(after.parameters) if ends else None
         self.state = self.draft.accept(after, self.state) if drafts else after
         return objectives, validation_loss
@@ -410,6 +416,7 @@ class Training:
         """
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
+        # In one call where that is short; else in parts, between which Ctrl-C is heard.
         if rows <= (at_once := rows_at_once(parameters.size)):
             return evaluate(network, parameters, data)
 
@@ -515,6 +522,7 @@ class EpochLosses:
     def _with_sums(self, fresh: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return sums (rows, epochs) over the steps of epochs (rows, epochs, steps), in order."""
         if self.steps:
+            # The sum so far is the first term, so that the order of additions is that of an uncut epoch.
             fresh = np.concatenate([self.sums[:, None, None], fresh], axis=2)
         sums: NDArray[np.float64] = np.add.accumulate(fresh, axis=2)[..., -1]
         return sums

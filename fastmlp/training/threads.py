@@ -91,6 +91,7 @@ class Threads:
         if self._trial is None and (not self._changes or lap.compiling or threads == self._top == 1):
             self.used = threads
             return True
+        # A chunk during which something compiled says nothing about threads.
         if lap.compiling:
             return False
         if self._trial is None and threads != self.used:
@@ -117,6 +118,8 @@ class Threads:
 
     def _count(self, seconds: float, busy: bool) -> None:
         """Count the seconds of a window towards a trial, and begin a due trial. busy : see `RUNS`"""
+        # Fewer where cores are missing, or never tried; more where fewer were taken and the cores are free
+        # again.
         fewer = self.used > 1 and (busy or self._limit is None)
         direction = FEWER if fewer else MORE
         likely, unlikely = FIRST_AFTER[direction]
@@ -129,12 +132,14 @@ class Threads:
         """End a trial; return True if the trial's threads are taken from now on. pace : seconds a row"""
         assert self._trial is not None
         direction = FEWER if self._trial < self.used else MORE
+        # A trial costs time where it does not pay, so the next comes later.
         self._patience[direction] = min(2 * self._patience[direction], MOST_PATIENCE[direction])
         self._due = {FEWER: 0.0, MORE: 0.0}
         better = pace < GAIN * self._pace
         if better:
             self._limit = None if self._trial >= self._top else self._trial
             self.used, self._pace = threads, pace
+            # The machine has changed: still fewer threads may be better yet.
             self._patience[FEWER] = 1
         self._trial = None
         return better

@@ -273,7 +273,7 @@ def _switch(builder, change):
 
 
 def _call(builder, name, word=None):
-    """Emit an instruction on a address in memory, which holds a word; return the address."""
+    """Emit an instruction on an address in memory, which holds a word; return the address."""
     with builder.goto_entry_block():
         address = builder.alloca(WORD)
     if word is not None:

@@ -88,7 +88,7 @@ class Vectors:
         return self.builder.gep(pointer, [integer(offset)], source_etype=BYTE)
 
     def broadcast(self, pointer):
-        """Load the scalar at a address into every lane."""
+        """Load the scalar at an address into every lane."""
         scalar = self.builder.load(pointer, typ=self.scalar, align=self.itemsize)
         return broadcast(self.builder, scalar, self.lanes)
 

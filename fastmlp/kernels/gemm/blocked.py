@@ -74,6 +74,7 @@ def emit_strips(build, arguments, kinds, code):
 
     ordered = build.icmp_unsigned("!=", order, NOTHING)
     with build.if_else(ordered) as (by_order, straight):
+        # Two loops: a test of the order in each round would be paid for every row.
         with by_order, counted(build, rows) as i:
             copy(i, Symbol(build, build.load(build.gep(order, [i.value], source_etype=INT), typ=INT)))
         with straight, counted(build, rows) as i:
@@ -96,8 +97,9 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
 
 @helper
 def pack_panels(delta, first, rows, scratch, at, lanes):
-    """Copy `rows` rows of delta into panels, row by row as the hardware prefetches."""
+    """Copy `rows` rows of delta into panels."""
     n_out = delta.shape[1]
+    # The hardware prefetches along rows: all panels get a few rows before the next rows are read.
     group = 16
     for start in range(0, rows, group):
         count = lesser(group, rows - start)
@@ -120,9 +122,12 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply,
     waiting = sums if apply else out
     for k in range(0, rows, BLOCK_ROWS):
         depth = lesser(BLOCK_ROWS, rows - k)
+        # The step of plain SGD needs the whole sum, so that only the last block of rows takes it.
         steps = apply and k + depth == rows
         target, finish = out if steps else waiting, UPDATE if steps else STORE
         pack_panels(delta, k, depth, scratch, panels, lanes)
+        # Panels of delta are packed once a block; strips of x are as many as stay in L2 while all panels are
+        # read.
         for top in range(start, stop, strips):
             bottom = lesser(top + strips, stop)
             pack_strips(x, order, k, depth, top, bottom - top, scratch)

@@ -149,6 +149,7 @@ def emit_product(build, arguments, kinds, code):
     start_row = where(given, o.start_row, 0)
     # The distances between two rows in A and in the order.
     by_rows = o.kind.equals(KINDS.index("rows"))
+    # By an order the next tile's rows are the order's next numbers; the pointer to A stays.
     a_down, order_down = where(by_rows, 0, o.a_row), where(by_rows, o.a_row.number(8), 0)
     address = lambda pointer, offset: shifted(build, pointer, offset.value)
 
@@ -165,6 +166,7 @@ def emit_product(build, arguments, kinds, code):
         in_place = o.packing.equals(IN_PLACE)
         b = build.select(in_place.value, address(o.b, along), o.panel)
         start = build.select(given.value, address(o.start, along), NOTHING)
+        # Only the first panel prefetches rows of A: the next panels find them in the cache.
         c, known = address(o.c, along), where(left.equals(0), o.known, 0)
         whole = columns.equals(vectors * lanes)
 

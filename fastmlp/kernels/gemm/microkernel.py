@@ -117,7 +117,7 @@ def emit_tiles(
     mask : of the last vector; fetches : whether to prefetch the cache lines of the result
     turned : whether b is the transpose of B, which is read in square blocks; depth must be an integer
     keeps_order : of loads, see `Machine.load_order`; unrolled loops are slower by it
-    a_sums : None, or a address (rows,) that gets the sums of A's rows, added to the numbers there if `started`
+    a_sums : None, or an address (rows,) that gets the sums of A's rows, added to the numbers there if `started`
     """
     build = v.builder
     masks = [None] * (vectors - 1) + [mask]
@@ -125,6 +125,7 @@ def emit_tiles(
     within = lambda address, row, m, j: v.shift(v.shift(address, row * m), j * v.bytes)
     grid = list(product(range(rows), range(vectors)))
     if kind == "strided":
+        # Outside of the loop over tiles: the distances are the same for all.
         distances = multiples(build, o.a_row, rows)
 
     with counted(build, o.count) as t:
@@ -165,6 +166,7 @@ def emit_tiles(
             here = column(k) if column else a
             for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
+                    # A vector of ones as one more column of B: the product with it is the sum of A's row.
                     row.append(v.constant(1.0))
                 after = []
                 for m, distance in enumerate(distances):
@@ -273,6 +275,7 @@ def ends_of(v, kind, rate, l2):
         return build.select(build.fcmp_ordered(">", v.load(guide, mask), v.zero), total, v.zero)
 
     def rectified(total, target, guide, mask):
+        # An ordered comparison is false for NaN, so that a NaN stays.
         return build.select(build.fcmp_ordered("<", total, v.zero), v.zero, total)
 
     every = {STORE: stored, RELU: rectified, UPDATE: updated, DECAY: decayed, GATE: gated}

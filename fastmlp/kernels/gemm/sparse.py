@@ -116,7 +116,7 @@ def operands(build, arguments):
 
 
 def is_given(build, pointer):
-    """Whether a address is not null."""
+    """Whether an address is not null."""
     return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
 
 
@@ -202,7 +202,7 @@ class Writer:
         return self.v.shift(self.o.start, s * self.o.start_row)
 
     def begin(self, start):
-        """The vectors that a sum begins with: those at a address, or 0 where that is null."""
+        """The vectors that a sum begins with: those at an address, or 0 where that is null."""
         pairs = zip(self.parts(start), self.masks)
         return starts_of(self.v, is_given(self.build, start), [(None, *pair) for pair in pairs], False)
 

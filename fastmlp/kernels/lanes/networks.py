@@ -151,9 +151,12 @@ def names(constants):
             *(LaneNumbers(v, v.shift(moments.data, k * count * v.bytes)) for k in range(rule.moments)),
         ]
         if rule.reads_last:
+            # Between chunks the average stands in the place of the parameters; before the first step there is
+            # none.
             swap_average(state, count, numbers[STEPS] > 0.0)
         held = state
         if constants.rows:
+            # Where all is unrolled, slots become registers for the whole chunk.
             held = [LaneRegisters(v, Slots()) for _ in state]
             for slots, source in zip(held, state, strict=True):
                 for p in range(count):
@@ -167,6 +170,7 @@ def names(constants):
         by_totals, by_rates, by_losses = (addresses[3 * lanes + i] for i in range(STRIDES))
         factor_of = lambda s: loss_factor.formula(divisor, totals[s * by_totals])
         if constants.stays:
+            # Every step visits the same rows: they are gathered once a chunk.
             data.gather(starts[0], of_all, factor_of(0))
         with counted(builder, starts.units) as s:
             start, stop = starts[s], stops[s]
@@ -189,6 +193,7 @@ def names(constants):
             losses[s * by_losses] = found
             if constants.clips_norm:
                 clip(step, numbers[CLIP_NORM], l2)
+                # The norm is that of the whole gradient, so that `clip` has added the penalty already.
                 l2 = None
             rate, bias_rate = rates[s * by_rates], rates[s * by_rates + 1]
             for one in step.operations:

@@ -144,6 +144,7 @@ class LaneStep:
         weights, biases = self.matrix(self.parameters, one)
         x, out, entry = self.source(one.sources[0]), self.outputs[number], self.entry(number)
         logits = out if self.logits[number] is None else self.logits[number]
+        # A longer formula in a tile would push its sums out of the registers.
         in_tiles = entry.short and logits is out
 
         def end(r, j, z):
@@ -220,6 +221,8 @@ class LaneStep:
             )
             sums = LaneRegisters(self.v, {losses.SCALES: self.scales[r]})
             if ACTIVATION_CODES.code_of_key(output.key) == SOFTMAX:
+                # `softmax_by_lanes` subtracts the maximum from its logits, and a loss of rows reads them
+                # before.
                 shifted = self.copied(logits) if form_of(entry) == ROW else logits
                 losses.softmax_by_lanes.emit(shifted, outputs, sums)
             else:
@@ -227,6 +230,7 @@ class LaneStep:
                     outputs[j] = output.formula(logits[j])
             losses.element_losses.emit(entry, code, clips, parameters, logits, expected, outputs, sums)
             losses.blank.emit(outputs, sums)
+            # A row that does not count may have an infinite loss, and 0 * inf is NaN.
             self.losses[r] = self.widened(where(sums[losses.SCALES].equals(0.0), 0.0, sums[losses.LOSSES]))
         return self.losses.total()
 
@@ -399,6 +403,7 @@ def penalty(step, half, one):
         for i in step.each(smaller(first + group, count) - first):
             chain = i // columns % PENALTY_ROWS * PENALTY_LANES + i % columns % PENALTY_LANES
             chains[chain] = with_penalty(None, half, weights[first + i], chains[chain])
+        # By the order of `arithmetic`: rows of chains first, then a float64 sum for each lane.
         for lane in range(PENALTY_LANES):
             found = chains[lane]
             for row in range(1, PENALTY_ROWS):

@@ -45,6 +45,7 @@ def train_blocks(call, worker, workers):
         factor = loss_factor(objective.divisor, call.totals[s])
         l2 = objective.l2 * penalty_factor(objective.shared_penalty, call.totals[s])
         value = 0.0
+        # The last step has moved the weights: their transposes, read by the backward pass, follow.
         renew(work, 0, 0, 0, 0)
         if BLOCKS:
             clear(work)
@@ -59,6 +60,7 @@ def train_blocks(call, worker, workers):
             value += penalties(work, l2)
         call.losses[s] = value
         t = float(call.step + s + 1)
+        # Three sections: only weights have the penalty, and biases have a rate of their own.
         update_weights(work, l2, constants, call.rates[s, 0], t)
         if GAINS:
             update_gains(work, l2, constants, call.rates[s, 0], t)
@@ -149,6 +151,7 @@ def register_names(constants):
                 found = RowRegisters(v, {})
                 for i in range(width):
                     vector = ir.Constant(v.type, ir.Undefined)
+                    # Rows lie apart in memory: their numbers are inserted one by one, once a step.
                     for lane, row in enumerate(rows):
                         number = numbers[row * width + i].value
                         vector = builder.insert_element(vector, number, INT32(lane))

@@ -78,7 +78,7 @@ class Memory:
         self, lanes, a, b, c, rows, columns, depth, *, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
         across=None, **options,
     ):  # fmt: skip
-        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`; start : a address
+        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`; start : an address
 
         a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
         """
@@ -209,6 +209,7 @@ def gradient(layer, plan, adds):
             # Columns of padding, where an activation may differ from 0, are left out: their weights must stay 0.
             memory.product(
                 layer.lanes, (layer.deltas, plan.most_rows, 1), (layer.inputs, stride), (weights, stride),
+                # The tiles read the rows of deltas anyway, and sum them: the gradient of the biases.
                 layer.n_out, layer.n_in, rows, a_sums=biases, **start,
             )  # fmt: skip
             return
@@ -260,6 +261,7 @@ def loss_of(constants, plan):
             there = [plan.batched + i * LANES * stride for i in range(3)]
             here = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
             logits, expected, outputs = (rows_at(offset, LANES) for offset in there)
+            # A lane is a row here, so that a sum over outputs adds vectors and needs no sum across lanes.
             for source, target in zip(here[:2], there):
                 emit_transpose(
                     v, memory.at(source), memory.at(target), stride, LANES, stride * size, LANES * size, False
@@ -385,11 +387,13 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
 
     def rows(count, given, offset, length, stride):
         """Write the copies of `count` rows of `length` numbers, which lie `stride` apart in the section."""
+        # Rows without padding are one array of whole vectors.
         if length == stride:
             count, length, stride = count * stride // v.lanes, v.lanes, v.lanes
         with counted(builder, count) as i:
             there = v.shift(memory.v.shift(flat, given * size), i * (length * size))
             here = v.shift(memory.at(base + offset), i * (stride * size))
+            # Products run over the padding, which must add 0.
             if inwards and length < stride:
                 v.store(v.zero, v.shift(here, (stride - v.lanes) * size))
             copy_row(memory, *((there, here) if inwards else (here, there)), length, most)
@@ -403,6 +407,7 @@ def _copy_layer(memory, flat, layer, base, most, inwards):
         rows(n_in, begin, layer.weights, n_out, layer.out_stride)
     else:
         if inwards:
+            # All is cleared first: the numbers are scattered, with the padding between them.
             with counted(builder, n_out * layer.in_stride, v.lanes) as i:
                 v.store(v.zero, v.shift(memory.at(base + layer.weights), i * size))
         there = NumberArray(builder, memory.dtype, memory.v.shift(flat, begin * size))
