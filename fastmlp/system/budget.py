@@ -251,12 +251,14 @@ def _hold(thread: int) -> None:
     for library in blas_libraries(len(sys.modules)):
         owner = thread if _limits_by_thread(library) else None
         _, found = _found.setdefault((library.filepath, owner), (library, library.num_threads))
+        # Never more than the program has set itself.
         _set_threads(library, min(found, *_limits_of(owner)))
 
 
 def _give_back(thread: int) -> None:
     """Set libraries to the remaining limits after the end of a thread's limit."""
     for (file, owner), (library, found) in list(_found.items()):
+        # A number of the whole process is set from any thread; a thread's own number by that thread alone.
         if owner in (None, thread):
             left = _limits_of(owner)
             _set_threads(library, min([found, *left]))
@@ -283,6 +285,7 @@ def _limits_by_thread(library: Any) -> bool:
         other.start()
         other.join()
         _by_thread[library.filepath] = library.num_threads == before
+        # The trial in the other thread may have changed a number of the whole process.
         library.set_num_threads(before)
     return _by_thread[library.filepath]
 

@@ -60,8 +60,7 @@ class deferred:
 
     Outer blocks get the signal, too. A signal of ENDING is raised again at the end of the outermost block,
     and ends the process by default. An error after a SIGINT becomes a KeyboardInterrupt with the error as
-    context: a program with a handler of the error would otherwise go on after Ctrl-C. Outside the main thread
-    Python delivers no signals, and the block does nothing.
+    context. Outside the main thread Python delivers no signals, and the block does nothing.
     """
 
     def __init__(self, stop: Callable[[str], None]) -> None:
@@ -85,6 +84,7 @@ class deferred:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
+            # A program with a handler of the error would otherwise go on after Ctrl-C.
             if isinstance(error, Exception) and signal.SIGINT in self.received:
                 raise KeyboardInterrupt
         finally:
@@ -95,6 +95,7 @@ class deferred:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
+        # A second signal acts at once, as without fastmlp: the handlers of before are restored first.
         if self.received:
             self._restore()
             signal.raise_signal(number)
@@ -110,6 +111,7 @@ class deferred:
         return handler if isinstance(handler, deferred) else None
 
     def _install(self) -> None:
+        # Only the main thread may set handlers.
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -159,6 +161,7 @@ def until_stopped(call: Callable[[], Result], stopped: Callable[[], bool]) -> Re
         began = time.perf_counter()
         ended = running.acquire(timeout=POLL)
         if stopped():
+            # Patience counts from the request to stop on, and not from the beginning of the call.
             left -= time.perf_counter() - began
         if not ended and left <= 0:
             raise LeftBehind

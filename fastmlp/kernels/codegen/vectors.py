@@ -173,6 +173,7 @@ def transposed(v, addresses, mask=None):
     """
     build, lanes, half = v.builder, v.lanes, v.lanes // 2
     part = min(lanes, 16 // v.itemsize)
+    # Loads of half vectors take the place of the first exchange.
     if mask is None and lanes > part:
         halves = v.of_lanes(half)
         read = lambda m, side: halves.load(v.shift(addresses[m], side * halves.bytes))
@@ -260,6 +261,7 @@ def carried(builder, first, count, values, step, by=1):
     for phi, start, result in zip([index, *phis], [integer(first), *values], [following, *results]):
         phi.add_incoming(start, before)
         phi.add_incoming(result, last)
+    # The test stands at the end: a branch less in each round than with the test at the head.
     builder.cbranch(builder.icmp_signed("<", following, integer(count)), body, after)
     builder.position_at_end(after)
     return [joined(builder, (start, before), (result, last)) for start, result in zip(values, results)]
@@ -391,6 +393,7 @@ class Matrix(NumberArray):
             self.itemsize = kind.dtype.bitwidth // 8
             self.row = self.columns * self.itemsize
             if kind.layout != "C":
+                # Rows of a view may lie further apart than their columns.
                 self.row = Symbol(builder, builder.extract_value(array.strides, 0))
 
     @property
@@ -498,5 +501,6 @@ def total_of(terms, count, step):
     build = terms.builder
     total = cgutils.alloca_once_value(build, ir.Constant(terms.lane, 0.0))
     with counted(build, count) as i:
+        # One chain, in order: a sum by vectors would depend on the number of terms.
         build.store(build.fadd(build.load(total), terms[i * step].value), total)
     return build.load(total)

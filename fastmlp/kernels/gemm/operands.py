@@ -41,6 +41,8 @@ def distances(x, order, k, terms, panel):
     address = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
     samples, far = (NumberArray(build, types.int64, at) for at in (order.at(0, k), address))
     with counted(build, terms) as term:
+        # Once for all tiles: a multiplication for each term would take a port of the FMAs, see
+        # `microkernel.KINDS`.
         far[term] = samples[term] * x.row
     return address
 

@@ -170,6 +170,7 @@ class Writer:
 
     def __init__(self, build, o, v, vectors, way, mask):
         self.build, self.o, self.v = build, o, v
+        # Rows that are near are in a cache: a prefetch would only take a slot of a load.
         self.ahead = max(1, AHEAD_BYTES // (vectors * v.bytes)) if way in (FAR, FAR_BLOCKED) else 0
         self.masks = [None] * (vectors - 1) + [mask]
         ends = ends_of(v, "strided", o.rate, o.l2)
@@ -178,6 +179,7 @@ class Writer:
             self.finish = where(decays, o.finish.number(DECAY), o.finish)
             self.ends = {code: ends[code] for code in (STORE, RELU, UPDATE, DECAY)}
         else:
+            # Only `sums_of_columns` takes a step of SGD. It gives no depth: its rows count as near.
             self.finish, self.ends = o.finish, {code: ends[code] for code in (STORE, RELU)}
 
     def parts(self, address):
@@ -296,6 +298,7 @@ def emit_blocks(build, o, write, block):
             is_first, is_last = row.equals(0), beyond >= o.depth
             with build.if_then(is_first.value):
                 write.fetch_terms(s)
+            # Sums of earlier blocks of rows lie in the output, from which the chain goes on.
             last = write.bounds(s)[1]
             initial = write.begin(build.select(is_first.value, write.start(s), write.target(s)))
             position, sums = carried_while(
@@ -329,6 +332,7 @@ def emit_product(build, arguments, kinds, code):
     lanes = MACHINE.vector_bytes // ITEMSIZE[dtype]
     up = lambda a, b: (a + (b - 1)) // b
     across = up(o.columns, lanes)
+    # Blocks of nearly equal width: a narrow last block would read all indices for few columns.
     width = up(across, up(across, MOST_VECTORS)) * lanes
     with ascending(build, o.columns) as (left, to_the_right):
         columns = smaller(width, o.columns - left)

@@ -55,6 +55,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
         for k in range(0, n_in, TERMS):
             terms = lesser(TERMS, n_in - k)
             transpose(columns, terms, x, i * n_in + k, n_in, panel, 0, width)
+            # Only the last terms complete the sums.
             finish = RELU if relu and k + terms == n_in else STORE
             sums = panel, turned, width
             product(
@@ -125,6 +126,7 @@ def narrow_ordered_weight_gradient(
         terms = lesser(together, depth - k)
         for i in range(terms):
             sample = order[k + i]
+            # Rows of an order lie anywhere: they are copied once, and read by every output.
             pack(1, columns, x, sample * n_in + start, n_in, panel, before + i * columns, columns)
         ends = apply and k + terms == depth
         inputs, update = (panel, before, columns), (ends, rate, l2)
