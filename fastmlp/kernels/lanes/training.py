@@ -82,6 +82,7 @@ def numbers_of(network: Network, optimizer: Optimizer, constants: LaneConstants)
             row = constants.row_of_dropout(number)
             numbers[row : row + 2] = chances(one.dropout)
         row, epsilon = constants.row_of_numbers(number), np.finfo(constants.dtype).eps
+        # None is the dtype's own epsilon, which compiled code does not know.
         given = [epsilon if value is None else value for value in one.numbers]
         numbers[row : row + len(given)] = given
     return numbers
@@ -240,6 +241,7 @@ class LaneBlocks:
             "memory": aligned(room, dtype),
         }  # fmt: skip
         call = Call(BLANK, given, shape)  # whose arrays live until the program has run
+        # The calls of all blocks differ in some addresses only, which move from block to block.
         calls = np.tile(np.frombuffer(call.words, np.int64), (blocks, 1))
         of_each = {
             "parameters": self._parameters, "moments": self._moments, "lane_addresses": self._addresses,
@@ -253,6 +255,7 @@ class LaneBlocks:
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
             if block and len(orders) > 1:
+                # One array for the orders of all blocks, which run one after another.
                 np.stack([orders[i] for i in models[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
         return found.T[: self._models]

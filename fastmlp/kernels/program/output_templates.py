@@ -40,6 +40,7 @@ def heads_loss(call, s, start, rows, first, last, worker):
             output, units = call.operations[head.operation], head.units
             z = rows_of(units_of(memory, call.logits, output, rows), at, stop)
             delta = rows_of(units_of(memory, call.deltas, output, rows), at, stop)
+            # Each head has its targets contiguous, as the slot `output_loss` reads them.
             y = matrix(memory, call.batch_targets + head.column * rows + at * units, count, units)
             take_columns(call.targets, order, start + at, head.column, y)
             numbers = vector(call.head_numbers, head.column, units)
@@ -66,6 +67,8 @@ def heads_loss(call, s, start, rows, first, last, worker):
                     copy_columns(d_of, j, delta)
             value /= head.value_divisor
             call.sums[at] += value
+            # Losses of heads are reported without their weights in the objective; LOSS_ROWS numbers of a part
+            # have room for them.
             call.sums[at + 1 + h] = value / head.weight
 
 
@@ -117,6 +120,7 @@ def members_loss(call, start, rows, first, last, factor, worker):
         begin, stop, value = at * k, lesser(at + LOSS_ROWS, last) * k, 0.0
         part = at // LOSS_ROWS * LOSS_ROWS
         if at > part:  # a block may have some rows of a part, see `rows_together`
+            # The earlier rows of this part were another block of the same worker.
             value = call.sums[part]
         while begin < stop:
             end = lesser(begin + LOSS_ROWS, stop)
@@ -125,6 +129,7 @@ def members_loss(call, start, rows, first, last, factor, worker):
             for i in range(end - begin):
                 visit = start + (begin + i) // k
                 row = call.order[visit] if call.visits > 0 else visit
+                # All members see the same row, target and weight.
                 w[i] = weights[row]
                 for j in range(n_out):
                     y[i, j] = targets[row, j]
@@ -182,6 +187,7 @@ def masked_rows(y, w, factors, weighted, out):
     for i in range(len(w)):
         there, factor = True, 0.0
         for j in range(y.shape[1]):
+            # NaN marks a missing target.
             if y[i, j] != y[i, j]:
                 there = False
             else:
@@ -220,6 +226,7 @@ def output_gradient(activation, z, a, by_outputs, column, k, delta):
     for i in range(a.shape[0]):
         along = a.dtype.type(0)
         for j in range(a.shape[1]):
+            # The Jacobian of softmax is diag(a) - a a': a product with it needs no matrix.
             along += a[i, j] * delta[i, j]
         for j in range(a.shape[1]):
             delta[i, j] = a[i, j] * (delta[i, j] - along)

@@ -102,6 +102,7 @@ def input_backward(call, worker, workers):
             output_backward(call, rows, at, stop)
         rows_backward(call, 0, rows, rows, at, stop, begin, end, call.step, worker)
     parts_backward(call, 0, rows, rows, first, last, block, begin, call.step, worker, workers)
+    # A caller without need for the derivative by X saves a product.
     if call.by_inputs_rows > 0:
         for at in range(first, last, block):
             stop = lesser(at + block, last)
@@ -130,6 +131,8 @@ def loss_backward(call, worker, workers):
                 here = operations[number]
                 offset = here.units * rows + i * here.n_out
                 delta = square_sum(vector(memory, call.deltas + offset, here.n_out))
+                # The gradient of a sample is the outer product of its inputs and deltas: its squared norm is
+                # the product of theirs, and the matrix is never formed.
                 total += delta * (read + (here.trains_bias != 0))
                 if number + 1 < depth:
                     read = square_sum(vector(memory, call.activations + offset, here.n_out))
@@ -147,9 +150,11 @@ def forward_in_columns(call, at, rows, worker):
         here = call.operations[number]
         z = units_in_columns(memory, call.logits, here, rows)
         a = units_in_columns(memory, call.activations, here, rows)
+        # z = W' x: with samples in columns a forward product is the kernel of weight gradients.
         weight_gradient(weights_of(parameters, here), below, scratch, z)
         add_to_rows(biases_of(parameters, here), z)
         if here.activation == SOFTMAX:
+            # Softmax goes over a sample's outputs, which lie in a column here: it is computed on rows.
             turned = matrix(memory, call.batch_targets, rows, here.n_out)
             copy_transposed(z, turned, 0, 1)
             activate(here.activation, turned, turned)
@@ -166,6 +171,7 @@ def backward_in_columns(call, above, rows, worker, out):
     delta = units_in_columns(memory, call.deltas, above, rows)
     nothing = vector(memory, call.batch_weights, rows)
     clear(nothing)
+    # W times deltas in columns: a forward product without biases.
     affine(weights_of(call.parameters, above), delta, nothing, scratch, out)
 
 
@@ -222,6 +228,7 @@ def push_in_columns(call, at, direction, rows, worker):
         if number > 0 or direction < 0:
             weight_gradient(weights_of(parameters, here), below, scratch, tangent)
         else:
+            # Along one input the tangents are a row of the weights, the same for all samples.
             fill_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
         below = matrix(memory, spare_of(call, rows), here.n_out, rows)
         pass_on(tangent, 0, False, below)
@@ -264,6 +271,7 @@ def hessian(call, worker, workers):
             activate_gradient(here.curvature, z, a, curvature)
             slope_in_columns(call, here, rows, delta)
             if number == last:
+                # Outputs that are not asked for may have an infinite slope, and 0 * inf is NaN.
                 clear_unasked(asked, 0, 1, delta)
                 clear_unasked(asked, 0, 1, curvature)
         for direction in range(directions):
@@ -275,6 +283,7 @@ def hessian(call, worker, workers):
                 if number < last:
                     backward_in_columns(call, operations[number + 1], rows, worker, slopes)
                     slope_in_columns(call, here, rows, slopes)
+                # The curvature of the layer stands in the buffer of dropout, which derivatives do not need.
                 bend(units_in_columns(memory, call.dropped, here, rows), slopes, number < last, delta)
             backward_in_columns(call, operations[0], rows, worker, inputs)
             copy_transposed(inputs, call.by_inputs, at * directions + direction, directions)

@@ -198,6 +198,7 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
         return None
     loss = loss_of(network.loss)
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
+    # Probabilities are data of a lane: networks that differ in them share the program.
     operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in steps_of(network))
     constants = LaneConstants(
         operations, network.output, loss.key, rule.key, network.convention, network.objective.clips,
