@@ -169,6 +169,7 @@ def content_of_state(network: Network, snapshot: Snapshot, stop_reason: str | No
         in_arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
         arrays |= {f"callbacks/{index}/{key}": value for key, value in in_arrays.items()}
         states.append([name, {key: value for key, value in state.items() if key not in in_arrays}])
+    # The setting is in JSON, so that a file can be read without executing anything.
     header["training"] = {
         "setting": snapshot.setting,
         "step": snapshot.step,
@@ -243,6 +244,8 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Com
     if training is not None:
         last = model.parameters
         snapshot = _snapshot(training, arrays, network, last.copy(), model.history, components)
+        # The model of an unfinished training with `EarlyStopping` is the best so far; the training goes on
+        # from the last.
         for _, state in snapshot.callbacks:
             if state.get("best_epoch"):
                 best = state["best_parameters"]

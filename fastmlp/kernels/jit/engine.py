@@ -134,6 +134,7 @@ def address_of(name: str, types: tuple[str, ...], key: str) -> int:
     """Return the address of a lazy function, loaded or compiled; key : of a code, else empty."""
     request = name, types, key
     if request not in loaded_functions:
+        # Looked at again under the lock: another thread may have loaded it meanwhile.
         with lock, compiling():
             if request not in loaded_functions:
                 compile_code = lambda: _compiler().compiled_function(name, types, key)  # noqa: E731

@@ -207,6 +207,7 @@ def _stub(context, module, name, codes, signature, key):
     if symbol in module.globals:
         return module.globals[symbol]
     stub = ir.Function(module, convention.get_function_type(result, signature.args), symbol)
+    # Each module has its own stub of the same text: the linker keeps one of them.
     stub.linkage = "linkonce_odr"
     stub.attributes.add("noinline")
     kind = codes if isinstance(codes, str) else None
@@ -228,6 +229,7 @@ def _stub(context, module, name, codes, signature, key):
     entry, first, failed, found = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
 
     builder = ir.IRBuilder(entry)
+    # A code beyond the table asks Python, which has the message; the cells are not read.
     valid = builder.icmp_unsigned("<", code, INT(cells.value_type.count))
     cell = builder.gep(cells, [INT(0), builder.select(valid, code, INT(0))])
     known = builder.select(valid, builder.load_atomic(cell, "acquire", 8), INT(0))
@@ -266,7 +268,9 @@ def _finder(context, module):
     builder = ir.IRBuilder(finder.append_basic_block("entry"))
     api = context.get_python_api(builder)
     found = cgutils.alloca_once_value(builder, INT(0))
+    # Python's own code expects subnormal numbers, which programs flush.
     before = normal_arithmetic(builder)
+    # Programs run without Python's lock, and finding a function may import and compile.
     gil = emission.python_call(builder, "PyGILState_Ensure", emission.INT32)
     resolver = ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
     call = cgutils.get_or_insert_function(

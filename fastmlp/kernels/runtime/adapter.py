@@ -76,6 +76,8 @@ class CompiledBackend:
         check_array("out", out, (rows, network.n_out), dtype)
         kind = id(network), dtype, sparse
         call = self._predict_calls.take(kind)
+        # A call for fewer rows than these has too small a buffer, and would take them in needlessly short
+        # batches.
         if call is None or (call.rows < rows and call.rows < value("predicted_rows")):
             call = predict_call(self._entries, self._choice.buffers, network, dtype, rows, sparse)
         # The addresses alone: an idle call keeps nothing of a model alive.
@@ -163,6 +165,7 @@ class CompiledBackend:
         rows, losses = len(inputs), np.empty((1 + len(network.heads), 1))
         resting, sparse = template == "evaluate", isinstance(inputs, SparseRows)
         entry = self._entries.get(template, NAMES[parameters.dtype])
+        # A gradient is of one batch, whose numbers must all stay for the way back.
         most = min(EVALUATED_ROWS, rows) if resting else rows
         buffers = self._choice.buffers
         if products:
@@ -223,6 +226,7 @@ class CompiledBackend:
             sums = losses[0]
         check_array("losses", sums, chunk.starts.shape, np.float64)
         if optimizer.rule.sparse_updates and network.takes_sparse and not isinstance(data.inputs, SparseRows):
+            # A sparse update has to know the columns without a non-zero, also of dense rows.
             data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
         inputs, targets, weights = data
         numbers = inputs.numbers_of_row if isinstance(inputs, SparseRows) else -1
@@ -233,6 +237,7 @@ class CompiledBackend:
         known = self._chunk_calls.take(kind)
         if known is not None and known.cores is not None and known.cores != available_cores():
             known = None  # other trainings take cores now, or no more
+        # A chunk that comes again is read-only, and was checked when it came first.
         if known is None or chunk is not known.chunk:
             check_chunk(chunk, 1 if shared is None else 0, network.needs_batches)
             if network.needs_batches:
@@ -276,6 +281,7 @@ class CompiledBackend:
         if choice.specialize is not None and whole and isinstance(inputs, np.ndarray):
             program = choice.specialize(network, optimizer, rows, dtype)
         if choice.workers is not None and program is None:
+            # The threads follow this rank's part of a batch, which differs from step to step.
             typical = rows if shared is None else shared.rows
             work = Work.of(network, optimizer, typical, dtype, threads)
             if isinstance(inputs, SparseRows):
@@ -330,6 +336,7 @@ class Summing:
                 except BaseException as error:
                     errors.append(error)
 
+            # The object must live as long as programs may call the address: `Summing` holds it.
             return SIGNATURE(call)
 
         self._shared, self._errors, self._barrier = shared, errors, barrier

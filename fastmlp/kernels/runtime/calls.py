@@ -101,6 +101,7 @@ class NetworkCall(Call):
             given |= {"accumulated": aligned(parameter_count(network), dtype), "fewest": fewest}
             given["microbatch"] = microbatch
             if optimizer.rule.sparse_updates and network.takes_sparse:
+                # The gradient of all microbatches is applied at once, to the columns of all their rows.
                 given["nonzero_columns"] = np.empty(network.sparse_in, np.bool_)
         self.bytes = sum(one.nbytes for one in given.values() if isinstance(one, np.ndarray))
         super().__init__(known, given, shape, rules)
@@ -180,8 +181,8 @@ def lists_for(inputs: SparseRows, terms: int, rows: int, workers: int) -> dict[s
 
 def tables_for(network: Network, rows: int, workers: int) -> dict[str, Any]:
     """Return the buffers for the table rows of up to `rows` rows."""
-    indices = np.empty((rows + APART // 8) * workers, np.int64)
-    return {"row_marks": np.zeros(network.table_rows, np.int32), "row_numbers": indices}
+    numbers = np.empty((rows + APART // 8) * workers, np.int64)
+    return {"row_marks": np.zeros(network.table_rows, np.int32), "row_numbers": numbers}
 
 
 def matrices_for(
@@ -244,11 +245,12 @@ def predict_all(
         written.append(address_of(out))
     records = np.array([np.frombuffer(call.words, np.int64) for call in calls])
     most = max(-(-call.bytes // ALIGNMENT) * ALIGNMENT for call in kinds.values())
+    # A buffer a thread is enough: each model's outputs are written before the next model begins.
     memory = aligned(threads * most, np.uint8)
     records[:, PARAMETERS], records[:, OUT] = given, written
     records[:, MEMORY] = address_of(memory) + np.arange(len(calls)) % threads * most
-    indices = address_of(records) + np.arange(len(calls)) * records.strides[0]
-    table = table_of([call.entry.address for call in calls], indices)
+    addresses = address_of(records) + np.arange(len(calls)) * records.strides[0]
+    table = table_of([call.entry.address for call in calls], addresses)
     entry, at = each(), address_of(table)
 
     def work(worker: int, workers: int) -> None:
