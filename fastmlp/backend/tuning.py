@@ -30,7 +30,7 @@ QUICK_SECONDS = 1.0
 """Seconds of a default measurement's rounds."""
 
 LEAST_GAIN, MOST_LOSS = 0.03, 0.02
-"""The least fraction of time saved by a new value, and the most fraction lost in a single trial."""
+"""The least fraction of time saved by a new value, and the largest fraction lost in a single trial."""
 
 TURN_SECONDS = 5e-4
 """The least duration of a turn."""

@@ -25,10 +25,10 @@ from fastmlp.model.state import DTYPES
 from fastmlp.system.budget import cores
 
 HOST = "host"
-"""In index of a level: the level of this processor."""
+"""In place of a level: the level of this processor."""
 
 ALL = "all"
-"""In index of levels: the levels of all processors with the same system."""
+"""In place of levels: the levels of all processors with the same system."""
 
 OF_A_LEVEL = """
 import sys

@@ -52,7 +52,7 @@ def fastest(ranked: Sequence[Measurement]) -> list[Measurement]:
 
 
 def standing(one: Measurement, ranked: Sequence[Measurement]) -> str:
-    """Return a variant's index in a row: "fastest", "tied", or a ratio of times."""
+    """Return a variant's rank in a row: "fastest", "tied", or a ratio of times."""
     ratio, first = f"{one.time.median / ranked[0].time.median:.2f}", fastest(ranked)
     if one not in first:
         return ratio

@@ -94,7 +94,7 @@ def fit_many(
     Returns
     -------
     list of Model or DivergenceError
-        Each model has the bits of `fit` alone, on an exact backend. In the index of a diverged model is the
+        Each model has the bits of `fit` alone, on an exact backend. In the place of a diverged model is the
         error, with the last finite parameters; other models go on.
 
     Raises

@@ -82,14 +82,14 @@ class Network:
         Columns of X, for a network of `layers`; or blocks of columns, and then X is a list or a dict, too:
         {blocks}.
     layers : sequence of layers, str or Activation
-        In index of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists all), names of
+        In place of sizes, hidden, dropout and initialisers: layers (docs/layers.md lists all), names of
         activations, and a custom `Layer` or `Activation`; the last layer is a `Dense` of n_out units. A list
         of equal `Dense` layers is the chain of `sizes`.
     heads : dict of `Head`
-        In index of the last `Dense`, output and loss: several heads, by name. Targets and predictions are
+        In place of the last `Dense`, output and loss: several heads, by name. Targets and predictions are
         dicts of these names; the sum of the heads' losses is minimised.
     head : `Head`
-        In index of the last `Dense`, output and loss: a single head. Targets and predictions are arrays.
+        In place of the last `Dense`, output and loss: a single head. Targets and predictions are arrays.
     monotone : sequence or mapping of int, optional
         1, -1 or 0 for each column of X, or by the indices of some: every output rises, falls, or may do both
         as the column does, for any two rows that differ in such columns only. With a softmax of two classes

@@ -111,7 +111,7 @@ class LevenbergMarquardt(WholeDataOptimizer):
         With validation the training ends after so many steps in a row without a lower validation loss, and
         the best parameters are taken, as by `EarlyStopping(max_fail)`. None, and evidence, go on.
     nielsen : bool
-        Whether the damping goes by how well the equations foresaw the objective (Nielsen 1999), in the index
+        Whether the damping goes by how well the equations foresaw the objective (Nielsen 1999), in the place
         of the two factors.
     evidence : bool
         Bayesian regularisation (MacKay 1992; Foresee and Hagan 1997; `trainbr`): the penalty of the weights

@@ -41,7 +41,7 @@ else:
 
 LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
 NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows
-UNUSUAL = 0.05  # fraction of unknown levels worth a warning, beyond the expected share and beyond chance
+UNUSUAL = 0.05  # fraction of unknown levels worth a warning, beyond the expected fraction and beyond chance
 UNKNOWN, MISSING = -1, -2  # the indices of a level that was not learned, and of a missing value
 TRUTH = {"1": "true", "0": "false"}  # numbers for truth values, where truth values were learned
 

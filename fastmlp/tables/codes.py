@@ -86,7 +86,7 @@ def are_codes(values: Array, targets: Array) -> bool:
 
 
 def _jumps(indices: Array, rows: Array, target: Array) -> bool:
-    """Return True if a target's mean jumps from index to index by more than chance.
+    """Return True if a target's mean jumps from number to number by more than chance.
 
     Chance is that of independent rows; rows of a group, as of a day, make jumps, too.
 

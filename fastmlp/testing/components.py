@@ -95,7 +95,7 @@ def check(component: Activation | Layer | Loss | str) -> None:
 
 
 def _one_of(what: str, z: Array, bad: Array, slope: Array, expected: Array) -> None:
-    """Raise AssertionError for the bad index nearest to 0, if any."""
+    """Raise AssertionError for the bad number nearest to 0, if any."""
     if bad.any():
         i = min(np.flatnonzero(bad), key=lambda i: abs(z[i]))
         raise AssertionError(f"{what}: at {z[i]:g} the slope is {slope[i]:g}, and should be {expected[i]:g}")

@@ -52,7 +52,7 @@ class Machine(NamedTuple):
     # from 0.75 of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays (in float64 the product takes 0.89 of the
     # time); at 16 rows it costs a tenth.
     pack_rows: int = 32
-    # In address 128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes
+    # In place 128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes
     # 0.99 and 1.05, 784 x 128 takes 1.02 and 1.06.
     pack_deltas: int = 256
     # The lines of such rows share a few sets of L1. A tile of four rows reads each line four times: with AVX2 steps of

@@ -68,7 +68,7 @@ def function_of(module):
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
-        function.attributes.add("noinline")  # a step waits in several nodes
+        function.attributes.add("noinline")  # a step waits several times
         builder = ir.IRBuilder(function.append_basic_block())
         emit_wait(builder, *function.args)
         builder.ret_void()

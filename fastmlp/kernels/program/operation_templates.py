@@ -257,7 +257,7 @@ def update_vectors(call, step, number, rate, bias_rate):
 
 # --- batch norms: statistics down the columns of a batch, and normalised numbers --------------------------
 #
-# Sums run down the rows in order, a fraction of the columns for each worker, so that bits do not depend on
+# Sums run down the rows in order, a part of the columns for each worker, so that bits do not depend on
 # the number of workers. Where ranks share a batch, each rank sums its rows, and sums are added up between
 # passes.
 #
