@@ -117,7 +117,7 @@ class Category(Column):
 
     @cached_property
     def _indices_of_numbers(self) -> dict[str, int]:
-        """Places of the levels that are numbers, as `labels_of` writes numbers: 1 for the text 1.0."""
+        """Indices of the levels that are numbers, as `labels_of` writes numbers: 1 for the text 1.0."""
         found: dict[str, int] = {}
         for level, index in self._indices.items():
             if NUMBER.fullmatch(level):

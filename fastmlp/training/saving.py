@@ -253,6 +253,7 @@ def _check_same_training(
     """
     snapshot, path, options, epochs = saved.snapshot, os.fspath(saved.path), plan.options, plan.options.epochs
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
+    # A named backend may differ, so that it is not compared.
     now = {**current, "callbacks": callbacks, "backend": then["backend"]}
     del now["blas_threads"]  # taken from the file, if it has them
     if off := [name for name in now if then.get(name) != now[name]]:

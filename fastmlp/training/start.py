@@ -85,6 +85,7 @@ def initial_parameters(
 
     rows : for bins by quantiles; ValueError without rows where the network has such bins
     """
+    # Bins by quantiles depend on the rows, which are no part of the cache's key.
     if initial is None and parameter_count(network) <= CACHED_PARAMETERS and not network.settles:
         return aligned_copy(_cached_start(network, streams.seed, dtype))
     if initial is None:

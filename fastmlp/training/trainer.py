@@ -105,8 +105,10 @@ def split(network: Network, data: Data, validation: Any, streams: Streams, ranks
         return data, validation_rows(network, validation, data.inputs.dtype, ranks)
     rows = ranks.count_rows(len(data.weights))
     with ranks.raise_on_all_ranks():
+        # Of the rows of all ranks: the split does not depend on how they are spread.
         parts = split_rows(validation, rows, streams)
     (train_rows, _), (held_rows, _) = map(ranks.rank_rows, parts)
+    # A rank may have no row of a part, so that the check is of all ranks' rows together.
     weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
     with ranks.raise_on_all_ranks():
         for what, found in zip(("training", "validation"), weighed, strict=True):
@@ -164,6 +166,7 @@ class PreparedBlocks(NamedTuple):
         )
         with Windows(source, row_format, options.epochs - done, done=done) as windows:
             first = windows.next()
+            # The first window also tells the dtype, if none was given.
             assert first is not None
             data = first.data
             row_format = row_format._replace(dtype=data.weights.dtype)

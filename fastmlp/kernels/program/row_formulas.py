@@ -123,6 +123,7 @@ class _Writer:
                 name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted
             }
             for name, (section, at, by_unit) in self.sections.items():
+                # Only what the expressions read is loaded, from arrays that exist.
                 if by_unit and name in wanted:
                     found[name] = row.load(section, unit + at, mask)
             return {**found, ONES: row.like.number(1.0)}
@@ -186,7 +187,7 @@ def gradient(kind, row):
 
 
 def unit_value(kind, x, parameters, numbers):
-    """Return a unitwise formula of x; own : parameters of the unit; numbers : hyperparameters."""
+    """Return a unitwise formula of x; parameters : of the unit; numbers : hyperparameters."""
     return x.number(kind.row.code.value.on_numbers(_unit(kind, x, parameters, numbers)))
 
 
@@ -211,6 +212,7 @@ MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 def number_at(numbers, index, itemsize):
     """Return a hyperparameter, float64."""
     number = numbers[index]
+    # NaN stands for the dtype's epsilon: a record of numbers serves both dtypes.
     return number.choose(number.equals(number), number, MACHINE_EPSILON[itemsize])
 
 
@@ -293,6 +295,7 @@ def operate_gradient(
         pass_on(delta, n_in, adds_other, below_other)
     elif code == MEMBERS:
         pass_on(delta, 0, adds, below)
+        # All members read the same source, so that its delta is the sum of theirs, in order.
         for left in range(n_in, delta.shape[1], n_in):
             pass_on(delta, left, True, below)
     elif code == COPY:

@@ -181,6 +181,7 @@ def plan(constants):
     strides, lanes_of, is_transposed = {INPUTS: operations[0].n_in}, {INPUTS: most}, False
     for i, one in enumerate(operations):
         in_lanes = lanes_of[one.sources[0]]
+        # A narrow last layer would fill half of a vector at most: a row of the batch in each lane fills it.
         is_transposed = 0 < i == count - 1 and one.n_out <= in_lanes // 2
         lanes_of[i] = in_lanes if is_transposed else fitting_lanes(one.n_out, most)
         strides[i] = up(one.n_out, lanes_of[i])
@@ -216,11 +217,15 @@ def plan(constants):
         source = one.sources[0]
         is_dense, is_last, below = one.kind == "dense", i == last, deltas_of[source]
         transposed = -1
+        # The first layer passes no delta down, and a transposed layer's weights lie as the pass down reads
+        # them.
         if is_dense and source != INPUTS and not (is_transposed and is_last):
             transposed = take(strides[source] * up(one.n_out, most))
         length = rows * (one.n_out if is_transposed and is_last else strides[i])
         outputs = deltas = dropped = take(length)
         alone = [reader for reader in operations if i in reader.sources]
+        # Only where a single product reads the outputs may its tiles end with the derivative, in the outputs'
+        # place.
         joined = is_dense and one.dropout == 0 and len(alone) == 1 and alone[0].kind == "dense"
         if is_last or not (joined and ACTIVATION_CODES.of_key(one.activation).short_backward):
             deltas = take(length)
@@ -248,6 +253,7 @@ def plan(constants):
     out_stride = strides[last]
     targets, sums = take(rows * out_stride), take(3 * rows)
     batched = -1 if is_transposed else take(3 * up(operations[last].n_out, most) * LOSS_ROWS)
+    # A load of a whole vector may begin at the last number.
     size = up(at + most, 4 * most)
     return PaddedLayout(
         tuple(layers), inputs, all_weights, gains, section, sections, targets, sums, batched, rows, most, size,
@@ -322,7 +328,7 @@ class LaneConstants(NamedTuple):
         return self.row_of_numbers(len(self.operations))
 
 
-class UnitPlaces(NamedTuple):
+class UnitOffsets(NamedTuple):
     """Offsets of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
 
     dropped : outputs after dropout; logits : where the activation's derivative reads logits; saved : of a norm
@@ -336,12 +342,12 @@ class UnitPlaces(NamedTuple):
 
 
 class LaneLayout(NamedTuple):
-    """Places in the workspace, in vectors: the gradients as the flat vector, then `units` of every operation.
+    """Offsets in the workspace, in vectors: the gradients as the flat vector, then `units` of every operation.
 
     ends : for each operation, whether the tiles of its only reader multiply its deltas by the slope
     """
 
-    units: tuple[UnitPlaces, ...]
+    units: tuple[UnitOffsets, ...]
     ends: tuple[bool, ...]
     size: int
 
@@ -362,7 +368,7 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
         reads_logits = "z" in entry.reads
         keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
         units.append(
-            UnitPlaces(
+            UnitOffsets(
                 outputs, take(one.n_out) if drops else outputs, take(one.n_out, keeps_logits),
                 take(one.n_out), take(saved, saved > 0),
             )

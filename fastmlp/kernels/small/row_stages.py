@@ -122,6 +122,7 @@ def gradient(layer, plan, adds):
 
     def stage(memory, rows):
         v = memory.vectors(layer.lanes)
+        # Formulas add to the gradient row by row, so that it begins with 0.
         if not adds:
             with counted(memory.builder, up(gains, v.lanes), v.lanes) as i:
                 v.store(v.zero, memory.at(i + gain))
