@@ -255,7 +255,7 @@ def test_nobody_gets_it_by_default_and_other_backends_are_refused():
 
 
 def test_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr(fit_options, "kept", {})  # a process has one processor
+    monkeypatch.setattr(fit_options, "cached", {})  # a process has one processor
     for name in tiles.WHY_NOT:
         monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (

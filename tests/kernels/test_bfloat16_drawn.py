@@ -127,7 +127,7 @@ def trained(network, X, y, options, dtype="bfloat16", backend="auto", workers=No
             variant = registry.shipped()[POSSIBLE[0]]._replace(workers=lambda work: workers)
             several = registry.backend_of(variant)
             patch.setattr(fit_options, "choose", lambda *_, **__: several)
-            patch.setattr(fit_options, "kept", {})
+            patch.setattr(fit_options, "cached", {})
         try:
             return fastmlp.fit(network, X, y, dtype=dtype, backend=backend, **options)
         except fastmlp.DivergenceError:

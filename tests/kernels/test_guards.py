@@ -81,7 +81,7 @@ def try_backend(name):
     cases = list(zip(trainings, itertools.cycle(COMPILED_DTYPES), forms, strict=False))
 
     def run(backend, where):
-        fit_options.choose, fit_options.kept = lambda *_, **_options: backend, {}
+        fit_options.choose, fit_options.cached = lambda *_, **_options: backend, {}
         for training, dtype, form in cases:
             print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
             yield trajectories.run(training, name, dtype, form=form)

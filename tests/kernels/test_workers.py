@@ -15,7 +15,7 @@ from support.processes import python
 from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program import workers as program_workers
 from fastmlp.kernels.program.barrier import wait as barrier_wait
-from fastmlp.kernels.program.records import ABANDONED, BARRIER, FAN_IN, PLACE, SLEEPERS
+from fastmlp.kernels.program.records import ABANDONED, BARRIER, FAN_IN, NODE, SLEEPERS
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -158,7 +158,7 @@ def test_workers_meet_where_the_system_has_no_function_to_sleep_by(monkeypatch):
 
 
 def sleepers(place):
-    return int(place[SLEEPERS:ABANDONED:PLACE].sum())
+    return int(place[SLEEPERS:ABANDONED:NODE].sum())
 
 
 def until_asleep(place, count):

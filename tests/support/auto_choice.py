@@ -19,4 +19,4 @@ def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
 def have_chosen(patch, backend):
     """Have `fit` take a backend, whatever it has kept of earlier trainings; patch : pytest's monkeypatch"""
     patch.setattr(fit_options, "choose", lambda *_, **options: backend)
-    patch.setattr(fit_options, "kept", {})
+    patch.setattr(fit_options, "cached", {})
