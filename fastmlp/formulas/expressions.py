@@ -47,7 +47,8 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
         if method != "__call__":
-            raise Refused(f"np.{ufunc.__name__}.{method} is not a function in docs/custom-components.md")
+            name = f"np.{ufunc.__name__}.{method}"
+            raise Refused(f"{name} is not among the functions that docs/custom-components.md lists")
         if options:
             raise Refused(
                 f"np.{ufunc.__name__} takes no {', '.join(options)} here; write x = x * 2 in place of x *= 2"
