@@ -140,15 +140,15 @@ def long_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def cores_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Return cores_left(count): so many cores are left for trainings that begin from then on."""
-    return lambda count: monkeypatch.setattr("fastmlp.training.options.share", lambda: count)
+    return lambda count: monkeypatch.setattr("fastmlp.training.options.available_cores", lambda: count)
 
 
 @pytest.fixture
 def fresh_setups(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
-    """No setups that other tests have left, and no backends of theirs; returns the setups that are kept."""
+    """No setups that other tests have left, and no backends of theirs; returns the cached setups."""
     monkeypatch.setattr(registry, "registered", {})
     setups: dict[Any, Any] = {}
-    monkeypatch.setattr("fastmlp.training.options.kept", setups)
+    monkeypatch.setattr("fastmlp.training.options.cached", setups)
     return setups
 
 
@@ -161,7 +161,7 @@ def lane_programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     places = {
         **dict.fromkeys(("is_worth", "is_ready", "saved_by"), lanes.LaneProgram),
         **dict.fromkeys(("train_in_lanes", "blocks_of"), lanes),
-        **dict.fromkeys(("about_seconds_of_a_network", "share"), programs),
+        **dict.fromkeys(("about_seconds_of_a_network", "available_cores"), programs),
         "lane_seconds": estimates,
     }
 

@@ -97,10 +97,10 @@ class Intake:
                 if not self._copied(array, loss_of(head.loss), cut):
                     cut[...] = targets_of_head("y" + (name and f"[{name!r}]"), array, head, rows, self._dtype)
         elif not self._copied(y, self._loss, targets):
-            cut = self._n_out // self._loss.outputs_per_target
-            more = f" or ({rows},)" if cut == 1 or self._loss.takes_one_column else ""
+            width = self._n_out // self._loss.outputs_per_target
+            more = f" or ({rows},)" if width == 1 or self._loss.takes_one_column else ""
             more = f", or integer class labels ({rows},)" if self._loss.targets == "distributions" else more
-            expected = f"a {self._dtype} array of shape {(rows, cut)}{more}"
+            expected = f"a {self._dtype} array of shape {(rows, width)}{more}"
             raise _refusal("y", y, expected, "" if more else of_labels(y, rows))
 
     def _copied(self, y: Any, loss: Loss, targets: Array) -> bool:
@@ -260,8 +260,7 @@ class Stepper(Intake):
         ----------
         X : (rows, n_in) array, of the stepper's dtype, or sparse matrix of SciPy's
         y : (rows, n_out) array, of the same dtype; also (rows,) of one output, of all quantiles, or of
-        integer
-            class labels 0..n_out-1 for cross_entropy; with heads a dict of targets
+            integer class labels 0..n_out-1 for cross_entropy; with heads a dict of targets
         sample_weight : (rows,) array of the same dtype, at least 0, optional
 
         Raises
