@@ -243,6 +243,7 @@ def parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Com
         training, arrays = _of_format_2(header, arrays, network)
     if training is not None:
         last = model.parameters
+        # A copy, because the best parameters are written over the model's below.
         snapshot = _snapshot(training, arrays, network, last.copy(), model.history, components)
         # The model of an unfinished training with `EarlyStopping` is the best so far; the training goes on
         # from the last.
@@ -313,6 +314,7 @@ class _OtherComponent(Exception):
 
 def _component(description: dict[str, Any], components: list[Component]) -> Component:
     """Return the user's component of a description."""
+    # The key's name is from when a component was called so; files keep such names.
     name, digest = str(description["piece"]), description["digest"]
     named = [component for component in components if component.name == name]
     if not named:

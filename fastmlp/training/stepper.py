@@ -64,6 +64,7 @@ class Intake:
             if isinstance(X, np.ndarray):
                 X = X.astype(self._dtype, copy=False)
         if type(X) is np.ndarray:
+            # Most batches have one shape, and views need not be made for every step.
             views = self._views.get(X.shape) or self._viewed(X)
             if X.dtype is self._dtype or X.dtype == self._dtype:  # the first takes half as long
                 if self._scaled:
@@ -277,13 +278,14 @@ class Stepper(Intake):
         else:
             self._take_targets(y, views.targets)
         total = float(rows)
+        # A batch norm has no variance of a single row.
         if rows == 1:
             self.network.check_rows(np.ones(1, np.int64))
         if sample_weight is not None:
             self._check("sample_weight", sample_weight, (rows,))
             views.weights[...] = sample_weight
             self._weighted, total = True, float(step_totals(sample_weight))
-        elif self._weighted:
+        elif self._weighted:  # the buffer has those of an earlier call; ones stay until the next weights
             self._weighted, self._batch.weights[...] = False, 1
         if self._changes:
             self._set_rates()
@@ -319,6 +321,7 @@ class Stepper(Intake):
         self._steps.forward(rows, training, self.steps, sparse)
         self._forward_rows, self._forward_views, self._forward_sparse = rows, views, sparse is not None
         if out is None:
+            # The buffer is overwritten by the next call.
             return outputs.copy()
         out[...] = outputs
         return out
@@ -363,6 +366,7 @@ class Stepper(Intake):
         self._check("out", out, (rows, self._n_in))
         views.by_outputs[...] = delta
         self._steps.backward(True)
+        # The network has taken X times the scale: by the chain rule the derivative by X has the scale, too.
         np.multiply(views.by_inputs, self._scale, out=out)
         return out
 
@@ -443,6 +447,7 @@ class Stepper(Intake):
                 f"other must have {self.parameters.size} parameters in {self._dtype}, "
                 f"got {other.parameters.size} in {other._dtype}"
             )
+        # Into a buffer of the stepper: a call after every step allocates nothing.
         np.multiply(self.parameters, self._dtype.type(tau), out=self._mixed)
         other.parameters *= self._dtype.type(1 - tau)
         other.parameters += self._mixed
@@ -510,6 +515,7 @@ class Stepper(Intake):
             checks.whole("dropout_key", held.setting["dropout_key"], 0, 2**32 - 1)
             if held.moments.shape != self.moments.shape:
                 raise ValueError("no moments")
+        # The file has averages in the parameters' position, so that `fastmlp.load` predicts with averages.
         self._take_over(self._exchanged(held))
 
     def _set_rates(self) -> None:

@@ -64,6 +64,7 @@ def emit_drop(v, rows, units, word, first, threshold, scale, source, target):
     short = lambda symbol: Symbol(build, build.trunc(symbol.value, INT32))
     lane = Symbol(build, ir.Constant(ir.VectorType(INT32, v.lanes), list(range(v.lanes))))
     with counted(build, rows) as i:
+        # Of the two hashes that of the row is the same for all units.
         row = spread(row_word(word, first + short(i)))
 
         def drop(j, mask):
@@ -264,6 +265,7 @@ def emit_penalty(penalty, address, rows, columns, stride, count):
         return carried(build, full, columns, chains, vectors(lengths or [columns] * PENALTY_ROWS), v.lanes)
 
     def each_group(row, total):
+        # Only the very last rows may be short: all before need no masks for their lengths.
         last = smaller(row + group, rows)
         whole = row + (smaller(last, complete) - row) // PENALTY_ROWS * PENALTY_ROWS
         lengths = lambda k: [

@@ -212,6 +212,7 @@ class Writer:
         """Whether p is a term before `last`, of a row before `beyond`."""
         build = self.build
         before, read, after = build.block, *map(build.append_basic_block, ("read", "after"))
+        # A branch, not an and of both: behind the last term there may be no index to read.
         build.cbranch((p < last).value, read, after)
         build.position_at_end(read)
         within = (load_at(build, self.o.indices, p, INT32) < beyond).value
@@ -222,6 +223,7 @@ class Writer:
     def add(self, last, p, sums):
         """The sums with term p added; `last` ends the terms."""
         if self.ahead:
+            # Near the end the last row again: its index is there, and those behind belong to other sums.
             fetch(self.build, self.parts(self.row(smaller(p + self.ahead, last - 1))))
         number = self.v.broadcast(self.v.shift(self.o.values, p * self.v.itemsize))
         pairs = zip(self.parts(self.row(p)), self.masks)
@@ -245,6 +247,7 @@ class Writer:
 
     def fetch_terms(self, s):
         """Prefetch the terms of a sum after s, where sums are in an order."""
+        # Without an order the terms of all sums are one stream, which processors prefetch by themselves.
         with self.build.if_then(is_given(self.build, self.o.positions).value):
             first, last = self.bounds(smaller(s + TERMS_AHEAD, self.o.count - 1))
             with counted(self.build, last - first, LINE_BYTES // INDEX_BYTES) as i:
@@ -281,6 +284,8 @@ def emit_rows(build, o, write):
         first, last = write.bounds(s)
         write.fetch_terms(s)
         fetch(build, write.parts(write.target(smaller(s + TARGETS_AHEAD, o.count - 1))))
+        # While a sum goes on, `add` fetches rows `ahead` terms later; the first rows of the next sum are for
+        # this sum to fetch.
         write.fetch_first_rows(s + 1)
         write.store(s, carried(build, first, last, initial, partial(write.add, last)), write.finish)
 
@@ -344,6 +349,7 @@ def emit_product(build, arguments, kinds, code):
         )
         way = way_to(o, columns * ITEMSIZE[dtype])
         is_whole = (vectors * lanes).equals(columns)
+        # Where masks are cheap, there is code without a mask for NEAR sums alone.
         if not is_unmasked(BLOCKED):
             is_whole &= way.equals(NEAR)
         whole = Symbol(build, build.zext(is_whole.value, INT))

@@ -84,6 +84,8 @@ class Identity:
         walk = _Walk()
         texts = [package, *map(walk.text_of, self._parts)]
         if walk.files:
+            # An overload registered with Numba changes what a user's function compiles to, and no name leads
+            # there.
             texts += [releases(), *map(walk.text_of, _overloads())]
         self._inner = walk.identities
         self._of_users = bool(walk.files) or any(inner._of_users for inner in walk.identities)
@@ -105,6 +107,7 @@ class Identity:
 
 def _hash(texts: list[str], *files: bytes) -> str:
     parts = [text.encode(errors="surrogatepass") for text in texts]
+    # With the lengths no two lists of texts join to the same bytes.
     lengths = ",".join(str(len(part)) for part in (*parts, *files))
     return hashlib.sha256(b"".join([lengths.encode(), *parts, *files])).hexdigest()[:16]
 
@@ -171,6 +174,7 @@ class _Walk:
         home, code = str(function.__globals__.get("__name__")), function.__code__
         if is_computing(home):
             return f"{home}.{code.co_qualname}"
+        # A function may call itself, and by its number in the walk it is told from others.
         if id(function) in self._met:
             return f"met {self._met[id(function)]}"
         self._met[id(function)] = len(self._met)

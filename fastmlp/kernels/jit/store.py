@@ -152,6 +152,7 @@ def why_not_saved() -> str | None:
     except StoreUnusable as refused:
         return str(refused)
     try:
+        # Only a file of this size shows that neither a quota nor a full disk refuses the program.
         with _written(folder, "room", bytes(ROOM)):
             return None
     except OSError as error:
@@ -287,6 +288,7 @@ def hash_of(text: str) -> str:
 @contextlib.contextmanager
 def _written(folder: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]:
     """Write a temporary file and give its name; an unmoved file is removed at the end."""
+    # Random, because several processes may write the same file at a time.
     temporary = f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
         folder.create(temporary, *parts)
@@ -335,12 +337,16 @@ def package_digest() -> str | None:
     try:
         for room in ("formulas", "kernels", "model"):
             for folder, folders, names in os.walk(os.path.join(root, room)):
+                # `os.walk` gives the disk's order, which differs between copies of the package.
                 folders.sort()
                 for name in sorted(name for name in names if name.endswith(".py")):
                     with open(os.path.join(folder, name), "rb") as file:
+                        # This process runs the text from before the edit.
                         if os.fstat(file.fileno()).st_mtime > loaded_at:
                             return None
                         content = file.read()
+                    # With the length: text moved from the end of a file to the next file's start is another
+                    # digest.
                     text.update(f"{room} {name} {len(content)} ".encode() + content)
     except OSError:
         return None
@@ -384,6 +390,7 @@ def save_name(what: str, name: str) -> None:
 def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
     """Return a context for one process at a time; other processes with the same name and key wait."""
     try:
+        # By one digit of the hash: 16 files of locks, however many programs there are.
         return alone(directory(), f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE)
     except StoreUnusable:
         return contextlib.nullcontext()

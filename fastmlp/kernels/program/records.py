@@ -304,27 +304,9 @@ WORDS = {name: index for index, name in enumerate((*ARRAYS, *NUMBERS))}
 LENGTHS = {
     name: WORDS[str(ARRAYS[name][1][0])]
     for name in (
-        *(
-            "accumulated",
-            "indptr",
-            "values",
-            "numbers",
-            "order",
-            "starts",
-            "memory",
-            "nonzero_columns",
-            "positions",
-        ),
-        *(
-            "matrices",
-            "row_marks",
-            "row_numbers",
-            "list_counts",
-            "list_marks",
-            "list_columns",
-            "list_samples",
-        ),
-        "list_cursors",
+        *("accumulated", "indptr", "values", "numbers", "order", "starts", "memory", "nonzero_columns"),
+        *("positions", "matrices", "row_marks", "row_numbers", "list_counts", "list_marks", "list_columns"),
+        *("list_samples", "list_cursors"),
     )
 }
 """The index of an array's length among the words: a call that is given the array has its length, too."""

@@ -213,6 +213,7 @@ class LaneStep:
         entry, output = LOSS_CODES.of_key(self.constants.loss), ACTIVATION_CODES.of_key(self.constants.output)
         code = Symbol(self.builder, INT(ACTIVATION_CODES.code_of_key(output.key)))
         clips = Symbol(self.builder, BIT(self.constants.clips))
+        # The total is of BLOCK_ROWS numbers, and the last block may have fewer rows.
         for r in range(BLOCK_ROWS):
             self.losses[r] = self.none
         for r in self.each(rows):
@@ -328,8 +329,10 @@ class LaneStep:
 
         def end(r, i, total):
             at = r * one.n_in + i
+            # Another reader of the source has written its deltas before.
             if one.adds[0]:
                 total = below[at] + total
+            # From an only reader the deltas are complete, and in registers: the slope needs no pass of its own.
             below[at] = self.sloped(source, at, total) if self.layout.ends[source] else total
 
         self.product(
@@ -421,6 +424,7 @@ def clip(step, limit, l2):
                 for i in step.each(one.lengths[0]):
                     at = i + one.flat
                     gradients[at] = with_decay(gradients[at], l2, step.parameters[at])
+    # With 1e-6 as PyTorch's `clip_grad_norm_`.
     scale = limit / (sqrt(sum_of_squares(step)) + 1e-6)
     scale = where(scale < 1.0, scale, 1.0)
     for i in step.each(count):
@@ -438,6 +442,7 @@ def sum_of_squares(step):
         for chain in range(CHAINS * lanes):
             chains[chain] = step.none
         for i in step.each(count):
+            # As `squares_of` reads: whole rounds of all chains, then single vectors into the first chain.
             by_all, by_first = i % (CHAINS * lanes), i % lanes
             if isinstance(i, int):
                 chain = by_all if i < whole else by_first
