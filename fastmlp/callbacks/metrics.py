@@ -23,19 +23,19 @@ Given = list[Metric] | dict[str, list[Metric]]
 """The metrics of a network, or of heads by name."""
 
 
-class Named(NamedTuple):
-    """A metric with a name; on(y, weights) returns the measure. weights : None if all are 1"""
+Measure = Callable[[Array], float]
+"""The value of a metric of outputs; y and weights are known."""
 
-    name: str
-    on: Callable[[Array, Array | None], Measure]
+MeasureMaker = Callable[[Array, Array | None], Measure]
+"""Returns the measure for y and weights; the weights are None if all are 1."""
 
 
 class Measured(NamedTuple):
-    """Outputs of a network or of a head, with metrics."""
+    """Outputs of a network or of a head, with metrics by name."""
 
     columns: slice
     objective: Objective
-    metrics: list[Named]
+    metrics: list[tuple[str, MeasureMaker]]
 
     def measures_on(self, data: Data) -> tuple[Any, list[tuple[str, Measure]]]:
         """Return the rows with targets, and the measures on these rows by name."""
@@ -58,7 +58,7 @@ class Metrics(Callback):
 
     def __init__(self, measured: list[Measured], rows: dict[str, Data], ranks: Ranks) -> None:
         self._measured, self._rows, self._ranks = measured, rows, ranks
-        self.names = [prefix + metric.name for prefix in rows for one in measured for metric in one.metrics]
+        self.names = [prefix + name for prefix in rows for one in measured for name, _ in one.metrics]
         """Curves of the history, written by the callback."""
 
     def on_train_begin(self, run: Run) -> None:
@@ -149,7 +149,7 @@ def metrics_of(
     data : the training rows, None unless all are in memory; held_out : the validation rows; both of this rank
     """
     measured = [*_measured(metrics, network)]
-    names = [one.name for part in measured for one in part.metrics]
+    names = [name for part in measured for name, _ in part.metrics]
     if not names:
         return []
     if twice := {name for name in names if names.count(name) > 1 or _is_taken(name, network)}:
@@ -180,16 +180,16 @@ def _is_taken(name: str, network: Network) -> bool:
     return name in network.loss_curves or name.startswith("validation_")
 
 
-def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
+def _named(metric: Metric, objective: Objective, prefix: str = "") -> tuple[str, MeasureMaker]:
     if isinstance(metric, str):
-        return Named(prefix + metric, _by_name(metric, objective))
+        return prefix + metric, _by_name(metric, objective)
     name = getattr(metric, "__name__", "")
     if not callable(metric) or not name.isidentifier():
         raise TypeError(f"a metric is a name, or a function that has one, got {checks.shown(metric)}")
-    return Named(prefix + name, lambda y, weights: lambda outputs: metric(y, outputs))
+    return prefix + name, lambda y, weights: lambda outputs: metric(y, outputs)
 
 
-def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
+def _by_name(name: str, objective: Objective) -> MeasureMaker:
     """Return the maker of a measure, by the name of a scorer or metric of scikit-learn's."""
 
     if name not in OWN:
@@ -213,7 +213,7 @@ def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None],
     return on
 
 
-def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
+def _of_scikit_learn(name: str, objective: Objective) -> MeasureMaker:
     """Return the maker of a measure by scikit-learn's function."""
     from sklearn import metrics
 
@@ -251,10 +251,6 @@ def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array 
 #
 # Of 2 000 rows of 10 classes scikit-learn's accuracy_score takes 440 us and `accuracy` 13, where a prediction
 # of 64-128-10 takes 200. The targets of a training's rows are checked once, before its first epoch.
-
-
-Measure = Callable[[Array], float]
-"""The value of a metric of outputs; y and weights are known."""
 
 
 def likely(objective: Objective, outputs: Array) -> Array:
@@ -369,25 +365,17 @@ def _are_real(objective: Objective, y: Array) -> bool:
     return len(y) > 1 and is_real and columns == objective.n_out
 
 
-class OwnMetric(NamedTuple):
-    """An entry of the table of formulas.
-
-    sign : -1 of a loss, for the score of a scorer of scikit-learn
-    make(objective, y, weights) gives the measure; None for another kind of y
-    """
-
-    sign: int
-    make: Callable[[Objective, Array, Array | None], Measure | None]
-
-
 _LOSSES = (log_loss, mean_squared_error, mean_absolute_error, root_mean_squared_error)
 
-OWN = {
-    "accuracy": OwnMetric(1, accuracy),
-    "accuracy_score": OwnMetric(1, accuracy),
-    "r2": OwnMetric(1, r2_score),
-    "r2_score": OwnMetric(1, r2_score),
-    **{loss.__name__: OwnMetric(1, loss) for loss in _LOSSES},
-    **{f"neg_{loss.__name__}": OwnMetric(-1, loss) for loss in _LOSSES},
+OWN: dict[str, tuple[int, Callable[[Objective, Array, Array | None], Measure | None]]] = {
+    "accuracy": (1, accuracy),
+    "accuracy_score": (1, accuracy),
+    "r2": (1, r2_score),
+    "r2_score": (1, r2_score),
+    **{loss.__name__: (1, loss) for loss in _LOSSES},
+    **{f"neg_{loss.__name__}": (-1, loss) for loss in _LOSSES},
 }
-"""Measures by the names of scorers and of functions of scikit-learn's."""
+"""A sign and a formula by the names of scorers and of functions of scikit-learn's.
+
+The sign is -1 for a scorer of a loss. The formula gives the measure; None for another kind of y.
+"""

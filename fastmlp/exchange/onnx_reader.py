@@ -262,11 +262,11 @@ class GraphValues:
         latest = next(reversed(self.values), self.source)  # the first node may read parameters alone
         read = next((self.names[name] for name in nodes[0].input if name in self.names), latest)
         found = find(nodes, self.arrays, self.uses, self.units[read], dtype)
-        if found is None or found.source not in self.names:
+        if found is None or found[1] not in self.names:
             return 0
-        layer = ImportedLayer(found.layer, found.arrays)
-        self._add(GraphValue(nodes[found.nodes - 1], (self.names[found.source],), layer))
-        return found.nodes
+        layer, source, count = found
+        self._add(GraphValue(nodes[count - 1], (self.names[source],), layer))
+        return count
 
     def _take(self, node: Any) -> int:
         """Take a single node; return 1."""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,20 +93,12 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
     with checkpoint.file_errors_of(path):
         if "models" not in header:
             return checkpoint.parse(header, arrays, given).model
-        stored = _parse(header, arrays, given)
-        return [one.model if isinstance(one, Content) else one for one in stored.models]
+        models, *_ = _parse(header, arrays, given)
+        return [one.model if isinstance(one, Content) else one for one in models]
 
 
-class StoredList(NamedTuple):
-    """The content of a list's file.
-
-    models : each with a training to go on with, if any; None for a training without a step
-    written : the same models in the form of `write_list`; more : further entries
-    """
-
-    models: list[Content | DivergenceError | None]
-    written: list[Written | None]
-    more: dict[str, Any]
+Stored = Content | DivergenceError | None
+"""A model in a list's file, with a training to go on with, if any; None for a training without a step."""
 
 
 def written(one: Model | DivergenceError) -> Written:
@@ -137,8 +129,13 @@ def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any
     archive.write(path, header, {"described": np.frombuffer(text, np.uint8), **joined})
 
 
-def read_list(path: Path, pieces: Iterable[Piece] = ()) -> StoredList:
-    """Return the content of a file of `write_list`; pieces and errors as of `load`."""
+def read_list(
+    path: Path, pieces: Iterable[Piece] = ()
+) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
+    """Return the models of a file of `write_list`, the same in its form, and further entries.
+
+    Pieces and errors are as of `load`.
+    """
     header, arrays, given = checkpoint.read_file(path, pieces)
     if "models" not in header:
         raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")
@@ -146,7 +143,9 @@ def read_list(path: Path, pieces: Iterable[Piece] = ()) -> StoredList:
         return _parse(header, arrays, given)
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> StoredList:
+def _parse(
+    header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]
+) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
     described = json.loads(arrays["described"].tobytes())
     entries = described.pop("entries")
     if len(entries) != header["models"]:
@@ -163,8 +162,8 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]
             own[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
             taken[dtype] = start + count
         parts.append((entry[0], own))
-    models = [None if one is None else _model_of(*one, pieces) for one in parts]
-    return StoredList(models, parts, described)
+    models: list[Stored] = [None if one is None else _model_of(*one, pieces) for one in parts]
+    return models, parts, described
 
 
 def _model_of(
