@@ -8,7 +8,7 @@ made when requested.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, 
 from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import drawn_starts, dropout_key
-
-if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.training import LaneNumbersKept
-
 
 T = TypeVar("T")
 
@@ -207,12 +203,12 @@ class BlockTraining:
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
-    def _divergence_of(self, place: int, before: LaneNumbersKept, steps: int) -> DivergenceError:
+    def _divergence_of(self, place: int, before: tuple[Array, Array], steps: int) -> DivergenceError:
         """Return a diverged model's error, by the chunk's steps once more, alone.
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
         """
-        pattern, (parameters, moments) = self._members.patterns[place], before.of(place)
+        pattern, (parameters, moments) = self._members.patterns[place], self._lanes.of_model(before, place)
         curve = [loss for curves in self._curves for loss in curves[place].tolist()]
         rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[place, -1]]
         snapshot = Snapshot(
