@@ -23,7 +23,6 @@ from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.losses import softmax_of_rows as softmax
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
 
@@ -99,6 +98,6 @@ SLOTS = (
 )
 INTRINSICS = {"drop_units": drop_units, "softmax": softmax, "sum_of_squares": squares_of}
 
-VARIANT = Variant(
-    "tiled", baseline.VARIANT, {**{slot.__name__: slot for slot in SLOTS}, **INTRINSICS}, *BUILT_IN["tiled"]
+VARIANT = BUILT_IN["tiled"]._replace(
+    base=baseline.VARIANT, slots={slot.__name__: slot for slot in SLOTS} | INTRINSICS
 )
