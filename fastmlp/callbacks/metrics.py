@@ -152,7 +152,8 @@ def metrics_of(
     names = [name for part in measured for name, _ in part.metrics]
     if not names:
         return []
-    if twice := {name for name in names if names.count(name) > 1 or _is_taken(name, network)}:
+    of_losses = [name for name in names if name in network.loss_curves or name.startswith("validation_")]
+    if twice := {*of_losses, *(name for name in names if names.count(name) > 1)}:
         raise ValueError(f"every metric needs a name of its own, got {', '.join(sorted(twice))}")
     rows = {} if held_out is None else {"validation_": held_out}
     if on_training:
@@ -173,11 +174,6 @@ def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
     for head, given in metrics.items():
         objective = network.heads[head].objective
         yield Measured(columns[head], objective, [_named(one, objective, f"{head}_") for one in given])
-
-
-def _is_taken(name: str, network: Network) -> bool:
-    """Return True if another curve of the history may have this name."""
-    return name in network.loss_curves or name.startswith("validation_")
 
 
 def _named(metric: Metric, objective: Objective, prefix: str = "") -> tuple[str, MeasureMaker]:
