@@ -136,7 +136,7 @@ def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | 
             f"{what} has been changed, or is of another version: "
             "it is not what to_onnx writes of the network that it describes"
         )
-    if not all(np.isfinite(array).all() for arrays in found.arrays for array in arrays):
+    if not all(np.isfinite(array).all() for arrays in found[1] for array in arrays):
         raise ValueError(f"the parameters of {what} must be finite numbers")
     return found
 
@@ -156,7 +156,7 @@ def _network_of(text: str, file: OnnxFile) -> Parts | None:
         return None
     if not _equal(written, file):
         return None
-    return Parts(network, [tuple(own.values()) for own in named_views(parameters, network).values()])
+    return network, [tuple(own.values()) for own in named_views(parameters, network).values()]
 
 
 def _equal(written: Any, file: OnnxFile) -> bool:
