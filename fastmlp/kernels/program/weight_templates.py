@@ -120,7 +120,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     delta = subrows_of(units_of(memory, call.deltas, here, rows), here.subrows, n_out)
     w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
     own_rate = rate * rule.rate_factor
-    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    update = plain, w.dtype.type(own_rate), w.dtype.type(l2)
     together, at = last - first, first
     if streams() and not plain:
         together = slice_of(call.slice_length, n_out)
@@ -130,7 +130,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
         g = sums if stored else matrix(memory, slices, stop - at, n_out)
         g = rows_of(w, at, stop) if plain else g
         if rows > 0:
-            weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
+            weight_gradient_rows(source, order, delta, g, (at, at, stop), update, sums, scratch)
         else:  # all rows of the batch are in other processes
             clear(vector(g, 0, g.size))
         if not plain:

@@ -34,7 +34,7 @@ def affine(x, w, b, scratch, out):
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     one = out.dtype.type(1)
-    dispatch.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, out, scratch)
+    dispatch.weight_gradient(x, no_order(), delta, out, (0, 0, x.shape[1]), (False, one, one), out, scratch)
 
 
 def affine_sparse(indptr, indices, values, order, w, b, out):
@@ -45,7 +45,7 @@ def affine_sparse(indptr, indices, values, order, w, b, out):
 def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
     """Contract of baseline's slot, with sums in registers."""
     one = out.dtype.type(1)
-    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, False, one, one)
+    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, (False, one, one))
 
 
 def input_gradient(delta, w, scratch, out):
