@@ -299,7 +299,7 @@ def test_its_backends_are_no_bases(monkeypatch):
     from fastmlp.kernels.variants import bfloat16_avx512
 
     mine = Variant("mine", bfloat16_avx512.VARIANT, {})
-    assert mine.choice.buffers is bfloat16_avx512.VARIANT.buffers
+    assert mine.inheriting().buffers is bfloat16_avx512.VARIANT.buffers
     with pytest.raises(ValueError, match="'bfloat16_avx512' serves dtype 'bfloat16' alone and is no base"):
         checked(mine, ())
 
