@@ -158,7 +158,7 @@ def of_product(slot: str, rows: int, n_in: int, n_out: int) -> Work:
         """The call with so many rows of these."""
         given = {
             "affine": (x, order, w, numbers(n_out), out, 0, len(x), True, scratch),
-            "weight_gradient": (x, order, delta, w, 0, 0, len(w), True, small, none, sums, scratch),
+            "weight_gradient": (x, order, delta, w, (0, 0, len(w)), (True, small, none), sums, scratch),
             "input_gradient": (delta, w, gate, below, 0, len(delta), True, scratch),
         }[slot]
         return partial(kernel, *given)

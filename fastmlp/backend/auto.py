@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastmlp.backend import programs, registry
 from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries
-from fastmlp.kernels.variant import Choice, SpecializedProgram, Work
+from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
 from fastmlp.model.backend import Array, Backend, Chunk, Data, dry_run, empty_losses
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -33,7 +33,7 @@ from fastmlp.system.compiling import Stopwatch
 class Candidate(NamedTuple):
     """A backend, for a training.
 
-    seconds : of a step, by the backend's estimate; exact : see `Choice.exact`
+    seconds : of a step, by the backend's estimate; exact : see `Variant.exact`
     specialized : the program of this network alone, if any
     key : of the program in use
     """
@@ -226,14 +226,14 @@ def _built_in_field(work: Work) -> Field:
 def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
     """Yield the named backends with an estimate for a step."""
     for name in names:
-        choice = registry.choice_of(name)
-        if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
-            program = _specialized(choice, work)
+        variant = registry.choice_of(name)
+        if variant.seconds is not None and math.isfinite(seconds := registry.estimate(variant, work)):
+            program = _specialized(variant, work)
             key = programs.key_of(program) if program else name
-            yield Candidate(name, seconds, choice.exact, program, registry.entries(name), key)
+            yield Candidate(name, seconds, variant.exact, program, registry.entries(name), key)
 
 
-def _specialized(choice: Choice, work: Work) -> SpecializedProgram | None:
-    if choice.specialize is None or work.network is None or work.optimizer is None:
+def _specialized(variant: Variant, work: Work) -> SpecializedProgram | None:
+    if variant.specialize is None or work.network is None or work.optimizer is None:
         return None
-    return choice.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))
+    return variant.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))

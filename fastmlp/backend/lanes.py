@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import registry
-from fastmlp.model.backend import Array, Chunk, Data, dry_run
+from fastmlp.model.backend import Array, Data, dry_run
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, without_rates
-from fastmlp.model.state import TrainState
 
 if TYPE_CHECKING:
     from fastmlp.kernels.lanes.training import LaneBlocks, LaneResult, LaneTask
@@ -81,7 +80,7 @@ class LaneProgram(NamedTuple):
     def compile(self) -> None:
         """Compile the program by taking a step."""
         dry = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
-        train_in_lanes(self, [task_of(self.network, self.optimizer, *dry, 0)])
+        train_in_lanes(self, [(self.network, self.optimizer, *dry, 0)])
 
 
 def program_of(
@@ -116,20 +115,11 @@ def program_of(
     )
     if specialized is None:
         return None
-    work, choice = Work.of(network, optimizer, batch_size, dtype, 1), registry.choice_of(name)
-    alone = math.inf if choice.seconds is None else registry.estimate(name, choice, work)
+    work, variant = Work.of(network, optimizer, batch_size, dtype, 1), registry.choice_of(name)
+    alone = math.inf if variant.seconds is None else registry.estimate(variant, work)
     together = lane_seconds(work)
     saved = alone - together if math.isfinite(alone) else 0.0
     return LaneProgram(specialized, network, optimizer, dtype, rows, batch_size, shuffled, together, saved)
-
-
-def task_of(
-    network: Network, optimizer: Optimizer, state: TrainState, data: Data, chunk: Chunk, key: int
-) -> LaneTask:
-    """Return a network's next steps, for a common call. key : of the dropout masks"""
-    from fastmlp.kernels.lanes.training import LaneTask
-
-    return LaneTask(network, optimizer, state, data, chunk, key)
 
 
 def train_in_lanes(program: LaneProgram, tasks: Sequence[LaneTask]) -> LaneResult:

@@ -27,7 +27,7 @@ from fastmlp.system.forks import making, once
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.bind import Program
     from fastmlp.kernels.jit.entries import Entries
-    from fastmlp.kernels.variant import Choice, Variant, Work
+    from fastmlp.kernels.variant import Variant, Work
 
 REFERENCE, ROUNDED = "reference", "reference_bfloat16"
 """NumPy's backends; the first use loads `fastmlp.backend.reference`."""
@@ -60,8 +60,8 @@ def backends() -> tuple[str, ...]:
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
-def built_in() -> Mapping[str, Choice]:
-    """Return the `Choice` of each built-in compiled backend, by name, bases first."""
+def built_in() -> Mapping[str, Variant]:
+    """Return each built-in compiled backend without slots, by name, bases first."""
     with forks.collector_off():
         from fastmlp.kernels.estimates import BUILT_IN
 
@@ -165,42 +165,42 @@ def calls_blas(name: str) -> bool:
 
 
 def is_exact(name: str) -> bool:
-    """Return True if all results of a backend have the exact bits (see `Choice`)."""
+    """Return True if all results of a backend have the exact bits (see `Variant`)."""
     return not is_reference(name) and choice_of(name).exact and choice_of(name).specialize is None
 
 
-def choices() -> dict[str, Choice]:
-    """Return the `Choice` of each compiled backend, by name."""
+def choices() -> dict[str, Variant]:
+    """Return `choice_of` each compiled backend, by name."""
     return {name: choice_of(name) for name in backends()[1:]}
 
 
-def choice_of(name: str) -> Choice:
-    """Return the `Choice` of a compiled backend, without loading a built-in backend."""
+def choice_of(name: str) -> Variant:
+    """Return a compiled backend's variant, without loading a built-in backend, which then lacks slots."""
     for known in (built_in(), _by_dtype()):
         if name in known:
             return known[name]
-    return variants()[name].choice
+    return variants()[name].inheriting()
 
 
 @functools.cache
-def _by_dtype() -> Mapping[str, Choice]:
-    """Return the `Choice` of each backend chosen by a dtype, by name."""
+def _by_dtype() -> Mapping[str, Variant]:
+    """Return each backend chosen by a dtype without slots, by name."""
     from fastmlp.kernels.estimates import MIXED
 
     return MIXED
 
 
-def estimate(name: str, choice: Choice, work: Work) -> float:
+def estimate(variant: Variant, work: Work) -> float:
     """Return a variant's estimate of a step's seconds; infinity, with a warning, for a bad estimate."""
-    assert choice.seconds is not None
+    assert variant.seconds is not None
     try:
-        seconds = float(choice.seconds(work))
+        seconds = float(variant.seconds(work))
         if not math.isnan(seconds):
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
         reason = checks.message_of(error)
-    _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
+    _warn(f"the backend {variant.name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
 
@@ -292,7 +292,7 @@ def shipped_backend(name: str) -> Backend:
     with forks.collector_off():
         from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(name, choice_of(name), _built_in_entries(name))
+    return compiled_backend(choice_of(name), _built_in_entries(name))
 
 
 @once
@@ -347,4 +347,4 @@ def backend_of(variant: Variant) -> Backend:
 def _backend_of(variant: Variant, made: Entries) -> Backend:
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(variant.name, variant.choice, made)
+    return compiled_backend(variant.inheriting(), made)

@@ -56,8 +56,8 @@ def steps_of(
         return ReferenceSteps(network, optimizer, state, batch, key)
     from fastmlp.kernels.runtime.stepping import CompiledSteps
 
-    choice, entries = registry.choice_of(name), registry.entries(name)
-    return CompiledSteps(choice, entries, network, optimizer, state, batch, key, threads)
+    variant, entries = registry.choice_of(name), registry.entries(name)
+    return CompiledSteps(variant, entries, network, optimizer, state, batch, key, threads)
 
 
 class ReferenceSteps:

@@ -86,13 +86,6 @@ def mean_gain(fractions: list[float]) -> float:
     return 1 - math.exp(sum(map(math.log1p, (-fraction for fraction in fractions))) / max(1, len(fractions)))
 
 
-class Turn(NamedTuple):
-    """once(count) repeats a trial and returns the seconds of a single trial; `times` repeats are a turn."""
-
-    once: Callable[[int], float]
-    times: int
-
-
 def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConstant]:
     """Return the times of all values; each value has a turn in every round.
 
@@ -104,7 +97,7 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
             for value in TABLE[name].values:
                 times[value] = []
                 with forced({name: value}):
-                    turn_of(trial).once(1)
+                    turn_of(trial)[0](1)
     end = time.process_time() + seconds
     for first in itertools.count():
         for name, trials in found:
@@ -112,12 +105,12 @@ def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConsta
             for trial, times in trials.items():
                 if first >= LEAST_ROUNDS and time.process_time() > end:
                     return found
-                turn = turn_of(trial)
-                turn.once(1)  # for the caches, which held another trial's numbers
+                once, repeats = turn_of(trial)
+                once(1)  # for the caches, which held another trial's numbers
                 for index in range(len(values)):
                     value = values[(first + index) % len(values)]
                     with forced({name: value}):
-                        times[value].append(turn.once(turn.times))
+                        times[value].append(once(repeats))
     raise AssertionError("unreachable")
 
 
@@ -127,8 +120,9 @@ def trials_of(name: str) -> list[Trial]:
 
 
 @functools.cache
-def turn_of(trial: Trial) -> Turn:
-    """Return the `Turn` of a trial. Rates are 0, so that parameters stay."""
+def turn_of(trial: Trial) -> tuple[Callable[[int], float], int]:
+    """Return once(count), which repeats a trial and gives the seconds of one; and the repeats of a turn."""
+    # Rates are 0, so that parameters stay.
     network = Network(trial.sizes, "relu", "softmax", "cross_entropy")
     optimizer = BY_NAME[trial.optimizer](1e-3)
     backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)
@@ -161,7 +155,7 @@ def turn_of(trial: Trial) -> Turn:
     once(1)
     began = time.perf_counter()
     once(1)
-    return Turn(once, max(1, round(TURN_SECONDS / (time.perf_counter() - began))))
+    return once, max(1, round(TURN_SECONDS / (time.perf_counter() - began)))
 
 
 def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
@@ -192,11 +186,11 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
     end = time.perf_counter() + seconds
     for first in itertools.cycle((0, 1)):
         for trial, both in times.items():
-            turn = turn_of(trial)
-            turn.once(1)
+            once, repeats = turn_of(trial)
+            once(1)
             for index in (first, 1 - first):  # the second finds in the caches what the first has read
                 with forced(settings[index]):
-                    both[index].append(turn.once(turn.times))
+                    both[index].append(once(repeats))
         if time.perf_counter() > end:
             break
     least = {trial: (min(before), min(after)) for trial, (before, after) in times.items()}

@@ -44,24 +44,10 @@ LARGE = (((600, 700, 2), 160), ((130, 140, 130, 20), 2304))
 """Layers, and rows, with packed operands: weights beyond half of L2, many rows."""
 
 
-class Ready(NamedTuple):
-    """Machine code in the disk cache after a task.
-
-    use : training, prediction, validation or gradient
-    compiled : lazy functions and programs just compiled; the rest was in the cache
-    seconds : of compiling or loading
-    """
-
-    backend: str
-    dtype: str
-    use: str
-    compiled: int
-    seconds: float
-
-
 class CompileTask(NamedTuple):
     """A task for a compiling process: a use of a backend for a dtype.
 
+    use : training, prediction, validation or gradient
     network, optimizer, batch : of a single training; None for every kind of network
     """
 
@@ -118,8 +104,10 @@ def tasks_of_network(
     ]
 
 
-def compile_ahead(tasks: Iterable[CompileTask], processes: int | None = None) -> Iterator[Ready]:
-    """Compile, or load from the disk cache, the code of tasks; yield each result.
+def compile_ahead(
+    tasks: Iterable[CompileTask], processes: int | None = None
+) -> Iterator[tuple[CompileTask, int, float]]:
+    """Compile, or load from the disk cache, the code of tasks; yield each result of `made_ready`.
 
     processes : at a time; None for the number of cores. Processes share compiled code.
     """
@@ -136,16 +124,15 @@ def compile_ahead(tasks: Iterable[CompileTask], processes: int | None = None) ->
             yield future.result()
 
 
-def made_ready(task: CompileTask) -> Ready:
-    """Run a task in this process."""
+def made_ready(task: CompileTask) -> tuple[CompileTask, int, float]:
+    """Run a task in this process; return the task, the count of compiled pieces and programs, and seconds."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
         USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)
     else:
         assert task.optimizer is not None
         _fit(task.backend, task.dtype, task.network, task.optimizer, task.batch)
-    seconds = time.perf_counter() - began
-    return Ready(task.backend, task.dtype, task.use, len(engine.compiled) - before, seconds)
+    return task, len(engine.compiled) - before, time.perf_counter() - began
 
 
 def _networks() -> Iterator[tuple[Network, Optimizer, int]]:

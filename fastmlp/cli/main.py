@@ -155,11 +155,9 @@ def _warmup(arguments: argparse.Namespace) -> int:
         tasks = ahead.tasks(backends, dtypes)
         if arguments.network is not None:
             tasks += tasks_of_network(arguments, backends, dtypes)
-    for ready in ahead.compile_ahead(tasks):
-        how = f"{ready.compiled} compiled" if ready.compiled else "was there already, loaded"
-        print(
-            f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
-        )
+    for task, compiled, seconds in ahead.compile_ahead(tasks):
+        how = f"{compiled} compiled" if compiled else "was there already, loaded"
+        print(f"{task.backend:<11}  {task.dtype}  {task.use:<10}  {how} in {seconds:.1f} s", flush=True)
     if "auto" in backends and "float32" in dtypes:
         tune_quickly()
     return 0

@@ -78,9 +78,15 @@ def add_command(commands: Any) -> None:
     tables.add_options(train)
 
 
-class _Settings(NamedTuple):
-    """The whole definition of a training, except the rows and the backend."""
+class _Work(NamedTuple):
+    """The whole definition of a training, except the backend.
 
+    ranks : mpi4py's communicator, if several processes train
+    """
+
+    arguments: argparse.Namespace
+    ranks: Any
+    task: SplitDataset
     network: Network
     optimizer: Optimizer
     rate: float
@@ -137,30 +143,30 @@ def _train(arguments: argparse.Namespace) -> int:
             ranks = needed("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD if arguments.mpi else None
         except RuntimeError as error:  # mpi4py finds no library of MPI
             raise ImportError(str(error).partition("\n")[0]) from None
-        task, settings = _prepared(arguments)
+        work = _prepared(arguments, ranks)
     with contextlib.ExitStack() as stack:
         if ranks and ranks.rank:  # all processes come to the same, and the first one prints it
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        return _reported(arguments, task, settings, ranks)
+        return _reported(work)
 
 
-def _reported(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, ranks: Any) -> int:
-    _print_work(arguments, task, settings, ranks)
+def _reported(work: _Work) -> int:
+    _print_work(work)
     try:
-        outcome = measured(arguments, task, settings, arguments.backend, ranks)
-        _print_outcome(task, settings, outcome)
-        if not is_reference(outcome.model.backend) and not arguments.no_reference:
-            _print_comparison(task, outcome, measured(arguments, task, settings, "reference", ranks))
+        outcome = measured(work, work.arguments.backend)
+        _print_outcome(work, outcome)
+        if not is_reference(outcome.model.backend) and not work.arguments.no_reference:
+            _print_comparison(work.task, outcome, measured(work, "reference"))
     except DivergenceError as error:
-        if not ranks or not ranks.rank:
+        if not work.ranks or not work.ranks.rank:
             say(f"fastmlp: {error}; here that is --learning-rate")
         return 1
     return 0
 
 
-def _prepared(arguments: argparse.Namespace) -> tuple[SplitDataset, _Settings]:
-    """Return the task and the settings; ValueError or TypeError for a mistake in the arguments."""
+def _prepared(arguments: argparse.Namespace, ranks: Any) -> _Work:
+    """Return the training; ValueError or TypeError for a mistake in the arguments."""
     checks.choice("data set", arguments.dataset, tuple(RECIPES))
     recipe = RECIPES[arguments.dataset]
     check_precision(arguments.dtype, arguments.backend)
@@ -183,7 +189,8 @@ def _prepared(arguments: argparse.Namespace) -> tuple[SplitDataset, _Settings]:
         dropout = _or(arguments.dropout, recipe.dropout)
         sizes = [n_in, *hidden, task.n_out]
         network = Network(sizes, _or(arguments.activation, "relu"), dropout=dropout, **ends)
-    return task, _Settings(network, optimizer, rate, epochs, min(batch_size, len(task.inputs)))
+    batch_size = min(batch_size, len(task.inputs))
+    return _Work(arguments, ranks, task, network, optimizer, rate, epochs, batch_size)
 
 
 def _or(given: T | None, default: T) -> T:
@@ -197,55 +204,42 @@ def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
     return BY_NAME[name](rate)
 
 
-def measured(
-    arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str, ranks: Any
-) -> _Outcome:
-    """Train on a few rows, for compiling or loading; then train on all rows, measured.
-
-    ranks : mpi4py's communicator, if several processes train
-    """
+def measured(work: _Work, backend: str) -> _Outcome:
+    """Train on a few rows, for compiling or loading; then train on all rows, measured."""
     began = time.perf_counter()
-    if ranks is None:
-        backend = _chosen(arguments, task, settings, backend)
-    fitted_model(arguments, task, settings, backend, _Clock(shown=False), ranks, tiny=True)
+    if work.ranks is None:
+        backend = _chosen(work, backend)
+    fitted_model(work, backend, _Clock(shown=False), tiny=True)
     preparing = time.perf_counter() - began
-    clock = _Clock(shown=is_watched() and not (ranks and ranks.rank))
-    model = fitted_model(arguments, task, settings, backend, clock, ranks)
-    score = task.score(model.predict(task.held_inputs))
+    clock = _Clock(shown=is_watched() and not (work.ranks and work.ranks.rank))
+    model = fitted_model(work, backend, clock)
+    score = work.task.score(model.predict(work.task.held_inputs))
     return _Outcome(model, score, clock.working, preparing + clock.compiling)
 
 
-def _chosen(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str) -> str:
+def _chosen(work: _Work, backend: str) -> str:
     """Return the backend's name; for "auto" the choice for the whole training, not for a few rows."""
     from fastmlp.backend.choice import choose
 
-    network, optimizer, _, epochs, batch_size = settings
-    steps = epochs * -(-len(task.inputs) // batch_size)
-    mixed = is_bfloat16(arguments.dtype)
-    dtype = np.dtype(np.float32 if mixed else arguments.dtype)
-    work = network, optimizer, batch_size, dtype, arguments.threads
-    return choose(backend, *work, steps=steps, mixed=mixed).name
+    steps = work.epochs * -(-len(work.task.inputs) // work.batch_size)
+    mixed = is_bfloat16(work.arguments.dtype)
+    dtype = np.dtype(np.float32 if mixed else work.arguments.dtype)
+    given = work.network, work.optimizer, work.batch_size, dtype, work.arguments.threads
+    return choose(backend, *given, steps=steps, mixed=mixed).name
 
 
-def fitted_model(
-    arguments: argparse.Namespace,
-    task: SplitDataset,
-    settings: _Settings,
-    backend: str,
-    clock: _Clock,
-    ranks: Any,
-    tiny: bool = False,
-) -> Model:
+def fitted_model(work: _Work, backend: str, clock: _Clock, tiny: bool = False) -> Model:
     """Return a model trained on the task's rows; on a single batch if `tiny`."""
-    rows = settings.batch_size if tiny else len(task.inputs)
+    arguments, ranks, task = work.arguments, work.ranks, work.task
+    rows = work.batch_size if tiny else len(task.inputs)
     X, y = task.inputs[:rows], task.targets[:rows]
     if ranks:
         X, y = fastmlp.shard(ranks, X, y)
     # A training that diverges is reported once, by its loss; NumPy need not warn at every step.
     with np.errstate(over="ignore", invalid="ignore"):
         return fastmlp.fit(
-            settings.network, X, y, optimizer=settings.optimizer, epochs=1 if tiny else settings.epochs,
-            batch_size=settings.batch_size, seed=arguments.seed, callbacks=[clock], progress=False,
+            work.network, X, y, optimizer=work.optimizer, epochs=1 if tiny else work.epochs,
+            batch_size=work.batch_size, seed=arguments.seed, callbacks=[clock], progress=False,
             backend=backend, threads=arguments.threads, dtype=arguments.dtype, communicator=ranks,
         )  # fmt: skip
 
@@ -253,25 +247,25 @@ def fitted_model(
 # --- what is printed -----------------------------------------------------------------------------
 
 
-def _print_work(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, ranks: Any) -> None:
+def _print_work(work: _Work) -> None:
+    arguments, task, network = work.arguments, work.task, work.network
     rows, n_in = task.inputs.shape
     held = f"{len(task.held_inputs)} held out" if RECIPES[task.name].held_out else "none held out"
-    network = settings.network
     dropped = {one.dropout for one in network.operations if one.dropout}
     dropout = "".join(f", dropout {rate:g}" for rate in sorted(dropped))
-    optimizer = type(settings.optimizer).__name__
+    optimizer = type(work.optimizer).__name__
     print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")
     print(f"network    {network_in_words(network)}{dropout}")
     print(
-        f"training   {settings.epochs} epochs in batches of {settings.batch_size}, "
-        f"{optimizer} at {settings.rate:g}, {arguments.dtype}, seed {arguments.seed}"
-        + (f", {ranks.size} processes" if ranks else ""),
+        f"training   {work.epochs} epochs in batches of {work.batch_size}, "
+        f"{optimizer} at {work.rate:g}, {arguments.dtype}, seed {arguments.seed}"
+        + (f", {work.ranks.size} processes" if work.ranks else ""),
         flush=True,
     )
 
 
-def _print_outcome(task: SplitDataset, settings: _Settings, outcome: _Outcome) -> None:
-    visited = len(task.inputs) * settings.epochs
+def _print_outcome(work: _Work, outcome: _Outcome) -> None:
+    task, visited = work.task, len(work.task.inputs) * work.epochs
     print(f"backend    {outcome.model.backend}")
     print(f"loss       {outcome.model.history['loss'][-1]:.4g} in the last epoch")
     print(f"{task.measure:<9}  {_score(task, outcome)}")

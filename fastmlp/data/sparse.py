@@ -6,7 +6,7 @@ Arrays of a matrix are taken unchanged where possible, and copied elsewhere.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,8 +48,8 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
         raise TypeError(f"{what} must hold real numbers, got dtype {matrix.dtype}")
     if matrix.shape[1] > MOST_COLUMNS:
         raise ValueError(f"sparse {what} may have {MOST_COLUMNS} columns, got {matrix.shape[1]}")
-    csr = _checked(what, matrix)
-    values = csr.data
+    data, indices, indptr = _checked(what, matrix)
+    values = data
     if values.dtype != dtype or not values.flags.c_contiguous:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, dtype)
@@ -58,11 +58,11 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
             values = values * dtype.type(scale)
     if not checks.finite(values):
         first = int(np.argmax(~np.isfinite(values)))
-        index = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"
-        if np.isfinite(csr.data[first]):
-            raise ValueError(f"{what}[{index}] = {csr.data[first]!s} does not fit into {dtype}")
+        index = f"{np.searchsorted(indptr, first, 'right') - 1}, {indices[first]}"
+        if np.isfinite(data[first]):
+            raise ValueError(f"{what}[{index}] = {data[first]!s} does not fit into {dtype}")
         raise ValueError(f"{what} must be finite, got {values[first]} at {what}[{index}]")
-    indptr, indices = csr.indptr.astype(np.int64), np.ascontiguousarray(csr.indices, np.int32)
+    indptr, indices = indptr.astype(np.int64), np.ascontiguousarray(indices, np.int32)
     if np.count_nonzero(values) < len(values):
         nonzero = values != 0
         indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(nonzero)])[indptr]
@@ -70,16 +70,10 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0)
     return SparseRows(indptr, indices, values, matrix.shape[1])
 
 
-class Compressed(NamedTuple):
-    """The arrays of a CSR matrix, or of a CSC matrix with columns for rows."""
+def _checked(what: str, matrix: Any) -> tuple[Array, Array, Array]:
+    """Return data, indices and indptr of a matrix as CSR in canonical form.
 
-    data: Array
-    indices: Array
-    indptr: Array
-
-
-def _checked(what: str, matrix: Any) -> Compressed:
-    """Return a matrix as CSR in canonical form: indices in range, ascending in each row, without repeats.
+    In this form indices are in range, and ascend in each row without repeats.
 
     The matrix's flags may be wrong, after changes of the arrays.
     """
@@ -89,27 +83,25 @@ def _checked(what: str, matrix: Any) -> Compressed:
     kind = f"{what} is no sound {type(matrix).__name__} of shape {matrix.shape}"
     try:
         if matrix.format == "csc":
-            _check_compressed(
-                kind, Compressed(matrix.data, matrix.indices, matrix.indptr), "column", columns, rows
-            )
+            _check_compressed(kind, (matrix.data, matrix.indices, matrix.indptr), "column", columns, rows)
         elif matrix.format == "bsr":
             matrix = sparse.bsr_array((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
             matrix.check_format(full_check=True)
         elif matrix.format == "coo":
             matrix = sparse.coo_array((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
         found = matrix.tocsr()
-        csr = Compressed(found.data, found.indices, found.indptr)
+        csr = found.data, found.indices, found.indptr
         _check_compressed(kind, csr, "row", rows, columns)
         if not _is_canonical(csr):
             summed = sparse.csr_array(csr, shape=matrix.shape, copy=True)
             summed.sum_duplicates()
-            csr = Compressed(summed.data, summed.indices, summed.indptr)
+            csr = summed.data, summed.indices, summed.indptr
     except ValueError as error:
         raise ValueError(str(error).splitlines()[0]) from None
     return csr
 
 
-def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns: int) -> None:
+def _check_compressed(kind: str, csr: tuple[Array, ...], major: str, rows: int, columns: int) -> None:
     """Raise ValueError unless the arrays fit so many rows; major : the name of a row"""
     data, indices, indptr = csr
     minor = "column" if major == "row" else "row"
@@ -126,7 +118,7 @@ def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns
         raise ValueError(f"{kind}: the index of a {minor} {required}")
 
 
-def _is_canonical(csr: Compressed) -> bool:
+def _is_canonical(csr: tuple[Array, ...]) -> bool:
     """Return whether indices ascend strictly in each row."""
     _, indices, indptr = csr
     for start in range(1, len(indices), TOGETHER):

@@ -229,19 +229,6 @@ SAMPLES = 16
 The points are multiples of the golden ratio, modulo 1: a wave may be zero at points of equal distances."""
 
 
-class FixedPointLayer(NamedTuple):
-    """A layer in integers.
-
-    weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
-    shift : the bits of the shift from a sum to z, held as z 2^z_bits
-    """
-
-    weights: NDArray[np.int64]
-    biases: NDArray[np.int64]
-    shift: int
-    z_bits: int
-
-
 class Curve(NamedTuple):
     """An activation in integers: a value is held as a 2^bits.
 
@@ -275,11 +262,11 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     for index, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
         z = _affine(value, w, b)
         last = index == depth - 1
-        layer = _layer(index, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
-        off = _after_layer(off, value, w, bits, layer)
+        weights, biases, shift, z_bits = _layer(index, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
+        off = _after_layer(off, value, w, bits, shift, z_bits)
         parts += [
-            array(f"{name}_w{index}", layer.weights, "int16_t"),
-            array(f"{name}_b{index}", layer.biases, "int64_t"),
+            array(f"{name}_w{index}", weights, "int16_t"),
+            array(f"{name}_b{index}", biases, "int64_t"),
         ]
         target = "z" if last else "ab"[index % 2]
         n_in, n_out = w.shape
@@ -288,17 +275,17 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
             f"int64_t sum = {name}_b{index}[o]",
             f"for i in range({n_in}):",
             f"    sum += {product}",
-            f"sum = {_shifted('sum', layer.shift)}",
+            f"sum = {_shifted('sum', shift)}",
         ]
         if last:
             body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1})")
         else:
             activation = network.activations[index]
-            curve = _curve(index, activation, on_array(activation, z), layer.z_bits)
+            curve = _curve(index, activation, on_array(activation, z), z_bits)
             off = curve.slope * off + curve.error + 2.0**-curve.bits
             if curve.table is not None:
                 parts.append(array(f"{name}_t{index}", curve.table, "int16_t"))
-            body += _curve_lines(name, index, curve, layer, target)
+            body += _curve_lines(name, index, curve, z_bits, target)
             value, bits = on_array(activation, z), curve.bits
         steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
         source = target
@@ -311,9 +298,9 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     logits = function(
         f"void {name}_logits(const int16_t *x, int32_t *z)",
         [*buffers, *steps],
-        f"Writes the logits z 2^{layer.z_bits} of a row x 2^{first}, in integers alone.",
+        f"Writes the logits z 2^{z_bits} of a row x 2^{first}, in integers alone.",
     )
-    predict = _predict(network, writer, first, layer.z_bits)
+    predict = _predict(network, writer, first, z_bits)
     what = (
         f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
         f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
@@ -365,22 +352,27 @@ def _affine(value: Array, w: Array, b: Array) -> Array:
     return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
 
 
-def _layer(index: int, w: Array, b: Array, z: Array, bits: int, most: int) -> FixedPointLayer:
-    """Return a layer in integers; bits : of its inputs, most : of z on the rows, with the margin."""
+def _layer(
+    index: int, w: Array, b: Array, z: Array, bits: int, most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+    """Return weights and biases in integers, the bits of the shift from a sum to z, and those of z.
+
+    bits : of the inputs; most : of z on the rows, with the margin
+    """
     room = SUM_BITS - math.ceil(math.log2(_greatest(f"biases of layer {index}", b)))
     product_bits = min(bits + _bits(f"weights of layer {index}", w, 1.0), room, EXPONENTS)
     ideal = most - math.ceil(math.log2(_greatest(f"sums of layer {index}", z) * MARGIN))
     z_bits = min(ideal, product_bits)
     weights, biases = _rounded(w, product_bits - bits), _rounded(b, product_bits)
-    return FixedPointLayer(weights, biases, product_bits - z_bits, z_bits)
+    return weights, biases, product_bits - z_bits, z_bits
 
 
-def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: FixedPointLayer) -> Array:
+def _after_layer(off: Array, value: Array, w: Array, bits: int, shift: int, z_bits: int) -> Array:
     """Return the bound of z's error, row by row, where `off` bounds the inputs' errors."""
-    product_bits = layer.z_bits + layer.shift
+    product_bits = z_bits + shift
     by_weights = (np.abs(value) + off).sum(axis=1, keepdims=True) * 2.0 ** -(product_bits - bits + 1)
     by_inputs = _affine(off, np.abs(w), np.zeros(w.shape[1]))
-    return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(layer.z_bits + 1)
+    return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(z_bits + 1)
 
 
 def _curve(index: int, activation: str | Activation, values: Array, z_bits: int) -> Curve:
@@ -402,12 +394,10 @@ def _curve(index: int, activation: str | Activation, values: Array, z_bits: int)
     return Curve(_rounded(entries, bits), False, bits, slope, error)
 
 
-def _curve_lines(name: str, index: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
+def _curve_lines(name: str, index: int, curve: Curve, z_bits: int, target: str) -> list[str]:
     if curve.table is None:
         least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
-        return [
-            f"{target}[o] = (int16_t){name}_clamped({_shifted(least, layer.z_bits - curve.bits)}, {MOST})"
-        ]
+        return [f"{target}[o] = (int16_t){name}_clamped({_shifted(least, z_bits - curve.bits)}, {MOST})"]
     width = Z_BITS + 1 - int(math.log2(LINES))
     product = f"((int32_t)t[1] - t[0]) * (at & {2**width - 1})"
     return [

@@ -123,7 +123,7 @@ def parts_of(
     if output == "exp":  # the output of counts
         loss = loss or "poisson"
     network = Network(inputs=inputs, layers=_with_names(chain), output=output, loss=loss)
-    return Parts(network, [layer.arrays for layer in known])
+    return network, [layer.arrays for layer in known]
 
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:

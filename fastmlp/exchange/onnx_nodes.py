@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.checks import needed
-from fastmlp.exchange.counterparts import layer_step, native, sample_layers
+from fastmlp.exchange.counterparts import ImportedLayer, layer_step, native, sample_layers
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
 from fastmlp.exchange.steps import step_of
@@ -20,7 +20,6 @@ from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.operations import INPUTS, KINDS, Operation
-from fastmlp.model.part import Part
 from fastmlp.model.state import FLOATS
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -214,18 +213,6 @@ class RowNodes(NamedTuple):
     parameters: Sequence[str]
 
 
-class Found(NamedTuple):
-    """A layer of a graph.
-
-    source : the layer's source; arrays : the parameters, each (units,); nodes : the number of nodes
-    """
-
-    layer: Part
-    source: str
-    arrays: tuple[NDArray[Any], ...]
-    nodes: int
-
-
 @functools.lru_cache(maxsize=64)
 def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
     """Return the exported layers of so many units, by operators and by formulas, most nodes first."""
@@ -254,8 +241,8 @@ def find(
     uses: Counter[str],
     units: int,
     dtype: np.dtype[Any],
-) -> Found | None:
-    """Return the layer of the first nodes, or None.
+) -> tuple[ImportedLayer, str, int] | None:
+    """Return the layer of the first nodes, the layer's source, and the number of nodes; or None.
 
     arrays : known arrays; uses : the number of reads of each value; units : of the first node's output
     """
@@ -276,8 +263,8 @@ class _Matching:
         """The graph's names of the values of `one`."""
         self.epsilon: float | None = None
 
-    def of(self, nodes: Sequence[Any], uses: Counter[str]) -> Found | None:
-        """Return the layer if the nodes match."""
+    def of(self, nodes: Sequence[Any], uses: Counter[str]) -> tuple[ImportedLayer, str, int] | None:
+        """Return what `find` returns if the nodes match."""
         inside = Counter(name for node in self.one.nodes for name in node.input)
         for expected, node in zip(self.one.nodes, nodes, strict=False):
             if not self._matches(expected, node):
@@ -291,7 +278,7 @@ class _Matching:
             layer = replace(layer, epsilon=self.epsilon)
         given = (self.arrays[self.names[name]].reshape(-1) for name in self.one.parameters)
         arrays = tuple(np.broadcast_to(array, self.units) for array in given)
-        return Found(layer, self.names[SOURCE], arrays, len(self.one.nodes))
+        return ImportedLayer(layer, arrays), self.names[SOURCE], len(self.one.nodes)
 
     def _matches(self, expected: Any, node: Any) -> bool:
         if (expected.op_type, len(expected.input)) != (node.op_type, len(node.input)) or node.domain:

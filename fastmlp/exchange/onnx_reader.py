@@ -136,7 +136,7 @@ def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | 
             f"{what} has been changed, or is of another version: "
             "it is not what to_onnx writes of the network that it describes"
         )
-    if not all(np.isfinite(array).all() for arrays in found.arrays for array in arrays):
+    if not all(np.isfinite(array).all() for arrays in found[1] for array in arrays):
         raise ValueError(f"the parameters of {what} must be finite numbers")
     return found
 
@@ -156,7 +156,7 @@ def _network_of(text: str, file: OnnxFile) -> Parts | None:
         return None
     if not _equal(written, file):
         return None
-    return Parts(network, [tuple(views.values()) for views in named_views(parameters, network).values()])
+    return network, [tuple(views.values()) for views in named_views(parameters, network).values()]
 
 
 def _equal(written: Any, file: OnnxFile) -> bool:
@@ -262,11 +262,11 @@ class GraphValues:
         latest = next(reversed(self.values), self.source)  # the first node may read parameters alone
         read = next((self.names[name] for name in nodes[0].input if name in self.names), latest)
         found = find(nodes, self.arrays, self.uses, self.units[read], dtype)
-        if found is None or found.source not in self.names:
+        if found is None or found[1] not in self.names:
             return 0
-        layer = ImportedLayer(found.layer, found.arrays)
-        self._add(GraphValue(nodes[found.nodes - 1], (self.names[found.source],), layer))
-        return found.nodes
+        layer, source, count = found
+        self._add(GraphValue(nodes[count - 1], (self.names[source],), layer))
+        return count
 
     def _take(self, node: Any) -> int:
         """Take a single node; return 1."""

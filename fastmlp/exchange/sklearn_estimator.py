@@ -115,4 +115,4 @@ def from_sklearn(given: Any) -> Parts:
     network = Network(
         sizes, ours[given.activation], output, loss, l2=float(given.alpha), convention="sklearn"
     )
-    return Parts(network, list(zip(given.coefs_, given.intercepts_, strict=True)))
+    return network, list(zip(given.coefs_, given.intercepts_, strict=True))

@@ -10,7 +10,7 @@ from fastmlp.kernels.mixed.tiles import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.tuning import is_blocked, value
-from fastmlp.kernels.variant import Choice, Work
+from fastmlp.kernels.variant import Variant, Work
 
 
 def fused_seconds(work: Work) -> float:
@@ -64,15 +64,19 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
 
 
-BUILT_IN = {
-    "baseline": Choice(),
-    "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
-    "tiled": Choice(exact=True),
-    "fused": Choice(fused_seconds, workers, exact=True),
-    "packed": Choice(packed_seconds, workers, exact=True),
-    "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
-}
-"""The `Choice` of each built-in variant by name, bases first."""
+_BY_NAME = (
+    Variant("baseline"),
+    Variant("blas", libraries=("scipy.linalg.cython_blas",)),
+    Variant("tiled", exact=True),
+    Variant("fused", seconds=fused_seconds, workers=workers, exact=True),
+    Variant("packed", seconds=packed_seconds, workers=workers, exact=True),
+    Variant("specialized", seconds=specialized_seconds, workers=workers, specialize=specialize, exact=True),
+)
 
-MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
-"""The `Choice` of each variant chosen by a dtype and not by name."""
+BUILT_IN = {variant.name: variant for variant in _BY_NAME}
+"""Each built-in variant by name, bases first, without base and slots, whose import takes long."""
+
+MIXED = {
+    name: Variant(name, workers=workers, buffers=buffers) for name in ("bfloat16_amx", "bfloat16_avx512")
+}
+"""The same of each variant chosen by a dtype and not by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,17 +97,6 @@ Buffers = Callable[[Sequence[tuple[int, int]], int], dict[str, int]]
 """The lengths of buffers, given the (n_in, n_out) of products and the rows of a batch: see `Variant`."""
 
 
-class Choice(NamedTuple):
-    """The last fields of a `Variant`, for the choice of a backend without the functions."""
-
-    seconds: Callable[[Work], float] | None = None
-    workers: Callable[[Work], int] | None = None
-    specialize: Specialize | None = None
-    exact: bool = False
-    libraries: tuple[str, ...] = ()
-    buffers: Buffers | None = None
-
-
 class Variant(NamedTuple):
     """A compiled backend, declared.
 
@@ -140,8 +130,8 @@ class Variant(NamedTuple):
     """
 
     name: str
-    base: Variant | None
-    slots: Mapping[str, Callable[..., Any]]
+    base: Variant | None = None
+    slots: Mapping[str, Callable[..., Any]] = MappingProxyType({})
     seconds: Callable[[Work], float] | None = None
     workers: Callable[[Work], int] | None = None
     specialize: Specialize | None = None
@@ -154,9 +144,10 @@ class Variant(NamedTuple):
         inherited = self.base.resolved() if self.base is not None else {}
         return {**inherited, **self.slots}
 
-    @property
-    def choice(self) -> Choice:
-        """Return the variant's `Choice`, with the libraries and the buffers of its bases."""
-        inherited, given = Choice() if self.base is None else self.base.choice, Choice(*self[3:])
-        libraries, buffers = (*inherited.libraries, *given.libraries), given.buffers or inherited.buffers
-        return given._replace(libraries=libraries, buffers=buffers)
+    def inheriting(self) -> Variant:
+        """Return the variant with the libraries and the buffers of the bases."""
+        if self.base is None:
+            return self
+        base = self.base.inheriting()
+        libraries = (*base.libraries, *self.libraries)
+        return self._replace(libraries=libraries, buffers=self.buffers or base.buffers)

@@ -41,15 +41,6 @@ class ChartBar(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
-class Point(NamedTuple):
-    """A point of a roofline: operations a byte, operations a second, a variant's number, and the label."""
-
-    intensity: float
-    rate: float
-    number: int
-    title: str
-
-
 def color(number: int) -> str:
     """Return a variant's colour: of the page, or another hue beyond `COLORS`."""
     # Golden angles on the circle of hues never meet.
@@ -120,11 +111,13 @@ class _PixelScale(NamedTuple):
         return [10.0**power for power in range(low, high + 1)]
 
 
-def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[Point]) -> str:
-    """Return a roofline (Williams and others 2009) with points, as SVG."""
+def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[tuple[float, float, int, str]]) -> str:
+    """Return a roofline (Williams and others 2009) with points, as SVG.
+
+    points : operations a byte, operations a second, a variant's number, and the label
+    """
     peak = machine.peak[dtype] / 1e9
-    rates = [point.rate / 1e9 for point in points]
-    intensities = [point.intensity for point in points]
+    intensities, rates = [point[0] for point in points], [point[1] / 1e9 for point in points]
     x = _PixelScale(min([0.1, *intensities]) / 2, max([100.0, *intensities]) * 2, LEFT, WIDTH - RIGHT)
     y = _PixelScale(min([1.0, *rates]) / 2, 2 * max([peak, *rates]), HEIGHT - BOTTOM, TOP)
     lines = [_axes(x, y)]
@@ -138,8 +131,10 @@ def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[Point]) -> s
             at = f'x="{x(ridge):.1f}" y="{y(peak) - 6:.1f}"'
             lines.append(f'<text {at} text-anchor="middle">{escape(level.name)}</text>')
     lines.append(f'<text x="{LEFT + 4}" y="{y(peak) - 6:.1f}">peak {peak:.3g} GF/s</text>')
-    for point in points:
-        lines.append(_marker(x(point.intensity), y(point.rate / 1e9), point))
+    for intensity, rate, number, said in points:
+        fill = f'fill="{color(number)}" fill-opacity="0.85"'
+        path = marker(number, x(intensity), y(rate / 1e9), 5)
+        lines.append(f'<path d="{path}" {fill}><title>{escape(said)}</title></path>')
     label = f"Roofline, {dtype}: operations a second over operations a byte, for {len(points)} measurements"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(lines)}</svg>'
@@ -160,12 +155,6 @@ def _axes(x: _PixelScale, y: _PixelScale) -> str:
     lines.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">operations a byte</text>')
     lines.append(f'<text x="14" y="{HEIGHT / 2}" transform="rotate(-90 14 {HEIGHT / 2})">GF/s</text>')
     return "".join(lines)
-
-
-def _marker(x: float, y: float, point: Point) -> str:
-    said = f"<title>{escape(point.title)}</title>"
-    fill = f'fill="{color(point.number)}" fill-opacity="0.85"'
-    return f'<path d="{marker(point.number, x, y, 5)}" {fill}>{said}</path>'
 
 
 def marker(number: int, x: float, y: float, r: float) -> str:
@@ -266,7 +255,7 @@ def _rooflines(results: Results, numbers: dict[str, int]) -> str:
     made = []
     for dtype in DTYPES:
         points = [
-            Point(m.flops / m.traffic, m.rate, numbers[m.variant], f"{m.variant}, {title(m)}: {_rate(m)}")
+            (m.flops / m.traffic, m.rate, numbers[m.variant], f"{m.variant}, {title(m)}: {_rate(m)}")
             for m in results.measurements
             if m.flops is not None and m.dtype == dtype and m.threads == 1
         ]

@@ -8,7 +8,7 @@ made when requested.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS, EpochLosses, 
 from fastmlp.training.more import Continuation
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import drawn_starts, dropout_key
-
-if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.training import LaneNumbersSnapshot
-
 
 T = TypeVar("T")
 
@@ -209,12 +205,12 @@ class BlockTraining:
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
-    def _divergence_of(self, index: int, before: LaneNumbersSnapshot, steps: int) -> DivergenceError:
+    def _divergence_of(self, index: int, before: tuple[Array, Array], steps: int) -> DivergenceError:
         """Return a diverged model's error, by the chunk's steps once more, alone.
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
         """
-        pattern, (parameters, moments) = self._members.patterns[index], before.of(index)
+        pattern, (parameters, moments) = self._members.patterns[index], self._lanes.of_model(before, index)
         curve = [loss for curves in self._curves for loss in curves[index].tolist()]
         rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[index, -1]]
         snapshot = Snapshot(

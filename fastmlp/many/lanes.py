@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,14 +121,6 @@ class LaneTraining(Training):
         return result.write(lane, state), result.losses[lane].copy()
 
 
-class Lane(NamedTuple):
-    """A training under way. life : see `Lanes._life`; an error that ends the training goes there"""
-
-    model: int
-    training: LaneTraining
-    life: Generator[LaneTraining, None, None]
-
-
 class Lanes:
     """Trainings that go on together; at a training's end the next takes over the lane.
 
@@ -147,7 +139,8 @@ class Lanes:
     ) -> None:
         self._take, self._begin, self._end, self._group = take, begin, end, group
         self._stopwatch, self._most = Stopwatch(), lanes
-        self._lanes: list[Lane] = []
+        self._lanes: dict[LaneTraining, Generator[LaneTraining, None, None]] = {}
+        """Trainings under way, each with its `_life`; an error that ends a training goes there."""
 
     def run(self) -> None:
         """Take all trainings, until none is left."""
@@ -160,13 +153,13 @@ class Lanes:
                 try:
                     self._go_on(steps)
                 except BaseException as error:  # of no single training: it ends all that are under way
-                    for lane in [*self._lanes]:
-                        self._leave(lane, error)
+                    for training in [*self._lanes]:
+                        self._leave(training, error)
 
     def _enter(self, index: int, prepared: Any) -> None:
         life = self._life(index, prepared)
         if (training := next(life, None)) is not None:
-            self._lanes.append(Lane(index, training, life))
+            self._lanes[training] = life
 
     def _life(self, index: int, prepared: Any) -> Generator[LaneTraining, None, None]:
         """Yield a training under way; end the training when over."""
@@ -183,28 +176,28 @@ class Lanes:
         finally:
             del result  # an error's frames hold this one, and the rows
 
-    def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
+    def _leave(self, training: LaneTraining, error: BaseException | None = None) -> None:
         """End a training; error : of a failed training"""
-        self._lanes.remove(lane)
+        life = self._lanes.pop(training)
         try:
             with suppress(StopIteration):
-                next(lane.life) if error is None else lane.life.throw(error)
+                next(life) if error is None else life.throw(error)
         finally:
             del error  # whose frames hold this one, from Python 3.12 on
 
     def _steps_now(self) -> int:
         """Return the number of the next steps; finished trainings leave."""
         steps = []
-        for lane in [*self._lanes]:
+        for training in [*self._lanes]:
             try:
-                steps_of_one = lane.training.steps_now()  # calls callbacks
+                steps_of_one = training.steps_now()  # calls callbacks
             except BaseException as error:
-                self._leave(lane, error)
+                self._leave(training, error)
                 continue
             if steps_of_one:
                 steps.append(steps_of_one)
             else:
-                self._leave(lane)
+                self._leave(training)
         return min(steps, default=0)
 
     def _go_on(self, steps: int) -> None:
@@ -212,34 +205,32 @@ class Lanes:
         together = defaultdict(list)
         chunks, stopwatch = {}, Stopwatch()
         program = self._group.program if self._group.has_program else None
-        for lane in [*self._lanes]:
-            training, plan = lane.training, lane.training.plan
+        for training in [*self._lanes]:
+            plan = training.plan
             try:
-                chunk = chunks[lane.model] = training.next_chunk(steps)  # calls a user's schedule
+                chunk = chunks[training] = training.next_chunk(steps)  # calls a user's schedule
             except BaseException as error:
-                self._leave(lane, error)
+                self._leave(training, error)
                 continue
             if program is not None:
-                task = lanes.task_of(
-                    plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
-                )
+                task = plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
                 # Of unequal rows an order is longer, where the steps are the first ones of an epoch.
                 visits = len(chunk.order) or len(plan.data.weights)
-                together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append((lane, task))
+                together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append((training, task))
         for members in together.values():
             if program is not None and len(members) > 1:
                 result = lanes.train_in_lanes(program, [task for _, task in members])
-                for index, (lane, _) in enumerate(members):
-                    lane.training.taken = chunks[lane.model], result, index
+                for index, (training, _) in enumerate(members):
+                    training.taken = chunks[training], result, index
         seconds = stopwatch.lap().working
-        for lane in [*self._lanes]:
-            is_taken = lane.training.taken is not None
+        for training in [*self._lanes]:
+            is_taken = training.taken is not None
             try:
-                lane.training.take_chunk(chunks[lane.model])
+                training.take_chunk(chunks[training])
             except BaseException as error:
-                self._leave(lane, error)
+                self._leave(training, error)
             if is_taken:
-                lane.training.pace = seconds / steps
+                training.pace = seconds / steps
         taken = self._stopwatch.lap().working
         if program is None:
             self._group.lose(taken)

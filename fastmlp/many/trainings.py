@@ -26,7 +26,7 @@ from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint, Content, Saved, Written, content_of_training
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.prepared import Prepared
-from fastmlp.training.saving import StoredList, read_list, write_list, written
+from fastmlp.training.saving import read_list, write_list, written
 
 Ended = Model | DivergenceError
 
@@ -309,26 +309,25 @@ class Resumed:
 
     def __init__(self, path: str | os.PathLike[str], components: Iterable[Component], count: int) -> None:
         self._path = path
-        self._stored: StoredList = read_list(path, components)
-        self.written = self._stored.written
+        self._models, self.written, more = read_list(path, components)
         held = len(self.written)
         if held != count:
             raise CheckpointError(f"{os.fspath(path)!r} holds {held} models, and this call has {count}")
-        seeds: Any = self._stored.more.get("seeds")
+        seeds: Any = more.get("seeds")
         if not isinstance(seeds, list) or len(seeds) != held:
             raise CheckpointError(f"{os.fspath(path)!r} holds models without their trainings")
         self.seeds = [checks.whole("seed", seed, 0) for seed in seeds]
 
     def diverged(self) -> list[Ended | None]:
         """Return the errors of diverged models, None for other models."""
-        return [one if isinstance(one, DivergenceError) else None for one in self._stored.models]
+        return [one if isinstance(one, DivergenceError) else None for one in self._models]
 
     def of(self, index: int) -> tuple[Saved | None, list[Callback]]:
         """Return a model's saved training, if any, and a callback that ends an ended training."""
-        content, entry = self._stored.models[index], self.written[index]
-        if not isinstance(content, Content) or entry is None or content.snapshot is None:
+        content, written = self._models[index], self.written[index]
+        if not isinstance(content, Content) or written is None or content.snapshot is None:
             return None, []
         reason = content.model.stop_reason
         return Saved(self._path, content.snapshot), (
-            [StayEnded(reason)] if reason is not None and entry[0].get("stopped") else []
+            [StayEnded(reason)] if reason is not None and written[0].get("stopped") else []
         )

@@ -223,9 +223,9 @@ class Exported:
         columns, networks = _columns(self.encoding_), _networks(self)
         (_, width), real = columns.widths, "float" if networks.dtype == np.float32 else "double"
         lines = []
-        for i, link in enumerate(links):
-            linear = f"{number(link.factor)} * y[{i}] + {number(link.constant)}"
-            lines.append(f"out[{i}] = {f'exp({linear})' if link.exp else linear}")
+        for i, (factor, constant, is_log) in enumerate(links):
+            linear = f"{number(factor)} * y[{i}] + {number(constant)}"
+            lines.append(f"out[{i}] = {f'exp({linear})' if is_log else linear}")
         predict = c_header.function(
             f"void {name}_predict(const double *x, double *out)",
             [

@@ -23,12 +23,8 @@ TOGETHER = 1 << 16  # rows of a target that are Python's objects at a time
 NORMAL_QUARTILES = 1.349  # distance of the quartiles of a normal distribution, in deviations
 
 
-class OutputLink(NamedTuple):
-    """A prediction from an output: factor * output + constant, of a logarithm the exponential of that."""
-
-    factor: float
-    constant: float
-    exp: bool
+OutputLink = tuple[float, float, bool]
+"""A prediction's factor, constant and exp: factor * output + constant, with exp the exponential of that."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Classification:
     @property
     def links(self) -> list[OutputLink]:
         """The links of the outputs, which are probabilities."""
-        return [OutputLink(1.0, 0.0, False)] * self.n_out
+        return [(1.0, 0.0, False)] * self.n_out
 
     def encoded(self, y: Array) -> Array:
         """Return the indices of classes; -1 for a class that was not learned."""
@@ -319,7 +315,7 @@ class Regression:
     @property
     def links(self) -> list[OutputLink]:
         """The link of the output."""
-        return [OutputLink(self.deviation, self.mean + self.shift * self.deviation, self.log)]
+        return [(self.deviation, self.mean + self.shift * self.deviation, self.log)]
 
     def check(self, y: Array, column: str | None = None) -> None:
         """Raise TableError if numbers of a column are too small for the loss or the logarithm."""

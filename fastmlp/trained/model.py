@@ -89,17 +89,18 @@ class Model(Portable):
     @classmethod
     def assembled(cls, parts: Parts, backend: str) -> Self:
         """Return an untrained model of a network and parameters; backend as for `fit`."""
-        given = [array for arrays in parts.arrays for array in arrays]
+        network, arrays_of = parts
+        given = [array for arrays in arrays_of for array in arrays]
         dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *given)))
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
-        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, steps=0)
-        parameters = aligned(parameter_count(parts.network), dtype)
+        chosen = choose(backend, network, SGD(), 1, dtype, None, steps=0)
+        parameters = aligned(parameter_count(network), dtype)
         parameters[...] = 0  # biases that a layer has not are in no array
-        views = named_views(parameters, parts.network).values()
-        for arrays_of, arrays in zip(views, parts.arrays, strict=True):
-            for view, array in zip(arrays_of.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
+        views = named_views(parameters, network).values()
+        for arrays_here, arrays in zip(views, arrays_of, strict=True):
+            for view, array in zip(arrays_here.values(), arrays + (1.0, 0.0)[len(arrays) :], strict=False):
                 view[...] = array
-        return cls(parts.network, parameters, {"loss": []}, current_backend(chosen), None)
+        return cls(network, parameters, {"loss": []}, current_backend(chosen), None)
 
     @functools.cached_property
     def history(self) -> dict[str, list[float]]:

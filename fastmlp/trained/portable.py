@@ -6,7 +6,7 @@ Each method calls a format's module, registered by the package's top.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,16 +14,12 @@ from fastmlp.model.loss import Loss
 from fastmlp.model.network import Network
 from fastmlp.trained import format_of
 
+Parts = tuple[Network, list[tuple[NDArray[Any], ...]]]
+"""Parts of a model: a network, and arrays for each operation with parameters.
 
-class Parts(NamedTuple):
-    """Parts of a model: a network, and arrays for each operation with parameters.
-
-    arrays : of a product weights (n_in, n_out) floating and bias (n_out,) floating; of other operations the
-        arrays of `Model.layers`, each (units,) or (1,) floating, with 1 for a missing gain and 0 for a shift
-    """
-
-    network: Network
-    arrays: list[tuple[NDArray[Any], ...]]
+A product has weights (n_in, n_out) floating and bias (n_out,) floating. Other operations have the arrays of
+`Model.layers`, each (units,) or (1,) floating, with 1 for a missing gain and 0 for a shift.
+"""
 
 
 class Portable:

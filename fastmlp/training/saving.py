@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,20 +100,12 @@ def load(
     with checkpoint.file_errors_of(path):
         if "models" not in header:
             return checkpoint.parse(header, arrays, given).model
-        stored = _parse(header, arrays, given)
-        return [one.model if isinstance(one, Content) else one for one in stored.models]
+        models, *_ = _parse(header, arrays, given)
+        return [one.model if isinstance(one, Content) else one for one in models]
 
 
-class StoredList(NamedTuple):
-    """The content of a list's file.
-
-    models : each with a training to go on with, if any; None for a training without a step
-    written : the same models in the form of `write_list`; more : further entries
-    """
-
-    models: list[Content | DivergenceError | None]
-    written: list[Written | None]
-    more: dict[str, Any]
+Stored = Content | DivergenceError | None
+"""A model in a list's file, with a training to go on with, if any; None for a training without a step."""
 
 
 def written(one: Model | DivergenceError) -> Written:
@@ -144,8 +136,13 @@ def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any
     archive.write(path, header, {"described": np.frombuffer(text, np.uint8), **joined})
 
 
-def read_list(path: Path, components: Iterable[Component] = ()) -> StoredList:
-    """Return the content of a file of `write_list`; components and errors as of `load`."""
+def read_list(
+    path: Path, components: Iterable[Component] = ()
+) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
+    """Return the models of a file of `write_list`, the same in its form, and further entries.
+
+    Components and errors are as of `load`.
+    """
     header, arrays, given = checkpoint.read_file(path, components)
     if "models" not in header:
         raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")
@@ -153,7 +150,9 @@ def read_list(path: Path, components: Iterable[Component] = ()) -> StoredList:
         return _parse(header, arrays, given)
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Component]) -> StoredList:
+def _parse(
+    header: dict[str, Any], arrays: dict[str, Array], components: list[Component]
+) -> tuple[list[Stored], list[Written | None], dict[str, Any]]:
     described = json.loads(arrays["described"].tobytes())
     entries = described.pop("entries")
     if len(entries) != header["models"]:
@@ -170,8 +169,8 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array], components: list[Co
             found[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
             taken[dtype] = start + count
         parts.append((entry[0], found))
-    models = [None if one is None else _model_of(*one, components) for one in parts]
-    return StoredList(models, parts, described)
+    models: list[Stored] = [None if one is None else _model_of(*one, components) for one in parts]
+    return models, parts, described
 
 
 def _model_of(

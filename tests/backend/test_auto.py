@@ -15,7 +15,7 @@ import fastmlp
 from fastmlp.backend import auto, choice, programs, registry
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.variant import Choice
+from fastmlp.kernels.variant import Variant
 from fastmlp.lab.table import outlook
 from fastmlp.system import budget
 
@@ -175,7 +175,7 @@ def test_what_auto_changes_between_has_the_same_bits():
     exact = [one.name for one in auto.field(work(1000)).exact]
     assert exact == ["fused", "packed", "specialized"]
     assert "baseline" not in [one.name for one in auto.field(work(1)).found]
-    assert all(isinstance(choice, Choice) for choice in registry.choices().values())
+    assert all(isinstance(choice, Variant) for choice in registry.choices().values())
 
 
 CHANGED = """

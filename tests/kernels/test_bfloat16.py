@@ -94,11 +94,11 @@ def test_rounded_operands_are_multiplied(rows, n_in, n_out, ordered, name):
     one, first, gradient = F4.type(1), n_in // 3, np.full((n_in, n_out), np.nan, F4)
     gradients = slot(variant, "weight_gradient_rows")
     given = (x if ordered else batch), order, delta
-    gradients(*given, gradient[first:], first, first, n_in, False, one, one, gradient, scratch)
+    gradients(*given, gradient[first:], (first, first, n_in), (False, one, one), gradient, scratch)
     check(gradient[first:], batch.T[first:], delta)
     assert np.isnan(gradient[:first]).all()
     rate, l2, stepped = F4.type(0.25), F4.type(0.5), w.copy()
-    gradients(*given, stepped, 0, first, n_in, True, rate, l2, stepped, scratch)
+    gradients(*given, stepped, (0, first, n_in), (True, rate, l2), stepped, scratch)
     assert np.array_equal(stepped[:first], w[:first])
     expected = w[first:] - rate * (gradient[first:] + l2 * w[first:])
     np.testing.assert_allclose(stepped[first:], expected, rtol=0, atol=4e-7 * np.abs(expected).max())
@@ -299,7 +299,7 @@ def test_its_backends_are_no_bases(monkeypatch):
     from fastmlp.kernels.variants import bfloat16_avx512
 
     mine = Variant("mine", bfloat16_avx512.VARIANT, {})
-    assert mine.choice.buffers is bfloat16_avx512.VARIANT.buffers
+    assert mine.inheriting().buffers is bfloat16_avx512.VARIANT.buffers
     with pytest.raises(ValueError, match="'bfloat16_avx512' serves dtype 'bfloat16' alone and is no base"):
         checked(mine, ())
 

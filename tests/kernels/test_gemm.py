@@ -25,7 +25,7 @@ def affine(x, w, b, out, step, relu, panel):
 def weight_gradient(x, delta, out, step, apply, rate, l2, panel):
     for start in range(0, len(out), step):
         stop = min(start + step, len(out))
-        dispatch.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, apply, rate, l2, out, panel)
+        dispatch.weight_gradient(x, NO_ORDER, delta, out, (0, start, stop), (apply, rate, l2), out, panel)
 
 
 @numba.njit(error_model="numpy")
@@ -118,7 +118,7 @@ def gradient(x, order, delta, weights, applies, first=0, room=1 << 17):
     out, scratch = np.array(weights[first:], order="C"), np.empty(room, np.float32)
     sums, delta = np.full_like(out, np.nan), np.ascontiguousarray(delta)
     kernel = kernel_of("fused", "weight_gradient_rows")
-    kernel(x, order, delta, out, first, first, len(weights), applies, RATE, L2, sums, scratch)
+    kernel(x, order, delta, out, (first, first, len(weights)), (applies, RATE, L2), sums, scratch)
     return out
 
 

@@ -44,7 +44,7 @@ from fastmlp import (
     Swish,
 )
 from fastmlp.backend import registry
-from fastmlp.kernels.lanes.training import LaneTask, train_in_lanes
+from fastmlp.kernels.lanes.training import train_in_lanes
 from fastmlp.kernels.small.eligible import lane_program, lanes_of
 from fastmlp.model.averages import swap_average
 from fastmlp.model.backend import Chunk, Data
@@ -145,14 +145,15 @@ def task(network, optimizer, rows, batch, dtype, seed):
     rates = optimizer.rates(np.arange(len(starts)), len(starts) // 3)
     chunk = Chunk(order, starts, stops, totals, rates, batch)
     state = TrainState(parameters, np.zeros_like(parameters), moments, seed)
-    return LaneTask(network, optimizer, state, Data(X, y, weights), chunk, 99 + seed)
+    return network, optimizer, state, Data(X, y, weights), chunk, 99 + seed
 
 
 def program_of(task):
     """The program of a network in lanes, whose steps all visit as many rows or not, the same ones or not."""
-    visited = {*(task.chunk.stops - task.chunk.starts).tolist()}
-    rows, stays = (visited.pop() if len(visited) == 1 else 0), len({*task.chunk.starts.tolist()}) == 1
-    return lane_program(task.network, task.optimizer, task.state.parameters.dtype, rows, stays)
+    network, optimizer, state, _, chunk, _ = task
+    visited = {*(chunk.stops - chunk.starts).tolist()}
+    rows, stays = (visited.pop() if len(visited) == 1 else 0), len({*chunk.starts.tolist()}) == 1
+    return lane_program(network, optimizer, state.parameters.dtype, rows, stays)
 
 
 def assert_bits_of_tasks(tasks):

@@ -138,7 +138,7 @@ def test_programs_go_by_the_constants():
 
 def watched(monkeypatch, seen, rounds):
     """Let steps take a second, and `seen` have the value of NAME in each."""
-    turn = tuning.Turn(lambda count: seen.append(value(NAME)) or 1.0, rounds)
+    turn = lambda count: seen.append(value(NAME)) or 1.0, rounds
     monkeypatch.setattr(tuning, "turn_of", lambda trial: turn)
 
 

@@ -113,8 +113,9 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 
 @compiled
-def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+def blocked_weight_gradient(x, order, delta, out, part, update, sums, scratch):
     """`dispatch.weight_gradient` by blocks of BLOCK_ROWS rows; unfinished sums wait in `out`, or in `sums` where `apply`."""
+    (first, start, stop), (apply, rate, l2) = part, update
     rows, n_out = delta.shape
     lanes = VECTOR_BYTES // out.itemsize
     strips = strip_rows(out.itemsize)
@@ -136,7 +137,7 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply,
                 vectors = next_vectors(n_out - left, VECTORS, lanes)
                 columns = lesser(vectors * lanes, n_out - left)
                 for i in range(top, bottom, STRIP):
-                    height, offset = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
+                    height, offset = lesser(STRIP, bottom - i), (i - first) * n_out + left
                     a = (i - top) * depth
                     strip, panel = (scratch, a, 1, STRIP), (scratch, panels + left * depth, vectors * lanes)
                     out_of, size, end = (target, offset, n_out), (height, columns, depth), (finish, rate, l2)
@@ -148,10 +149,10 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply,
 
 
 @compiled
-def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+def weight_gradient_rows(x, order, delta, out, part, update, sums, scratch):
     """`dispatch.weight_gradient`, by blocks where that is faster."""
     rows, n_out = delta.shape
     if pays(rows, x.shape[1], n_out, out.itemsize, large_bytes(), many_bytes()):
-        blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch)
+        blocked_weight_gradient(x, order, delta, out, part, update, sums, scratch)
     else:
-        weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch)
+        weight_gradient(x, order, delta, out, part, update, sums, scratch)

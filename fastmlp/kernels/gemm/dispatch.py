@@ -116,21 +116,21 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 
 
 @compiled
-def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel):
+def weight_gradient(x, order, delta, out, part, update, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `apply`, out -= rate * (that + l2 * out), with no gradient stored.
 
     x (samples, n_in), delta (rows, n_out); order as of `affine`
-    out : (.., n_out), its row i - out_first being row i of the gradient; unfinished sums lie here
+    out : (.., n_out); unfinished sums lie here
+    part : (first, start, stop), where row i - first of out is row i of the gradient; update : (apply, rate, l2)
     sums : like out, for unfinished sums where `apply`
     """
+    (first, start, stop), (apply, rate, l2) = part, update
     rows, n_out = stop - start, delta.shape[1]
     narrow = pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize)
     if narrow and len(order) == 0:
-        narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel)
+        narrow_weight_gradient(x, delta, out, part, update, panel)
     elif narrow and len(delta) * rows * out.itemsize > CACHED_BYTES:
-        narrow_ordered_weight_gradient(
-            x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel
-        )
+        narrow_ordered_weight_gradient(x, order, delta, out, part, update, sums, panel)
     else:
         depth, row = len(delta), n_out * out.itemsize
         together = rows_together(depth, x.shape[1] * out.itemsize, row)
@@ -142,7 +142,7 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l
             steps = apply and k + terms == depth
             target, finish = out if steps else waiting, chosen(steps, UPDATE, STORE)
             product_of_columns(
-                x, order, start, rows, delta, (k, terms), packing, panel, waiting, target, start - out_first,
+                x, order, start, rows, delta, (k, terms), packing, panel, waiting, target, start - first,
                 (finish, rate, l2),
             )  # fmt: skip
             k += terms

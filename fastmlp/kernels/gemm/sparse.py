@@ -416,6 +416,7 @@ def add(indptr, indices, values, order, w, out):
 
 
 @compiled
-def weight_gradient(starts, samples, numbers, columns, delta, out, apply, rate, l2):
+def weight_gradient(starts, samples, numbers, columns, delta, out, update):
     """`dispatch.weight_gradient` of listed columns: see `sums_of_columns`."""
+    apply, rate, l2 = update
     sums_of_columns(starts, samples, numbers, columns, delta, out, chosen(apply, UPDATE, STORE), rate, l2)

@@ -66,16 +66,15 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 
 
 @compiled
-def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, update, panel):
+def narrow_sums(inputs, delta, samples, waiting, out, part, update, panel):
     """`dispatch.weight_gradient` of some rows of delta; fewer than four outputs use tiles of one row.
 
     inputs : (x, at, row), the offset of column `start` in the first row, and the distance of rows
-    samples : (k, terms), the first row of delta, and the number of rows; update : (apply, rate, l2)
+    samples : (k, terms), the first row of delta, and the number of rows
     waiting : like out, for unfinished sums, continued if k > 0
     """
     x, at, row = inputs
-    k, terms = samples
-    apply, rate, l2 = update
+    (k, terms), (first, start, stop), (apply, rate, l2) = samples, part, update
     n_out = delta.shape[1]
     zero = out.dtype.type(0)
     across = ROW_VECTORS if n_out < 4 else VECTORS
@@ -83,7 +82,7 @@ def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, up
     flat, held = vector(out, 0, out.size), vector(waiting, 0, waiting.size)
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
-        offset, size = (i - out_first) * n_out, columns * n_out
+        offset, size = (i - first) * n_out, columns * n_out
         if k > 0:
             transpose(columns, n_out, held, offset, n_out, panel, 0, width)
         else:
@@ -107,17 +106,15 @@ def narrow_sums(inputs, delta, samples, waiting, out, out_first, start, stop, up
 
 
 @apart
-def narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel):
+def narrow_weight_gradient(x, delta, out, part, update, panel):
     """`dispatch.weight_gradient` without an order."""
-    inputs, samples, update = (x, start, x.shape[1]), (0, len(delta)), (apply, rate, l2)
-    narrow_sums(inputs, delta, samples, out, out, out_first, start, stop, update, panel)
+    narrow_sums((x, part[1], x.shape[1]), delta, (0, len(delta)), out, out, part, update, panel)
 
 
 @apart
-def narrow_ordered_weight_gradient(
-    x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel
-):
+def narrow_ordered_weight_gradient(x, order, delta, out, part, update, sums, panel):
     """`dispatch.weight_gradient` with an order: rows of x are copied behind the panel, COPIED_BYTES at a time."""
+    (_, start, stop), (apply, rate, l2) = part, update
     columns, depth, n_in = stop - start, len(delta), x.shape[1]
     before = 2 * delta.shape[1] * ROW_VECTORS * (VECTOR_BYTES // out.itemsize)
     together = max(1, lesser(COPIED_BYTES // out.itemsize, panel.size - before) // columns)
@@ -129,5 +126,5 @@ def narrow_ordered_weight_gradient(
             # Rows of an order lie anywhere: they are copied once, and read by every output.
             pack(1, columns, x, sample * n_in + start, n_in, panel, before + i * columns, columns)
         ends = apply and k + terms == depth
-        inputs, update = (panel, before, columns), (ends, rate, l2)
-        narrow_sums(inputs, delta, (k, terms), waiting, out, out_first, start, stop, update, panel)
+        inputs, samples = (panel, before, columns), (k, terms)
+        narrow_sums(inputs, delta, samples, waiting, out, part, (ends, rate, l2), panel)

@@ -38,18 +38,8 @@ from fastmlp.model.state import TrainState
 Array = NDArray[Any]
 
 
-class LaneTask(NamedTuple):
-    """The next steps of a network on dense rows; arrays stay unchanged.
-
-    key : of the dropout masks
-    """
-
-    network: Network
-    optimizer: Optimizer
-    state: TrainState
-    data: Data
-    chunk: Chunk
-    key: int = 0
+LaneTask = tuple[Network, Optimizer, TrainState, Data, Chunk, int]
+"""The next steps of a network on dense rows, with the key of the dropout masks; arrays stay unchanged."""
 
 
 class LaneResult(NamedTuple):
@@ -136,21 +126,6 @@ HUGE_PAGE = 1 << 21
 """Bytes. NumPy requests such pages for arrays of twice as many: 2 MiB of new memory take 0.1 ms, not 0.65."""
 
 Indices = NDArray[np.intp]
-
-
-class LaneNumbersSnapshot(NamedTuple):
-    """A copy of networks' parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes)."""
-
-    lanes: int
-    parameters: Array
-    moments: Array
-
-    def of(self, model: int) -> tuple[Array, Array]:
-        """Return copies of a network's parameters (P,) and moments (rows, P)."""
-        block, lane = divmod(model, self.lanes)
-        parameters = aligned(self.parameters.shape[1], self.parameters.dtype)
-        parameters[...] = self.parameters[block, :, lane]
-        return parameters, self.moments[block, :, lane].reshape(-1, len(parameters))
 
 
 class LaneBlocks:
@@ -276,9 +251,17 @@ class LaneBlocks:
         found: NDArray[np.bool_] = np.isfinite(self._parameters).all(axis=1).reshape(-1)[: self._models]
         return found
 
-    def snapshot(self) -> LaneNumbersSnapshot:
-        """Return a copy of all parameters and moments."""
-        return LaneNumbersSnapshot(self._lanes, self._parameters.copy(), self._moments.copy())
+    def snapshot(self) -> tuple[Array, Array]:
+        """Return a copy of all parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes)."""
+        return self._parameters.copy(), self._moments.copy()
+
+    def of_model(self, snapshot: tuple[Array, Array], model: int) -> tuple[Array, Array]:
+        """Return copies of a network's parameters (P,) and moments (rows, P) in a snapshot."""
+        block, lane = divmod(model, self._lanes)
+        found, moments = (one[block, :, lane] for one in snapshot)
+        parameters = aligned(len(found), found.dtype)
+        parameters[...] = found
+        return parameters, moments.reshape(-1, len(parameters))
 
     def vectors_of(self, models: int) -> int:
         """Return how many vectors so many networks fill."""

@@ -361,13 +361,14 @@ def slots_of(by):
         )  # fmt: skip
 
     @of_arrays
-    def weight_gradient(x, order, delta, out, to, first, rows, apply, rate, l2, scratch):
-        build = x.builder
+    def weight_gradient(x, order, delta, out, part, update, scratch):
+        (first, start, stop), (apply, rate, l2) = part, update
+        build, rows = x.builder, stop - start
         multiply(
             by, build,
-            (way(build, BY_PAIRS | TURNED, order), x.at(0, first), order.data, delta.rows, rows, x.row),
+            (way(build, BY_PAIRS | TURNED, order), x.at(0, start), order.data, delta.rows, rows, x.row),
             (INT(BY_PAIRS), delta.data, NOTHING, delta.rows, delta.columns, delta.row),
-            (out.at(to), out.row), scratch, rows, delta.columns, delta.rows,
+            (out.at(start - first), out.row), scratch, rows, delta.columns, delta.rows,
             chosen(build, apply, "updated", "plain"), rate=rate.value, l2=l2.value,
         )  # fmt: skip
 
@@ -385,14 +386,11 @@ def slots_of(by):
         else:
             dispatch.input_gradient(delta, w, hidden, out, start, stop, relu, scratch)
 
-    def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+    def weight_gradient_rows(x, order, delta, out, part, update, sums, scratch):
         """`dispatch.weight_gradient` with rounded operands."""
         if takes(x.shape[1], delta.shape[1]):
-            to, rows = start - out_first, stop - start
-            weight_gradient(x, order, delta, out, to, start, rows, apply, rate, l2, scratch)
+            weight_gradient(x, order, delta, out, part, update, scratch)
         else:
-            dispatch.weight_gradient(
-                x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch
-            )
+            dispatch.weight_gradient(x, order, delta, out, part, update, sums, scratch)
 
     return {one.__name__: one for one in (affine_rows, input_gradient_rows, weight_gradient_rows)}

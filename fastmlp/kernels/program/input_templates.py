@@ -155,7 +155,8 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
             inputs = column_of(memory, call.activations, below.units, g, rows, n_in)
             out, zero = matrix(by_weights, 0, n_in, n_weights // n_in), delta.dtype.type(0)
             scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-            weight_gradient_rows(inputs, no_order(), delta, out, 0, 0, n_in, False, zero, zero, out, scratch)
+            part, update = (0, 0, n_in), (False, zero, zero)
+            weight_gradient_rows(inputs, no_order(), delta, out, part, update, out, scratch)
         elif here.kind == PERIODIC:
             frequencies_gradient(x, g, delta, by_weights)
         if n_biases > 0:

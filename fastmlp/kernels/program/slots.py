@@ -42,8 +42,8 @@ def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
         activate_gradient(RELU, a, a, below)
 
 
-def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
-    """out = x.T @ delta, for all inputs; never with a step: `apply` is false."""
+def weight_gradient_rows(x, order, delta, out, part, update, sums, scratch):
+    """out = x.T @ delta, for all inputs; never with a step: update[0] is false."""
     weight_gradient(x, delta, scratch, out)
 
 
@@ -63,8 +63,8 @@ def add_sparse_rows(indptr, indices, values, order, w, out):
         affine_sparse_rows(bounds, indices, values, no_order(), w, start, sums, False)
 
 
-def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, apply, rate, l2):
-    """`weight_gradient_sparse`, never with a step: `apply` is false."""
+def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, update):
+    """`weight_gradient_sparse`, never with a step: update[0] is false."""
     weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
 
 

@@ -64,14 +64,14 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     w = rows_of(weights_of(call.parameters, here), before, here.n_in)
     dw = rows_of(weights_of(call.gradients, here), before, here.n_in)
     layer_rate = rate * rule.rate_factor
-    r, decay = w.dtype.type(layer_rate), w.dtype.type(l2)
+    update = plain, w.dtype.type(layer_rate), w.dtype.type(l2)
     if plain:
         if few and step == call.step:
             # A step along a gradient of 0 sets subnormal numbers to 0; after the first step none are left.
             flush(vector(w, first * n_out, width * n_out), w.dtype.type(1))
         those, ends = vector(columns, 0, listed), vector(starts, 0, listed + 1)
         # Plain SGD: the sums step the weights themselves.
-        weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
+        weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, update)
         return
     slices = call.slices + worker * call.slice_length
     together = chosen(stored, listed + 1, slice_of(call.slice_length, n_out))
@@ -86,7 +86,7 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
             else rows_of(dw, at, at + count)
         )
         ends = vector(starts, t, count + 1)
-        weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
+        weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, update)
         # With many rows next to each other a copy side by side costs more than it saves.
         if sparse_update and MOST_GATHERED * listed > width:
             step_neighbours(call, step, number, l1, l2, layer_rate, vector(columns, t, count), g)

@@ -121,7 +121,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
     delta = subrows_of(units_of(memory, call.deltas, here, rows), here.subrows, n_out)
     w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
     layer_rate = rate * rule.rate_factor
-    r, decay = w.dtype.type(layer_rate), w.dtype.type(l2)
+    update = plain, w.dtype.type(layer_rate), w.dtype.type(l2)
     together, at = last - first, first
     if streams() and not plain:
         # The rule is applied to a slice of the gradient that is still in the cache.
@@ -133,7 +133,7 @@ def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worke
         # A step of plain SGD ends the register tiles: the weights are the output, and no gradient is stored.
         g = rows_of(w, at, stop) if plain else g
         if rows > 0:
-            weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
+            weight_gradient_rows(source, order, delta, g, (at, at, stop), update, sums, scratch)
         else:  # all rows of the batch are in other processes
             clear(vector(g, 0, g.size))
         if not plain:

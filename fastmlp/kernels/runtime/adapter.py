@@ -29,7 +29,7 @@ from fastmlp.kernels.runtime.described import (
 )
 from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.kernels.tuning import VALUES, value
-from fastmlp.kernels.variant import Buffers, Choice, Work
+from fastmlp.kernels.variant import Buffers, Variant, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -47,25 +47,27 @@ EVALUATED_ROWS = 256
 """Rows of a part in `evaluate`: buffers do not grow with the data."""
 
 
-def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
+def compiled_backend(variant: Variant, entries: Entries) -> Backend:
     """Return a variant as a backend. Code is compiled, or loaded, at a function's first call."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
             "unset it, or choose backend='reference'"
         )
-    for module in choice.libraries:
+    for module in variant.libraries:
         importlib.import_module(module)
     take_constants()  # first, because `thread_us` decides the number of threads of the first step
-    made = CompiledBackend(choice, entries)
-    return Backend(name, made.predict, made.evaluate, made.gradient, made.update, made.train_chunk, made.bind)
+    made = CompiledBackend(variant, entries)
+    return Backend(
+        variant.name, made.predict, made.evaluate, made.gradient, made.update, made.train_chunk, made.bind
+    )
 
 
 class CompiledBackend:
     """The functions of a variant, as in `Backend`."""
 
-    def __init__(self, choice: Choice, entries: Entries) -> None:
-        self._choice, self._entries = choice, entries
+    def __init__(self, variant: Variant, entries: Entries) -> None:
+        self._variant, self._entries = variant, entries
         self._chunk_calls, self._predict_calls = Idle(), Idle()
 
     def predict(self, network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
@@ -79,7 +81,7 @@ class CompiledBackend:
         # A call for fewer rows than these has too small a buffer, and would take them in needlessly short
         # batches.
         if call is None or (call.rows < rows and call.rows < value("predicted_rows")):
-            call = predict_call(self._entries, self._choice.buffers, network, dtype, rows, sparse)
+            call = predict_call(self._entries, self._variant.buffers, network, dtype, rows, sparse)
         # The addresses alone: an idle call keeps nothing of a model alive.
         words = call.words
         words[PARAMETERS], words[OUT] = address_of(parameters), address_of(out)
@@ -167,7 +169,7 @@ class CompiledBackend:
         entry = self._entries.get(template, NAMES[parameters.dtype])
         # A gradient is of one batch, whose numbers must all stay for the way back.
         most = min(EVALUATED_ROWS, rows) if resting else rows
-        buffers = self._choice.buffers
+        buffers = self._variant.buffers
         if products:
             buffers = functools.partial(_with_products, buffers, products, parameters.itemsize)
         call = NetworkCall(entry, buffers, network, parameters.dtype, most, resting=resting, sparse=sparse)
@@ -193,7 +195,7 @@ class CompiledBackend:
         check_state(shape_of(network), state, optimizer.moment_rows)
         dtype = state.parameters.dtype
         entry = self._entries.get("update", NAMES[dtype])
-        call = NetworkCall(entry, self._choice.buffers, network, dtype, None, optimizer=optimizer)
+        call = NetworkCall(entry, self._variant.buffers, network, dtype, None, optimizer=optimizer)
         rates = np.array([[rate, bias_rate]])
         call.set({
             "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
@@ -275,22 +277,22 @@ class CompiledBackend:
         shared: Shared | None,
     ) -> NetworkCall:
         """Return a new call for chunks of a kind."""
-        choice, inputs, sparse = self._choice, data.inputs, isinstance(data.inputs, SparseRows)
+        variant, inputs, sparse = self._variant, data.inputs, isinstance(data.inputs, SparseRows)
         rows, dtype, program, workers, cores = chunk.most_rows, data.targets.dtype, None, 1, None
         whole = shared is None and not chunk.microbatch  # a step of this process alone, of all of its rows
-        if choice.specialize is not None and whole and isinstance(inputs, np.ndarray):
-            program = choice.specialize(network, optimizer, rows, dtype)
-        if choice.workers is not None and program is None:
+        if variant.specialize is not None and whole and isinstance(inputs, np.ndarray):
+            program = variant.specialize(network, optimizer, rows, dtype)
+        if variant.workers is not None and program is None:
             # The threads follow this rank's part of a batch, which differs from step to step.
             typical = rows if shared is None else shared.rows
             work = Work.of(network, optimizer, typical, dtype, threads)
             if isinstance(inputs, SparseRows):
                 work = work.with_inputs(inputs.numbers_of_row)
-            workers, cores = choice.workers(work), work.threads if threads is None else None
+            workers, cores = variant.workers(work), work.threads if threads is None else None
         entries, name = self._entries, NAMES[dtype]
         entry = entries.of_network(program, name) if program else entries.get("train_chunk", name)
         return NetworkCall(
-            entry, choice.buffers, network, dtype, rows, workers, optimizer=optimizer, sparse=sparse,
+            entry, variant.buffers, network, dtype, rows, workers, optimizer=optimizer, sparse=sparse,
             microbatch=chunk.microbatch, program=program, cores=cores,
         )  # fmt: skip
 

@@ -47,7 +47,7 @@ Kind = tuple[Any, ...]
 class NetworkCall(Call):
     """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
 
-    buffers : see `fastmlp.kernels.variant.Choice`
+    buffers : see `fastmlp.kernels.variant.Variant`
     rows : of a batch, with room in the buffers; None of a call on no rows
     optimizer : of the steps; None of a gradient, without steps
     resting : for the network of `resting_shape_of`; predicting : for predictions only
@@ -213,7 +213,7 @@ def predict_call(
 ) -> NetworkCall:
     """Return a call for predictions of so many rows, in batches.
 
-    buffers : see `fastmlp.kernels.variant.Choice`; sparse : for sparse inputs
+    buffers : see `fastmlp.kernels.variant.Variant`; sparse : for sparse inputs
     """
     entry, rows = entries.get("predict", NAMES[dtype]), min(rows, value("predicted_rows"))
     return NetworkCall(entry, buffers, network, dtype, rows, resting=True, predicting=True, sparse=sparse)
@@ -225,7 +225,7 @@ def predict_all(
     """Write the outputs of all models of a backend, with the bits of `predict`.
 
     The calls of a thread share memory; calls of a kind share all words but parameters and outputs.
-    buffers : see `fastmlp.kernels.variant.Choice`
+    buffers : see `fastmlp.kernels.variant.Variant`
     """
     kinds: dict[Any, NetworkCall] = {}
     calls, given, written = list[NetworkCall](), [], []

@@ -15,7 +15,7 @@ from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
 from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
-from fastmlp.kernels.variant import Choice
+from fastmlp.kernels.variant import Variant
 from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
 from fastmlp.model.state import Array
@@ -45,11 +45,11 @@ class RowPasses:
     """
 
     def __init__(
-        self, choice: Choice, entries: Entries, network: Network, parameters: Array, rows: int
+        self, variant: Variant, entries: Entries, network: Network, parameters: Array, rows: int
     ) -> None:
         dtype = parameters.dtype
         self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
-        call = NetworkCall(None, choice.buffers, network, dtype, self.rows)
+        call = NetworkCall(None, variant.buffers, network, dtype, self.rows)
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         rest, none = resting_shape_of(network), no_rules(len(network.operations))
         rest = rest.with_operations(rest.operations.copy())

@@ -15,7 +15,7 @@ from fastmlp.kernels.program.records import WORDS, Call
 from fastmlp.kernels.program.workers import run
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of_inputs
 from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, shape_of
-from fastmlp.kernels.variant import Choice, SpecializedProgram, Work
+from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
 from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
 from fastmlp.model.operations import table_marks
@@ -33,13 +33,13 @@ Runner = Callable[[], int | None]
 class CompiledSteps:
     """The steps of a variant (`fastmlp.backend.stepping.Steps`), on the state's arrays.
 
-    choice, entries : of the variant
+    variant, entries : of the backend
     batch : as in `Steps`; key : of the dropout masks
     """
 
     def __init__(
         self,
-        choice: Choice,
+        variant: Variant,
         entries: Entries,
         network: Network,
         optimizer: Optimizer,
@@ -48,7 +48,7 @@ class CompiledSteps:
         key: int,
         threads: int,
     ) -> None:
-        self._choice, self._entries, self._network, self._optimizer = choice, entries, network, optimizer
+        self._variant, self._entries, self._network, self._optimizer = variant, entries, network, optimizer
         self._state, self._batch, self._key, self._threads = state, batch, key, threads
         self._most_rows = len(batch.inputs)
         self._dtype = state.parameters.dtype
@@ -170,7 +170,7 @@ class CompiledSteps:
         state = self._state
         entry = self._entries.of_network(program, NAMES[self._dtype]) if program else None
         call = NetworkCall(
-            entry, self._choice.buffers, self._network, self._dtype, rows, workers,
+            entry, self._variant.buffers, self._network, self._dtype, rows, workers,
             optimizer=self._optimizer, sparse=sparse, program=program,
         )  # fmt: skip
         given = self._batch._asdict()
@@ -201,7 +201,7 @@ class CompiledSteps:
 
     def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Runner]:
         """Return the call of steps on so many rows, and its runner."""
-        program, specialize, workers = None, self._choice.specialize, 1
+        program, specialize, workers = None, self._variant.specialize, 1
         if specialize is not None and dense:
             program = specialize(self._network, self._optimizer, rows, self._dtype)
         if program is None:
@@ -219,14 +219,14 @@ class CompiledSteps:
 
     def _workers(self, rows: int) -> int:
         """Return how many workers take a batch of so many rows."""
-        choice = self._choice
-        if self._threads == 1 or choice.workers is None or choice.seconds is None:
+        variant = self._variant
+        if self._threads == 1 or variant.workers is None or variant.seconds is None:
             return 1
         if rows not in self._workers_for:
             work = Work.of(self._network, self._optimizer, rows, self._dtype, self._threads)
-            pays = choice.seconds(work._replace(threads=1)) >= SHARED_SECONDS
+            pays = variant.seconds(work._replace(threads=1)) >= SHARED_SECONDS
             most = self._threads if rows == self._most_rows else self._workers(self._most_rows)
-            self._workers_for[rows] = min(choice.workers(work), most) if pays else 1
+            self._workers_for[rows] = min(variant.workers(work), most) if pays else 1
         return self._workers_for[rows]
 
 

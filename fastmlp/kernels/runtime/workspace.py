@@ -80,7 +80,7 @@ def lengths(
     sparse : for sparse inputs, with columns neither gathered nor packed
     private : the length of each worker's private buffer, whole cache lines
     predicting : for logits, activations and scratch only
-    least : `variant.Choice.buffers`, the least lengths of a worker's buffers
+    least : `variant.Variant.buffers`, the least lengths of a worker's buffers
     """
     operations = network.operations
     # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.

@@ -28,7 +28,6 @@ from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise.by_vectors import step_element
 from fastmlp.kernels.elementwise.losses import row_loss
 from fastmlp.kernels.estimates import BUILT_IN
-from fastmlp.kernels.variant import Variant
 
 # --- matmuls -------------------------------------------------------------------------------------
 # The innermost loops run over the last axis, so that LLVM can vectorise them; exp and similar functions are
@@ -294,4 +293,4 @@ SLOTS = (
     *(input_gradient, output_loss, penalty, penalty_gradient, weight_gradient, weight_gradient_sparse),
 )
 
-VARIANT = Variant("baseline", None, {slot.__name__: slot for slot in SLOTS}, *BUILT_IN["baseline"])
+VARIANT = BUILT_IN["baseline"]._replace(slots={slot.__name__: slot for slot in SLOTS})

@@ -7,7 +7,6 @@ ports for float32. Packing the operands then takes more than half of a product's
 
 from fastmlp.kernels.estimates import MIXED
 from fastmlp.kernels.mixed.products import BY_TILES, slots_of
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("bfloat16_amx", fused.VARIANT, slots_of(BY_TILES), *MIXED["bfloat16_amx"])
+VARIANT = MIXED["bfloat16_amx"]._replace(base=fused.VARIANT, slots=slots_of(BY_TILES))

@@ -6,7 +6,6 @@ two ports gain nothing. Results equal bfloat16_amx up to the rounding of sums.
 
 from fastmlp.kernels.estimates import MIXED
 from fastmlp.kernels.mixed.products import BY_LANES, slots_of
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("bfloat16_avx512", fused.VARIANT, slots_of(BY_LANES), *MIXED["bfloat16_avx512"])
+VARIANT = MIXED["bfloat16_avx512"]._replace(base=fused.VARIANT, slots=slots_of(BY_LANES))

@@ -8,7 +8,7 @@ is no estimate for "auto": blas beats `fused` only in layers of one or two units
 import numpy as np
 
 from fastmlp.kernels.estimates import BUILT_IN
-from fastmlp.kernels.variant import Variant, allocating
+from fastmlp.kernels.variant import allocating
 from fastmlp.kernels.variants import baseline
 
 
@@ -33,9 +33,7 @@ def input_gradient(delta, w, scratch, out):
     np.dot(delta, w.T, out)
 
 
-VARIANT = Variant(
-    "blas",
-    baseline.VARIANT,
-    {"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
-    *BUILT_IN["blas"],
+VARIANT = BUILT_IN["blas"]._replace(
+    base=baseline.VARIANT,
+    slots={"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
 )

@@ -7,7 +7,6 @@ share a step. It wins wherever a step takes more than a few microseconds.
 
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import tiled
 
 
@@ -16,10 +15,9 @@ def streams():
     return True
 
 
-VARIANT = Variant(
-    "fused",
-    tiled.VARIANT,
-    {
+VARIANT = BUILT_IN["fused"]._replace(
+    base=tiled.VARIANT,
+    slots={
         "streams": streams,
         "affine_rows": dispatch.affine,
         "input_gradient_rows": dispatch.input_gradient,
@@ -28,5 +26,4 @@ VARIANT = Variant(
         "add_sparse_rows": sparse.add,
         "weight_gradient_sparse_rows": sparse.weight_gradient,
     },
-    *BUILT_IN["fused"],
 )

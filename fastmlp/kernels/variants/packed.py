@@ -8,9 +8,8 @@ which doubles the speed of the product. The same holds for batches whose long ro
 
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm.blocked import weight_gradient_rows
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant(
-    "packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, *BUILT_IN["packed"]
+VARIANT = BUILT_IN["packed"]._replace(
+    base=fused.VARIANT, slots={"weight_gradient_rows": weight_gradient_rows}
 )

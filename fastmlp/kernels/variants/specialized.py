@@ -12,7 +12,6 @@ layer, batch norms, custom layers, l1, clipping, custom losses of rows) run as `
 """
 
 from fastmlp.kernels.estimates import BUILT_IN
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import fused
 
-VARIANT = Variant("specialized", fused.VARIANT, {}, *BUILT_IN["specialized"])
+VARIANT = BUILT_IN["specialized"]._replace(base=fused.VARIANT)

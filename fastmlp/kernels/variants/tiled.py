@@ -23,7 +23,6 @@ from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.losses import softmax_of_rows as softmax
 from fastmlp.kernels.estimates import BUILT_IN
 from fastmlp.kernels.gemm import dispatch, sparse
-from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
 
@@ -35,7 +34,7 @@ def affine(x, w, b, scratch, out):
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     one = out.dtype.type(1)
-    dispatch.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, out, scratch)
+    dispatch.weight_gradient(x, no_order(), delta, out, (0, 0, x.shape[1]), (False, one, one), out, scratch)
 
 
 def affine_sparse(indptr, indices, values, order, w, b, out):
@@ -46,7 +45,7 @@ def affine_sparse(indptr, indices, values, order, w, b, out):
 def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
     """Contract of baseline's slot, with sums in registers."""
     one = out.dtype.type(1)
-    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, False, one, one)
+    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, (False, one, one))
 
 
 def input_gradient(delta, w, scratch, out):
@@ -99,6 +98,6 @@ SLOTS = (
 )
 INTRINSICS = {"drop_units": drop_units, "softmax": softmax, "sum_of_squares": squares_of}
 
-VARIANT = Variant(
-    "tiled", baseline.VARIANT, {**{slot.__name__: slot for slot in SLOTS}, **INTRINSICS}, *BUILT_IN["tiled"]
+VARIANT = BUILT_IN["tiled"]._replace(
+    base=baseline.VARIANT, slots={slot.__name__: slot for slot in SLOTS} | INTRINSICS
 )
