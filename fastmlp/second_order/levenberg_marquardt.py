@@ -23,8 +23,8 @@ from fastmlp.model.rows import SparseRows
 from fastmlp.second_order.objective import Vector, WholeObjective, part_of
 from fastmlp.trained.model import Model
 
-BLOCK_BYTES = 1 << 19
-"""The bytes of derivatives of a block of rows: half of L2."""
+BLOCK_BYTES = 1 << 18
+"""The bytes of derivatives of a block of rows: half of a small L2."""
 
 LEAST_BLOCK = 256
 """The least residuals of a block: every block reads and writes J'J."""
@@ -147,7 +147,7 @@ class Equations:
         self._parameters[...] = call.parameters
         down, offset = part_of(call.room, 0, size, DOWN), 0
         gram, known = call.room[state.gram :][: state.side**2].reshape(state.side, -1), list[Vector]()
-        whole = call.room[state.jacobian :][: state.side * size].reshape(-1, size)
+        whole = call.room[state.jacobian :][: state.dual * state.side * size].reshape(-1, size)
         down[...] = gram[...] = state.square = state.counted = 0
 
         def cotangents(some: slice, logits: list[Array]) -> list[Array]:
@@ -174,7 +174,7 @@ class Equations:
         For fewer residuals the factor is of A A' + 1, with the second matrix A.
         """
         state, size, side = call.whole, call.size, call.whole.side
-        by_root = call.room[state.jacobian :][: side * size].reshape(-1, size)
+        by_root = call.room[state.jacobian :][: state.dual * side * size].reshape(-1, size)
         if state.dual:
             by_root = by_root / np.sqrt(diagonal)
             whole = by_root @ by_root.T + np.eye(side)

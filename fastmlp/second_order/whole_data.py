@@ -18,6 +18,7 @@ from fastmlp.kernels.program import whole_steps as steps
 from fastmlp.kernels.program.records import WHOLE
 from fastmlp.kernels.program.whole_steps import CURVED, LINES, TRAINED
 from fastmlp.model.backend import Backend, Chunk, Data
+from fastmlp.model.layout import aligned
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.second_order import WholeDataOptimizer
@@ -58,7 +59,8 @@ class WholeDataSteps:
         length = equations.length if equations else LINES * size + optimizer.vectors
         self.call = call = types.SimpleNamespace(
             parameters=np.full(size, np.nan), gradients=np.zeros(size), size=size, iterations=0, whole=state,
-            moments=np.zeros((optimizer.vectors, size)), curves=np.empty((6, 0)), room=np.zeros(length),
+            moments=np.zeros((optimizer.vectors, size)), curves=np.empty((6, 0)),
+            room=aligned(length, np.float64),
         )  # fmt: skip
         """Arrays and numbers by the names of `fastmlp.kernels.program.records`."""
         part_of(call.room, 0, size, CURVED)[...] = objective.curvature

@@ -147,6 +147,21 @@ def test_steps_are_those_of_the_formulas(loss, case, backend):
         np.testing.assert_allclose(model.history[name], curve, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_step_of_several_blocks_of_rows_is_that_of_all_rows(backend):
+    """362 parameters are several panels of J'J, and 800 residuals several blocks."""
+    x, sizes = np.random.default_rng(2).uniform(-2, 2, (400, 3)), [3, 60, 2]
+    y, network = np.hstack([np.sin(x[:, :1]), x[:, 1:2] * x[:, 2:]]), Network(sizes, hidden="tanh")
+    start = fit(network, x, y, epochs=0)
+    model = fit(network, x, y, 1, initial=start, backend=backend)
+    J = jacobian(sizes, start.parameters, x).reshape(-1, len(start.parameters))
+    slope = J.T @ (logits(sizes, start.parameters, x) - y).reshape(-1)
+    damping = 10 * model.history["damping"][0]  # the step was taken with
+    step = -np.linalg.solve(J.T @ J + damping * np.eye(len(slope)), slope)
+    np.testing.assert_allclose(model.parameters - start.parameters, step, rtol=1e-6, atol=1e-8)
+    assert model.history["gradient"][0] == pytest.approx(np.linalg.norm(slope) / 400, rel=1e-10)
+
+
 def test_it_reaches_the_minimum_of_scipy():
     network, noise = Network([1, 2, 1], hidden="tanh"), np.random.default_rng(5).normal(size=WAVE.shape)
     start, y = fit(network, SINE, WAVE, epochs=0), WAVE + 0.1 * noise

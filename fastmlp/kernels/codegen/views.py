@@ -192,6 +192,16 @@ def saved_of(memory, logits, operation, rows):
     return memory.at(logits + operation.saved * rows), [rows * parts, operation.saved_units // parts]
 
 
+@_viewing(2)
+def panel_of(array, start, side, left, columns):
+    """Return a panel of the upper half of a symmetric matrix, (right, right - left): columns from `left` on.
+
+    The first panel begins at element `start`; each but the last has so many columns. left : a multiple of columns
+    """
+    right = at_most(left + columns, side)
+    return array.at(start + left * (left + columns) // 2), [right, right - left]
+
+
 @_viewing(1)
 def part_of(array, start, length, number):
     """Return equal part `number` as (length,); part 0 begins at element `start`."""

@@ -136,7 +136,7 @@ TEMPLATES: dict[str, Function] = {
     )
     for name, value in vars(module).items()
     if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
-} | {name: vars(whole_templates)[name] for name in ("inner", "part_of")}
+} | {name: vars(whole_templates)[name] for name in ("combined", "inner", "part_of", "scaled")}
 
 
 def functions_of(variant: Variant) -> dict[str, Function]:

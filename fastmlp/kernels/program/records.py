@@ -151,9 +151,10 @@ WHOLE = np.dtype(
 )
 """Steps of all rows in numbers: see `whole_steps`, and `fastmlp.model.second_order` for options.
 
-known : whether the loss of the point is known, and the gradient; taken : written, the iterations of the call
-reason : written, why the steps end; single : whether numbers must be kept in float32
-loss : the objective of the point; divisor : of the loss in the history, see `Objective.value_divisor`
+known : whether the loss of the point is known, and memory has the gradient, or the units of all rows
+taken : written, the iterations of the call; reason : written, why the steps end
+single : whether numbers must be kept in float32; loss : the objective of the point
+divisor : of the loss in the history, see `Objective.value_divisor`
 scale : the factor of the objective in the equations; squares : whether the loss is a sum of squares
 dual : whether the equations are those of the residuals; side : the number of equations
 block : rows of J at a time; gram, factor, jacobian, scaled, residuals : offsets in the room

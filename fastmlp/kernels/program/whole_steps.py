@@ -258,6 +258,7 @@ def take_damped_step(call):
         growth *= 2
     scaled(1.0, start, x)
     state.loss, state.damping, state.reason = loss, damping, DAMPED
+    state.known = 0  # the passes of the last step tried are not those of this point
 
 
 def settle_evidence(call):

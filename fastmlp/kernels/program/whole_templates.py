@@ -1,8 +1,9 @@
 """The operations of `whole_steps` in compiled programs: vectors, passes over all rows, equations.
 
-Templates as in `step_templates`, for one worker. The rows of J are products of a row's inputs and deltas, and
-the slots of matrix products sum J'J. Damped equations are those of the parameters, or those of the residuals
-where there are fewer residuals (Woodbury), with small matrices factored here.
+Templates as in `step_templates`, for one worker. J is transposed: a row has a parameter's derivatives, which
+are products of inputs and deltas. Damped equations are those of the parameters, or those of the residuals
+where there are fewer residuals (Woodbury). A symmetric matrix has its upper half alone, in panels of STRIP
+columns, so that the slots of matrix products sum and factor the matrix.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -17,12 +18,13 @@ from numba import types
 from fastmlp.formulas.numbers import fma
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.row_expressions import Running
-from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.symbols import FLOATS, Symbol
-from fastmlp.kernels.codegen.vectors import Vectors, folded, of_arrays, total_of
+from fastmlp.kernels.codegen.vectors import Vectors, counted, folded, of_arrays, total_of
 from fastmlp.kernels.codegen.views import (
+    chosen,
     lesser,
     matrix,
+    panel_of,
     part_of,
     rows_of,
     span,
@@ -37,39 +39,80 @@ from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
 from fastmlp.kernels.program.whole_steps import DOWN, LINES, PENALTY, STEP
 
+STRIP = 24
+"""Columns of a panel: a multiple of the columns of the widest register tiles of all machines."""
+
 # --- vectors ----------------------------------------------------------------------------------------------
+# Loops that LLVM makes vectors of take short arrays, and up to 31 last numbers of others, one by one.
 
 
 @partial(of_arrays, result="float64")
 def inner(x, y):
-    """Return the sum of products of x and y (n,): whole vectors are added, then their lanes."""
+    """Return the sum of products of x and y (n,), of four sums that do not wait for each other."""
     build = x.builder
     v = Vectors(build, x.dtype, host().vector_bytes)
-    total = Running(Symbol(build, v.zero))
+    totals = [Running(Symbol(build, v.zero)) for _ in range(4)]
 
-    def add(i, mask):
+    def add(i, mask, total):
         terms = (Symbol(build, v.load(v.shift(one.data, i * v.itemsize), mask)) for one in (x, y))
         total.value = fma(*terms, total.value)
 
-    v.over(x.units, add)
-    found = folded(build, total.value, lambda a, b: a + b).value
+    whole = x.units - x.units % (4 * v.lanes)
+    with counted(build, whole, 4 * v.lanes) as i:
+        for part, total in enumerate(totals):
+            add(i + part * v.lanes, None, total)
+    v.over(x.units - whole, lambda i, mask: add(whole + i, mask, totals[0]))
+    first, second, third, fourth = (total.value for total in totals)
+    found = folded(build, (first + second) + (third + fourth), lambda a, b: a + b).value
     return found if x.dtype == types.float64 else build.fpext(found, FLOATS[types.float64])
 
 
+def write_each(formula, out, *arrays):
+    """Write out (n,) = formula(numbers of arrays (n,)), by vectors."""
+    build = out.builder
+    v = Vectors(build, out.dtype, host().vector_bytes)
+
+    def write(i, mask):
+        at = i * v.itemsize
+        found = formula(*(Symbol(build, v.load(v.shift(one.data, at), mask)) for one in arrays))
+        v.store(found.value, v.shift(out.data, at), mask)
+
+    v.over(out.units, write)
+
+
+@of_arrays
 def scaled(factor, x, out):
     """out (n,) = factor * x"""
-    wide_vectors()
-    by = x.dtype.type(factor)
-    for i in range(len(out)):
-        out[i] = by * x[i]
+    write_each(lambda a: a * factor, out, x)
 
 
+@of_arrays
+def multiplied(x, y, out):
+    """out (n,) = x * y"""
+    write_each(lambda a, b: a * b, out, x, y)
+
+
+@of_arrays
 def combined(x, factor, y, out):
     """out (n,) = x + factor * y"""
-    wide_vectors()
-    by = x.dtype.type(factor)
-    for i in range(len(out)):
-        out[i] = x[i] + by * y[i]
+    write_each(lambda a, b: fma(b, factor, a), out, x, y)
+
+
+@of_arrays
+def subtract_rows(u, a, i, first, out):
+    """out (m,) -= rows k < i of a (n, ..) from column `first` on, times numbers (k, i) of u (n, n)."""
+    build = out.builder
+    v = Vectors(build, out.dtype, host().vector_bytes)
+
+    def subtract(j, mask):
+        offset = v.shift(out.data, j * v.itemsize)
+        total = Running(Symbol(build, v.load(offset, mask)))
+        with counted(build, i) as k:
+            row, factor = v.load(a.at(k, first + j), mask), v.broadcast(u.at(k, i))
+            total.value = fma(-Symbol(build, factor), Symbol(build, row), total.value)
+        v.store(total.value.value, offset, mask)
+
+    v.over(out.units, subtract)
 
 
 def add_products(x, y, out):
@@ -123,40 +166,37 @@ def loss_at(call):
 
 
 def form_equations(call):
-    """Write J'r to the line DOWN, and J'J, of a chain; where there are fewer residuals, J alone."""
-    state, rows, size, outputs = call.whole, call.samples, call.size, call.n_out
+    """Write J'r to the line DOWN, and J'J, of a chain; where there are fewer residuals, J alone.
+
+    The logits and activations of all rows are those of the last loss, which was taken at this point.
+    """
+    state, rows, size, outputs, room = call.whole, call.samples, call.size, call.n_out, call.room
     scratch = part_of(call.memory, call.scratch, call.scratch_length, 0)
-    side, down, product = (
-        state.side,
-        part_of(call.room, 0, call.size, DOWN),
-        part_of(call.room, 0, call.size, STEP),
-    )
-    gram, some = vector(call.room, state.gram, side * side), vector(call.room, state.factor, side * side)
+    down, dual = part_of(room, 0, size, DOWN), state.dual != 0
     clear(down)
-    clear(gram)
-    state.square = state.counted = 0.0
+    state.square = state.counted = state.total_diagonal = 0.0
     for at in range(0, rows, state.block):
         stop = lesser(at + state.block, rows)
-        rows_forward(call, 0, rows, at, stop, 0, call.depth, 0, 0)
         count = outputs * (stop - at)
-        offset = state.jacobian + state.dual * at * outputs * size
-        jacobian = matrix(call.room, offset, count, size)
-        residuals = vector(call.room, state.residuals, count)
+        begin, apart = state.jacobian + chosen(dual, outputs * at, 0), chosen(dual, state.side, count)
+        residuals = vector(room, state.residuals, count)
         for output in range(outputs):
             first = output * (stop - at)
             seed_output(call, output, at, stop, span(residuals, first, first + stop - at))
             rows_backward(call, 0, rows, rows, at, stop, 0, call.depth, 0, 0)
-            multiply_rows(call, at, stop, rows_of(jacobian, first, first + stop - at))
+            multiply_rows(call, at, stop, begin + first, apart)
         state.square += inner(residuals, residuals)
-        weight_gradient(jacobian, matrix(residuals, 0, count, 1), scratch, matrix(product, 0, size, 1))
-        combined(down, 1.0, product, down)
-        if state.dual == 0:
-            weight_gradient(jacobian, jacobian, scratch, matrix(some, 0, size, size))
-            combined(gram, 1.0, some, gram)
-    state.total_diagonal = 0.0
-    for i in range(side):
-        row = vector(call.room, state.jacobian + i * size, size)
-        state.total_diagonal += inner(row, row) if state.dual != 0 else gram[i * side + i]
+        for i in range(size):
+            column = vector(room, begin + i * apart, count)
+            down[i] += inner(column, residuals)
+            state.total_diagonal += inner(column, column)
+        for left in range(0, chosen(dual, 0, size), STRIP):
+            panel = panel_of(room, chosen(at > 0, state.factor, state.gram), size, left, STRIP)
+            jacobian = matrix(room, begin, panel.shape[0], count)
+            input_gradient(jacobian, rows_of(jacobian, left, panel.shape[0]), scratch, panel)
+            if at > 0:
+                gram = vector(panel_of(room, state.gram, size, left, STRIP), 0, panel.size)
+                combined(gram, 1.0, vector(panel, 0, panel.size), gram)
     for i in range(rows):
         state.counted += outputs if call.weights[i] != 0 else 0
 
@@ -178,15 +218,12 @@ def seed_output(call, output, at, stop, residuals):
             delta[i, j] = -z[i, j] if sigmoid else 1.0
     if sigmoid:  # 1 - a, without its rounding
         activate(here.activation, delta, delta)
-        for i in range(z.shape[0]):
-            delta[i, output] = delta[i, output] * a[i, output]
-    elif softmax:
-        for i in range(z.shape[0]):
-            delta[i, output] = a[i, output]
-    else:
+    elif not softmax:
         activate_gradient(here.activation, z, a, delta)
     for i in range(z.shape[0]):
         slope, weight = delta[i, output], call.weights[at + i]
+        if sigmoid or softmax:
+            slope *= a[i, output]
         factor = 0.0
         if weight > 0.0 and (squares or slope > 0.0):
             factor = math.sqrt(weight if squares else weight / slope)
@@ -196,19 +233,32 @@ def seed_output(call, output, at, stop, residuals):
         delta[i, output] = factor * slope * (1.0 - a[i, output] if softmax else 1.0)
 
 
-def multiply_rows(call, at, stop, out):
-    """out (rows, P) = the derivatives by all parameters of rows [at, stop), whose deltas are in memory."""
-    x = rows_of(call.inputs, at, stop)
+def multiply_rows(call, at, stop, begin, apart):
+    """Write the derivatives by all parameters of rows [at, stop), whose deltas are in memory.
+
+    begin, apart : the offset in the room of the first number, and the distance of two parameters' numbers
+    """
+    x, room, count = rows_of(call.inputs, at, stop), call.room, stop - at
     for number in range(call.depth):
         here = call.operations[number]
+        n_out = here.n_out
         delta = rows_of(units_of(call.memory, call.deltas, here, call.samples), at, stop)
-        for i in range(out.shape[0]):
-            of_row = vector(delta, i * here.n_out, here.n_out)
-            for k in range(here.n_in):
-                offset = i * call.size + here.weights + k * here.n_out
-                scaled(x[i, k], of_row, vector(out, offset, here.n_out))
-            offset = i * call.size + here.biases
-            scaled(1.0 if here.trains_bias else 0.0, of_row, vector(out, offset, here.n_out))
+        biases = begin + here.biases * apart
+        for j in range(n_out):
+            column = vector(room, biases + j * apart, count)
+            for i in range(count):
+                column[i] = delta[i, j]
+        for k in range(here.n_in):
+            weights = begin + (here.weights + k * n_out) * apart
+            column = vector(room, weights + (n_out - 1) * apart, count)  # the last product is written here
+            for i in range(count):
+                column[i] = x[i, k]
+            for j in range(n_out):
+                by_bias, out = biases + j * apart, weights + j * apart
+                multiplied(column, vector(room, by_bias, count), vector(room, out, count))
+        if not here.trains_bias:
+            for j in range(n_out):
+                clear(vector(room, biases + j * apart, count))
         x = rows_of(units_of(call.memory, call.activations, here, call.samples), at, stop)
 
 
@@ -220,58 +270,51 @@ def factor_equations(call, diagonal):
 
     The matrix is J'J + diagonal, or JD (JD)' + 1 with D = diagonal ** -0.5 where there are fewer residuals.
     """
-    state, side, size = call.whole, call.whole.side, call.size
-    factor = matrix(call.room, state.factor, side, side)
-    if state.dual == 0:
-        scaled(1.0, vector(call.room, state.gram, side * side), vector(call.room, state.factor, side * side))
-        for i in range(side):
-            factor[i, i] += diagonal[i]
-        return cholesky(factor)
-    jacobian = matrix(call.room, state.jacobian, side, size)
-    by_root = matrix(call.room, state.scaled, side, size)
-    roots = part_of(call.room, 0, size, STEP)
-    for j in range(size):
-        roots[j] = 1.0 / math.sqrt(diagonal[j])
-    for i in range(side):
-        for j in range(size):
-            by_root[i, j] = jacobian[i, j] * roots[j]
-    scratch = part_of(call.memory, call.scratch, call.scratch_length, 0)
-    input_gradient(by_root, by_root, scratch, factor)
-    for i in range(side):
-        factor[i, i] += 1.0
-    return cholesky(factor)
+    state, side, size, room = call.whole, call.whole.side, call.size, call.room
+    scratch, dual = part_of(call.memory, call.scratch, call.scratch_length, 0), call.whole.dual != 0
+    for left in range(0, side, STRIP):
+        panel = panel_of(room, state.factor, side, left, STRIP)
+        right, width = panel.shape
+        if not dual:
+            gram = panel_of(room, state.gram, side, left, STRIP)
+            scaled(1.0, vector(gram, 0, gram.size), vector(panel, 0, panel.size))
+        else:  # strips of D J' in place of panels
+            strip = matrix(room, state.scaled + left * size, size, width)
+            for j in range(size):
+                row = vector(room, state.jacobian + j * side + left, width)
+                scaled(1.0 / math.sqrt(diagonal[j]), row, vector(strip, j * width, width))
+            for top in range(0, right, STRIP):
+                bottom = lesser(top + STRIP, right)
+                above = matrix(room, state.scaled + top * size, size, bottom - top)
+                weight_gradient(above, strip, scratch, rows_of(panel, top, bottom))
+        for j in range(width):
+            panel[left + j, j] += 1.0 if dual else diagonal[left + j]
+        if not eliminate_panels(call, 0, panel, left):
+            return False
+    return True
 
 
 def solve_damped(call, damping):
     """Write the step of the damped equations to the line STEP; return False where there is none."""
-    state, side, size = call.whole, call.whole.side, call.size
-    down, step, diagonal = (
-        part_of(call.room, 0, call.size, DOWN),
-        part_of(call.room, 0, call.size, STEP),
-        part_of(call.room, 0, call.size, LINES),
-    )
+    state, side, size, room = call.whole, call.whole.side, call.size, call.room
+    down, step = part_of(room, 0, size, DOWN), part_of(room, 0, size, STEP)
+    diagonal, penalty = part_of(room, 0, size, LINES), part_of(room, 0, size, PENALTY)
     for i in range(size):
-        diagonal[i] = damping + part_of(call.room, 0, call.size, PENALTY)[i]
+        diagonal[i] = damping + penalty[i]
     if not factor_equations(call, diagonal):
         return False
-    factor = matrix(call.room, state.factor, side, side)
     if state.dual == 0:
         scaled(-1.0, down, step)
-        solve_lower(factor, step)
-        solve_upper(factor, step)
+        solve(call, step)
         return True
-    by_root, found = matrix(call.room, state.scaled, side, size), vector(call.room, state.residuals, side)
+    found = vector(room, state.residuals, side)
+    clear(found)
     for i in range(size):  # without J; what J changes is of its rank
-        diagonal[i] = math.sqrt(diagonal[i])
-        step[i] = down[i] / diagonal[i]
-    for i in range(side):
-        found[i] = inner(vector(by_root, i * size, size), step)
-    solve_lower(factor, found)
-    solve_upper(factor, found)
-    for i in range(side):
-        combined(step, -found[i], vector(by_root, i * size, size), step)
+        step[i] = -down[i] / diagonal[i]
+        combined(found, -step[i], vector(room, state.jacobian + i * side, side), found)
+    solve(call, found)
     for i in range(size):
-        step[i] = -step[i] / diagonal[i]
+        step[i] += inner(vector(room, state.jacobian + i * side, side), found) / diagonal[i]
     return True
 
 
@@ -280,66 +323,70 @@ def determined_by(call, ratio, most):
 
     ratio : the precision of the prior over that of the noise
     """
-    state, side, diagonal = call.whole, call.whole.side, part_of(call.room, 0, call.size, LINES)
+    state, side, room, dual = call.whole, call.whole.side, call.room, call.whole.dual != 0
+    diagonal, trace = part_of(room, 0, call.size, LINES), 0.0
     for i in range(call.size):
         diagonal[i] = ratio
     if ratio == 0.0 or not factor_equations(call, diagonal):
         return min(float(side), most)
-    factor, row, trace = (
-        matrix(call.room, state.factor, side, side),
-        part_of(call.room, 0, call.size, STEP),
-        0.0,
-    )
-    if state.dual != 0:
-        row = vector(call.room, state.residuals, side)
-    for i in range(side):  # of the inverse: the sum of squares of the inverse factor
-        clear(row)
-        row[i] = 1.0
-        solve_lower(factor, row)
-        trace += inner(row, row)
-    return side - (trace if state.dual != 0 else ratio * trace)
+    for left in range(0, side, STRIP):  # of the inverse: the sum of squares of the inverse factor
+        offset, width = chosen(dual, state.scaled, state.jacobian), lesser(STRIP, side - left)
+        columns, numbers = matrix(room, offset, side, width), vector(room, offset, side * width)
+        clear(numbers)
+        for i in range(width):
+            columns[left + i, i] = 1.0
+        eliminate_panels(call, left, columns, side)
+        trace += inner(numbers, numbers)
+    return side - (trace if dual else ratio * trace)
 
 
-def cholesky(a):
-    """Replace the upper half of a (n, n) by U with U'U = a; return False where a is not positive definite.
+def eliminate_panels(call, first, a, left):
+    """Replace a (rows, m) by X with U'X = a, of U in panels; return False where there is no U.
 
-    A row stays in L1 while earlier rows are subtracted, four at a time.
+    first : of the rows that are not 0; left : of the panel that a is, whose U is found, or `side`
     """
-    n = a.shape[0]
-    for i in range(n):
-        row, together = vector(a, i * n + i, n - i), i // 4 * 4
-        for k in range(0, together, 4):
-            subtract_rows(a, k, i, row)
-        for k in range(together, i):
-            combined(row, -a[k, i], vector(a, k * n + i, n - i), row)
-        if not a[i, i] > 0.0:
+    room, offset, side = call.room, call.whole.factor, call.whole.side
+    scratch = part_of(call.memory, call.scratch, call.scratch_length, 0)
+    for top in range(first, a.shape[0], STRIP):
+        above = panel_of(room, offset, side, top, STRIP)
+        bottom = above.shape[0]
+        block = rows_of(a, top, bottom)
+        if top > first:
+            numbers = vector(block, 0, block.size)
+            behind = offset + side * side - block.size  # all panels
+            some = matrix(room, behind, bottom - top, a.shape[1])
+            weight_gradient(rows_of(above, first, top), rows_of(a, first, top), scratch, some)
+            combined(numbers, -1.0, vector(some, 0, some.size), numbers)
+        if not eliminate(rows_of(above, top, bottom), block, top == left):
             return False
-        scaled(1.0 / math.sqrt(a[i, i]), row, row)
     return True
 
 
-def subtract_rows(u, k, i, out):
-    """out (n - i,) -= rows k to k + 3 of u (n, n) from column i on, times the rows' numbers in column i"""
-    wide_vectors()
-    n, count = u.shape[1], len(out)
-    first, second = vector(u, k * n + i, count), vector(u, (k + 1) * n + i, count)
-    third, fourth = vector(u, (k + 2) * n + i, count), vector(u, (k + 3) * n + i, count)
-    a, b, c, d = u[k, i], u[k + 1, i], u[k + 2, i], u[k + 3, i]
-    for j in range(count):
-        out[j] -= a * first[j] + b * second[j] + c * third[j] + d * fourth[j]
+def eliminate(u, a, factors):
+    """Replace a (n, m) by X with U'X = a, of U in the upper half of u (n, n).
+
+    factors : whether u is a, a symmetric matrix that U is found of; then return False where there is no U
+    """
+    n, m = a.shape
+    for i in range(n):
+        first = i if factors else 0
+        row = vector(a, i * m + first, m - first)
+        subtract_rows(u, a, i, first, row)
+        if not u[i, i] > 0.0:
+            return False
+        scaled(1.0 / (math.sqrt(u[i, i]) if factors else u[i, i]), row, row)
+    return True
 
 
-def solve_lower(u, x):
-    """x (n,) = the solution of U' y = x, of the upper half of u."""
-    n = u.shape[0]
-    for k in range(n):
-        x[k] /= u[k, k]
-        rest = span(x, k + 1, n)
-        combined(rest, -x[k], vector(u, k * n + k + 1, n - k - 1), rest)
-
-
-def solve_upper(u, x):
-    """x (n,) = the solution of U y = x, of the upper half of u."""
-    n = u.shape[0]
-    for k in range(n - 1, -1, -1):
-        x[k] = (x[k] - inner(vector(u, k * n + k + 1, n - k - 1), span(x, k + 1, n))) / u[k, k]
+def solve(call, x):
+    """x (side,) = the solution of U'U y = x, of U in panels."""
+    side = call.whole.side
+    eliminate_panels(call, 0, matrix(x, 0, side, 1), side)
+    for left in range((side - 1) // STRIP * STRIP, -1, -STRIP):
+        panel = panel_of(call.room, call.whole.factor, side, left, STRIP)
+        right, width = panel.shape
+        for k in range(right - 1, -1, -1):
+            begin = chosen(k < left, left, k + 1)
+            x[k] -= inner(vector(panel, k * width + begin - left, right - begin), span(x, begin, right))
+            if k >= left:
+                x[k] /= panel[k, k - left]
