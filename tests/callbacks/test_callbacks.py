@@ -554,6 +554,7 @@ def test_a_training_ends_where_its_best_is_worse_than_the_median_of_means():
     assert epochs_of([better, better, worse, better]) == [4, 4, 2, 4]
     assert epochs_of([better, better, worse], least=3) == [4, 4, 4]
     assert epochs_of([better, better, worse], first_epoch=3) == [4, 4, 4]  # which is better by then
+    assert epochs_of([[4.0, 0.0, 0.0, 0.0]] * 2 + [[1.0] * 4]) == [4, 4, 4]  # better than means, not than all
 
 
 def test_the_greatest_may_be_the_best_and_nan_is_the_worst():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from sklearn.datasets import load_digits
 from support.resuming import StopAt
 from support.selection import matrix
@@ -92,6 +93,13 @@ every_case = pytest.mark.parametrize(("name", "dtype"), CASES)
 every_stop = pytest.mark.parametrize("stop", STOPS)
 every_backend = pytest.mark.parametrize("backend", ["reference", pytest.param("fused", marks=matrix)])
 """`fused`, which wrote the files, compiles for each case: half a minute."""
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_then():
+    """The trainings of the files had a BLAS of two threads, without which the reference does not go on."""
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        yield
 
 
 @every_backend

@@ -451,9 +451,6 @@ def test_others_train_as_by_fit(given):
     assert_same(model, fit(SMALL, options.pop("X", X)[rows], Y[rows], **{**OPTIONS, **options}))
 
 
-WEIGHTS, BIASES = [np.ones((10, 4)), np.ones((4, 1))], [np.ones(4), np.ones(1)]
-
-
 def test_what_raises_while_it_is_read_is_read_once():
     def weights():
         yield np.ones((10, 4))

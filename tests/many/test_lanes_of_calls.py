@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from support.callbacks import calling
 from support.custom_pieces import gated
-from support.lane_networks import ALONE, X, Y, network
 from support.noted import noted
+from support.problems import data_set
 from support.resuming import assert_same
 from support.selection import matrix
 
@@ -26,6 +26,13 @@ from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.many import blocks, preparing, trainings
 from fastmlp.many import lanes as many_lanes
 from fastmlp.system import notices
+
+X, Y = data_set("diabetes", 48)
+ALONE = {"backend": "fused", "progress": False}
+
+
+def network(number):
+    return Network([10, 4, 1], hidden="tanh", l2=0.01 * (1 + number), dropout=0.1 * (1 + number % 3))
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])

@@ -7,11 +7,19 @@ import pickle
 
 import numpy as np
 import pytest
-from support.continued_fits import X, Y, fit
+from support.problems import data_set
 from support.resuming import StopAt, assert_same
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Checkpoint, Cosine, EarlyStopping, Network, RMSprop, Warmup
+
+X, Y = data_set("diabetes", 50)
+NETWORK, ADAM = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01), Adam(Cosine(0.01, 5))
+
+
+def fit(epochs, x=X, y=Y, network=NETWORK, **options):
+    given = {"optimizer": ADAM, "batch_size": 16, "seed": 1, "backend": "reference", **options}
+    return fastmlp.fit(network, x, y, epochs=epochs, **given)
 
 
 def test_without_a_seed_the_model_has_it():
