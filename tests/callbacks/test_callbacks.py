@@ -14,7 +14,7 @@ import threadpoolctl
 from support.callbacks import calling
 from support.refusals import refusals
 from support.resuming import StopAt, assert_same
-from support.selection import some_backends
+from support.selection import crossed, some_backends
 from support.small_fits import SMALL, X, Y, fit
 
 import fastmlp
@@ -464,8 +464,9 @@ def test_a_schedule_goes_on_times_the_factor():
     np.testing.assert_allclose(rates.rates[:39], expected[:39], rtol=1e-14)
 
 
-@pytest.mark.parametrize("rate", [0.3, fastmlp.Exponential(0.3, 0.97), fastmlp.Cosine(0.3, 90, unit="step")])
-@pytest.mark.parametrize("blocks", [False, True])
+@crossed(
+    blocks=[False, True], rate=[0.3, fastmlp.Exponential(0.3, 0.97), fastmlp.Cosine(0.3, 90, unit="step")]
+)
 def test_a_resumed_training_has_the_rate_that_it_had(rate, blocks, tmp_path, chunks):
     def callbacks():
         return [ReduceLROnPlateau(patience=1, factor=0.5, cooldown=2, min_lr=0.01)]
