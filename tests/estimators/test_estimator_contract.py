@@ -17,6 +17,8 @@ from support.selection import few
 
 import fastmlp
 
+pytestmark = unconverged
+
 
 def checks(backend):
     return parametrize_with_checks([getattr(fastmlp, name)(backend=backend) for name in NAMES])
@@ -64,7 +66,6 @@ def test_tags_and_public_names_are_scikit_learns(name):
 # --- copies, pickles, arrays put in by hand ----------------------------------------------------------
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_copies_and_pickles_predict_and_train_on(name, backend):
@@ -81,7 +82,6 @@ def test_copies_and_pickles_predict_and_train_on(name, backend):
     assert_same(twin.fit(X, y_for(name)), make(fastmlp, name, backend=backend).fit(X, y_for(name)), X, 0.0)
 
 
-@unconverged
 @each
 def test_arrays_put_in_by_hand_count(name):
     estimators = pair(name)
@@ -99,7 +99,6 @@ def test_arrays_put_in_by_hand_count(name):
 # --- one fit after another --------------------------------------------------------------------------------
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 def test_a_warm_start_goes_on(name, solver):
@@ -111,7 +110,6 @@ def test_a_warm_start_goes_on(name, solver):
     assert_same(estimators[1], estimators[0], X, 1e-10)
 
 
-@unconverged
 @each
 def test_a_warm_start_after_early_stopping_goes_on(name):
     estimators = pair(name, warm_start=True, early_stopping=True, learning_rate_init=0.1, alpha=0.1)
@@ -121,7 +119,6 @@ def test_a_warm_start_after_early_stopping_goes_on(name):
     assert_same(estimators[1], estimators[0], X, 1e-10)
 
 
-@unconverged
 @pytest.mark.parametrize(("dtype", "power"), [(np.float32, 20), (np.float64, 100)])
 def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
     options = {"solver": "sgd", "learning_rate": "invscaling", "power_t": power, "learning_rate_init": 0.1}
@@ -129,7 +126,6 @@ def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
     assert_same(ours, theirs, X, 50 * np.finfo(dtype).eps)
 
 
-@unconverged
 @pytest.mark.parametrize("backend", few(["reference", "baseline", "tiled", "fused"]))
 def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
     theirs, ours = pair("MLPRegressor", loss="poisson")
@@ -139,7 +135,6 @@ def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
 
 
-@unconverged
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_where_no_score_is_a_number_the_start_is_kept():
     options = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity", "batch_size": 20}
@@ -151,7 +146,6 @@ def test_where_no_score_is_a_number_the_start_is_kept():
         np.testing.assert_array_equal(got, expected)
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -173,7 +167,6 @@ def test_partial_fit_goes_on_after_itself_and_after_fit(name, solver, rate):
     assert_same(estimators[1], estimators[0], X, 1e-10)
 
 
-@unconverged
 def test_partial_fit_with_lbfgs_ignores_early_stopping():
     estimators = pair("MLPRegressor", solver="lbfgs", early_stopping=True)
     for _ in range(2):
@@ -182,7 +175,6 @@ def test_partial_fit_with_lbfgs_ignores_early_stopping():
         assert_same(estimators[1], estimators[0], X, 1e-10)
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"shuffle": False}])
 def test_a_random_state_is_drawn_from_as_scikit_learn_does(name, options):

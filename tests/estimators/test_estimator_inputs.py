@@ -18,10 +18,11 @@ from fastmlp import MLPClassifier
 from fastmlp.estimators.classifier import accuracy, binarizer_of
 from fastmlp.estimators.rows import rows_of
 
+pytestmark = unconverged
+
 
 # scikit-learn 1.7 asks polars for what polars deprecates.
 @pytest.mark.filterwarnings("ignore:Support for the dataframe interchange:DeprecationWarning")
-@unconverged
 @each
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_data_frames_bring_their_names(name, library):
@@ -38,7 +39,6 @@ def test_data_frames_bring_their_names(name, library):
             estimator.predict(swapped)
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
 @pytest.mark.parametrize(
@@ -55,7 +55,6 @@ def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options):
     np.testing.assert_array_equal(sparse.predict(form(rows)), dense.predict(rows))
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("layout", ["fortran", "strided", "integers", "read-only", "float32"])
 def test_any_layout_predicts_the_same(name, layout):
@@ -73,7 +72,6 @@ def test_any_layout_predicts_the_same(name, layout):
     np.testing.assert_allclose(estimator.predict(other), expected, rtol=1e-12)
 
 
-@unconverged
 @each
 def test_float32_stays_and_dtype_decides(name):
     narrow = X.astype(np.float32)
@@ -86,7 +84,6 @@ def test_float32_stays_and_dtype_decides(name):
     assert make(fastmlp, name, solver="lbfgs").fit(narrow, y_for(name)).coefs_[0].dtype == np.float32
 
 
-@unconverged
 def test_labels_come_back_as_they_went_in():
     words = np.array(["setosa", "versicolor", "virginica"])[Y]
     several = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
@@ -105,7 +102,6 @@ def test_labels_come_back_as_they_went_in():
 SEVERAL = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
 
 
-@unconverged
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
 @pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 120)])
 def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
@@ -117,7 +113,6 @@ def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
     np.testing.assert_array_equal(ours.predict(X).toarray(), theirs.predict(X))
 
 
-@unconverged
 @pytest.mark.parametrize("metric", ["loss", "f1_micro", lambda e, X, y: e.score(X, y)])
 def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
     sparse, dense = (
@@ -127,7 +122,6 @@ def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
     assert sparse.validation_scores_ == dense.validation_scores_
 
 
-@unconverged
 @pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
 def test_sparse_targets_train_as_dense_ones(options):
     targets = np.c_[np.maximum(TARGETS, 0), TARGETS]
@@ -145,7 +139,6 @@ BOOLEANS = [
 ]
 
 
-@unconverged
 @each
 @pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
 def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):
@@ -154,7 +147,6 @@ def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, 
     assert ours.get_params()[parameter] is value
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("solver", ["adam", fastmlp.SparseAdam(0.01)])
 def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):

@@ -17,8 +17,9 @@ from support.problems import data_set
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
 
+pytestmark = unconverged
 
-@unconverged
+
 @each
 @pytest.mark.parametrize(
     "options",
@@ -120,7 +121,6 @@ ALL_REFUSALS = [
 ]
 
 
-@unconverged
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(("name", "what", "act"), ALL_REFUSALS)
 def test_errors_have_scikit_learns_words(name, what, act):
