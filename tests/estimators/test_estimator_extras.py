@@ -142,19 +142,20 @@ def test_a_schedule_goes_on_in_partial_fit():
 
 
 def test_a_search_by_lbfgs_goes_on_with_a_smaller_ftol():
+    rows = X[:60], Y[:60]
     options = {"solver": "lbfgs", "max_iter": 10**4, "tol": 1e-9, "alpha": 1.0}
-    fits = [classifier(ftol=ftol, **options).fit(X, Y) for ftol in (1e-3, FTOL, 1e-13)]
+    fits = [classifier(ftol=ftol, **options).fit(*rows) for ftol in (1e-3, FTOL, 1e-13)]
     iterations, losses = ([getattr(one, name) for one in fits] for name in ("n_iter_", "loss_"))
     assert iterations[0] < iterations[1] < iterations[2]
     assert losses[0] > losses[1] > losses[2]
-    assert_same(classifier(**options).fit(X, Y), fits[1], X, 0.0)
+    assert_same(classifier(**options).fit(*rows), fits[1], rows[0], 0.0)
     # Without a hidden layer roundings grow little, and scikit-learn's search ends where SciPy's ftol says.
     options |= {"hidden_layer_sizes": (), "random_state": 0}
-    theirs = sklearn.neural_network.MLPClassifier(**options).fit(X, Y)
-    assert classifier(**options).fit(X, Y).n_iter_ == theirs.n_iter_
-    assert classifier(ftol=FTOL / 10, **options).fit(X, Y).n_iter_ > theirs.n_iter_
+    theirs = sklearn.neural_network.MLPClassifier(**options).fit(*rows)
+    assert classifier(**options).fit(*rows).n_iter_ == theirs.n_iter_
+    assert classifier(ftol=FTOL / 10, **options).fit(*rows).n_iter_ > theirs.n_iter_
     with pytest.raises(ValueError, match="The 'ftol' parameter of MLPClassifier must be a float"):
-        classifier(ftol=-1.0).fit(X, Y)
+        classifier(ftol=-1.0).fit(*rows)
 
 
 def test_init_takes_schemes_and_arrays():

@@ -88,9 +88,8 @@ LARGE = {
 """Sizes, rows, batch size, epochs, dtype, loss, and options of the network."""
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(one, marks=() if one == "history" else matrix) for one in LARGE]
-)
+@matrix  # a process or two each, 8 s
+@pytest.mark.parametrize("case", LARGE)
 def test_a_training_takes_little_memory_besides_its_data(case):
     sizes, rows, batch_size, epochs, dtype, *_ = LARGE[case]
     assert growth(LARGE[case]) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
@@ -156,11 +155,9 @@ print(peak() - before, "numba" in sys.modules)
 )
 
 
-OTHER_FORMS = ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")
-
-
+@matrix  # a process, 5 s
 @pytest.mark.parametrize(
-    ("form", "optimizer"), [("csr", "SGD"), *(pytest.param(*other, marks=matrix) for other in OTHER_FORMS)]
+    ("form", "optimizer"), [("csr", "SGD"), ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")]
 )
 def test_sparse_inputs_take_what_the_readme_says(form, optimizer):
     rows, columns, per_row, batch, itemsize = 2000 if form == "dense" else 20_000, 20_000, 150, 100, 4

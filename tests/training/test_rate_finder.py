@@ -16,9 +16,11 @@ NETWORK = Network([64, 32, 10], "relu", "softmax", "cross_entropy")
 
 
 def test_the_proposed_rate_trains(tmp_path):
-    found = find_rate(NETWORK, X, Y, seed=0)
+    found = find_rate(NETWORK, X, Y, seed=0, backend="reference")
     assert 1e-3 < found.rate < 3e-2  # Adam's is 1e-3 for far larger networks
-    model = fastmlp.fit(NETWORK, X, Y, epochs=20, seed=0, optimizer=fastmlp.Adam(found.rate))
+    model = fastmlp.fit(
+        NETWORK, X, Y, epochs=20, seed=0, optimizer=fastmlp.Adam(found.rate), backend="reference"
+    )
     assert model.history["loss"][-1] < 0.1
     found.plot(tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 10_000
@@ -26,7 +28,8 @@ def test_the_proposed_rate_trains(tmp_path):
 
 def test_the_search_ends_where_the_loss_grows():
     diabetes = data_set("diabetes")
-    found = find_rate(Network([10, 8, 1]), *diabetes, optimizer=SGD(momentum=0.9), seed=0, highest=100.0)
+    options = {"optimizer": SGD(momentum=0.9), "seed": 0, "highest": 100.0, "backend": "reference"}
+    found = find_rate(Network([10, 8, 1]), *diabetes, **options)
     assert len(found.rates) == len(found.losses) < 300
     assert found.losses[-1] <= 4 * found.losses.min()
     assert found.rate < found.rates[-1]
