@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import math
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import threadpoolctl
-from support.selection import some_backends
-from support.small_fits import X, Y, fit
+from support.callbacks import calling
+from support.refusals import refusals
+from support.resuming import StopAt, assert_same
+from support.selection import crossed, some_backends
+from support.small_fits import SMALL, X, Y, fit
 
 import fastmlp
-from fastmlp import SGD, Callback, EarlyStopping, TimeLimit
+from fastmlp import SGD, Callback, Checkpoint, EarlyStopping, MedianStopping, ReduceLROnPlateau, TimeLimit
 
 
 class Recorder(Callback):
@@ -61,21 +66,13 @@ def test_callbacks_are_called_at_the_end_after_an_error():
 
 @pytest.mark.parametrize("name", ["stop", "stop_training", "parameters", "layers"])
 def test_what_a_training_would_not_notice_cannot_be_set(name):
-    class Sets(Callback):
-        def on_epoch_end(self, run):
-            setattr(run, name, True)
-
     with pytest.raises(AttributeError, match=f"^run.{name} cannot be set; to end the training call run.stop"):
-        fit("reference", callbacks=[Sets()])
+        fit("reference", callbacks=[calling(on_epoch_end=lambda run: setattr(run, name, True))])
 
 
 def test_a_callback_may_stop_the_training():
-    class Stops(Callback):
-        def on_epoch_end(self, run):
-            if run.epoch == 2:
-                run.stop("enough")
-
-    model = fit("reference", callbacks=[Stops()])
+    noting = calling(on_epoch_end=lambda run: run.epoch == 2 and run.stop("enough"))
+    model = fit("reference", callbacks=[noting])
     assert model.stop_reason == "enough"
     assert len(model.history["loss"]) == 2
 
@@ -268,3 +265,319 @@ def test_a_callback_may_change_the_rate(backend):
     halved = fit(backend, callbacks=[Halve()])
     scheduled = fit(backend, optimizer=SGD(fastmlp.Exponential(0.05, 0.5), 0.5))
     np.testing.assert_array_equal(halved.parameters, scheduled.parameters)
+
+
+# --- curves that callbacks write, and what they predict under way -----------------------------------------
+
+
+class Correlation(Callback):
+    """Writes the correlation of predictions with targets; keeps the parameters of every epoch."""
+
+    def __init__(self, x=X):
+        self.x, self.kept = x, []
+
+    def on_epoch_end(self, run):
+        predicted = run.predict(self.x)[:, 0]
+        run.history.setdefault("correlation", []).append(float(np.corrcoef(predicted, Y)[0, 1]))
+        self.kept.append(run.parameters.copy())
+
+
+GROWING = {"optimizer": SGD(fastmlp.Exponential(0.02, 1.6)), "epochs": 60}
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused", "auto"])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_early_stopping_goes_by_what_another_callback_writes(backend, mode):
+    scores = Correlation()
+    stopping = EarlyStopping(3, monitor="correlation", mode=mode)
+    model = fit(backend, callbacks=[scores, stopping], **GROWING)
+    values = model.history["correlation"]
+    best = int((np.argmax if mode == "max" else np.argmin)(values))
+    assert len(values) == best + 1 + 3 < 60
+    assert (stopping.best, stopping.best_epoch) == (values[best], best + 1)
+    np.testing.assert_array_equal(model.parameters, scores.kept[best])
+    assert "correlation has not improved for 3 epochs" in model.stop_reason
+
+
+@pytest.mark.parametrize(("by", "min_delta", "epochs"), [(1, 0.0, 9), (1, 1.0, 2), (1, 0.5, 9), (-1, 0.0, 2)])
+def test_an_improvement_upwards_is_one_beyond_min_delta(by, min_delta, epochs):
+    moves = type("Moves", (Callback,), {"on_epoch_end": lambda self, run: write(run, by * run.epoch)})
+    model = fit("reference", epochs=9, callbacks=[moves(), EarlyStopping(1, min_delta, "value", "max")])
+    assert len(model.history["loss"]) == epochs
+
+
+def write(run, value):
+    run.history.setdefault("value", []).append(value)
+
+
+def test_nan_is_no_improvement():
+    nan = type("Nan", (Callback,), {"on_epoch_end": lambda self, run: write(run, np.nan)})
+    for mode in ("min", "max"):
+        model = fit("reference", epochs=9, callbacks=[nan(), EarlyStopping(2, 0, "value", mode)])
+        assert len(model.history["value"]) == 2
+
+
+def test_a_curve_that_is_written_too_late_or_never_is_reported():
+    stopping = EarlyStopping(monitor="correlation")
+    with pytest.raises(ValueError, match="finds no value of epoch 1: a callback that writes it comes before"):
+        fit("reference", callbacks=[stopping, Correlation()])
+    first = fit("reference", callbacks=[Correlation()])
+    with pytest.raises(ValueError, match=r"of epoch 5: .*; the history has: loss, correlation"):
+        first.fit_more(X, Y, epochs=1, callbacks=[stopping, Correlation()])
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_resumed_training_goes_on_with_the_curves_of_callbacks(backend, tmp_path):
+    def callbacks():
+        return [Correlation(), EarlyStopping(3, monitor="correlation", mode="max")]
+
+    path = tmp_path / "c"
+    whole = fit(backend, callbacks=callbacks(), **GROWING)
+    for epochs in (1, len(whole.history["loss"]) - 1):
+        begun = fit(backend, callbacks=[*callbacks(), Checkpoint(path)], **{**GROWING, "epochs": epochs})
+        assert fastmlp.load(path).history == begun.history
+        assert_same(fit(backend, callbacks=callbacks(), resume=path, **GROWING), whole)
+        assert_same(begun.fit_more(X, Y, epochs=60 - epochs, callbacks=callbacks()), whole)
+        with pytest.raises(fastmlp.CheckpointError, match=r"watched \('correlation', 'max'\) before"):
+            fit(backend, callbacks=[Correlation(), EarlyStopping(3)], resume=path, **GROWING)
+
+
+def test_a_curve_may_begin_late_and_hold_what_is_not_finite(tmp_path):
+    """A file of such a model could be written and not be read."""
+
+    noting = calling(on_epoch_end=lambda run: run.epoch >= 3 and write(run, np.inf))
+    model = fit("reference", callbacks=[noting, Checkpoint(tmp_path / "c")])
+    fastmlp.save(model, tmp_path / "m")
+    assert fastmlp.load(tmp_path / "m").history["value"] == [np.inf, np.inf]
+    assert len(fit("reference", epochs=5, resume=tmp_path / "c").history["value"]) == 2
+    other = model.fit_more(X[:32], Y[:32], epochs=2, callbacks=[Correlation()])
+    assert [len(other.history[name]) for name in ("loss", "value", "correlation")] == [6, 2, 2]
+
+
+@some_backends
+def test_a_run_predicts_as_a_model_with_its_parameters_would(backend):
+    class Predicts(Callback):
+        def on_train_begin(self, run):
+            self.check(run)
+
+        def on_chunk_end(self, run):
+            self.check(run)
+
+        def check(self, run):
+            self.seen = run.predict(X[:7])
+            now = fit(backend, epochs=0, initial=list(zip(*run.layers, strict=True)))
+            np.testing.assert_array_equal(self.seen, now.predict(X[:7]))
+
+    predicts = Predicts()
+    model = fit(backend, callbacks=[predicts])
+    np.testing.assert_array_equal(predicts.seen, model.predict(X[:7]))
+    plain = fit(backend)
+    np.testing.assert_array_equal(plain.parameters, model.parameters)
+
+
+def test_a_run_predicts_on_blocks_and_refuses_what_a_model_refuses():
+    scores = Correlation()
+    model = fastmlp.fit(SMALL, [(X[:20], Y[:20]), (X[20:], Y[20:])], epochs=2, seed=0, callbacks=[scores])
+    assert len(model.history["correlation"]) == 2
+    with pytest.raises(ValueError, match=r"X must have shape"):
+        fit("reference", callbacks=[Correlation(X[:, :3])])
+
+
+# --- lower rates ------------------------------------------------------------------------------------------
+
+
+STEEP = {"epochs": 40, "optimizer": SGD(0.3, 0.5)}
+"""Of rows whose targets are 0 on average: the rate is too large for the last epochs."""
+CENTRED = (Y - Y.mean()) / Y.std()
+
+
+class Rates(Callback):
+    """Writes a curve, and what the rate is once the callbacks before it have run."""
+
+    def __init__(self, curve=None):
+        self.curve, self.rates = curve, []
+
+    def on_epoch_end(self, run):
+        if self.curve is not None:
+            run.history.setdefault("value", []).append(float(self.curve[run.epoch - 1]))
+        else:
+            self.rates.append(run.learning_rate)
+
+
+def steep(backend, *callbacks, **options):
+    return fit(backend, y=CENTRED, callbacks=[*callbacks], **{**STEEP, **options})
+
+
+def drawn(rng):
+    """Options of PyTorch's and a curve that falls, rises and stays, with a NaN now and then."""
+    options = {
+        "mode": rng.choice(["min", "max"]),
+        "factor": rng.choice([0.0, 0.1, 0.5, 0.9]),
+        "patience": int(rng.integers(0, 4)),
+        "threshold": rng.choice([0.0, 1e-4, 0.05, 0.5]),
+        "threshold_mode": rng.choice(["rel", "abs"]),
+        "cooldown": int(rng.integers(0, 4)),
+        "min_lr": rng.choice([0.0, 1e-3, 0.02, 0.5]),
+        "eps": rng.choice([0.0, 1e-8, 0.01]),
+    }
+    curve = np.cumsum(rng.choice([-0.3, -0.01, -1e-5, 0.0, 0.02, 0.2], 40)) + rng.choice([-1, 0, 1, 5])
+    curve[rng.random(40) < 0.03] = np.nan
+    return options, curve
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rates_are_those_of_pytorch(seed):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    options, curve = drawn(np.random.default_rng(seed))
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler, expected = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options), []
+    for value in curve:
+        scheduler.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    rates = Rates()
+    lowers = ReduceLROnPlateau(**options, monitor="value")
+    fit("reference", epochs=40, optimizer=SGD(0.1), callbacks=[Rates(curve), lowers, rates])
+    np.testing.assert_allclose(
+        rates.rates, expected, rtol=1e-14
+    )  # a product of factors, of which each rounds
+
+
+@some_backends
+def test_steps_take_the_lower_rate(backend):
+    rates = Rates()
+    model = steep(backend, ReduceLROnPlateau(patience=2, factor=0.5, cooldown=1), rates)
+    changes = [0.3, *rates.rates[:-1]]
+    assert len({*changes}) > 2
+    again = steep(backend, optimizer=SGD(lambda epoch: changes[epoch], 0.5))
+    np.testing.assert_allclose(
+        again.parameters, model.parameters, rtol=1e-12
+    )  # rates are products of factors
+    assert model.history["loss"][-1] < steep(backend).history["loss"][-1]
+
+
+def test_a_schedule_goes_on_times_the_factor():
+    rates = Rates()
+    schedule = fastmlp.StepDecay(0.4, every=10, factor=0.5)
+    lowers = ReduceLROnPlateau(factor=0.5, patience=7, min_lr=0.06, monitor="value")
+    steep("reference", Rates([1.0] * 40), lowers, rates, optimizer=SGD(schedule))
+    expected = [0.4] * 8 + [0.2] + [0.1] * 7 + [0.06] * 3 + [0.03] * 10 + [0.015] * 10 + [0.0075]
+    np.testing.assert_allclose(rates.rates[:39], expected[:39], rtol=1e-14)
+
+
+@crossed(
+    blocks=[False, True], rate=[0.3, fastmlp.Exponential(0.3, 0.97), fastmlp.Cosine(0.3, 90, unit="step")]
+)
+def test_a_resumed_training_has_the_rate_that_it_had(rate, blocks, tmp_path, chunks):
+    def callbacks():
+        return [ReduceLROnPlateau(patience=1, factor=0.5, cooldown=2, min_lr=0.01)]
+
+    def train(*more, **options):
+        x, y = ([(X[:20], CENTRED[:20]), (X[20:], CENTRED[20:])], None) if blocks else (X, CENTRED)
+        options = {"epochs": 40, "batch_size": 16, "seed": 1, "optimizer": SGD(rate, 0.5), **options}
+        return fastmlp.fit(SMALL, x, y, callbacks=[*callbacks(), *more], backend="reference", **options)
+
+    whole = train(rates := Rates())
+    lowered = [epoch for epoch in range(1, 39) if rates.rates[epoch] < 0.6 * rates.rates[epoch - 1]]
+    assert len(lowered) >= 2
+    path = tmp_path / "c"
+    for epochs in (1, lowered[0], lowered[0] + 1, lowered[1] + 2):
+        begun = train(Checkpoint(path), epochs=epochs)
+        assert_same(train(resume=path), whole)
+        more = ([(X[:20], CENTRED[:20]), (X[20:], CENTRED[20:])],) if blocks else (X, CENTRED)
+        assert_same(begun.fit_more(*more, epochs=40 - epochs, callbacks=callbacks()), whole)
+    if not blocks:
+        chunks(steps=1)
+        train(Checkpoint(path), StopAt(4 * lowered[0] + 6))
+        assert_same(train(resume=path), whole)
+
+
+def test_a_resumed_training_watches_the_same_curve(tmp_path):
+    steep("reference", ReduceLROnPlateau(), Checkpoint(tmp_path / "c"), epochs=3)
+    with pytest.raises(fastmlp.CheckpointError, match=r"^ReduceLROnPlateau watched \('loss', 'min'\) before"):
+        steep("reference", ReduceLROnPlateau("max"), resume=tmp_path / "c")
+
+
+def test_each_model_of_many_has_its_own():
+    options = {"optimizer": SGD(0.3), "epochs": 30, "batch_size": 16, "backend": "fused"}
+    lowers = ReduceLROnPlateau(patience=0, factor=0.5)
+    models = fastmlp.fit_many(SMALL, X, CENTRED, seed=[1, 2, 3], callbacks=[lowers], **options)
+    for seed, model in zip((1, 2, 3), models, strict=True):
+        assert_same(model, fastmlp.fit(SMALL, X, CENTRED, seed=seed, callbacks=[lowers], **options))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # few epochs
+def test_the_rule_of_an_estimator_changes_the_rate_too():
+    def trained(callbacks, **options):
+        options = {"solver": "sgd", "max_iter": 6, "random_state": 0, "backend": "reference", **options}
+        return fastmlp.MLPRegressor(
+            hidden_layer_sizes=8, learning_rate_init=0.01, callbacks=callbacks, **options
+        ).fit(X, CENTRED)
+
+    rates = Rates()
+    never_better = ReduceLROnPlateau("max", factor=0.5, patience=0, threshold_mode="abs", threshold=1e9)
+    trained([never_better, rates], learning_rate="invscaling")
+    by_rule = 0.01 / (1 + 50 * np.arange(1, 7)) ** 0.5
+    np.testing.assert_allclose(
+        rates.rates, by_rule * 0.5 ** np.arange(6), rtol=1e-12
+    )  # the first epoch is better
+    with pytest.raises(ValueError, match=r"^solver='lbfgs' has no learning rate$"):
+        trained([ReduceLROnPlateau()], solver="lbfgs")
+
+
+test_mistakes_are_one_line = refusals(
+    [
+        ({"mode": "least"}, "^unknown mode 'least'; choose from: min, max"),
+        ({"factor": 1.0}, r"^factor must be in \[0, 1\), got 1.0"),
+        ({"patience": -1}, "^patience must be at least 0"),
+        ({"threshold_mode": "both"}, "^unknown threshold_mode 'both'; choose from: rel, abs"),
+        ({"cooldown": 0.5}, "^cooldown must be a whole number"),
+        ({"min_lr": [0.1]}, "^min_lr must be a number"),
+    ],
+    ReduceLROnPlateau,
+)
+
+
+# --- the median rule ---------------------------------------------------------------------------------------
+
+
+def epochs_of(curves, **options):
+    """How many epochs models take one after another, whose values are these curves."""
+    rule = MedianStopping(**{"first_epoch": 2, "least": 2, "monitor": "value", **options})
+    return [
+        len(fit("reference", epochs=4, callbacks=[Rates(curve), copied]).history["loss"])
+        for curve, copied in zip(curves, [copy.deepcopy(rule) for _ in curves], strict=True)  # as `fit_many`
+    ]
+
+
+def test_a_training_ends_where_its_best_is_worse_than_the_median_of_means():
+    better, worse = [2.0, 1.0, 1.0, 1.0], [3.0, 3.0, 1.0, 0.0]
+    # Of the means of the first two values, 1.5 and 1.5, the median is below the third training's best, 3.
+    assert epochs_of([better, better, worse, better]) == [4, 4, 2, 4]
+    assert epochs_of([better, better, worse], least=3) == [4, 4, 4]
+    assert epochs_of([better, better, worse], first_epoch=3) == [4, 4, 4]  # which is better by then
+    assert epochs_of([[4.0, 0.0, 0.0, 0.0]] * 2 + [[1.0] * 4]) == [4, 4, 4]  # better than means, not than all
+
+
+def test_the_greatest_may_be_the_best_and_nan_is_the_worst():
+    assert epochs_of([[2.0] * 4, [2.0] * 4, [1.0] * 4], mode="max") == [4, 4, 2]
+    assert epochs_of([[2.0] * 4, [2.0] * 4, [math.nan] * 4]) == [4, 4, 2]
+
+
+def test_models_of_one_call_know_of_one_another():
+    rates = [1e-2, 1e-2, 1e-2, 1e-7]
+    models = fastmlp.fit_many(
+        SMALL, X, Y, optimizer=[fastmlp.Adam(rate) for rate in rates], epochs=30, seed=[0] * 4, threads=1,
+        callbacks=[MedianStopping(first_epoch=3, least=2)], backend="reference",
+    )  # fmt: skip
+    assert [len(model.history["loss"]) for model in models] == [30, 30, 30, 3]
+    assert "is worse than the median of" in models[-1].stop_reason
+
+
+test_mistakes_of_the_median_rule_are_one_line = refusals(
+    [
+        ({"least": 0}, "least must be at least 1, got 0"),
+        ({"first_epoch": 0}, "first_epoch must be at least 1"),
+        ({"mode": "best"}, "mode"),
+    ],
+    MedianStopping,
+)

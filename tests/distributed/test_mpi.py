@@ -194,19 +194,8 @@ def test_ctrl_c_ends_all_processes_after_the_same_epoch(tmp_path):
 @pytest.mark.slow
 def test_the_command_line_trains_over_processes():
     def printed(size, *more):
-        command = (
-            "-m",
-            "fastmlp",
-            "train",
-            "digits",
-            "--epochs",
-            "3",
-            "--quiet",
-            "--backend",
-            "fused",
-            *more,
-        )
-        code, output, errors = run(size, *command)
+        command = ["-m", "fastmlp", "train", "digits", "--epochs", "3", "--quiet", "--backend", "fused"]
+        code, output, errors = run(size, *command, *more)
         assert code == 0, errors
         return {line.split()[0]: line for line in output.splitlines() if line.strip()}
 

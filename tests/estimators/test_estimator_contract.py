@@ -9,17 +9,15 @@ import pickle
 import numpy as np
 import pytest
 import sklearn.neural_network
-from sklearn import config_context
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, cross_validate
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from support.equal_estimators import assert_same
-from support.estimator_pairs import NAMES, X, each, make, pair, unconverged, y_for
-from support.problems import data_set
+from support.estimator_pairs import NAMES, TARGETS, X, each, make, pair, unconverged, y_for
+from support.selection import few
 
 import fastmlp
+
+pytestmark = unconverged
 
 
 def checks(backend):
@@ -68,7 +66,6 @@ def test_tags_and_public_names_are_scikit_learns(name):
 # --- copies, pickles, arrays put in by hand ----------------------------------------------------------
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_copies_and_pickles_predict_and_train_on(name, backend):
@@ -85,7 +82,6 @@ def test_copies_and_pickles_predict_and_train_on(name, backend):
     assert_same(twin.fit(X, y_for(name)), make(fastmlp, name, backend=backend).fit(X, y_for(name)), X, 0.0)
 
 
-@unconverged
 @each
 def test_arrays_put_in_by_hand_count(name):
     estimators = pair(name)
@@ -100,32 +96,89 @@ def test_arrays_put_in_by_hand_count(name):
     assert_same(estimators[1], estimators[0], X, 1e-10)
 
 
-# --- inside scikit-learn ------------------------------------------------------------------------------
+# --- one fit after another --------------------------------------------------------------------------------
 
 
-@unconverged
-@pytest.mark.parametrize(("name", "data"), [("MLPClassifier", "wine"), ("MLPRegressor", "diabetes")])
-def test_a_grid_search_over_a_pipeline_finds_what_scikit_learns_finds(name, data):
-    rows, y = data_set(data)
-    grid = {"mlp__alpha": [1e-4, 1.0], "mlp__hidden_layer_sizes": [(5,), (8, 4)]}
-    found = []
-    for estimator in pair(name, max_iter=15, learning_rate_init=0.01):
-        pipeline = make_pipeline(StandardScaler(), estimator)
-        pipeline.steps[-1] = ("mlp", estimator)
-        found.append(GridSearchCV(pipeline, grid, cv=3).fit(rows, y))
-    assert found[0].best_params_ == found[1].best_params_
-    for key in ("mean_test_score", "rank_test_score"):
-        np.testing.assert_allclose(found[1].cv_results_[key], found[0].cv_results_[key], rtol=1e-9)
-
-
-@unconverged
 @each
-def test_sample_weights_are_routed(name):
-    weights = np.linspace(0.1, 2, 120)
-    with config_context(enable_metadata_routing=True):
-        scores = []
-        for estimator in pair(name):
-            estimator.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-            scored = cross_validate(estimator, X, y_for(name), params={"sample_weight": weights}, cv=3)
-            scores.append(scored["test_score"])
-    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-9)
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_warm_start_goes_on(name, solver):
+    estimators = pair(name, solver=solver, warm_start=True, learning_rate="adaptive", tol=0.05)
+    for estimator in estimators:
+        estimator.set_params(n_iter_no_change=2)
+        for iterations in (3, 5, 4):
+            estimator.set_params(max_iter=iterations).fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@each
+def test_a_warm_start_after_early_stopping_goes_on(name):
+    estimators = pair(name, warm_start=True, early_stopping=True, learning_rate_init=0.1, alpha=0.1)
+    for estimator in estimators:
+        for _ in range(3):
+            estimator.fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, 20), (np.float64, 100)])
+def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
+    options = {"solver": "sgd", "learning_rate": "invscaling", "power_t": power, "learning_rate_init": 0.1}
+    theirs, ours = (e.fit(X.astype(dtype), TARGETS) for e in pair("MLPRegressor", max_iter=4, **options))
+    assert_same(ours, theirs, X, 50 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("backend", few(["reference", "baseline", "tiled", "fused"]))
+def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
+    theirs, ours = pair("MLPRegressor", loss="poisson")
+    for estimator in (theirs, ours.set_params(backend=backend)):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.loss_curve_).all()
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_where_no_score_is_a_number_the_start_is_kept():
+    options = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity", "batch_size": 20}
+    theirs, ours = pair("MLPRegressor", early_stopping=True, **options)
+    for estimator in (theirs, ours):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.validation_scores_).all()
+    for got, expected in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@each
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fit_goes_on_after_itself_and_after_fit(name, solver, rate):
+    options = {"solver": solver, "learning_rate": rate, "learning_rate_init": 0.1, "tol": 0.03}
+    estimators = pair(name, n_iter_no_change=1, **options)
+    for estimator in estimators:
+        for first in range(0, 120, 40):
+            rows = slice(first, first + 40)
+            first_call = {"classes": [0, 1, 2]} if name == "MLPClassifier" and first == 0 else {}
+            estimator.partial_fit(X[rows], y_for(name)[rows], **first_call)
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+    for estimator in estimators:
+        estimator.fit(X, y_for(name))
+        # An optimiser keeps what it was made of.
+        estimator.set_params(learning_rate_init=0.3, momentum=0.1)
+        for _ in range(8):
+            estimator.partial_fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+def test_partial_fit_with_lbfgs_ignores_early_stopping():
+    estimators = pair("MLPRegressor", solver="lbfgs", early_stopping=True)
+    for _ in range(2):
+        for estimator in estimators:
+            estimator.partial_fit(X, TARGETS)
+        assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@each
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"shuffle": False}])
+def test_a_random_state_is_drawn_from_as_scikit_learn_does(name, options):
+    states = [np.random.RandomState(5) for _ in range(2)]
+    for estimator, state in zip(pair(name, **options), states, strict=True):
+        estimator.set_params(random_state=state).fit(X, y_for(name))
+    np.testing.assert_array_equal(states[0].random_sample(4), states[1].random_sample(4))

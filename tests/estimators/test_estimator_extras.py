@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+
 import numpy as np
 import pytest
 import sklearn.neural_network
 from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_wine
 from sklearn.metrics import balanced_accuracy_score, log_loss, mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.estimator_checks import check_estimator
+from support.callbacks import calling
 from support.equal_estimators import assert_same
 from support.problems import data_set
 
 import fastmlp
-from fastmlp import MLPClassifier, MLPRegressor, Network
+from fastmlp import Callback, Dense, EarlyStopping, LayerNorm, MLPClassifier, MLPRegressor, Model, Network
 from fastmlp.estimators.parameters import FTOL
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -94,12 +102,6 @@ def test_the_trainers_losses_are_minimised(loss, options, by_hand):
     assert model.out_activation_ == "identity"
 
 
-def test_a_high_quantile_lies_above_most_targets():
-    rows = data_set("diabetes", 150).X
-    model = regressor(loss="pinball", quantile=0.9, max_iter=400, learning_rate_init=0.01).fit(rows, TARGETS)
-    assert (model.predict(rows) > TARGETS).mean() == pytest.approx(0.9, abs=0.08)
-
-
 def test_dropout_drops_and_its_seed_disturbs_nothing():
     plain, dropped = classifier().fit(X, Y), classifier(dropout=0.4).fit(X, Y)
     assert not np.allclose(plain.coefs_[0], dropped.coefs_[0])
@@ -140,19 +142,20 @@ def test_a_schedule_goes_on_in_partial_fit():
 
 
 def test_a_search_by_lbfgs_goes_on_with_a_smaller_ftol():
+    rows = X[:60], Y[:60]
     options = {"solver": "lbfgs", "max_iter": 10**4, "tol": 1e-9, "alpha": 1.0}
-    fits = [classifier(ftol=ftol, **options).fit(X, Y) for ftol in (1e-3, FTOL, 1e-13)]
+    fits = [classifier(ftol=ftol, **options).fit(*rows) for ftol in (1e-3, FTOL, 1e-13)]
     iterations, losses = ([getattr(one, name) for one in fits] for name in ("n_iter_", "loss_"))
     assert iterations[0] < iterations[1] < iterations[2]
     assert losses[0] > losses[1] > losses[2]
-    assert_same(classifier(**options).fit(X, Y), fits[1], X, 0.0)
+    assert_same(classifier(**options).fit(*rows), fits[1], rows[0], 0.0)
     # Without a hidden layer roundings grow little, and scikit-learn's search ends where SciPy's ftol says.
     options |= {"hidden_layer_sizes": (), "random_state": 0}
-    theirs = sklearn.neural_network.MLPClassifier(**options).fit(X, Y)
-    assert classifier(**options).fit(X, Y).n_iter_ == theirs.n_iter_
-    assert classifier(ftol=FTOL / 10, **options).fit(X, Y).n_iter_ > theirs.n_iter_
+    theirs = sklearn.neural_network.MLPClassifier(**options).fit(*rows)
+    assert classifier(**options).fit(*rows).n_iter_ == theirs.n_iter_
+    assert classifier(ftol=FTOL / 10, **options).fit(*rows).n_iter_ > theirs.n_iter_
     with pytest.raises(ValueError, match="The 'ftol' parameter of MLPClassifier must be a float"):
-        classifier(ftol=-1.0).fit(X, Y)
+        classifier(ftol=-1.0).fit(*rows)
 
 
 def test_init_takes_schemes_and_arrays():
@@ -262,3 +265,201 @@ def test_new_parameters_can_be_searched():
 def test_the_objective_is_described_as_a_network():
     network = classifier(alpha=0.5).fit(X, Y).model_.network
     assert network == Network([13, 9, 6, 3], "relu", "softmax", "cross_entropy", l2=0.5, convention="sklearn")
+
+
+# --- callbacks, bars, limits of time, backends ------------------------------------------------------------
+
+
+class Epochs(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_begin(self, run):
+        self.seen.append("begin")
+
+    def on_epoch_end(self, run):
+        self.seen.append((run.epoch, run.history["loss"][-1]))
+
+    def on_train_end(self, run):
+        self.seen.append("end")
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_see_every_epoch(solver):
+    watcher = Epochs()
+    model = classifier(callbacks=[watcher], solver=solver).fit(X, Y)
+    assert [watcher.seen[0], watcher.seen[-1]] == ["begin", "end"]
+    assert [epoch for epoch, _ in watcher.seen[1:-1]] == list(range(1, model.n_iter_ + 1))
+    assert watcher.seen[-2][1] == model.loss_
+    assert_same(model, classifier(solver=solver).fit(X, Y), X, 0.0)
+    with pytest.raises(TypeError, match="every callback must be a Callback"):
+        classifier(callbacks=[print]).fit(X, Y)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_may_stop(solver):
+    noting = calling(on_epoch_end=lambda run: run.epoch == 3 and run.stop("enough"))
+    with_warnings = classifier(callbacks=[noting], solver=solver)
+    model = with_warnings.fit(X, Y)
+    assert model.n_iter_ == 3
+    assert_same(model, classifier(solver=solver, max_iter=3).fit(X, Y), X, 0.0)
+    patient = classifier(callbacks=[EarlyStopping(patience=2)], solver="sgd", learning_rate_init=5.0)
+    assert patient.set_params(max_iter=300).fit(X, Y).n_iter_ < 300
+
+
+class Accuracy(Callback):
+    def on_epoch_end(self, run):
+        right = run.predict(X).argmax(axis=1) == Y
+        run.history.setdefault("accuracy", []).append(right.mean())
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_may_predict_and_write_a_curve_to_stop_by(solver):
+    plain = classifier(solver=solver, tol=1.0, n_iter_no_change=3, max_iter=30).fit(X, Y)
+    watched = classifier(**plain.get_params() | {"callbacks": [Accuracy()]}).fit(X, Y)
+    assert_same(watched, plain, X, 0.0)  # it ends after the same epochs
+    callbacks = [Accuracy(), EarlyStopping(1, monitor="accuracy", mode="max")]
+    stopped = classifier(solver=solver, callbacks=callbacks, max_iter=300).fit(X, Y)
+    assert stopped.score(X, Y) == callbacks[1].best
+    assert stopped.n_iter_ < 300
+
+
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_chunk_end"])
+@pytest.mark.parametrize(
+    "options", [{}, {"early_stopping": True}, {"validation_set": (X, Y)}, {"solver": "lbfgs"}]
+)
+def test_a_stop_before_an_epoch_is_complete_leaves_all_attributes(options, moment, chunks):
+    chunks(seconds=0.0)  # every step is a chunk
+    stop = type("Stop", (Callback,), {moment: lambda self, run: run.stop("now")})
+    model = classifier(callbacks=[stop()], batch_size=50, **options).fit(X, Y)
+    assert set(vars(model)) >= set(vars(classifier(**options).fit(X, Y)))
+    start = classifier(max_iter=1, learning_rate_init=1e-300).fit(X, Y)
+    moved = not np.array_equal(model.coefs_[0], start.coefs_[0])
+    iterations = int("solver" in options and moment == "on_chunk_end")
+    assert (moved, model.n_iter_) == (moment == "on_chunk_end", iterations)
+    if "solver" in options:
+        objective = log_loss(Y, model.predict_proba(X))
+        objective += sum((w**2).sum() for w in model.coefs_) * 0.5e-4 / len(X)
+        assert model.loss_ == pytest.approx(objective, rel=1e-12)
+    else:
+        assert np.isnan(model.loss_)
+        assert not model.loss_curve_
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_max_time_ends_it_without_a_warning(solver):
+    model = classifier(max_time=0.1, max_iter=10**7, tol=0.0, n_iter_no_change=10**7, solver=solver)
+    rows, y = np.random.default_rng(0).standard_normal((500, 60)), np.arange(500) % 3
+    model.set_params(hidden_layer_sizes=(200,), max_fun=10**7)
+    began = time.perf_counter()
+    model.fit(rows, y)
+    assert time.perf_counter() - began >= 0.1
+    assert 1 <= model.n_iter_ < model.max_iter  # all would take hours
+
+
+def test_progress_shows_a_bar(capsys):
+    classifier(progress=True).fit(X, Y)
+    assert "epoch 12/12" in capsys.readouterr().err
+    classifier().fit(X, Y)
+    assert capsys.readouterr().err == ""
+
+
+def test_backends_and_threads_are_passed_on():
+    assert classifier(backend="fused").fit(X, Y).model_.backend == "fused"
+    assert_same(
+        classifier(backend="fused", threads=2, batch_size=128).fit(X, Y),
+        classifier(backend="fused", threads=1, batch_size=128).fit(X, Y),
+        X,
+        0.0,
+    )
+    with pytest.raises(ValueError, match="unknown backend 'fussed'; choose from: auto, reference"):
+        classifier(backend="fussed").fit(X, Y)
+    with pytest.raises(ValueError, match="dtype must be float32 or float64, got 'int8'"):
+        classifier(dtype="int8").fit(X, Y)
+
+
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+LAYERS = [
+    Dense(16, "silu"),
+    LayerNorm(),
+    fastmlp.Dropout(0.1),
+    fastmlp.Residual(Dense(16, "relu")),
+    fastmlp.BatchNorm(),
+]
+
+
+def layered(**options):
+    return MLPClassifier(
+        **{"layers": LAYERS, "random_state": 0, "max_iter": 40, "batch_size": 32, "tol": 0} | options
+    )
+
+
+@pytest.fixture(scope="module")
+def wine():
+    X, y = load_wine(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_classifier_of_layers_learns_and_travels(wine):
+    X, y = wine
+    fitted = layered().fit(X, y)
+    assert fitted.score(X, y) > 0.97
+    assert [coefs.shape for coefs in fitted.coefs_] == [(13, 16), (16, 16), (16, 3)]
+    assert set(fitted.model_.layers) == {"dense1", "layer_norm1", "dense2", "batch_norm1", "dense3"}
+    for other in (pickle.loads(pickle.dumps(fitted)), clone(fitted).fit(X, y)):
+        np.testing.assert_array_equal(other.predict_proba(X), fitted.predict_proba(X))
+    again = MLPClassifier.from_model(fitted.model_)
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert again.get_params()["layers"] == LAYERS
+    assert isinstance(fitted.model_, Model)
+    before = fitted.predict_proba(X)
+    fitted.coefs_[2] = 0 * fitted.coefs_[2]
+    assert not np.array_equal(fitted.predict_proba(X), before)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_searches_choose_among_layers(wine):
+    pipeline = make_pipeline(StandardScaler(), layered(max_iter=5))
+    grid = {"mlpclassifier__layers": [[Dense(8, "relu")], LAYERS, None]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(*wine)
+    assert len(search.cv_results_["mean_test_score"]) == 3
+
+
+def test_a_regressor_of_layers_goes_on(wine):
+    X, y = load_diabetes(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X), (y - y.mean()) / y.std()
+    regressor = MLPRegressor(layers=[Dense(8, "tanh"), LayerNorm()], random_state=0, batch_size=32)
+    for _ in range(30):
+        regressor.partial_fit(X, y)
+    assert regressor.score(X, y) > 0.4
+    regressor.set_params(layers=[Dense(9, "tanh")])
+    with pytest.raises(ValueError, match="layers has changed since the fit before"):
+        regressor.partial_fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_layer_sizes": (20,)}, r"layers replaces hidden_layer_sizes; leave that at \(100,\)"),
+        ({"dropout": 0.1}, "layers replaces dropout"),
+        ({"activation": "tanh"}, "layers replaces activation"),
+        ({"layers": [3]}, "a layer must be one of Activate, "),
+        ({"layers": []}, "layers must hold at least one layer"),
+        ({"solver": "lbfgs"}, "Dropout and BatchNorm need solver"),
+        ({"batch_size": 1}, "at least 2 rows in every batch"),
+    ],
+)
+def test_mistakes(options, message, wine):
+    with pytest.raises((ValueError, TypeError), match=message):
+        layered(**options).fit(*wine)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_scikit_learns_checks(kind):
+    check_estimator(kind(layers=[Dense(20, "relu"), LayerNorm()], max_iter=300, learning_rate_init=0.01))

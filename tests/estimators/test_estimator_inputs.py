@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import _check_sample_weight
 from support.equal_estimators import assert_same
 from support.estimator_pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 
 import fastmlp
+from fastmlp import MLPClassifier
+from fastmlp.estimators.classifier import accuracy, binarizer_of
 from fastmlp.estimators.rows import rows_of
+
+pytestmark = unconverged
 
 
 # scikit-learn 1.7 asks polars for what polars deprecates.
 @pytest.mark.filterwarnings("ignore:Support for the dataframe interchange:DeprecationWarning")
-@unconverged
 @each
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_data_frames_bring_their_names(name, library):
@@ -32,7 +39,6 @@ def test_data_frames_bring_their_names(name, library):
             estimator.predict(swapped)
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
 @pytest.mark.parametrize(
@@ -49,7 +55,6 @@ def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options):
     np.testing.assert_array_equal(sparse.predict(form(rows)), dense.predict(rows))
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("layout", ["fortran", "strided", "integers", "read-only", "float32"])
 def test_any_layout_predicts_the_same(name, layout):
@@ -67,7 +72,6 @@ def test_any_layout_predicts_the_same(name, layout):
     np.testing.assert_allclose(estimator.predict(other), expected, rtol=1e-12)
 
 
-@unconverged
 @each
 def test_float32_stays_and_dtype_decides(name):
     narrow = X.astype(np.float32)
@@ -80,7 +84,6 @@ def test_float32_stays_and_dtype_decides(name):
     assert make(fastmlp, name, solver="lbfgs").fit(narrow, y_for(name)).coefs_[0].dtype == np.float32
 
 
-@unconverged
 def test_labels_come_back_as_they_went_in():
     words = np.array(["setosa", "versicolor", "virginica"])[Y]
     several = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
@@ -99,7 +102,6 @@ def test_labels_come_back_as_they_went_in():
 SEVERAL = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
 
 
-@unconverged
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
 @pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 120)])
 def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
@@ -111,7 +113,6 @@ def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
     np.testing.assert_array_equal(ours.predict(X).toarray(), theirs.predict(X))
 
 
-@unconverged
 @pytest.mark.parametrize("metric", ["loss", "f1_micro", lambda e, X, y: e.score(X, y)])
 def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
     sparse, dense = (
@@ -121,7 +122,6 @@ def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
     assert sparse.validation_scores_ == dense.validation_scores_
 
 
-@unconverged
 @pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
 def test_sparse_targets_train_as_dense_ones(options):
     targets = np.c_[np.maximum(TARGETS, 0), TARGETS]
@@ -139,7 +139,6 @@ BOOLEANS = [
 ]
 
 
-@unconverged
 @each
 @pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
 def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):
@@ -148,7 +147,6 @@ def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, 
     assert ours.get_params()[parameter] is value
 
 
-@unconverged
 @each
 @pytest.mark.parametrize("solver", ["adam", fastmlp.SparseAdam(0.01)])
 def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):
@@ -190,3 +188,65 @@ def test_weights_are_checked_as_scikit_learn_does(weights):
     theirs, ours = found
     assert type(ours) is type(theirs)
     np.testing.assert_array_equal(ours, theirs, strict=isinstance(theirs, np.ndarray))
+
+
+# --- labels that are whole numbers ------------------------------------------------------------------------
+
+
+RNG = np.random.default_rng(0)
+
+LABELS = {
+    "two": RNG.integers(0, 2, 40),
+    "one": np.full(5, 3),
+    "several": RNG.integers(-2, 3, 40),
+    "short": RNG.integers(0, 3, 40).astype(np.int8),
+    "too many": np.arange(40),
+    "three of five": np.array([0, 1, 2, 0, 1]),
+    "floats": np.array([0.0, 1.0, 2.0, 1.0] * 10),
+    "texts": np.array(["a", "b", "c", "b"] * 10),
+    "of several a row": RNG.integers(0, 2, (20, 3)),
+    "a list": [0, 1, 2, 1] * 10,
+}
+
+
+def with_warnings(function, *given, **named):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = function(*given, **named)
+    return found, [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_are_known_as_scikit_learn_knows_them(name):
+    y = LABELS[name]
+    (ours, said), (theirs, warned) = (with_warnings(f, y) for f in (binarizer_of, LabelBinarizer().fit))
+    assert said == warned
+    assert vars(ours).keys() == vars(theirs).keys()
+    np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+    assert ours.classes_.dtype == theirs.classes_.dtype
+    assert (ours.y_type_, ours.sparse_input_) == (theirs.y_type_, theirs.sparse_input_)
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_accuracy_is_scikit_learns(name, weighted):
+    y = LABELS[name]
+    predicted = np.roll(np.asarray(y), 1, axis=0)
+    weights = RNG.random(len(y)) if weighted else None
+    classes = len(np.unique(predicted))
+    ours, said = with_warnings(accuracy, y, predicted, weights, classes)
+    theirs, warned = with_warnings(accuracy_score, y, predicted, sample_weight=weights)
+    assert ours == theirs
+    assert said == warned
+
+
+def test_only_parameters_that_have_changed_are_checked_and_the_same_one_is_named():
+    X, y = RNG.standard_normal((20, 2)), LABELS["two"][:20]
+    model = MLPClassifier((2,), solver="sgd", max_iter=1, n_iter_no_change=1, tol=0.0, backend="reference")
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(X, y)
+    for wrong, named in (({"alpha": -1.0}, "alpha"), ({"tol": "x", "alpha": -1.0}, "alpha"), ({}, "tol")):
+        model.set_params(**wrong)
+        with pytest.raises(ValueError, match=f"The '{named}' parameter of MLPClassifier"):
+            model.fit(X, y)
+        model.set_params(alpha=0.0)

@@ -1,49 +1,26 @@
 """Files that an earlier version wrote are read and gone on from, in the middle of an epoch and at its end.
 
-`python tests/files/test_golden_files.py` wrote them when norms, Swish and PReLU were written by hand. Their
-code is derived from formulas since then, so what follows from a file agrees within a tolerance, not bit for
-bit.
+Norms, Swish and PReLU were written by hand then. Their code is derived from formulas since then, so what
+follows from a file agrees within a tolerance, not bit for bit. The commits that added the files have the code
+that wrote them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import pickle
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
+from support.resuming import StopAt
 from support.selection import matrix
 
 import fastmlp
-from fastmlp import (
-    Activate,
-    AdamW,
-    BatchNorm,
-    Callback,
-    Checkpoint,
-    Dense,
-    Dropout,
-    GridSearchCV,
-    Layer,
-    LayerNorm,
-    Members,
-    MLPRegressor,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-    Scale,
-    Stepper,
-    Swish,
-)
-from fastmlp.many import trainings as checkpointing
-from fastmlp.training import loop
+from fastmlp import AdamW, Dense, Layer, LayerNorm, Members, Network, PReLU, RMSNorm, Scale, Stepper, Swish
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = GOLDEN / "layers.json"
@@ -67,11 +44,25 @@ ROOT = Layer("root", root, {"slope": ("units", 0.5), "floor": ("layer", 0.1)})
 
 LAYERS = {
     "norms": [
-        *(Dense(8), LayerNorm(), "tanh", Residual(RMSNorm(), Dense(6, "silu"), Dense(8), name="block")),
-        *(BatchNorm(), Dense(1)),
+        *(
+            Dense(8),
+            LayerNorm(),
+            "tanh",
+            fastmlp.Residual(RMSNorm(), Dense(6, "silu"), Dense(8), name="block"),
+        ),
+        *(fastmlp.BatchNorm(), Dense(1)),
     ],
     "gains": [
-        *(Dense(8), PReLU(), Dense(8), Swish(name="soft"), Scale(), Dropout(0.1), Activate(ROOT), Dense(1)),
+        *(
+            Dense(8),
+            PReLU(),
+            Dense(8),
+            Swish(name="soft"),
+            Scale(),
+            fastmlp.Dropout(0.1),
+            fastmlp.Activate(ROOT),
+            Dense(1),
+        )
     ],
     "members": [Members(3), Dense(6, "relu"), LayerNorm(), Dense(6), Swish(), Dense(1)],
 }
@@ -79,66 +70,17 @@ NETWORKS = {name: Network(inputs=10, layers=layers) for name, layers in LAYERS.i
 RULE = AdamW(0.01, epsilon=1e-3)
 """The gradient of a bias before a norm is rounding alone; a smaller epsilon would make a step of it."""
 
-OPTIONS = {"optimizer": RULE, "epochs": EPOCHS, "batch_size": 16, "seed": 7, "backend": "fused"}
+OPTIONS = {"optimizer": RULE, "epochs": EPOCHS, "batch_size": 16, "seed": 7}
 
 
-class Stop(Callback):
-    """Ends a training after so many steps; or fails then, of one model of several."""
-
-    def __init__(self, step, model=None):
-        self.step, self.model = step, model
-
-    def on_chunk_end(self, run):
-        if run.step == self.step and self.model is None:
-            run.stop("golden")
-        elif run.step == self.step and self.model == run.model_index:
-            raise ZeroDivisionError
-
-
-def fit(name, dtype, **options):
-    return fastmlp.fit(NETWORKS[name], X, Y, dtype=dtype, **OPTIONS, **options)
-
-
-def fit_many(dtype, **options):
-    networks = [NETWORKS[name] for name in ("norms", "gains", "norms")]
-    return fastmlp.fit_many(networks, X, Y, dtype=dtype, threads=1, **OPTIONS, **options)
-
-
-def stepped(name, dtype, steps, path=None):
-    """A stepper after so many steps on batches of 16 rows in turn; path : of a file that it goes on from."""
-    held = Stepper(NETWORKS[name], RULE, seed=3, dtype=dtype, backend="fused")
-    if path is not None:
-        held.load(path)
-    for step in range(held.steps, steps):
+def stepped(name, dtype, path, backend):
+    """The model of a stepper that has gone on from a file, to EPOCHS of batches of 16 rows in turn."""
+    held = Stepper(NETWORKS[name], RULE, seed=3, dtype=dtype, backend=backend)
+    held.load(path)
+    for step in range(held.steps, EPOCHS * STEPS):
         rows = slice(step % STEPS * 16, step % STEPS * 16 + 16)
         held.step(X[rows].astype(dtype), Y[rows].astype(dtype))
-    return held
-
-
-def regressor(**options):
-    return MLPRegressor(
-        layers=LAYERS["norms"][:-1],
-        max_iter=EPOCHS,
-        batch_size=16,
-        random_state=2,
-        backend="fused",
-        **options,
-    )
-
-
-def scores():
-    """The mean scores of a search, whose candidates train together."""
-    search = GridSearchCV(regressor(), {"learning_rate_init": [0.001, 0.01]}, cv=3, error_score="raise")
-    return search.fit(X, Y[:, 0]).cv_results_["mean_test_score"]
-
-
-@pytest.fixture
-def _short_chunks(chunks):
-    chunks(steps=1)
-
-
-def predictions(model):
-    return [float(y) for y in np.ravel(model.predict(X[::6]))]
+    return held.model()
 
 
 def agree(model, key, dtype):
@@ -147,52 +89,74 @@ def agree(model, key, dtype):
 
 
 CASES = [(name, dtype) for name in NETWORKS for dtype in ("float64", "float32")]
+every_case = pytest.mark.parametrize(("name", "dtype"), CASES)
+every_stop = pytest.mark.parametrize("stop", STOPS)
+every_backend = pytest.mark.parametrize("backend", ["reference", pytest.param("fused", marks=matrix)])
+"""`fused`, which wrote the files, compiles for each case: half a minute."""
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "stop"),
-    [
-        pytest.param(*case, stop, marks=matrix if (number + turn) % 2 else ())
-        for number, case in enumerate(CASES)
-        for turn, stop in enumerate(STOPS)
-    ],
-)
-def test_a_training_goes_on_from_an_earlier_version(name, dtype, stop):
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_then():
+    """The trainings of the files had a BLAS of two threads, without which the reference does not go on."""
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        yield
+
+
+@every_backend
+@every_stop
+@every_case
+def test_a_training_goes_on_from_an_earlier_version(name, dtype, stop, backend):
     path = GOLDEN / f"fit-{name}-{dtype}-{stop}.npz"
-    agree(fit(name, dtype, resume=path), f"fit {name} {dtype}", dtype)
+    model = fastmlp.fit(NETWORKS[name], X, Y, dtype=dtype, resume=path, backend=backend, **OPTIONS)
+    agree(model, f"fit {name} {dtype}", dtype)
 
 
-@pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_an_earlier_versions_model_predicts_as_it_did(name, dtype, stop):
-    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", components=[ROOT])
+@every_backend
+@every_stop
+@every_case
+def test_an_earlier_versions_model_predicts_as_it_did(name, dtype, stop, backend):
+    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", pieces=[ROOT])
+    assert (model.network, model.backend) == (NETWORKS[name], "fused")
+    if backend == "reference":
+        model = fastmlp.fit(model.network, X, Y, epochs=0, initial=model, dtype=dtype, backend=backend)
     agree(model, f"fit {name} {dtype} {stop}", dtype)
 
 
-@pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_a_stepper_goes_on_from_an_earlier_version(name, dtype, stop):
+@every_backend
+@every_stop
+@every_case
+def test_a_stepper_goes_on_from_an_earlier_version(name, dtype, stop, backend):
     path = GOLDEN / f"stepper-{name}-{dtype}-{stop}.npz"
-    agree(stepped(name, dtype, EPOCHS * STEPS, path).model(), f"stepper {name} {dtype}", dtype)
+    agree(stepped(name, dtype, path, backend), f"stepper {name} {dtype}", dtype)
 
 
-@pytest.mark.parametrize("stop", STOPS)
-def test_a_call_of_many_models_goes_on_from_an_earlier_version(stop):
-    for index, model in enumerate(fit_many("float64", resume=GOLDEN / f"many-{stop}.npz")):
+@every_backend
+@every_stop
+def test_a_call_of_many_models_goes_on_from_an_earlier_version(stop, backend):
+    networks = [NETWORKS[name] for name in ("norms", "gains", "norms")]
+    given = {"dtype": "float64", "threads": 1, "resume": GOLDEN / f"many-{stop}.npz", "backend": backend}
+    for index, model in enumerate(fastmlp.fit_many(networks, X, Y, **given, **OPTIONS)):
         agree(model, f"many {index}", "float64")
 
 
-@pytest.mark.parametrize("stop", STOPS)
+@every_backend
+@every_stop
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
-def test_an_estimator_of_an_earlier_version_goes_on(stop):
+def test_an_estimator_of_an_earlier_version_goes_on(stop, backend):
     estimator = pickle.loads((GOLDEN / f"estimator-{stop}.pickle").read_bytes())
-    agree(estimator.partial_fit(X, Y[:, 0]), f"estimator {stop}", "float64")
+    assert estimator.backend == "fused"
+    agree(estimator.set_params(backend=backend).partial_fit(X, Y[:, 0]), f"estimator {stop}", "float64")
 
 
+@every_backend
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_estimators_and_searches_end_where_an_earlier_version_did():
-    agree(regressor().fit(X, Y[:, 0]), "estimator", "float64")
-    assert scores() == pytest.approx(json.loads(EXPECTED.read_text())["search"], rel=RTOL["float64"])
+def test_estimators_and_searches_end_where_an_earlier_version_did(backend):
+    options = {"max_iter": EPOCHS, "batch_size": 16, "random_state": 2, "backend": backend}
+    regressor = fastmlp.MLPRegressor(layers=LAYERS["norms"][:-1], **options)
+    search = fastmlp.GridSearchCV(regressor, {"learning_rate_init": [0.001, 0.01]}, cv=3, error_score="raise")
+    scores = search.fit(X, Y[:, 0]).cv_results_["mean_test_score"]
+    agree(regressor.fit(X, Y[:, 0]), "estimator", "float64")
+    assert scores == pytest.approx(json.loads(EXPECTED.read_text())["search"], rel=RTOL["float64"])
 
 
 ORDERS = {
@@ -210,40 +174,50 @@ ORDERS = {
 
 def ordered(kind, callbacks=(), **options):
     given = OPTIONS | {"dtype": "float64"} | ORDERS[kind] | options
-    plateau = (
-        [fastmlp.ReduceLROnPlateau(factor=0.5, patience=0, threshold=0.9)]
-        if given.pop("plateau", False)
-        else []
-    )
-    given["callbacks"] = [*plateau, *callbacks]
+    plateau = fastmlp.ReduceLROnPlateau(factor=0.5, patience=0, threshold=0.9)
+    given["callbacks"] = [*[plateau] * given.pop("plateau", False), *callbacks]
     return fastmlp.fit(NETWORKS["norms"], given.pop("X"), given.pop("y"), **given)
 
 
+@every_backend
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("kind", ORDERS)
-@pytest.mark.usefixtures("_short_chunks")
-def test_an_epoch_that_an_earlier_version_began_ends_in_its_order(kind, again, tmp_path):
-    path = GOLDEN / f"order-{kind}.npz"
+def test_an_epoch_that_an_earlier_version_began_ends_in_its_order(kind, again, backend, tmp_path, chunks):
+    chunks(steps=1)
+    path, options = GOLDEN / f"order-{kind}.npz", {"backend": backend}
     if again:  # stopped once more, in the same epoch
         step = ORDERS[kind]["epochs"] * STEPS - 1
-        ordered(kind, resume=path, callbacks=[Stop(step), Checkpoint(path := tmp_path / "again", 99)])
-    agree(ordered(kind, resume=path), f"order {kind}", "float64")
+        callbacks = [StopAt(step), fastmlp.Checkpoint(tmp_path / "again", 99)]
+        ordered(kind, resume=path, callbacks=callbacks, **options)
+        path = tmp_path / "again"
+    agree(ordered(kind, resume=path, **options), f"order {kind}", "float64")
 
 
 PICKLED = [("array", "mid"), ("array", "end"), ("blocks", "mid")]
 """Models whose next epoch has the order of then: the one under way, or one of the first generator's."""
 
 
+def unpickled(name, backend):
+    """Models of a file, which go on by a backend; `fused` trained them."""
+    models = pickle.loads((GOLDEN / name).read_bytes())
+    for model in models.values():
+        assert model.training.backend == "fused"
+        model.training = model.training._replace(backend=backend)
+    return models
+
+
+@every_backend
 @pytest.mark.parametrize(("kind", "stop"), PICKLED)
-def test_a_pickled_model_of_an_earlier_version_goes_on(kind, stop):
-    models = pickle.loads((GOLDEN / "models.pickle").read_bytes())
-    more = models[kind, stop].fit_more(ORDERS[kind]["X"], ORDERS[kind]["y"], epochs=1)
+def test_a_pickled_model_of_an_earlier_version_goes_on(kind, stop, backend):
+    model = unpickled("models.pickle", backend)[kind, stop]
+    more = model.fit_more(ORDERS[kind]["X"], ORDERS[kind]["y"], epochs=1)
     agree(more, f"pickled {kind} {stop}", "float64")
 
 
-def test_a_stepper_goes_on_from_format_2():
+@every_backend
+def test_a_stepper_goes_on_from_format_2(backend):
     path = GOLDEN / "stepper-2.npz"
-    agree(stepped("gains", "float64", EPOCHS * STEPS, path).model(), "stepper gains float64", "float64")
+    agree(stepped("gains", "float64", path, backend), "stepper gains float64", "float64")
 
 
 MOVED = {"likelihoods": "Gaussian", "own_layers": "Layer", "own_losses": "Loss", "own_rules": "Rule"}
@@ -255,8 +229,9 @@ def test_pickles_find_what_has_moved_to_another_module(module):
     assert pickle.loads(text.encode()) is getattr(fastmlp, MOVED[module])
 
 
-def test_pickled_models_of_format_2_go_on():
-    for kind, model in pickle.loads((GOLDEN / "models-2.pickle").read_bytes()).items():
+@every_backend
+def test_pickled_models_of_format_2_go_on(backend):
+    for kind, model in unpickled("models-2.pickle", backend).items():
         assert len(model.history["loss"]) == EPOCHS + 2 * (kind == "otherwise")
         agree(model.fit_more(X, Y, epochs=2), f"pickled 2 {kind}", "float64")
 
@@ -266,7 +241,7 @@ def test_pickled_models_of_format_2_go_on():
     [
         ("fastmlp.training.callbacks", fastmlp.Progress()),
         ("fastmlp.training.callbacks", fastmlp.EarlyStopping(3)),
-        ("fastmlp.training.callbacks", Callback()),
+        ("fastmlp.training.callbacks", fastmlp.Callback()),
         ("fastmlp.training.pruning", fastmlp.MedianStopping(2)),
     ],
 )
@@ -282,68 +257,3 @@ def test_a_pickle_finds_a_callback_by_the_name_of_its_former_module(former, call
 def test_no_other_module_is_found_in_the_room_of_former_ones():
     with pytest.raises(ModuleNotFoundError, match=r"fastmlp\.training\.metrics"):
         importlib.import_module("fastmlp.training.metrics")
-
-
-def write_golden_of_format_2():
-    """Write a stepper, and models that go on, as the last version of format 2 did."""
-    stepped("gains", "float64", STEPS + 2).save(GOLDEN / "stepper-2.npz")
-    otherwise = fit("norms", "float64").fit_more(X, Y, epochs=2, batch_size=12)
-    models = {"otherwise": otherwise, "many": fit_many("float64")[1]}
-    (GOLDEN / "models-2.pickle").write_bytes(pickle.dumps(models))
-    expected = json.loads(EXPECTED.read_text())
-    for kind, model in models.items():
-        expected[f"pickled 2 {kind}"] = predictions(model.fit_more(X, Y, epochs=2))
-    EXPECTED.write_text(json.dumps(expected, indent=0))
-
-
-def write_golden_models():
-    """Write models that go on, as the last version before format 2 pickled them."""
-    loop.MAX_CHUNK_STEPS = 1
-    expected, models = json.loads(EXPECTED.read_text()), {}
-    for kind, stop in PICKLED:
-        models[kind, stop] = model = ordered(kind, epochs=4, callbacks=[Stop(STOPS[stop])])
-        more = model.fit_more(ORDERS[kind]["X"], ORDERS[kind]["y"], epochs=1)
-        expected[f"pickled {kind} {stop}"] = predictions(more)
-    (GOLDEN / "models.pickle").write_bytes(pickle.dumps(models))
-    EXPECTED.write_text(json.dumps(expected, indent=0))
-
-
-def write_golden_orders():
-    """Write the files of orders, as the last version before format 2 did."""
-    loop.MAX_CHUNK_STEPS = 1
-    expected = json.loads(EXPECTED.read_text())
-    for kind, given in ORDERS.items():
-        expected[f"order {kind}"] = predictions(ordered(kind))
-        path = GOLDEN / f"order-{kind}.npz"
-        ordered(kind, callbacks=[Stop(given["epochs"] * STEPS - 2), Checkpoint(path, 999)])
-    EXPECTED.write_text(json.dumps(expected, indent=0))
-
-
-def write_golden():
-    """Write all files, and what follows from them."""
-    loop.MAX_CHUNK_STEPS, checkpointing.KEEP_SECONDS = 1, 0
-    expected = {}
-    for name, dtype in CASES:
-        expected[f"fit {name} {dtype}"] = predictions(fit(name, dtype))
-        expected[f"stepper {name} {dtype}"] = predictions(stepped(name, dtype, EPOCHS * STEPS).model())
-        for stop, step in STOPS.items():
-            path = GOLDEN / f"fit-{name}-{dtype}-{stop}.npz"
-            fit(name, dtype, callbacks=[Stop(step), Checkpoint(path, 99)])
-            expected[f"fit {name} {dtype} {stop}"] = predictions(fastmlp.load(path, components=[ROOT]))
-            stepped(name, dtype, step).save(GOLDEN / f"stepper-{name}-{dtype}-{stop}.npz")
-    for index, model in enumerate(fit_many("float64")):
-        expected[f"many {index}"] = predictions(model)
-    for stop, step in STOPS.items():
-        with contextlib.suppress(ZeroDivisionError):
-            fit_many("float64", callbacks=[Stop(step, 1), Checkpoint(GOLDEN / f"many-{stop}.npz")])
-        stopped = regressor(callbacks=[Stop(step)]).fit(X, Y[:, 0]).set_params(callbacks=())
-        (GOLDEN / f"estimator-{stop}.pickle").write_bytes(pickle.dumps(stopped))
-        expected[f"estimator {stop}"] = predictions(stopped.partial_fit(X, Y[:, 0]))
-    expected["estimator"] = predictions(regressor().fit(X, Y[:, 0]))
-    expected["search"] = scores().tolist()
-    EXPECTED.write_text(json.dumps(expected, indent=0))
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    write_golden()

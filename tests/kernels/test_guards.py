@@ -133,7 +133,7 @@ one, and `fused` trains with the tiles."""
 
 
 def each_backend():
-    """Each, 25 s; test_stepper_derivatives.py has `fused` between walls, too."""
+    """Each, 25 s; test_stepper_state.py has `fused` between walls, too."""
     for name in registry.variants():
         yield pytest.param(name, marks=campaign if name in COVERED else pytest.mark.slow)
 

@@ -38,3 +38,14 @@ def cut_blocks(monkeypatch):
             monkeypatch.setattr(blocks, "CHUNK_SECONDS", seconds)
 
     return cut
+
+
+@pytest.fixture
+def take_steps(monkeypatch):
+    """take_steps(do) has do(training, take, steps) called for the steps that blocks take(training, steps)."""
+    take = blocks.BlockTraining.take_steps
+
+    def replace(do):
+        monkeypatch.setattr(blocks.BlockTraining, "take_steps", lambda self, steps: do(self, take, steps))
+
+    return replace

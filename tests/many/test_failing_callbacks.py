@@ -10,26 +10,13 @@ import weakref
 
 import numpy as np
 import pytest
+from support.callbacks import calling
 from support.problems import data_set
 from support.selection import campaign
 
-from fastmlp import (
-    SGD,
-    Adam,
-    BatchNorm,
-    Callback,
-    Checkpoint,
-    Dense,
-    DivergenceError,
-    EarlyStopping,
-    Head,
-    Interrupted,
-    Network,
-    fit,
-    fit_many,
-)
+import fastmlp
+from fastmlp import SGD, Adam, Callback, Checkpoint, Dense, DivergenceError, Head, Network, fit, fit_many
 from fastmlp.backend import lanes
-from fastmlp.many import blocks
 from fastmlp.system import budget
 
 X, Y = data_set("diabetes", 48)
@@ -168,7 +155,7 @@ def test_what_fails_for_all_lanes_reaches_the_caller(lane_programs):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch, lane_programs):
+def test_what_fails_in_a_block_itself_reaches_the_caller(threads, take_steps, lane_programs):
     calls = []
 
     def wrong(*_):
@@ -176,7 +163,7 @@ def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch, l
         raise IndexError("ours")
 
     lane_programs(is_worth=lambda *_: True)
-    monkeypatch.setattr(blocks.BlockTraining, "take_steps", wrong)
+    take_steps(wrong)
     with pytest.raises(IndexError, match="ours"):
         fit_many(SMALL, X, Y, n_models=4, threads=threads, **OPTIONS)
     assert calls == [1]
@@ -229,11 +216,8 @@ def diverges():
 
 
 def is_interrupted():
-    class Signals(Callback):
-        def on_epoch_end(self, run):
-            signal.raise_signal(signal.SIGINT)
-
-    fit(Network([10, 2, 1]), X, Y, callbacks=[Signals()], backend="reference", progress=False)
+    noting = calling(on_epoch_end=lambda run: signal.raise_signal(signal.SIGINT))
+    fit(Network([10, 2, 1]), X, Y, callbacks=[noting], backend="reference", progress=False)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -247,7 +231,7 @@ def test_a_training_in_a_callback_that_diverges_is_no_model_s(threads, n_models)
 
 
 def test_the_model_of_a_training_in_a_callback_that_ctrl_c_ends_is_no_model_s():
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(fastmlp.Interrupted) as caught:
         fit_many(SMALL, X, Y, n_models=1, callbacks=[Another(is_interrupted)], **OPTIONS)
     assert caught.value.model.network.sizes == (10, 2, 1)
     assert caught.value.__notes__ == ["in the training of model 0"]
@@ -308,7 +292,7 @@ def test_an_error_leaves_nothing_to_the_garbage_collector(n_models, threads):
 NETWORKS = {
     "small": SMALL,
     "wide": Network([10, 40, 40, 1], hidden="relu", dropout=0.1),
-    "batch norm": Network(inputs=10, layers=[Dense(6), BatchNorm(), Dense(1)]),
+    "batch norm": Network(inputs=10, layers=[Dense(6), fastmlp.BatchNorm(), Dense(1)]),
     "heads": Network(
         inputs=10, layers=[Dense(6, "relu")], heads={"one": Head(1), "other": Head(1, loss="huber")}
     ),
@@ -358,7 +342,7 @@ def at_random(seed, path):
         "progress": bool(rng.random() < 0.1), "validation": 0.25 if rng.random() < 0.4 else None,
         "optimizer": Adam(0.01) if rng.random() < 0.5 else SGD(0.05, 0.9),
     }  # fmt: skip
-    stops = [EarlyStopping(patience=2)] if given["validation"] else []
+    stops = [fastmlp.EarlyStopping(patience=2)] if given["validation"] else []
     order = rng.permutation(2 + len(stops))
     words = f"{kind.__name__} in {hook} of {models}, {name}, {given}, seed {seed}"
     targets = {"one": Y, "other": Y} if name == "heads" else Y

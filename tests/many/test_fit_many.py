@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import gc
+import signal
 import threading
+import tracemalloc
+import weakref
 from inspect import signature
 
 import numpy as np
 import pytest
 from scipy import sparse
+from support.callbacks import calling
 from support.problems import data_set
 from support.resuming import assert_same
 from support.selection import campaign
 
 import fastmlp
-from fastmlp import (
-    EMA,
-    SGD,
-    Adam,
-    AdamW,
-    Callback,
-    Categories,
-    CheckpointError,
-    Cosine,
-    Dense,
-    DivergenceError,
-    EarlyStopping,
-    Head,
-    Network,
-    Numbers,
-    RMSprop,
-    fit,
-    fit_many,
-    predict_many,
-)
+from fastmlp import SGD, Adam, Callback, Dense, DivergenceError, Network, Numbers, fit, fit_many, predict_many
+from fastmlp.kernels.jit.engine import _SIGNATURE, each, table_of
+from fastmlp.kernels.lanes.training import HUGE_PAGE, new_objectives
+from fastmlp.many import predicting
+from fastmlp.model.layout import parameter_count
 from fastmlp.training.options import USUAL
 
 X, Y = data_set("diabetes", 60)
 LABELS = (np.median(Y) < Y).astype(int)
 SMALL, HUGE = Network([10, 4, 1], hidden="tanh"), Network([10, 2000, 2000, 1])
 SHAPES = (SMALL, Network([10, 6, 1], dropout=0.3), Network([10, 5, 3, 1], l2=0.01), SMALL)
-OPTIMIZERS = (SGD(0.05, 0.9), Adam(Cosine(0.01, 5)), RMSprop(0.01), AdamW(0.02, clip_norm=1.0))
+OPTIMIZERS = (
+    SGD(0.05, 0.9),
+    Adam(fastmlp.Cosine(0.01, 5)),
+    fastmlp.RMSprop(0.01),
+    fastmlp.AdamW(0.02, clip_norm=1.0),
+)
 
 fit_many_fused = functools.partial(fit_many, backend="fused")
 fit_fused = functools.partial(fit, backend="fused")
@@ -63,17 +60,18 @@ def assert_all_same(models, alone):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_model_has_the_bits_of_fit_alone(threads):
     rows, weights = some_rows(4), 1.0 + np.arange(60) % 3
-    epochs, stopping = [3, 5, 2, 4], EarlyStopping(2)
+    epochs, stopping = [3, 5, 2, 4], fastmlp.EarlyStopping(2)
     models = fit_many_fused(
         list(SHAPES), X, Y, optimizer=list(OPTIMIZERS), epochs=epochs, rows=rows, sample_weight=weights,
         batch_size=[7, 16, None, 8], shuffle=[True, False, True, True], seed=5, validation=0.25,
-        average=[None, EMA(), None, None], callbacks=[stopping], threads=threads, metrics=["r2"],
+        average=[None, fastmlp.EMA(), None, None], callbacks=[stopping], threads=threads, metrics=["r2"],
     )  # fmt: skip
     alone = [
         fit_fused(
             SHAPES[i], X[rows[i]], Y[rows[i]], optimizer=OPTIMIZERS[i], epochs=epochs[i],
             sample_weight=weights[rows[i]], batch_size=[7, 16, None, 8][i], shuffle=i != 1, seed=5 + i,
-            validation=0.25, average=EMA() if i == 1 else None, callbacks=[EarlyStopping(2)], metrics=["r2"],
+            validation=0.25, average=fastmlp.EMA() if i == 1 else None, metrics=["r2"],
+            callbacks=[fastmlp.EarlyStopping(2)],
         )
         for i in range(4)
     ]  # fmt: skip
@@ -106,7 +104,7 @@ def test_rows_are_those_of_sparse_inputs_and_of_heads():
         for i, some in enumerate(rows)
     ]
     assert_all_same(models, alone)
-    heads = {"size": Head(1), "group": Head(2, output="softmax", loss="cross_entropy")}
+    heads = {"size": fastmlp.Head(1), "group": fastmlp.Head(2, output="softmax", loss="cross_entropy")}
     both = Network(inputs=10, layers=[Dense(4)], heads=heads)
     models = fit_many_fused(both, X, {"size": Y, "group": LABELS}, rows=rows, epochs=2, seed=0)
     alone = [
@@ -131,7 +129,7 @@ FORMS_OF_X = {
 @pytest.mark.parametrize("given", FORMS_OF_X)
 def test_a_list_of_blocks_is_one_x(given):
     numbers, codes = X[:, :2], LABELS.reshape(-1, 1)
-    network = Network(inputs=[Numbers(2), Categories([2], 2)], layers=[Dense(4), Dense(1)])
+    network = Network(inputs=[Numbers(2), fastmlp.Categories([2], 2)], layers=[Dense(4), Dense(1)])
     rows = some_rows(2)
     models = fit_many_fused(network, FORMS_OF_X[given](numbers, codes), Y, rows=rows, epochs=2, seed=0)
     alone = [
@@ -142,7 +140,7 @@ def test_a_list_of_blocks_is_one_x(given):
 
 
 def test_a_block_of_wrong_columns_is_named_as_fit_does():
-    network = Network(inputs=[Numbers(2), Categories([2], 2)], layers=[Dense(4), Dense(1)])
+    network = Network(inputs=[Numbers(2), fastmlp.Categories([2], 2)], layers=[Dense(4), Dense(1)])
     with pytest.raises(ValueError, match=r"^model 0: X\[0\] must have shape \(rows, 2\), got \(60, 3\)$"):
         fit_many(network, [X[:, :3], LABELS], Y, n_models=3)
 
@@ -155,24 +153,18 @@ def test_one_class_in_a_fold_is_no_mistake():
 
 
 def test_trainings_that_stop_in_every_order():
-    class StopAfter(Callback):
-        def on_epoch_end(self, run):
-            if run.epoch > run.model_index * 7 % 5:
-                run.stop(f"{run.model_index}")
-
-    models = fit_many_fused(SMALL, X, Y, n_models=12, epochs=9, seed=0, callbacks=[StopAfter()], threads=3)
+    noting = calling(
+        on_epoch_end=lambda run: run.epoch > run.model_index * 7 % 5 and run.stop(f"{run.model_index}")
+    )
+    models = fit_many_fused(SMALL, X, Y, n_models=12, epochs=9, seed=0, callbacks=[noting], threads=3)
     assert [len(model.history["loss"]) for model in models] == [1 + i * 7 % 5 for i in range(12)]
     assert [model.stop_reason for model in models] == [f"{i}" for i in range(12)]
 
 
 def test_a_single_model_trains_in_the_thread_of_its_call():
     threads = []
-
-    class Threads(Callback):
-        def on_epoch_end(self, run):
-            threads.append(threading.current_thread())
-
-    models = fit_many_fused(SMALL, X, Y, n_models=1, epochs=2, seed=3, callbacks=[Threads()])
+    noting = calling(on_epoch_end=lambda run: threads.append(threading.current_thread()))
+    models = fit_many_fused(SMALL, X, Y, n_models=1, epochs=2, seed=3, callbacks=[noting])
     assert_all_same(models, [fit_fused(SMALL, X, Y, epochs=2, seed=3)])
     assert threads == [threading.current_thread()] * 2
 
@@ -305,9 +297,9 @@ def test_a_list_of_models_is_one_file(tmp_path):
     assert fastmlp.load(tmp_path / "none") == []
     with pytest.raises(TypeError, match=r"model\[1\] must be a Model or a DivergenceError, got 3"):
         fastmlp.save([models[0], 3], tmp_path / "many")
-    with pytest.raises(CheckpointError, match="holds models without their trainings"):
+    with pytest.raises(fastmlp.CheckpointError, match="holds models without their trainings"):
         fit_many(SMALL, X, Y, n_models=4, resume=tmp_path / "many")
-    with pytest.raises(CheckpointError, match="it holds a list of models"):
+    with pytest.raises(fastmlp.CheckpointError, match="it holds a list of models"):
         fit(SMALL, X, Y, resume=tmp_path / "many")
 
 
@@ -337,3 +329,237 @@ def test_thousands_of_models(count):
     for i in (0, 1, count // 2, count - 1):
         assert_same(models[i], fit_fused(SMALL, X, Y, epochs=2, seed=i))
     assert predict_many(models, X[:2]).shape == (count, 2, 1)
+
+
+# --- predictions in one call of machine code --------------------------------------------------------------
+
+
+NETWORKS = [
+    Network([10, 4, 1], hidden="tanh"),
+    Network([10, 70, 1], dropout=0.3),
+    Network(inputs=10, layers=[Dense(5), fastmlp.LayerNorm(), Dense(1)]),
+]
+
+
+def models(backends, dtypes):
+    return [
+        fit(network, X, Y, epochs=1, seed=0, backend=backend, dtype=dtype, progress=False)
+        for network in NETWORKS
+        for backend in backends
+        for dtype in dtypes
+    ]
+
+
+def assert_as_each_does(some, rows):
+    outputs = predict_many(some, rows)
+    assert outputs.shape == (len(some), rows.shape[0], 1)
+    for model, output in zip(some, outputs, strict=True):
+        np.testing.assert_array_equal(output, model.predict(rows))
+
+
+def test_models_of_every_backend_and_dtype_predict_as_each_does(monkeypatch):
+    monkeypatch.setattr(predicting, "THREAD_FLOPS", 1.0)  # on as many threads as there are cores
+    some = models(["reference", "fused"], ["f4", "f8"])
+    assert_as_each_does(some, np.tile(X, (30, 1)))  # more rows than are predicted at a time
+    assert_as_each_does(some[:1], X[:1])
+
+
+def test_sparse_rows_are_predicted_as_each_does():
+    assert_as_each_does(models(["fused"], ["f8"])[:2], sparse.csr_array(np.where(X > 0, X, 0)))
+
+
+def test_parameters_of_another_network_are_refused():
+    some = models(["fused"], ["f8"])
+    some[1].parameters = some[0].parameters
+    with pytest.raises(ValueError, match="parameters must be a C-contiguous float64 array of shape"):
+        predict_many(some, X)
+
+
+def test_each_worker_runs_its_calls_up_to_the_first_error():
+    ran = []
+    error = ZeroDivisionError("in call 7")
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))  # whoever returns it gives it away
+
+    def run(call, worker, workers):
+        ran.append((call, worker, workers))
+        return id(error) if call == 7 else None
+
+    function = _SIGNATURE(run)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    table = table_of([address] * 8, np.arange(1, 9))
+    each()(table.ctypes.data, 1, 3)
+    assert ran == [(2, 0, 1), (5, 0, 1), (8, 0, 1)]
+    ran.clear()
+    with pytest.raises(ZeroDivisionError, match="in call 7"):
+        each()(table.ctypes.data, 0, 2)
+    assert [call for call, *_ in ran] == [1, 3, 5, 7]
+
+
+# --- one model, trained as by fit in the thread of its call -----------------------------------------------
+
+
+OPTIONS = {"epochs": 3, "batch_size": 16, "backend": "fused", "progress": False}
+
+PLAIN = {
+    "a number of models": {"n_models": 1, "seed": 3},
+    "a list of networks": {"networks": [SMALL], "seed": 3},
+    "a list of rows": {"X": [X], "y": [Y], "seed": [3]},
+    "lists of options": {
+        "n_models": 1,
+        "optimizer": [SGD(fastmlp.Cosine(0.1, 3), 0.9)],
+        "epochs": [2],
+        "seed": 3,
+    },
+    "validation": {"n_models": 1, "validation": 0.25, "seed": 3, "dtype": np.float32},
+    "blank lists": {"n_models": 1, "callbacks": [], "metrics": [], "seed": 3, "threads": 2},
+}
+"""Arguments of one model that are those of `fit`, or lists of one."""
+
+OTHERS = {
+    "callbacks": {"callbacks": [Callback()]},
+    "rows": {"rows": np.arange(40)},
+    "metrics": {"metrics": ["r2"], "validation": 0.25},
+    "sparse rows": {"X": sparse.csr_array(X)},
+    "a bar": {"progress": True},
+}
+"""Arguments of one model that `fit_many` reads by itself."""
+
+
+def trained(given):
+    given = {"networks": SMALL, "X": X, "y": Y, **OPTIONS, **given}
+    return fit_many(given.pop("networks"), given.pop("X"), given.pop("y"), **given)
+
+
+@pytest.mark.parametrize("given", PLAIN)
+def test_plain_arguments_are_those_of_fit(given):
+    options = PLAIN[given]
+    [model] = trained(options)
+    own = {name: value[0] if isinstance(value, list) and value else value for name, value in options.items()}
+    for name in ("networks", "X", "y", "n_models"):
+        own.pop(name, None)
+    alone = fit(SMALL, X, Y, **{**OPTIONS, **own})
+    assert_same(model, alone)
+    assert (model.backend, model.threads) == (alone.backend, alone.threads)
+    assert_same(model.fit_more(X, Y, epochs=2), alone.fit_more(X, Y, epochs=2))
+
+
+@pytest.mark.parametrize("given", OTHERS)
+def test_others_train_as_by_fit(given):
+    options = {"seed": 3, **OTHERS[given]}
+    [model] = trained({"n_models": 1, **options})
+    rows = options.pop("rows", slice(None))
+    assert_same(model, fit(SMALL, options.pop("X", X)[rows], Y[rows], **{**OPTIONS, **options}))
+
+
+def test_what_raises_while_it_is_read_is_read_once():
+    def weights():
+        yield np.ones((10, 4))
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trained({"n_models": 1, "initial": (weights(), [np.ones(4), np.ones(1)])})
+
+
+def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(fresh_setups):
+    for _ in range(3):
+        trained({"n_models": 1})
+    assert len(fresh_setups) == 1
+
+
+def test_one_that_diverges_leaves_its_error():
+    [error] = trained({"n_models": 1, "optimizer": SGD(1e200), "seed": 3})
+    with pytest.raises(DivergenceError) as alone:
+        fit(SMALL, X, Y, optimizer=SGD(1e200), seed=3, **OPTIONS)
+    assert isinstance(error, DivergenceError)
+    np.testing.assert_array_equal(error.parameters, alone.value.parameters)
+    assert (error.step, error.history, error.__traceback__) == (alone.value.step, alone.value.history, None)
+
+
+def at_epoch(number, do):
+    """Return a schedule of a user's that does something once the training is under way."""
+
+    def rate(epoch):
+        if epoch == number:
+            do()
+        return 0.01
+
+    return rate
+
+
+def test_an_error_under_way_names_the_model_and_trains_once():
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        trained({"n_models": 1, "optimizer": Adam(at_epoch(1, fail))})
+    assert caught.value.__notes__ == ["in the training of model 0"]
+    assert calls == [1]
+
+
+def test_ctrl_c_keeps_a_divergence():
+    rate = at_epoch(1, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(fastmlp.InterruptedMany) as caught:
+        trained({"n_models": 1, "optimizer": Adam(lambda epoch: 1e300 + rate(epoch)), "seed": 3})
+    [model] = caught.value.models
+    assert isinstance(model, DivergenceError)
+
+
+def test_ctrl_c_leaves_no_cycle_that_holds_the_rows():
+    x, rate = X.copy(), at_epoch(1, lambda: signal.raise_signal(signal.SIGINT))
+    watched = weakref.ref(x)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(fastmlp.InterruptedMany):
+            trained({"X": x, "n_models": 1, "optimizer": Adam(rate)})
+        del x
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+# --- what a model takes: parameters, moments and some objects of Python's ---------------------------------
+
+
+NETWORK = Network([10, 4, 1], hidden="tanh")
+MODELS = 192
+
+OBJECTS = {"a block": 1_900, "each looked into": 8_000}
+"""Bytes of Python's for a model, at most, beside 8 for each epoch."""
+EPOCHS = 20
+
+
+@pytest.mark.parametrize("way", OBJECTS)
+def test_a_model_takes_its_parameters_and_moments_and_little_else(way, lane_programs):
+    lane_programs(is_worth=lambda *_: True)
+    options = {"epochs": EPOCHS, "batch_size": 16, "backend": "fused", "progress": False, "seed": 0}
+    callbacks = [] if way == "a block" else [Callback()]
+    fit_many(NETWORK, X, Y, n_models=MODELS, callbacks=callbacks, **options)  # loads all that it calls
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        models = fit_many(NETWORK, X, Y, n_models=MODELS, callbacks=callbacks, **options)
+        gc.collect()
+        taken = (tracemalloc.get_traced_memory()[0] - before) / MODELS
+    finally:
+        tracemalloc.stop()
+    numbers = (3 * parameter_count(NETWORK) + EPOCHS) * 8
+    assert numbers < taken < numbers + OBJECTS[way]
+    assert np.isfinite(models[-1].parameters).all()
+
+
+@pytest.mark.parametrize(("steps", "models"), [(1, 8), (1000, 16), (1000, 256), (1100, 256), (4000, 256)])
+def test_losses_lie_on_huge_pages_where_these_take_little_more(steps, models):
+    losses = new_objectives(steps, models)
+    losses[...] = np.arange(models)
+    assert losses.flags.c_contiguous
+    taken = -(-losses.nbytes // HUGE_PAGE) * HUGE_PAGE
+    if taken <= 1.5 * losses.nbytes:
+        assert losses.__array_interface__["data"][0] % HUGE_PAGE == 0
+    else:
+        assert losses.base is None
+    assert (losses.shape, losses.sum()) == ((steps, models), steps * models * (models - 1) / 2)

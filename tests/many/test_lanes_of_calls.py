@@ -10,33 +10,29 @@ import time
 
 import numpy as np
 import pytest
-from support.custom_components import gated
-from support.lane_networks import ALONE, X, Y, network
+from support.callbacks import calling
+from support.custom_pieces import gated
+from support.noted import noted
+from support.problems import data_set
 from support.resuming import assert_same
+from support.selection import matrix
 
-from fastmlp import (
-    EMA,
-    SGD,
-    SWA,
-    Activation,
-    Adam,
-    Callback,
-    Cosine,
-    Dense,
-    DivergenceError,
-    EarlyStopping,
-    InterruptedMany,
-    Network,
-    ScheduleFreeAdamW,
-    fit,
-    fit_many,
-)
+import fastmlp
+from fastmlp import SGD, Adam, Callback, Cosine, DivergenceError, EarlyStopping, Model, Network, fit, fit_many
 from fastmlp.backend import lanes
 from fastmlp.kernels.jit import engine
+from fastmlp.kernels.lanes.training import LaneBlocks
 from fastmlp.kernels.small.eligible import lanes_of
-from fastmlp.many import blocks, preparing
+from fastmlp.many import blocks, preparing, trainings
 from fastmlp.many import lanes as many_lanes
-from fastmlp.training import trainer
+from fastmlp.system import notices
+
+X, Y = data_set("diabetes", 48)
+ALONE = {"backend": "fused", "progress": False}
+
+
+def network(number):
+    return Network([10, 4, 1], hidden="tanh", l2=0.01 * (1 + number), dropout=0.1 * (1 + number % 3))
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
@@ -57,10 +53,7 @@ def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(tog
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(together, monkeypatch, shuffle):
-    prepared = []
-    monkeypatch.setattr(
-        preparing, "prepared", lambda *a, **b: prepared.append(a) or trainer.prepared(*a, **b)
-    )
+    prepared = noted(monkeypatch, preparing, "prepared")
     rates = [0.001, 0.02, Cosine(0.01, 4), lambda epochs: 0.01 / (1 + epochs), 0.02]
     rules = [Adam(rate) for rate in rates] + [SGD(0.01, 0.9), SGD(0.03, 0.9), "adam"]
     networks = [Network([10, 4, 1], hidden="tanh") for _ in rules]
@@ -77,9 +70,9 @@ def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(to
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimizer": ScheduleFreeAdamW(0.02, warmup=3)},
-        {"optimizer": SGD(0.02, 0.9), "average": EMA(0.9)},
-        {"optimizer": Adam(0.02), "average": SWA(0.4), "callbacks": [Callback()]},
+        {"optimizer": fastmlp.ScheduleFreeAdamW(0.02, warmup=3)},
+        {"optimizer": SGD(0.02, 0.9), "average": fastmlp.EMA(0.9)},
+        {"optimizer": Adam(0.02), "average": fastmlp.SWA(0.4), "callbacks": [Callback()]},
     ],
     ids=["a block, schedule-free", "a block, ema", "each looked into, swa"],
 )
@@ -131,7 +124,11 @@ def test_models_of_a_block_go_on_and_are_kept_as_those_of_fit(together):
 
 def test_layers_of_a_users_own_go_together_whatever_they_begin_with(together):
     networks = [
-        Network(inputs=10, layers=[Dense(4, snake_from(1.0 + i)), gated, Dense(1)], l2=0.1 * (1 + i))
+        Network(
+            inputs=10,
+            layers=[fastmlp.Dense(4, snake_from(1.0 + i)), gated, fastmlp.Dense(1)],
+            l2=0.1 * (1 + i),
+        )
         for i in range(3)
     ]
     options = {"epochs": 2, "batch_size": 16, **ALONE}
@@ -145,7 +142,7 @@ def snake_from(first):
     def function(z, frequency):
         return z + np.sin(frequency * z) ** 2 / frequency
 
-    return Activation("snake", function, parameters={"frequency": ("units", first)})
+    return fastmlp.Activation("snake", function, parameters={"frequency": ("units", first)})
 
 
 def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
@@ -179,36 +176,28 @@ def test_equal_weights_in_a_block_are_scaled_as_those_of_fit(together, weight):
 
 
 @pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["long blocks", "short ones"])
-def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, worth):
+def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, take_steps, worth):
     found, lanes = [], lanes_of(np.dtype("f8"))
-    take = blocks.BlockTraining.take_steps
-
-    def noted(self, steps):
-        found.append(threading.current_thread())
-        take(self, steps)
-
+    take_steps(lambda self, take, steps: found.append(threading.current_thread()) or take(self, steps))
     monkeypatch.setattr(many_lanes, "SECONDS_OF_A_THREAD", worth)
     monkeypatch.setattr(many_lanes, "MOST", lanes)
-    monkeypatch.setattr(blocks.BlockTraining, "take_steps", noted)
     fit_many(network(1), X, Y, n_models=2 * lanes, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
     assert (threading.current_thread() in found) == (worth > 1)
     assert together == [lanes] * 2
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch, cut_blocks, shuffle):
-    take = blocks.BlockTraining.take_steps
-
-    def interrupted(self, steps):
+def test_ctrl_c_keeps_what_a_block_has_come_to(together, take_steps, cut_blocks, shuffle):
+    def interrupted(self, take, steps):
         take(self, steps)
         signal.raise_signal(signal.SIGINT)
         while self.stop_reason is None:  # the main thread hears of it
             time.sleep(0.001)
 
     cut_blocks(seconds=0.0)  # a chunk is a step
-    monkeypatch.setattr(blocks.BlockTraining, "take_steps", interrupted)
+    take_steps(interrupted)
     options = {"epochs": 4, "batch_size": 16, "shuffle": shuffle, "threads": 1, **ALONE}
-    with pytest.raises(InterruptedMany) as caught:
+    with pytest.raises(fastmlp.InterruptedMany) as caught:
         fit_many(network(1), X, Y, n_models=3, seed=3, **options)
     model, whole = caught.value.models[1], fit(network(1), X, Y, seed=4, **options)
     assert model.stop_reason == "interrupted by SIGINT"
@@ -265,12 +254,9 @@ def test_a_program_that_costs_time_is_neither_taken_nor_compiled(lane_programs):
 def test_models_that_would_go_no_faster_together_go_one_after_another(lane_programs):
     seen = []
 
-    class Noted(Callback):
-        def on_epoch_end(self, run):
-            seen.append(run.model_index)
-
     lane_programs(lane_seconds=lambda *_: 1.0)
-    fit_many(network(0), X, Y, n_models=3, epochs=2, threads=1, callbacks=[Noted()], **ALONE)
+    noting = calling(on_epoch_end=lambda run: seen.append(run.model_index))
+    fit_many(network(0), X, Y, n_models=3, epochs=2, threads=1, callbacks=[noting], **ALONE)
     assert seen == [0, 0, 1, 1, 2, 2]
 
 
@@ -284,3 +270,150 @@ def test_a_thread_compiles_what_trainings_find():
     models = fit_many(odd, X, Y, n_models=5, seed=0, epochs=1, batch_size=16, **ALONE)
     assert len(engine.compiled) == known
     assert_same(models[4], fit(odd, X, Y, seed=4, epochs=1, batch_size=16, **ALONE))
+
+
+# --- models that diverge in a block -----------------------------------------------------------------------
+
+
+def assert_same_divergence(one, alone):
+    assert isinstance(one, DivergenceError)
+    np.testing.assert_array_equal(one.parameters, alone.parameters)
+    assert (one.epoch, one.step, one.history) == (alone.epoch, alone.step, alone.history)
+    assert str(one) == str(alone)
+
+
+@pytest.fixture
+def vectors(monkeypatch, cut_blocks):
+    """How many vectors the networks of a block fill in each chunk, which is a step or a few."""
+    found, take = [], LaneBlocks.take
+
+    def counted(self, *given):
+        found.append(self.vectors_of(len(self.finite)))
+        return take(self, *given)
+
+    monkeypatch.setattr(LaneBlocks, "take", counted)
+    cut_blocks(steps=4)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shuffle", "optimizer", "average"),
+    [
+        (16, True, Adam, None),
+        pytest.param(16, False, SGD, None, marks=matrix),
+        pytest.param(None, True, Adam, None, marks=matrix),
+        (16, True, SGD, fastmlp.EMA(0.9)),
+    ],
+)
+@pytest.mark.usefixtures("together")
+def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, optimizer, average):
+    """In every order: of the first models, of the last, of some between, and at last of all."""
+    lanes = lanes_of(np.dtype("f8"))
+    count = 4 * lanes - 1
+    ends = [[3, 9, 5, 99, 99][place * 7 % 5] for place in range(count)]
+    ends[: lanes + 1] = [2] * (lanes + 1)
+
+    def rates(end):
+        return optimizer(lambda epoch: 0.01 if epoch < end else 1e300)
+
+    kinds = {end: rates(end) for end in {*ends}}
+    own = [X + place % 2 for place in range(count)]
+    options = {"epochs": 14, "batch_size": batch_size, "shuffle": shuffle, "average": average, **ALONE}
+    given = {"optimizer": [kinds[end] for end in ends], "seed": 3, "threads": 1}
+    models = fit_many([network(i) for i in range(count)], own, Y, **given, **options)
+    assert vectors[0] == 4
+    assert vectors == sorted(vectors, reverse=True)
+    finite = sum(isinstance(model, Model) for model in models)
+    assert 0 < finite < count
+    fewest = -(-finite // lanes)
+    assert fewest <= vectors[-1] < 4
+    assert vectors[-1] == fewest or fewest > blocks.FREED_SHARE * vectors[-1]
+    for i, (model, end) in enumerate(zip(models, ends, strict=True)):
+        if i > lanes + 1 and i % 3:
+            continue
+        alone = {"optimizer": kinds[end], "seed": 3 + i, **options}
+        if end == 99:
+            assert_same(model, one := fit(network(i), own[i], Y, **alone))
+            assert_same(model.fit_more(own[i], Y, epochs=2), one.fit_more(own[i], Y, epochs=2))
+            continue
+        with pytest.raises(DivergenceError) as raised:
+            fit(network(i), own[i], Y, **alone)
+        assert_same_divergence(model, raised.value)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(
+    together, monkeypatch, cut_blocks, shuffle
+):
+    def alone(*_):
+        raise AssertionError("a model of the block was trained by itself, too")
+
+    monkeypatch.setattr(trainings, "LaneTraining", alone)
+    cut_blocks(seconds=0.0)  # a chunk is a step
+    options = {"optimizer": Adam(1e300), "epochs": 2, "batch_size": 4, "shuffle": shuffle, "seed": 0}
+    models = fit_many(network(1), X, Y, n_models=3, **options, **ALONE)
+    assert [type(model) for model in models] == [DivergenceError] * 3
+    assert together == [3]
+
+
+def test_a_block_of_which_all_diverge_ends_at_once(vectors, together):
+    optimizer = Adam(lambda epoch: 0.01 if epoch < 2 else 1e300)
+    models = fit_many(
+        network(1), X, Y, n_models=3, optimizer=optimizer, epochs=90, batch_size=None, seed=0, **ALONE
+    )
+    assert [model.epoch for model in models] == [3, 3, 3]
+    assert (len(vectors), together) == (1, [3])
+
+
+def assert_those_that_diverge_leave_the_rest_alone(optimizers, y, batch_size):
+    options = {"epochs": 1, "batch_size": batch_size, **ALONE}
+    models = fit_many(network(1), X, y, optimizer=optimizers, seed=3, **options)
+    for i, optimizer in enumerate(optimizers):
+        given = {"optimizer": optimizer, "seed": 3 + i, **options}
+        if optimizer.learning_rate < 1:
+            assert_same(models[i], fit(network(1), X, y, **given))
+            continue
+        with pytest.raises(DivergenceError) as alone:
+            fit(network(1), X, y, **given)
+        np.testing.assert_array_equal(models[i].parameters, alone.value.parameters)
+        assert (models[i].step, models[i].history) == (alone.value.step, alone.value.history)
+
+
+def test_those_of_a_block_that_diverge_leave_the_rest_alone(together):
+    assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
+    assert together == [4]  # no training of their own
+
+
+def test_models_of_a_block_that_fails_train_alone_one_after_another(together, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    handlers = []
+    monkeypatch.setattr(notices.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(blocks, "Training", full)
+    assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
+    assert together[0] == 4
+    assert handlers == handlers[:1] * 4, "a training that has ended would hear of Ctrl-C"
+
+
+@pytest.mark.usefixtures("together")
+def test_ctrl_c_while_the_step_of_one_that_diverged_is_looked_for_keeps_the_models(monkeypatch):
+    begun = blocks.Training
+
+    def interrupted(*given):
+        signal.raise_signal(signal.SIGINT)
+        return begun(*given)
+
+    monkeypatch.setattr(blocks, "Training", interrupted)
+    optimizers = [*map(Adam, (1e-3, 1e300, 1e-2))]
+    options = {"epochs": 1, "batch_size": 16, "seed": 3, **ALONE}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit_many(network(1), X, Y, optimizer=optimizers, **options)
+    assert isinstance(caught.value, fastmlp.InterruptedMany)
+    assert [type(one) for one in caught.value.models] == [Model, DivergenceError, Model]
+
+
+@pytest.mark.slow
+def test_parameters_that_do_not_fit_after_the_last_step_are_a_divergence(together):
+    assert_those_that_diverge_leave_the_rest_alone([*map(SGD, (1e-7, 1e306))], 1e4 * Y, None)
+    assert together[0] == 2

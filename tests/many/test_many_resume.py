@@ -12,19 +12,7 @@ from support.problems import data_set
 from support.resuming import assert_same
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Callback,
-    Checkpoint,
-    CheckpointError,
-    DivergenceError,
-    EarlyStopping,
-    InterruptedMany,
-    Model,
-    Network,
-    fit_many,
-)
+from fastmlp import SGD, Adam, Checkpoint, CheckpointError, InterruptedMany, Model, Network, fit_many
 from fastmlp.many import trainings as checkpointing
 
 X, Y = data_set("diabetes", 60)
@@ -43,7 +31,7 @@ def call(**options):
         "backend": "fused",
         "threads": 2,
     }
-    callbacks = [EarlyStopping(2), At(0, 1, enough), *options.pop("callbacks", [])]
+    callbacks = [fastmlp.EarlyStopping(2), At(0, 1, enough), *options.pop("callbacks", [])]
     return fit_many(NETWORKS, X, Y, optimizer=OPTIMIZERS, callbacks=callbacks, **{**given, **options})
 
 
@@ -54,12 +42,12 @@ def assert_all_same(models, whole):
         elif isinstance(one, Model):
             assert_same(model, one)
         else:
-            assert isinstance(model, DivergenceError)
+            assert isinstance(model, fastmlp.DivergenceError)
             np.testing.assert_array_equal(model.parameters, one.parameters)
             assert (model.epoch, model.step, model.history) == (one.epoch, one.step, one.history)
 
 
-class At(Callback):
+class At(fastmlp.Callback):
     """Does something after an epoch of a model."""
 
     def __init__(self, model, epoch, do):

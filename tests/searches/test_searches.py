@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import warnings
@@ -18,15 +20,24 @@ from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import make_scorer
-from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TunedThresholdClassifierCV
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    TunedThresholdClassifierCV,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from support.noted import noted
 from support.problems import data_set
 from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
 
 import fastmlp
-from fastmlp import Callback, MLPRegressor
+from fastmlp import Callback, MLPClassifier, MLPRegressor
+from fastmlp.backend import lanes
 from fastmlp.backend.auto import Auto
+from fastmlp.kernels.small import eligible
 from fastmlp.searches import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -89,14 +100,12 @@ def test_a_function_has_scikit_learns_results(name, options, groups, trained):
 
 
 def test_auto_weighs_a_program_by_the_steps_of_all_trainings(monkeypatch):
-    steps = []
-    for_all = Auto.for_all
-    monkeypatch.setattr(Auto, "for_all", lambda auto, count: steps.append(count) or for_all(auto, count))
+    found = noted(monkeypatch, Auto, "for_all")
     alphas = {"param_name": "alpha", "param_range": [1e-4, 1.0], "cv": KFold(3)}
     theirs, ours = both("validation_curve", classifier(backend="auto"), X, Y, **alphas)
     np.testing.assert_array_equal(ours, theirs)
-    assert {*steps} == {2 * 3 * 4}  # candidates, folds and epochs of one step
-    assert len(steps) >= 6, "each training goes by it, and what is compiled ahead of them"
+    assert {count for _, count in found} == {2 * 3 * 4}  # candidates, folds and epochs of one step
+    assert len(found) >= 6, "each training goes by it, and what is compiled ahead of them"
 
 
 def test_cross_validate_returns_estimators_and_a_share_of_the_time_for_each(trained):
@@ -301,3 +310,199 @@ def test_other_estimators_are_left_to_scikit_learn(trained):
     )
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert trained == []
+
+
+# --- what ends a search, or one of its trainings ----------------------------------------------------------
+
+
+class AtEpoch(Callback):
+    """Does something after an epoch of the training with a given penalty."""
+
+    def __init__(self, penalty, do):
+        self.penalty, self.do = penalty, do
+
+    def on_epoch_end(self, run):
+        if run.network.l2 == self.penalty:
+            self.do()
+
+
+def fail():
+    raise ZeroDivisionError("of the program")
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores")
+def test_an_error_of_a_callback_ends_its_training_only():
+    grid, folds = {"alpha": [0.25, 0.5, 0.75]}, StratifiedKFold(3)
+    given = classifier(callbacks=[AtEpoch(0.5, fail)]), grid
+    with pytest.warns(FitFailedWarning, match="of the program"):
+        theirs, ours = both("GridSearchCV", *given, cv=folds, fit=(X, Y))
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+    assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, False]
+
+
+def interrupt(sent=[]):  # noqa: B006  # of all copies of the callback: a second signal acts at once
+    if not sent:
+        sent.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process of Windows")
+def test_ctrl_c_ends_the_search():
+    given = classifier(max_iter=10**6, tol=0, callbacks=[AtEpoch(0.25, interrupt)])
+    filters = warnings.filters[:]
+    with pytest.raises(KeyboardInterrupt):
+        fastmlp.GridSearchCV(given, {"alpha": [0.25, 0.5, 0.75]}, cv=2).fit(X, Y)
+    assert_nothing_runs()
+    assert warnings.filters == filters
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no SIGALRM")
+def test_a_limit_of_time_ends_a_search_of_one_training():
+    class TooLong(Exception):
+        pass
+
+    came = threading.Event()
+
+    def handle(*_):
+        came.set()
+        raise TooLong
+
+    def take_too_long():
+        if not came.is_set():
+            os.kill(os.getpid(), signal.SIGALRM)
+            came.wait(10)  # the handler runs in the main thread
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        given = classifier(alpha=0.25, callbacks=[AtEpoch(0.25, take_too_long)])
+        with pytest.raises(TooLong):
+            fastmlp.cross_val_score(given, X, Y, cv=ShuffleSplit(1, random_state=0))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert_nothing_runs()
+
+
+# --- candidates whose networks take their steps together --------------------------------------------------
+
+
+CANCER, KINDS = data_set("breast_cancer", 150)
+
+
+@pytest.mark.slow  # it compiles the program of lanes
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
+    lane_programs(is_worth=lambda *_: True)
+    found = counted(monkeypatch, lanes, "train_in_lanes", 1)
+    given = fastmlp.MLPClassifier(
+        (6,), max_iter=20, tol=0.02, n_iter_no_change=2, random_state=0, backend="fused"
+    )
+    grid = {"learning_rate_init": [1e-3, 1e-2, 0.05], "alpha": [1e-4, 1e-2], "early_stopping": [False, True]}
+    theirs, ours = (
+        package.GridSearchCV(given, grid, cv=StratifiedKFold(3), scoring="neg_log_loss").fit(CANCER, KINDS)
+        for package in (model_selection, fastmlp)
+    )
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+    assert len(np.unique(ours.cv_results_["mean_test_score"])) > 6
+    assert max(found) == eligible.lanes_of(np.dtype(np.float64))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("batch_size", "early_stopping"), [(22, False), (19, True)])
+def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
+    batch_size, early_stopping, monkeypatch, lane_programs
+):
+    """Of 22 and 23 rows the first step is the same, and the order of an epoch is longer by one."""
+    lane_programs(is_worth=lambda *_: True)
+    found = counted(monkeypatch, lanes, "train_in_lanes", 1)
+    given = fastmlp.MLPRegressor(
+        hidden_layer_sizes=(5,), max_iter=1, random_state=1, batch_size=batch_size,
+        early_stopping=early_stopping, backend="fused",
+    )  # fmt: skip
+    # Two threads might divide the folds so that no two folds go together.
+    options = {"cv": KFold(4), "error_score": "raise", "n_jobs": 1}
+    theirs, ours = (
+        package.cross_val_score(given, CANCER[:30], KINDS[:30], **options)
+        for package in (model_selection, fastmlp)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    assert found
+
+
+# --- halving over epochs goes on with the networks of the round before ------------------------------------
+
+
+GIVEN = {"hidden_layer_sizes": (4,), "random_state": 0, "backend": "reference"}
+RATES = [1e-6, 1e-3, 1e-2, 0.1]
+
+
+def halved(estimator, prefix=""):
+    """scikit-learn's results are ours; return where each training began, and its epochs, by rounds."""
+    options = {
+        "resource": f"{prefix}max_iter", "min_resources": 3, "max_resources": 27, "cv": 3, "random_state": 0,
+    }  # fmt: skip
+    grid, found, together = {f"{prefix}learning_rate_init": RATES}, [], tasks.train_together
+
+    def noted(awaited, threads):
+        begun = [one.training.resumed for one in awaited]
+        found.append(
+            [
+                (len(at.history["loss"]) if at else 0, one.plan.epochs)
+                for at, one in zip(begun, awaited, strict=True)
+            ]
+        )
+        return together(awaited, threads)
+
+    theirs = model_selection.HalvingGridSearchCV(estimator, grid, **options).fit(X, Y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "train_together", noted)
+        ours = fastmlp.HalvingGridSearchCV(estimator, grid, **options).fit(X, Y)
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+    np.testing.assert_array_equal(ours.predict_proba(X), theirs.predict_proba(X))
+    return found
+
+
+def test_a_round_goes_on_from_the_one_before_to_the_same_bits():
+    assert halved(MLPClassifier(**GIVEN)) == [[(0, 3)] * 12, [(3, 9)] * 6]  # 3 folds each
+
+
+def test_a_network_that_has_stopped_takes_no_more_steps():
+    found = halved(MLPClassifier(**GIVEN, tol=10.0, n_iter_no_change=1))
+    assert found[1] == [(3, 3)] * 6
+
+
+def test_several_that_go_on_from_one_training_have_curves_of_their_own():
+    """SGD reads no beta_1: its candidates have one training, from which each goes on."""
+    options = {"resource": "max_iter", "min_resources": 4, "max_resources": 16, "cv": 2, "factor": 2}
+    grid = {"beta_1": [0.9, 0.8, 0.7, 0.6], "learning_rate_init": [0.2, 1e-6]}
+    estimator = MLPClassifier(**GIVEN, solver="sgd", n_iter_no_change=1)
+    searches = [
+        of.HalvingGridSearchCV(estimator, grid, **options, random_state=0).fit(X, Y)
+        for of in (fastmlp, model_selection)
+    ]
+    assert_same_results(*[search.cv_results_ for search in searches])
+    assert searches[0].best_estimator_.n_iter_ == searches[1].best_estimator_.n_iter_
+
+
+def test_it_goes_on_within_a_pipeline():
+    classifier = MLPClassifier(**GIVEN, shuffle=False, solver="sgd")
+    found = halved(make_pipeline(StandardScaler(), classifier), "mlpclassifier__")
+    assert found[1] == [(3, 9)] * 6
+
+
+def test_the_picture_has_a_line_for_each_candidate_over_its_epochs():
+    pytest.importorskip("matplotlib")
+    options = {"resource": "max_iter", "min_resources": 3, "max_resources": 27, "cv": 3, "random_state": 0}
+    search = fastmlp.HalvingGridSearchCV(MLPClassifier(**GIVEN), {"learning_rate_init": RATES}, **options)
+    rates, budget = search.fit(X, Y).plot().axes
+    assert (rates.get_xlabel(), budget.get_xlabel()) == ("learning_rate_init", "max_iter")
+    assert sorted(len(line.get_xdata()) for line in budget.lines) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"early_stopping": True}, {"learning_rate": "adaptive", "solver": "sgd"}, {"callbacks": [Callback()]}],
+    ids=" ".join,
+)
+def test_what_keeps_more_than_a_network_begins_again(options):
+    found = halved(MLPClassifier(**GIVEN, **options))
+    assert {begin for of_round in found for begin, _ in of_round} == {0}

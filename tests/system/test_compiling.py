@@ -223,7 +223,7 @@ def test_whoever_has_loaded_a_program_sees_no_notice_that_its_prediction_compile
     monkeypatch.setattr(entries, "announced_programs", set())
     fastmlp.fit(NETWORK, X, X[:, 0], epochs=1, backend="fused", progress=False)  # now it is on the disk
     stderr(Terminal())
-    monkeypatch.setattr(entries, "announced_programs", set())
+    entries.announced_programs.clear()
     later = entries.Entries(
         "fused", lambda: registry.program_of(registry.variants()["fused"]), cacheable=True
     )

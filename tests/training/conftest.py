@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.blocks import PIXELS
+from support.selection import FEW, matrix
 
+from fastmlp.backend import registry
 from fastmlp.data.seeding import RowOrders
 
 
@@ -28,3 +30,11 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr("fastmlp.training.prepared.RowOrders", Spy)
     return found
+
+
+@pytest.fixture(
+    params=[pytest.param(FEW[:2], id="few"), pytest.param(registry.backends(), marks=matrix, id="all")]
+)
+def backends(request):
+    """Those that a row is tried on: what most rows try comes before any of them."""
+    return request.param

@@ -12,11 +12,9 @@ import pytest
 import sklearn.neural_network
 from support.equal_estimators import assert_same
 from support.problems import put
-from support.selection import FEW, matrix
 
 import fastmlp
 from fastmlp import Network
-from fastmlp.backend import registry
 
 X = np.round(np.random.default_rng(0).normal(0, 4, (12, 3)))  # whole: exact in every type
 Y = {"classes": np.arange(12) % 3, "values": X @ [1, -2, 0.5]}
@@ -172,14 +170,6 @@ def content(given):
 def trained(task, backend, X, y, width, **options):
     network = Network([3, width, 3 if task == "classes" else 1], **NETWORK[task])
     return fastmlp.fit(network, X, y, epochs=2, seed=0, backend=backend, **options)
-
-
-@pytest.fixture(
-    params=[pytest.param(FEW[:2], id="few"), pytest.param(registry.backends(), marks=matrix, id="all")]
-)
-def backends(request):
-    """Those that a row is tried on: what most rows try comes before any of them."""
-    return request.param
 
 
 def check_refused(row, do, backends):

@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support import needs
+from support.callbacks import calling
+from support.noted import noted
 from support.processes import importing, python
-from support.selection import matrix
+from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp.kernels.runtime.calls import Idle
@@ -74,59 +76,23 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
 """What needs all of a batch's buffers: logits, activations, what is left of them, and deltas."""
 
 
-@pytest.mark.parametrize(
-    ("sizes", "rows", "batch_size", "epochs", "dtype", "loss", "options"),
-    [
-        pytest.param(
-            (500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}, id="parameters float32", marks=matrix
-        ),
-        pytest.param(
-            (500, 2000, 2000, 10), 100, 10, 2, "float64", "mse", {}, id="parameters float64", marks=matrix
-        ),
-        pytest.param(
-            (20, 400, 400, 10),
-            40_000,
-            40_000,
-            1,
-            "float32",
-            "mse",
-            DROPPING,
-            id="batch float32",
-            marks=matrix,
-        ),
-        pytest.param(
-            (20, 400, 400, 10),
-            20_000,
-            20_000,
-            1,
-            "float64",
-            "mse",
-            DROPPING,
-            id="batch float64",
-            marks=matrix,
-        ),
-        pytest.param(
-            (100, 2, 10),
-            1_000_000,
-            10_000,
-            1,
-            "float32",
-            "cross_entropy",
-            {},
-            id="rows, labels",
-            marks=matrix,
-        ),
-        pytest.param(
-            (100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs", marks=matrix
-        ),
-        pytest.param((1, 1), 1, 1, 400_000, "float32", "mse", {}, id="history"),
-    ],
-)
-def test_a_training_takes_little_memory_besides_its_data(
-    sizes, rows, batch_size, epochs, dtype, loss, options
-):
-    case = [sizes, rows, batch_size, epochs, dtype, loss, options]
-    assert growth(case) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+LARGE = {
+    "parameters float32": [(500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}],
+    "parameters float64": [(500, 2000, 2000, 10), 100, 10, 2, "float64", "mse", {}],
+    "batch float32": [(20, 400, 400, 10), 40_000, 40_000, 1, "float32", "mse", DROPPING],
+    "batch float64": [(20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING],
+    "rows, labels": [(100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}],
+    "rows, epochs": [(100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}],
+    "history": [(1, 1), 1, 1, 400_000, "float32", "mse", {}],
+}
+"""Sizes, rows, batch size, epochs, dtype, loss, and options of the network."""
+
+
+@matrix  # a process or two each, 8 s
+@pytest.mark.parametrize("case", LARGE)
+def test_a_training_takes_little_memory_besides_its_data(case):
+    sizes, rows, batch_size, epochs, dtype, *_ = LARGE[case]
+    assert growth(LARGE[case]) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
 
 
 def growth(case, threads=1):
@@ -189,11 +155,9 @@ print(peak() - before, "numba" in sys.modules)
 )
 
 
-OTHER_FORMS = ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")
-
-
+@matrix  # a process, 5 s
 @pytest.mark.parametrize(
-    ("form", "optimizer"), [("csr", "SGD"), *(pytest.param(*other, marks=matrix) for other in OTHER_FORMS)]
+    ("form", "optimizer"), [("csr", "SGD"), ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")]
 )
 def test_sparse_inputs_take_what_the_readme_says(form, optimizer):
     rows, columns, per_row, batch, itemsize = 2000 if form == "dense" else 20_000, 20_000, 150, 100, 4
@@ -211,21 +175,17 @@ def test_a_training_that_is_over_leaves_nothing_to_the_garbage_collector(outcome
     """Which counts objects: thirty trainings of 2 million parameters had taken 3 GiB before it came."""
     kept = []
 
-    class Watch(fastmlp.Callback):
-        def on_train_begin(self, run):
-            kept.append(weakref.ref(run.moments))
-
-        def on_epoch_end(self, run):
-            if outcome is KeyboardInterrupt:
-                signal.raise_signal(signal.SIGINT)
-
     rate = 1e300 if outcome is fastmlp.DivergenceError else 0.1
     options = {"epochs": 3, "optimizer": fastmlp.SGD(rate), "backend": "reference"}
     gc.disable()
     try:
         with contextlib.nullcontext() if outcome is None else pytest.raises(outcome):
+            noting = calling(
+                on_train_begin=lambda run: kept.append(weakref.ref(run.moments)),
+                on_epoch_end=lambda run: outcome is KeyboardInterrupt and signal.raise_signal(signal.SIGINT),
+            )
             fastmlp.fit(
-                fastmlp.Network([2, 3, 1]), np.ones((4, 2)), np.ones((4, 1)), **options, callbacks=[Watch()]
+                fastmlp.Network([2, 3, 1]), np.ones((4, 2)), np.ones((4, 1)), **options, callbacks=[noting]
             )
         assert kept[0]() is None
     finally:
@@ -281,35 +241,33 @@ def test_what_large_predictions_work_in_goes_with_them():
 
 @pytest.fixture
 def left(monkeypatch):
-    """The calls that are left for others, as they are left."""
-    found, leave = [], Idle.leave
-    monkeypatch.setattr(Idle, "leave", lambda *given: found.append(given[-1]) or leave(*given))
-    return found
+    """The arguments with which calls are left for others; the last is the call."""
+    return noted(monkeypatch, Idle, "leave")
 
 
 def test_predictions_of_one_model_share_a_workspace(left):
     """However many rows they have: a server that is asked for 1 to 256 rows keeps one, not 256."""
     network = fastmlp.Network([3, 4, 2])
-    model = fastmlp.fit(network, np.ones((9, 3)), np.ones((9, 2)), epochs=0, backend="baseline")
+    model = fastmlp.fit(network, np.ones((9, 3)), np.ones((9, 2)), epochs=0, backend="fused")
     expected = model.predict(np.ones((1, 3)))
     for rows in (9, 1, 5, 9, 300, 2):
         assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(expected, (rows, 1)))
-    assert [call.rows for call in left] == [1, 9, 9, 9, 9, 256, 256]
-    assert len({id(call) for call in left}) == 3
+    assert [call.rows for *_, call in left] == [1, 9, 9, 9, 9, 256, 256]
+    assert len({id(call) for *_, call in left}) == 3
 
 
 def test_models_of_one_network_share_a_workspace_in_turns_and_none_at_once(left):
     network, X = fastmlp.Network([3, 4, 2]), np.random.default_rng(0).standard_normal((9, 3))
     models = [
-        fastmlp.fit(network, X, np.ones((9, 2)), epochs=0, seed=seed, backend="baseline") for seed in range(8)
+        fastmlp.fit(network, X, np.ones((9, 2)), epochs=0, seed=seed, backend="fused") for seed in range(8)
     ]
     expected = [model.predict(X) for model in models]
     assert len({one.tobytes() for one in expected}) == 8
-    assert len({id(call) for call in left}) == 1
+    assert len({id(call) for *_, call in left}) == 1
     with ThreadPoolExecutor(4) as threads:
         found = [*threads.map(lambda model: model.predict(X), models * 20)]
     np.testing.assert_array_equal(found, expected * 20)
-    assert len({id(call) for call in left}) <= 4
+    assert len({id(call) for *_, call in left}) <= 4
 
 
 SLICE_ROWS, OF_AN_OUTPUT = 256, 48
@@ -335,3 +293,62 @@ def bound_of(sizes, rows, batch_size, epochs, itemsize):
     history = 41 * epochs  # a float, and its place in a list that grows by an eighth
     a_slice = itemsize * SLICE_ROWS * max(sizes)
     return parameters + a_slice + a_batch_row * batch_size + a_row * rows + history + CONSTANT
+
+
+# --- thousands of failing calls and of tiny trainings -----------------------------------------------------
+
+
+ALLOWED = 400
+"""Bytes a call: less than the smallest workspace."""
+
+SCRIPT = f"""
+import ctypes, gc, sys
+import numpy as np, fastmlp
+
+kind, backend, calls = sys.argv[1:]
+X, y = np.ones((4, 3)), np.zeros(4)
+network = fastmlp.Network([3, 4, 1])
+model = fastmlp.fit(network, X, y, epochs=1, backend=backend)
+
+def tiny():
+    fastmlp.fit(network, X, y, epochs=1, batch_size=2, seed=0, backend=backend)
+
+def failing():
+    for call in (
+        lambda: fastmlp.fit(network, np.ones((4, 5)), y, backend=backend),
+        lambda: fastmlp.fit(network, X, y, backend=backend, optimizer=fastmlp.SGD(1e300), epochs=3),
+        lambda: model.predict(np.full((2, 3), np.nan)),
+    ):
+        try:
+            call()
+        except (ValueError, FloatingPointError):
+            continue
+        raise AssertionError("it did not fail")
+
+def resident():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * {4096}
+
+do = {{"tiny": tiny, "failing": failing}}[kind]
+y = np.arange(4.0) * 1e3
+for _ in range(1000):
+    do()
+before = resident()
+for _ in range(int(calls)):
+    do()
+print(resident() - before)
+"""
+
+
+@needs.linux("/proc, and glibc's heap")
+@pytest.mark.parametrize("kind", ["tiny", "failing"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize(
+    "calls", [pytest.param(3000, marks=pytest.mark.slow), pytest.param(10_000, marks=campaign)]
+)
+def test_calls_leak_nothing(backend, kind, calls, report_figure):
+    grown = int(python("-c", SCRIPT, kind, backend, calls).stdout)
+    assert grown < ALLOWED * calls
+    report_figure(f"{calls} calls, {grown / 1024:.0f} KiB more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from support.refusals import refusals
 from support.resuming import assert_same
 from support.selection import matrix
 from support.threads_as_ranks import trained
@@ -133,17 +134,11 @@ def test_heads_batch_norms_and_missing_targets_are_mixed():
 TABLES = Network(inputs=[Numbers(4), Categories([3], width=2)], layers=[Dense(2)])
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: fit(mixup=0.0), "mixup must be finite and above 0, got 0.0|mixup must be above 0, got 0.0"),
-        (lambda: fit(mixup="x"), "mixup must be a number, got 'x'"),
-        (lambda: fit(TABLES, [X, LABELS[:, None]]), "codes of Categories cannot be mixed"),
-        (lambda: fit(x=scipy.sparse.csr_array(X)), "mixup mixes dense rows, and X is sparse"),
-        (lambda: fit(sample_weight=np.linspace(1, 2, ROWS)), "mixup takes no sample_weight"),
-        (lambda: trained(2, lambda one: fit(communicator=one)), "mixup does not go with a communicator"),
-    ],
-)
-def test_mistakes_are_said_in_one_line(make, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        make()
+test_mistakes_are_said_in_one_line = refusals([
+    (lambda: fit(mixup=0.0), "mixup must be finite and above 0, got 0.0|mixup must be above 0, got 0.0"),
+    (lambda: fit(mixup="x"), "mixup must be a number, got 'x'"),
+    (lambda: fit(TABLES, [X, LABELS[:, None]]), "codes of Categories cannot be mixed"),
+    (lambda: fit(x=scipy.sparse.csr_array(X)), "mixup mixes dense rows, and X is sparse"),
+    (lambda: fit(sample_weight=np.linspace(1, 2, ROWS)), "mixup takes no sample_weight"),
+    (lambda: trained(2, lambda one: fit(communicator=one)), "mixup does not go with a communicator"),
+])  # fmt: skip

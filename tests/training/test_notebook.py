@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import naive
+from support.selection import some_backends
 
 import fastmlp
-from fastmlp.backend import registry
 
 X = np.array([[0.0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
 Y = np.array([0.0, 1, 1, 0])
@@ -24,7 +24,7 @@ def start(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_the_trace_of_the_loss_and_the_parameters_are_the_notebooks(backend, seed):
     w1, b1, w2, b2 = start(seed)
     losses, parameters = naive.notebook(w1, b1, w2, b2, X, Y[:, None], 0.3, EPOCHS)

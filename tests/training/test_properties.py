@@ -16,33 +16,12 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import scipy.sparse
+from support.callbacks import calling
 from support.resuming import StopAt, assert_same
 from support.selection import few
 
 import fastmlp
-from fastmlp import (
-    EMA,
-    SGD,
-    Adam,
-    AdamW,
-    BatchNorm,
-    Callback,
-    Categories,
-    Checkpoint,
-    Cosine,
-    Dense,
-    Dropout,
-    EarlyStopping,
-    Head,
-    LayerNorm,
-    Network,
-    Numbers,
-    Residual,
-    RMSprop,
-    ScheduleFreeAdamW,
-    StepDecay,
-    Warmup,
-)
+from fastmlp import EMA, SGD, Callback, Checkpoint, Cosine, Dense, EarlyStopping, Head, Network, Numbers
 
 ROWS, BATCH, EPOCHS = 49, 16, 4  # the last row joins the batch before where a batch norm needs two
 STEPS = -(-ROWS // BATCH)
@@ -56,9 +35,13 @@ WEIGHTS = 1.0 + np.arange(ROWS) % 3
 
 NETWORKS = {
     "plain": Network([6, 7, 1], hidden="tanh"),
-    "dropped": Network(inputs=6, layers=[Dense(8, "relu"), LayerNorm(), Dropout(0.3), Dense(1)]),
-    "batches": Network(inputs=6, layers=[Dense(5), BatchNorm(), Residual(Dense(5, "silu")), Dense(1)]),
-    "codes": Network(inputs=[Numbers(4), Categories([5, 5])], layers=[Dense(6, "relu"), Dense(1)]),
+    "dropped": Network(
+        inputs=6, layers=[Dense(8, "relu"), fastmlp.LayerNorm(), fastmlp.Dropout(0.3), Dense(1)]
+    ),
+    "batches": Network(
+        inputs=6, layers=[Dense(5), fastmlp.BatchNorm(), fastmlp.Residual(Dense(5, "silu")), Dense(1)]
+    ),
+    "codes": Network(inputs=[Numbers(4), fastmlp.Categories([5, 5])], layers=[Dense(6, "relu"), Dense(1)]),
     "heads": Network(
         inputs=[Numbers(4), Numbers(2)],
         layers=[Dense(8, "relu")],
@@ -67,10 +50,10 @@ NETWORKS = {
 }
 RULES = {
     "sgd": SGD(Cosine(0.05, 6), 0.9, True, bias_learning_rate=0.01, clip_norm=0.5),
-    "adam": Adam(0.05),
-    "adamw": AdamW(Cosine(0.01, 3 * STEPS * EPOCHS, unit="step"), weight_decay=0.1, clip_norm=1.0),
-    "rmsprop": RMSprop(Warmup(StepDecay(0.01, 2), 5, unit="step"), momentum=0.5),
-    "free": ScheduleFreeAdamW(0.05, warmup=4),
+    "adam": fastmlp.Adam(0.05),
+    "adamw": fastmlp.AdamW(Cosine(0.01, 3 * STEPS * EPOCHS, unit="step"), weight_decay=0.1, clip_norm=1.0),
+    "rmsprop": fastmlp.RMSprop(fastmlp.Warmup(fastmlp.StepDecay(0.01, 2), 5, unit="step"), momentum=0.5),
+    "free": fastmlp.ScheduleFreeAdamW(0.05, warmup=4),
 }
 
 
@@ -262,19 +245,12 @@ def test_threads_change_nothing(training):
 
 
 @pytest.mark.parametrize("network", ["plain", "dropped", "batches"])
-@pytest.mark.parametrize("rule", [SGD(0.05, 0.9), RMSprop(0.01)], ids=["sgd", "rmsprop"])
+@pytest.mark.parametrize("rule", [SGD(0.05, 0.9), fastmlp.RMSprop(0.01)], ids=["sgd", "rmsprop"])
 @every_backend
 def test_a_stepper_over_the_rows_that_fit_visits_is_fit(network, rule, backend):
     options = {"seed": 3, "backend": backend, "threads": 1}
     model = fastmlp.fit(
-        NETWORKS[network],
-        X,
-        Y,
-        optimizer=rule,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        shuffle=False,
-        **options,
+        NETWORKS[network], X, Y, optimizer=rule, epochs=EPOCHS, batch_size=BATCH, shuffle=False, **options
     )
     stepper = fastmlp.Stepper(NETWORKS[network], rule, dtype="float64", most_rows=BATCH + 1, **options)
     bounds = [0, 16, 32, ROWS] if network == "batches" else [0, 16, 32, 48, ROWS]
@@ -306,15 +282,10 @@ def test_the_run_comes_after_so_many_epochs_and_at_the_end(every, seen):
 
 def test_callbacks_see_the_loop_s_training_from_its_beginning_to_its_end():
     told = []
-
-    class Teller(Callback):
-        def on_train_begin(self, run):
-            told.append("begin")
-
-        def on_train_end(self, run):
-            told.append("end")
-
-    for run in fastmlp.iter_fit(*PLAIN, callbacks=[Teller()], **OPTIONS):
+    noting = calling(
+        on_train_begin=lambda run: told.append("begin"), on_train_end=lambda run: told.append("end")
+    )
+    for run in fastmlp.iter_fit(*PLAIN, callbacks=[noting], **OPTIONS):
         told.append(run.epoch)
         if run.epoch == 2:
             run.rate_factor = 0.0
@@ -343,13 +314,9 @@ def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_t
         signal.raise_signal(signal.SIGINT)
     assert not isinstance(caught.value, fastmlp.Interrupted)
 
-    class Interrupt(Callback):
-        def on_epoch_end(self, run):
-            if run.epoch == 3:
-                signal.raise_signal(signal.SIGINT)
-
+    noting = calling(on_epoch_end=lambda run: run.epoch == 3 and signal.raise_signal(signal.SIGINT))
     with pytest.raises(fastmlp.Interrupted) as caught:
-        list(fastmlp.iter_fit(*PLAIN, callbacks=[Interrupt()], **OPTIONS))
+        list(fastmlp.iter_fit(*PLAIN, callbacks=[noting], **OPTIONS))
     model = caught.value.model
     assert len(model.history["loss"]) == 3
     assert_same(model.fit_more(X, Y, epochs=3), fastmlp.fit(*PLAIN, **OPTIONS))
@@ -448,12 +415,8 @@ def test_a_model_is_to_be_had_after_an_error():
 
 def test_a_run_that_fit_has_ended_keeps_no_rows():
     rows, kept = X.copy(), []
-
-    class Keep(Callback):
-        def on_epoch_end(self, run):
-            kept.append(run)
-
-    fastmlp.fit(NETWORKS["plain"], rows, Y, callbacks=[Keep()], **OPTIONS)
+    noting = calling(on_epoch_end=lambda run: kept.append(run))
+    fastmlp.fit(NETWORKS["plain"], rows, Y, callbacks=[noting], **OPTIONS)
     alive = weakref.ref(rows)
     del rows
     assert alive() is None
@@ -462,12 +425,9 @@ def test_a_run_that_fit_has_ended_keeps_no_rows():
 def test_an_error_in_the_body_ends_the_training():
     ended = []
 
-    class Ends(Callback):
-        def on_train_end(self, run):
-            ended.append(run.epoch)
-
     def body():
-        for run in fastmlp.iter_fit(*PLAIN, callbacks=[Ends()], **OPTIONS):
+        noting = calling(on_train_end=lambda run: ended.append(run.epoch))
+        for run in fastmlp.iter_fit(*PLAIN, callbacks=[noting], **OPTIONS):
             assert run.epoch < 2
 
     with pytest.raises(AssertionError):

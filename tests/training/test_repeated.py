@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -164,21 +164,11 @@ def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    fit_options.cached.clear()
-    found = [[], [], [], []]
-
-    def run(seed):
-        for _ in range(20):
-            found[seed].append(fit(seed=seed).parameters)
-
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(4):
-        assert len(found[seed]) == 20
-        assert all(np.array_equal(one, expected[seed]) for one in found[seed])
+    fit_options.kept.clear()
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda seed: [fit(seed=seed).parameters for _ in range(20)], range(4))
+    for models, alone in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(models, [alone] * 20)
 
 
 def test_a_backend_that_is_registered_anew_is_taken():
@@ -205,6 +195,7 @@ def test_auto_chooses_anew_among_what_is_registered_meanwhile():
     assert chosen() == 0
 
 
+@pytest.mark.slow  # compiles a program that no process has
 def test_auto_takes_a_program_that_is_compiled_meanwhile():
     network = fastmlp.Network([3, 7, 2], l2=float(RNG.random()))  # no process has compiled it
 
