@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from support.custom_layers import LISTS, own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
-from support.selection import matrix
 
 import fastmlp
 from fastmlp import (
-    SGD,
     Activate,
     Adam,
     AdamW,
@@ -52,32 +50,6 @@ def test_a_wrong_derivative_is_found():
     wrong.derivatives["unit_w"] = wrong.derivatives["unit_w"] * constant(1.0001)
     with pytest.raises(AssertionError, match=r"Layer\('gated'\), by unit_w 0: at .* the slope is"):
         check(wrong)
-
-
-@pytest.mark.parametrize(
-    ("name", "backend", "dtype"),
-    [
-        pytest.param(name, backend, dtype, marks=[matrix] * ((name, backend, dtype) not in QUICK))
-        for QUICK in [{("wide", "fused", "float64"), ("narrow", "fused", "float32")}]
-        for name in LISTS
-        for backend in ("baseline", "tiled", "packed", "fused")
-        for dtype in ("float32", "float64")
-    ],
-)
-def test_backends_agree_with_the_reference(name, backend, dtype):
-    # SGD: a gradient that is all rounding, as of biases before `shares`, makes steps of Adam's.
-    options = {"optimizer": SGD(0.1, momentum=0.9)}
-    expected = train(LISTS[name], "reference", **options)
-    got = train(LISTS[name], backend, dtype=dtype, **options)
-    allowed = 1e-12 if dtype == "float64" else 1e-4
-    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
-    np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=0, atol=10 * allowed)
-
-
-def test_exact_backends_and_threads_have_the_same_bits():
-    expected = train(LISTS["wide"], "fused", threads=1).parameters
-    for backend, threads in (("fused", 2), ("packed", 1), ("packed", 3)):
-        np.testing.assert_array_equal(train(LISTS["wide"], backend, threads=threads).parameters, expected)
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,6 @@ def test_backends_agree_with_the_reference(name, rows):
     np.testing.assert_allclose(got.predict(rows[0]), expected.predict(rows[0]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.matrix)])
-@pytest.mark.parametrize(
-    "name", ["Residual", "Concatenate", "PReLU", "BatchNorm in blocks", "dropout with a residual"]
-)
-def test_exact_backends_and_threads_have_the_same_bits(name, dtype, rows):
-    layers = LISTS.get(name) or DROPPING[name]
-    correct = train(layers, rows, backend="fused", dtype=dtype).parameters
-    for backend, threads in (("fused", 2), ("packed", 1), ("packed", 3)):
-        got = train(layers, rows, backend=backend, threads=threads, dtype=dtype).parameters
-        np.testing.assert_array_equal(got, correct)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimiser_steps_gains(optimizer, rows):
     layers = [Dense(11, "relu"), BLOCK, PReLU(), Dense(OUTPUTS, bias=False)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.exchanged_models import own_gated, own_sine
-from support.layer_networks import MEMBERS as DROPPING
 from support.refusals import refusals
 from support.selection import matrix
 
@@ -103,23 +102,6 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
     }  # fmt: skip
     assert (parts["dense4"]["biases"] == parts["dense4"]["biases"][0]).all()
     assert (parts["dense4"]["biases"] != 0).all()
-
-
-# --- on every backend ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layers", [LAYERS, DROPPING, NORMED], ids=["plain", "dropping", "norms"])
-def test_backends_agree_with_the_reference_and_among_one_another(layers, rows):
-    options = {"sample_weight": np.arange(ROWS) % 3, "validation": rows}
-    made = network(layers, l2=0.01)
-    expected, got = (train(rows, made, backend=backend, **options) for backend in ("reference", "fused"))
-    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
-    for name, values in expected.history.items():
-        np.testing.assert_allclose(got.history[name], values, rtol=1e-12)
-    np.testing.assert_allclose(got.predict(rows[0]), expected.predict(rows[0]), rtol=1e-9, atol=1e-12)
-    for backend, threads in (("fused", 2), ("packed", 3)):
-        other = train(rows, made, backend=backend, threads=threads, **options)
-        np.testing.assert_array_equal(other.parameters, got.parameters)
 
 
 def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):

@@ -1,4 +1,4 @@
-"""The optimisers step for step against torch.optim, as transcribed in naive.py, and torch itself."""
+"""The optimisers step for step against torch.optim, as transcribed in naive.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import naive
 from support.custom_pieces import six_moments
-from support.problems import COMPILED_DTYPES, eps, parameters_for
+from support.problems import COMPILED_DTYPES, eps
 from support.selection import crossed
 
 import fastmlp
@@ -93,75 +93,6 @@ def test_a_schedule_and_a_bias_rate_reach_the_steps():
     np.testing.assert_allclose(got[:, 0], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
     np.testing.assert_allclose(got[:, 1], [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])
     assert (SGD(0.3).rates(np.arange(3), 1) == 0.3).all()
-
-
-def torch_network(torch, weights, biases, hidden):
-    layers = []
-    for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        linear = torch.nn.Linear(*w.shape, dtype=torch.float64)
-        with torch.no_grad():
-            linear.weight.copy_(torch.tensor(w.T))
-            linear.bias.copy_(torch.tensor(b))
-        layers.append(linear)
-        if layer < len(hidden):
-            layers.append(hidden[layer])
-    return torch.nn.Sequential(*layers)
-
-
-@crossed(backend=registry.backends(), which=range(5))
-def test_trainings_are_real_torchs(backend, which):
-    torch = pytest.importorskip("torch")
-    nn, optim = torch.nn, torch.optim
-    hidden, modules, output, loss, criterion, ours, theirs = [
-        (
-            ["gelu", "elu"], [nn.GELU(), nn.ELU()], "softmax", "cross_entropy", nn.CrossEntropyLoss(),
-            AdamW(0.01, clip_norm=0.5), lambda p: optim.AdamW(p, 0.01),
-        ),
-        (
-            ["silu", "softplus"], [nn.SiLU(), nn.Softplus()], "sigmoid", "binary_cross_entropy",
-            nn.BCEWithLogitsLoss(), RMSprop(0.01, momentum=0.5),
-            lambda p: optim.RMSprop(p, 0.01, momentum=0.5),
-        ),
-        (
-            ["leaky_relu", "tanh"], [nn.LeakyReLU(), nn.Tanh()], "exp", "poisson", nn.PoissonNLLLoss(),
-            SGD(0.01, 0.9, True), lambda p: optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
-        ),
-        (
-            ["relu", "sigmoid"], [nn.ReLU(), nn.Sigmoid()], "identity", "huber", nn.HuberLoss(),
-            Adam(0.01), lambda p: optim.Adam(p, 0.01),
-        ),
-        (
-            ["tanh", "relu"], [nn.Tanh(), nn.ReLU()], "identity", "mse", nn.MSELoss(),
-            Adam(0.03, beta2=0.9, amsgrad=True),
-            lambda p: optim.Adam(p, 0.03, betas=(0.9, 0.9), amsgrad=True),
-        ),
-    ][which]  # fmt: skip
-    rng = np.random.default_rng(which)
-    sizes = (4, 7, 5, 3)
-    weights, biases = parameters_for(sizes, rng)
-    X, y = rng.standard_normal((30, 4)), rng.dirichlet(np.ones(3), 30)
-    model = fastmlp.fit(
-        Network(sizes, hidden, output, loss), X, y, optimizer=ours, epochs=5, batch_size=8, shuffle=False,
-        initial=(weights, biases), backend=backend,
-    )  # fmt: skip
-    net = torch_network(torch, weights, biases, modules)
-    optimizer = theirs(net.parameters())
-    trace = []
-    for _ in range(5):
-        total = 0.0
-        for start in range(0, 30, 8):
-            x, target = torch.tensor(X[start : start + 8]), torch.tensor(y[start : start + 8])
-            value = criterion(net(x), target)
-            optimizer.zero_grad()
-            value.backward()
-            if ours.clip_norm:
-                nn.utils.clip_grad_norm_(net.parameters(), ours.clip_norm)
-            optimizer.step()
-            total += value.item() * len(x)
-        trace.append(total / 30)
-    np.testing.assert_allclose(model.history["loss"], trace, rtol=1e-11)
-    for w, linear in zip(model.weights, net[::2], strict=True):
-        np.testing.assert_allclose(w, linear.weight.detach().numpy().T, atol=1e-11)
 
 
 def test_backends_agree_on_a_rule_of_six_moments():

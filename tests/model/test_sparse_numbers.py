@@ -142,16 +142,6 @@ def test_sparse_adam_moves_all_weights_of_dense_columns():
     np.testing.assert_array_equal(found.parameters, expected.parameters)
 
 
-def test_sparse_adam_has_one_result_on_every_backend():
-    expected, fused = (fit(network(), SparseAdam(0.01), backend=one) for one in ("reference", "fused"))
-    np.testing.assert_allclose(fused.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
-    for backend, threads in (("fused", 3), ("packed", 2), ("tiled", 1)):
-        found = fit(network(), SparseAdam(0.01), backend=backend, threads=threads)
-        np.testing.assert_array_equal(found.parameters, fused.parameters)
-    together = fit(network(), SparseAdam(0.01), accumulate=2, batch_size=8)
-    np.testing.assert_allclose(together.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
-
-
 # --- everywhere ---------------------------------------------------------------------------------------------
 
 
