@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from support.exchanged_models import own_gated, own_sine
+from support import layer_networks
+from support.custom_layers import MEMBERS as NORMED
+from support.layer_networks import INPUTS, OUTPUTS, ROWS, SHARING, network
 from support.refusals import refusals
 from support.selection import matrix
 
-import fastmlp
-from fastmlp import (
-    Activate,
-    Adam,
-    AdamW,
-    Concatenate,
-    Dense,
-    Head,
-    LayerNorm,
-    Members,
-    MLPClassifier,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-)
+from fastmlp import Adam, AdamW, Concatenate, Dense, Head, Members, MLPClassifier, Residual
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 
-INPUTS, OUTPUTS, ROWS, COUNT = 7, 3, 50, 5
-LAYERS = [
-    Dense(11, "relu"), Members(COUNT), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
-    Dense(OUTPUTS),
-]  # fmt: skip
-NORMED = [
-    Members(COUNT), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(),
-    Concatenate("low"), Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)),
-    Dense(OUTPUTS),
-]  # fmt: skip
-CLASSES = {"output": "softmax", "loss": "cross_entropy"}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(ROWS, INPUTS)), rng.normal(size=(ROWS, OUTPUTS))
-
-
-def network(layers=LAYERS, **options):
-    return Network(inputs=INPUTS, layers=layers, **options)
-
-
-def train(rows, made=None, epochs=4, **options):
-    given = {"optimizer": AdamW(0.01, weight_decay=0.1), "batch_size": 16, "seed": 1, "dtype": "float64"}
-    return fastmlp.fit(made or network(), *rows, epochs=epochs, progress=False, **given | options)
+COUNT, CLASSES = 5, {"output": "softmax", "loss": "cross_entropy"}
+train = functools.partial(layer_networks.train, optimizer=AdamW(0.01, weight_decay=0.1))
 
 
 def alone(model, member):
     """Return a member as a network of its own, whose matrices have its factors."""
     layers = [one for one in model.network.layers if not isinstance(one, Members)]
     some = np.zeros((1, INPUTS)), np.full((1, OUTPUTS), 1 / OUTPUTS)
-    own = train(some, model.network.replaced(layers=layers), epochs=0)
+    own = train(model.network.replaced(layers=layers), some, epochs=0)
     for name, arrays in own.layers.items():
         parts = model.layers[name]
         if "r" in parts:
@@ -76,12 +41,12 @@ def alone(model, member):
 
 
 @pytest.mark.parametrize(
-    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
+    ("layers", "options"), [(SHARING, {}), (SHARING, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
 )
 def test_each_member_is_a_network_with_its_factors(layers, options, rows):
     X, y = rows
     y = np.eye(OUTPUTS)[np.arange(ROWS) % OUTPUTS] if options else y
-    model = train((X, y), network(layers, **options), backend="fused")
+    model = train(network(layers, **options), (X, y), backend="fused")
     members = [alone(model, m) for m in range(COUNT)]
     outputs = np.stack([one.predict(X) for one in members])
     np.testing.assert_allclose(model.predict_members(X), outputs, rtol=1e-9, atol=1e-12)
@@ -93,7 +58,7 @@ def test_each_member_is_a_network_with_its_factors(layers, options, rows):
 
 
 def test_the_first_factors_are_signs_and_the_others_ones(rows):
-    parts = train(rows, network([*LAYERS[:-1], Dense(OUTPUTS, bias_init="uniform")]), epochs=0).layers
+    parts = train([*SHARING[:-1], Dense(OUTPUTS, bias_init="uniform")], rows, epochs=0).layers
     assert set(np.unique(parts["low"]["r"])) == {-1.0, 1.0}
     ones = [parts["low"]["s"], *(parts[name][part] for name in ("dense3", "dense4") for part in "rs")]
     assert all((array == 1).all() for array in ones)
@@ -106,9 +71,9 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
 
 def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
     # 8 rows of 16 members are a block of fused's; tiled takes all rows, and both sum by 16 rows.
-    made = network([Members(16), Dense(9, "tanh"), Dense(OUTPUTS)])
-    threads = [train(rows, made, backend="fused", batch_size=37, threads=n) for n in (1, 2)]
-    expected = train(rows, made, backend="tiled", batch_size=37)
+    made = [Members(16), Dense(9, "tanh"), Dense(OUTPUTS)]
+    threads = [train(made, rows, backend="fused", batch_size=37, threads=n) for n in (1, 2)]
+    expected = train(made, rows, backend="tiled", batch_size=37)
     for model in threads:
         np.testing.assert_array_equal(model.parameters, expected.parameters)
         assert model.history["loss"] == expected.history["loss"]
@@ -122,7 +87,7 @@ def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
     ],
 )
 def test_they_train_in_float32(backend, dtype, rows):
-    losses = train(rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
+    losses = train(SHARING, rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -130,8 +95,8 @@ def test_they_train_in_float32(backend, dtype, rows):
 
 
 def test_rates_go_by_the_layer_s_name(rows):
-    before = train(rows, epochs=0).layers
-    after = train(rows, optimizer=Adam(0.01, layer_rates={"low": 0})).layers
+    before = train(SHARING, rows, epochs=0).layers
+    after = train(SHARING, rows, optimizer=Adam(0.01, layer_rates={"low": 0})).layers
     moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
     assert moved == {"dense1": True, "low": False, "dense3": True, "prelu1": True, "dense4": True}
 
@@ -140,7 +105,7 @@ def test_decays_go_by_what_is_a_factor_and_what_a_bias():
     optimizer = AdamW(weight_decay=0.1, decay_norms=False)
     found = {
         one.part or one.kind.name: [part.weight_decay for part in optimizer.of_layer(number, one)]
-        for number, one in enumerate(network().operations)
+        for number, one in enumerate(network(SHARING).operations)
         if one.name == "low"
     }
     assert found == {"r": [0.0, 0.1], "dense": [0.1, 0.1], "s": [0.0, 0.1]}
@@ -168,6 +133,6 @@ test_what_cannot_be_is_refused_in_a_line = refusals(
 
 
 def test_a_network_without_members_has_no_outputs_of_theirs(rows):
-    plain = train(rows, network([Dense(OUTPUTS)]), epochs=0)
+    plain = train([Dense(OUTPUTS)], rows, epochs=0)
     with pytest.raises(ValueError, match="predict_members needs a network with Members"):
         plain.predict_members(rows[0])

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import scipy.sparse
 from support import custom_layers, heads, input_blocks, layer_networks
 from support.custom_pieces import six_moments
-from support.layer_networks import EVERYTHING, MEMBERS
+from support.layer_networks import EVERYTHING, MEMBERS, SHARING
 
 import fastmlp
 from fastmlp import (
@@ -79,10 +78,9 @@ def of_layers(layers, **options):
 
 
 BLOCKS = [input_blocks.NUMBERS, input_blocks.CODES], input_blocks.Y
-CSR = scipy.sparse.random_array((input_blocks.ROWS, 70), density=0.06, rng=RNG, format="csr")
 PARTS = [Numbers(3, Periodic(4)), Categories(input_blocks.LEVELS, width=(3, 2, 4)), SparseNumbers(70)]
 LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
-SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], CSR], input_blocks.Y
+SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], input_blocks.WORDS], input_blocks.Y
 REAL, COUNTS = RNG.normal(size=(50, 2)), RNG.poisson(3.0, (50, 2)).astype(float)
 EVENTS = RNG.integers(0, 2, (50, 3)).astype(float)
 LOSSES = {
@@ -124,6 +122,7 @@ MORE = {
     )
     for name, part in input_blocks.EMBEDDINGS.items()
 }
+MORE["sharing members"], MORE["members with norms"] = map(of_layers, (SHARING, custom_layers.MEMBERS))
 MORE["whole heads"] = Case(heads.network(), heads.X, heads.WHOLE)
 MORE["microbatches"] = Case(*SPARSE, {"optimizer": SparseAdam(0.01), "accumulate": 2, "batch_size": 8})
 COMPILED = {name: case for name, case in {**CASES, **MORE}.items() if "backend" not in case.options}

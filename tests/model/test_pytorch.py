@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import scipy.sparse
 from support import custom_pieces, heads, input_blocks, layer_networks
 from support.layer_networks import INPUTS, LISTS, OUTPUTS, ROWS, drawn_at_random, tensors
 from support.problems import parameters_for
@@ -30,7 +29,6 @@ from fastmlp import (
     Dense,
     GroupNorm,
     LayerNorm,
-    Members,
     Multiply,
     Network,
     Numbers,
@@ -306,9 +304,6 @@ def test_fifty_steps_of_blocks_of_inputs(name):
     held_to_pytorch(case, of_curves=1e-9)
 
 
-CSR = scipy.sparse.random_array((input_blocks.ROWS, 70), density=0.06, rng=RNG, format="csr")
-
-
 def by_sparse_blocks(model, own, numbers, codes, csr, training=True):
     arrays = map(torch.tensor, (csr.indptr, csr.indices, csr.data))
     rows, w = torch.sparse_csr_tensor(*arrays, csr.shape, check_invariants=True), own["dense1"]["weights"]
@@ -321,7 +316,7 @@ def by_sparse_blocks(model, own, numbers, codes, csr, training=True):
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_fifty_steps_of_sparse_blocks():
     parts = [Numbers(3), Categories(input_blocks.LEVELS, width=2), SparseNumbers(70)]
-    X = [input_blocks.NUMBERS, input_blocks.CODES, CSR]
+    X = [input_blocks.NUMBERS, input_blocks.CODES, input_blocks.WORDS]
     fit = functools.partial(input_blocks.fit, Network(inputs=parts, layers=[Dense(8, "silu"), Dense(2)]), X=X)
     held_to_pytorch(Case(fit, X, by_sparse_blocks, mse_of(input_blocks.Y)), of_curves=1e-9)
 
@@ -371,12 +366,6 @@ def test_fifty_steps_of_heads(missing, weighted):
     )
 
 
-SHARING = [
-    Dense(11, "relu"), Members(5), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
-    Dense(OUTPUTS),
-]  # fmt: skip
-
-
 def by_members(model, own, x, training=True):
     """Outputs of each member (rows, members, units)."""
 
@@ -391,7 +380,7 @@ def by_members(model, own, x, training=True):
 
 def test_fifty_steps_of_members():
     case = Case(
-        functools.partial(layer_networks.train, SHARING, LISTED, backend="fused"),
+        functools.partial(layer_networks.train, layer_networks.SHARING, LISTED, backend="fused"),
         [LISTED[0]],
         by_members,
         lambda outputs: {"loss": ((outputs - torch.tensor(LISTED[1])[:, None]) ** 2).mean()},

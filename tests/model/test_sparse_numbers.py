@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from support import input_blocks
+from support.input_blocks import CODES, COLUMNS, LEVELS, NUMBERS, WIDTHS, Y
+from support.input_blocks import WORDS as CSR
 from support.refusals import refusals
 from support.selection import matrix
 
@@ -27,26 +30,18 @@ from fastmlp import (
 )
 from fastmlp.exchange.steps import folded
 
-ROWS, COLUMNS, LEVELS, TEXT = 90, 3, (9, 4), 70
-RNG = np.random.default_rng(0)
-NUMBERS = RNG.standard_normal((ROWS, COLUMNS))
-CODES = np.stack([RNG.integers(-1, levels, ROWS) for levels in LEVELS], axis=1)
-CSR = scipy.sparse.random_array((ROWS, TEXT), density=0.06, rng=RNG, format="csr")
-Y = RNG.standard_normal((ROWS, 2))
+TEXT = CSR.shape[1]
 X, FLAT = [NUMBERS, CODES, CSR], [NUMBERS, CODES, CSR.toarray()]
 LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
 
 
 def network(last=None, layers=LAYERS, **more):
-    blocks = [Numbers(COLUMNS, Periodic(4)), Categories(LEVELS, width=(3, 2)), last or SparseNumbers(TEXT)]
+    blocks = [Numbers(COLUMNS, Periodic(4)), Categories(LEVELS, width=WIDTHS), last or SparseNumbers(TEXT)]
     return Network(inputs=blocks, layers=layers, **more)
 
 
-def fit(net, optimizer=None, rows=X, y=Y, **options):
-    given = {"epochs": 3, "batch_size": 16, "seed": 1, "backend": "fused", "dtype": "float64"}
-    return fastmlp.fit(
-        net, rows, y, optimizer=optimizer or Adam(0.01), progress=False, **{**given, **options}
-    )
+def fit(net, optimizer=None, rows=X, **options):
+    return input_blocks.fit(net, optimizer, rows, **{"batch_size": 16, **options})
 
 
 # --- one result ---------------------------------------------------------------------------------------------
@@ -179,7 +174,7 @@ def test_other_formats_have_dense_inputs_in_the_order_of_the_blocks(tmp_path):
     dense = [NUMBERS[:, :1], parts[0].toarray(), CODES, parts[1].toarray()]
     expected = model.predict([NUMBERS[:, :1], parts[0], CODES, parts[1]])
     other, _ = folded(net, model.parameters)
-    assert [block.columns for block in other.blocks] == [1, 30, 2, TEXT - 30]
+    assert [block.columns for block in other.blocks] == [1, 30, len(LEVELS), TEXT - 30]
     names: dict = {}
     exec(model.to_numpy_source(), names)
     np.testing.assert_allclose(names["predict"](dense), expected, rtol=1e-12, atol=1e-12)
@@ -195,8 +190,8 @@ WRONG = {
     "an array": (lambda: np.hstack(FLAT), "X must be a list or a dict of blocks"),
     "all sparse": (lambda: scipy.sparse.csr_array(np.hstack(FLAT)), "X must be a list or a dict of blocks"),
     "dense": (lambda: FLAT, r"X\[2\] must be a sparse matrix of SciPy's, \(rows, 70\), got "),
-    "columns": (lambda: [NUMBERS, CODES, CSR[:, :9]], r"X\[2\] must be .* got shape \(90, 9\)"),
-    "a row": (lambda: [NUMBERS, CODES, CSR[:9]], r"as many rows each, got \[90, 90, 9\]"),
+    "columns": (lambda: [NUMBERS, CODES, CSR[:, :9]], r"X\[2\] must be .* got shape \(120, 9\)"),
+    "a row": (lambda: [NUMBERS, CODES, CSR[:9]], r"as many rows each, got \[120, 120, 9\]"),
     "too few": (lambda: [NUMBERS, CODES], "X must hold 3 blocks, got 2"),
     "NaN": (lambda: [NUMBERS, CODES, CSR * np.inf], r"X\[2\] must be finite"),
     "texts": (lambda: [NUMBERS, CODES, CSR.astype(complex)], r"X\[2\] must hold real numbers"),

@@ -73,6 +73,11 @@ MEMBERS = [
     "gelu", Swish(), Dense(OUTPUTS),
 ]  # fmt: skip
 
+SHARING = [
+    Dense(11, "relu"), Members(5), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
+    Dense(OUTPUTS),
+]  # fmt: skip
+
 REQUIRED = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "groups": 2, "layer": "low"}
 REQUIRED |= {"layers": Dense(4), "levels": (3, 1)}
 """By their names, what is given for arguments that have no default."""
