@@ -151,6 +151,7 @@ def unknown_below_nine_units(delta, w, scratch, out):
                 out[i, j] = np.nan
 
 
+@pytest.mark.slow  # compiles two programs, 15 s
 def test_the_backward_pass_ends_where_nothing_trains(monkeypatch):
     """A variant in which the deltas of 9 units are NaN trains as another while these are not asked for."""
     variant = Variant("blind", baseline.VARIANT, {"input_gradient": unknown_below_nine_units})

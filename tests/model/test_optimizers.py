@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import naive
-from support.custom_pieces import six_moments
 from support.problems import COMPILED_DTYPES, eps
 from support.selection import crossed
 
@@ -93,23 +92,6 @@ def test_a_schedule_and_a_bias_rate_reach_the_steps():
     np.testing.assert_allclose(got[:, 0], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
     np.testing.assert_allclose(got[:, 1], [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])
     assert (SGD(0.3).rates(np.arange(3), 1) == 0.3).all()
-
-
-def test_backends_agree_on_a_rule_of_six_moments():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 2))
-    network = Network([4, 6, 2], "tanh")
-
-    def fit(epochs, **options):
-        return fastmlp.fit(
-            network, X, y, optimizer=six_moments(0.01), epochs=epochs, seed=0, batch_size=8, **options
-        )
-
-    expected = fit(4, backend="reference")
-    for backend in ("baseline", "fused", "specialized"):
-        np.testing.assert_allclose(
-            fit(4, backend=backend).parameters, expected.parameters, rtol=1e-9, atol=1e-12
-        )
 
 
 def test_a_state_without_room_for_the_moments_is_refused():

@@ -417,7 +417,7 @@ CUSTOM = {
 
 @pytest.mark.parametrize("name", CUSTOM)
 def test_batches_of_custom_components(name):
-    held_by_batches("baseline", *CUSTOM[name], custom_pieces.OwnAdam(0.01), optim.Adam, {})
+    held_by_batches("fused", *CUSTOM[name], custom_pieces.OwnAdam(0.01), optim.Adam, {})
 
 
 # --- what is PyTorch's besides ---------------------------------------------------------------------------
