@@ -58,12 +58,10 @@ def test_the_repr_has_it():
 def test_many_rows_are_converted_a_few_at_a_time(monkeypatch):
     model = fit(NETWORK, PIXELS)
     expected = model.predict(PIXELS)
-    seen = []
-    convert = model_module.clean_rows_of
-    monkeypatch.setattr(model_module, "AT_ONCE", 21)
-    monkeypatch.setattr(
-        model_module, "clean_rows_of", lambda *a, **o: seen.append(len(a[2])) or convert(*a, **o)
-    )
+    seen, convert = [], model_module.clean_rows_of
+    changes = {"AT_ONCE": 21, "clean_rows_of": lambda *a, **o: seen.append(len(a[2])) or convert(*a, **o)}
+    for name, value in changes.items():
+        monkeypatch.setattr(model_module, name, value)
     np.testing.assert_array_equal(model.predict(PIXELS), expected)
     assert max(seen) == 7
     wrong = PIXELS.astype(np.float64)
