@@ -151,6 +151,7 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
         for given in (scipy.sparse.csr_array(X), X)
     )
     np.testing.assert_array_equal(sparse, dense)
+    assert not ((sparse != 0) & (np.abs(sparse) < np.finfo(float).tiny)).any()
     assert touched_by(X).mean() < 0.1
 
 

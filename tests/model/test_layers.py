@@ -123,6 +123,18 @@ def test_an_activation_of_ones_own(rows):
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
 
 
+def test_what_the_backward_pass_gates_and_adds_is_known_beforehand():
+    layers = [Dense(5, "relu"), Dense(5, "relu", name="low"), Dense(5), Add("low"), Dense(2)]
+    found = [(one.kind.name, one.gates, one.gated, one.adds) for one in network(layers).operations]
+    assert found == [
+        ("dense", False, True, (False,)),  # whose relu the next one's gradient ends with
+        ("dense", True, False, (False,)),  # two read it
+        ("dense", False, False, (True,)),  # beside the gradient of the sum
+        ("add", False, False, (False, False)),
+        ("dense", False, False, (False,)),
+    ]
+
+
 def test_every_kind_is_trained_here():
     met = {
         one.kind.name
