@@ -118,12 +118,10 @@ def test_compiled_passes(seed):
     y = rng.random(size=(rows, network.n_out))
     y /= y.sum(axis=1, keepdims=True)
     for call in (
-        lambda model: model.jacobian(X),
-        lambda model: model.vjp(X, U),
-        lambda model: model.input_gradient(X, 0),
-        lambda model: model.gradient_norms(X, y),
+        lambda model: model.jacobian(X), lambda model: model.vjp(X, U),
+        lambda model: model.input_gradient(X, 0), lambda model: model.gradient_norms(X, y),
         *([lambda model: model.jacobian(X, logits=True)] if network.members == 1 else []),
-    ):
+    ):  # fmt: skip
         close(call(fast), call(slow), 1e-11)
 
 

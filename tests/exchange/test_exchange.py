@@ -159,14 +159,8 @@ def test_a_torch_module_is_a_sequential_unless_something_reads_what_is_earlier(t
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = model("RMSNorm", np.float32).to_torch()
     assert [type(one).__name__ for one in module] == [
-        "Linear",
-        "Tanh",
-        "RMSNorm",
-        "ReLU",
-        "Linear",
-        "RMSNorm",
-        "Linear",
-    ]
+        "Linear", "Tanh", "RMSNorm", "ReLU", "Linear", "RMSNorm", "Linear",
+    ]  # fmt: skip
     module = model("deep", np.float64).to_torch()
     assert not isinstance(module, torch.nn.Sequential)
     torch.save(module, tmp_path / "net.pt")
@@ -237,10 +231,8 @@ ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
 def test_every_format_spells_every_operation():
     assert python_source.OPERATIONS.keys() >= ELEMENTWISE
     written = (
-        python_source.NUMBERS,
-        c_header.CWriter(np.dtype(np.float32), "net_").words,
-        onnx_graph.OPERATORS,
-    )
+        python_source.NUMBERS, c_header.CWriter(np.dtype(np.float32), "net_").words, onnx_graph.OPERATORS,
+    )  # fmt: skip
     assert not [table for table in written if ELEMENTWISE - {*table, *COMPOSED}]
 
 

@@ -18,12 +18,10 @@ from fastmlp import MLPClassifier, MLPRegressor, Model, Network
 IRIS, SPECIES = data_set("iris")
 NAMES = np.array(["setosa", "versicolor", "virginica"])
 TARGETS = {
-    "MLPClassifier, three": NAMES[SPECIES],
-    "MLPClassifier, two": SPECIES > 0,
+    "MLPClassifier, three": NAMES[SPECIES], "MLPClassifier, two": SPECIES > 0,
     "MLPClassifier, several labels": np.eye(3, dtype=int)[SPECIES],
-    "MLPRegressor, one": IRIS[:, 0] * IRIS[:, 1],
-    "MLPRegressor, two": IRIS[:, :2] ** 2,
-}
+    "MLPRegressor, one": IRIS[:, 0] * IRIS[:, 1], "MLPRegressor, two": IRIS[:, :2] ** 2,
+}  # fmt: skip
 each_kind = pytest.mark.parametrize("kind", TARGETS)
 
 
@@ -88,13 +86,9 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
     import pickle
 
     given = fastmlp.fit(
-        Network([4, 5, 3], "tanh", "softmax", "cross_entropy"),
-        IRIS,
-        SPECIES,
-        epochs=4,
-        seed=0,
+        Network([4, 5, 3], "tanh", "softmax", "cross_entropy"), IRIS, SPECIES, epochs=4, seed=0,
         backend="reference",
-    )
+    )  # fmt: skip
     estimator = MLPClassifier.from_model(given, NAMES)
     assert (estimator.n_iter_, estimator.loss_) == (4, given.history["loss"][-1])
     before = estimator.predict_proba(IRIS)

@@ -150,12 +150,9 @@ def test_a_chain_may_be_written_in_many_ways(tmp_path):
     nodes = [
         ("Flatten", ["X"], "flat", {"axis": 1}),
         ("Gemm", ["flat", "turned", "b0"], "z", {"transB": 1, "alpha": 0.5, "beta": 2.0}),
-        ("Relu", ["z"], "a", {}),
-        ("Dropout", ["a"], "kept", {}),
-        ("MatMul", ["kept", "w1"], "product", {}),
-        ("Add", ["row", "product"], "logit", {}),
-        ("Sigmoid", ["logit"], "out", {}),
-    ]
+        ("Relu", ["z"], "a", {}), ("Dropout", ["a"], "kept", {}), ("MatMul", ["kept", "w1"], "product", {}),
+        ("Add", ["row", "product"], "logit", {}), ("Sigmoid", ["logit"], "out", {}),
+    ]  # fmt: skip
     arrays = {"turned": 2 * W[0].T, "b0": B[0] / 2, "w1": W[1], "row": B[1][None]}
     got = read(file(tmp_path / "x.onnx", nodes, **arrays))
     assert got.network == Network([3, 2, 1], "relu", "sigmoid", "binary_cross_entropy")
@@ -183,22 +180,14 @@ def test_silu_of_two_operators_is_silu(tmp_path):
 
 def test_layers_may_be_written_in_many_ways(tmp_path):
     nodes = [
-        ("Relu", ["X"], "x", {}),
-        ("Gemm", ["x", "w0", "b"], "z", {}),
-        ("LayerNormalization", ["z", "gain", "b"], "normal", {"axis": 1}),
-        ("Tanh", ["normal"], "a", {}),
-        ("Mul", ["row", "a"], "scaled", {}),
-        ("Add", ["z", "scaled"], "sum", {}),
-        ("Concat", ["sum", "X"], "both", {"axis": -1}),
-        ("Gemm", ["both", "w"], "out", {}),
-    ]
+        ("Relu", ["X"], "x", {}), ("Gemm", ["x", "w0", "b"], "z", {}),
+        ("LayerNormalization", ["z", "gain", "b"], "normal", {"axis": 1}), ("Tanh", ["normal"], "a", {}),
+        ("Mul", ["row", "a"], "scaled", {}), ("Add", ["z", "scaled"], "sum", {}),
+        ("Concat", ["sum", "X"], "both", {"axis": -1}), ("Gemm", ["both", "w"], "out", {}),
+    ]  # fmt: skip
     arrays = {
-        **ARRAYS,
-        "gain": 2 * B[0],
-        "row": B[0][None],
-        "w0": W[0],
-        "w": np.concatenate([W[0], W[0][:2]]),
-    }
+        **ARRAYS, "gain": 2 * B[0], "row": B[0][None], "w0": W[0], "w": np.concatenate([W[0], W[0][:2]]),
+    }  # fmt: skip
     path = file(tmp_path / "x.onnx", nodes, **arrays)
     got = read(path)
     kinds = [type(layer) for layer in got.network.layers]
@@ -210,11 +199,8 @@ def test_layers_may_be_written_in_many_ways(tmp_path):
 @pytest.mark.parametrize("residual", [(), ("silu",), ("tanh", Scale()), (LayerNorm(), BatchNorm(), "relu")])
 def test_what_later_layers_read_may_lie_between_activations(residual, tmp_path):
     own = [
-        Activate("tanh", name="x"),
-        Concatenate("x"),
-        Dense(5, "relu"),
-        Residual("tanh", *residual, Dense(5)),
-    ]
+        Activate("tanh", name="x"), Concatenate("x"), Dense(5, "relu"), Residual("tanh", *residual, Dense(5)),
+    ]  # fmt: skip
     own += [Dense(5, name="z"), Activate("tanh", name="h"), Add("z"), Dense(5), Add("h")]
     twice = [Dense(4, "gelu", name="a"), Concatenate("a", name="b"), "sigmoid", Add("b"), Dense(2)]
     network = Network(inputs=X.shape[1], layers=own + twice)
@@ -308,10 +294,7 @@ def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
             chain(("LeakyRelu", ["z"], "a", {"alpha": 0.25})),
             "LeakyRelu with {'alpha': 0.25} has no counterpart",
         ),
-        (
-            chain(("Softmax", ["z"], "a", {})),
-            "softmax cannot be the activation of a hidden layer; choose ",
-        ),
+        (chain(("Softmax", ["z"], "a", {})), "softmax cannot be the activation of a hidden layer; choose "),
         ([BEGINS, ("Add", ["z", "X"], "out", {})], "ends in Add; a Network ends in a Dense and its output"),
         (
             [
@@ -347,12 +330,9 @@ def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
         ),
         ([LAYER, ("Relu", ["z"], "out", {})], "ends in relu; choose from: identity"),
         ([("Relu", ["X"], "out", {})], "has no layer"),
-        (
-            [("Gemm", ["X", "X"], "out", {"transA": 1})],
-            "Gemm ('out') is no layer: its second factor must be",
-        ),
+        ([("Gemm", ["X", "X"], "out", {"transA": 1})], "Gemm ('out') is no layer: its second factor must be"),
     ],
-)
+)  # fmt: skip
 def test_what_changes_predictions_is_refused(nodes, said, tmp_path):
     w, row = W[0], B[0]
     arrays = {"row": row, "column": row[:, None], "deep": row[None, None], "one": np.float64(1)}

@@ -314,11 +314,9 @@ def test_its_backends_are_no_bases(monkeypatch):
 def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason):
     features = features or ",".join(f"+{name}" for name in tiles.TILES)
     system = {
-        "processor": lambda: ("", "cpu", features),
-        "host": lambda: tiles.AVX512,
-        "sys.platform": platform,
+        "processor": lambda: ("", "cpu", features), "host": lambda: tiles.AVX512, "sys.platform": platform,
         "ctypes.CDLL": lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer),
-    }
+    }  # fmt: skip
     for name, value in system.items():
         monkeypatch.setattr(f"fastmlp.kernels.mixed.tiles.{name}", value)
     assert tiles.why_no_tiles.__wrapped__().startswith(reason)

@@ -48,13 +48,9 @@ def drawn_layers(rng, width):
     """Hidden layers of so many inputs, with what is no product between them."""
     layers = [Members(int(rng.integers(2, 5)))] if rng.random() < 0.15 else []
     norms = [
-        LayerNorm,
-        fastmlp.RMSNorm,
-        fastmlp.Scale,
-        fastmlp.PReLU,
-        fastmlp.Swish,
+        LayerNorm, fastmlp.RMSNorm, fastmlp.Scale, fastmlp.PReLU, fastmlp.Swish,
         *([] if layers else [BatchNorm]),
-    ]
+    ]  # fmt: skip
     for place in range(int(rng.integers(1, 5))):
         match int(rng.integers(8)):
             case 0 | 1 | 2 | 3:

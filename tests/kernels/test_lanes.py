@@ -90,16 +90,12 @@ CASES = {
     "unrolled, clipped": (Network([3, 9, 2], "tanh", l2=0.1), SGD(0.1, clip_norm=0.1), 5, 5),
 }  # fmt: skip
 LOSSES = {
-    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])},
-    "focal": {"loss": Focal(1.5)},
-    "gaussian": {"loss": Gaussian()},
-    "softmax of mse": {"loss": "mse", "output": "softmax"},
-    "own element": {"loss": own_huber},
-    "own element of softmax": {"loss": by_element},
-    "own row": {"loss": quantiles},
-    "own row of logits": {"loss": smoothed},
+    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])}, "focal": {"loss": Focal(1.5)},
+    "gaussian": {"loss": Gaussian()}, "softmax of mse": {"loss": "mse", "output": "softmax"},
+    "own element": {"loss": own_huber}, "own element of softmax": {"loss": by_element},
+    "own row": {"loss": quantiles}, "own row of logits": {"loss": smoothed},
     "own row of softmax": {"loss": of_outputs},
-}
+}  # fmt: skip
 OUTPUTS = {name: 4 if name == "gaussian" else 3 for name in LOSSES}
 CASES |= {
     f"{name}, {rows} rows": (Network([3, 5, OUTPUTS[name]], "tanh", **options), Adam(0.01), rows, rows)

@@ -335,15 +335,9 @@ def test_other_parameters_and_constants_compile_nothing(backend):
         rule = Rule("lion", lion_step, moments=1, constants={"beta1": 0.9, "beta2": default})
         network = Network([5, 6, 3], hard, loss=loss)
         return fastmlp.fit(
-            network,
-            X,
-            Y,
-            optimizer=rule(0.01, beta1=beta1),
-            epochs=1,
-            seed=0,
-            backend=backend,
+            network, X, Y, optimizer=rule(0.01, beta1=beta1), epochs=1, seed=0, backend=backend,
             progress=False,
-        )
+        )  # fmt: skip
 
     before = fit(0.7, 0.9, 0.99)
     with compilations() as names:

@@ -77,14 +77,8 @@ def test_factors_are_those_of_rate_and_decay(backend):
 
 
 LAYERS = [
-    Dense(9, "tanh", name="low"),
-    LayerNorm(),
-    PReLU(),
-    Dense(6, "tanh"),
-    BatchNorm(),
-    Scale(),
-    Dense(1),
-]
+    Dense(9, "tanh", name="low"), LayerNorm(), PReLU(), Dense(6, "tanh"), BatchNorm(), Scale(), Dense(1),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.1])

@@ -49,17 +49,12 @@ NETWORKS = {
     "layers": Network(
         inputs=4,
         layers=[
-            Dense(9, "relu", name="early"),
-            Dropout(0.2),
-            Dense(7),
-            "relu",
-            Concatenate("early"),
-            Dense(1),
+            Dense(9, "relu", name="early"), Dropout(0.2), Dense(7), "relu", Concatenate("early"), Dense(1),
         ],
         l2=0.01,
         monotone=SIGNS,
     ),
-}
+}  # fmt: skip
 
 
 def pairs(rows=400, seed=1, signs=SIGNS, dtype=np.float32):

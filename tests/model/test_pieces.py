@@ -78,14 +78,10 @@ def test_the_name_of_a_type_is_enough(kind):
 @pytest.mark.parametrize(
     "name",
     [
-        "os.system",
-        "UniTuple(os x 2)",
-        "UniTuple(os)",
-        "Tuple(int64, os)",
-        "array(tuple, 1d, C)",
+        "os.system", "UniTuple(os x 2)", "UniTuple(os)", "Tuple(int64, os)", "array(tuple, 1d, C)",
         "array(int64, 1d, X)",
     ],
-)
+)  # fmt: skip
 def test_no_other_name_is_a_type(name):
     with pytest.raises(TypeError, match="a slot takes numbers, arrays and records of fastmlp's, got "):
         type_of(name)

@@ -349,10 +349,8 @@ def losses_of_heads(net, y, weighted, outputs):
 
 def predicted_of_heads(logits):
     ends = {
-        "price": logits["price"],
-        "kind": F.softmax(logits["kind"], 1),
-        "flag": torch.sigmoid(logits["flag"]),
-    }
+        "price": logits["price"], "kind": F.softmax(logits["kind"], 1), "flag": torch.sigmoid(logits["flag"]),
+    }  # fmt: skip
     return np.hstack([one.detach().numpy() for one in ends.values()])
 
 

@@ -47,12 +47,9 @@ def fit(net, optimizer=None, rows=X, **options):
 # --- one result ---------------------------------------------------------------------------------------------
 
 OPTIMIZERS = {
-    "SGD": (SGD(0.1), {}),
-    "Adam": (Adam(0.01), {}),
-    "clipped": (SGD(0.1, 0.9, clip_norm=0.1), {}),
-    "Muon": (fastmlp.Muon(0.01), {}),
-    "microbatches": (Adam(0.01), {"accumulate": 3, "batch_size": 8}),
-}
+    "SGD": (SGD(0.1), {}), "Adam": (Adam(0.01), {}), "clipped": (SGD(0.1, 0.9, clip_norm=0.1), {}),
+    "Muon": (fastmlp.Muon(0.01), {}), "microbatches": (Adam(0.01), {"accumulate": 3, "batch_size": 8}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=matrix)])
@@ -103,10 +100,8 @@ def test_texts_of_20000_columns_with_numbers_and_a_category():
     rng = np.random.default_rng(1)
     words = scipy.sparse.random_array((64, 20_000), density=0.002, rng=rng, dtype=np.float32, format="csr")
     rows = {
-        "numbers": rng.standard_normal((64, 10), "f"),
-        "kind": rng.integers(0, 7, (64, 1)),
-        "words": words,
-    }
+        "numbers": rng.standard_normal((64, 10), "f"), "kind": rng.integers(0, 7, (64, 1)), "words": words,
+    }  # fmt: skip
     blocks = {"numbers": Numbers(10), "kind": Categories([7], width=4), "words": SparseNumbers(20_000)}
     net = Network(inputs=blocks, layers=[Dense(24, "relu"), Dense(1)])
     there = np.zeros(20_000, bool)

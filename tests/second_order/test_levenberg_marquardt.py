@@ -28,12 +28,9 @@ from fastmlp.second_order.objective import WholeObjective
 from fastmlp.training.prepared import cleaned, scaled
 
 CASES = [
-    ({}, "reference"),
-    ({"weighed": True, "l2": 0.01}, "fused"),
-    ({"nielsen": True}, "reference"),
-    ({"units": 60}, "fused"),
-    ({"units": 60, "l2": 0.01}, "reference"),
-]
+    ({}, "reference"), ({"weighed": True, "l2": 0.01}, "fused"), ({"nielsen": True}, "reference"),
+    ({"units": 60}, "fused"), ({"units": 60, "l2": 0.01}, "reference"),
+]  # fmt: skip
 TARGETS = {
     "mse": Y,
     "cross_entropy": KINDS,

@@ -12,12 +12,10 @@ import fastmlp
 from fastmlp import EMA, LBFGS, BatchNorm, Checkpoint, Dense, LevenbergMarquardt, Members, Network, TimeLimit
 
 OPTIMIZERS = {
-    "few pairs": LBFGS(history=2),
-    "pairs": LBFGS(),
+    "few pairs": LBFGS(history=2), "pairs": LBFGS(),
     "other factors": LevenbergMarquardt(damping_decrease=0.3, damping_increase=7),
-    "nielsen": LevenbergMarquardt(nielsen=True),
-    "evidence": LevenbergMarquardt(evidence=True),
-}
+    "nielsen": LevenbergMarquardt(nielsen=True), "evidence": LevenbergMarquardt(evidence=True),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -86,10 +84,7 @@ test_what_does_not_compose_is_refused_in_one_line = refusals(
         (refused(LM, Network([3, 4, 2], dropout=0.1)), "takes no dropout"),
         (refused(LM, NORMED), "takes no BatchNorm"),
         (refused(LM, SHARED), "takes no Members"),
-        (
-            refused(LM, Network([3, 4, 2], loss="mae")),
-            "the losses mse with identity .*; got mae with id",
-        ),
+        (refused(LM, Network([3, 4, 2], loss="mae")), "the losses mse with identity .*; got mae with id"),
         (refused(LM, mixup=0.2), "reads all rows in each step; leave out mixup"),
         (refused(LM, accumulate=2), "leave out accumulate"),
         (refused(LM, average=EMA(0.9)), "leave out average"),
@@ -98,4 +93,4 @@ test_what_does_not_compose_is_refused_in_one_line = refusals(
         (refused(LM, x=[(X, Y)], y=None), "takes rows of one process in memory, got blocks of rows"),
         (lambda: fastmlp.Stepper(NETWORK, LM), "must take steps of batches, got LevenbergMarquardt"),
     ]
-)
+)  # fmt: skip

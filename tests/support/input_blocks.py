@@ -16,12 +16,9 @@ Y = RNG.standard_normal((ROWS, 2))
 WORDS = scipy.sparse.random_array((ROWS, 70), density=0.06, rng=RNG, format="csr")
 
 EMBEDDINGS = {
-    "raw": None,
-    "periodic": Periodic(5, sigma=0.5),
-    "sinusoids": Periodic(6, linear=False),
-    "bins": PiecewiseLinear(6),
-    "bins and a layer": PiecewiseLinear((-1.0, 0.0, 0.5, 2.0), width=3),
-}
+    "raw": None, "periodic": Periodic(5, sigma=0.5), "sinusoids": Periodic(6, linear=False),
+    "bins": PiecewiseLinear(6), "bins and a layer": PiecewiseLinear((-1.0, 0.0, 0.5, 2.0), width=3),
+}  # fmt: skip
 WIDTHS = (3, 2, 5)
 
 
