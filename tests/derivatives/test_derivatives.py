@@ -491,15 +491,13 @@ def test_careless_input_gets_one_line():
         (lambda: model.input_gradient(X), "output must be one of the 2 outputs, 0 is the first; got None"),
         (lambda: model.input_gradient(X, 2), "output must be"),
         (lambda: model.vjp(X, np.full((5, 2), np.nan)), "U must be finite"),
-        (
-            lambda: model.attribute(X, np.ones((0, 4)), output=0, method="expected"),
-            "baseline must have shape",
-        ),
+        (lambda: model.attribute(X, np.ones((0, 4)), output=0, method="expected"),
+         "baseline must have shape"),
         (lambda: model.vjp(X, np.ones((5, 3))), r"U must have shape \(5, 2\), got \(5, 3\)"),
         (lambda: model.jvp(X, np.ones((4, 4))), r"V must have shape \(5, 4\), got \(4, 4\)"),
         (lambda: model.jacobian(np.ones((5, 3))), "X must have"),
         (lambda: model.parameter_gradients(X, np.ones((4, 2))), "y must have"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)

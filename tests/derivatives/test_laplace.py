@@ -151,19 +151,15 @@ def test_an_overconfident_model_gets_better_probabilities():
 def test_what_has_no_posterior_is_refused_in_one_line():
     X, y = np.ones((5, 3)), np.ones(5)
     for network, message in (
-        (
-            Network([3, 1], loss="mae"),
-            "laplace has the losses mse with identity, .*; this network has the loss 'mae'",
-        ),
+        (Network([3, 1], loss="mae"),
+         "laplace has the losses mse with identity, .*; this network has the loss 'mae'"),
         (Network(inputs=3, layers=[Members(2), Dense(1)]), "this network has Members"),
         (Network([3, 1], output="sigmoid", loss="mse"), "the loss 'mse' with the output 'sigmoid'"),
         (Network(inputs=3, layers=[Dense(2)], head=Head(1, missing=True)), "this network has a Head"),
-        (
-            Network(inputs=3, layers=[Dense(101), Dense(100)]),
-            "the posterior of 10200 parameters is a matrix of 0.8 GB",
-        ),
+        (Network(inputs=3, layers=[Dense(101), Dense(100)]),
+         "the posterior of 10200 parameters is a matrix of 0.8 GB"),
         (Network(inputs=3, layers=[Dense(2)], heads={"a": Head(1), "b": Head(1)}), "this network has heads"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             fastmlp.laplace(model_of(network), X, y)
     with pytest.raises(ValueError, match=r"unknown structure 'kron'; choose from: auto, full, last_layer"):

@@ -274,18 +274,12 @@ ROW = np.ones((1, 1))
         ("tanh", 1e200, 0.0, ROW, "within 2^500, got weights of layer 0 up to 1e+200"),
         ("relu", 1e100, 0.0, 1e100 * ROW, "within 2^500, got sums of layer 0 up to 1e+200"),
         ("tanh", 1.0, 0.0, 1e200 * ROW, "within 2^500, got the rows up to 1e+200"),
-        (
-            Activation("logarithm", np.log), 1.0, 0.0, ROW,
-            "got what layer 0 activates to between -2 and 2 up to nan",
-        ),
-        (
-            Activation("growth", np.exp), 1.0, 0.0, 1e3 * ROW,
-            "layer 0 activates to between -2.05e+03 and 2.05e+03",
-        ),
-        (
-            "relu", 1e45, 0.0, ROW,
-            "integers hold logits within float32's range, got up to 1e+90, off by up to 1.92e+86",
-        ),
+        (Activation("logarithm", np.log), 1.0, 0.0, ROW,
+         "got what layer 0 activates to between -2 and 2 up to nan"),
+        (Activation("growth", np.exp), 1.0, 0.0, 1e3 * ROW,
+         "layer 0 activates to between -2.05e+03 and 2.05e+03"),
+        ("relu", 1e45, 0.0, ROW,
+         "integers hold logits within float32's range, got up to 1e+90, off by up to 1.92e+86"),
     ],
 )  # fmt: skip
 def test_what_no_integers_hold_is_refused_in_one_line(hidden, w, b, rows, said, tmp_path):

@@ -101,43 +101,25 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
 
 test_refusals = refusals(
     [
-        (
-            lambda: model("gelu", np.float64).to_sklearn(),
-            ValueError,
-            "has no counterpart of 'gelu' .hidden layer 0.; it",
-        ),
+        (lambda: model("gelu", np.float64).to_sklearn(), ValueError,
+         "has no counterpart of 'gelu' .hidden layer 0.; it"),
         (lambda: model("all", np.float64).to_sklearn(), ValueError, "has no counterpart of 'leaky_relu'"),
-        (
-            lambda: model("relu", np.float64).to_sklearn([0, 1]),
-            ValueError,
-            "classes are for a network whose output is",
-        ),
-        (
-            lambda: model("output: softmax", np.float64).to_sklearn([1]),
-            ValueError,
-            "classes must be 2 labels",
-        ),
-        (
-            lambda: model("output: softmax", np.float64).to_sklearn(["b", "a"]),
-            ValueError,
-            "classes must ascend",
-        ),
-        (
-            lambda: MLPClassifier.from_model(model("relu", np.float64)),
-            ValueError,
-            "output must be softmax or sigmoid",
-        ),
+        (lambda: model("relu", np.float64).to_sklearn([0, 1]), ValueError,
+         "classes are for a network whose output is"),
+        (lambda: model("output: softmax", np.float64).to_sklearn([1]), ValueError,
+         "classes must be 2 labels"),
+        (lambda: model("output: softmax", np.float64).to_sklearn(["b", "a"]), ValueError,
+         "classes must ascend"),
+        (lambda: MLPClassifier.from_model(model("relu", np.float64)), ValueError,
+         "output must be softmax or sigmoid"),
         (lambda: MLPClassifier.from_model(3), TypeError, "model must be a Model, got 3"),
         (lambda: MLPRegressor.from_model(3), TypeError, "model must be a Model, got 3"),
-        (
-            lambda: MLPRegressor.from_model(model("output: sigmoid", np.float64)),
-            ValueError,
-            "no output 'sigmoid' with",
-        ),
+        (lambda: MLPRegressor.from_model(model("output: sigmoid", np.float64)), ValueError,
+         "no output 'sigmoid' with"),
         (lambda: Model.from_sklearn(StandardScaler()), TypeError, "of scikit-learn's, got Sta"),
         (lambda: Model.from_sklearn(MLPClassifier()), TypeError, "fastmlp's own have it as model_"),
     ]
-)
+)  # fmt: skip
 
 
 def test_an_unfitted_estimator_has_no_model():

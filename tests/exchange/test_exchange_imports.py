@@ -74,37 +74,25 @@ def test_other_torch_modules_are_refused_in_one_line():
     hooked = nn.Linear(3, 2)
     hooked.register_forward_hook(lambda module, given, z: 2 * z)
     for modules, said in (
-        (
-            [nn.Linear(3, 2), nn.Hardtanh(), nn.Linear(2, 1)],
-            "cannot read module '1', Hardtanh; a Sequential may hold:",
-        ),
-        (
-            [nn.Linear(3, 2), nn.LeakyReLU(0.2), nn.Linear(2, 1)],
-            r"LeakyReLU\(negative_slope=0.2\) has no counterpart",
-        ),
-        (
-            [nn.Linear(3, 2), nn.LayerNorm(2)],
-            "the module ends in LayerNorm; a Network ends in a Dense and its output",
-        ),
-        (
-            [nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 1)],
-            r"module '1': BatchNorm1d\(.*\) has no counterpart; it keeps no running mean and variance$",
-        ),
+        ([nn.Linear(3, 2), nn.Hardtanh(), nn.Linear(2, 1)],
+         "cannot read module '1', Hardtanh; a Sequential may hold:"),
+        ([nn.Linear(3, 2), nn.LeakyReLU(0.2), nn.Linear(2, 1)],
+         r"LeakyReLU\(negative_slope=0.2\) has no counterpart"),
+        ([nn.Linear(3, 2), nn.LayerNorm(2)],
+         "the module ends in LayerNorm; a Network ends in a Dense and its output"),
+        ([nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 1)],
+         r"module '1': BatchNorm1d\(.*\) has no counterpart; it keeps no running mean and variance$"),
         ([nn.Linear(3, 2), nn.RMSNorm(4), nn.Linear(2, 1)], "layer 1 of the module takes 4 units, got 2"),
         ([nn.Linear(3, 2), nn.Linear(4, 1)], "layer 1 of the module takes 4 units, got 2"),
-        (
-            [nn.Linear(3, 2), nn.Flatten(0)],
-            r"module '1': Flatten\(start_dim=0, end_dim=-1\) has no counterpart",
-        ),
-        (
-            [nn.Linear(3, 2), nn.Softplus(threshold=1), nn.Linear(2, 1)],
-            r"Softplus\(threshold=1\) has no counterpart; softplus has 40.0",
-        ),
+        ([nn.Linear(3, 2), nn.Flatten(0)],
+         r"module '1': Flatten\(start_dim=0, end_dim=-1\) has no counterpart"),
+        ([nn.Linear(3, 2), nn.Softplus(threshold=1), nn.Linear(2, 1)],
+         r"Softplus\(threshold=1\) has no counterpart; softplus has 40.0"),
         ([infinite], "weights and biases of layer 0 of the module must be finite numbers"),
         ([hooked], "module '0' has forward hooks, which have no counterpart"),
         ([nn.LazyLinear(2)], "module '0' has parameters without numbers"),
         ([nn.Linear(3, 2, device="meta")], "module '0' has parameters without numbers"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             Model.from_torch(nn.Sequential(*modules))
     with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got 3"):

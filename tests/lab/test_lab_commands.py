@@ -100,13 +100,11 @@ SUBTLE = {
         "affine, 0 times inf, argument 4: out[",
     ),
     "swallows_nan": (
-        (
-            "total += x[i, k] * w[k, j]",
-            "for v in range(out.size):\n        s = out.flat[v]\n        out.flat[v] = s if s == s else 0",
-        ),
+        ("total += x[i, k] * w[k, j]",
+         "for v in range(out.size):\n        s = out.flat[v]\n        out.flat[v] = s if s == s else 0"),
         "affine, NaN, argument 4: out[",
     ),
-}
+}  # fmt: skip
 """Kernels that are right for every ordinary number."""
 
 

@@ -237,16 +237,12 @@ def test_kinks_that_cancel_leave_the_slope_of_a_smooth_function():
 @pytest.mark.parametrize(
     ("piece", "says"),
     [
-        (
-            Activation("wrong", np.sin, slope=lambda z: 1.001 * np.cos(z)),
-            r"^Activation\('wrong'\), as given: at 0 ",
-        ),
-        (
-            Activation("cusp", lambda z: np.sqrt(z * z)),
-            r"^Activation\('cusp'\) in float32: at 0 the slope is nan",
-        ),
+        (Activation("wrong", np.sin, slope=lambda z: 1.001 * np.cos(z)),
+         r"^Activation\('wrong'\), as given: at 0 "),
+        (Activation("cusp", lambda z: np.sqrt(z * z)),
+         r"^Activation\('cusp'\) in float32: at 0 the slope is nan"),
     ],
-)
+)  # fmt: skip
 def test_a_slope_that_is_wrong_is_reported(piece, says):
     with pytest.raises(AssertionError, match=says) as caught:
         check(piece)

@@ -191,12 +191,10 @@ test_mistakes = refusals(
         (lambda: SGD(0.1, layer_decays=(1,)), "layer_decays needs a weight_decay, and SGD has none"),
         (lambda: Adam(decay_norms=False), "decay_norms needs a weight_decay, and Adam has none"),
         (lambda: AdamW(decay_biases=2), "decay_biases must be True or False, got 2"),
-        (
-            lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
-            "must hold 3 numbers, one for each layer, got 2",
-        ),
+        (lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
+         "must hold 3 numbers, one for each layer, got 2"),
     ]
-)
+)  # fmt: skip
 
 
 def test_a_checkpoint_knows_of_them(tmp_path):

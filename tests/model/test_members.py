@@ -122,10 +122,8 @@ test_what_cannot_be_is_refused_in_a_line = refusals(
     [
         (lambda: Members(1), "count must be at least 2, got 1"),
         (lambda: network([Members(2), Members(3), Dense(1)]), r"has Members once, got Members\(count=3\)"),
-        (
-            lambda: network([Dense(4, name="a"), Members(2), Concatenate("a"), Dense(1)]),
-            "the layer 'a' stands before Members",
-        ),
+        (lambda: network([Dense(4, name="a"), Members(2), Concatenate("a"), Dense(1)]),
+         "the layer 'a' stands before Members"),
         (lambda: network([Residual(Members(2)), Dense(1)]), "adds layers of 14 and 7 units"),
         (lambda: network([Members(2), Dense(4)], heads={"a": Head(1), "b": Head(1)}), "heads do not go with"),
     ]

@@ -75,15 +75,13 @@ def test_a_training_has_the_bits_of_dense_columns(name, dtype):
     ("inputs", "rows"),
     [
         ([SparseNumbers(TEXT), Numbers(COLUMNS)], [CSR, NUMBERS]),
-        (
-            [SparseNumbers(40), Categories(LEVELS), SparseNumbers(TEXT - 40)],
-            [CSR[:, :40], CODES, CSR[:, 40:]],
-        ),
+        ([SparseNumbers(40), Categories(LEVELS), SparseNumbers(TEXT - 40)],
+         [CSR[:, :40], CODES, CSR[:, 40:]]),
         ([SparseNumbers(TEXT)], [CSR]),
         ({"text": SparseNumbers(TEXT), "price": Numbers(COLUMNS)}, {"price": NUMBERS, "text": CSR.tocoo()}),
     ],
     ids=["first", "two", "alone", "named"],
-)
+)  # fmt: skip
 @pytest.mark.parametrize(
     "layers", [[Dense(2)], [Dense(7, "tanh"), BatchNorm(), Dense(2)]], ids=["linear", "two"]
 )
@@ -206,20 +204,14 @@ def test_careless_rows_are_one_line(name):
 test_careless_calls_are_one_line = refusals(
     [
         (lambda: SparseNumbers(0), "count must be at least 1"),
-        (
-            lambda: network(layers=[BatchNorm(), Dense(2)]),
-            "SparseNumbers need a Dense as the first of layers",
-        ),
-        (
-            lambda: network(layers=[BatchNorm()], heads={"a": Head(1)}),
-            "SparseNumbers need a Dense as the first of layers",
-        ),
-        (
-            lambda: fit(Network(inputs=[SparseNumbers(TEXT)], layers=[Dense(2)]), rows=[CSR], mixup=0.2),
-            "mixup mixes dense rows",
-        ),
+        (lambda: network(layers=[BatchNorm(), Dense(2)]),
+         "SparseNumbers need a Dense as the first of layers"),
+        (lambda: network(layers=[BatchNorm()], heads={"a": Head(1)}),
+         "SparseNumbers need a Dense as the first of layers"),
+        (lambda: fit(Network(inputs=[SparseNumbers(TEXT)], layers=[Dense(2)]), rows=[CSR], mixup=0.2),
+         "mixup mixes dense rows"),
         (lambda: fit(network()).predict(np.hstack(FLAT)), "X must be a list or a dict of blocks"),
         (lambda: Stepper(network(), Adam()).step(FLAT, Y), r"X\[2\] must be a sparse matrix"),
         (lambda: fit(network()).to_sklearn(), "blocks of inputs"),
     ]
-)
+)  # fmt: skip
