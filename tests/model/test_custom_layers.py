@@ -11,8 +11,6 @@ from support.exchanged_models import own_gated, own_sine
 
 import fastmlp
 from fastmlp import (
-    Activate,
-    Adam,
     AdamW,
     CheckpointError,
     Dense,
@@ -87,15 +85,6 @@ def test_parameters_are_drawn_as_is_said_and_stand_by_name():
     low, high = Network([5, 2000, 2], weight_init=Uniform(-0.25, -0.125)), (-0.25, -0.125)
     weights = train(low, "reference", epochs=0).weights[0]
     assert (weights.min(), weights.max()) == pytest.approx(high, abs=1e-3)
-
-
-@pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_rates_go_by_names(backend):
-    layers = [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(2)]
-    before = train(layers, backend, epochs=0).layers
-    after = train(layers, backend, optimizer=Adam(layer_rates={"low": 0, "gated": 0, "middle": 1.0})).layers
-    moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
-    assert moved == {"low": False, "own_sine1": False, "middle": True, "gated2": False, "dense2": True}
 
 
 # --- where they go ---------------------------------------------------------------------------------------

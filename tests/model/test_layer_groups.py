@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import layer_networks
+from support.exchanged_models import own_gated, own_sine
 from support.problems import data_set
 from support.refusals import refusals
 from support.selection import some_backends
@@ -11,6 +13,7 @@ from support.selection import some_backends
 import fastmlp
 from fastmlp import (
     SGD,
+    Activate,
     Adam,
     AdamW,
     BatchNorm,
@@ -23,6 +26,7 @@ from fastmlp import (
     Numbers,
     Periodic,
     PReLU,
+    Residual,
     RMSprop,
     Rule,
     Scale,
@@ -195,6 +199,41 @@ test_mistakes = refusals(
          "must hold 3 numbers, one for each layer, got 2"),
     ]
 )  # fmt: skip
+
+
+RATED = {
+    "a kind": (
+        [Dense(11, "relu", name="low"), LayerNorm(), Dense(3)],
+        {"low": 0, "LayerNorm": 0.5}, {"low"},
+    ),
+    "what is in a residual": (
+        [Dense(6, "relu"), Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(3)],
+        {"block": 0, "deep": 1.0}, {"layer_norm1"},
+    ),
+    "members": (layer_networks.SHARING, {"low": 0}, {"low"}),
+    "custom layers": (
+        [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(3)],
+        {"low": 0, "gated": 0, "middle": 1.0}, {"low", "own_sine1", "gated2"},
+    ),
+}  # fmt: skip
+"""Layers, their rates by names and kinds, and which of them stay."""
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_rates_go_by_names_and_kinds(name, rows):
+    layers, rates, still = RATED[name]
+    before = layer_networks.train(layers, rows, epochs=0).layers
+    options = {"optimizer": Adam(0.01, layer_rates=rates), "backend": "reference"}
+    expected = layer_networks.train(layers, rows, **options)
+    got = layer_networks.train(layers, rows, **options | {"backend": "fused"})
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+    for model in (got, expected):
+        moved = {
+            layer
+            for layer, arrays in model.layers.items()
+            if any((array != before[layer][part]).any() for part, array in arrays.items())
+        }
+        assert {*before} - moved == still
 
 
 def test_a_checkpoint_knows_of_them(tmp_path):

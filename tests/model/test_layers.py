@@ -89,27 +89,6 @@ def test_penalties_of_a_layer_replace_those_of_the_network(rows):
     np.testing.assert_allclose(own, reference, rtol=1e-9, atol=1e-12)
 
 
-def test_rates_by_name_and_by_kind(rows):
-    layers = [Dense(11, "relu", name="low"), LayerNorm(), Dense(OUTPUTS)]
-    before = train(layers, rows, epochs=0)
-    optimizer = Adam(0.01, layer_rates={"low": 0.0, "LayerNorm": 0.5})
-    after, slow = (train(layers, rows, optimizer=optimizer, backend=name) for name in ("fused", "reference"))
-    np.testing.assert_array_equal(after.layers["low"]["weights"], before.layers["low"]["weights"])
-    assert (after.layers["layer_norm1"]["gain"] != 1).all()
-    np.testing.assert_allclose(after.parameters, slow.parameters, rtol=1e-9, atol=1e-12)
-
-
-def test_a_residual_s_name_is_for_what_is_in_it(rows):
-    layers = [Dense(6, "relu"), Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(OUTPUTS)]
-    before = train(layers, rows, epochs=0).layers
-    for backend in ("fused", "reference"):
-        optimizer = SGD(0.1, layer_rates={"block": 0, "deep": 1.0})
-        after = train(layers, rows, optimizer=optimizer, backend=backend).layers
-        np.testing.assert_array_equal(after["layer_norm1"]["shift"], before["layer_norm1"]["shift"])
-        assert not np.array_equal(after["deep"]["weights"], before["deep"]["weights"])
-        assert not np.array_equal(after["dense1"]["weights"], before["dense1"]["weights"])
-
-
 def test_biases_of_another_model_do_not_become_hidden_ones(rows):
     chain = train([Dense(5, "relu"), Dense(OUTPUTS)], rows)
     with pytest.raises(ValueError, match=r"has dense1 \(dense, 7 to 5\) where .* \(dense, 7 to 5, no bias\)"):

@@ -100,21 +100,6 @@ def test_loss_and_gradient_are_those_of_pytorch(backend, name):
     np.testing.assert_allclose(got, p.grad, rtol=0, atol=400 * eps(float))
 
 
-@pytest.mark.parametrize("name", ["smoothed", "gaussian", "negative binomial"])
-@some_backends
-def test_a_training_is_the_references(backend, name):
-    output, loss, n_out, *_ = CASES[name]
-    network = Network([5, 7, n_out], "tanh", output, loss)
-    fits = [
-        fastmlp.fit(
-            network, X, CASES[name][3], epochs=5, seed=0, batch_size=16, backend=one, validation=0.2,
-        )
-        for one in (backend, "reference")
-    ]  # fmt: skip
-    for curve in ("loss", "validation_loss"):
-        np.testing.assert_allclose(fits[0].history[curve], fits[1].history[curve], rtol=1e-12)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_count_of_any_size_and_dispersion_has_its_likelihood(dtype):
     log_mean, log_dispersion, y = (
