@@ -232,7 +232,7 @@ def test_torch_trains_what_is_trained_here():
     ("name", "dtype"),
     # Each compiles, 1 to 5 s; the dtypes take turns.
     [
-        pytest.param(name, dtype, marks=campaign if turn % 2 else () if name == "raw" else matrix)
+        pytest.param(name, dtype, marks=campaign if turn % 2 else matrix)
         for first, name in enumerate(CASES)
         for turn, dtype in enumerate(COMPILED_DTYPES, first)
     ],

@@ -10,6 +10,7 @@ import scipy.optimize
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from support import smooth_rows
+from support.selection import matrix
 from support.smooth_rows import KINDS, SMOOTH, X, Y
 
 import fastmlp
@@ -115,8 +116,15 @@ def naive(sizes, loss, parameters, y, weights, l2, steps, nielsen=False):
     return parameters, np.array(curves)
 
 
-@pytest.mark.parametrize("loss", OUTPUTS)
-@pytest.mark.parametrize(("case", "backend"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("loss", "case", "backend"),
+    [  # each case with half of the losses is quick
+        pytest.param(loss, *case, marks=[matrix] * ((place + number) % 2))
+        for place, case in enumerate(CASES)
+        for number, loss in enumerate(OUTPUTS)
+    ],
+    ids=str,
+)
 def test_steps_are_those_of_the_formulas(loss, case, backend):
     """With 60 units there are fewer residuals than parameters."""
     y, l2 = TARGETS[loss], case.get("l2", 0.0)
