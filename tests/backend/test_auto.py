@@ -19,7 +19,7 @@ from fastmlp.kernels.variant import Choice
 from fastmlp.lab.table import outlook
 from fastmlp.system import budget
 
-pytestmark = pytest.mark.usefixtures("place")
+pytestmark = pytest.mark.usefixtures("place", "no_files")  # nor what other tests have registered
 
 
 def test_a_training_of_which_nothing_is_compiled_begins_with_what_serves_all_networks(on_disk):
