@@ -6,18 +6,15 @@ import pytest
 
 from fastmlp.backend import programs, registry
 from fastmlp.backend.auto import Auto
-from fastmlp.kernels.jit import store
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(empty_cache, monkeypatch, lane_programs):
     """A cache of the test's, with nothing in it, and no trainings before."""
-    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(programs, "seconds_lost", {})
     monkeypatch.setattr(programs, "compilers", {})
-    monkeypatch.setattr(programs, "about_seconds_of_a_network", lambda: 2.0)
-    monkeypatch.setattr(store, "known_names", {})
-    return tmp_path / "fastmlp"
+    lane_programs(about_seconds_of_a_network=lambda: 2.0)
+    return empty_cache
 
 
 @pytest.fixture

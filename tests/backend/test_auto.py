@@ -19,7 +19,7 @@ from fastmlp.kernels.variant import Variant
 from fastmlp.lab.table import outlook
 from fastmlp.system import budget
 
-pytestmark = pytest.mark.usefixtures("place")
+pytestmark = pytest.mark.usefixtures("place", "no_files")  # nor what other tests have registered
 
 
 def test_a_training_of_which_nothing_is_compiled_begins_with_what_serves_all_networks(on_disk):
@@ -69,8 +69,8 @@ def test_a_program_is_compiled_once_as_much_is_lost_as_that_takes_and_as_much_is
 
 
 @pytest.mark.parametrize(("cores", "here"), [(1, True), (2, False)])
-def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, place, monkeypatch):
-    monkeypatch.setattr(programs, "available_cores", lambda: cores)
+def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, lane_programs):
+    lane_programs(share=lambda: cores)
     done = []
     assert programs.compiled_here("a", lambda: done.append(threading.current_thread())) == here
     if not here:
@@ -81,9 +81,9 @@ def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, pla
         assert programs.compiled_here("a", done.clear), "what a thread has not compiled is compiled here"
 
 
-def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch):
+def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch, lane_programs):
     """Where a thread has failed, the training takes the program, and meets the same error."""
-    monkeypatch.setattr(programs, "available_cores", lambda: 2)
+    lane_programs(share=lambda: 2)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     on_disk.add("fused")
     programs.lose(key(), 100.0)

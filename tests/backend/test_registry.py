@@ -139,9 +139,7 @@ VARIANT = Variant("mine", baseline.VARIANT, {"bias_gradient": bias_gradient})
 FAULTS = {
     "a syntax error": ("(delta, out):", "(delta, out)", "mine.py, line 4: SyntaxError: expected ':'"),
     "a name that is not defined": (
-        '"mine"',
-        "mine",
-        "mine.py, line 12: NameError: name 'mine' is not defined",
+        '"mine"', "mine", "mine.py, line 12: NameError: name 'mine' is not defined",
     ),
     "one within a kernel": ("= scaled(", "= skaled(", "mine.py, line 7: name 'skaled' is not defined"),
     "one in what it calls": ("1.0 * x", "ONE * x", "mine.py, line 10: name 'ONE' is not defined"),
@@ -151,7 +149,7 @@ FAULTS = {
         "(delta, scratch, out):",
         "slot 'bias_gradient' of the variant 'mine' must take (delta, out), takes (delta, scratch, out)",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)

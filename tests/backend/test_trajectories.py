@@ -18,11 +18,9 @@ from fastmlp.model.losses import LOSSES
 
 # The functions of other variants are tried one by one, and their programs, of 3 to 8 s, by the matrix.
 @crossed(
-    tried={*FEW, "packed", "specialized"},
-    backend=registry.variants(),
-    name=list(TRAININGS),
+    tried={*FEW, "packed", "specialized"}, backend=registry.variants(), name=list(TRAININGS),
     dtype=COMPILED_DTYPES,
-)
+)  # fmt: skip
 def test_a_training_ends_where_the_reference_does(backend, name, dtype):
     check(name, backend, dtype)
 

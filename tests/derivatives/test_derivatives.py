@@ -11,6 +11,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
 from support import layer_networks
 from support.drawn_networks import drawn_network
+from support.selection import seeds
 
 import fastmlp
 from fastmlp import (
@@ -92,7 +93,7 @@ def check_parameters(model, X, y):
     close(model.gradient_norms(X, y), np.linalg.norm(expected, axis=1))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(12, 40, 40))
 def test_drawn_networks(seed):
     rng = np.random.default_rng(seed)
     model = model_of(drawn_network(rng, dropout=False, members=True), seed)
@@ -101,7 +102,7 @@ def test_drawn_networks(seed):
     check_parameters(model, X, rng.random(size=(ROWS, model.network.n_out)))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(8, 20, 20))
 def test_compiled_passes(seed):
     """Models of compiled backends go through machine code, those of the reference through a tape."""
     rng = np.random.default_rng(100 + seed)
@@ -117,12 +118,10 @@ def test_compiled_passes(seed):
     y = rng.random(size=(rows, network.n_out))
     y /= y.sum(axis=1, keepdims=True)
     for call in (
-        lambda model: model.jacobian(X),
-        lambda model: model.vjp(X, U),
-        lambda model: model.input_gradient(X, 0),
-        lambda model: model.gradient_norms(X, y),
+        lambda model: model.jacobian(X), lambda model: model.vjp(X, U),
+        lambda model: model.input_gradient(X, 0), lambda model: model.gradient_norms(X, y),
         *([lambda model: model.jacobian(X, logits=True)] if network.members == 1 else []),
-    ):
+    ):  # fmt: skip
         close(call(fast), call(slow), 1e-11)
 
 
@@ -492,15 +491,13 @@ def test_careless_input_gets_one_line():
         (lambda: model.input_gradient(X), "output must be one of the 2 outputs, 0 is the first; got None"),
         (lambda: model.input_gradient(X, 2), "output must be"),
         (lambda: model.vjp(X, np.full((5, 2), np.nan)), "U must be finite"),
-        (
-            lambda: model.attribute(X, np.ones((0, 4)), output=0, method="expected"),
-            "baseline must have shape",
-        ),
+        (lambda: model.attribute(X, np.ones((0, 4)), output=0, method="expected"),
+         "baseline must have shape"),
         (lambda: model.vjp(X, np.ones((5, 3))), r"U must have shape \(5, 2\), got \(5, 3\)"),
         (lambda: model.jvp(X, np.ones((4, 4))), r"V must have shape \(5, 4\), got \(4, 4\)"),
         (lambda: model.jacobian(np.ones((5, 3))), "X must have"),
         (lambda: model.parameter_gradients(X, np.ones((4, 2))), "y must have"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)

@@ -11,11 +11,9 @@ from fastmlp import Adam, Dense, Head, Members, Network, Stepper
 
 TRAINING = {"epochs": 300, "optimizer": Adam(0.01), "seed": 0, "progress": False, "dtype": "float64"}
 LOSSES = [
-    ("softmax", "cross_entropy", 3),
-    ("sigmoid", "binary_cross_entropy", 1),
-    ("exp", "poisson", 2),
+    ("softmax", "cross_entropy", 3), ("sigmoid", "binary_cross_entropy", 1), ("exp", "poisson", 2),
     (None, "mse", 2),
-]
+]  # fmt: skip
 MEANS = {"softmax": lambda z: softmax(z, axis=-1), "sigmoid": expit, "exp": np.exp, None: np.array}
 
 
@@ -79,11 +77,9 @@ def test_formulas(output, loss, outputs, structure):
     model, X = model_of(network), rng.normal(size=(20, 3))
     model.parameters += 0.3 * rng.normal(size=len(model.parameters))
     y = {
-        "mse": rng.normal(size=(20, outputs)),
-        "poisson": rng.integers(0, 4, (20, outputs)),
-        "cross_entropy": rng.integers(0, 3, 20),
-        "binary_cross_entropy": rng.integers(0, 2, 20),
-    }[loss]
+        "mse": rng.normal(size=(20, outputs)), "poisson": rng.integers(0, 4, (20, outputs)),
+        "cross_entropy": rng.integers(0, 3, 20), "binary_cross_entropy": rng.integers(0, 2, 20),
+    }[loss]  # fmt: skip
     precision, noise = 0.5, 0.2 if loss == "mse" else 1.0
     given = {"noise": noise} if loss == "mse" else {}
     posterior = fastmlp.laplace(model, X, y, structure=structure, prior_precision=precision, **given)
@@ -106,11 +102,9 @@ def test_formulas(output, loss, outputs, structure):
     for row in range(20):
         p = MEANS[output](z[row])
         by_logits = {
-            "cross_entropy": np.diag(p) - np.outer(p, p),
-            "binary_cross_entropy": np.diag(p * (1 - p)),
-            "poisson": np.diag(p),
-            "mse": np.eye(outputs) / noise**2,
-        }[loss]
+            "cross_entropy": np.diag(p) - np.outer(p, p), "binary_cross_entropy": np.diag(p * (1 - p)),
+            "poisson": np.diag(p), "mse": np.eye(outputs) / noise**2,
+        }[loss]  # fmt: skip
         curvature = curvature + J[row].T @ by_logits @ J[row]
     covariance = np.linalg.inv(curvature + precision * np.eye(len(curvature)))
     new = rng.normal(size=(4, 3))
@@ -157,19 +151,15 @@ def test_an_overconfident_model_gets_better_probabilities():
 def test_what_has_no_posterior_is_refused_in_one_line():
     X, y = np.ones((5, 3)), np.ones(5)
     for network, message in (
-        (
-            Network([3, 1], loss="mae"),
-            "laplace has the losses mse with identity, .*; this network has the loss 'mae'",
-        ),
+        (Network([3, 1], loss="mae"),
+         "laplace has the losses mse with identity, .*; this network has the loss 'mae'"),
         (Network(inputs=3, layers=[Members(2), Dense(1)]), "this network has Members"),
         (Network([3, 1], output="sigmoid", loss="mse"), "the loss 'mse' with the output 'sigmoid'"),
         (Network(inputs=3, layers=[Dense(2)], head=Head(1, missing=True)), "this network has a Head"),
-        (
-            Network(inputs=3, layers=[Dense(101), Dense(100)]),
-            "the posterior of 10200 parameters is a matrix of 0.8 GB",
-        ),
+        (Network(inputs=3, layers=[Dense(101), Dense(100)]),
+         "the posterior of 10200 parameters is a matrix of 0.8 GB"),
         (Network(inputs=3, layers=[Dense(2)], heads={"a": Head(1), "b": Head(1)}), "this network has heads"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             fastmlp.laplace(model_of(network), X, y)
     with pytest.raises(ValueError, match=r"unknown structure 'kron'; choose from: auto, full, last_layer"):

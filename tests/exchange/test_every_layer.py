@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import needs
 from support.exchanged_models import agrees, filled, own_gated, own_sine
-from support.formats import FORMATS, torch_module
+from support.formats import FORMATS, compiled, torch_module
 from support.layer_networks import blocks, sample
 
 from fastmlp import Activate, Dense, GroupNorm, Layer, LayerNorm, Model, Network, Numbers
@@ -54,6 +55,16 @@ def sklearn_estimator(model, rows, tmp_path):
     return model.to_sklearn().predict(rows)
 
 
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory):
+    """A function of rows by the name of a case, of headers that are compiled together."""
+    if needs.COMPILER is None:
+        pytest.skip("no C compiler")
+    models = {name.replace(" ", "_"): case(name)[0] for name in CASES}
+    run = compiled(tmp_path_factory.mktemp("c"), models)
+    return lambda name, rows: run(name.replace(" ", "_"), rows)
+
+
 FORMATS = {**FORMATS, "to_keras_weights": keras_weights, "to_sklearn": sklearn_estimator}
 
 
@@ -64,11 +75,13 @@ def test_these_are_all_formats():
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("method", FORMATS)
-def test_a_part_is_in_a_format_or_refused(method, name, tmp_path):
+def test_a_part_is_in_a_format_or_refused(method, name, tmp_path, request):
     model, rows = case(name)
     if name in REFUSED.get(method, ()):
         with pytest.raises(ValueError, match="this network has"):
             FORMATS[method](model, rows, tmp_path)
+    elif method == "to_c":
+        agrees(model, request.getfixturevalue("headers")(name, rows), rows)
     else:
         agrees(model, FORMATS[method](model, rows, tmp_path), rows)
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from support.exchanged_models import (
     CASES,
+    COMES_BACK,
     LAYERED,
     PIECES,
-    SAME_AGAIN,
     X,
     agrees,
-    each_case,
     each_dtype,
     each_network,
     filled,
@@ -37,8 +36,6 @@ from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.operations import INPUTS, KINDS
-
-each_list = pytest.mark.parametrize("case", LAYERED)
 
 OF_BLOCKS = {"grouped", *(kind.kind for kind in BLOCKS.values() if kind.kind)}
 """Kinds of operations that have tests of their own."""
@@ -128,39 +125,28 @@ def test_jit_predict_keeps_the_parameters_of_when_it_was_made():
 
 
 @each_dtype
-@each_case
+@each_network
 def test_torch(case, dtype):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     given = model(case, dtype)
-    module = given.to_torch()
-    agrees(given, module(torch.from_numpy(inputs(dtype))).detach().numpy(), inputs(dtype))
-    back = Model.from_torch(module, backend="reference")
-    if case not in PIECES:
-        assert back.network == given.network
-    assert (back.parameters == given.parameters).all()
-
-
-@each_dtype
-@each_list
-def test_torch_of_layers(case, dtype):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    given = model(case, dtype)
-    module = given.to_torch()
-    rows = torch.from_numpy(inputs(dtype)).requires_grad_()
+    module, rows = given.to_torch(), torch.from_numpy(inputs(dtype)).requires_grad_()
     outputs = module(rows)
     agrees(given, outputs.detach().numpy(), inputs(dtype))
     outputs.sum().backward()
     assert all(torch.isfinite(one.grad).all() for one in (rows, *module.parameters()))
     if case == "members":
-        with pytest.raises(ValueError, match="is of one of several networks"):
-            Model.from_torch(module)
-    elif any(one.second for one in given.network.operations):
-        with pytest.raises(ValueError, match=r"cannot read module '.*', Gathered"):  # parts of a row
+        refused = "is of one of several networks"
+    else:  # parts of a row
+        refused = any(one.second for one in given.network.operations) and r"cannot read module '.*', Gathered"
+    if refused:
+        with pytest.raises(ValueError, match=refused):
             Model.from_torch(module)
     else:
         back = Model.from_torch(module, backend="reference")
         agrees(given, back.predict(inputs(dtype)), inputs(dtype))
-        if case in SAME_AGAIN:
+        if case in CASES:
+            assert (back.parameters == given.parameters).all()
+        if case in COMES_BACK:
             assert back.network == given.network
     dropout = [one.p for one in module.modules() if isinstance(one, torch.nn.Dropout)]
     assert dropout == [one.dropout for one in given.network.operations if one.dropout]
@@ -173,14 +159,8 @@ def test_a_torch_module_is_a_sequential_unless_something_reads_what_is_earlier(t
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = model("RMSNorm", np.float32).to_torch()
     assert [type(one).__name__ for one in module] == [
-        "Linear",
-        "Tanh",
-        "RMSNorm",
-        "ReLU",
-        "Linear",
-        "RMSNorm",
-        "Linear",
-    ]
+        "Linear", "Tanh", "RMSNorm", "ReLU", "Linear", "RMSNorm", "Linear",
+    ]  # fmt: skip
     module = model("deep", np.float64).to_torch()
     assert not isinstance(module, torch.nn.Sequential)
     torch.save(module, tmp_path / "net.pt")
@@ -251,10 +231,8 @@ ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
 def test_every_format_spells_every_operation():
     assert python_source.OPERATIONS.keys() >= ELEMENTWISE
     written = (
-        python_source.NUMBERS,
-        c_header.CWriter(np.dtype(np.float32), "net_").words,
-        onnx_graph.OPERATORS,
-    )
+        python_source.NUMBERS, c_header.CWriter(np.dtype(np.float32), "net_").words, onnx_graph.OPERATORS,
+    )  # fmt: skip
     assert not [table for table in written if ELEMENTWISE - {*table, *COMPOSED}]
 
 

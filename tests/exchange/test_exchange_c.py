@@ -80,12 +80,10 @@ def test_values_beyond_the_rows_are_clamped(tmp_path):
 @pytest.mark.parametrize(
     ("path", "name", "expected"),
     [
-        ("my net.h", None, "my_net"),
-        ("3.h", None, "model_3"),
-        ("for.h", None, "for_model"),
+        ("my net.h", None, "my_net"), ("3.h", None, "model_3"), ("for.h", None, "for_model"),
         ("x.h", "own", "own"),
     ],
-)
+)  # fmt: skip
 def test_a_header_is_named_by_its_file(path, name, expected, tmp_path):
     model("relu", np.float32).to_c(tmp_path / path, name=name)
     assert f"void {expected}_predict(" in (tmp_path / path).read_text()
@@ -276,29 +274,14 @@ ROW = np.ones((1, 1))
         ("tanh", 1e200, 0.0, ROW, "within 2^500, got weights of layer 0 up to 1e+200"),
         ("relu", 1e100, 0.0, 1e100 * ROW, "within 2^500, got sums of layer 0 up to 1e+200"),
         ("tanh", 1.0, 0.0, 1e200 * ROW, "within 2^500, got the rows up to 1e+200"),
-        (
-            Activation("logarithm", np.log),
-            1.0,
-            0.0,
-            ROW,
-            "got what layer 0 activates to between -2 and 2 up to nan",
-        ),
-        (
-            Activation("growth", np.exp),
-            1.0,
-            0.0,
-            1e3 * ROW,
-            "layer 0 activates to between -2.05e+03 and 2.05e+03",
-        ),
-        (
-            "relu",
-            1e45,
-            0.0,
-            ROW,
-            "integers hold logits within float32's range, got up to 1e+90, off by up to 1.92e+86",
-        ),
+        (Activation("logarithm", np.log), 1.0, 0.0, ROW,
+         "got what layer 0 activates to between -2 and 2 up to nan"),
+        (Activation("growth", np.exp), 1.0, 0.0, 1e3 * ROW,
+         "layer 0 activates to between -2.05e+03 and 2.05e+03"),
+        ("relu", 1e45, 0.0, ROW,
+         "integers hold logits within float32's range, got up to 1e+90, off by up to 1.92e+86"),
     ],
-)
+)  # fmt: skip
 def test_what_no_integers_hold_is_refused_in_one_line(hidden, w, b, rows, said, tmp_path):
     net = made([1, 1, 1], hidden, [[[w]]] * 2, [[b]] * 2)
     assert said in refusal(net, rows, tmp_path / "x.h")

@@ -18,12 +18,10 @@ from fastmlp import MLPClassifier, MLPRegressor, Model, Network
 IRIS, SPECIES = data_set("iris")
 NAMES = np.array(["setosa", "versicolor", "virginica"])
 TARGETS = {
-    "MLPClassifier, three": NAMES[SPECIES],
-    "MLPClassifier, two": SPECIES > 0,
+    "MLPClassifier, three": NAMES[SPECIES], "MLPClassifier, two": SPECIES > 0,
     "MLPClassifier, several labels": np.eye(3, dtype=int)[SPECIES],
-    "MLPRegressor, one": IRIS[:, 0] * IRIS[:, 1],
-    "MLPRegressor, two": IRIS[:, :2] ** 2,
-}
+    "MLPRegressor, one": IRIS[:, 0] * IRIS[:, 1], "MLPRegressor, two": IRIS[:, :2] ** 2,
+}  # fmt: skip
 each_kind = pytest.mark.parametrize("kind", TARGETS)
 
 
@@ -88,13 +86,9 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
     import pickle
 
     given = fastmlp.fit(
-        Network([4, 5, 3], "tanh", "softmax", "cross_entropy"),
-        IRIS,
-        SPECIES,
-        epochs=4,
-        seed=0,
+        Network([4, 5, 3], "tanh", "softmax", "cross_entropy"), IRIS, SPECIES, epochs=4, seed=0,
         backend="reference",
-    )
+    )  # fmt: skip
     estimator = MLPClassifier.from_model(given, NAMES)
     assert (estimator.n_iter_, estimator.loss_) == (4, given.history["loss"][-1])
     before = estimator.predict_proba(IRIS)
@@ -107,43 +101,25 @@ def test_an_estimator_of_a_model_trains_on_and_is_pickled():
 
 test_refusals = refusals(
     [
-        (
-            lambda: model("gelu", np.float64).to_sklearn(),
-            ValueError,
-            "has no counterpart of 'gelu' .hidden layer 0.; it",
-        ),
+        (lambda: model("gelu", np.float64).to_sklearn(), ValueError,
+         "has no counterpart of 'gelu' .hidden layer 0.; it"),
         (lambda: model("all", np.float64).to_sklearn(), ValueError, "has no counterpart of 'leaky_relu'"),
-        (
-            lambda: model("relu", np.float64).to_sklearn([0, 1]),
-            ValueError,
-            "classes are for a network whose output is",
-        ),
-        (
-            lambda: model("output: softmax", np.float64).to_sklearn([1]),
-            ValueError,
-            "classes must be 2 labels",
-        ),
-        (
-            lambda: model("output: softmax", np.float64).to_sklearn(["b", "a"]),
-            ValueError,
-            "classes must ascend",
-        ),
-        (
-            lambda: MLPClassifier.from_model(model("relu", np.float64)),
-            ValueError,
-            "output must be softmax or sigmoid",
-        ),
+        (lambda: model("relu", np.float64).to_sklearn([0, 1]), ValueError,
+         "classes are for a network whose output is"),
+        (lambda: model("output: softmax", np.float64).to_sklearn([1]), ValueError,
+         "classes must be 2 labels"),
+        (lambda: model("output: softmax", np.float64).to_sklearn(["b", "a"]), ValueError,
+         "classes must ascend"),
+        (lambda: MLPClassifier.from_model(model("relu", np.float64)), ValueError,
+         "output must be softmax or sigmoid"),
         (lambda: MLPClassifier.from_model(3), TypeError, "model must be a Model, got 3"),
         (lambda: MLPRegressor.from_model(3), TypeError, "model must be a Model, got 3"),
-        (
-            lambda: MLPRegressor.from_model(model("output: sigmoid", np.float64)),
-            ValueError,
-            "no output 'sigmoid' with",
-        ),
+        (lambda: MLPRegressor.from_model(model("output: sigmoid", np.float64)), ValueError,
+         "no output 'sigmoid' with"),
         (lambda: Model.from_sklearn(StandardScaler()), TypeError, "of scikit-learn's, got Sta"),
         (lambda: Model.from_sklearn(MLPClassifier()), TypeError, "fastmlp's own have it as model_"),
     ]
-)
+)  # fmt: skip
 
 
 def test_an_unfitted_estimator_has_no_model():

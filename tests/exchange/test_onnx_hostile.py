@@ -18,7 +18,8 @@ from fastmlp import Activate, Categories, Dense, Head, Members, Model, Network, 
 
 onnx = pytest.importorskip("onnx")
 
-helper, DOUBLE = onnx.helper, onnx.TensorProto.DOUBLE
+from support.onnx_graphs import file  # noqa: E402
+
 BLOCKS = {
     "a": Numbers(2, fastmlp.Periodic(2)),
     "b": Numbers(1, fastmlp.PiecewiseLinear([[-1.0, 0, 1]])),
@@ -147,25 +148,13 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
         Model.from_onnx(path)
 
 
-def written(path, nodes, arrays=(), n_out=3, domain=""):
-    """A file of nodes from X (rows, 3) to out; domain : of operators of somebody's own"""
-    ends = [
-        helper.make_tensor_value_info(name, DOUBLE, ["rows", units])
-        for name, units in (("X", 3), ("out", n_out))
-    ]
-    graph = helper.make_graph(nodes, "hostile", ends[:1], ends[1:], arrays)
-    versions = [helper.make_opsetid("", 20), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=9), path)
-    return path
-
-
 @pytest.mark.parametrize(
     ("operator", "domain"), [("Re\nlu\x1b[2J", "own"), ("Relu", "own\n\x1b[31m"), ("\x1b[2J", "")]
 )
 def test_an_error_has_no_letters_that_a_terminal_obeys(operator, domain, tmp_path):
-    node = helper.make_node(operator, ["X"], ["out"], domain=domain)
+    node = operator, ["X"], "out", {"domain": domain}
     with pytest.raises(ValueError, match=r"is no valid ONNX file|cannot read the operator") as error:
-        Model.from_onnx(written(tmp_path / "x.onnx", [node], domain=domain))
+        Model.from_onnx(file(tmp_path / "x.onnx", [node], own=domain))
     assert str(error.value).isprintable()
 
 
@@ -173,10 +162,8 @@ def test_an_error_has_no_letters_that_a_terminal_obeys(operator, domain, tmp_pat
 def test_a_long_chain_is_read_in_time(operator, tmp_path):
     """A value that is used twice, over and over, has 2^1000 paths to it."""
     numbers, both = np.random.default_rng(0).normal(size=(3, 2)), 1 if operator == "Tanh" else 2
-    nodes = [helper.make_node(operator, [f"v{i}"] * both, [f"v{i + 1}"]) for i in range(1000)]
-    nodes = [helper.make_node("Gemm", ["X", "w"], ["v0"]), *nodes]
-    nodes.append(helper.make_node("Gemm", ["v1000", "u"], ["out"]))
-    arrays = [onnx.numpy_helper.from_array(a, name) for name, a in (("w", numbers), ("u", numbers[:2, :1]))]
-    path, begun = written(tmp_path / "x.onnx", nodes, arrays, 1), time.process_time()
+    nodes = [(operator, [f"v{i}"] * both, f"v{i + 1}", {}) for i in range(1000)]
+    nodes = [("Gemm", ["X", "w"], "v0", {}), *nodes, ("Gemm", ["v1000", "u"], "out", {})]
+    path, begun = file(tmp_path / "x.onnx", nodes, w=numbers, u=numbers[:2, :1]), time.process_time()
     assert Model.from_onnx(path, backend="reference").network.n_in == 3
     assert time.process_time() - begun < 10

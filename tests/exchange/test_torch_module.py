@@ -141,28 +141,19 @@ def test_a_mistake_is_one_clear_line():
     (first,) = torch.autograd.grad(module(X).sum(), X)
     assert first.shape == (5, 3)
     for call, error, message in (
-        (
-            lambda: torch.autograd.grad(module(X).sum(), X, create_graph=True),
-            RuntimeError,
-            "has no second derivative",
-        ),
-        (
-            lambda: module(torch.ones(5, 3, dtype=DOUBLE)),
-            ValueError,
-            "dense tensor of torch.float32 .*float64",
-        ),
+        (lambda: torch.autograd.grad(module(X).sum(), X, create_graph=True), RuntimeError,
+         "has no second derivative"),
+        (lambda: module(torch.ones(5, 3, dtype=DOUBLE)), ValueError,
+         "dense tensor of torch.float32 .*float64"),
         (lambda: module(torch.ones(5, 3).bfloat16()), ValueError, "torch.bfloat16, torch.strided, on cpu$"),
-        (
-            lambda: module(torch.ones(5, 3).to_sparse()),
-            ValueError,
-            "torch.float32, torch.sparse_coo, on cpu$",
-        ),
+        (lambda: module(torch.ones(5, 3).to_sparse()), ValueError,
+         "torch.float32, torch.sparse_coo, on cpu$"),
         (lambda: module(torch.ones(5, 3, device="meta")), ValueError, "on meta$"),
         (lambda: module(np.ones((5, 3), "f")), TypeError, "X must be a tensor, got array"),
         (lambda: module(torch.ones(2000, 3)), ValueError, r"1 to 1024 rows \(most_rows\) of 3"),
         (module.double, TypeError, r"stay torch.float32 on the CPU.*; got torch.float64 on cpu"),
         (lambda: Module([3, 1]), TypeError, "network must be a Network or a Model"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(error, match=message) as raised:
             call()
         assert "\n" not in str(raised.value)

@@ -189,9 +189,8 @@ def test_a_program_for_each_network_is_not_compiled_ahead():
 
 
 @pytest.mark.slow  # compiles a program, 4 s
-def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(store, "known_names", {})
+@pytest.mark.usefixtures("empty_cache")
+def test_the_program_of_a_network_is_compiled_where_it_has_one():
     backends = ahead.choices_of_auto()
     network = fastmlp.Network([7, 5, 2], "tanh", "softmax", "cross_entropy")
     (task,) = ahead.tasks_of_network(backends, ["float32"], network, fastmlp.Adam(), 16)

@@ -19,7 +19,6 @@ from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.mixed import tiles
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import LEAST_SIDE, takes_bfloat16
-from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
@@ -254,8 +253,8 @@ def test_nobody_gets_it_by_default_and_other_backends_are_refused():
         fit(backend="fused")
 
 
+@pytest.mark.usefixtures("fresh_setups")  # a process has one processor
 def test_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr(fit_options, "cached", {})  # a process has one processor
     for name in tiles.WHY_NOT:
         monkeypatch.setitem(tiles.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
     reason = (
@@ -314,10 +313,12 @@ def test_its_backends_are_no_bases(monkeypatch):
 )
 def test_why_there_are_no_tiles(monkeypatch, features, platform, answer, reason):
     features = features or ",".join(f"+{name}" for name in tiles.TILES)
-    monkeypatch.setattr(tiles, "processor", lambda: ("", "cpu", features))
-    monkeypatch.setattr(tiles, "host", lambda: tiles.AVX512)
-    monkeypatch.setattr(tiles.sys, "platform", platform)
-    monkeypatch.setattr(tiles.ctypes, "CDLL", lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer))
+    system = {
+        "processor": lambda: ("", "cpu", features), "host": lambda: tiles.AVX512, "sys.platform": platform,
+        "ctypes.CDLL": lambda *a, **k: SimpleNamespace(syscall=lambda *a: answer),
+    }  # fmt: skip
+    for name, value in system.items():
+        monkeypatch.setattr(f"fastmlp.kernels.mixed.tiles.{name}", value)
     assert tiles.why_no_tiles.__wrapped__().startswith(reason)
     monkeypatch.setattr(tiles, "host", lambda: None)
     assert tiles.why_no_vectors().endswith(" has no avx512f")

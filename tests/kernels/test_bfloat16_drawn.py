@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
+from support.auto_choice import have_chosen
 from support.problems import PAIRS, eps, targets_for
 from support.selection import seeds
 
@@ -15,7 +16,6 @@ from fastmlp import SGD, Adam, BatchNorm, Categories, Dense, Head, LayerNorm, Me
 from fastmlp.backend import registry
 from fastmlp.kernels.mixed import tiles
 from fastmlp.model.state import takes_bfloat16
-from fastmlp.training import options as fit_options
 
 POSSIBLE = [name for name, why_not in tiles.WHY_NOT.items() if why_not() is None]
 
@@ -48,13 +48,9 @@ def drawn_layers(rng, width):
     """Hidden layers of so many inputs, with what is no product between them."""
     layers = [Members(int(rng.integers(2, 5)))] if rng.random() < 0.15 else []
     norms = [
-        LayerNorm,
-        fastmlp.RMSNorm,
-        fastmlp.Scale,
-        fastmlp.PReLU,
-        fastmlp.Swish,
+        LayerNorm, fastmlp.RMSNorm, fastmlp.Scale, fastmlp.PReLU, fastmlp.Swish,
         *([] if layers else [BatchNorm]),
-    ]
+    ]  # fmt: skip
     for place in range(int(rng.integers(1, 5))):
         match int(rng.integers(8)):
             case 0 | 1 | 2 | 3:
@@ -125,9 +121,7 @@ def trained(network, X, y, options, dtype="bfloat16", backend="auto", workers=No
     with pytest.MonkeyPatch.context() as patch:
         if workers is not None:
             variant = registry.shipped()[POSSIBLE[0]]._replace(workers=lambda work: workers)
-            several = registry.backend_of(variant)
-            patch.setattr(fit_options, "choose", lambda *_, **__: several)
-            patch.setattr(fit_options, "cached", {})
+            have_chosen(patch, registry.backend_of(variant))
         try:
             return fastmlp.fit(network, X, y, dtype=dtype, backend=backend, **options)
         except fastmlp.DivergenceError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from support.processes import python
 
 from fastmlp.kernels.codegen.symbols import is_immediate
@@ -42,6 +43,7 @@ def loop_of(cpu: str, features: str) -> str:
     return "\n".join(json.loads(python("-c", ELSEWHERE, **named).stdout))
 
 
+@pytest.mark.slow  # a process that compiles, 5 s
 def test_a_loop_on_arm_forms_no_constant_in_every_round():
     loop = loop_of("neoverse-n1", "+neon")
     assert len(re.findall(r"\tfmla\t.*\.2d", loop)) > 20

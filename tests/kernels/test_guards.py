@@ -158,7 +158,9 @@ BEYOND = {
 }
 
 
-@pytest.mark.parametrize("what", BEYOND)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] * (what != "reads after")) for what in BEYOND]
+)
 def test_a_wall_ends_the_process_that_goes_beyond(what):
     process(
         f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}",

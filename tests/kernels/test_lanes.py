@@ -90,16 +90,12 @@ CASES = {
     "unrolled, clipped": (Network([3, 9, 2], "tanh", l2=0.1), SGD(0.1, clip_norm=0.1), 5, 5),
 }  # fmt: skip
 LOSSES = {
-    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])},
-    "focal": {"loss": Focal(1.5)},
-    "gaussian": {"loss": Gaussian()},
-    "softmax of mse": {"loss": "mse", "output": "softmax"},
-    "own element": {"loss": own_huber},
-    "own element of softmax": {"loss": by_element},
-    "own row": {"loss": quantiles},
-    "own row of logits": {"loss": smoothed},
+    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])}, "focal": {"loss": Focal(1.5)},
+    "gaussian": {"loss": Gaussian()}, "softmax of mse": {"loss": "mse", "output": "softmax"},
+    "own element": {"loss": own_huber}, "own element of softmax": {"loss": by_element},
+    "own row": {"loss": quantiles}, "own row of logits": {"loss": smoothed},
     "own row of softmax": {"loss": of_outputs},
-}
+}  # fmt: skip
 OUTPUTS = {name: 4 if name == "gaussian" else 3 for name in LOSSES}
 CASES |= {
     f"{name}, {rows} rows": (Network([3, 5, OUTPUTS[name]], "tanh", **options), Adam(0.01), rows, rows)
@@ -114,13 +110,13 @@ CASES |= {
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip
-QUICK = "few layers", "unrolled dropout", "unrolled own layers", "averaged"
+QUICK, IN_TURNS = ("few layers", "unrolled own layers"), ("notebook", "unrolled dropout", "averaged")
 TURNS = {
     name: "float32" if name.endswith("7 rows") or (place % 2 and not name.endswith("rows")) else "float64"
     for place, name in enumerate(CASES)
-} | dict.fromkeys(("notebook", "batches", *QUICK), "float64")
-"""The dtype of each case in the matrix: of a loss one is unrolled, and the other in memory. The last ones are
-quick in float32."""
+} | dict.fromkeys(("batches", *QUICK, *IN_TURNS), "float64")
+"""The dtype of each case in the matrix: of a loss one is unrolled, and the other in memory. The last ones
+have float32 besides."""
 
 
 def task(network, optimizer, rows, batch, dtype, seed):
@@ -182,7 +178,8 @@ FULL = lanes_of(np.dtype("float32"))
     ("name", "dtype", "count"),
     [
         ("batches", "float32", FULL),
-        *((name, "float32", 3) for name in ("notebook", *QUICK)),
+        *((name, "float32", 3) for name in QUICK),
+        *(pytest.param(name, "float32", 3, marks=matrix) for name in IN_TURNS),
         *(
             pytest.param(name, dtype, 4, marks=matrix if TURNS[name] == dtype else campaign)
             for name in CASES

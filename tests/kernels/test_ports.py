@@ -82,6 +82,7 @@ def test_a_tile_multiplies_what_it_is_given():
     assert np.array_equal(c, a @ b)
 
 
+@pytest.mark.slow
 def test_an_unknown_part_is_reported():
     done = run("warm", exit_code=2)
     assert "unknown part 'warm'; choose from: tiles, hot, edges" in done.stderr

@@ -51,9 +51,9 @@ ROWS = (1, 64, 128, blocked.BLOCK_ROWS, 4096)
 
 @pytest.mark.parametrize("rows", [1000, *(pytest.param(n, marks=matrix) for n in ROWS)])
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize, rows):
-    monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
-    monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
-    monkeypatch.setattr("fastmlp.kernels.tuning.CROWDED_ROWS", getattr(machines, machine).crowded_rows)
+    for place in ("gemm.blocked.VECTORS", "gemm.blocked.VECTOR_BYTES", "tuning.CROWDED_ROWS"):
+        own = getattr(getattr(machines, machine), place.rpartition(".")[2].lower())
+        monkeypatch.setattr(f"fastmlp.kernels.{place}", own)
     limits = [min(TABLE[name].values) for name in ("large_bytes", "many_bytes")]
     there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))
     for n_out in SIDES[::13]:  # prime to the lengths of vectors: with all remainders

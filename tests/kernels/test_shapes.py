@@ -15,11 +15,9 @@ from fastmlp.model.activations import HIDDEN
 
 EPOCHS = 2
 OPTIMIZERS = (
-    fastmlp.SGD(0.05),
-    fastmlp.SGD(0.05, 0.9, True, clip_norm=1.0),
-    fastmlp.RMSprop(0.01, epsilon=1e-3),
+    fastmlp.SGD(0.05), fastmlp.SGD(0.05, 0.9, True, clip_norm=1.0), fastmlp.RMSprop(0.01, epsilon=1e-3),
     fastmlp.AdamW(0.01, epsilon=1e-3),
-)
+)  # fmt: skip
 
 # One fixed sequence of examples, everywhere: a failure here is a failure on the next machine.
 FIXED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -37,23 +35,18 @@ def problems(draw):
     widths = [draw(st.integers(1, 20)) for _ in range(depth)]
     widths.append(draw(st.integers(2 if output == "softmax" else 1, 20)))
     network = fastmlp.Network(
-        widths,
-        hidden=[draw(st.sampled_from(HIDDEN)) for _ in range(depth - 1)],
-        output=output,
-        loss=loss,
+        widths, hidden=[draw(st.sampled_from(HIDDEN)) for _ in range(depth - 1)], output=output, loss=loss,
         dropout=draw(st.sampled_from([0.0, 0.4])),
-    )
+    )  # fmt: skip
     rows = draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     weights, biases = parameters_for(widths, rng, scale=1 / np.sqrt(max(widths)))
     options = {
-        "initial": (weights, biases),
-        "batch_size": draw(st.none() | st.integers(1, 60)),
+        "initial": (weights, biases), "batch_size": draw(st.none() | st.integers(1, 60)),
         "optimizer": draw(st.sampled_from(OPTIMIZERS)),
-        "sample_weight": draw(st.none() | st.just(rng.uniform(0.1, 2, rows))),
-        "shuffle": draw(st.booleans()),
+        "sample_weight": draw(st.none() | st.just(rng.uniform(0.1, 2, rows))), "shuffle": draw(st.booleans()),
         "threads": draw(st.sampled_from([None, 1, 2])),
-    }
+    }  # fmt: skip
     return network, rng.standard_normal((rows, widths[0])), targets_for(loss, rng, rows, widths[-1]), options
 
 

@@ -289,6 +289,7 @@ print(identity.digest)
 """
 
 
+@pytest.mark.slow  # processes, 6 s
 def test_options_to_compile_a_function_stand_in_the_digest(tmp_path):
     def said(name, number):
         path = tmp_path / name
@@ -332,6 +333,7 @@ for identity in made:
 """
 
 
+@pytest.mark.slow  # two processes, 8 s
 def test_every_process_gives_the_same_names_and_knows_all_that_we_compile():
     """Sets have another order in each, objects other addresses."""
     (names,) = {python("-c", DIGESTS, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES, eps
-from support.selection import crossed
+from support.selection import crossed, matrix
 from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, fresh, of_workers
 
 import fastmlp
@@ -25,6 +25,11 @@ from fastmlp.training import prepared
 
 SUMS_IN_ORDER = ("baseline", *EXACT)
 """Backends whose products are chains over ascending terms, each of which a zero leaves as it is."""
+
+NOT_QUICK = {name: [matrix] * (name not in ("fused", "packed")) for name in SUMS_IN_ORDER}
+each_in_order = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=marks) for name, marks in NOT_QUICK.items()]
+)
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 
@@ -98,7 +103,7 @@ def test_sparse_and_dense_inputs_train_the_same(backend, which, optimizer, dtype
             np.testing.assert_allclose(got, want, rtol=0, atol=12 * 1e2 * 2 * 11 * eps(dtype))
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "sparse adam", "clipping"])
 @pytest.mark.parametrize("which", ["wide", "l1, l2", "many columns"])
 def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dtype):
@@ -135,7 +140,7 @@ def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dty
             assert np.array_equal(got, correct), f"{what} of {other} are not those of {first}"
 
 
-@pytest.mark.parametrize("backend", SUMS_IN_ORDER)
+@each_in_order
 def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
     rng = np.random.default_rng(0)
     X, y = words(40, 1000, rng, 0.001), rng.standard_normal(40)
@@ -146,10 +151,11 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
         for given in (scipy.sparse.csr_array(X), X)
     )
     np.testing.assert_array_equal(sparse, dense)
-    assert find_nonzero_columns(X).mean() < 0.1
+    assert not ((sparse != 0) & (np.abs(sparse) < np.finfo(float).tiny)).any()
+    assert touched_by(X).mean() < 0.1
 
 
-@pytest.mark.parametrize("backend", SUMS_IN_ORDER)
+@each_in_order
 @pytest.mark.parametrize("optimizer", [SGD(1e60), SGD(1e200, 0.9), Adam(1e300), SGD(1e200, clip_norm=1e300)])
 def test_what_diverges_diverges_at_the_same_step(backend, optimizer):
     rng = np.random.default_rng(0)
@@ -165,11 +171,12 @@ def test_what_diverges_diverges_at_the_same_step(backend, optimizer):
     np.testing.assert_array_equal(sparse.parameters, dense.parameters)
 
 
-def test_a_prediction_skips_zeros_whatever_the_weight():
+@each_in_order
+def test_a_prediction_skips_zeros_whatever_the_weight(backend):
     network = Network([3, 1])
     X = np.array([[1.0, 0.0, 2.0]])
-    for backend in (*SUMS_IN_ORDER, "reference"):
-        model = fastmlp.fit(network, X, [0.0], epochs=0, backend=backend, seed=0)
+    for name in (backend, "reference"):
+        model = fastmlp.fit(network, X, [0.0], epochs=0, backend=name, seed=0)
         model.parameters[1] = np.inf
         assert np.isfinite(model.predict(scipy.sparse.csr_array(X))).all()
         with np.errstate(invalid="ignore"):
@@ -237,7 +244,7 @@ def test_a_step_of_plain_sgd_leaves_rows_alone_that_the_batch_does_not_touch():
     before = state.parameters.copy()
     chunk = Chunk(np.arange(4), np.zeros(1, int), np.full(1, 4), np.full(1, 4.0), np.ones((1, 2)), 4)
     data = Data(SparseRows.of(X), np.ones((4, 1)), np.ones(4))
-    for backend in EXACT:
+    for backend in ("fused", "packed"):
         state.parameters[...] = before
         registry.get(backend).train_chunk(network, SGD(1.0), state, data, chunk, 0, 1, np.empty(1))
         changed = np.flatnonzero((state.parameters != before)[:350].reshape(70, 5).any(axis=1))
@@ -245,7 +252,7 @@ def test_a_step_of_plain_sgd_leaves_rows_alone_that_the_batch_does_not_touch():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.9])
-@pytest.mark.parametrize("backend", ["fused", "packed", "baseline", "reference"])
+@pytest.mark.parametrize("backend", ["fused", "packed", pytest.param("baseline", marks=matrix), "reference"])
 def test_dense_inputs_that_are_mostly_zeros_are_passed_over_in_the_same_bits(backend, share, monkeypatch):
     rng = np.random.default_rng(0)
     X, y = words(200, 300, rng, share).astype("f"), rng.integers(0, 3, 200)

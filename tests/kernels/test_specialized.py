@@ -15,10 +15,9 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
 from support import needs
 from support.compilations import compilations
-from support.custom_components import quantiles, six_moments, smoothed
-from support.differences import differences
+from support.custom_pieces import quantiles, six_moments, smoothed
 from support.exchanged_models import own_gated, own_sine
-from support.problems import COMPILED_DTYPES, eps, parameters_for, y_for
+from support.problems import y_for
 from support.processes import python
 from support.selection import campaign, matrix
 from support.terminals import WATCHED
@@ -131,58 +130,18 @@ def test_auto_has_a_program_of_its_own_for_some_networks():
     assert not program(sizes=(784, 128, 10))
 
 
-TRAININGS = [
+NETWORKS = {
     # every activation, pair, rule and way through the rows: in registers, one block, many blocks
-    (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(0.3, bias_learning_rate=0.1), 4),
-    (Network([5, 3, 4, 2], ["softplus", "elu"], **BINARY), SGD(0.1), 13),
-    (Network([1, 33, 1], "leaky_relu", output="exp"), SGD(0.01, 0.5), 33),
-    (Network([17, 5, 100, 3], ["tanh", "sigmoid"], l2=0.1, **CLASSES), AdamW(0.01, epsilon=1e-3), 31),
-    (Network([100, 3], **CLASSES), SGD(0.1, 0.9, True), 65),
-    (Network([4, 1, 17, 5], ["elu", "softplus"], l2=0.1), RMSprop(0.01, epsilon=1e-3, momentum=0.5), 1200),
-    (Network([8, 16, 1], "identity", **BINARY), Adam(0.01, epsilon=1e-3), 128),
-    (Network([3, 4, 2], "tanh", loss="negative_binomial"), SGD(0.1), 5),
-    (Network([5, 9, 4], "tanh", loss="gaussian", l2=0.1), Adam(0.01, epsilon=1e-3), 70),
-]
-
-
-def label(which):
-    network, optimizer, _ = TRAININGS[which]
-    kinds = *network.hidden, network.output, network.loss, type(optimizer).__name__
-    return "-".join(map(str, (*network.sizes, *kinds)))
-
-
-@pytest.mark.parametrize(
-    ("which", "dtype"),
-    # Each compiles, 3 s: the dtypes take turns, and two of them are quick.
-    [
-        pytest.param(which, dtype, id=f"{label(which)}-{dtype.__name__}", marks=marks)
-        for which in range(len(TRAININGS))
-        for turn, dtype in enumerate(COMPILED_DTYPES)
-        for marks in [campaign if (which + turn) % 2 else () if which == 2 + 3 * turn else matrix]
-    ],
-)
-def test_a_program_for_one_network_equals_the_reference(which, dtype):
-    network, optimizer, batch_size = TRAININGS[which]
-    assert specialize(network, optimizer, batch_size, np.dtype(dtype)) is not None
-    rng = np.random.default_rng(which)
-    rows = 2 * batch_size + 1 + batch_size // 3  # the last batch of an epoch is short
-    n_in, n_out = network.n_in, network.n_out
-    X, y = rng.standard_normal((rows, n_in)), y_for(network.loss, rng, rows, n_out)
-    weights = rng.integers(0, 3, rows).astype(float)
-    initial = parameters_for(network.sizes, rng, 1 / np.sqrt(max(network.sizes)))
-    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 6, "seed": 0}
-    options |= {"initial": initial, "sample_weight": weights}
-    expected = fastmlp.fit(network, X, y, backend="reference", **options)
-    got = fastmlp.fit(network, X, y, backend="specialized", dtype=dtype, **options)
-    steps = 6 * 3
-    # As in test_shapes: a few roundings a step and term, at random over the rows.
-    allowed = 64 * steps * eps(dtype)
-    size = max(1.0, np.abs(expected.parameters).max())
-    said = differences(network.sizes, got.parameters, expected.parameters, allowed * size)
-    assert not said, f"specialized is not as the reference: {said}"
-    np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=allowed, atol=allowed)
-
-
+    "notebook": (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(0.3, bias_learning_rate=0.1), 4),
+    "labels": (Network([5, 3, 4, 2], ["softplus", "elu"], **BINARY), SGD(0.1), 13),
+    "exp": (Network([1, 33, 1], "leaky_relu", output="exp"), SGD(0.01, 0.5), 33),
+    "classes": (Network([17, 5, 100, 3], ["tanh", "sigmoid"], l2=0.1, **CLASSES), AdamW(0.01), 31),
+    "one layer": (Network([100, 3], **CLASSES), SGD(0.1, 0.9, True), 65),
+    "many rows": (Network([4, 1, 17, 5], ["elu", "softplus"], l2=0.1), RMSprop(0.01, momentum=0.5), 1200),
+    "linear": (Network([8, 16, 1], "identity", **BINARY), Adam(0.01), 128),
+    "counts": (Network([3, 4, 2], "tanh", loss="negative_binomial"), SGD(0.1), 5),
+    "gaussian": (Network([5, 9, 4], "tanh", loss="gaussian", l2=0.1), Adam(0.01), 70),
+}
 LISTS = {
     # every kind, its own rows of padding, several readers of one output, one block and many blocks
     "everything": (
@@ -204,24 +163,32 @@ LISTS = {
     "first": ([fastmlp.Residual(fastmlp.RMSNorm(), Dense(7)), Dense(64, "relu"), LayerNorm(), Dense(3)], 32),
     "dropout of a chain": ([Dense(12, "relu"), Dropout(0.5), Dense(9, "elu"), Dense(3)], 32),
 }  # fmt: skip
+NETWORKS |= {
+    name: (Network(inputs=7, layers=layers, l2=0.01), AdamW(0.01, weight_decay=0.1), batch_size)
+    for name, (layers, batch_size) in LISTS.items()
+}
+QUICK = {("exp", "float64"), ("first", "float32")}
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
+    # Each compiles, 3 s: of chains the dtypes take turns, and one chain and one list are quick.
     [
-        pytest.param(name, dtype, marks=[] if (name, dtype) == ("first", "float32") else matrix)
-        for name in LISTS
-        for dtype in ("float32", "float64")
+        pytest.param(name, dtype, marks=marks)
+        for place, name in enumerate(NETWORKS)
+        for turn, dtype in enumerate(("float32", "float64"), place)
+        for marks in [
+            () if (name, dtype) in QUICK else campaign if turn % 2 and name not in LISTS else matrix
+        ]
     ],
 )
-def test_a_list_of_layers_has_the_bits_of_fused(name, dtype):
-    layers, batch_size = LISTS[name]
-    network, optimizer = Network(inputs=7, layers=layers, l2=0.01), AdamW(0.01, weight_decay=0.1)
+def test_a_program_for_one_network_has_the_bits_of_fused(name, dtype):
+    network, optimizer, batch_size = NETWORKS[name]
     assert specialize(network, optimizer, batch_size, np.dtype(dtype)) is not None
-    rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((150, 7)), rng.standard_normal((150, 3))
-    options = {"optimizer": optimizer, "epochs": 4, "batch_size": batch_size, "seed": 1, "dtype": dtype}
-    has_the_bits_of_fused(network, X, y, **options)
+    rng, rows = np.random.default_rng(0), 2 * batch_size + 1 + batch_size // 3  # the last batch is short
+    X, y = rng.standard_normal((rows, network.n_in)), y_for(network.loss, rng, rows, network.n_out)
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 6, "seed": 0, "dtype": dtype}
+    has_the_bits_of_fused(network, X, y, sample_weight=rng.integers(0, 3, rows), **options)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
@@ -242,11 +209,9 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [16, *(pytest.param(size, marks=matrix) for size in (20, 50))])
 def test_where_chunks_end_changes_nothing(batch_size, chunks):
-    network = Network([3, 4, 1], "tanh")
-    rng = np.random.default_rng(0)
+    network, rng = Network([3, 4, 1], l2=0.1), np.random.default_rng(0)
     X, y = rng.standard_normal((53, 3)), rng.standard_normal(53)
-
-    optimizer = SGD(0.1) if batch_size < 50 else Adam(0.01)
+    optimizer = SGD(0.1) if batch_size == 20 else Adam(0.01)  # of 16 rows the next test has the program
     options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 20, "seed": 0}
     whole = fastmlp.fit(network, X, y, backend="specialized", **options)
     chunks(seconds=0.0)

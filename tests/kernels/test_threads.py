@@ -49,6 +49,17 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
         assert other.history == one.history
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """Return machine(name=value), by which the machine has so many cores, or so much of them."""
+
+    def changed(**given):
+        for name, value in given.items():
+            monkeypatch.setattr(budget, name, lambda value=value: value)
+
+    return changed
+
+
 def threads_of(threads=None):
     return Work.of(fastmlp.Network([784, 128, 10]), fastmlp.SGD(0.1), 128, np.dtype("f4"), threads).threads
 
@@ -62,18 +73,18 @@ def threads_of(threads=None):
         pytest.param("²", "٣", 8, id="digits of other scripts"),
     ],
 )
-def test_the_environment_bounds_the_threads_of_a_process(numba, openmp, threads, monkeypatch):
+def test_the_environment_bounds_the_threads_of_a_process(numba, openmp, threads, monkeypatch, machine):
     """joblib sets both variables in its processes, Dask and Ray the second."""
-    monkeypatch.setattr(budget, "cores", lambda: 8)
+    machine(cores=8)
     monkeypatch.setenv("NUMBA_NUM_THREADS", numba)
     monkeypatch.setenv("OMP_NUM_THREADS", openmp)
     assert threads_of() == threads
     assert threads_of(5) == 5
 
 
-def test_trainings_of_one_process_share_its_cores(monkeypatch):
+def test_trainings_of_one_process_share_its_cores(machine):
     """As those of a thread pool, and of a Dask worker with several threads."""
-    monkeypatch.setattr(budget, "usable_cores", lambda: 8)
+    machine(usable_cores=8)
     seen = []
 
     class Train(fastmlp.Callback):
@@ -160,16 +171,14 @@ SERVICES = {
 
 
 @pytest.mark.parametrize("name", [*CONTAINERS, *SERVICES])
-def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch):
+def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch, machine):
     files, membership, cores = {**CONTAINERS, **SERVICES}[name]
     mounted, groups = tmp_path / "mounted", tmp_path / "membership"
     groups.write_text(membership + "\n")
     for place, text in files.items():
         (mounted / place).parent.mkdir(parents=True, exist_ok=True)
         (mounted / place).write_text(text + "\n")
-    found = budget.quota(mounted, groups)
-    monkeypatch.setattr(budget, "quota", lambda: found)
-    monkeypatch.setattr(budget, "allowed_cores", lambda: 64)
+    machine(quota=budget.quota(mounted, groups), allowed_cores=64)
     assert budget.cores() == cores
     if name in CONTAINERS:  # joblib looks at no group but the root
 
@@ -205,16 +214,15 @@ def blas():
     return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
 
 
-def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
+def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch, machine):
     class Watch(fastmlp.Callback):
         def on_epoch_end(self, run):
             self.seen = blas()
 
-    monkeypatch.setattr(budget, "allowed_cores", lambda: 4)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
     network, large = fastmlp.Network([2, 1]), fastmlp.Network([784, 128, 10])
     for quota, others, cores, held in ((0.5, 2, 1, 1), (2.5, 1, 3, 1), (float("inf"), 2, 4, 2)):
-        monkeypatch.setattr(budget, "quota", lambda quota=quota: quota)
+        machine(quota=quota, allowed_cores=4)
         assert Work.of(large, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None).threads == cores
         with threadpoolctl.threadpool_limits(others, user_api="blas"):
             watch = Watch()

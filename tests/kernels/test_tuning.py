@@ -40,12 +40,10 @@ FIRST, SECOND = Trial((1, 1), 1), Trial((2, 1), 1)
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(empty_cache, monkeypatch):
     """A cache of the test's, with nothing in it, and constants that may be measured."""
-    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FASTMLP_TUNE", "1")
-    monkeypatch.setattr(store, "known_names", {})
-    return tmp_path / "fastmlp"
+    return empty_cache
 
 
 def found(*trials):

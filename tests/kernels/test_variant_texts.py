@@ -126,11 +126,9 @@ def formula(scale):
 
 
 WAYS = {
-    "a closure": closed,
-    "a decorated closure": lambda scale: numba.njit(closed(scale)),
-    "a default": defaulted,
-    "a helper": helped,
-}
+    "a closure": closed, "a decorated closure": lambda scale: numba.njit(closed(scale)),
+    "a default": defaulted, "a helper": helped,
+}  # fmt: skip
 
 
 @slow

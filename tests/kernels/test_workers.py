@@ -26,9 +26,16 @@ def wait(place, worker, workers):
     barrier_wait(place, worker, workers)
 
 
-def wait_as_now():
-    """The barrier, compiled as what the module's names are now."""
-    return numba.njit(nogil=True)(wait.py_func)
+@pytest.fixture
+def wait_with(monkeypatch):
+    """Return wait_with(name=value): the barrier, compiled with these in the place of its module's."""
+
+    def compiled(**given):
+        for name, value in given.items():
+            monkeypatch.setattr(barrier, name, value)
+        return numba.njit(nogil=True)(wait.py_func)
+
+    return compiled
 
 
 def run(program, workers, wait=wait, place=None):
@@ -133,28 +140,20 @@ def test_more_workers_than_cores_meet_at_every_barrier(workers, times):
     assert_meetings(workers, times, run)
 
 
-def test_workers_beyond_the_groups_meet_in_larger_ones(monkeypatch):
-    monkeypatch.setattr(barrier, "MOST_GROUPS", 3)
-    assert_meetings(28, 5, run_as_now())  # tens, not eights
-
-
-def run_as_now():
-    wait = wait_as_now()
-    return lambda program, workers: run(program, workers, wait)
+def test_workers_beyond_the_groups_meet_in_larger_ones(wait_with):
+    assert_meetings(28, 5, partial(run, wait=wait_with(MOST_GROUPS=3)))  # tens, not eights
 
 
 @pytest.mark.parametrize("spins", [0, 10, 1000])
-def test_no_wake_up_is_lost_where_workers_fall_asleep_at_once_or_soon(spins, monkeypatch):
+def test_no_wake_up_is_lost_where_workers_fall_asleep_at_once_or_soon(spins, wait_with):
     """Thousands of meetings, at each of which one worker goes to sleep while another opens the barrier."""
-    monkeypatch.setattr(barrier, "SPINS", spins)
-    assert_meetings(2, 3000, run_as_now())
-    assert_meetings(FAN_IN + 1, 100, run_as_now())
+    with_spins = partial(run, wait=wait_with(SPINS=spins))
+    assert_meetings(2, 3000, with_spins)
+    assert_meetings(FAN_IN + 1, 100, with_spins)
 
 
-def test_workers_meet_where_the_system_has_no_function_to_sleep_by(monkeypatch):
-    monkeypatch.setattr(barrier, "FUNCTIONS", None)
-    monkeypatch.setattr(barrier, "SPINS", 10)
-    assert_meetings(3, 200, run_as_now())
+def test_workers_meet_where_the_system_has_no_function_to_sleep_by(wait_with):
+    assert_meetings(3, 200, partial(run, wait=wait_with(FUNCTIONS=None, SPINS=10)))
 
 
 def sleepers(place):
@@ -194,10 +193,9 @@ def test_who_waits_sleeps_and_takes_no_processor_time_and_a_failure_wakes_all(wo
 
 
 @pytest.mark.slow  # 300 barriers, 5 s
-def test_workers_that_fall_asleep_while_one_fails_leave_too(monkeypatch):
+def test_workers_that_fall_asleep_while_one_fails_leave_too(wait_with):
     """At any moment of their way to sleep."""
-    monkeypatch.setattr(barrier, "SPINS", 0)
-    wait = wait_as_now()
+    wait = wait_with(SPINS=0)
     for delay in random.Random(0).choices(range(200), k=300):
         place = np.zeros(BARRIER, np.int64)
 

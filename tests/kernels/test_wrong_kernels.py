@@ -40,13 +40,13 @@ def weight_gradient_of_whole_blocks_only(x, delta, *others):
     right_weight_gradient(x[:whole], delta[:whole], *others)
 
 
-slow = pytest.mark.slow  # compiles, 5 s
+pytestmark = pytest.mark.slow  # each compiles, 5 s
 
 WRONG = [
     # slot, what it does instead, a training that shows it, one that cannot
     ("activate_gradient", activate_gradient_with_a_wrong_sign, "adam, clipping, elu", "softmax with mse"),
-    pytest.param("affine", affine_without_bias, "one layer, sgd", None, marks=slow),
-    pytest.param("weight_gradient", weight_gradient_of_whole_blocks_only, "one layer, sgd", None, marks=slow),
+    ("affine", affine_without_bias, "one layer, sgd", None),
+    ("weight_gradient", weight_gradient_of_whole_blocks_only, "one layer, sgd", None),
 ]
 
 

@@ -10,8 +10,13 @@ from fastmlp.lab import steps
 
 
 @pytest.fixture
-def wrong_variant(tmp_path, monkeypatch):
+def own_registry(monkeypatch):
+    """What a test registers goes with it."""
     monkeypatch.setattr(registry, "registered", dict(registry.registered))
+
+
+@pytest.fixture
+def wrong_variant(tmp_path, own_registry):
     path = tmp_path / "lab_wrong.py"
     path.write_text(WRONG)
     return path

@@ -26,7 +26,7 @@ pytest.importorskip("rich")
 
 def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
     steps_of = [(classifier(64, 32, 10), SGD(0.1), 32)]
-    options = Request(["step"], ["baseline", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
+    options = Request(["step"], ["packed", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
     found = run(options, tasks(options), lambda _: None, MACHINE, True)
     fastest = min((m for m in found.measurements if m.variant != "reference"), key=lambda m: m.time.median)
     assert {phase.variant for phase in found.phases} == {fastest.variant}
@@ -67,6 +67,7 @@ def test_a_wrong_slot_is_reported_and_not_timed(wrong_variant):
     assert "off by" in found[0].message or "expected" in found[0].message
 
 
+@pytest.mark.slow  # compiles a variant, 8 s
 def test_a_step_is_timed_where_its_losses_are_the_references(wrong_variant):
     name = registry.register_file(wrong_variant)
     row = StepRow(classifier(6, 5, 3), SGD(0.5), 8, "float64", 1)

@@ -100,13 +100,11 @@ SUBTLE = {
         "affine, 0 times inf, argument 4: out[",
     ),
     "swallows_nan": (
-        (
-            "total += x[i, k] * w[k, j]",
-            "for v in range(out.size):\n        s = out.flat[v]\n        out.flat[v] = s if s == s else 0",
-        ),
+        ("total += x[i, k] * w[k, j]",
+         "for v in range(out.size):\n        s = out.flat[v]\n        out.flat[v] = s if s == s else 0"),
         "affine, NaN, argument 4: out[",
     ),
-}
+}  # fmt: skip
 """Kernels that are right for every ordinary number."""
 
 
@@ -116,9 +114,9 @@ def some(names, of):
     return [pytest.param(name, marks=some) for name, some in zip(names, marks, strict=True)]
 
 
+@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("name", some(SUBTLE, len(SUBTLE)))
-def test_bench_does_not_time_a_kernel_that_is_wrong_at_unusual_numbers(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "registered", dict(registry.registered))
+def test_bench_does_not_time_a_kernel_that_is_wrong_at_unusual_numbers(name, tmp_path, capsys):
     (term, after), said = SUBTLE[name]
     path = tmp_path / f"lab_{name}.py"
     path.write_text(KERNELS.replace("TERM", term).replace("AFTER", after).replace("NAME", path.stem))
@@ -163,10 +161,10 @@ def test_rich_is_needed_and_named(monkeypatch, capsys):
     assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in refused(["bench"], capsys)
 
 
-@pytest.mark.parametrize("slot", some(SLOTS, 4))
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("slot", some(SLOTS, 8))
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "registered", dict(registry.registered))
     name = f"lab_{slot}"
     assert main(["new-variant", name, "--slot", slot]) == 0
     assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out

@@ -33,14 +33,9 @@ ULP = 8
 def one_unit(hidden, dtype, backend):
     """A model that is nothing but a hidden activation."""
     return fastmlp.fit(
-        fastmlp.Network([1, 1, 1], hidden=hidden),
-        np.zeros((1, 1)),
-        np.zeros(1),
-        epochs=0,
-        initial=([np.ones((1, 1))] * 2, [np.zeros(1)] * 2),
-        backend=backend,
-        dtype=dtype,
-    )
+        fastmlp.Network([1, 1, 1], hidden=hidden), np.zeros((1, 1)), np.zeros(1), epochs=0,
+        initial=([np.ones((1, 1))] * 2, [np.zeros(1)] * 2), backend=backend, dtype=dtype,
+    )  # fmt: skip
 
 
 @crossed(backend=registry.backends(), hidden=HIDDEN, dtype=COMPILED_DTYPES)
@@ -58,13 +53,11 @@ def test_values_over_the_whole_range(backend, hidden, dtype):
 @crossed(
     backend=registry.backends(),
     pair=[
-        ("sigmoid", "binary_cross_entropy"),
-        ("softmax", "cross_entropy"),
-        ("sigmoid", "mse"),
+        ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy"), ("sigmoid", "mse"),
         ("softmax", "mse"),
     ],
     dtype=COMPILED_DTYPES,
-)
+)  # fmt: skip
 def test_losses_of_logits_of_any_size_are_finite_and_right(backend, pair, dtype):
     output, loss = pair
     network = fastmlp.Network([2, 2], output=output, loss=loss)
@@ -96,14 +89,10 @@ def test_softmax_of_logits_that_are_far_apart(backend, dtype):
         logits[:-1] += 1000 * np.eye(classes, dtype=dtype)
         logits[:-1] -= 2000 * np.eye(classes, k=1, dtype=dtype)
         model = fastmlp.fit(
-            fastmlp.Network([classes, classes], output="softmax", loss="cross_entropy"),
-            logits,
-            np.zeros(len(logits), int),
-            epochs=0,
-            initial=([np.eye(classes)], [np.zeros(classes)]),
-            backend=backend,
-            progress=False,
-        )
+            fastmlp.Network([classes, classes], output="softmax", loss="cross_entropy"), logits,
+            np.zeros(len(logits), int), epochs=0, initial=([np.eye(classes)], [np.zeros(classes)]),
+            backend=backend, progress=False,
+        )  # fmt: skip
         expected = scipy.special.softmax(logits.astype(np.float64), axis=1)
         np.testing.assert_allclose(
             model.predict(logits), expected, rtol=64 * eps(dtype), atol=eps(dtype) ** 2

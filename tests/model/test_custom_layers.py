@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from support.custom_layers import LISTS, own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
-from support.selection import matrix
 
 import fastmlp
 from fastmlp import (
-    SGD,
-    Activate,
-    Adam,
     AdamW,
     CheckpointError,
     Dense,
@@ -55,32 +51,6 @@ def test_a_wrong_derivative_is_found():
 
 
 @pytest.mark.parametrize(
-    ("name", "backend", "dtype"),
-    [
-        pytest.param(name, backend, dtype, marks=[matrix] * ((name, backend, dtype) not in QUICK))
-        for QUICK in [{("wide", "fused", "float64"), ("narrow", "fused", "float32")}]
-        for name in LISTS
-        for backend in ("baseline", "tiled", "packed", "fused")
-        for dtype in ("float32", "float64")
-    ],
-)
-def test_backends_agree_with_the_reference(name, backend, dtype):
-    # SGD: a gradient that is all rounding, as of biases before `shares`, makes steps of Adam's.
-    options = {"optimizer": SGD(0.1, momentum=0.9)}
-    expected = train(LISTS[name], "reference", **options)
-    got = train(LISTS[name], backend, dtype=dtype, **options)
-    allowed = 1e-12 if dtype == "float64" else 1e-4
-    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
-    np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=0, atol=10 * allowed)
-
-
-def test_exact_backends_and_threads_have_the_same_bits():
-    expected = train(LISTS["wide"], "fused", threads=1).parameters
-    for backend, threads in (("fused", 2), ("packed", 1), ("packed", 3)):
-        np.testing.assert_array_equal(train(LISTS["wide"], backend, threads=threads).parameters, expected)
-
-
-@pytest.mark.parametrize(
     ("own", "built_in"), [([Dense(21), own_norm], LayerNorm()), ([Dense(21, own_prelu)], PReLU())]
 )
 def test_what_is_built_in_trains_the_same_as_an_own_piece(own, built_in):
@@ -115,15 +85,6 @@ def test_parameters_are_drawn_as_is_said_and_stand_by_name():
     low, high = Network([5, 2000, 2], weight_init=Uniform(-0.25, -0.125)), (-0.25, -0.125)
     weights = train(low, "reference", epochs=0).weights[0]
     assert (weights.min(), weights.max()) == pytest.approx(high, abs=1e-3)
-
-
-@pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_rates_go_by_names(backend):
-    layers = [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(2)]
-    before = train(layers, backend, epochs=0).layers
-    after = train(layers, backend, optimizer=Adam(layer_rates={"low": 0, "gated": 0, "middle": 1.0})).layers
-    moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
-    assert moved == {"low": False, "own_sine1": False, "middle": True, "gated2": False, "dense2": True}
 
 
 # --- where they go ---------------------------------------------------------------------------------------

@@ -132,14 +132,11 @@ test_rules_are_refused = refusals(
         "a constant of ours": (lambda: rule(clip_norm=1), "name of its own"),
         "a dict's word": (lambda: rule(values=1), "got 'values'"),
         "too many constants": (lambda: rule(**{f"c{i}": 0 for i in range(17)}), "16 constants, got 17"),
-        "a list": (
-            lambda: Rule("x", lambda p, *_: p, constants=[1]),
-            "constants of the rule 'x' must be a",
-        ),
+        "a list": (lambda: Rule("x", lambda p, *_: p, constants=[1]), "constants of the rule 'x' must be a"),
         "a sum": (lambda: Rule("l", lambda p, g, m, r, c, t: p - np.max(g)), ROWS),
         "for an optimiser": (lambda: fastmlp.fit(Network([5, 3]), X, Y, optimizer=Lion), "optimizer"),
     }
-)
+)  # fmt: skip
 
 ONE = {"w": ("units", 1.0)}
 
@@ -155,10 +152,7 @@ test_layers_and_parameters_are_refused = refusals(
         "no use of the row": (lambda: layer(lambda x, w: w * 1, ONE), "must depend on its argument"),
         "one number": (lambda: layer(lambda x: np.sum(x)), "must return a number for each unit of the row"),
         "two values": (lambda: layer(lambda x: (x, x)), "must return one number, got 2 values"),
-        "another order": (
-            lambda: layer(lambda x: x / np.linalg.norm(x, 1)),
-            "norm of order 1, where it may",
-        ),
+        "another order": (lambda: layer(lambda x: x / np.linalg.norm(x, 1)), "norm of order 1, where it may"),
         "an unknown shape": (
             lambda: layer(lambda x, w: x * w, {"w": ("unit", 1.0)}),
             "unknown shape of parameter 'w' 'unit'; choose from: units, layer",
@@ -193,16 +187,13 @@ test_layers_and_parameters_are_refused = refusals(
             lambda: Network(inputs=2, layers=[Layer("Scale", lambda x: 2 * x), Dense(1)]),
             "has the name of a kind of layers",
         ),
-        "the class": (
-            lambda: Network(inputs=2, layers=[Layer, Dense(1)]),
-            "the class; make an instance",
-        ),
+        "the class": (lambda: Network(inputs=2, layers=[Layer, Dense(1)]), "the class; make an instance"),
         "bounds that cross": (lambda: Uniform(1, 0), "high must be at least 1"),
     }
-)
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["reference", "baseline"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_a_nan_is_a_divergence(backend):
     nan = Activation("nan", lambda z: np.log(-abs(z) - 1) + z)
     with pytest.raises(fastmlp.DivergenceError, match=r"^[^\n]*$"):

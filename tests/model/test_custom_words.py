@@ -20,26 +20,9 @@ from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.kernels.codegen.symbols import jittable
 
 POINTS = [
-    0.0,
-    -0.0,
-    1,
-    -1,
-    0.5,
-    -2,
-    3,
-    1e-8,
-    -1e-8,
-    1e-30,
-    1e30,
-    -1e30,
-    np.inf,
-    -np.inf,
-    np.nan,
-    88.5,
-    709,
-    -745,
+    0.0, -0.0, 1, -1, 0.5, -2, 3, 1e-8, -1e-8, 1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan, 88.5, 709, -745,
     12.3,
-]
+]  # fmt: skip
 LOGICAL = {"logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "invert"}
 
 

@@ -71,10 +71,8 @@ def test_an_optimiser_comes_back_without_rates(name):
     again = sent(without_rates(optimizer))
     assert again == without_rates(optimizer)
     assert (type(again), again.rule, again.constants) == (
-        type(optimizer),
-        optimizer.rule,
-        optimizer.constants,
-    )
+        type(optimizer), optimizer.rule, optimizer.constants,
+    )  # fmt: skip
     assert again.rule.key == optimizer.rule.key
     assert (again.clip_norm, again.layer_rates) == (optimizer.clip_norm, optimizer.layer_rates)
     assert again.whole or not again.rates(np.arange(3), 2).any()

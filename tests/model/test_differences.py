@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse
-from support import custom_components, custom_layers, heads, input_blocks
-from support.exchanged_models import own_gated, own_sine
-from support.layer_networks import INPUTS, OUTPUTS, TABLED, drawn_at_random, network, rows_of
+from support import custom_layers, custom_pieces, heads, input_blocks
+from support.layer_networks import INPUTS, OUTPUTS, SHARING, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
 
 from fastmlp import (
     SGD,
-    Activate,
     BatchNorm,
     Categories,
-    Concatenate,
     Dense,
-    LayerNorm,
-    Members,
     Network,
     Numbers,
     Periodic,
-    PReLU,
     Residual,
-    RMSNorm,
     SparseNumbers,
     Stepper,
 )
@@ -34,26 +26,17 @@ from fastmlp.model.layout import flatten, parameter_count
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(9, INPUTS))
-PLAIN = [
-    Dense(11, "relu"), Members(5), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
-    Dense(OUTPUTS),
-]  # fmt: skip
-NORMED = [
-    Members(5), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(), Concatenate("low"),
-    Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)), Dense(OUTPUTS),
-]  # fmt: skip
-CSR = scipy.sparse.random_array((120, 70), density=0.06, rng=RNG, format="csr")
 SPARSE = [Numbers(3, Periodic(4)), Categories(input_blocks.LEVELS, width=2), SparseNumbers(70)]
 CODED = [input_blocks.NUMBERS, input_blocks.CODES]
 BEFORE = [Dense(INPUTS, "tanh"), BatchNorm(), Residual(BatchNorm())]
 
 STEPPED = {
     **{f"drawn {seed}": (network([*BEFORE, *drawn_at_random(seed)]), ROWS) for seed in range(6)},
-    "members": (network(PLAIN), ROWS),
-    "members of a softmax": (network(PLAIN, output="softmax", loss="cross_entropy"), ROWS),
-    "members with norms": (network(NORMED), ROWS),
+    "members": (network(SHARING), ROWS),
+    "members of a softmax": (network(SHARING, output="softmax", loss="cross_entropy"), ROWS),
+    "members with norms": (network(custom_layers.MEMBERS), ROWS),
     **{name: (input_blocks.network(one), CODED) for name, one in input_blocks.EMBEDDINGS.items()},
-    "sparse": (Network(inputs=SPARSE, layers=[Dense(9, "tanh"), Dense(2)]), [*CODED, CSR]),
+    "sparse": (Network(inputs=SPARSE, layers=[Dense(9, "tanh"), Dense(2)]), [*CODED, input_blocks.WORDS]),
     "heads": (heads.network(missing=True, weighted=True), heads.X),
 }
 """Networks, and rows; of one array derivatives are by the rows, too."""

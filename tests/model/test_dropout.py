@@ -14,12 +14,9 @@ from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten, layer_views
 
 PLACES = [
-    (0, 0, 0, 0.5),
-    (7, 1, 2, 0.1),
-    (2**32 - 1, 2**32 - 1, 1, 0.9),
-    (123456789, 2**33 + 5, 0, 1e-9),
+    (0, 0, 0, 0.5), (7, 1, 2, 0.1), (2**32 - 1, 2**32 - 1, 1, 0.9), (123456789, 2**33 + 5, 0, 1e-9),
     (5, 10**12, 3, 0.999),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "step", "layer", "p"), PLACES)

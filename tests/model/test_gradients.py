@@ -24,13 +24,10 @@ H = 1e-6
 FROM_KINKS = 1e-3
 
 EXTRAS = {
-    "plain": {},
-    "l1 l2": {"l1": 0.02, "l2": 0.3},
-    "dropout": {"dropout": [0.3, 0.5]},
-    "weights": {},
+    "plain": {}, "l1 l2": {"l1": 0.02, "l2": 0.3}, "dropout": {"dropout": [0.3, 0.5]}, "weights": {},
     "all": {"l1": 0.02, "l2": 0.3, "dropout": [0.0, 0.4]},
     "sklearn": {"l1": 0.02, "l2": 0.3, "convention": "sklearn"},
-}
+}  # fmt: skip
 
 
 class Problem:

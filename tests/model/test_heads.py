@@ -9,7 +9,6 @@ from support.heads import (
     CLASS_WEIGHTS,
     GAPS,
     INPUTS,
-    RNG,
     ROWS,
     WHOLE,
     X,
@@ -34,24 +33,6 @@ from fastmlp import (
     RowLoss,
     Stepper,
 )
-
-
-@pytest.mark.parametrize(("missing", "weighted"), [(False, False), (True, True)])
-def test_one_result_on_every_backend_and_any_number_of_threads(missing, weighted):
-    net, y = network(missing, weighted, dropout=0.2), GAPS if missing else WHOLE
-    weights = RNG.random(ROWS)
-    expected = fit(net, y, validation=0.3, sample_weight=weights)
-    for backend, threads in (("fused", 3), ("packed", 2), ("tiled", 1)):
-        found = fit(net, y, validation=0.3, sample_weight=weights, backend=backend, threads=threads)
-        np.testing.assert_array_equal(found.parameters, expected.parameters)
-        assert found.history == expected.history
-    reference = fit(net, y, validation=0.3, sample_weight=weights, backend="reference")
-    np.testing.assert_allclose(reference.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
-    for name, curve in expected.history.items():
-        np.testing.assert_allclose(reference.history[name], curve, rtol=1e-9)
-    for name, outputs in expected.predict(X).items():
-        np.testing.assert_allclose(reference.predict(X)[name], outputs, rtol=1e-9)
-        assert outputs.shape == (ROWS, net.heads[name].units)
 
 
 def test_one_head_is_a_network_of_its_loss():

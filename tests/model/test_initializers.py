@@ -26,13 +26,9 @@ WEIGHTS = {
 
 def start(**options):
     return fastmlp.fit(
-        Network(SIZES, **options),
-        np.zeros((1, 200)),
-        np.zeros((1, 100)),
-        epochs=0,
-        seed=4,
+        Network(SIZES, **options), np.zeros((1, 200)), np.zeros((1, 100)), epochs=0, seed=4,
         backend="reference",
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("init", WEIGHTS, ids=str)

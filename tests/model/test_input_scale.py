@@ -34,11 +34,8 @@ def fit(network, x, dtype=np.float32, **options):
 def test_a_training_is_that_of_scaled_rows(dtype):
     expected = fit(PLAIN, scaled(PIXELS, dtype), dtype, validation=(scaled(PIXELS[:9], dtype), TARGETS[:9]))
     for x in (
-        PIXELS,
-        PIXELS.astype(dtype),
-        np.asfortranarray(PIXELS),
-        scipy.sparse.csr_array(PIXELS.astype(dtype)),
-    ):
+        PIXELS, PIXELS.astype(dtype), np.asfortranarray(PIXELS), scipy.sparse.csr_array(PIXELS.astype(dtype)),
+    ):  # fmt: skip
         model = fit(NETWORK, x, dtype, validation=(PIXELS[:9], TARGETS[:9]))
         np.testing.assert_array_equal(model.parameters, expected.parameters)
         assert model.history == expected.history
@@ -58,12 +55,10 @@ def test_the_repr_has_it():
 def test_many_rows_are_converted_a_few_at_a_time(monkeypatch):
     model = fit(NETWORK, PIXELS)
     expected = model.predict(PIXELS)
-    seen = []
-    convert = model_module.clean_rows_of
-    monkeypatch.setattr(model_module, "AT_ONCE", 21)
-    monkeypatch.setattr(
-        model_module, "clean_rows_of", lambda *a, **o: seen.append(len(a[2])) or convert(*a, **o)
-    )
+    seen, convert = [], model_module.clean_rows_of
+    changes = {"AT_ONCE": 21, "clean_rows_of": lambda *a, **o: seen.append(len(a[2])) or convert(*a, **o)}
+    for name, value in changes.items():
+        monkeypatch.setattr(model_module, name, value)
     np.testing.assert_array_equal(model.predict(PIXELS), expected)
     assert max(seen) == 7
     wrong = PIXELS.astype(np.float64)
@@ -141,12 +136,8 @@ def test_torch_takes_inputs_as_the_model_does():
 @pytest.mark.parametrize("metric", [None, "neg_log_loss", "loss"])
 def test_classifiers_scale_too(metric):
     options = {
-        "hidden_layer_sizes": (6,),
-        "max_iter": 8,
-        "random_state": 0,
-        "backend": "fused",
-        "dtype": np.float32,
-    }
+        "hidden_layer_sizes": (6,), "max_iter": 8, "random_state": 0, "backend": "fused", "dtype": np.float32,
+    }  # fmt: skip
     options |= {"early_stopping": True, "stopping_metric": metric, "n_iter_no_change": 20}
     with pytest.warns(match="hasn't converged"):
         expected = MLPClassifier(**options).fit(scaled(PIXELS, np.float32), LABELS)
@@ -166,12 +157,8 @@ def test_classifiers_scale_too(metric):
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_regressors_scale_too(solver):
     options = {
-        "hidden_layer_sizes": (6,),
-        "max_iter": 5,
-        "random_state": 0,
-        "backend": "fused",
-        "solver": solver,
-    }
+        "hidden_layer_sizes": (6,), "max_iter": 5, "random_state": 0, "backend": "fused", "solver": solver,
+    }  # fmt: skip
     with pytest.warns(match="converge"):
         expected = MLPRegressor(**options).fit(scaled(PIXELS, float), TARGETS)
     with pytest.warns(match="converge"):

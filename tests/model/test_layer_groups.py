@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import layer_networks
+from support.exchanged_models import own_gated, own_sine
 from support.problems import data_set
 from support.refusals import refusals
 from support.selection import some_backends
@@ -11,6 +13,7 @@ from support.selection import some_backends
 import fastmlp
 from fastmlp import (
     SGD,
+    Activate,
     Adam,
     AdamW,
     BatchNorm,
@@ -23,6 +26,7 @@ from fastmlp import (
     Numbers,
     Periodic,
     PReLU,
+    Residual,
     RMSprop,
     Rule,
     Scale,
@@ -77,14 +81,8 @@ def test_factors_are_those_of_rate_and_decay(backend):
 
 
 LAYERS = [
-    Dense(9, "tanh", name="low"),
-    LayerNorm(),
-    PReLU(),
-    Dense(6, "tanh"),
-    BatchNorm(),
-    Scale(),
-    Dense(1),
-]
+    Dense(9, "tanh", name="low"), LayerNorm(), PReLU(), Dense(6, "tanh"), BatchNorm(), Scale(), Dense(1),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
@@ -151,6 +149,7 @@ def unknown_below_nine_units(delta, w, scratch, out):
                 out[i, j] = np.nan
 
 
+@pytest.mark.slow  # compiles two programs, 15 s
 def test_the_backward_pass_ends_where_nothing_trains(monkeypatch):
     """A variant in which the deltas of 9 units are NaN trains as another while these are not asked for."""
     variant = Variant("blind", baseline.VARIANT, {"input_gradient": unknown_below_nine_units})
@@ -196,12 +195,45 @@ test_mistakes = refusals(
         (lambda: SGD(0.1, layer_decays=(1,)), "layer_decays needs a weight_decay, and SGD has none"),
         (lambda: Adam(decay_norms=False), "decay_norms needs a weight_decay, and Adam has none"),
         (lambda: AdamW(decay_biases=2), "decay_biases must be True or False, got 2"),
-        (
-            lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
-            "must hold 3 numbers, one for each layer, got 2",
-        ),
+        (lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
+         "must hold 3 numbers, one for each layer, got 2"),
     ]
-)
+)  # fmt: skip
+
+
+RATED = {
+    "a kind": (
+        [Dense(11, "relu", name="low"), LayerNorm(), Dense(3)],
+        {"low": 0, "LayerNorm": 0.5}, {"low"},
+    ),
+    "what is in a residual": (
+        [Dense(6, "relu"), Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(3)],
+        {"block": 0, "deep": 1.0}, {"layer_norm1"},
+    ),
+    "members": (layer_networks.SHARING, {"low": 0}, {"low"}),
+    "custom layers": (
+        [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(3)],
+        {"low": 0, "gated": 0, "middle": 1.0}, {"low", "own_sine1", "gated2"},
+    ),
+}  # fmt: skip
+"""Layers, their rates by names and kinds, and which of them stay."""
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_rates_go_by_names_and_kinds(name, rows):
+    layers, rates, still = RATED[name]
+    before = layer_networks.train(layers, rows, epochs=0).layers
+    options = {"optimizer": Adam(0.01, layer_rates=rates), "backend": "reference"}
+    expected = layer_networks.train(layers, rows, **options)
+    got = layer_networks.train(layers, rows, **options | {"backend": "fused"})
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+    for model in (got, expected):
+        moved = {
+            layer
+            for layer, arrays in model.layers.items()
+            if any((array != before[layer][part]).any() for part, array in arrays.items())
+        }
+        assert {*before} - moved == still
 
 
 def test_a_checkpoint_knows_of_them(tmp_path):

@@ -55,18 +55,6 @@ def test_backends_agree_with_the_reference(name, rows):
     np.testing.assert_allclose(got.predict(rows[0]), expected.predict(rows[0]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.matrix)])
-@pytest.mark.parametrize(
-    "name", ["Residual", "Concatenate", "PReLU", "BatchNorm in blocks", "dropout with a residual"]
-)
-def test_exact_backends_and_threads_have_the_same_bits(name, dtype, rows):
-    layers = LISTS.get(name) or DROPPING[name]
-    correct = train(layers, rows, backend="fused", dtype=dtype).parameters
-    for backend, threads in (("fused", 2), ("packed", 1), ("packed", 3)):
-        got = train(layers, rows, backend=backend, threads=threads, dtype=dtype).parameters
-        np.testing.assert_array_equal(got, correct)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimiser_steps_gains(optimizer, rows):
     layers = [Dense(11, "relu"), BLOCK, PReLU(), Dense(OUTPUTS, bias=False)]
@@ -101,27 +89,6 @@ def test_penalties_of_a_layer_replace_those_of_the_network(rows):
     np.testing.assert_allclose(own, reference, rtol=1e-9, atol=1e-12)
 
 
-def test_rates_by_name_and_by_kind(rows):
-    layers = [Dense(11, "relu", name="low"), LayerNorm(), Dense(OUTPUTS)]
-    before = train(layers, rows, epochs=0)
-    optimizer = Adam(0.01, layer_rates={"low": 0.0, "LayerNorm": 0.5})
-    after, slow = (train(layers, rows, optimizer=optimizer, backend=name) for name in ("fused", "reference"))
-    np.testing.assert_array_equal(after.layers["low"]["weights"], before.layers["low"]["weights"])
-    assert (after.layers["layer_norm1"]["gain"] != 1).all()
-    np.testing.assert_allclose(after.parameters, slow.parameters, rtol=1e-9, atol=1e-12)
-
-
-def test_a_residual_s_name_is_for_what_is_in_it(rows):
-    layers = [Dense(6, "relu"), Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(OUTPUTS)]
-    before = train(layers, rows, epochs=0).layers
-    for backend in ("fused", "reference"):
-        optimizer = SGD(0.1, layer_rates={"block": 0, "deep": 1.0})
-        after = train(layers, rows, optimizer=optimizer, backend=backend).layers
-        np.testing.assert_array_equal(after["layer_norm1"]["shift"], before["layer_norm1"]["shift"])
-        assert not np.array_equal(after["deep"]["weights"], before["deep"]["weights"])
-        assert not np.array_equal(after["dense1"]["weights"], before["dense1"]["weights"])
-
-
 def test_biases_of_another_model_do_not_become_hidden_ones(rows):
     chain = train([Dense(5, "relu"), Dense(OUTPUTS)], rows)
     with pytest.raises(ValueError, match=r"has dense1 \(dense, 7 to 5\) where .* \(dense, 7 to 5, no bias\)"):
@@ -133,6 +100,18 @@ def test_an_activation_of_ones_own(rows):
     layers = [Dense(6), LayerNorm(), own, Dense(OUTPUTS)]
     expected, got = (train(layers, rows, backend=backend) for backend in ("reference", "fused"))
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+
+
+def test_what_the_backward_pass_gates_and_adds_is_known_beforehand():
+    layers = [Dense(5, "relu"), Dense(5, "relu", name="low"), Dense(5), Add("low"), Dense(2)]
+    found = [(one.kind.name, one.gates, one.gated, one.adds) for one in network(layers).operations]
+    assert found == [
+        ("dense", False, True, (False,)),  # whose relu the next one's gradient ends with
+        ("dense", True, False, (False,)),  # two read it
+        ("dense", False, False, (True,)),  # beside the gradient of the sum
+        ("add", False, False, (False, False)),
+        ("dense", False, False, (False,)),
+    ]
 
 
 def test_every_kind_is_trained_here():

@@ -2,65 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from support.exchanged_models import own_gated, own_sine
-from support.layer_networks import MEMBERS as DROPPING
+from support import layer_networks
+from support.custom_layers import MEMBERS as NORMED
+from support.layer_networks import INPUTS, OUTPUTS, ROWS, SHARING, network
 from support.refusals import refusals
 from support.selection import matrix
 
-import fastmlp
-from fastmlp import (
-    Activate,
-    Adam,
-    AdamW,
-    Concatenate,
-    Dense,
-    Head,
-    LayerNorm,
-    Members,
-    MLPClassifier,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-)
+from fastmlp import AdamW, Concatenate, Dense, Head, Members, MLPClassifier, Residual
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 
-INPUTS, OUTPUTS, ROWS, COUNT = 7, 3, 50, 5
-LAYERS = [
-    Dense(11, "relu"), Members(COUNT), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
-    Dense(OUTPUTS),
-]  # fmt: skip
-NORMED = [
-    Members(COUNT), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(),
-    Concatenate("low"), Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)),
-    Dense(OUTPUTS),
-]  # fmt: skip
-CLASSES = {"output": "softmax", "loss": "cross_entropy"}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(ROWS, INPUTS)), rng.normal(size=(ROWS, OUTPUTS))
-
-
-def network(layers=LAYERS, **options):
-    return Network(inputs=INPUTS, layers=layers, **options)
-
-
-def train(rows, made=None, epochs=4, **options):
-    given = {"optimizer": AdamW(0.01, weight_decay=0.1), "batch_size": 16, "seed": 1, "dtype": "float64"}
-    return fastmlp.fit(made or network(), *rows, epochs=epochs, progress=False, **given | options)
+COUNT, CLASSES = 5, {"output": "softmax", "loss": "cross_entropy"}
+train = functools.partial(layer_networks.train, optimizer=AdamW(0.01, weight_decay=0.1))
 
 
 def alone(model, member):
     """Return a member as a network of its own, whose matrices have its factors."""
     layers = [one for one in model.network.layers if not isinstance(one, Members)]
     some = np.zeros((1, INPUTS)), np.full((1, OUTPUTS), 1 / OUTPUTS)
-    own = train(some, model.network.replaced(layers=layers), epochs=0)
+    own = train(model.network.replaced(layers=layers), some, epochs=0)
     for name, arrays in own.layers.items():
         parts = model.layers[name]
         if "r" in parts:
@@ -77,12 +41,12 @@ def alone(model, member):
 
 
 @pytest.mark.parametrize(
-    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
+    ("layers", "options"), [(SHARING, {}), (SHARING, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
 )
 def test_each_member_is_a_network_with_its_factors(layers, options, rows):
     X, y = rows
     y = np.eye(OUTPUTS)[np.arange(ROWS) % OUTPUTS] if options else y
-    model = train((X, y), network(layers, **options), backend="fused")
+    model = train(network(layers, **options), (X, y), backend="fused")
     members = [alone(model, m) for m in range(COUNT)]
     outputs = np.stack([one.predict(X) for one in members])
     np.testing.assert_allclose(model.predict_members(X), outputs, rtol=1e-9, atol=1e-12)
@@ -94,7 +58,7 @@ def test_each_member_is_a_network_with_its_factors(layers, options, rows):
 
 
 def test_the_first_factors_are_signs_and_the_others_ones(rows):
-    parts = train(rows, network([*LAYERS[:-1], Dense(OUTPUTS, bias_init="uniform")]), epochs=0).layers
+    parts = train([*SHARING[:-1], Dense(OUTPUTS, bias_init="uniform")], rows, epochs=0).layers
     assert set(np.unique(parts["low"]["r"])) == {-1.0, 1.0}
     ones = [parts["low"]["s"], *(parts[name][part] for name in ("dense3", "dense4") for part in "rs")]
     assert all((array == 1).all() for array in ones)
@@ -105,28 +69,11 @@ def test_the_first_factors_are_signs_and_the_others_ones(rows):
     assert (parts["dense4"]["biases"] != 0).all()
 
 
-# --- on every backend ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layers", [LAYERS, DROPPING, NORMED], ids=["plain", "dropping", "norms"])
-def test_backends_agree_with_the_reference_and_among_one_another(layers, rows):
-    options = {"sample_weight": np.arange(ROWS) % 3, "validation": rows}
-    made = network(layers, l2=0.01)
-    expected, got = (train(rows, made, backend=backend, **options) for backend in ("reference", "fused"))
-    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
-    for name, values in expected.history.items():
-        np.testing.assert_allclose(got.history[name], values, rtol=1e-12)
-    np.testing.assert_allclose(got.predict(rows[0]), expected.predict(rows[0]), rtol=1e-9, atol=1e-12)
-    for backend, threads in (("fused", 2), ("packed", 3)):
-        other = train(rows, made, backend=backend, threads=threads, **options)
-        np.testing.assert_array_equal(other.parameters, got.parameters)
-
-
 def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
     # 8 rows of 16 members are a block of fused's; tiled takes all rows, and both sum by 16 rows.
-    made = network([Members(16), Dense(9, "tanh"), Dense(OUTPUTS)])
-    threads = [train(rows, made, backend="fused", batch_size=37, threads=n) for n in (1, 2)]
-    expected = train(rows, made, backend="tiled", batch_size=37)
+    made = [Members(16), Dense(9, "tanh"), Dense(OUTPUTS)]
+    threads = [train(made, rows, backend="fused", batch_size=37, threads=n) for n in (1, 2)]
+    expected = train(made, rows, backend="tiled", batch_size=37)
     for model in threads:
         np.testing.assert_array_equal(model.parameters, expected.parameters)
         assert model.history["loss"] == expected.history["loss"]
@@ -140,25 +87,18 @@ def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
     ],
 )
 def test_they_train_in_float32(backend, dtype, rows):
-    losses = train(rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
+    losses = train(SHARING, rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
     assert losses[-1] < 0.9 * losses[0]
 
 
 # --- what surrounds a training ---------------------------------------------------------------------------
 
 
-def test_rates_go_by_the_layer_s_name(rows):
-    before = train(rows, epochs=0).layers
-    after = train(rows, optimizer=Adam(0.01, layer_rates={"low": 0})).layers
-    moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
-    assert moved == {"dense1": True, "low": False, "dense3": True, "prelu1": True, "dense4": True}
-
-
 def test_decays_go_by_what_is_a_factor_and_what_a_bias():
     optimizer = AdamW(weight_decay=0.1, decay_norms=False)
     found = {
         one.part or one.kind.name: [part.weight_decay for part in optimizer.of_layer(number, one)]
-        for number, one in enumerate(network().operations)
+        for number, one in enumerate(network(SHARING).operations)
         if one.name == "low"
     }
     assert found == {"r": [0.0, 0.1], "dense": [0.1, 0.1], "s": [0.0, 0.1]}
@@ -175,10 +115,8 @@ test_what_cannot_be_is_refused_in_a_line = refusals(
     [
         (lambda: Members(1), "count must be at least 2, got 1"),
         (lambda: network([Members(2), Members(3), Dense(1)]), r"has Members once, got Members\(count=3\)"),
-        (
-            lambda: network([Dense(4, name="a"), Members(2), Concatenate("a"), Dense(1)]),
-            "the layer 'a' stands before Members",
-        ),
+        (lambda: network([Dense(4, name="a"), Members(2), Concatenate("a"), Dense(1)]),
+         "the layer 'a' stands before Members"),
         (lambda: network([Residual(Members(2)), Dense(1)]), "adds layers of 14 and 7 units"),
         (lambda: network([Members(2), Dense(4)], heads={"a": Head(1), "b": Head(1)}), "heads do not go with"),
     ]
@@ -186,6 +124,6 @@ test_what_cannot_be_is_refused_in_a_line = refusals(
 
 
 def test_a_network_without_members_has_no_outputs_of_theirs(rows):
-    plain = train(rows, network([Dense(OUTPUTS)]), epochs=0)
+    plain = train([Dense(OUTPUTS)], rows, epochs=0)
     with pytest.raises(ValueError, match="predict_members needs a network with Members"):
         plain.predict_members(rows[0])

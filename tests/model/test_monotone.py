@@ -49,17 +49,12 @@ NETWORKS = {
     "layers": Network(
         inputs=4,
         layers=[
-            Dense(9, "relu", name="early"),
-            Dropout(0.2),
-            Dense(7),
-            "relu",
-            Concatenate("early"),
-            Dense(1),
+            Dense(9, "relu", name="early"), Dropout(0.2), Dense(7), "relu", Concatenate("early"), Dense(1),
         ],
         l2=0.01,
         monotone=SIGNS,
     ),
-}
+}  # fmt: skip
 
 
 def pairs(rows=400, seed=1, signs=SIGNS, dtype=np.float32):
@@ -201,10 +196,14 @@ def test_trainings_go_on(tmp_path):
     assert_monotone(fit(network, initial=free, epochs=0).predict)
 
 
-def test_many_models_are_those_of_their_own_fits(monkeypatch):
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+def test_many_models_are_those_of_their_own_fits(lane_programs):
     taken, blocks_of = [], lanes.blocks_of
-    monkeypatch.setattr(lanes, "blocks_of", lambda *given: taken.append(len(given[-1])) or blocks_of(*given))
+
+    def noted(*given):
+        taken.append(len(given[-1]))
+        return blocks_of(*given)
+
+    lane_programs(is_worth=lambda *_: True, blocks_of=noted)
     networks = [Network([4, 5, 1], monotone=signs) for signs in (SIGNS, (-1, 0, 0, 1))] * 10
     options = {"epochs": 10, "batch_size": 16, "optimizer": Adam(0.03), "backend": "fused"}
     models = fastmlp.fit_many(networks, X, Y, seed=0, **options)

@@ -62,13 +62,6 @@ def fit(backend="fused", network=NETWORK, X=X, **options):
     return fastmlp.fit(network, X, Y, backend=backend, **given)
 
 
-def test_any_number_of_threads_has_the_same_bits():
-    network, rows = Network([64, 200, 96, 3]), RNG.standard_normal((90, 64))
-    one, two, three = (fit(network=network, X=rows, threads=threads) for threads in (1, 2, 3))
-    np.testing.assert_array_equal(one.parameters, two.parameters)
-    np.testing.assert_array_equal(one.parameters, three.parameters)
-
-
 @some_backends
 def test_sparse_rows_norms_and_averages_go_with_it(backend):
     sparse = scipy.sparse.csr_array(X * (X > 0.5))

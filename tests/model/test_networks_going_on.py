@@ -1,4 +1,4 @@
-"""Networks of every kind stop, go on, come in parts or by steps, and stand in files, with the same bits."""
+"""Networks of every kind train alike on every backend, stop, go on, come in parts, and stand in files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import scipy.sparse
 from support import custom_layers, heads, input_blocks, layer_networks
-from support.custom_components import six_moments
-from support.layer_networks import EVERYTHING, MEMBERS
+from support.custom_pieces import six_moments
+from support.layer_networks import EVERYTHING, MEMBERS, SHARING
 
 import fastmlp
 from fastmlp import (
+    SGD,
     Adam,
-    AdamW,
     BinaryFocal,
     Categories,
     Checkpoint,
@@ -79,10 +78,9 @@ def of_layers(layers, **options):
 
 
 BLOCKS = [input_blocks.NUMBERS, input_blocks.CODES], input_blocks.Y
-CSR = scipy.sparse.random_array((input_blocks.ROWS, 70), density=0.06, rng=RNG, format="csr")
 PARTS = [Numbers(3, Periodic(4)), Categories(input_blocks.LEVELS, width=(3, 2, 4)), SparseNumbers(70)]
 LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
-SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], CSR], input_blocks.Y
+SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], input_blocks.WORDS], input_blocks.Y
 REAL, COUNTS = RNG.normal(size=(50, 2)), RNG.poisson(3.0, (50, 2)).astype(float)
 EVENTS = RNG.integers(0, 2, (50, 3)).astype(float)
 LOSSES = {
@@ -97,8 +95,11 @@ LOSSES = {
 CASES = {
     "layers": of_layers(EVERYTHING),
     "members": of_layers(MEMBERS),
-    "custom layers, wide": of_layers([*custom_layers.LISTS["wide"][:-1], Dense(3)], optimizer=AdamW(0.01)),
-    "custom layers, narrow": of_layers([*custom_layers.LISTS["narrow"][:-1], Dense(3)]),
+    # Of biases before `shares` the gradient is all rounding, of which Adam would make steps.
+    **{
+        f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.1, momentum=0.9))
+        for name, layers in custom_layers.LISTS.items()
+    },
     "six moments": Case(Network([7, 6, 3], "tanh"), *ROWS, {"optimizer": six_moments(0.01)}),
     "Muon": Case(Network([7, 20, 12, 3], "tanh"), *ROWS, {"optimizer": Muon(0.01)}),
     "scaled inputs": Case(Network([7, 6, 3], "tanh", input_scale=1 / 255), *ROWS),
@@ -107,7 +108,7 @@ CASES = {
     "sparse blocks": Case(*SPARSE),
     "sparse blocks, SparseAdam": Case(*SPARSE, {"optimizer": SparseAdam(0.01)}),
     "sparse blocks, of the reference": Case(*SPARSE, {"optimizer": SparseAdam(0.01), "backend": "reference"}),
-    "heads": Case(heads.network(missing=True, weighted=True), heads.X, heads.GAPS),
+    "heads": Case(heads.network(missing=True, weighted=True, dropout=0.2), heads.X, heads.GAPS),
     "a single head": Case(
         heads.single(missing=True, loss_weights=heads.CLASS_WEIGHTS), heads.X, heads.GAPS["kind"]
     ),
@@ -115,10 +116,41 @@ CASES = {
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
+MORE = {
+    f"{name} numbers": Case(
+        input_blocks.network(part, sparse=name == "bins"), *BLOCKS, {"optimizer": SGD(0.1)}
+    )
+    for name, part in input_blocks.EMBEDDINGS.items()
+}
+MORE["sharing members"], MORE["members with norms"] = map(of_layers, (SHARING, custom_layers.MEMBERS))
+MORE["whole heads"] = Case(heads.network(), heads.X, heads.WHOLE)
+MORE["microbatches"] = Case(*SPARSE, {"optimizer": SparseAdam(0.01), "accumulate": 2, "batch_size": 8})
+COMPILED = {name: case for name, case in {**CASES, **MORE}.items() if "backend" not in case.options}
+
 
 def assert_same(model, whole):
     np.testing.assert_array_equal(model.parameters, whole.parameters)
     assert model.history == whole.history
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("case", COMPILED.values(), ids=COMPILED)
+def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
+    weights = np.arange(len(heads_or_array(case.y))) % 3 + 0.5
+    given = {"validation": 0.2, "sample_weight": weights, "dtype": dtype}
+    expected = case.fit(**given)
+    for backend, threads in (("fused", 3), ("packed", 2)):
+        assert_same(case.fit(**given, backend=backend, threads=threads), expected)
+    if dtype == "float32":  # of which other quick tests compile the program, too
+        assert_same(case.fit(**given, backend="tiled"), expected)
+    else:
+        model = case.fit(**given, backend="reference")
+        np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
+        for name, curve in expected.history.items():
+            np.testing.assert_allclose(model.history[name], curve, rtol=1e-9)
+        for name in case.network.head_names or (...,):
+            outputs = (one.predict(case.X)[name] for one in (model, expected))
+            np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-11)
 
 
 @each_case

@@ -78,14 +78,10 @@ def test_the_name_of_a_type_is_enough(kind):
 @pytest.mark.parametrize(
     "name",
     [
-        "os.system",
-        "UniTuple(os x 2)",
-        "UniTuple(os)",
-        "Tuple(int64, os)",
-        "array(tuple, 1d, C)",
+        "os.system", "UniTuple(os x 2)", "UniTuple(os)", "Tuple(int64, os)", "array(tuple, 1d, C)",
         "array(int64, 1d, X)",
     ],
-)
+)  # fmt: skip
 def test_no_other_name_is_a_type(name):
     with pytest.raises(TypeError, match="a slot takes numbers, arrays and records of fastmlp's, got "):
         type_of(name)
@@ -210,9 +206,11 @@ def test_every_tile_has_machine_code_of_its_own(kind):
 
 
 def test_nothing_compiles_twice():
+    """Other rates, other starts: tests/kernels/test_compilation.py has other shapes."""
     fit("fused", "gelu")
     with compilations() as names:
         fit("fused", "gelu")
+        fit("fused", "gelu", optimizer=fastmlp.Adam(fastmlp.Cosine(0.1, 9)), sample_weight=np.arange(6))
     assert names == []
 
 

@@ -9,17 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import scipy.sparse
-from support import custom_components, heads, input_blocks, layer_networks
+from support import custom_pieces, heads, input_blocks, layer_networks
 from support.layer_networks import INPUTS, LISTS, OUTPUTS, ROWS, drawn_at_random, tensors
 from support.problems import parameters_for
-from support.selection import seeds
+from support.selection import crossed, seeds
 
 import fastmlp
 from fastmlp import (
     GEGLU,
     GLU,
+    SGD,
     Activate,
+    Adam,
+    AdamW,
     Add,
     BatchNorm,
     Categories,
@@ -27,7 +29,6 @@ from fastmlp import (
     Dense,
     GroupNorm,
     LayerNorm,
-    Members,
     Multiply,
     Network,
     Numbers,
@@ -36,15 +37,17 @@ from fastmlp import (
     ReGLU,
     Residual,
     RMSNorm,
+    RMSprop,
     Scale,
     SparseAdam,
     SparseNumbers,
     SwiGLU,
     Swish,
 )
+from fastmlp.backend import registry
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-F = torch.nn.functional
+F, optim = torch.nn.functional, torch.optim
 
 RNG = np.random.default_rng(0)
 
@@ -197,6 +200,62 @@ def test_fifty_steps_of_layers_drawn_at_random(seed):
     held_by_layers(drawn_at_random(seed))
 
 
+# --- chains, in batches ----------------------------------------------------------------------------------
+
+CHAINS = {
+    "AdamW": (
+        *(("gelu", "elu"), (F.gelu, F.elu), "cross_entropy", F.cross_entropy),
+        *(AdamW(0.01, clip_norm=0.5), optim.AdamW, {}),
+    ),
+    "RMSprop": (
+        *(("silu", "softplus"), (F.silu, F.softplus), "binary_cross_entropy"),
+        *(F.binary_cross_entropy_with_logits, RMSprop(0.01, momentum=0.5), optim.RMSprop, {"momentum": 0.5}),
+    ),
+    "SGD": (
+        *(("leaky_relu", "tanh"), (F.leaky_relu, torch.tanh), "poisson", F.poisson_nll_loss),
+        *(SGD(0.01, 0.9, True), optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ),
+    "Adam": (
+        *(("relu", "sigmoid"), (F.relu, torch.sigmoid), "huber", F.huber_loss, Adam(0.01), optim.Adam, {}),
+    ),
+    "AMSGrad": (
+        *(("tanh", "relu"), (torch.tanh, F.relu), "mse", F.mse_loss, Adam(0.01, beta2=0.9, amsgrad=True)),
+        *(optim.Adam, {"betas": (0.9, 0.9), "amsgrad": True}),
+    ),
+}
+"""Activations, PyTorch's, a loss, PyTorch's, an optimiser, and PyTorch's of the rate 0.01 with options."""
+
+
+@crossed(backend=registry.backends(), name=CHAINS)
+def test_batches_of_chains(backend, name):
+    held_by_batches(backend, *CHAINS[name])
+
+
+def held_by_batches(backend, hidden, modules, loss, criterion, ours, theirs, options):
+    """Hold five epochs in batches of 8, the last one of 6, to PyTorch's."""
+    sizes, rng = (4, 7, 5, 3), np.random.default_rng(0)
+    initial = parameters_for(sizes, rng)
+    X, y = rng.standard_normal((30, 4)), rng.dirichlet(np.ones(3), 30)
+    given = {"epochs": 5, "batch_size": 8, "shuffle": False, "initial": initial, "backend": backend}
+    model = fastmlp.fit(Network(sizes, hidden, loss=loss), X, y, optimizer=ours, progress=False, **given)
+    weights, biases = ([torch.tensor(one, requires_grad=True) for one in part] for part in initial)
+    optimizer, curve = theirs([*weights, *biases], 0.01, **options), []
+    for start in [*range(0, 30, 8)] * 5:
+        x, target = (torch.tensor(array[start : start + 8]) for array in (X, y))
+        for w, b, module in zip(weights, biases, (*modules, lambda z: z), strict=True):
+            x = module(x @ w + b)
+        optimizer.zero_grad()
+        value = criterion(x, target)
+        value.backward()
+        if ours.clip_norm:
+            torch.nn.utils.clip_grad_norm_([*weights, *biases], ours.clip_norm)
+        optimizer.step()
+        curve.append(value.item() * len(x) / 30)
+    np.testing.assert_allclose(model.history["loss"], np.reshape(curve, (5, 4)).sum(axis=1), rtol=1e-11)
+    for got, w in zip(model.weights, weights, strict=True):
+        np.testing.assert_allclose(got, w.detach().numpy(), atol=1e-11)
+
+
 # --- blocks of inputs, heads and members -----------------------------------------------------------------
 
 
@@ -245,9 +304,6 @@ def test_fifty_steps_of_blocks_of_inputs(name):
     held_to_pytorch(case, of_curves=1e-9)
 
 
-CSR = scipy.sparse.random_array((input_blocks.ROWS, 70), density=0.06, rng=RNG, format="csr")
-
-
 def by_sparse_blocks(model, own, numbers, codes, csr, training=True):
     arrays = map(torch.tensor, (csr.indptr, csr.indices, csr.data))
     rows, w = torch.sparse_csr_tensor(*arrays, csr.shape, check_invariants=True), own["dense1"]["weights"]
@@ -260,7 +316,7 @@ def by_sparse_blocks(model, own, numbers, codes, csr, training=True):
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_fifty_steps_of_sparse_blocks():
     parts = [Numbers(3), Categories(input_blocks.LEVELS, width=2), SparseNumbers(70)]
-    X = [input_blocks.NUMBERS, input_blocks.CODES, CSR]
+    X = [input_blocks.NUMBERS, input_blocks.CODES, input_blocks.WORDS]
     fit = functools.partial(input_blocks.fit, Network(inputs=parts, layers=[Dense(8, "silu"), Dense(2)]), X=X)
     held_to_pytorch(Case(fit, X, by_sparse_blocks, mse_of(input_blocks.Y)), of_curves=1e-9)
 
@@ -293,10 +349,8 @@ def losses_of_heads(net, y, weighted, outputs):
 
 def predicted_of_heads(logits):
     ends = {
-        "price": logits["price"],
-        "kind": F.softmax(logits["kind"], 1),
-        "flag": torch.sigmoid(logits["flag"]),
-    }
+        "price": logits["price"], "kind": F.softmax(logits["kind"], 1), "flag": torch.sigmoid(logits["flag"]),
+    }  # fmt: skip
     return np.hstack([one.detach().numpy() for one in ends.values()])
 
 
@@ -308,12 +362,6 @@ def test_fifty_steps_of_heads(missing, weighted):
     held_to_pytorch(
         Case(functools.partial(heads.fit, net, y), [heads.X], by_heads, losses, predicted_of_heads)
     )
-
-
-SHARING = [
-    Dense(11, "relu"), Members(5), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
-    Dense(OUTPUTS),
-]  # fmt: skip
 
 
 def by_members(model, own, x, training=True):
@@ -330,7 +378,7 @@ def by_members(model, own, x, training=True):
 
 def test_fifty_steps_of_members():
     case = Case(
-        functools.partial(layer_networks.train, SHARING, LISTED, backend="fused"),
+        functools.partial(layer_networks.train, layer_networks.SHARING, LISTED, backend="fused"),
         [LISTED[0]],
         by_members,
         lambda outputs: {"loss": ((outputs - torch.tensor(LISTED[1])[:, None]) ** 2).mean()},
@@ -352,39 +400,22 @@ def quantile_loss(z, y):
     return torch.maximum((1 - q) * r, -q * r).mean()
 
 
-@pytest.mark.parametrize(
-    ("hidden", "loss", "y", "module", "criterion"),
-    [
-        (custom_components.mish, custom_components.focal, custom_components.ONE_HOT, F.mish, focal_loss),
-        (
-            custom_components.sine,
-            custom_components.quantiles,
-            custom_components.Y,
-            lambda z: torch.sin(3 * z),
-            quantile_loss,
-        ),
-        (
-            *(custom_components.mish, custom_components.smoothed, custom_components.ONE_HOT, F.mish),
-            functools.partial(F.cross_entropy, label_smoothing=0.1),
-        ),
-    ],
-)
-def test_steps_of_custom_components(hidden, loss, y, module, criterion):
-    network, X = Network([5, 4, 3], hidden, loss=loss), custom_components.X
-    initial = weights, biases = parameters_for(network.sizes, np.random.default_rng(0))
-    w, b, v, c = (
-        torch.tensor(p, requires_grad=True) for pair in zip(weights, biases, strict=True) for p in pair
-    )
+CUSTOM = {
+    "mish, focal": ((custom_pieces.mish,) * 2, (F.mish,) * 2, custom_pieces.focal, focal_loss),
+    "sine, quantiles": (
+        *((custom_pieces.sine,) * 2, (lambda z: torch.sin(3 * z),) * 2),
+        *(custom_pieces.quantiles, quantile_loss),
+    ),
+    "mish, smoothed": (
+        *((custom_pieces.mish,) * 2, (F.mish,) * 2, custom_pieces.smoothed),
+        functools.partial(F.cross_entropy, label_smoothing=0.1),
+    ),
+}
 
-    def losses():
-        return {"loss": criterion(module(torch.tensor(X) @ w + b) @ v + c, torch.tensor(y))}
 
-    curves = steps_of_pytorch([w, b, v, c], losses, 5)
-    options = {"initial": initial, "epochs": 5, "batch_size": None, "backend": "baseline"}
-    model = fastmlp.fit(network, X, y, optimizer=custom_components.OwnAdam(0.01), progress=False, **options)
-    np.testing.assert_allclose(model.history["loss"], curves["loss"], rtol=1e-11)
-    for ours, theirs in zip(model.weights, (w, v), strict=True):
-        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-11)
+@pytest.mark.parametrize("name", CUSTOM)
+def test_batches_of_custom_components(name):
+    held_by_batches("fused", *CUSTOM[name], custom_pieces.OwnAdam(0.01), optim.Adam, {})
 
 
 # --- what is PyTorch's besides ---------------------------------------------------------------------------

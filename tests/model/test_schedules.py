@@ -172,11 +172,8 @@ def test_a_checkpoint_goes_on_with_the_same_function_and_with_no_other(optimizer
     np.testing.assert_array_equal(fit(halved, optimizer, resume=path).parameters, whole.parameters)
     factor = 0.25
     for other in (
-        lambda epoch: 0.1 * factor**epoch,
-        0.1,
-        Exponential(0.1, 0.5),
-        [0.1, 0.05, 0.025].__getitem__,
-    ):
+        lambda epoch: 0.1 * factor**epoch, 0.1, Exponential(0.1, 0.5), [0.1, 0.05, 0.025].__getitem__,
+    ):  # fmt: skip
         with pytest.raises(CheckpointError, match="of another training; these differ: optimizer"):
             fit(other, optimizer, resume=path)
 

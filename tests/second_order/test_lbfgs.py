@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import sys
@@ -10,10 +11,11 @@ import types
 import numpy as np
 import pytest
 import scipy.optimize
-import scipy.sparse
+from support import smooth_rows
+from support.smooth_rows import KINDS, X, Y
 
 import fastmlp
-from fastmlp import LBFGS, Checkpoint, Dense, Head, LayerNorm, Network, TimeLimit
+from fastmlp import LBFGS, Dense, Head, LayerNorm, Network
 from fastmlp.kernels.program.records import WHOLE
 from fastmlp.kernels.program.whole_steps import CURVATURE, DECREASE, DOWN, LINES
 from fastmlp.second_order.objective import in_numpy, part_of
@@ -211,22 +213,12 @@ def test_it_goes_on_from_its_pairs_with_the_same_bits(stop, dtype):
 
 # --- a training like any other ---------------------------------------------------------------------------
 
-RNG = np.random.default_rng(0)
-X = RNG.uniform(-2, 2, (60, 3))
-SMOOTH = np.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:]
-Y = np.hstack([SMOOTH, SMOOTH**2])
-KINDS = (SMOOTH[:, 0] > 0).astype(int) + (SMOOTH[:, 0] > 1)
-NETWORK = Network([3, 5, 2], "tanh", l2=0.01)
-
-
-def fit(network=NETWORK, x=X, y=Y, epochs=6, **options):
-    given = {"seed": 0, "progress": False, "optimizer": LBFGS()} | options
-    return fastmlp.fit(network, x, y, epochs=epochs, **given)
+fit = functools.partial(smooth_rows.fit, optimizer=LBFGS())
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_it_reaches_a_minimum_of_the_objective(backend):
-    weights = RNG.integers(0, 3, 60).astype(float)
+    weights = np.random.default_rng(1).integers(0, 3, 60).astype(float)
     model = fit(epochs=3000, sample_weight=weights, backend=backend)
     assert model.stop_reason.startswith(("the gradient's norm is ", "no step along the gradient"))
     assert model.history["gradient"][-1] < 1e-5
@@ -282,39 +274,6 @@ def test_every_objective_falls_and_is_that_of_other_optimisers(name):
     assert after["loss"][0] <= model.history["loss"][-1] < 0.9 * model.history["loss"][0]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("history", [2, 10])
-def test_a_training_in_two_parts_is_that_in_one(history, dtype, tmp_path):
-    given = {"optimizer": LBFGS(history=history), "dtype": dtype}
-    whole = fit(epochs=9, **given)
-    file = tmp_path / "training"
-    fit(epochs=4, callbacks=[Checkpoint(file)], **given)
-    parts = fit(epochs=4, **given).fit_more(X, Y, epochs=5, progress=False)
-    resumed = fit(epochs=9, resume=file, **given)
-    for run in fastmlp.iter_fit(NETWORK, X, Y, epochs=9, seed=0, progress=False, **given):
-        seen = run.model()
-    for model in (parts, resumed, seen):
-        np.testing.assert_array_equal(model.parameters, whole.parameters)
-        assert model.history == whole.history
-    assert whole.parameters.dtype == dtype
-
-
-def test_threads_callbacks_and_sparse_rows_change_nothing():
-    alone = fit(threads=1)
-    for options in (
-        {"threads": 2}, {"callbacks": [TimeLimit(100)]}, {"validation": (X, Y)}, {"batch_size": 7},
-        {"x": scipy.sparse.csr_array(X)},
-    ):  # fmt: skip
-        np.testing.assert_allclose(fit(**options).parameters, alone.parameters, rtol=1e-9)
-
-
-def test_starts_are_trained_together():
-    models = fastmlp.fit_many(NETWORK, X, Y, n_models=3, seed=3, optimizer=LBFGS(), epochs=5)
-    for seed, model in enumerate(models, 3):
-        np.testing.assert_array_equal(model.parameters, fit(epochs=5, seed=seed).parameters)
-        assert [*model.history] == ["loss", "gradient"]
-
-
 def test_a_training_leaves_no_cycle_that_keeps_the_rows():
     rows = X.copy()
     before = sys.getrefcount(rows)
@@ -358,18 +317,3 @@ def test_steps_that_are_too_long_for_numbers_are_taken_back():
     model = fit(network, x=3 * X, y=np.ones((60, 1)), epochs=300, initial=start)
     assert model.history["loss"][0] > 1e80
     assert model.history["loss"][-1] < 1e-9 * model.history["loss"][0]
-
-
-def test_what_does_not_compose_is_refused_in_one_line():
-    for network, options, message in (
-        (Network([3, 4, 2], l1=0.1), {}, "LBFGS takes no l1, .*; Adam does"),
-        (Network([3, 4, 2], dropout=0.1), {}, "LBFGS takes no dropout"),
-        (NETWORK, {"mixup": 0.2}, "LBFGS reads all rows in each step; leave out mixup"),
-        (NETWORK, {"average": fastmlp.EMA(0.9)}, "leave out average"),
-    ):
-        with pytest.raises(ValueError, match=message) as error:
-            fit(network, **options)
-        assert "\n" not in str(error.value)
-    for given in ({"history": 0}, {"max_evaluations": 0}, {"min_gradient": -1.0}, {"goal": "low"}):
-        with pytest.raises((ValueError, TypeError)):
-            LBFGS(**given)

@@ -46,12 +46,10 @@ OwnAdam = Rule("own_adam", adam_step, moments=2, constants={"beta1": 0.9, "beta2
 six_moments = Rule(
     "six_moments",
     lambda p, g, m, rate, c, t: (
-        p - rate * (sum(m) + g),
-        *(m[i] / 2 + m[i - 1] for i in range(1, 6)),
-        m[0] / 2 + g,
+        p - rate * (sum(m) + g), *(m[i] / 2 + m[i - 1] for i in range(1, 6)), m[0] / 2 + g,
     ),
     moments=6,
-)
+)  # fmt: skip
 """Of the most moments that a rule may have."""
 
 hard = Activation("hard", lambda z: np.clip(z, -2, 2), slope=lambda a: np.where(abs(a) < 2, 1.0, 0.0))

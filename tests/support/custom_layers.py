@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp import Activation, Add, Dense, Dropout, Layer, Uniform
+from fastmlp import (
+    Activate,
+    Activation,
+    Add,
+    Concatenate,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Members,
+    Residual,
+    RMSNorm,
+    Uniform,
+)
 from support.exchanged_models import own_gated, own_sine
 
 
@@ -23,3 +36,8 @@ LISTS = {
     "wide": [Dense(21, own_sine), own_gated, Dropout(0.2), Dense(16, "tanh"), shares, unit, Dense(2)],
     "narrow": [unit, Dense(3, own_prelu, name="low"), own_norm, own_gated, Add("low"), Dense(2)],
 }
+
+MEMBERS = [
+    Members(5), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(), Concatenate("low"),
+    Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)), Dense(3),
+]  # fmt: skip

@@ -6,14 +6,9 @@ import numpy as np
 import polars as pl
 
 QUICK = {
-    "hidden": (8,),
-    "epochs": 40,
-    "batch_size": 32,
-    "learning_rate": 0.02,
-    "members": 2,
-    "backend": "fused",
+    "hidden": (8,), "epochs": 40, "batch_size": 32, "learning_rate": 0.02, "members": 2, "backend": "fused",
     "random_state": 0,
-}
+}  # fmt: skip
 """Settings that learn `flats` in a few hundredths of a second, by a program that most tests have compiled."""
 
 
@@ -24,10 +19,8 @@ def flats(rows=200, seed=0):
     price = 1000 * size * np.select([city == "Rome", city == "Oslo"], [3.0, 5.0], 1.0)
     return pl.DataFrame(
         {
-            "size": np.where(np.arange(rows) % 17 == 0, None, size).tolist(),
-            "city": city,
-            "noise": rng.normal(size=rows),
-            "price": price,
+            "size": np.where(np.arange(rows) % 17 == 0, None, size).tolist(), "city": city,
+            "noise": rng.normal(size=rows), "price": price,
             "kind": np.where(price > np.median(price), "dear", "cheap"),
         }
-    )
+    )  # fmt: skip

@@ -105,10 +105,7 @@ def torch_module(model, rows, folder):
 
 
 FORMATS = {
-    "to_numpy_source": numpy_source,
-    "jit_predict": jit_predict,
-    "to_c": c_header,
-    "to_onnx": onnx_file,
+    "to_numpy_source": numpy_source, "jit_predict": jit_predict, "to_c": c_header, "to_onnx": onnx_file,
     "to_torch": torch_module,
-}
+}  # fmt: skip
 """The formats that have every part of a network, by the methods of `Model`."""

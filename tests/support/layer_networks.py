@@ -47,10 +47,7 @@ LISTS = {
     "Activate": [Dense(11), LayerNorm(), Activate("elu"), Dense(OUTPUTS)],
     "BatchNorm": [Dense(11, "relu"), BatchNorm(), Dense(OUTPUTS)],
     "BatchNorm in blocks": [
-        BatchNorm(),
-        Dense(11, "relu"),
-        Residual(BatchNorm(0.3), Dense(11, "silu")),
-        Dense(OUTPUTS),
+        BatchNorm(), Dense(11, "relu"), Residual(BatchNorm(0.3), Dense(11, "silu")), Dense(OUTPUTS),
     ],
     "no bias": [Dense(11, "tanh", bias=False), Dense(OUTPUTS, bias=False)],
     "a norm of the inputs": [LayerNorm(), Dense(11, "relu"), Dense(OUTPUTS)],
@@ -61,7 +58,7 @@ LISTS = {
         Dense(OUTPUTS),
     ],
     "one layer": [RMSNorm(), Dense(OUTPUTS)],
-}
+}  # fmt: skip
 
 EVERYTHING = [
     Dense(16, "silu"), LayerNorm(), Dropout(0.1), Residual(BatchNorm(), Dense(16, "tanh"), Dense(16)),
@@ -71,6 +68,11 @@ EVERYTHING = [
 MEMBERS = [
     Members(5), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
     "gelu", Swish(), Dense(OUTPUTS),
+]  # fmt: skip
+
+SHARING = [
+    Dense(11, "relu"), Members(5), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
+    Dense(OUTPUTS),
 ]  # fmt: skip
 
 REQUIRED = {"units": 4, "count": 2, "rate": 0.5, "activation": "tanh", "groups": 2, "layer": "low"}

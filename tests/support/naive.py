@@ -45,11 +45,8 @@ def softmax(z):
 
 
 OUTPUTS = {
-    "identity": lambda z: z,
-    "sigmoid": lambda z: hidden("sigmoid", z),
-    "softmax": softmax,
-    "exp": np.exp,
-}
+    "identity": lambda z: z, "sigmoid": lambda z: hidden("sigmoid", z), "softmax": softmax, "exp": np.exp,
+}  # fmt: skip
 
 # --- losses: of the outputs, or of the logits where PyTorch takes those ------------------------------
 

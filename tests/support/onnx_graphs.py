@@ -23,6 +23,23 @@ ATTRIBUTES = {
 TYPES = [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL]
 
 
+def file(path, nodes, kind=TensorProto.DOUBLE, version=20, shape=("rows", 3), own="", **arrays):
+    """A file of nodes (operator, inputs, output, attributes), from X to the last node's output.
+
+    own : a domain of operators of somebody's own
+    """
+    made = [helper.make_node(operator, ins, [out], **more) for operator, ins, out, more in nodes]
+    ends = [
+        helper.make_tensor_value_info("X", kind, shape),
+        helper.make_tensor_value_info(nodes[-1][2], kind, [None, None]),
+    ]
+    known = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph(made, "by hand", ends[:1], ends[1:], known)
+    versions = [helper.make_opsetid("", version), *([helper.make_opsetid(own, 1)] if own else [])]
+    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=9), path)
+    return path
+
+
 class Drawn:
     """A graph of float32 or float64, every choice of which is drawn.
 
