@@ -101,6 +101,29 @@ def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return command(text, *more, code=0): what `fastmlp` prints, or the one line of an error with its code.
+
+    The words of a text are arguments; `command.output` and `command.errors` are all that it wrote.
+    """
+    from fastmlp.cli.main import main
+
+    def run(text: str, *more: object, code: int = 0) -> str:
+        capsys.readouterr()
+        try:
+            found = main([*text.split(), *map(str, more)])
+        except SystemExit as left:
+            found = left.code
+        run.output, run.errors = capsys.readouterr()
+        assert found == code, run.errors
+        if code in (2, 3):
+            assert (run.errors.count("\n"), run.errors[:16]) == (1, "fastmlp: error: "), run.errors
+        return run.errors if code else run.output
+
+    return run
+
+
+@pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return chunks(steps=, seconds=, visits=, mixed=), which bounds the chunks of trainings from then on."""
     from fastmlp.training import loop

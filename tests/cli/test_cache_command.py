@@ -12,7 +12,6 @@ from support.processes import python
 
 import fastmlp
 from fastmlp.cli.cache import KINDS
-from fastmlp.cli.main import main
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 
@@ -22,13 +21,6 @@ def place(tmp_path, monkeypatch):
     """A directory of the test's for the cache; where its files are."""
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     return tmp_path / "fastmlp"
-
-
-def shown(capsys, *arguments, code=0):
-    assert main(["cache", *arguments]) == code
-    output, errors = capsys.readouterr()
-    assert errors == ""
-    return output
 
 
 def counts(output):
@@ -53,9 +45,10 @@ def filled(place, monkeypatch):
 
 
 @needs.locks
-def test_it_is_listed_by_kind(place, filled, capsys):
+def test_it_is_listed_by_kind(place, filled, command):
     os.utime(next(place.glob("*.tmp")), (1, 1))  # abandoned
-    found = shown(capsys)
+    found = command("cache")
+    assert command.errors == ""
     assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
     by_kind = counts(found)
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
@@ -68,25 +61,23 @@ def test_it_is_listed_by_kind(place, filled, capsys):
     assert "at most 537 MB are kept" in found
 
 
-def test_clear_removes_what_is_ours_and_nothing_else(place, filled, capsys):
+def test_clear_removes_what_is_ours_and_nothing_else(place, filled, command):
     ours = [*place.iterdir()]
     written = next(place.glob("*.tmp"))  # by another process, just now
     strange = ["weights.bin", "notes.request", "x.json", "lock", "lock.z", f"x-{'0' * 32}.txt"]
     for name in strange:
         (place / name).write_text("somebody's")
-    output = shown(capsys, "--clear")
-    assert output.startswith(f"removed    {len(ours) - 1} files, ")
+    assert command("cache --clear").startswith(f"removed    {len(ours) - 1} files, ")
     assert {path.name for path in place.iterdir()} == {*strange, written.name}
-    assert counts(shown(capsys)) == {"together": (0, 0)}
+    assert counts(command("cache")) == {"together": (0, 0)}
 
 
-def test_what_real_trainings_leave_is_known_to_it(place, capsys):
+def test_what_real_trainings_leave_is_known_to_it(place, command):
     X = np.ones((4, 2))
     fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend="specialized", progress=False)
     left = [*place.iterdir()]
-    capsys.readouterr()  # that it compiles
-    assert f"together   {len(left)} files, " in shown(capsys)
-    shown(capsys, "--clear")
+    assert f"together   {len(left)} files, " in command("cache")
+    command("cache --clear")
     assert [*place.iterdir()] == []
 
 
@@ -110,10 +101,8 @@ def test_it_says_what_serves_a_network_and_what_was_compiled_and_why(place):
 
 
 @pytest.mark.parametrize("text", ["64x10", "5"])
-def test_a_network_that_is_none_is_refused_in_one_line(capsys, text):
-    with pytest.raises(SystemExit, match="2"):
-        main(["cache", text])
-    assert re.fullmatch(r"fastmlp: error: .+\n", capsys.readouterr().err)
+def test_a_network_that_is_none_is_refused_in_one_line(command, text):
+    assert command(f"cache {text}", code=2)
 
 
 @pytest.mark.parametrize(
@@ -123,17 +112,18 @@ def test_a_network_that_is_none_is_refused_in_one_line(capsys, text):
         ("FASTMLP_CACHE_BYTES", "lots", "FASTMLP_CACHE_BYTES must be a whole number of bytes, got 'lots'"),
     ],
 )
-@pytest.mark.parametrize("arguments", [(), ("--clear",)])
-def test_where_nothing_is_kept_it_says_why(monkeypatch, capsys, variable, value, why, arguments):
+def test_where_nothing_is_kept_it_says_why(monkeypatch, command, variable, value, why):
     monkeypatch.setenv(variable, value)
-    assert shown(capsys, *arguments).splitlines()[-1] == f"nothing is kept: {why}"
+    for text in ("cache", "cache --clear"):
+        assert command(text).splitlines()[-1] == f"nothing is kept: {why}"
 
 
-def test_where_the_disk_takes_no_more_it_says_why(place, filled, monkeypatch, capsys):
+def test_where_the_disk_takes_no_more_it_says_why(place, filled, monkeypatch, command):
     monkeypatch.setattr(store, "why_not_saved", lambda: "it is full")
-    assert "nothing more is kept: it is full\n" in shown(capsys)
+    assert "nothing more is kept: it is full\n" in command("cache")
 
 
-def test_what_cannot_be_removed_shows_in_the_exit_code(place, filled, monkeypatch, capsys):
+def test_what_cannot_be_removed_shows_in_the_exit_code(place, filled, monkeypatch, command):
     monkeypatch.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
-    assert shown(capsys, "--clear", code=1).startswith("removed    0 files, 0 bytes of ")
+    assert command("cache --clear", code=1) == ""
+    assert command.output.startswith("removed    0 files, 0 bytes of ")

@@ -23,35 +23,21 @@ NETWORK = Network([4, 3, 1], "relu")
 FORMS = ("csr", "csc", "coo", "bsr", "dia", "dok", "lil")
 
 
-def of_parts(data, indices, indptr, shape=X.shape):
-    """A matrix whose arrays nobody has looked at."""
+VALUES, COLUMNS, ENDS = [2.0, -1, 3, 1, 5, 1], [1, 3, 0, 3, 3, 0], [0, 2, 2, 4, 5, 6]
+UNSORTED = [-1.0, 2, 1, 3, 5, 1], [3, 1, 3, 0, 3, 0], ENDS
+
+
+def of_parts(data, indices, indptr, shape=X.shape, **said):
+    """A matrix whose arrays nobody has looked at, and which says of itself what is given."""
     matrix = scipy.sparse.csr_array(shape)
     matrix.data, matrix.indices, matrix.indptr = np.asarray(data), np.asarray(indices), np.asarray(indptr)
+    for name, value in said.items():
+        setattr(matrix, name, value)
     return matrix
 
 
-def unsorted():
-    return of_parts([-1.0, 2, 1, 3, 5, 1], [3, 1, 3, 0, 3, 0], [0, 2, 2, 4, 5, 6])
-
-
-def unsorted_that_claims_to_be_sorted():
-    matrix = unsorted()
-    matrix.has_sorted_indices = matrix.has_canonical_format = True
-    return matrix
-
-
-def duplicates():
-    return of_parts([1.0, 1, -1, 3, 1, 2, 3, 1], [1, 1, 3, 0, 3, 3, 3, 0], [0, 3, 3, 5, 7, 8])
-
-
-def explicit_zeros():
-    return of_parts([0.0, 2, -1, -0.0, 3, 1, 5, 0, 1], [0, 1, 3, 2, 0, 3, 3, 0, 0], [0, 3, 4, 6, 7, 9])
-
-
-def long_indices():
-    return of_parts(
-        [2.0, -1, 3, 1, 5, 1], np.array([1, 3, 0, 3, 3, 0], np.int64), np.array([0, 2, 2, 4, 5, 6], np.int64)
-    )
+def of_dtype(dtype):
+    return lambda: scipy.sparse.csr_array(X.astype(dtype))
 
 
 def read_only():
@@ -62,75 +48,64 @@ def read_only():
 
 
 RIGHT = {
-    "unsorted": unsorted,
-    "unsorted, said to be sorted": unsorted_that_claims_to_be_sorted,
-    "duplicates": duplicates,
-    "explicit zeros": explicit_zeros,
-    "int64 indices": long_indices,
-    "read-only": read_only,
-    "integers": lambda: scipy.sparse.csr_array(X.astype(np.int8)),
-    "float32": lambda: scipy.sparse.csr_array(X.astype(np.float32)),
-    "long double": lambda: scipy.sparse.csr_array(X.astype(np.longdouble)),
-    "strided values": lambda: of_parts(
-        np.repeat([2.0, -1, 3, 1, 5, 1], 2)[::2], [1, 3, 0, 3, 3, 0], [0, 2, 2, 4, 5, 6]
+    "unsorted": lambda: of_parts(*UNSORTED),
+    "unsorted, said to be sorted": lambda: of_parts(
+        *UNSORTED, has_sorted_indices=True, has_canonical_format=True
     ),
+    "duplicates": lambda: of_parts([1.0, 1, -1, 3, 1, 2, 3, 1], [1, 1, 3, 0, 3, 3, 3, 0], [0, 3, 3, 5, 7, 8]),
+    "explicit zeros": lambda: of_parts(
+        [0.0, 2, -1, -0.0, 3, 1, 5, 0, 1], [0, 1, 3, 2, 0, 3, 3, 0, 0], [0, 3, 4, 6, 7, 9]
+    ),
+    "int64 indices": lambda: of_parts(VALUES, np.array(COLUMNS, np.int64), np.array(ENDS, np.int64)),
+    "read-only": read_only,
+    "integers": of_dtype(np.int8),
+    "float32": of_dtype(np.float32),
+    "long double": of_dtype(np.longdouble),
+    "strided values": lambda: of_parts(np.repeat(VALUES, 2)[::2], COLUMNS, ENDS),
     **{f"{form} matrix": lambda form=form: getattr(scipy.sparse, f"{form}_matrix")(X) for form in FORMS},
     **{f"{form} array": lambda form=form: getattr(scipy.sparse, f"{form}_array")(X) for form in FORMS},
 }
 
 nan, inf = float("nan"), float("inf")
-VALUES = [2.0, -1, 3, 1, 5, 1]
+UNSOUND, ASCENDS = "^X is no sound csr_array", "its indptr must ascend from 0 to 6, the number of values$"
+BEYOND, SHAPE = rf"{UNSOUND} of shape \(5, 4\): .* must be in 0 to 3", r"^X must have shape \(rows, 4\)"
 
 WRONG = {
-    "a column beyond the last": (
-        lambda: of_parts(VALUES, [1, 3, 0, 4, 3, 0], [0, 2, 2, 4, 5, 6]),
-        r"^X is no sound csr_array of shape \(5, 4\): .* must be in 0 to 3, got 4 in row 2$",
-    ),
-    "a column below 0": (
-        lambda: of_parts(VALUES, [1, 3, 0, -1, 3, 0], [0, 2, 2, 4, 5, 6]),
-        r"^X is no sound csr_array of shape \(5, 4\): .* must be in 0 to 3, got -1 in row 2$",
-    ),
-    "rows that end before they begin": (
-        lambda: of_parts(VALUES, [1, 3, 0, 3, 3, 0], [0, 4, 2, 4, 5, 6]),
-        "^X is no sound csr_array .*: its indptr must ascend from 0 to 6, the number of values$",
-    ),
-    "rows beyond the values": (
-        lambda: of_parts(VALUES, [1, 3, 0, 3, 3, 0], [0, 2, 2, 4, 5, 9]),
-        "^X is no sound csr_array .*: its indptr must ascend from 0 to 6, the number of values$",
-    ),
+    "a column beyond the last": ((VALUES, [1, 3, 0, 4, 3, 0], ENDS), f"{BEYOND}, got 4 in row 2$"),
+    "a column below 0": ((VALUES, [1, 3, 0, -1, 3, 0], ENDS), f"{BEYOND}, got -1 in row 2$"),
+    "rows that end before they begin": ((VALUES, COLUMNS, [0, 4, 2, 4, 5, 6]), f"{UNSOUND} .*: {ASCENDS}"),
+    "rows beyond the values": ((VALUES, COLUMNS, [0, 2, 2, 4, 5, 9]), f"{UNSOUND} .*: {ASCENDS}"),
     "too few rows": (
-        lambda: of_parts(VALUES, [1, 3, 0, 3, 3, 0], [0, 2, 2, 6]),
-        r"^X is no sound csr_array .*: its indptr must have 6 numbers, got \(4,\)$",
+        (VALUES, COLUMNS, [0, 2, 2, 6]),
+        rf"{UNSOUND} .*: its indptr must have 6 numbers, got \(4,\)$",
     ),
     "a row beyond the last": (
         lambda: of_parts(VALUES, [2, 4, 0, 0, 5, 3], [0, 2, 3, 3, 6], shape=(4, 5)).T,
         r"^X is no sound csc_array of shape \(5, 4\): .* must be in 0 to 4, got 5 in column 3$",
     ),
     "fewer indices than values": (
-        lambda: of_parts(VALUES, [1, 3, 0], [0, 2, 2, 4, 5, 6]),
-        r"^X is no sound csr_array .*: it has \(6,\) values and \(3,\) indices$",
+        (VALUES, [1, 3, 0], ENDS),
+        rf"{UNSOUND} .*: it has \(6,\) values and \(3,\) indices$",
     ),
-    "nan": (
-        lambda: of_parts([2.0, -1, 3, nan, 5, 1], [1, 3, 0, 3, 3, 0], [0, 2, 2, 4, 5, 6]),
-        r"^X must be finite, got nan at X\[2, 3\]$",
-    ),
-    "inf": (
-        lambda: of_parts([-inf, -1, 3, 1, 5, 1], [1, 3, 0, 3, 3, 0], [0, 2, 2, 4, 5, 6]),
-        r"^X must be finite, got -inf at X\[0, 1\]$",
-    ),
+    "nan": (([2.0, -1, 3, nan, 5, 1], COLUMNS, ENDS), r"^X must be finite, got nan at X\[2, 3\]$"),
+    "inf": (([-inf, *VALUES[1:]], COLUMNS, ENDS), r"^X must be finite, got -inf at X\[0, 1\]$"),
     "a sum that overflows": (
-        lambda: of_parts([1e308, 1e308], [2, 2], [0, 0, 2, 2, 2, 2]),
+        ([1e308, 1e308], [2, 2], [0, 0, 2, 2, 2, 2]),
         r"^X must be finite, got inf at X\[1, 2\]$",
     ),
-    "complex": (lambda: scipy.sparse.csr_array(X + 0j), "^X must hold real numbers, got dtype complex128$"),
-    "too wide": (lambda: scipy.sparse.csr_array((5, 9)), r"^X must have shape \(rows, 4\), got \(5, 9\)$"),
-    "zero columns": (
-        lambda: scipy.sparse.csr_array((5, 0)),
-        r"^X must have shape \(rows, 4\), got \(5, 0\)$",
-    ),
+    "complex": (of_dtype(complex), "^X must hold real numbers, got dtype complex128$"),
+    "too wide": (lambda: scipy.sparse.csr_array((5, 9)), rf"{SHAPE}, got \(5, 9\)$"),
+    "zero columns": (lambda: scipy.sparse.csr_array((5, 0)), rf"{SHAPE}, got \(5, 0\)$"),
     "zero rows": (lambda: scipy.sparse.csr_array((0, 4)), "^X must hold at least 1 row, got 0$"),
-    "one dimension": (lambda: scipy.sparse.coo_array(X[0]), r"^X must have shape \(rows, 4\), got \(4,\)$"),
+    "one dimension": (lambda: scipy.sparse.coo_array(X[0]), rf"{SHAPE}, got \(4,\)$"),
 }
+"""Parts of a matrix, or what makes one, and what is said of it."""
+
+
+def wrong(name):
+    """A matrix of WRONG, with what is said of it."""
+    made, message = WRONG[name]
+    return made() if callable(made) else of_parts(*made), message
 
 
 def arrays_of(matrix):
@@ -166,15 +141,15 @@ def test_they_train_as_dense_rows(backend, name):
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_refused_in_one_line(name):
-    make, message = WRONG[name]
+    given, message = wrong(name)
     with pytest.raises((ValueError, TypeError), match=message):
-        fastmlp.fit(NETWORK, make(), Y, epochs=1)
+        fastmlp.fit(NETWORK, given, Y, epochs=1)
     model = fastmlp.fit(NETWORK, X, Y, epochs=0, backend="reference")
     with pytest.raises((ValueError, TypeError), match=message):
-        model.predict(make())
+        model.predict(given)
     validation = message.replace("^X", "^validation X").replace(r"at X", "at validation X")
     with pytest.raises((ValueError, TypeError), match=validation):
-        fastmlp.fit(NETWORK, X, Y, epochs=1, validation=(make(), Y))
+        fastmlp.fit(NETWORK, X, Y, epochs=1, validation=(given, Y))
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
@@ -183,9 +158,9 @@ def test_what_is_wrong_is_refused_in_one_line(name):
 )
 @pytest.mark.filterwarnings("ignore:.*ConvergenceWarning:")
 def test_estimators_refuse_it_too(kind, name):
-    make, _ = WRONG[name]
+    given, _ = wrong(name)
     with pytest.raises(ValueError, match=r"^(X is no sound|Input X contains NaN|.*indices|.*index)"):
-        kind(max_iter=1).fit(make(), Y.astype(int))
+        kind(max_iter=1).fit(given, Y.astype(int))
 
 
 def test_a_value_that_does_not_fit_is_named():
@@ -232,9 +207,8 @@ def test_a_batch_of_more_non_zeros_than_are_counted_is_refused(monkeypatch):
     monkeypatch.setattr(calls, "MOST_TERMS", 5)
     options = {"epochs": 1, "backend": "fused", "seed": 0}
     fastmlp.fit(NETWORK, scipy.sparse.csr_array(X), Y, batch_size=2, **options)
-    with pytest.raises(
-        ValueError, match=r"^a batch may have 4 non-zeros, 5 rows have up to 6; take fewer rows$"
-    ):
+    says = r"^a batch may have 4 non-zeros, 5 rows have up to 6; take fewer rows$"
+    with pytest.raises(ValueError, match=says):
         fastmlp.fit(NETWORK, scipy.sparse.csr_array(X), Y, batch_size=None, **options)
 
 

@@ -22,6 +22,7 @@ import fastmlp
 import fastmlp.kernels
 import fastmlp.testing
 from fastmlp.cli.main import argument_parser
+from fastmlp.model import initializers
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.layers import LAYERS
@@ -103,6 +104,11 @@ assert stuck.fun > found.fun + 0.5 > exact.fun
 assert std[1, 0] > 2 * std[0, 0]
 assert model.predict(z).min() < -0.5
 """,
+    "blocks.md": """
+assert model.history["loss"][-1] < model.history["loss"][0]
+assert prices.history["loss"][-1] < prices.history["loss"][0]
+assert len(tomorrow.history["loss"]) == 7
+""",
     "columns.md": "assert [model.encoding_.kinds[one] for one in ('sold', 'rooms')] == ['date', 'number']",
     "table-targets.md": "assert both.predict(flats).columns == ['price', 'city']",
     "second-order.md": """
@@ -129,18 +135,10 @@ assert trained.history["validation_loss"][-1] < 0.7
 """Pages whose Python is one script, and what must be true when it has run."""
 
 ELSEWHERE = {
-    *(
-        "architecture.md",
-        "blocks.md",
-        "distributed.md",
-        "exchange.md",
-        "jobs.md",
-        "custom-components.md",
-        "tables.md",
-    ),
+    *("architecture.md", "distributed.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
     "write-a-kernel.md",
 }
-"""Pages whose code has a test of its own: test_recipes, _exchange_docs, _jobs, _mpi, _own_pieces, ..."""
+"""Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _own_pieces, ..."""
 
 SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 """Pages whose Python shows calls, and is no script."""
@@ -149,9 +147,33 @@ SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 @pytest.mark.slow  # each is a process, 2 to 6 s of its time
 @pytest.mark.parametrize("page", CHECKS)
 def test_the_pages_examples_run(page, tmp_path):
-    if page.endswith("pytorch.md"):
-        pytest.importorskip("torch")
+    if needed := {"coming-from/pytorch.md": "torch", "blocks.md": "pyarrow"}.get(page):
+        pytest.importorskip(needed)
     pages.run(f"docs/{page}", tmp_path, f"\nimport numpy as np\n{CHECKS[page]}")
+
+
+EXCHANGED = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("net", "net.py")
+net = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(net)
+assert np.allclose(net.predict(X), model.predict(X), rtol=0, atol=1e-13)
+assert pipeline.score(X, y) > 0.9
+print(repr(model.predict([[0.5, -1.0, 0.25, 2.0]])[0, 0].item()))
+"""
+
+
+@pytest.mark.slow  # imports what five formats need, 6 s
+def test_the_page_of_exports_runs_and_its_c_program_prints_what_the_model_predicts(tmp_path):
+    pytest.importorskip("skl2onnx")
+    expected = float(pages.run("docs/exchange.md", tmp_path, EXCHANGED).split()[-1])
+    if needs.COMPILER is None:
+        pytest.skip("no C compiler")
+    (program,) = pages.blocks("docs/exchange.md", "c")
+    (tmp_path / "main.c").write_text(program.text)
+    subprocess.run([needs.COMPILER, "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
+    printed = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
+    assert abs(float(printed) - expected) <= 1e-13
 
 
 @pytest.mark.parametrize("name", ["fitting", "training.stepper"])
@@ -239,6 +261,9 @@ CHOICES = {
     "losses": LOSSES,
     "optimisers": [kind.__name__ for kind in (*NAMED, *WHOLE)],
     "optimisers by name, with their defaults": BY_NAME,
+    "of your own": ("Activation", "Loss", "RowLoss", "Rule"),
+    "schedules": [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"],
+    "initialisers": (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)"),
 }
 """What rows of docs/choices.md name."""
 
@@ -246,7 +271,7 @@ CHOICES = {
 @pytest.mark.parametrize("row", CHOICES)
 def test_a_row_of_choices_has_the_names_of_its_table(row):
     (said,) = re.findall(rf"^\| {row} \| (.*) \|$", pages.text_of("docs/choices.md"), re.M)
-    assert {*re.findall(r'`"?(\w+)"?`', said)} == {*CHOICES[row]}
+    assert {*re.findall(r'`"?([^`"]+)"?`', said)} == {*CHOICES[row]}
 
 
 @pytest.mark.parametrize(("page", "table"), [("layers.md", LAYERS), ("inputs-and-heads.md", BLOCKS)])

@@ -57,9 +57,8 @@ def test_a_file_that_has_changed_is_refused(mapped):
     _, given = mapped
     sent = pickle.dumps(given)
     np.save(given.path, np.zeros((3, 4)))
-    with pytest.raises(
-        ValueError, match=r"held \(90, 4\) float32 when it was sent, now holds \(3, 4\) float64"
-    ):
+    says = r"held \(90, 4\) float32 when it was sent, now holds \(3, 4\) float64"
+    with pytest.raises(ValueError, match=says):
         pickle.loads(sent)
 
 
@@ -76,9 +75,8 @@ HOSTILE = {
 def test_a_file_of_anything_else_is_refused_in_one_line(name, tmp_path):
     path = tmp_path / "file.npy"
     HOSTILE[name](path)
-    with pytest.raises(
-        ValueError, match=f"^path must name an .npy file of numbers, got {re.escape(str(path))}: [^\n]+$"
-    ):
+    says = f"^path must name an .npy file of numbers, got {re.escape(str(path))}: [^\n]+$"
+    with pytest.raises(ValueError, match=says):
         fastmlp.MappedArray(path)
     with pytest.raises(TypeError, match="path must be a str or a path, got int"):
         fastmlp.MappedArray(3)

@@ -13,10 +13,7 @@ from support.processes import python
 
 import fastmlp
 from fastmlp.backend import registry
-from fastmlp.model import initializers, losses
-from fastmlp.model.activations import HIDDEN, OUTPUTS
 from fastmlp.model.optimizers import NAMED
-from fastmlp.model.second_order import WHOLE
 
 CHECKS = """
 assert (predicted == y_test).mean() > 0.9
@@ -65,23 +62,6 @@ def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
     file.write_text(block.text.replace("range(whole, rows)", "range(whole, rows - 1)"))
     done = python("-m", *first, cwd=pages.ROOT, exit_code=1, **environment)
     assert "bias_gradient argument 1: out[" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("row", "names"),
-    [
-        ("hidden activations", HIDDEN),
-        ("outputs", OUTPUTS),
-        ("losses", losses.LOSSES),
-        ("optimisers", [kind.__name__ for kind in (*NAMED, *WHOLE)]),
-        ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
-        ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"]),
-        ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),
-    ],
-)
-def test_the_table_lists_what_there_is(row, names):
-    line = re.search(rf"^\| {row} \| (.*) \|$", pages.text_of("docs/choices.md"), re.MULTILINE)[1]
-    assert set(re.findall(r"`([^`]+)`", line)) == set(names)
 
 
 def test_no_text_of_the_package_lists_optimisers_by_hand():

@@ -30,10 +30,10 @@ MOST = {
 
 def docstrings(room):
     """The docstrings of a room's modules, classes, functions and attributes."""
-    for path in sorted((PACKAGE / room).rglob("*.py") if room else PACKAGE.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
-                yield inspect.cleandoc(node.value.value)
+    paths = sorted((PACKAGE / room).rglob("*.py") if room else PACKAGE.glob("*.py"))
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    values = [getattr(node.value, "value", None) for node in nodes if isinstance(node, ast.Expr)]
+    return [inspect.cleandoc(value) for value in values if isinstance(value, str)]
 
 
 def words(text):
@@ -45,12 +45,9 @@ def first_sentence(text):
 
 
 @pytest.mark.parametrize("room", [*ROOMS, ""])
-def test_first_sentences_are_short(room):
-    assert median(len(words(first_sentence(text))) for text in docstrings(room)) <= MOST_WORDS
-
-
-@pytest.mark.parametrize("room", [*ROOMS, ""])
-def test_nouns_are_repeated(room):
-    every = [word.lower() for text in docstrings(room) for word in words(text)]
+def test_first_sentences_are_short_and_nouns_are_repeated(room):
+    texts = docstrings(room)
+    assert median(len(words(first_sentence(text))) for text in texts) <= MOST_WORDS
+    every = [word.lower() for text in texts for word in words(text)]
     counted = {group: 1000 * sum(map(every.count, group)) / len(every) for group in MOST}
     assert not {group: share for group, share in counted.items() if share > MOST[group]}

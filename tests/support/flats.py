@@ -6,10 +6,22 @@ import numpy as np
 import polars as pl
 
 QUICK = {
-    "hidden": (8,), "epochs": 40, "batch_size": 32, "learning_rate": 0.02, "members": 2, "backend": "fused",
+    "hidden": (8,),
+    "epochs": 40,
+    "batch_size": 32,
+    "learning_rate": 0.02,
+    "members": 2,
+    "backend": "fused",
+    "threads": 1,
     "random_state": 0,
 }  # fmt: skip
 """Settings that learn `flats` in a few hundredths of a second, by a program that most tests have compiled."""
+
+
+QUICKLY = "--batch-size 32 --learning-rate 0.02 --backend fused --threads 1 --quiet --hidden 8 --members 2"
+"""Such settings for the command line, which begins many epochs: 40 are in LEARNED."""
+
+LEARNED = f"{QUICKLY} --epochs 40"
 
 
 def flats(rows=200, seed=0):

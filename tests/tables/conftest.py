@@ -4,22 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.flats import QUICK, flats
+from support.flats import LEARNED, QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
 from fastmlp.tables import members
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.estimators import load
+from fastmlp.tables.members import TableTraining
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def regressor():
     return TableRegressor(**QUICK).fit(flats().drop("kind"), "price")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def classifier():
     return TableClassifier(**QUICK).fit(flats().drop("price"), "kind")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder with flats.csv, and models `price` and `kind` that the command line makes of the table."""
+    folder = tmp_path_factory.mktemp("tables")
+    flats().write_csv(folder / "flats.csv")
+    for target, other in (("price", "kind"), ("kind", "price")):
+        options = f"--target {target} --drop {other},noise {LEARNED} -o {folder / target}"
+        assert main(["train", str(folder / "flats.csv"), *options.split()]) == 0
+    return folder
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Pairs of what is planned and what comes of it, by calls that train networks of tables from then on."""
+    calls, train = [], TableTraining.networks
+
+    def recorded(training, planned, *more):
+        found = train(training, planned, *more)
+        calls.append((planned, found))
+        return found
+
+    monkeypatch.setattr(TableTraining, "networks", recorded)
+    return calls
 
 
 TRAINED = []

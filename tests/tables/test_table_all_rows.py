@@ -9,11 +9,9 @@ import polars as pl
 import pytest
 
 from fastmlp import TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.fitting import fit
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.held_out import folds
-from fastmlp.tables.members import TableTraining
 from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Classification, Regression
@@ -86,16 +84,10 @@ def test_many_rows_have_few_networks_and_epochs(rows, members, epochs):
         assert (given.members, given.epochs) == (9, 500)
 
 
-def test_networks_that_wait_for_no_other_train_at_once(monkeypatch):
-    rounds, train = [], TableTraining.networks
-
-    def recorded(training, planned, *more):
-        rounds.append([(one.number, len(one.part[1]) > 0) for one in planned])
-        return train(training, planned, *more)
-
-    monkeypatch.setattr(TableTraining, "networks", recorded)
+def test_networks_that_wait_for_no_other_train_at_once(trainings):
     model = TableRegressor(**QUICK | {"preset": "good", "threads": 2}, epochs=3, members=7)
     model.fit(noisy(200), "y")
+    rounds = [[(one.place, len(one.part[1]) > 0) for one in planned] for planned, _ in trainings]
     count = len(model.groups_)
     assert rounds[0] == 3 * [(0, True)]
     assert rounds[-1] == [(place, False) for place in (5, 6) for _ in range(count)]
@@ -109,11 +101,10 @@ def test_all_networks_predict(model):
     np.testing.assert_allclose(model.outputs(frame)[:, 0], mean, rtol=1e-6, atol=1e-6)
 
 
-def test_inspect_says_their_epochs(model, tmp_path, capsys):
-    path = tmp_path / "model"
-    model.save(path)
-    assert main(["inspect", str(path)]) == 0
-    assert f"; {len(model.models_[-1].history['loss'])} epochs on all rows" in capsys.readouterr().out
+def test_inspect_says_their_epochs(model, tmp_path, command):
+    model.save(tmp_path / "model")
+    epochs = len(model.models_[-1].history["loss"])
+    assert f"; {epochs} epochs on all rows" in command(f"inspect {tmp_path}/model")
 
 
 def test_a_rare_class_does_not_make_parts_larger():

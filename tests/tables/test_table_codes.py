@@ -8,11 +8,10 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from support.flats import QUICK as FAST
-from test_table_cli import QUICK
+from support.flats import QUICK, QUICKLY
+from support.table_bounds import bound
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.categories import LevelMeans, Targets
 from fastmlp.tables.codes import LEAST_ROWS, are_codes, with_codes
 from fastmlp.tables.encoding import Encoding
@@ -20,7 +19,8 @@ from fastmlp.tables.tasks import Classification, Regression
 
 ROWS = 1200
 
-SHORT = FAST | {"preset": "fast", "epochs": 3, "members": 1}
+FAST = QUICK | {"preset": "fast"}
+SHORT = FAST | {"epochs": 3, "members": 1}
 """Settings of models of which only the columns matter."""
 
 
@@ -110,20 +110,25 @@ def test_codes_of_which_other_columns_say_the_same_are_none():
 
 
 def test_codes_have_columns_beside_the_number_and_are_learned():
+    """The importance of a column is that of its number and of its codes together."""
     frame, new, scores = districts(), districts(seed=5), []
-    for columns in (None, {"district": "number"}):
-        model = TableRegressor(columns=columns, **FAST | {"preset": "fast"}).fit(frame, "price")
+    for columns in ({"district": "number"}, None):
+        model = TableRegressor(columns=columns, **FAST).fit(frame, "price")
         scores.append(model.score(new, "price"))
         assert [code.name for code in model.encoding_.codes] == ["district"] * (columns is None)
         assert model.encoding_.kinds["district"] == "number"
         assert model.encoding_.width == 2 + 30 * (columns is None)
-    assert scores[0] > scores[1] + 0.1
+    assert scores[1] > scores[0] + 0.1
+    importances = model.importances(frame, "price")
+    by_name = dict(zip(importances["column"], importances["mean"], strict=True))
+    assert by_name.keys() == {"district", "size"}
+    assert by_name["district"] > 0.3
 
 
 @pytest.mark.parametrize("many", [300, 20])
 def test_rows_to_learn_from_and_to_predict_have_them(monkeypatch, many):
     """Codes are categories: of more levels than is many they become mean targets, of rows before each one."""
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", many)
+    bound(monkeypatch, MANY=many)
     frame = districts()
     model = TableRegressor(**SHORT).fit(frame, "price")
     encoding, (code,) = model.encoding_, model.encoding_.codes
@@ -144,41 +149,28 @@ def test_rows_to_learn_from_and_to_predict_have_them(monkeypatch, many):
     assert encoding.linear.width == 32
 
 
-def test_a_shuffled_column_has_neither():
-    """The importance of a column is that of its number and of its codes together."""
-    frame = districts()
-    model = TableRegressor(**FAST | {"preset": "fast"}).fit(frame, "price")
-    found = model.importances(frame, "price")
-    by_name = dict(zip(found["column"], found["mean"], strict=True))
-    assert by_name.keys() == {"district", "size"}
-    assert by_name["district"] > 0.3
-
-
-def test_files_and_reports_say_so(tmp_path, capsys):
+def test_files_and_reports_say_so(tmp_path, command):
     path, frame = tmp_path / "m", districts()
     frame.write_csv(tmp_path / "t.csv")
-    command = ["train", str(tmp_path / "t.csv"), *f"--target price -o {path} {QUICK} --preset fast".split()]
-    assert main(command) == 0
+    train = f"train {tmp_path}/t.csv --target price -o {path} {QUICKLY} --preset fast --epochs 3"
+    command(train)
     model = TableRegressor.load(path)
     assert [code.name for code in model.encoding_.codes] == ["district"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # all levels were learned
         assert np.isfinite(model.predict(frame.drop("price"))).all()
-    assert main(["inspect", str(path)]) == 0
-    said = capsys.readouterr().out
+    said = command(f"inspect {path}")
     assert "district: numbers that seem to be codes have columns of their own; see --number\n" in said
     assert "; and as codes: 30 levels (" in said
-    assert main(["inspect", str(path), "--json"]) == 0
-    columns = json.loads(capsys.readouterr().out)["columns"]
+    columns = json.loads(command(f"inspect {path} --json"))["columns"]
     assert {one["name"]: one["columns of X"] for one in columns} == {"district": 31, "size": 1}
-    assert main([*command, "--number", "district"]) == 0
+    assert "codes" not in command(f"{train} --number district")
     assert not TableRegressor.load(path).encoding_.codes
-    assert "codes" not in capsys.readouterr().out
 
 
 def test_classes_have_them_too():
     frame = districts().with_columns(dear=pl.col("price") > 0.5).drop("price")
-    model = TableClassifier(**FAST | {"preset": "fast"}).fit(frame, "dear")
+    model = TableClassifier(**FAST).fit(frame, "dear")
     assert [code.name for code in model.encoding_.codes] == ["district"]
     assert model.score(frame, "dear") > 0.75
 
@@ -214,7 +206,7 @@ def test_missing_numbers_have_one_column():
 
 
 def test_given_levels_leave_the_codes(monkeypatch):
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", 20)
+    bound(monkeypatch, MANY=20)
     model = TableRegressor(levels=25, **SHORT).fit(districts(), "price")
     (code,) = model.encoding_.codes
     assert len(code.levels) == 25

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.datasets import load_digits
 from support.processes import python
+from support.table_bounds import bound
 
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
-from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
-from fastmlp.tables import deadline, selection
+from fastmlp.tables import selection
 from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
@@ -23,6 +25,7 @@ from fastmlp.tables.tasks import Regression
 from fastmlp.trained.model import Model
 
 QUICK = {"backend": "reference", "threads": 1, "random_state": 0}
+COMPILED = QUICK | {"backend": "fused"}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +42,16 @@ def rows_of_numbers(rows):
 
 
 @pytest.fixture
-def _process_clock(monkeypatch):
-    """Limits are of the process's own time: on a busy machine others' time would count as well."""
-    for clock in ("monotonic", "perf_counter"):
-        monkeypatch.setattr(time, clock, time.process_time)
+def clock(monkeypatch):
+    """Time is the process's own, which a busy machine leaves alone, and what a test adds."""
+    clock = SimpleNamespace(added=0.0)
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: time.process_time() + clock.added)
+    return clock
 
 
-@pytest.mark.usefixtures("_process_clock")
+@pytest.mark.slow  # 4 s
+@pytest.mark.usefixtures("clock")
 def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
     limit, began = 4, time.monotonic()
     constant = dict.fromkeys(("x0", "x32", "x39"), "drop")
@@ -68,7 +74,7 @@ def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
     assert np.isfinite(model.predict(rows_of_numbers(10))).all()
 
 
-@pytest.mark.usefixtures("_process_clock")
+@pytest.mark.usefixtures("clock")
 def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkeypatch):
     slow = Recipe(hidden=(2048, 2048), batch_size=8)  # some seconds an epoch
     monkeypatch.setitem(
@@ -80,15 +86,12 @@ def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkey
     assert len(model.models_) > 1
 
 
-@pytest.mark.usefixtures("_process_clock")
-def test_what_is_predicted_of_rows_held_out_is_part_of_the_time(monkeypatch):
+def test_what_is_predicted_of_rows_held_out_is_part_of_the_time(clock, monkeypatch):
     """As where the first prediction of a process compiles."""
     predict = Model.predict
 
     def slow(model, X):
-        end = time.monotonic() + 0.6
-        while time.monotonic() < end:
-            pass
+        clock.added += 0.6
         return predict(model, X)
 
     monkeypatch.setattr(Model, "predict", slow)
@@ -131,18 +134,6 @@ def test_a_table_takes_time_by_its_columns_and_not_by_their_square(tmp_path):
         assert most < 2 * 10 * least, step
 
 
-class Compiles(Callback):
-    """Counts some seconds as spent compiling, in the first chunk."""
-
-    def __init__(self, seconds):
-        self.seconds = seconds
-
-    def on_chunk_end(self, run):
-        with compiling():
-            time.sleep(self.seconds)
-        self.seconds = 0
-
-
 def trained_by(callback):
     """What trains a network of a recipe on numbers, with a callback before others."""
     X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
@@ -163,25 +154,30 @@ def trained_by(callback):
     return trained
 
 
-def test_compiling_is_no_part_of_a_networks_share():
+class Slow(Callback):
+    """Takes some seconds by a clock in chunks one by one, of all its trainings; perhaps to compile."""
+
+    def __init__(self, clock, *seconds, spent=nullcontext):
+        self.clock, self.seconds, self.spent = clock, list(seconds), spent
+
+    def on_chunk_end(self, run):
+        with self.spent():
+            self.clock.added += self.seconds.pop(0) if self.seconds else 0
+
+
+def test_compiling_is_no_part_of_a_networks_share(clock):
     part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
-    own, used, model = within(1, 60, recipe, part, trained_by(Compiles(1.2)), must=True)
+
+    def in_time(seconds, left, must):
+        return within(seconds, left, recipe, part, trained_by(Slow(clock, 1.2, spent=compiling)), must)
+
+    own, used, model = in_time(1, 60, must=True)
     assert own is recipe
     assert used is part
     assert len(model.history["loss"]) == 3
-    shorter, _, _ = within(60, 1, recipe, part, trained_by(Compiles(1.2)), must=True)
+    shorter, _, _ = in_time(60, 1, must=True)
     assert shorter.epochs == 1
-    assert within(60, 1, recipe, part, trained_by(Compiles(1.2)), must=False) is None
-
-
-class Slow(Callback):
-    """Takes some seconds in chunks one by one, of all its trainings."""
-
-    def __init__(self, *seconds):
-        self.seconds = list(seconds)
-
-    def on_chunk_end(self, run):
-        time.sleep(self.seconds.pop(0) if self.seconds else 0)
+    assert in_time(60, 1, must=False) is None
 
 
 @pytest.mark.parametrize(
@@ -189,40 +185,32 @@ class Slow(Callback):
     [(3, (0.15, 1.6)), (20, (0.2, 0.0, 1.6))],
     ids=["as planned", "fewer, as the pace suggests"],
 )
-def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(epochs, chunks):
+def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(clock, epochs, chunks):
     """By the first chunk's pace there is time enough."""
     part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=epochs)
-    own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(*chunks)), must=True)
+    own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(clock, *chunks)), must=True)
     assert own.epochs == len(model.history["loss"]) < epochs
 
 
-@pytest.mark.parametrize(
-    ("seconds", "room", "begun"),
-    [
-        (60, 1.0, [(1, 20), (3, 200)]),
-        (2.0, 1.0, [(1, 20), (1, 200)]),
-        (0.97, 1.0, [(1, 20), (1, 127)]),
-        (1.0, 0.1, [(1, 20), (1, 20)]),
-        (2.1, 1 / 6, [(1, 20), (1, 49)]),
-        (60, 1 / 6, [(1, 20), (3, 200)]),
-    ],
-    ids=[
-        "all fit",
-        "fewer epochs",
-        "fewer rows",
-        "fewer rows for others, too",
-        "one of its epochs fits, but none of others",
-        "all fit, and others",
-    ],
-)
-def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room, begun):
+BEGUN = {
+    "all fit": (60, 1.0, (3, 200)),
+    "fewer epochs": (2.0, 1.0, (1, 200)),
+    "fewer rows": (0.97, 1.0, (1, 127)),
+    "fewer rows for others, too": (1.0, 0.1, (1, 20)),
+    "one of its epochs fits, but none of others": (2.1, 1 / 6, (1, 49)),
+    "all fit, and others": (60, 1 / 6, (3, 200)),
+}
+"""Seconds, the share of them for an epoch, and the epochs and rows that follow the pilot's."""
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, clock, name):
     """An epoch of 200 rows takes 1.2 s, by 0.12 s for 20: what does not fit is never begun.
 
     The table is large with the rows held out alone.
     """
-    for name, rows in (("LARGE", 250), ("PILOT_ROWS", 20), ("LEAST_ROWS", 20)):
-        monkeypatch.setattr(deadline, name, rows)
-    train, found = trained_by(Slow()), []
+    bound(monkeypatch, LARGE=250, PILOT_ROWS=20, LEAST_ROWS=20)
+    (seconds, room, begun), train, found = BEGUN[name], trained_by(Slow(clock)), []
 
     def trained(recipe, part, more):
         model = train(recipe, part, more)
@@ -233,7 +221,7 @@ def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room
 
     part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
     within(seconds, 60, recipe, part, trained, must=True, room=room)
-    assert found == begun
+    assert found == [(1, 20), begun]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +284,7 @@ warnings.simplefilter("ignore")
 from fastmlp import TableRegressor
 from fastmlp.system.compiling import seconds_compiling
 X = np.random.default_rng(0).normal(size=(100, 3))
-model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=4, search=1).fit(X, X[:, 0])
+model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=1, search=0.3).fit(X, X[:, 0])
 print(model.models_[0].backend, seconds_compiling())
 """
     done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path))
@@ -335,7 +323,7 @@ def test_a_search_without_time_tries_the_recipes_own_settings():
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
-    table, settings = rows_of_numbers(200), {**QUICK, "epochs": 3, "members": 2}
+    table, settings = rows_of_numbers(200), {**COMPILED, "epochs": 3, "members": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         limited = TableRegressor(**settings, time_limit=600).fit(table, "y")
@@ -351,19 +339,19 @@ def test_a_rare_class_leaves_nothing_out():
     frame = pl.DataFrame({"x": rng.normal(size=60), "y": ["rare"] * 3 + ["often", "mostly"] * 28 + ["often"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = TableClassifier(**QUICK, epochs=2).fit(frame, "y")
+        model = TableClassifier(**COMPILED, epochs=2).fit(frame, "y")
     assert model.shortened_ is None
     for _, models in model.groups_:
         assert ["validation_loss" in one.history for one in models] == 5 * [True] + 2 * [False]
 
 
 def test_each_row_that_was_held_out_has_one_error():
-    model = TableRegressor(**QUICK, epochs=1, members=2).fit(rows_of_numbers(50), "y")
+    model = TableRegressor(**COMPILED, epochs=1, members=2).fit(rows_of_numbers(50), "y")
     assert len(model.errors_.scaled) < 50
 
 
 def test_the_linear_model_ends_with_the_time(digits):
-    model = TableClassifier(**QUICK)
+    model, digits = TableClassifier(**QUICK), digits[:500]
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0
     frame = digits.drop("digit")
     model.learn(frame, y, "digit", rows=~held)
@@ -372,16 +360,12 @@ def test_the_linear_model_ends_with_the_time(digits):
     assert whole != cut < scores[1]["constant"]["log loss"]
 
 
-def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
+def test_the_command_line_says_what_was_left_out(tmp_path, command):
     rows_of_numbers(300).write_csv(tmp_path / "rows.csv")
-    command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
-    assert main([*command, "--time-limit", "0.01s"]) == 0
-    assert (
-        "note       the time limit left room for 1 of 3 recipes, 1 of 7 networks, 1 of 400 epochs"
-        in capsys.readouterr().out
-    )
-    with pytest.raises(SystemExit, match="2"):
-        main([*command, "--time-limit", "soon"])
-    assert "time-limit must be a time like 60s or 5m, got 'soon'" in capsys.readouterr().err
+    train = f"train {tmp_path}/rows.csv --target y --backend reference --quiet --time-limit"
+    says = "note       the time limit left room for 1 of 3 recipes, 1 of 7 networks, 1 of 400 epochs"
+    assert says in command(f"{train} 0.01s")
+    error = command(f"{train} soon", code=2)
+    assert "time-limit must be a time like 60s or 5m, got 'soon'" in error
     with pytest.raises(ValueError, match="time_limit must be above 0"):
         TableRegressor(time_limit=0).fit(rows_of_numbers(50), "y")

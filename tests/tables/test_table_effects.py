@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from sklearn.inspection import partial_dependence, permutation_importance
 from support.flats import QUICK, flats
+from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables import members
 from fastmlp.tables.effects import (
     EFFECT_ROWS,
@@ -29,28 +29,23 @@ from fastmlp.tables.plots import ACROSS, plot
 from fastmlp.tables.targets import targets_of
 
 
-def test_effects_are_scikit_learns_partial_dependences():
-    frame = flats(EFFECT_ROWS).drop("kind")
-    model = TableRegressor(**QUICK).fit(frame, "price")
-    X = frame.drop("price")
-    for effect in effects(model, X, ["size", "city", "noise"], seed=0):
+def test_effects_are_scikit_learns_partial_dependences(regressor):
+    X = flats(EFFECT_ROWS).drop("kind", "price")
+    for effect in effects(regressor, X, ["size", "city", "noise"], seed=0):
         name, known = effect.column.name, effect.values.drop_nulls().to_numpy()
-        expected = partial_dependence(
-            model, X.to_pandas(), [name], custom_values={name: known}, kind="average",
-            categorical_features=["city"],
-        )["average"][0]  # fmt: skip
+        given = {"custom_values": {name: known}, "kind": "average", "categorical_features": ["city"]}
+        expected = partial_dependence(regressor, X.to_pandas(), [name], **given)["average"][0]
         np.testing.assert_allclose(effect.means[: len(known), 0], expected, rtol=1e-6)
         assert (len(known) < len(effect.values)) == (name == "size")  # of which some are missing
 
 
-def test_importances_are_scikit_learns_permutation_importances():
+def test_importances_are_scikit_learns_permutation_importances(regressor, classifier):
     frame = flats(300)
+    X = frame.drop("price", "kind")
     for model, target, scoring in (
-        (TableRegressor(**QUICK), "price", "neg_root_mean_squared_error"),
-        (TableClassifier(**QUICK), "kind", "neg_log_loss"),
+        (regressor, "price", "neg_root_mean_squared_error"),
+        (classifier, "kind", "neg_log_loss"),
     ):
-        X = frame.drop("price", "kind")
-        model.fit(X, frame[target])
         y = targets_of(frame[target], model.task_.name)
         expected = permutation_importance(
             model, X.to_pandas(), y, scoring=scoring, n_repeats=30, random_state=0
@@ -88,7 +83,7 @@ def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, mos
     frame = pl.DataFrame(X, schema=[f"x{place}" for place in range(X.shape[1])])
     model = TableRegressor(**{**QUICK, "epochs": 5}).fit(frame, X[:, 0])
     outputs = members.outputs
-    monkeypatch.setattr("fastmlp.tables.effects.MOST_CELLS", most)
+    bound(monkeypatch, MOST_CELLS=most)
     monkeypatch.setattr(members, "outputs", lambda models, X: predicted.append(len(X)) or outputs(models, X))
     found = importances(model, frame, X[:, 0], seed=0)
     assert {*predicted} == {count}
@@ -96,17 +91,14 @@ def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, mos
     assert (found[0].column, len(found)) == ("x0", 20)
 
 
-def test_effects_of_classes_are_probabilities():
-    frame = flats().drop("price")
-    model = TableClassifier(**QUICK).fit(frame, "kind")
-    for effect in effects(model, frame.drop("kind"), ["size", "city"], seed=0):
+def test_effects_of_classes_are_probabilities(classifier):
+    for effect in effects(classifier, flats().drop("price", "kind"), ["size", "city"], seed=0):
         np.testing.assert_allclose(effect.means.sum(axis=1), 1)
 
 
-def test_a_column_of_nothing_has_an_effect():
-    model = TableRegressor(**QUICK).fit(flats().drop("kind"), "price")
+def test_a_column_of_nothing_has_an_effect(regressor):
     empty = flats(50).with_columns(pl.lit(None, pl.Float64).alias("size"))
-    (found,) = effects(model, empty.drop("price", "kind"), ["size"], seed=0)
+    (found,) = effects(regressor, empty.drop("price", "kind"), ["size"], seed=0)
     assert found.values.to_list() == [None]
     assert found.means.shape == (1, 1)
 
@@ -148,14 +140,7 @@ def mixed(rows=150):
     return frame.with_columns(pl.Series(f"kind, {long}", kinds)), f"price, {long}", f"kind, {long}"
 
 
-def test_one_row_has_a_picture():
-    frame = flats(101).drop("kind")
-    model = TableRegressor(**{**QUICK, "members": 5, "epochs": 2}).fit(frame, "price")
-    figure = plot(model, frame[:1].drop("price"), frame["price"].to_numpy()[:1], 0)
-    figure.draw_without_rendering()
-    assert "intervals" in {axes.get_title() for axes in figure.axes}
-
-
+@pytest.mark.slow  # a picture of ten panels each, 2 s
 @pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
 def test_no_text_of_the_picture_overlaps_or_is_cut(kind):
     from matplotlib.transforms import Bbox
@@ -193,15 +178,16 @@ def test_a_column_may_be_named_rows():
     assert set(found.values.to_list()) == {"Rome", "Oslo", "Lima"}
 
 
-@pytest.mark.parametrize("last", ["9999-12-31", "0001-01-01"])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("last", "rows"), [("9999-12-31", 1), ("0001-01-01", 3)])
 def test_the_first_and_the_last_date_have_a_picture(last, rows):
+    """So has a table of one row."""
     when = np.datetime64("2021-01-01") + np.arange(101).astype("timedelta64[D]")
     when[0] = np.datetime64(last)
     frame = flats(101).select("price", when=pl.Series(when))
-    model = TableRegressor(**{**QUICK, "epochs": 2}).fit(frame, "price")
+    model = TableRegressor(**{**QUICK, "members": 5, "epochs": 2}).fit(frame, "price")
     figure = plot(model, frame[:rows].drop("price"), frame["price"].to_numpy()[:rows], 0)
     figure.draw_without_rendering()
+    assert "intervals" in {axes.get_title() for axes in figure.axes}
     (axes,) = (one for one in figure.axes if one.get_title() == "effect of when")
     ticks = [text.get_text() for text in axes.get_xticklabels()]
     assert len(ticks) > 1
@@ -238,9 +224,8 @@ def test_values_that_are_close_and_classes_of_any_name_can_be_read():
     assert labels == {"1e-13", "2e-13"}
 
 
-def test_frames_of_importances_and_effects_are_those_of_the_tables_library():
-    frame = flats().drop("kind")
-    model = TableRegressor(**QUICK).fit(frame, "price")
+def test_frames_of_importances_and_effects_are_those_of_the_tables_library(regressor, classifier):
+    frame, model = flats().drop("kind"), regressor
     found = model.importances(frame, "price")
     assert (found.columns, len(found)) == (["column", "mean", "deviation"], 3)
     assert {*found["column"][:2]} == {"size", "city"}
@@ -253,8 +238,7 @@ def test_frames_of_importances_and_effects_are_those_of_the_tables_library():
     assert shown["city"]["city"].to_list() == ["Lima", "Rome", "Oslo"]  # by their effects
     assert shown["size"]["size"][-1] is None
     assert model.effects(frame.to_pandas(), "city")["city"]["mean price"].is_monotonic_increasing
-    classes = TableClassifier(**QUICK).fit(flats().drop("price"), "kind")
-    assert classes.effects(flats(), "city")["city"].columns == ["city", "mean cheap", "mean dear"]
+    assert classifier.effects(flats(), "city")["city"].columns == ["city", "mean cheap", "mean dear"]
     with pytest.raises(ValueError, match="unknown column 'town'; choose from: size"):
         model.effects(frame, "town")
 
@@ -301,36 +285,26 @@ def test_a_panel_is_drawn_on_axes_that_are_given(kind):
         assert model.plot(frame, target, panel, ax=axes) is axes
         assert axes.get_title()
     assert model.plot(frame, panel="size").get_title() == "effect of size"
-    figure = model.plot(frame)
-    assert figure.get_suptitle() == "rows that the model was trained on"
-    assert model.plot(frame[:60]).get_suptitle() == ""
     with pytest.raises(ValueError, match=f"unknown panel 'loss'; choose from: losses, {own[0]}"):
         model.plot(frame, target, "loss")
+    if kind is TableRegressor:
+        assert model.plot(frame).get_suptitle() == "rows that the model was trained on"
+        assert model.plot(frame[:60]).get_suptitle() == ""
 
 
-def test_the_rows_held_out_of_a_table_are_looked_at(tmp_path, capsys):
-    table = tmp_path / "flats.csv"
-    flats(100).write_csv(table)
-    options = "--hidden 8 --epochs 20 --members 2 --backend reference --quiet"
-    model = str(tmp_path / "model")
-    assert (
-        main(["train", str(table), "--target", "price", "--drop", "kind", *options.split(), "-o", model]) == 0
-    )
-    capsys.readouterr()
-    found = load(model)
-    held = flats(100).filter(found.held_)
+def test_the_rows_held_out_of_a_table_are_looked_at(folder, tmp_path, command):
+    table, found = folder / "flats.csv", load(folder / "price")
+    held = flats().filter(found.held_)
     rows, y, of = found.looked_at(str(table), None)
     assert (rows["size"].to_list(), y.tolist()) == (held["size"].to_list(), held["price"].to_list())
     assert of == "rows that were held out of the training"
-    assert main(["plot", model, str(table), "--json"]) == 0
-    shown, said = capsys.readouterr()
-    assert f"fastmlp: {table} is the table that the model was trained on: 20 rows were held out of it" in said
-    shown = json.loads(shown)
-    assert (shown["rows"], shown["of"]) == (20, of)
+    shown = json.loads(command(f"plot {folder}/price {table} --json"))
+    says = f"fastmlp: {table} is the table that the model was trained on: 40 rows were held out of it"
+    assert says in command.errors
+    assert (shown["rows"], shown["of"]) == (40, of)
     assert shown["scores"] == pytest.approx(found.report_["scores"]["network"])
-    assert {one["column"] for one in shown["importances"]} == {"size", "city", "noise"}
+    assert {one["column"] for one in shown["importances"]} == {"size", "city"}
     assert {*shown["effects"]["city"]["values"]} == {"Rome", "Oslo", "Lima"}
     flats(50, seed=1).write_csv(tmp_path / "other.csv")
-    assert main(["plot", model, str(tmp_path / "other.csv"), "--json"]) == 0
-    shown, said = capsys.readouterr()
-    assert (json.loads(shown)["rows"], said) == (50, "")
+    assert json.loads(command(f"plot {folder}/price {tmp_path}/other.csv --json"))["rows"] == 50
+    assert command.errors == ""

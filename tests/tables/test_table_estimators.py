@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from support.flats import QUICK, flats
 from support.missing_packages import without
 from support.processes import python
+from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.tables import selection
@@ -82,15 +83,16 @@ def test_rows_without_a_target_are_left_out(kind, y):
     weights, is_there = np.random.default_rng(0).random(200), (frame["noise"] < 1).to_numpy()
     kept, missing = frame.filter(is_there), frame.with_columns(pl.when(pl.col("noise") < 1).then(y).alias(y))
     expected = kind(**QUICK).fit(kept, y, weights[is_there], row_numbers=["id"])
-    says = f"^{200 - is_there.sum()} of 200 rows have no target and are left out$"
-    for X, target in ((missing, y), (missing.drop(y), missing[y].to_pandas())):
-        out = r"^columns left out: 'id' \(it numbers the rows\)$"
-        with pytest.warns(UserWarning, match=out), pytest.warns(UserWarning, match=says):
-            model = kind(**QUICK).fit(X, target, weights)
+    says = f"{200 - is_there.sum()} of 200 rows have no target and are left out"
+    X, out = missing.drop(y), r"^columns left out: 'id' \(it numbers the rows\)$"
+    for table, target in ((missing, y), (X, missing[y].to_pandas()), (X, missing[y].to_numpy())):
+        with pytest.warns(UserWarning, match=out), pytest.warns(UserWarning, match=f"^{says}$") as caught:
+            model = kind(**QUICK).fit(table, target, weights)
+        assert len(caught) == 2
         assert model.encoding_ == expected.encoding_
         np.testing.assert_array_equal(model.outputs(frame), expected.outputs(frame))
-        with pytest.warns(UserWarning, match=says):
-            score = model.score(X, target, weights)
+        with pytest.warns(UserWarning, match=f"^{says}$"):
+            score = model.score(table, target, weights)
         assert score == expected.score(kept, y, weights[is_there])
 
 
@@ -107,9 +109,8 @@ def test_a_column_of_x_may_have_the_name_of_the_target():
     model = TableRegressor(**QUICK).fit(X, y)
     assert model.target_name_ == "y (target)"
     pandas = flats().drop("kind").to_pandas()
-    with pytest.warns(
-        UserWarning, match=r"^column 'price' of X is the target: fit\(X, 'price'\) leaves it out$"
-    ):
+    says = r"^column 'price' of X is the target: fit\(X, 'price'\) leaves it out$"
+    with pytest.warns(UserWarning, match=says):
         TableRegressor(**QUICK).fit(pandas, pandas["price"])
 
 
@@ -139,7 +140,7 @@ def _long_trials(monkeypatch):
 
 @pytest.mark.usefixtures("_long_trials")
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
-    monkeypatch.setattr(selection, "HIDDEN", ((4,), (8,)))
+    bound(monkeypatch, HIDDEN=((4,), (8,)))
     settings = QUICK | {"hidden": (), "learning_rate": None, "epochs": 10}
     model = TableRegressor(**settings, search=250).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
@@ -257,7 +258,7 @@ def test_a_score_before_fit_is_reported(kind):
 
 
 def test_the_linear_model_has_a_row_of_every_class(monkeypatch):
-    monkeypatch.setattr("fastmlp.tables.report.LINEAR_ROWS", 20)
+    bound(monkeypatch, LINEAR_ROWS=20)
     y = np.where(np.arange(2000) == 1234, "rare", "usual")
     rows = drawn_rows(Classification.learned(y), y, 0)
     assert len(rows) == 20

@@ -13,9 +13,9 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 import pytest
+from support.table_bounds import bound
 from test_tables import ROWS, mixed
 
-from fastmlp.cli.main import main
 from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
@@ -58,7 +58,7 @@ def test_blocks_end_between_rows(tmp_path, monkeypatch):
     frame.write_csv(tmp_path / "t.csv")
     whole = read(tmp_path / "t.csv")
     for size in (1, 100, 1000):
-        monkeypatch.setattr(reading, "BLOCK", size)
+        bound(monkeypatch, BLOCK=size)
         assert read(tmp_path / "t.csv").equals(whole)
     assert whole["quoted"].to_list() == frame["quoted"].to_list()
 
@@ -102,8 +102,7 @@ def test_texts_are_read_as_numbers_dates_and_texts(tmp_path, text, expected):
 
 
 def test_a_quote_that_is_never_closed_costs_no_more_than_the_longest_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "BLOCK", 1000)
-    monkeypatch.setattr(reading, "LONGEST", 4000)
+    bound(monkeypatch, BLOCK=1000, LONGEST=4000)
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "c,1\n" * 5000 + '"c,1\n' + "d,2\n" * 50_000)
     with pytest.raises(TableError, match=r"""t.csv, row 5001, column 'a': a quote in '"c': a field with"""):
@@ -133,9 +132,8 @@ def test_required_columns_are_checked_before_anything_is_read(tmp_path):
     frame.write_parquet(tmp_path / "t.parquet")
     for ending in (".csv", ".parquet"):
         assert read(tmp_path / f"t{ending}", ReadOptions(only=["b"])).rows() == [("x",)]
-        with pytest.raises(
-            TableError, match=f"t{ending}, column 'c': there is no such column; there are: a, b"
-        ):
+        says = f"t{ending}, column 'c': there is no such column; there are: a, b"
+        with pytest.raises(TableError, match=says):
             read(tmp_path / f"t{ending}", ReadOptions(only=["b", "c"]))
 
 
@@ -182,7 +180,7 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
 def test_a_mistake_is_named_by_file_row_and_column(tmp_path, monkeypatch, text, says, block):
     path = tmp_path / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    monkeypatch.setattr(reading, "BLOCK", block)
+    bound(monkeypatch, BLOCK=block)
     with pytest.raises(TableError) as raised:
         read(path)
     assert str(raised.value).startswith(f"{path}{':' if 'row' not in says else ','} {says}")
@@ -241,9 +239,8 @@ def test_dates_of_numpy_in_every_unit(tmp_path, unit):
     ):
         assert found["when"].dt.year().to_list() == [2001, None, 2024]
     assert as_frame({"t": np.array([2_700_000], "M8[ps]")})["t"].dt.microsecond().to_list() == [2]
-    with pytest.raises(
-        TableError, match="row 2, column 'when': 999999-01-01T00 is beyond the dates that can"
-    ):
+    says = "row 2, column 'when': 999999-01-01T00 is beyond the dates that can"
+    with pytest.raises(TableError, match=says):
         as_frame({"when": np.array(["2001-01-01", "999999-01-01"], "M8[h]")})
 
 
@@ -251,9 +248,8 @@ def test_dates_of_numpy_in_every_unit(tmp_path, unit):
 def test_arrays_that_are_no_column_are_refused(tmp_path, array):
     np.savez(tmp_path / "t.npz", a=array)
     for use in (lambda: read(tmp_path / "t.npz"), lambda: as_frame({"a": array})):
-        with pytest.raises(
-            TableError, match=f"column 'a': arrays of dtype {re.escape(str(array.dtype))} cannot"
-        ):
+        says = f"column 'a': arrays of dtype {re.escape(str(array.dtype))} cannot"
+        with pytest.raises(TableError, match=says):
             use()
 
 
@@ -275,8 +271,8 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
 
 
 @pytest.mark.parametrize("block", [100, reading.BLOCK])
-def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, capsys, block):
-    monkeypatch.setattr(reading, "BLOCK", block)
+def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, command, block):
+    bound(monkeypatch, BLOCK=block)
     rng = np.random.default_rng(0)
     size = [f"{one:.3f}" for one in rng.uniform(20, 150, 90)]
     columns = {
@@ -287,11 +283,9 @@ def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypat
     }
     path = tmp_path / "flats.csv"
     path.write_text("\n".join(",".join(row) for row in [columns, *zip(*columns.values(), strict=True)]))
-    options = ["--target", "kind", "--epochs", "1", "--members", "1", "--backend", "reference", "--quiet"]
-    assert main(["train", str(path), *options, "-o", str(tmp_path / "model")]) == 0
+    train = f"train {path} --target kind --epochs 1 --members 1 --preset fast --backend reference --quiet"
     note = "read as missing: 6 '?' of late, 20 'none' of garage, 14 'NA' of garage, 30 'none' of kind; "
-    assert note in capsys.readouterr().out
-    assert main(["inspect", str(tmp_path / "model")]) == 0
-    assert note in capsys.readouterr().out
-    assert main(["train", str(path), *options, "--missing", "?", "--drop", "late,size", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["report"]["words"] == {}
+    assert note in command(f"{train} -o {tmp_path}/model")
+    assert note in command(f"inspect {tmp_path}/model")
+    found = json.loads(command(f"{train} --missing ? --drop late,size --json"))
+    assert found["report"]["words"] == {}

@@ -11,18 +11,13 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
-from support.flats import QUICK, flats
+from support.flats import QUICK, QUICKLY, flats
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import ALONE, Dependence, dependence_of, doubt, folds, held_rows
-from fastmlp.tables.members import TableTraining
 from fastmlp.tables.tasks import Classification, Regression
 
-OPTIONS = (
-    "--hidden 8 --epochs 20 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
-)
 FAST = QUICK | {"hidden": (16,), "preset": "fast", "members": 3}
 AS_THEY_ARE = {"hidden": None, "layers": (Dense(16, "silu"), Dropout(0.1))}
 """With layers of one's own numbers are not embedded, and what is learned goes on beyond the rows."""
@@ -124,36 +119,33 @@ def test_with_both_the_groups_that_begin_last_are_held_out():
     assert ALONE.independent(np.arange(10)) == 10
 
 
-def test_what_networks_hold_out_is_what_is_asked_for(monkeypatch):
-    seen, train = [], TableTraining.networks
+def test_what_networks_hold_out_is_what_is_asked_for(trainings):
+    def parts():
+        """The rows of networks and those that they hold out, of a training that is then forgotten."""
+        found = [one.part for planned, _ in trainings for one in planned]
+        trainings.clear()
+        return [pair for pair in found if len(pair[1])]
 
-    def recorded(training, planned, *more):
-        seen.extend(one.part for one in planned)
-        return train(training, planned, *more)
-
-    monkeypatch.setattr(TableTraining, "networks", recorded)
     frame = trend(200).with_columns(who=pl.Series([f"w{place % 9}" for place in range(200)]))
     day = frame["day"].to_numpy()
     model = TableRegressor(**QUICK, time="day").fit(frame, "y")
-    (rows, held), *others = [pair for pair in seen if len(pair[1])]
+    (rows, held), *others = parts()
     assert all(np.array_equal(held, one) for _, one in others)
     assert day[rows].max() < day[held].min()
     assert len(model.errors_.scaled) == len(held) == 50
     assert {one.kind for one in model.encoding_.columns if one.name == "day"} == {"date"}
-    seen.clear()
     TableRegressor(**FAST | {"learning_rate": None, "members": 1}, time="day", search=0.01).fit(frame, "y")
-    assert len(seen) == 2  # one of the search
-    assert all(day[rows].max() < day[held].min() for rows, held in seen)
-    seen.clear()
+    searched = parts()
+    assert len(searched) == 2  # one of the search
+    assert all(day[rows].max() < day[held].min() for rows, held in searched)
     model = TableRegressor(**QUICK | {"members": 6}, group="who", preset="fast").fit(frame, "y")
-    who, parts = frame["who"].to_numpy(), [pair for pair in seen if len(pair[1])]
-    assert len(parts) == 5
-    assert not any({*who[rows]} & {*who[held]} for rows, held in parts)
+    who, fifths = frame["who"].to_numpy(), parts()
+    assert len(fifths) == 5
+    assert not any({*who[rows]} & {*who[held]} for rows, held in fifths)
     assert model.errors_.independent == 9
     assert "who" in model.encoding_.dropped
-    with pytest.raises(
-        ValueError, match=r"errors of 9 held-out groups are known, got 0.95; more training groups"
-    ):
+    says = r"errors of 9 held-out groups are known, got 0.95; more training groups"
+    with pytest.raises(ValueError, match=says):
         model.predict_interval(frame, 0.95)
     assert (
         TableRegressor(**QUICK, group="who", columns={"who": "category"}).fit(frame, "y").encoding_.dropped
@@ -216,36 +208,36 @@ def test_noise_depends_on_nothing():
         assert doubt(frame.drop("y"), y, task, model.encoding_.columns) is None
 
 
-def run(folder, options, capsys):
-    assert main(["train", str(folder / "t.csv"), "--target", "y", *f"{OPTIONS} {options}".split()]) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def train(command, tmp_path):
+    """Return train(frame, options): what a training on a table prints."""
+
+    def trained(frame, options):
+        frame.write_csv(tmp_path / "t.csv")
+        return command(f"train {tmp_path}/t.csv --target y {QUICKLY} --epochs 20 {options}")
+
+    return trained
 
 
-def test_the_report_is_of_later_rows_of_new_groups_or_of_a_file(tmp_path, capsys):
-    trend(100).with_columns(who=pl.Series([f"w{place % 10}" for place in range(100)])).write_csv(
-        tmp_path / "t.csv"
-    )
+def test_the_report_is_of_later_rows_of_new_groups_or_of_a_file(tmp_path, train):
+    table = trend(100).with_columns(who=pl.Series([f"w{place % 10}" for place in range(100)]))
     held = tmp_path / "held.csv"
-    shown = run(tmp_path, f"--time day --held-out {held} -o {tmp_path / 'model'}", capsys)
+    shown = train(table, f"--time day --held-out {held} -o {tmp_path}/model")
     assert "80 rows to train on, 20 held out, the later ones by day" in shown
-    written, table = (
-        pl.read_csv(held, try_parse_dates=True),
-        pl.read_csv(tmp_path / "t.csv", try_parse_dates=True),
-    )
-    latest = table.sort("day")[80:]
+    written, latest = pl.read_csv(held, try_parse_dates=True), table.sort("day")[80:]
     assert written["day"].sort().equals(latest["day"])
     assert written.columns == ["day", "x", "who", "y", "predicted y", "low", "high"]
     model = load(tmp_path / "model")
     assert table.filter(model.held_)["day"].equals(written["day"])
     np.testing.assert_allclose(model.predict(written.drop("y")), written["predicted y"])
-    shown = run(tmp_path, f"--group who --held-out {held}", capsys)
+    shown = train(table, f"--group who --held-out {held}")
     assert "80 rows to train on, 20 held out, of other groups of who" in shown
     assert written["y"].len() == 20
     assert len({*pl.read_csv(held)["who"]}) == 2
     trend(30, seed=5).write_csv(tmp_path / "test.csv")
-    shown = json.loads(run(tmp_path, f"--drop who --test {tmp_path / 'test.csv'} --json", capsys))
-    assert shown["report"]["rows"] == {"trained on": 100, "held out": 30, "linear model": 100}
-    assert shown["report"]["held out"] == f"those of {tmp_path / 'test.csv'}"
+    report = json.loads(train(table, f"--drop who --test {tmp_path}/test.csv --json"))["report"]
+    assert report["rows"] == {"trained on": 100, "held out": 30, "linear model": 100}
+    assert report["held out"] == f"those of {tmp_path / 'test.csv'}"
 
 
 def test_python_reports_rows_that_are_given():
@@ -265,18 +257,13 @@ def test_python_reports_rows_that_are_given():
         ("--held-out out.doc", "--held-out must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
         ("--threshold 0.3", "--threshold is for classifications, and this is a regression"),
         ("--task classification --threshold 3", "threshold must be in (0, 1), got 3"),
-        (
-            "--task classification --threshold much",
-            "threshold must be a number in (0, 1), balanced, or the costs",
-        ),
+        ("--task classification --threshold much", "threshold must be a number in (0, 1), balanced, or the"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, options, message):
+def test_mistakes_are_one_line(tmp_path, command, options, message):
     trend(60).with_columns(pl.col("y").round()).write_csv(tmp_path / "t.csv")
-    task = [] if "--task" in options else ["--task", "regression"]
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", str(tmp_path / "t.csv"), "--target", "y", *task, *options.split()])
-    assert message in capsys.readouterr().err
+    train = f"train {tmp_path}/t.csv --target y --task regression"
+    assert message in command(f"{train} {options}", code=2)
 
 
 def unequal(rows, seed=0):
@@ -329,9 +316,8 @@ def test_the_rows_of_the_report_do_not_choose_the_threshold():
     assert found[0] == found[1] != 0.5
 
 
-def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, capsys):
-    unequal(300).write_csv(tmp_path / "t.csv")
-    shown = run(tmp_path, f"--threshold balanced -o {tmp_path / 'model'}", capsys)
+def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, train, command):
+    shown = train(unequal(300), f"--threshold balanced -o {tmp_path}/model")
     model = load(tmp_path / "model")
     counts = model.report_["confusion"]
     assert np.sum(counts) == 60
@@ -343,14 +329,11 @@ def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, capsys):
     assert [line.split() for line in shown.splitlines() if line.startswith(("no  ", "yes  "))] == [
         [name, *map(str, row)] for name, row in zip(("no", "yes"), counts, strict=True)
     ]
-    assert main(["inspect", str(tmp_path / "model")]) == 0
-    assert "ROC AUC" in capsys.readouterr().out
+    assert "ROC AUC" in command(f"inspect {tmp_path}/model")
 
 
-def test_the_command_line_names_such_a_column_too(tmp_path, capsys):
-    trend(600).write_csv(tmp_path / "t.csv")
-    shown = run(tmp_path, "--epochs 1 --preset fast", capsys)
-    assert re.search(
-        r"^note +day: later rows have about .* predicted, --time day holds out such rows$", shown, re.M
-    )
-    assert "doubt" not in json.loads(run(tmp_path, "--epochs 1 --preset fast --time day --json", capsys))
+def test_the_command_line_names_such_a_column_too(train):
+    shown = train(trend(600), "--epochs 1 --preset fast")
+    note = r"^note +day: later rows have about .* predicted, --time day holds out such rows$"
+    assert re.search(note, shown, re.M)
+    assert "doubt" not in json.loads(train(trend(600), "--epochs 1 --preset fast --time day --json"))

@@ -19,7 +19,6 @@ from fastmlp import (
     TableRegressor,
 )
 from fastmlp.cli.arguments import layers_of
-from fastmlp.cli.main import main
 from fastmlp.model.initializers import Normal
 from fastmlp.tables.estimators import load
 
@@ -70,32 +69,25 @@ def test_a_text_that_is_none_is_refused_in_one_line(text):
     assert len(str(caught.value)) < 400
 
 
-def test_the_command_line_trains_such_a_network(tmp_path, capsys):
-    flats().write_csv(tmp_path / "flats.csv")
-    options = f"--epochs 5 --members 1 --backend reference --quiet -o {tmp_path / 'model'}"
-    train = f"train {tmp_path / 'flats.csv'} --target price {options}".split()
-    assert main([*train, "--layers", TEXT]) == 0
-    shown = value(capsys.readouterr().out, "network")
+def test_the_command_line_trains_such_a_network(folder, tmp_path, command):
+    options = f"--epochs 5 --members 1 --backend reference --quiet -o {tmp_path}/model"
+    train = f"train {folder}/flats.csv --target price {options} --layers"
+    shown = value(command(train, TEXT), "network")
     assert shown == "8-8-8-1, silu, layer_norm, tanh, add, batch_norm, mse"
     kept = load(tmp_path / "model")
     ((recipe, (model,)),) = kept.groups_
     assert recipe.layers == layers_of(TEXT)
     assert model.network == recipe.network(kept.encoding_.width, kept.task_)
     for option in ("--hidden=8", "--activation=tanh", "--dropout=0.2"):
-        with pytest.raises(SystemExit, match="2"):
-            main([*train, "--layers", TEXT, option])
-        *_, line = capsys.readouterr().err.splitlines()
-        says = "--layers says what the hidden layers are; leave out "
-        assert line.endswith(says + option.partition("=")[0])
+        says = f"--layers says what the hidden layers are; leave out {option.partition('=')[0]}\n"
+        assert command(train, TEXT, option, code=2).endswith(says)
 
 
-def test_a_data_set_with_layers(capsys):
-    options = ["--layers", TEXT, "--epochs", "1", "--backend", "reference", "--quiet"]
-    assert main(["train", "iris", *options]) == 0
-    shown = value(capsys.readouterr().out, "network")
+def test_a_data_set_with_layers(command):
+    train = "train iris --epochs 1 --backend reference --quiet --layers"
+    shown = value(command(train, TEXT), "network")
     assert shown == "4-8-8-3, silu, layer_norm, tanh, add, batch_norm, softmax, cross_entropy, dropout 0.1"
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", "iris", *options, "--hidden", "4"])
+    command(train, TEXT, "--hidden=4", code=2)
 
 
 @pytest.mark.parametrize(("kind", "target"), [(TableRegressor, "price"), (TableClassifier, "kind")])

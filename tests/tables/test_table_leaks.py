@@ -9,10 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 from sklearn.model_selection import cross_val_score
-from support.flats import QUICK
+from support.flats import QUICK, QUICKLY
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.categories import Targets
 from fastmlp.tables.held_out import Dependence, folds
 from fastmlp.tables.kinds import firsts_of_copies
@@ -107,14 +106,13 @@ def test_intervals_hold_new_rows_where_the_training_rows_are_repeated():
     assert ((low <= fresh["y"].to_numpy()) & (fresh["y"].to_numpy() <= high)).mean() > 0.7
 
 
-def test_a_report_does_not_judge_by_copies(tmp_path, capsys):
+def test_a_report_does_not_judge_by_copies(tmp_path, command):
     """No score of noise is above chance, though each row stands in the table four times."""
     rng = np.random.default_rng(0)
     noise = pl.DataFrame(rng.normal(size=(100, 120))).with_columns(y=pl.Series(rng.normal(size=100)))
     noise[rng.permutation(np.arange(400) % 100)].write_csv(tmp_path / "t.csv")
-    options = "--hidden 8 --epochs 9 --members 2 --backend reference --quiet --json"
-    assert main(f"train {tmp_path / 't.csv'} --target y {options}".split()) == 0
-    report = json.loads(capsys.readouterr().out)["report"]
+    printed = command(f"train {tmp_path}/t.csv --target y --epochs 9 --json {QUICKLY}")
+    report = json.loads(printed)["report"]
     assert report["rows"]["held out"] == 80
     assert all(scores["R^2"] < 0.1 for scores in report["scores"].values())
 

@@ -10,11 +10,10 @@ import pandas as pd
 import polars as pl
 import pytest
 from support.flats import QUICK as FAST
+from support.flats import QUICKLY
 from support.printed import value
-from test_table_cli import QUICK
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.categories import Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.reading import as_frame
@@ -111,23 +110,18 @@ def distinguished(rows=120):
     return pl.DataFrame({"c": c, "rows": np.arange(rows) % 7, "y": np.where(c == "x", 1.5, -1.5)})
 
 
-def test_predicting_unknown_levels_warns(tmp_path, capsys):
+def test_predicting_unknown_levels_warns(tmp_path, command):
     model = TableRegressor(**FAST).fit(distinguished(), "y")
     strange = distinguished().with_columns(c="c \x1b[31m" + pl.col("c"))
-    with pytest.warns(
-        UserWarning, match="column 'c': 120 of 120 rows have levels that were not learned"
-    ) as caught:
+    says = "column 'c': 120 of 120 rows have levels that were not learned"
+    with pytest.warns(UserWarning, match=says) as caught:
         model.predict(strange)
     assert caught[0].filename == __file__
     model.save(tmp_path / "model")
     strange.write_csv(tmp_path / "t.csv")
-    assert main(["predict", str(tmp_path / "model"), str(tmp_path / "t.csv"), "--quiet"]) == 0
-    output, errors = capsys.readouterr()
-    assert len(output.splitlines()) == 121
-    assert errors.startswith(
-        "fastmlp: column 'c': 120 of 120 rows have levels that were not learned, as 'c \\x1b"
-    )
-    assert errors.count("\n") == 1
+    assert len(command(f"predict {tmp_path}/model {tmp_path}/t.csv --quiet").splitlines()) == 121
+    says = "fastmlp: column 'c': 120 of 120 rows have levels that were not learned, as 'c \\x1b"
+    assert (command.errors.startswith(says), command.errors.count("\n")) == (True, 1)
 
 
 def test_a_category_may_have_the_name_of_a_count():
@@ -148,24 +142,16 @@ def many(levels=60, each=10):
     )
 
 
-@pytest.mark.slow  # trains for 4 s
-def test_more_levels_than_the_limit_are_reported_and_the_limit_is_an_option(tmp_path, capsys):
+def test_more_levels_than_the_limit_are_reported_and_the_limit_is_an_option(tmp_path, command):
     frame = many()
     few, all_ = (TableRegressor(**FAST, levels=limit).fit(frame, "y").score(frame, "y") for limit in (20, 60))
     assert few < 0.5
     assert all_ > 0.8
     frame.write_csv(tmp_path / "t.csv")
-    command = [
-        "train",
-        str(tmp_path / "t.csv"),
-        *f"--target y --levels 20 -o {tmp_path / 'm'} {QUICK}".split(),
-    ]
-    assert main(command) == 0
-    output = capsys.readouterr().out
+    train = f"train {tmp_path}/t.csv --target y {QUICKLY} --epochs 1 --levels"
     says = "shop: 20 levels have a column of their own, and 40 more share one; --levels N sets how many"
-    assert value(output, "note") == says
-    assert main([*command, "--levels", "60"]) == 0
-    assert "levels have a column" not in capsys.readouterr().out
+    assert value(command(f"{train} 20"), "note") == says
+    assert "levels have a column" not in command(f"{train} 60")
     with pytest.raises(ValueError, match="levels must be at least 1, got 0"):
         TableRegressor(levels=0).fit(frame, "y")
 

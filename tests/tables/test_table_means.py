@@ -9,13 +9,12 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from support.changed_tables import refusal
+from support.flats import LEARNED
 from support.flats import QUICK as FAST
-from test_table_cli import QUICK
+from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.checks import CheckpointError
-from fastmlp.cli.main import main
-from fastmlp.files import archive
 from fastmlp.tables.categories import NEVER_SEEN, Category, LevelMeans, Targets
 from fastmlp.tables.encoding import MANY, Encoding
 from fastmlp.tables.storage import columns_of
@@ -27,7 +26,7 @@ ROWS = 400
 @pytest.fixture(autouse=True)
 def _many(monkeypatch):
     """Small tables have many levels here."""
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", 30)
+    bound(monkeypatch, MANY=30)
 
 
 def shops(levels=60, rows=ROWS, seed=0):
@@ -105,7 +104,7 @@ def test_a_mean_is_shrunk_as_the_levels_differ(deviation):
 
 @pytest.mark.parametrize("missing", [0, 3])
 def test_levels_that_were_not_learned_have_the_fewest_rows_of_a_level(monkeypatch, missing):
-    monkeypatch.setattr("fastmlp.tables.categories.MOST_MEANS", 40)
+    bound(monkeypatch, MOST_MEANS=40)
     names = [f"shop {code}" for code in range(40) for _ in range(5)] + [
         f"rare {code // 4}" for code in range(80)
     ]
@@ -138,7 +137,7 @@ def test_new_levels_of_a_balanced_table_are_predicted_by_the_other_columns(seed)
     frame, new = panel(seed), panel(seed + 50, first=1000)
     errors = []
     for names in (["shop", "x"], ["x"]):
-        model = TableRegressor(**settings, threads=1).fit(frame.select(*names, "y"), "y")
+        model = TableRegressor(**settings).fit(frame.select(*names, "y"), "y")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the levels are new
             errors.append(np.sqrt(np.mean((model.predict(new.select(names)) - new["y"].to_numpy()) ** 2)))
@@ -148,7 +147,7 @@ def test_new_levels_of_a_balanced_table_are_predicted_by_the_other_columns(seed)
 @pytest.mark.parametrize(("most", "expected", "without"), [(100_000, 2, 0), (50, 202, 202)])
 def test_new_levels_are_reported_beyond_what_was_expected(monkeypatch, most, expected, without):
     """Expected are rows of levels that one row has, and of levels that are too many for a mean."""
-    monkeypatch.setattr("fastmlp.tables.categories.MOST_MEANS", most)
+    bound(monkeypatch, MOST_MEANS=most)
     names = [f"shop {code}" for code in range(150) for _ in range(2)] + ["single 1", "single 2"]
     series, y = pl.Series("shop", names), np.random.default_rng(0).normal(size=302)
     few = Category.learned(series, 40)  # columns for fewer levels than there are means
@@ -167,8 +166,7 @@ def test_rows_held_out_have_whole_means(monkeypatch, dense):
     targets = Targets(Regression.learned(y[~held]), y[~held])
     encoding = Encoding.learned(frame.drop("y"), rows=pl.Series(~held), targets=targets)
     assert encoding == Encoding.learned(frame.drop("y").filter(~held), targets=targets)
-    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
-    monkeypatch.setattr("fastmlp.tables.encoding.DENSE", dense)
+    bound(monkeypatch, TOGETHER=7, DENSE=dense)
     X, held_X = encoding.encoded_apart(frame, held, targets=targets)
     expected = encoding.encoded(frame.filter(~held), targets=targets), encoding.encoded(frame.filter(held))
     for got, wanted in zip((X, held_X), expected, strict=True):
@@ -196,7 +194,7 @@ def test_of_classes_there_is_a_mean_of_each(classes, means):
 
 @pytest.mark.parametrize("levels", [MANY, MANY + 1])
 def test_many_levels_are_more_than_a_number(monkeypatch, levels):
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", MANY)
+    bound(monkeypatch, MANY=MANY)
     codes = np.arange(2 * levels) // 2
     frame = pl.DataFrame({"shop": [f"shop {code}" for code in codes], "y": np.sin(codes)})
     assert isinstance(learned(frame)[0].columns[0], LevelMeans) == (levels > MANY)
@@ -217,7 +215,7 @@ def test_many_classes_and_given_levels_have_columns():
     assert model.encoding_.width == 3
 
 
-def test_means_of_noise_do_not_help(tmp_path, capsys):
+def test_means_of_noise_do_not_help(tmp_path, command):
     """A network that has seen a row's target in the mean of its level is far off on other rows."""
     frame = shops(levels=150, rows=600)
     fresh = shops(levels=150, rows=2000, seed=1)
@@ -228,10 +226,9 @@ def test_means_of_noise_do_not_help(tmp_path, capsys):
     scores = [one.score(fresh.drop("y"), fresh["y"]) for one in (model, leaked)]
     assert scores[0] > -0.05 > scores[1]
     frame.write_csv(tmp_path / "t.csv")
-    assert main(["train", str(tmp_path / "t.csv"), *f"--target y -o {tmp_path / 'm'} {QUICK}".split()]) == 0
+    command(f"train {tmp_path}/t.csv --target y -o {tmp_path}/m {LEARNED}")
     assert TableRegressor.load(tmp_path / "m").report_["scores"]["network"]["R^2"] > -0.06
-    assert main(["inspect", str(tmp_path / "m")]) == 0
-    said = capsys.readouterr().out
+    said = command(f"inspect {tmp_path}/m")
     assert re.search(r"mean target and rows of 1\d\d levels \(shop \d+, ", said)
     assert re.search(r"note +shop: 1\d\d levels are given by their mean targets; --levels N gives ", said)
 
@@ -276,25 +273,16 @@ SHARED = "a category with mean targets has levels, and none that share a column"
         ({"levels": [], "rows": [3], "means": [0.5]}, SHARED),
     ],
 )
-def test_a_file_of_other_means_is_refused_in_one_line(tmp_path, bare_file, change, says):
-    header, arrays = bare_file
-    table = json.loads(arrays["table"].tobytes())
-    table["columns"][0] |= change
-    text = np.frombuffer(json.dumps(table).encode(), np.uint8)
-    archive.write(tmp_path / "m", header, arrays | {"table": text})
-    with pytest.raises(CheckpointError, match=re.escape(says)) as caught:
-        TableRegressor.load(tmp_path / "m")
-    assert "\n" not in str(caught.value)
+def test_a_file_of_other_means_is_refused_in_one_line(tmp_path, of_shops, change, says):
+    assert says in refusal(of_shops, tmp_path, "table/columns/0", lambda column: column | change)
 
 
 @pytest.fixture(scope="module")
-def bare_file(tmp_path_factory):
-    """What is in a file of a model with means of 65 levels."""
-    path = tmp_path_factory.mktemp("means") / "m"
+def of_shops():
+    """A model with means of 65 levels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp.tables.encoding.MANY", 30)
-        TableRegressor(**FAST).fit(shops(), "y").save(path)
-    return archive.read(path)
+        bound(patch, MANY=30)
+        return TableRegressor(**FAST).fit(shops(), "y")
 
 
 @pytest.mark.parametrize("mean", [1, -(10**9)])

@@ -6,10 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 from support.flats import QUICK as SETTINGS
-from support.flats import flats
+from support.flats import QUICKLY, flats
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.columns import clipped
 from fastmlp.tables.estimators import load
 
@@ -102,17 +101,14 @@ def test_what_is_not_of_numbers_is_refused():
         TableClassifier(monotone=RISING, **QUICK).fit(three.drop("city"), "kind")
 
 
-def test_the_command_line(tmp_path, capsys):
-    path, kept = tmp_path / "flats.csv", tmp_path / "model"
-    against().write_csv(path)
-    quick = "--hidden 8 --epochs 20 --learning-rate 0.02 --members 1 --backend reference --quiet"
-    options = f"--target price --rising size --falling noise {quick} -o {kept}"
-    assert main(["train", str(path), *options.split()]) == 0
+def test_the_command_line(tmp_path, command):
+    against().write_csv(tmp_path / "t.csv")
+    train = f"train {tmp_path}/t.csv --target price --falling noise {QUICKLY} --epochs 20 -o {tmp_path}/model"
+    command(f"{train} --rising size")
     low, high = pairs(against(), RISING)
-    assert (load(kept).predict(low) <= load(kept).predict(high)).all()
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", str(path), *options.replace("size", "floor").split()])
-    assert "unknown column 'floor'" in capsys.readouterr().err
+    model = load(tmp_path / "model")
+    assert (model.predict(low) <= model.predict(high)).all()
+    assert "unknown column 'floor'" in command(f"{train} --rising floor", code=2)
 
 
 def test_clipping_never_falls():

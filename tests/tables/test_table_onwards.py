@@ -15,6 +15,7 @@ import pytest
 from support import needs
 from support.flats import QUICK, flats
 from support.processes import importing, python
+from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.categories import Category, LevelMeans
@@ -73,8 +74,7 @@ def exported(request):
     is_sparse, target = request.param == "sparse", {"kind": "kind"}.get(request.param, "price")
     frame = every_kind(shops=70 if is_sparse else 12).drop({"kind": "price"}.get(target, "kind"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp.tables.selection.MARGIN", 1e9)  # no recipe is left out
-        patch.setattr("fastmlp.tables.encoding.MANY", 1000 if is_sparse else 8)
+        bound(patch, MANY=1000 if is_sparse else 8, MARGIN=1e9)  # no recipe is left out
         model = kind(**QUICK | {"epochs": 3}).fit(frame, target)
     assert len(model.groups_) == 3
     kinds = {type(column) for column in (*model.encoding_.columns, *model.encoding_.codes)}
@@ -256,8 +256,11 @@ def test_a_monotone_model_from_a_file_remains_monotone(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys, threading, time, warnings
-from support.flats import flats
+from dataclasses import replace
+import fastmlp
+from fastmlp.cli.main import main
 from fastmlp.tables.members import TableTraining
+from support.flats import flats
 
 def networks(training, planned, *more):
     networks.calls += 1
@@ -276,74 +279,47 @@ def networks(training, planned, *more):
             time.sleep(60)
         raise
 
-from dataclasses import replace
 own, TableTraining.networks, networks.calls = TableTraining.networks, networks, 0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+
+def trained(**settings):
+    # Prints what is said of it, whether its networks are whole, and how many there are of one recipe.
+    settings |= {"hidden": (8,), "epochs": 3, "members": 7, "backend": "reference", "random_state": 0}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model = fastmlp.TableRegressor(**settings).fit(flats().drop("kind"), "price")
+        except KeyboardInterrupt:
+            return print("ended", networks.calls)
+    whole = all(len(one.history["loss"]) == 3 for one in model.models_)
+    count = len(model.models_) if settings["preset"] == "fast" else ""
+    print(*[str(one.message) for one in caught], whole, count, model.predict(flats()).shape, sep="|")
 """
-QUICKLY = 'hidden=(8,), epochs=3, members=7, preset="fast", backend="reference", random_state=0'
 
 
-def interrupted(at, code, times=1, wait=0.3, **options):
-    numbers = {"AT": at, "TIMES": times, "WAIT": wait}
+def interrupted(at, code, times=1, wait=0.3):
     script = INTERRUPTED
-    for name, number in numbers.items():
+    for name, number in {"AT": at, "TIMES": times, "WAIT": wait}.items():
         script = script.replace(name, str(number))
-    return python("-c", script + code, **importing(), **options)
+    return python("-c", f"{script}\n{code}", **importing()).stdout
 
 
 @needs.kills
 @pytest.mark.slow  # processes that train, 3 s each
-@pytest.mark.parametrize("wait", [0.3, 0])  # while a network trains, and while it is prepared
-def test_ctrl_c_keeps_the_networks_that_are_done(wait):
-    done = interrupted(
-        4,
-        f"""
-import fastmlp
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    model = fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
-print(*[str(one.message) for one in caught], len(model.models_), model.predict(flats()).shape, sep="|")
-""",
-        wait=wait,
-    )
-    assert done.stdout == "there was room for 3 of 7 networks before Ctrl-C|3|(200,)\n"
-
-
-@needs.kills
-@pytest.mark.slow  # as above
-def test_ctrl_c_keeps_what_is_done_of_networks_that_train_at_once():
-    good = QUICKLY.replace("fast", "good")
-    done = interrupted(
-        1,
-        f"""
-import fastmlp
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    model = fastmlp.TableRegressor({good}).fit(flats().drop("kind"), "price")
-assert all(len(one.history["loss"]) == 3 for one in model.models_)
-print(model.shortened_)
-""",
-        wait=3,
-    )
-    assert done.stdout == "2 of 3 recipes, 1 of 7 networks before Ctrl-C\n"
-
-
-@needs.kills
-@pytest.mark.slow  # as above
-@pytest.mark.parametrize(("at", "times"), [(1, 1), (4, 2)])
-def test_ctrl_c_before_a_network_is_done_or_twice_ends_at_once(at, times):
-    done = interrupted(
-        at,
-        f"""
-import fastmlp
-try:
-    fastmlp.TableRegressor({QUICKLY}).fit(flats().drop("kind"), "price")
-except KeyboardInterrupt:
-    print("ended", networks.calls)
-""",
-        times,
-    )
-    assert done.stdout == f"ended {at}\n"
+@pytest.mark.parametrize(
+    ("at", "times", "wait", "preset", "says"),
+    [
+        (4, 1, 0.3, "fast", "there was room for 3 of 7 networks before Ctrl-C|True|3|(200,)"),
+        (4, 1, 0, "fast", "there was room for 3 of 7 networks before Ctrl-C|True|3|(200,)"),
+        (1, 1, 3, "good", "there was room for 2 of 3 recipes, 1 of 7 networks before Ctrl-C|True||(200,)"),
+        (1, 1, 0.3, "fast", "ended 1"),
+        (4, 2, 0.3, "fast", "ended 4"),
+    ],
+    ids=["one trains", "one is prepared", "several train at once", "none is done", "twice"],
+)
+def test_ctrl_c_keeps_the_networks_that_are_done(at, times, wait, preset, says):
+    """Before one is done, and twice, it ends at once."""
+    assert interrupted(at, f"trained(preset={preset!r})", times, wait) == f"{says}\n"
 
 
 @needs.kills
@@ -352,8 +328,8 @@ def test_the_command_writes_the_model_and_says_it(tmp_path):
     flats().drop("kind").write_csv(tmp_path / "flats.csv")
     options = "--target price --hidden 8 --epochs 3 --members 7 --preset fast --backend reference"
     arguments = ["train", str(tmp_path / "flats.csv"), *options.split(), "-o", str(tmp_path / "m")]
-    done = interrupted(3, f"from fastmlp.cli.main import main\nsys.exit(main({arguments!r}))\n")
-    assert "note       there was room for 2 of 7 networks before Ctrl-C\n" in done.stdout
+    said = interrupted(3, f"sys.exit(main({arguments!r}))\n")
+    assert "note       there was room for 2 of 7 networks before Ctrl-C\n" in said
     model = load(tmp_path / "m")
     assert len(model.models_) == 2
     assert model.shortened_ == "2 of 7 networks before Ctrl-C"

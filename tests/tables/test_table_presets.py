@@ -10,18 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.sparse import csr_array
+from support.changed_tables import packed, refusal, table_of
+from support.flats import QUICKLY
+from support.table_bounds import bound
 
 import fastmlp
 from fastmlp import Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.inputs import have_three, inputs_of, may_embed
-from fastmlp.tables.members import TableTraining
 from fastmlp.tables.recipe import BINNED, MANY_ROWS, PRESETS, WAVES, WIDE, Recipe, candidates
 from fastmlp.tables.selection import Group, near_best
 
-QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "random_state": 0}
+QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "threads": 1, "random_state": 0}
 
 AS_THEY_ARE = {**QUICK, "hidden": None, "layers": (fastmlp.Dense(16, "silu"),)}
 """With layers of one's own numbers are not embedded."""
@@ -69,21 +70,12 @@ def test_the_best_recipe_of_many_rows_has_more_networks(monkeypatch):
         assert [(recipe.bins, len(models)) for recipe, models in model.groups_] == [(64, n) for n in counts]
 
 
-def test_a_recipe_of_many_rows_that_clearly_trails_ends(monkeypatch):
+def test_a_recipe_of_many_rows_that_clearly_trails_ends(trainings, monkeypatch):
     """Numbers as they are learn no stripes in eight epochs; bins do, and train to the end."""
-    epochs, networks = [], TableTraining.networks
-
-    def recorded(training, planned, *others):
-        found = networks(training, planned, *others)
-        epochs.extend(
-            (one.recipe.bins, len(model.history["loss"])) for one, model in zip(planned, found, strict=True)
-        )
-        return found
-
-    monkeypatch.setattr(TableTraining, "networks", recorded)
     monkeypatch.setitem(PRESETS, "good", (Recipe(), BINNED))
     TableRegressor(**QUICK | {"epochs": 12}).fit(stripes(MANY_ROWS), "y")
-    assert epochs[:2] == [(64, 12), (0, 8)]
+    first = [(planned[0].recipe.bins, len(found[0].history["loss"])) for planned, found in trainings[:2]]
+    assert first == [(64, 12), (0, 8)]
 
 
 def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
@@ -165,7 +157,7 @@ def test_columns_of_three_numbers_have_bins():
 
 def test_numbers_of_a_large_table_are_looked_at_in_parts(monkeypatch):
     """The third number of a column stands in the last part, or only the parts together have three."""
-    monkeypatch.setattr("fastmlp.tables.inputs.TOGETHER", 10)
+    bound(monkeypatch, TOGETHER=10)
     X = np.zeros((7, 5), np.float32)
     X[:, 0] = [0, 0, 1, 1, 1, 0, 2]
     X[:, 1] = [3, 3, 2, 2, 1, 1, 1]
@@ -225,10 +217,9 @@ def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path
     path = tmp_path / "model"
     model.save(path)
     header, arrays = archive.read(path)
-    table = json.loads(arrays["table"].tobytes())
+    table = table_of(arrays)
     del table["numbers first"]
-    changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
-    archive.write(path, header | {"format": "table 4"}, changed)
+    archive.write(path, header | {"format": "table 4"}, arrays | {"table": packed(table)})
     np.testing.assert_array_equal(TableRegressor.load(path).predict(mixed), model.predict(mixed))
     del model.encoding_.__dict__["numbers_first"]  # as in a pickle
     assert model.encoding_.parts[40] == "x"
@@ -236,34 +227,21 @@ def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path
 
 @pytest.mark.parametrize(("kind", "order"), [("Numbers", 1), ("SparseNumbers", -1)])
 def test_a_file_whose_blocks_are_not_those_of_a_sparse_matrix_is_refused(of_mixed, tmp_path, kind, order):
-    path = tmp_path / "model"
-    of_mixed.save(path)
-    header, arrays = archive.read(path)
-    for network in header["networks"]:
-        embedded, sparse = network["inputs"]
-        sparse |= {"type": kind} | ({"embedding": None} if kind == "Numbers" else {})
-        network["inputs"] = [embedded, sparse][::order]
-    archive.write(path, header, arrays)
-    with pytest.raises(fastmlp.CheckpointError, match="the network is not that of its columns"):
-        TableRegressor.load(path)
+    def others(blocks):
+        change = {"type": kind} | ({"embedding": None} if kind == "Numbers" else {})
+        return [blocks[0], blocks[1] | change][::order]
+
+    line = refusal(of_mixed, tmp_path, "header/networks/0/inputs", others)
+    assert "the network is not that of its columns" in line
 
 
 def test_a_file_is_refused_if_its_recipe_has_no_bins(model, tmp_path):
-    path = tmp_path / "model"
-    model.save(path)
-    header, arrays = archive.read(path)
-    table = json.loads(arrays["table"].tobytes())
-    described = table["recipes"][0]
-    for setting, says in (
-        ({"bins": 0}, "the network is not that of its columns"),
-        ({"bins": -1}, "Expected `int` >= 0 - at `Recipe.bins`"),
-        ({"average": 1}, "Expected `float` < 1.0 - at `Recipe.average`"),
+    for setting, new, says in (
+        ("bins", 0, "the network is not that of its columns"),
+        ("bins", -1, "Expected `int` >= 0 - at `Recipe.bins`"),
+        ("average", 1, "Expected `float` < 1.0 - at `Recipe.average`"),
     ):
-        table["recipes"][0] = described | setting
-        changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
-        archive.write(path, header, changed)
-        with pytest.raises(fastmlp.CheckpointError, match=says):
-            TableRegressor.load(path)
+        assert says in refusal(model, tmp_path, f"table/recipes/0/{setting}", new)
 
 
 def test_a_file_of_the_format_before_is_read(tmp_path, monkeypatch):
@@ -272,27 +250,24 @@ def test_a_file_of_the_format_before_is_read(tmp_path, monkeypatch):
     path = tmp_path / "model"
     model.save(path)
     header, arrays = archive.read(path)
-    table = json.loads(arrays["table"].tobytes())
+    table = table_of(arrays)
     (table["recipe"],) = table.pop("recipes")
     del table["recipe"]["sigma"], table["recipe"]["width"]
     (network,), (members,) = header.pop("networks"), header["members"]
     before = header | {"format": "table 3", "network": network, "members": members}
-    archive.write(path, before, arrays | {"table": np.frombuffer(json.dumps(table).encode(), np.uint8)})
+    archive.write(path, before, arrays | {"table": packed(table)})
     again = TableRegressor.load(path)
     assert again.recipe_ == model.recipe_
     np.testing.assert_array_equal(again.predict(stripes()), model.predict(stripes()))
 
 
-def test_the_command_line_has_presets(tmp_path, capsys):
-    stripes(120).write_csv(tmp_path / "stripes.csv")
-    options = f"{tmp_path / 'stripes.csv'} --target y --epochs 30 --members 1 --hidden 16 --batch-size 16"
-    command = f"train {options} --learning-rate 0.01 --backend reference --quiet --json".split()
+def test_the_command_line_has_presets(tmp_path, command):
+    stripes(120).write_csv(tmp_path / "t.csv")
+    options = "--epochs 30 --hidden 16 --batch-size 16 --learning-rate 0.01 --json"
+    train = f"train {tmp_path}/t.csv --target y {QUICKLY} {options} --preset"
     for preset, bins, members in (("good", 64, 7), ("fast", 0, 1)):
-        assert main([*command, "--preset", preset]) == 0
-        found = json.loads(capsys.readouterr().out)["recipe"]
+        found = json.loads(command(f"{train} {preset}"))["recipe"]
         assert (found["bins"], found["most_members"]) == (bins, members)
-    with pytest.raises(SystemExit, match="2"):
-        main([*command, "--preset", "slow"])
-    assert "unknown preset 'slow'; choose from: fast, good, best" in capsys.readouterr().err
+    assert "unknown preset 'slow'; choose from: fast, good, best" in command(f"{train} slow", code=2)
     with pytest.raises(ValueError, match="unknown preset 'slow'"):
         TableClassifier(preset="slow").fit(stripes(), "flag")

@@ -131,11 +131,7 @@ def test_mistakes_get_one_line(exact, both):
     for call, error, message in (
         (lambda: exact.attribute(X, X[:3]), ValueError, "baseline must have 1 row or 200, got 3"),
         (lambda: exact.attribute(X, method="expected"), ValueError, "method='expected' needs baseline"),
-        (
-            lambda: exact.attribute(X, method="best"),
-            ValueError,
-            "unknown method 'best'; choose",
-        ),
+        (lambda: exact.attribute(X, method="best"), ValueError, "unknown method 'best'; choose"),
         (lambda: exact.input_gradient(X, "dear"), ValueError, "output must be None of a regressor"),
         (lambda: exact.input_gradient(X[:0]), TableError, "there are no rows"),
         (lambda: both.input_gradient(X), ValueError, "output must be one of price, kind, got None"),

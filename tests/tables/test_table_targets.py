@@ -1,20 +1,23 @@
-"""Targets of tables: losses, logarithms, several in one call, and rows without one."""
+"""Targets of tables: tasks, classes and scores; losses, logarithms, and several in one call."""
 
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
-from sklearn.metrics import d2_pinball_score, mean_gamma_deviance, mean_pinball_loss, mean_poisson_deviance
+from sklearn import metrics
 from support.flats import QUICK as SETTINGS
-from support.flats import flats
+from support.flats import QUICKLY, flats
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.tasks import Regression
+from fastmlp.tables.targets import targets_of, task_of
+from fastmlp.tables.tasks import Classification, Regression
 
 LOSSES = ("squared", "absolute", "huber", "poisson", "gamma", "quantile:0.9")
 QUICK = SETTINGS | {"preset": "fast"}
@@ -70,9 +73,9 @@ def test_intervals_and_quantiles_are_in_the_targets_units(loss, transform):
 def test_the_report_has_the_error_of_the_loss():
     y, predicted = np.array([1.0, 2.0, 5.0, 9.0]), np.array([2.0, 2.0, 4.0, 5.0])
     for loss, name, expected in (
-        ("poisson", "Poisson deviance", mean_poisson_deviance(y, predicted)),
-        ("gamma", "gamma deviance", mean_gamma_deviance(y, predicted)),
-        ("quantile:0.9", "pinball", mean_pinball_loss(y, predicted, alpha=0.9)),
+        ("poisson", "Poisson deviance", metrics.mean_poisson_deviance(y, predicted)),
+        ("gamma", "gamma deviance", metrics.mean_gamma_deviance(y, predicted)),
+        ("quantile:0.9", "pinball", metrics.mean_pinball_loss(y, predicted, alpha=0.9)),
         ("absolute", "MAE", 1.5),
         ("squared", "RMSE", np.sqrt(18 / 4)),
     ):
@@ -99,8 +102,8 @@ def test_simpler_models_are_judged_by_the_loss(loss):
     if loss == "quantile:0.9":
         constant = np.full(300, np.quantile(whole[:600]["y"], 0.9))
         y = whole[600:]["y"].to_numpy()
-        assert scores["constant"][own] == pytest.approx(mean_pinball_loss(y, constant, alpha=0.9))
-        assert d2_pinball_score(y, model.predict(whole[600:]), alpha=0.9) > 0
+        assert scores["constant"][own] == pytest.approx(metrics.mean_pinball_loss(y, constant, alpha=0.9))
+        assert metrics.d2_pinball_score(y, model.predict(whole[600:]), alpha=0.9) > 0
 
 
 def test_auto_takes_logarithms_of_skewed_targets_alone():
@@ -128,14 +131,157 @@ def test_targets_that_a_loss_does_not_take_are_named():
             TableRegressor(**QUICK, **settings).fit(frame, "y")
 
 
-def test_rows_without_a_target_are_left_out_and_counted_once():
-    frame = flats().drop("kind")
-    holes = frame.with_columns(price=pl.when(pl.int_range(pl.len()) % 10 > 0).then(pl.col("price")))
-    for y in ("price", holes["price"], holes["price"].to_numpy()):
-        X = holes if isinstance(y, str) else holes.drop("price")
-        with pytest.warns(UserWarning, match="have no target") as caught:
-            TableRegressor(**QUICK).fit(X, y)
-        assert [str(one.message) for one in caught] == ["20 of 200 rows have no target and are left out"]
+# --- tasks, classes and scores
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b"], "classification"),
+        ([True, False], "classification"),
+        ([0, 1, 2, 1], "classification"),
+        ([0.0, 1.0], "classification"),
+        ([0.5, 1.0], "regression"),
+        (list(range(40)), "regression"),
+    ],
+)
+def test_the_task_is_what_the_target_suggests(values, task):
+    assert task_of(pl.Series("y", values)) == task
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["01", "1", "007"], ["01", "1", "007"]),
+        (["1", " 2", "3.0"], [1, 2, 3]),
+        ([str(2**53), str(2**53 + 1)], [2**53, 2**53 + 1]),
+        ([str(10**20), "7"], [str(10**20), "7"]),
+        (["1.5", "2"], [1.5, 2.0]),
+        ([1e20, 2e20], [1e20, 2e20]),
+        (["True", "FALSE"], [True, False]),
+        (["True", "FALSE", "unknown"], ["True", "FALSE", "unknown"]),
+        ([True, False], [True, False]),
+        ([Decimal("0.5"), Decimal("1.5")], [0.5, 1.5]),
+    ],
+)
+def test_classes_stay_apart_and_what_they_are(values, classes):
+    assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_texts_of_truth_beside_others_are_classes_as_they_are_and_as_earlier_files_have_them():
+    y = pl.Series("y", ["True", "FALSE", "unknown"])
+    for classes in (("FALSE", "True", "unknown"), ("false", "true", "unknown")):
+        learned = Classification(classes)
+        assert learned.encoded(targets_of(y, "classification", learned)).tolist() == [1, 0, 2]
+
+
+def test_dates_are_no_target_and_a_class_has_several_rows():
+    dates = pl.Series("y", ["2024-01-01", "2024-01-02", None])
+    for target in (dates, dates.str.to_date()):
+        with pytest.raises(TableError, match="column 'y': the target holds dates: make numbers of them, or"):
+            task_of(target)
+    assert targets_of(dates[:2], "classification").tolist() == ["2024-01-01", "2024-01-02"]
+    assert task_of(pl.Series("y", [str(10**30 + i) for i in range(40)])) == "regression"
+    names = np.array([f"name {i}" for i in range(60)])
+    says = "the target has 60 classes in 60 rows, too many to learn: choose the"
+    with pytest.raises(TableError, match=says):
+        Classification.learned(names)
+    assert Classification.learned(names.repeat(2)).n_out == 60
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 1e308], [-1e308, 1e308], [1e-200, 2e-200]])
+def test_a_regression_needs_a_deviation(values):
+    with pytest.raises(TableError, match="a regression needs numbers that have a deviation, got one of"):
+        Regression.learned(np.array(values))
+
+
+def test_classes_have_places_and_unknown_ones_have_none():
+    for classes, y in (
+        (("01", "1", "b"), ["b", "01", "0", "zz", "1"]),
+        ((1, 5, 2**53), [2**53, 1, 0, 7, 5]),
+        ((1.5, 2.5, 3.0), [3.0, 1.5, 0.0, 9.0, 2.5]),
+    ):
+        assert Classification(classes).encoded(np.array(y)).tolist() == [2, 0, -1, -1, 1]
+    assert Classification((False, True)).encoded(np.array([True, False])).tolist() == [1, 0]
+    assert Classification((1, 2)).encoded(np.array(["1", "2"])).tolist() == [-1, -1]
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    y, outputs = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    task = Classification((0, 1, 2))
+    found, predicted = task.measures(y, outputs), outputs.argmax(axis=1)
+    share, probability = task.calibration(y, outputs)
+    assert found.pop("ECE") == np.abs(share - probability).mean()
+    assert found == pytest.approx(
+        {
+            "ROC AUC": metrics.roc_auc_score(y, outputs, multi_class="ovr"),
+            "average precision": metrics.average_precision_score(y, outputs),
+            "accuracy": metrics.accuracy_score(y, predicted),
+            "balanced": metrics.balanced_accuracy_score(y, predicted),
+            "log loss": metrics.log_loss(y, outputs),
+            "Brier": metrics.brier_score_loss(y, outputs, scale_by_half=False),
+        }
+    )
+    unknown = Classification((0, 1, 3)).error(y[y == 2], outputs[y == 2])
+    assert unknown > 80  # of a class that was not learned
+    assert task.error(y, outputs) == pytest.approx(metrics.log_loss(y, outputs))
+    assert task.confusion(y, outputs) == metrics.confusion_matrix(y, predicted).tolist()
+    two = Classification((0, 1), threshold=0.3)
+    both = outputs[:, :2] / outputs[:, :2].sum(axis=1, keepdims=True)
+    found = two.measures(y > 1, both)
+    assert found["ROC AUC"] == pytest.approx(metrics.roc_auc_score(y > 1, both[:, 1]))
+    assert found["balanced"] == pytest.approx(metrics.balanced_accuracy_score(y > 1, both[:, 1] >= 0.3))
+    assert np.isnan(two.measures(np.zeros(9), both[:9])["ROC AUC"])
+    y, regression = rng.normal(7, 3, 50), Regression(7.0, 3.0)
+    found = regression.measures(y, outputs[:, :1])
+    predicted = outputs[:, 0] * 3 + 7
+    expected = (
+        metrics.r2_score(y, predicted),
+        metrics.root_mean_squared_error(y, predicted),
+        metrics.mean_absolute_error(y, predicted),
+    )
+    assert list(found.values()) == pytest.approx(expected)
+
+
+def test_an_error_of_calibration_is_by_how_much_probabilities_are_wrong():
+    def error(probability, right):
+        """Of two classes, of which the first one is predicted with these probabilities."""
+        task = Classification((0, 1))
+        outputs = np.column_stack([probability, 1 - probability])
+        return task.measures(np.where(right, 0, 1), outputs)["ECE"], len(
+            task.calibration(1 - right, outputs)[0]
+        )
+
+    probability = np.linspace(0.5, 1, 4000)
+    right = np.random.default_rng(0).random(4000) < probability
+    found, bins = error(probability, right)
+    assert bins == 10
+    assert found < 0.04
+    assert error(1.5 - probability, right)[0] == pytest.approx(0.25, abs=0.04)
+    assert error(np.array([0.8, 0.6]), np.array([True, False])) == (pytest.approx(0.2), 1)
+    equal = np.full(4000, 0.75)
+    assert error(equal, np.sort(right)) == (pytest.approx(abs(0.75 - right.mean())), 1)
+
+
+def test_decimal_numbers_are_a_target_and_durations_are_none():
+    values = pl.Series("y", [Decimal("0.50"), Decimal("1.25")])
+    assert task_of(values) == "regression"
+    assert targets_of(values, "regression").tolist() == [0.5, 1.25]
+    period = pl.Series("y", pl.from_pandas(pd.DataFrame({"y": pd.period_range("2020", periods=2)}))["y"])
+    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]]), period):
+        with pytest.raises(TableError, match=r"column 'y': a target of dtype .* cannot be learned"):
+            task_of(odd)
+
+
+def test_a_target_that_is_missing_is_named_by_its_row():
+    with pytest.raises(TableError, match="row 2, column 'y': the target is missing"):
+        targets_of(pl.Series("y", [1.0, None]), "regression")
+    with pytest.raises(TableError, match=r"^row 2: the target is missing"):
+        targets_of(pl.Series([1.0, None]), "regression")
+    with pytest.raises(TableError, match="row 1, column 'y': the target is inf"):
+        targets_of(pl.Series("y", [float("inf"), 1.0]), "regression")
+    assert targets_of(pl.Series("y", [1.0, 2.0]), "classification").tolist() == [1, 2]
 
 
 # --- several targets
@@ -213,13 +359,11 @@ def test_several_by_each_loss_and_with_holes():
         )
 
 
-def test_the_command_line_takes_several(tmp_path, capsys):
+def test_the_command_line_takes_several(tmp_path, command):
     path, kept, rest = tmp_path / "flats.csv", tmp_path / "model", tmp_path / "rest.csv"
     several().write_csv(path)
-    quick = "--hidden 8 --epochs 30 --learning-rate 0.02 --members 2 --backend reference --quiet"
-    options = f"--target price,kind --drop rooms {quick} -o {kept} --held-out {rest}"
-    assert main(["train", str(path), *options.split()]) == 0
-    output = capsys.readouterr().out
+    train = f"train {path} {QUICKLY} --epochs 30 --target"
+    output = command(f"{train} price,kind --drop rooms -o {kept} --held-out {rest}")
     for line in (
         "target     price, kind, a regression of 2 targets",
         "target     price, a regression",
@@ -228,32 +372,21 @@ def test_the_command_line_takes_several(tmp_path, capsys):
         assert line in output
     held = pl.read_csv(rest)
     assert {"price", "kind", "predicted price", "predicted kind"} <= {*held.columns}
-    assert main(["predict", str(kept), str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "price,kind"
-    assert main(["inspect", str(kept)]) == 0
-    output = capsys.readouterr().out
+    assert command(f"predict {kept} {path}").splitlines()[0] == "price,kind"
+    output = command(f"inspect {kept}")
     assert "accuracy" in output
     assert "mse, cross_entropy" in output
-    with pytest.raises(SystemExit, match="2"):
-        main(["plot", str(kept), str(path)])
-    assert "plot is for a single target, and this model has 2" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="3"):
-        main(["train", str(path), "--target", "price,floor", *quick.split()])
-    assert "no column 'floor'" in capsys.readouterr().err
+    error = command(f"plot {kept} {path}", code=2)
+    assert "plot is for a single target, and this model has 2" in error
+    assert "no column 'floor'" in command(f"{train} price,floor", code=3)
 
 
-def test_the_command_line_takes_losses(tmp_path, capsys):
-    path, kept = tmp_path / "flats.csv", tmp_path / "model"
-    flats().drop("kind").write_csv(path)
-    quick = "--hidden 8 --epochs 20 --learning-rate 0.02 --members 1 --backend reference --quiet"
-    options = f"--target price --loss quantile:0.9 --target-transform log {quick} -o {kept}".split()
-    assert main(["train", str(path), *options]) == 0
-    output = capsys.readouterr().out
+def test_the_command_line_takes_losses(folder, tmp_path, command):
+    train = f"train {folder}/flats.csv {QUICKLY} --drop kind --epochs 20 --target"
+    output = command(f"{train} price --loss quantile:0.9 --target-transform log -o {tmp_path}/model")
     assert "a regression by the loss quantile:0.9 of the logarithm; predictions are 0.9 quantiles" in output
     assert "pinball" in output
-    assert main(["inspect", str(kept), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(command(f"inspect {tmp_path}/model --json"))
     assert (found["loss"], found["logarithm"]) == ("quantile:0.9", True)
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", str(path), "--target", "city", "--loss", "absolute", *quick.split()])
-    assert "--loss is for regressions, and this is a classification" in capsys.readouterr().err
+    error = command(f"{train} city --loss absolute", code=2)
+    assert "--loss is for regressions, and this is a classification" in error

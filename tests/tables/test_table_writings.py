@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from support.flats import QUICK, flats
+from support.flats import QUICK, QUICKLY, flats
+from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.cli.main import main
-from fastmlp.tables import reading
 from fastmlp.tables.columns import ISO
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
@@ -261,16 +260,14 @@ def test_a_table_as_people_write_it_gives_the_bits_of_plain_numbers(tmp_path, fo
     }  # fmt: skip
     shown = ["1,234.50 m²", "1,234.50", "%m/%d/%Y", "seconds", "0:00:00"]
     assert [one.shown for one in model.encoding_.writings] == shown
-    model.save(tmp_path / "model")
-    again, rows = load(tmp_path / "model"), flats(seed=1)
+    rows, new = flats(seed=1), given(written(flats(seed=1)), "new")
     proba = expected.predict_proba(plain(rows))
-    for one in (model, again):
-        np.testing.assert_array_equal(one.predict_proba(given(written(rows), "new")), proba)
-        np.testing.assert_array_equal(one.predict_proba(plain(rows)), proba)
-        assert one.score(given(written(rows), "new"), "kind") == expected.score(plain(rows), "kind") > 0.8
+    np.testing.assert_array_equal(model.predict_proba(new), proba)
+    np.testing.assert_array_equal(model.predict_proba(plain(rows)), proba)
+    assert model.score(new, "kind") == expected.score(plain(rows), "kind") > 0.8
 
 
-def test_what_is_not_written_so_is_missing_and_counted(tmp_path):
+def test_what_is_not_written_so_is_missing_and_counted(tmp_path, command):
     model = TableClassifier(**QUICK, columns={"price": "drop"}).fit(written(flats()), "kind")
     rows = written(flats(seed=1))
     sizes = rows["size"].to_list()
@@ -284,12 +281,8 @@ def test_what_is_not_written_so_is_missing_and_counted(tmp_path):
     for table in (odd, odd.to_pandas(), tmp_path / "t.csv"):
         with pytest.warns(UserWarning, match=says):
             np.testing.assert_array_equal(model.predict_proba(table), expected)
-    assert main(["inspect", str(_saved(model, tmp_path))]) == 0
-
-
-def _saved(model, tmp_path):
     model.save(tmp_path / "model")
-    return tmp_path / "model"
+    command(f"inspect {tmp_path}/model")
 
 
 def test_a_user_says_how_columns_are_written():
@@ -316,10 +309,7 @@ def test_a_user_says_how_columns_are_written():
         ({"day": ("date", "day")}, "column 'day' is said by a format like %m/%d/%Y, or seconds, got 'day'"),
         ({"x": ("number", ",234.50")}, "like 1,234.50, got ',234.50'"),  # "$1,234.50" of a shell
         ({"day": ("date", "%Q")}, "column 'day' is said by a format like %m/%d/%Y, or seconds, got '%Q'"),
-        (
-            {"x": ("number", "1,234")},
-            "column 'x' is said by an example like 1,234.50, got '1,234'",
-        ),
+        ({"x": ("number", "1,234")}, "column 'x' is said by an example like 1,234.50, got '1,234'"),
         (
             {"x": ("text", "1")},
             "unknown kind that column 'x' is written as 'text'; choose from: number, date",
@@ -328,13 +318,11 @@ def test_a_user_says_how_columns_are_written():
     ):
         with pytest.raises((ValueError, TypeError), match=says):
             TableRegressor(**QUICK, columns=columns).fit(frame, "y")
-    with pytest.raises(
-        TableError, match=r"^row 1, column 'day': '01/01/2024' is not a date; the column is said"
-    ):
+    says = r"^row 1, column 'day': '01/01/2024' is not a date; the column is said"
+    with pytest.raises(TableError, match=says):
         TableRegressor(**QUICK, columns={"day": ("date", "%d.%m.%Y")}).fit(frame, "y")
-    with pytest.raises(
-        TableError, match=r"^column 'day': '01/01/2024' may be a date as .*; say how it is written"
-    ):
+    says = r"^column 'day': '01/01/2024' may be a date as .*; say how it is written"
+    with pytest.raises(TableError, match=says):
         TableRegressor(**QUICK, columns={"day": "date"}).fit(frame, "y")
 
 
@@ -342,9 +330,8 @@ def test_the_report_has_a_row_for_each_column(tmp_path):
     frame = written(flats()).with_columns(
         same=pl.lit("x"), id=np.arange(200), note=pl.Series([f"a{i}" for i in range(200)])
     )
-    with pytest.warns(
-        UserWarning, match=r"^columns left out: 'same' \(it holds one value only, 'x'\), 'id' \("
-    ):
+    says = r"^columns left out: 'same' \(it holds one value only, 'x'\), 'id' \("
+    with pytest.warns(UserWarning, match=says):
         model = TableRegressor(**QUICK).fit(frame, "price")
     rows = {row["name"]: row for row in model.report_["columns"]}
     assert [*rows] == [name for name in frame.columns if name != "price"]
@@ -374,13 +361,14 @@ def test_targets_are_read_as_they_are_written(tmp_path):
     rest = texts[2:]
     assert models[0].score(rest, "price") == models[0].score(frame[2:], numbers["price"][2:])
     assert models[0].score(rest.drop("price"), prices[2:]) == models[0].score(rest, "price")
-    model = load(_saved(models[0], tmp_path))
+    models[0].save(tmp_path / "model")
+    model = load(tmp_path / "model")
     assert model.score(rest, "price") == models[0].score(rest, "price")
     rest.write_csv(tmp_path / "t.csv")
     assert model.score(tmp_path / "t.csv", "price") == models[0].score(rest, "price")
 
 
-def test_the_command_says_what_it_reads_and_takes_what_is_said(tmp_path, capsys, monkeypatch):
+def test_the_command_says_what_it_reads_and_takes_what_is_said(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = (
         written(flats())
@@ -391,27 +379,25 @@ def test_the_command_says_what_it_reads_and_takes_what_is_said(tmp_path, capsys,
         .rename({"noise": "noise, a=b"})
     )
     frame.write_csv("t.csv")
-    quick = ["--epochs", "2", "--hidden", "8", "--members", "1", "--backend", "reference", "--quiet"]
-    assert main(["train", "t.csv", "--target", "price", *quick, "-o", "model"]) == 0
-    lines = capsys.readouterr().out
+    train = f"train t.csv --target price --epochs 2 {QUICKLY} -o"
+    lines = command(f"{train} model")
     columns = "size as 1,234.50 m², noise, a=b as 1,234.50, day as %m/%d/%Y, created_at as seconds"
     assert f"\nwritten    {columns}, wait as 0:00:00, price as $1,234.50\n" in lines
     says = "month: '01/01/2024' may be a date as %m/%d/%Y or %d/%m/%Y; --date month=%m/%d/%Y says it\n"
     assert says in lines
     told = ["--date", "month=%d/%m/%Y", "--number", "noise, a=b=1,234.50", "--number", "price=$1,234.50"]
-    assert main(["train", "t.csv", "--target", "price", *quick, *told, "-o", "told", "--json"]) == 0
-    kinds = {one["name"]: one["kind"] for one in json.loads(capsys.readouterr().out)["columns"]}
+    columns = json.loads(command(f"{train} told --json", *told))["columns"]
+    kinds = {one["name"]: one["kind"] for one in columns}
     assert (kinds["month"], kinds["noise, a=b"]) == ("date", "number")
     model = load("told")
     assert {one.column: one.shown for one in model.encoding_.writings}["month"] == "%d/%m/%Y"
     assert math.isfinite(model.score("t.csv", "price"))
-    assert main(["inspect", "model"]) == 0
-    assert says in capsys.readouterr().out
+    assert says in command("inspect model")
 
 
 @pytest.mark.parametrize("block", [64, 1 << 24])
 def test_numbers_with_marks_behind_the_first_block_are_no_mistake(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(reading, "BLOCK", block)
+    bound(monkeypatch, BLOCK=block)
     numbers = [*map(str, range(900, 1000)), "1,234.5"]
     pl.DataFrame({"a": numbers, "b": ["NA"] * 50 + ["x"] * 51}).write_csv(tmp_path / "t.csv")
     words = {}

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from support.flats import QUICKLY
+from support.table_bounds import bound
 
+from fastmlp import TableRegressor
 from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import separated
-from fastmlp.tables.kinds import HEAD, KINDS
+from fastmlp.tables.kinds import FARTHEST, HEAD, KINDS, robust
 from fastmlp.tables.reading import as_frame
 from fastmlp.tables.storage import columns_of
 
@@ -59,12 +62,15 @@ def test_every_column_becomes_what_its_values_suggest():
 def test_a_column_is_of_the_kind_that_is_set():
     kinds = {"id": "category", "note": "drop", "size": "category"}
     assert {name: Encoding.learned(mixed(), kinds).kinds[name] for name in kinds} == kinds
-    with pytest.raises(
-        ValueError, match="unknown kind of column 'id' 'numbr'; choose from: number, category"
-    ):
+    says = "unknown kind of column 'id' 'numbr'; choose from: number, category"
+    with pytest.raises(ValueError, match=says):
         Encoding.learned(mixed(), {"id": "numbr"})
     with pytest.raises(ValueError, match="unknown column 'idd'"):
         Encoding.learned(mixed(), {"idd": "number"})
+
+
+def clip(z):
+    return z / np.sqrt(1 + (z / CLIP) ** 2)
 
 
 def test_numbers_are_scaled_by_their_quartiles_and_clipped_smoothly():
@@ -73,8 +79,7 @@ def test_numbers_are_scaled_by_their_quartiles_and_clipped_smoothly():
     X = Encoding.learned(frame).encoded(frame, np.float64)
     known = values[np.isfinite(values)]
     lower, center, upper = np.quantile(known, (0.25, 0.5, 0.75))
-    scaled = (values[:5] - center) / (upper - lower)
-    np.testing.assert_allclose(X[:5, 0], scaled / np.sqrt(1 + (scaled / CLIP) ** 2))
+    np.testing.assert_allclose(X[:5, 0], clip((values[:5] - center) / (upper - lower)))
     np.testing.assert_allclose(X[5:, 0], [CLIP, -CLIP, 0])
     np.testing.assert_array_equal(X[:, 1], np.isnan(values))
 
@@ -134,7 +139,7 @@ def test_dense_and_sparse_are_the_same_numbers(monkeypatch):
     encoding = Encoding.learned(mixed().drop("note"))
     assert not encoding.is_sparse
     dense = encoding.encoded(mixed())
-    monkeypatch.setattr("fastmlp.tables.encoding.DENSE", 2.0)
+    bound(monkeypatch, DENSE=2.0)
     sparse = encoding.encoded(mixed())
     assert sparse.has_canonical_format
     np.testing.assert_array_equal(sparse.toarray(), dense)
@@ -146,7 +151,7 @@ def test_rows_are_learned_from_and_encoded_apart(monkeypatch, drop):
     encoding = Encoding.learned(frame, rows=pl.Series(~held))
     assert encoding == Encoding.learned(frame.filter(~held))
     assert encoding != Encoding.learned(frame)
-    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    bound(monkeypatch, TOGETHER=7)
     for part, rows in zip(encoding.encoded_apart(frame, held), (~held, held), strict=True):
         expected = encoding.encoded(frame.filter(rows))
         assert part.shape == (rows.sum(), encoding.width)
@@ -160,14 +165,14 @@ def test_rows_are_learned_from_and_encoded_apart(monkeypatch, drop):
 
 def test_words_of_long_tables_are_counted_in_some_rows(monkeypatch):
     frame = pl.DataFrame({"note": [f"{'even' if i % 2 == 0 else 'odd'} one two" for i in range(60)]})
-    monkeypatch.setattr("fastmlp.tables.kinds.WORDS_OF", 30)
+    bound(monkeypatch, WORDS_OF=30)
     assert Encoding.learned(frame, {"note": "text"}).columns[0].words == ("even", "one", "two")
 
 
 def test_rows_are_encoded_in_pieces(monkeypatch):
     encoding = Encoding.learned(mixed())
     whole = encoding.encoded(mixed()).toarray()
-    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    bound(monkeypatch, TOGETHER=7)
     np.testing.assert_array_equal(encoding.encoded(mixed()).toarray(), whole)
 
 
@@ -204,6 +209,64 @@ def test_truth_values_are_one_column_in_every_form():
         texts = pl.DataFrame({"b": [*words, None, *words]})
         assert Encoding.learned(texts) == encoding
         np.testing.assert_array_equal(encoding.encoded(texts), encoding.encoded(truth))
+
+
+# --- heavy tails ---------------------------------------------------------------------------------------
+
+
+def heavy(rows=1000, seed=0):
+    """y = 2x, with x of Student's t(2) and a log-normal column after it."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(2, rows)
+    return pl.DataFrame({"x": x, "other": rng.lognormal(size=rows), "y": 2 * x})
+
+
+@pytest.mark.slow  # trains for 3 s
+def test_a_line_through_a_column_of_heavy_tails_is_learned():
+    model = TableRegressor(backend="fused", random_state=0).fit(heavy(), "y")
+    assert [column.tails for column in model.encoding_.columns] == ["both", "clipped"]
+    assert min(model.score(heavy(seed=seed), "y") for seed in range(1, 6)) > 0.99
+
+
+def test_numbers_of_heavy_tails_keep_order_and_distance():
+    frame = heavy().select("x")
+    X = Encoding.learned(frame).encoded(frame, np.float64)
+    x = frame["x"].to_numpy()
+    center, scale = robust(x)
+    np.testing.assert_allclose(X[:, 0], clip((x - center) * scale), rtol=1e-12)
+    np.testing.assert_allclose(X[:, 1] * np.sqrt(np.mean((x - center) ** 2)), x - center, rtol=1e-12)
+    assert Encoding.learned(frame).parts == ["x", "x as it is"]
+    light = pl.DataFrame({"x": np.random.default_rng(0).normal(size=1000)})
+    assert Encoding.learned(light).parts == ["x"]
+
+
+def test_dates_of_heavy_tails_keep_distance():
+    days = np.datetime64("2024-01-01") + np.arange(300) % 40
+    days[:3] = np.datetime64("1900-01-01")
+    frame = pl.DataFrame({"t": days})
+    X = Encoding.learned(frame).encoded(frame, np.float64)
+    assert Encoding.learned(frame).parts[:2] == ["t", "t as it is"]
+    times = days.astype("M8[s]").astype(float)
+    np.testing.assert_allclose(np.corrcoef(X[:, 1], times)[0, 1], 1)
+
+
+@pytest.mark.parametrize("far", [np.inf, -np.inf, 1e308, -1e308])
+def test_what_is_far_beyond_all_is_bounded(far):
+    known = np.concatenate([heavy()["x"].to_numpy(), [far]])
+    for learned in (known, known[:-1]):
+        encoding = Encoding.learned(pl.DataFrame({"x": learned}))
+        for one in (encoding, encoding.linear):
+            X = one.encoded(pl.DataFrame({"x": known}), np.float64)
+            assert np.abs(X).max() <= FARTHEST
+            assert np.sign(X[-1]).tolist() == [np.sign(far)] * X.shape[1]
+
+
+def test_the_linear_model_gets_the_numbers_as_they_are(tmp_path, command):
+    heavy().with_columns(y=pl.col("x") + 2 * pl.col("other")).write_csv(tmp_path / "t.csv")
+    printed = command(f"train {tmp_path}/t.csv --target y --json --epochs 1 {QUICKLY}")
+    scores = json.loads(printed)["report"]["scores"]
+    assert scores["linear"]["R^2"] > 0.99999
+    assert list(scores) == ["network", "constant", "linear"]
 
 
 # --- frames ---------------------------------------------------------------------------------------------
@@ -245,9 +308,8 @@ def test_what_is_no_table_is_refused_in_one_line():
                 as_frame(frame)
     with pytest.raises(TableError, match=r"^column 'm': 'utf-8' codec can't encode character[^\n]*$"):
         as_frame({"m": ["\ud800"]})
-    with pytest.raises(
-        TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
-    ):
+    says = r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
+    with pytest.raises(TableError, match=says):
         Encoding.learned(pl.DataFrame({"l": [[1], [2, 3]]}))
     with pytest.raises(TableError, match=r"column 'o': columns of dtype Object cannot be learned from"):
         Encoding.learned(pl.DataFrame({"o": pl.Series([UUID(int=1), UUID(int=2)], dtype=pl.Object)}))
@@ -366,9 +428,8 @@ def test_half_a_character_in_a_name_is_reported():
         lambda: as_frame(pd.DataFrame([[1.0]], columns=pd.Index([half], dtype=object))),
         lambda: separated(pl.DataFrame({"a": numbers}), pd.Series(numbers, name=half)),
     ):
-        with pytest.raises(
-            TableError, match=r"^a column's name must be text of whole characters, got 'a\\ud800'$"
-        ):
+        says = r"^a column's name must be text of whole characters, got 'a\\ud800'$"
+        with pytest.raises(TableError, match=says):
             call()
 
 
@@ -407,9 +468,8 @@ def test_decimals_of_any_size_are_read_or_refused():
         pa.table({"d": wide}),
         pd.DataFrame({"d": pd.Series(wide, dtype=pd.ArrowDtype(wide.type))}),
     ):
-        with pytest.raises(
-            TableError, match=r"column 'd': decimal256\(50, 2\) has more digits than can be read"
-        ):
+        says = r"column 'd': decimal256\(50, 2\) has more digits than can be read"
+        with pytest.raises(TableError, match=says):
             as_frame(frame)
 
 

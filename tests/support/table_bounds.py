@@ -1,0 +1,23 @@
+"""Constants of `fastmlp.tables` that a test makes small, so that its table need not be large."""
+
+from __future__ import annotations
+
+PLACES = {
+    **dict.fromkeys(("MANY", "DENSE"), "encoding"),
+    "TOGETHER": "encoding inputs",
+    "MOST_MEANS": "categories",
+    "WORDS_OF": "kinds",
+    **dict.fromkeys(("BLOCK", "LONGEST"), "reading"),
+    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "deadline"),
+    **dict.fromkeys(("HIDDEN", "MARGIN"), "selection"),
+    "MOST_CELLS": "effects",
+    "LINEAR_ROWS": "report",
+}
+"""The modules that have a constant."""
+
+
+def bound(patch, **given):
+    """Set constants until the end of the test, or of the context that a patch is of."""
+    for name, value in given.items():
+        for module in PLACES[name].split():
+            patch.setattr(f"fastmlp.tables.{module}.{name}", value)
