@@ -219,7 +219,7 @@ def _first_networks(
 def _raced(training: TableTraining, recipes: Sequence[Recipe], part: Part) -> list[Fitted]:
     """Return the first network of each recipe of many rows; errors as of `TableTraining.networks`."""
     found: list[Fitted] = [None] * len(recipes)
-    pace = _Pace(2 * MARGIN / np.sqrt(training.dependence.independent(part[1])))
+    pace = _Pace(training, part)
     # Embedded numbers learn faster from many rows: their losses soon end the training of plain numbers.
     for index in sorted(range(len(recipes)), key=lambda index: not recipes[index].embeds):
         try:
@@ -232,13 +232,12 @@ def _raced(training: TableTraining, recipes: Sequence[Recipe], part: Part) -> li
 
 
 class _Pace(SharedCallback):
-    """Ends a training far behind an earlier training, or long after the last lower loss.
+    """Ends a training far behind an earlier training of the part, or long after the last lower loss."""
 
-    margin : fraction of the loss of the earlier training, after as many epochs
-    """
-
-    def __init__(self, margin: float) -> None:
-        self.margin, self.curves = margin, list[list[float]]()
+    def __init__(self, training: TableTraining, part: Part) -> None:
+        # share of the loss of the earlier training, after as many epochs
+        self.margin = 2 * MARGIN / np.sqrt(training.dependence.independent(part[1]))
+        self.curves = list[list[float]]()
 
     def on_train_begin(self, run: Run) -> None:
         """Begin a curve of the least losses so far."""
@@ -265,9 +264,9 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
     left = [(one, index) for index in indices for one in groups if index < one.recipe.members]
     deadline = training.deadline
     is_limited = deadline.seconds is not None
-    # Without a limit all train together, on all threads; with one, network by network, as long as there is
-    # time.
-    for some in [[one] for one in left] if is_limited else filter(None, [left]):
+    is_raced = not is_limited and len(part[1]) > 0 and sum(map(len, part)) >= MANY_ROWS
+    pace = [_Pace(training, part)] if is_raced else []
+    for some in [[one] for one in left] if is_limited or is_raced else filter(None, [left]):
         if deadline.left < some[0][0].seconds:
             return False
         stopwatch, allowance = Stopwatch(), Allowance(deadline.left, deadline.left, judging=False)
@@ -276,7 +275,7 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
             for group, index in some
         ]
         try:
-            found = training.networks(planned, [allowance] * is_limited)
+            found = training.networks(planned, [allowance] * is_limited + pace)
         except InterruptedMany:
             return False
         if allowance.is_over:
