@@ -235,7 +235,7 @@ class _Pace(SharedCallback):
     """Ends a training far behind an earlier training of the part, or long after the last lower loss."""
 
     def __init__(self, training: TableTraining, part: Part) -> None:
-        # share of the loss of the earlier training, after as many epochs
+        # fraction of the loss of the earlier training, after as many epochs
         self.margin = 2 * MARGIN / np.sqrt(training.dependence.independent(part[1]))
         self.curves = list[list[float]]()
 
@@ -266,6 +266,7 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
     is_limited = deadline.seconds is not None
     is_raced = not is_limited and len(part[1]) > 0 and sum(map(len, part)) >= MANY_ROWS
     pace = [_Pace(training, part)] if is_raced else []
+    # All train together, on all threads; network by network in a race, or as long as there is time.
     for some in [[one] for one in left] if is_limited or is_raced else filter(None, [left]):
         if deadline.left < some[0][0].seconds:
             return False

@@ -70,7 +70,7 @@ def test_a_program_is_compiled_once_as_much_is_lost_as_that_takes_and_as_much_is
 
 @pytest.mark.parametrize(("cores", "here"), [(1, True), (2, False)])
 def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, lane_programs):
-    lane_programs(share=lambda: cores)
+    lane_programs(available_cores=lambda: cores)
     done = []
     assert programs.compiled_here("a", lambda: done.append(threading.current_thread())) == here
     if not here:
@@ -83,7 +83,7 @@ def test_a_program_is_compiled_by_a_thread_where_a_core_is_free(cores, here, lan
 
 def test_an_error_of_a_compilation_reaches_the_training(on_disk, monkeypatch, lane_programs):
     """Where a thread has failed, the training takes the program, and meets the same error."""
-    lane_programs(share=lambda: 2)
+    lane_programs(available_cores=lambda: 2)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     on_disk.add("fused")
     programs.lose(key(), 100.0)

@@ -14,7 +14,7 @@ from support.refusals import refusals
 
 import fastmlp
 from fastmlp import Adam, EarlyStopping, Head, Network
-from fastmlp.callbacks.metrics import OWN
+from fastmlp.callbacks.metrics import FORMULAS
 
 WINE, CANCER, DIABETES = (data_set(name, 150) for name in ("wine", "breast_cancer", "diabetes"))
 CLASSES = Network([13, 8, 3], "tanh", "softmax", "cross_entropy")
@@ -279,7 +279,7 @@ OF_CLASSES = OF_LABELS | {"log_loss", "neg_log_loss"}
 OF_KIND = {
     "several labels": OF_LABELS,
     **dict.fromkeys(["three classes", "two classes of softmax", "two classes"], OF_CLASSES),
-    **dict.fromkeys(["a number", "three numbers"], {*OWN} - OF_CLASSES),
+    **dict.fromkeys(["a number", "three numbers"], {*FORMULAS} - OF_CLASSES),
 }
 
 
@@ -319,10 +319,10 @@ def by_scikit_learn(name, objective, y, outputs, weights):
 def test_values_of_functions_are_scikit_learns(kind, dtype, weighted):
     objective, y, outputs = rows_of(kind, dtype)
     weights = (np.arange(ROWS) % 4).astype(dtype) if weighted else None
-    made = {name: own.make(objective, y, weights) for name, own in OWN.items()}
+    made = {name: own.make(objective, y, weights) for name, own in FORMULAS.items()}
     assert {name for name, measure in made.items() if measure} == OF_KIND[kind]
     for name in OF_KIND[kind]:
-        value = OWN[name].sign * made[name](outputs)
+        value = FORMULAS[name].sign * made[name](outputs)
         expected = by_scikit_learn(name, objective, y, outputs, weights)
         if name in OF_LABELS:
             assert value == expected
@@ -333,7 +333,7 @@ def test_values_of_functions_are_scikit_learns(kind, dtype, weighted):
 def test_log_loss_takes_no_class_for_certain():
     objective, y, _ = rows_of("three classes", np.float64)
     certain = np.eye(3)[y]
-    assert OWN["log_loss"].make(objective, y, None)(certain) == metrics.log_loss(y, certain) > 0
+    assert FORMULAS["log_loss"].make(objective, y, None)(certain) == metrics.log_loss(y, certain) > 0
 
 
 @pytest.mark.parametrize(
@@ -353,12 +353,12 @@ def test_log_loss_takes_no_class_for_certain():
 )
 def test_other_targets_are_scikit_learns_to_judge(name, kind, change):
     objective, y, _ = rows_of(kind, np.float64)
-    assert OWN[name].make(objective, change(y), None) is None
+    assert FORMULAS[name].make(objective, change(y), None) is None
 
 
 def test_rows_that_count_nothing_are_scikit_learns_to_judge():
     objective, y, _ = rows_of("three numbers", np.float64)
-    assert OWN["r2"].make(objective, y, np.zeros(len(y))) is None
+    assert FORMULAS["r2"].make(objective, y, np.zeros(len(y))) is None
 
 
 @pytest.mark.parametrize("name", ["r2", "neg_mean_squared_error"])

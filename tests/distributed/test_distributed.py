@@ -279,7 +279,7 @@ def test_a_gradient_has_the_same_bits_on_several_threads_and_in_pieces():
 
 @pytest.mark.parametrize("name", ["dropout, penalties and clipping", "sparse", "schedules"])
 def test_sums_that_overlap_with_the_gradient_give_the_same_bits(name, monkeypatch):
-    monkeypatch.setattr("fastmlp.distributed.steps.PIECE_BYTES", 64)
+    monkeypatch.setattr("fastmlp.distributed.steps.BUCKET_BYTES", 64)
     settings = settings_of(CASES[name]) | {"backend": "fused"}
     expected = trained(3, lambda one: fitted(settings, one, [34, 68]))
 

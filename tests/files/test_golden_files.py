@@ -115,7 +115,7 @@ def test_a_training_goes_on_from_an_earlier_version(name, dtype, stop, backend):
 @every_stop
 @every_case
 def test_an_earlier_versions_model_predicts_as_it_did(name, dtype, stop, backend):
-    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", pieces=[ROOT])
+    model = fastmlp.load(GOLDEN / f"fit-{name}-{dtype}-{stop}.npz", components=[ROOT])
     assert (model.network, model.backend) == (NETWORKS[name], "fused")
     if backend == "reference":
         model = fastmlp.fit(model.network, X, Y, epochs=0, initial=model, dtype=dtype, backend=backend)

@@ -15,7 +15,7 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
 from support import needs
 from support.compilations import compilations
-from support.custom_pieces import quantiles, six_moments, smoothed
+from support.custom_components import quantiles, six_moments, smoothed
 from support.exchanged_models import own_gated, own_sine
 from support.problems import y_for
 from support.processes import python

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from support.callbacks import calling
-from support.custom_pieces import gated
+from support.custom_components import gated
 from support.noted import noted
 from support.problems import data_set
 from support.resuming import assert_same
@@ -327,7 +327,7 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
     assert 0 < finite < count
     fewest = -(-finite // lanes)
     assert fewest <= vectors[-1] < 4
-    assert vectors[-1] == fewest or fewest > blocks.FREED_SHARE * vectors[-1]
+    assert vectors[-1] == fewest or fewest > blocks.FREED_FRACTION * vectors[-1]
     for i, (model, end) in enumerate(zip(models, ends, strict=True)):
         if i > lanes + 1 and i % 3:
             continue

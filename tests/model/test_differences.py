@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import custom_layers, custom_pieces, heads, input_blocks
+from support import custom_components, custom_layers, heads, input_blocks
 from support.layer_networks import INPUTS, OUTPUTS, SHARING, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
 

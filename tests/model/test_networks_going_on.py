@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support import custom_layers, heads, input_blocks, layer_networks
-from support.custom_pieces import six_moments
+from support.custom_components import six_moments
 from support.layer_networks import EVERYTHING, MEMBERS, SHARING
 
 import fastmlp

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support import custom_pieces, heads, input_blocks, layer_networks
+from support import custom_components, heads, input_blocks, layer_networks
 from support.layer_networks import INPUTS, LISTS, OUTPUTS, ROWS, drawn_at_random, tensors
 from support.problems import parameters_for
 from support.selection import crossed, seeds
@@ -401,13 +401,13 @@ def quantile_loss(z, y):
 
 
 CUSTOM = {
-    "mish, focal": ((custom_pieces.mish,) * 2, (F.mish,) * 2, custom_pieces.focal, focal_loss),
+    "mish, focal": ((custom_components.mish,) * 2, (F.mish,) * 2, custom_components.focal, focal_loss),
     "sine, quantiles": (
-        *((custom_pieces.sine,) * 2, (lambda z: torch.sin(3 * z),) * 2),
-        *(custom_pieces.quantiles, quantile_loss),
+        *((custom_components.sine,) * 2, (lambda z: torch.sin(3 * z),) * 2),
+        *(custom_components.quantiles, quantile_loss),
     ),
     "mish, smoothed": (
-        *((custom_pieces.mish,) * 2, (F.mish,) * 2, custom_pieces.smoothed),
+        *((custom_components.mish,) * 2, (F.mish,) * 2, custom_components.smoothed),
         functools.partial(F.cross_entropy, label_smoothing=0.1),
     ),
 }
@@ -415,7 +415,7 @@ CUSTOM = {
 
 @pytest.mark.parametrize("name", CUSTOM)
 def test_batches_of_custom_components(name):
-    held_by_batches("fused", *CUSTOM[name], custom_pieces.OwnAdam(0.01), optim.Adam, {})
+    held_by_batches("fused", *CUSTOM[name], custom_components.OwnAdam(0.01), optim.Adam, {})
 
 
 # --- what is PyTorch's besides ---------------------------------------------------------------------------

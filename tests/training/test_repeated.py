@@ -164,7 +164,7 @@ def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    fit_options.kept.clear()
+    fit_options.cached.clear()
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda seed: [fit(seed=seed).parameters for _ in range(20)], range(4))
     for models, alone in zip(found, expected, strict=True):
