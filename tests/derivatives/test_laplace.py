@@ -210,11 +210,17 @@ def test_a_regressor_predicts_with_error_bars():
     assert mean.shape == std.shape == (142,)
     held = np.abs(y[300:] - mean) < 1.645 * std
     assert 0.8 < held.mean() < 0.97  # of 90 % intervals
-    search = fastmlp.GridSearchCV(
-        fastmlp.MLPRegressor(**options, posterior=True), {"alpha": [0.1, 1.0]}, cv=3
-    )
-    assert search.fit(X, y).best_estimator_.predict(X[:2], return_std=True)[1].shape == (2,)
     with pytest.raises(ValueError, match="make the estimator with posterior=True"):
         fastmlp.MLPRegressor(**options).fit(X, y).predict(X, return_std=True)
     with pytest.raises(ValueError, match="this network has the loss 'mae'"):
         fastmlp.MLPRegressor(loss="mae", max_iter=2, posterior=True).fit(X, y)
+
+
+@pytest.mark.slow  # 10 s where L-BFGS is compiled
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_s_best_regressor_has_error_bars():
+    X, y = load_diabetes(return_X_y=True)
+    given = {"hidden_layer_sizes": (4,), "solver": "lbfgs", "random_state": 0, "posterior": True}
+    search = fastmlp.GridSearchCV(fastmlp.MLPRegressor(**given), {"alpha": [0.1, 1.0]}, cv=3)
+    best = search.fit(X / X.std(axis=0), (y - y.mean()) / y.std()).best_estimator_
+    assert best.predict(X[:2], return_std=True)[1].shape == (2,)
