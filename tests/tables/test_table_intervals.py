@@ -15,8 +15,8 @@ from support.flats import QUICKLY
 import fastmlp
 from fastmlp import TableRegressor
 from fastmlp.files import archive
-from fastmlp.tables.intervals import LEAST_ROWS, scaled_errors
-from fastmlp.tables.report import held_fractions
+from fastmlp.tables.intervals import LEAST_ROWS, HeldErrors, half_width, scaled_errors
+from fastmlp.tables.report import held_shares
 
 QUICK = {
     "hidden": (16,), "epochs": 30, "batch_size": 32, "learning_rate": 0.01, "members": 3,
@@ -146,6 +146,11 @@ def test_widths_follow_the_prediction_where_errors_do():
     shares = (fresh["y"].to_numpy()[:, None] <= quantiles).mean(axis=0)
     assert within(shares[0], 0.1, 3000)
     assert within(shares[1], 0.9, 3000)
+
+
+def test_a_bound_counts_a_new_error_among_those_that_are_known():
+    nine = HeldErrors.of_one_size(np.arange(1.0, 10))
+    assert [half_width(nine, coverage) for coverage in (0.5, 0.9)] == [5, 9]
 
 
 def test_one_width_where_rows_are_few():
