@@ -151,7 +151,7 @@ def test_every_variant_has_a_marker_of_its_own():
 
 
 def test_the_roofline_has_its_points_below_the_peak():
-    point = report.Point(10.0, 50e9, 0, "half of the peak")
+    point = 10.0, 50e9, 0, "half of the peak"
     text = report.roofline(MACHINE, "float32", [point])
     y = {float(m[1]) for m in re.finditer(r'<polyline class="roof" points="\S+ \S+,([\d.]+) ', text)}
     assert len(y) == 1

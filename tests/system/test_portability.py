@@ -514,11 +514,11 @@ def test_a_training_takes_no_efficiency_cores_and_trainings_at_once_take_all(mon
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     monkeypatch.setattr(budget, "cores", lambda: 8)
     monkeypatch.setattr(budget, "speeds", lambda cores: (1.0,) * 4 + (EFFICIENCY,) * 4)
-    assert budget.share() == 4
+    assert budget.available_cores() == 4
     with budget.training():
-        assert budget.share() == 4
+        assert budget.available_cores() == 4
         with budget.training():
-            assert budget.share() == 4
+            assert budget.available_cores() == 4
             with budget.training():
-                assert budget.share() == 2
+                assert budget.available_cores() == 2
     assert budget.usable_cores() == 8

@@ -16,7 +16,7 @@ import fastmlp
 from fastmlp import TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables.intervals import LEAST_ROWS, HeldErrors, half_width, scaled_errors
-from fastmlp.tables.report import held_shares
+from fastmlp.tables.report import held_fractions
 
 QUICK = {
     "hidden": (16,), "epochs": 30, "batch_size": 32, "learning_rate": 0.01, "members": 3,
