@@ -276,7 +276,7 @@ def _followed(training: TableTraining, groups: list[Group], part: Part, indices:
             for group, index in some
         ]
         try:
-            found = training.networks(planned, [allowance] * is_limited + pace)
+            found = training.networks(planned, [*[allowance] * is_limited, *pace])
         except InterruptedMany:
             return False
         if allowance.is_over:
