@@ -47,7 +47,7 @@ def test_bench_prints_a_table_and_compares(tmp_path, capsys):
     assert bench(f"{options} --json {path}") == 0
     printed = capsys.readouterr().out
     assert "affine 16x16x16 float32" in printed
-    assert "fastest" in printed
+    assert "fastest" in printed or "tied" in printed
     kept = json.loads(path.read_text())
     assert [m["variant"] for m in kept["measurements"]] == ["baseline", "tiled"]
     for m in kept["measurements"]:

@@ -399,7 +399,7 @@ def test_pieces_for_a_file_are_pieces(tmp_path, given):
 def test_components_by_their_former_name_are_deprecated(tmp_path):
     fastmlp.save(train("mish, sine, focal", "reference"), tmp_path / "model")
     with pytest.warns(FutureWarning, match="components"):
-        model = fastmlp.load(tmp_path / "model", components=[mish, sine, focal])
+        model = fastmlp.load(tmp_path / "model", pieces=[mish, sine, focal])
     assert model.network.loss == focal
 
 

@@ -135,7 +135,7 @@ assert trained.history["validation_loss"][-1] < 0.7
 """Pages whose Python is one script, and what must be true when it has run."""
 
 ELSEWHERE = {
-    *("architecture.md", "distributed.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
+    *("architecture.md", "custom-components.md", "distributed.md", "exchange.md", "jobs.md", "tables.md"),
     "write-a-kernel.md",
 }
 """Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _own_pieces, ..."""

@@ -313,7 +313,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
     """A few rows are worth another backend than the whole training."""
     calls = []
 
-    def fitted(arguments, task, settings, backend, clock, ranks, tiny=False):
+    def fitted(work, backend, clock, tiny=False):
         calls.append((backend, tiny))
         raise fastmlp.DivergenceError(1, 1, np.zeros(1), {"loss": []})
 

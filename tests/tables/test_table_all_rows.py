@@ -87,7 +87,7 @@ def test_many_rows_have_few_networks_and_epochs(rows, members, epochs):
 def test_networks_that_wait_for_no_other_train_at_once(trainings):
     model = TableRegressor(**QUICK | {"preset": "good", "threads": 2}, epochs=3, members=7)
     model.fit(noisy(200), "y")
-    rounds = [[(one.place, len(one.part[1]) > 0) for one in planned] for planned, _ in trainings]
+    rounds = [[(one.number, len(one.part[1]) > 0) for one in planned] for planned, _ in trainings]
     count = len(model.groups_)
     assert rounds[0] == 3 * [(0, True)]
     assert rounds[-1] == [(place, False) for place in (5, 6) for _ in range(count)]

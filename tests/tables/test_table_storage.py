@@ -222,7 +222,7 @@ def test_codes_of_earlier_versions_are_served(tmp_path):
     """Numbers found to be codes have columns beside the number; a text is the code of its number."""
     model, rows = load(GOLDEN / "table-8-numbers.model"), pl.DataFrame(EXPECTED["rows"])
     (code,) = model.encoding_.codes
-    assert [place.stop - place.start for place in model.encoding_.places["district"]] == [1, code.width]
+    assert [place.stop - place.start for place in model.encoding_.slices["district"]] == [1, code.width]
     model.save(tmp_path / "again")
     again = load(tmp_path / "again")
     assert again.encoding_ == model.encoding_

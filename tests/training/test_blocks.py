@@ -443,7 +443,7 @@ def test_options_that_blocks_do_not_have():
         fit(window=3)
     with pytest.raises(ValueError, match="batch_size=None takes all rows at once"):
         fit(batch_size=None)
-    with pytest.raises(ValueError, match=r"no share of blocks can be split off, got validation=0.2"):
+    with pytest.raises(ValueError, match=r"no fraction of blocks can be split off, got validation=0.2"):
         fit(validation=0.2)
     with pytest.raises(ValueError, match="blocks hold their weights"):
         fit(sample_weight=W)
