@@ -180,8 +180,9 @@ class random_state:
         self._rng.seed(self._given)
         return self._rng
 
-    def __exit__(self, *error: object) -> None:
-        if self._own:
+    def __exit__(self, error: object, *_: object) -> None:
+        # After an error, as Ctrl-C, a training that was left behind may still draw from its generator.
+        if self._own and error is None:
             _idle.append(self._rng)
 
 

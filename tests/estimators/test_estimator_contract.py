@@ -16,6 +16,7 @@ from support.estimator_pairs import NAMES, TARGETS, X, each, make, pair, unconve
 from support.selection import few
 
 import fastmlp
+from fastmlp.estimators.rows import random_state
 
 pytestmark = unconverged
 
@@ -182,3 +183,12 @@ def test_a_random_state_is_drawn_from_as_scikit_learn_does(name, options):
     for estimator, state in zip(pair(name, **options), states, strict=True):
         estimator.set_params(random_state=state).fit(X, y_for(name))
     np.testing.assert_array_equal(states[0].random_sample(4), states[1].random_sample(4))
+
+
+def test_a_training_that_was_left_behind_does_not_draw_from_the_next_ones_generator():
+    """After Ctrl-C in a search a thread still drew row orders, while the next fit drew its weights."""
+    with pytest.raises(KeyboardInterrupt), random_state(0) as left_behind:
+        raise KeyboardInterrupt
+    with random_state(0) as following:
+        left_behind.random_sample(9)
+        np.testing.assert_array_equal(following.random_sample(9), np.random.RandomState(0).random_sample(9))
