@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +64,8 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     write_list(path, [written(one) for one in model], {})
 
 
-def load(
-    path: Path, components: Iterable[Component] = (), *, pieces: Iterable[Component] | None = None
-) -> Any:
+@checks.former_names(pieces="components")
+def load(path: Path, components: Iterable[Component] = ()) -> Any:
     """Return the model in a file of `save` or a `Checkpoint`, or the list of models.
 
     An unfinished training gives the model of `fit` at this point: with `EarlyStopping` the best model so
@@ -78,7 +76,6 @@ def load(
     ----------
     path : str or path
     components : the network's custom activations, layers and losses; the file has their names only
-    pieces : the former name of `components`, deprecated
 
     Raises
     ------
@@ -90,9 +87,6 @@ def load(
     TypeError
         If `components` holds anything else.
     """
-    if pieces is not None:
-        warnings.warn("load(pieces=) is load(components=) now, and goes in 2.0", FutureWarning, stacklevel=2)
-        components = pieces
     header, arrays, given = checkpoint.opened(path, components)
     if (read := reader_of(header.get("format"))) is not None:
         return read(path, header, arrays)

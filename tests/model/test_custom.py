@@ -401,6 +401,8 @@ def test_components_by_their_former_name_are_deprecated(tmp_path):
     with pytest.warns(FutureWarning, match="components"):
         model = fastmlp.load(tmp_path / "model", pieces=[mish, sine, focal])
     assert model.network.loss == focal
+    with pytest.warns(FutureWarning, match="component="):
+        check(piece=mish)
 
 
 def test_a_loss_with_another_parameter_is_another(tmp_path):
