@@ -125,7 +125,7 @@ def compile_ahead(
 
 
 def made_ready(task: CompileTask) -> tuple[CompileTask, int, float]:
-    """Run a task in this process; return the task, the count of compiled pieces and programs, and seconds."""
+    """Run a task in this process; return the task, the number of functions compiled, and seconds."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
         USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)

@@ -154,10 +154,8 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
             return ImportedLayer(_of_module(layer, one), _arrays(name, one))
     arrays = tuple(map(_array, one.parameters()))
     if isinstance(one, _own().Formula):
-        names, units = (
-            [label for label, _ in one.named_parameters()],
-            max((a.size for a in arrays), default=1),
-        )
+        names = [label for label, _ in one.named_parameters()]
+        units = max((a.size for a in arrays), default=1)
         if _has_formula(ScaleShift(), one.expression, units):
             raise ValueError(f"module {name!r} is of one of several networks, and Model.from_torch reads one")
         return ImportedLayer(_of_formula(one.expression, names, units), arrays, other)

@@ -89,9 +89,8 @@ class Pattern(NamedTuple):
 
     def with_optimizer(self, optimizer: Optimizer) -> Pattern:
         """Return the pattern with another optimiser, of other rates."""
-        continuation = self.continuation._replace(
-            options=self.continuation.options | {"optimizer": optimizer}
-        )
+        options = self.continuation.options | {"optimizer": optimizer}
+        continuation = self.continuation._replace(options=options)
         return self._replace(optimizer=optimizer, continuation=continuation)
 
     @property
@@ -260,18 +259,8 @@ class BlockTraining:
         for index, (model, seed, like, weights) in enumerate(each):
             if finite[index]:
                 continuation = BlockContinuation(ended, index, like.continuation, seed, weights)
-                yield (
-                    model,
-                    Model(
-                        like.network,
-                        weights,
-                        continuation.history,
-                        like.backend,
-                        reason,
-                        continuation,
-                        threads,
-                    ),
-                )
+                given = continuation.history, like.backend, reason, continuation, threads
+                yield model, Model(like.network, weights, *given)
 
 
 class EndedBlock(NamedTuple):

@@ -103,20 +103,14 @@ class Awaited:
 
     def taken_over(self) -> Run | BaseException:
         """Return the outcome, and keep a run for longer trainings."""
-        run = self.outcome
+        run, snapshots = self.outcome, self._snapshots
         assert run is not None
-        if (
-            self._snapshots is not None
-            and self._key
-            and isinstance(run, Run)
-            and run.left
-            and not run.interrupted
-        ):
+        if snapshots is not None and self._key and isinstance(run, Run) and run.left and not run.interrupted:
             snapshot = run.left._replace(
                 parameters=run.left.parameters.copy(), moments=run.left.moments.copy(),
                 history={name: [*values] for name, values in run.left.history.items()},
             )  # fmt: skip
-            self._snapshots[self._key] = snapshot, run.stop_reason is not None
+            snapshots[self._key] = snapshot, run.stop_reason is not None
         return run
 
     @property

@@ -22,9 +22,7 @@ from fastmlp.trained.model import Model
 Part = tuple[Array, Array]
 """Rows to train on, and rows held out."""
 
-NETWORKS_FRACTION = (
-    0.93  # fraction of the limit for networks and all work before; the rest is for scores and files
-)
+NETWORKS_FRACTION = 0.93  # of the limit, for networks and all work before; the rest is for scores and files
 JUDGED_AFTER = 0.1  # fraction of a network's time after which the pace is known
 RESERVE = 0.9  # fraction of the epochs by the pace: another epoch may take longer
 LEAST_ROWS = 1000  # fewest training rows of a network, however short the time
@@ -143,9 +141,8 @@ def within(
 
 def fewer(part: Part, fraction: float) -> Part:
     """Return a fraction of the rows to train on and of those held out, evenly spread."""
-    trained, held = (
-        _spread(rows, min(len(rows), max(LEAST_ROWS, int(fraction * len(rows))))) for rows in part
-    )
+    counts = (min(len(rows), max(LEAST_ROWS, int(fraction * len(rows)))) for rows in part)
+    trained, held = map(_spread, part, counts)
     return trained, held
 
 
