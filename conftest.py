@@ -23,6 +23,8 @@ os.environ.setdefault("FASTMLP_PREBUILD", "none")  # what an editable installati
 FEW = 4
 """The most processes of which each takes whole files."""
 
+LONGER = ("matrix", "slow", "campaign")
+"""Marks of cases that the quick suite leaves out."""
 
 NEEDED = {"benchmark": "pytest-benchmark", "xdist": "pytest-xdist", "hypothesispytest": "hypothesis"}
 """Packages of the extra `test`, by the plugins that they bring: pyproject.toml has options of theirs."""
@@ -92,6 +94,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave benchmarks/ out of `pytest .`; pytest does not offer paths that it was given."""
     benchmarks = config.rootpath / "benchmarks"
     return True if collection_path == benchmarks and not config.getoption("benchmark_only") else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before cases are left out by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave `quick(n)` cases of a test to the quick suite, evenly spread, and mark the others `matrix`."""
+    cases: dict[tuple[Any, ...], list[pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("quick")
+        if mark and not any(map(item.get_closest_marker, LONGER)):
+            cases.setdefault((*mark.args, item.path, getattr(item, "originalname", "")), []).append(item)
+    for (count, *_), of_test in cases.items():
+        kept = {len(of_test) * turn // count for turn in range(count)}
+        for number in {*range(len(of_test))} - kept:
+            of_test[number].add_marker(pytest.mark.matrix)
 
 
 @pytest.fixture

@@ -69,6 +69,30 @@ def test_a_given_variant_has_a_few_quick_cases_and_every_other_one_in_the_matrix
         assert len(every) == 16
 
 
+def test_a_test_that_is_marked_has_so_many_quick_cases_and_the_others_in_the_matrix(tmp_path):
+    """The first and others at equal distances; a case with a longer mark is not counted."""
+    text = """
+import pytest
+slow = pytest.param(9, marks=pytest.mark.slow)
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("case", [*range(9), slow])
+def test_one(case): pass
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("case", [0, 1])
+def test_other(case): pass
+"""
+    (tmp_path / "test_marked.py").write_text(text)
+    (tmp_path / "conftest.py").write_text((pages.ROOT / "conftest.py").read_text())
+    (tmp_path / "pyproject.toml").write_text((pages.ROOT / "pyproject.toml").read_text())
+
+    def cases(*marks):
+        done = python("-m", "pytest", "--collect-only", "-q", "-n", "0", *marks, tmp_path, cwd=tmp_path)
+        return [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+
+    assert cases() == ["test_one[0]", "test_one[3]", "test_one[6]", "test_other[0]", "test_other[1]"]
+    assert cases("-m", "matrix") == [f"test_one[{case}]" for case in (1, 2, 4, 5, 7, 8)]
+
+
 def test_a_package_that_the_tests_lack_is_named_in_one_line():
     """pytest's own error lists options of pyproject.toml as unknown."""
     done = python("-m", "pytest", "-p", "no:xdist", "--variant=mine.py", cwd=pages.ROOT, exit_code=4)

@@ -2,7 +2,8 @@
 
 Full products of backends, dtypes and whatever else a test varies take an hour, and most of them run machine
 code that another case has run: the quick suite and the matrix together have every pair of values of two axes
-on PROGRAMS and a share of the cases of the other backends, and the campaign has all others. Of a variant that
+on PROGRAMS and a share of the cases of the other backends, and the campaign has all others. Of a test that is
+marked `quick(n)` the quick suite has n of these cases, and the matrix the others. Of a variant that
 `--variant` names, the quick suite has a few seconds, and the matrix all other cases.
 """
 
@@ -15,7 +16,7 @@ import pytest
 
 from fastmlp.backend import registry
 
-matrix, campaign = pytest.mark.matrix, pytest.mark.campaign
+matrix, campaign, quick = pytest.mark.matrix, pytest.mark.campaign, pytest.mark.quick
 
 FEW = ("reference", "fused")
 """The oracle, and the program that works by rows and on threads."""
