@@ -1,7 +1,5 @@
 """Callbacks: when they run and what they see, early stopping, the time limit, the progress bar."""
 
-from __future__ import annotations
-
 import copy
 import io
 import math

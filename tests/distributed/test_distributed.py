@@ -1,7 +1,5 @@
 """Trainings by several ranks are those of one, up to rounding; the ranks are threads here (`in_threads`)."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import weakref

@@ -1,7 +1,5 @@
 """What one rank stops, does wrong or does not say reaches all; ranks are threads here (`in_threads`)."""
 
-from __future__ import annotations
-
 import re
 import time
 

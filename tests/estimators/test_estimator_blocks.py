@@ -1,7 +1,5 @@
 """Estimators on rows that come block by block: `fit` and `partial_fit` in the bits of one array of them."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """scikit-learn's contract: its checks, signatures, copies and pickles, and its own searches around ours."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import pickle

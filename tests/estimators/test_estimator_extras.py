@@ -1,7 +1,5 @@
 """What the estimators do beyond scikit-learn's: each parameter, against the same thing done by hand."""
 
-from __future__ import annotations
-
 import pickle
 import time
 

@@ -1,7 +1,5 @@
 """What a model becomes in other formats predicts what the model predicts, within the bound of roundings."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

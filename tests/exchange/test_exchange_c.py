@@ -1,7 +1,5 @@
 """C of a model: headers that a compiler takes, in floats and in integers, and what is refused."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import subprocess

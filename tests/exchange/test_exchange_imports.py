@@ -1,7 +1,5 @@
 """Models that come from other programs, and fastmlp's estimators made of models and given to skl2onnx."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.exchanged_models import X, agrees, inputs, model, of_reference

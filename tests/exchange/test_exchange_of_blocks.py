@@ -1,7 +1,5 @@
 """Networks with blocks of inputs and heads in other formats: on patients, with unknown codes, and digits."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Odd names in exports: keywords of C and Python, other alphabets, names of our own, names that collide."""
 
-from __future__ import annotations
-
 import keyword
 
 import numpy as np

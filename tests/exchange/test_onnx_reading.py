@@ -1,7 +1,5 @@
 """What `from_onnx` reads predicts as the file does; what it does not understand is refused in one line."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Models on disk: what comes back, files of earlier versions, and files that nobody sound wrote."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import io

@@ -5,8 +5,6 @@ follows from a file agrees within a tolerance, not bit for bit. The commits that
 that wrote them.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import pickle

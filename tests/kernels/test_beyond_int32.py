@@ -3,8 +3,6 @@
 They are zeros, whose pages a system maps when they are written: of 10 to 40 GB some hundred MB are real.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import needs

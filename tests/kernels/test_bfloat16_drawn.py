@@ -1,7 +1,5 @@
 """`dtype="bfloat16"` on networks, rows and options drawn at random: near the reference, and the same bits."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

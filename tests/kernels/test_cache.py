@@ -1,7 +1,5 @@
 """Programs on disk: damaged, foreign, unwritable, turned off. All compile anew, and no other code runs."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

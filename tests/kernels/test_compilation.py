@@ -1,7 +1,5 @@
 """What compiles when: once for each dtype, once for each machine, and anew after an edit."""
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import os

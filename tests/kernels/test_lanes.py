@@ -1,7 +1,5 @@
 """Networks that train in the lanes of vectors: each has the bits of a training alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Machine code that came with a wheel: whom it serves, what goes before it, and that it is right."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

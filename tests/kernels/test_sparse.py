@@ -1,7 +1,5 @@
 """Sparse inputs give the numbers of dense ones: parameters, history and predictions, equal where exact."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

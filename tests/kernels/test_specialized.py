@@ -1,7 +1,5 @@
 """Programs for one network: what has one, that they agree, compile once, and keep only machine code."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections import Counter

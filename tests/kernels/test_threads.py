@@ -1,7 +1,5 @@
 """Any number of workers computes the same bits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

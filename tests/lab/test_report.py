@@ -1,7 +1,5 @@
 """The report: one page without scripts that a browser draws, narrow and wide, light and dark."""
 
-from __future__ import annotations
-
 import html.parser
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """An error of a callback, or of what is around trainings, ends the call and names the model."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import signal

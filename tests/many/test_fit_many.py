@@ -1,7 +1,5 @@
 """`fit_many`: each model has the bits of `fit` alone, and what goes wrong stays where it is."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -1,7 +1,5 @@
 """A call of `fit_many` that ends early keeps what it has, and goes on from its file bit for bit."""
 
-from __future__ import annotations
-
 import signal
 import time
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Activations, losses and rules of a user's own: they are what their functions say, everywhere."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

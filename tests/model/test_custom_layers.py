@@ -1,7 +1,5 @@
 """Layers of a user's own, and activations with trained parameters: what their functions say, everywhere."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

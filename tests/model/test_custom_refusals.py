@@ -1,7 +1,5 @@
 """What is wrong with a user's component is refused in one line, before it is compiled."""
 
-from __future__ import annotations
-
 import math
 
 import numba

@@ -1,7 +1,5 @@
 """Words of NumPy in a user's formula: what can be traced, and the machine code of each."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re

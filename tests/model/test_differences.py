@@ -1,7 +1,5 @@
 """Derivatives of networks of all layers, blocks and heads are differences of their values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import custom_components, custom_layers, heads, input_blocks

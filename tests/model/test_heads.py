@@ -1,7 +1,5 @@
 """Heads: PyTorch's losses and means, one result on every backend, and careless input in one line."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.heads import (

@@ -1,7 +1,5 @@
 """Blocks of inputs: PyTorch's definitions, one result on every backend, and careless input in one line."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

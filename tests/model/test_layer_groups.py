@@ -1,7 +1,5 @@
 """Factors of rates and decays for each layer: what they do to a step, and what a frozen layer keeps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import layer_networks

@@ -1,7 +1,5 @@
 """The table of layers: each entry has a second opinion, is public, and derives what all programs need."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.layer_networks import INPUTS, OUTPUTS, formulas, rows_of, sample, train

@@ -1,7 +1,5 @@
 """Networks of layers: one result on every backend and number of threads, and what surrounds a training."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

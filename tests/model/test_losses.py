@@ -1,7 +1,5 @@
 """Losses with parameters: PyTorch's values and derivatives, what names and older arguments make, files."""
 
-from __future__ import annotations
-
 import pickle
 import re
 

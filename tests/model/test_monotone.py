@@ -1,7 +1,5 @@
 """Monotone networks: no pair of rows contradicts them, on any backend, after any training."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.refusals import refusals

@@ -1,7 +1,5 @@
 """Muon: PyTorch's steps, one result on every backend and number of threads, and what it leaves to AdamW."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

@@ -1,7 +1,5 @@
 """Networks of every kind train alike on every backend, stop, go on, come in parts, and stand in files."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any, NamedTuple

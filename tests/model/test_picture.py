@@ -1,7 +1,5 @@
 """Pictures of networks: what they say, and what they cannot be."""
 
-from __future__ import annotations
-
 import re
 
 import matplotlib

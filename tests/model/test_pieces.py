@@ -1,7 +1,5 @@
 """What programs share is compiled when it is first called, and what goes wrong then is said."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numba import types

@@ -1,7 +1,5 @@
 """Networks take the steps of networks of PyTorch's functions, and batch norms have its statistics."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Learning rates against their closed forms, written out as torch.optim.lr_scheduler documents them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import pickle

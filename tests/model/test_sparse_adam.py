@@ -1,7 +1,5 @@
 """SparseAdam against PyTorch's definition, transcribed row by row, and against PyTorch itself."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

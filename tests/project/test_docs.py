@@ -1,7 +1,5 @@
 """docs/: what its pages say runs, every page is in the site, and every public name is in the API."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import importlib.util

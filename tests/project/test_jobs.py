@@ -1,7 +1,5 @@
 """docs/jobs.md runs as it stands, on two workers of which one is killed, with the scores of the plain run."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

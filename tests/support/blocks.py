@@ -1,7 +1,5 @@
 """Rows in blocks, a training on them, and the threads that fill windows."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 

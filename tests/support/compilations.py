@@ -1,7 +1,5 @@
 """What compiles while a test runs."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 from numba.core import event

@@ -1,7 +1,5 @@
 """Layers of a user's own and activations with parameters, and lists of layers that have them, for tests."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp import (

@@ -1,7 +1,5 @@
 """Networks drawn at random, with what reads earlier layers, for tests that try thousands of them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp import (

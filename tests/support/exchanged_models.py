@@ -1,7 +1,5 @@
 """The models that leave and arrive in the tests of exchange, and how far their copies may be off."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -6,8 +6,6 @@ on PROGRAMS and a share of the cases of the other backends, and the campaign has
 `--variant` names, the quick suite has a few seconds, and the matrix all other cases.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

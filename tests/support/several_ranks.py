@@ -1,7 +1,5 @@
 """What tests of trainings by several ranks share."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

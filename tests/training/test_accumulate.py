@@ -1,7 +1,5 @@
 """`fit(accumulate=)`: a step along the sum of several batches' gradients is that of one larger batch."""
 
-from __future__ import annotations
-
 import itertools
 import tracemalloc
 

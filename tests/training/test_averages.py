@@ -1,7 +1,5 @@
 """Averages of weights: what predictions and validation read, while steps go on from the weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import naive

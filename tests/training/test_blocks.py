@@ -1,7 +1,5 @@
 """Rows that come block by block train in the bits of one array; an error names the block that is wrong."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -1,7 +1,5 @@
 """A training whose numbers overflow ends in an error that says where, the same on every backend."""
 
-from __future__ import annotations
-
 import functools
 import math
 import pickle

@@ -1,7 +1,5 @@
 """Heads of rows that come block by block: the bits of one array, of parts, maps, tables and windows."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -4,8 +4,6 @@ A second is one of a processor's time where that can be measured: how long other
 nothing of an answer.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import signal

@@ -1,7 +1,5 @@
 """Mistakes in what users pass, one table: an error in one line, the same on every backend."""
 
-from __future__ import annotations
-
 import fractions
 import pickle
 

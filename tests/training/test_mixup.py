@@ -1,7 +1,5 @@
 """`fit(mixup=)`: rows and targets of a step are mixed, by draws that depend on seed and step alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

@@ -3,8 +3,6 @@
 A call takes about 0.2 us where all is warm, and twice that within a whole `fit`.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections import Counter

@@ -4,8 +4,6 @@ Each network, source, optimiser, option and backend is in some of the cases;
 each property is tried on all cases.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import pickle

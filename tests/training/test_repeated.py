@@ -1,7 +1,5 @@
 """A training like one before finds its options checked and its backend chosen; what differs is seen."""
 
-from __future__ import annotations
-
 import gc
 import inspect
 import weakref

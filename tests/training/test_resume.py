@@ -1,7 +1,5 @@
 """A training that stops anywhere and goes on from its checkpoint ends in the bits of one that did not."""
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import timedelta

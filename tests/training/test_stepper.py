@@ -1,7 +1,5 @@
 """`Stepper`: a step has the bits of `fit`, and so have its parts; what it holds, refuses and allocates."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array

@@ -1,7 +1,5 @@
 """What a `Stepper` holds: copies, files, views of its arrays, and nothing that a step allocates."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import pickle
