@@ -251,12 +251,6 @@ def test_a_mistake_is_named_before_anything_is_trained(mistake):
     assert not Seen.begun
 
 
-def test_each_model_has_its_own_callbacks():
-    Seen.begun.clear()
-    fit_many_fused(SMALL, X, Y, n_models=5, epochs=1, callbacks=[Seen()])
-    assert sorted(Seen.begun) == [0, 1, 2, 3, 4]
-
-
 def test_one_bar_shows_all_models(capsys):
     fit_many_fused(SMALL, X, Y, n_models=3, epochs=1, progress=True)
     shown = capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from support.compilations import AfterOneStep, compilations
+from support.compilations import compilations
 from support.custom_components import (
     CASES,
     ONE_HOT,
@@ -71,11 +71,6 @@ def test_backends_agree_with_the_reference(backend, name, dtype):
 
 def test_small_networks_have_programs_of_their_own():
     assert [name for name in CASES if has_program(name)] == ["hard, own huber", "hard, asymmetric, Lion"]
-
-
-def test_one_column_of_y_is_the_target_of_every_quantile():
-    estimator = fastmlp.MLPRegressor(quantiles, (4,), tol=0.1, random_state=0, backend="fused")
-    assert estimator.fit(X, Y[:, 0]).predict(X).shape == (24, 3)
 
 
 def test_numbers_of_a_rule_are_chosen_element_by_element():
@@ -411,14 +406,3 @@ def test_a_loss_with_another_parameter_is_another(tmp_path):
     )
     with pytest.raises(CheckpointError, match="another 'quantiles'"):
         fastmlp.load(path, components=[mish, other])
-
-
-@pytest.mark.parametrize("name", ["mish, sine, focal", "quantiles, own Adam, clipped"])
-def test_a_training_continues_bit_for_bit(tmp_path, chunks, name):
-    chunks(steps=1)
-    path = tmp_path / "training"
-    train(name, "reference", callbacks=[fastmlp.Checkpoint(path, 99), AfterOneStep()])
-    resumed = train(name, "reference", resume=path, callbacks=[fastmlp.Checkpoint(path, 99)])
-    np.testing.assert_array_equal(resumed.parameters, train(name, "reference").parameters)
-    with pytest.raises(CheckpointError, match="these differ: optimizer"):
-        train(name, "reference", resume=path, optimizer=Lion(1.0), callbacks=[fastmlp.Checkpoint(path, 99)])

@@ -10,7 +10,6 @@ from support.exchanged_models import own_gated, own_sine
 import fastmlp
 from fastmlp import (
     AdamW,
-    CheckpointError,
     Dense,
     Dropout,
     Layer,
@@ -86,20 +85,6 @@ def test_parameters_are_drawn_as_is_said_and_stand_by_name():
 
 
 # --- where they go ---------------------------------------------------------------------------------------
-
-
-def test_files_name_them_and_take_them_back(tmp_path):
-    model = train(LISTS["narrow"], "reference")
-    fastmlp.save(model, tmp_path / "net.npz")
-    pieces = [unit, own_prelu, own_norm, own_gated]
-    back = fastmlp.load(tmp_path / "net.npz", components=pieces)
-    assert back.network == model.network
-    np.testing.assert_array_equal(back.predict(X), model.predict(X))
-    with pytest.raises(CheckpointError, match="was trained with 'unit', a component of your own"):
-        fastmlp.load(tmp_path / "net.npz", components=pieces[1:])
-    other = Layer("unit", lambda x, t: t * x, {"t": ("layer", Uniform(1, 2))})
-    with pytest.raises(CheckpointError, match="was trained with another 'unit' than is given"):
-        fastmlp.load(tmp_path / "net.npz", components=[*pieces[1:], other])
 
 
 def test_a_model_goes_on_and_one_with_other_layers_does_not():

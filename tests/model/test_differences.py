@@ -36,6 +36,10 @@ STEPPED = {
     **{name: (input_blocks.network(one), CODED) for name, one in input_blocks.EMBEDDINGS.items()},
     "sparse": (Network(inputs=SPARSE, layers=[Dense(9, "tanh"), Dense(2)]), [*CODED, input_blocks.WORDS]),
     "heads": (heads.network(missing=True, weighted=True), heads.X),
+    **{
+        f"output {output}": (Network([INPUTS, 5, OUTPUTS], "tanh", output, loss, input_scale=0.5), ROWS)
+        for output, loss in [("sigmoid", "mse"), ("softmax", "mse"), ("exp", "poisson")]
+    },
 }
 """Networks, and rows; of one array derivatives are by the rows, too."""
 

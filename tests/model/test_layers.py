@@ -14,8 +14,6 @@ from fastmlp import (
     AdamW,
     Add,
     BatchNorm,
-    Callback,
-    Checkpoint,
     Dense,
     Dropout,
     LayerNorm,
@@ -127,35 +125,17 @@ def test_every_kind_is_trained_here():
 # --- what surrounds a training --------------------------------------------------------------------------
 
 
-class StopAt(Callback):
-    def on_chunk_end(self, run):
-        if run.step == 10:
-            run.stop("enough")
-
-
-def test_a_row_left_alone_joins_the_batch_before_it(rows, tmp_path, chunks):
-    """Of 50 rows in batches of 7 the last batch has 8, for arrays, blocks, steps and trainings that go on."""
+def test_a_row_left_alone_joins_the_batch_before_it(rows):
+    """Of 50 rows in batches of 7 the last batch has 8; test_properties.py resumes such trainings."""
     X, y = rows
     given = {"batch_size": 7, "epochs": 3}
     unshuffled = train(EVERYTHING, rows, shuffle=False, **given)
-    stepper = Stepper(network(EVERYTHING), Adam(0.01), seed=1, dtype="float64")
-    for at in 3 * [*range(0, 49, 7)]:
-        stop = ROWS if at == 42 else at + 7
-        stepper.step(X[at:stop], y[at:stop])
-    np.testing.assert_array_equal(stepper.parameters, unshuffled.parameters)
     blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
     for window in (7, 12, 49, 50):  # the last of 7 and of 49 have one row
         made = train(EVERYTHING, (blocks, None), shuffle=False, window=window, **given)
         np.testing.assert_array_equal(made.parameters, unshuffled.parameters)
-    whole = train(EVERYTHING, rows, **given)
-    expected = train(EVERYTHING, rows, backend="reference", **given)
+    whole, expected = (train(EVERYTHING, rows, backend=one, **given) for one in ("fused", "reference"))
     np.testing.assert_allclose(whole.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
-    chunks(steps=1)
-    for some, options in ((rows, {}), ((blocks, None), {"window": ROWS})):
-        path = tmp_path / f"stopped{len(options)}"
-        train(EVERYTHING, some, callbacks=[Checkpoint(path), StopAt()], **given, **options)
-        resumed = train(EVERYTHING, some, resume=path, **given, **options)
-        np.testing.assert_array_equal(resumed.parameters, whole.parameters)
     single = train(EVERYTHING, rows, batch_size=ROWS - 1, epochs=2)
     np.testing.assert_array_equal(
         single.parameters, train(EVERYTHING, rows, batch_size=None, epochs=2).parameters

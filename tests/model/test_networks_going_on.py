@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support import custom_layers, heads, input_blocks, layer_networks
-from support.custom_components import six_moments
+from support.custom_components import Lion, focal, mish, sine, six_moments
 from support.layer_networks import EVERYTHING, MEMBERS, SHARING
 
 import fastmlp
@@ -98,6 +98,10 @@ CASES = {
         f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.1, momentum=0.9))
         for name, layers in custom_layers.LISTS.items()
     },
+    "a custom loss and rule": Case(
+        Network([7, 4, 3, 2], [mish, sine], loss=focal), ROWS[0], EVENTS[:, :2], {"optimizer": Lion(0.01)}
+    ),
+    "monotone": Case(Network([7, 6, 3], "relu", monotone=(1, -1, 0, 1, 0, 0, 0)), *ROWS),
     "six moments": Case(Network([7, 6, 3], "tanh"), *ROWS, {"optimizer": six_moments(0.01)}),
     "Muon": Case(Network([7, 20, 12, 3], "tanh"), *ROWS, {"optimizer": Muon(0.01)}),
     "scaled inputs": Case(Network([7, 6, 3], "tanh", input_scale=1 / 255), *ROWS),
@@ -169,11 +173,15 @@ def test_rows_in_parts_train_in_the_bits_of_all(case):
 
 @each_case
 def test_a_stepper_takes_the_steps_of_fit(case):
-    model = case.fit(batch_size=None, shuffle=False)
+    weights = np.random.default_rng(0).exponential(size=len(heads_or_array(case.y)))
+    model = case.fit(batch_size=None, shuffle=False, sample_weight=weights)
     options = {"optimizer": Adam(0.01), "backend": "fused"} | case.options
     stepper = Stepper(case.network, **options, seed=1, dtype="float64")
-    assert [stepper.step(case.X, case.y) for _ in range(3)] == model.history["loss"]
+    assert [stepper.step(case.X, case.y, weights) for _ in range(3)] == model.history["loss"]
     np.testing.assert_array_equal(stepper.parameters, model.parameters)
+    outputs = model.predict(case.X)
+    outputs = np.hstack([*outputs.values()]) if case.network.head_names else outputs
+    np.testing.assert_array_equal(stepper.forward(case.X), outputs)
 
 
 @each_case
@@ -182,7 +190,9 @@ def test_files_and_copies_predict_the_same(case, tmp_path):
     fastmlp.save(model, tmp_path / "model")
     loaded = fastmlp.load(tmp_path / "model", components=pieces)
     for other in (loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        assert other.network == model.network
+        for name in ("network", "history", "backend", "stop_reason"):
+            assert getattr(other, name) == getattr(model, name)
+        assert other.parameters.dtype == model.parameters.dtype
         np.testing.assert_equal(other.predict(case.X), model.predict(case.X))
     assert restored(with_formulas(case.network)) == pickle.loads(pickle.dumps(case.network)) == case.network
     if not pieces:
