@@ -160,6 +160,11 @@ def test_sparse_blocks_and_tables():
     assert_same(MLPClassifier(**OPTIONS).fit(array.from_array(X, chunks=(40, 4)), NAMES, W), expected)
 
 
+def test_products_of_bfloat16_numbers():
+    options = {**OPTIONS, "dtype": "bfloat16"}
+    assert_same(MLPRegressor(**options).fit(blocks(X[:, 0])), MLPRegressor(**options).fit(X, X[:, 0]))
+
+
 def test_small_windows_are_trained_on(windows):
     windows(size=1)  # a batch's rows
     expected = MLPClassifier(**OPTIONS, shuffle=False).fit(X, NAMES)

@@ -121,9 +121,9 @@ def test_the_pages_examples_run(tmp_path):
 
 def test_a_number_from_outside_is_what_it_was():
     scale = 2.0
-    piece = Activation("scaled", lambda z: scale * z)
+    component = Activation("scaled", lambda z: scale * z)
     scale = 3.0
-    assert piece.on_array(np.ones(1)) == 2.0
+    assert component.on_array(np.ones(1)) == 2.0
 
 
 def test_a_condition_that_is_known_is_decided():

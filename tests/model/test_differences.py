@@ -6,18 +6,8 @@ from support import custom_components, custom_layers, heads, input_blocks
 from support.layer_networks import INPUTS, OUTPUTS, SHARING, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
 
-from fastmlp import (
-    SGD,
-    BatchNorm,
-    Categories,
-    Dense,
-    Network,
-    Numbers,
-    Periodic,
-    Residual,
-    SparseNumbers,
-    Stepper,
-)
+import fastmlp
+from fastmlp import BatchNorm, Categories, Dense, Network, Numbers, Periodic, Residual, SparseNumbers, Stepper
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten, parameter_count
@@ -58,7 +48,7 @@ def trained_of(made):
 def test_derivatives_of_outputs(name, backend, training):
     made, X = STEPPED[name]
     initial = input_blocks.fit(made, epochs=0) if name in input_blocks.EMBEDDINGS else None  # with bins
-    stepper = Stepper(made, SGD(0.1), seed=0, dtype="float64", backend=backend, initial=initial)
+    stepper = Stepper(made, fastmlp.SGD(0.1), seed=0, dtype="float64", backend=backend, initial=initial)
     rng, trained = np.random.default_rng(3), trained_of(made)
     stepper.parameters[...] += 0.1 * np.abs(rng.normal(size=trained.size)) * trained  # away from gains of 1
     start, along, by_rows, h = stepper.parameters.copy(), rng.normal(size=trained.size), 0.0, 1e-6

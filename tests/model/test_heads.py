@@ -2,34 +2,11 @@
 
 import numpy as np
 import pytest
-from support.heads import (
-    BELOW,
-    CLASS_WEIGHTS,
-    GAPS,
-    INPUTS,
-    ROWS,
-    WHOLE,
-    X,
-    fit,
-    network,
-    rows_of,
-    single,
-)
+from support.heads import BELOW, CLASS_WEIGHTS, GAPS, INPUTS, ROWS, WHOLE, X, fit, network, rows_of, single
 from support.refusals import refusals
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Categories,
-    Dense,
-    Head,
-    LayerNorm,
-    Network,
-    Numbers,
-    Quantiles,
-    RowLoss,
-    Stepper,
-)
+from fastmlp import SGD, Categories, Dense, Head, LayerNorm, Network, Numbers, Quantiles, RowLoss, Stepper
 
 
 def test_one_head_is_a_network_of_its_loss():

@@ -7,16 +7,7 @@ from support.layer_networks import TABLED as NETWORKS
 from support.selection import matrix
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Dense,
-    GroupNorm,
-    Layer,
-    LayerNorm,
-    Network,
-    Scale,
-    SwiGLU,
-)
+from fastmlp import SGD, Dense, GroupNorm, Layer, LayerNorm, Network, Scale, SwiGLU
 from fastmlp.backend import registry
 from fastmlp.backend.reference_operations import FORMULAS
 from fastmlp.kernels.small.eligible import lane_program, specialize
@@ -126,8 +117,8 @@ def test_an_own_layers_numbers_are_no_part_of_its_code():
 
     one, other = (Layer("leaky", leaky, numbers={"slope": slope}) for slope in (0.1, 0.4))
     assert (one.key, one != other) == (other.key, True)
-    for piece in (one, other):
-        layers = [Dense(12), piece, Dense(3)]
+    for component in (one, other):
+        layers = [Dense(12), component, Dense(3)]
         expected, got = (train(layers, (X, Y), backend=name) for name in ("reference", "fused"))
         np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=1e-10)
 

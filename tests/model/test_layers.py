@@ -7,22 +7,7 @@ from support.layer_networks import BLOCK, EVERYTHING, INPUTS, LISTS, OUTPUTS, RO
 from support.refusals import refusals
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Activation,
-    Adam,
-    AdamW,
-    Add,
-    BatchNorm,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Network,
-    PReLU,
-    Residual,
-    SparseAdam,
-    Stepper,
-)
+from fastmlp import SGD, Adam, AdamW, Add, BatchNorm, Dense, Dropout, LayerNorm, Network, Residual, Stepper
 from fastmlp.model import layers as layers_module
 from fastmlp.model.inputs import BLOCKS
 from fastmlp.model.operations import KINDS
@@ -53,7 +38,7 @@ def test_backends_agree_with_the_reference(name, rows):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimiser_steps_gains(optimizer, rows):
-    layers = [Dense(11, "relu"), BLOCK, PReLU(), Dense(OUTPUTS, bias=False)]
+    layers = [Dense(11, "relu"), BLOCK, fastmlp.PReLU(), Dense(OUTPUTS, bias=False)]
     ours, reference = (
         train(network(layers, l2=0.01), rows, optimizer=OPTIMIZERS[optimizer], backend=backend)
         for backend in ("fused", "reference")
@@ -92,7 +77,7 @@ def test_biases_of_another_model_do_not_become_hidden_ones(rows):
 
 
 def test_an_activation_of_ones_own(rows):
-    own = Activation("cubic", lambda z: z + 0.1 * z * z * z)
+    own = fastmlp.Activation("cubic", lambda z: z + 0.1 * z * z * z)
     layers = [Dense(6), LayerNorm(), own, Dense(OUTPUTS)]
     expected, got = (train(layers, rows, backend=backend) for backend in ("reference", "fused"))
     np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
@@ -210,7 +195,7 @@ def test_what_a_list_refuses_when_it_is_trained(backend, rows):
 def test_bytes_and_an_optimiser_of_sparse_updates(name, rows):
     X, y = rows
     for inputs, options in (
-        (X, {"optimizer": SparseAdam(0.01)}),
+        (X, {"optimizer": fastmlp.SparseAdam(0.01)}),
         ((np.abs(X) * 60).clip(0, 255).astype(np.uint8), {"dtype": "float32"}),
     ):
         made = network(LISTS[name], input_scale=1 / 255) if inputs.dtype == np.uint8 else LISTS[name]

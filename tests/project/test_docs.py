@@ -136,7 +136,7 @@ ELSEWHERE = {
     *("architecture.md", "custom-components.md", "distributed.md", "exchange.md", "jobs.md", "tables.md"),
     "write-a-kernel.md",
 }
-"""Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _own_pieces, ..."""
+"""Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _custom_components, ..."""
 
 SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 """Pages whose Python shows calls, and is no script."""

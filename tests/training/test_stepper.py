@@ -146,7 +146,7 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
 
 
 @crossed(backend=EXACT, case=list(custom_components.CASES))
-def test_own_pieces_have_the_bits_of_fit(backend, case):
+def test_custom_components_have_the_bits_of_fit(backend, case):
     network, y, optimizer = custom_components.CASES[case]
     y = clean_targets("y", y, network, len(y), np.dtype(float))
     model = fitted(network, custom_components.X, y, optimizer, backend)

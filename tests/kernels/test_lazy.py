@@ -31,7 +31,7 @@ def fit(backend, hidden="relu", **options):
 
 
 FITS = """
-from test_pieces import fit
+from test_lazy import fit
 import fastmlp
 from fastmlp.kernels.jit import engine
 from fastmlp.testing.slots import SLOTS
@@ -106,7 +106,7 @@ def variant(tmp_path, name, what):
 @pytest.mark.slow  # compiles a variant, 4 s
 def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
     name = variant(tmp_path, "mistaken", "out.no_such_thing")
-    for _ in range(2):  # a piece that failed is tried again
+    for _ in range(2):  # a function that failed is tried again
         with pytest.raises(errors.TypingError, match="no_such_thing"):
             fit(name)
     fit("baseline")
@@ -177,7 +177,7 @@ def test_an_exception_of_a_kernel_is_caught_by_the_one_that_calls_it(tmp_path):
     np.testing.assert_array_equal(model.weights[0], start.weights[0])
 
 
-def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
+def test_control_c_while_a_function_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
     name = variant(tmp_path, "interrupted", "0")
 
     def interrupted(*_):
@@ -244,8 +244,8 @@ for _ in range(3):
 
 @pytest.mark.slow  # a process that compiles, 8 s
 @needs.posix("raise of the C library, by its name")
-def test_control_c_in_compiled_code_that_then_asks_for_a_piece(tmp_path):
-    """Python hears of it on entering what finds the piece."""
+def test_control_c_in_compiled_code_that_then_asks_for_a_function(tmp_path):
+    """Python hears of it on entering what finds the function."""
     path = tmp_path / "signalled.py"
     path.write_text(SIGNALLED)
     done = python("-W", "ignore", path)
@@ -326,5 +326,5 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.slow  # a process that compiles, 2 s
 @needs.forks
-def test_a_process_forked_while_another_thread_compiles_finds_its_pieces():
+def test_a_process_forked_while_another_thread_compiles_finds_its_functions():
     python("-W", "ignore", "-c", FORKED)
