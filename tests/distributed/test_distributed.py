@@ -171,29 +171,20 @@ def test_averages_every_few_steps_train(cuts):
     assert not np.array_equal(found.parameters, averaged(settings, 4, cuts).parameters)
 
 
-class Seeing(fastmlp.Callback):
-    """Keeps what a rank's callbacks see after every chunk."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_chunk_end(self, run):
-        self.seen.append(run.parameters.tobytes())
-
-
 def test_nobody_sees_parameters_between_two_averages(chunks):
     settings = settings_of(CASES["dropout, penalties and clipping"]) | {"batch_size": 8}
     expected = averaged(settings, 3)
     chunks(seconds=0.0)  # as few steps as may be
-    seeing = [Seeing() for _ in range(3)]
+    seen = [[] for _ in range(3)]
 
     def job(one):
         spread = DataParallel(one, average_every=3)
-        return fitted({**settings, "callbacks": [seeing[one.rank]]}, spread, [34, 68])
+        noting = calling(on_chunk_end=lambda run: seen[one.rank].append(run.parameters.tobytes()))
+        return fitted({**settings, "callbacks": [noting]}, spread, [34, 68])
 
     np.testing.assert_array_equal(trained(3, job).parameters, expected.parameters)
-    assert len(seeing[0].seen) == EPOCHS * 5  # of 13 steps, after 3, 6, 9, 12 and 13
-    assert seeing[0].seen == seeing[1].seen == seeing[2].seen
+    assert len(seen[0]) == EPOCHS * 5  # of 13 steps, after 3, 6, 9, 12 and 13
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_validation_rows_may_be_spread_over_ranks_too():

@@ -262,27 +262,17 @@ def test_the_objective_is_described_as_a_network():
 # --- callbacks, bars, limits of time, backends ------------------------------------------------------------
 
 
-class Epochs(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_begin(self, run):
-        self.seen.append("begin")
-
-    def on_epoch_end(self, run):
-        self.seen.append((run.epoch, run.history["loss"][-1]))
-
-    def on_train_end(self, run):
-        self.seen.append("end")
-
-
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_callbacks_see_every_epoch(solver):
-    watcher = Epochs()
-    model = classifier(callbacks=[watcher], solver=solver).fit(X, Y)
-    assert [watcher.seen[0], watcher.seen[-1]] == ["begin", "end"]
-    assert [epoch for epoch, _ in watcher.seen[1:-1]] == list(range(1, model.n_iter_ + 1))
-    assert watcher.seen[-2][1] == model.loss_
+    seen = []
+    noting = calling(
+        on_train_begin=lambda run: seen.append("begin"), on_train_end=lambda run: seen.append("end"),
+        on_epoch_end=lambda run: seen.append((run.epoch, run.history["loss"][-1])),
+    )  # fmt: skip
+    model = classifier(callbacks=[noting], solver=solver).fit(X, Y)
+    assert [seen[0], seen[-1]] == ["begin", "end"]
+    assert [epoch for epoch, _ in seen[1:-1]] == list(range(1, model.n_iter_ + 1))
+    assert seen[-2][1] == model.loss_
     assert_same(model, classifier(solver=solver).fit(X, Y), X, 0.0)
     with pytest.raises(TypeError, match="every callback must be a Callback"):
         classifier(callbacks=[print]).fit(X, Y)

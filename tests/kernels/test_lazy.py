@@ -1,5 +1,7 @@
 """What programs share is compiled when it is first called, and what goes wrong then is said."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from numba import types
@@ -257,41 +259,39 @@ def wrong_bias_gradient(delta, out):
     out[0] = undefined_name  # noqa: F821
 
 
-@pytest.mark.slow  # compiles a variant, 3 s
-def test_subnormal_numbers_count_again_after_an_error(monkeypatch):
-    variant = Variant("wrong", baseline.VARIANT, {"bias_gradient": wrong_bias_gradient})
-    monkeypatch.setitem(registry.registered, variant.name, variant)
-    X = np.ones((4, 2))
-    with pytest.raises(errors.TypingError):
-        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend=variant.name)
-    assert (np.array([5e-324]) * 1.0)[0] > 0
-
-
 def raising_activate(code, z, out):
     raise ValueError("not today")
 
 
-@pytest.mark.slow  # compiles a variant, 3 s
-@pytest.mark.parametrize("threads", [1, 2])
-def test_subnormal_numbers_count_again_after_a_kernel_raised(monkeypatch, threads):
-    variant = Variant("raising", fused.VARIANT, {"activate": raising_activate})
-    monkeypatch.setitem(registry.registered, variant.name, variant)
+def fails_in_training(backend, **options):
     X = np.ones((512, 300))
     network = fastmlp.Network([300, 100, 1], "tanh")
-    with pytest.raises(ValueError, match="not today"):
-        fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=variant.name, threads=threads)
-    assert (np.array([5e-324]) * 1.0)[0] > 0
+    fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=backend, **options)
 
 
-@pytest.mark.slow  # compiles a variant, 4 s
-def test_subnormal_numbers_count_again_after_a_gradient_raised(monkeypatch):
-    variant = Variant("raising in a gradient", baseline.VARIANT, {"activate": raising_activate})
+def fails_in_a_gradient(backend):
+    data, network = Data(np.ones((4, 2)), np.ones((4, 1)), np.ones(4)), fastmlp.Network([2, 3, 1], "tanh")
+    registry.get(backend).gradient(network, np.ones(13), data, 0, 0, np.empty(13))
+
+
+@pytest.mark.slow  # compiles a variant, 3 s
+@pytest.mark.parametrize(
+    ("base", "slots", "error", "fails"),
+    [
+        (baseline, {"bias_gradient": wrong_bias_gradient}, errors.TypingError, fails_in_training),
+        (baseline, {"activate": raising_activate}, ValueError, fails_in_a_gradient),
+        *(
+            (fused, {"activate": raising_activate}, ValueError, partial(fails_in_training, threads=threads))
+            for threads in (1, 2)
+        ),
+    ],
+    ids=["cannot be compiled", "raises in a gradient", "raises", "raises in a thread"],
+)
+def test_subnormal_numbers_count_again_after_an_error(base, slots, error, fails, monkeypatch):
+    variant = Variant("wrong", base.VARIANT, slots)
     monkeypatch.setitem(registry.registered, variant.name, variant)
-    data, gradients = Data(np.ones((4, 2)), np.ones((4, 1)), np.ones(4)), np.empty(13)
-    with pytest.raises(ValueError, match="not today"):
-        registry.get(variant.name).gradient(
-            fastmlp.Network([2, 3, 1], "tanh"), np.ones(13), data, 0, 0, gradients
-        )
+    with pytest.raises(error, match=r"undefined_name|not today"):
+        fails(variant.name)
     assert (np.array([5e-324]) * 1.0)[0] > 0
 
 

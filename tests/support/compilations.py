@@ -4,8 +4,6 @@ from contextlib import contextmanager
 
 from numba.core import event
 
-import fastmlp
-
 
 class Compilations(event.Listener):
     """Keeps the names of what Numba compiles."""
@@ -26,8 +24,3 @@ def compilations():
     listener = Compilations()
     with event.install_listener("numba:compile", listener):
         yield listener.names
-
-
-class AfterOneStep(fastmlp.Callback):
-    def on_chunk_end(self, run):
-        run.stop("one step")

@@ -13,7 +13,7 @@ from support.resuming import StopAt, assert_same
 from support.selection import FEW, few, matrix
 
 import fastmlp
-from fastmlp import SGD, Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network
+from fastmlp import SGD, Adam, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network
 from fastmlp.backend import registry
 from fastmlp.testing import slots
 
@@ -63,23 +63,21 @@ def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_pat
     x, y = rng.standard_normal((300, 301)), rng.standard_normal((300, 1))
     network, path, limits = Network([301, 303, 1]), tmp_path / "c", []
 
-    class Tell(Callback):
-        def on_train_begin(self, run):
-            limits.clear()
+    def tell(run):
+        found = threadpoolctl.threadpool_info()
+        limits.append({pool["num_threads"] for pool in found if pool["user_api"] == "blas"})
 
-        def on_epoch_end(self, run):
-            found = threadpoolctl.threadpool_info()
-            limits.append({pool["num_threads"] for pool in found if pool["user_api"] == "blas"})
+    telling = calling(on_train_begin=lambda run: limits.clear(), on_epoch_end=tell)
 
     def fit(epochs, callback, **options):
         given = {"batch_size": None, "seed": 0, "backend": backend, "callbacks": [callback]}
         return fastmlp.fit(network, x, y, epochs=epochs, **given, **options)
 
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        whole = fit(4, Tell(), threads=2)
+        whole = fit(4, telling, threads=2)
         fit(1, Checkpoint(path), threads=2)
         fit(2, Checkpoint(path), threads=threads, resume=path)
-        rest = fit(4, Tell(), threads=threads, resume=path)
+        rest = fit(4, telling, threads=threads, resume=path)
     assert limits == [{2}, {2}]
     assert_same(rest, whole)
 
@@ -103,12 +101,7 @@ def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
 
 
 def test_without_a_seed_the_file_has_it(tmp_path):
-    class Keep(Callback):
-        def on_train_begin(self, run):
-            self.start = run.parameters.copy()
-
-    keep = Keep()
-    whole = fit(seed=None, callbacks=[Checkpoint(tmp_path / "c", 99), keep])
+    whole = fit(seed=None, callbacks=[Checkpoint(tmp_path / "c", 99)])
     stopped = tmp_path / "stopped"
     seed = fastmlp.training.checkpoint.read_training(tmp_path / "c").seed
     fit(seed=seed, callbacks=[Checkpoint(stopped, 99), StopAt(2 * BATCHES)])
