@@ -397,14 +397,11 @@ PLAIN = {
     "a list of networks": {"networks": [SMALL], "seed": 3},
     "a list of rows": {"X": [X], "y": [Y], "seed": [3]},
     "lists of options": {
-        "n_models": 1,
-        "optimizer": [SGD(fastmlp.Cosine(0.1, 3), 0.9)],
-        "epochs": [2],
-        "seed": 3,
+        "n_models": 1, "optimizer": [SGD(fastmlp.Cosine(0.1, 3), 0.9)], "epochs": [2], "seed": 3,
     },
     "validation": {"n_models": 1, "validation": 0.25, "seed": 3, "dtype": np.float32},
     "blank lists": {"n_models": 1, "callbacks": [], "metrics": [], "seed": 3, "threads": 2},
-}
+}  # fmt: skip
 """Arguments of one model that are those of `fit`, or lists of one."""
 
 OTHERS = {

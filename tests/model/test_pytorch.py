@@ -88,15 +88,9 @@ NAMES = dict(
     zip((Dense, LayerNorm, BatchNorm, fastmlp.GroupNorm, RMSNorm, PReLU, Swish, Scale), KINDS, strict=True)
 )
 KNOWN = {
-    *NAMES,
-    Residual,
-    fastmlp.Activate,
-    fastmlp.Add,
-    fastmlp.Multiply,
-    fastmlp.Concatenate,
-    fastmlp.GLU,
+    *NAMES, Residual, fastmlp.Activate, fastmlp.Add, fastmlp.Multiply, fastmlp.Concatenate, fastmlp.GLU,
     *GATES,
-}
+}  # fmt: skip
 OF_PYTORCH = [
     name
     for name, layers in LISTS.items()

@@ -74,16 +74,13 @@ LAYERED = {
     ],
     "members": [
         *(
-            Dense(6, "tanh"),
-            fastmlp.Members(3),
-            Dense(5, "silu", name="low"),
-            LayerNorm(),
+            Dense(6, "tanh"), fastmlp.Members(3), Dense(5, "silu", name="low"), LayerNorm(),
             Residual(Dense(5, "elu")),
         ),
         *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4, own_sine)),
         Dense(2),
     ],
-}
+}  # fmt: skip
 LAYERED |= {
     f"{name} of the table": [Dense(6, "tanh", name="low"), Dense(6), layer, Dense(2)]
     for name, layer in formulas().items()
