@@ -1,7 +1,5 @@
 """The cache and the disk that `backend="auto"` finds."""
 
-from __future__ import annotations
-
 import pytest
 
 from fastmlp.backend import programs, registry

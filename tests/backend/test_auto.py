@@ -1,7 +1,5 @@
 """`backend="auto"`: what it begins with, and when it compiles a faster program; a change changes no bit."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a backend is given directly is checked before compiled code takes its shape on trust."""
 
-from __future__ import annotations
-
 import gc
 
 import numpy as np

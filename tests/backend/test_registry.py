@@ -1,7 +1,5 @@
 """Which backends there are: plugins that are broken or take a name, files, slots that nobody calls."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -1,7 +1,5 @@
 """The reference rounds float32 numbers to bfloat16: to nearest, ties to even."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

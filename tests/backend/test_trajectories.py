@@ -1,7 +1,5 @@
 """Whole trainings on real data: every backend and dtype ends where the reference does."""
 
-from __future__ import annotations
-
 from types import FunctionType
 
 import numpy as np

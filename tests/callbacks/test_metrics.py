@@ -1,7 +1,5 @@
 """`fit(metrics=)`: scikit-learn's values, in the history and for early stopping."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

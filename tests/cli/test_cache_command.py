@@ -1,7 +1,5 @@
 """`fastmlp cache`: what lies where, and that `--clear` removes that and nothing else."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """The command line as a user meets it: what it prints, its exit codes, and one line for a mistake."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SeededGenerators of many seeds have the states that NumPy gives each alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

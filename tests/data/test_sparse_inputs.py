@@ -1,7 +1,5 @@
 """Sparse matrices as users have them: every form and dtype, and what is hostile in one line or right."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

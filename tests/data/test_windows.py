@@ -1,7 +1,5 @@
 """Windows of rows that come block by block: where they end, what they tell of errors, and their memory."""
 
-from __future__ import annotations
-
 import itertools
 import json
 

@@ -1,12 +1,11 @@
 """What one rank stops, does wrong or does not say reaches all; ranks are threads here (`in_threads`)."""
 
-from __future__ import annotations
-
 import re
 import time
 
 import numpy as np
 import pytest
+from support.callbacks import calling
 from support.several_ranks import EPOCHS, ROWS, X, Y, assert_close, fitted, settings_of
 from support.threads_as_ranks import ranks
 
@@ -15,41 +14,28 @@ from fastmlp.distributed.ranks import RankError
 from fastmlp.distributed.training import DataParallel
 
 
-class Stopping(fastmlp.Callback):
-    """Stops one rank's training, after an epoch or a chunk."""
+def stopping(rank, when):
+    """A callback that stops rank 1, when its training begins or in a hook after the second epoch."""
 
-    def __init__(self, rank, when):
-        self.rank, self.when = rank, when
-
-    def _stop(self, run):
-        if run.epoch >= 2 and self.rank == 1:
-            run.stop(f"rank {self.rank} has enough")
-
-    def on_train_begin(self, run):
-        if self.when == "begin" and self.rank == 1:
+    def stop(run):
+        if rank == 1 and (when == "on_train_begin" or run.epoch >= 2):
             run.stop("rank 1 has enough")
 
-    def on_epoch_end(self, run):
-        if self.when == "epoch":
-            self._stop(run)
-
-    def on_chunk_end(self, run):
-        if self.when == "chunk":
-            self._stop(run)
+    return calling(**{when: stop})
 
 
-@pytest.mark.parametrize("when", ["begin", "epoch", "chunk"])
+@pytest.mark.parametrize("when", ["on_train_begin", "on_epoch_end", "on_chunk_end"])
 def test_all_ranks_stop_where_a_callback_of_one_stops(when, tmp_path):
     settings, path = settings_of({"epochs": 20}), tmp_path / "training.npz"
 
     def job(one):
-        callbacks = [fastmlp.Checkpoint(path, every=100), Stopping(one.rank, when)]
+        callbacks = [fastmlp.Checkpoint(path, every=100), stopping(one.rank, when)]
         return fitted({**settings, "callbacks": callbacks}, one, [30, 60])
 
     models = ranks(3, job)
     assert {model.stop_reason for model in models} == {"rank 1 has enough"}
-    assert {len(model.history["loss"]) for model in models} == {0 if when == "begin" else 2}
-    if when != "begin":  # rank 0 writes where another rank stops all
+    assert {len(model.history["loss"]) for model in models} == {0 if when == "on_train_begin" else 2}
+    if when != "on_train_begin":  # rank 0 writes where another rank stops all
         np.testing.assert_array_equal(fastmlp.load(path).parameters, models[0].parameters)
 
 
@@ -61,44 +47,30 @@ class Slow(fastmlp.Checkpoint):
         super().on_chunk_end(run)
 
 
-class Looking(fastmlp.Callback):
-    """Looks for a file when the steps are over, where a signal that was heard ends the process."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_end(self, run):
-        self.found = self.path.exists()
-
-
 def test_no_rank_ends_before_the_file_is_written(tmp_path):
     path = tmp_path / "training.npz"
 
     def job(one):
-        looking = Looking(path)
-        callbacks = [Slow(path, every=100), Stopping(one.rank, "chunk"), looking]
+        found = []
+        # When the steps are over a signal that was heard ends the process.
+        looking = calling(on_train_end=lambda run: found.append(path.exists()))
+        callbacks = [Slow(path, every=100), stopping(one.rank, "on_chunk_end"), looking]
         fitted(settings_of({"callbacks": callbacks}), one, [30, 60])
-        return looking.found
+        return found
 
-    assert ranks(3, job) == [True] * 3
-
-
-class Raising(fastmlp.Callback):
-    """Fails on one rank, when the second epoch has ended."""
-
-    def __init__(self, rank):
-        self.rank = rank
-
-    def on_chunk_end(self, run):
-        if self.rank == 1 and run.epoch == 2:
-            raise OSError("the disk is gone")
+    assert ranks(3, job) == [[True]] * 3
 
 
 def test_no_checkpoint_is_written_of_a_chunk_in_which_another_rank_fails(tmp_path):
     path = tmp_path / "training.npz"
 
     def job(one):
-        return fitted(settings_of({"callbacks": [Raising(one.rank), fastmlp.Checkpoint(path)]}), one, [50])
+        def fail(run):
+            if one.rank == 1 and run.epoch == 2:
+                raise OSError("the disk is gone")
+
+        callbacks = [calling(on_chunk_end=fail), fastmlp.Checkpoint(path)]
+        return fitted(settings_of({"callbacks": callbacks}), one, [50])
 
     _, error = ranks(2, job)
     assert isinstance(error, OSError)
@@ -118,33 +90,23 @@ def test_early_stopping_decides_and_restores_the_same_on_all_ranks():
         assert_close(model, expected, settings())
 
 
-class Meddling(fastmlp.Callback):
-    """Changes what one rank has."""
-
-    def __init__(self, rank, at_the_end=False):
-        self.rank, self.at_the_end = rank, at_the_end
-
-    def on_epoch_end(self, run):
-        if self.rank == 1 and run.epoch == 2 and not self.at_the_end:
-            run.parameters[0] = np.nextafter(run.parameters[0], 9)
-
-    def on_train_end(self, run):
-        if self.rank == 1 and self.at_the_end:
-            run.parameters[0] = np.nextafter(run.parameters[0], 9)
-
-
-@pytest.mark.parametrize("at_the_end", [False, True])
-def test_a_rank_with_other_bits_is_found(at_the_end, tmp_path):
+@pytest.mark.parametrize("when", ["on_epoch_end", "on_train_end"])
+def test_a_rank_with_other_bits_is_found(when, tmp_path):
     path = tmp_path / "training.npz"
 
     def job(one):
-        callbacks = [Meddling(one.rank, at_the_end), fastmlp.Checkpoint(path)]
+        def meddle(run):
+            if one.rank == 1 and (run.epoch == 2 or when == "on_train_end"):
+                run.parameters[0] = np.nextafter(run.parameters[0], 9)
+
+        callbacks = [calling(**{when: meddle}), fastmlp.Checkpoint(path)]
         return fitted(settings_of({"callbacks": callbacks}), one, [30, 60])
 
     for error in ranks(3, job):
         assert isinstance(error, RankError)
         assert str(error).startswith("the parameters of rank 1 are not those of rank 0")
-    assert len(fastmlp.load(path).history["loss"]) == (EPOCHS if at_the_end else 1)  # none of that epoch
+    whole = EPOCHS if when == "on_train_end" else 1  # none of the epoch in which bits differ
+    assert len(fastmlp.load(path).history["loss"]) == whole
 
 
 MISTAKES = {

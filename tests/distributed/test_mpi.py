@@ -1,7 +1,5 @@
 """Trainings over MPI in processes of mpiexec: what they come to, and how they fail together."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """`fastmlp.shard`: each rank's rows are its own, and together they are all."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """LossCurveDisplay, drawn without a screen."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

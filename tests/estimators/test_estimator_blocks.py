@@ -1,7 +1,5 @@
 """Estimators on rows that come block by block: `fit` and `partial_fit` in the bits of one array of them."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -21,12 +19,8 @@ TWO = NAMES == "ape"
 SEVERAL = RNG.integers(0, 2, (ROWS, 3))
 W = RNG.random(ROWS) + 0.5
 OPTIONS = {
-    "hidden_layer_sizes": (5,),
-    "max_iter": 4,
-    "random_state": 0,
-    "backend": "reference",
-    "batch_size": 32,
-}
+    "hidden_layer_sizes": (5,), "max_iter": 4, "random_state": 0, "backend": "reference", "batch_size": 32,
+}  # fmt: skip
 CUTS = [slice(0, 40), slice(40, 41), slice(41, ROWS)]
 
 pytestmark = [

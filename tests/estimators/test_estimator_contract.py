@@ -1,7 +1,5 @@
 """scikit-learn's contract: its checks, signatures, copies and pickles, and its own searches around ours."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import pickle
@@ -101,22 +99,19 @@ def test_arrays_put_in_by_hand_count(name):
 
 
 @each
-@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
-def test_a_warm_start_goes_on(name, solver):
-    estimators = pair(name, solver=solver, warm_start=True, learning_rate="adaptive", tol=0.05)
+@pytest.mark.parametrize(
+    ("options", "iterations"),
+    [
+        *(({"solver": solver, "learning_rate": "adaptive", "tol": 0.05, "n_iter_no_change": 2}, (3, 5, 4))
+          for solver in ("adam", "sgd", "lbfgs")),
+        ({"early_stopping": True, "learning_rate_init": 0.1, "alpha": 0.1}, (6, 6, 6)),
+    ],
+)  # fmt: skip
+def test_a_warm_start_goes_on(name, options, iterations):
+    estimators = pair(name, warm_start=True, **options)
     for estimator in estimators:
-        estimator.set_params(n_iter_no_change=2)
-        for iterations in (3, 5, 4):
-            estimator.set_params(max_iter=iterations).fit(X, y_for(name))
-    assert_same(estimators[1], estimators[0], X, 1e-10)
-
-
-@each
-def test_a_warm_start_after_early_stopping_goes_on(name):
-    estimators = pair(name, warm_start=True, early_stopping=True, learning_rate_init=0.1, alpha=0.1)
-    for estimator in estimators:
-        for _ in range(3):
-            estimator.fit(X, y_for(name))
+        for most in iterations:
+            estimator.set_params(max_iter=most).fit(X, y_for(name))
     assert_same(estimators[1], estimators[0], X, 1e-10)
 
 

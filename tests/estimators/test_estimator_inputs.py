@@ -1,7 +1,5 @@
 """What users pass to the estimators: data frames, sparse rows, layouts, dtypes and labels."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """MLPClassifier on rows of probabilities, against what labels and weights say in other words."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The estimators take scikit-learn's steps: the same parameters, curves and predictions over a grid."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What the estimators say: printed lines, errors and warnings in scikit-learn's words and places."""
 
-from __future__ import annotations
-
 import re
 import signal
 import warnings

@@ -1,7 +1,5 @@
 """scikit-learn's own tests of its estimators, from the installed copy, run on ours."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Every public layer, embedding and block of inputs leaves in every format, or is refused by name."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import needs

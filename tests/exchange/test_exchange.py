@@ -1,7 +1,5 @@
 """What a model becomes in other formats predicts what the model predicts, within the bound of roundings."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -9,8 +7,8 @@ import pytest
 from support.exchanged_models import (
     CASES,
     COMES_BACK,
+    COMPONENTS,
     LAYERED,
-    PIECES,
     X,
     agrees,
     each_dtype,
@@ -201,7 +199,7 @@ def keras_twin(keras, network):
 
 
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # Keras's own
-@pytest.mark.parametrize("case", [*(case for case in CASES if case not in PIECES), *IN_KERAS])
+@pytest.mark.parametrize("case", [*(case for case in CASES if case not in COMPONENTS), *IN_KERAS])
 def test_keras_weights(case):
     keras = pytest.importorskip("keras", reason="Keras is not installed")
     given = model(case, np.float32)

@@ -1,7 +1,5 @@
 """C of a model: headers that a compiler takes, in floats and in integers, and what is refused."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import subprocess
@@ -9,7 +7,17 @@ import subprocess
 import numpy as np
 import pytest
 from support import needs
-from support.exchanged_models import CASES, LAYERED, PIECES, X, agrees, each_case, each_network, inputs, model
+from support.exchanged_models import (
+    CASES,
+    COMPONENTS,
+    LAYERED,
+    X,
+    agrees,
+    each_case,
+    each_network,
+    inputs,
+    model,
+)
 from support.formats import compiled
 from support.problems import COMPILED_DTYPES
 from support.selection import seeds
@@ -154,10 +162,10 @@ def random_model(rng):
         return (rng.normal(size=shape) * scale).astype(dtype)
 
     sizes = rng.integers(1, 7, size=rng.integers(2, 6)).tolist()
-    hidden = [rng.choice([*HIDDEN, *PIECES]) for _ in sizes[2:]]
+    hidden = [rng.choice([*HIDDEN, *COMPONENTS]) for _ in sizes[2:]]
     weights = [numbers(*shape) for shape in itertools.pairwise(sizes)]
     biases = [numbers(n_out) for n_out in sizes[1:]]
-    return made(sizes, [PIECES.get(name, name) for name in hidden], weights, biases, dtype), numbers(
+    return made(sizes, [COMPONENTS.get(name, name) for name in hidden], weights, biases, dtype), numbers(
         ROWS, sizes[0]
     )
 

@@ -1,7 +1,5 @@
 """Estimators and models become one another, and pipelines of them go through skl2onnx."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import sklearn.neural_network

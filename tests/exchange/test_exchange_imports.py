@@ -1,25 +1,11 @@
 """Models that come from other programs, and fastmlp's estimators made of models and given to skl2onnx."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.exchanged_models import X, agrees, inputs, model, of_reference
 
 import fastmlp
-from fastmlp import (
-    Activate,
-    Activation,
-    BatchNorm,
-    Concatenate,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Model,
-    Network,
-    PReLU,
-    RMSNorm,
-)
+from fastmlp import Activate, Activation, BatchNorm, Concatenate, Dense, LayerNorm, Model, Network, PReLU
 from fastmlp.backend import reference
 from fastmlp.model.layout import flatten
 
@@ -115,7 +101,7 @@ def test_a_sequential_of_other_layers():
             buffer.copy_(torch.rand(buffer.shape) + 0.5)
     got = of_reference(Model.from_torch, module)
     expected = [Activate("tanh"), LayerNorm(), Dense(4, "relu"), Activate("tanh"), LayerNorm(), PReLU()]
-    expected += [Dropout(0.25), Dense(5), RMSNorm(), PReLU(), BatchNorm(0.3), LayerNorm(0.5)]
+    expected += [fastmlp.Dropout(0.25), Dense(5), fastmlp.RMSNorm(), PReLU(), BatchNorm(0.3), LayerNorm(0.5)]
     expected += [Activate("silu"), BatchNorm(epsilon=0.1), Dense(2)]
     assert got.network == Network(inputs=3, layers=expected)
     agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))

@@ -1,7 +1,5 @@
 """Networks with blocks of inputs and heads in other formats: on patients, with unknown codes, and digits."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -15,19 +13,7 @@ from support.refusals import refusals
 from support.selection import campaign, crossed, matrix
 
 import fastmlp
-from fastmlp import (
-    Categories,
-    Dense,
-    Dropout,
-    Head,
-    LayerNorm,
-    Model,
-    Network,
-    Numbers,
-    Periodic,
-    PiecewiseLinear,
-    Residual,
-)
+from fastmlp import Dense, Head, LayerNorm, Model, Network, Numbers, Periodic, PiecewiseLinear, Residual
 
 PATIENTS, PROGRESS = load_diabetes(return_X_y=True)
 NUMBERS = scale(PATIENTS[:, 2:])
@@ -44,7 +30,7 @@ DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS, CLASSES = DIGITS[: len(NUMBERS)] / 16, CLASSES[: len(NUMBERS)]
 TARGETS = {"progress": scale(PROGRESS), "severe": (PROGRESS > 140).astype(int), "digit": CLASSES}
 
-CODED = Categories([2, 5], width=[4, 3])
+CODED = fastmlp.Categories([2, 5], width=[4, 3])
 LAYERS = [Dense(12, "silu"), Residual(LayerNorm(), Dense(12, "gelu"))]
 CLASSIFIER = {"loss": "cross_entropy", "output": "softmax"}
 TWO = {
@@ -78,7 +64,7 @@ CASES = {
     "digits": (
         Network(
             inputs={"pixels": Numbers(64, PiecewiseLinear(3))},
-            layers=[Dropout(0.1), Dense(16, "relu")],
+            layers=[fastmlp.Dropout(0.1), Dense(16, "relu")],
             heads={"digit": Head(10, **CLASSIFIER)},
         ),
         {"pixels": DIGITS},

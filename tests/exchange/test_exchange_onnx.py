@@ -1,7 +1,5 @@
 """ONNX of a model: what its runtime computes, and by which operators."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.exchanged_models import (

@@ -1,7 +1,5 @@
 """Odd names in exports: keywords of C and Python, other alphabets, names of our own, names that collide."""
 
-from __future__ import annotations
-
 import keyword
 
 import numpy as np
@@ -25,7 +23,7 @@ WORDS = (
     *("é", "_e9_", "变量", "ﬁ", "fi", "Ω", "ª", "_", "__class__", "__init__", "_x", "a" * 200, "A", "a"),
 )  # fmt: skip
 PLAIN = tuple(word for word in WORDS if word.isascii() and word[0] != "_")
-PIECES = tuple(one for one in PLAIN if one not in ACTIVATIONS)
+COMPONENTS = tuple(one for one in PLAIN if one not in ACTIVATIONS)
 OF_PARAMETERS = tuple(one for one in PLAIN if not keyword.iskeyword(one))
 C_NAMES = tuple(one for one in PLAIN if one not in KEYWORDS)
 
@@ -41,13 +39,13 @@ def own_layer(rng, taken):
     space: dict = {}
     exec(f"def scaled(x_of_layer, {first}, {second}): return x_of_layer * {first} + {second}", space)
     parameters = {first: ("units", fastmlp.Normal(1.0)), second: (pick(rng, ["units", "layer"]), 0.25)}
-    return Layer(word(rng, PIECES, taken), space["scaled"], parameters)
+    return Layer(word(rng, COMPONENTS, taken), space["scaled"], parameters)
 
 
 def drawn_named(rng):
     """A network all of whose parts have odd names."""
     taken: set = set()
-    own = [own_layer(rng, taken), *(Activation(word(rng, PIECES, taken), np.sin) for _ in range(2))]
+    own = [own_layer(rng, taken), *(Activation(word(rng, COMPONENTS, taken), np.sin) for _ in range(2))]
     name = word(rng, WORDS, names := set())
     layers = [Dense(3, pick(rng, [*SMOOTH, *own[1:]]), name=name), own[0], Dense(3, "tanh"), Add(name)]
     for _ in range(rng.integers(0, 5)):

@@ -1,7 +1,5 @@
 """ONNX files that somebody has made to do harm: read as they are, or refused soon and in one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

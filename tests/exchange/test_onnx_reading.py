@@ -1,7 +1,5 @@
 """What `from_onnx` reads predicts as the file does; what it does not understand is refused in one line."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -10,20 +8,7 @@ from support.exchanged_models import CASES, X, agrees, inputs, network, rounding
 from support.selection import seeds
 
 import fastmlp
-from fastmlp import (
-    Activate,
-    Activation,
-    Add,
-    BatchNorm,
-    Concatenate,
-    Dense,
-    LayerNorm,
-    Model,
-    Network,
-    PReLU,
-    Residual,
-    Scale,
-)
+from fastmlp import Activate, Add, BatchNorm, Concatenate, Dense, LayerNorm, Model, Network, Residual, Scale
 from fastmlp.backend import reference
 from fastmlp.exchange.onnx_nodes import LAYERS
 from fastmlp.model.layout import parameter_count
@@ -114,12 +99,12 @@ def test_a_layer_of_one_unit_comes_back(case, dtype, tmp_path):
     back = Model.from_onnx(tmp_path / "x.onnx", backend="reference")
     assert (back.parameters == parameters).all()
     agrees(given, back.predict(inputs(dtype)), inputs(dtype))
-    if not isinstance(made.hidden[0], Activation):
+    if not isinstance(made.hidden[0], fastmlp.Activation):
         assert back.network == made
 
 
 def test_what_a_formula_adds_to_one_unit_is_no_bias(tmp_path):
-    made = Network([3, 1, 1], Activation("moved", lambda z: np.tanh(z + 1)))
+    made = Network([3, 1, 1], fastmlp.Activation("moved", lambda z: np.tanh(z + 1)))
     parameters = np.random.default_rng(0).normal(size=parameter_count(made))
     given = Model(made, parameters, {"loss": []}, reference.BACKEND, None)
     given.to_onnx(tmp_path / "x.onnx")
@@ -169,7 +154,7 @@ def test_what_stands_between_layers_becomes_an_activation(tmp_path):
     assert np.allclose(
         got.predict(X), expected, rtol=0, atol=8 * np.finfo(float).eps * np.abs(expected).max()
     )
-    assert isinstance(got.network.hidden[0], Activation)
+    assert isinstance(got.network.hidden[0], fastmlp.Activation)
 
 
 def test_silu_of_two_operators_is_silu(tmp_path):
@@ -323,7 +308,7 @@ def test_the_slope_of_a_prelu_may_be_one_number(shape, tmp_path):
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
     path = file(tmp_path / "x.onnx", nodes, FLOAT, **single)  # onnxruntime has no PRelu of float64
     given = read(path)
-    assert PReLU() in given.network.layers
+    assert fastmlp.PReLU() in given.network.layers
     assert compare(path, given, np.random.default_rng(0))
 
 

@@ -1,7 +1,5 @@
 """`fastmlp.torch.Module`: its derivatives are right, and PyTorch's tools work on it."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

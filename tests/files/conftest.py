@@ -1,7 +1,5 @@
 """Where a test writes its file."""
 
-from __future__ import annotations
-
 import pytest
 
 

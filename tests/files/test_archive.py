@@ -1,7 +1,5 @@
 """The file format: durable, whole or absent; a damaged or crafted file is refused, and runs nothing."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

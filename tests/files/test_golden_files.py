@@ -5,8 +5,6 @@ follows from a file agrees within a tolerance, not bit for bit. The commits that
 that wrote them.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import pickle
@@ -54,18 +52,12 @@ LAYERS = {
     ],
     "gains": [
         *(
-            Dense(8),
-            PReLU(),
-            Dense(8),
-            Swish(name="soft"),
-            Scale(),
-            fastmlp.Dropout(0.1),
-            fastmlp.Activate(ROOT),
-            Dense(1),
-        )
+            Dense(8), PReLU(), Dense(8), Swish(name="soft"), Scale(), fastmlp.Dropout(0.1),
+            fastmlp.Activate(ROOT), Dense(1),
+        ),
     ],
     "members": [Members(3), Dense(6, "relu"), LayerNorm(), Dense(6), Swish(), Dense(1)],
-}
+}  # fmt: skip
 NETWORKS = {name: Network(inputs=10, layers=layers) for name, layers in LAYERS.items()}
 RULE = AdamW(0.01, epsilon=1e-3)
 """The gradient of a bias before a norm is rounding alone; a smaller epsilon would make a step of it."""

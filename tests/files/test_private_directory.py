@@ -1,7 +1,5 @@
 """Directories whose files are run: whoever else could put files there, by whatever way, has them not used."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`fastmlp warmup` compiles all that later processes would: they compile nothing."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

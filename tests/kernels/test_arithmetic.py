@@ -1,7 +1,5 @@
 """One arithmetic: variants that are `exact` train with equal bits, whichever way they cut the work."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

@@ -3,25 +3,13 @@
 They are zeros, whose pages a system maps when they are written: of 10 to 40 GB some hundred MB are real.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import needs
 from support.selection import campaign
 
-from fastmlp import (
-    SGD,
-    Adam,
-    AdamW,
-    Categories,
-    Dense,
-    LayerNorm,
-    Network,
-    Numbers,
-    SparseAdam,
-    SparseNumbers,
-)
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, Dense, LayerNorm, Network, Numbers, SparseAdam, SparseNumbers
 from fastmlp.backend import registry
 from fastmlp.model.backend import Chunk, Data, empty_losses
 from fastmlp.model.inputs import MOST_LEVELS
@@ -165,7 +153,7 @@ def of_tables(rng, backend, dtype):
     order, found, start = rng.permutation(ROWS), [], None
     of_few = [np.arange(len(one)) for one in used]
     for counts, places, codes in ((levels, used, many), ([*map(len, used)], of_few, few)):
-        inputs = [Numbers(2), Categories(counts, width=width)]
+        inputs = [Numbers(2), fastmlp.Categories(counts, width=width)]
         network = Network(inputs=inputs, layers=[Dense(5, "tanh"), LayerNorm(), Dense(1)])
         moved = moved_by(network, places)
         start = rng.uniform(-0.5, 0.5, len(moved)).astype(dtype) if start is None else start

@@ -1,7 +1,5 @@
 """`dtype="bfloat16"`: operands of products are rounded, all else is float32, as the reference has it."""
 
-from __future__ import annotations
-
 import pickle
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """`dtype="bfloat16"` on networks, rows and options drawn at random: near the reference, and the same bits."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np
@@ -155,7 +153,7 @@ def rounds(network):
     return any(takes_bfloat16(one.n_in, one.n_out) for one in network.operations if one.is_dense)
 
 
-# 5 s where pieces are compiled, and 0.5 s afterwards.
+# 5 s where functions are compiled, and 0.5 s afterwards.
 @pytest.mark.parametrize("seed", seeds(2, 12, 400))
 def test_a_drawn_training_keeps_what_the_page_promises(seed):
     rng = np.random.default_rng(seed)

@@ -3,8 +3,6 @@
 What register tiles read by raw pointers Numba does not check; test_guards.py does.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Buffers come uninitialised: whatever they hold, no result may depend on it."""
 
-from __future__ import annotations
-
 import numpy as np
 from support.problems import COMPILED_DTYPES
 from support.selection import crossed

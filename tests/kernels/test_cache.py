@@ -1,7 +1,5 @@
 """Programs on disk: damaged, foreign, unwritable, turned off. All compile anew, and no other code runs."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil
@@ -56,7 +54,7 @@ def run(cache, *arguments, **environment):
 
 
 def programs(cache):
-    """The files of programs; those of the pieces that they call lie next to them."""
+    """The files of programs; those of the functions that they call lie next to them."""
     return sorted(cache.rglob("*predict*.bin"))
 
 
@@ -85,7 +83,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
-# A program takes longer to compile than a piece; one function reads both.
+# A program takes longer to compile than a function that it calls; one reader reads both.
 OF_A_PROGRAM = [("predict*", kind) for kind in ("truncated", "a flipped bit in the code")]
 
 
@@ -102,7 +100,7 @@ def test_a_damaged_file_is_compiled_anew_and_replaced(filled, what, kind):
     assert run(cache) == (printed, []), "the damaged file was not replaced"
 
 
-def test_pieces_that_are_lost_are_compiled_anew(filled):
+def test_functions_that_are_lost_are_compiled_anew(filled):
     cache, program, printed = filled
     lost = [file for file in cache.rglob("*.bin") if file != program]
     assert lost

@@ -1,7 +1,5 @@
 """How much the disk cache takes, what gives way, and what is said where there is no room."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Calls that chunks and predictions leave for others: found again, and never shared."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What compiles when: once for each dtype, once for each machine, and anew after an edit."""
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import os
@@ -10,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 from numba.core.runtime import _nrt_python, rtsys
-from support.compilations import AfterOneStep, compilations
+from support.compilations import compilations
 from support.problems import COMPILED_DTYPES, PAIRS, targets_for, y_for
 from support.processes import python
+from support.resuming import StopAt
 from support.selection import campaign, crossed, few, is_given, matrix
 from support.terminals import WATCHED
 
@@ -84,7 +83,7 @@ def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, chunks):
         return fastmlp.fit(fastmlp.Network([3, 1]), X, X[:, 0], **given, **options)
 
     fit().predict(X)
-    fit(callbacks=[fastmlp.Checkpoint(tmp_path / "c", 99), AfterOneStep()])
+    fit(callbacks=[fastmlp.Checkpoint(tmp_path / "c", 99), StopAt(1)])
     with compilations() as compiled:
         model = fit(resume=tmp_path / "c")
         model.parameters.flags.writeable = False

@@ -1,7 +1,5 @@
 """Constants of formulas in machine code for ARM, whose instructions contain few floats."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Products of few columns, and gradients whose sums are kept: they have the bits of all others."""
 
-from __future__ import annotations
-
 import numba
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """No kernel reads or writes beyond what it is given: every array lies against memory that is forbidden."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import signal

@@ -1,7 +1,5 @@
 """Networks that train in the lanes of vectors: each has the bits of a training alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -19,30 +17,8 @@ from support.custom_components import (
 from support.custom_layers import LISTS
 from support.selection import campaign, matrix
 
-from fastmlp import (
-    SGD,
-    Activate,
-    Adam,
-    AdamW,
-    Add,
-    BatchNorm,
-    Concatenate,
-    Cosine,
-    Dense,
-    Dropout,
-    Focal,
-    Gaussian,
-    LayerNorm,
-    Network,
-    PReLU,
-    Quantiles,
-    Residual,
-    RMSNorm,
-    RMSprop,
-    Scale,
-    ScheduleFreeAdamW,
-    Swish,
-)
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, Dense, Dropout, LayerNorm, Network, Quantiles, Residual, Swish
 from fastmlp.backend import registry
 from fastmlp.kernels.lanes.training import train_in_lanes
 from fastmlp.kernels.small.eligible import lane_program, lanes_of
@@ -54,24 +30,24 @@ from fastmlp.model.state import TrainState
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 LABELS = {"output": "sigmoid", "loss": "binary_cross_entropy"}
 LAYERS = [
-    Dense(17, "gelu"), LayerNorm(), Dropout(0.2), Residual(Dense(17, "tanh"), RMSNorm(), Dense(17)),
-    PReLU(), Dense(6), Swish(), Scale(), Dense(3),
+    Dense(17, "gelu"), LayerNorm(), Dropout(0.2), Residual(Dense(17, "tanh"), fastmlp.RMSNorm(), Dense(17)),
+    fastmlp.PReLU(), Dense(6), Swish(), fastmlp.Scale(), Dense(3),
 ]  # fmt: skip
 NAMED = [
-    Dropout(0.1), Dense(6, name="first"), Activate("silu"), Dense(6, "relu"), Add("first"),
-    Concatenate("first"), Dense(2),
+    Dropout(0.1), Dense(6, name="first"), fastmlp.Activate("silu"), Dense(6, "relu"), fastmlp.Add("first"),
+    fastmlp.Concatenate("first"), Dense(2),
 ]  # fmt: skip
 CASES = {
     "notebook": (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(0.3, bias_learning_rate=0.1), 4, 4),
     "unrolled, penalised": (Network([3, 5, 2], "tanh", **CLASSES, l2=0.1), Adam(0.01), 5, 5),
     "rows that stay": (Network([5, 16, 1], output="identity"), Adam(0.01), 40, 40),
     "batches": (Network([5, 16, 1], output="identity", l2=0.01), AdamW(0.01), 50, 20),
-    "logits kept": (Network([6, 9, 7, 3], "gelu", **CLASSES), RMSprop(0.01, momentum=0.9), 40, 37),
+    "logits kept": (Network([6, 9, 7, 3], "gelu", **CLASSES), fastmlp.RMSprop(0.01, momentum=0.9), 40, 37),
     "sklearn's": (
         Network([20, 17, 2], "silu", **LABELS, convention="sklearn", l2=0.1), SGD(0.05, momentum=0.9), 30, 8,
     ),
     "averaged": (Network([5, 6, 2], "tanh"), replace(AdamW(0.01), averaging=("ema", 0.9)), 33, 16),
-    "unrolled, schedule-free": (Network([3, 4, 2], "tanh"), ScheduleFreeAdamW(0.01, warmup=3), 4, 4),
+    "unrolled, schedule-free": (Network([3, 4, 2], "tanh"), fastmlp.ScheduleFreeAdamW(0.01, warmup=3), 4, 4),
     "six moments": (Network([5, 6, 2], "tanh", output="identity"), six_moments(0.01), 33, 16),
     "huber": (Network([4, 8, 3], "elu", output="identity", loss="huber"), Adam(0.01, amsgrad=True), 33, 16),
     "layers": (Network(inputs=5, layers=LAYERS, **CLASSES, l2=0.1), Adam(0.01), 40, 18),
@@ -90,8 +66,8 @@ CASES = {
     "unrolled, clipped": (Network([3, 9, 2], "tanh", l2=0.1), SGD(0.1, clip_norm=0.1), 5, 5),
 }  # fmt: skip
 LOSSES = {
-    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])}, "focal": {"loss": Focal(1.5)},
-    "gaussian": {"loss": Gaussian()}, "softmax of mse": {"loss": "mse", "output": "softmax"},
+    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])}, "focal": {"loss": fastmlp.Focal(1.5)},
+    "gaussian": {"loss": fastmlp.Gaussian()}, "softmax of mse": {"loss": "mse", "output": "softmax"},
     "own element": {"loss": own_huber}, "own element of softmax": {"loss": by_element},
     "own row": {"loss": quantiles}, "own row of logits": {"loss": smoothed},
     "own row of softmax": {"loss": of_outputs},
@@ -208,7 +184,7 @@ def test_rates_penalties_and_parameters_of_losses_are_data(batch):
 
 def test_other_rates_find_the_program_of_a_network():
     network, dtype = Network([3, 6, 2]), np.dtype("float32")
-    first, *others = (lane_program(network, SGD(rate), dtype) for rate in (0.1, 0.2, Cosine(0.3, 5)))
+    first, *others = (lane_program(network, SGD(rate), dtype) for rate in (0.1, 0.2, fastmlp.Cosine(0.3, 5)))
     assert first is not None
     assert all(one is first for one in others)
 
@@ -218,7 +194,7 @@ def test_other_rates_find_the_program_of_a_network():
     [
         Network([3, 200, 1]),
         Network([3, 4, 2], loss="huber", l1=0.1),
-        Network(inputs=3, layers=[Dense(4), BatchNorm(), Dense(1)]),
+        Network(inputs=3, layers=[Dense(4), fastmlp.BatchNorm(), Dense(1)]),
     ],
     ids=["wide", "l1", "batch norm"],
 )

@@ -1,7 +1,5 @@
 """The machine that kernels are written for is the one that Numba compiles for."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

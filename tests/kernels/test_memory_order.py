@@ -1,7 +1,5 @@
 """Words that threads share, as LLVM writes them for ARM, which keeps no order by itself."""
 
-from __future__ import annotations
-
 import re
 
 import numba

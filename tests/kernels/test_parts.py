@@ -1,7 +1,5 @@
 """Large vectors are copied by several threads, each a part of its own."""
 
-from __future__ import annotations
-
 import threading
 from typing import ClassVar
 

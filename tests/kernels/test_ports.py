@@ -1,7 +1,5 @@
 """python -m benchmarks.ports: what it reads of tiles, and its tables."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 

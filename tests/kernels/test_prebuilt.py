@@ -1,7 +1,5 @@
 """Machine code that came with a wheel: whom it serves, what goes before it, and that it is right."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -105,7 +103,7 @@ CODE = MachineCode("of the package", b"object code", ("memset",))
 
 @pytest.fixture
 def carried(tmp_path, monkeypatch):
-    """The package's own folder, with one piece; the user's cache is empty."""
+    """The package's own folder, with one function; the user's cache is empty."""
     folder = tmp_path / "carried"
     folder.mkdir()
     content = store.content_of(CODE)

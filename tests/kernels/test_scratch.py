@@ -1,7 +1,5 @@
 """Scratch is as long as what is laid out in it: kernels write there unchecked."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.selection import matrix

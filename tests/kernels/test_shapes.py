@@ -1,7 +1,5 @@
 """Any shape: hypothesis draws rows, depths, widths and batches; the compiled equals the reference."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -1,7 +1,5 @@
 """Every slot of every variant against the reference: one table, no lists of exceptions."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 

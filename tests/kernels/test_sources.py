@@ -1,7 +1,5 @@
 """Names of machine code: the same in every process, and others after an edit; or each process compiles."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -1,7 +1,5 @@
 """Sparse inputs give the numbers of dense ones: parameters, history and predictions, equal where exact."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES, eps
 from support.selection import crossed, matrix
-from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, fresh, of_workers
+from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, of_workers
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
@@ -183,39 +181,6 @@ def test_a_prediction_skips_zeros_whatever_the_weight(backend):
             assert np.isnan(model.predict(X)).all()
 
 
-def test_a_resumed_training_has_the_bits_of_one_that_went_on(tmp_path):
-    rng = np.random.default_rng(0)
-    X, y = scipy.sparse.csr_array(words(90, 60, rng)), rng.integers(0, 3, 90)
-    network, path = Network([60, 20, 3], "relu", **CLASSES), tmp_path / "training"
-    options = {"optimizer": Adam(0.01), "batch_size": 16, "seed": 0, "backend": "fused"}
-    whole = fastmlp.fit(network, X, y, epochs=4, **options)
-    fastmlp.fit(network, X, y, epochs=2, callbacks=[fastmlp.Checkpoint(path)], **options)
-    resumed = fastmlp.fit(network, X, y, epochs=4, resume=path, **options)
-    np.testing.assert_array_equal(resumed.parameters, whole.parameters)
-    assert resumed.history == whole.history
-    other = X.copy()
-    other.indices[0] ^= 1
-    with pytest.raises(fastmlp.CheckpointError, match="these differ: data"):
-        fastmlp.fit(network, other, y, epochs=4, resume=path, **options)
-
-
-def test_early_stopping_and_validation_rows_of_their_own():
-    rng = np.random.default_rng(0)
-    X, y = words(90, 60, rng), rng.integers(0, 3, 90)
-    network = Network([60, 20, 3], "relu", **CLASSES)
-
-    def train(form):
-        return fastmlp.fit(
-            network, form(X), y, optimizer=Adam(0.1), epochs=40, batch_size=16, seed=0, backend="fused",
-            validation=(form(X[:30]), y[:30]), callbacks=[fastmlp.EarlyStopping(2)],
-        )  # fmt: skip
-
-    sparse, dense = train(scipy.sparse.csr_array), train(np.asarray)
-    assert sparse.stop_reason == dense.stop_reason
-    assert sparse.history == dense.history
-    np.testing.assert_array_equal(sparse.parameters, dense.parameters)
-
-
 def test_rows_of_a_dense_array_and_back():
     rng = np.random.default_rng(0)
     for shape in ((1, 1), (40, 7), (3, 2000)):
@@ -234,21 +199,6 @@ def test_rows_of_a_dense_array_and_back():
     matrix = rows.matrix()  # SciPy's, without a copy of the numbers
     assert np.shares_memory(matrix.indices, rows.indices)
     assert np.shares_memory(matrix.data, rows.values)
-
-
-def test_a_step_of_plain_sgd_leaves_rows_alone_that_the_batch_does_not_touch():
-    X = np.zeros((4, 70))
-    X[:, 3] = 1
-    network = Network([70, 5, 1])
-    state = fresh(np.random.default_rng(0).standard_normal(5 * 71 + 6))
-    before = state.parameters.copy()
-    chunk = Chunk(np.arange(4), np.zeros(1, int), np.full(1, 4), np.full(1, 4.0), np.ones((1, 2)), 4)
-    data = Data(SparseRows.of(X), np.ones((4, 1)), np.ones(4))
-    for backend in ("fused", "packed"):
-        state.parameters[...] = before
-        registry.get(backend).train_chunk(network, SGD(1.0), state, data, chunk, 0, 1, np.empty(1))
-        changed = np.flatnonzero((state.parameters != before)[:350].reshape(70, 5).any(axis=1))
-        assert changed.tolist() == [3]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.9])

@@ -1,7 +1,5 @@
 """Programs for one network: what has one, that they agree, compile once, and keep only machine code."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections import Counter
@@ -205,18 +203,6 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, monkeypatch):
     for model in others:
         np.testing.assert_array_equal(model.parameters, first.parameters)
         assert model.history == first.history
-
-
-@pytest.mark.parametrize("batch_size", [16, *(pytest.param(size, marks=matrix) for size in (20, 50))])
-def test_where_chunks_end_changes_nothing(batch_size, chunks):
-    network, rng = Network([3, 4, 1], l2=0.1), np.random.default_rng(0)
-    X, y = rng.standard_normal((53, 3)), rng.standard_normal(53)
-    optimizer = SGD(0.1) if batch_size == 20 else Adam(0.01)  # of 16 rows the next test has the program
-    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 20, "seed": 0}
-    whole = fastmlp.fit(network, X, y, backend="specialized", **options)
-    chunks(seconds=0.0)
-    parts = fastmlp.fit(network, X, y, backend="specialized", **options)
-    np.testing.assert_array_equal(parts.parameters, whole.parameters)
 
 
 # --- compiled once, and nothing kept ---------------------------------------------------------------

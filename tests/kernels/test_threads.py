@@ -1,7 +1,5 @@
 """Any number of workers computes the same bits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +9,7 @@ import pytest
 import threadpoolctl
 from joblib.externals.loky.backend import context as loky
 from support import needs
+from support.callbacks import calling
 from support.differences import differences
 from support.problems import COMPILED_DTYPES
 from support.processes import python
@@ -87,25 +86,14 @@ def test_trainings_of_one_process_share_its_cores(machine):
     machine(usable_cores=8)
     seen = []
 
-    class Train(fastmlp.Callback):
-        """Another training within each, as deep as the list."""
-
-        def __init__(self, deeper):
-            self.deeper = deeper
-
-        def on_train_begin(self, run):
-            pass
-
-        def on_epoch_end(self, run):
-            seen.append(threads_of())
-            fit(self.deeper)
-
-    def fit(depths):
-        callbacks = [Train(depths[1:])] if depths else []
+    def fit(deeper):
+        """Train, and within the epoch's end another time, as deep as is said."""
         X = np.ones((3, 2))
-        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend="reference", callbacks=callbacks)
+        callbacks = [calling(on_epoch_end=lambda run: seen.append(threads_of()) or fit(deeper - 1))]
+        options = {"epochs": 1, "backend": "reference", "callbacks": callbacks if deeper else []}
+        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], **options)
 
-    fit([1, 2, 3])
+    fit(3)
     assert seen == [8, 4, 2]
     with pytest.raises(ZeroDivisionError), budget.training():
         1 / 0  # noqa: B018
@@ -215,20 +203,17 @@ def blas():
 
 
 def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch, machine):
-    class Watch(fastmlp.Callback):
-        def on_epoch_end(self, run):
-            self.seen = blas()
-
+    seen = []
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
     network, large = fastmlp.Network([2, 1]), fastmlp.Network([784, 128, 10])
     for quota, others, cores, held in ((0.5, 2, 1, 1), (2.5, 1, 3, 1), (float("inf"), 2, 4, 2)):
         machine(quota=quota, allowed_cores=4)
         assert Work.of(large, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None).threads == cores
         with threadpoolctl.threadpool_limits(others, user_api="blas"):
-            watch = Watch()
+            watch = calling(on_epoch_end=lambda run: seen.append(blas()))
             options = {"epochs": 1, "backend": "reference", "callbacks": [watch], "progress": False}
             fastmlp.fit(network, np.ones((3, 2)), np.ones(3), **options)
-            assert (watch.seen, blas()) == ({held}, {others})
+            assert (seen.pop(), blas()) == ({held}, {others})
 
 
 def test_the_blas_is_never_given_more_than_somebody_else_has_set():

@@ -3,8 +3,6 @@
 That none changes a bit stands in test_arithmetic.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

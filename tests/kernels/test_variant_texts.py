@@ -1,7 +1,5 @@
 """Slots as users write them: decorated, closed over something, with *others, or unlike in one name."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """A process that finds its machine code on the disk loads no compiler: neither Numba nor SciPy's BLAS."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Workers that fail, or that the system does not grant: nobody is left waiting at the barrier."""
 
-from __future__ import annotations
-
 import random
 import threading
 from functools import partial

@@ -1,7 +1,5 @@
 """The check on trainings bites: kernels that are wrong in one small way do not pass it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.trajectories import check

@@ -1,7 +1,5 @@
 """Fixtures of the kernel lab's tests."""
 
-from __future__ import annotations
-
 import pytest
 from support.lab_results import WRONG
 

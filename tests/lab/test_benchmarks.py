@@ -1,7 +1,5 @@
 """Rows of a benchmark's table are comparable: each has the threads that the table's name says."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

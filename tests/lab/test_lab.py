@@ -1,7 +1,5 @@
 """The kernel lab: what it measures agrees first, and what it says follows from the numbers."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

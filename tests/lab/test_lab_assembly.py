@@ -1,7 +1,5 @@
 """The inner loop of a slot in machine code: how it is found, and its cycles by llvm-mca."""
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

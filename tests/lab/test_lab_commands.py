@@ -1,7 +1,5 @@
 """The commands of the kernel lab: tables, watching a file, a new variant, and mistakes in one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Times of the kernel lab: intervals, clocks on a busy machine, what is fastest for certain, and the peak."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

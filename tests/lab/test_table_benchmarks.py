@@ -1,7 +1,5 @@
 """The benchmark of tables: runs go on where they were, and the report counts what has run only."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from pathlib import Path

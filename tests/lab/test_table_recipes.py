@@ -1,7 +1,5 @@
 """The recipes that were tried: a run goes on where it was, and the page has names with all tables only."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

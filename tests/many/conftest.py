@@ -1,7 +1,5 @@
 """Fixtures of what tests of many models share."""
 
-from __future__ import annotations
-
 import pytest
 
 from fastmlp.backend import lanes

@@ -1,7 +1,5 @@
 """An error of a callback, or of what is around trainings, ends the call and names the model."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import signal
@@ -98,21 +96,23 @@ def in_lanes(lane_programs, request):
     assert not taken or request.param
 
 
-def assert_ends_the_call(threads, callbacks, word, **options):
+def assert_ends_the_call(threads, callbacks, word, model=FAILING, **options):
+    given = {"n_models": 8, "callbacks": callbacks, "threads": threads, **OPTIONS, **options}
     with pytest.raises(Mine) as caught:
-        fit_many(SMALL, X, Y, n_models=8, callbacks=callbacks, threads=threads, **{**OPTIONS, **options})
+        fit_many(SMALL, X, Y, **given)
     assert caught.value.args == (word,)
-    assert caught.value.__notes__ == [f"in the training of model {FAILING}"]
+    assert caught.value.__notes__ == [f"in the training of model {model}"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(("n_models", "model"), [(8, FAILING), (1, 0)])
 @pytest.mark.usefixtures("in_lanes")
-def test_of_any_hook(hook, threads):
-    failing = raises(hook, FAILING)
-    assert_ends_the_call(threads, [failing], hook)
+def test_of_any_hook(hook, threads, n_models, model):
+    failing = raises(hook, model)
+    assert_ends_the_call(threads, [failing], hook, model, n_models=n_models)
     assert len(failing.ended()) == len({*failing.ended()})
-    assert (FAILING in failing.ended()) == (hook != "on_train_begin")
+    assert (model in failing.ended()) == (hook != "on_train_begin")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -180,14 +180,6 @@ def test_what_fails_between_trainings_reaches_the_caller(threads, callbacks, lan
         fit_many(SMALL, X, Y, n_models=4, callbacks=callbacks, threads=threads, **OPTIONS)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_of_a_single_model(hook):
-    with pytest.raises(Mine) as caught:
-        fit_many(SMALL, X, Y, n_models=1, callbacks=[raises(hook, 0)], **OPTIONS)
-    assert caught.value.args == (hook,)
-    assert caught.value.__notes__ == ["in the training of model 0"]
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_of_fit(hook, threads):
@@ -200,15 +192,9 @@ def test_of_fit(hook, threads):
 # --- errors of trainings that a callback makes -------------------------------------------------------------
 
 
-class Another(Callback):
-    """Trains a network of its own at the end of an epoch, which does not end well."""
-
-    def __init__(self, fails):
-        self.fails = fails
-
-    def on_epoch_end(self, run):
-        if run.epoch == 2 and run.model_index in (0, FAILING):
-            self.fails()
+def another(fails):
+    """A callback that trains a network of its own at the end of an epoch, which does not end well."""
+    return calling(on_epoch_end=lambda run: run.epoch == 2 and run.model_index in (0, FAILING) and fails())
 
 
 def diverges():
@@ -225,14 +211,14 @@ def is_interrupted():
 @pytest.mark.usefixtures("in_lanes")
 def test_a_training_in_a_callback_that_diverges_is_no_model_s(threads, n_models):
     with pytest.raises(DivergenceError) as caught:
-        fit_many(SMALL, X, Y, n_models=n_models, threads=threads, callbacks=[Another(diverges)], **OPTIONS)
+        fit_many(SMALL, X, Y, n_models=n_models, threads=threads, callbacks=[another(diverges)], **OPTIONS)
     assert caught.value.parameters.shape == (2,)
     assert "in the training of model" in caught.value.__notes__[0]
 
 
 def test_the_model_of_a_training_in_a_callback_that_ctrl_c_ends_is_no_model_s():
     with pytest.raises(fastmlp.Interrupted) as caught:
-        fit_many(SMALL, X, Y, n_models=1, callbacks=[Another(is_interrupted)], **OPTIONS)
+        fit_many(SMALL, X, Y, n_models=1, callbacks=[another(is_interrupted)], **OPTIONS)
     assert caught.value.model.network.sizes == (10, 2, 1)
     assert caught.value.__notes__ == ["in the training of model 0"]
 

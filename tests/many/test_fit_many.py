@@ -1,7 +1,5 @@
 """`fit_many`: each model has the bits of `fit` alone, and what goes wrong stays where it is."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools
@@ -253,12 +251,6 @@ def test_a_mistake_is_named_before_anything_is_trained(mistake):
     assert not Seen.begun
 
 
-def test_each_model_has_its_own_callbacks():
-    Seen.begun.clear()
-    fit_many_fused(SMALL, X, Y, n_models=5, epochs=1, callbacks=[Seen()])
-    assert sorted(Seen.begun) == [0, 1, 2, 3, 4]
-
-
 def test_one_bar_shows_all_models(capsys):
     fit_many_fused(SMALL, X, Y, n_models=3, epochs=1, progress=True)
     shown = capsys.readouterr().err
@@ -405,14 +397,11 @@ PLAIN = {
     "a list of networks": {"networks": [SMALL], "seed": 3},
     "a list of rows": {"X": [X], "y": [Y], "seed": [3]},
     "lists of options": {
-        "n_models": 1,
-        "optimizer": [SGD(fastmlp.Cosine(0.1, 3), 0.9)],
-        "epochs": [2],
-        "seed": 3,
+        "n_models": 1, "optimizer": [SGD(fastmlp.Cosine(0.1, 3), 0.9)], "epochs": [2], "seed": 3,
     },
     "validation": {"n_models": 1, "validation": 0.25, "seed": 3, "dtype": np.float32},
     "blank lists": {"n_models": 1, "callbacks": [], "metrics": [], "seed": 3, "threads": 2},
-}
+}  # fmt: skip
 """Arguments of one model that are those of `fit`, or lists of one."""
 
 OTHERS = {

@@ -1,7 +1,5 @@
 """Small networks of a call that take their steps together: the bits of `fit` alone, whoever ends when."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import signal

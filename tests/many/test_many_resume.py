@@ -1,13 +1,12 @@
 """A call of `fit_many` that ends early keeps what it has, and goes on from its file bit for bit."""
 
-from __future__ import annotations
-
 import signal
 import time
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from support.callbacks import calling
 from support.problems import data_set
 from support.resuming import assert_same
 
@@ -31,7 +30,7 @@ def call(**options):
         "backend": "fused",
         "threads": 2,
     }
-    callbacks = [fastmlp.EarlyStopping(2), At(0, 1, enough), *options.pop("callbacks", [])]
+    callbacks = [fastmlp.EarlyStopping(2), at(0, 1, enough), *options.pop("callbacks", [])]
     return fit_many(NETWORKS, X, Y, optimizer=OPTIMIZERS, callbacks=callbacks, **{**given, **options})
 
 
@@ -47,15 +46,9 @@ def assert_all_same(models, whole):
             assert (model.epoch, model.step, model.history) == (one.epoch, one.step, one.history)
 
 
-class At(fastmlp.Callback):
-    """Does something after an epoch of a model."""
-
-    def __init__(self, model, epoch, do):
-        self.model, self.epoch, self.do = model, epoch, do
-
-    def on_epoch_end(self, run):
-        if (run.model_index, run.epoch) == (self.model, self.epoch):
-            self.do(run)
+def at(model, epoch, do):
+    """A callback that does something after an epoch of a model."""
+    return calling(on_epoch_end=lambda run: (run.model_index, run.epoch) == (model, epoch) and do(run))
 
 
 def enough(run):
@@ -77,7 +70,7 @@ def test_a_call_goes_on_where_it_ended(model, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpointing, "KEEP_SECONDS", 0)  # after every chunk
     whole, path = call(), tmp_path / "call"
     with pytest.raises(ZeroDivisionError):
-        call(callbacks=[At(model, 2, crash), Checkpoint(path)])
+        call(callbacks=[at(model, 2, crash), Checkpoint(path)])
     goes_on = call(resume=path, callbacks=[Checkpoint(path)], seed=None)
     assert_all_same(goes_on, whole)
     assert_all_same(fastmlp.load(path), whole)
@@ -87,7 +80,7 @@ def test_a_call_goes_on_where_it_ended(model, tmp_path, monkeypatch):
 def test_a_model_that_ends_as_the_call_is_stopped_was_not_stopped_by_that(tmp_path):
     whole, path = call(), tmp_path / "call"
     with pytest.raises(InterruptedMany):
-        call(callbacks=[At(4, EPOCHS[4], interrupt), Checkpoint(path)])
+        call(callbacks=[at(4, EPOCHS[4], interrupt), Checkpoint(path)])
     assert_same(fastmlp.load(path)[4], whole[4])
     assert_all_same(call(resume=path), whole)
 
@@ -102,7 +95,7 @@ def test_a_finished_call_may_be_prolonged(tmp_path):
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     path, whole = tmp_path / "call", call()
     with pytest.raises(InterruptedMany) as caught:
-        call(callbacks=[At(2, 2, interrupt), Checkpoint(path, timedelta(hours=1))], threads=1)
+        call(callbacks=[at(2, 2, interrupt), Checkpoint(path, timedelta(hours=1))], threads=1)
     models = caught.value.models
     assert "of 5 trainings had begun" in str(caught.value)
     assert models[2].stop_reason == "interrupted by SIGINT"
@@ -114,7 +107,7 @@ def test_ctrl_c_keeps_a_single_model_and_a_second_one_does_not_wait(tmp_path):
     path, options = tmp_path / "one", {"n_models": 1, "seed": 1, "backend": "fused", "epochs": 4}
     whole = fit_many(SMALL, X, Y, **options)
     with pytest.raises(InterruptedMany) as caught:
-        fit_many(SMALL, X, Y, callbacks=[At(0, 2, interrupt), Checkpoint(path)], **options)
+        fit_many(SMALL, X, Y, callbacks=[at(0, 2, interrupt), Checkpoint(path)], **options)
     assert caught.value.models[0].stop_reason == "interrupted by SIGINT"
     assert_all_same(fastmlp.load(path), caught.value.models)
     assert_all_same(fit_many(SMALL, X, Y, resume=path, **options), whole)
@@ -125,7 +118,7 @@ def test_ctrl_c_keeps_a_single_model_and_a_second_one_does_not_wait(tmp_path):
         raise AssertionError("the second Ctrl-C was not heard")
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit_many(SMALL, X, Y, callbacks=[At(0, 2, twice)], **options)
+        fit_many(SMALL, X, Y, callbacks=[at(0, 2, twice)], **options)
     assert not isinstance(caught.value, InterruptedMany)
 
 

@@ -1,7 +1,5 @@
 """Fixtures of tests of networks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.layer_networks import INPUTS, OUTPUTS, ROWS

@@ -1,7 +1,5 @@
 """Every activation over the whole range, on every backend, against libm's formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.special

@@ -1,7 +1,5 @@
 """Rows of bytes stay bytes until a step reads them, and train in the bits of the numbers that they are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.blocks import ROWS, W, Y, fit, no_thread_is_left  # noqa: F401  # a fixture

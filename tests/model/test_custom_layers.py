@@ -1,7 +1,5 @@
 """Layers of a user's own, and activations with trained parameters: what their functions say, everywhere."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np
@@ -10,18 +8,7 @@ from support.custom_layers import LISTS, own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
 
 import fastmlp
-from fastmlp import (
-    AdamW,
-    CheckpointError,
-    Dense,
-    Dropout,
-    Layer,
-    LayerNorm,
-    Network,
-    Normal,
-    PReLU,
-    Uniform,
-)
+from fastmlp import AdamW, Dense, Dropout, Layer, LayerNorm, Network, Normal, PReLU, Uniform
 from fastmlp.formulas.expressions import constant
 from fastmlp.testing import check
 
@@ -38,9 +25,9 @@ def train(layers, backend, **options):
 # --- what they compute -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("piece", [own_sine, own_gated, own_norm, own_prelu, shares, unit], ids=repr)
-def test_derivatives_are_differences(piece):
-    check(piece)
+@pytest.mark.parametrize("component", [own_sine, own_gated, own_norm, own_prelu, shares, unit], ids=repr)
+def test_derivatives_are_differences(component):
+    check(component)
 
 
 def test_a_wrong_derivative_is_found():
@@ -53,7 +40,7 @@ def test_a_wrong_derivative_is_found():
 @pytest.mark.parametrize(
     ("own", "built_in"), [([Dense(21), own_norm], LayerNorm()), ([Dense(21, own_prelu)], PReLU())]
 )
-def test_what_is_built_in_trains_the_same_as_an_own_piece(own, built_in):
+def test_what_is_built_in_trains_the_same_as_a_custom_one(own, built_in):
     ours, theirs = (train([*first, Dense(2)], "fused") for first in (own, [Dense(21), built_in]))
     np.testing.assert_allclose(ours.parameters, theirs.parameters, rtol=1e-9, atol=1e-12)
 
@@ -72,12 +59,12 @@ def test_an_activation_with_parameters_makes_of_a_chain_a_list_of_layers():
 
 
 def test_parameters_are_drawn_as_is_said_and_stand_by_name():
-    piece = Layer(
+    component = Layer(
         "drawn",
         lambda x, a, b, c: x * a + b * c,
         {"a": ("units", Normal(0.1)), "b": ("layer", Uniform(2, 3)), "c": ("units", -1.5)},
     )
-    own = train([Dense(4000), piece, Dense(2)], "reference", epochs=0).layers["drawn1"]
+    own = train([Dense(4000), component, Dense(2)], "reference", epochs=0).layers["drawn1"]
     assert {name: array.shape for name, array in own.items()} == {"a": (4000,), "b": (1,), "c": (4000,)}
     assert own["a"].std() == pytest.approx(0.1, rel=0.1)
     assert 2 <= own["b"][0] <= 3
@@ -88,20 +75,6 @@ def test_parameters_are_drawn_as_is_said_and_stand_by_name():
 
 
 # --- where they go ---------------------------------------------------------------------------------------
-
-
-def test_files_name_them_and_take_them_back(tmp_path):
-    model = train(LISTS["narrow"], "reference")
-    fastmlp.save(model, tmp_path / "net.npz")
-    pieces = [unit, own_prelu, own_norm, own_gated]
-    back = fastmlp.load(tmp_path / "net.npz", components=pieces)
-    assert back.network == model.network
-    np.testing.assert_array_equal(back.predict(X), model.predict(X))
-    with pytest.raises(CheckpointError, match="was trained with 'unit', a component of your own"):
-        fastmlp.load(tmp_path / "net.npz", components=pieces[1:])
-    other = Layer("unit", lambda x, t: t * x, {"t": ("layer", Uniform(1, 2))})
-    with pytest.raises(CheckpointError, match="was trained with another 'unit' than is given"):
-        fastmlp.load(tmp_path / "net.npz", components=[*pieces[1:], other])
 
 
 def test_a_model_goes_on_and_one_with_other_layers_does_not():

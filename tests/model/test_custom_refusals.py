@@ -1,7 +1,5 @@
 """What is wrong with a user's component is refused in one line, before it is compiled."""
 
-from __future__ import annotations
-
 import math
 
 import numba
@@ -200,7 +198,7 @@ def test_a_nan_is_a_divergence(backend):
         fastmlp.fit(Network([5, 3, 3], nan), X, Y, backend=backend, progress=False)
 
 
-def test_so_many_pieces_as_there_are_codes():
+def test_so_many_components_as_there_are_codes():
     codes = Codes("activation", ACTIVATIONS)
     most = MOST_CODES - codes.n_built_in
     for i in range(most):

@@ -1,7 +1,5 @@
 """Words of NumPy in a user's formula: what can be traced, and the machine code of each."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re
@@ -123,9 +121,9 @@ def test_the_pages_examples_run(tmp_path):
 
 def test_a_number_from_outside_is_what_it_was():
     scale = 2.0
-    piece = Activation("scaled", lambda z: scale * z)
+    component = Activation("scaled", lambda z: scale * z)
     scale = 3.0
-    assert piece.on_array(np.ones(1)) == 2.0
+    assert component.on_array(np.ones(1)) == 2.0
 
 
 def test_a_condition_that_is_known_is_decided():

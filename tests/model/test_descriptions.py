@@ -1,7 +1,5 @@
 """Networks and optimisers as JSON: what comes back is what was described, and has its machine code."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

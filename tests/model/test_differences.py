@@ -1,25 +1,13 @@
 """Derivatives of networks of all layers, blocks and heads are differences of their values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import custom_components, custom_layers, heads, input_blocks
 from support.layer_networks import INPUTS, OUTPUTS, SHARING, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
 
-from fastmlp import (
-    SGD,
-    BatchNorm,
-    Categories,
-    Dense,
-    Network,
-    Numbers,
-    Periodic,
-    Residual,
-    SparseNumbers,
-    Stepper,
-)
+import fastmlp
+from fastmlp import BatchNorm, Categories, Dense, Network, Numbers, Periodic, Residual, SparseNumbers, Stepper
 from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten, parameter_count
@@ -38,6 +26,10 @@ STEPPED = {
     **{name: (input_blocks.network(one), CODED) for name, one in input_blocks.EMBEDDINGS.items()},
     "sparse": (Network(inputs=SPARSE, layers=[Dense(9, "tanh"), Dense(2)]), [*CODED, input_blocks.WORDS]),
     "heads": (heads.network(missing=True, weighted=True), heads.X),
+    **{
+        f"output {output}": (Network([INPUTS, 5, OUTPUTS], "tanh", output, loss, input_scale=0.5), ROWS)
+        for output, loss in [("sigmoid", "mse"), ("softmax", "mse"), ("exp", "poisson")]
+    },
 }
 """Networks, and rows; of one array derivatives are by the rows, too."""
 
@@ -56,7 +48,7 @@ def trained_of(made):
 def test_derivatives_of_outputs(name, backend, training):
     made, X = STEPPED[name]
     initial = input_blocks.fit(made, epochs=0) if name in input_blocks.EMBEDDINGS else None  # with bins
-    stepper = Stepper(made, SGD(0.1), seed=0, dtype="float64", backend=backend, initial=initial)
+    stepper = Stepper(made, fastmlp.SGD(0.1), seed=0, dtype="float64", backend=backend, initial=initial)
     rng, trained = np.random.default_rng(3), trained_of(made)
     stepper.parameters[...] += 0.1 * np.abs(rng.normal(size=trained.size)) * trained  # away from gains of 1
     start, along, by_rows, h = stepper.parameters.copy(), rng.normal(size=trained.size), 0.0, 1e-6

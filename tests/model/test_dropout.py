@@ -1,7 +1,5 @@
 """Dropout: the masks are the same bits everywhere, and keep about 1 - p."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import naive

@@ -1,7 +1,5 @@
 """The gradient: the reference against finite differences, the compiled backends against the reference."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,38 +1,12 @@
 """Heads: PyTorch's losses and means, one result on every backend, and careless input in one line."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from support.heads import (
-    BELOW,
-    CLASS_WEIGHTS,
-    GAPS,
-    INPUTS,
-    ROWS,
-    WHOLE,
-    X,
-    fit,
-    network,
-    rows_of,
-    single,
-)
+from support.heads import BELOW, CLASS_WEIGHTS, GAPS, INPUTS, ROWS, WHOLE, X, fit, network, rows_of, single
 from support.refusals import refusals
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Categories,
-    Dense,
-    Head,
-    LayerNorm,
-    Network,
-    Numbers,
-    Quantiles,
-    RowLoss,
-    Stepper,
-)
+from fastmlp import SGD, Categories, Dense, Head, LayerNorm, Network, Numbers, Quantiles, RowLoss, Stepper
 
 
 def test_one_head_is_a_network_of_its_loss():
@@ -106,17 +80,6 @@ def test_a_training_with_heads_goes_on_with_fewer_rows():
     first, last = (rows_of(GAPS, rows) for rows in (slice(90), slice(90, None)))
     fewer = more.fit_more(X[:90], first, epochs=1, validation=(X[90:], last))
     assert [len(curve) for curve in fewer.history.values()] == [4] * 8
-
-
-def test_a_stepper_takes_the_steps_of_fit_with_weights():
-    net = network(missing=True, weighted=True)
-    weights = np.random.default_rng(0).exponential(size=len(X))
-    model = fit(net, GAPS, batch_size=None, shuffle=False, sample_weight=weights)
-    stepper = Stepper(net, Adam(0.01), seed=1, dtype="float64")
-    assert [stepper.step(X, GAPS, weights) for _ in range(3)] == model.history["loss"]
-    np.testing.assert_array_equal(stepper.parameters, model.parameters)
-    outputs = stepper.forward(X)
-    np.testing.assert_array_equal(outputs, np.hstack(list(model.predict(X).values())))
 
 
 PLAIN = Network([INPUTS, 4], output="softmax", loss="cross_entropy")

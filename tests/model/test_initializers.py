@@ -1,7 +1,5 @@
 """How a network starts: ranges and variances of each initialiser, at sizes where 5 sigma is little."""
 
-from __future__ import annotations
-
 import math
 import re
 

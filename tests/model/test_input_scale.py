@@ -1,7 +1,5 @@
 """`Network(input_scale=)`: inputs are multiplied, and every format has that in its weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

@@ -1,7 +1,5 @@
 """Blocks of inputs: PyTorch's definitions, one result on every backend, and careless input in one line."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse
@@ -9,18 +7,7 @@ from support.input_blocks import CODES, COLUMNS, LEVELS, NUMBERS, RNG, ROWS, Y, 
 from support.refusals import refusals
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Categories,
-    Dense,
-    Network,
-    Numbers,
-    Periodic,
-    PiecewiseLinear,
-    SparseAdam,
-    Stepper,
-)
+from fastmlp import Adam, Categories, Dense, Network, Numbers, Periodic, PiecewiseLinear, SparseAdam, Stepper
 from fastmlp.trained.model import AT_ONCE
 
 
@@ -151,7 +138,7 @@ test_careless_descriptions_are_one_line = refusals(
         (lambda: Numbers(3, PiecewiseLinear([[0.0, 1.0]] * 2)), "or 3 of them"),
         (lambda: Network(inputs=[Numbers(2)], layers=[Dense(1)], input_scale=0.5), "input_scale"),
         (lambda: Network(inputs=[Numbers(2, name="a"), Numbers(2)], layers=[Dense(1)]), "a name of its own"),
-        (lambda: Stepper(network(PiecewiseLinear(3)), SGD()), "give the edges"),
+        (lambda: Stepper(network(PiecewiseLinear(3)), fastmlp.SGD()), "give the edges"),
     ]
 )
 

@@ -1,7 +1,5 @@
 """Factors of rates and decays for each layer: what they do to a step, and what a frozen layer keeps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import layer_networks
@@ -11,27 +9,7 @@ from support.refusals import refusals
 from support.selection import some_backends
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Activate,
-    Adam,
-    AdamW,
-    BatchNorm,
-    Categories,
-    Concatenate,
-    Dense,
-    Layer,
-    LayerNorm,
-    Network,
-    Numbers,
-    Periodic,
-    PReLU,
-    Residual,
-    RMSprop,
-    Rule,
-    Scale,
-    ScheduleFreeAdamW,
-)
+from fastmlp import SGD, Adam, AdamW, BatchNorm, Concatenate, Dense, LayerNorm, Network, PReLU, Scale
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
@@ -39,7 +17,7 @@ from fastmlp.kernels.variants import baseline
 X, Y = data_set("diabetes", 40)
 NETWORK = Network([10, 6, 5, 1], hidden="tanh", l2=0.01)
 
-LION = Rule(
+LION = fastmlp.Rule(
     "lion",
     lambda p, g, m, rate, c, t: (p - rate * np.sign(c.beta * m[0] + (1 - c.beta) * g), c.beta * m[0] + g),
     moments=1,
@@ -49,12 +27,12 @@ LION = Rule(
 OPTIMIZERS = {
     "sgd": SGD(0.05, layer_rates=(1, 0.5, 0)),
     "momentum": SGD(0.05, 0.9, layer_rates=(0, 1, 2)),
-    "rmsprop": RMSprop(0.01, layer_rates=(1, 0, 1)),
+    "rmsprop": fastmlp.RMSprop(0.01, layer_rates=(1, 0, 1)),
     "adam, clipped": Adam(0.01, clip_norm=0.5, layer_rates=(1, 0, 2)),
     "adamw": AdamW(0.01, weight_decay=0.5, layer_rates=(1, 1, 0.5), layer_decays=(0, 1, 3)),
     "adamw, weights alone": AdamW(0.01, weight_decay=0.5, decay_biases=False, layer_decays=(0, 1, 3)),
     "a rule": LION(0.01, weight_decay=0.5, layer_decays=(1, 0, 1), layer_rates=(1, 0, 1), decay_biases=False),
-    "without a schedule": ScheduleFreeAdamW(0.01, weight_decay=0.5, decay_biases=False),
+    "without a schedule": fastmlp.ScheduleFreeAdamW(0.01, weight_decay=0.5, decay_biases=False),
 }
 
 
@@ -119,8 +97,8 @@ def test_what_decays_is_what_a_parameter_group_of_pytorch_has(backend, norms, bi
 
 def test_blocks_of_inputs_decay_as_weights_and_layers_of_ones_own_as_norms():
     rng = np.random.default_rng(0)
-    blocks = [Numbers(3, Periodic(4, sigma=0.5)), Categories((5, 9), width=2)]
-    tilt = Layer("tilt", lambda x, t: t * x, {"t": ("units", 1.0)})
+    blocks = [fastmlp.Numbers(3, fastmlp.Periodic(4, sigma=0.5)), fastmlp.Categories((5, 9), width=2)]
+    tilt = fastmlp.Layer("tilt", lambda x, t: t * x, {"t": ("units", 1.0)})
     network = Network(inputs=blocks, layers=[Dense(8), LayerNorm(), tilt, Dense(1)])
     rows = [rng.normal(size=(40, 3)), rng.integers(0, 5, (40, 2))]
     optimizer = AdamW(0.01, weight_decay=2.0, decay_norms=False, decay_biases=False)
@@ -207,12 +185,12 @@ RATED = {
         {"low": 0, "LayerNorm": 0.5}, {"low"},
     ),
     "what is in a residual": (
-        [Dense(6, "relu"), Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(3)],
+        [Dense(6, "relu"), fastmlp.Residual(LayerNorm(), Dense(6, name="deep"), name="block"), Dense(3)],
         {"block": 0, "deep": 1.0}, {"layer_norm1"},
     ),
     "members": (layer_networks.SHARING, {"low": 0}, {"low"}),
     "custom layers": (
-        [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(3)],
+        [Dense(6, own_sine, name="low"), fastmlp.Activate(own_gated, name="middle"), own_gated, Dense(3)],
         {"low": 0, "gated": 0, "middle": 1.0}, {"low", "own_sine1", "gated2"},
     ),
 }  # fmt: skip

@@ -1,7 +1,5 @@
 """`Members`, networks that share matrices: as defined, as in PyTorch, and the same on every backend."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

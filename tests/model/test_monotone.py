@@ -1,7 +1,5 @@
 """Monotone networks: no pair of rows contradicts them, on any backend, after any training."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.refusals import refusals
@@ -30,7 +28,6 @@ from fastmlp import (
     Residual,
     ScheduleFreeAdamW,
     SparseNumbers,
-    Stepper,
 )
 from fastmlp.backend import lanes
 
@@ -216,26 +213,11 @@ def test_many_models_are_those_of_their_own_fits(lane_programs):
             np.testing.assert_array_equal(model.parameters, alone.parameters)
 
 
-def test_a_stepper_projects_after_each_step():
-    stepper = Stepper(NETWORKS["relu"], Adam(0.05), seed=0, dtype="float64", backend="fused")
-    for _ in range(30):
-        stepper.step(X, Y)
-        assert (stepper.network.signs * stepper.parameters >= 0).all()
-    assert_monotone(stepper.model().predict, dtype=np.float64)
-
-
 def test_the_last_finite_parameters_keep_their_signs():
     with pytest.raises(fastmlp.DivergenceError) as error:
         fit(NETWORKS["relu"], optimizer=SGD(3.0), epochs=200)
     assert error.value.step > 1
     assert (NETWORKS["relu"].signs * error.value.parameters >= 0).all()
-
-
-def test_exports_need_nothing_new():
-    model = fit(NETWORKS["relu"])
-    names = {}
-    exec(model.to_numpy_source(), names)
-    assert_monotone(names["predict"])
 
 
 def test_the_description_is_kept():

@@ -1,7 +1,5 @@
 """Names may be of any subclass of str, as those of NumPy's arrays, and print as texts all the same."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Networks of every kind train alike on every backend, stop, go on, come in parts, and stand in files."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any, NamedTuple
@@ -9,33 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support import custom_layers, heads, input_blocks, layer_networks
-from support.custom_components import six_moments
+from support.custom_components import Lion, focal, mish, sine, six_moments
 from support.layer_networks import EVERYTHING, MEMBERS, SHARING
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    BinaryFocal,
-    Categories,
-    Checkpoint,
-    CrossEntropy,
-    Dense,
-    Dropout,
-    Focal,
-    Gaussian,
-    Huber,
-    Muon,
-    NegativeBinomial,
-    Network,
-    Numbers,
-    Periodic,
-    PiecewiseLinear,
-    Quantiles,
-    SparseAdam,
-    SparseNumbers,
-    Stepper,
-)
+from fastmlp import SGD, Adam, Dense, Network, Periodic, Quantiles, SparseAdam, SparseNumbers, Stepper
 from fastmlp.model.descriptions import described, restored, with_formulas
 from fastmlp.training.options import components_of
 
@@ -78,19 +54,23 @@ def of_layers(layers, **options):
 
 
 BLOCKS = [input_blocks.NUMBERS, input_blocks.CODES], input_blocks.Y
-PARTS = [Numbers(3, Periodic(4)), Categories(input_blocks.LEVELS, width=(3, 2, 4)), SparseNumbers(70)]
-LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
+PARTS = [
+    fastmlp.Numbers(3, Periodic(4)),
+    fastmlp.Categories(input_blocks.LEVELS, width=(3, 2, 4)),
+    SparseNumbers(70),
+]
+LAYERS = [Dense(11, "relu"), fastmlp.Dropout(0.2), Dense(6, "silu"), Dense(2)]
 SPARSE = Network(inputs=PARTS, layers=LAYERS), [*BLOCKS[0], input_blocks.WORDS], input_blocks.Y
 REAL, COUNTS = RNG.normal(size=(50, 2)), RNG.poisson(3.0, (50, 2)).astype(float)
 EVENTS = RNG.integers(0, 2, (50, 3)).astype(float)
 LOSSES = {
-    "huber": (Huber(0.7), 2, REAL),
+    "huber": (fastmlp.Huber(0.7), 2, REAL),
     "quantiles": (Quantiles([0.1, 0.5, 0.9]), 3, REAL[:, :1]),
-    "smoothed": (CrossEntropy(0.1), 4, RNG.integers(0, 4, 50)),
-    "focal": (Focal(1.5), 4, RNG.integers(0, 4, 50)),
-    "binary focal": (BinaryFocal(0.5), 3, EVENTS),
-    "gaussian": (Gaussian(), 4, REAL),
-    "negative binomial": (NegativeBinomial(), 4, COUNTS),
+    "smoothed": (fastmlp.CrossEntropy(0.1), 4, RNG.integers(0, 4, 50)),
+    "focal": (fastmlp.Focal(1.5), 4, RNG.integers(0, 4, 50)),
+    "binary focal": (fastmlp.BinaryFocal(0.5), 3, EVENTS),
+    "gaussian": (fastmlp.Gaussian(), 4, REAL),
+    "negative binomial": (fastmlp.NegativeBinomial(), 4, COUNTS),
 }
 CASES = {
     "layers": of_layers(EVERYTHING),
@@ -100,11 +80,15 @@ CASES = {
         f"custom layers, {name}": of_layers([*layers[:-1], Dense(3)], optimizer=SGD(0.1, momentum=0.9))
         for name, layers in custom_layers.LISTS.items()
     },
+    "a custom loss and rule": Case(
+        Network([7, 4, 3, 2], [mish, sine], loss=focal), ROWS[0], EVENTS[:, :2], {"optimizer": Lion(0.01)}
+    ),
+    "monotone": Case(Network([7, 6, 3], "relu", monotone=(1, -1, 0, 1, 0, 0, 0)), *ROWS),
     "six moments": Case(Network([7, 6, 3], "tanh"), *ROWS, {"optimizer": six_moments(0.01)}),
-    "Muon": Case(Network([7, 20, 12, 3], "tanh"), *ROWS, {"optimizer": Muon(0.01)}),
+    "Muon": Case(Network([7, 20, 12, 3], "tanh"), *ROWS, {"optimizer": fastmlp.Muon(0.01)}),
     "scaled inputs": Case(Network([7, 6, 3], "tanh", input_scale=1 / 255), *ROWS),
     "blocks of inputs": Case(input_blocks.network(Periodic(4), sparse=True), *BLOCKS),
-    "bins": Case(input_blocks.network(PiecewiseLinear((-1.0, 0.0, 1.0), width=2)), *BLOCKS),
+    "bins": Case(input_blocks.network(fastmlp.PiecewiseLinear((-1.0, 0.0, 1.0), width=2)), *BLOCKS),
     "sparse blocks": Case(*SPARSE),
     "sparse blocks, SparseAdam": Case(*SPARSE, {"optimizer": SparseAdam(0.01)}),
     "sparse blocks, of the reference": Case(*SPARSE, {"optimizer": SparseAdam(0.01), "backend": "reference"}),
@@ -156,7 +140,7 @@ def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
 @each_case
 def test_a_training_goes_on(case, tmp_path):
     whole = case.fit(epochs=4, validation=0.2)
-    half = case.fit(epochs=2, validation=0.2, callbacks=[Checkpoint(tmp_path / "half")])
+    half = case.fit(epochs=2, validation=0.2, callbacks=[fastmlp.Checkpoint(tmp_path / "half")])
     assert_same(case.fit(epochs=4, validation=0.2, resume=tmp_path / "half"), whole)
     assert_same(half.fit_more(case.X, case.y, epochs=2), whole)
     assert fastmlp.load(tmp_path / "half", components=components_of(case.network)).network == case.network
@@ -171,21 +155,27 @@ def test_rows_in_parts_train_in_the_bits_of_all(case):
 
 @each_case
 def test_a_stepper_takes_the_steps_of_fit(case):
-    model = case.fit(batch_size=None, shuffle=False)
+    weights = np.random.default_rng(0).exponential(size=len(heads_or_array(case.y)))
+    model = case.fit(batch_size=None, shuffle=False, sample_weight=weights)
     options = {"optimizer": Adam(0.01), "backend": "fused"} | case.options
     stepper = Stepper(case.network, **options, seed=1, dtype="float64")
-    assert [stepper.step(case.X, case.y) for _ in range(3)] == model.history["loss"]
+    assert [stepper.step(case.X, case.y, weights) for _ in range(3)] == model.history["loss"]
     np.testing.assert_array_equal(stepper.parameters, model.parameters)
+    outputs = model.predict(case.X)
+    outputs = np.hstack([*outputs.values()]) if case.network.head_names else outputs
+    np.testing.assert_array_equal(stepper.forward(case.X), outputs)
 
 
 @each_case
 def test_files_and_copies_predict_the_same(case, tmp_path):
-    model, pieces = case.fit(epochs=1), components_of(case.network)
+    model, components = case.fit(epochs=1), components_of(case.network)
     fastmlp.save(model, tmp_path / "model")
-    loaded = fastmlp.load(tmp_path / "model", components=pieces)
+    loaded = fastmlp.load(tmp_path / "model", components=components)
     for other in (loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        assert other.network == model.network
+        for name in ("network", "history", "backend", "stop_reason"):
+            assert getattr(other, name) == getattr(model, name)
+        assert other.parameters.dtype == model.parameters.dtype
         np.testing.assert_equal(other.predict(case.X), model.predict(case.X))
     assert restored(with_formulas(case.network)) == pickle.loads(pickle.dumps(case.network)) == case.network
-    if not pieces:
+    if not components:
         assert restored(described(case.network)) == case.network

@@ -1,7 +1,5 @@
 """The optimisers step for step against torch.optim, as transcribed in naive.py."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import naive

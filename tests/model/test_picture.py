@@ -1,30 +1,18 @@
 """Pictures of networks: what they say, and what they cannot be."""
 
-from __future__ import annotations
-
 import re
 
 import matplotlib
 import pytest
 from support.missing_packages import without
 
-from fastmlp import (
-    BatchNorm,
-    Categories,
-    Concatenate,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Network,
-    Numbers,
-    Periodic,
-    Residual,
-)
+import fastmlp
+from fastmlp import Categories, Concatenate, Dense, Dropout, LayerNorm, Network, Numbers, Periodic, Residual
 from fastmlp.model.picture import lanes_of
 
 LAYERS = [
     *(LayerNorm(), Dense(256, "silu"), Dropout(0.1), Residual(Dense(64, "mish"), Dense(256))),
-    *(Dense(64, name="low"), BatchNorm(), Concatenate("low"), Dense(3)),
+    *(Dense(64, name="low"), fastmlp.BatchNorm(), Concatenate("low"), Dense(3)),
 ]
 NETWORK = Network(inputs=12, layers=LAYERS, output="softmax", loss="cross_entropy")
 

@@ -1,7 +1,5 @@
 """Networks take the steps of networks of PyTorch's functions, and batch norms have its statistics."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -15,35 +13,7 @@ from support.problems import parameters_for
 from support.selection import crossed, seeds
 
 import fastmlp
-from fastmlp import (
-    GEGLU,
-    GLU,
-    SGD,
-    Activate,
-    Adam,
-    AdamW,
-    Add,
-    BatchNorm,
-    Categories,
-    Concatenate,
-    Dense,
-    GroupNorm,
-    LayerNorm,
-    Multiply,
-    Network,
-    Numbers,
-    Periodic,
-    PReLU,
-    ReGLU,
-    Residual,
-    RMSNorm,
-    RMSprop,
-    Scale,
-    SparseAdam,
-    SparseNumbers,
-    SwiGLU,
-    Swish,
-)
+from fastmlp import Adam, BatchNorm, Dense, LayerNorm, Network, PReLU, Residual, RMSNorm, Scale, Swish
 from fastmlp.backend import registry
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -110,12 +80,17 @@ def dense(x, own):
 # --- lists of layers -------------------------------------------------------------------------------------
 
 LISTED = RNG.normal(size=(ROWS, INPUTS)), RNG.normal(size=(ROWS, OUTPUTS))
-GATES = {ReGLU: "relu", GEGLU: "gelu", SwiGLU: "silu"}
+GATES = {fastmlp.ReGLU: "relu", fastmlp.GEGLU: "gelu", fastmlp.SwiGLU: "silu"}
 """What PyTorch calls the functions of gates that it has no layers of."""
 
 KINDS = ("dense", "layer_norm", "batch_norm", "group_norm", "rms_norm", "prelu", "swish", "scale")
-NAMES = dict(zip((Dense, LayerNorm, BatchNorm, GroupNorm, RMSNorm, PReLU, Swish, Scale), KINDS, strict=True))
-KNOWN = {*NAMES, Residual, Activate, Add, Multiply, Concatenate, GLU, *GATES}
+NAMES = dict(
+    zip((Dense, LayerNorm, BatchNorm, fastmlp.GroupNorm, RMSNorm, PReLU, Swish, Scale), KINDS, strict=True)
+)
+KNOWN = {
+    *NAMES, Residual, fastmlp.Activate, fastmlp.Add, fastmlp.Multiply, fastmlp.Concatenate, fastmlp.GLU,
+    *GATES,
+}  # fmt: skip
 OF_PYTORCH = [
     name
     for name, layers in LISTS.items()
@@ -129,18 +104,18 @@ def by_layers(model, own, x, training=True):
     seen, counts = {}, {}
 
     def one(layer, x):
-        if isinstance(layer, (str, Activate)):
+        if isinstance(layer, (str, fastmlp.Activate)):
             name = layer if isinstance(layer, str) else layer.activation
             return torch.tanh(x) if name == "tanh" else getattr(F, name)(x)
         if isinstance(layer, Residual):
             return x + functools.reduce(lambda inner, part: one(part, inner), layer.layers, x)
-        if isinstance(layer, Concatenate):
+        if isinstance(layer, fastmlp.Concatenate):
             return torch.cat([x, seen[layer.layer]], dim=1)
-        if isinstance(layer, (Add, Multiply)):
-            return x + seen[layer.layer] if isinstance(layer, Add) else x * seen[layer.layer]
-        if isinstance(layer, GLU):
+        if isinstance(layer, (fastmlp.Add, fastmlp.Multiply)):
+            return x + seen[layer.layer] if isinstance(layer, fastmlp.Add) else x * seen[layer.layer]
+        if isinstance(layer, fastmlp.GLU):
             first, gate = x.chunk(2, dim=1)
-            return F.glu(x) if type(layer) is GLU else first * getattr(F, GATES[type(layer)])(gate)
+            return F.glu(x) if type(layer) is fastmlp.GLU else first * getattr(F, GATES[type(layer)])(gate)
         kind = NAMES[type(layer)]
         counts[kind] = counts.get(kind, 0) + 1
         arrays = own[layer.name or f"{kind}{counts[kind]}"]
@@ -154,7 +129,7 @@ def by_layers(model, own, x, training=True):
                 x = F.batch_norm(x, *running, gain, shift, training, layer.momentum, layer.epsilon)
             case LayerNorm():
                 x = F.layer_norm(x, x.shape[1:], gain, shift, layer.epsilon)
-            case GroupNorm():
+            case fastmlp.GroupNorm():
                 x = F.group_norm(x, layer.groups, gain, shift, layer.epsilon)
             case RMSNorm():
                 x = F.rms_norm(x, x.shape[1:], gain, layer.epsilon)
@@ -205,15 +180,20 @@ def test_fifty_steps_of_layers_drawn_at_random(seed):
 CHAINS = {
     "AdamW": (
         *(("gelu", "elu"), (F.gelu, F.elu), "cross_entropy", F.cross_entropy),
-        *(AdamW(0.01, clip_norm=0.5), optim.AdamW, {}),
+        *(fastmlp.AdamW(0.01, clip_norm=0.5), optim.AdamW, {}),
     ),
     "RMSprop": (
         *(("silu", "softplus"), (F.silu, F.softplus), "binary_cross_entropy"),
-        *(F.binary_cross_entropy_with_logits, RMSprop(0.01, momentum=0.5), optim.RMSprop, {"momentum": 0.5}),
+        *(
+            F.binary_cross_entropy_with_logits,
+            fastmlp.RMSprop(0.01, momentum=0.5),
+            optim.RMSprop,
+            {"momentum": 0.5},
+        ),
     ),
     "SGD": (
         *(("leaky_relu", "tanh"), (F.leaky_relu, torch.tanh), "poisson", F.poisson_nll_loss),
-        *(SGD(0.01, 0.9, True), optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        *(fastmlp.SGD(0.01, 0.9, True), optim.SGD, {"momentum": 0.9, "nesterov": True}),
     ),
     "Adam": (
         *(("relu", "sigmoid"), (F.relu, torch.sigmoid), "huber", F.huber_loss, Adam(0.01), optim.Adam, {}),
@@ -263,10 +243,10 @@ def units_of_numbers(embedding, own, x):
     """The units of numbers x as the papers define them, number after number; own : tensors by name"""
     if embedding is None:
         return x
-    found = [x] if isinstance(embedding, Periodic) and embedding.linear else []
+    found = [x] if isinstance(embedding, fastmlp.Periodic) and embedding.linear else []
     for g in range(x.shape[1]):
         value = x[:, g : g + 1]
-        if isinstance(embedding, Periodic):
+        if isinstance(embedding, fastmlp.Periodic):
             z = 2 * math.pi * value * own["periodic1"]["frequencies"][g]
             if embedding.linear:
                 units = torch.cos(z + own["periodic1"]["phases"][g])
@@ -315,7 +295,7 @@ def by_sparse_blocks(model, own, numbers, codes, csr, training=True):
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_fifty_steps_of_sparse_blocks():
-    parts = [Numbers(3), Categories(input_blocks.LEVELS, width=2), SparseNumbers(70)]
+    parts = [fastmlp.Numbers(3), fastmlp.Categories(input_blocks.LEVELS, width=2), fastmlp.SparseNumbers(70)]
     X = [input_blocks.NUMBERS, input_blocks.CODES, input_blocks.WORDS]
     fit = functools.partial(input_blocks.fit, Network(inputs=parts, layers=[Dense(8, "silu"), Dense(2)]), X=X)
     held_to_pytorch(Case(fit, X, by_sparse_blocks, mse_of(input_blocks.Y)), of_curves=1e-9)
@@ -433,11 +413,13 @@ def test_a_batch_norm_keeps_running_statistics():
 
 
 def test_only_rows_of_a_batch_move():
-    net = Network(inputs=[Categories((50,), width=4)], layers=[Dense(1)])
+    net = Network(inputs=[fastmlp.Categories((50,), width=4)], layers=[Dense(1)])
     codes, y = RNG.integers(0, 50, (30, 1)), RNG.normal(size=(30, 1))
     options = {"batch_size": 5, "shuffle": False, "backend": "fused", "dtype": "float64", "progress": False}
     start = fastmlp.fit(net, [codes], y, epochs=0, seed=0, **options)
-    model = fastmlp.fit(net, [codes], y, optimizer=SparseAdam(0.1), epochs=2, initial=start, **options)
+    model = fastmlp.fit(
+        net, [codes], y, optimizer=fastmlp.SparseAdam(0.1), epochs=2, initial=start, **options
+    )
     table = torch.nn.Embedding(51, 4, sparse=True, dtype=torch.float64)
     table.weight.data[...] = torch.tensor(start.layers["categories1"]["column0"])
     w, b = (torch.tensor(start.layers["dense1"][name], requires_grad=True) for name in ("weights", "biases"))

@@ -1,7 +1,5 @@
 """Learning rates against their closed forms, written out as torch.optim.lr_scheduler documents them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import pickle
@@ -10,37 +8,22 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Checkpoint,
-    CheckpointError,
-    Constant,
-    Cosine,
-    CosineRestarts,
-    Exponential,
-    InverseScaling,
-    Network,
-    OneCycle,
-    Schedule,
-    StepDecay,
-    Warmup,
-)
+from fastmlp import SGD, Checkpoint, Cosine, Exponential, OneCycle, Schedule, StepDecay, Warmup
 from fastmlp.backend.choice import choose
 
 FORMS = [
-    (Constant(0.3), lambda t: 0.3),
+    (fastmlp.Constant(0.3), lambda t: 0.3),
     (StepDecay(0.3, 3), lambda t: 0.3 * 0.1 ** (t // 3)),
     (StepDecay(0.3, 4, 0.5), lambda t: 0.3 * 0.5 ** (t // 4)),
     (Exponential(0.3, 0.9), lambda t: 0.3 * 0.9**t),
-    (InverseScaling(0.3), lambda t: 0.3 / math.sqrt(t + 1)),
-    (InverseScaling(0.3, 2.0), lambda t: 0.3 / (t + 1) ** 2),
+    (fastmlp.InverseScaling(0.3), lambda t: 0.3 / math.sqrt(t + 1)),
+    (fastmlp.InverseScaling(0.3, 2.0), lambda t: 0.3 / (t + 1) ** 2),
     (Cosine(0.3, 10), lambda t: 0.15 * (1 + math.cos(math.pi * min(t, 10) / 10))),
     (Cosine(0.3, 7, 0.1), lambda t: 0.1 + 0.1 * (1 + math.cos(math.pi * min(t, 7) / 7))),
     (Warmup(0.3), lambda t: 0.3 * (1 / 3 + 2 / 3 * min(t, 5) / 5)),
     (Warmup(Exponential(0.3, 0.9), 4, 0.0), lambda t: 0.3 * 0.9**t * min(t, 4) / 4),
-    (CosineRestarts(0.3, 6), lambda t: 0.15 * (1 + math.cos(math.pi * (t % 6) / 6))),
-    (CosineRestarts(0.3, 2, 0.1, 3), lambda t: restarts(t, 2, 3)),
+    (fastmlp.CosineRestarts(0.3, 6), lambda t: 0.15 * (1 + math.cos(math.pi * (t % 6) / 6))),
+    (fastmlp.CosineRestarts(0.3, 2, 0.1, 3), lambda t: restarts(t, 2, 3)),
     (OneCycle(0.3, 11), lambda t: one_cycle(t, 3.3 - 1, 10, 0.3 / 25, 0.3 / 25e4)),
     (OneCycle(0.3, 16, 0.25, 0.5, 0.1), lambda t: one_cycle(t, 3, 15, 0.15, 0.015)),
 ]
@@ -119,7 +102,7 @@ def test_a_cycle_that_does_not_rise_begins_at_its_peak():
 # --- functions of the epochs done -----------------------------------------------------------------------
 
 X = np.random.default_rng(0).standard_normal((50, 3))
-NETWORK = Network([3, 4, 1], "tanh")
+NETWORK = fastmlp.Network([3, 4, 1], "tanh")
 
 
 def fit(rate, optimizer=SGD, **options):
@@ -163,7 +146,7 @@ def test_estimators_take_functions_and_schedules():
     np.testing.assert_array_equal(fitted[0].coefs_[0], fitted[1].coefs_[0])
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Adam])
+@pytest.mark.parametrize("optimizer", [SGD, fastmlp.Adam])
 def test_a_checkpoint_goes_on_with_the_same_function_and_with_no_other(optimizer, tmp_path):
     path, factor = tmp_path / "c", 0.5
     fit(lambda epoch: 0.1 * factor**epoch, optimizer, epochs=3, callbacks=[Checkpoint(path)])
@@ -174,7 +157,7 @@ def test_a_checkpoint_goes_on_with_the_same_function_and_with_no_other(optimizer
     for other in (
         lambda epoch: 0.1 * factor**epoch, 0.1, Exponential(0.1, 0.5), [0.1, 0.05, 0.025].__getitem__,
     ):  # fmt: skip
-        with pytest.raises(CheckpointError, match="of another training; these differ: optimizer"):
+        with pytest.raises(fastmlp.CheckpointError, match="of another training; these differ: optimizer"):
             fit(other, optimizer, resume=path)
 
 
@@ -235,5 +218,5 @@ def test_a_schedule_of_one_s_own_is_a_frozen_dataclass_with_rates(tmp_path):
     fit(Halves(0.1), epochs=2, callbacks=[Checkpoint(tmp_path / "c")])
     whole = fit(Halves(0.1), resume=tmp_path / "c")
     np.testing.assert_array_equal(whole.parameters, fit(halved).parameters)
-    with pytest.raises(CheckpointError, match="these differ: optimizer"):
+    with pytest.raises(fastmlp.CheckpointError, match="these differ: optimizer"):
         fit(Halves(0.2), resume=tmp_path / "c")

@@ -1,7 +1,5 @@
 """SparseAdam against PyTorch's definition, transcribed row by row, and against PyTorch itself."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -92,30 +90,3 @@ def test_an_explicit_zero_touches_nothing():
         initial=([np.ones((3, 1))], [np.zeros(1)]), backend="fused",
     )  # fmt: skip
     assert (model.weights[0][:, 0] == 1).tolist() == [False, True, True]
-
-
-def test_it_is_pytorchs():
-    torch = pytest.importorskip("torch")
-    X, y, w, b = problem()
-    weights, biases = (torch.nn.Parameter(torch.tensor(array)) for array in (w, b))
-    options = {"lr": RATE, "betas": BETAS, "eps": EPSILON}
-    by_rows, dense = torch.optim.SparseAdam([weights], **options), Rows(b.copy())
-    t = 0
-    for _ in range(EPOCHS):
-        for start in range(0, ROWS, BATCH):
-            x = torch.tensor(X[start : start + BATCH])
-            target = torch.tensor(y[start : start + BATCH])
-            t = t + 1
-            loss = ((x @ weights + biases - target) ** 2).mean()
-            loss.backward()
-            rows = (x != 0).any(dim=0).nonzero()[:, 0]
-            weights.grad = torch.sparse_coo_tensor(
-                rows[None], weights.grad[rows], weights.shape, check_invariants=True
-            )
-            by_rows.step()
-            dense.step(biases.grad.numpy(), range(N_OUT), t)
-            with torch.no_grad():
-                biases.copy_(torch.tensor(dense.parameter))
-            weights.grad = biases.grad = None
-    for got, expected in zip((weights, biases), by_hand(X, y, w, b), strict=True):
-        np.testing.assert_allclose(got.detach().numpy(), expected, rtol=0, atol=1e-12)

@@ -1,7 +1,5 @@
 """A block of sparse numbers next to dense ones: the bits of the same columns as a dense block, everywhere."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

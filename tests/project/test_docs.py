@@ -1,7 +1,5 @@
 """docs/: what its pages say runs, every page is in the site, and every public name is in the API."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import importlib.util
@@ -138,7 +136,7 @@ ELSEWHERE = {
     *("architecture.md", "custom-components.md", "distributed.md", "exchange.md", "jobs.md", "tables.md"),
     "write-a-kernel.md",
 }
-"""Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _own_pieces, ..."""
+"""Pages whose code has a test of its own: test_recipes, _jobs, _mpi, _custom_components, ..."""
 
 SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 """Pages whose Python shows calls, and is no script."""

@@ -1,7 +1,5 @@
 """docs/jobs.md runs as it stands, on two workers of which one is killed, with the scores of the plain run."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
@@ -16,6 +14,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from support import needs, pages
+from support.callbacks import calling
 from support.processes import importing, python
 from support.selection import campaign
 
@@ -227,14 +226,11 @@ def test_a_trial_gets_the_value_that_it_names():
 
 
 def test_a_trial_gets_what_another_callback_writes():
-    class Writes(fastmlp.Callback):
-        def on_epoch_end(self, run):
-            run.history.setdefault("epochs", []).append(run.epoch)
-
+    writes = calling(on_epoch_end=lambda run: run.history.setdefault("epochs", []).append(run.epoch))
     trial = Trial()
     watch = fastmlp.OptunaPruning(trial, monitor="epochs", every=2)
     X = np.linspace(0, 1, 12).reshape(6, 2)
-    options = {"epochs": 5, "seed": 0, "backend": "reference", "callbacks": [Writes(), watch]}
+    options = {"epochs": 5, "seed": 0, "backend": "reference", "callbacks": [writes, watch]}
     fastmlp.fit(fastmlp.Network([2, 3, 1]), X, X[:, :1], **options)
     assert trial.reports == [(2, 2.0), (4, 4.0)]
 

@@ -1,7 +1,5 @@
 """Imports point down: one table of levels, and every module has its place in it."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import graphlib

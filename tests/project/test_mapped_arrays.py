@@ -1,7 +1,5 @@
 """Arrays in files: taken as arrays are, sent as their paths."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

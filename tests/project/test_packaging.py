@@ -1,7 +1,5 @@
 """What is published: the wheel, the sdist with its tests, and the facts that stand in several files."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tarfile

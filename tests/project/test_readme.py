@@ -1,7 +1,5 @@
 """README's examples run as they stand, its table is that of docs/speed.md; pages list what there is."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The recipes of docs/architecture.md: each puts lines into so many files, and what it added trains."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

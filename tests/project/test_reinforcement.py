@@ -1,7 +1,5 @@
 """docs/examples/reinforcement: what steppers learn there is what PyTorch learns from the same start."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import numpy as np

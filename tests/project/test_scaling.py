@@ -1,7 +1,5 @@
 """The models of threads and machines in docs/measured/: what they say where it can be counted by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

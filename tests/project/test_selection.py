@@ -1,7 +1,5 @@
 """The quick suite has every dtype and every value of what a test varies, and the matrix has every pair."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

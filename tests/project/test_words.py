@@ -1,7 +1,5 @@
 """Docstrings are plain English: short first sentences, and nouns in place of pronouns."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

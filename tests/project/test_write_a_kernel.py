@@ -1,7 +1,5 @@
 """docs/write-a-kernel.md: its files and commands, in their order, and what it says comes of them."""
 
-from __future__ import annotations
-
 import json
 import shlex
 

@@ -1,7 +1,5 @@
 """Bags of networks: scikit-learn's members to the bit, and what they predict together."""
 
-from __future__ import annotations
-
 import ctypes
 import subprocess
 

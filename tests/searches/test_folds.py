@@ -1,7 +1,5 @@
 """Tasks that need no thread: scikit-learn's results and warnings, of rows that a fold's candidates share."""
 
-from __future__ import annotations
-
 import copy
 import signal
 import threading

@@ -1,7 +1,5 @@
 """scikit-learn's own tests of this module, with our names, and all tasks on our backend of joblib's."""
 
-from __future__ import annotations
-
 import pytest
 from support import scikit_learn_tests
 

@@ -1,7 +1,5 @@
 """Searches and validation: scikit-learn's results to the last digit, of networks that train together."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

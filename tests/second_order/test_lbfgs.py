@@ -1,7 +1,5 @@
 """L-BFGS: directions are those of the two-loop recursion, steps satisfy the strong Wolfe conditions."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import math

@@ -14,15 +14,7 @@ from support.selection import matrix
 from support.smooth_rows import KINDS, SMOOTH, X, Y
 
 import fastmlp
-from fastmlp import (
-    Adam,
-    Dense,
-    Head,
-    LevenbergMarquardt,
-    MLPRegressor,
-    Network,
-    Residual,
-)
+from fastmlp import Adam, Dense, Head, LevenbergMarquardt, MLPRegressor, Network, Residual
 from fastmlp.backend import registry
 from fastmlp.data.ranks import ALONE
 from fastmlp.second_order.objective import WholeObjective

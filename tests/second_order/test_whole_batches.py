@@ -1,7 +1,5 @@
 """Trainings whose steps read all rows are like any others, and what does not compose with them is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

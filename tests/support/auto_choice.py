@@ -1,7 +1,5 @@
 """A training that a backend is chosen for, and a backend of a test's own in the place of the one that is."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp import Adam, Network

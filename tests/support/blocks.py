@@ -1,7 +1,5 @@
 """Rows in blocks, a training on them, and the threads that fill windows."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 
@@ -19,8 +17,8 @@ W = RNG.random(ROWS).astype(np.float32) + 1
 PIXELS = RNG.integers(0, 256, (ROWS, 5), np.uint8)
 NETWORK = Network([5, 8, 2], "tanh", dropout=0.2)
 CUTS = [0, 7, 7, 50, 51, ROWS]
-PIECES = [slice(*pair) for pair in itertools.pairwise(CUTS)]
-BLOCKS = [(X[rows], Y[rows], W[rows]) for rows in PIECES]
+SLICES = [slice(*pair) for pair in itertools.pairwise(CUTS)]
+BLOCKS = [(X[rows], Y[rows], W[rows]) for rows in SLICES]
 GOOD = (X, Y)
 OPTIMIZER = Adam(Cosine(0.01, 3))
 

@@ -1,7 +1,5 @@
 """How pages of a site look in a browser: what of each is too wide, missing, or hardly to be read."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """Callbacks that are made of functions."""
 
-from __future__ import annotations
-
 from fastmlp import Callback
 
 

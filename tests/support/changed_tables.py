@@ -1,7 +1,5 @@
 """Files of models of tables in which a part is another, as somebody who means harm would write it."""
 
-from __future__ import annotations
-
 import json
 from fnmatch import fnmatchcase
 

@@ -1,12 +1,8 @@
 """What compiles while a test runs."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 from numba.core import event
-
-import fastmlp
 
 
 class Compilations(event.Listener):
@@ -28,8 +24,3 @@ def compilations():
     listener = Compilations()
     with event.install_listener("numba:compile", listener):
         yield listener.names
-
-
-class AfterOneStep(fastmlp.Callback):
-    def on_chunk_end(self, run):
-        run.stop("one step")

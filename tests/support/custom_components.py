@@ -1,7 +1,5 @@
 """The components that docs/custom-components.md makes, and some more, for tests of users' own."""
 
-from __future__ import annotations
-
 import ast
 
 import numpy as np

@@ -1,23 +1,9 @@
 """Layers of a user's own and activations with parameters, and lists of layers that have them, for tests."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from fastmlp import (
-    Activate,
-    Activation,
-    Add,
-    Concatenate,
-    Dense,
-    Dropout,
-    Layer,
-    LayerNorm,
-    Members,
-    Residual,
-    RMSNorm,
-    Uniform,
-)
+import fastmlp
+from fastmlp import Activation, Concatenate, Dense, Layer, LayerNorm, Members, Residual, RMSNorm, Uniform
 from support.exchanged_models import own_gated, own_sine
 
 
@@ -33,11 +19,11 @@ unit = Layer("unit", lambda x, t: t * x / np.linalg.norm(x), {"t": ("layer", Uni
 
 LISTS = {
     # 21 units: a vector of 16 and a rest; 3 : a rest alone.
-    "wide": [Dense(21, own_sine), own_gated, Dropout(0.2), Dense(16, "tanh"), shares, unit, Dense(2)],
-    "narrow": [unit, Dense(3, own_prelu, name="low"), own_norm, own_gated, Add("low"), Dense(2)],
+    "wide": [Dense(21, own_sine), own_gated, fastmlp.Dropout(0.2), Dense(16, "tanh"), shares, unit, Dense(2)],
+    "narrow": [unit, Dense(3, own_prelu, name="low"), own_norm, own_gated, fastmlp.Add("low"), Dense(2)],
 }
 
 MEMBERS = [
     Members(5), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(), Concatenate("low"),
-    Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)), Dense(3),
+    fastmlp.Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)), Dense(3),
 ]  # fmt: skip

@@ -3,8 +3,6 @@
 A test that fails by them names the kernel: the weights of one layer alone, the last columns of a matrix.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp.model.network import Network

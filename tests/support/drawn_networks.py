@@ -1,30 +1,9 @@
 """Networks drawn at random, with what reads earlier layers, for tests that try thousands of them."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from fastmlp import (
-    GEGLU,
-    GLU,
-    Activate,
-    Activation,
-    Add,
-    BatchNorm,
-    Concatenate,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Members,
-    Multiply,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-    Scale,
-    SwiGLU,
-    Swish,
-)
+import fastmlp
+from fastmlp import Activation, Concatenate, Dense, Network, PReLU, Residual, RMSNorm, Scale, SwiGLU, Swish
 from support.custom_layers import own_norm, own_prelu, shares, unit
 from support.exchanged_models import own_gated, own_sine
 
@@ -32,7 +11,7 @@ SMOOTH = ("identity", "tanh", "silu", "gelu", "softplus", "sigmoid", "mish")
 one_slope = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.25)})
 ACTIVATIONS, LAYERS = (own_prelu, own_sine, one_slope), (own_norm, own_gated, shares, unit)
 OWN = (*ACTIVATIONS, *LAYERS)
-PLAIN = (LayerNorm, RMSNorm, BatchNorm, PReLU, Swish, Scale)
+PLAIN = (fastmlp.LayerNorm, RMSNorm, fastmlp.BatchNorm, PReLU, Swish, Scale)
 MOST_UNITS = 6
 
 
@@ -64,19 +43,19 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False)
                 width += names[source]
                 layers.append(Concatenate(source, name=named("c", 0.4)))
             case 5 if same:
-                layers.append(pick(rng, (Add, Multiply))(pick(rng, same)))
+                layers.append(pick(rng, (fastmlp.Add, fastmlp.Multiply))(pick(rng, same)))
             case 6 if plain:
                 layers.append(pick(rng, plain)())
             case 7 if own:
                 layers.append(pick(rng, own))
             case 8:
-                layers.append(Activate(pick(rng, SMOOTH), name=named("a", 0.5)))
+                layers.append(fastmlp.Activate(pick(rng, SMOOTH), name=named("a", 0.5)))
             case 9 if plain:
                 width = int(rng.integers(1, MOST_UNITS))
-                layers.append(pick(rng, (GLU, GEGLU, SwiGLU))(width, name=named("g", 0.5)))
+                layers.append(pick(rng, (fastmlp.GLU, fastmlp.GEGLU, SwiGLU))(width, name=named("g", 0.5)))
             case 10:
                 if dropout and rng.random() < 0.5:
-                    layers.append(Dropout(0.3))
+                    layers.append(fastmlp.Dropout(0.3))
                 inner = [Dense(3, pick(rng, SMOOTH), name=f"r_{len(layers)}")]
                 if rng.random() < 0.5:
                     inner.append(Concatenate(inner[0].name))
@@ -84,7 +63,7 @@ def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True, members=False)
                     inner.append(Concatenate(pick(rng, [*names])))
                 layers.append(Residual(*inner, Dense(width), name=named("s", 0.5)))
     if members and rng.random() < 0.2:
-        layers.insert(int(rng.integers(len(layers) + 1)), Members(int(rng.integers(2, 4))))
+        layers.insert(int(rng.integers(len(layers) + 1)), fastmlp.Members(int(rng.integers(2, 4))))
     return [*layers, Dense(int(rng.integers(1, 4)))]
 
 

@@ -1,7 +1,5 @@
 """Whether two fitted estimators are equal in all that scikit-learn documents."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """scikit-learn's estimators and ours with the same parameters, and what they are fitted to."""
 
-from __future__ import annotations
-
 import pytest
 import sklearn.neural_network
 

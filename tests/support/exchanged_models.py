@@ -1,32 +1,13 @@
 """The models that leave and arrive in the tests of exchange, and how far their copies may be off."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
 import pytest
 from scipy.special import erf, expit
 
-from fastmlp import (
-    Activate,
-    Activation,
-    Add,
-    BatchNorm,
-    Concatenate,
-    Dense,
-    Dropout,
-    Layer,
-    LayerNorm,
-    Members,
-    Model,
-    Network,
-    PReLU,
-    Residual,
-    RMSNorm,
-    Scale,
-    Swish,
-)
+import fastmlp
+from fastmlp import Activate, BatchNorm, Concatenate, Dense, Dropout, LayerNorm, PReLU, Residual, RMSNorm
 from fastmlp.backend import reference, reference_losses
 from fastmlp.exchange.formulas import formula
 from fastmlp.exchange.steps import graph_of
@@ -52,12 +33,12 @@ def everything(z):
     return (chosen + grown + turned + held) / 4
 
 
-own_everything = Activation("everything", everything)
+own_everything = fastmlp.Activation("everything", everything)
 
-own_sine = Activation(
+own_sine = fastmlp.Activation(
     "own_sine", lambda z, w, b: np.sin(w * z + b), parameters={"w": ("units", 0.7), "b": ("layer", 0.1)}
 )
-own_gated = Layer(
+own_gated = fastmlp.Layer(
     "gated",
     lambda x, w, t: (
         w * x / (1 + np.exp(-t * np.mean(w * x))) + x / np.linalg.norm(x) - np.max(t * x) + np.sum(w * w)
@@ -65,7 +46,7 @@ own_gated = Layer(
     {"w": ("units", 0.7), "t": ("layer", 1.3)},
 )
 
-PIECES = {"own mish": mish, "sine": sine, "hard": hard, "everything": own_everything}
+COMPONENTS = {"own mish": mish, "sine": sine, "hard": hard, "everything": own_everything}
 
 
 LAYERED = {
@@ -73,26 +54,33 @@ LAYERED = {
     "RMSNorm": [Dense(6, "tanh"), RMSNorm(), "relu", Dense(5), RMSNorm(0.1), Dense(2)],
     "BatchNorm": [Dense(6, "tanh"), BatchNorm(0.2), "relu", Dense(5), BatchNorm(epsilon=0.1), Dense(2)],
     "PReLU": [Dense(6), PReLU(), Dense(2)],
-    "Swish": [Dense(6), Swish(), Dense(2)],
-    "Scale": [Dense(6, "gelu"), Scale(), Dense(2)],
+    "Swish": [Dense(6), fastmlp.Swish(), Dense(2)],
+    "Scale": [Dense(6, "gelu"), fastmlp.Scale(), Dense(2)],
     "Activate": [Dense(6), LayerNorm(0.01), "silu", Activate(own_everything), Dense(2)],
     "no bias": [Dense(6, "tanh", bias=False), Dropout(0.2), Dense(2, bias=False)],
-    "Add": [Dense(5, "elu", name="low"), Dense(5, "tanh"), Dropout(0.1), Add("low"), Dense(2)],
-    "Concatenate": [Dense(4, "tanh", name="low"), Dense(7), Concatenate("low"), Scale(), Dense(2)],
+    "Add": [Dense(5, "elu", name="low"), Dense(5, "tanh"), Dropout(0.1), fastmlp.Add("low"), Dense(2)],
+    "Concatenate": [Dense(4, "tanh", name="low"), Dense(7), Concatenate("low"), fastmlp.Scale(), Dense(2)],
     "Residual": [Dense(6), Residual(LayerNorm(), Dense(7, "softplus"), Dense(6)), "tanh", Dense(2)],
     "own": [Dense(6, own_sine), Dropout(0.1), own_gated, Dense(5, "tanh"), Activate(own_gated), Dense(2)],
     "first": [Residual(Dropout(0.1), Dense(3, "tanh")), Concatenate("sum"), RMSNorm(), Dense(2)],
     "deep": [
         *(LayerNorm(), Dense(6, "silu", bias=False), Dropout(0.1), Activate("relu", name="low")),
-        *(Residual(RMSNorm(), Dense(9, "gelu"), Residual(PReLU(), Scale()), Dense(6)), Dropout(0.2), Swish()),
+        *(
+            Residual(RMSNorm(), Dense(9, "gelu"), Residual(PReLU(), fastmlp.Scale()), Dense(6)),
+            Dropout(0.2),
+            fastmlp.Swish(),
+        ),
         *(Dense(4, "leaky_relu", name="high"), Concatenate("low"), "elu", Concatenate("high"), Dense(2)),
     ],
     "members": [
-        *(Dense(6, "tanh"), Members(3), Dense(5, "silu", name="low"), LayerNorm(), Residual(Dense(5, "elu"))),
+        *(
+            Dense(6, "tanh"), fastmlp.Members(3), Dense(5, "silu", name="low"), LayerNorm(),
+            Residual(Dense(5, "elu")),
+        ),
         *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4, own_sine)),
         Dense(2),
     ],
-}
+}  # fmt: skip
 LAYERED |= {
     f"{name} of the table": [Dense(6, "tanh", name="low"), Dense(6), layer, Dense(2)]
     for name, layer in formulas().items()
@@ -105,17 +93,17 @@ LAYERED["first"][0] = Residual(*LAYERED["first"][0].layers, name="sum")
 def network(case):
     """A network by its name: a hidden activation's, one of `LAYERED`, or an output's after "output: "."""
     if case in LAYERED:
-        return Network(inputs=3, layers=LAYERED[case])
+        return fastmlp.Network(inputs=3, layers=LAYERED[case])
     if case == "all":
-        hidden = [*HIDDEN, *PIECES.values()]
-        return Network([3, *[6] * len(hidden), 2], hidden)
+        hidden = [*HIDDEN, *COMPONENTS.values()]
+        return fastmlp.Network([3, *[6] * len(hidden), 2], hidden)
     if case.startswith("output: "):
         output = case.removeprefix("output: ")
-        return Network([3, 5, 2], "tanh", output, "poisson" if output == "exp" else None)
-    return Network([3, 6, 5, 2], PIECES.get(case, case))
+        return fastmlp.Network([3, 5, 2], "tanh", output, "poisson" if output == "exp" else None)
+    return fastmlp.Network([3, 6, 5, 2], COMPONENTS.get(case, case))
 
 
-CASES = (*HIDDEN, *PIECES, *(f"output: {name}" for name in OUTPUTS))
+CASES = (*HIDDEN, *COMPONENTS, *(f"output: {name}" for name in OUTPUTS))
 
 
 def model(case, dtype):
@@ -134,7 +122,7 @@ def filled(made, dtype):
         if one.trains_bias:
             second[...] = rng.normal(scale=0.5, size=second.shape)
         state[...] = rng.uniform(0.5, 1.5, size=state.shape)
-    return Model(made, parameters, {"loss": []}, reference.BACKEND, None)
+    return fastmlp.Model(made, parameters, {"loss": []}, reference.BACKEND, None)
 
 
 def inputs(dtype):
@@ -283,5 +271,5 @@ def of_reference(read, *arguments, **options):
 each_case = pytest.mark.parametrize("case", CASES)
 each_network = pytest.mark.parametrize("case", [*CASES, *LAYERED])
 each_dtype = pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-COMES_BACK = {"LayerNorm", "PReLU", "Swish", "Scale", "members", *CASES} - {*PIECES}
+COMES_BACK = {"LayerNorm", "PReLU", "Swish", "Scale", "members", *CASES} - {*COMPONENTS}
 """Networks that come back as they left, and not only as what computes the same."""

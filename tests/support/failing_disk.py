@@ -1,7 +1,5 @@
 """A disk that fails on demand: the real system calls, until one of them is set to fail."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """A table of flats, and settings that learn it quickly."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

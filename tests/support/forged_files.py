@@ -1,7 +1,5 @@
 """Files with a seal that holds and content that nobody sound wrote."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

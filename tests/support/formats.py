@@ -1,7 +1,5 @@
 """Every format of exports as a function that predicts: of a model, rows and a folder for its files."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import subprocess

@@ -3,8 +3,6 @@
 Register tiles go by raw pointers, where Numba's own check of bounds sees nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

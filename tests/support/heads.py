@@ -1,7 +1,5 @@
 """A network of three heads, rows for it, whole and with gaps among the targets, and a training on them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import fastmlp

@@ -1,7 +1,5 @@
 """What tests of blocks of inputs share."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.sparse
 

@@ -1,7 +1,5 @@
 """What tests of interrupted trainings share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import fastmlp

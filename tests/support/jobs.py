@@ -1,7 +1,5 @@
 """What tests of many jobs send to other processes, by import."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """What tests of the kernel lab share."""
 
-from __future__ import annotations
-
 from fastmlp.lab.machine import CacheLevel, MeasuredMachine
 from fastmlp.lab.measurements import Measurement, Results
 from fastmlp.lab.timing import Time

@@ -1,7 +1,5 @@
 """What tests of networks of layers share."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Packages that are not installed, for a test."""
 
-from __future__ import annotations
-
 import sys
 
 

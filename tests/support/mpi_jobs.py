@@ -1,7 +1,5 @@
 """What the processes of mpiexec run in tests of MPI: `python mpi_jobs.py JOB ARGUMENT..`."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

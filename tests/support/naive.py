@@ -5,8 +5,6 @@ torch.nn (activations, losses), torch.optim (optimisers) and torch.nn.utils.clip
 the notebook that the library grew from.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

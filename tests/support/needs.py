@@ -4,8 +4,6 @@ Windows is known by what it lacks and not by its name, so that a process on Linu
 (`tests/system/test_portability.py`).
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

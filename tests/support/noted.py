@@ -1,7 +1,5 @@
 """The calls of a function while a test runs."""
 
-from __future__ import annotations
-
 
 def noted(monkeypatch, place, name):
     """Return the arguments by position of each call from now on; place : a class or a module."""

@@ -1,7 +1,5 @@
 """Random ONNX graphs for the reader: chains of layers in all ways of writing them, and damaged files."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

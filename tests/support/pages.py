@@ -1,7 +1,5 @@
 """The pages of docs/ and README.md as programs: their code blocks, and a process that runs them."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

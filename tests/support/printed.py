@@ -1,7 +1,5 @@
 """What a command has printed, read back."""
 
-from __future__ import annotations
-
 import re
 
 

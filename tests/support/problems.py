@@ -1,7 +1,5 @@
 """What several tests are driven by: pairs of output and loss, targets for them, data, data with a fault."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Python in a process of its own, run to its end."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

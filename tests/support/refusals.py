@@ -1,7 +1,5 @@
 """Tables of calls that are refused, each in one line."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

@@ -1,7 +1,5 @@
 """What tests of trainings that stop and go on share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp import Callback

@@ -1,7 +1,5 @@
 """scikit-learn's own tests, from the installed copy, with names of ours put in."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results of searches that must be equal to the last digit, and how many networks train together."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -7,8 +7,6 @@ marked `quick(n)` the quick suite has n of these cases, and the matrix the other
 `--variant` names, the quick suite has a few seconds, and the matrix all other cases.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

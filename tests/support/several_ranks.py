@@ -1,7 +1,5 @@
 """What tests of trainings by several ranks share."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -58,10 +56,7 @@ CODES = [X[:, :3], rng.integers(-1, [70, 4], (ROWS, 2)), rng.integers(-1, 5, (RO
 CASES = {
     "plain": {},
     "heads with gaps": {
-        "network": HEADS,
-        "y": rows_of(GAPS, slice(ROWS)),
-        "sample_weight": WEIGHTS,
-        "validation": 0.3,
+        "network": HEADS, "y": rows_of(GAPS, slice(ROWS)), "sample_weight": WEIGHTS, "validation": 0.3,
         "metrics": {"price": ["r2"]},
     },
     "dropout, penalties and clipping": {
@@ -69,31 +64,23 @@ CASES = {
         "optimizer": fastmlp.SGD(0.1, 0.9, clip_norm=0.1),
     },
     "weights, and a share held out": {
-        "sample_weight": WEIGHTS,
-        "validation": 0.3,
-        "metrics": ["roc_auc", "neg_brier_score"],
+        "sample_weight": WEIGHTS, "validation": 0.3, "metrics": ["roc_auc", "neg_brier_score"],
         "training_metrics": True,
     },
     "penalties shared by the batch": {
-        "network": fastmlp.Network(SIZES, **LOSS, l2=1e-2, convention="sklearn"),
-        "batch_size": 40,
+        "network": fastmlp.Network(SIZES, **LOSS, l2=1e-2, convention="sklearn"), "batch_size": 40,
     },
     "one batch": {"batch_size": None, "epochs": 9},
     "in order": {"shuffle": False},
     "schedules": {"optimizer": fastmlp.Adam(fastmlp.StepDecay(1e-2, 2, 0.5), layer_rates=(0, 1, 2))},
     "sparse": {"X": CSR, "optimizer": fastmlp.SparseAdam(1e-2)},
     "sparse and dense": {
-        "network": MIXED,
-        "X": [X[:, :2], (X[:, 2:3] > 0).astype(int), scipy.sparse.csr_array(X[:, 3:])],
-        "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0),
-        "validation": 0.3,
+        "network": MIXED, "X": [X[:, :2], (X[:, 2:3] > 0).astype(int), scipy.sparse.csr_array(X[:, 3:])],
+        "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0), "validation": 0.3,
     },
     "rows of tables": {"network": TABLES, "X": CODES, "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0)},
     "rows of all tables, and microbatches": {
-        "network": TABLES,
-        "X": CODES,
-        "optimizer": fastmlp.SparseAdam(1e-2),
-        "batch_size": 6,
+        "network": TABLES, "X": CODES, "optimizer": fastmlp.SparseAdam(1e-2), "batch_size": 6,
         "accumulate": 2,
     },
     "mostly zeros": {"optimizer": fastmlp.SparseAdam(1e-2)},
@@ -105,11 +92,10 @@ CASES = {
     },
     "batch norms": {"network": NORMED, "batch_size": 20, "optimizer": fastmlp.Adam(1e-2, clip_norm=0.5)},
     "a frozen batch norm": {
-        "network": NORMED,
-        "sample_weight": WEIGHTS,
+        "network": NORMED, "sample_weight": WEIGHTS,
         "optimizer": fastmlp.SGD(0.1, 0.9, layer_rates={"first": 0, "Dense": 0.5}),
     },
-}
+}  # fmt: skip
 
 
 def settings_of(case):

@@ -1,7 +1,5 @@
 """What tests of small trainings share."""
 
-from __future__ import annotations
-
 import fastmlp
 from fastmlp import SGD, Network
 from support.problems import data_set

@@ -1,7 +1,5 @@
 """Rows of smooth functions, for trainings whose steps read all rows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import fastmlp

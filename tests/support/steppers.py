@@ -1,7 +1,5 @@
 """What tests of a Stepper share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fastmlp import Adam, Network, Stepper

@@ -1,7 +1,5 @@
 """Constants of `fastmlp.tables` that a test makes small, so that its table need not be large."""
 
-from __future__ import annotations
-
 PLACES = {
     **dict.fromkeys(("MANY", "DENSE"), "encoding"),
     "TOGETHER": "encoding inputs",

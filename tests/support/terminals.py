@@ -1,7 +1,5 @@
 """Processes whose stderr is a terminal, or passes for one: bars and notices are for someone who looks on."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

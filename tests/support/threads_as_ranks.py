@@ -1,7 +1,5 @@
 """Ranks that are threads of one process: a communicator of five methods, for tests of what is built on it."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 import threading

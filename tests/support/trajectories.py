@@ -1,7 +1,5 @@
 """Whole trainings to compare backends by, and how far two right backends may drift apart."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A clock that a test moves, and backends that compile for as long as it says."""
 
-from __future__ import annotations
-
 import sys
 import types
 

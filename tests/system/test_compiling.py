@@ -1,7 +1,5 @@
 """Time spent compiling is counted once, and left out of a training's."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import os

@@ -3,8 +3,6 @@
 The scenarios run in processes of their own under a watchdog, since a deadlock cannot be interrupted.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import gc

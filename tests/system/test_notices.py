@@ -3,8 +3,6 @@
 stderr may be no terminal, full, closed, or not a file at all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

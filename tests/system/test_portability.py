@@ -3,8 +3,6 @@
 Nothing of this replaces a run on those systems; `docs/portability.md` says what has been run where.
 """
 
-from __future__ import annotations
-
 import ast
 import ctypes
 import errno

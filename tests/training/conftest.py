@@ -1,7 +1,5 @@
 """Fixtures of tests of trainings."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.blocks import PIXELS

@@ -1,7 +1,5 @@
 """`fit(accumulate=)`: a step along the sum of several batches' gradients is that of one larger batch."""
 
-from __future__ import annotations
-
 import itertools
 import tracemalloc
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.auto_choice import have_chosen
-from support.callbacks import calling
 from support.refusals import refusals
 from support.resuming import assert_same
 from support.selection import matrix
@@ -82,13 +79,6 @@ def test_it_is_a_step_on_a_larger_batch(backend, case):
     np.testing.assert_allclose(several.parameters, one.parameters, rtol=0, atol=1e-12)
     for name, values in one.history.items():
         np.testing.assert_allclose(several.history[name], values, rtol=1e-12)
-
-
-def test_an_epoch_has_fewer_steps():
-    seen = []
-
-    accumulated("clipping", callbacks=[calling(on_epoch_end=lambda run: seen.append(run.step))])
-    assert seen == [3, 6, 9]
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])

@@ -1,7 +1,5 @@
 """Averages of weights: what predictions and validation read, while steps go on from the weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import naive
@@ -60,19 +58,6 @@ def test_predictions_read_the_average_and_steps_do_not(backend, optimizer, name,
     np.testing.assert_allclose(
         model.parameters, expected(trajectory(backend, optimizer, chunks)), rtol=0, atol=1e-14
     )
-
-
-def test_the_average_is_torchs(chunks):
-    torch = pytest.importorskip("torch")
-    steps = trajectory("reference", SGD(0.1), chunks)
-    module = torch.nn.Linear(steps[0].size, 1, bias=False, dtype=torch.float64)
-    swa_utils = torch.optim.swa_utils
-    mean = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.8))
-    for step in steps:
-        module.weight.data[0] = torch.tensor(step)
-        mean.update_parameters(module)
-    got = fit("reference", optimizer=SGD(0.1), average=EMA(0.8)).parameters
-    np.testing.assert_allclose(got, mean.module.weight.detach()[0], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("options", [{"average": EMA(0.8)}, {"optimizer": ScheduleFreeAdamW(0.05)}], ids=str)

@@ -1,7 +1,5 @@
 """Rows that come block by block train in the bits of one array; an error names the block that is wrong."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -14,10 +12,10 @@ import scipy.sparse
 from support.blocks import (
     BLOCKS,
     GOOD,  # a fixture
-    PIECES,
     PIXELS,  # a fixture
     RNG,
     ROWS,
+    SLICES,
     W,
     X,
     Y,
@@ -54,7 +52,7 @@ def test_the_bits_are_those_of_one_array(batch_size, backend):
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_csr_blocks_have_the_bits_of_one_matrix(backend):
     dense = np.where(RNG.random((ROWS, 5)) < 0.5, X, 0)
-    blocks = [(scipy.sparse.csr_array(dense[rows]), Y[rows]) for rows in PIECES]
+    blocks = [(scipy.sparse.csr_array(dense[rows]), Y[rows]) for rows in SLICES]
     whole = fit(scipy.sparse.csr_array(dense), Y, backend=backend)
     assert_same(fit(blocks, backend=backend), whole)
     whole = fit(scipy.sparse.csr_array(dense), Y, backend=backend, shuffle=False)
@@ -75,7 +73,7 @@ def test_windows_are_shuffled_from_the_seed(monkeypatch):
 
     monkeypatch.setattr("fastmlp.training.trainer.Training", Spy)
     first = np.arange(ROWS, dtype=float)[:, None] * np.ones(5)
-    blocks = [(first[rows], Y[rows]) for rows in PIECES]
+    blocks = [(first[rows], Y[rows]) for rows in SLICES]
     fit(blocks, window=30, epochs=2, network=Network([5, 2]), optimizer=fastmlp.SGD(1e-9))
     order = np.concatenate(seen).astype(int)
     assert len(order) == 2 * ROWS
@@ -114,7 +112,7 @@ def test_labels_and_dtypes_follow_the_blocks():
     network = Network([5, 3], output="softmax", loss="cross_entropy")
     for dtype in (np.float32, np.float64, np.int8):
         x = (10 * X).astype(dtype)
-        blocks = [(x[rows].tolist() if dtype == np.float64 else x[rows], labels[rows]) for rows in PIECES]
+        blocks = [(x[rows].tolist() if dtype == np.float64 else x[rows], labels[rows]) for rows in SLICES]
         assert_same(fit(blocks, network=network), fit(x, labels, network=network))
 
 

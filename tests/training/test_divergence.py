@@ -1,13 +1,12 @@
 """A training whose numbers overflow ends in an error that says where, the same on every backend."""
 
-from __future__ import annotations
-
 import functools
 import math
 import pickle
 
 import numpy as np
 import pytest
+from support.callbacks import calling
 from support.problems import COMPILED_DTYPES, data_set
 from support.selection import crossed, some_backends
 
@@ -36,14 +35,6 @@ def test_initial_arrays_that_can_be_read_once_diverge_as_lists_do():
     assert (once.step, once.history) == (of_lists.step, of_lists.history)
 
 
-class Count(Callback):
-    def __init__(self):
-        self.ended = 0
-
-    def on_train_end(self, run):
-        self.ended += 1
-
-
 def diverge(backend, network, optimizer, **options):
     given = {"epochs": 100, "batch_size": 16, "seed": 1, "backend": backend, **options}
     with pytest.raises(DivergenceError) as caught:
@@ -51,26 +42,15 @@ def diverge(backend, network, optimizer, **options):
     return caught.value
 
 
-def only_until(chunks, step, backend, network, optimizer, **options):
+def only_until(chunks, step, backend, network, optimizer):
     """What a training has in hand after so many steps, looked at after each of them."""
-
-    class Look(Callback):
-        def on_chunk_end(self, run):
-            if run.step == step:
-                self.parameters = run.parameters.copy()
-                run.stop("seen")
-
-        def on_train_begin(self, run):
-            self.parameters = run.parameters.copy()
-
-    look = Look()
+    given, found = {"seed": 1, "backend": backend, "optimizer": optimizer}, {}
+    looking = calling(on_chunk_end=lambda run: found.setdefault(run.step, run.parameters.copy()))
     chunks(steps=1)
-    if step:
-        given = {"epochs": 100, "batch_size": 16, "seed": 1, "backend": backend, **options}
-        fastmlp.fit(network, X, np.abs(Y), optimizer=optimizer, callbacks=[look], **given)
-    else:
-        look.parameters = fastmlp.fit(network, X, np.abs(Y), epochs=0, seed=1, backend=backend).parameters
-    return look.parameters
+    with pytest.raises(DivergenceError):
+        fastmlp.fit(network, X, np.abs(Y), epochs=100, batch_size=16, callbacks=[looking], **given)
+    found[0] = fastmlp.fit(network, X, np.abs(Y), epochs=0, **given).parameters
+    return found[step]
 
 
 @functools.cache
@@ -82,8 +62,9 @@ def oracle_of(name):
 @crossed(backend=registry.backends(), name=list(OVERFLOWS))
 def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend, chunks):
     network, optimizer = OVERFLOWS[name]
-    count = Count()
-    error = diverge(backend, network, optimizer, callbacks=[count])
+    ended = []
+    noting = calling(on_train_end=lambda run: ended.append(run.step))
+    error = diverge(backend, network, optimizer, callbacks=[noting])
     oracle = oracle_of(name)
     assert (error.epoch, error.step) == (oracle.epoch, oracle.step)
     assert str(error) == str(oracle)
@@ -94,7 +75,7 @@ def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, ba
     np.testing.assert_array_equal(
         error.parameters, only_until(chunks, error.step, backend, network, optimizer)
     )
-    assert count.ended == 1
+    assert len(ended) == 1
 
 
 @some_backends
@@ -133,7 +114,7 @@ def test_a_first_chunk_that_nobody_sees_leaves_what_one_that_is_seen_leaves(begi
         return fastmlp.fit(Network([10, 6, 1], "tanh"), X, np.abs(Y), **{**given, **options})
 
     errors = []
-    for callbacks in ([], [Count()]):
+    for callbacks in ([], [Callback()]):
         with pytest.raises(DivergenceError) as caught:
             BEGINNINGS[begins](fit, callbacks=callbacks)
         errors.append(caught.value)

@@ -1,7 +1,5 @@
 """Heads of rows that come block by block: the bits of one array, of parts, maps, tables and windows."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -14,14 +12,14 @@ from support.refusals import refusals
 import fastmlp
 from fastmlp import Categories, Dense, Head, Network, Numbers, Periodic, PiecewiseLinear
 
-PIECES = [slice(*pair) for pair in itertools.pairwise([0, 7, 50, 51, ROWS])]
+SLICES = [slice(*pair) for pair in itertools.pairwise([0, 7, 50, 51, ROWS])]
 KEPT = {"shuffle": False, "backend": "reference", "sample_weight": None}
 NET = network(missing=True, weighted=True, dropout=0.2)
 HELD = X[80:], rows_of(GAPS, slice(80, None))
 
 
 def parts(rows=ROWS):
-    return [(X[some], rows_of(GAPS, some), WEIGHTS[some]) for some in PIECES if some.stop <= rows]
+    return [(X[some], rows_of(GAPS, some), WEIGHTS[some]) for some in SLICES if some.stop <= rows]
 
 
 def assert_same(found, expected):
@@ -52,7 +50,7 @@ def test_windows_are_shuffled_and_validated_in_parts(windows):
 
 def test_a_single_head_without_a_name_takes_parts():
     net = Network(inputs=6, layers=[Dense(5)], head=Head(2, loss="mae", missing=True))
-    blocks = [(X[some], GAPS["price"][some]) for some in PIECES]
+    blocks = [(X[some], GAPS["price"][some]) for some in SLICES]
     assert_same(fit(net, None, blocks, **KEPT), fit(net, GAPS["price"], **KEPT))
 
 

@@ -1,7 +1,5 @@
 """Hostile input, one table: for `fit` on every backend, and for both estimators as for scikit-learn's."""
 
-from __future__ import annotations
-
 import functools
 import tracemalloc
 from typing import Any, NamedTuple

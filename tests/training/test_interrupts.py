@@ -4,8 +4,6 @@ A second is one of a processor's time where that can be measured: how long other
 nothing of an answer.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import signal
@@ -18,12 +16,13 @@ import numpy as np
 import pytest
 from support import needs
 from support.auto_choice import have_chosen
+from support.callbacks import calling
 from support.interruptible_fits import LARGE, X, Y, fit
 from support.processes import importing
 from support.selection import campaign, some_backends
 
 import fastmlp
-from fastmlp import Callback, Checkpoint, Interrupted, Network
+from fastmlp import Checkpoint, Interrupted, Network
 from fastmlp.backend import reference
 from fastmlp.system import interrupts
 from fastmlp.system.budget import cores
@@ -40,15 +39,9 @@ def answered(*case):
     return [pytest.param(*what, first, marks=pytest.mark.slow), pytest.param(*what, second, marks=campaign)]
 
 
-class At(Callback):
-    """Does something at the end of the chunk that ends with a given step."""
-
-    def __init__(self, step, do):
-        self.step, self.do = step, do
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            self.do(run)
+def at(step, do):
+    """A callback that does something at the end of the chunk that ends with a given step."""
+    return calling(on_chunk_end=lambda run: run.step == step and do(run))
 
 
 def taken_by(child):
@@ -86,9 +79,9 @@ def ctrl_c(run=None):
 def test_ctrl_c_ends_at_the_chunk_s_end_and_the_error_has_the_model(backend, chunks, tmp_path):
     chunks(steps=1)
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit(backend, callbacks=[Checkpoint(tmp_path / "c", 99), At(7, ctrl_c)])
+        fit(backend, callbacks=[Checkpoint(tmp_path / "c", 99), at(7, ctrl_c)])
     assert isinstance(caught.value, Interrupted)
-    model, expected = caught.value.model, fit(backend, callbacks=[At(7, stop)])
+    model, expected = caught.value.model, fit(backend, callbacks=[at(7, stop)])
     assert model.stop_reason == "interrupted by SIGINT"
     assert model.history == expected.history
     np.testing.assert_array_equal(model.parameters, expected.parameters)
@@ -109,7 +102,7 @@ def test_handlers_are_put_back_however_training_ends(chunks):
     assert handlers() == before
     for do, error in ((ctrl_c, Interrupted), (fail, RuntimeError)):
         with pytest.raises(error):
-            fit(callbacks=[At(3, do)])
+            fit(callbacks=[at(3, do)])
         assert handlers() == before
 
 
@@ -124,7 +117,7 @@ def test_a_second_ctrl_c_does_not_wait(chunks):
         seen.append("second")
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit(callbacks=[At(3, twice)])
+        fit(callbacks=[at(3, twice)])
     assert not isinstance(caught.value, Interrupted)
     assert seen == ["first"]
 
@@ -141,7 +134,7 @@ def test_ctrl_c_before_an_error_is_not_swallowed_with_it(kind, chunks):
         run.parameters[...] = 1e308
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit(callbacks=[At(3, then_fail)])
+        fit(callbacks=[at(3, then_fail)])
     assert type(caught.value.__context__) is kind
 
 
@@ -150,7 +143,7 @@ def test_a_program_s_own_handler_stays_in_charge(chunks):
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        model = fit(callbacks=[At(3, lambda run: signal.raise_signal(signal.SIGTERM))])
+        model = fit(callbacks=[at(3, lambda run: signal.raise_signal(signal.SIGTERM))])
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
@@ -161,15 +154,13 @@ def test_ctrl_c_in_a_training_within_a_callback_ends_both(chunks):
     chunks(steps=1)
     ended = []
 
-    class Ends(Callback):
-        def on_train_end(self, run):
-            ended.append(run.step)
+    noting = calling(on_train_end=lambda run: ended.append(run.step))
 
     def inner(run):
-        fit(callbacks=[At(5, ctrl_c), Ends()])
+        fit(callbacks=[at(5, ctrl_c), noting])
 
     with pytest.raises(Interrupted):
-        fit(callbacks=[At(3, inner), Ends()])
+        fit(callbacks=[at(3, inner), noting])
     assert ended == [5, 3]
 
 
@@ -314,13 +305,8 @@ def test_a_signal_during_a_step_of_seconds_is_answered_within_one(
 def test_a_first_chunk_of_tiny_steps_is_no_longer_than_others():
     """The reference takes half a millisecond for a step of seven layers, whatever their sizes."""
     deep, chunks = Network([10, *6 * [4], 1], hidden="gelu", dropout=0.1), []
-
-    class First(Callback):
-        def on_chunk_end(self, run):
-            chunks.append(run.step)
-            run.stop("seen")
-
-    fit(network=deep, epochs=10**6, batch_size=None, optimizer=fastmlp.Adam(1e-4), callbacks=[First()])
+    first = calling(on_chunk_end=lambda run: chunks.append(run.step) or run.stop("seen"))
+    fit(network=deep, epochs=10**6, batch_size=None, optimizer=fastmlp.Adam(1e-4), callbacks=[first])
     assert 1 < chunks[0] < 1000
 
 

@@ -3,8 +3,6 @@
 Measured as the system sees it, in a process of its own: the growth of its largest resident size.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json

@@ -1,7 +1,5 @@
 """Trainings that go on: `Model.fit_more` in the bits of one longer fit, and `fit(initial=model)`."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,7 +1,5 @@
 """The notebook that the library grew from, against a transcription that knows nothing of fastmlp."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support import naive

@@ -4,8 +4,6 @@ Each network, source, optimiser, option and backend is in some of the cases;
 each property is tried on all cases.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import pickle
@@ -143,29 +141,24 @@ def test_more_epochs_are_those_of_a_longer_training(training, more):
         assert begun.history == before[1]
 
 
-class Seen(Callback):
-    """The rows that were visited before each step at a chunk's end."""
-
-    def __init__(self):
-        self.rows = {}
-
-    def on_chunk_end(self, run):
-        self.rows[run.step] = run.rows_seen
+def noting(seen):
+    """A callback that notes the rows that were visited before each step at a chunk's end."""
+    return calling(on_chunk_end=lambda run: seen.update({run.step: run.rows_seen}))
 
 
 @every_backend
 @every_case
 def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chunks, tmp_path):
-    whole = fit(training)
+    whole, seen = fit(training), {}
     chunks(steps=1)
-    assert_same(fit(training, callbacks=[seen := Seen()]), whole)
-    per_epoch = len(seen.rows) // EPOCHS
-    for step in range(1, len(seen.rows), 2):
-        path = tmp_path / str(step)
+    assert_same(fit(training, callbacks=[noting(seen)]), whole)
+    per_epoch = len(seen) // EPOCHS
+    for step in range(1, len(seen), 2):
+        path, again = tmp_path / str(step), {}
         stopped = fit(training, callbacks=[StopAt(step), Checkpoint(path)])
-        assert_same(fit(training, callbacks=[again := Seen()], resume=path), whole)
+        assert_same(fit(training, callbacks=[noting(again)], resume=path), whole)
         later = per_epoch * (step // per_epoch + 1)  # of blocks an epoch's rows may not be known before
-        assert {pair for pair in again.rows.items() if pair[0] > later} <= seen.rows.items()
+        assert {pair for pair in again.items() if pair[0] > later} <= seen.items()
         assert_same(more(stopped, EPOCHS - len(stopped.history["loss"])), whole)
 
 
@@ -326,22 +319,12 @@ def test_ctrl_c_in_the_loop_s_body_is_python_s_own_and_within_a_chunk_it_keeps_t
 def test_ctrl_c_ends_the_loop_at_once_and_no_turn_swallows_it(where):
     turns = []
 
-    class Interrupt(Callback):
-        def on_epoch_end(self, run):
-            self.press(run, "on_epoch_end")
-
-        def on_train_begin(self, run):
-            self.press(run, "on_train_begin")
-
-        def on_train_end(self, run):
-            self.press(run, "on_train_end")
-
-        def press(self, run, here):
-            if here == where and (here != "on_epoch_end" or run.epoch == 3):
-                signal.raise_signal(signal.SIGINT)
+    def press(run):
+        if where != "on_epoch_end" or run.epoch == 3:
+            signal.raise_signal(signal.SIGINT)
 
     def loop():
-        for run in fastmlp.iter_fit(*PLAIN, callbacks=[Interrupt()], **OPTIONS):
+        for run in fastmlp.iter_fit(*PLAIN, callbacks=[calling(**{where: press})], **OPTIONS):
             turns.append(run.epoch)
             if run.epoch == 3 and where == "on_epoch_end":
                 break

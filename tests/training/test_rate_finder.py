@@ -1,7 +1,5 @@
 """`find_rate`: the losses of steps whose rates grow, and the rate that it proposes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

@@ -1,7 +1,5 @@
 """A training like one before finds its options checked and its backend chosen; what differs is seen."""
 
-from __future__ import annotations
-
 import gc
 import inspect
 import weakref
@@ -9,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support.callbacks import calling
 from test_overhead import calls_of
 
 import fastmlp
@@ -22,11 +21,6 @@ X, Y = RNG.random((24, 3)), RNG.random((24, 2))
 NETWORK, OPTIMIZER = fastmlp.Network([3, 4, 2]), fastmlp.SGD(0.1)
 
 
-class StopsAfterAnEpoch(fastmlp.Callback):
-    def on_epoch_end(self, run):
-        run.stop("enough")
-
-
 OPTIONS = [name for name in inspect.signature(fastmlp.fit).parameters if name not in ("network", "X", "y")]
 BASE = {
     "optimizer": OPTIMIZER, "epochs": 2, "batch_size": 8, "seed": 0, "progress": False, "threads": 1,
@@ -36,7 +30,7 @@ OTHER = {
     "optimizer": fastmlp.SGD(0.2), "epochs": 3, "batch_size": 6, "shuffle": False, "window": 8, "seed": 1,
     "initial": ([np.ones((3, 4)), np.ones((4, 2))], [np.ones(4), np.ones(2)]),
     "sample_weight": np.arange(24.0), "validation": 0.25, "backend": "reference",
-    "callbacks": [StopsAfterAnEpoch()],
+    "callbacks": [calling(on_epoch_end=lambda run: run.stop("enough"))],
     "dtype": "float32", "average": fastmlp.EMA(0.5), "accumulate": 2, "mixup": 0.3,
     "metrics": ["r2"], "training_metrics": True,
 }  # fmt: skip
@@ -152,7 +146,7 @@ def test_a_number_may_lie_where_one_lay_that_is_gone():
 def test_what_was_given_as_a_list_may_have_changed():
     callbacks = []
     fit(callbacks=callbacks)
-    callbacks.append(StopsAfterAnEpoch())
+    callbacks.extend(OTHER["callbacks"])
     assert len(fit(callbacks=callbacks).history["loss"]) == 1
 
 

@@ -1,7 +1,5 @@
 """What a short training leaves out, draws that nobody uses and checks that it has passed, changes nothing."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 

@@ -1,7 +1,5 @@
 """`Stepper`: a step has the bits of `fit`, and so have its parts; what it holds, refuses and allocates."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -148,7 +146,7 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
 
 
 @crossed(backend=EXACT, case=list(custom_components.CASES))
-def test_own_pieces_have_the_bits_of_fit(backend, case):
+def test_custom_components_have_the_bits_of_fit(backend, case):
     network, y, optimizer = custom_components.CASES[case]
     y = clean_targets("y", y, network, len(y), np.dtype(float))
     model = fitted(network, custom_components.X, y, optimizer, backend)

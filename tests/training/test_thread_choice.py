@@ -1,7 +1,5 @@
 """A training goes on with fewer threads where more take longer, and with more again when cores are free."""
 
-from __future__ import annotations
-
 import itertools
 import pickle
 import sys

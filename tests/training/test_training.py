@@ -1,7 +1,5 @@
 """What happens around the steps: orders, chunks, seeds, histories, weights, validation."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,6 +1,6 @@
 """What programs share is compiled when it is first called, and what goes wrong then is said."""
 
-from __future__ import annotations
+from functools import partial
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def fit(backend, hidden="relu", **options):
 
 
 FITS = """
-from test_pieces import fit
+from test_lazy import fit
 import fastmlp
 from fastmlp.kernels.jit import engine
 from fastmlp.testing.slots import SLOTS
@@ -108,7 +108,7 @@ def variant(tmp_path, name, what):
 @pytest.mark.slow  # compiles a variant, 4 s
 def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
     name = variant(tmp_path, "mistaken", "out.no_such_thing")
-    for _ in range(2):  # a piece that failed is tried again
+    for _ in range(2):  # a function that failed is tried again
         with pytest.raises(errors.TypingError, match="no_such_thing"):
             fit(name)
     fit("baseline")
@@ -179,7 +179,7 @@ def test_an_exception_of_a_kernel_is_caught_by_the_one_that_calls_it(tmp_path):
     np.testing.assert_array_equal(model.weights[0], start.weights[0])
 
 
-def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
+def test_control_c_while_a_function_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
     name = variant(tmp_path, "interrupted", "0")
 
     def interrupted(*_):
@@ -246,8 +246,8 @@ for _ in range(3):
 
 @pytest.mark.slow  # a process that compiles, 8 s
 @needs.posix("raise of the C library, by its name")
-def test_control_c_in_compiled_code_that_then_asks_for_a_piece(tmp_path):
-    """Python hears of it on entering what finds the piece."""
+def test_control_c_in_compiled_code_that_then_asks_for_a_function(tmp_path):
+    """Python hears of it on entering what finds the function."""
     path = tmp_path / "signalled.py"
     path.write_text(SIGNALLED)
     done = python("-W", "ignore", path)
@@ -259,41 +259,39 @@ def wrong_bias_gradient(delta, out):
     out[0] = undefined_name  # noqa: F821
 
 
-@pytest.mark.slow  # compiles a variant, 3 s
-def test_subnormal_numbers_count_again_after_an_error(monkeypatch):
-    variant = Variant("wrong", baseline.VARIANT, {"bias_gradient": wrong_bias_gradient})
-    monkeypatch.setitem(registry.registered, variant.name, variant)
-    X = np.ones((4, 2))
-    with pytest.raises(errors.TypingError):
-        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend=variant.name)
-    assert (np.array([5e-324]) * 1.0)[0] > 0
-
-
 def raising_activate(code, z, out):
     raise ValueError("not today")
 
 
-@pytest.mark.slow  # compiles a variant, 3 s
-@pytest.mark.parametrize("threads", [1, 2])
-def test_subnormal_numbers_count_again_after_a_kernel_raised(monkeypatch, threads):
-    variant = Variant("raising", fused.VARIANT, {"activate": raising_activate})
-    monkeypatch.setitem(registry.registered, variant.name, variant)
+def fails_in_training(backend, **options):
     X = np.ones((512, 300))
     network = fastmlp.Network([300, 100, 1], "tanh")
-    with pytest.raises(ValueError, match="not today"):
-        fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=variant.name, threads=threads)
-    assert (np.array([5e-324]) * 1.0)[0] > 0
+    fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=backend, **options)
 
 
-@pytest.mark.slow  # compiles a variant, 4 s
-def test_subnormal_numbers_count_again_after_a_gradient_raised(monkeypatch):
-    variant = Variant("raising in a gradient", baseline.VARIANT, {"activate": raising_activate})
+def fails_in_a_gradient(backend):
+    data, network = Data(np.ones((4, 2)), np.ones((4, 1)), np.ones(4)), fastmlp.Network([2, 3, 1], "tanh")
+    registry.get(backend).gradient(network, np.ones(13), data, 0, 0, np.empty(13))
+
+
+@pytest.mark.slow  # compiles a variant, 3 s
+@pytest.mark.parametrize(
+    ("base", "slots", "error", "fails"),
+    [
+        (baseline, {"bias_gradient": wrong_bias_gradient}, errors.TypingError, fails_in_training),
+        (baseline, {"activate": raising_activate}, ValueError, fails_in_a_gradient),
+        *(
+            (fused, {"activate": raising_activate}, ValueError, partial(fails_in_training, threads=threads))
+            for threads in (1, 2)
+        ),
+    ],
+    ids=["cannot be compiled", "raises in a gradient", "raises", "raises in a thread"],
+)
+def test_subnormal_numbers_count_again_after_an_error(base, slots, error, fails, monkeypatch):
+    variant = Variant("wrong", base.VARIANT, slots)
     monkeypatch.setitem(registry.registered, variant.name, variant)
-    data, gradients = Data(np.ones((4, 2)), np.ones((4, 1)), np.ones(4)), np.empty(13)
-    with pytest.raises(ValueError, match="not today"):
-        registry.get(variant.name).gradient(
-            fastmlp.Network([2, 3, 1], "tanh"), np.ones(13), data, 0, 0, gradients
-        )
+    with pytest.raises(error, match=r"undefined_name|not today"):
+        fails(variant.name)
     assert (np.array([5e-324]) * 1.0)[0] > 0
 
 
@@ -328,5 +326,5 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.slow  # a process that compiles, 2 s
 @needs.forks
-def test_a_process_forked_while_another_thread_compiles_finds_its_pieces():
+def test_a_process_forked_while_another_thread_compiles_finds_its_functions():
     python("-W", "ignore", "-c", FORKED)
