@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 import pytest
-from support.selection import few
+from support.selection import few, matrix
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
@@ -81,6 +81,7 @@ def test_a_wrong_shape_is_reported_before_compiled_code_sees_it(what):
     assert "\n" not in message
 
 
+@matrix
 def test_right_shapes_are_taken():
     backend = registry.get("fused")
     for do in (predict(), evaluate(), gradient(), update(), train()):

@@ -5,7 +5,7 @@ from types import FunctionType
 import numpy as np
 import pytest
 from support.problems import COMPILED_DTYPES
-from support.selection import FEW, crossed
+from support.selection import FEW, crossed, quick
 from support.trajectories import EPOCHS, TRAININGS, allowed, check, expected
 
 from fastmlp.backend import registry
@@ -15,6 +15,7 @@ from fastmlp.model.losses import LOSSES
 
 
 # The functions of other variants are tried one by one, and their programs, of 3 to 8 s, by the matrix.
+@quick(8)
 @crossed(
     tried={*FEW, "packed", "specialized"}, backend=registry.variants(), name=list(TRAININGS),
     dtype=COMPILED_DTYPES,
@@ -23,6 +24,7 @@ def test_a_training_ends_where_the_reference_does(backend, name, dtype):
     check(name, backend, dtype)
 
 
+@quick(6)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_reference_itself_stays_within_the_bound_in_float32(name):
     check(name, "reference", np.float32)

@@ -11,7 +11,7 @@ import pytest
 from support.callbacks import calling
 from support.refusals import refusals
 from support.resuming import StopAt, assert_same
-from support.selection import crossed, some_backends
+from support.selection import crossed, quick, some_backends
 from support.small_fits import SMALL, X, Y, fit
 
 import fastmlp
@@ -409,6 +409,7 @@ def test_a_schedule_goes_on_times_the_factor():
     np.testing.assert_allclose(rates.rates[:39], expected[:39], rtol=1e-14)
 
 
+@quick(1)
 @crossed(
     blocks=[False, True], rate=[0.3, fastmlp.Exponential(0.3, 0.97), fastmlp.Cosine(0.3, 90, unit="step")]
 )

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES
 from support.processes import python
-from support.selection import few
+from support.selection import few, quick
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
@@ -126,6 +126,7 @@ def test_every_form_means_its_dense_rows_and_stays_as_it_is(name, dtype):
         np.testing.assert_array_equal(array, copied)
 
 
+@quick(3)
 @pytest.mark.parametrize("backend", few(registry.backends()))
 @pytest.mark.parametrize("name", ["unsorted", "duplicates", "explicit zeros", "read-only", "csc matrix"])
 def test_they_train_as_dense_rows(backend, name):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.callbacks import calling
 from support.heads import GAPS, network
-from support.selection import crossed, matrix
+from support.selection import crossed, matrix, quick
 from support.several_ranks import (
     CASES,
     EPOCHS,
@@ -46,6 +46,7 @@ CUTS = {2: [60], 3: [0, 101], 4: [10, 11, 70]}
 """By size, where one rank's rows end: ragged ones, and ranks that have none."""
 
 
+@quick(6)
 @pytest.mark.parametrize("name", CASES)
 def test_several_ranks_train_as_one_does(name):
     settings = settings_of(CASES[name])
@@ -59,6 +60,7 @@ OTHERS = "sparse", "a frozen batch norm", "muon, and an average", "heads with ga
 OTHERS += "rows of tables", "rows of all tables, and microbatches"
 
 
+@matrix
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=matrix) for name in OTHERS)])
 def test_compiled_backends_do_too(name):
     settings = settings_of(CASES[name]) | {"backend": "fused"}
@@ -163,6 +165,7 @@ def test_losses_of_heads_in_local_sgd_are_those_of_all_rows():
     assert_close(averaged(settings, 1), fitted(settings), settings)
 
 
+@quick(1)
 @pytest.mark.parametrize("cuts", [(34, 68), (0, 99)], ids=["equal", "ragged"])
 def test_averages_every_few_steps_train(cuts):
     settings = settings_of({"optimizer": fastmlp.Adam(2e-2), "epochs": 12, "batch_size": 8})
@@ -370,6 +373,7 @@ def gone_on(model, settings, communicator, cuts, epochs, rows=slice(None)):
     return model.fit_more(**given, epochs=epochs, **options)
 
 
+@quick(5)
 @pytest.mark.parametrize(
     "name", ["dropout, penalties and clipping", "weights, and a share held out", "schedules", "sparse"]
 )

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from support.equal_estimators import assert_same
 from support.estimator_pairs import NAMES, TARGETS, X, each, make, pair, unconverged, y_for
-from support.selection import few
+from support.selection import few, quick
 
 import fastmlp
 from fastmlp.estimators.rows import random_state
@@ -23,6 +23,7 @@ def checks(backend):
     return parametrize_with_checks([getattr(fastmlp, name)(backend=backend) for name in NAMES])
 
 
+@quick(40)
 @checks("auto")
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks(estimator, check):

@@ -18,6 +18,7 @@ from support.callbacks import calling
 from support.equal_estimators import assert_same
 from support.problems import data_set
 from support.refusals import refusals
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import Callback, Dense, EarlyStopping, LayerNorm, MLPClassifier, MLPRegressor, Model, Network
@@ -140,6 +141,7 @@ def test_a_schedule_goes_on_in_partial_fit():
         np.testing.assert_array_equal(got, expected)
 
 
+@matrix
 def test_a_search_by_lbfgs_goes_on_with_a_smaller_ftol():
     rows = X[:60], Y[:60]
     options = {"solver": "lbfgs", "max_iter": 10**4, "tol": 1e-9, "alpha": 1.0}

@@ -12,7 +12,7 @@ import sklearn.neural_network
 from sklearn.datasets import make_multilabel_classification
 from support.equal_estimators import assert_same
 from support.problems import data_set
-from support.selection import FEW, matrix
+from support.selection import FEW, matrix, quick
 
 import fastmlp
 
@@ -147,6 +147,7 @@ def theirs(setting_index):
     return build(sklearn.neural_network, setting).fit(X, y, sample_weight=weights)
 
 
+@matrix
 def test_the_grid_is_wide():
     assert len(SETTINGS) >= 60
     fits = [theirs(i) for i in range(len(SETTINGS))]
@@ -154,6 +155,7 @@ def test_the_grid_is_wide():
     assert any(fit.n_iter_ > 5 and fit.learning_rate == "adaptive" for fit in fits)
 
 
+@quick(20)
 @pytest.mark.parametrize("index", range(len(SETTINGS)), ids=lambda i: str(SETTINGS[i]))
 def test_the_reference_takes_scikit_learns_steps(index):
     setting = SETTINGS[index]

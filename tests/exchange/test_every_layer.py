@@ -6,6 +6,7 @@ from support import needs
 from support.exchanged_models import agrees, filled, own_gated, own_sine
 from support.formats import FORMATS, compiled, torch_module
 from support.layer_networks import blocks, sample
+from support.selection import quick
 
 from fastmlp import Activate, Dense, GroupNorm, Layer, LayerNorm, Model, Network, Numbers
 from fastmlp.model.inputs import BLOCKS
@@ -71,6 +72,7 @@ def test_these_are_all_formats():
     assert {*FORMATS} == {*known, "jit_predict"}
 
 
+@quick(60)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("method", FORMATS)
 def test_a_part_is_in_a_format_or_refused(method, name, tmp_path, request):

@@ -20,7 +20,7 @@ from support.exchanged_models import (
 )
 from support.formats import compiled
 from support.problems import COMPILED_DTYPES
-from support.selection import seeds
+from support.selection import quick, seeds
 
 from fastmlp import Activation, Model, Network
 from fastmlp.backend import reference
@@ -45,6 +45,7 @@ def libraries(request, tmp_path_factory):
     return dtype, *found
 
 
+@quick(40)
 @each_network
 def test_c_header(case, libraries):
     dtype, (run, texts), _ = libraries

@@ -10,7 +10,7 @@ from support.exchanged_models import agrees, blocks_of
 from support.formats import FORMATS, by_head
 from support.problems import COMPILED_DTYPES
 from support.refusals import refusals
-from support.selection import campaign, crossed, matrix
+from support.selection import campaign, crossed, matrix, quick
 
 import fastmlp
 from fastmlp import Dense, Head, LayerNorm, Model, Network, Numbers, Periodic, PiecewiseLinear, Residual
@@ -93,6 +93,7 @@ def case(name, dtype):
 each_case = crossed(name=CASES, dtype=COMPILED_DTYPES)
 
 
+@quick(12)
 @each_case
 @pytest.mark.parametrize("format", ["to_numpy_source", "to_onnx", "to_torch", "to_c"])
 def test_a_format_predicts_what_the_model_does(name, dtype, format, tmp_path):

@@ -13,6 +13,7 @@ from support.exchanged_models import (
     network,
 )
 from support.formats import onnx_outputs
+from support.selection import quick
 
 from fastmlp import Model
 from fastmlp.exchange import onnx_graph
@@ -28,6 +29,7 @@ def written_as_onnx(case, dtype, tmp_path):
     return given, path
 
 
+@quick(40)
 @each_dtype
 @each_network
 def test_onnx(case, dtype, tmp_path):

@@ -26,6 +26,7 @@ PLAIN = tuple(word for word in WORDS if word.isascii() and word[0] != "_")
 COMPONENTS = tuple(one for one in PLAIN if one not in ACTIVATIONS)
 OF_PARAMETERS = tuple(one for one in PLAIN if not keyword.iskeyword(one))
 C_NAMES = tuple(one for one in PLAIN if one not in KEYWORDS)
+OF_HEADS = tuple(one for one in WORDS if not one[-1].isdigit())  # X1 may be a layer of the kind X
 
 
 def word(rng, words, taken):
@@ -55,7 +56,7 @@ def drawn_named(rng):
     inputs = pick(rng, [2, blocks, [*blocks.values()]])
     if rng.random() < 0.5:
         return Network(inputs=inputs, layers=[*layers, Dense(2)])
-    heads = {word(rng, WORDS, names): Head(int(rng.integers(1, 3))) for _ in range(rng.integers(1, 3))}
+    heads = {word(rng, OF_HEADS, names): Head(int(rng.integers(1, 3))) for _ in range(rng.integers(1, 3))}
     return Network(inputs=inputs, layers=layers, heads=heads)
 
 

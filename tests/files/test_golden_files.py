@@ -221,6 +221,7 @@ def test_pickles_find_what_has_moved_to_another_module(module):
     assert pickle.loads(text.encode()) is getattr(fastmlp, MOVED[module])
 
 
+@matrix
 @every_backend
 def test_pickled_models_of_format_2_go_on(backend):
     for kind, model in unpickled("models-2.pickle", backend).items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.differences import difference, differences
 from support.problems import COMPILED_DTYPES, parameters_for, targets_for
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 from support.trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
@@ -151,6 +151,7 @@ def test_a_bit_that_differs_is_reported_with_its_place():
     )
 
 
+@quick(8)
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("name", STEPS)
 def test_exact_variants_train_with_equal_bits(name, dtype):
@@ -214,6 +215,7 @@ def own_dtype(name, number):
     return np.float32 if "l2" in STEPS[name].options or number % 4 else np.float64
 
 
+@quick(1)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     # Each compiles, 1 to 2 s: the dtypes take turns, and every sixteenth network is quick. With a penalty it

@@ -15,7 +15,7 @@ from support.custom_components import (
     snake,
 )
 from support.custom_layers import LISTS
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Dense, Dropout, LayerNorm, Network, Quantiles, Residual, Swish
@@ -150,6 +150,7 @@ FULL = lanes_of(np.dtype("float32"))
 """Other counts leave lanes without a network, which change nothing."""
 
 
+@quick(1)
 @pytest.mark.parametrize(
     ("name", "dtype", "count"),
     [

@@ -10,7 +10,7 @@ from numba.np.numpy_support import from_dtype
 from support import needs
 from support.compilations import compilations
 from support.processes import importing, python
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp.backend import registry
@@ -179,6 +179,7 @@ def test_an_exception_of_a_kernel_is_caught_by_the_one_that_calls_it(tmp_path):
     np.testing.assert_array_equal(model.weights[0], start.weights[0])
 
 
+@matrix
 def test_control_c_while_a_function_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
     name = variant(tmp_path, "interrupted", "0")
 
@@ -192,6 +193,7 @@ def test_control_c_while_a_function_compiles_is_a_keyboard_interrupt(tmp_path, m
     fit(name)
 
 
+@quick(1)
 @pytest.mark.parametrize("kind", ALL_TILES)
 def test_every_tile_has_machine_code_of_its_own(kind):
     tiles, taken = ALL_TILES[kind], taken_by(types.float32)

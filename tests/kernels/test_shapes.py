@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.problems import PAIRS, eps, parameters_for, targets_for
-from support.selection import FEW, crossed
+from support.selection import FEW, crossed, matrix
 
 import fastmlp
 from fastmlp.backend import registry
@@ -48,6 +48,7 @@ def problems(draw):
     return network, rng.standard_normal((rows, widths[0])), targets_for(loss, rng, rows, widths[-1]), options
 
 
+@matrix
 @pytest.mark.parametrize(
     ("backend", "examples"),
     [

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse
-from support.selection import is_given, matrix
+from support.selection import is_given, matrix, quick
 
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
@@ -30,6 +30,7 @@ def slots():
             yield pytest.param(variant, name, dtype, marks=marks)
 
 
+@quick(16)
 @pytest.mark.parametrize(("variant", "name", "dtype"), [*slots()])
 def test_slot_agrees_with_the_reference(variant, name, dtype):
     kernel = slot(variants()[variant], name)

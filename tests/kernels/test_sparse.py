@@ -138,6 +138,7 @@ def test_workers_and_single_gradients_have_the_bits_of_one(which, optimizer, dty
             assert np.array_equal(got, correct), f"{what} of {other} are not those of {first}"
 
 
+@matrix
 @each_in_order
 def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from support.custom_components import quantiles, six_moments, smoothed
 from support.exchanged_models import own_gated, own_sine
 from support.problems import y_for
 from support.processes import python
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 from support.terminals import WATCHED
 
 import fastmlp
@@ -168,6 +168,7 @@ NETWORKS |= {
 QUICK = {("exp", "float64"), ("first", "float32")}
 
 
+@quick(1)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     # Each compiles, 3 s: of chains the dtypes take turns, and one chain and one list are quick.

@@ -6,6 +6,7 @@ from functools import partial
 import numba
 import numpy as np
 import pytest
+from support.selection import matrix
 
 import fastmlp
 from fastmlp.backend import registry
@@ -184,6 +185,7 @@ def test_a_variant_s_own_names_may_be_those_of_our_functions(trained):
     np.testing.assert_allclose(ours, trained("reference"), rtol=1e-12)
 
 
+@matrix
 @pytest.mark.parametrize("decorated", [pytest.param(False, marks=pytest.mark.matrix), True])
 def test_slots_that_differ_in_one_name_are_two(predicted, decorated):
     found = [predicted(f.__name__, numba.njit(f) if decorated else f) for f in (sine, cosine)]
@@ -220,6 +222,7 @@ def decorated_activate(code, z, out):
             out[i, j] = tanh(z[i, j]) if code == TANH else z[i, j]
 
 
+@matrix
 def test_a_decorated_slot_calls_what_its_own_file_says(monkeypatch):
     variant = Variant("decorated", tiled.VARIANT, {"activate": decorated_activate})
     monkeypatch.setitem(registry.registered, variant.name, variant)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from support.lab_results import CPU, MACHINE, measurement, results
+from support.selection import quick
 
 from fastmlp.backend import registry
 from fastmlp.lab import machine, slot_times, steps, table, timing
@@ -82,6 +83,7 @@ RESIDUAL = Network(
 )  # fmt: skip
 
 
+@quick(4)
 @pytest.mark.parametrize(
     ("network", "optimizer", "dtype"),
     [

@@ -11,6 +11,7 @@ import pytest
 from support import needs
 from support.lab_results import CPU, WRONG, measurement
 from support.missing_packages import without
+from support.selection import matrix
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
@@ -63,6 +64,7 @@ def test_bench_times_steps(capsys):
     assert "reference" in printed
 
 
+@matrix
 def test_a_file_is_measured_with_all_others_where_it_has_its_own(wrong_variant, capsys):
     assert bench(f"--variant {wrong_variant} --slot bias_gradient,affine --shape 8,4,4") == 1
     printed = capsys.readouterr().out

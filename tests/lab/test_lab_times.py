@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 from support.lab_results import MACHINE, measurement, results
+from support.selection import matrix
 
 from fastmlp.lab import measurements, peak, table, timing
 from fastmlp.lab.measurements import Change
@@ -65,6 +66,7 @@ def compute(clock):
     return timing.once(lambda: sum(range(100_000)), clock)
 
 
+@matrix
 @pytest.mark.usefixtures("_busy_machine")
 def test_on_a_busy_machine_processor_time_is_taken_and_reported():
     for options, clock in ((AUTO, "cpu"), ("wall", "wall"), ("cpu", "cpu")):

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.processes import python
+from support.selection import matrix
 
 from benchmarks.tables.extended import CosLog4, FlatCos, InDense, coded
 from benchmarks.tables.recipe_report import report
@@ -39,6 +40,7 @@ def test_the_page_has_names_of_all_tables_beside_the_peer():
     assert not any("prelu" in line or "split 1" in line for line in lines)
 
 
+@matrix
 @pytest.mark.parametrize("name", ["bins-by-target", "members", "scale", "coslog4", "slow-embeddings"])
 def test_recipes_with_more_options_are_trained(name):
     rng = np.random.default_rng(0)
@@ -48,6 +50,7 @@ def test_recipes_with_more_options_are_trained(name):
     assert estimator.fit(X, X[:, 0]).score(X, X[:, 0]) > 0.5
 
 
+@matrix
 @pytest.mark.parametrize("name", ["members", "scale", "no-codes"])
 def test_recipes_of_a_table_with_codes_are_trained(name):
     """Their columns make X sparse, which no layer but Dense takes."""
@@ -77,6 +80,7 @@ def test_bins_by_target_have_an_edge_where_the_target_jumps():
     assert edges == pytest.approx((0, 0.3, 1), abs=1e-2)
 
 
+@matrix
 def test_categories_of_many_levels_are_codes_that_networks_embed():
     rng = np.random.default_rng(0)
     codes, few = rng.integers(12, size=200), rng.integers(3, size=200)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.callbacks import calling
 from support.problems import data_set
-from support.selection import campaign
+from support.selection import campaign, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Checkpoint, Dense, DivergenceError, Head, Network, fit, fit_many
@@ -104,6 +104,7 @@ def assert_ends_the_call(threads, callbacks, word, model=FAILING, **options):
     assert caught.value.__notes__ == [f"in the training of model {model}"]
 
 
+@quick(8)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize(("n_models", "model"), [(8, FAILING), (1, 0)])
@@ -253,6 +254,7 @@ def test_a_call_that_several_callbacks_have_ended_goes_on_from_its_file(tmp_path
         np.testing.assert_array_equal(one.parameters, other.parameters)
 
 
+@quick(1)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("n_models", [1, 3])
 def test_an_error_leaves_nothing_to_the_garbage_collector(n_models, threads):

@@ -16,7 +16,7 @@ from scipy import sparse
 from support.callbacks import calling
 from support.problems import data_set
 from support.resuming import assert_same
-from support.selection import campaign
+from support.selection import campaign, matrix
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Dense, DivergenceError, Network, Numbers, fit, fit_many, predict_many
@@ -521,6 +521,7 @@ OBJECTS = {"a block": 1_900, "each looked into": 8_000}
 EPOCHS = 20
 
 
+@matrix
 @pytest.mark.parametrize("way", OBJECTS)
 def test_a_model_takes_its_parameters_and_moments_and_little_else(way, lane_programs):
     lane_programs(is_worth=lambda *_: True)

@@ -13,7 +13,7 @@ from support.custom_components import gated
 from support.noted import noted
 from support.problems import data_set
 from support.resuming import assert_same
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Cosine, DivergenceError, EarlyStopping, Model, Network, fit, fit_many
@@ -65,6 +65,7 @@ def test_models_whose_rates_differ_are_prepared_once_and_have_the_bits_of_fit(to
         assert_same(model.fit_more(X, Y, epochs=2), alone.fit_more(X, Y, epochs=2))
 
 
+@quick(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -120,6 +121,7 @@ def test_models_of_a_block_go_on_and_are_kept_as_those_of_fit(together):
     assert together == [3]
 
 
+@matrix
 def test_layers_of_a_users_own_go_together_whatever_they_begin_with(together):
     networks = [
         Network(
@@ -223,6 +225,7 @@ def test_few_short_trainings_compile_nothing(lane_programs):
     fit_many(network(0), X, Y, n_models=2, epochs=1, **ALONE)
 
 
+@matrix
 def test_a_program_is_compiled_once_trainings_have_lost_its_price(lane_programs):
     """Also where no call saves it by itself."""
     other, taken = Network([10, 7, 1], hidden="tanh"), []
@@ -339,6 +342,7 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
         assert_same_divergence(model, raised.value)
 
 
+@quick(1)
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(
     together, monkeypatch, cut_blocks, shuffle

@@ -29,7 +29,7 @@ from support.custom_components import (
     train,
 )
 from support.problems import COMPILED_DTYPES, eps
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Activation, CheckpointError, Loss, Network, RowLoss, Rule
@@ -49,6 +49,7 @@ def has_program(name):
 TAKEN_FROM = ("fused", "specialized")
 
 
+@quick(3)
 @pytest.mark.parametrize(
     ("backend", "name", "dtype"),
     [
@@ -154,6 +155,7 @@ def test_sums_of_what_all_units_share(name):
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30]
 
 
+@quick(6)
 @pytest.mark.parametrize(
     "backend", ["reference", pytest.param("baseline", marks=pytest.mark.matrix), "fused"]
 )
@@ -317,6 +319,7 @@ def test_another_process_compiles_nothing():
         np.testing.assert_array_equal(parameters, expected)
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["fused", "specialized"])
 def test_other_parameters_and_constants_compile_nothing(backend):
     def fit(parameter, beta1, default):

@@ -11,6 +11,7 @@ import scipy.special
 from support import pages
 from support.custom_components import PAGE
 from support.problems import COMPILED_DTYPES, eps
+from support.selection import quick
 
 from fastmlp import SGD, Activation
 from fastmlp.formulas.expressions import WORDS, _applied, operate, trace, variable
@@ -80,6 +81,7 @@ def test_a_word_is_numpys_function_of_that_name(word, dtype):
 ELEMENTARY = ("power", "expm1", "log1p", "erf", "maximum", "heaviside", "fmax", "logaddexp")
 
 
+@quick(5)
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
     "word",

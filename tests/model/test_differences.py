@@ -5,6 +5,7 @@ import pytest
 from support import custom_components, custom_layers, heads, input_blocks
 from support.layer_networks import INPUTS, OUTPUTS, SHARING, TABLED, drawn_at_random, network, rows_of
 from support.problems import parameters_for
+from support.selection import quick
 
 import fastmlp
 from fastmlp import BatchNorm, Categories, Dense, Network, Numbers, Periodic, Residual, SparseNumbers, Stepper
@@ -42,6 +43,7 @@ def trained_of(made):
     return trained
 
 
+@quick(20)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize("name", STEPPED)
@@ -95,6 +97,7 @@ Y = RNG.normal(size=(20, OUTPUTS))
 OBJECTIVES = {name: case for name, *case in objectives()}
 
 
+@quick(9)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_of_the_reference_are_differences_of_the_objective(name):
     made, data, parameters, directions, little = OBJECTIVES[name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import naive
 from support.problems import COMPILED_DTYPES, LIKELIHOODS, PAIRS, eps, parameters_for, targets_for
-from support.selection import crossed
+from support.selection import crossed, quick
 
 from fastmlp import Network
 from fastmlp.backend import registry
@@ -89,6 +89,7 @@ CONSISTENT = {
 """Extras with the gradient of the objective, which scikit-learn's squared loss of several outputs has not."""
 
 
+@quick(8)
 @crossed(hidden=HIDDEN, pair=ALL_PAIRS)
 def test_the_reference_agrees_with_central_differences(hidden, pair):
     output, loss = pair
@@ -131,6 +132,7 @@ def test_the_objective_is_the_transcribed_one(backend, pair, extra):
     assert got == pytest.approx(correct, rel=1e-13)  # some hundred roundings of eps, at random
 
 
+@quick(4)
 @crossed(backend=registry.variants(), hidden=HIDDEN, dtype=COMPILED_DTYPES)
 def test_a_compiled_gradient_agrees_with_the_reference(backend, dtype, hidden):
     for _, output, loss, extra in (case for case in CASES if case[0] == hidden):

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 from support.input_blocks import CODES, COLUMNS, LEVELS, NUMBERS, RNG, ROWS, Y, fit, network
 from support.refusals import refusals
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Adam, Categories, Dense, Network, Numbers, Periodic, PiecewiseLinear, SparseAdam, Stepper
@@ -42,6 +43,7 @@ def test_blocks_of_unlike_numbers_train_on_every_backend():
     np.testing.assert_allclose(reference.parameters, fused.parameters, rtol=1e-9, atol=1e-11)
 
 
+@matrix
 @pytest.mark.parametrize(("dtype", "length"), [("float32", 1e-40), ("float64", 5e-310)])
 def test_bins_whose_slope_would_be_infinite_give_0(dtype, length):
     net = Network(inputs=[Numbers(3, PiecewiseLinear([0.0, length, 1.0]))], layers=[Dense(2)])
@@ -50,6 +52,7 @@ def test_bins_whose_slope_would_be_infinite_give_0(dtype, length):
     assert np.isfinite(model.parameters).all()
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["reference", "fused", "tiled"])
 def test_numbers_beyond_the_bins_go_on_for_the_length_of_an_outer_bin(backend):
     net = Network(inputs=[Numbers(1, PiecewiseLinear([0.0, 1.0, 3.0]))], layers=[Dense(1)])

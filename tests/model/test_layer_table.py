@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.layer_networks import INPUTS, OUTPUTS, formulas, rows_of, sample, train
 from support.layer_networks import TABLED as NETWORKS
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Dense, GroupNorm, Layer, LayerNorm, Network, Scale, SwiGLU
@@ -53,6 +53,7 @@ def test_the_reference_takes_no_rows(name):
     assert not np.nan_to_num(gradients).any()
 
 
+@quick(6)
 @pytest.mark.parametrize(
     ("backend", "name", "dtype"),
     # The dtypes take turns. "specialized" compiles for each, 2 s.
@@ -81,6 +82,7 @@ def test_no_formula_leaves_the_small_programs(name):
         assert lane_program(NETWORKS[name], SGD(), np.dtype(dtype)) is not None
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["fused", "specialized"])
 def test_a_hyperparameter_is_no_part_of_the_program(backend):
     """So that a search over it compiles once: networks that differ in it alone have one program."""

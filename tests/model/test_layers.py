@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 from support.layer_networks import BLOCK, EVERYTHING, INPUTS, LISTS, OUTPUTS, ROWS, network, train
 from support.refusals import refusals
+from support.selection import quick
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Add, BatchNorm, Dense, Dropout, LayerNorm, Network, Residual, Stepper
@@ -26,6 +27,7 @@ DROPPING = {
 OPTIMIZERS = {"SGD": SGD(0.1), "AdamW": AdamW(0.01, weight_decay=0.1), "clipped": Adam(0.01, clip_norm=0.1)}
 
 
+@quick(12)
 @pytest.mark.parametrize("name", [*LISTS, *DROPPING])
 def test_backends_agree_with_the_reference(name, rows):
     layers = LISTS.get(name) or DROPPING[name]

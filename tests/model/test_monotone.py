@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.refusals import refusals
-from support.selection import some_backends
+from support.selection import quick, some_backends
 
 import fastmlp
 from fastmlp import (
@@ -137,6 +137,7 @@ def test_of_two_classes_the_second_one_rises():
         assert np.ptp(low) > 0.1
 
 
+@quick(1)
 @some_backends
 def test_backends_take_the_steps_of_the_reference(backend):
     for optimizer in (Adam(0.02, amsgrad=True), Muon(0.02), SGD(0.05, momentum=0.9)):

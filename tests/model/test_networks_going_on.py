@@ -9,6 +9,7 @@ import pytest
 from support import custom_layers, heads, input_blocks, layer_networks
 from support.custom_components import Lion, focal, mish, sine, six_moments
 from support.layer_networks import EVERYTHING, MEMBERS, SHARING
+from support.selection import quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Dense, Network, Periodic, Quantiles, SparseAdam, SparseNumbers, Stepper
@@ -117,6 +118,7 @@ def assert_same(model, whole):
     assert model.history == whole.history
 
 
+@quick(8)
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("case", COMPILED.values(), ids=COMPILED)
 def test_one_result_on_every_backend_and_any_number_of_threads(case, dtype):
@@ -146,6 +148,7 @@ def test_a_training_goes_on(case, tmp_path):
     assert fastmlp.load(tmp_path / "half", components=components_of(case.network)).network == case.network
 
 
+@quick(6)
 @each_case
 def test_rows_in_parts_train_in_the_bits_of_all(case):
     for options in ({"window": 10**6}, {"shuffle": False}, {"window": 40, "shuffle": False}):

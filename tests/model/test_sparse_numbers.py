@@ -7,7 +7,7 @@ from support import input_blocks
 from support.input_blocks import CODES, COLUMNS, LEVELS, NUMBERS, WIDTHS, Y
 from support.input_blocks import WORDS as CSR
 from support.refusals import refusals
-from support.selection import matrix
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import (
@@ -50,6 +50,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
+@quick(2)
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=matrix)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_training_has_the_bits_of_dense_columns(name, dtype):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import pages
 from support.processes import python
-from support.selection import PROGRAMS
+from support.selection import PROGRAMS, matrix
 
 import fastmlp
 
@@ -235,6 +235,7 @@ PLACES = {
 """The most files that each may touch: the measure of the design."""
 
 
+@matrix
 def test_recipes_touch_as_many_files_as_they_say(tmp_path):
     counts = cooked(tmp_path)
     assert {what: counts[what] for what in PLACES} == {what: (most, most) for what, most in PLACES.items()}

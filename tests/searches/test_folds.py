@@ -23,6 +23,7 @@ from support.noted import noted
 from support.problems import data_set
 from support.processes import python
 from support.searches import GIVEN, X, Y, assert_same_results
+from support.selection import matrix, quick
 
 import fastmlp
 from fastmlp import Callback, MLPClassifier, MLPRegressor
@@ -60,6 +61,7 @@ def errors_by_zero(y, predicted):
     return 1 / int(np.count_nonzero(predicted == 7))  # a Python int, which raises
 
 
+@quick(2)
 @pytest.mark.parametrize(
     ("grid", "options", "first"),
     [
@@ -94,6 +96,7 @@ def test_a_network_alone_needs_no_thread(seed, threads):
     assert not threads
 
 
+@quick(4)
 @pytest.mark.parametrize(
     ("grid", "options"),
     [
@@ -265,6 +268,7 @@ print(*fastmlp.cross_val_score(network, *load_iris(return_X_y=True), cv=3))
 """
 
 
+@matrix
 def test_a_search_needs_no_private_name_of_scikit_learn():
     printed = python("-Wignore", "-c", WITHOUT).stdout
     found = fastmlp.cross_val_score(MLPClassifier(**GIVEN), *load_iris(return_X_y=True), cv=3)

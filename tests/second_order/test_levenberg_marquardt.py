@@ -10,7 +10,7 @@ import scipy.optimize
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from support import smooth_rows
-from support.selection import matrix
+from support.selection import matrix, quick
 from support.smooth_rows import KINDS, SMOOTH, X, Y
 
 import fastmlp
@@ -108,6 +108,7 @@ def naive(sizes, loss, parameters, y, weights, l2, steps, nielsen=False):
     return parameters, np.array(curves)
 
 
+@quick(3)
 @pytest.mark.parametrize(
     ("loss", "case", "backend"),
     [  # each case with half of the losses is quick
@@ -134,6 +135,7 @@ def test_steps_are_those_of_the_formulas(loss, case, backend):
         np.testing.assert_allclose(model.history[name], curve, rtol=1e-6, atol=1e-12)
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_a_step_of_several_blocks_of_rows_is_that_of_all_rows(backend):
     """362 parameters are several panels of J'J, and 800 residuals several blocks."""
@@ -270,6 +272,7 @@ def test_its_posterior_is_that_of_laplace():
     assert searched.log_marginal_likelihood == pytest.approx(found.log_marginal_likelihood, abs=0.1)
 
 
+@quick(1)
 @pytest.mark.parametrize("units", [4, 40])
 def test_the_evidence_of_a_classifier(units):
     """With 40 units there are fewer residuals than parameters."""

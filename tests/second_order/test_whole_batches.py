@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.refusals import refusals
+from support.selection import quick
 from support.smooth_rows import NETWORK, X, Y, fit
 
 import fastmlp
@@ -16,6 +17,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
+@quick(4)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_training_in_two_parts_is_that_in_one(name, dtype, tmp_path):

@@ -21,7 +21,7 @@ import pytest
 import threadpoolctl
 from support import needs, pages
 from support.processes import python
-from support.selection import campaign
+from support.selection import campaign, matrix
 
 from fastmlp import backend, kernels
 from fastmlp.kernels.jit import entries, store
@@ -348,6 +348,7 @@ print(len(collections), gc.isenabled())
 """
 
 
+@matrix
 def test_imports_do_not_wait_for_the_garbage_collector():
     count, enabled = python("-c", COLLECTED).stdout.split()
     assert enabled == "True"

@@ -16,6 +16,7 @@ from support.flats import LEARNED, QUICKLY, flats
 from support.missing_packages import without
 from support.printed import value
 from support.processes import python
+from support.selection import matrix
 from support.terminals import on_terminal
 
 from fastmlp import (
@@ -163,6 +164,7 @@ def test_what_stands_in_place_of_columns_is_said(blocks, line):
     assert inputs_in_words(Network(inputs=blocks, layers=[Dense(1)])) == line
 
 
+@matrix
 @pytest.mark.parametrize("target", ["price", pytest.param("kind", marks=pytest.mark.slow)])
 def test_plot_draws_losses_fit_and_importances(folder, command, target):
     from matplotlib.image import imread
@@ -216,6 +218,7 @@ def test_a_bars_clock_moves_where_nothing_else_does(capsys, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name == "fastmlp bar"]
 
 
+@matrix
 def test_products_of_bfloat16_numbers(folder, tmp_path, command, monkeypatch):
     options = f"{LEARNED} --dtype bfloat16 --hidden 32,32 --preset fast -o {tmp_path}/model --backend"
     train = f"train {folder}/flats.csv --target price --drop kind {options}"

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from sklearn.datasets import load_digits
 from support.processes import python
+from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
@@ -276,6 +277,7 @@ def test_where_epochs_are_left_out_the_best_recipe_has_the_time_left(monkeypatch
     assert {len(one.history["loss"]) for one in model.models_} == {longer if networks == 1 else 2}
 
 
+@matrix
 def test_a_search_in_a_short_limit_does_not_compile(tmp_path):
     """In a process that finds no machine code."""
     code = """

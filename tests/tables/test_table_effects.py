@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from sklearn.inspection import partial_dependence, permutation_importance
 from support.flats import QUICK, flats
+from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -178,6 +179,7 @@ def test_a_column_may_be_named_rows():
     assert set(found.values.to_list()) == {"Rome", "Oslo", "Lima"}
 
 
+@quick(1)
 @pytest.mark.parametrize(("last", "rows"), [("9999-12-31", 1), ("0001-01-01", 3)])
 def test_the_first_and_the_last_date_have_a_picture(last, rows):
     """So has a table of one row."""
@@ -196,6 +198,7 @@ def test_the_first_and_the_last_date_have_a_picture(last, rows):
     assert ((line.get_xdata(orig=False) >= low) & (line.get_xdata(orig=False) <= high)).all()
 
 
+@matrix
 def test_values_that_are_close_and_classes_of_any_name_can_be_read():
     rng = np.random.default_rng(0)
     frame = pl.DataFrame(

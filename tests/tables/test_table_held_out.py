@@ -12,6 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from support.flats import QUICK, QUICKLY, flats
+from support.selection import matrix
 
 from fastmlp import Dense, Dropout, TableClassifier, TableError, TableRegressor
 from fastmlp.tables.estimators import load
@@ -50,6 +51,7 @@ def inside(model, fresh, coverage=0.9):
     return ((low <= y) & (y <= high)).mean()
 
 
+@matrix
 @pytest.mark.filterwarnings("ignore:day")
 def test_intervals_hold_later_rows():
     shares = {None: [], "day": []}
@@ -64,6 +66,7 @@ def test_intervals_hold_later_rows():
     assert np.mean(shares["day"]) >= 0.85
 
 
+@matrix
 @pytest.mark.filterwarnings("ignore:patient")
 def test_intervals_hold_rows_of_new_patients():
     shares = {None: [], "patient": []}
@@ -196,6 +199,7 @@ def test_a_column_that_orders_or_groups_rows_is_named_where_it_matters():
         TableClassifier(**FAST | {"epochs": 1}).fit(patients(30).with_columns(y=kind), "y")
 
 
+@matrix
 def test_noise_depends_on_nothing():
     """Of tables without any dependence, none is said to have one."""
     task = Regression(0.0, 1.0)

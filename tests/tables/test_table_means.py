@@ -12,6 +12,7 @@ import pytest
 from support.changed_tables import refusal
 from support.flats import LEARNED
 from support.flats import QUICK as FAST
+from support.selection import matrix
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -215,6 +216,7 @@ def test_many_classes_and_given_levels_have_columns():
     assert model.encoding_.width == 3
 
 
+@matrix
 def test_means_of_noise_do_not_help(tmp_path, command):
     """A network that has seen a row's target in the mean of its level is far off on other rows."""
     frame = shops(levels=150, rows=600)

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from support.flats import QUICK as SETTINGS
 from support.flats import QUICKLY, flats
+from support.selection import quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.columns import clipped
@@ -33,6 +34,7 @@ def against(rows=300):
     return frame.with_columns(price=3e5 - pl.col("price") + 2e4 * pl.col("noise"))
 
 
+@quick(4)
 @pytest.mark.parametrize(
     "settings",
     [

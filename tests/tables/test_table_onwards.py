@@ -15,6 +15,7 @@ import pytest
 from support import needs
 from support.flats import QUICK, flats
 from support.processes import importing, python
+from support.selection import quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -116,6 +117,7 @@ def from_c(model, frame, folder):
     return found
 
 
+@quick(2)
 @needs.compiler
 @pytest.mark.parametrize("read", [from_onnx, from_c])
 @pytest.mark.filterwarnings("ignore:column .* levels that were not learned")
@@ -153,6 +155,7 @@ OTHER_TARGETS = [
 ]
 
 
+@quick(1)
 @needs.compiler
 @pytest.mark.parametrize(("target", "options"), OTHER_TARGETS, ids=str)
 def test_exponentials_and_several_targets_are_those_of_predict(tmp_path, target, options):

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.flats import QUICK, flats
+from support.selection import matrix, quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.errors import TableError
@@ -45,6 +46,7 @@ def test_slopes_are_in_the_units_of_the_table(exact):
     assert hasattr(exact.input_gradient(frame.to_pandas()), "iloc")
 
 
+@quick(1)
 @pytest.mark.parametrize("settings", [{"target_transform": "log"}, {"loss": "poisson"}], ids=str)
 def test_slopes_follow_exponentials(settings):
     frame = flats().drop("kind").drop_nulls()
@@ -91,6 +93,7 @@ def test_slopes_of_probabilities():
         model.input_gradient(frame, "free")
 
 
+@matrix
 def test_heavy_tails_have_slopes_of_both_columns():
     rng = np.random.default_rng(0)
     amount = np.exp(2 * rng.normal(size=300))
@@ -104,6 +107,7 @@ def test_heavy_tails_have_slopes_of_both_columns():
     )
 
 
+@quick(1)
 @pytest.mark.parametrize("preset", [None, "best"])
 def test_attributions_are_of_the_columns_of_the_table(exact, preset):
     frame = flats()

@@ -13,6 +13,7 @@ import pytest
 from sklearn import metrics
 from support.flats import QUICK as SETTINGS
 from support.flats import QUICKLY, flats
+from support.selection import quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.errors import TableError
@@ -50,6 +51,7 @@ def test_predictions_are_what_the_loss_says(loss, transform):
     assert model.task_.log == (transform == "log")
 
 
+@quick(4)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("transform", [None, "log"])
 def test_intervals_and_quantiles_are_in_the_targets_units(loss, transform):

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from support.flats import QUICK, QUICKLY, flats
+from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -188,6 +189,7 @@ SECONDS = 1_711_324_800
 DURATIONS = [timedelta(hours=1, minutes=30), None, timedelta(days=1, microseconds=5)]
 
 
+@matrix
 def test_durations_and_times_of_day_are_numbers_of_seconds():
     expected = [5400.0, None, 86400.000005]
     arrow = pa.array(DURATIONS, pa.duration("us"))
@@ -233,6 +235,7 @@ def plain(frame):
     )
 
 
+@quick(3)
 @pytest.mark.parametrize("form", ["polars", "pandas", "arrow", "mapping", ".csv", ".tsv", ".parquet"])
 def test_a_table_as_people_write_it_gives_the_bits_of_plain_numbers(tmp_path, form):
     def given(frame, name):

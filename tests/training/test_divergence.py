@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.callbacks import calling
 from support.problems import COMPILED_DTYPES, data_set
-from support.selection import crossed, some_backends
+from support.selection import crossed, quick, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop
@@ -59,6 +59,7 @@ def oracle_of(name):
     return diverge("reference", *OVERFLOWS[name])
 
 
+@quick(4)
 @crossed(backend=registry.backends(), name=list(OVERFLOWS))
 def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend, chunks):
     network, optimizer = OVERFLOWS[name]

@@ -10,6 +10,7 @@ import pytest
 import sklearn.neural_network
 from support.equal_estimators import assert_same
 from support.problems import put
+from support.selection import quick
 
 import fastmlp
 from fastmlp import Network
@@ -243,6 +244,7 @@ def estimated(package, task, method, X, y, sample_weight, batch_size, width, **o
     return getattr(estimator, method)(X, y, sample_weight, **classes)
 
 
+@quick(60)
 @pytest.mark.filterwarnings("ignore")  # scikit-learn's own, which test_estimator_words.py compares
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("task", "name"), CASES)

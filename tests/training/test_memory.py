@@ -228,6 +228,7 @@ print(resident() - before)
 """
 
 
+@matrix
 @needs.reads_proc
 def test_what_large_predictions_work_in_goes_with_them():
     models, threads, gone = map(int, python("-c", IDLE).stdout.split())

@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse
 from support.callbacks import calling
 from support.resuming import StopAt, assert_same
-from support.selection import few
+from support.selection import few, quick
 
 import fastmlp
 from fastmlp import EMA, SGD, Callback, Checkpoint, Cosine, Dense, EarlyStopping, Head, Network, Numbers
@@ -128,6 +128,7 @@ def fit(training, **options):
     return fastmlp.fit(*given, **named)
 
 
+@quick(8)
 @every_backend
 @every_case
 def test_more_epochs_are_those_of_a_longer_training(training, more):
@@ -146,6 +147,7 @@ def noting(seen):
     return calling(on_chunk_end=lambda run: seen.update({run.step: run.rows_seen}))
 
 
+@quick(8)
 @every_backend
 @every_case
 def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chunks, tmp_path):
@@ -173,6 +175,7 @@ def test_a_loop_of_one_s_own_is_fit(training):
     assert_same(run.model(), whole)
 
 
+@quick(8)
 @every_backend
 @every_case
 def test_a_loop_that_is_left_goes_on(training, more, chunks):
@@ -188,6 +191,7 @@ def test_a_loop_that_is_left_goes_on(training, more, chunks):
             assert_same(more(model, EPOCHS - run.epoch), whole)
 
 
+@quick(8)
 @every_backend
 @every_case
 def test_a_rate_that_a_loop_has_changed_stays_changed(training, more, tmp_path):
@@ -223,6 +227,7 @@ def test_parts_cut_anywhere_are_the_array(training, case):
         assert_same(of_parts, fastmlp.fit(network, x, y, **named))
 
 
+@quick(6)
 @every_backend
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case[1] != "parts"])
 def test_many_models_are_a_loop_of_fit(training):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support.callbacks import calling
+from support.selection import matrix, quick
 from test_overhead import calls_of
 
 import fastmlp
@@ -76,6 +77,7 @@ def test_an_option_that_changes_between_two_calls_is_seen(name):
     assert outcome(**more) == usual
 
 
+@quick(1)
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_nothing_is_checked_or_chosen_again(goes_on):
     model = fit()
@@ -177,6 +179,7 @@ def test_a_backend_that_is_registered_anew_is_taken():
         fit(epochs=0, backend="mine")
 
 
+@matrix
 def test_auto_chooses_anew_among_what_is_registered_meanwhile():
     def chosen():
         return calls_of(lambda: fit(backend="auto"))["choose"]

@@ -10,7 +10,7 @@ import threadpoolctl
 from support.callbacks import calling
 from support.problems import data_set
 from support.resuming import StopAt, assert_same
-from support.selection import FEW, few, matrix
+from support.selection import FEW, few, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network
@@ -32,6 +32,7 @@ def fit(backend="reference", optimizer=OPTIMIZERS["adam"], x=X, y=Y, **options):
     return fastmlp.fit(options.pop("network", NETWORK), x, y, **{**given, **options})
 
 
+@quick(4)
 @pytest.mark.parametrize(
     ("name", "backend"),  # in turns, and all backends with Adam
     [

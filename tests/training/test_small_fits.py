@@ -45,6 +45,7 @@ def test_a_start_that_is_drawn_again_is_the_same_and_nobody_else_s():
     np.testing.assert_array_equal(again.parameters, drawn)
 
 
+@matrix
 @pytest.mark.parametrize("threads", [pytest.param(None, marks=matrix), 1])
 def test_the_blas_is_limited_only_where_something_may_call_it(threads):
     network, y = fastmlp.Network([17, 8, 5]), X[:, :5]
@@ -74,6 +75,7 @@ def test_descriptions_that_are_known_let_nothing_pass_that_is_wrong():
             fastmlp.fit(**{**kept, name: value})
 
 
+@matrix
 def test_partial_fit_asks_scikit_learn_nothing_about_clean_rows():
     model = fastmlp.MLPClassifier((8,), backend="fused", random_state=0)
     model.partial_fit(X, LABELS, classes=range(-2, 3))

@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from support import custom_components
 from support.problems import PAIRS, data_set, targets_for
 from support.refusals import refusals
-from support.selection import crossed, few, matrix, some_backends
+from support.selection import crossed, few, matrix, quick, some_backends
 from support.steppers import NETWORK, X, Y, stepped
 from support.trajectories import TRAININGS
 
@@ -56,6 +56,7 @@ def test_a_step_has_the_bits_of_fit(backend, name):
     assert stepper.steps == STEPS
 
 
+@matrix
 @pytest.mark.parametrize("optimizer", [pytest.param(SGD(0.01), marks=matrix), Adam()])
 def test_batches_that_grow_have_the_bits_of_other_backends(optimizer):
     X = np.random.default_rng(0).normal(size=(100, 3)).astype("f")
@@ -81,6 +82,7 @@ def test_a_step_that_diverges_leaves_nothing_behind(sizes):
     np.testing.assert_array_equal(stepper.parameters, fresh.parameters)
 
 
+@matrix
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [pytest.param((10, 16, 1), marks=matrix), (10, 300, 300, 1)])
 def test_many_rows_have_the_bits_of_fit(sizes, threads):
@@ -117,6 +119,7 @@ EXTRAS = {
 }
 
 
+@quick(24)
 @pytest.mark.parametrize(
     ("optimizer", "extra"),
     [
@@ -291,6 +294,7 @@ def test_arrays_may_lie_in_any_order():
     np.testing.assert_array_equal(stepper.backward(Y[::-1]), other.backward(Y[::-1].copy()))
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["fused", "specialized", "reference"])
 @pytest.mark.parametrize("optimizer", [Adam(), Adam(clip_norm=0.1)], ids=["Adam", "clipped"])
 def test_a_whole_step_leaves_the_gradients_as_they_are(backend, optimizer):
