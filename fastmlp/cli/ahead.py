@@ -1,18 +1,13 @@
-"""Ahead-of-time compiling, for `fastmlp warmup`, installations and wheels.
-
-An installation's code comes from calls like a user's first calls. For a wheel each lazy function requested by
-compiled code is compiled without being run, then the lazy functions requested by these, until none is left.
-"""
+"""Ahead-of-time compiling, for `fastmlp warmup` and `fastmlp cache`."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import cycle, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +15,17 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.fitting import fit
-from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.jit import engine, store
-from fastmlp.kernels.jit.entries import ENTRY_POINTS
+from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
-from fastmlp.model.backend import Data, dry_run, empty_losses
+from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
 from fastmlp.model.rows import ByteRows, SparseRows, unpacked
-from fastmlp.model.state import BFLOAT16, DTYPES
+from fastmlp.model.state import BFLOAT16
 from fastmlp.system import notices
 from fastmlp.system.budget import cores
-
-if TYPE_CHECKING:
-    from fastmlp.kernels.jit import lazy
 
 ROWS = 32
 """Rows of training batches: enough for every kind of matrix product without packing."""
@@ -236,39 +226,6 @@ USES: dict[str, Callable[[str, str], None]] = {
 """The function of each use of a backend, for every kind of network; a gradient is lbfgs's."""
 
 
-# --- what an installation or a wheel carries
-
-FIRST_NETWORKS = (
-    (Network([64, 128, 10], output="softmax", loss="cross_entropy"), 32),
-    (Network([64, 100, 10], output="softmax", loss="cross_entropy", l2=1e-4), 200),
-    (Network([30, 100, 1], output="sigmoid", loss="binary_cross_entropy", l2=1e-4), 200),
-    (Network([10, 100, 1], l2=1e-4), 200),
-)
-"""The networks, and rows of a batch, of the first page and of the default estimators."""
-
-
-def make_first_calls(kind: str, dtype: str) -> None:
-    """Train and predict like a user's first calls.
-
-    kind : of the rows, dense or sparse; or tiles, for networks of other sizes
-    """
-    if kind == "tiles":
-        from fastmlp.kernels.gemm.microkernel import compile_tiles
-
-        compile_tiles(dtype)
-        return
-    for network, rows in FIRST_NETWORKS:
-        if kind == "dense":
-            train_and_predict(network, rows, dtype, "fused")
-        else:
-            out = np.empty((rows, network.n_out), dtype)
-            inputs = SparseRows.of(np.ones((rows, network.n_in), dtype))
-            backend, (state, data, chunk) = registry.get("fused"), dry_run(network, Adam(), dtype, [rows])
-            data = data._replace(inputs=inputs)
-            backend.train_chunk(network, Adam(), state, data, chunk, 0, 1, empty_losses(network, 1))
-            backend.predict(network, state.parameters, inputs, out)
-
-
 def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
     """Train for an epoch with validation, and predict several rows and a single row."""
     X, y, _ = _rows(network, dtype, rows)
@@ -277,57 +234,3 @@ def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> 
         backend=backend, progress=False,
     )  # fmt: skip
     model.predict(X), model.predict(X[:1])
-
-
-BACKENDS = ("fused", "packed")
-"""Backends for every network, also at the start of a training while a specialised program compiles."""
-
-
-def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
-    """Write the files of this process's level; the process must not have compiled before.
-
-    templates : the entry points
-    """
-    for name, key, kind, content in _files(dtypes, templates):
-        file = Path(folder, store.file_name(name, key, kind))
-        file.write_bytes(store.checksum_of(content) + content)
-
-
-def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield name, key, kind and content, as of `store.read`, of each file."""
-    from fastmlp.kernels.jit import lazy
-    from fastmlp.kernels.jit.bind import Program
-
-    package = store.package_digest()
-    if package is None:
-        raise RuntimeError("the sources of fastmlp have changed since they were loaded")
-    variants = [Program(registry.get_variant(name)) for name in BACKENDS]
-    sources = {
-        f"{name} {template}": program.source(template)
-        for name, program in zip(BACKENDS, variants, strict=True)
-        for template in templates
-    }
-    names = {what: source.stored_name for what, source in sources.items()}
-    for what, name in names.items():
-        yield "name", f"{package} {what}", "name", name.encode()
-    programs = {source.name: source for source in sources.values()}  # both backends have some in common
-    with engine.undisturbed():
-        for (name, source), dtype in product(programs.items(), dtypes):
-            yield name, dtype, "bin", store.content_of(source.compiled(dtype))
-        for function, key in _lazy_functions():
-            code = lazy.compiled_function(function.name, function.types, key)
-            yield function.name, engine.key_of_function(function.types, key), "bin", store.content_of(code)
-
-
-def _lazy_functions() -> Iterator[tuple[lazy.FunctionRequest, str]]:
-    """Yield each lazy function with a key, as compiled code requests them; compile each before the next."""
-    from fastmlp.kernels.jit import lazy
-
-    done: set[lazy.FunctionRequest] = set()
-    while waiting := [one for one in lazy.requested if one not in done]:
-        for function in waiting:
-            done.add(function)
-            for key in function.all_keys():
-                # The derivative of what only an output has, as softmax, comes with its loss.
-                if not function.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
-                    yield function, key
