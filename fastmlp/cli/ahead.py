@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.fitting import fit
+from fastmlp.kernels.gemm.microkernel import compile_tiles
+from fastmlp.kernels.gemm.sparse import compile_sums
 from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
@@ -118,7 +119,11 @@ def made_ready(task: CompileTask) -> tuple[CompileTask, int, float]:
     """Run a task in this process; return the task, the number of functions compiled, and seconds."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
-        USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)
+        dtype = "float32" if task.dtype == BFLOAT16 else task.dtype
+        if task.use != "validation":
+            compile_tiles(dtype)
+            compile_sums(dtype)
+        _use(task.use, task.backend, dtype)
     else:
         assert task.optimizer is not None
         _fit(task.backend, task.dtype, task.network, task.optimizer, task.batch)
@@ -144,91 +149,53 @@ def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
                 yield network, next(optimizers), ROWS
 
 
-def _rows(network: Network, dtype: str, rows: int) -> Data:
+def _rows(network: Network, dtype: str, rows: int) -> list[Any]:
+    """Return `Data` with dense inputs, in bytes, sparse in every column, and with few non-zeros."""
     targets = np.ones((rows, network.n_out), dtype) / network.n_out
-    return Data(np.ones((rows, network.n_in), dtype), targets, np.ones(rows, dtype))
+    dense, few = np.ones((rows, network.n_in), dtype), np.eye(rows, network.n_in, dtype=dtype)
+    inputs: Any = dense, ByteRows(dense.astype(np.uint8), dense.dtype, 1.0), *map(SparseRows.of, (dense, few))
+    return [Data(one, targets, np.ones(rows, dtype)) for one in inputs]
 
 
-def _train(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
+USES = ("training", "gradient", "prediction", "validation")
+"""The uses of a backend; a gradient is lbfgs's."""
+
+
+def _use(use: str, name: str, dtype: str) -> None:
+    """Train, differentiate, predict or validate rows of every kind, by every kind of network."""
+    backend = registry.get(name)
     for network, optimizer, rows in _networks():
-        _fit(backend, dtype, network, optimizer, rows)
-    _fit(backend, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
+        if use == "training":
+            _fit(name, dtype, network, optimizer, rows)
+            continue
+        parameters = np.zeros(parameter_count(network), dtype)
+        for data in _rows(network, dtype, rows):
+            if use == "prediction":
+                backend.predict(network, parameters, unpacked(data.inputs), np.empty_like(data.targets))
+            elif use == "validation":
+                backend.evaluate(network, parameters, data)
+            else:
+                backend.gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
+    if use == "training":
+        _fit(name, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
 
 
 def _fit(
     backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int, accumulate: int = 1
 ) -> None:
-    from scipy.sparse import csr_array  # the environment of a build may have no SciPy
-
     columns = network.n_out // loss_of(network.loss).outputs_per_target
-    for data in _given(network, dtype, batch, csr_array):
+    dense, _, *sparse = _rows(network, dtype, batch)  # machine code of bytes is that of a gradient
+    for X in (dense.inputs, *(data.inputs.matrix() for data in sparse)):
         fit(
-            network, data.inputs, data.targets[:, :columns], optimizer=optimizer, epochs=1,
+            network, X, dense.targets[:, :columns], optimizer=optimizer, epochs=1,
             batch_size=batch // accumulate, accumulate=accumulate, seed=0, backend=backend,
             dtype=BFLOAT16 if registry.is_mixed(backend) else dtype, threads=1, progress=False,
         )  # fmt: skip
 
 
-def _compile_shared(dtype: str) -> None:
-    from fastmlp.kernels.gemm.microkernel import compile_tiles
-    from fastmlp.kernels.gemm.sparse import compile_sums
-
-    compile_tiles(dtype)
-    compile_sums(dtype)
-
-
-def _predict(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
-    for network, _, rows in _networks():
-        out = np.empty((rows, network.n_out), dtype)
-        for data in _given(network, dtype, rows, SparseRows.of):
-            registry.get(backend).predict(network, _zeros(network, dtype), unpacked(data.inputs), out)
-
-
-def _evaluate(backend: str, dtype: str) -> None:
-    for network, _, rows in _networks():
-        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
-            registry.get(backend).evaluate(network, _zeros(network, dtype), data)
-
-
-def _differentiate(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
-    for network, _, rows in _networks():
-        parameters = _zeros(network, dtype)
-        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
-            registry.get(backend).gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
-
-
-def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[Any]], Any]) -> list[Data]:
-    """Return rows with dense inputs, with sparse inputs in every column, and with few non-zeros."""
-    data: Any = _rows(network, dtype, rows)
-    few = np.eye(rows, network.n_in, dtype=dtype)
-    return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
-
-
-def _bytes(network: Network, dtype: str, rows: int) -> Data:
-    """Return rows with inputs in bytes; a gradient calls the same machine code as training."""
-    numbers = np.ones((rows, network.n_in), np.uint8)
-    return _rows(network, dtype, rows)._replace(inputs=ByteRows(numbers, np.dtype(dtype), 1.0))
-
-
-def _zeros(network: Network, dtype: str) -> NDArray[Any]:
-    return np.zeros(parameter_count(network), dtype)
-
-
-USES: dict[str, Callable[[str, str], None]] = {
-    "training": _train,
-    "gradient": _differentiate,
-    "prediction": _predict,
-    "validation": _evaluate,
-}
-"""The function of each use of a backend, for every kind of network; a gradient is lbfgs's."""
-
-
 def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
     """Train for an epoch with validation, and predict several rows and a single row."""
-    X, y, _ = _rows(network, dtype, rows)
+    X, y, _ = _rows(network, dtype, rows)[0]
     model = fit(
         network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
         backend=backend, progress=False,
