@@ -197,17 +197,19 @@ def _network(text: str, layers: str) -> Any:
 
 
 def _results(request: Request, arguments: argparse.Namespace, console: Any) -> Results:
+    from rich.progress import track
+
     from fastmlp.lab.measurements import read
     from fastmlp.lab.run import run, tasks
-    from fastmlp.lab.table import bar
 
     with mistakes():
         machine = read(arguments.machine).machine if arguments.machine else None
     todo = tasks(request)
     if not todo:
         raise Mistake("no variant has code of its own for this request")
-    with bar(len(todo), console, not arguments.quiet) as advance:
-        return run(request, todo, lambda row: advance(str(row)), machine, bool(arguments.html))
+    hidden = arguments.quiet or not console.is_terminal
+    listed = track(todo, "measuring", console=console, transient=True, disable=hidden)
+    return run(request, listed, machine, bool(arguments.html))
 
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
