@@ -20,10 +20,10 @@ from fastmlp.exchange.steps import ExportGraph, ExportStep
 from fastmlp.formulas.derivatives import RowFormula, gradient, times
 from fastmlp.formulas.expressions import (
     ONES,
-    VARIABLE,
     Expression,
     constant,
     expression_of,
+    of_one_unit,
     operate,
     total,
     variable,
@@ -119,14 +119,8 @@ def differential_of(step: ExportStep) -> Differential:
 def slope_of(activation: str | Activation) -> Activation:
     """Return the slope of an activation as an activation."""
     nodes = tuple((word, tuple(operands)) for word, operands in formula(activation).nodes())
-    found, known = _differential(nodes, (Z,), 1, activation), {DELTA, SEED, TANGENT, ONES}
-
-    def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation == VARIABLE and node.operands[0] in known:
-            return constant(1.0)
-        return operate(node.operation, *parts) if node.parts else node
-
-    slope, bend = (each.fold(step) for each in (found.pulled[Z], found.bent[Z, Z]))
+    found, ones = _differential(nodes, (Z,), 1, activation), (DELTA, SEED, TANGENT, ONES)
+    slope, bend = (of_one_unit(each, ones) for each in (found.pulled[Z], found.bent[Z, Z]))
     name = activation if isinstance(activation, str) else activation.name
     made: Activation = restored(Activation, f"{name}_slope", slope, bend, ())
     return made

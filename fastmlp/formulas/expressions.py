@@ -272,13 +272,13 @@ def _broadcast(value: Expression, others: list[Expression]) -> Expression:
     return operate("where", always, value, 0.0)
 
 
-def of_one_unit(value: Expression) -> Expression:
-    """Return the expression for rows of a single unit, without broadcasts of numbers."""
-    if ONES not in value.names():
+def of_one_unit(value: Expression, ones: Sequence[str] = (ONES,)) -> Expression:
+    """Return the expression for rows of a single unit, without broadcasts of numbers; ones : are 1 then"""
+    if value.names().isdisjoint(ones):
         return value
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation == VARIABLE and node.operands[0] == ONES:
+        if node.operation == VARIABLE and node.operands[0] in ones:
             return constant(1.0)
         return operate(node.operation, *parts) if node.parts else node
 
