@@ -199,15 +199,14 @@ class Peer(NamedTuple):
     off_by_adam : the allowed relative difference of losses by Adam: epsilon is added at another index
     """
 
-    title: str
     fits: Callable[[Network, Optimizer], bool]
     prepare: Callable[[PeerTraining], Run]
     off_by_adam: float = 0.0
 
 
 PEERS = {
-    "torch": Peer("PyTorch", _torch_fits, _prepare_torch),
-    "sklearn": Peer("scikit-learn", sklearn_fits, prepare_sklearn, off_by_adam=1e-5),
+    "torch": Peer(_torch_fits, _prepare_torch),
+    "sklearn": Peer(sklearn_fits, prepare_sklearn, off_by_adam=1e-5),
 }
 """The peers by the names of their packages."""
 

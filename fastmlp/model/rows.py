@@ -75,11 +75,6 @@ class SparseRows:
         """A row's average count of numbers: non-zeros, and dense columns."""
         return self.dense.shape[1] + len(self.values) // max(1, len(self))
 
-    @property
-    def density(self) -> float:
-        """The fraction of non-zeros in sparse columns."""
-        return len(self.values) / max(1, len(self) * self.n_in)
-
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
