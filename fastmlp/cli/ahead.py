@@ -14,8 +14,6 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.fitting import fit
-from fastmlp.kernels.gemm.microkernel import compile_tiles
-from fastmlp.kernels.gemm.sparse import compile_sums
 from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
@@ -121,6 +119,9 @@ def made_ready(task: CompileTask) -> tuple[CompileTask, int, float]:
     if task.network is None:
         dtype = "float32" if task.dtype == BFLOAT16 else task.dtype
         if task.use != "validation":
+            from fastmlp.kernels.gemm.microkernel import compile_tiles
+            from fastmlp.kernels.gemm.sparse import compile_sums
+
             compile_tiles(dtype)
             compile_sums(dtype)
         _use(task.use, task.backend, dtype)
