@@ -141,16 +141,12 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     from fastmlp.testing.slots import SLOTS
 
     named = {file: register_file(file) for file in files}
-    names = [named.get(name, name) for name in _listed(arguments.variant)]
-    for name in names:
-        checks.choice("variant", name, tuple(variants()))
+    listed = [named.get(name, name) for name in _listed(arguments.variant)]
+    names = [checks.choice("variant", name, tuple(variants())) for name in listed]
     only_files = bool(files) and len(files) == len(names)
-    slots = _listed(arguments.slot) or [*SLOTS, *([] if only_files else [STEP])]
-    for slot in slots:
-        checks.choice("slot", slot, (*SLOTS, STEP))
-    dtypes = _listed(arguments.dtype) or list(DTYPES)
-    for dtype in dtypes:
-        checks.choice("dtype", dtype, DTYPES)
+    every = [*SLOTS, *([] if only_files else [STEP])]
+    slots = [checks.choice("slot", slot, (*SLOTS, STEP)) for slot in _listed(arguments.slot) or every]
+    dtypes = [checks.choice("dtype", dtype, DTYPES) for dtype in _listed(arguments.dtype) or DTYPES]
     sizes = [Sizes(*_whole("shape", text, 3)) for text in arguments.shape.split(":") if text]
     threads = [checks.whole("threads", int(count), 1) for count in _whole("threads", arguments.threads)]
     clock = _clock(arguments)
