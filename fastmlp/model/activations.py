@@ -181,8 +181,11 @@ def _is_short(expression: Expression) -> bool:
 def _entry(
     name: str, formula: Formula | None, backward: Formula | None, facts: str = "", **counterparts: Counterpart
 ) -> Activation:
-    """Return a built-in activation; facts : words, "end" of an output's activation, "last" of outputs alone,
-    "long" where `backward` ends no register tile, and attributes."""
+    """Return a built-in activation.
+
+    facts : attributes, "short" and "rises"; "end" if the last layer may have the activation, "last" if no
+        hidden layer may; "long" for a `backward` that is not short
+    """
     entry, words = Activation.__new__(Activation), facts.split()
     entry.name = entry.key = name
     entry.digest, entry.counterparts = "", counterparts
