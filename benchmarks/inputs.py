@@ -18,10 +18,11 @@ from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab import peak
-from fastmlp.lab.timing import CLOCKS, once, repeats_for
+from fastmlp.lab.timing import CLOCKS, once
 from fastmlp.training import prepared
 
 from .calls import CALLS, Seconds, Timed, row
+from .worker import repeats_for
 
 # --- sparse -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ on one core. "lanes" is the share of their vectors that so many columns fill.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import time
 from collections.abc import Callable
@@ -19,9 +20,16 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
 from benchmarks.predicted_tiles import CPUS, Tile, heading, predicted, row, tiles
 from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
+from fastmlp.kernels.codegen.vectors import counted
+from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
+from fastmlp.kernels.jit.lazy import compile_now, emitted
+from fastmlp.lab.peak import lazy_call, window
 from fastmlp.lab.timing import in_alternation, once
 from fastmlp.model.layout import aligned
 
@@ -52,7 +60,6 @@ class Work(NamedTuple):
 
 def shares(works: dict[Any, Work], seconds: float) -> dict[Any, float]:
     """Return the share of the peak of each work, the median over turns; seconds : for each."""
-    from fastmlp.lab.peak import window
     from fastmlp.lab.slot_times import subnormals_flushed
 
     loop, operations = window("float32", VECTOR_BYTES, 20_000)
@@ -86,6 +93,51 @@ def numbers(count: int) -> Any:
     return made
 
 
+TAKEN = taken_by(types.float32)
+
+
+def emit_repeated(build: Any, arguments: Any, kinds: Any, code: int) -> None:
+    """Write the calls of a stack. arguments : address, words of arguments, number of calls"""
+    address, words, times = arguments
+    given = []
+    for index, kind in enumerate(TAKEN):
+        if kind == types.float32:
+            given.append(ir.Constant(ir.FloatType(), 0.0))
+        else:
+            is_address = kind == types.voidptr
+            at = build.gep(words, [INT(index)], source_etype=INT)
+            given.append(build.load(at, typ=POINTER if is_address else INT))
+    nothing = ir.Constant(POINTER, None)
+    signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
+    function = build.inttoptr(address, signature.as_pointer())
+    with counted(build, Symbol(build, times)):
+        build.call(function, [nothing, nothing, *given])
+
+
+REPEATED = emitted("repeated_tile", emit_repeated)
+
+
+def repeated(
+    shape: tuple[str, int, int], times: int, a: Any, b: Any, order: Any, c: Any, **numbers: int
+) -> Callable[[], object]:
+    """Return a function that calls a stack of float32 tiles `times` times, from compiled code.
+
+    shape : (kind, rows, vectors) of a tile of `ALL_TILES`; a, b, c : (n,) float32; order (n,) int64
+    numbers : other fields of `microkernel.Stack`, 0 if not named
+    """
+    kind, rows, vectors = shape
+    tiles = ALL_TILES[kind]
+    addresses = {"a": a, "b": b, "order": order, "c": c}
+    numbers |= {name: array.ctypes.data for name, array in addresses.items()}
+    words = np.array([numbers.get(name, 0) for name in Stack._fields], np.int64)
+    words[Stack._fields.index("finish")] = STORE
+    address = compile_now(tiles.name, TAKEN, str(tiles.code(rows, vectors, True)))
+    repeat = compile_now(REPEATED, (types.intp, types.voidptr, types.intp))
+    held = a, b, order, c  # as long as the call
+    call = lazy_call(repeat, (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64), (address, words, times))
+    return lambda: held and call()
+
+
 @functools.cache
 def operands() -> tuple[Any, Any, Any]:
     """Return memory for A of the largest level, a panel of B, and a result as large as A."""
@@ -97,8 +149,6 @@ def of_tile(tile: Tile, depth: int, level: str) -> Work | None:
 
     B is a packed panel. A is read by rows, or by columns where tiles of that kind do.
     """
-    from fastmlp.lab.peak import repeated
-
     width = tile.vectors * (VECTOR_BYTES // 4)
     count = (LEVELS[level] - 4 * depth * width) // (4 * tile.rows * (depth + width))
     if count < 1:

@@ -54,6 +54,9 @@ MULTIPLY_ADD = re.compile(r"\tv?fm(?:add\d+p|la\t)")
 STORE = re.compile(r"\t(?:vmov[au]p[sd]\s+%[xyz]mm\d+, .*\(|st(?:[rp]|1[wd])\s.*\b[qz]\d+.*\[)")
 STACK = re.compile(r"%rsp|\[sp\b")
 
+ROUNDS = 500
+"""Rounds of llvm-mca: many, so that the first few count for little."""
+
 
 class Tile(NamedTuple):
     """A register tile: its kind, `microkernel.KINDS`, rows, and vectors across."""
@@ -128,11 +131,30 @@ def stores(loop: assembly.Loop) -> bool:
     return any(STORE.search(line) and not STACK.search(line) for line in loop.lines)
 
 
+def mca_cycles(loop: assembly.Loop, cpu: str, triple: str = "") -> float:
+    """Return the cycles of a loop's round on a processor, by llvm-mca; ValueError where it cannot say.
+
+    triple : of another system, by LLVM's name
+    """
+    program = assembly.tool()
+    if program is None:
+        raise ValueError(f"llvm-mca is not installed: {assembly.WHERE}")
+    of_system = [f"-mtriple={triple}"] if triple else []
+    done = assembly.run(program, loop, cpu, f"-iterations={ROUNDS}", "-json", *of_system)
+    # llvm-mca takes an unknown processor for another, and says so.
+    if done.returncode or "not a recognized processor" in done.stderr:
+        first = (done.stderr.strip().splitlines() or ["says nothing"])[0]
+        raise ValueError(f"{program} for {cpu}: {first}")
+    (region,) = json.loads(done.stdout)["CodeRegions"]
+    total: int = region["SummaryView"]["TotalCycles"]
+    return total / ROUNDS
+
+
 def cycles(loop: assembly.Loop, cpu: str, rounds: float) -> float:
     """Return the cycles that a loop takes on a processor: by llvm-mca, or by its instructions and ports."""
     kind = CPUS[cpu]
     if not kind.instructions:
-        return assembly.cycles(loop, cpu, kind.triple)
+        return mca_cycles(loop, cpu, kind.triple)
     lines = [line.strip() for line in loop.lines if re.match(r"\t\w", line)]
     loads = sum(line.startswith("ld") for line in lines) / kind.loads
     return max(multiply_adds(loop) / kind.fmas, loads, len(lines) / kind.instructions, kind.latency * rounds)

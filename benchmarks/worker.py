@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmlp.lab.timing import CLOCKS, in_alternation, once, repeats_for
+from fastmlp.lab.timing import CLOCKS, in_alternation, once
 
 from . import works
 
@@ -28,6 +28,8 @@ RELATIVE_ERROR = {"float32": 2e-4, "float64": 1e-8}
 
 CALLS = {"predict": 3000, "jacobian": 400}
 """Kinds of works that are one call on all rows, with the calls of a turn."""
+
+MOST_REPEATS = 1 << 24
 
 TRAIN_SECONDS = 0.6
 """What a turn of training lasts about, or an epoch if that is more."""
@@ -125,6 +127,17 @@ def tried_us(work, runs):
     calls = {name: partial(once, partial(run, epochs[name]), clock) for name, run in runs.items()}
     times = in_alternation(calls, least=3)
     return {name: round(1e6 * time.best / epochs[name] / work.steps, 2) for name, time in times.items()}
+
+
+def repeats_for(run, seconds, first=1):
+    """Return the `times` for which run(times) takes about so many seconds; first : the number to try first"""
+    times = first
+    while True:
+        run(times)  # what compiles for each number has done so
+        took = once(partial(run, times), CLOCKS["wall"])
+        if took >= 0.7 * seconds or times >= MOST_REPEATS:
+            return times
+        times = max(times + 1, min(64 * times, int(times * 1.1 * seconds / max(took, 1e-9))))
 
 
 def epochs_for(run, work, seconds):

@@ -204,9 +204,9 @@ class Work:
         """Return the work as `fastmlp.lab.peers` takes a chain."""
         from fastmlp.lab.peers import PeerTraining
 
-        orders = partial(self.orders, shuffle=shuffle) if shuffle and not self.full_batch else None
         (X,), (y,) = self.data()
-        return PeerTraining(self.start(), self.optimizer, self.batch, threads, X, y, orders)
+        shuffles = shuffle and not self.full_batch
+        return PeerTraining(self.start(), self.optimizer, self.batch, threads, X, y, shuffles)
 
 
 def by_epochs(work, steps, shuffle):

@@ -4,7 +4,7 @@ FASTMLP_PREBUILD=none compiles nothing, as builds by other programs do: what `py
 uploaded. FASTMLP_PREBUILD=all compiles for all levels of this platform, as for an index, and names of levels,
 x86-64-v3,x86-64-v4, for these. A build that compiles needs Numba: that of the environment which pip installs
 into, or else pip installs one into the environment of the build, in 2 s, or 5 s with the bytecode that pips
-before 25 make. The wheel is for one system. `fastmlp.cli.prebuilding` compiles. An installation never fails
+before 25 make. The wheel is for one system. `machine_code.py` compiles. An installation never fails
 for it: the folder says why nothing is there.
 """
 
@@ -103,7 +103,7 @@ def _compiled() -> tuple[str, ...]:
     wanted = levels()
     if not wanted:
         return ()
-    command = [sys.executable, "-m", "fastmlp.cli.prebuilding", str(FOLDER), *wanted]
+    command = [sys.executable, "-m", "wheels.machine_code", str(FOLDER), *wanted]
     done = subprocess.run(
         command,
         env=_with_compilers(),

@@ -1,5 +1,7 @@
 """scikit-learn: the library's peer (`fastmlp.lab.peers`), and its prediction of one row."""
 
+from functools import partial
+
 import sklearn
 
 from fastmlp.lab import peers
@@ -22,7 +24,7 @@ def unsupported(work):
 
 
 def ways(work, threads, shuffle=True, way=""):
-    return peers.sklearn_ways(work.training(threads, shuffle))
+    return {"fit": partial(peers.prepare_sklearn, work.training(threads, shuffle))}
 
 
 def prepare_predict(work, threads):

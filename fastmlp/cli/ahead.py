@@ -1,41 +1,30 @@
-"""Ahead-of-time compiling, for `fastmlp warmup`, installations and wheels.
-
-An installation's code comes from calls like a user's first calls. For a wheel each lazy function requested by
-compiled code is compiled without being run, then the lazy functions requested by these, until none is left.
-"""
+"""Ahead-of-time compiling, for `fastmlp warmup` and `fastmlp cache`."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import cycle, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.fitting import fit
-from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.jit import engine, store
-from fastmlp.kernels.jit.entries import ENTRY_POINTS
+from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
-from fastmlp.model.backend import Data, dry_run, empty_losses
+from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
 from fastmlp.model.rows import ByteRows, SparseRows, unpacked
-from fastmlp.model.state import BFLOAT16, DTYPES
+from fastmlp.model.state import BFLOAT16
 from fastmlp.system import notices
 from fastmlp.system.budget import cores
-
-if TYPE_CHECKING:
-    from fastmlp.kernels.jit import lazy
 
 ROWS = 32
 """Rows of training batches: enough for every kind of matrix product without packing."""
@@ -128,7 +117,14 @@ def made_ready(task: CompileTask) -> tuple[CompileTask, int, float]:
     """Run a task in this process; return the task, the number of functions compiled, and seconds."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
-        USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)
+        dtype = "float32" if task.dtype == BFLOAT16 else task.dtype
+        if task.use != "validation":
+            from fastmlp.kernels.gemm.microkernel import compile_tiles
+            from fastmlp.kernels.gemm.sparse import compile_sums
+
+            compile_tiles(dtype)
+            compile_sums(dtype)
+        _use(task.use, task.backend, dtype)
     else:
         assert task.optimizer is not None
         _fit(task.backend, task.dtype, task.network, task.optimizer, task.batch)
@@ -154,180 +150,55 @@ def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
                 yield network, next(optimizers), ROWS
 
 
-def _rows(network: Network, dtype: str, rows: int) -> Data:
+def _rows(network: Network, dtype: str, rows: int) -> list[Any]:
+    """Return `Data` with dense inputs, in bytes, sparse in every column, and with few non-zeros."""
     targets = np.ones((rows, network.n_out), dtype) / network.n_out
-    return Data(np.ones((rows, network.n_in), dtype), targets, np.ones(rows, dtype))
+    dense, few = np.ones((rows, network.n_in), dtype), np.eye(rows, network.n_in, dtype=dtype)
+    inputs: Any = dense, ByteRows(dense.astype(np.uint8), dense.dtype, 1.0), *map(SparseRows.of, (dense, few))
+    return [Data(one, targets, np.ones(rows, dtype)) for one in inputs]
 
 
-def _train(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
+USES = ("training", "gradient", "prediction", "validation")
+"""The uses of a backend; a gradient is lbfgs's."""
+
+
+def _use(use: str, name: str, dtype: str) -> None:
+    """Train, differentiate, predict or validate rows of every kind, by every kind of network."""
+    backend = registry.get(name)
     for network, optimizer, rows in _networks():
-        _fit(backend, dtype, network, optimizer, rows)
-    _fit(backend, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
+        if use == "training":
+            _fit(name, dtype, network, optimizer, rows)
+            continue
+        parameters = np.zeros(parameter_count(network), dtype)
+        for data in _rows(network, dtype, rows):
+            if use == "prediction":
+                backend.predict(network, parameters, unpacked(data.inputs), np.empty_like(data.targets))
+            elif use == "validation":
+                backend.evaluate(network, parameters, data)
+            else:
+                backend.gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
+    if use == "training":
+        _fit(name, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
 
 
 def _fit(
     backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int, accumulate: int = 1
 ) -> None:
-    from scipy.sparse import csr_array  # the environment of a build may have no SciPy
-
     columns = network.n_out // loss_of(network.loss).outputs_per_target
-    for data in _given(network, dtype, batch, csr_array):
+    dense, _, *sparse = _rows(network, dtype, batch)  # machine code of bytes is that of a gradient
+    for X in (dense.inputs, *(data.inputs.matrix() for data in sparse)):
         fit(
-            network, data.inputs, data.targets[:, :columns], optimizer=optimizer, epochs=1,
+            network, X, dense.targets[:, :columns], optimizer=optimizer, epochs=1,
             batch_size=batch // accumulate, accumulate=accumulate, seed=0, backend=backend,
             dtype=BFLOAT16 if registry.is_mixed(backend) else dtype, threads=1, progress=False,
         )  # fmt: skip
 
 
-def _compile_shared(dtype: str) -> None:
-    from fastmlp.kernels.gemm.microkernel import compile_tiles
-    from fastmlp.kernels.gemm.sparse import compile_sums
-
-    compile_tiles(dtype)
-    compile_sums(dtype)
-
-
-def _predict(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
-    for network, _, rows in _networks():
-        out = np.empty((rows, network.n_out), dtype)
-        for data in _given(network, dtype, rows, SparseRows.of):
-            registry.get(backend).predict(network, _zeros(network, dtype), unpacked(data.inputs), out)
-
-
-def _evaluate(backend: str, dtype: str) -> None:
-    for network, _, rows in _networks():
-        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
-            registry.get(backend).evaluate(network, _zeros(network, dtype), data)
-
-
-def _differentiate(backend: str, dtype: str) -> None:
-    _compile_shared(dtype)
-    for network, _, rows in _networks():
-        parameters = _zeros(network, dtype)
-        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
-            registry.get(backend).gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
-
-
-def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[Any]], Any]) -> list[Data]:
-    """Return rows with dense inputs, with sparse inputs in every column, and with few non-zeros."""
-    data: Any = _rows(network, dtype, rows)
-    few = np.eye(rows, network.n_in, dtype=dtype)
-    return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
-
-
-def _bytes(network: Network, dtype: str, rows: int) -> Data:
-    """Return rows with inputs in bytes; a gradient calls the same machine code as training."""
-    numbers = np.ones((rows, network.n_in), np.uint8)
-    return _rows(network, dtype, rows)._replace(inputs=ByteRows(numbers, np.dtype(dtype), 1.0))
-
-
-def _zeros(network: Network, dtype: str) -> NDArray[Any]:
-    return np.zeros(parameter_count(network), dtype)
-
-
-USES: dict[str, Callable[[str, str], None]] = {
-    "training": _train,
-    "gradient": _differentiate,
-    "prediction": _predict,
-    "validation": _evaluate,
-}
-"""The function of each use of a backend, for every kind of network; a gradient is lbfgs's."""
-
-
-# --- what an installation or a wheel carries
-
-FIRST_NETWORKS = (
-    (Network([64, 128, 10], output="softmax", loss="cross_entropy"), 32),
-    (Network([64, 100, 10], output="softmax", loss="cross_entropy", l2=1e-4), 200),
-    (Network([30, 100, 1], output="sigmoid", loss="binary_cross_entropy", l2=1e-4), 200),
-    (Network([10, 100, 1], l2=1e-4), 200),
-)
-"""The networks, and rows of a batch, of the first page and of the default estimators."""
-
-
-def make_first_calls(kind: str, dtype: str) -> None:
-    """Train and predict like a user's first calls.
-
-    kind : of the rows, dense or sparse; or tiles, for networks of other sizes
-    """
-    if kind == "tiles":
-        from fastmlp.kernels.gemm.microkernel import compile_tiles
-
-        compile_tiles(dtype)
-        return
-    for network, rows in FIRST_NETWORKS:
-        if kind == "dense":
-            train_and_predict(network, rows, dtype, "fused")
-        else:
-            out = np.empty((rows, network.n_out), dtype)
-            inputs = SparseRows.of(np.ones((rows, network.n_in), dtype))
-            backend, (state, data, chunk) = registry.get("fused"), dry_run(network, Adam(), dtype, [rows])
-            data = data._replace(inputs=inputs)
-            backend.train_chunk(network, Adam(), state, data, chunk, 0, 1, empty_losses(network, 1))
-            backend.predict(network, state.parameters, inputs, out)
-
-
 def train_and_predict(network: Network, rows: int, dtype: str, backend: str) -> None:
     """Train for an epoch with validation, and predict several rows and a single row."""
-    X, y, _ = _rows(network, dtype, rows)
+    X, y, _ = _rows(network, dtype, rows)[0]
     model = fit(
         network, X, y, optimizer=Adam(), epochs=1, batch_size=rows, validation=0.1, dtype=dtype,
         backend=backend, progress=False,
     )  # fmt: skip
     model.predict(X), model.predict(X[:1])
-
-
-BACKENDS = ("fused", "packed")
-"""Backends for every network, also at the start of a training while a specialised program compiles."""
-
-
-def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS) -> None:
-    """Write the files of this process's level; the process must not have compiled before.
-
-    templates : the entry points
-    """
-    for name, key, kind, content in _files(dtypes, templates):
-        file = Path(folder, store.file_name(name, key, kind))
-        file.write_bytes(store.checksum_of(content) + content)
-
-
-def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield name, key, kind and content, as of `store.read`, of each file."""
-    from fastmlp.kernels.jit import lazy
-    from fastmlp.kernels.jit.bind import Program
-
-    package = store.package_digest()
-    if package is None:
-        raise RuntimeError("the sources of fastmlp have changed since they were loaded")
-    variants = [Program(registry.get_variant(name)) for name in BACKENDS]
-    sources = {
-        f"{name} {template}": program.source(template)
-        for name, program in zip(BACKENDS, variants, strict=True)
-        for template in templates
-    }
-    names = {what: source.stored_name for what, source in sources.items()}
-    for what, name in names.items():
-        yield "name", f"{package} {what}", "name", name.encode()
-    programs = {source.name: source for source in sources.values()}  # both backends have some in common
-    with engine.undisturbed():
-        for (name, source), dtype in product(programs.items(), dtypes):
-            yield name, dtype, "bin", store.content_of(source.compiled(dtype))
-        for function, key in _lazy_functions():
-            code = lazy.compiled_function(function.name, function.types, key)
-            yield function.name, engine.key_of_function(function.types, key), "bin", store.content_of(code)
-
-
-def _lazy_functions() -> Iterator[tuple[lazy.FunctionRequest, str]]:
-    """Yield each lazy function with a key, as compiled code requests them; compile each before the next."""
-    from fastmlp.kernels.jit import lazy
-
-    done: set[lazy.FunctionRequest] = set()
-    while waiting := [one for one in lazy.requested if one not in done]:
-        for function in waiting:
-            done.add(function)
-            for key in function.all_keys():
-                # The derivative of what only an output has, as softmax, comes with its loss.
-                if not function.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
-                    yield function, key

@@ -141,16 +141,12 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     from fastmlp.testing.slots import SLOTS
 
     named = {file: register_file(file) for file in files}
-    names = [named.get(name, name) for name in _listed(arguments.variant)]
-    for name in names:
-        checks.choice("variant", name, tuple(variants()))
+    listed = [named.get(name, name) for name in _listed(arguments.variant)]
+    names = [checks.choice("variant", name, tuple(variants())) for name in listed]
     only_files = bool(files) and len(files) == len(names)
-    slots = _listed(arguments.slot) or [*SLOTS, *([] if only_files else [STEP])]
-    for slot in slots:
-        checks.choice("slot", slot, (*SLOTS, STEP))
-    dtypes = _listed(arguments.dtype) or list(DTYPES)
-    for dtype in dtypes:
-        checks.choice("dtype", dtype, DTYPES)
+    every = [*SLOTS, *([] if only_files else [STEP])]
+    slots = [checks.choice("slot", slot, (*SLOTS, STEP)) for slot in _listed(arguments.slot) or every]
+    dtypes = [checks.choice("dtype", dtype, DTYPES) for dtype in _listed(arguments.dtype) or DTYPES]
     sizes = [Sizes(*_whole("shape", text, 3)) for text in arguments.shape.split(":") if text]
     threads = [checks.whole("threads", int(count), 1) for count in _whole("threads", arguments.threads)]
     clock = _clock(arguments)
@@ -197,17 +193,19 @@ def _network(text: str, layers: str) -> Any:
 
 
 def _results(request: Request, arguments: argparse.Namespace, console: Any) -> Results:
+    from rich.progress import track
+
     from fastmlp.lab.measurements import read
     from fastmlp.lab.run import run, tasks
-    from fastmlp.lab.table import bar
 
     with mistakes():
         machine = read(arguments.machine).machine if arguments.machine else None
     todo = tasks(request)
     if not todo:
         raise Mistake("no variant has code of its own for this request")
-    with bar(len(todo), console, not arguments.quiet) as advance:
-        return run(request, todo, lambda row: advance(str(row)), machine, bool(arguments.html))
+    hidden = arguments.quiet or not console.is_terminal
+    listed = track(todo, "measuring", console=console, transient=True, disable=hidden)
+    return run(request, listed, machine, bool(arguments.html))
 
 
 def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:

@@ -100,22 +100,17 @@ def argument_parser() -> argparse.ArgumentParser:
         ),
     )
     warmup.set_defaults(run=_warmup)
-    warmup.add_argument(
-        "--backend", default="auto", metavar="NAME,NAME", help="default auto: all that auto chooses among"
-    )
-    warmup.add_argument(
-        "--dtype", default=",".join(DTYPES), metavar="NAME,NAME",
-        help=f"of {', '.join(TRAINED_IN)}; default {' and '.join(DTYPES)}",
-    )  # fmt: skip
-    warmup.add_argument("--network", metavar="N-N-N", help="also the programs of this network, as 64-128-10")
-    warmup.add_argument("--batch", type=int, default=32, metavar="N", help="its rows to a step; default 32")
-    warmup.add_argument(
-        "--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu"
-    )
-    warmup.add_argument("--output", metavar="NAME", help="default: the first that goes with the loss")
+    add = warmup.add_argument
+    add("--backend", default="auto", metavar="NAME,NAME", help="default auto: all that auto chooses among")
+    dtypes = f"of {', '.join(TRAINED_IN)}; default {' and '.join(DTYPES)}"
+    add("--dtype", default=",".join(DTYPES), metavar="NAME,NAME", help=dtypes)
+    add("--network", metavar="N-N-N", help="also the programs of this network, as 64-128-10")
+    add("--batch", type=int, default=32, metavar="N", help="its rows to a step; default 32")
+    add("--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu")
+    add("--output", metavar="NAME", help="default: the first that goes with the loss")
     without = "default: the output's; without --output mse for one unit, cross_entropy for several"
-    warmup.add_argument("--loss", metavar="NAME", help=without)
-    warmup.add_argument("--optimizer", default="adam", metavar="NAME", help="default adam")
+    add("--loss", metavar="NAME", help=without)
+    add("--optimizer", default="adam", metavar="NAME", help="default adam")
 
     cache.add_command(commands)
 

@@ -61,12 +61,7 @@ class Rows:
     """
 
     def __init__(
-        self,
-        model: Model,
-        X: Any,
-        directions: int = 1,
-        logits: bool = False,
-        inputs: Inputs | None = None,
+        self, model: Model, X: Any, directions: int = 1, logits: bool = False, inputs: Inputs | None = None
     ) -> None:
         network, self.parameters = model.network, model.parameters
         if checks.flag("logits", logits) and network.members > 1:

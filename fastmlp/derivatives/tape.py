@@ -20,10 +20,10 @@ from fastmlp.exchange.steps import ExportGraph, ExportStep
 from fastmlp.formulas.derivatives import RowFormula, gradient, times
 from fastmlp.formulas.expressions import (
     ONES,
-    VARIABLE,
     Expression,
     constant,
     expression_of,
+    of_one_unit,
     operate,
     total,
     variable,
@@ -119,14 +119,8 @@ def differential_of(step: ExportStep) -> Differential:
 def slope_of(activation: str | Activation) -> Activation:
     """Return the slope of an activation as an activation."""
     nodes = tuple((word, tuple(operands)) for word, operands in formula(activation).nodes())
-    found, known = _differential(nodes, (Z,), 1, activation), {DELTA, SEED, TANGENT, ONES}
-
-    def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation == VARIABLE and node.operands[0] in known:
-            return constant(1.0)
-        return operate(node.operation, *parts) if node.parts else node
-
-    slope, bend = (each.fold(step) for each in (found.pulled[Z], found.bent[Z, Z]))
+    found, ones = _differential(nodes, (Z,), 1, activation), (DELTA, SEED, TANGENT, ONES)
+    slope, bend = (of_one_unit(each, ones) for each in (found.pulled[Z], found.bent[Z, Z]))
     name = activation if isinstance(activation, str) else activation.name
     made: Activation = restored(Activation, f"{name}_slope", slope, bend, ())
     return made
@@ -164,46 +158,40 @@ def table_rows(codes: Array, table: Array) -> NDArray[np.int64]:
 class Structure(NamedTuple):
     """A step without a formula.
 
-    value(step, sources) : the value; push(step, tangents) : the tangent of the value
-    pull(step, delta, sources) : the cotangent of each source; sources : values
+    value(sources, *arrays) : the value; push(tangents, *arrays) : the tangent of the value
+    pull(delta, sources, *arrays) : the cotangent of each source; sources : values
     """
 
-    value: Callable[[ExportStep, Sequence[Array]], Array]
-    push: Callable[[ExportStep, Sequence[Array]], Array]
-    pull: Callable[[ExportStep, Array, Sequence[Array]], Sequence[Array]]
-
-
-def _arrays(step: ExportStep) -> list[Array]:
-    return [*step.arrays.values()]
+    value: Callable[..., Array]
+    push: Callable[..., Array]
+    pull: Callable[..., Sequence[Array]]
 
 
 STRUCTURES = {
     "dense": Structure(
-        lambda step, x: _product(x[0], _arrays(step)[0]) + _arrays(step)[1],
-        lambda step, t: _product(t[0], _arrays(step)[0]),
-        lambda step, delta, x: [_product(delta, _arrays(step)[0].T)],
+        lambda x, w, b: _product(x[0], w) + b,
+        lambda t, w, b: _product(t[0], w),
+        lambda delta, x, w, b: [_product(delta, w.T)],
     ),
     "concatenate": Structure(
-        lambda step, x: np.concatenate(x, axis=-1),
-        lambda step, t: np.concatenate(t, axis=-1),
-        lambda step, delta, x: np.split(delta, np.cumsum([each.shape[-1] for each in x])[:-1], axis=-1),
+        lambda x: np.concatenate(x, axis=-1),
+        lambda t: np.concatenate(t, axis=-1),
+        lambda delta, x: np.split(delta, np.cumsum([each.shape[-1] for each in x])[:-1], axis=-1),
     ),
     "gather": Structure(
-        lambda step, x: x[0][..., _arrays(step)[0]],
-        lambda step, t: t[0][..., _arrays(step)[0]],
-        lambda step, delta, x: [_scattered(delta, _arrays(step)[0], x[0].shape[-1])],
+        lambda x, places: x[0][..., places],
+        lambda t, places: t[0][..., places],
+        lambda delta, x, places: [_scattered(delta, places, x[0].shape[-1])],
     ),
     "grouped": Structure(
-        lambda step, x: _grouped(x[0], _arrays(step)[0], "...gk,gkd->...gd") + _arrays(step)[1].reshape(-1),
-        lambda step, t: _grouped(t[0], _arrays(step)[0], "...gk,gkd->...gd"),
-        lambda step, delta, x: [_grouped(delta, _arrays(step)[0], "...gd,gkd->...gk")],
+        lambda x, w, b: _grouped(x[0], w, "...gk,gkd->...gd") + b.reshape(-1),
+        lambda t, w, b: _grouped(t[0], w, "...gk,gkd->...gd"),
+        lambda delta, x, w, b: [_grouped(delta, w, "...gd,gkd->...gk")],
     ),
     "categories": Structure(
-        lambda step, x: np.hstack(
-            [table[table_rows(x[0][:, i], table)] for i, table in enumerate(step.arrays.values())]
-        ),
-        lambda step, t: np.zeros((*t[0].shape[:-1], step.one.n_out), t[0].dtype),
-        lambda step, delta, x: [np.zeros((*delta.shape[:-1], x[0].shape[-1]), delta.dtype)],
+        lambda x, *tables: np.hstack([one[table_rows(x[0][:, i], one)] for i, one in enumerate(tables)]),
+        lambda t, *tables: np.zeros((*t[0].shape[:-1], sum(one.shape[1] for one in tables)), t[0].dtype),
+        lambda delta, x, *tables: [np.zeros((*delta.shape[:-1], x[0].shape[-1]), delta.dtype)],
     ),
 }
 """The structures of `fastmlp.exchange.steps`; a code has no derivative, and counts 0."""
@@ -256,7 +244,7 @@ class Tape:
 
     def _value(self, step: ExportStep) -> Array:
         if step.formula is None:
-            return STRUCTURES[step.one.kind.name].value(step, self._sources(step))
+            return STRUCTURES[step.one.kind.name].value(self._sources(step), *step.arrays.values())
         known = self._known(step)
         return self._evaluated(step.formula, known, (*known[Z].shape[:-1], step.one.n_out))
 
@@ -272,7 +260,7 @@ class Tape:
         for step in self.graph.steps:
             tangents = self._sources(step, found)
             if step.formula is None:
-                found[step.number] = STRUCTURES[step.one.kind.name].push(step, tangents)
+                found[step.number] = STRUCTURES[step.one.kind.name].push(tangents, *step.arrays.values())
                 continue
             known, pushed = self._known(step), differential_of(step).pushed
             shape = (*tangents[0].shape[:-1], step.one.n_out)
@@ -324,7 +312,7 @@ class Tape:
     def _pulled(self, step: ExportStep, delta: Array) -> Sequence[Array]:
         sources = self._sources(step)
         if step.formula is None:
-            return STRUCTURES[step.one.kind.name].pull(step, delta, sources)
+            return STRUCTURES[step.one.kind.name].pull(delta, sources, *step.arrays.values())
         known, pulled = {**self._known(step), DELTA: delta}, differential_of(step).pulled
         return [
             _where_asked(step, delta, self._evaluated(pulled[name], known, (*delta.shape[:-1], units)))

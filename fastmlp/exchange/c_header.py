@@ -264,10 +264,7 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
         last = index == depth - 1
         weights, biases, shift, z_bits = _layer(index, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
         off = _after_layer(off, value, w, bits, shift, z_bits)
-        parts += [
-            array(f"{name}_w{index}", weights, "int16_t"),
-            array(f"{name}_b{index}", biases, "int64_t"),
-        ]
+        parts += [array(f"{name}_w{index}", weights, "int16_t"), array(f"{name}_b{index}", biases, "int64_t")]
         target = "z" if last else "ab"[index % 2]
         n_in, n_out = w.shape
         product = f"(int64_t){source}[i] * {name}_w{index}[i * {n_out} + o]"
@@ -292,8 +289,7 @@ def integer_header(network: Network, parameters: NDArray[Any], name: str, fixed_
     hidden = network.sizes[1:-1]
     buffers = [f"int16_t {b}[{max(hidden[i::2])}]" for i, b in enumerate("ab") if hidden[i::2]]
     clamped = function(
-        f"int64_t {name}_clamped(int64_t v, int64_t most)",
-        ["return v > most ? most : v < -most ? -most : v"],
+        f"int64_t {name}_clamped(int64_t v, int64_t most)", ["return v > most ? most : v < -most ? -most : v"]
     )
     logits = function(
         f"void {name}_logits(const int16_t *x, int32_t *z)",

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fastmlp.checks import needed
 from fastmlp.exchange.counterparts import ImportedLayer, layer_step, native, sample_layers
-from fastmlp.exchange.formulas import Z, formula
+from fastmlp.exchange.formulas import Z, formula, of_units
 from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
 from fastmlp.exchange.steps import step_of
-from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused, constant, operate, variable
+from fastmlp.formulas.expressions import Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.operations import INPUTS, KINDS, Operation
@@ -109,7 +109,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
             given = attributes(node)
             if given != comparable(expected):
                 raise ValueError(f"{operator} with {given} has no counterpart; {name} has {expected}")
-            return _applied(formula(name), value(0))
+            return of_units(formula(name), 1, {Z: value(0)})
     if operator in LAYERS:
         raise ValueError(f"{said(node)} is no layer: {LAYERS[operator]}")
     if operator not in READ:
@@ -174,18 +174,6 @@ def comparable(attributes: dict[str, Any]) -> dict[str, Any]:
         value = value.decode() if isinstance(value, bytes) else value
         value = float(np.float32(value)) if isinstance(value, float) else value
         found[name] = -1 if (name, value) == ("axis", 1) else value
-    return found
-
-
-def _applied(expression: Expression, to: Expression) -> Expression:
-    """Return an expression with another expression in the place of `Z`."""
-
-    def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation in (VARIABLE, CONSTANT):
-            return to if node.operation == VARIABLE else node
-        return Expression(node.operation, *parts)
-
-    found: Expression = expression.fold(step)
     return found
 
 

@@ -31,7 +31,13 @@ def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | 
 
     network, parameters = folded(network, parameters)
     refuse_others(network, "a scikit-learn estimator")
-    names = {_activation(layer, name) for layer, name in enumerate(network.hidden)} or {"relu"}
+    for layer, name in enumerate(network.hidden):
+        if name not in HIDDEN:
+            raise ValueError(
+                f"scikit-learn has no counterpart of {name!r} (hidden layer {layer}); "
+                f"it has: {', '.join(HIDDEN)}"
+            )
+    names = {HIDDEN[str(name)] for name in network.hidden} or {"relu"}
     if len(names) > 1:
         raise ValueError(
             "scikit-learn has one activation for all hidden layers, the network has "
@@ -56,14 +62,6 @@ def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | 
     made.out_activation_ = ours[network.output]
     made.n_iter_ = made.t_ = 0
     return made
-
-
-def _activation(layer: int, name: Any) -> str:
-    if name not in HIDDEN:
-        raise ValueError(
-            f"scikit-learn has no counterpart of {name!r} (hidden layer {layer}); it has: {', '.join(HIDDEN)}"
-        )
-    return HIDDEN[name]
 
 
 def binarizer(network: Network, classes: ArrayLike | None) -> Any:

@@ -30,6 +30,20 @@ class Refused(Exception):
 VARIABLE, CONSTANT = "variable", "constant"
 
 
+def _refusing(why: str) -> Any:
+    """Return a method that refuses."""
+
+    def refuse(self: Any, *_: Any, **__: Any) -> Any:
+        raise Refused(why)
+
+    return refuse
+
+
+def _method(name: str) -> Any:
+    """Return a method of arrays by NumPy's function of this name, over a row if it reduces."""
+    return lambda self, *given, **options: _applied(name, (self, *given), **options)
+
+
 class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     """A value in a traced function: an operation on expressions, a variable, or a constant.
 
@@ -63,41 +77,14 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         """The dtype of constants, until they meet numbers of another dtype."""
         return np.dtype(np.float64)
 
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        raise Refused("an array is made of a value; use NumPy's functions on the value itself")
-
-    def __bool__(self) -> bool:
-        raise Refused("Python's if, and, or, not, min or max decides by a value; use np.where")
-
-    def __float__(self) -> float:
-        raise Refused("a Python number is made of a value, as functions of math do; use NumPy's functions")
-
-    __int__ = __index__ = __complex__ = __float__
-
-    def __len__(self) -> int:
-        raise Refused("a value has no length here, nor elements")
-
-    def __iter__(self) -> Any:
-        raise Refused("a value has no elements here; write the formula of one element")
-
-    def __getitem__(self, _: Any) -> Any:
-        raise Refused("a value has no elements here; write the formula of one element")
-
-    def sum(self, **options: Any) -> Expression:
-        """Return the sum over a row."""
-        return _applied("sum", (self,), **options)
-
-    def mean(self, **options: Any) -> Expression:
-        """Return the mean over a row."""
-        return _applied("mean", (self,), **options)
-
-    def max(self, **options: Any) -> Expression:
-        """Return the greatest of a row."""
-        return _applied("max", (self,), **options)
-
-    def clip(self, low: Any = None, high: Any = None) -> Expression:
-        """Return the value, clamped to bounds."""
-        return _applied("clip", (self, low, high))
+    __array__ = _refusing("an array is made of a value; use NumPy's functions on the value itself")
+    __bool__ = _refusing("Python's if, and, or, not, min or max decides by a value; use np.where")
+    __float__ = __int__ = __index__ = __complex__ = _refusing(
+        "a Python number is made of a value, as functions of math do; use NumPy's functions"
+    )
+    __len__ = _refusing("a value has no length here, nor elements")
+    __iter__ = __getitem__ = _refusing("a value has no elements here; write the formula of one element")
+    sum, mean, max, clip = map(_method, ("sum", "mean", "max", "clip"))
 
     # Equal graphs are one expression, also of different functions.
 
@@ -285,13 +272,13 @@ def _broadcast(value: Expression, others: list[Expression]) -> Expression:
     return operate("where", always, value, 0.0)
 
 
-def of_one_unit(value: Expression) -> Expression:
-    """Return the expression for rows of a single unit, without broadcasts of numbers."""
-    if ONES not in value.names():
+def of_one_unit(value: Expression, ones: Sequence[str] = (ONES,)) -> Expression:
+    """Return the expression for rows of a single unit, without broadcasts of numbers; ones : are 1 then"""
+    if value.names().isdisjoint(ones):
         return value
 
     def step(node: Expression, parts: list[Expression]) -> Expression:
-        if node.operation == VARIABLE and node.operands[0] == ONES:
+        if node.operation == VARIABLE and node.operands[0] in ones:
             return constant(1.0)
         return operate(node.operation, *parts) if node.parts else node
 

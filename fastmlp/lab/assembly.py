@@ -7,7 +7,6 @@ functions in LLVM's language have no dispatcher.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import shutil
@@ -49,9 +48,6 @@ RELEASES = range(16, 30)
 """Versions of LLVM with every such processor, in Debian's program names."""
 
 WHERE = "Debian's packages llvm-16 and later have it"
-
-ROUNDS = 500
-"""Rounds of llvm-mca: many, so that the first few count for little."""
 
 
 class Loop(NamedTuple):
@@ -152,8 +148,8 @@ def _release(program: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _run(program: str, loop: Loop, cpu: str, *options: str) -> subprocess.CompletedProcess[str]:
-    # Without directives and labels.
+def run(program: str, loop: Loop, cpu: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run llvm-mca on a loop, without directives and labels."""
     plain = "\n".join(line for line in loop.lines if not re.match(r"^\s+\.", line)) + "\n"
     command = [program, f"-mcpu={cpu}", *options]
     return subprocess.run(command, input=plain, capture_output=True, text=True, check=False)
@@ -166,26 +162,7 @@ def reading(loop: Loop) -> str | None:
         return None
     # An older release may not know the host, and reads for another CPU.
     for cpu in (llvmlite.binding.get_host_cpu_name(), *KNOWN_CPUS):
-        done = _run(program, loop, cpu, "-iterations=100")
+        done = run(program, loop, cpu, "-iterations=100")
         if done.returncode == 0 and "error:" not in done.stderr:
             return f"llvm-mca, as for {cpu}:\n{done.stdout}"
     return f"llvm-mca: {done.stderr.strip().splitlines()[0]}"
-
-
-def cycles(loop: Loop, cpu: str, triple: str = "") -> float:
-    """Return the cycles of a loop's round on a processor, by llvm-mca; ValueError where it cannot say.
-
-    triple : of another system, by LLVM's name
-    """
-    program = tool()
-    if program is None:
-        raise ValueError(f"llvm-mca is not installed: {WHERE}")
-    of_system = [f"-mtriple={triple}"] if triple else []
-    done = _run(program, loop, cpu, f"-iterations={ROUNDS}", "-json", *of_system)
-    # llvm-mca takes an unknown processor for another, and says so.
-    if done.returncode or "not a recognized processor" in done.stderr:
-        first = (done.stderr.strip().splitlines() or ["says nothing"])[0]
-        raise ValueError(f"{program} for {cpu}: {first}")
-    (region,) = json.loads(done.stdout)["CodeRegions"]
-    total: int = region["SummaryView"]["TotalCycles"]
-    return total / ROUNDS

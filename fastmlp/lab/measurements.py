@@ -110,17 +110,14 @@ def winners(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str, st
 
 def written(results: Results) -> str:
     """Return the text of a file of results."""
-    machine = results.machine._replace(levels=[level._asdict() for level in results.machine.levels])  # type: ignore[misc]
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "machine": machine._asdict(),
-            "measurements": [m._asdict() | {"time": m.time._asdict()} for m in results.measurements],
-            "wrong": [w._asdict() for w in results.wrong],
-            "phases": [p._asdict() for p in results.phases],
-        },
-        indent=1,
-    )
+    return json.dumps({"format": FORMAT, **_named(results)}, indent=1)
+
+
+def _named(value: Any) -> Any:
+    """Return records as dicts, also within lists and records."""
+    if hasattr(value, "_asdict"):
+        return {name: _named(one) for name, one in value._asdict().items()}
+    return [_named(one) for one in value] if isinstance(value, list) else value
 
 
 def read(path: str | Path) -> Results:

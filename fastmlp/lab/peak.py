@@ -1,4 +1,4 @@
-"""Timed loops in LLVM's language: multiply-adds in registers alone, and register tiles.
+"""A timed loop in LLVM's language: multiply-adds in registers alone.
 
 The FMA rate takes turns with the compared rate, so a fraction is against the clock of the same minute.
 """
@@ -16,14 +16,12 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
-from fastmlp.kernels.codegen.vectors import Vectors, carried, counted
-from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, carried
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 
 CHAINS = 24 if host().accumulators >= 24 else 12
@@ -54,11 +52,11 @@ def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], obje
     kind, number = from_dtype(np.dtype(dtype)), np.ctypeslib.as_ctypes_type(np.dtype(dtype))
     address = compile_now(FMA_CHAINS, (types.intp, types.voidptr, kind), str(8 * vector_bytes))
     room = np.empty(vector_bytes // np.dtype(dtype).itemsize, dtype)
-    call = _call(address, (ctypes.c_int64, ctypes.c_void_p, number), (steps, room, 0.0))
+    call = lazy_call(address, (ctypes.c_int64, ctypes.c_void_p, number), (steps, room, 0.0))
     return call, steps * 2 * CHAINS * len(room)
 
 
-def _call(address: int, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[], object]:
+def lazy_call(address: int, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[], object]:
     """Return a call of a lazy function without Python's lock; arrays live as long as the call."""
     function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
     values = [one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments]
@@ -111,48 +109,3 @@ def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
     for worker in workers:
         worker.join()
     return time.perf_counter() - began, fmean(seconds)
-
-
-# --- register tiles ---------------------------------------------------------------------------------
-
-TAKEN = taken_by(types.float32)
-
-
-def emit_repeated(build, arguments, kinds, code):
-    """Write the calls of a stack. arguments : address, words of arguments, number of calls"""
-    address, words, times = arguments
-    given = []
-    for index, kind in enumerate(TAKEN):
-        if kind == types.float32:
-            given.append(ir.Constant(ir.FloatType(), 0.0))
-        else:
-            is_address = kind == types.voidptr
-            at = build.gep(words, [INT(index)], source_etype=INT)
-            given.append(build.load(at, typ=POINTER if is_address else INT))
-    nothing = ir.Constant(POINTER, None)
-    signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
-    function = build.inttoptr(address, signature.as_pointer())
-    with counted(build, Symbol(build, times)):
-        build.call(function, [nothing, nothing, *given])
-
-
-REPEATED = emitted("repeated_tile", emit_repeated)
-
-
-def repeated(shape, times, a, b, order, c, **numbers):
-    """Return a function that calls a stack of float32 tiles `times` times, from compiled code.
-
-    shape : (kind, rows, vectors) of a tile of `ALL_TILES`; a, b, c : (n,) float32; order (n,) int64
-    numbers : other fields of `microkernel.Stack`, 0 if not named
-    """
-    kind, rows, vectors = shape
-    tiles = ALL_TILES[kind]
-    addresses = {"a": a, "b": b, "order": order, "c": c}
-    numbers |= {name: array.ctypes.data for name, array in addresses.items()}
-    words = np.array([numbers.get(name, 0) for name in Stack._fields], np.int64)
-    words[Stack._fields.index("finish")] = STORE
-    address = compile_now(tiles.name, TAKEN, str(tiles.code(rows, vectors, True)))
-    repeat = compile_now(REPEATED, (types.intp, types.voidptr, types.intp))
-    held = a, b, order, c  # as long as the call
-    call = _call(repeat, (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64), (address, words, times))
-    return lambda: held and call()

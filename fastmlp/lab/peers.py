@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ class PeerTraining(NamedTuple):
     """Training steps for another library, from the parameters of `start`; batch : a divisor of all rows
 
     X : (rows, n_in); y : labels (rows,), or targets (rows, n_out)
-    orders : orders(epochs) returns (epochs, steps, batch) int, the rows of each step; None for all in order
+    shuffle : True for rows in another order in each epoch, False for their own
     """
 
     start: Model
@@ -38,7 +37,7 @@ class PeerTraining(NamedTuple):
     threads: int
     X: NDArray[Any]
     y: NDArray[Any]
-    orders: Callable[[int], NDArray[Any]] | None = None
+    shuffle: bool = False
 
     @property
     def rate(self) -> float:
@@ -63,12 +62,7 @@ def _torch_fits(network: Network, optimizer: Optimizer) -> bool:
     return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES and not drops
 
 
-def torch_ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
-    """Return PyTorch's only way: see `Peer`."""
-    return {"eager": partial(_by_torch, training)}
-
-
-def _by_torch(training: PeerTraining) -> Run:
+def _prepare_torch(training: PeerTraining) -> Run:
     import torch
 
     torch.set_num_threads(training.threads)
@@ -84,28 +78,20 @@ def _by_torch(training: PeerTraining) -> Run:
     if kind != "CrossEntropyLoss":
         y = y.reshape(len(y), -1).to(X.dtype)
     start = {name: value.clone() for name, value in module.state_dict().items()}
-    steps, batch = len(X) // training.batch, training.batch
-
-    def batches(epoch: Any) -> Any:
-        """Yield the rows of each step of an epoch."""
-        for step in range(steps):
-            if epoch is None:
-                yield X[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]
-            else:
-                yield X.index_select(0, epoch[step]), y.index_select(0, epoch[step])
+    batches = list(zip(X.split(training.batch), y.split(training.batch), strict=True))
 
     def run(epochs: int) -> list[float]:
         module.load_state_dict(start)
         rule, losses = _torch_rule(torch, training, module), []
         for _ in range(epochs):
             total = torch.zeros((), dtype=torch.float64)
-            for inputs, targets in batches(training.orders and torch.from_numpy(training.orders(1)[0])):
+            for inputs, targets in batches:
                 loss = loss_of(module(inputs), targets)
                 rule.zero_grad(set_to_none=True)
                 loss.backward()
                 rule.step()
                 total += loss.detach()
-            losses.append(total.item() / steps)
+            losses.append(total.item() / len(batches))
         return losses
 
     return run
@@ -143,17 +129,13 @@ def sklearn_fits(network: Network, optimizer: Optimizer) -> bool:
     return len({*network.hidden}) == 1 and network.hidden[0] in HIDDEN and one_rate
 
 
-def sklearn_ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
-    """Return scikit-learn's only way: see `Peer`."""
-    return {"fit": partial(_by_sklearn, training)}
-
-
 def _factors(network: Network) -> tuple[float, float]:
     """Return our loss over scikit-learn's half squared error over rows, and the inverse of gradients."""
     return (2.0, network.n_out / 2) if network.loss == "mse" else (1.0, 1.0)
 
 
-def _by_sklearn(training: PeerTraining) -> Run:
+def prepare_sklearn(training: PeerTraining) -> Run:
+    """Return scikit-learn's run, see `Peer`."""
     import sklearn
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
@@ -201,7 +183,7 @@ def _estimator(training: PeerTraining) -> Any:
         }  # fmt: skip
     return (MLPRegressor if network.loss == "mse" else MLPClassifier)(
         hidden_layer_sizes=network.sizes[1:-1], activation=HIDDEN[str(network.hidden[0])], alpha=0.0,
-        batch_size=training.batch, max_iter=1, shuffle=training.orders is not None, random_state=0, tol=0.0,
+        batch_size=training.batch, max_iter=1, shuffle=training.shuffle, random_state=0, tol=0.0,
         n_iter_no_change=np.inf, warm_start=True, **options,
     )  # fmt: skip
 
@@ -213,19 +195,18 @@ class Peer(NamedTuple):
     """A library for training networks.
 
     fits : fits(network, optimizer) is True if the library takes the same steps
-    ways : ways(training) returns by name the ways to take the steps: functions that prepare a `Run`
+    prepare : prepare(training) returns a run of the steps
     off_by_adam : the allowed relative difference of losses by Adam: epsilon is added at another index
     """
 
-    title: str
     fits: Callable[[Network, Optimizer], bool]
-    ways: Callable[[PeerTraining], Mapping[str, Callable[[], Run]]]
+    prepare: Callable[[PeerTraining], Run]
     off_by_adam: float = 0.0
 
 
 PEERS = {
-    "torch": Peer("PyTorch", _torch_fits, torch_ways),
-    "sklearn": Peer("scikit-learn", sklearn_fits, sklearn_ways, off_by_adam=1e-5),
+    "torch": Peer(_torch_fits, _prepare_torch),
+    "sklearn": Peer(sklearn_fits, prepare_sklearn, off_by_adam=1e-5),
 }
 """The peers by the names of their packages."""
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,13 +69,9 @@ def tasks(request: Request) -> list[MeasurementTask]:
 
 
 def run(
-    request: Request,
-    todo: Sequence[MeasurementTask],
-    done: Callable[[SlotRow | StepRow], None],
-    machine: MeasuredMachine | None,
-    with_phases: bool,
+    request: Request, todo: Iterable[MeasurementTask], machine: MeasuredMachine | None, with_phases: bool
 ) -> Results:
-    """Return the results of tasks; done(row) is called after each task; machine : None to measure first
+    """Return the results of tasks; machine : None to measure first
 
     with_phases : True splits the steps of a single thread into phases, by the fastest variant's functions
     """
@@ -101,7 +97,6 @@ def run(
                 fastest = min(current, key=lambda m: m.time.median).variant
                 phased += slot_times.phases(row, fastest, request.budget, request.clock)
         measurements += found
-        done(row)
     return Results(machine, measurements, wrong, phased)
 
 

@@ -126,8 +126,8 @@ def trained(
     timer = StepsTimer(clock)
     if name in peers.PEERS:
         start = _fitted(row, "reference", data, 0, timer)
-        ways = peers.PEERS[name].ways(PeerTraining(start, row.optimizer, row.batch, row.threads, *data))
-        run, losses = next(iter(ways.values()))(), list[float]()
+        training = PeerTraining(start, row.optimizer, row.batch, row.threads, *data)
+        run, losses = peers.PEERS[name].prepare(training), list[float]()
         seconds = once(lambda: losses.extend(run(epochs)), clock)
         return losses, seconds
     model = _fitted(row, name, data, epochs, timer)

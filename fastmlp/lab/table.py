@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastmlp.backend import programs
@@ -192,22 +191,6 @@ def changes(found: Sequence[Change]) -> Any:
         style = styles.get(one.verdict)
         made.add_row(title(one.now), one.now.variant, *times, ratio, one.verdict, style=style)
     return made
-
-
-@contextlib.contextmanager
-def bar(total: int, console: Any, shown: bool = True) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar on a terminal; yield a function for advancing the bar by a row."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("measuring the machine", total=total)
-
-        def advance(row: str) -> None:
-            progress.update(task, advance=1, description=row)
-
-        yield advance
 
 
 # --- the choice of `auto` for a network: estimated and measured times of a step on each backend -----

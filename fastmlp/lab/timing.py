@@ -17,7 +17,7 @@ try:
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
-LEAST_ROUNDS, MOST_ROUNDS, MOST_REPEATS = 7, 1000, 1 << 24
+LEAST_ROUNDS, MOST_ROUNDS = 7, 1000
 
 Z_95 = 1.96
 """Standard deviations on either side for 95 % of a normal variable."""
@@ -153,14 +153,3 @@ def once(call: Callable[[], object], clock: Clock) -> float:
     began = clock()
     call()
     return clock() - began
-
-
-def repeats_for(run: Callable[[int], object], seconds: float, first: int = 1) -> int:
-    """Return the `times` for which run(times) takes about so many seconds; first : the number to try first"""
-    times = first
-    while True:
-        run(times)  # what compiles for each number has done so
-        took = once(partial(run, times), CLOCKS["wall"])
-        if took >= 0.7 * seconds or times >= MOST_REPEATS:
-            return times
-        times = max(times + 1, min(64 * times, int(times * 1.1 * seconds / max(took, 1e-9))))

@@ -80,6 +80,8 @@ def described(value: object, of_component: Callable[[Component], Any] = identifi
     match value:
         case None | str():
             return value
+        case Expression():
+            return {"nodes": value.nodes()}
         case bool() | np.bool_():
             return bool(value)
         case Integral():
@@ -113,6 +115,10 @@ def restored(description: Any, of_component: Callable[[dict[str, Any]], Any] | N
             return (of_component or _of_formulas)(description)
         case {"named": named}:  # a list, since files sort the keys of objects
             return {name: restored(one, of_component) for name, one in named}
+        case {"nodes": nodes}:
+            return expression_of(nodes)
+        case {"constants": constants}:  # of a version before 1.0
+            return constants
         case dict():
             kind = TYPES[description["type"]]
             return kind(**{k: restored(v, of_component) for k, v in description.items() if k != "type"})
@@ -123,33 +129,8 @@ def restored(description: Any, of_component: Callable[[dict[str, Any]], Any] | N
 
 def _formulas(component: Component) -> dict[str, Any]:
     kind, *parts = cast(tuple[Any, ...], component.__reduce__())[1]
-    return {"piece": kind.__name__, "parts": [_packed(part) for part in parts]}
+    return {"piece": kind.__name__, "parts": [with_formulas(part) for part in parts]}
 
 
 def _of_formulas(description: dict[str, Any]) -> Any:
-    parts = [_unpacked(part) for part in description["parts"]]
-    return custom.restored(COMPONENTS[description["piece"]], *parts)
-
-
-def _packed(part: Any) -> Any:
-    match part:
-        case Expression():
-            return {"nodes": part.nodes()}
-        case dict():
-            return {"constants": part}
-        case tuple():
-            return [_packed(one) for one in part]
-    return described(part)
-
-
-def _unpacked(part: Any) -> Any:
-    match part:
-        case {"nodes": nodes}:
-            return expression_of(nodes)
-        case {"constants": constants}:
-            return constants
-        case {"type": _}:
-            return restored(part)
-        case list():
-            return tuple(map(_unpacked, part))
-    return part
+    return custom.restored(COMPONENTS[description["piece"]], *map(restored, description["parts"]))

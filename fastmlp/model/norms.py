@@ -73,10 +73,7 @@ class GroupNorm(Part):
 
 
 @layer(
-    "rms_norm",
-    rms_norm,
-    counterparts={"torch": "RMSNorm", "keras": "RMSNormalization"},
-    gain=("units", 1.0),
+    "rms_norm", rms_norm, counterparts={"torch": "RMSNorm", "keras": "RMSNormalization"}, gain=("units", 1.0)
 )
 class RMSNorm(Part):
     """x / sqrt(mean of x^2 + epsilon) of each row, times a trained gain.

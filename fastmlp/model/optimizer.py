@@ -23,8 +23,7 @@ from fastmlp.model.rules import (
     Formula,
     Link,
     StepRule,
-    averaged,
-    signed,
+    lengthened,
 )
 from fastmlp.model.schedules import BEGINNING, Rate, Since, as_schedule, rates_of
 
@@ -191,8 +190,8 @@ class Optimizer(checks.CheckedFields):
     @functools.cached_property
     def rule(self) -> StepRule:
         """The step, with an average of the parameters if any."""
-        rule = signed(self.own_rule) if self.keeps_signs else self.own_rule
-        return rule if self.averaging is None else averaged(rule, self.averaging[0])
+        rule = lengthened(self.own_rule, "signed") if self.keeps_signs else self.own_rule
+        return rule if self.averaging is None else lengthened(rule, self.averaging[0])
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
@@ -220,15 +219,22 @@ class Optimizer(checks.CheckedFields):
     @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
         """The constant rates of weights and of biases; None if a rate changes."""
-        rate = self.learning_rate
-        return (rate, rate) if isinstance(rate, (float, int)) else None
+        both = self._both_rates
+        return both if all(isinstance(rate, (float, int)) for rate in both) else None  # type: ignore[return-value]
+
+    @property
+    def _both_rates(self) -> tuple[Rate, Rate]:
+        biases = getattr(self, "bias_learning_rate", None)
+        return self.learning_rate, self.learning_rate if biases is None else biases
 
     def rates(
         self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
     ) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = np.empty((len(steps), 2))
-        rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch, since)
+        rates, (weights, biases) = np.empty((len(steps), 2)), self._both_rates
+        rates.T[...] = rates_of(weights, steps, steps_per_epoch, since)
+        if biases is not weights:
+            rates[:, 1] = rates_of(biases, steps, steps_per_epoch, since)
         return rates
 
 

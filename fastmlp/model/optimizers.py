@@ -9,9 +9,6 @@ import functools
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastmlp import checks
 from fastmlp.checks import count, fraction, number, positive
 from fastmlp.formulas.elementary import decayed
@@ -22,7 +19,7 @@ from fastmlp.model.optimizer import RuleOptimizer as RuleOptimizer
 from fastmlp.model.optimizer import keeping_signs as keeping_signs
 from fastmlp.model.rules import DECAY, StepRule, rule
 from fastmlp.model.rules import RULES as RULES
-from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
+from fastmlp.model.schedules import Rate, Schedule, as_schedule
 from fastmlp.model.second_order import WHOLE
 
 if TYPE_CHECKING:
@@ -80,23 +77,6 @@ class SGD(Optimizer):
     def own_rule(self) -> StepRule:
         """The step without an average."""
         return sgd if self.momentum == 0 else nesterov if self.nesterov else momentum
-
-    @functools.cached_property
-    def constant_rates(self) -> tuple[float, float] | None:
-        """The constant rates of weights and of biases; None if a rate changes."""
-        both, biases = super().constant_rates, self.bias_learning_rate
-        if both is None or biases is None:
-            return both
-        return (both[0], biases) if isinstance(biases, (float, int)) else None
-
-    def rates(
-        self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
-    ) -> NDArray[np.float64]:
-        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = super().rates(steps, steps_per_epoch, since)
-        if self.bias_learning_rate is not None:
-            rates[:, 1] = rates_of(self.bias_learning_rate, steps, steps_per_epoch, since)
-        return rates
 
 
 @rule(moments=2, constants="alpha epsilon momentum")

@@ -75,11 +75,6 @@ class SparseRows:
         """A row's average count of numbers: non-zeros, and dense columns."""
         return self.dense.shape[1] + len(self.values) // max(1, len(self))
 
-    @property
-    def density(self) -> float:
-        """The fraction of non-zeros in sparse columns."""
-        return len(self.values) / max(1, len(self) * self.n_in)
-
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
@@ -145,7 +140,7 @@ def dense_columns(inputs: Inputs) -> Array:
 
 def density_of(dense: Array) -> float:
     """Return the fraction of non-zeros in a dense array (rows, n_in)."""
-    return sum(int(np.count_nonzero(dense[rows])) for rows in _slices(dense)) / max(1, dense.size)
+    return int(np.count_nonzero(dense)) / max(1, dense.size)
 
 
 def find_nonzero_columns(inputs: Inputs) -> NDArray[np.bool_]:

@@ -147,19 +147,12 @@ the mean."""
 
 
 @functools.lru_cache(maxsize=64)
-def signed(rule: StepRule) -> StepRule:
-    """Return a rule whose parameters keep the signs that a last moment has, see `fastmlp.model.monotone`."""
-    facts = {"sparse_updates": rule.sparse_updates, "orthogonal": rule.orthogonal}
-    found = StepRule(f"{rule.name}_signed", *rule.links, SIGN, **facts)
-    found.key, found.digest = f"{rule.key}.signed", rule.digest
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def averaged(rule: StepRule, kind: str) -> StepRule:
-    """Return a rule with a mean of AVERAGES as the last moment, for predictions."""
+def lengthened(rule: StepRule, kind: str) -> StepRule:
+    """Return a rule with a last link: "signed", or a mean of AVERAGES, which predictions read."""
+    averages = kind in AVERAGES
     found = StepRule(
-        f"{rule.name}_{kind}", *rule.links, AVERAGES[kind], reads_last=True, orthogonal=rule.orthogonal
-    )
+        f"{rule.name}_{kind}", *rule.links, AVERAGES[kind] if averages else SIGN, reads_last=averages,
+        sparse_updates=rule.sparse_updates and not averages, orthogonal=rule.orthogonal,
+    )  # fmt: skip
     found.key, found.digest = f"{rule.key}.{kind}", rule.digest
     return found

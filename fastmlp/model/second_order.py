@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastmlp import checks
@@ -73,10 +72,9 @@ class WholeDataOptimizer(Optimizer):
             raise ValueError(f"{type(self).__name__} takes no {what}; Adam does")
 
 
-def _optional(default: Any, check: Callable[..., Any], *bounds: float) -> Any:
-    """Return the field of a constant that may be None."""
-    checked = lambda name, value: None if value is None else check(name, value, *bounds)  # noqa: E731
-    return field(default=default, metadata={"check": checked})
+def _count_or_none(what: str, given: Any) -> int | None:
+    """Return a whole number of at least 1, or None."""
+    return None if given is None else checks.whole(what, given, 1)
 
 
 CURVATURES = {
@@ -129,9 +127,9 @@ class LevenbergMarquardt(WholeDataOptimizer):
     damping_decrease: float = number(0.1, 0, 1, open_low=True, open_high=True)
     damping_increase: float = number(10.0, 1, open_low=True)
     max_damping: float = positive(1e10)
-    goal: float | None = _optional(None, checks.real)
+    goal: float | None = number(None)
     min_gradient: float = number(1e-7, 0)
-    max_fail: int | None = _optional(6, checks.whole, 1)
+    max_fail: int | None = checks.checked(_count_or_none, 6)
     nielsen: bool = False
     evidence: bool = False
     whole: ClassVar[str] = "levenberg_marquardt"
@@ -186,9 +184,9 @@ class LBFGS(WholeDataOptimizer):
     parameters.
     """
 
-    history: int = field(default=10, metadata={"check": functools.partial(checks.whole, low=1)})
-    max_evaluations: int = field(default=20, metadata={"check": functools.partial(checks.whole, low=1)})
-    goal: float | None = _optional(None, checks.real)
+    history: int = checks.count(1, default=10)
+    max_evaluations: int = checks.count(1, default=20)
+    goal: float | None = number(None)
     min_gradient: float = number(1e-7, 0)
     whole: ClassVar[str] = "lbfgs"
     numbers: ClassVar[tuple[str, ...]] = ("pairs",)

@@ -158,28 +158,38 @@ def _precise(*expressions: Expression) -> Any:
     return np.float64 if "erf" in found else np.longdouble
 
 
-# --- losses: (rows, units), by each logit ------------------------------------------------------------------
+# --- rows: losses by each logit, layers by each unit and each parameter ------------------------------------
+
+OfRows = Callable[[dict[str, Array]], tuple[Array, dict[str, Array]]]
+"""Returns the values (rows,) of arrays (rows, columns) by name, and the slopes by each array."""
 
 
-def _check_loss(loss: Loss) -> None:
-    output = loss.outputs[0]
-    units = max(len(loss.parameter or ()), 3 if output == "softmax" or loss.by_row else 2)
-    parameter = np.resize(loss.parameter or (0.0,), units)
+def _check_rows(
+    what: str, of_rows: OfRows, given: dict[str, Array], dtype: Any = np.float64, near: Array | None = None
+) -> None:
+    """Compare slopes of rows' values by each column with differences.
 
-    def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
-        value, delta = loss.on_arrays(z, reference_losses.activate(output, z), y, parameter.astype(z.dtype))
-        return value[:, 0], delta
-
+    dtype : of the differences; near : rows that in float32 and float64 have no slope of NaN
+    """
     with np.errstate(all="ignore"):
-        dtype = _precise(loss.value, loss.delta)
-        z, y = _rows(output, units)
-        _check_rows(repr(loss), of_rows, z.astype(dtype), y.astype(dtype))
-        # A loss of outputs may divide by outputs near 0; for logits within 50 it must be right.
-        near = (np.abs(z[:, 0]) <= 50) | (loss.source == "logit")
-        for dtype in (np.float32, np.float64):
-            value, delta = of_rows(z.astype(dtype), y.astype(dtype))
-            bad = near & np.isfinite(value) & np.isnan(delta).any(axis=1)
-            _one_of(f"{loss!r} in {dtype.__name__}", z[:, 0], bad, delta.sum(axis=1), value)
+        exact = {name: array.astype(dtype) for name, array in given.items()}
+        for name, slope in of_rows(exact)[1].items():
+            for unit in range(slope.shape[1]):
+
+                def along(column: Array, name: str = name, unit: int = unit) -> Array:
+                    moved = exact[name].copy()
+                    moved[:, unit] = column
+                    return of_rows({**exact, name: moved})[0]
+
+                z = exact[name][:, unit]
+                fits, closest = _differences(along, z, slope[:, unit])
+                _one_of(f"{what}, by {name} {unit}", z, ~fits, slope[:, unit], closest)
+        for kind in (np.float32, np.float64) if near is not None else ():
+            values, slopes = of_rows({name: array.astype(kind) for name, array in given.items()})
+            for name, slope in slopes.items():
+                bad = near & np.isfinite(values) & np.isnan(slope).any(axis=1)
+                first = next(iter(given.values()))[:, 0]
+                _one_of(f"{what}, by {name} in {kind.__name__}", first, bad, slope.sum(axis=1), values)
 
 
 def _rows(output: str, units: int) -> tuple[Array, Array]:
@@ -191,67 +201,40 @@ def _rows(output: str, units: int) -> tuple[Array, Array]:
     return z, likely
 
 
-def _check_rows(what: str, of_rows: Callable[..., tuple[Array, Array]], z: Array, y: Array) -> None:
-    """Compare the derivative of rows' losses by each logit with differences; z, y (n, units)."""
-    _compare(f"{what}, by logit", lambda moved: of_rows(moved, y)[0], z, of_rows(z, y)[1])
+def _check_loss(loss: Loss) -> None:
+    output = loss.outputs[0]
+    units = max(len(loss.parameter or ()), 3 if output == "softmax" or loss.by_row else 2)
+    parameter, (z, y) = np.resize(loss.parameter or (0.0,), units), _rows(output, units)
 
+    def of_rows(given: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        z, kind = given["logit"], given["logit"].dtype
+        a = reference_losses.activate(output, z)
+        value, delta = loss.on_arrays(z, a, y.astype(kind), parameter.astype(kind))
+        return value[:, 0], {"logit": delta}
 
-def _compare(what: str, function: Function, z: Array, slope: Array) -> None:
-    """Compare slopes (n, units) of a function of rows with differences by each column of z (n, units)."""
-    for unit in range(z.shape[1]):
-
-        def along(column: Array, unit: int = unit) -> Array:
-            moved = z.copy()
-            moved[:, unit] = column
-            return function(moved)
-
-        fits, closest = _differences(along, z[:, unit], slope[:, unit])
-        _one_of(f"{what} {unit}", z[:, unit], ~fits, slope[:, unit], closest)
-
-
-# --- layers: (rows, units), by each unit and each parameter ------------------------------------------------
+    # A loss of outputs may divide by outputs near 0; for logits within 50 it must be right.
+    near = (np.abs(z[:, 0]) <= 50) | (loss.source == "logit")
+    _check_rows(repr(loss), of_rows, {"logit": z}, _precise(loss.value, loss.delta), near)
 
 
 def _check_layer(component: Layer | Activation) -> None:
     """Compare the derivatives of rows' weighted sums of outputs with differences."""
     rng, units = np.random.default_rng(0), 3
     z, weights = _rows("identity", units)
-    drawn = {
-        one.variable: one.drawn(one.length(units) * len(z), rng).reshape(len(z), -1)
-        for one in component.parameters
-    }
-    for values in drawn.values():
-        values += rng.normal(0, 0.1, values.shape)  # a first value that is a number is one of many
-    given = {"z": z, **drawn, "delta": weights, ONES: np.ones_like(z)}
+    given = {"z": z}
+    for one in component.parameters:
+        drawn = one.drawn(one.length(units) * len(z), rng).reshape(len(z), -1)
+        given[one.variable] = drawn + rng.normal(0, 0.1, drawn.shape)  # a first value may be one number
 
-    def derivatives(values: dict[str, Array]) -> dict[str, Array]:
-        dtype = values["z"].dtype
-        found = {name: one.on_arrays(dtype, values) for name, one in component.derivatives.items()}
-        return {name: np.broadcast_to(one, values[name].shape) for name, one in found.items()}
+    def of_rows(given: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        dtype = given["z"].dtype
+        known = {**given, "delta": weights.astype(dtype), ONES: np.ones_like(given["z"])}
+        slopes = {name: one.on_arrays(dtype, known) for name, one in component.derivatives.items()}
+        values: Array = (known["delta"] * component.value.on_arrays(dtype, known)).sum(axis=1)
+        return values, {name: np.broadcast_to(one, given[name].shape) for name, one in slopes.items()}
 
-    with np.errstate(all="ignore"):
-        dtype = _precise(component.value, *component.derivatives.values())
-        exact = {name: values.astype(dtype) for name, values in given.items()}
-        for name, by in derivatives(exact).items():
-
-            def moved(values: Array, name: str = name) -> Array:
-                return _weighted(component, {**exact, name: values})
-
-            _compare(f"{component!r}, by {name}", moved, exact[name], by)
-        for dtype in (np.float32, np.float64):
-            rounded = {name: values.astype(dtype) for name, values in given.items()}
-            finite = np.isfinite(_weighted(component, rounded))
-            for name, by in derivatives(rounded).items():
-                bad = finite & np.isnan(by).any(axis=1)
-                _one_of(
-                    f"{component!r}, by {name} in {dtype.__name__}", z[:, 0], bad, by.sum(axis=1), z[:, 0]
-                )
-
-
-def _weighted(component: Layer | Activation, values: dict[str, Array]) -> Array:
-    """Return the weighted sum of each row's outputs (rows,)."""
-    found: Array = (values["delta"] * component.value.on_arrays(values["z"].dtype, values)).sum(axis=1)
-    return found
+    dtype = _precise(component.value, *component.derivatives.values())
+    _check_rows(repr(component), of_rows, given, dtype, near=np.ones(len(z), bool))
 
 
 # --- fastmlp's own -----------------------------------------------------------------------------------------
@@ -280,13 +263,14 @@ def _check_built_in_activation(name: str) -> None:
 
 def _check_softmax() -> None:
     """Compare the reference's derivative of a weighted sum of a row's outputs with differences."""
-
-    def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
-        a = reference_losses.activate("softmax", z)
-        return (a * y).sum(axis=1), reference_losses.activate_gradient("softmax", z, a, y)
-
     z, y = _rows("identity", 3)
-    _check_rows("softmax", of_rows, z, y)
+
+    def of_rows(given: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        z = given["logit"]
+        a = reference_losses.activate("softmax", z)
+        return (a * y).sum(axis=1), {"logit": reference_losses.activate_gradient("softmax", z, a, y)}
+
+    _check_rows("softmax", of_rows, {"logit": z})
 
 
 def _check_built_in_loss(network: Network) -> None:
@@ -298,18 +282,14 @@ def _check_built_in_loss(network: Network) -> None:
     if (per_target := loss_of(network.loss).outputs_per_target) > 1:
         y = np.abs(y[:, [0] * per_target])
     codes = list(LOSSES).index(loss_of(network.loss).name), list(ACTIVATIONS).index(network.output)
-    kernel = slot(variants()["baseline"], "output_loss")
+    kernel, one = slot(variants()["baseline"], "output_loss"), np.ones(1)
+    parameters, factor = np.array(objective.loss_parameters), 1 / objective.divisor
 
-    def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
-        one = np.ones(1)
-        values = [
-            reference_losses.output_loss(objective, *row, one)[0]
-            for row in zip(z[:, None], y[:, None], strict=True)
-        ]
-        delta = np.empty_like(z)
-        parameters, factor = np.array(objective.loss_parameters), 1 / objective.divisor
+    def of_rows(given: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        z = given["logit"]
+        rows, delta = zip(z[:, None], y[:, None], strict=True), np.empty_like(z)
+        values = [reference_losses.output_loss(objective, *row, one)[0] for row in rows]
         kernel(*codes, parameters, factor, z, y, np.ones(len(z)), one, delta)
-        return np.array(values), delta
+        return np.array(values), {"logit": delta}
 
-    with np.errstate(all="ignore"):
-        _check_rows(f"{network.loss} of {network.output}", of_rows, z, y)
+    _check_rows(f"{network.loss} of {network.output}", of_rows, {"logit": z})

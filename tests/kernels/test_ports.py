@@ -67,13 +67,11 @@ def test_a_share_is_of_the_peak():
 def test_a_tile_multiplies_what_it_is_given():
     import numpy as np
 
-    from fastmlp.lab.peak import repeated
-
     width, rows, depth = ports.VECTOR_BYTES // 4, 8, 5
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((rows, depth), (depth, width)))
     c = np.zeros((rows, width), np.float32)
-    repeated(
+    ports.repeated(
         ("strided", rows, 1), 3, a, b, np.arange(rows), c,
         count=1, columns=width, depth=depth, a_row=4 * depth, a_step=4, b_row=4 * width, c_row=4 * width,
     )()  # fmt: skip

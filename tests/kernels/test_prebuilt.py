@@ -18,13 +18,13 @@ from support import needs, pages
 from support.processes import python
 from support.selection import campaign
 
-from fastmlp.cli import prebuilding
 from fastmlp.cli.main import main
 from fastmlp.kernels.codegen import machine
 from fastmlp.kernels.codegen.machine import LEVELS
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.model.state import DTYPES
+from wheels import machine_code
 
 HERE = machine.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
@@ -176,7 +176,7 @@ WRITE = """
 import sys
 from fastmlp.kernels.codegen.machine import compile_for
 compile_for(sys.argv[1])
-from fastmlp.cli.ahead import write
+from wheels.machine_code import write
 write(sys.argv[2], ["float32"], sys.argv[3].split(","))
 print("null")
 """
@@ -301,7 +301,7 @@ def installed(tmp_path_factory, request):
     dtypes = request.param.split(",")
 
     def change(source):
-        compiles = source / "fastmlp" / "cli" / "ahead.py"
+        compiles = source / "wheels" / "machine_code.py"
         text = compiles.read_text()
         assert text.count(" = DTYPES,") == 1
         compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
@@ -396,8 +396,8 @@ def test_an_installation_does_not_fail_where_nothing_can_be_compiled(tmp_path):
     ],
 )
 def test_a_level_that_cannot_be_built_is_refused_in_one_line(tmp_path, monkeypatch, capsys, level, error):
-    monkeypatch.setattr(sys, "argv", ["prebuilding", str(tmp_path), level, *LEVELS])
-    assert prebuilding.main() == 2
+    monkeypatch.setattr(sys, "argv", ["machine_code", str(tmp_path), level, *LEVELS])
+    assert machine_code.main() == 2
     assert capsys.readouterr().err == f"FASTMLP_PREBUILD: {error}\n"
 
 
@@ -410,7 +410,7 @@ def test_a_level_that_cannot_be_built_is_refused_in_one_line(tmp_path, monkeypat
     ],
 )
 def test_all_levels_are_those_that_a_processor_of_the_system_may_have_as_its_best(triple, levels):
-    assert prebuilding.levels_of(triple) == levels
+    assert machine_code.levels_of(triple) == levels
 
 
 def in_folder(folder, code, *arguments, **environment):

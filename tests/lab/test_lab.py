@@ -26,7 +26,7 @@ pytest.importorskip("rich")
 def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
     steps_of = [(classifier(64, 32, 10), SGD(0.1), 32)]
     options = Request(["step"], ["packed", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)
-    found = run(options, tasks(options), lambda _: None, MACHINE, True)
+    found = run(options, tasks(options), MACHINE, True)
     fastest = min((m for m in found.measurements if m.variant != "reference"), key=lambda m: m.time.median)
     assert {phase.variant for phase in found.phases} == {fastest.variant}
 

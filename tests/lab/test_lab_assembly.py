@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks.predicted_tiles import mca_cycles
 from fastmlp.cli.main import main
 from fastmlp.kernels.codegen.machine import SSE, host
 from fastmlp.lab import assembly
@@ -67,7 +68,7 @@ def chains(count, name="vfmadd231ps\t%zmm30, %zmm31"):
 
 @needs_mca
 def test_cycles_are_those_of_the_ports_or_of_the_latency():
-    cycles = functools.partial(assembly.cycles, cpu="skylake-avx512")  # two 512-bit ports, four cycles
+    cycles = functools.partial(mca_cycles, cpu="skylake-avx512")  # two 512-bit ports, four cycles
     assert cycles(chains(24)) == pytest.approx(12, rel=0.02)
     assert cycles(chains(4)) == pytest.approx(4, rel=0.02)
 
@@ -75,7 +76,7 @@ def test_cycles_are_those_of_the_ports_or_of_the_latency():
 @needs_mca
 def test_a_processor_that_llvm_does_not_know_is_reported():
     with pytest.raises(ValueError, match=r"for zilog-z80: .*not a recognized processor"):
-        assembly.cycles(chains(2), "zilog-z80")
+        mca_cycles(chains(2), "zilog-z80")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script of the shell stands in for the program")
@@ -92,4 +93,4 @@ def test_no_llvm_mca_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert assembly.tool() is None
     with pytest.raises(ValueError, match=r"^llvm-mca is not installed: Debian's packages llvm-16 and later"):
-        assembly.cycles(chains(2), "znver3")
+        mca_cycles(chains(2), "znver3")
