@@ -47,12 +47,11 @@ Kind = tuple[Any, ...]
 class NetworkCall(Call):
     """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
 
-    buffers : see `fastmlp.kernels.variant.Variant`
+    entries, buffers : of the backend, see `fastmlp.kernels.variant.Variant`
+    template : of the entry point, or the specialized program; None until `entry` is set
     rows : of a batch, with room in the buffers; None of a call on no rows
     optimizer : of the steps; None of a gradient, without steps
-    resting : for the network of `resting_shape_of`; predicting : for predictions only
     sparse : for sparse inputs; microbatch : as of `Chunk`
-    entry : the entry point, or None until set; program : whose entry point it is, if specialized
     cores : of the process, where the number of workers follows them; else None
     bytes : of all buffers
     chunk : of the steps, if nobody can write to the chunk's arrays
@@ -61,30 +60,31 @@ class NetworkCall(Call):
 
     def __init__(
         self,
-        entry: Any,
+        entries: Entries,
         buffers: Buffers | None,
+        template: str | SpecializedProgram | None,
         network: Network,
         dtype: np.dtype[Any],
         rows: int | None,
         workers: int = 1,
         *,
         optimizer: Optimizer | None = None,
-        resting: bool = False,
-        predicting: bool = False,
         sparse: bool = False,
         microbatch: int = 0,
-        program: SpecializedProgram | None = None,
         cores: int | None = None,
     ) -> None:
+        self.entry: Any = entries.get(template, NAMES[dtype]) if template else None
         # The descriptions are held, so that their ids are no others'.
-        self.network, self.optimizer, self.entry = network, optimizer, entry
+        self.network, self.optimizer = network, optimizer
         self.rows, self.workers, self.cores = rows or 0, workers, cores
+        predicting = template == "predict"
+        resting = predicting or template == "evaluate"
         self.chunk: Chunk | None = None
         self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
         if rows is not None:
-            private = program.private if program else 0
+            private = template.private if isinstance(template, SpecializedProgram) else 0
             found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers)
             given["memory"], given["sums"], known = found
         if not resting:
@@ -215,8 +215,8 @@ def predict_call(
 
     buffers : see `fastmlp.kernels.variant.Variant`; sparse : for sparse inputs
     """
-    entry, rows = entries.get("predict", NAMES[dtype]), min(rows, value("predicted_rows"))
-    return NetworkCall(entry, buffers, network, dtype, rows, resting=True, predicting=True, sparse=sparse)
+    rows = min(rows, value("predicted_rows"))
+    return NetworkCall(entries, buffers, "predict", network, dtype, rows, sparse=sparse)
 
 
 def predict_all(

@@ -149,9 +149,7 @@ class CompiledSteps:
 
     @functools.cached_property
     def _update(self) -> NetworkCall:
-        call = self._call(None, gradients=self._applied)
-        call.entry = self._entries.get("update", NAMES[self._dtype])
-        return call
+        return self._call(None, gradients=self._applied, program="update")
 
     def _run(self, template: str, calls: tuple[NetworkCall, Call], workers: int) -> None:
         """Run an entry point on the halves of a step."""
@@ -164,14 +162,13 @@ class CompiledSteps:
         workers: int = 1,
         gradients: NDArray[Any] | None = None,
         sparse: bool = False,
-        program: SpecializedProgram | None = None,
+        program: str | SpecializedProgram | None = None,
     ) -> NetworkCall:
         """Return a call on the fixed arrays. gradients : in the place of the state's"""
         state = self._state
-        entry = self._entries.of_network(program, NAMES[self._dtype]) if program else None
         call = NetworkCall(
-            entry, self._variant.buffers, self._network, self._dtype, rows, workers,
-            optimizer=self._optimizer, sparse=sparse, program=program,
+            self._entries, self._variant.buffers, program, self._network, self._dtype, rows, workers,
+            optimizer=self._optimizer, sparse=sparse,
         )  # fmt: skip
         given = self._batch._asdict()
         given["out"] = given.pop("outputs")
