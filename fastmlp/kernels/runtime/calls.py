@@ -40,6 +40,9 @@ MOST_TERMS = 2**31
 IDLE_CALLS, IDLE_BYTES = 8, 4 << 20
 """The most idle calls of chunks, and of predictions, in a backend; the most bytes of a call."""
 
+NO_BARRIER = np.zeros(0, np.int64)
+"""The barrier of a prediction, which has a single worker."""
+
 Kind = tuple[Any, ...]
 """All properties of a call, with the ids of descriptions held by the call."""
 
@@ -80,6 +83,7 @@ class NetworkCall(Call):
         predicting = template == "predict"
         resting = predicting or template == "evaluate"
         self.chunk: Chunk | None = None
+        self.barrier = NO_BARRIER
         self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
@@ -112,12 +116,9 @@ class NetworkCall(Call):
         self.show(dict(zip(("order", "starts", "stops", "totals", "rates"), arrays, strict=True)))
         self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
 
-    def run(self) -> int:
-        """Run the entry point; return the number of workers."""
-        if self.workers == 1:
-            self.entry(self.address)
-            return 1
-        return run(functools.partial(self.entry, self.address), self.workers, self.barrier)
+    def run(self, workers: int = 0) -> int:
+        """Run the entry point by some workers, by default the call's; return their number."""
+        return run(functools.partial(self.entry, self.address), workers or self.workers, self.barrier)
 
 
 class Idle:

@@ -10,9 +10,9 @@ import numpy as np
 from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
-from fastmlp.kernels.program.records import WORDS, Call
+from fastmlp.kernels.program.records import WORDS
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
+from fastmlp.kernels.runtime.described import resting_shape_of
 from fastmlp.kernels.variant import Variant
 from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
@@ -47,18 +47,13 @@ class RowPasses:
     ) -> None:
         dtype = parameters.dtype
         self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
-        call = NetworkCall(entries, variant.buffers, None, network, dtype, self.rows)
+        self._entries, self._operations = entries, resting_shape_of(network).operations.copy()
         self.outputs = np.empty((self.rows, network.n_out), dtype)
-        rest, none = resting_shape_of(network), no_rules(len(network.operations))
-        rest = rest.with_operations(rest.operations.copy())
-        self._operations = rest.operations
-        call.set({
-            "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
-            "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
+        self._call = NetworkCall(entries, variant.buffers, None, network, dtype, self.rows)
+        self._call.set({
+            "operations": self._operations, "parameters": parameters, "gradients": np.empty_like(parameters),
+            "out": self.outputs, "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
         })  # fmt: skip
-        self._call = Call(call.words, {"rules": none[1], "moment_rows": 0}, call, none, rest)
-        self._call.words[WORDS["operations"]] = rest.words["operations"]
-        self._entries = entries
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
         """Return True if these passes serve a network and a number of rows."""
