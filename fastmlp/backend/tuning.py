@@ -118,9 +118,8 @@ def timed(
                 return times
             once, repeats = turn_of(trial)
             once(1)  # for the caches, which held another trial's numbers
-            for index in range(
-                first, first + len(several)
-            ):  # later turns find in the caches what the first read
+            # By turns, because the second finds in the caches what the first has read.
+            for index in range(first, first + len(several)):
                 at = index % len(several)
                 with forced(several[at]):
                     times[name, trial][at].append(once(repeats))

@@ -131,21 +131,11 @@ code : of its rule; moments : their number; constants : of its formula, see `Opt
 
 WHOLE = np.dtype(
     [
-        *((name, np.int64) for name in ("known", "taken", "reason", "single", "history", "max_evaluations")),
-        *((name, np.int64) for name in ("pairs", "nielsen", "evidence", "has_noise", "squares", "dual")),
-        *(
-            (name, np.int64)
-            for name in ("side", "block", "gram", "factor", "jacobian", "scaled", "residuals")
-        ),
-        *(
-            (name, np.float64)
-            for name in ("loss", "goal", "min_gradient", "divisor", "scale", "first_damping")
-        ),
-        *((name, np.float64) for name in ("damping", "damping_decrease", "damping_increase", "max_damping")),
-        *(
-            (name, np.float64)
-            for name in ("prior_precision", "noise", "gain", "square", "counted", "total_diagonal")
-        ),
+        *fields_of(np.int64, "known taken reason single history max_evaluations pairs nielsen evidence"),
+        *fields_of(np.int64, "has_noise squares dual side block gram factor jacobian scaled residuals"),
+        *fields_of(np.float64, "loss goal min_gradient divisor scale first_damping damping"),
+        *fields_of(np.float64, "damping_decrease damping_increase max_damping prior_precision noise gain"),
+        *fields_of(np.float64, "square counted total_diagonal"),
     ],
     align=True,
 )

@@ -93,7 +93,7 @@ class NetworkCall(Call):
             given["memory"], given["sums"], known = found
         if not resting:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
-            rules = rules_of(optimizer, network) if optimizer else no_rules(len(shape.operations))
+            rules = rules_of(optimizer, network) if optimizer else no_rules(len(network.operations))
             moment_rows = optimizer.moment_rows if optimizer else 0
             given |= {"rules": rules[1], "moment_rows": moment_rows, "leads": 1}
             if optimizer and optimizer.rule.orthogonal:

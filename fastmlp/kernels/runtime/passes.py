@@ -47,7 +47,7 @@ class RowPasses:
     ) -> None:
         dtype = parameters.dtype
         self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
-        self._entries, self._operations = entries, resting_shape_of(network).operations.copy()
+        self._entries, self._operations = entries, resting_shape_of(network).records["operations"].copy()
         self.outputs = np.empty((self.rows, network.n_out), dtype)
         self._call = NetworkCall(entries, variant.buffers, None, network, dtype, self.rows)
         self._call.set({
