@@ -152,6 +152,11 @@ square, counted : of the residuals of a step: the sum of squares, and their numb
 total_diagonal : the sum of the diagonal of J'J
 """
 
+WHOLE_VECTORS = "curved", "down", "along", "point", "precisions", "trained", "diagonal"
+"""Vectors (P,) of steps of all rows, float64: second derivatives of the penalties; the gradient; the
+direction, or the step; the point before; precisions of a step's prior; 1 for trained parameters; the diagonal
+added to J'J."""
+
 ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "operations": (OPERATION, ("depth",)),
     "objective": (OBJECTIVE, ()),
@@ -195,6 +200,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "row_marks": (np.int32, ("table_rows",)),
     "row_numbers": (np.int64, ("all_row_numbers",)),
     "whole": (WHOLE, ()),
+    **dict.fromkeys(WHOLE_VECTORS, (None, ("size",))),
     "curves": (np.float64, (6, "iterations")),
     "room": (None, ("room_length",)),
     "list_counts": (np.int32, ("counted",)),
@@ -232,7 +238,7 @@ lane_addresses : of networks in lanes the addresses of all inputs, targets and w
 lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
 row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
 row_numbers : for each worker, the batch's rows of a table
-whole : a WHOLE; room : vectors and matrices of `whole_steps`
+whole : a WHOLE; room : matrices of `whole_templates`, and numbers of L-BFGS's pairs
 curves : written for each iteration: the objective, the gradient's norm, the damping, the precision of the
     prior, the noise, the effective parameters
 list_counts, .. : for sparse inputs, as in `sparse_templates.list_columns`; the first two hold zeros
