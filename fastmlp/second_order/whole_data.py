@@ -74,7 +74,7 @@ class WholeDataSteps:
                 "moment_rows": optimizer.vectors, **vectors,
             }  # fmt: skip
             products = equations.products if equations else ()
-            self._run = self.now.bind(*arrays, optimizer.whole, given, products)
+            self._run = self.now.bind(*arrays, optimizer.whole, products, **given)
         else:
             operations: dict[str, Any] = {"loss_at": lambda call: objective.value(call.parameters)[0]}
             if equations is not None:

@@ -6,8 +6,7 @@ import ctypes
 import functools
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,9 @@ from fastmlp.kernels.runtime.described import (
     resting_shape_of,
     shape_of,
 )
-from fastmlp.kernels.runtime.workspace import scratch_length
+from fastmlp.kernels.runtime.workspace import Products
 from fastmlp.kernels.tuning import VALUES, value
-from fastmlp.kernels.variant import Buffers, Variant, Work
+from fastmlp.kernels.variant import Variant, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -38,10 +37,6 @@ from fastmlp.model.state import Array, TrainState
 from fastmlp.system.budget import available_cores
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-Products = tuple[tuple[int, int], ...]
 
 EVALUATED_ROWS = 256
 """Rows of a part in `evaluate`: buffers do not grow with the data."""
@@ -113,18 +108,18 @@ class CompiledBackend:
         data: Data,
         gradients: Array,
         template: str = "gradient",
-        given: Mapping[str, Any] = NOTHING,
         products: Products = (),
+        **given: Any,
     ) -> Callable[..., float]:
         """Return an entry point for these arrays, which returns the objective.
 
-        given : more arrays and numbers of the call; the entry point takes some by name at each run
         products : (n_in, n_out) of the entry point's products, besides those of the network
+        given : more arrays and numbers of the call; the entry point takes some by name at each run
         """
         call, losses = self._call_on_all_rows(
             template, network, parameters, data, gradients, products=products
         )
-        call.set({**given})
+        call.set(given)
         return functools.partial(_objective_of, call, losses[0])
 
     def _call_on_all_rows(
@@ -156,11 +151,10 @@ class CompiledBackend:
             }  # fmt: skip
             if isinstance(inputs, SparseRows):
                 given |= lists_for(inputs, inputs.most(rows), rows, 1)
-        buffers = self._variant.buffers
-        if products:
-            buffers = functools.partial(_with_products, buffers, products, parameters.itemsize)
-        sparse = isinstance(inputs, SparseRows)
-        call = NetworkCall(self._entries, buffers, template, network, parameters.dtype, most, sparse=sparse)
+        call = NetworkCall(
+            self._entries, self._variant.buffers, template, network, parameters.dtype, most,
+            sparse=isinstance(inputs, SparseRows), products=products,
+        )  # fmt: skip
         totals = weights.sum(dtype=np.float64, keepdims=True)
         head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
         call.set({
@@ -281,15 +275,6 @@ class CompiledBackend:
             self._entries, variant.buffers, program or "train_chunk", network, dtype, rows, workers,
             optimizer=optimizer, sparse=sparse, microbatch=chunk.microbatch, cores=cores,
         )  # fmt: skip
-
-
-def _with_products(
-    buffers: Buffers | None, more: Products, itemsize: int, products: Sequence[tuple[int, int]], rows: int
-) -> dict[str, int]:
-    """Return the least lengths of a worker's buffers with more products."""
-    least = dict(buffers([*products, *more], rows)) if buffers else {}
-    scratch = scratch_length(max(map(max, more)), rows, itemsize)
-    return least | {"scratch": max(scratch, least.get("scratch", 0))}
 
 
 def _objective_of(call: NetworkCall, loss: NDArray[np.float64], **given: Any) -> float:

@@ -21,7 +21,7 @@ from fastmlp.kernels.runtime.described import (
     rules_of,
     shape_of,
 )
-from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
+from fastmlp.kernels.runtime.workspace import Products, apart, scratch_length, workspace
 from fastmlp.kernels.tuning import value
 from fastmlp.kernels.variant import Buffers, SpecializedProgram
 from fastmlp.model.backend import Chunk, PredictArguments
@@ -55,6 +55,7 @@ class NetworkCall(Call):
     rows : of a batch, with room in the buffers; None of a call on no rows
     optimizer : of the steps; None of a gradient, without steps
     sparse : for sparse inputs; microbatch : as of `Chunk`
+    products : (n_in, n_out) of the entry point's products, besides those of the network
     cores : of the process, where the number of workers follows them; else None
     bytes : of all buffers
     chunk : of the steps, if nobody can write to the chunk's arrays
@@ -74,6 +75,7 @@ class NetworkCall(Call):
         optimizer: Optimizer | None = None,
         sparse: bool = False,
         microbatch: int = 0,
+        products: Products = (),
         cores: int | None = None,
     ) -> None:
         self.entry: Any = entries.get(template, NAMES[dtype]) if template else None
@@ -89,7 +91,7 @@ class NetworkCall(Call):
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
         if rows is not None:
             private = template.private if isinstance(template, SpecializedProgram) else 0
-            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers)
+            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers, products)
             given["memory"], given["sums"], known = found
         if not resting:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
