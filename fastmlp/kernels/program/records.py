@@ -185,7 +185,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     # memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row;
     # barrier : of the workers, see `fastmlp.kernels.program.workers`.
     "memory": (None, ("length",)), "sums": (np.float64, ("batch",)), "barrier": (np.int64, (BARRIER,)),
-    # nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all if `marks` is 0.
+    # nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all if marks is 0.
     "nonzero_columns": (np.bool_, ("marks",)),
     # positions : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches;
     # not read without ranks.
