@@ -40,7 +40,6 @@ class Program:
 
     def __init__(self, variant: Variant) -> None:
         self._functions = functions_of(variant)
-        self._variant = variant.name
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
     def source(self, program: str | SpecializedProgram) -> EntrySource:

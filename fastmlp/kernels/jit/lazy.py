@@ -100,11 +100,6 @@ def compiled_function(name: str, names: tuple[str, ...], key: str) -> MachineCod
     return code
 
 
-def names_of_types(arguments: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return the names of types in machine code, for `type_of`."""
-    return tuple(map(str, arguments))
-
-
 def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str:
     """Return the assembly of a lazy function for some types of arguments, for people to read."""
     with global_compiler_lock:
@@ -113,7 +108,7 @@ def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
     """Compile or load a lazy function before its first call; return the address."""
-    return address_of(name, names_of_types(arguments), key)
+    return address_of(name, tuple(map(str, arguments)), key)
 
 
 def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
@@ -212,7 +207,7 @@ def _stub(context, module, name, codes, signature, key):
     stub.attributes.add("noinline")
     kind = codes if isinstance(codes, str) else None
     fixed = key if codes else ""
-    description = name, names_of_types(arguments), kind, fixed
+    description = name, tuple(map(str, arguments)), kind, fixed  # names of types are for `type_of`
     requested[FunctionRequest(name, description[1], codes, key)] = None
     request = cgutils.global_constant(
         module,
@@ -312,7 +307,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
 
     def make(arguments, key):
         target = emission.SHARED_TARGET
-        symbol = f"fastmlp:{name}.{key}({', '.join(names_of_types(arguments))})"
+        symbol = f"fastmlp:{name}.{key}({', '.join(map(str, arguments))})"
         library = emission.written_library(target, symbol)
         module = library.create_ir_module(symbol)
         taken = target.call_conv.get_function_type(types.none, arguments).args
