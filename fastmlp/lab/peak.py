@@ -21,7 +21,7 @@ from numba import types
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
+from fastmlp.kernels.codegen.symbols import INT, POINTER
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
 from fastmlp.kernels.jit.lazy import compile_now, emitted
@@ -43,7 +43,7 @@ def emit_fma_chains(build, arguments, kinds, bits):
     # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
     step = lambda k, chains: [v.fma(x, v.constant(0.5), v.constant(0.25)) for x in chains]  # noqa: E731
     starts = [v.constant(1.0 + k) for k in range(CHAINS)]
-    v.store(functools.reduce(build.fadd, carried(build, 0, Symbol(build, rounds), starts, step)), address)
+    v.store(functools.reduce(build.fadd, carried(build, 0, rounds, starts, step)), address)
 
 
 FMA_CHAINS = emitted("fma_chains", emit_fma_chains, (128, 256, 512))
@@ -132,7 +132,7 @@ def emit_repeated(build, arguments, kinds, code):
     nothing = ir.Constant(POINTER, None)
     signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
     function = build.inttoptr(address, signature.as_pointer())
-    with counted(build, Symbol(build, times)):
+    with counted(build, times):
         build.call(function, [nothing, nothing, *given])
 
 

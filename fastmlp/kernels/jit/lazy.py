@@ -32,6 +32,7 @@ from numba.extending import intrinsic, register_jitable
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import arithmetic, normal_arithmetic
+from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
 from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_function
@@ -299,7 +300,8 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
     """Make a lazy function written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
     name : unique among built-in lazy functions, where the name stands for `emit` and its closure
-    emit : emit(builder, arguments, kinds, code) writes a function; codes : all codes, if any
+    emit : emit(builder, arguments, kinds, code) writes a function, of addresses and `Symbol`s; codes : all
+        codes, if any
     """
     identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
     name = emit.__qualname__ = f"{name}.{identity.digest}"
@@ -315,7 +317,9 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
         untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
         function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        emit(builder, function.args[2:], arguments, int(key or 0))
+        pairs = zip(function.args[2:], arguments, strict=True)
+        given = [one if kind == types.voidptr else Symbol(builder, one) for one, kind in pairs]
+        emit(builder, given, arguments, int(key or 0))
         builder.ret(STATUS(0))
         library.add_ir_module(module)
         library.finalize()

@@ -76,8 +76,7 @@ def emit_pack(build, arguments, kinds, code):
 
     BY_ROWS, `outer` counts blocks of 16 rows and k columns; BY_PAIRS, `outer` counts blocks of 16 columns and k rows.
     """
-    source, order, target, *sizes = arguments
-    rows, columns, row_bytes, outer = (Symbol(build, size) for size in sizes)
+    source, order, target, rows, columns, row_bytes, outer = arguments
     v = Vectors(build, types.float32, VECTOR_BYTES)
     depth, across = (rows, columns) if code & BY_PAIRS else (columns, rows)
     blocks = (depth + (TERMS - 1)) // TERMS
@@ -147,9 +146,7 @@ def multiplying(name, sums_of_block, begin=lambda build: None, done=lambda build
     """
 
     def emit(build, arguments, kinds, code):
-        a, b, c, start, room, *numbers = arguments
-        rows, columns, blocks, c_row, start_row = (Symbol(build, size) for size in numbers[:5])
-        rate, l2 = (Symbol(build, value) for value in numbers[5:])
+        a, b, c, start, room, rows, columns, blocks, c_row, start_row, rate, l2 = arguments
         v = Vectors(build, types.float32, VECTOR_BYTES)
         name, finish = [*ENDS.items()][code]
         end = ends_of(v, "strided", rate, l2)[finish]
