@@ -143,6 +143,11 @@ def _layout(
     buffers = lengths(network, sparse, rows, workers, itemsize, *given)
     padded = [apart(length, itemsize, ALIGNMENT) for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
+    return sum(padded), words(buffers, starts, rows, workers)
+
+
+def words(buffers: dict[str, int], starts: dict[str, int], rows: int, workers: int) -> array.array[int]:
+    """Return call words for buffers of some lengths at some starts."""
     parts = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
     shared = {name: buffers.get(buffer, 0) // workers for buffer, name in parts.items()}
-    return sum(padded), words_of({**starts, **shared, "batch": rows})
+    return words_of({**starts, **shared, "batch": rows})
