@@ -110,7 +110,7 @@ def emit_repeated(build: Any, arguments: Any, kinds: Any, code: int) -> None:
     nothing = ir.Constant(POINTER, None)
     signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
     function = build.inttoptr(address, signature.as_pointer())
-    with counted(build, Symbol(build, times)):
+    with counted(build, times):
         build.call(function, [nothing, nothing, *given])
 
 

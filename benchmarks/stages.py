@@ -90,8 +90,8 @@ def compiled(name: str, stage: Stage) -> Callable[[int, int, int], None]:
 
     def emit(build: Any, arguments: Any, kinds: Any, code: int) -> None:
         work, rows, times, _ = arguments
-        with counted(build, Symbol(build, times)):
-            stage.write(stages.Memory(NumberArray(build, kinds[-1], work)), Symbol(build, rows))
+        with counted(build, times):
+            stage.write(stages.Memory(NumberArray(build, kinds[-1], work)), rows)
 
     address = compile_now(emitted(f"stage {name}", emit), TAKEN)
     place, integer = ctypes.c_void_p, ctypes.c_int64

@@ -47,9 +47,7 @@ class Candidate(NamedTuple):
 
     def is_ready(self, dtype: str) -> bool:
         """Return True if the machine code is on the disk, or in this process."""
-        if self.specialized is None:
-            return self.entries.has(("train_chunk",), dtype)
-        return self.entries.has_network(self.specialized, dtype)
+        return self.entries.has(self.specialized or "train_chunk", dtype)
 
 
 class Field(NamedTuple):

@@ -64,12 +64,12 @@ def is_ready(
     """
     if mixed:
         entries = registry.entries(registry.mixed_backend("auto").name)
-        trains = entries.has(("train_chunk",), dtype.name)
+        trains = entries.has("train_chunk", dtype.name)
     else:
         auto, work = _auto()
         chosen = auto(work.of(network, without_rates(optimizer), rows, dtype, threads)).chosen
         entries, trains = chosen.entries, chosen.is_ready(dtype.name)
-    return trains and entries.has(("evaluate", "predict"), dtype.name)
+    return trains and all(entries.has(one, dtype.name) for one in ("evaluate", "predict"))
 
 
 @functools.cache  # an import within a function takes half a microsecond every time

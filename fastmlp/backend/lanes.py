@@ -54,7 +54,7 @@ class LaneProgram(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """True if the program is compiled."""
-        return registry.entries(VARIANT).has_network(self.specialized, self.dtype.name)
+        return registry.entries(VARIANT).has(self.specialized, self.dtype.name)
 
     def saved_by(self, steps: int, as_one: bool) -> float:
         """Return the seconds saved by a model of so many steps. as_one : True without a separate training"""

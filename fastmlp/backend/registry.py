@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fastmlp import checks
 from fastmlp.model.backend import Backend
@@ -91,7 +91,7 @@ def get(name: str) -> Backend:
         return shipped_backend(checks.plain(name))
     if is_mixed(name):
         return _mixed(name)
-    return _given(checks.choice("backend", name, backends())).backend
+    return _given(checks.choice("backend", name, backends()))[2]
 
 
 def mixed() -> dict[str, Callable[[], str | None]]:
@@ -103,12 +103,7 @@ def mixed() -> dict[str, Callable[[], str | None]]:
 
 def is_mixed(name: str) -> bool:
     """Return True if a backend is in `mixed`."""
-    return name in _mixed_names()
-
-
-@functools.cache  # as of `built_in`
-def _mixed_names() -> frozenset[str]:
-    return frozenset(mixed())
+    return name == ROUNDED or name in _by_dtype()
 
 
 def mixed_backend(name: str) -> Backend:
@@ -283,7 +278,7 @@ def _warn(message: str) -> None:
 
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
-    return _built_in_entries(name) if name in built_in() or name in _by_dtype() else _given(name).entries
+    return _built_in_entries(name) if name in built_in() or name in _by_dtype() else _given(name)[1]
 
 
 @once
@@ -310,41 +305,28 @@ def program_of(variant: Variant) -> Program:
     return Program(variant)
 
 
-class _Registered(NamedTuple):
-    """A variant of a plugin or a file after its first use."""
-
-    variant: Variant
-    entries: Entries
-    backend: Backend
+_in_use: dict[str, tuple[Variant, Entries, Backend]] = {}
+"""Variants of plugins and files after the first use, by name, with their entry points and backends."""
 
 
-_in_use: dict[str, _Registered] = {}
-"""Variants of plugins and files after the first use, by name."""
-
-
-def _given(name: str) -> _Registered:
+def _given(name: str) -> tuple[Variant, Entries, Backend]:
     variant = variants()[name]
     with making:
-        if name not in _in_use or _in_use[name].variant is not variant:  # it has been registered anew
-            made = _checked_entries(variant)
-            _in_use[name] = _Registered(variant, made, _backend_of(variant, made))
+        if name not in _in_use or _in_use[name][0] is not variant:  # it has been registered anew
+            _in_use[name] = _made(variant)
         return _in_use[name]
 
 
-def _checked_entries(variant: Variant) -> Entries:
+def _made(variant: Variant) -> tuple[Variant, Entries, Backend]:
     from fastmlp.kernels.jit.bind import check_slots
     from fastmlp.kernels.jit.entries import Entries
+    from fastmlp.kernels.runtime.adapter import compiled_backend
 
     check_slots(variant)
-    return Entries(variant.name, lambda: program_of(variant), cacheable=False)
+    made = Entries(variant.name, lambda: program_of(variant), cacheable=False)
+    return variant, made, compiled_backend(variant.inheriting(), made)
 
 
 def backend_of(variant: Variant) -> Backend:
     """Return a variant as a backend, registered or not."""
-    return _backend_of(variant, _checked_entries(variant))
-
-
-def _backend_of(variant: Variant, made: Entries) -> Backend:
-    from fastmlp.kernels.runtime.adapter import compiled_backend
-
-    return compiled_backend(variant.inheriting(), made)
+    return _made(variant)[2]

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,30 +87,42 @@ def mean_gain(fractions: list[float]) -> float:
 
 
 def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConstant]:
-    """Return the times of all values; each value has a turn in every round.
+    """Return the times of all values.
 
     seconds : of computing, for the rounds, after compiling and loading
     """
-    found = [MeasuredConstant(name, {trial: {} for trial in trials_of(name)}) for name in names]
-    for name, trials in found:
-        for trial, times in trials.items():
-            for value in TABLE[name].values:
-                times[value] = []
-                with forced({name: value}):
-                    turn_of(trial)[0](1)
+    settings = {
+        (name, trial): [{name: value} for value in TABLE[name].values]
+        for name in names
+        for trial in trials_of(name)
+    }
+    for (_, trial), several in settings.items():
+        for setting in several:
+            with forced(setting):
+                turn_of(trial)[0](1)
+    found = {name: MeasuredConstant(name, {}) for name in names}
+    for (name, trial), times in timed(settings, seconds).items():
+        found[name].seconds[trial] = dict(zip(TABLE[name].values, times, strict=True))
+    return [*found.values()]
+
+
+def timed(
+    settings: Mapping[tuple[str, Trial], Sequence[Mapping[str, int]]], seconds: float
+) -> dict[tuple[str, Trial], list[list[float]]]:
+    """Return the times of trials with several settings each; each setting has a turn in every round."""
+    times: dict[tuple[str, Trial], list[list[float]]] = {key: [[] for _ in settings[key]] for key in settings}
     end = time.process_time() + seconds
     for first in itertools.count():
-        for name, trials in found:
-            values = TABLE[name].values
-            for trial, times in trials.items():
-                if first >= LEAST_ROUNDS and time.process_time() > end:
-                    return found
-                once, repeats = turn_of(trial)
-                once(1)  # for the caches, which held another trial's numbers
-                for index in range(len(values)):
-                    value = values[(first + index) % len(values)]
-                    with forced({name: value}):
-                        times[value].append(once(repeats))
+        for (name, trial), several in settings.items():
+            if first >= LEAST_ROUNDS and time.process_time() > end:
+                return times
+            once, repeats = turn_of(trial)
+            once(1)  # for the caches, which held another trial's numbers
+            # By turns, because the second finds in the caches what the first has read.
+            for index in range(first, first + len(several)):
+                at = index % len(several)
+                with forced(several[at]):
+                    times[name, trial][at].append(once(repeats))
     raise AssertionError("unreachable")
 
 
@@ -179,20 +191,8 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
 
     Without trials of several threads for lack of free cores.
     """
-    settings = {name: one.usual for name, one in TABLE.items()}, values
-    times: dict[Trial, tuple[list[float], list[float]]] = {
-        trial: ([], []) for name in TABLE for trial in trials_of(name)
-    }
-    end = time.perf_counter() + seconds
-    for first in itertools.cycle((0, 1)):
-        for trial, both in times.items():
-            once, repeats = turn_of(trial)
-            once(1)
-            for index in (first, 1 - first):  # the second finds in the caches what the first has read
-                with forced(settings[index]):
-                    both[index].append(once(repeats))
-        if time.perf_counter() > end:
-            break
-    least = {trial: (min(before), min(after)) for trial, (before, after) in times.items()}
+    usual = {name: one.usual for name, one in TABLE.items()}
+    times = timed({("", trial): [usual, values] for name in TABLE for trial in trials_of(name)}, seconds)
+    least = {trial: (min(before), min(after)) for (_, trial), (before, after) in times.items()}
     measured = {trial: both for trial, both in least.items() if math.isfinite(sum(both))}
     return {trial: 1 - after / before for trial, (before, after) in measured.items()}

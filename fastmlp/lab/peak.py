@@ -20,7 +20,6 @@ from numba import types
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, carried
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 
@@ -41,7 +40,7 @@ def emit_fma_chains(build, arguments, kinds, bits):
     # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
     step = lambda k, chains: [v.fma(x, v.constant(0.5), v.constant(0.25)) for x in chains]  # noqa: E731
     starts = [v.constant(1.0 + k) for k in range(CHAINS)]
-    v.store(functools.reduce(build.fadd, carried(build, 0, Symbol(build, rounds), starts, step)), address)
+    v.store(functools.reduce(build.fadd, carried(build, 0, rounds, starts, step)), address)
 
 
 FMA_CHAINS = emitted("fma_chains", emit_fma_chains, (128, 256, 512))

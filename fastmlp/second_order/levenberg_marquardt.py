@@ -15,12 +15,11 @@ from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
 from fastmlp.backend.reference_losses import heads_loss, output_loss
 from fastmlp.derivatives.parameter_derivatives import ParameterRows, root_of
-from fastmlp.kernels.program.whole_steps import DOWN, LINES, PENALTY, STEP
 from fastmlp.model.backend import Array
 from fastmlp.model.heads import columns_of_heads
 from fastmlp.model.losses import loss_of
 from fastmlp.model.rows import SparseRows
-from fastmlp.second_order.objective import Vector, WholeObjective, part_of
+from fastmlp.second_order.objective import Vector, WholeObjective
 from fastmlp.trained.model import Model
 
 BLOCK_BYTES = 1 << 18
@@ -83,7 +82,7 @@ class Equations:
         dual, side = residuals < count, min(residuals, count)
         block = max(LEAST_BLOCK, BLOCK_BYTES // (8 * count)) // network.n_out + 1
         state.dual, state.side, state.block = dual, side, block
-        self.length = (LINES + 1) * count
+        self.length = 0
         some = side if dual else min(block, rows) * network.n_out
         lengths = {
             "gram": 0 if dual else side**2, "factor": side**2, "jacobian": some * count,
@@ -145,7 +144,7 @@ class Equations:
         """Write the sums over all rows at a point."""
         state, size = call.whole, call.size
         self._parameters[...] = call.parameters
-        down, offset = part_of(call.room, 0, size, DOWN), 0
+        down, offset = call.down, 0
         gram, known = call.room[state.gram :][: state.side**2].reshape(state.side, -1), list[Vector]()
         whole = call.room[state.jacobian :][: state.dual * state.side * size].reshape(-1, size)
         down[...] = gram[...] = state.square = state.counted = 0
@@ -185,8 +184,7 @@ class Equations:
 
     def _solve(self, call: Any, damping: float) -> bool:
         """Write the step of the damped equations; return False if rounding leaves none."""
-        size = call.size
-        diagonal, down = damping + part_of(call.room, 0, size, PENALTY), part_of(call.room, 0, size, DOWN)
+        diagonal, down = damping + call.precisions, call.down
         factor, by_root = self._factored(call, diagonal)
         if factor is None:
             return False
@@ -195,7 +193,7 @@ class Equations:
             found = (alone - dpotrs(factor, by_root @ alone)[0] @ by_root) / np.sqrt(diagonal)
         else:
             found = dpotrs(factor, down)[0]
-        part_of(call.room, 0, size, STEP)[...] = -found
+        call.along[...] = -found
         return True
 
     def _determined(self, call: Any, ratio: float, most: float) -> float:

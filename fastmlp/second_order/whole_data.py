@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backend.choice import current_backend
 from fastmlp.kernels.program import whole_steps as steps
-from fastmlp.kernels.program.records import WHOLE
-from fastmlp.kernels.program.whole_steps import CURVED, LINES, TRAINED
+from fastmlp.kernels.program.records import WHOLE, WHOLE_VECTORS
 from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.layout import aligned
 from fastmlp.model.network import Network
@@ -24,7 +23,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.second_order import WholeDataOptimizer
 from fastmlp.model.state import TrainState
 from fastmlp.second_order.levenberg_marquardt import Equations
-from fastmlp.second_order.objective import WholeObjective, in_numpy, part_of
+from fastmlp.second_order.objective import WholeObjective, in_numpy
 from fastmlp.training.loop import Plan, Report
 
 CURVES = {"gradient": 1, "damping": 2, "prior_precision": 3, "noise": 4, "effective_parameters": 5}
@@ -56,25 +55,26 @@ class WholeDataSteps:
         equations = (
             Equations(optimizer, objective, state) if optimizer.whole == "levenberg_marquardt" else None
         )
-        length = equations.length if equations else LINES * size + optimizer.vectors
+        length = equations.length if equations else optimizer.vectors
+        vectors = dict(zip(WHOLE_VECTORS, np.zeros((len(WHOLE_VECTORS), size)), strict=True))
         self.call = call = types.SimpleNamespace(
             parameters=np.full(size, np.nan), gradients=np.zeros(size), size=size, iterations=0, whole=state,
             moments=np.zeros((optimizer.vectors, size)), curves=np.empty((6, 0)),
-            room=aligned(length, np.float64),
+            room=aligned(length, np.float64), **vectors,
         )  # fmt: skip
         """Arrays and numbers by the names of `fastmlp.kernels.program.records`."""
-        part_of(call.room, 0, size, CURVED)[...] = objective.curvature
+        call.curved[...] = objective.curvature
         self._run: Callable[..., Any]
         arrays = network, call.parameters, objective.data, call.gradients
         if equations is not None:
-            part_of(call.room, 0, size, TRAINED)[...] = equations.trained
+            call.trained[...] = equations.trained
         if self.now.bind is not None and (equations is None or equations.is_compiled):
             given = {
                 "whole": states, "room": call.room, "room_length": length, "moments": call.moments,
-                "moment_rows": optimizer.vectors,
+                "moment_rows": optimizer.vectors, **vectors,
             }  # fmt: skip
             products = equations.products if equations else ()
-            self._run = self.now.bind(*arrays, optimizer.whole, given, products)
+            self._run = self.now.bind(*arrays, optimizer.whole, products, **given)
         else:
             operations: dict[str, Any] = {"loss_at": lambda call: objective.value(call.parameters)[0]}
             if equations is not None:

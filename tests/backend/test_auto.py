@@ -39,7 +39,6 @@ def test_what_is_missing_is_looked_for_until_it_is_found_and_then_no_more(monkey
         return any(entries is registry.entries(name) for name in there)
 
     monkeypatch.setattr(Entries, "has", has)
-    monkeypatch.setattr(Entries, "has_network", has)
     assert [Auto(work(1, network)).name for _ in range(2)] == ["fused", "fused"]
     there.update(("fused", "specialized"))
     assert Auto(work(1, network)).name == "specialized"
@@ -119,8 +118,7 @@ def test_explain_tells_what_a_training_takes(on_disk):
 
 
 def test_what_begins_on_a_program_of_its_own_needs_no_other_training(monkeypatch):
-    monkeypatch.setattr(Entries, "has_network", lambda *_: True)
-    monkeypatch.setattr(Entries, "has", lambda entries, templates, dtype: "train_chunk" not in templates)
+    monkeypatch.setattr(Entries, "has", lambda entries, program, dtype: program != "train_chunk")
     described = fastmlp.Network([6, 5, 2], "tanh"), fastmlp.Adam(), 32, np.dtype(np.float32), 1
     assert choice.is_ready(*described)
 

@@ -75,11 +75,11 @@ def test_idle_calls_are_few_and_a_large_one_is_not_among_them():
     idle, kinds = calls.Idle(), range(2 * calls.IDLE_CALLS)
     dtype, (small, large) = np.dtype("f8"), (SMALL, LARGE)
     for kind in kinds:
-        idle.leave((kind,), calls.NetworkCall(None, None, small, dtype, 64, optimizer=OPTIMIZER))
+        idle.leave((kind,), calls.NetworkCall(None, None, None, small, dtype, 64, optimizer=OPTIMIZER))
     found = [idle.take((kind,)) for kind in kinds]
     assert [one is not None for one in found] == [False] * calls.IDLE_CALLS + [True] * calls.IDLE_CALLS
     assert all(idle.take((kind,)) is None for kind in kinds)
-    call = calls.NetworkCall(None, None, large, dtype, 64, optimizer=OPTIMIZER)
+    call = calls.NetworkCall(None, None, None, large, dtype, 64, optimizer=OPTIMIZER)
     assert found[-1].bytes < calls.IDLE_BYTES < call.bytes
     idle.leave(("large",), call)
     assert idle.take(("large",)) is None

@@ -21,7 +21,7 @@ def emit(build, arguments, kinds, code):
     """Write the loop over `count` numbers: the roots of a, and b / a."""
     a, b, root, ratio, count, _ = arguments
     v = Vectors(build, kinds[-1], host().vector_bytes)
-    with counted(build, Symbol(build, count), v.lanes) as i:
+    with counted(build, count, v.lanes) as i:
         at = i * v.itemsize
         x, y = (Symbol(build, v.load(v.shift(place, at))) for place in (a, b))
         v.store(root_of(x).value, v.shift(root, at))

@@ -196,7 +196,7 @@ def test_what_was_chosen_and_the_usual_values_go_first_by_turns(monkeypatch):
     monkeypatch.setattr(tuning, "trials_of", lambda name: [FIRST])
     watched(monkeypatch, held, 3)
     times = iter(range(100))
-    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(tuning.time, "process_time", lambda: next(times))
     assert tuning.gains({NAME: OTHER}, 3) == {FIRST: 0}
     assert held[:6] == [USUAL, USUAL, OTHER, USUAL, OTHER, USUAL]
 

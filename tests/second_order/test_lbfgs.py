@@ -14,9 +14,9 @@ from support.smooth_rows import KINDS, X, Y
 
 import fastmlp
 from fastmlp import LBFGS, Dense, Head, LayerNorm, Network
-from fastmlp.kernels.program.records import WHOLE
-from fastmlp.kernels.program.whole_steps import CURVATURE, DECREASE, DOWN, LINES
-from fastmlp.second_order.objective import in_numpy, part_of
+from fastmlp.kernels.program.records import WHOLE, WHOLE_VECTORS
+from fastmlp.kernels.program.whole_steps import CURVATURE, DECREASE
+from fastmlp.second_order.objective import in_numpy
 
 
 def two_loops(pairs, gradient):
@@ -41,10 +41,10 @@ class Search:
         state.history, state.pairs, state.max_evaluations = len(pairs) // 2, count, 20
         state.goal, state.min_gradient, state.divisor = np.nan, -1.0, 1.0
         state.single = pairs.dtype == np.float32
-        room = np.zeros(LINES * size + len(pairs))
+        vectors = dict(zip(WHOLE_VECTORS, np.zeros((len(WHOLE_VECTORS), size)), strict=True))
         self.call = types.SimpleNamespace(
-            parameters=x, gradients=np.zeros(size), moments=pairs.astype(np.float64), room=room, whole=state,
-            size=size, iterations=1, curves=np.empty((6, 1)),
+            parameters=x, gradients=np.zeros(size), moments=pairs.astype(np.float64), whole=state,
+            room=np.zeros(len(pairs)), **vectors, size=size, iterations=1, curves=np.empty((6, 1)),
         )  # fmt: skip
 
         def gradient_at(call):
@@ -56,7 +56,7 @@ class Search:
 
     @property
     def gradient(self):
-        return part_of(self.call.room, 0, self.call.size, DOWN)
+        return self.call.down
 
     @property
     def count(self):

@@ -84,9 +84,9 @@ def guarded_backend(backend, side):
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
-def guarded_workspace(side, network, sparse, rows, workers, dtype, private=0, predicting=False, buffers=None):
+def guarded_workspace(side, network, sparse, rows, workers, dtype, *given):
     """Return `buffers.workspace` with a wall of its own for every buffer."""
-    expected = workspace.lengths(network, sparse, rows, workers, dtype.itemsize, private, predicting, buffers)
+    expected = workspace.lengths(network, sparse, rows, workers, dtype.itemsize, *given)
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in expected.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}

@@ -50,8 +50,7 @@ def emit_strips(build, arguments, kinds, code):
 
     arguments : the addresses of the first number, the order or nothing, and the first strip; rows, columns, bytes of a row
     """
-    source, order, target, *sizes, _ = arguments
-    rows, columns, row_bytes = (Symbol(build, size) for size in sizes)
+    source, order, target, rows, columns, row_bytes, _ = arguments
     v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
     v = v.of_lanes(min(v.lanes, STRIP))
 

@@ -140,9 +140,6 @@ def next_vectors(left: int, across: int, lanes: int):
 def emit_product(build, arguments, kinds, code):
     """Write the function of a product."""
     o = Operands(*arguments)
-    o = Operands(
-        *(Symbol(build, a) if kind != types.voidptr else a for a, kind in zip(o, kinds, strict=True))
-    )
     dtype = kinds[Operands._fields.index("rate")]
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
     given = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))

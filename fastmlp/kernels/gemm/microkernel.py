@@ -313,7 +313,7 @@ def tiles_of(machine, kind):
     def emit(build, arguments, kinds, code):
         rows, vectors, unmasked = map(int, np.unravel_index(code, axes))
         v = Vectors(build, kinds[-1], machine.vector_bytes)
-        o = Stack(*arguments[:5], *(Symbol(build, number) for number in arguments[5:]))
+        o = Stack(*arguments)
         rest = o.columns - (vectors - 1) * v.lanes
         given = Symbol(build, build.icmp_unsigned("!=", o.start, ir.Constant(POINTER, None)))
         started = given & o.finish.equals(GATE).negated()

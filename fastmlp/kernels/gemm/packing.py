@@ -36,9 +36,7 @@ def _emitted(name, write):
     """The lazy function that writes a copy at the machine's vector width."""
 
     def emit(build, arguments, kinds, code):
-        source, target, *sizes, _ = arguments
-        v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-        write(v, source, target, *(Symbol(build, size) for size in sizes))
+        write(Vectors(build, kinds[-1], MACHINE.vector_bytes), *arguments[:-1])
 
     return emitted(f"{name}_{MACHINE.vector_bytes}", emit)
 

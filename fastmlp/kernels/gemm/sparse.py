@@ -110,11 +110,6 @@ def taken_by(dtype):
     return (types.voidptr,) * N_POINTERS + (types.intp,) * 8 + (dtype,) * 2
 
 
-def operands(build, arguments):
-    """The arguments of a lazy function as `Sums`."""
-    return Sums(*arguments[:N_POINTERS], *(Symbol(build, number) for number in arguments[N_POINTERS:]))
-
-
 def is_given(build, pointer):
     """Whether an address is not null."""
     return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
@@ -261,7 +256,7 @@ class Writer:
 def emit_sums(build, arguments, kinds, code):
     """Write the function of sums of a number of vectors, a part of the code."""
     vectors, whole, way = map(int, np.unravel_index(code, AXES))
-    o, v = operands(build, arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
+    o, v = Sums(*arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
 
     def write(mask):
         writer = Writer(build, o, v, vectors, way, mask)
@@ -333,7 +328,7 @@ def compile_sums(dtype: str) -> None:
 
 def emit_product(build, arguments, kinds, code):
     """Write the function of sums of any width: columns are cut into blocks of nearly equal width."""
-    o, dtype = operands(build, arguments), kinds[-1]
+    o, dtype = Sums(*arguments), kinds[-1]
     lanes = MACHINE.vector_bytes // ITEMSIZE[dtype]
     up = lambda a, b: (a + (b - 1)) // b
     across = up(o.columns, lanes)

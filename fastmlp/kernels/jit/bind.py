@@ -24,20 +24,7 @@ from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
 from fastmlp.kernels.jit.lazy import INNER, OPTIONS, lazy_function
 from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.kernels.program import (
-    input_templates,
-    operation_templates,
-    output_templates,
-    pass_templates,
-    row_templates,
-    slots,
-    sparse_templates,
-    step_numbers,
-    step_templates,
-    weight_templates,
-    whole_steps,
-    whole_templates,
-)
+from fastmlp.kernels.program import step_templates, whole_templates
 from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.slots import SLOT_FUNCTIONS
 from fastmlp.kernels.variant import ALLOCATING, SpecializedProgram, Variant
@@ -53,7 +40,6 @@ class Program:
 
     def __init__(self, variant: Variant) -> None:
         self._functions = functions_of(variant)
-        self._variant = variant.name
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
     def source(self, program: str | SpecializedProgram) -> EntrySource:
@@ -106,34 +92,22 @@ class EntrySource(NamedTuple):
 
 
 FLUSHING = (
-    "train_chunk",
-    "gradient",
-    "update",
-    "forward",
-    "backward",
-    "penalize",
-    "lbfgs",
-    "levenberg_marquardt",
+    *("train_chunk", "gradient", "update", "forward", "backward", "penalize"),
+    *("lbfgs", "levenberg_marquardt"),
 )
 """The templates that treat subnormal numbers as 0."""
 
 
+TEMPLATE_FILES = (
+    *("step_templates", "step_numbers", "slots", "row_templates", "weight_templates", "sparse_templates"),
+    *("operation_templates", "input_templates", "output_templates", "pass_templates"),
+    *("whole_steps", "whole_templates"),
+)
+"""The files of `fastmlp.kernels.program` with templates."""
+
 TEMPLATES: dict[str, Function] = {
     name: value
-    for module in (
-        step_templates,
-        step_numbers,
-        slots,
-        row_templates,
-        weight_templates,
-        sparse_templates,
-        operation_templates,
-        input_templates,
-        output_templates,
-        pass_templates,
-        whole_steps,
-        whole_templates,
-    )
+    for module in (importlib.import_module(f"fastmlp.kernels.program.{file}") for file in TEMPLATE_FILES)
     for name, value in vars(module).items()
     if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
 } | {name: vars(whole_templates)[name] for name in ("combined", "inner", "part_of", "scaled")}
@@ -167,8 +141,7 @@ def check_slots(variant: Variant) -> None:
 def _called(functions: Mapping[str, Function]) -> set[str]:
     """Return the names of all functions called by training and prediction, directly or not."""
     # A function called by derivatives alone, or by steps of second order, changes no usual training.
-    rare = {*vars(pass_templates), *vars(whole_steps), *vars(whole_templates)}
-    called = {name for name in ENTRY_POINTS if name not in rare}
+    called = {name for name in ENTRY_POINTS if hasattr(step_templates, name)}
     seen: set[Any] = set()
     pending = [functions[name] for name in called]
     while pending:

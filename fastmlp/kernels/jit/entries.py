@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -60,44 +60,30 @@ class Entries:
 
     def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
         self._name, self._load, self.cacheable = name, load, cacheable
-        self._entries: dict[tuple[str, str], Entry] = {}
-        self._of_networks: dict[tuple[SpecializedProgram, str], Entry] = {}
-        """The entry points of single networks, the last made at the end."""
-        self._missing: dict[tuple[SpecializedProgram, str], float] = {}
+        self._entries: dict[tuple[Program, str], Entry] = {}
+        """The entry points, the last made at the end."""
+        self._missing: dict[tuple[Program, str], float] = {}
         """The time of the last vain search of the disk."""
 
-    def get(self, template: str, dtype: str) -> Entry:
+    def get(self, program: Program, dtype: str) -> Entry:
         """Return an entry point for networks of a NumPy dtype."""
-        found = self._entries.get((template, dtype))
+        key = program, dtype
+        found = self._entries.get(key)
         if found is None:
             with lock:
-                found = self._entries.get((template, dtype)) or self._entry(template, dtype)
-                self._entries[template, dtype] = found
-            if template == ENTRY_POINTS[0]:
+                found = self._entries[key] = self._entries.get(key) or self._entry(program, dtype)
+                of_networks = [one for one in self._entries if not isinstance(one[0], str)]
+                if len(of_networks) > MOST_PROGRAMS:
+                    del self._entries[of_networks[0]]
+            if program == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
                 announced_programs.add(_in_words(self._name, dtype))
         return found
 
-    def of_network(self, program: SpecializedProgram, dtype: str) -> Entry:
-        """Return the entry point of a single network."""
+    def has(self, program: Program, dtype: str) -> bool:
+        """Return whether an entry point is in this process, or on the disk."""
         key = program, dtype
-        found = self._of_networks.get(key)
-        if found is None:
-            with lock:
-                found = self._of_networks.get(key) or self._entry(program, dtype)
-                if len(self._of_networks) >= MOST_PROGRAMS:
-                    del self._of_networks[next(iter(self._of_networks))]
-                self._of_networks[key] = found
-        return found
-
-    def has(self, templates: Iterable[str], dtype: str) -> bool:
-        """Return whether entry points are in this process, or on the disk."""
-        return all((one, dtype) in self._entries or self._is_stored(one, dtype) for one in templates)
-
-    def has_network(self, program: SpecializedProgram, dtype: str) -> bool:
-        """Return whether the entry point of a single network is in this process, or on the disk."""
-        key = program, dtype
-        if key in self._of_networks:
+        if key in self._entries:
             return True
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:

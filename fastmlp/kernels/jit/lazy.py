@@ -32,6 +32,7 @@ from numba.extending import intrinsic, register_jitable
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.codegen.machine import arithmetic, normal_arithmetic
+from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
 from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_function
@@ -100,11 +101,6 @@ def compiled_function(name: str, names: tuple[str, ...], key: str) -> MachineCod
     return code
 
 
-def names_of_types(arguments: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return the names of types in machine code, for `type_of`."""
-    return tuple(map(str, arguments))
-
-
 def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str:
     """Return the assembly of a lazy function for some types of arguments, for people to read."""
     with global_compiler_lock:
@@ -113,7 +109,7 @@ def assembly_of_function(name: str, arguments: tuple[Any, ...], key: str) -> str
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
     """Compile or load a lazy function before its first call; return the address."""
-    return address_of(name, names_of_types(arguments), key)
+    return address_of(name, tuple(map(str, arguments)), key)
 
 
 def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
@@ -212,7 +208,7 @@ def _stub(context, module, name, codes, signature, key):
     stub.attributes.add("noinline")
     kind = codes if isinstance(codes, str) else None
     fixed = key if codes else ""
-    description = name, names_of_types(arguments), kind, fixed
+    description = name, tuple(map(str, arguments)), kind, fixed  # names of types are for `type_of`
     requested[FunctionRequest(name, description[1], codes, key)] = None
     request = cgutils.global_constant(
         module,
@@ -304,7 +300,8 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
     """Make a lazy function written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
     name : unique among built-in lazy functions, where the name stands for `emit` and its closure
-    emit : emit(builder, arguments, kinds, code) writes a function; codes : all codes, if any
+    emit : emit(builder, arguments, kinds, code) writes a function, of addresses and `Symbol`s; codes : all
+        codes, if any
     """
     identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
     name = emit.__qualname__ = f"{name}.{identity.digest}"
@@ -312,7 +309,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
 
     def make(arguments, key):
         target = emission.SHARED_TARGET
-        symbol = f"fastmlp:{name}.{key}({', '.join(names_of_types(arguments))})"
+        symbol = f"fastmlp:{name}.{key}({', '.join(map(str, arguments))})"
         library = emission.written_library(target, symbol)
         module = library.create_ir_module(symbol)
         taken = target.call_conv.get_function_type(types.none, arguments).args
@@ -320,7 +317,9 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
         untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
         function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        emit(builder, function.args[2:], arguments, int(key or 0))
+        pairs = zip(function.args[2:], arguments, strict=True)
+        given = [one if kind == types.voidptr else Symbol(builder, one) for one, kind in pairs]
+        emit(builder, given, arguments, int(key or 0))
         builder.ret(STATUS(0))
         library.add_ir_module(module)
         library.finalize()

@@ -226,7 +226,7 @@ class LaneBlocks:
         strides |= {"losses": 8 * lanes, "rates": of_blocks.strides[0] if len(of_blocks) > 1 else 0}
         for name, stride in strides.items():
             calls[:, WORDS[name]] += np.arange(blocks) * stride
-        entry = self._entries.of_network(self._program, NAMES[dtype])
+        entry = self._entries.get(self._program, NAMES[dtype])
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
             if block and len(orders) > 1:

@@ -32,10 +32,10 @@ from fastmlp.kernels.codegen.vectors import (
     smaller,
 )
 from fastmlp.kernels.gemm import dispatch
+from fastmlp.kernels.gemm.microkernel import DECAY, GATE, RELU, STORE, ends_of
 from fastmlp.kernels.gemm.packing import call
 from fastmlp.kernels.jit.lazy import emitted
 from fastmlp.kernels.mixed.tiles import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
-from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 from fastmlp.model.state import takes_bfloat16
 
 VECTOR_BYTES = 64
@@ -76,8 +76,7 @@ def emit_pack(build, arguments, kinds, code):
 
     BY_ROWS, `outer` counts blocks of 16 rows and k columns; BY_PAIRS, `outer` counts blocks of 16 columns and k rows.
     """
-    source, order, target, *sizes = arguments
-    rows, columns, row_bytes, outer = (Symbol(build, size) for size in sizes)
+    source, order, target, rows, columns, row_bytes, outer = arguments
     v = Vectors(build, types.float32, VECTOR_BYTES)
     depth, across = (rows, columns) if code & BY_PAIRS else (columns, rows)
     blocks = (depth + (TERMS - 1)) // TERMS
@@ -132,25 +131,25 @@ def emit_pack(build, arguments, kinds, code):
 PACK = emitted("pack_tiles", emit_pack)
 
 
-ENDS = "plain", "biased", "rectified", "gated", "updated"
-"""The ends of sums before a store, as in `gemm.microkernel`; `gated` reads the gate at `start`."""
+ENDS = {"plain": STORE, "biased": STORE, "rectified": RELU, "gated": GATE, "updated": DECAY}
+"""The ends of sums before a store, with those of `gemm.microkernel`; `gated` reads the gate at `start`."""
 
 CACHED_TILES = 1 << 10
 """The most tiles of A in a block of rows, half of L2, which holds them while all of B is read. Without such blocks,
 1024 x 2048 x 2048 took 1.5 times as long."""
 
 
-def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build: None):
-    """Return the lazy function of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is an index in ENDS.
+def multiplying(name, sums_of_block, begin=lambda build: None, done=lambda build: None):
+    """Return the lazy function of C[m, n] = finish(start + sum_k A[m, k] * B[k, n]) of packed operands; its code is a number in ENDS.
 
-    sums_of_block : writes the sums of a block; begin, end : write code before and after all blocks
+    sums_of_block : writes the sums of a block; begin, done : write code before and after all blocks
     """
 
     def emit(build, arguments, kinds, code):
-        a, b, c, start, room, *numbers = arguments
-        rows, columns, blocks, c_row, start_row = (Symbol(build, size) for size in numbers[:5])
-        rate, l2 = (Symbol(build, value) for value in numbers[5:])
+        a, b, c, start, room, rows, columns, blocks, c_row, start_row, rate, l2 = arguments
         v = Vectors(build, types.float32, VECTOR_BYTES)
+        name, finish = [*ENDS.items()][code]
+        end = ends_of(v, "strided", rate, l2)[finish]
 
         def address_of(packed, first, side, block):
             return v.shift(packed, ((first // SIDE + side) * blocks + block) * TILE_BYTES)
@@ -168,36 +167,17 @@ def multiplying(name, sums_of_block, begin=lambda build: None, end=lambda build:
                 for side in range(2):
                     column = right + side * SIDE
                     mask, along = v.first(columns - column), column * v.itemsize
-                    total = Symbol(build, v.load(v.shift(room, m * ROOM_ROW + side * VECTOR_BYTES)))
+                    total = v.load(v.shift(room, m * ROOM_ROW + side * VECTOR_BYTES))
                     at, old_at = (
                         v.shift(v.shift(address, (down + m) * row), along)
                         for address, row in ((c, c_row), (start, start_row))
                     )
-                    read = lambda address, mask=mask: Symbol(build, v.load(address, mask))
-                    found = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
-                    v.store(found.value, at, mask)
-        end(build)
+                    if name in ("biased", "rectified"):
+                        total = build.fadd(total, v.load(old_at, mask))
+                    v.store(end(total, at, old_at, mask), at, mask)
+        done(build)
 
     return emitted(name, emit)
-
-
-def finished(end, total, start, old, rate, l2):
-    """Return the vector to store for a vector of sums. start() and old() read `start` and C at its address."""
-    zero = total.number(0.0)
-    match end:
-        case "plain":
-            return total
-        case "biased":
-            return total + start()
-        case "rectified":
-            biased = total + start()
-            return biased.choose(biased < 0.0, zero, biased)  # NaN stays
-        case "gated":
-            return total.choose(start() > 0.0, total, zero)
-        case "updated":
-            rate, l2 = total.number(rate), total.number(l2)
-            return sgd_step(old(), rate, with_decay(total, l2, old()))
-    raise AssertionError(end)
 
 
 # --- by `tdpbf16ps` on AMX's tiles: one instruction adds 32 terms to each of 16 x 16 sums ------------------
@@ -304,7 +284,7 @@ def multiply(
     """Write a product C (rows, columns): pack A and B, then multiply by a lazy function of `multiplying`.
 
     a, b : tuples of the packing's code, the address, the order of rows, rows, columns, and the bytes between rows
-    c : the address, and the bytes between rows; end : an index in ENDS
+    c : the address, and the bytes between rows; end : a number in ENDS
     """
     blocks, addresses = (depth + (TERMS - 1)) // TERMS, []
     address = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
@@ -331,8 +311,8 @@ def way(build, how, order):
 
 
 def chosen(build, condition, a, b):
-    """Return the index in ENDS of a or b, by a condition."""
-    return build.select(condition.value, *(INT(ENDS.index(name)) for name in (a, b)))
+    """Return the number in ENDS of a or b, by a condition."""
+    return build.select(condition.value, *(INT([*ENDS].index(name)) for name in (a, b)))
 
 
 def slots_of(by):

@@ -229,7 +229,8 @@ def push_in_columns(call, at, direction, rows, worker):
             weight_gradient(weights_of(parameters, here), below, scratch, tangent)
         else:
             # Along one input the tangents are a row of the weights, the same for all samples.
-            fill_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
+            clear(vector(tangent, 0, tangent.size))
+            add_to_rows(vector(parameters, here.weights + direction * here.n_out, here.n_out), tangent)
         below = matrix(memory, spare_of(call, rows), here.n_out, rows)
         pass_on(tangent, 0, False, below)
         slope_in_columns(call, here, rows, below)
@@ -322,15 +323,6 @@ def add_to_rows(b, out):
         row = vector(out, j * out.shape[1], out.shape[1])
         for i in range(out.shape[1]):
             row[i] += b[j]
-
-
-def fill_rows(x, out):
-    """out (units, rows) = x (units,), in every column."""
-    wide_vectors()
-    for j in range(out.shape[0]):
-        row = vector(out, j * out.shape[1], out.shape[1])
-        for i in range(out.shape[1]):
-            row[i] = x[j]
 
 
 def bend(curvature, slopes, adds, tangent):

@@ -131,21 +131,11 @@ code : of its rule; moments : their number; constants : of its formula, see `Opt
 
 WHOLE = np.dtype(
     [
-        *((name, np.int64) for name in ("known", "taken", "reason", "single", "history", "max_evaluations")),
-        *((name, np.int64) for name in ("pairs", "nielsen", "evidence", "has_noise", "squares", "dual")),
-        *(
-            (name, np.int64)
-            for name in ("side", "block", "gram", "factor", "jacobian", "scaled", "residuals")
-        ),
-        *(
-            (name, np.float64)
-            for name in ("loss", "goal", "min_gradient", "divisor", "scale", "first_damping")
-        ),
-        *((name, np.float64) for name in ("damping", "damping_decrease", "damping_increase", "max_damping")),
-        *(
-            (name, np.float64)
-            for name in ("prior_precision", "noise", "gain", "square", "counted", "total_diagonal")
-        ),
+        *fields_of(np.int64, "known taken reason single history max_evaluations pairs nielsen evidence"),
+        *fields_of(np.int64, "has_noise squares dual side block gram factor jacobian scaled residuals"),
+        *fields_of(np.float64, "loss goal min_gradient divisor scale first_damping damping"),
+        *fields_of(np.float64, "damping_decrease damping_increase max_damping prior_precision noise gain"),
+        *fields_of(np.float64, "square counted total_diagonal"),
     ],
     align=True,
 )
@@ -162,91 +152,65 @@ square, counted : of the residuals of a step: the sum of squares, and their numb
 total_diagonal : the sum of the diagonal of J'J
 """
 
-ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
-    "operations": (OPERATION, ("depth",)),
-    "objective": (OBJECTIVE, ()),
-    "heads": (HEAD, ("n_heads",)),
-    "head_numbers": (np.float64, (2, "n_out")),
-    "head_totals": (np.float64, ("n_heads", "steps")),
-    "head_losses": (np.float64, ("n_heads", "steps")),
-    "tables": (TABLE, ("columns",)),
-    "rules": (RULE, (2, "depth")),
-    "parameters": (None, ("size",)),
-    "gradients": (None, ("size",)),
-    "moments": (None, ("moment_rows", "size")),
-    "accumulated": (None, ("accumulates",)),
-    "inputs": (None, ("samples", "n_in")),
-    "indptr": (np.int64, ("bounds",)),
-    "indices": (np.int32, ("stored",)),
-    "values": (None, ("stored",)),
-    "numbers": (np.uint8, ("bytes", "n_in")),
-    "scale": (np.float64, (1,)),
-    "targets": (None, ("samples", "n_out")),
-    "weights": (None, ("samples",)),
-    "order": (np.int64, ("visits",)),
-    "starts": (np.int64, ("steps",)),
-    "stops": (np.int64, ("steps",)),
-    "totals": (np.float64, ("steps",)),
-    "rates": (np.float64, ("steps", 2)),
-    "losses": (np.float64, ("steps",)),
-    "out": (None, ("samples", "n_out")),
-    "by_outputs": (None, ("samples", "n_out")),
-    "by_inputs": (None, ("by_inputs_rows", "n_in")),
-    "tangents": (None, ("samples", "n_in")),
-    "memory": (None, ("length",)),
-    "sums": (np.float64, ("batch",)),
-    "barrier": (np.int64, (BARRIER,)),
-    "nonzero_columns": (np.bool_, ("marks",)),
-    "positions": (np.int64, ("placed",)),
-    "batch_rows": (np.int64, ("steps",)),
-    "matrices": (None, ("matrix_length",)),
-    "lane_addresses": (np.int64, ("lanes",)),
-    "lane_numbers": (np.float64, ("lanes",)),
-    "row_marks": (np.int32, ("table_rows",)),
-    "row_numbers": (np.int64, ("all_row_numbers",)),
-    "whole": (WHOLE, ()),
-    "curves": (np.float64, (6, "iterations")),
-    "room": (None, ("room_length",)),
-    "list_counts": (np.int32, ("counted",)),
-    "list_marks": (np.uint64, ("words",)),
-    "list_columns": (np.int64, ("listed",)),
-    "list_starts": (np.int64, ("listed",)),
-    "list_samples": (np.int32, ("all_terms",)),
-    "list_numbers": (None, ("all_terms",)),
-    "list_cursors": (np.int64, ("all_cursors",)),
-}
-"""Arrays of a call by name: the dtype (None: the network's), and the shape in numbers of the call.
+WHOLE_VECTORS = "curved", "down", "along", "point", "precisions", "trained", "diagonal"
+"""Vectors (P,) of steps of all rows, float64: second derivatives of the penalties; the gradient; the
+direction, or the step; the point before; precisions of a step's prior; 1 for trained parameters; the diagonal
+added to J'J."""
 
-operations, objective, heads, tables : records of the network, as of `runtime.described.shape_of`
-head_numbers : the parameters of the heads' losses, and the weights of their units
-head_totals : the weight of each step's rows for each head; head_losses : written, the loss of each head
-rules : RULE, of weights and gains, and of biases and shifts
-parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
-accumulated : the sum of the gradients of a step's microbatches so far
-inputs, targets, weights : as in `fastmlp.model.backend.Data`
-indptr, indices, values : of sparse columns, behind dense inputs, as in `fastmlp.model.rows.SparseRows`
-numbers, scale : in place of dense inputs, as in `fastmlp.model.rows.ByteRows`
-order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
-losses : written, the objective of each step
-out : predictions, written
-by_outputs : the derivative of a loss by the predictions; by_inputs : by the inputs, written
-tangents : of the inputs
-memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row
-barrier : of the workers, see `fastmlp.kernels.program.workers`
-nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all where `marks` is 0
-positions : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches; not
-    read without ranks
-matrices : the workspace of `weight_templates.orthogonalise`
-lane_addresses : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
-    steps in totals, in rates and in losses. For predictions the addresses of all outputs
-lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`
-row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps
-row_numbers : for each worker, the batch's rows of a table
-whole : a WHOLE; room : vectors and matrices of `whole_steps`
-curves : written for each iteration: the objective, the gradient's norm, the damping, the precision of the
-    prior, the noise, the effective parameters
-list_counts, .. : for sparse inputs, as in `sparse_templates.list_columns`; the first two hold zeros
-"""
+ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
+    # Records of the network, as of `runtime.described.shape_of`; head_numbers : the parameters of the heads'
+    # losses, and the weights of their units; head_totals : the weight of each step's rows for each head;
+    # head_losses : written, the loss of each head.
+    "operations": (OPERATION, ("depth",)), "objective": (OBJECTIVE, ()), "heads": (HEAD, ("n_heads",)),
+    "head_numbers": (np.float64, (2, "n_out")), "head_totals": (np.float64, ("n_heads", "steps")),
+    "head_losses": (np.float64, ("n_heads", "steps")), "tables": (TABLE, ("columns",)),
+    # rules : of weights and gains, and of biases and shifts; then as in `fastmlp.model.state.TrainState`;
+    # accumulated : the sum of the gradients of a step's microbatches so far.
+    "rules": (RULE, (2, "depth")), "parameters": (None, ("size",)), "gradients": (None, ("size",)),
+    "moments": (None, ("moment_rows", "size")), "accumulated": (None, ("accumulates",)),
+    # As in `fastmlp.model.backend.Data`; indptr, indices, values : of sparse columns, behind dense inputs, as
+    # in `fastmlp.model.rows.SparseRows`; numbers, scale : in place of dense inputs, as in `ByteRows`.
+    "inputs": (None, ("samples", "n_in")), "indptr": (np.int64, ("bounds",)),
+    "indices": (np.int32, ("stored",)), "values": (None, ("stored",)),
+    "numbers": (np.uint8, ("bytes", "n_in")), "scale": (np.float64, (1,)),
+    "targets": (None, ("samples", "n_out")), "weights": (None, ("samples",)),
+    # As in `fastmlp.model.backend.Chunk`; losses : written, the objective of each step.
+    "order": (np.int64, ("visits",)), "starts": (np.int64, ("steps",)), "stops": (np.int64, ("steps",)),
+    "totals": (np.float64, ("steps",)), "rates": (np.float64, ("steps", 2)),
+    "losses": (np.float64, ("steps",)),
+    # out : predictions, written; by_outputs : the derivative of a loss by the predictions; by_inputs : by the
+    # inputs, written; tangents : of the inputs.
+    "out": (None, ("samples", "n_out")), "by_outputs": (None, ("samples", "n_out")),
+    "by_inputs": (None, ("by_inputs_rows", "n_in")), "tangents": (None, ("samples", "n_in")),
+    # memory : all buffers for a batch; sums : partial sums of its loss, each at the index of its first row;
+    # barrier : of the workers, see `fastmlp.kernels.program.workers`.
+    "memory": (None, ("length",)), "sums": (np.float64, ("batch",)), "barrier": (np.int64, (BARRIER,)),
+    # nonzero_columns : for which sparse columns a whole gradient updates rows of weights; all if marks is 0.
+    "nonzero_columns": (np.bool_, ("marks",)),
+    # positions : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_rows : of whole batches;
+    # not read without ranks.
+    "positions": (np.int64, ("placed",)), "batch_rows": (np.int64, ("steps",)),
+    # The workspace of `weight_templates.orthogonalise`.
+    "matrices": (None, ("matrix_length",)),
+    # lane_addresses : of networks in lanes the addresses of all inputs, targets and weights; then the
+    # distances of steps in totals, in rates and in losses; for predictions the addresses of all outputs.
+    # lane_numbers : (rows, lanes), the numbers of each lane, see `fastmlp.kernels.small.layouts`.
+    "lane_addresses": (np.int64, ("lanes",)), "lane_numbers": (np.float64, ("lanes",)),
+    # row_marks : of the rows of all tables of categories, not 0 for rows met by a step; 0 between steps;
+    # row_numbers : for each worker, the batch's rows of a table.
+    "row_marks": (np.int32, ("table_rows",)), "row_numbers": (np.int64, ("all_row_numbers",)),
+    # Steps of all rows; room : matrices of `whole_templates`, and numbers of L-BFGS's pairs; curves : written
+    # for each iteration, the objective, the gradient's norm, the damping, the precision of the prior, the
+    # noise, the effective parameters.
+    "whole": (WHOLE, ()), **dict.fromkeys(WHOLE_VECTORS, (None, ("size",))),
+    "curves": (np.float64, (6, "iterations")), "room": (None, ("room_length",)),
+    # For sparse inputs, as in `sparse_templates.list_columns`; the first two hold zeros.
+    "list_counts": (np.int32, ("counted",)), "list_marks": (np.uint64, ("words",)),
+    "list_columns": (np.int64, ("listed",)), "list_starts": (np.int64, ("listed",)),
+    "list_samples": (np.int32, ("all_terms",)), "list_numbers": (None, ("all_terms",)),
+    "list_cursors": (np.int64, ("all_cursors",)),
+}  # fmt: skip
+"""Arrays of a call by name: the dtype (None: the network's), and the shape in numbers of the call."""
 
 BUFFERS = (
     *("batch_inputs", "batch_targets", "batch_weights", "logits", "activations", "dropped", "deltas"),

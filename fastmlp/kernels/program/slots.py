@@ -90,34 +90,24 @@ def _by_code(codes, parameters, result=types.none):
     return SlotFunction(result, codes, constant)
 
 
+WITHOUT_RESULT = (
+    "affine weight_gradient bias_gradient input_gradient gather scatter flush affine_rows "
+    "weight_gradient_rows input_gradient_rows list_columns columns_step affine_sparse "
+    "weight_gradient_sparse affine_sparse_rows add_sparse_rows weight_gradient_sparse_rows "
+    "convert_bytes drop drop_placed accumulate form_gradient rows_forward rows_loss rows_backward "
+    "weights_step layer_step operation_forward operation_backward vectors_step update_vectors "
+    "mark_nonzero_columns parts_backward apply_whole pass_on whole_forward whole_backward unit_sums "
+    "unit_distances unit_factors column_gradients normalise_columns normalise_columns_gradient "
+    "normalise_fixed normalise_fixed_gradient fixed_gain_gradient block_forward block_backward "
+    "blocks_step update_blocks take_columns step_rows angles cosines cosines_gradient sinusoids "
+    "sinusoids_gradient frequencies_gradient bins look_up orthogonalise_all orthogonalise "
+    "sum_over_ranks heads_loss heads_losses heads_outputs heads_backward members_loss "
+    "members_outputs members_backward penalty_gradient clip clip_all update_all update_part"
+)
+"""Slots and functions that return nothing, by name."""
+
 SLOT_FUNCTIONS = {
-    **dict.fromkeys(
-        (
-            *("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather", "scatter", "flush"),
-            *("affine_rows", "weight_gradient_rows", "input_gradient_rows", "list_columns", "columns_step"),
-            *("affine_sparse", "weight_gradient_sparse", "affine_sparse_rows", "add_sparse_rows"),
-            *("weight_gradient_sparse_rows", "convert_bytes", "drop", "drop_placed", "accumulate"),
-            *("form_gradient", "rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step"),
-            *(
-                "operation_forward",
-                "operation_backward",
-                "vectors_step",
-                "update_vectors",
-                "mark_nonzero_columns",
-            ),
-            *("parts_backward", "apply_whole", "pass_on", "whole_forward", "whole_backward"),
-            *("unit_sums", "unit_distances", "unit_factors", "column_gradients", "normalise_columns"),
-            *("normalise_columns_gradient", "normalise_fixed", "normalise_fixed_gradient"),
-            *("fixed_gain_gradient", "block_forward", "block_backward", "blocks_step", "update_blocks"),
-            *("take_columns", "step_rows", "angles", "cosines", "cosines_gradient", "sinusoids"),
-            *("sinusoids_gradient", "frequencies_gradient", "bins", "look_up"),
-            *("orthogonalise_all", "orthogonalise", "sum_over_ranks"),
-            *("heads_loss", "heads_losses", "heads_outputs", "heads_backward"),
-            *("members_loss", "members_outputs", "members_backward"),
-            *("penalty_gradient", "clip", "clip_all", "update_all", "update_part"),
-        ),
-        SlotFunction(),
-    ),
+    **dict.fromkeys(WITHOUT_RESULT.split(), SlotFunction()),
     **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), SlotFunction(types.int64)),
     **dict.fromkeys(("penalty", "penalties"), SlotFunction(types.float64)),
     "activate": _by_code(ACTIVATION_CODES, "z, out"),

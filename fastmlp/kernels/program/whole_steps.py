@@ -30,16 +30,12 @@ fraction of the weights' own precision."""
 GOAL, FLAT, NO_LOWER, DAMPED = 1, 2, 3, 4
 """Why steps end: `whole.reason` of a call."""
 
-CURVED, DOWN, STEP, START, PENALTY, TRAINED, LINES = 0, 1, 2, 3, 4, 5, 6
-"""Vectors (P,) in `room`: second derivatives of the penalties; the gradient; the direction or step; the point
-before; the precisions of a step's prior; 1 for trained parameters."""
-
 
 def with_loss_times(call, found, factor):
     """Return an objective with the loss multiplied by a factor, and the penalties as they are."""
     if factor == 1.0:
         return found
-    penalties = weighed_square(part_of(call.room, 0, call.size, CURVED), call.parameters) / 2
+    penalties = weighed_square(call.curved, call.parameters) / 2
     return (found - penalties) * factor + penalties
 
 
@@ -61,7 +57,7 @@ def reason_to_stop(state, reported, norm):
 
 def lbfgs(call, worker, workers):
     """Take the call's iterations of L-BFGS, fewer where the steps end; write the objectives and norms."""
-    state, down = call.whole, part_of(call.room, 0, call.size, DOWN)
+    state, down = call.whole, call.down
     if state.known == 0:
         state.loss, state.known = with_loss_times(call, gradient_at(call), state.divisor), 1
         scaled(1.0, call.gradients, down)
@@ -83,23 +79,20 @@ def lbfgs(call, worker, workers):
 
 def descend_once(call):
     """Move along the direction of the pairs, and keep the step's pair; return whether the loss is lower."""
-    state, x, pairs, size = call.whole, call.parameters, call.moments, call.size
-    down, along = part_of(call.room, 0, size, DOWN), part_of(call.room, 0, size, STEP)
-    start = part_of(call.room, 0, size, START)
+    state, x, down, point = call.whole, call.parameters, call.down, call.point
     set_direction(call)
-    slope = inner(down, along)
+    slope = inner(down, call.along)
     if not slope < 0.0:
         return False
-    scaled(1.0, x, start)
+    scaled(1.0, x, point)
     first = 1.0 if state.pairs > 0 else min(1.0, 1.0 / math.sqrt(-slope))
     step, loss, sound = strong_wolfe(call, state.loss, slope, first)
     if not loss < state.loss:
-        scaled(1.0, start, x)
+        scaled(1.0, point, x)
         return False
     state.loss = loss
-    index = state.pairs % state.history
-    s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
-    combined(x, -1.0, start, s)
+    s, y = pair_of(call, state.pairs)
+    combined(x, -1.0, point, s)
     combined(call.gradients, -1.0, down, y)
     scaled(1.0, call.gradients, down)
     if state.single != 0:
@@ -112,17 +105,21 @@ def descend_once(call):
     return True
 
 
+def pair_of(call, number):
+    """Return pair `number`: a step, and the difference of the gradients."""
+    pairs, size, history = call.moments, call.size, call.whole.history
+    index = number % history
+    return part_of(pairs, 0, size, index), part_of(pairs, 0, size, history + index)
+
+
 def set_direction(call):
     """Write minus the product of the pairs' inverse Hessian with the gradient."""
-    state, pairs, size = call.whole, call.moments, call.size
-    down, along = part_of(call.room, 0, size, DOWN), part_of(call.room, 0, size, STEP)
-    factors = part_of(call.room, LINES * size, state.history, 0)
-    curvatures = part_of(call.room, LINES * size, state.history, 1)
-    scaled(-1.0, down, along)
+    state, along = call.whole, call.along
+    factors, curvatures = part_of(call.room, 0, state.history, 0), part_of(call.room, 0, state.history, 1)
+    scaled(-1.0, call.down, along)
     first, scale = max(0, state.pairs - state.history), 1.0
     for number in range(state.pairs - 1, first - 1, -1):
-        index = number % state.history
-        s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
+        index, (s, y) = number % state.history, pair_of(call, number)
         curvatures[index] = inner(s, y)
         if number == state.pairs - 1:
             scale = curvatures[index] / inner(y, y)  # equation 7.20
@@ -130,19 +127,17 @@ def set_direction(call):
         combined(along, -factors[index], y, along)
     scaled(scale, along, along)
     for number in range(first, state.pairs):
-        index = number % state.history
-        s, y = part_of(pairs, 0, size, index), part_of(pairs, 0, size, state.history + index)
+        index, (s, y) = number % state.history, pair_of(call, number)
         combined(along, factors[index] - inner(y, along) / curvatures[index], s, along)
 
 
 def try_step(call, step):
     """Move to a step along the direction; return the step with the loss and the slope there."""
-    along = part_of(call.room, 0, call.size, STEP)
-    combined(part_of(call.room, 0, call.size, START), step, along, call.parameters)
+    combined(call.point, step, call.along, call.parameters)
     if call.whole.single != 0:
         round_single(call.parameters, True)
     loss = with_loss_times(call, gradient_at(call), call.whole.divisor)
-    return step, loss, inner(call.gradients, along)
+    return step, loss, inner(call.gradients, call.along)
 
 
 def strong_wolfe(call, loss, slope, step):
@@ -193,8 +188,7 @@ def between(low, high):
 
 def levenberg_marquardt(call, worker, workers):
     """Take the call's iterations of damped equations, fewer where the steps end; write their curves."""
-    state, x, size = call.whole, call.parameters, call.size
-    down, penalty = part_of(call.room, 0, size, DOWN), part_of(call.room, 0, size, PENALTY)
+    state, x, down, precisions = call.whole, call.parameters, call.down, call.precisions
     if state.known == 0:
         state.loss, state.known = with_loss_times(call, loss_at(call), state.divisor), 1
     for s in range(call.iterations):
@@ -206,11 +200,10 @@ def levenberg_marquardt(call, worker, workers):
         if state.evidence != 0:
             call.curves[5, s] = settle_evidence(call)
             call.curves[3, s], call.curves[4, s] = state.prior_precision, state.noise
-            precision = state.prior_precision * state.noise * state.noise
-            scaled(precision, part_of(call.room, 0, size, TRAINED), penalty)
+            scaled(state.prior_precision * state.noise * state.noise, call.trained, precisions)
         else:
-            scaled(state.scale, part_of(call.room, 0, size, CURVED), penalty)
-        add_products(penalty, x, down)
+            scaled(state.scale, call.curved, precisions)
+        add_products(precisions, x, down)
         norm = math.sqrt(inner(down, down)) / state.scale
         state.reason = reason_to_stop(state, reported, norm)
         if state.damping == 0.0:
@@ -228,20 +221,18 @@ def merit(call):
     """Return the objective in the units of the equations, with the prior of the evidence."""
     state, found = call.whole, call.whole.scale * call.whole.loss
     if state.evidence != 0:
-        found += weighed_square(part_of(call.room, 0, call.size, PENALTY), call.parameters) / 2
+        found += weighed_square(call.precisions, call.parameters) / 2
     return found
 
 
 def take_damped_step(call):
     """Raise the damping until a step lowers the objective, and take that step."""
-    state, x, size = call.whole, call.parameters, call.size
-    down, step = part_of(call.room, 0, size, DOWN), part_of(call.room, 0, size, STEP)
-    start = part_of(call.room, 0, size, START)
+    state, x, step, point = call.whole, call.parameters, call.along, call.point
     damping, growth, before, loss = state.damping, 2.0, merit(call), state.loss
-    scaled(1.0, x, start)
+    scaled(1.0, x, point)
     while damping <= state.max_damping:
         if solve_damped(call, damping):
-            combined(start, 1.0, step, x)
+            combined(point, 1.0, step, x)
             if state.single != 0:
                 round_single(x, True)
             state.loss = with_loss_times(call, loss_at(call), state.divisor)
@@ -249,14 +240,14 @@ def take_damped_step(call):
             if after < before:
                 factor = state.damping_decrease
                 if state.nielsen != 0:
-                    foreseen = (damping * inner(step, step) - inner(step, down)) / 2
+                    foreseen = (damping * inner(step, step) - inner(step, call.down)) / 2
                     factor = max(1 / 3, 1 - (2 * (before - after) / foreseen - 1) ** 3)
                 state.gain = 1 - after / before
-                state.damping = max(damping * factor, EPSILON * state.total_diagonal / size)
+                state.damping = max(damping * factor, EPSILON * state.total_diagonal / call.size)
                 return
         damping *= growth if state.nielsen != 0 else state.damping_increase
         growth *= 2
-    scaled(1.0, start, x)
+    scaled(1.0, point, x)
     state.loss, state.damping, state.reason = loss, damping, DAMPED
     state.known = 0  # the passes of the last step tried are not those of this point
 
@@ -268,7 +259,7 @@ def settle_evidence(call):
     weights stays until a step gains little with it: in the first steps, when outputs are far from targets
     whatever the weights, the precision would grow until all weights are 0.
     """
-    state, trained = call.whole, part_of(call.room, 0, call.size, TRAINED)
+    state, trained = call.whole, call.trained
     square = max(weighed_square(trained, call.parameters), EPSILON)
     count = weighed_square(trained, trained)
     if state.prior_precision == 0.0:

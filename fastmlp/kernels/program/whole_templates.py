@@ -37,7 +37,6 @@ from fastmlp.kernels.program.row_templates import rows_backward, rows_forward, r
 from fastmlp.kernels.program.step_numbers import block_of, loss_factor, parts_of, penalty_factor
 from fastmlp.kernels.program.step_templates import batch_step
 from fastmlp.kernels.program.weight_templates import clear, penalties
-from fastmlp.kernels.program.whole_steps import DOWN, LINES, PENALTY, STEP
 
 STRIP = 24
 """Columns of a panel: a multiple of the columns of the widest register tiles of all machines."""
@@ -166,13 +165,13 @@ def loss_at(call):
 
 
 def form_equations(call):
-    """Write J'r to the line DOWN, and J'J, of a chain; where there are fewer residuals, J alone.
+    """Write J'r to call.down, and J'J, of a chain; where there are fewer residuals, J alone.
 
     The logits and activations of all rows are those of the last loss, which was taken at this point.
     """
     state, rows, size, outputs, room = call.whole, call.samples, call.size, call.n_out, call.room
     scratch = part_of(call.memory, call.scratch, call.scratch_length, 0)
-    down, dual = part_of(room, 0, size, DOWN), state.dual != 0
+    down, dual = call.down, state.dual != 0
     clear(down)
     state.square = state.counted = state.total_diagonal = 0.0
     for at in range(0, rows, state.block):
@@ -295,12 +294,11 @@ def factor_equations(call, diagonal):
 
 
 def solve_damped(call, damping):
-    """Write the step of the damped equations to the line STEP; return False where there is none."""
+    """Write the step of the damped equations to call.along; return False where there is none."""
     state, side, size, room = call.whole, call.whole.side, call.size, call.room
-    down, step = part_of(room, 0, size, DOWN), part_of(room, 0, size, STEP)
-    diagonal, penalty = part_of(room, 0, size, LINES), part_of(room, 0, size, PENALTY)
+    down, step, diagonal, precisions = call.down, call.along, call.diagonal, call.precisions
     for i in range(size):
-        diagonal[i] = damping + penalty[i]
+        diagonal[i] = damping + precisions[i]
     if not factor_equations(call, diagonal):
         return False
     if state.dual == 0:
@@ -324,7 +322,7 @@ def determined_by(call, ratio, most):
     ratio : the precision of the prior over that of the noise
     """
     state, side, room, dual = call.whole, call.whole.side, call.room, call.whole.dual != 0
-    diagonal, trace = part_of(room, 0, call.size, LINES), 0.0
+    diagonal, trace = call.diagonal, 0.0
     for i in range(call.size):
         diagonal[i] = ratio
     if ratio == 0.0 or not factor_equations(call, diagonal):

@@ -6,17 +6,16 @@ import ctypes
 import functools
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.jit.engine import error_of, take_constants
+from fastmlp.kernels.jit.engine import take_constants
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import UNSUMMED, WORDS, address_of
-from fastmlp.kernels.runtime.calls import NAMES, Idle, NetworkCall, lists_for, predict_call, words_of_inputs
+from fastmlp.kernels.runtime.calls import Idle, NetworkCall, lists_for, predict_call, words_of_inputs
 from fastmlp.kernels.runtime.described import (
     check_array,
     check_chunk,
@@ -27,9 +26,9 @@ from fastmlp.kernels.runtime.described import (
     resting_shape_of,
     shape_of,
 )
-from fastmlp.kernels.runtime.workspace import scratch_length
+from fastmlp.kernels.runtime.workspace import Products
 from fastmlp.kernels.tuning import VALUES, value
-from fastmlp.kernels.variant import Buffers, Variant, Work
+from fastmlp.kernels.variant import Variant, Work
 from fastmlp.model.backend import Backend, Chunk, Data, Shared, evaluated
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -38,10 +37,6 @@ from fastmlp.model.state import Array, TrainState
 from fastmlp.system.budget import available_cores
 
 PARAMETERS, OUT, INPUTS, SAMPLES = (WORDS[name] for name in ("parameters", "out", "inputs", "samples"))
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-Products = tuple[tuple[int, int], ...]
 
 EVALUATED_ROWS = 256
 """Rows of a part in `evaluate`: buffers do not grow with the data."""
@@ -94,8 +89,7 @@ class CompiledBackend:
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
         """Return the loss over all rows of data, with heads an array."""
-        check_parameters(resting_shape_of(network), parameters)
-        call, losses = self._call_on_all_rows("evaluate", network, parameters, data, {})
+        call, losses = self._call_on_all_rows("evaluate", network, parameters, data)
         call.run()
         return evaluated(network, losses[1:, 0] if network.heads else losses[:, 0])
 
@@ -103,7 +97,7 @@ class CompiledBackend:
         self, network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
         """Write the gradient over all rows of data to gradients (P,); return the objective."""
-        call, losses = self._gradient_call(network, parameters, data, key, step, gradients)
+        call, losses = self._call_on_all_rows("gradient", network, parameters, data, gradients, key, step)
         call.run()
         return losses.item(0)
 
@@ -114,40 +108,19 @@ class CompiledBackend:
         data: Data,
         gradients: Array,
         template: str = "gradient",
-        given: Mapping[str, Any] = NOTHING,
         products: Products = (),
+        **given: Any,
     ) -> Callable[..., float]:
         """Return an entry point for these arrays, which returns the objective.
 
-        given : more arrays and numbers of the call; the entry point takes some by name at each run
         products : (n_in, n_out) of the entry point's products, besides those of the network
+        given : more arrays and numbers of the call; the entry point takes some by name at each run
         """
-        call, losses = self._gradient_call(network, parameters, data, 0, 0, gradients, template, products)
-        call.set({**given})
-        return functools.partial(_objective_of, call, call.entry.on(call.address), losses[0])
-
-    def _gradient_call(
-        self,
-        network: Network,
-        parameters: Array,
-        data: Data,
-        key: int,
-        step: int,
-        gradients: Array,
-        template: str = "gradient",
-        products: Products = (),
-    ) -> tuple[NetworkCall, NDArray[np.float64]]:
-        """Return the call of a gradient over all rows, and where it writes the objective (1 + heads, 1)."""
-        check_parameters(shape_of(network), parameters)
-        check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        rows = len(data.inputs)
-        given = {
-            "gradients": gradients, "rates": np.zeros((1, 2)), "starts": np.zeros(1, np.int64),
-            "stops": np.full(1, rows), "step": step, "key": key,
-        }  # fmt: skip
-        if isinstance(data.inputs, SparseRows):
-            given |= lists_for(data.inputs, data.inputs.most(rows), rows, 1)
-        return self._call_on_all_rows(template, network, parameters, data, given, products)
+        call, losses = self._call_on_all_rows(
+            template, network, parameters, data, gradients, products=products
+        )
+        call.set(given)
+        return functools.partial(_objective_of, call, losses[0])
 
     def _call_on_all_rows(
         self,
@@ -155,24 +128,33 @@ class CompiledBackend:
         network: Network,
         parameters: Array,
         data: Data,
-        given: dict[str, Any],
+        gradients: Array | None = None,
+        key: int = 0,
+        step: int = 0,
         products: Products = (),
     ) -> tuple[NetworkCall, NDArray[np.float64]]:
         """Return the call of an entry point on all rows, and where it writes the losses (1 + heads, 1).
 
-        given : further arrays of the entry point; products : as of `bind`
+        gradients : as of `gradient`, None without one; products : as of `bind`
         """
+        check_parameters(shape_of(network), parameters)
         check_data(shape_of(network), data, parameters.dtype)
         inputs, targets, weights = data
-        rows, losses = len(inputs), np.empty((1 + len(network.heads), 1))
-        resting, sparse = template == "evaluate", isinstance(inputs, SparseRows)
-        entry = self._entries.get(template, NAMES[parameters.dtype])
-        # A gradient is of one batch, whose numbers must all stay for the way back.
-        most = min(EVALUATED_ROWS, rows) if resting else rows
-        buffers = self._variant.buffers
-        if products:
-            buffers = functools.partial(_with_products, buffers, products, parameters.itemsize)
-        call = NetworkCall(entry, buffers, network, parameters.dtype, most, resting=resting, sparse=sparse)
+        rows, losses, given = len(inputs), np.empty((1 + len(network.heads), 1)), dict[str, Any]()
+        most = min(EVALUATED_ROWS, rows)
+        if gradients is not None:
+            check_array("gradients", gradients, parameters.shape, parameters.dtype)
+            most = rows  # a gradient is of one batch, whose numbers must all stay for the way back
+            given = {
+                "gradients": gradients, "rates": np.zeros((1, 2)), "starts": np.zeros(1, np.int64),
+                "stops": np.full(1, rows), "step": step, "key": key,
+            }  # fmt: skip
+            if isinstance(inputs, SparseRows):
+                given |= lists_for(inputs, inputs.most(rows), rows, 1)
+        call = NetworkCall(
+            self._entries, self._variant.buffers, template, network, parameters.dtype, most,
+            sparse=isinstance(inputs, SparseRows), products=products,
+        )  # fmt: skip
         totals = weights.sum(dtype=np.float64, keepdims=True)
         head_totals = network.head_totals(targets, weights)[:, None].copy() if network.heads else losses[1:]
         call.set({
@@ -194,8 +176,8 @@ class CompiledBackend:
         """Apply the gradient of a state; return the state after the step."""
         check_state(shape_of(network), state, optimizer.moment_rows)
         dtype = state.parameters.dtype
-        entry = self._entries.get("update", NAMES[dtype])
-        call = NetworkCall(entry, self._variant.buffers, network, dtype, None, optimizer=optimizer)
+        buffers = self._variant.buffers
+        call = NetworkCall(self._entries, buffers, "update", network, dtype, None, optimizer=optimizer)
         rates = np.array([[rate, bias_rate]])
         call.set({
             "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
@@ -289,31 +271,17 @@ class CompiledBackend:
             if isinstance(inputs, SparseRows):
                 work = work.with_inputs(inputs.numbers_of_row)
             workers, cores = variant.workers(work), work.threads if threads is None else None
-        entries, name = self._entries, NAMES[dtype]
-        entry = entries.of_network(program, name) if program else entries.get("train_chunk", name)
         return NetworkCall(
-            entry, variant.buffers, network, dtype, rows, workers, optimizer=optimizer, sparse=sparse,
-            microbatch=chunk.microbatch, program=program, cores=cores,
+            self._entries, variant.buffers, program or "train_chunk", network, dtype, rows, workers,
+            optimizer=optimizer, sparse=sparse, microbatch=chunk.microbatch, cores=cores,
         )  # fmt: skip
 
 
-def _with_products(
-    buffers: Buffers | None, more: Products, itemsize: int, products: Sequence[tuple[int, int]], rows: int
-) -> dict[str, int]:
-    """Return the least lengths of a worker's buffers with more products."""
-    least = dict(buffers([*products, *more], rows)) if buffers else {}
-    scratch = scratch_length(max(map(max, more)), rows, itemsize)
-    return least | {"scratch": max(scratch, least.get("scratch", 0))}
-
-
-def _objective_of(
-    call: NetworkCall, taken: Callable[[], int | None], loss: NDArray[np.float64], **given: Any
-) -> float:
-    """Run the entry point of a call, which must live; return the objective that it writes (1,)."""
+def _objective_of(call: NetworkCall, loss: NDArray[np.float64], **given: Any) -> float:
+    """Run the entry point of a call; return the objective that it writes (1,)."""
     if given:
         call.set(given)
-    if (failed := taken()) is not None:
-        raise error_of(failed)
+    call.entry(call.address)
     return loss.item()
 
 

@@ -21,7 +21,7 @@ from fastmlp.kernels.runtime.described import (
     rules_of,
     shape_of,
 )
-from fastmlp.kernels.runtime.workspace import apart, scratch_length, workspace
+from fastmlp.kernels.runtime.workspace import Products, apart, scratch_length, workspace
 from fastmlp.kernels.tuning import value
 from fastmlp.kernels.variant import Buffers, SpecializedProgram
 from fastmlp.model.backend import Chunk, PredictArguments
@@ -40,6 +40,9 @@ MOST_TERMS = 2**31
 IDLE_CALLS, IDLE_BYTES = 8, 4 << 20
 """The most idle calls of chunks, and of predictions, in a backend; the most bytes of a call."""
 
+NO_BARRIER = np.zeros(0, np.int64)
+"""The barrier of a prediction, which has a single worker."""
+
 Kind = tuple[Any, ...]
 """All properties of a call, with the ids of descriptions held by the call."""
 
@@ -47,12 +50,12 @@ Kind = tuple[Any, ...]
 class NetworkCall(Call):
     """A network's call of an entry point, with its buffers. Arrays of rows and of state are set later.
 
-    buffers : see `fastmlp.kernels.variant.Variant`
+    entries, buffers : of the backend, see `fastmlp.kernels.variant.Variant`
+    template : of the entry point, or the specialized program; None until `entry` is set
     rows : of a batch, with room in the buffers; None of a call on no rows
     optimizer : of the steps; None of a gradient, without steps
-    resting : for the network of `resting_shape_of`; predicting : for predictions only
     sparse : for sparse inputs; microbatch : as of `Chunk`
-    entry : the entry point, or None until set; program : whose entry point it is, if specialized
+    products : (n_in, n_out) of the entry point's products, besides those of the network
     cores : of the process, where the number of workers follows them; else None
     bytes : of all buffers
     chunk : of the steps, if nobody can write to the chunk's arrays
@@ -61,35 +64,38 @@ class NetworkCall(Call):
 
     def __init__(
         self,
-        entry: Any,
+        entries: Entries,
         buffers: Buffers | None,
+        template: str | SpecializedProgram | None,
         network: Network,
         dtype: np.dtype[Any],
         rows: int | None,
         workers: int = 1,
         *,
         optimizer: Optimizer | None = None,
-        resting: bool = False,
-        predicting: bool = False,
         sparse: bool = False,
         microbatch: int = 0,
-        program: SpecializedProgram | None = None,
+        products: Products = (),
         cores: int | None = None,
     ) -> None:
+        self.entry: Any = entries.get(template, NAMES[dtype]) if template else None
         # The descriptions are held, so that their ids are no others'.
-        self.network, self.optimizer, self.entry = network, optimizer, entry
+        self.network, self.optimizer = network, optimizer
         self.rows, self.workers, self.cores = rows or 0, workers, cores
+        predicting = template == "predict"
+        resting = predicting or template == "evaluate"
         self.chunk: Chunk | None = None
+        self.barrier = NO_BARRIER
         self.kind: Kind = ()
         shape = resting_shape_of(network) if resting else shape_of(network)
         known, rules, given = BLANK, None, dict[str, Any](shape.words)
         if rows is not None:
-            private = program.private if program else 0
-            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers)
+            private = template.private if isinstance(template, SpecializedProgram) else 0
+            found = workspace(network, sparse, rows, workers, dtype, private, predicting, buffers, products)
             given["memory"], given["sums"], known = found
         if not resting:
             self.barrier = given["barrier"] = np.zeros(BARRIER, np.int64)
-            rules = rules_of(optimizer, network) if optimizer else no_rules(len(shape.operations))
+            rules = rules_of(optimizer, network) if optimizer else no_rules(len(network.operations))
             moment_rows = optimizer.moment_rows if optimizer else 0
             given |= {"rules": rules[1], "moment_rows": moment_rows, "leads": 1}
             if optimizer and optimizer.rule.orthogonal:
@@ -112,12 +118,9 @@ class NetworkCall(Call):
         self.show(dict(zip(("order", "starts", "stops", "totals", "rates"), arrays, strict=True)))
         self.chunk = None if any(array.flags.writeable for array in arrays) else chunk
 
-    def run(self) -> int:
-        """Run the entry point; return the number of workers."""
-        if self.workers == 1:
-            self.entry(self.address)
-            return 1
-        return run(functools.partial(self.entry, self.address), self.workers, self.barrier)
+    def run(self, workers: int = 0) -> int:
+        """Run the entry point by some workers, by default the call's; return their number."""
+        return run(functools.partial(self.entry, self.address), workers or self.workers, self.barrier)
 
 
 class Idle:
@@ -215,8 +218,8 @@ def predict_call(
 
     buffers : see `fastmlp.kernels.variant.Variant`; sparse : for sparse inputs
     """
-    entry, rows = entries.get("predict", NAMES[dtype]), min(rows, value("predicted_rows"))
-    return NetworkCall(entry, buffers, network, dtype, rows, resting=True, predicting=True, sparse=sparse)
+    rows = min(rows, value("predicted_rows"))
+    return NetworkCall(entries, buffers, "predict", network, dtype, rows, sparse=sparse)
 
 
 def predict_all(

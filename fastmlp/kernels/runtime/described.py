@@ -55,19 +55,17 @@ NONE, MACHINE_EPSILON = -1, float("nan")
 class Shape(NamedTuple):
     """A network in numbers.
 
-    operations : (depth,) OPERATION
     words : a call's words of the network, with the addresses of its records
     records : by the names of `ARRAYS`, alive as long as their addresses are used
     """
 
-    operations: NDArray[Any]
     words: dict[str, int]
     records: dict[str, Any]
 
-    def with_operations(self, operations: NDArray[Any]) -> Shape:
-        """Return the shape with other operations, with as many units and parameters."""
-        words = self.words | {"operations": address_of(operations)}
-        return self._replace(operations=operations, words=words)
+    @classmethod
+    def of(cls, words: dict[str, int], records: dict[str, Any]) -> Shape:
+        """Return the shape with the addresses of records."""
+        return cls(words | {name: address_of(one) for name, one in records.items()}, records)
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,7 +106,7 @@ def shape_of(network: Network) -> Shape:
         "operations": operations, "objective": objective, "heads": heads, "head_numbers": head_numbers,
         "tables": tables,
     }  # fmt: skip
-    return Shape(operations, words | {name: address_of(one) for name, one in records.items()}, records)
+    return Shape.of(words, records)
 
 
 def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
@@ -135,10 +133,10 @@ def _heads(network: Network) -> tuple[Array, NDArray[np.float64]]:
 def resting_shape_of(network: Network) -> Shape:
     """Return a network in numbers for predictions: without dropout, batch norms by the running state."""
     shape = shape_of(network)
-    operations = shape.operations.copy()
+    operations = shape.records["operations"].copy()
     operations["dropout"] = 0
     operations["kind"][operations["kind"] == BATCH_NORM] = FIXED_NORM
-    return shape.with_operations(operations)
+    return Shape.of(shape.words, shape.records | {"operations": operations})
 
 
 @functools.lru_cache(maxsize=64)

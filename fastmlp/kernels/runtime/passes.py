@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastmlp.kernels.codes import ACTIVATION_CODES
-from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.pass_templates import COLUMN_BYTES
-from fastmlp.kernels.program.records import WORDS, Call
+from fastmlp.kernels.program.records import WORDS
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of
+from fastmlp.kernels.runtime.described import resting_shape_of
 from fastmlp.kernels.variant import Variant
 from fastmlp.model.activations import Activation
 from fastmlp.model.network import Network
@@ -49,19 +47,13 @@ class RowPasses:
     ) -> None:
         dtype = parameters.dtype
         self.network, self.parameters, self.rows = network, parameters, block_rows(network, dtype, rows)
-        call = NetworkCall(None, variant.buffers, network, dtype, self.rows)
+        self._entries, self._operations = entries, resting_shape_of(network).records["operations"].copy()
         self.outputs = np.empty((self.rows, network.n_out), dtype)
-        rest, none = resting_shape_of(network), no_rules(len(network.operations))
-        rest = rest.with_operations(rest.operations.copy())
-        self._operations = rest.operations
-        call.set({
-            "parameters": parameters, "out": self.outputs, "gradients": np.empty_like(parameters),
-            "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
+        self._call = NetworkCall(entries, variant.buffers, None, network, dtype, self.rows)
+        self._call.set({
+            "operations": self._operations, "parameters": parameters, "gradients": np.empty_like(parameters),
+            "out": self.outputs, "by_outputs": self.outputs, "by_inputs": self.outputs, "by_inputs_rows": 0,
         })  # fmt: skip
-        self._call = Call(call.words, {"rules": none[1], "moment_rows": 0}, call, none, rest)
-        self._call.words[WORDS["operations"]] = rest.words["operations"]
-        address = self._call.address  # of itself it would be a cycle, which keeps the memory
-        self._run = functools.cache(lambda template: entries.get(template, NAMES[dtype]).on(address))
 
     def serves(self, network: Network, parameters: Array, rows: int) -> bool:
         """Return True if these passes serve a network and a number of rows."""
@@ -90,8 +82,7 @@ class RowPasses:
         return found
 
     def _pass(self, template: str) -> None:
-        if (failed := self._run(template)()) is not None:
-            raise error_of(failed)
+        self._entries.get(template, NAMES[self.parameters.dtype])(self._call.address)
 
     def back(self, by_outputs: Array, by_inputs: Array | None = None) -> None:
         """Take cotangents of the outputs (directions, rows, n_out) back, direction after direction.

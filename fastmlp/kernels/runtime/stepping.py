@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
-from fastmlp.kernels.program.records import WORDS, Call
+from fastmlp.kernels.program.records import WORDS
 from fastmlp.kernels.program.workers import run
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of_inputs
-from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, shape_of
+from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
 from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
 from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.network import Network
@@ -67,14 +67,14 @@ class CompiledSteps:
         self._passing_gradient = np.empty_like(state.gradients)
         """The gradient of a whole step; few pages are ever written."""
         self._penalises = network.penalises
-        self._calls: dict[bool, tuple[NetworkCall, Call]] = {}
-        """Calls of a step and of its halves, in a shared workspace, for dense or sparse inputs."""
-        self._forwards: dict[bool, Runner] = {}
+        self._steps: dict[bool, NetworkCall] = {}
+        """Calls of a whole step, for dense or sparse inputs."""
+        self._halves: dict[bool, NetworkCall] = {}
+        """Calls of the halves of a step."""
         self._specialized: list[NetworkCall] = []
         self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Runner]] = {}
         """Calls and runners of whole steps, by density and number of rows."""
         self._workers_for: dict[int, int] = {}
-        self._terms = -1
         self._sparse: SparseRows | None = None
         """The inputs of the last `forward`, if sparse."""
         self._rows = 0
@@ -102,20 +102,13 @@ class CompiledSteps:
     def forward(self, rows: int, training: bool, at: int, sparse: SparseRows | None) -> None:
         """Write the outputs of a batch; training : with dropout, as in step `at`."""
         dense = sparse is None
-        calls = self._passing = self._calls.get(dense) or self._make_calls(dense)
-        call, run_forward = calls[1], self._forwards.get(dense)
-        if run_forward is None:
-            entry = self._entries.get("forward", NAMES[self._dtype])
-            run_forward = self._forwards[dense] = entry.on(call.address)
+        call = self._passing = self._halves.get(dense) or self._make_halves(dense)
         if sparse is not None:
             self._tell_sparse(call, sparse)
         words = call.words
         words[SAMPLES], words[STEP], words[OPERATIONS] = rows, at, self._operations[training]
         self._sparse, self._rows = sparse, rows
-        if self._threads > 1:
-            self._run("forward", calls, self._workers(rows))
-        elif (failed := run_forward()) is not None:
-            raise error_of(failed)
+        self._run_half("forward")
         if self._norms is not None:
             self._statistics = self._state.gradients[self._norms] if training else None
 
@@ -124,11 +117,10 @@ class CompiledSteps:
 
         by_inputs : True to write the derivative by the inputs, too
         """
-        calls, words = self._passing, self._passing[1].words
         if self._statistics is not None:  # a backward, or the user, has overwritten them
             self._state.gradients[self._norms] = self._statistics
-        words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
-        self._run("backward", calls, self._workers(self._rows))
+        self._passing.words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
+        self._run_half("backward")
 
     def update(self, at: int) -> None:
         """Take the optimiser's step `at` along the gradient of the loss and of the penalties."""
@@ -149,14 +141,12 @@ class CompiledSteps:
 
     @functools.cached_property
     def _update(self) -> NetworkCall:
-        call = self._call(None, gradients=self._applied)
-        call.entry = self._entries.get("update", NAMES[self._dtype])
-        return call
+        return self._call(None, gradients=self._applied, program="update")
 
-    def _run(self, template: str, calls: tuple[NetworkCall, Call], workers: int) -> None:
-        """Run an entry point on the halves of a step."""
-        entry, (step, halves) = self._entries.get(template, NAMES[self._dtype]), calls
-        run(functools.partial(entry, halves.address), workers, step.barrier)
+    def _run_half(self, template: str) -> None:
+        """Run an entry point on the last rows of `forward`."""
+        self._passing.entry = self._entries.get(template, NAMES[self._dtype])
+        self._passing.run(self._workers(self._rows))
 
     def _call(
         self,
@@ -164,14 +154,14 @@ class CompiledSteps:
         workers: int = 1,
         gradients: NDArray[Any] | None = None,
         sparse: bool = False,
-        program: SpecializedProgram | None = None,
+        program: str | SpecializedProgram | None = None,
+        steps: bool = True,
     ) -> NetworkCall:
-        """Return a call on the fixed arrays. gradients : in the place of the state's"""
+        """Return a call on the fixed arrays. gradients : in the place of the state's; steps : by the rule"""
         state = self._state
-        entry = self._entries.of_network(program, NAMES[self._dtype]) if program else None
         call = NetworkCall(
-            entry, self._variant.buffers, self._network, self._dtype, rows, workers,
-            optimizer=self._optimizer, sparse=sparse, program=program,
+            self._entries, self._variant.buffers, program, self._network, self._dtype, rows, workers,
+            optimizer=self._optimizer if steps else None, sparse=sparse,
         )  # fmt: skip
         given = self._batch._asdict()
         given["out"] = given.pop("outputs")
@@ -183,20 +173,22 @@ class CompiledSteps:
         })  # fmt: skip
         return call
 
-    def _make_calls(self, dense: bool) -> tuple[NetworkCall, Call]:
-        rows, none = self._most_rows, no_rules(len(self._network.operations))
-        step = self._call(rows, self._workers(rows), gradients=self._passing_gradient, sparse=not dense)
-        given = {"gradients": self._state.gradients, "rules": none[1], "moment_rows": 0}
-        calls = self._calls[dense] = step, Call(step.words, given, step, none)
-        return calls
+    def _make_halves(self, dense: bool) -> NetworkCall:
+        rows = self._most_rows
+        call = self._halves[dense] = self._call(rows, self._workers(rows), sparse=not dense, steps=False)
+        return call
 
-    def _tell_sparse(self, call: Call, inputs: SparseRows) -> None:
+    def _make_step(self, dense: bool) -> NetworkCall:
+        rows, gradient = self._most_rows, self._passing_gradient
+        call = self._call(rows, self._workers(rows), gradient, not dense, "train_chunk")
+        self._steps[dense] = call
+        return call
+
+    def _tell_sparse(self, call: NetworkCall, inputs: SparseRows) -> None:
         terms = len(inputs.values)
-        if terms > self._terms:
-            self._terms, workers = 2 * terms, self._workers(self._most_rows)
-            lists = lists_for(inputs, self._terms, self._most_rows, workers)
-            for one in self._calls[False]:
-                one.set(lists)
+        if terms >= call.words[TERMS]:
+            workers = self._workers(self._most_rows)
+            call.set(lists_for(inputs, 2 * terms, self._most_rows, workers))
         call.set(words_of_inputs(inputs))
 
     def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Runner]:
@@ -205,8 +197,7 @@ class CompiledSteps:
         if specialize is not None and dense:
             program = specialize(self._network, self._optimizer, rows, self._dtype)
         if program is None:
-            (call, _), workers = self._calls.get(dense) or self._make_calls(dense), self._workers(rows)
-            call.entry = self._entries.get("train_chunk", NAMES[self._dtype])
+            call, workers = self._steps.get(dense) or self._make_step(dense), self._workers(rows)
         elif known := [one for one in self._specialized if one.rows >= rows]:
             call = known[0]  # all have the same bits: a short batch needs no program of its own
         else:
@@ -235,6 +226,6 @@ def _run(call: NetworkCall, workers: int) -> None:
     run(functools.partial(call.entry, call.address), workers, call.barrier)
 
 
-SAMPLES, STEP, OPERATIONS, BY_INPUTS_ROWS = (
-    WORDS[name] for name in ("samples", "step", "operations", "by_inputs_rows")
+SAMPLES, STEP, OPERATIONS, BY_INPUTS_ROWS, TERMS = (
+    WORDS[name] for name in ("samples", "step", "operations", "by_inputs_rows", "terms")
 )

@@ -19,6 +19,9 @@ from fastmlp.model.embeddings import Grouped
 from fastmlp.model.layout import ALIGNMENT, aligned
 from fastmlp.model.network import Network
 
+Products = tuple[tuple[int, int], ...]
+"""The (n_in, n_out) of products."""
+
 SCRATCH_BYTES = 256
 """Bytes of scratch for each term of a matmul's sums: a row of a panel, 3 wide vectors, and a distance."""
 
@@ -74,6 +77,7 @@ def lengths(
     private: int = 0,
     predicting: bool = False,
     least: Buffers | None = None,
+    more: Products = (),
 ) -> dict[str, int]:
     """Return the lengths of the buffers for batches of up to `rows` rows, by names of `records.BUFFERS`.
 
@@ -81,6 +85,7 @@ def lengths(
     private : the length of each worker's private buffer, whole cache lines
     predicting : for logits, activations and scratch only
     least : `variant.Variant.buffers`, the least lengths of a worker's buffers
+    more : products besides those of the network
     """
     operations = network.operations
     # (n_in, n_out) of every product, the first n_in without sparse columns; (1, width) of tables.
@@ -88,7 +93,7 @@ def lengths(
     products += [(block.inputs, block.units) for one in operations if isinstance(block := one.layer, Grouped)]
     products += [(1, table.width) for table in network.tables]
     units, every = rows * max(one.saved + one.saved_units for one in operations), rows * network.members
-    outputs, widest = 0 if predicting else network.n_out, max(map(max, products))
+    outputs, widest = 0 if predicting else network.n_out, max(map(max, [*products, *more]))
     scratch = workers * apart(scratch_length(widest, every, itemsize, outputs), itemsize)
     found = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
@@ -104,7 +109,7 @@ def lengths(
             "part_sums": -(-rows // LOSS_ROWS) * sums,
             "private": workers * private,
         }
-    for name, numbers in (least(products, every) if least else {}).items():
+    for name, numbers in (least([*products, *more], every) if least else {}).items():
         if name in found:
             found[name] = max(found[name], workers * apart(numbers, itemsize))
     return found
