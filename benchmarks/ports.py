@@ -25,7 +25,7 @@ from numba import types
 
 from benchmarks.predicted_tiles import CPUS, Tile, heading, predicted, row, tiles
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.symbols import INT, POINTER, Symbol
+from fastmlp.kernels.codegen.symbols import INT, POINTER
 from fastmlp.kernels.codegen.vectors import counted
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, STORE, Stack, taken_by
 from fastmlp.kernels.jit.lazy import compile_now, emitted
