@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, Deferred, needed
+from fastmlp.checks import CheckpointError, needed
 from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
@@ -37,8 +37,7 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.system.notices import Bar, say
 from fastmlp.tables.categories import Category, Targets
 from fastmlp.tables.columns import MISSING
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import separated
+from fastmlp.tables.frames import TableError, pl, separated
 from fastmlp.tables.kinds import KINDS, row_numbers
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
 from fastmlp.tables.recipe import recipes_of
@@ -48,13 +47,9 @@ from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
-else:
-    pl = Deferred("polars", "table", "a table")
 
 WRITTEN = {
     "number": "; 'COLUMN=$1,234.50' says by an example how they are written",

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, Deferred
+from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
@@ -25,9 +25,8 @@ from fastmlp.tables.codes import with_codes
 from fastmlp.tables.columns import MISSING, Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
-from fastmlp.tables.errors import TableError
 from fastmlp.tables.exporting import Exported
-from fastmlp.tables.frames import as_given, separated
+from fastmlp.tables.frames import TableError, as_given, pl, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
@@ -39,11 +38,6 @@ from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 LEAST_TIME = 20.0
 """Shortest time limit in seconds with a search for columns by which rows depend on each other."""

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastmlp.tables.categories import Category, Targets
 from fastmlp.tables.columns import MOST_LEVELS, Array, numbers
 from fastmlp.tables.encoding import Encoding, with_means
+from fastmlp.tables.frames import pl
 from fastmlp.tables.kinds import Number
-
-if TYPE_CHECKING:
-    import polars as pl
 
 MOST_ROWS = 50_000  # rows of the test, drawn at random: even spaces in a periodic table may miss codes
 LEAST_CODES, LEAST_ROWS = 10, 5  # fewest codes of a column, and fewest rows of half of the codes

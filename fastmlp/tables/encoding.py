@@ -7,23 +7,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.categories import Category, LevelMeans, Targets
 from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, parsed
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import KINDS, ROW_NUMBERS, Dropped, Number, Text, inferred
 from fastmlp.tables.writings import FoundWritings, Writing
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 MANY = 300
 """The most levels of two rows with a column each; more levels have means, see docs/measured/tables.md."""

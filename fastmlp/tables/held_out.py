@@ -10,23 +10,17 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, Column, guessed, labels_of, parsed
 from fastmlp.tables.deadline import Part
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import Date, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 FOLDS = 5  # a network holds out a fifth of the rows, or none
 

@@ -13,23 +13,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred, needed
+from fastmlp.checks import needed
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import MISSING, as_numbers, guessed, moments, parsed
-from fastmlp.tables.errors import TableError, different
-from fastmlp.tables.frames import check_schema, column_of, frame_in_memory, frame_of
+from fastmlp.tables.frames import (
+    TableError,
+    check_schema,
+    column_of,
+    different,
+    frame_in_memory,
+    frame_of,
+    pl,
+)
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.writings import writing_of
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from fastmlp.tables import members
 from fastmlp.tables.columns import Array
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
+from fastmlp.tables.frames import pl
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:
-    import polars as pl
     from sklearn.linear_model import LogisticRegression
 
 Outputs = Callable[[Any], Array]

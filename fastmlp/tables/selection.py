@@ -23,7 +23,7 @@ from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import Array
 from fastmlp.tables.deadline import SLOWEST, Allowance, Part, SharedCallback, within
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence
 from fastmlp.tables.members import Fitted, Planned, TableTraining, best_epoch, trained
 from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe

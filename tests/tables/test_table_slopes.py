@@ -8,7 +8,7 @@ import pytest
 from support.flats import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 
 EXACT = {**QUICK, "dtype": "float64", "activation": "tanh"}
 

@@ -20,8 +20,8 @@ from fastmlp import TableClassifier, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
-from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.kinds import Scaled
 from fastmlp.tables.report import compared, simpler
 from fastmlp.tables.selection import SearchTrial

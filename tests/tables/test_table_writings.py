@@ -15,8 +15,8 @@ from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.columns import ISO
-from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.reading import ReadOptions, as_frame, read
 from fastmlp.tables.writings import SURE, Ambiguity, Writing, unix_unit, writing_of
 

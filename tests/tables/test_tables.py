@@ -17,8 +17,7 @@ from support.table_bounds import bound
 from fastmlp import TableRegressor
 from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import separated
+from fastmlp.tables.frames import TableError, separated
 from fastmlp.tables.kinds import FARTHEST, HEAD, KINDS, robust
 from fastmlp.tables.reading import as_frame
 from fastmlp.tables.storage import columns_of
