@@ -17,10 +17,12 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, Column, guessed, labels_of, parsed
-from fastmlp.tables.deadline import Part
 from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import Date, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
+
+Part = tuple[Array, Array]
+"""Rows to train on, and rows held out."""
 
 FOLDS = 5  # a network holds out a fifth of the rows, or none
 

@@ -14,8 +14,8 @@ from fastmlp.derivatives.attribution import Attribution, along
 from fastmlp.tables import frames, members
 from fastmlp.tables.columns import Array
 from fastmlp.tables.frames import TableError, pl
-from fastmlp.tables.inputs import rows_for
 from fastmlp.tables.kinds import Number
+from fastmlp.tables.recipe import rows_for
 from fastmlp.tables.tasks import Classification, Several
 
 MOST_CELLS = 1 << 22  # most derivatives by columns of X in memory at a time
