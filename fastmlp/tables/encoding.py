@@ -199,19 +199,29 @@ class Encoding:
         targets : of the rows to learn from, in a training; None in a prediction
         """
         in_order = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
-        sizes = int(np.count_nonzero(~held)), int(np.count_nonzero(held))
-        parts = [GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in sizes]
-        start = 0
+        start, parts = 0, (list[Any](), list[Any]())
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for batch in self.batches(frame, dtype, in_order):
                 of_held = held[start : start + batch.shape[0]]
                 for part, rows in zip(parts, (~of_held, of_held), strict=True):
-                    if rows.any():
-                        part.put(batch if rows.all() else batch[rows])
+                    part.append(batch if rows.all() else batch[rows])
                 start += batch.shape[0]
                 bar.move(start)
-            learned, apart = (part.whole() for part in parts)
+            learned, apart = map(self._joined, parts)
         return learned, apart
+
+    def _joined(self, batches: list[Any]) -> Any:
+        """Return the rows of batches; the list is empty then, for a small memory."""
+        if len(batches) == 1:
+            return batches.pop()
+        if not self.is_sparse:
+            whole = np.concatenate(batches)
+        else:
+            from scipy.sparse import vstack
+
+            whole = vstack(batches, format="csr")
+        batches.clear()
+        return whole
 
     def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
         """Return a digest of a table: the number of rows, the first rows of X, and their targets.
@@ -294,44 +304,6 @@ class Encoding:
         starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
         fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))
         return hstack([fixed, *texts], format="csr") if texts else fixed
-
-
-class GrowingMatrix:
-    """X (rows, width), filled batch by batch; the memory holds X once, also during the growth."""
-
-    def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
-        self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
-        self._values = np.empty(0 if sparse else self._shape, dtype)
-        self._indices, self._starts = np.empty(0, np.int32), np.zeros(rows + 1, np.int64)
-
-    def put(self, batch: Any) -> None:
-        """Append rows."""
-        rows = slice(self._rows, self._rows + batch.shape[0])
-        self._rows = rows.stop
-        if not self._sparse:
-            self._values[rows] = batch
-            return
-        numbers = slice(self._count, self._count + batch.nnz)
-        if numbers.stop > len(self._values):
-            self._resize(numbers.stop + numbers.stop // 8)
-        self._values[numbers], self._indices[numbers] = batch.data, batch.indices
-        self._starts[rows.start + 1 : rows.stop + 1] = batch.indptr[1:] + self._count
-        self._count = numbers.stop
-
-    def _resize(self, count: int) -> None:
-        for array in (self._values, self._indices):  # where the system moves pages, nothing is copied
-            array.resize(count, refcheck=False)
-
-    def whole(self) -> Any:
-        """Return all rows."""
-        if not self._sparse:
-            return self._values
-        from scipy.sparse import csr_array
-
-        self._resize(self._count)
-        narrow = self._count <= np.iinfo(np.int32).max  # SciPy needs one dtype for both
-        starts = self._starts.astype(np.int32 if narrow else np.int64)
-        return csr_array((self._values, self._indices, starts), shape=self._shape)
 
 
 # --- reports --------------------------------------------------------------------------------------------

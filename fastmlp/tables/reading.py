@@ -1,4 +1,4 @@
-"""Tables in files: text in blocks, Parquet and Arrow in slices, NumPy's arrays; every mistake has a location.
+"""Tables in files: text in blocks, Parquet, Arrow, NumPy's arrays; every mistake has a location.
 
 A file of text is cut into blocks at line ends outside quotes, for polars to parse. So the bar moves with the
 bytes, a mistake is looked for in a single block, and columns of numbers never lie in memory as texts.
@@ -316,8 +316,6 @@ def _rows(text: str, separator: str, header: Sequence[str] = (), row: int = 0) -
 
 # --- other formats --------------------------------------------------------------------------------------
 
-SLICE = 1 << 18  # rows of a file of columns read together
-
 
 def _read_columns(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return the table in a Parquet file, an Arrow file or an Arrow stream."""
@@ -339,17 +337,13 @@ def _read_columns(path: Path, read_options: ReadOptions) -> pl.DataFrame:
             check_schema(schema_of(file))
         table = scan(path)
         table = table.select(read_options.columns(table.collect_schema().names()))
-        rows = table.select(pl.len()).collect().item()
-        with Bar(rows, "row", "reading", read_options.shown) as bar:
-            parts = []
-            for start in range(0, max(1, rows), SLICE):
-                parts.append(table.slice(start, SLICE).collect())
-                bar.move(min(rows, start + SLICE))
+        with Bar(None, "", "reading", read_options.shown):
+            frame: pl.DataFrame = table.collect()
     except TableError:
         raise
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         raise TableError(f"it cannot be read as {what}: {str(error).splitlines()[0]}") from None
-    return pl.concat(parts)
+    return frame
 
 
 def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:

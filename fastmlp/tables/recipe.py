@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, groupby
@@ -276,20 +276,17 @@ def have_three(X: Any, numbers: int) -> Array:
     X : dense, or CSR; of CSR the columns before the mostly empty columns may be embedded, so many numbers
     """
     columns = X.shape[1] if isinstance(X, np.ndarray) else numbers
-    left, seen = np.arange(columns), np.empty((0, columns), X.dtype)
     step = max(1, TOGETHER // max(1, columns))
-    for start in range(0, X.shape[0], step):
-        rows = X[start : start + step, :columns]
-        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
-        part = np.concatenate([seen, rows[:, left]])
-        differ = part[0] != part
-        second = part[differ.argmax(axis=0), np.arange(len(left))]
-        remains = ~(differ & (second != part)).any(axis=0)
-        left, part = left[remains], part[:, remains]
-        if not len(left):
-            break
-        seen = np.stack([part.min(axis=0), part.max(axis=0)])  # the two numbers of a column
-    return ~np.isin(np.arange(columns), left)
+
+    def batches() -> Iterator[Array]:
+        for start in range(0, X.shape[0], step):
+            rows = X[start : start + step, :columns]
+            yield rows if isinstance(rows, np.ndarray) else rows.toarray()
+
+    low, high = (np.array([extreme(rows, axis=0) for rows in batches()]) for extreme in (np.min, np.max))
+    low, high = low.min(axis=0), high.max(axis=0)
+    several: Array = np.any([((low < rows) & (rows < high)).any(axis=0) for rows in batches()], axis=0)
+    return several
 
 
 def inputs_of(columns: int, recipe: Recipe, several: Array) -> int | Blocks:
