@@ -58,7 +58,6 @@ class Encoding:
         kinds_given: Mapping[str, str] | None = None,
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
-        rows: pl.Series | None = None,
         levels: int | None = None,
         targets: Targets | None = None,
     ) -> Self:
@@ -67,9 +66,8 @@ class Encoding:
         kinds_given : kinds by column, in place of the guessed kinds
         shown : whether there is a progress bar; None on a terminal and in a notebook
         row_numbers : columns that number the rows of a whole table, when the frame is a part
-        rows : (rows,) truth values, the rows to learn from; None for all
         levels : the most levels of a category with a column each; None for the mean targets of many levels
-        targets : of the rows to learn from, for the means of many levels; None for no means
+        targets : for the means of many levels; None for no means
         TableError for a column that is not of the given kind, and for a table without a useful column
         """
         kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
@@ -81,8 +79,6 @@ class Encoding:
         columns: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
-                if rows is not None:  # a column at a time, so that there is no second table
-                    series = series.filter(rows)
                 column: Column
                 if series.name in kinds_given:
                     column = KINDS[kinds_given[series.name]].learned(series, most_levels)
@@ -182,46 +178,23 @@ class Encoding:
         shown: bool | None = False,
         targets: Targets | None = None,
     ) -> Any:
-        """Return X (rows, n), dense or CSR; `encoded_apart` has the parameters."""
-        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown, targets)[0]
+        """Return X (rows, n), dense or CSR; errors are as of `batches`.
 
-    def encoded_apart(
-        self,
-        frame: pl.DataFrame,
-        held: Array,
-        dtype: Any = np.float32,
-        shown: bool | None = False,
-        targets: Targets | None = None,
-    ) -> tuple[Any, Any]:
-        """Return X of the rows to learn from, and X of the rows held out; errors are as of `batches`.
-
-        held : (rows,) truth values; shown : as of `learned`
-        targets : of the rows to learn from, in a training; None in a prediction
+        shown : as of `learned`; targets : of the rows, in a training; None in a prediction
         """
-        in_order = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
-        start, parts = 0, (list[Any](), list[Any]())
+        in_order, batches = dict[int, Array](), list[Any]()
+        for index, column in enumerate(self.used):
+            if targets is not None and isinstance(column, LevelMeans):  # means of the rows before each row
+                in_order[index] = column.encoded_in_order(frame[column.name], targets)
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for batch in self.batches(frame, dtype, in_order):
-                of_held = held[start : start + batch.shape[0]]
-                for part, rows in zip(parts, (~of_held, of_held), strict=True):
-                    part.append(batch if rows.all() else batch[rows])
-                start += batch.shape[0]
-                bar.move(start)
-            learned, apart = map(self._joined, parts)
-        return learned, apart
+                batches.append(batch)
+                bar.move(sum(rows.shape[0] for rows in batches))
+        if len(batches) == 1 or not self.is_sparse:
+            return batches[0] if len(batches) == 1 else np.concatenate(batches)
+        from scipy.sparse import vstack
 
-    def _joined(self, batches: list[Any]) -> Any:
-        """Return the rows of batches; the list is empty then, for a small memory."""
-        if len(batches) == 1:
-            return batches.pop()
-        if not self.is_sparse:
-            whole = np.concatenate(batches)
-        else:
-            from scipy.sparse import vstack
-
-            whole = vstack(batches, format="csr")
-        batches.clear()
-        return whole
+        return vstack(batches, format="csr")
 
     def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
         """Return a digest of a table: the number of rows, the first rows of X, and their targets.
@@ -236,21 +209,12 @@ class Encoding:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[int, Array]:
-        """Return the means (rows, width) for rows to learn from, NaN elsewhere, by index in `used`."""
-        found = {}
-        for index, column in enumerate(self.used):
-            if isinstance(column, LevelMeans):
-                found[index] = np.full((len(rows), column.width), np.nan, dtype)
-                found[index][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
-        return found
-
     def batches(
         self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
         """Yield X in batches of at most TOGETHER rows, at least one batch.
 
-        given : numbers (rows, width) of some columns by index in `used`, NaN for the column's numbers
+        given : numbers (rows, width) in place of some columns' by index in `used`
         TableError for a missing column, or a value of another kind
         """
         used, names = self.used, frame.columns
@@ -265,8 +229,7 @@ class Encoding:
             except TableError as error:
                 raise error.within(None, start) from None
             for index, whole in (given or {}).items():
-                known, cells = whole[start : start + TOGETHER], blocks[index]
-                blocks[index] = cells._replace(values=np.where(np.isnan(known), cells.values, known))
+                blocks[index] = blocks[index]._replace(values=whole[start : start + TOGETHER])
             rows = min(TOGETHER, len(frame) - start)
             yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
@@ -372,7 +335,6 @@ def with_codes(
     frame: pl.DataFrame,
     targets: Targets,
     given: Collection[str] = (),
-    rows: pl.Series | None = None,
     levels: int | None = None,
 ) -> Encoding:
     """Return an encoding with categories beside the columns of numbers that are codes.
@@ -380,14 +342,12 @@ def with_codes(
     The targets must jump, and so must the residuals of a ridge regression on all columns: other columns may
     say the same linearly, as the width of lots says the street.
 
-    frame, rows, levels : as for `Encoding.learned`; given : names of columns that are numbers only
-    targets : of the rows to learn from
+    frame, levels, targets : as for `Encoding.learned`; given : names of columns that are numbers only
     """
-    indices = np.arange(len(frame)) if rows is None else np.flatnonzero(rows)
-    some = np.arange(len(indices))
+    some = np.arange(len(frame))
     if len(some) > MOST_ROWS:
         some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
-    drawn, left = frame[indices[some]], np.column_stack([column[some] for column in targets.columns()])
+    drawn, left = frame[some], np.column_stack([column[some] for column in targets.columns()])
     names = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
     names = [name for name in names if are_codes(numbers(drawn[name]), left)]
     if names:
@@ -399,10 +359,9 @@ def with_codes(
     codes = []
     for name in names:
         if are_codes(numbers(drawn[name]), left):
-            series = frame[name] if rows is None else frame[name].filter(rows)
             # The number itself is missing already where a code is missing.
-            code = replace(Category.learned(series, levels or MOST_LEVELS), missing=False)
-            codes.append(code if levels else with_means(code, series, targets))
+            code = replace(Category.learned(frame[name], levels or MOST_LEVELS), missing=False)
+            codes.append(code if levels else with_means(code, frame[name], targets))
     return replace(encoding, codes=tuple(codes))
 
 

@@ -354,8 +354,9 @@ def test_the_linear_model_ends_with_the_time(digits):
     model, digits = TableClassifier(**QUICK), digits[:500]
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0
     frame = digits.drop("digit")
-    model.learn(frame, y, "digit", rows=~held)
-    scores = [simpler(model, frame, y, held, 0, Deadline(limit))["scores"] for limit in (None, 1e-6)]
+    parts = [one for rows in (~held, held) for one in (frame.filter(rows), y[rows])]
+    model.learn(*parts[:2], "digit")
+    scores = [simpler(model, *parts, 0, Deadline(limit))["scores"] for limit in (None, 1e-6)]
     whole, cut = (one["linear"]["log loss"] for one in scores)
     assert whole != cut < scores[1]["constant"]["log loss"]
 
