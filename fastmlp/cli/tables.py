@@ -357,4 +357,4 @@ def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[st
     if isinstance(estimator.task_, Classification):
         kinds[estimator.target_name_] = Category.kind
     found = (read_options.words or {}).items()
-    return {name: dict(words) for name, words in found if words and kinds.get(name) in ("category", "text")}
+    return {name: words for name, words in found if words and kinds.get(name) in ("category", "text")}

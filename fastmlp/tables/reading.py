@@ -1,7 +1,7 @@
 """Tables in files: text in blocks, Parquet, Arrow, NumPy's arrays; every mistake has a location.
 
 A file of text is cut into blocks at line ends outside quotes, for polars to parse. So the bar moves with the
-bytes, a mistake is looked for in a single block, and columns of numbers never lie in memory as texts.
+bytes, and a mistake is looked for in a single block.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +49,7 @@ class ReadOptions:
     only: Sequence[str] | None = None
     missing: Sequence[str] = MISSING
     shown: bool | None = False
-    words: dict[str, Counter[str]] | None = None
+    words: dict[str, dict[str, int]] | None = None
     learns: bool = False
 
     def columns(self, names: list[str]) -> list[str]:
@@ -93,8 +92,8 @@ def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> 
     try:
         frame = FORMATS[path.suffix.lower()](path, read_options)
         if not read_options.learns:  # columns of text become the given numbers or dates in every format
-            texts: dict[str, str | None] = dict.fromkeys(frame.columns, "text")
-            frame = typed(frame, texts | read_options.read_as())
+            kinds = read_options.read_as()
+            frame = frame_of(typed(one, kinds.get(one.name, "text")) for one in frame.get_columns())
     except TableError as error:
         raise error.within(str(path)) from None
     if not frame.width:
@@ -102,36 +101,22 @@ def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> 
     return frame
 
 
-class WrittenOtherwise(Exception):
-    """The texts of a column may be numbers or dates of another writing."""
+def typed(series: pl.Series, kind: str | None, comma: bool = False, learns: bool = False) -> pl.Series:
+    """Return a column with texts parsed by the kind of the values, None for a guess.
 
-
-def typed(
-    part: pl.DataFrame, known: dict[str, str | None], decimal_comma: bool = False, learns: bool = False
-) -> pl.DataFrame:
-    """Return a part with texts parsed by kind.
-
-    known : kinds of values by column; unknown kinds are guessed, and kept
-    decimal_comma : whether 3,25 is a number; learns : whether to raise WrittenOtherwise before TableError
+    comma : whether 3,25 is a number; learns : as of `ReadOptions`
     """
-    texts = [name for name in part.select(pl.col(pl.String)).columns if known.get(name) in ("number", None)]
-    # All at once: for each column alone an expression of polars' takes 60 us, however few rows there are.
-    plain = pl.col(texts).str.replace(DECIMAL_COMMA, "$1.$2") if decimal_comma else pl.col(texts)
-    numbers = {series.name: series for series in part.select(as_numbers(plain)).get_columns()}
-    columns = []
-    for series in part.get_columns():
-        name = series.name
-        if series.dtype == pl.String:
-            if known.get(name) is None:
-                known[name] = guessed(series, numbers[name])
-            if (kind := known[name]) in ("number", "date"):
-                found = numbers[name] if kind == "number" else moments(series)
-                is_sound = found.null_count() == series.null_count()
-                if learns and not is_sound and writing_of(series.filter(found.is_null())) is not None:
-                    raise WrittenOtherwise(name)
-                series = parsed(series, kind, found=found)
-        columns.append(series)
-    return frame_of(columns)
+    if series.dtype != pl.String or kind == "text":
+        return series
+    numbers = as_numbers(series.str.replace(DECIMAL_COMMA, "$1.$2") if comma else series)
+    kind = guessed(series, numbers) if kind is None else kind
+    if kind not in ("number", "date"):
+        return series
+    found = numbers if kind == "number" else moments(series)
+    strange = series.filter(found.is_null())
+    if learns and strange.null_count() < len(strange) and writing_of(strange) is not None:
+        return series
+    return parsed(series, kind, found=found)
 
 
 # --- text -----------------------------------------------------------------------------------------------
@@ -162,43 +147,29 @@ LONGEST_FIELD = 1 << 17  # the most characters of a field that a search for a mi
 
 def _read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return the table in a file of text, with columns parsed as numbers, dates or texts."""
-    known = read_options.read_as()
-    while True:
-        try:
-            return _read_once(path, read_options, known)
-        except WrittenOtherwise as column:
-            known[str(column)] = "text"  # earlier blocks have numbers in place of texts: they are read again
-            (read_options.words or {}).clear()
-
-
-def _read_once(path: Path, read_options: ReadOptions, known: dict[str, str | None]) -> pl.DataFrame:
-    parts: list[pl.DataFrame] = []
-    missing = [*read_options.missing]
+    parts, done = list[pl.DataFrame](), 0
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", read_options.shown) as bar:
         blocks = blocks_of_file(file, _size(file))
         first = next(blocks, b"")
         header, separator = _header(first, path.suffix.lower() == ".tsv")
         columns = read_options.columns(header)
-        rows = done = 0
-        for number, block in enumerate(itertools.chain([first], blocks)):
+        for block in itertools.chain([first], blocks):
             done += len(block)
             try:
-                texts = _texts_of(block, header, separator, skip=int(number == 0)).select(columns)
-                part = texts.select(pl.all().replace(missing, None)) if missing else texts
-                part = typed(part, known, separator == ";", read_options.learns)
+                parts.append(_texts_of(block, header, separator, skip=int(not parts)).select(columns))
             except TableError as error:
-                raise error.within(str(path), rows) from None
-            parts.append(part)
-            if (counts := read_options.words) is not None:
-                for name in part.select(pl.col(pl.String)).columns:
-                    words = texts[name].alias("word")
-                    words = words.filter(part[name].is_null() & (words != ""))  # an empty field is no word
-                    found = words.value_counts(name="rows").rows()
-                    counts.setdefault(name, Counter()).update(dict(found))
-            rows += len(part)
+                raise error.within(str(path), sum(map(len, parts))) from None
             bar.move(done)
-    # A column may have held nothing in the first blocks: then its kind is known only now.
-    return pl.concat([typed(part, known) for part in parts], rechunk=False)
+    frame, kinds, series = pl.concat(parts, rechunk=False), read_options.read_as(), list[pl.Series]()
+    parts.clear()
+    for name in columns:  # a column at a time, so that the texts of numbers do not lie beside all numbers
+        texts = frame.drop_in_place(name)
+        known = texts.replace([*read_options.missing], None) if read_options.missing else texts
+        series.append(typed(known, kinds.get(name), separator == ";", read_options.learns))
+        if read_options.words is not None and series[-1].dtype == pl.String:
+            words = texts.filter(known.is_null() & (texts != "")).alias("word")  # an empty field is no word
+            read_options.words[name] = dict(words.value_counts(name="rows").rows())
+    return frame_of(series)
 
 
 def _size(file: Any) -> int:
