@@ -15,7 +15,6 @@ from fastmlp.backend.choice import is_ready
 from fastmlp.callbacks.callback import Callback, Run
 from fastmlp.callbacks.standard import EarlyStopping
 from fastmlp.many.training import InterruptedMany, fit_many
-from fastmlp.model.network import Network
 from fastmlp.model.optimizers import keeping_signs
 from fastmlp.model.state import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
@@ -103,16 +102,13 @@ class Allowance(SharedCallback):
             run.stop("its time is over")
 
 
-Trained = Callable[[Recipe, Part, Sequence[Callback]], Model]
-"""Trains a network by a recipe on a part, with callbacks."""
-
-
 def within(
-    seconds: float, left: float, recipe: Recipe, part: Part, trained: Trained, must: bool, room: float = 1.0
-) -> tuple[Recipe, Part, Model] | None:
+    seconds: float, left: float, recipe: Recipe, part: Part, network: Callable[..., Model], must: bool,
+    room: float = 1.0,
+) -> tuple[Recipe, Part, Model] | None:  # fmt: skip
     """Return a network that is trained in some seconds, with the epochs and rows that fit.
 
-    seconds, left : as for `Allowance`
+    seconds, left : as for `Allowance`; network : as of `TableTraining`
     must : True for fewer rows if no epoch fits; else None is returned
     room : fraction of the time for an epoch; a longer epoch has fewer rows
     """
@@ -121,7 +117,7 @@ def within(
     def allowed(recipe: Recipe, part: Part, judging: bool) -> tuple[Allowance, tuple[Recipe, Part, Model]]:
         nonlocal seconds
         allowance = Allowance(seconds, end - time.monotonic(), judging)
-        model = trained(recipe, part, [allowance])
+        model = network(recipe, part, [allowance])
         seconds -= allowance.working
         if allowance.is_over:
             recipe = replace(recipe, epochs=len(model.history["loss"]))
@@ -150,26 +146,11 @@ def within(
 def fewer(part: Part, fraction: float) -> Part:
     """Return a fraction of the rows to train on and of those held out, evenly spread."""
     counts = (min(len(rows), max(LEAST_ROWS, int(fraction * len(rows)))) for rows in part)
-    trained, held = map(_spread, part, counts)
+    trained, held = (
+        rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+        for rows, count in zip(part, counts, strict=True)
+    )
     return trained, held
-
-
-def _spread(rows: Array, count: int) -> Array:
-    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
-
-
-def backend_in(
-    seconds: float, recipe: Recipe, network: Network, dtype: np.dtype[Any], threads: int | None, mixed: bool
-) -> str:
-    """Return the backend of a network for some seconds: "reference" if "auto" would compile first.
-
-    mixed : True for products of bfloat16 numbers
-    """
-    if seconds > COMPILING:
-        return "auto"
-    optimizer = keeping_signs(recipe.optimizer_of(1), network)
-    ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads, mixed)
-    return "auto" if ready else "reference"
 
 
 # --- networks -------------------------------------------------------------------------------------------
@@ -244,10 +225,6 @@ class TableTraining:
         (found,) = self.networks([Planned(recipe, part)], callbacks)
         return trained(found)
 
-    def outputs(self, model: Model, rows: Array) -> Array:
-        """Return a network's outputs (rows, n_out) for some rows."""
-        return predicted(model, self.X[rows])
-
     def _at_once(self, planned: Sequence[Planned], callbacks: Sequence[Callback]) -> list[Fitted]:
         rows: dict[Any, tuple[Any, ...]] = {}
         options = [self._options(one, rows) for one in planned]
@@ -269,9 +246,10 @@ class TableTraining:
         inputs = inputs_of(self.X.shape[1], recipe, self.several)
         network = recipe.network(inputs, self.task, self.signs) if initial is None else initial.network
         backend = self.backend
-        if backend == "auto" and self.deadline.seconds is not None:
-            mixed = is_bfloat16(self.dtype)
-            backend = backend_in(self.deadline.left, recipe, network, self.X.dtype, self.threads, mixed)
+        if backend == "auto" and self.deadline.left <= COMPILING:  # without the time to compile
+            given = network, keeping_signs(recipe.optimizer_of(1), network), recipe.batch_size
+            ready = is_ready(*given, self.X.dtype, self.threads, is_bfloat16(self.dtype))
+            backend = "auto" if ready else "reference"
         for indices in (rows, held):
             key = network.blocks, id(indices)
             if key not in known:

@@ -35,7 +35,7 @@ from fastmlp.tables.members import (
     trained,
     within,
 )
-from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe
+from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe, predicted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
@@ -76,7 +76,7 @@ class Group:
         if len(held):
             # within the time of the networks: the first prediction loads code, and may compile some
             self.held.append(held)
-            self.outputs.append(training.outputs(model, held))
+            self.outputs.append(predicted(model, training.X[held]))
 
     @property
     def validated(self) -> list[Model]:
