@@ -8,7 +8,7 @@ import importlib.util
 import os
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,6 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import is_watched, say
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
-
-T = TypeVar("T")
 
 
 def add_command(commands: Any) -> None:
@@ -154,12 +152,35 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _reported(work: _Work) -> int:
-    _print_work(work)
+    arguments, task, network = work.arguments, work.task, work.network
+    rows, n_in = task.inputs.shape
+    has_held = RECIPES[task.name].held_out
+    dropped = sorted({one.dropout for one in network.operations if one.dropout})
+    dropout = "".join(f", dropout {rate:g}" for rate in dropped)
+    held = f"{len(task.held_inputs)} held out" if has_held else "none held out"
+    how = f"{type(work.optimizer).__name__} at {work.rate:g}, {arguments.dtype}, seed {arguments.seed}"
+    processes = f", {work.ranks.size} processes" if work.ranks else ""
+    print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")
+    print(f"network    {network_in_words(network)}{dropout}")
+    print(f"training   {work.epochs} epochs in batches of {work.batch_size}, {how}{processes}", flush=True)
+
+    def score(outcome: _Outcome) -> str:
+        value = f"{100 * outcome.score:.2f} %" if task.classes else f"{outcome.score:.3f}"
+        return f"{value} {'held out' if has_held else 'on its own rows'}"
+
     try:
-        outcome = measured(work, work.arguments.backend)
-        _print_outcome(work, outcome)
-        if not is_reference(outcome.model.backend) and not work.arguments.no_reference:
-            _print_comparison(work.task, outcome, measured(work, "reference"))
+        outcome = measured(work, arguments.backend)
+        speed = f"{rows * work.epochs / outcome.seconds:,.0f} rows/s"
+        counted = f"(compiling or loading the backend, {outcome.preparing:.1f} s, not counted)"
+        print(f"backend    {outcome.model.backend}")
+        print(f"loss       {outcome.model.history['loss'][-1]:.4g} in the last epoch")
+        print(f"{task.measure:<9}  {score(outcome)}")
+        print(f"time       {outcome.seconds:.3g} s, {speed} {counted}", flush=True)
+        if not is_reference(outcome.model.backend) and not arguments.no_reference:
+            reference = measured(work, "reference")
+            print(f"reference  {reference.seconds:.3g} s for the same epochs from the same start, ", end="")
+            print(f"{task.measure} {score(reference)}")
+            print(f"speed-up   {reference.seconds / outcome.seconds:.1f} times as fast as the reference")
     except DivergenceError as error:
         if not work.ranks or not work.ranks.rank:
             say(f"fastmlp: {error}; here that is --learning-rate")
@@ -175,28 +196,26 @@ def _prepared(arguments: argparse.Namespace, ranks: Any) -> _Work:
     checks.whole("seed", arguments.seed, 0, 2**32 - 1)
     if arguments.threads is not None:
         checks.whole("threads", arguments.threads, 1)
-    epochs = checks.whole("epochs", _or(arguments.epochs, recipe.epochs), 1)
-    batch_size = checks.whole("batch size", _or(arguments.batch_size, recipe.batch_size), 1)
-    rate = _or(arguments.learning_rate, recipe.learning_rate)
-    optimizer = _optimizer(_or(arguments.optimizer, recipe.optimizer), rate, recipe)
+    given: dict[str, Any] = recipe._asdict() | {"activation": "relu", "l2": 0.0}
+    for name in ("epochs", "batch_size", "optimizer", "learning_rate", "dropout", "activation", "l2"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    epochs = checks.whole("epochs", given["epochs"], 1)
+    batch_size, rate = checks.whole("batch size", given["batch_size"], 1), given["learning_rate"]
+    optimizer = _optimizer(given["optimizer"], rate, recipe)
     hidden = recipe.hidden if arguments.hidden is None else widths(arguments.hidden)
     refuse_with_layers(arguments)
     layers = None if arguments.layers is None else layers_of(arguments.layers)
     task = load(arguments.dataset, arguments.seed)
     n_in = task.inputs.shape[1]
-    ends = {"output": recipe.output, "loss": recipe.loss, "l2": _or(arguments.l2, 0.0)}
+    ends = {name: given[name] for name in ("output", "loss", "l2")}
     if layers is not None:
         network = Network(inputs=n_in, layers=[*layers, Dense(task.n_out)], **ends)
     else:
-        dropout = _or(arguments.dropout, recipe.dropout)
         sizes = [n_in, *hidden, task.n_out]
-        network = Network(sizes, _or(arguments.activation, "relu"), dropout=dropout, **ends)
+        network = Network(sizes, given["activation"], dropout=given["dropout"], **ends)
     batch_size = min(batch_size, len(task.inputs))
     return _Work(arguments, ranks, task, network, optimizer, rate, epochs, batch_size)
-
-
-def _or(given: T | None, default: T) -> T:
-    return default if given is None else given
 
 
 def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
@@ -244,49 +263,6 @@ def fitted_model(work: _Work, backend: str, clock: _Clock, tiny: bool = False) -
             batch_size=work.batch_size, seed=arguments.seed, callbacks=[clock], progress=False,
             backend=backend, threads=arguments.threads, dtype=arguments.dtype, communicator=ranks,
         )  # fmt: skip
-
-
-# --- what is printed -----------------------------------------------------------------------------
-
-
-def _print_work(work: _Work) -> None:
-    arguments, task, network = work.arguments, work.task, work.network
-    rows, n_in = task.inputs.shape
-    held = f"{len(task.held_inputs)} held out" if RECIPES[task.name].held_out else "none held out"
-    dropped = {one.dropout for one in network.operations if one.dropout}
-    dropout = "".join(f", dropout {rate:g}" for rate in sorted(dropped))
-    optimizer = type(work.optimizer).__name__
-    print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")
-    print(f"network    {network_in_words(network)}{dropout}")
-    print(
-        f"training   {work.epochs} epochs in batches of {work.batch_size}, "
-        f"{optimizer} at {work.rate:g}, {arguments.dtype}, seed {arguments.seed}"
-        + (f", {work.ranks.size} processes" if work.ranks else ""),
-        flush=True,
-    )
-
-
-def _print_outcome(work: _Work, outcome: _Outcome) -> None:
-    task, visited = work.task, len(work.task.inputs) * work.epochs
-    print(f"backend    {outcome.model.backend}")
-    print(f"loss       {outcome.model.history['loss'][-1]:.4g} in the last epoch")
-    print(f"{task.measure:<9}  {_score(task, outcome)}")
-    print(
-        f"time       {outcome.seconds:.3g} s, {visited / outcome.seconds:,.0f} rows/s "
-        f"(compiling or loading the backend, {outcome.preparing:.1f} s, not counted)",
-        flush=True,
-    )
-
-
-def _print_comparison(task: SplitDataset, outcome: _Outcome, reference: _Outcome) -> None:
-    print(f"reference  {reference.seconds:.3g} s for the same epochs from the same start, ", end="")
-    print(f"{task.measure} {_score(task, reference)}")
-    print(f"speed-up   {reference.seconds / outcome.seconds:.1f} times as fast as the reference")
-
-
-def _score(task: SplitDataset, outcome: _Outcome) -> str:
-    value = f"{100 * outcome.score:.2f} %" if task.classes else f"{outcome.score:.3f}"
-    return f"{value} {'held out' if RECIPES[task.name].held_out else 'on its own rows'}"
 
 
 # --- data sets ---------------------------------------------------------------------------------------------

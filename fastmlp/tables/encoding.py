@@ -264,7 +264,7 @@ class Encoding:
                 texts.append(block.astype(dtype))
         indices, cells = np.hstack(positions), np.hstack(values)
         there = cells != 0
-        starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
         fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))
         return hstack([fixed, *texts], format="csr") if texts else fixed
 
