@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from fastmlp.searches.ensembles import *  # noqa: F403
     from fastmlp.searches.searches import *  # noqa: F403
     from fastmlp.system.interrupts import Interrupted as Interrupted
-    from fastmlp.tables.errors import TableError as TableError
     from fastmlp.tables.estimators import TableClassifier as TableClassifier
     from fastmlp.tables.estimators import TableRegressor as TableRegressor
+    from fastmlp.tables.frames import TableError as TableError
     from fastmlp.trained.model import Model as Model
     from fastmlp.training.checkpoint import Checkpoint as Checkpoint
     from fastmlp.training.divergence import DivergenceError as DivergenceError
@@ -109,7 +109,7 @@ _HOME = {
         "GridSearchCV HalvingGridSearchCV HalvingRandomSearchCV RandomizedSearchCV"
         " cross_val_predict cross_val_score cross_validate learning_curve validation_curve"
     ),
-    "tables.errors": "TableError",
+    "tables.frames": "TableError",
     "tables.estimators": "TableClassifier TableRegressor",
     "fitting": "fit iter_fit",
 }

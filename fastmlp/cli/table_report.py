@@ -18,11 +18,10 @@ from fastmlp.model.inputs import Numbers
 from fastmlp.model.state import Array
 from fastmlp.system.private_files import replace
 from fastmlp.tables.categories import LevelMeans
+from fastmlp.tables.frames import pl
 from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from fastmlp.model.network import Network
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, Deferred, needed
+from fastmlp.checks import CheckpointError, needed
 from fastmlp.cli.arguments import (
     BadFile,
     Mistake,
@@ -37,8 +37,7 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.system.notices import Bar, say
 from fastmlp.tables.categories import Category, Targets
 from fastmlp.tables.columns import MISSING
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import separated
+from fastmlp.tables.frames import TableError, pl, separated
 from fastmlp.tables.kinds import KINDS, row_numbers
 from fastmlp.tables.reading import FORMATS, ReadOptions, read
 from fastmlp.tables.recipe import recipes_of
@@ -48,13 +47,9 @@ from fastmlp.tables.writings import as_written
 from fastmlp.training.divergence import DivergenceError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
-else:
-    pl = Deferred("polars", "table", "a table")
 
 WRITTEN = {
     "number": "; 'COLUMN=$1,234.50' says by an example how they are written",
@@ -150,9 +145,9 @@ def telling(source: str | None = None) -> Iterator[None]:
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     called = time.monotonic()
-    from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
+    from fastmlp.tables.members import Deadline
     from fastmlp.tables.report import compared, outputs_in_parts, simpler
 
     with telling(arguments.dataset):
@@ -195,27 +190,32 @@ def train(arguments: argparse.Namespace) -> int:
         )
         began = time.perf_counter()
         try:
-            estimator.learn(frame, y, target, numbered, ~held if held.any() else None, texts)
+            trained, learned = frame.filter(~held), y[~held]
+            estimator.learn(trained, learned, target, numbered, texts)
+            estimator.describe(frame, y, texts, held if held.any() else None)
             of_columns = estimator.report_ or {}
-            doubt = estimator.doubt(frame, y, deadline, ~held)
-            test = None if arguments.test is None else estimator.looked_at(arguments.test, None)[:2]
-            others = simpler(estimator, frame, y, held, seed, deadline, test)
-            targets = Targets(estimator.task_, y[~held])
-            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
-            held_frame, held_y = frame.filter(held) if arguments.held_out else frame[:0], y[held]
-            if test is not None:
-                held_X, held_frame, held_y = estimator.encoding_.encoded(test[0], estimator.floats), *test
-            del frame, test  # the table is no longer there while networks are trained
-            estimator.train(X, y[~held], deadline=deadline, dependence=dependence.of(~held))
+            doubt = estimator.doubt(trained, learned, deadline)
+            judged, judged_y = frame.filter(held), y[held]
+            if arguments.test is not None:
+                judged, judged_y, _ = estimator.looked_at(arguments.test, None)
+            del frame
+            others = simpler(estimator, trained, learned, judged, judged_y, seed, deadline)
+            targets = Targets(estimator.task_, learned)
+            X = estimator.encoding_.encoded(trained, estimator.floats, None, targets)
+            judged_X = estimator.encoding_.encoded(judged, estimator.floats)
+            if arguments.held_out is None:
+                judged = judged.clear()
+            del trained  # the table is no longer there while networks are trained
+            estimator.train(X, learned, deadline=deadline, dependence=dependence.of(~held))
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
         seconds = time.perf_counter() - began
-        outputs = outputs_in_parts(estimator, held_X)
+        outputs = outputs_in_parts(estimator, judged_X)
         words = {"words": _words(read_options, estimator), "held out": _how(arguments)}
-        estimator.report_ = compared(estimator, outputs, held_y, others) | words | of_columns
+        estimator.report_ = compared(estimator, outputs, judged_y, others) | words | of_columns
         if arguments.held_out is not None:
-            _write_held_out(estimator, held_frame, held_y, outputs, target, arguments.held_out)
+            _write_held_out(estimator, judged, judged_y, outputs, target, arguments.held_out)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -357,4 +357,4 @@ def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[st
     if isinstance(estimator.task_, Classification):
         kinds[estimator.target_name_] = Category.kind
     found = (read_options.words or {}).items()
-    return {name: dict(words) for name, words in found if words and kinds.get(name) in ("category", "text")}
+    return {name: words for name, words in found if words and kinds.get(name) in ("category", "text")}

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -15,35 +15,27 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.checks import CheckpointError, Deferred
+from fastmlp.checks import CheckpointError
 from fastmlp.data.arrays import checked_weights, floating_dtype
 from fastmlp.files import archive
 from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import effects, held_out, members, report, selection
 from fastmlp.tables.categories import Targets
-from fastmlp.tables.codes import with_codes
 from fastmlp.tables.columns import MISSING, Array
-from fastmlp.tables.deadline import Deadline
-from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns, with_codes
 from fastmlp.tables.exporting import Exported
-from fastmlp.tables.frames import as_given, separated
+from fastmlp.tables.frames import TableError, as_given, pl, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
-from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
+from fastmlp.tables.members import Deadline
 from fastmlp.tables.reading import ReadOptions, as_frame
-from fastmlp.tables.recipe import Recipe, fixed, recipes_of
+from fastmlp.tables.recipe import Recipe, fixed, have_three, may_embed, recipes_of
 from fastmlp.tables.slopes import Sloped
 from fastmlp.tables.targets import with_targets
 from fastmlp.tables.tasks import Classification, Regression, Several, Task, learned_task
 from fastmlp.tables.writings import FoundWritings, Given, as_learned, as_written
 from fastmlp.trained.model import Model
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 LEAST_TIME = 20.0
 """Shortest time limit in seconds with a search for columns by which rows depend on each other."""
@@ -203,7 +195,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if len(frame) < len(whole):
             row_numbers = {*row_numbers, *numbers_of_rows(whole)}
         del whole
-        self.learn(frame, values, target.name, row_numbers, None, texts)
+        self.learn(frame, values, target.name, row_numbers, texts)
         rows = (self.report_ or {})["columns"]
         if line := in_doubt([row for row in rows if row["name"] not in said]):
             warnings.warn(line, stacklevel=2)
@@ -214,7 +206,7 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         if test is not None:
             pair = test if isinstance(test, tuple) else (test, y if isinstance(y, str) else None)
             tested, judged, _ = self._read(*pair)
-            others = report.simpler(self, frame, values, None, 0, deadline, (tested, judged))
+            others = report.simpler(self, frame, values, tested, judged, 0, deadline)
             tested = self.encoding_.encoded(tested, self.floats)
         del frame, X  # the frame of a file is freed before the training
         self.train(encoded, values, weights, deadline, dependence)
@@ -228,17 +220,15 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             warnings.warn(doubt.sentence(f"{doubt.parameter}={doubt.column!r}"), stacklevel=2)
         return self
 
-    def doubt(
-        self, frame: pl.DataFrame, y: Array, deadline: Deadline, rows: Array | None = None
-    ) -> Doubt | None:
+    def doubt(self, frame: pl.DataFrame, y: Array, deadline: Deadline) -> Doubt | None:
         """Return the column by which rows seem to depend on each other; None with time or group.
 
-        frame, y, rows : as for `learn`, which is called before; without enough time, too, None
+        frame, y : as for `learn`, which is called before; without enough time, too, None
         """
         if self.time is not None or self.group is not None or deadline.left < LEAST_TIME:
             return None
         columns = (*self.encoding_.columns, *self.encoding_.codes)
-        return held_out.doubt(frame, y, self.task_, columns, rows)
+        return held_out.doubt(frame, y, self.task_, columns)
 
     def learn(
         self,
@@ -246,30 +236,26 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
         y: Array,
         target: str,
         row_numbers: Collection[str] = (),
-        rows: Array | None = None,
         found: FoundWritings | None = None,
     ) -> None:
         """Learn the columns and the task: the first half of `fit`.
 
         frame, y, target : a table without its target, the target (rows,), and its name
-        row_numbers : as for `fit`; rows : (rows,) truth values, of the rows to learn from; None for all
-        found : the writings of the table's texts
+        row_numbers : as for `fit`; found : the writings of the table's texts
         """
         recipes = self._recipes()
-        learned = y if rows is None else y[rows]
-        if len(learned) < 3:
-            raise TableError(f"at least 3 rows are needed, got {len(learned)}")
+        if len(y) < 3:
+            raise TableError(f"at least 3 rows are needed, got {len(y)}")
         names = {"loss": "loss", "target_transform": "transform"}.items()
         of_numbers = {setting: self._settings[name] for name, setting in names if name in self._settings}
-        self.task_ = learned_task(self._task, learned, **of_numbers)
+        self.task_ = learned_task(self._task, y, **of_numbers)
         if self._settings.get("threshold") is not None and self.task_.n_out != 2:
             raise TableError(f"a threshold is between two classes, and the target has {self.task_.n_out}")
         if self._settings.get("class_weight") is not None:
             self.check_single("class_weight")
         for recipe in recipes:  # mistakes are refused before encoding
             recipe.network(1, self.task_, np.ones(1) if self.monotone else None), recipe.optimizer_of(1)
-        of_rows = None if rows is None else pl.Series(rows)
-        targets = Targets(self.task_, learned)
+        targets = Targets(self.task_, y)
         few = targets if targets.are_few else None
         given = {name: one if isinstance(one, str) else one[0] for name, one in (self.columns or {}).items()}
         if self.group is not None:
@@ -278,18 +264,24 @@ class TableEstimator(Exported, Sloped, BaseEstimator):  # type: ignore[misc]  # 
             given.setdefault(name, "number")
         if not isinstance((self.columns or {}).get(target, ""), str):
             del given[target]  # the pair says how the target is written
-        encoding = Encoding.learned(frame, given, self.progress, row_numbers, of_rows, self.levels, few)
+        encoding = Encoding.learned(frame, given, self.progress, row_numbers, self.levels, few)
         self._name(frame.columns, target)
         if found is not None:
             used = [one for one in found.writings if one.column in encoding.slices]
             of_target = [] if found.target is None else [replace(found.target, column=self.target_name_)]
             encoding = replace(encoding, writings=(*used, *of_target))
         if few is not None and self.layers is None:
-            encoding = with_codes(encoding, frame, few, given, of_rows, self.levels)
+            encoding = with_codes(encoding, frame, few, given, self.levels)
         self.encoding_ = encoding
+        self.describe(frame, y, found)
+
+    def describe(
+        self, frame: pl.DataFrame, y: Array, found: FoundWritings | None = None, held: Array | None = None
+    ) -> None:
+        """Keep the facts of a whole table, whose rows but those held out, (rows,), were learned from."""
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = {"columns": rows_of_columns(self.encoding_, frame, found)}
-        self.held_: Array | None = None if rows is None else ~rows
+        self.held_ = held
 
     def train(
         self,

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.tables.columns import (
     MOST_LEVELS,
     Array,
@@ -32,12 +31,8 @@ from fastmlp.tables.columns import (
     clipped,
     labels_of,
 )
+from fastmlp.tables.frames import pl
 from fastmlp.tables.tasks import Classification, Several, Task
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 LEAST_COUNT = 2  # the least rows of a level with a column of X; rarer levels share a column
 NEVER_SEEN = 3  # rows without a level to expect beyond the training: the rule of three says 3 / n of n rows

@@ -7,24 +7,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError, pl
 
 try:
     from msgspec import Meta
 except ImportError:  # without the extra no file is read
     Meta = dict  # type: ignore[misc,assignment]
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 Array = NDArray[Any]
 

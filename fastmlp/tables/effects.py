@@ -9,21 +9,15 @@ from __future__ import annotations
 import re
 import warnings
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.checks import Deferred
 from fastmlp.tables import members
 from fastmlp.tables.columns import Array, Column
+from fastmlp.tables.frames import pl
 from fastmlp.tables.kinds import Date, Number, Text
 from fastmlp.tables.tasks import Classification
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
-
 
 REPEATS = 5  # permutations of each column
 

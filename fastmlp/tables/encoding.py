@@ -7,23 +7,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.categories import Category, LevelMeans, Targets
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, parsed
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column, numbers, parsed
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import KINDS, ROW_NUMBERS, Dropped, Number, Text, inferred
 from fastmlp.tables.writings import FoundWritings, Writing
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 MANY = 300
 """The most levels of two rows with a column each; more levels have means, see docs/measured/tables.md."""
@@ -64,7 +58,6 @@ class Encoding:
         kinds_given: Mapping[str, str] | None = None,
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
-        rows: pl.Series | None = None,
         levels: int | None = None,
         targets: Targets | None = None,
     ) -> Self:
@@ -73,9 +66,8 @@ class Encoding:
         kinds_given : kinds by column, in place of the guessed kinds
         shown : whether there is a progress bar; None on a terminal and in a notebook
         row_numbers : columns that number the rows of a whole table, when the frame is a part
-        rows : (rows,) truth values, the rows to learn from; None for all
         levels : the most levels of a category with a column each; None for the mean targets of many levels
-        targets : of the rows to learn from, for the means of many levels; None for no means
+        targets : for the means of many levels; None for no means
         TableError for a column that is not of the given kind, and for a table without a useful column
         """
         kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
@@ -87,8 +79,6 @@ class Encoding:
         columns: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
-                if rows is not None:  # a column at a time, so that there is no second table
-                    series = series.filter(rows)
                 column: Column
                 if series.name in kinds_given:
                     column = KINDS[kinds_given[series.name]].learned(series, most_levels)
@@ -188,36 +178,23 @@ class Encoding:
         shown: bool | None = False,
         targets: Targets | None = None,
     ) -> Any:
-        """Return X (rows, n), dense or CSR; `encoded_apart` has the parameters."""
-        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown, targets)[0]
+        """Return X (rows, n), dense or CSR; errors are as of `batches`.
 
-    def encoded_apart(
-        self,
-        frame: pl.DataFrame,
-        held: Array,
-        dtype: Any = np.float32,
-        shown: bool | None = False,
-        targets: Targets | None = None,
-    ) -> tuple[Any, Any]:
-        """Return X of the rows to learn from, and X of the rows held out; errors are as of `batches`.
-
-        held : (rows,) truth values; shown : as of `learned`
-        targets : of the rows to learn from, in a training; None in a prediction
+        shown : as of `learned`; targets : of the rows, in a training; None in a prediction
         """
-        in_order = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
-        sizes = int(np.count_nonzero(~held)), int(np.count_nonzero(held))
-        parts = [GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in sizes]
-        start = 0
+        in_order, batches = dict[int, Array](), list[Any]()
+        for index, column in enumerate(self.used):
+            if targets is not None and isinstance(column, LevelMeans):  # means of the rows before each row
+                in_order[index] = column.encoded_in_order(frame[column.name], targets)
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for batch in self.batches(frame, dtype, in_order):
-                of_held = held[start : start + batch.shape[0]]
-                for part, rows in zip(parts, (~of_held, of_held), strict=True):
-                    if rows.any():
-                        part.put(batch if rows.all() else batch[rows])
-                start += batch.shape[0]
-                bar.move(start)
-            learned, apart = (part.whole() for part in parts)
-        return learned, apart
+                batches.append(batch)
+                bar.move(sum(rows.shape[0] for rows in batches))
+        if len(batches) == 1 or not self.is_sparse:
+            return batches[0] if len(batches) == 1 else np.concatenate(batches)
+        from scipy.sparse import vstack
+
+        return vstack(batches, format="csr")
 
     def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
         """Return a digest of a table: the number of rows, the first rows of X, and their targets.
@@ -232,21 +209,12 @@ class Encoding:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[int, Array]:
-        """Return the means (rows, width) for rows to learn from, NaN elsewhere, by index in `used`."""
-        found = {}
-        for index, column in enumerate(self.used):
-            if isinstance(column, LevelMeans):
-                found[index] = np.full((len(rows), column.width), np.nan, dtype)
-                found[index][rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
-        return found
-
     def batches(
         self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
         """Yield X in batches of at most TOGETHER rows, at least one batch.
 
-        given : numbers (rows, width) of some columns by index in `used`, NaN for the column's numbers
+        given : numbers (rows, width) in place of some columns' by index in `used`
         TableError for a missing column, or a value of another kind
         """
         used, names = self.used, frame.columns
@@ -261,8 +229,7 @@ class Encoding:
             except TableError as error:
                 raise error.within(None, start) from None
             for index, whole in (given or {}).items():
-                known, cells = whole[start : start + TOGETHER], blocks[index]
-                blocks[index] = cells._replace(values=np.where(np.isnan(known), cells.values, known))
+                blocks[index] = blocks[index]._replace(values=whole[start : start + TOGETHER])
             rows = min(TOGETHER, len(frame) - start)
             yield self._sparse(rows, blocks, dtype) if self.is_sparse else self._dense(rows, blocks, dtype)
 
@@ -297,47 +264,9 @@ class Encoding:
                 texts.append(block.astype(dtype))
         indices, cells = np.hstack(positions), np.hstack(values)
         there = cells != 0
-        starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
         fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))
         return hstack([fixed, *texts], format="csr") if texts else fixed
-
-
-class GrowingMatrix:
-    """X (rows, width), filled batch by batch; the memory holds X once, also during the growth."""
-
-    def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
-        self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
-        self._values = np.empty(0 if sparse else self._shape, dtype)
-        self._indices, self._starts = np.empty(0, np.int32), np.zeros(rows + 1, np.int64)
-
-    def put(self, batch: Any) -> None:
-        """Append rows."""
-        rows = slice(self._rows, self._rows + batch.shape[0])
-        self._rows = rows.stop
-        if not self._sparse:
-            self._values[rows] = batch
-            return
-        numbers = slice(self._count, self._count + batch.nnz)
-        if numbers.stop > len(self._values):
-            self._resize(numbers.stop + numbers.stop // 8)
-        self._values[numbers], self._indices[numbers] = batch.data, batch.indices
-        self._starts[rows.start + 1 : rows.stop + 1] = batch.indptr[1:] + self._count
-        self._count = numbers.stop
-
-    def _resize(self, count: int) -> None:
-        for array in (self._values, self._indices):  # where the system moves pages, nothing is copied
-            array.resize(count, refcheck=False)
-
-    def whole(self) -> Any:
-        """Return all rows."""
-        if not self._sparse:
-            return self._values
-        from scipy.sparse import csr_array
-
-        self._resize(self._count)
-        narrow = self._count <= np.iinfo(np.int32).max  # SciPy needs one dtype for both
-        starts = self._starts.astype(np.int32 if narrow else np.int64)
-        return csr_array((self._values, self._indices, starts), shape=self._shape)
 
 
 # --- reports --------------------------------------------------------------------------------------------
@@ -384,3 +313,90 @@ def in_doubt(rows: list[dict[str, Any]]) -> str:
         for what, names in said.items()
         if names
     )
+
+
+# --- codes -------------------------------------------------------------------------------------------------
+
+MOST_ROWS = 50_000  # rows of the test, drawn at random: even spaces in a periodic table may miss codes
+LEAST_CODES, LEAST_ROWS = 10, 5  # fewest codes of a column, and fewest rows of half of the codes
+CERTAIN = 7.0  # deviations of chance that the mean squared jump must exceed
+LARGEST = 9.0  # most of a squared jump in squared deviations: a single far target is no sign
+WORTH, PART = 0.05, 0.15  # least explained variance, of the targets and of all that the numbers explain
+ALPHA = 1e-3  # of the ridge regression: a large penalty would leave jumps of other columns in the residuals
+LEAST_LEFT = 0.01  # least fraction of a target's variance in the residuals
+
+CORRELATED = 35 / 9
+"""Variance of the mean of n squared second differences of noise over the mean's square, times n:
+2 (1 + 2 r^2 + 2 s^2) with the correlations r = -2/3 of neighbours and s = 1/6 of the next ones."""
+
+
+def with_codes(
+    encoding: Encoding,
+    frame: pl.DataFrame,
+    targets: Targets,
+    given: Collection[str] = (),
+    levels: int | None = None,
+) -> Encoding:
+    """Return an encoding with categories beside the columns of numbers that are codes.
+
+    The targets must jump, and so must the residuals of a ridge regression on all columns: other columns may
+    say the same linearly, as the width of lots says the street.
+
+    frame, levels, targets : as for `Encoding.learned`; given : names of columns that are numbers only
+    """
+    some = np.arange(len(frame))
+    if len(some) > MOST_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
+    drawn, left = frame[some], np.column_stack([column[some] for column in targets.columns()])
+    names = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
+    names = [name for name in names if are_codes(numbers(drawn[name]), left)]
+    if names:
+        from sklearn.linear_model import Ridge
+
+        X = encoding.linear.encoded(drawn)
+        left = left - Ridge(ALPHA, solver="lsqr").fit(X, left).predict(X).reshape(left.shape)
+        left[:, left.var(axis=0) < LEAST_LEFT] = 0
+    codes = []
+    for name in names:
+        if are_codes(numbers(drawn[name]), left):
+            # The number itself is missing already where a code is missing.
+            code = replace(Category.learned(frame[name], levels or MOST_LEVELS), missing=False)
+            codes.append(code if levels else with_means(code, frame[name], targets))
+    return replace(encoding, codes=tuple(codes))
+
+
+def are_codes(values: Array, targets: Array) -> bool:
+    """Return True for whole numbers (rows,) with jumps of a target; NaN are left out.
+
+    targets : (rows, n), at least one with jumps
+    """
+    known = np.isfinite(values)
+    different, indices, rows = np.unique(values[known], return_inverse=True, return_counts=True)
+    if (different % 1).any() or len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
+        return False
+    return any(_jumps(indices, rows, target) for target in targets[known].T)
+
+
+def _jumps(indices: Array, rows: Array, target: Array) -> bool:
+    """Return True if a target's mean jumps from number to number by more than chance.
+
+    Chance is that of independent rows; rows of a group, as of a day, make jumps, too.
+
+    indices : of the rows of target, ascending with the numbers; rows : of each index
+    """
+    target = (target - target.mean()) / (target.std() or 1.0)
+    sums = np.bincount(indices, target)
+    means = sums / rows
+    within = max(1e-12, (np.square(target).sum() - (sums * means).sum()) / (len(target) - len(rows)))
+    chance = within / rows
+    jumps = np.square(means[1:-1] - (means[:-2] + means[2:]) / 2)
+    expected = chance[1:-1] + (chance[:-2] + chance[2:]) / 4
+    ratio = np.minimum(jumps / expected, LARGEST).mean()
+    if ratio < 1 + CERTAIN * np.sqrt(CORRELATED / len(jumps)):
+        return False
+    weights = 1 / np.square(expected)
+    excess = float(((jumps - expected) * weights).sum() / weights.sum())
+    between = max(0.0, excess) / 1.5  # the sum of the squares of 1/2, 1 and 1/2
+    beyond = float((rows * between**2 / (between + chance)).sum() / len(target))
+    whole = float((rows * np.square(means)).sum() - within * len(rows)) / len(target)
+    return min(beyond, whole) > WORTH and beyond > PART * whole

@@ -22,7 +22,7 @@ from fastmlp.model.embeddings import UnitFormula
 from fastmlp.tables.categories import MISSING, Category, LevelMeans
 from fastmlp.tables.columns import CLIP, Array, Column
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.kinds import FARTHEST, Date, Dropped, Scaled, Text
 from fastmlp.tables.tasks import Several
 

@@ -10,23 +10,19 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, Column, guessed, labels_of, parsed
-from fastmlp.tables.deadline import Part
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import Date, firsts_of_copies
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
+Part = tuple[Array, Array]
+"""Rows to train on, and rows held out."""
 
 FOLDS = 5  # a network holds out a fifth of the rows, or none
 
@@ -227,16 +223,13 @@ class Doubt(NamedTuple):
         )
 
 
-def doubt(
-    frame: pl.DataFrame, y: Array, task: Task, columns: Collection[Column], trained: Array | None = None
-) -> Doubt | None:
+def doubt(frame: pl.DataFrame, y: Array, task: Task, columns: Collection[Column]) -> Doubt | None:
     """Return the column whose later rows, or rows of new levels, are clearly predicted worst.
 
     Small forests on few rows look at dates, and at categories and codes with many levels. A category as an
     input is no dependence, unless the name is of an identifier.
 
     frame, y : a table without its target, and the targets (rows,); columns : of an encoding, codes too
-    trained : (rows,) truth values, of the rows to look at; None for all
     """
     if task.n_out > MOST_CLASSES or isinstance(task, Several):
         return None
@@ -247,7 +240,7 @@ def doubt(
     used, found = list(dict.fromkeys(one.name for one in columns if one.width)), []
     for name in dates + names:
         is_date = name in dates
-        rows = _some(frame[name], levels.get(name), trained)
+        rows = _some(frame[name], levels.get(name))
         others = [one for one in used if one != name or is_date or IDENTIFIER.fullmatch(one)]
         some, targets = frame[rows].select({*others, name}), task.encoded(y[rows])
         if isinstance(task, Classification):
@@ -265,13 +258,12 @@ def doubt(
     return max(found, key=lambda one: one.ratio, default=None)
 
 
-def _some(series: pl.Series, levels: int | None, trained: Array | None) -> Array:
+def _some(series: pl.Series, levels: int | None) -> Array:
     """Return the indices of a few rows, ascending; of a column with many levels, of some levels."""
-    among = np.ones(len(series), bool) if trained is None else trained
+    indices = np.arange(len(series))
     if levels is not None:
         every = max(1, min(len(series) // LOOKED_AT, levels // LOOKED_LEVELS))
-        among = among & (series.hash() % every == 0).to_numpy()
-    indices = np.flatnonzero(among)
+        indices = np.flatnonzero((series.hash() % every == 0).to_numpy())
     count = min(LOOKED_AT, len(indices))
     return np.sort(np.random.default_rng(0).choice(indices, count, replace=False, shuffle=False))
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import (
     CLIP,
@@ -30,12 +29,7 @@ from fastmlp.tables.columns import (
     numbers,
     seconds_of,
 )
-from fastmlp.tables.errors import TableError
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
+from fastmlp.tables.frames import TableError, pl
 
 HEAVY = 0.25
 """The fraction of variance lost by clipping from which on tails are heavy; see docs/measured/tables.md."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,10 @@ from fastmlp.model.losses import loss_of
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Array, numbers
 from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
+from fastmlp.tables.frames import pl
 from fastmlp.tables.kinds import Date
 from fastmlp.tables.report import has_intervals, held_fractions
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Panel = Callable[[Any], None]
 """Draws on Axes."""

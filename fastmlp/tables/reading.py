@@ -1,7 +1,7 @@
-"""Tables in files: text in blocks, Parquet and Arrow in slices, NumPy's arrays; every mistake has a location.
+"""Tables in files: text in blocks, Parquet, Arrow, NumPy's arrays; every mistake has a location.
 
 A file of text is cut into blocks at line ends outside quotes, for polars to parse. So the bar moves with the
-bytes, a mistake is looked for in a single block, and columns of numbers never lie in memory as texts.
+bytes, and a mistake is looked for in a single block.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.checks import Deferred, needed
+from fastmlp.checks import needed
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import MISSING, as_numbers, guessed, moments, parsed
-from fastmlp.tables.errors import TableError, different
-from fastmlp.tables.frames import check_schema, column_of, frame_in_memory, frame_of
+from fastmlp.tables.frames import (
+    TableError,
+    check_schema,
+    column_of,
+    different,
+    frame_in_memory,
+    frame_of,
+    pl,
+)
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.writings import writing_of
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ReadOptions:
     only: Sequence[str] | None = None
     missing: Sequence[str] = MISSING
     shown: bool | None = False
-    words: dict[str, Counter[str]] | None = None
+    words: dict[str, dict[str, int]] | None = None
     learns: bool = False
 
     def columns(self, names: list[str]) -> list[str]:
@@ -61,7 +62,7 @@ class ReadOptions:
                 raise TableError(f"there is no such column; there are: {checks.listed(names)}", name)
         return [name for name in names if name in only]
 
-    def read_as(self) -> dict[str, str | None]:
+    def read_as(self) -> dict[str, str]:
         """Return the kinds of the values of texts, by column: number, date or text."""
         return {name: KINDS[kind].read_as for name, kind in self.kinds.items() if kind in KINDS}
 
@@ -91,8 +92,7 @@ def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> 
     try:
         frame = FORMATS[path.suffix.lower()](path, read_options)
         if not read_options.learns:  # columns of text become the given numbers or dates in every format
-            texts: dict[str, str | None] = dict.fromkeys(frame.columns, "text")
-            frame = typed(frame, texts | read_options.read_as())
+            frame = typed(frame, dict.fromkeys(frame.columns, "text") | read_options.read_as())
     except TableError as error:
         raise error.within(str(path)) from None
     if not frame.width:
@@ -100,33 +100,25 @@ def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> 
     return frame
 
 
-class WrittenOtherwise(Exception):
-    """The texts of a column may be numbers or dates of another writing."""
-
-
 def typed(
-    part: pl.DataFrame, known: dict[str, str | None], decimal_comma: bool = False, learns: bool = False
+    frame: pl.DataFrame, kinds: Mapping[str, str], comma: bool = False, learns: bool = False
 ) -> pl.DataFrame:
-    """Return a part with texts parsed by kind.
+    """Return a table with texts parsed by the kinds of the values; unknown kinds are guessed.
 
-    known : kinds of values by column; unknown kinds are guessed, and kept
-    decimal_comma : whether 3,25 is a number; learns : whether to raise WrittenOtherwise before TableError
+    comma : whether 3,25 is a number; learns : as of `ReadOptions`
     """
-    texts = [name for name in part.select(pl.col(pl.String)).columns if known.get(name) in ("number", None)]
-    # All at once: for each column alone an expression of polars' takes 60 us, however few rows there are.
-    plain = pl.col(texts).str.replace(DECIMAL_COMMA, "$1.$2") if decimal_comma else pl.col(texts)
-    numbers = {series.name: series for series in part.select(as_numbers(plain)).get_columns()}
+    texts = [name for name in frame.select(pl.col(pl.String)).columns if kinds.get(name) != "text"]
+    plain = pl.col(texts).str.replace(DECIMAL_COMMA, "$1.$2") if comma else pl.col(texts)
+    # All at once: for each column alone an expression of polars' takes 60 us, and one thread.
+    numbers = {series.name: series for series in frame.select(as_numbers(plain)).get_columns()}
     columns = []
-    for series in part.get_columns():
-        name = series.name
-        if series.dtype == pl.String:
-            if known.get(name) is None:
-                known[name] = guessed(series, numbers[name])
-            if (kind := known[name]) in ("number", "date"):
-                found = numbers[name] if kind == "number" else moments(series)
-                is_sound = found.null_count() == series.null_count()
-                if learns and not is_sound and writing_of(series.filter(found.is_null())) is not None:
-                    raise WrittenOtherwise(name)
+    for series in frame.get_columns():
+        kind = kinds.get(series.name)
+        if kind is None and series.name in numbers:
+            kind = guessed(series, numbers[series.name])
+        if series.name in numbers and kind in ("number", "date"):
+            found = moments(series) if kind == "date" else numbers[series.name]
+            if not (learns and writing_of(series.filter(found.is_null()))):  # perhaps of another writing
                 series = parsed(series, kind, found=found)
         columns.append(series)
     return frame_of(columns)
@@ -160,43 +152,34 @@ LONGEST_FIELD = 1 << 17  # the most characters of a field that a search for a mi
 
 def _read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return the table in a file of text, with columns parsed as numbers, dates or texts."""
-    known = read_options.read_as()
-    while True:
-        try:
-            return _read_once(path, read_options, known)
-        except WrittenOtherwise as column:
-            known[str(column)] = "text"  # earlier blocks have numbers in place of texts: they are read again
-            (read_options.words or {}).clear()
+    parts, done, kinds, words = list[pl.DataFrame](), 0, read_options.read_as(), read_options.words
 
+    def parse(texts: pl.DataFrame) -> pl.DataFrame:
+        known = texts.select(pl.all().replace(missing, None)) if missing else texts
+        return typed(known, kinds, separator == ";", read_options.learns)
 
-def _read_once(path: Path, read_options: ReadOptions, known: dict[str, str | None]) -> pl.DataFrame:
-    parts: list[pl.DataFrame] = []
-    missing = [*read_options.missing]
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", read_options.shown) as bar:
-        blocks = blocks_of_file(file, _size(file))
+        blocks, missing = blocks_of_file(file, _size(file)), [*read_options.missing]
         first = next(blocks, b"")
         header, separator = _header(first, path.suffix.lower() == ".tsv")
         columns = read_options.columns(header)
-        rows = done = 0
-        for number, block in enumerate(itertools.chain([first], blocks)):
+        # In a prediction all kinds are known: texts of a block are parsed while they are in the cache.
+        is_known = words is None and kinds.keys() >= {*columns}
+        for block in itertools.chain([first], blocks):
             done += len(block)
             try:
-                texts = _texts_of(block, header, separator, skip=int(number == 0)).select(columns)
-                part = texts.select(pl.all().replace(missing, None)) if missing else texts
-                part = typed(part, known, separator == ";", read_options.learns)
+                texts = _texts_of(block, header, separator, skip=int(not parts)).select(columns)
+                parts.append(parse(texts) if is_known else texts)
             except TableError as error:
-                raise error.within(str(path), rows) from None
-            parts.append(part)
-            if (counts := read_options.words) is not None:
-                for name in part.select(pl.col(pl.String)).columns:
-                    words = texts[name].alias("word")
-                    words = words.filter(part[name].is_null() & (words != ""))  # an empty field is no word
-                    found = words.value_counts(name="rows").rows()
-                    counts.setdefault(name, Counter()).update(dict(found))
-            rows += len(part)
+                raise error.within(str(path), sum(map(len, parts))) from None
             bar.move(done)
-    # A column may have held nothing in the first blocks: then its kind is known only now.
-    return pl.concat([typed(part, known) for part in parts], rechunk=False)
+    whole = pl.concat(parts, rechunk=False)
+    frame = whole if is_known else parse(whole)
+    if words is not None:
+        for name in frame.select(pl.col(pl.String)).columns:
+            found = whole[name].filter(frame[name].is_null() & (whole[name] != ""))  # "" is no word
+            words[name] = dict(found.alias("word").value_counts(name="rows").rows())
+    return frame
 
 
 def _size(file: Any) -> int:
@@ -314,8 +297,6 @@ def _rows(text: str, separator: str, header: Sequence[str] = (), row: int = 0) -
 
 # --- other formats --------------------------------------------------------------------------------------
 
-SLICE = 1 << 18  # rows of a file of columns read together
-
 
 def _read_columns(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return the table in a Parquet file, an Arrow file or an Arrow stream."""
@@ -337,17 +318,13 @@ def _read_columns(path: Path, read_options: ReadOptions) -> pl.DataFrame:
             check_schema(schema_of(file))
         table = scan(path)
         table = table.select(read_options.columns(table.collect_schema().names()))
-        rows = table.select(pl.len()).collect().item()
-        with Bar(rows, "row", "reading", read_options.shown) as bar:
-            parts = []
-            for start in range(0, max(1, rows), SLICE):
-                parts.append(table.slice(start, SLICE).collect())
-                bar.move(min(rows, start + SLICE))
+        with Bar(None, "", "reading", read_options.shown):
+            frame: pl.DataFrame = table.collect()
     except TableError:
         raise
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         raise TableError(f"it cannot be read as {what}: {str(error).splitlines()[0]}") from None
-    return pl.concat(parts)
+    return frame
 
 
 def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:

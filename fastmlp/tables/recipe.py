@@ -1,10 +1,11 @@
-"""Recipes of networks on a table, with measured defaults (docs/measured/tables.md); checks of settings."""
+"""Recipes of networks on a table, with measured defaults (docs/measured/tables.md); settings; inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,18 @@ from fastmlp.backend.registry import backends, mixed_backend
 from fastmlp.model.activations import Activation
 from fastmlp.model.averages import EMA, with_average
 from fastmlp.model.descriptions import described
-from fastmlp.model.inputs import Blocks
+from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
+from fastmlp.model.inputs import Blocks, Numbers, SparseNumbers, sparse_columns
 from fastmlp.model.layers import Dense, Dropout, checked_layers
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.part import Part
 from fastmlp.model.schedules import Cosine
-from fastmlp.model.state import Array, is_bfloat16
-from fastmlp.tables.columns import BelowOne, Count, Size, Whole
+from fastmlp.model.state import is_bfloat16
+from fastmlp.tables.columns import Array, BelowOne, Count, Size, Whole
 from fastmlp.tables.tasks import Several, Task, check_transform, costs_of
 from fastmlp.tables.writings import Writing
+from fastmlp.trained.model import Model
 
 MOST_EPOCHS = 400  # most epochs of a network by default; nearly all networks end before
 
@@ -253,3 +256,67 @@ def fixed(settings: Mapping[str, Any]) -> list[str]:
     """Return the settings that a search must leave: hidden, learning_rate."""
     layers = ["hidden"] * (settings["hidden"] is not None or settings["layers"] is not None)
     return layers + ["learning_rate"] * (settings["learning_rate"] is not None)
+
+
+# --- inputs of networks ------------------------------------------------------------------------------------
+
+MOST_UNITS = 512  # units of all columns of X together, about: many columns have fewer units each
+LEAST_WIDTH = 2  # the least outputs of a column's linear layer
+TOGETHER = 1 << 20  # numbers of X looked at together, for a small memory
+
+
+def may_embed(X: Any, numbers: int) -> bool:
+    """Return whether X (rows, n) has numbers to embed; numbers : as for `have_three`."""
+    return bool(numbers or isinstance(X, np.ndarray))
+
+
+def have_three(X: Any, numbers: int) -> Array:
+    """Return for each column of X (rows, n) to embed whether there are three different numbers.
+
+    X : dense, or CSR; of CSR the columns before the mostly empty columns may be embedded, so many numbers
+    """
+    columns = X.shape[1] if isinstance(X, np.ndarray) else numbers
+    step = max(1, TOGETHER // max(1, columns))
+
+    def batches() -> Iterator[Array]:
+        for start in range(0, X.shape[0], step):
+            rows = X[start : start + step, :columns]
+            yield rows if isinstance(rows, np.ndarray) else rows.toarray()
+
+    low, high = (np.array([extreme(rows, axis=0) for rows in batches()]) for extreme in (np.min, np.max))
+    low, high = low.min(axis=0), high.max(axis=0)
+    several: Array = np.any([((low < rows) & (rows < high)).any(axis=0) for rows in batches()], axis=0)
+    return several
+
+
+def inputs_of(columns: int, recipe: Recipe, several: Array) -> int | Blocks:
+    """Return the inputs of a network for X: blocks of columns, or the number of columns.
+
+    Columns of three different numbers and more are embedded, other columns are inputs as they are.
+
+    columns : of X; several : as `have_three` returns it; the columns behind are a sparse block
+    """
+    if not recipe.embeds or not several.any():
+        return columns
+    width = max(LEAST_WIDTH, min(recipe.width, MOST_UNITS // int(several.sum())))
+    embedding: NumberEmbedding
+    embedding = Periodic(width, recipe.sigma) if recipe.sigma else PiecewiseLinear(recipe.bins, width)
+    groups = ((embedded, len(list(group))) for embedded, group in groupby(several))
+    blocks = [Numbers(count, embedding if embedded else None) for embedded, count in groups]
+    return (*blocks, SparseNumbers(columns - len(several))) if columns > len(several) else tuple(blocks)
+
+
+def rows_for(inputs: int | Blocks, X: Any) -> Any:
+    """Return X (rows, n) for a network with such inputs: a CSR matrix block by block."""
+    if isinstance(inputs, int) or not inputs or isinstance(X, np.ndarray):
+        return X
+    numbers = X.shape[1] - sparse_columns(inputs)
+    ends = [*accumulate(block.columns for block in inputs if isinstance(block, Numbers))]
+    dense = np.split(X[:, :numbers].toarray(), ends[:-1], axis=1)
+    return [*dense, X[:, numbers:]] if numbers < X.shape[1] else dense
+
+
+def predicted(model: Model, X: Any) -> Array:
+    """Return a network's outputs (rows, n_out) for X (rows, n), dense or CSR."""
+    found = model.predict(rows_for(model.network.blocks, X))
+    return np.hstack([*found.values()]) if isinstance(found, dict) else found

@@ -13,12 +13,12 @@ import numpy as np
 from fastmlp.system.notices import Bar
 from fastmlp.tables import members
 from fastmlp.tables.columns import Array
-from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
+from fastmlp.tables.frames import pl
+from fastmlp.tables.members import Deadline
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:
-    import polars as pl
     from sklearn.linear_model import LogisticRegression
 
 Outputs = Callable[[Any], Array]
@@ -37,31 +37,29 @@ LINEAR_CELLS = 1_000_000
 
 
 def simpler(
-    estimator: Any, frame: pl.DataFrame, y: Array, held: Array | None, seed: int, deadline: Deadline,
-    test: tuple[pl.DataFrame, Array] | None = None,
+    estimator: Any, frame: pl.DataFrame, y: Array, held_frame: pl.DataFrame, held_y: Array, seed: int,
+    deadline: Deadline,
 ) -> dict[str, Any]:  # fmt: skip
     """Return, in JSON's types, the scores of a constant and of a linear model on rows held out.
 
     The linear model has the columns of the estimator, with unclipped numbers, and a quarter of the time left.
 
-    frame, y : a table without its target, and the targets (rows,) as the task has them
-    held : (rows,) truth values, of the rows held out; None for the rows of `test`, a table and targets
+    frame, y : rows to learn from without their target, and the targets (rows,) as the task has them
+    held_frame, held_y : the rows held out
     """
     task, shown = estimator.task_, estimator.progress
-    trained = np.arange(len(y)) if held is None else np.flatnonzero(~held)
-    targets = task.encoded(y[trained])
+    targets = task.encoded(y)
     drawn = drawn_rows(task, targets, seed)
     encoding = estimator.encoding_.linear
     with Bar(None, "", "linear model", shown):
-        X = encoding.encoded(frame[trained[drawn]], np.float64)
+        X = encoding.encoded(frame[drawn], np.float64)
         linear = _linear(task, X, targets[drawn], deadline.left / 4)
-    held_frame, held_y = (frame.filter(held), y[held]) if test is None else test
     outputs = {
         "constant": task.constant(targets)[None].repeat(len(held_y), axis=0),
         "linear": in_parts(linear, encoding.batches(held_frame, np.float64), len(held_y), "scores", shown),
     }
     return {
-        "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},
+        "rows": {"trained on": len(y), "held out": len(held_y), "linear model": len(drawn)},
         "scores": {name: task.measures(held_y, found) for name, found in outputs.items()},
     }
 

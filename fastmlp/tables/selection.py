@@ -22,11 +22,20 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import Array
-from fastmlp.tables.deadline import SLOWEST, Allowance, Part, SharedCallback, within
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.held_out import ALONE, FOLDS, Dependence
-from fastmlp.tables.members import Fitted, Planned, TableTraining, best_epoch, trained
-from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe
+from fastmlp.tables.frames import TableError
+from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Part
+from fastmlp.tables.members import (
+    SLOWEST,
+    Allowance,
+    Fitted,
+    Planned,
+    SharedCallback,
+    TableTraining,
+    best_epoch,
+    trained,
+    within,
+)
+from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe, predicted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError
 
@@ -67,7 +76,7 @@ class Group:
         if len(held):
             # within the time of the networks: the first prediction loads code, and may compile some
             self.held.append(held)
-            self.outputs.append(training.outputs(model, held))
+            self.outputs.append(predicted(model, training.X[held]))
 
     @property
     def validated(self) -> list[Model]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -13,13 +13,10 @@ from fastmlp import checks
 from fastmlp.derivatives.attribution import Attribution, along
 from fastmlp.tables import frames, members
 from fastmlp.tables.columns import Array
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.inputs import rows_for
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.kinds import Number
+from fastmlp.tables.recipe import rows_for
 from fastmlp.tables.tasks import Classification, Several
-
-if TYPE_CHECKING:
-    import polars as pl
 
 MOST_CELLS = 1 << 22  # most derivatives by columns of X in memory at a time
 

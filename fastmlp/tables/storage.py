@@ -26,7 +26,7 @@ from fastmlp.model.optimizers import BY_NAME
 from fastmlp.tables.categories import Category, LevelMeans
 from fastmlp.tables.columns import Array, Column, Count, Size, Whole
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.errors import different
+from fastmlp.tables.frames import different
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.kinds import KINDS, Number, Text
 from fastmlp.tables.recipe import MOST_MEMBERS, Recipe

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from fastmlp.checks import Deferred
 from fastmlp.tables.columns import Array, as_numbers, guessed, labels_of, parsed
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError, pl
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Regression, Several, Task, side_by_side
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 NO_NUMBER = "it is a target of numbers: choose the task classification, or name this as missing"
 """The advice for a text in a target of numbers."""

@@ -14,7 +14,7 @@ from fastmlp.model.heads import Head
 from fastmlp.model.loss import Loss
 from fastmlp.model.losses import Quantiles
 from fastmlp.tables.columns import Array, Finite, Positive, Share
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 
 MOST_CLASSES = 20  # most different whole numbers in a target of classes, unless the task is given
 MOST_CELLS = 1 << 31  # most classes times rows: a training has a float32 for each

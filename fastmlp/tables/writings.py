@@ -9,19 +9,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fastmlp import checks
-from fastmlp.checks import Deferred
 from fastmlp.tables.columns import ISO, MOSTLY, moments, parsed
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import frame_of
+from fastmlp.tables.frames import TableError, frame_of, pl
 from fastmlp.tables.tasks import MOST_CLASSES, Classification
-
-if TYPE_CHECKING:
-    import polars as pl
-else:
-    pl = Deferred("polars", "table", "a table")
 
 HEAD = 100  # different texts at the head of a column that are looked at before all of them
 

@@ -2,11 +2,11 @@
 
 PLACES = {
     **dict.fromkeys(("MANY", "DENSE"), "encoding"),
-    "TOGETHER": "encoding inputs",
+    "TOGETHER": "encoding recipe",
     "MOST_MEANS": "categories",
     "WORDS_OF": "kinds",
     **dict.fromkeys(("BLOCK", "LONGEST"), "reading"),
-    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "deadline"),
+    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "members"),
     **dict.fromkeys(("HIDDEN", "MARGIN"), "selection"),
     "MOST_CELLS": "effects",
     "LINEAR_ROWS": "report",

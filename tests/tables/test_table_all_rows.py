@@ -10,7 +10,7 @@ import pytest
 
 from fastmlp import TableRegressor
 from fastmlp.fitting import fit
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.held_out import folds
 from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.selection import HELD_ROWS

@@ -13,8 +13,7 @@ from support.table_bounds import bound
 
 from fastmlp import Dense, LayerNorm, TableClassifier, TableRegressor
 from fastmlp.tables.categories import LevelMeans, Targets
-from fastmlp.tables.codes import LEAST_ROWS, are_codes, with_codes
-from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.encoding import LEAST_ROWS, Encoding, are_codes, with_codes
 from fastmlp.tables.tasks import Classification, Regression
 
 ROWS = 1200

@@ -19,7 +19,7 @@ from support.table_bounds import bound
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.system.compiling import compiling
 from fastmlp.tables import selection
-from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
+from fastmlp.tables.members import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression
@@ -356,8 +356,9 @@ def test_the_linear_model_ends_with_the_time(digits):
     model, digits = TableClassifier(**QUICK), digits[:500]
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0
     frame = digits.drop("digit")
-    model.learn(frame, y, "digit", rows=~held)
-    scores = [simpler(model, frame, y, held, 0, Deadline(limit))["scores"] for limit in (None, 1e-6)]
+    parts = [one for rows in (~held, held) for one in (frame.filter(rows), y[rows])]
+    model.learn(*parts[:2], "digit")
+    scores = [simpler(model, *parts, 0, Deadline(limit))["scores"] for limit in (None, 1e-6)]
     whole, cut = (one["linear"]["log loss"] for one in scores)
     assert whole != cut < scores[1]["constant"]["log loss"]
 

@@ -18,7 +18,7 @@ from test_tables import ROWS, mixed
 
 from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.reading import ReadOptions, as_frame, read
 
 pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))

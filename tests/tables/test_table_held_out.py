@@ -305,21 +305,6 @@ def test_a_threshold_is_chosen_on_rows_that_were_held_out_and_is_kept(tmp_path):
         )
 
 
-def test_the_rows_of_the_report_do_not_choose_the_threshold():
-    """Other targets there leave the threshold as it is."""
-    found = []
-    frame = unequal(300)
-    for flipped in (False, True):
-        model = TableClassifier(**QUICK, threshold="balanced")
-        y, held = frame["y"].to_numpy().astype(str), np.arange(300) % 4 == 0
-        y = np.where(held & flipped, np.where(y == "no", "yes", "no"), y)
-        model.learn(frame.drop("y"), y, "y", rows=~held)
-        X, _ = model.encoding_.encoded_apart(frame.drop("y"), held)
-        model.train(X, y[~held])
-        found.append(model.threshold_)
-    assert found[0] == found[1] != 0.5
-
-
 def test_the_report_has_a_confusion_matrix_at_the_threshold(tmp_path, train, command):
     shown = train(unequal(300), f"--threshold balanced -o {tmp_path}/model")
     model = load(tmp_path / "model")

@@ -11,8 +11,8 @@ import pytest
 from sklearn.model_selection import cross_val_score
 from support.flats import QUICK, QUICKLY
 
-from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables.categories import Targets
+from fastmlp import TableRegressor
+from fastmlp.tables.estimators import load
 from fastmlp.tables.held_out import Dependence, folds
 from fastmlp.tables.kinds import firsts_of_copies
 from fastmlp.tables.tasks import Classification, Regression
@@ -42,25 +42,26 @@ def drawn(rng, rows):
     ).with_columns(pl.when(pl.col("number") > 1).then(None).otherwise("number").alias("number"))
 
 
-@pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
-def test_rows_held_out_for_a_report_change_nothing_that_is_learned(kind):
-    """Other values and targets there leave the encoding and the rows to train on as they are."""
+@pytest.mark.parametrize("options", ["regression", "classification --threshold balanced"])
+def test_rows_held_out_for_a_report_change_nothing_that_is_learned(tmp_path, command, options):
+    """Other values and targets there leave columns, networks and threshold as they are."""
     rng = np.random.default_rng(0)
-    frame, other, held = drawn(rng, 3000), drawn(rng, 3000), np.arange(3000) % 4 == 0
-    mixed = pl.concat([frame, other]).gather(np.where(held, np.arange(3000) + 3000, np.arange(3000)))
+    frame, other = drawn(rng, 3000), drawn(rng, 3000)
     found = []
-    for table in (frame, mixed):
-        y = table["y"].to_numpy()
-        y = y if kind is TableRegressor else np.where(y > 0, "high", "low")
-        model = kind(**QUICK)
-        model.learn(table.drop("y"), y, "y", rows=~held)
-        targets = Targets(model.task_, y[~held])
-        X, _ = model.encoding_.encoded_apart(table.drop("y"), held, np.float32, False, targets)
-        found.append((model.encoding_, model.task_, X.toarray()))
-    assert any(hasattr(column, "means") for column in found[0][0].columns)
-    assert found[0][0].codes
-    assert found[0][:2] == found[1][:2]
-    np.testing.assert_array_equal(found[0][2], found[1][2])
+    for table in (frame, pl.concat([frame[:2400], other[2400:]])):
+        y = pl.col("y") if options == "regression" else pl.col("y") > 0.2
+        table.with_columns(y=y, time=pl.int_range(3000)).write_csv(tmp_path / "t.csv")
+        train = f"train {tmp_path}/t.csv --target y --task {options} --time time"
+        command(f"{train} {QUICKLY} --preset fast --epochs 2 -o {tmp_path}/model")
+        found.append(load(tmp_path / "model"))
+    first, second = found
+    assert any(hasattr(column, "means") for column in first.encoding_.columns)
+    assert first.encoding_.codes
+    assert first.held_.sum() == 600
+    assert (first.encoding_, first.task_) == (second.encoding_, second.task_)
+    assert first.report_["scores"] != second.report_["scores"]
+    assert getattr(first.task_, "threshold", None) != 0.5
+    np.testing.assert_array_equal(first.models_[0].parameters, second.models_[0].parameters)
 
 
 def test_rows_are_copies_where_numbers_tell_others_apart():

@@ -160,22 +160,19 @@ def test_new_levels_are_reported_beyond_what_was_expected(monkeypatch, most, exp
 
 
 @pytest.mark.parametrize("dense", [2.0, 0.0], ids=["sparse", "dense"])
-def test_rows_held_out_have_whole_means(monkeypatch, dense):
+def test_means_of_the_rows_before_are_the_same_in_pieces(monkeypatch, dense):
     frame = shops(rows=ROWS).with_columns(city=pl.Series([f"city {row % 9}" for row in range(ROWS)]))
-    held = np.random.default_rng(1).random(ROWS) < 0.3
     y = frame["y"].to_numpy()
-    targets = Targets(Regression.learned(y[~held]), y[~held])
-    encoding = Encoding.learned(frame.drop("y"), rows=pl.Series(~held), targets=targets)
-    assert encoding == Encoding.learned(frame.drop("y").filter(~held), targets=targets)
-    bound(monkeypatch, TOGETHER=7, DENSE=dense)
-    X, held_X = encoding.encoded_apart(frame, held, targets=targets)
-    expected = encoding.encoded(frame.filter(~held), targets=targets), encoding.encoded(frame.filter(held))
-    for got, wanted in zip((X, held_X), expected, strict=True):
-        assert isinstance(got, np.ndarray) == (not encoding.is_sparse) == (dense == 0)
-        got, wanted = (one if dense == 0 else one.toarray() for one in (got, wanted))
-        np.testing.assert_array_equal(got, wanted)
-    whole = encoding.encoded(frame.filter(~held))
-    assert (whole != X).sum() > 100
+    targets = Targets(Regression.learned(y), y)
+    encoding = Encoding.learned(frame.drop("y"), targets=targets)
+    bound(monkeypatch, DENSE=dense)
+    expected, whole = encoding.encoded(frame, targets=targets), encoding.encoded(frame)
+    assert (whole != expected).sum() > 100
+    bound(monkeypatch, TOGETHER=7)
+    got = encoding.encoded(frame, targets=targets)
+    assert isinstance(got, np.ndarray) == (not encoding.is_sparse) == (dense == 0)
+    got, expected = (one if dense == 0 else one.toarray() for one in (got, expected))
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize(("classes", "means"), [(2, 1), (3, 3), (10, 10)])

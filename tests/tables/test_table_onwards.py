@@ -20,8 +20,8 @@ from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.categories import Category, LevelMeans
-from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.kinds import Date, Number
 
 CLOSE = 256 * np.finfo(np.float32).eps

@@ -18,8 +18,18 @@ import fastmlp
 from fastmlp import Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableClassifier, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.inputs import have_three, inputs_of, may_embed
-from fastmlp.tables.recipe import BINNED, MANY_ROWS, PRESETS, WAVES, WIDE, Recipe, candidates
+from fastmlp.tables.recipe import (
+    BINNED,
+    MANY_ROWS,
+    PRESETS,
+    WAVES,
+    WIDE,
+    Recipe,
+    candidates,
+    have_three,
+    inputs_of,
+    may_embed,
+)
 from fastmlp.tables.selection import Group, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "fused", "threads": 1, "random_state": 0}

@@ -9,7 +9,7 @@ from support.flats import QUICK, flats
 from support.selection import matrix, quick
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 
 EXACT = {**QUICK, "dtype": "float64", "activation": "tanh"}
 

@@ -16,7 +16,7 @@ from support.flats import QUICKLY, flats
 from support.selection import quick
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.targets import targets_of, task_of
 from fastmlp.tables.tasks import Classification, Regression
 

@@ -16,8 +16,8 @@ from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.columns import ISO
-from fastmlp.tables.errors import TableError
 from fastmlp.tables.estimators import load
+from fastmlp.tables.frames import TableError
 from fastmlp.tables.reading import ReadOptions, as_frame, read
 from fastmlp.tables.writings import SURE, Ambiguity, Writing, unix_unit, writing_of
 
@@ -70,7 +70,7 @@ def test_numbers_are_read_as_people_write_them(texts, shown, numbers):
 
 
 @pytest.mark.parametrize(
-    ("texts", "shown", "days"),
+    ("texts", "shown", "moments"),
     [
         (["03/25/2024", "3/4/2024"], "%m/%d/%Y", ["2024-03-25", "2024-03-04"]),
         (["25/03/2024", "03/04/2024"], "%d/%m/%Y", ["2024-03-25", "2024-04-03"]),
@@ -90,29 +90,19 @@ def test_numbers_are_read_as_people_write_them(texts, shown, numbers):
             "%Y-%m-%d|%Y-%m-%d %H:%M:%S%.f",
             ["2024-01-29", "2023-12-31"],
         ),
+        (["03/25/2024 2:30 PM"], "%m/%d/%Y %I:%M %p", ["2024-03-25 14:30"]),
+        (["25/03/2024 14:30:05"], "%d/%m/%Y %H:%M:%S%.f", ["2024-03-25 14:30:05"]),
+        (["March 25, 2024, 12:05 AM"], "%B %d, %Y, %I:%M %p", ["2024-03-25 00:05"]),
+        (["25 Mar 2024 14:30"], "%d %B %Y %H:%M", ["2024-03-25 14:30"]),
+        (["25.03.2024 14:30:05.25"], "%d.%m.%Y %H:%M:%S%.f", ["2024-03-25 14:30:05.250"]),
+        (["2024-03-25T14:30:05+02:00"], "%Y-%m-%dT%H:%M:%S%.f%#z", ["2024-03-25 12:30:05"]),
     ],
 )
-def test_dates_are_read_as_people_write_them(texts, shown, days):
+def test_dates_are_read_as_people_write_them(texts, shown, moments):
     found = writing_of(column(*texts, None))
     assert found == Writing("x", "date", shown)
-    assert found.read(column(*texts, "neither")).dt.date().to_list() == [*map(date.fromisoformat, days), None]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown", "moment"),
-    [
-        ("03/25/2024 2:30 PM", "%m/%d/%Y %I:%M %p", "2024-03-25 14:30"),
-        ("25/03/2024 14:30:05", "%d/%m/%Y %H:%M:%S%.f", "2024-03-25 14:30:05"),
-        ("March 25, 2024, 12:05 AM", "%B %d, %Y, %I:%M %p", "2024-03-25 00:05"),
-        ("25 Mar 2024 14:30", "%d %B %Y %H:%M", "2024-03-25 14:30"),
-        ("25.03.2024 14:30:05.25", "%d.%m.%Y %H:%M:%S%.f", "2024-03-25 14:30:05.250"),
-        ("2024-03-25T14:30:05+02:00", "%Y-%m-%dT%H:%M:%S%.f%#z", "2024-03-25 12:30:05"),
-    ],
-)
-def test_times_are_read_with_their_days(text, shown, moment):
-    found = writing_of(column(text))
-    assert found == Writing("x", "date", shown)
-    assert found.read(column(text)).to_list() == [datetime.fromisoformat(moment)]
+    expected = [*map(datetime.fromisoformat, moments), None]
+    assert found.read(column(*texts, "neither")).to_list() == expected
 
 
 @pytest.mark.parametrize(

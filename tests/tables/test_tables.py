@@ -17,8 +17,7 @@ from support.table_bounds import bound
 from fastmlp import TableRegressor
 from fastmlp.tables.columns import CLIP
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import separated
+from fastmlp.tables.frames import TableError, separated
 from fastmlp.tables.kinds import FARTHEST, HEAD, KINDS, robust
 from fastmlp.tables.reading import as_frame
 from fastmlp.tables.storage import columns_of
@@ -145,35 +144,26 @@ def test_dense_and_sparse_are_the_same_numbers(monkeypatch):
     np.testing.assert_array_equal(sparse.toarray(), dense)
 
 
-@pytest.mark.parametrize("drop", [["note"], []], ids=["dense", "sparse"])
-def test_rows_are_learned_from_and_encoded_apart(monkeypatch, drop):
-    frame, held = mixed().drop(drop), np.random.default_rng(1).random(ROWS) < 0.3
-    encoding = Encoding.learned(frame, rows=pl.Series(~held))
-    assert encoding == Encoding.learned(frame.filter(~held))
-    assert encoding != Encoding.learned(frame)
-    bound(monkeypatch, TOGETHER=7)
-    for part, rows in zip(encoding.encoded_apart(frame, held), (~held, held), strict=True):
-        expected = encoding.encoded(frame.filter(rows))
-        assert part.shape == (rows.sum(), encoding.width)
-        assert part.dtype == np.float32
-        if encoding.is_sparse:
-            assert part.has_canonical_format
-            assert part.indices.dtype == part.indptr.dtype == np.int32  # else training copies them
-            part, expected = part.toarray(), expected.toarray()
-        np.testing.assert_array_equal(part, expected)
-
-
 def test_words_of_long_tables_are_counted_in_some_rows(monkeypatch):
     frame = pl.DataFrame({"note": [f"{'even' if i % 2 == 0 else 'odd'} one two" for i in range(60)]})
     bound(monkeypatch, WORDS_OF=30)
     assert Encoding.learned(frame, {"note": "text"}).columns[0].words == ("even", "one", "two")
 
 
-def test_rows_are_encoded_in_pieces(monkeypatch):
-    encoding = Encoding.learned(mixed())
-    whole = encoding.encoded(mixed()).toarray()
+@pytest.mark.parametrize("drop", [["note"], []], ids=["dense", "sparse"])
+def test_rows_are_encoded_in_pieces(monkeypatch, drop):
+    frame = mixed().drop(drop)
+    encoding = Encoding.learned(frame)
+    whole = encoding.encoded(frame)
     bound(monkeypatch, TOGETHER=7)
-    np.testing.assert_array_equal(encoding.encoded(mixed()).toarray(), whole)
+    pieces = encoding.encoded(frame)
+    assert pieces.shape == (ROWS, encoding.width)
+    assert pieces.dtype == np.float32
+    if encoding.is_sparse:
+        assert pieces.has_canonical_format
+        assert pieces.indices.dtype == pieces.indptr.dtype == np.int32  # else training copies them
+        pieces, whole = pieces.toarray(), whole.toarray()
+    np.testing.assert_array_equal(pieces, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
