@@ -5,10 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.layouts import LaneConstants, ProgramConstants, Step, layout_of, plan
+from fastmlp.kernels.small.layouts import SmallConstants, Step, lanes_of, layout_of, plan
 from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
@@ -131,30 +130,26 @@ def specialize(network, optimizer, rows, dtype):
     rule, loss = optimizer.rule, loss_of(network.loss)
     # The program finds its components by their keys, so each must have a code.
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
-    constants = ProgramConstants(
-        steps_of(network), network.output, loss.key, network.objective.clips,
-        rule.key, network.l2 > 0, dtype.name, dtype.itemsize,
-        BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
+    constants = SmallConstants(
+        steps_of(network), network.output, loss.key, rule.key, "", network.objective.clips, network.l2 > 0, False,
+        dtype.name, rows=BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, blocks=rows > BLOCK_ROWS,
     )  # fmt: skip
     objective = network.objective
     means = (objective.divisor, objective.value_divisor) == (network.n_out // loss.outputs_per_target, 1)
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
-        held = LaneConstants(
-            constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
-            constants.l2, False, dtype.name, lanes_for(rows),
-        )  # fmt: skip
+        held = constants._replace(lanes=lanes_for(rows), rows=0, blocks=False)
         return SpecializedProgram(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.sizes, 0
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.widths, 0
         )
-    return _blocks(constants)
+    return _blocks(constants, network.widths)
 
 
 @functools.lru_cache(maxsize=64)
-def _blocks(constants):
+def _blocks(constants, sizes):
     names, size = f"{PROGRAMS}:block_names", plan(constants).size
-    return SpecializedProgram(f"{PROGRAMS}:train_blocks", names, constants, constants.sizes, size)
+    return SpecializedProgram(f"{PROGRAMS}:train_blocks", names, constants, sizes, size)
 
 
 def lanes_for(rows):
@@ -177,11 +172,6 @@ MOST_UNROLLED = 600
 """Rows of a step times parameters of an unrolled program at most."""
 
 
-def lanes_of(dtype):
-    """Return how many networks a vector takes: its lanes."""
-    return host().vector_bytes // dtype.itemsize
-
-
 def lane_program(network, optimizer, dtype, rows=0, stays=False):
     """Return the `train_chunk` of such networks in lanes, or None; rows : of every step, 0 where they differ."""
     if not has_one_step(optimizer) or optimizer.rule.sparse_updates:
@@ -200,10 +190,10 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
     # Probabilities are data of a lane: networks that differ in them share the program.
     operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in steps_of(network))
-    constants = LaneConstants(
+    constants = SmallConstants(
         operations, network.output, loss.key, rule.key, network.convention, network.objective.clips,
         network.l2 > 0, clips_norm, dtype.name, lanes_of(dtype),
-        rows if 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED else 0, stays,
+        rows if 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED else 0, stays=stays,
     )  # fmt: skip
     size = layout_of(constants).size * constants.lanes
     return SpecializedProgram(
