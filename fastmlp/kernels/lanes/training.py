@@ -67,13 +67,6 @@ def over_lanes(arrays: Sequence[Array]) -> Array:
     return np.stack(arrays, axis=-1)
 
 
-def side_by_side(arrays: Sequence[Array]) -> Array:
-    """Return arrays (n,) as (n, lanes), aligned."""
-    out = aligned(len(arrays[0]) * len(arrays), arrays[0].dtype).reshape(-1, len(arrays))
-    np.stack(arrays, axis=1, out=out)
-    return out
-
-
 # --- blocks of any number of networks ---------------------------------------------------------------
 
 HUGE_PAGE = 1 << 21
@@ -152,7 +145,8 @@ class LaneBlocks:
         # Between chunks averages stand in the place of parameters; before the first step there are none.
         self._swap_averages(before > 0)
         found = new_objectives(count, blocks * lanes)
-        order = side_by_side([orders[i if len(orders) > 1 else 0] for i in models[0]])
+        # One array for the orders of all blocks, which run one after another.
+        order = aligned(len(orders[0]) * lanes, orders[0].dtype).reshape(-1, lanes)
         indices = models[0] if len(totals) > 1 else models[0] * 0
         of_lanes = np.take(over_lanes([one[:, None] for one in totals]), indices, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
@@ -186,9 +180,8 @@ class LaneBlocks:
         entry = self._entries.of_network(self._program, NAMES[dtype])
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
-            if block and len(orders) > 1:
-                # One array for the orders of all blocks, which run one after another.
-                np.stack([orders[i] for i in models[block]], axis=1, out=order)
+            if not block or len(orders) > 1:
+                np.stack([orders[i if len(orders) > 1 else 0] for i in models[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
         self._swap_averages(np.True_)
         return found.T[: self._models]

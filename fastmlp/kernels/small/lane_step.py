@@ -172,18 +172,22 @@ class LaneStep:
         gains, shifts = (length // one.subrows for length in one.lengths)
         at, saved = r * one.n_out + cut * one.units, self.saved[number]
         addresses = {
-            "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
             "saved": saved and saved.at((r * one.subrows + cut) * one.entry.saved),
             "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
-            "delta": self.deltas[number].at(at),
+            "delta": self.deltas[number].at(at), **self.of_sources(("x", "other"), one, self.source, r, cut),
         }  # fmt: skip
-        if len(one.sources) > 1:
-            second = one.sources[1]
-            addresses["other"] = self.source(second).at(r * self.width(second) + cut * one.units + one.second)
         row = self.constants.row_of_numbers(number)
         numbers = [self.numbers[row + i] for i in range(one.numbers)]
         return LaneRow(self, one.units, addresses | (out or {}), numbers)
+
+    def of_sources(self, names, one, numbers, r, cut):
+        """The numbers of a subrow of each source, by name; numbers : numbers(source)"""
+        starts = zip(names, one.sources, (0, one.second), strict=False)
+        return {
+            name: numbers(source).at(r * self.width(source) + cut * one.units + second)
+            for name, source, second in starts
+        }
 
     def drop(self, number, rows, source, target):
         """Write an operation's dropout of a block of rows; nothing without dropout."""
@@ -338,18 +342,11 @@ class LaneStep:
         one = self.operations[number]
         kind, (gains, shifts) = one.entry, one.lengths
         gain, shift = self.matrix(self.gradients, one)
-        below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
-
-        starts = zip(below.items(), one.sources, (0, one.second), strict=False)
-        starts = [(name, numbers, self.width(source), second) for (name, numbers), source, second in starts]
         for r, cut in self.cuts(one, rows):
             if gains:
                 out = gain.at(cut * (gains // one.subrows))
                 row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
-            out = {
-                name: numbers.at(r * width + cut * one.units + second)
-                for name, numbers, width, second in starts
-            }
+            out = self.of_sources(("out", "out2"), one, self.deltas.__getitem__, r, cut)
             row_formulas.backward(kind, self.row(number, r, cut, out), one.adds, *one.ending)
         if shifts:
             self.sum_rows(rows, one.n_out, self.deltas[number], shift)

@@ -83,11 +83,11 @@ class SmallConstants(NamedTuple):
     output: str
     loss: str
     rule: str
-    convention: str
     clips: bool
     l2: bool
-    clips_norm: bool
     dtype: str
+    convention: str = ""
+    clips_norm: bool = False
     lanes: int = 0
     rows: int = 0
     blocks: bool = False

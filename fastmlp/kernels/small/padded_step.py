@@ -94,13 +94,9 @@ class PaddedStep:
 
     def over_rows(self, rows, stride, offsets, formula):
         """Write a formula of the numbers at `offsets`, padding included, for rows of `stride`; the first gets the result."""
-        v = self.v
-        first, *_ = addresses = [self.at(offset) for offset in offsets]
-        with counted(self.builder, rows * stride, v.lanes) as i:
-            numbers = [
-                Symbol(self.builder, v.load(v.shift(address, i * v.itemsize))) for address in addresses
-            ]
-            v.store(formula(*numbers).value, v.shift(first, i * v.itemsize))
+        arrays = [VectorArray(self.v, self.at(offset), apart=self.itemsize) for offset in offsets]
+        with counted(self.builder, rows * stride, self.v.lanes) as i:
+            arrays[0][i] = formula(*(one[i] for one in arrays))
 
     def entry(self, layer):
         """The activation of a layer; the last product's is the loss's."""
@@ -137,13 +133,9 @@ class PaddedStep:
         if layer.step.dropout == 0:
             return
         threshold, scale = chances(layer.step.dropout)
-        word, row = (
-            scramble(self.word ^ number),
-            lambda offset: lambda i: self.at(i * layer.out_stride + offset),
-        )
-        emit_drop(
-            self.v, rows, layer.n_out, word, self.first, threshold, scale, row(source), row(target)
-        )  # fmt: skip
+        word = scramble(self.word ^ number)
+        source, target = (lambda i, at=at: self.at(i * layer.out_stride + at) for at in (source, target))
+        emit_drop(self.v, rows, layer.n_out, word, self.first, threshold, scale, source, target)
 
     # --- products ------------------------------------------------------------------------------------
 
