@@ -33,7 +33,7 @@ def train_blocks(call, worker, workers):
     objective = call.objective
     run(
         vector(call.memory, call.private, call.private_length), call.operations, call.parameters, call.moments,
-        (call.inputs, call.targets, call.weights, call.order), call.starts, call.stops, call.totals, call.rates,
+        (call.inputs, call.targets, call.weights, call.order), (call.starts, call.stops, call.totals, call.rates),
         call.losses, (call.key, call.step), constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0],
         (objective.divisor, objective.value_divisor, objective.shared_penalty, objective.l2),
     )  # fmt: skip
@@ -44,9 +44,9 @@ def block_names(constants):
 
     @disposable
     def run(
-        work, operations, parameters, moments, data, starts, stops, totals, rates, losses, dropout, of_rule,
-        parameter, objective,
+        work, operations, parameters, moments, data, steps, losses, dropout, of_rule, parameter, objective
     ):  # fmt: skip
+        (starts, stops, totals, rates), (key, before) = steps, dropout
         divisor, value_divisor, shares_penalty, l2_of_all = objective
         builder, double = work.builder, FLOATS[types.float64]
         step, of_rule, count = PaddedStep(work, constants), constants_at(of_rule), constants.parameters
@@ -54,7 +54,6 @@ def block_names(constants):
         for k in range(step.plan.sections - 2):
             flat[2 + k] = step.v.shift(moments.data, k * count * step.itemsize)
         short = lambda number: Symbol(builder, builder.trunc(number.value, INT32))
-        key, before = dropout
         step.take_numbers(operations)
         for section, address in flat.items():
             step.copy_section(section, address, inwards=True)
