@@ -209,7 +209,7 @@ def lane_programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     places = {
         **dict.fromkeys(("is_worth", "is_ready", "saved_by"), lanes.LaneProgram),
-        **dict.fromkeys(("train_in_lanes", "blocks_of"), lanes),
+        "blocks_of": lanes,
         **dict.fromkeys(("about_seconds_of_a_network", "available_cores"), programs),
         "lane_seconds": estimates,
     }

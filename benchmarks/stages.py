@@ -20,12 +20,10 @@ from fastmlp import Adam, Network
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import NumberArray, counted
-from fastmlp.kernels.codes import RULE_CODES
-from fastmlp.kernels.elementwise.by_vectors import emit_steps
 from fastmlp.kernels.jit.lazy import compile_now, emitted
-from fastmlp.kernels.small import stages
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.small.layouts import PaddedLayout, plan
+from fastmlp.kernels.small.padded_step import PaddedStep
 from fastmlp.lab.peak import window
 from fastmlp.lab.slot_times import subnormals_flushed
 from fastmlp.lab.timing import in_alternation, once
@@ -43,55 +41,42 @@ TIMES = 200
 class Stage(NamedTuple):
     """A stage, its multiply-adds for each row, and whether it goes over all blocks of a batch."""
 
-    write: Callable[[Any, Any], None]
+    write: Callable[[PaddedStep, Any], None]
     multiply_adds: int = 0
     by_rows: bool = True
 
 
-def stages_of(constants: Any, where: PaddedLayout) -> dict[str, Stage]:
+def stage_of(layer: Any, name: str, products: int) -> Stage:
+    """Return a stage of a layer; name : of the method; products : its matrix products"""
+    return Stage(lambda step, rows: getattr(step, name)(layer, rows), products * layer.n_in * layer.n_out)
+
+
+def stages_of(where: PaddedLayout) -> dict[str, Stage]:
     """Return the stages of a step by name, in their order."""
-    found: dict[str, Stage] = {}
-
-    def add(name: str, layer: int, write: Any, multiply_adds: int = 0, by_rows: bool = True) -> None:
-        if write is not None:
-            found[f"{name} {layer + 1}"] = Stage(write, multiply_adds, by_rows)
-
-    hidden = [one.activation for one in constants.operations[:-1]]
-    layers, above, below = list(enumerate(where.layers)), [*hidden, "identity"], ["identity", *hidden]
+    found = {"transposes of W": Stage(lambda step, rows: step.refresh(), by_rows=False)}
+    layers = list(enumerate(where.layers, 1))
     for i, layer in layers:
-        add("transpose of W", i, stages.refresh(layer, where), by_rows=False)
-    for i, layer in layers:
-        add("forward", i, stages.forward(layer, above[i], where), layer.n_in * layer.n_out)
-        add("activation", i, stages.activate(layer, above[i]))
+        found[f"forward {i}"] = stage_of(layer, "dense_forward", 1)
     for i, layer in reversed(layers):
-        add("weight gradient", i, stages.gradient(layer, where, constants.blocks), layer.n_in * layer.n_out)
-        add("input gradient", i, stages.backward(layer, below[i], where), layer.n_in * layer.n_out)
-    found["update"] = Stage(update(constants, where), by_rows=False)
+        for name, products in (("activate_gradient", 0), ("gradient", 1), ("pass_down", i > 1)):
+            found[f"{name} {i}"] = stage_of(layer, name, products)
+    found["update"] = Stage(update, by_rows=False)
     return found
 
 
-def update(constants: Any, where: PaddedLayout) -> Callable[[Any, Any], None]:
-    """Return the stage of the optimiser's step of all parameters."""
-
-    def write(memory: stages.Memory, rows: Any) -> None:
-        places = (memory.at(k * where.section) for k in range(where.sections))
-        parameters, *others = (NumberArray(memory.builder, memory.dtype, place) for place in places)
-        number = Symbol(memory.builder, memory.v.scalar(0.0)).number
-        numbers = [number(value) for value in (*Adam().constants, 0.0)]
-        entry = RULE_CODES.of_key(constants.rule)
-        arrays = [others[0], parameters, *others[1:]]
-        emit_steps(entry, where.section, arrays, number(1e-3), numbers, number(7.0))
-
-    return write
+def update(step: PaddedStep, rows: Any) -> None:
+    """Write the optimiser's step of all parameters."""
+    number = Symbol(step.builder, step.v.scalar(0.0)).number
+    step.update([number(1e-3)] * 2, [number(value) for value in (*Adam().constants, 0.0)], number(7.0), None)
 
 
-def compiled(name: str, stage: Stage) -> Callable[[int, int, int], None]:
+def compiled(name: str, stage: Stage, constants: Any) -> Callable[[int, int, int], None]:
     """Return call(address, rows, times) of a stage."""
 
     def emit(build: Any, arguments: Any, kinds: Any, code: int) -> None:
         work, rows, times, _ = arguments
         with counted(build, times):
-            stage.write(stages.Memory(NumberArray(build, kinds[-1], work)), rows)
+            stage.write(PaddedStep(NumberArray(build, kinds[-1], work), constants), rows)
 
     address = compile_now(emitted(f"stage {name}", emit), TAKEN)
     place, integer = ctypes.c_void_p, ctypes.c_int64
@@ -113,10 +98,10 @@ def table(work: str, seconds: float) -> list[str]:
     blocks = [min(constants.rows, batch - start) for start in range(0, batch, constants.rows)]
     loop, operations = window("float32", host().vector_bytes, 20_000)
     cycles = operations / (2 * (host().vector_bytes // 4) * host().fma_ports)
-    found = stages_of(constants, where)
+    found = stages_of(where)
 
     def timed(name: str, stage: Stage) -> Callable[[], float]:
-        call = compiled(f"{shape} {name}", stage)
+        call = compiled(f"{shape} {name}", stage, constants)
 
         def measure() -> float:
             taken = 0.0

@@ -15,7 +15,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, without_rates
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.lanes.training import LaneBlocks, LaneResult, LaneTask
+    from fastmlp.kernels.lanes.training import LaneBlocks
     from fastmlp.kernels.variant import SpecializedProgram
 
 VARIANT = "specialized"
@@ -29,7 +29,7 @@ class LaneProgram(NamedTuple):
     """The program of networks in lanes, and the work for compiling.
 
     network, optimizer : an example of the networks, without rates
-    rows : of an epoch; batch_size : of a step; shuffled : see `program_of`
+    batch_size : the rows of a step
     seconds : of a step of a network, about
     saved : seconds saved in a step against separate training, about; negative for a loss
     """
@@ -38,16 +38,14 @@ class LaneProgram(NamedTuple):
     network: Network
     optimizer: Optimizer
     dtype: np.dtype[Any]
-    rows: int
     batch_size: int
-    shuffled: bool
     seconds: float
     saved: float
 
     @property
     def lanes(self) -> int:
         """The number of networks in a vector."""
-        from fastmlp.kernels.small.eligible import lanes_of
+        from fastmlp.kernels.small.layouts import lanes_of
 
         return lanes_of(self.dtype)
 
@@ -79,8 +77,13 @@ class LaneProgram(NamedTuple):
 
     def compile(self) -> None:
         """Compile the program by taking a step."""
-        dry = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
-        train_in_lanes(self, [(self.network, self.optimizer, *dry, 0)])
+        state, data, chunk = dry_run(self.network, self.optimizer, self.dtype, [self.batch_size])
+        one = np.zeros(1, np.uint32)
+        block = blocks_of(
+            self, [(self.network, self.optimizer)], one, [data], one, one, state.parameters[None]
+        )
+        order = chunk.order if len(chunk.order) else np.arange(self.batch_size)
+        block.take(0, [order], chunk.starts, chunk.stops, [chunk.totals], [chunk.rates])
 
 
 def program_of(
@@ -119,27 +122,21 @@ def program_of(
     alone = math.inf if variant.seconds is None else registry.estimate(variant, work)
     together = lane_seconds(work)
     saved = alone - together if math.isfinite(alone) else 0.0
-    return LaneProgram(specialized, network, optimizer, dtype, rows, batch_size, shuffled, together, saved)
-
-
-def train_in_lanes(program: LaneProgram, tasks: Sequence[LaneTask]) -> LaneResult:
-    """Take the steps of tasks; see `fastmlp.kernels.lanes.training`."""
-    from fastmlp.kernels.lanes.training import train_in_lanes
-
-    return train_in_lanes(registry.entries(VARIANT), program.specialized, tasks)
+    return LaneProgram(specialized, network, optimizer, dtype, batch_size, together, saved)
 
 
 def blocks_of(
     program: LaneProgram,
     kinds: Sequence[tuple[Network, Optimizer]],
-    kind_of: NDArray[np.intp],
+    kind_of: NDArray[Any],
     data: Sequence[Data],
-    data_of: NDArray[np.intp],
-    keys: NDArray[np.uint32],
+    data_of: NDArray[Any],
+    keys: NDArray[Any],
     parameters: Array,
+    moments: Array | None = None,
 ) -> LaneBlocks:
     """Return networks (models) with all steps in common calls; see `fastmlp.kernels.lanes.training`."""
     from fastmlp.kernels.lanes.training import LaneBlocks
 
     entries = registry.entries(VARIANT)
-    return LaneBlocks(entries, program.specialized, kinds, kind_of, data, data_of, keys, parameters)
+    return LaneBlocks(entries, program.specialized, kinds, kind_of, data, data_of, keys, parameters, moments)

@@ -143,14 +143,19 @@ class BlockTraining:
         self._curves: list[Array] = []
         self._kinds, self._kind_of = distinct(members.patterns)
         self._keys = _dropout_keys(members)
-        self._lanes = lanes.blocks_of(
-            pattern.program, [(one.network, one.optimizer) for one in self._kinds], self._kind_of,
-            *distinct(members.data), self._keys, _beginnings(members),
-        )  # fmt: skip
+        self._lanes = self._laid_out(_beginnings(members))
         self._pace = count * pattern.program.seconds
         """Seconds a step."""
         self._finite = np.ones(count, np.bool_)
         self._diverged: list[tuple[int, DivergenceError]] = []
+
+    def _laid_out(self, parameters: Array, moments: Array | None = None) -> Any:
+        """Return the models in lanes."""
+        kinds = [(one.network, one.optimizer) for one in self._kinds]
+        data = distinct(self._members.data)
+        return lanes.blocks_of(
+            self._pattern.program, kinds, self._kind_of, *data, self._keys, parameters, moments
+        )
 
     def run(self) -> None:
         """Take all steps, or the steps up to a stop."""
@@ -209,7 +214,7 @@ class BlockTraining:
 
         before : all numbers at the chunk's beginning; steps : up to the first objective that is not finite
         """
-        pattern, (parameters, moments) = self._members.patterns[index], self._lanes.of_model(before, index)
+        pattern, (parameters, moments) = self._members.patterns[index], self._lanes.of_model(index, before)
         curve = [loss for curves in self._curves for loss in curves[index].tolist()]
         rows, sums = pattern.optimizer.moment_rows, self._losses.sums[[index, -1]]
         snapshot = Snapshot(
@@ -233,9 +238,10 @@ class BlockTraining:
         vectors = self._lanes.vectors_of
         if not len(left) or vectors(len(left)) > FREED_FRACTION * vectors(count):
             return
-        self._lanes.keep(left)
+        numbers = self._lanes.parameters[left], self._lanes.moments[left]
         self._members = self._members.at(left)
         self._kind_of, self._keys, self._finite = self._kind_of[left], self._keys[left], self._finite[left]
+        self._lanes = self._laid_out(*numbers)
         if len(self._batches) > 1:
             self._batches = [self._batches[index] for index in left]
         self._curves = [curves[left] for curves in self._curves]

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.trained.model import Model
 from fastmlp.training.loop import Plan, Training
 from fastmlp.training.prepared import under_way
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.lanes.training import LaneBlocks
 
 SECONDS_OF_A_THREAD = 4e-3
 """Estimated seconds of steps worth a further thread, which starts late, and prepares another block."""
@@ -107,18 +110,20 @@ class ModelGroup:
 class LaneTraining(Training):
     """A training with chunks taken in lanes where possible.
 
-    taken : the chunk, the lanes' result, and the network's index there; None without
+    taken : the chunk, the lanes' block and objectives, and the network's index there; None without
     """
 
-    taken: tuple[Chunk, Any, int] | None = None
+    taken: tuple[Chunk, LaneBlocks, NDArray[np.float64], int] | None = None
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
         taken, self.taken = self.taken, None
         if taken is None or taken[0] is not chunk:  # alone, or again after a loss that is not finite
             return super().advance(state, chunk)
-        _, result, lane = taken
-        return result.write(lane, state), result.losses[lane].copy()
+        _, block, objectives, lane = taken
+        state.parameters[...], moments = block.of_model(lane)
+        state.moments[: len(moments)] = moments
+        return state.at(state.step + len(chunk.starts)), objectives[lane].copy()
 
 
 class Lanes:
@@ -213,15 +218,12 @@ class Lanes:
                 self._leave(training, error)
                 continue
             if program is not None:
-                task = plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
                 # Of unequal rows an order is longer, where the steps are the first ones of an epoch.
                 visits = len(chunk.order) or len(plan.data.weights)
-                together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append((training, task))
+                together[chunk.starts.tobytes(), chunk.stops.tobytes(), visits].append(training)
         for members in together.values():
             if program is not None and len(members) > 1:
-                result = lanes.train_in_lanes(program, [task for _, task in members])
-                for index, (training, _) in enumerate(members):
-                    training.taken = chunks[training], result, index
+                _take_together(program, members, [chunks[training] for training in members])
         seconds = stopwatch.lap().working
         for training in [*self._lanes]:
             is_taken = training.taken is not None
@@ -234,3 +236,21 @@ class Lanes:
         taken = self._stopwatch.lap().working
         if program is None:
             self._group.lose(taken)
+
+
+def _take_together(program: LaneProgram, members: Sequence[LaneTraining], chunks: Sequence[Chunk]) -> None:
+    """Take the chunks of trainings in lanes; all chunks have the same starts and stops."""
+    plans, every, first = [one.plan for one in members], np.arange(len(members)), chunks[0]
+    moment_rows = max(1, plans[0].optimizer.moment_rows)
+    block = lanes.blocks_of(
+        program, [(one.network, one.optimizer) for one in plans], every, [one.data for one in plans], every,
+        np.array([one.dropout_key for one in plans]), np.stack([one.state.parameters for one in members]),
+        np.stack([one.state.moments[:moment_rows].ravel() for one in members]),
+    )  # fmt: skip
+    visited = zip(chunks, plans, strict=True)
+    orders = [one.order if len(one.order) else np.arange(len(plan.data.weights)) for one, plan in visited]
+    totals, rates = [one.totals for one in chunks], [one.rates for one in chunks]
+    steps = np.array([one.state.step for one in members])
+    objectives = block.take(steps, orders, first.starts, first.stops, totals, rates)
+    for lane, (training, chunk) in enumerate(zip(members, chunks, strict=True)):
+        training.taken = chunk, block, objectives, lane

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import Parameter, Signature, signature
 from typing import Any, Unpack, cast
 
 from fastmlp import checks
 from fastmlp.callbacks.callback import Callback, Metric
+from fastmlp.many.lanes import ModelGroup
 from fastmlp.many.preparing import Arguments, Preparation
 from fastmlp.many.trainings import CallFile, Ended, Resumed, Trainings
 from fastmlp.model.custom import Component
@@ -21,6 +22,7 @@ from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.options import ADAM, USUAL, OptionsOfEach, check_callbacks, components_of
+from fastmlp.training.prepared import Prepared
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -137,15 +139,15 @@ def fit_many(
     each = threads if workers == 1 else usable // workers
     copied = [one for one in called if one not in files]
     preparation = Preparation(arguments, seeds, copied, measured, each, resumed, file)
-    single = preparation.training(0) if count == 1 else None
-    groups = [] if single else preparation.groups(workers)
+    prepare: Callable[[int], Prepared] = preparation.training
+    if count > 1:
+        groups = preparation.groups(workers)
+    else:  # trains in this thread, as by `fit`
+        prepare, groups, workers = [prepare(0)].__getitem__, [ModelGroup(None, 1)], 0
+        groups[0].add([0], None, 0.0)
     with Bar(count, "model", "training", shown) as bar, deferred(trainings.stop) as signals:
         try:
-            if single is None:
-                trainings.run(groups, workers, preparation.training, bar, preparation.members)
-            elif trainings.results[0] is None:
-                trainings.run_alone(single)
-                bar.move(1)
+            trainings.run(groups, workers, prepare, bar, preparation.members)
         finally:
             if file is not None:
                 file.write()

@@ -25,7 +25,6 @@ from fastmlp.system.notices import Bar
 from fastmlp.trained.model import Model
 from fastmlp.training.checkpoint import Checkpoint, Content, Saved, Written, content_of_training
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.prepared import Prepared
 from fastmlp.training.saving import read_list, write_list, written
 
 Ended = Model | DivergenceError
@@ -54,14 +53,6 @@ class Trainings:
         for run in list(self._running.values()):
             _stop(run, self.reason)
 
-    def run_alone(self, prepared: Prepared) -> None:
-        """Train the only model in this thread, as `fit` does; errors as of `run`."""
-        try:
-            self.results[0] = prepared.train(functools.partial(self._begin, 0))
-        except BaseException as error:  # kept in no variable: its frames hold the rows
-            self._take_over(0, error, self._running.pop(0, None))
-        self._raise_error()
-
     def run(
         self,
         groups: Sequence[ModelGroup],
@@ -70,7 +61,7 @@ class Trainings:
         bar: Bar,
         members: Callable[[list[int], list[Pattern]], BlockMembers] | None = None,
     ) -> None:
-        """Train the models without a result, group after group.
+        """Train the models without a result, group after group, with no workers in this thread.
 
         prepare(index) gives a model's training, with `begun` and `ended` as of a `Prepared`
         members(indices, patterns) gives the models of a block, of groups with patterns

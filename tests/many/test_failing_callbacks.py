@@ -88,9 +88,9 @@ def raising(error):
 @pytest.fixture(params=[True, False], ids=["in lanes", "each alone"])
 def in_lanes(lane_programs, request):
     """Whether small networks take their steps together, or each by itself."""
-    taken, train = [], lanes.train_in_lanes
+    taken, train = [], lanes.blocks_of
     lane_programs(
-        is_worth=lambda *_: request.param, train_in_lanes=lambda *given: taken.append(1) or train(*given)
+        is_worth=lambda *_: request.param, blocks_of=lambda *given: taken.append(1) or train(*given)
     )
     yield request.param
     assert not taken or request.param
@@ -147,7 +147,7 @@ def test_what_fails_for_all_lanes_reaches_the_caller(lane_programs):
     def full(*_):
         raise MemoryError("full")
 
-    lane_programs(is_worth=lambda *_: True, train_in_lanes=full)
+    lane_programs(is_worth=lambda *_: True, blocks_of=full)
     never = Fails()
     with pytest.raises(MemoryError, match="full") as caught:
         fit_many(SMALL, X, Y, n_models=3, callbacks=[never], threads=1, **OPTIONS)

@@ -20,7 +20,7 @@ from fastmlp import SGD, Adam, Callback, Cosine, DivergenceError, EarlyStopping,
 from fastmlp.backend import lanes
 from fastmlp.kernels.jit import engine
 from fastmlp.kernels.lanes.training import LaneBlocks
-from fastmlp.kernels.small.eligible import lanes_of
+from fastmlp.kernels.small.layouts import lanes_of
 from fastmlp.many import blocks, preparing, trainings
 from fastmlp.many import lanes as many_lanes
 from fastmlp.system import notices
@@ -221,7 +221,7 @@ def test_few_short_trainings_compile_nothing(lane_programs):
     def compiled(*_):
         raise AssertionError("a program was compiled for two short trainings")
 
-    lane_programs(train_in_lanes=compiled, blocks_of=compiled, is_ready=False)
+    lane_programs(blocks_of=compiled, is_ready=False)
     fit_many(network(0), X, Y, n_models=2, epochs=1, **ALONE)
 
 
@@ -245,7 +245,7 @@ def test_a_program_that_costs_time_is_neither_taken_nor_compiled(lane_programs):
         raise AssertionError("a slower program was taken, because it was on the disk")
 
     lane_programs(about_seconds_of_a_network=lambda: 1e-9, lane_seconds=lambda *_: 1.0)
-    lane_programs(train_in_lanes=taken, blocks_of=taken)
+    lane_programs(blocks_of=taken)
     for is_ready in (True, False):
         lane_programs(is_ready=is_ready)
         for callbacks in ([], [Callback()]):

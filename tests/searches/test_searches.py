@@ -35,7 +35,7 @@ import fastmlp
 from fastmlp import Callback, MLPClassifier, MLPRegressor
 from fastmlp.backend import lanes
 from fastmlp.backend.auto import Auto
-from fastmlp.kernels.small import eligible
+from fastmlp.kernels.small.layouts import lanes_of
 from fastmlp.searches import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -390,7 +390,7 @@ CANCER, KINDS = data_set("breast_cancer", 150)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
     lane_programs(is_worth=lambda *_: True)
-    found = counted(monkeypatch, lanes, "train_in_lanes", 1)
+    found = counted(monkeypatch, lanes, "blocks_of", 1)
     given = fastmlp.MLPClassifier(
         (6,), max_iter=20, tol=0.02, n_iter_no_change=2, random_state=0, backend="fused"
     )
@@ -401,7 +401,7 @@ def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch, lane_programs):
     )
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert len(np.unique(ours.cv_results_["mean_test_score"])) > 6
-    assert max(found) == eligible.lanes_of(np.dtype(np.float64))
+    assert max(found) == lanes_of(np.dtype(np.float64))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -411,7 +411,7 @@ def test_folds_of_unequal_rows_take_the_steps_that_they_share_together(
 ):
     """Of 22 and 23 rows the first step is the same, and the order of an epoch is longer by one."""
     lane_programs(is_worth=lambda *_: True)
-    found = counted(monkeypatch, lanes, "train_in_lanes", 1)
+    found = counted(monkeypatch, lanes, "blocks_of", 1)
     given = fastmlp.MLPRegressor(
         hidden_layer_sizes=(5,), max_iter=1, random_state=1, batch_size=batch_size,
         early_stopping=early_stopping, backend="fused",

@@ -8,7 +8,6 @@ All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of 
 from llvmlite import ir
 from numba import types
 
-from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, smaller, transposed
@@ -17,7 +16,7 @@ from fastmlp.kernels.elementwise.by_vectors import scramble
 from fastmlp.kernels.elementwise.losses import counts
 from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
 from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
-from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep, clip, penalties
+from fastmlp.kernels.small.lane_step import LaneStep, clip, penalties
 from fastmlp.kernels.small.layouts import (
     BLOCK_ROWS,
     CLIP_NORM,
@@ -30,7 +29,7 @@ from fastmlp.kernels.small.layouts import (
     STEPS,
     STRIDES,
 )
-from fastmlp.kernels.small.stages import disposable
+from fastmlp.kernels.small.programs import disposable
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 
@@ -97,33 +96,6 @@ class GatheredRows:
         self.step.targets, self.step.scales = self.targets.at(at * constants.n_out), self.scales.at(at)
 
 
-def dropout_of(step, numbers):
-    """Return the function from earlier steps, float64, to `DropoutMasks`, or to None without dropout."""
-    constants, builder = step.constants, step.builder
-    if not any(one.dropout for one in constants.operations):
-        return lambda before: None
-    word = ir.VectorType(INT32, step.v.lanes)
-    whole = lambda symbol: Symbol(builder, builder.fptoui(symbol.value, word))
-    key, chances = whole(numbers[KEY]), {}
-    for number, one in enumerate(constants.operations):
-        if one.dropout:
-            row = constants.row_of_dropout(number)
-            chances[number] = whole(numbers[row]), numbers[row + 1]
-    return lambda before: DropoutMasks(scramble(key ^ whole(before)), chances)
-
-
-def swap_average(state, count, taken=None):
-    """Swap the parameters and the last moments, see `fastmlp.model.averages.swap_average`.
-
-    state : parameters and each moment, `count` numbers each; taken : a condition of each lane, or None for all
-    """
-    first, last = state[0], state[-1]
-    with counted(first.builder, count) as i:
-        one, other = first[i], last[i]
-        first[i] = other if taken is None else where(taken, other, one)
-        last[i] = one if taken is None else where(taken, one, other)
-
-
 def names(constants):
     """Return the global names of `train_lanes`: the steps of a chunk, a network in each lane."""
 
@@ -150,10 +122,6 @@ def names(constants):
             LaneNumbers(v, parameters.data),
             *(LaneNumbers(v, v.shift(moments.data, k * count * v.bytes)) for k in range(rule.moments)),
         ]
-        if rule.reads_last:
-            # Between chunks the average stands in the place of the parameters; before the first step there is
-            # none.
-            swap_average(state, count, numbers[STEPS] > 0.0)
         held = state
         if constants.rows:
             # Where all is unrolled, slots become registers for the whole chunk.
@@ -166,7 +134,11 @@ def names(constants):
         data = GatheredRows(step, memory.data, bases, order, of_all if constants.stays else BLOCK_ROWS)
         of_rule = [numbers[i] for i in range(ROOM_FOR_CONSTANTS)]
         l2_of_lane, of_loss = numbers[L2], numbers.at(LOSS_PARAMETERS)
-        dropout_at = dropout_of(step, numbers)
+        whole = lambda symbol: Symbol(builder, builder.fptoui(symbol.value, ir.VectorType(INT32, lanes)))
+        for number, one in enumerate(constants.operations):
+            if one.dropout:
+                row = constants.row_of_dropout(number)
+                step.chances[number] = whole(numbers[row]), numbers[row + 1]
         by_totals, by_rates, by_losses = (addresses[3 * lanes + i] for i in range(STRIDES))
         factor_of = lambda s: loss_factor.formula(divisor, totals[s * by_totals])
         if constants.stays:
@@ -176,16 +148,17 @@ def names(constants):
             start, stop = starts[s], stops[s]
             visited = constants.rows or stop - start
             before = numbers[STEPS] + Symbol(builder, builder.sitofp(s.value, FLOATS[types.float64]))
-            dropout, value = dropout_at(before), Running(step.none)
+            step.word, value = scramble(whole(numbers[KEY]) ^ whole(before)), Running(step.none)
             step.clear()
             for at in step.each(visited, BLOCK_ROWS):
                 rows = smaller(visited - at, BLOCK_ROWS)
                 if not constants.stays:
                     data.gather(start + at, rows, factor_of(s))
                 data.take(at if constants.stays else 0)
-                step.forward(rows, dropout, at)
+                step.first = at
+                step.forward(rows)
                 value.value = value.value + step.loss(rows, of_loss)
-                step.backward(rows, dropout, at)
+                step.backward(rows)
             found, l2 = value.value / value_divisor, None
             if constants.l2:
                 l2 = l2_of_lane * penalty_factor.formula(shares_penalty, totals[s * by_totals])
@@ -202,7 +175,5 @@ def names(constants):
             for slots, target in zip(held, state, strict=True):
                 for p in range(count):
                     target[p] = slots[p]
-        if rule.reads_last:
-            swap_average(state, count)
 
     return {"run": run}

@@ -1,13 +1,9 @@
-"""Training of small networks in lanes: a chunk of some networks, or blocks of any number.
-
-In a chunk (`train_in_lanes`) other networks may go together each time. In blocks (`LaneBlocks`) numbers stay lane by
-lane from the first chunk to the last, and Python's part is done for all networks at once.
-"""
+"""Training of small networks in lanes: numbers stay lane by lane from the first chunk of a block to the last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +13,6 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS, chances
 from fastmlp.kernels.program.records import BLANK, WORDS, Call, address_of
 from fastmlp.kernels.runtime.calls import NAMES
 from fastmlp.kernels.runtime.described import check_array, rules_of, shape_of
-from fastmlp.kernels.small.eligible import lanes_of
 from fastmlp.kernels.small.layouts import (
     CLIP_NORM,
     KEY,
@@ -25,42 +20,20 @@ from fastmlp.kernels.small.layouts import (
     LOSS_PARAMETERS,
     STEPS,
     STRIDES,
-    LaneConstants,
+    SmallConstants,
+    lanes_of,
 )
 from fastmlp.kernels.variant import SpecializedProgram
-from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.backend import Data
 from fastmlp.model.layout import aligned
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
-from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
 
 
-LaneTask = tuple[Network, Optimizer, TrainState, Data, Chunk, int]
-"""The next steps of a network on dense rows, with the key of the dropout masks; arrays stay unchanged."""
-
-
-class LaneResult(NamedTuple):
-    """Results of tasks, in the order of the tasks.
-
-    parameters : (tasks, P); moments : (tasks, rows * P); losses : (tasks, steps) float64
-    """
-
-    parameters: Array
-    moments: Array
-    losses: NDArray[np.float64]
-
-    def write(self, task: int, state: TrainState) -> TrainState:
-        """Write a network's parameters and moments to a state; return the state after the steps."""
-        state.parameters[...] = self.parameters[task]
-        rows = self.moments.shape[1] // self.parameters.shape[1]
-        state.moments[:rows] = self.moments[task].reshape(rows, -1)
-        return state.at(state.step + self.losses.shape[1])
-
-
-def numbers_of(network: Network, optimizer: Optimizer, constants: LaneConstants) -> NDArray[np.float64]:
+def numbers_of(network: Network, optimizer: Optimizer, constants: SmallConstants) -> NDArray[np.float64]:
     """Return a network's numbers (n,) in its lane, but for its steps and the key of its dropout masks."""
     numbers = np.zeros(constants.numbers)
     rule = rules_of(optimizer, network)[0][0, 0]
@@ -87,37 +60,11 @@ def addresses_of(data: Data, network: Network, dtype: np.dtype[Any]) -> list[int
     return [address_of(part) for part in data]
 
 
-def train_in_lanes(entries: Entries, program: SpecializedProgram, tasks: Sequence[LaneTask]) -> LaneResult:
-    """Take the steps of at most `lanes_of` tasks, each with the bits of `train_chunk`.
-
-    entries : of the program's variant; program : of each task. All tasks have the same starts and stops.
-    """
-    networks, optimizers, states, data, chunks, keys = zip(*tasks, strict=True)
-    rows, every, first = max(1, optimizers[0].moment_rows), np.arange(len(tasks)), chunks[0]
-    blocks = LaneBlocks(
-        entries, program, [*zip(networks, optimizers, strict=True)], every, data, every, np.array(keys),
-        np.stack([one.parameters for one in states]), np.stack([one.moments[:rows].ravel() for one in states]),
-    )  # fmt: skip
-    visits = zip(chunks, data, strict=True)
-    orders = [one.order if len(one.order) else np.arange(len(its.inputs)) for one, its in visits]
-    totals, rates = [one.totals for one in chunks], [one.rates for one in chunks]
-    steps = np.array([one.step for one in states])
-    losses = blocks.take(steps, orders, first.starts, first.stops, totals, rates)
-    return LaneResult(blocks.parameters, blocks.moments, losses)
-
-
 def over_lanes(arrays: Sequence[Array]) -> Array:
     """Return arrays (steps, n) as (steps, n, lanes); the first step alone where all are equal."""
     if all(bool((array == array[0]).all()) for array in {id(array): array for array in arrays}.values()):
         arrays = [array[:1] for array in arrays]
     return np.stack(arrays, axis=-1)
-
-
-def side_by_side(arrays: Sequence[Array]) -> Array:
-    """Return arrays (n,) as (n, lanes), aligned."""
-    out = aligned(len(arrays[0]) * len(arrays), arrays[0].dtype).reshape(-1, len(arrays))
-    np.stack(arrays, axis=1, out=out)
-    return out
 
 
 # --- blocks of any number of networks ---------------------------------------------------------------
@@ -172,8 +119,8 @@ class LaneBlocks:
         addresses = np.array([addresses_of(one, network, dtype) for one in data])
         self._addresses = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
         self._addresses[:, :-STRIDES] = self._by_lanes(addresses[data_of]).reshape(blocks, -1)
-        self._kind_of_models = kind_of
-        self._kind_of = self._kinds_by_lanes()
+        several = slice(None if len(kinds) > 1 else 1)
+        self._kind_of = kind_of[self._of_lanes[several]]  # (blocks, lanes); of a single kind (1, lanes)
 
     def take(
         self,
@@ -193,9 +140,13 @@ class LaneBlocks:
         """
         lanes, blocks, dtype = self._lanes, len(self._parameters), self._parameters.dtype
         models, count, shape = self._of_lanes, len(starts), shape_of(self._kinds[0][0])
-        self._numbers[:, STEPS] = np.broadcast_to(step, self._models)[models]
+        before = np.broadcast_to(step, self._models)[models]
+        self._numbers[:, STEPS] = before
+        # Between chunks averages stand in the place of parameters; before the first step there are none.
+        self._swap_averages(before > 0)
         found = new_objectives(count, blocks * lanes)
-        order = side_by_side([orders[i if len(orders) > 1 else 0] for i in models[0]])
+        # One array for the orders of all blocks, which run one after another.
+        order = aligned(len(orders[0]) * lanes, orders[0].dtype).reshape(-1, lanes)
         indices = models[0] if len(totals) > 1 else models[0] * 0
         of_lanes = np.take(over_lanes([one[:, None] for one in totals]), indices, axis=2)
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
@@ -229,10 +180,10 @@ class LaneBlocks:
         entry = self._entries.get(self._program, NAMES[dtype])
         first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
-            if block and len(orders) > 1:
-                # One array for the orders of all blocks, which run one after another.
-                np.stack([orders[i] for i in models[block]], axis=1, out=order)
+            if not block or len(orders) > 1:
+                np.stack([orders[i if len(orders) > 1 else 0] for i in models[block]], axis=1, out=order)
             entry(first + block * bytes_of_call)
+        self._swap_averages(np.True_)
         return found.T[: self._models]
 
     @property
@@ -255,36 +206,26 @@ class LaneBlocks:
         """Return a copy of all parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes)."""
         return self._parameters.copy(), self._moments.copy()
 
-    def of_model(self, snapshot: tuple[Array, Array], model: int) -> tuple[Array, Array]:
-        """Return copies of a network's parameters (P,) and moments (rows, P) in a snapshot."""
+    def of_model(self, model: int, snapshot: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
+        """Return copies of a network's parameters (P,) and moments (rows, P), of a snapshot if given."""
         block, lane = divmod(model, self._lanes)
-        found, moments = (one[block, :, lane] for one in snapshot)
+        found, moments = (one[block, :, lane] for one in snapshot or (self._parameters, self._moments))
         parameters = aligned(len(found), found.dtype)
         parameters[...] = found
         return parameters, moments.reshape(-1, len(parameters))
 
+    def _swap_averages(self, begun: Any) -> None:
+        """Swap parameters and averages, as `fastmlp.model.averages.swap_average`; begun : (blocks, lanes)"""
+        if self._kinds[0][1].rule.reads_last:
+            parameters, before = self._parameters, self._parameters.copy()
+            averages = self._moments[:, -parameters.shape[1] :]
+            begun = np.broadcast_to(begun, self._of_lanes.shape)[:, None]
+            np.copyto(parameters, averages, where=begun)
+            np.copyto(averages, before, where=begun)
+
     def vectors_of(self, models: int) -> int:
         """Return how many vectors so many networks fill."""
         return -(-models // self._lanes)
-
-    def keep(self, models: Indices) -> None:
-        """Go on with some networks alone, numbered from 0; all others leave their lanes."""
-        addresses = self._addresses[:, :-STRIDES].reshape(len(self._addresses), -1, self._lanes)
-        arrays = [
-            self._by_models(one)[models]
-            for one in (self._parameters, self._moments, self._numbers, addresses)
-        ]
-        self._models, self._kind_of_models = len(models), self._kind_of_models[models]
-        self._of_lanes = self._laid_out()
-        self._kind_of = self._kinds_by_lanes()
-        self._parameters, self._moments, self._numbers, addresses = map(self._by_lanes, arrays)
-        self._addresses = self._addresses[: len(addresses)]
-        self._addresses[:, :-STRIDES] = addresses.reshape(len(addresses), -1)
-
-    def _kinds_by_lanes(self) -> Indices:
-        """Return the indices of kinds (blocks, lanes); of a single kind (1, lanes)."""
-        several = slice(None if len(self._kinds) > 1 else 1)
-        return self._kind_of_models[self._of_lanes[several]]
 
     def _laid_out(self) -> Indices:
         """Return the network of each lane (blocks, lanes); spare lanes repeat the last."""

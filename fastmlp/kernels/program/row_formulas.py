@@ -11,11 +11,12 @@ from functools import partial
 
 from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
+from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import INT32, Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, counted, of_code
 from fastmlp.kernels.codegen.views import vector
-from fastmlp.kernels.codes import CONCATENATE, COPY, MEMBERS
 from fastmlp.model.custom import BIAS, number_variable
+from fastmlp.model.operations import Kind
 
 # The same on every machine, so that sums over a row have the same bits everywhere. A sum of number after
 # number waits for each addition, 4 cycles a unit.
@@ -38,7 +39,7 @@ class Row:
 
     def second(self, units, name, number):
         """Return a row of so many units, whose array of this name begins at element `number`."""
-        return Row(self.v, units, float(units), {**self.addresses, name: self.address(name, number)})
+        return Row(self.v, units, 0.0, {**self.addresses, name: self.address(name, number)})
 
     def address(self, name, number):
         """Return the address of an element of an array."""
@@ -141,8 +142,24 @@ class _Writer:
         return emit_row(row, self.read(wanted), ends, fixed, numbers, known)
 
 
-def forward(kind, row):
-    """Write out = the operation of x and other (units,), and save numbers for backward."""
+COPIES = ("copy", "concatenate", "members")
+"""Kinds without a formula, whose outputs are their sources' numbers."""
+
+
+def forward(kind, row, others=0, activation=None):
+    """Write out = the operation of x and other (units,), and save numbers for backward.
+
+    others : of kinds without a formula, the numbers of out after those of x
+    activation : of the kind "activation"
+    """
+    if kind.row is None:
+        row.write(activation.formula if activation else _same, ("x",))
+        if kind.name == "concatenate":
+            row.second(others, "out", row.units).write(_same, ("other",))
+        elif kind.name == "members":
+            with counted(row.builder, others, row.units) as before:
+                row.second(row.units, "out", before + row.units).write(_same, ("x",))
+        return
     code = kind.row.code
     ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
     known = _Writer(kind, row, SOURCES).write(ends, code.saved)
@@ -150,16 +167,34 @@ def forward(kind, row):
         row.save(index, known[id(node)])
 
 
+def _same(number):
+    return number
+
+
 def _saved(kind, row):
     """Return the saved numbers of `forward`, by node id."""
     return {id(node): row.number("saved", index) for index, node in enumerate(kind.row.code.saved)}
 
 
-def backward(kind, row, adds):
+def backward(kind, row, adds, others=0, activation=None):
     """Write out and out2 = the derivatives of the loss by x and other, given delta.
 
     adds : for each source whether to add to the values there, a `Symbol` or a bool
+    others, activation : as of `forward`
     """
+    if kind.row is None:
+        if activation:
+            term, names = lambda d, x, a: backward_of(activation, d, x, a), ("delta", "x", "a")
+        else:
+            term, names = _same, ("delta",)
+        row.write(term, names, adds=adds[0])
+        if kind.name == "concatenate":
+            row.second(others, "delta", row.units).write(_same, ("delta",), "out2", adds[1])
+        elif kind.name == "members":
+            # All members read the same source, so that its delta is the sum of theirs, in order.
+            with counted(row.builder, others, row.units) as before:
+                row.second(row.units, "delta", before + row.units).write(_same, ("delta",), adds=True)
+        return
 
     def end(name, array, adds):
         return kind.row.code.derivatives[name], lambda *at: row.store(array, *at, adds)
@@ -217,16 +252,20 @@ def number_at(numbers, index, itemsize):
 
 
 def each_row(write, kind, numbers, subrows, second, rows, vectors):
-    """Write write(kind, row) for each subrow; nothing for a kind without a formula.
+    """Write write(kind, row) for each subrow; nothing for other kinds than those of formulas and COPIES.
 
     rows : by name the arrays (rows * subrows, ..) of a `Row`; vectors : by name gain and shift of all subrows
     """
-    if getattr(kind, "row", None) is None:
+    if not isinstance(kind, Kind) or (kind.row is None and kind.name not in COPIES):
         return
-    x, units = rows["x"], rows.get("delta", rows.get("out")).columns
-    builder, v = x.builder, Vectors(x.builder, x.dtype, LANES * x.itemsize)
+    x, y, hyperparameters = rows["x"], rows.get("delta", rows.get("out")), ()
+    builder, v, units = x.builder, Vectors(x.builder, x.dtype, LANES * x.itemsize), x.columns
+    if kind.row is None:
+        write = partial(write, others=y.columns - units)
+    else:
+        units = y.columns
+        hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
     count = Symbol(builder, builder.sitofp(units.value, v.scalar))
-    hyperparameters = [number_at(numbers, i, v.itemsize) for i in range(len(kind.row.numbers))]
     columns, steps = {"other": second, "out2": second}, [one.units // subrows for one in vectors.values()]
     with counted(builder, x.rows // subrows) as row, counted(builder, subrows) as cut:
         addresses = {name: one.at(row * subrows + cut, columns.get(name, 0)) for name, one in rows.items()}
@@ -237,7 +276,7 @@ def each_row(write, kind, numbers, subrows, second, rows, vectors):
 
 @of_code("operation", results=0)
 def formula_forward(kind, numbers, subrows, second, gain, shift, x, other, saved, out):
-    """Write `operate` for a formula of a row."""
+    """Write `operate`."""
     rows = {"x": x, "other": other, "saved": saved, "out": out}
     each_row(forward, kind, numbers, subrows, second, rows, {"gain": gain, "shift": shift})
 
@@ -246,7 +285,7 @@ def formula_forward(kind, numbers, subrows, second, gain, shift, x, other, saved
 def formula_backward(
     kind, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
 ):
-    """Write `operate_gradient` for a formula of a row."""
+    """Write `operate_gradient`."""
     rows = {"x": x, "other": other, "saved": saved, "delta": delta, "out": below, "out2": below_other}
     each_row(partial(backward, adds=adding), kind, numbers, subrows, second, rows, {"gain": gain})
 
@@ -266,18 +305,7 @@ def operate(code, numbers, subrows, second, gain, shift, x, other, saved, out):
     gain, shift : (subrows * n_out,), or empty; the gain of a custom layer is all its parameters
     saved : (rows, n), written: saved for backward
     """
-    rows, n_in = x.shape
-    if code == CONCATENATE:
-        copy_columns(x, 0, out)
-        copy_columns(other, n_in, out)
-    elif code == MEMBERS:
-        for i in range(rows):
-            for j in range(out.shape[1]):
-                out[i, j] = x[i, j % n_in]
-    elif code == COPY:
-        pass_on(x, 0, False, out)
-    else:
-        formula_forward(code, numbers, subrows, second, gain, shift, x, other, saved, out)
+    formula_forward(code, numbers, subrows, second, gain, shift, x, other, saved, out)
 
 
 def operate_gradient(
@@ -288,22 +316,7 @@ def operate_gradient(
     below_other : by the second source
     adding : (adds, adds_other), whether to add to the values of below and of below_other
     """
-    adds, adds_other = adding
-    n_in = x.shape[1]
-    if code == CONCATENATE:
-        pass_on(delta, 0, adds, below)
-        pass_on(delta, n_in, adds_other, below_other)
-    elif code == MEMBERS:
-        pass_on(delta, 0, adds, below)
-        # All members read the same source, so that its delta is the sum of theirs, in order.
-        for left in range(n_in, delta.shape[1], n_in):
-            pass_on(delta, left, True, below)
-    elif code == COPY:
-        pass_on(delta, 0, adds, below)
-    else:
-        formula_backward(
-            code, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other
-        )
+    formula_backward(code, numbers, subrows, second, gain, x, other, saved, delta, adding, below, below_other)
 
 
 def gain_gradient(code, numbers, subrows, second, gain, x, other, saved, delta, out):

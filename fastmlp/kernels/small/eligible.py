@@ -8,7 +8,7 @@ import numpy as np
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.layouts import LaneConstants, ProgramConstants, Step, layout_of, plan
+from fastmlp.kernels.small.layouts import SmallConstants, Step, lanes_of, layout_of, plan
 from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
@@ -28,13 +28,15 @@ MOST_OPERATIONS = 24
 """The most operations of a network with a program: each is compiled."""
 
 STAGES = {"dense", "copy", "activation", "concatenate"}
-"""The kinds of operations with a hand-written stage; a formula of a row has a stage, too."""
+"""The kinds of operations without a formula of a row that small networks' programs write, too."""
 
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
 
 MOST_VECTORS = 64
-"""The most vectors of parameters of such a network: with more the registers overflow, and nothing is gained."""
+"""The most vectors of parameters of such a network on 32 registers; half as many on 16, where 49 vectors took 2.5 times
+as long as padded arrays.
+"""
 
 
 def has_stages(network):
@@ -119,6 +121,16 @@ def steps_of(network):
     )  # fmt: skip
 
 
+def _constants(network, rule, dtype, **others):
+    """Return constants of a network, and register the codes by which the program finds components."""
+    loss = loss_of(network.loss)
+    LOSS_CODES.code(loss), RULE_CODES.code(rule)
+    return SmallConstants(
+        steps_of(network), network.output, loss.key, rule.key, network.objective.clips, network.l2 > 0, dtype.name,
+        **others,
+    )  # fmt: skip
+
+
 @functools.lru_cache(maxsize=64)
 def specialize(network, optimizer, rows, dtype):
     """Return the network's specialised `train_chunk` for batches of up to `rows` rows, or None."""
@@ -129,32 +141,24 @@ def specialize(network, optimizer, rows, dtype):
     if not (is_small(network) and has_stages(network) and _stays_zero(optimizer)):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
-    # The program finds its components by their keys, so each must have a code.
-    LOSS_CODES.code(loss), RULE_CODES.code(rule)
-    constants = ProgramConstants(
-        steps_of(network), network.output, loss.key, network.objective.clips,
-        rule.key, network.l2 > 0, dtype.name, dtype.itemsize,
-        BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
-    )  # fmt: skip
+    together = BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS
+    constants = _constants(network, rule, dtype, rows=together, blocks=rows > BLOCK_ROWS)
     objective = network.objective
     means = (objective.divisor, objective.value_divisor) == (network.n_out // loss.outputs_per_target, 1)
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
     plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
-        held = LaneConstants(
-            constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
-            constants.l2, False, dtype.name, lanes_for(rows),
-        )  # fmt: skip
+        held = constants._replace(lanes=lanes_for(rows), rows=0, blocks=False)
         return SpecializedProgram(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.sizes, 0
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.widths, 0
         )
-    return _blocks(constants)
+    return _blocks(constants, network.widths)
 
 
 @functools.lru_cache(maxsize=64)
-def _blocks(constants):
+def _blocks(constants, sizes):
     names, size = f"{PROGRAMS}:block_names", plan(constants).size
-    return SpecializedProgram(f"{PROGRAMS}:train_blocks", names, constants, constants.sizes, size)
+    return SpecializedProgram(f"{PROGRAMS}:train_blocks", names, constants, sizes, size)
 
 
 def lanes_for(rows):
@@ -165,8 +169,9 @@ def lanes_for(rows):
 def fits_registers(sizes, rows, itemsize):
     """Return whether a network's parameters stay in registers for batches of `rows` rows."""
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
-    vectors = parameters * max(1, lanes_for(rows) * itemsize // 64)
-    return rows <= MOST_ROWS and vectors <= MOST_VECTORS
+    vectors = parameters * max(1, lanes_for(rows) * itemsize // host().vector_bytes)
+    most = MOST_VECTORS if host().accumulators >= 16 else MOST_VECTORS // 2
+    return rows <= MOST_ROWS and vectors <= most
 
 
 # --- several networks: a lane of a vector each ------------------------------------------------------
@@ -175,11 +180,6 @@ LANE_PROGRAMS = "fastmlp.kernels.lanes.networks"
 
 MOST_UNROLLED = 600
 """Rows of a step times parameters of an unrolled program at most."""
-
-
-def lanes_of(dtype):
-    """Return how many networks a vector takes: its lanes."""
-    return host().vector_bytes // dtype.itemsize
 
 
 def lane_program(network, optimizer, dtype, rows=0, stays=False):
@@ -196,15 +196,14 @@ def _program(network, rule, clips_norm, dtype, rows, stays):
         return None
     if not all(has_stage(one, network) for one in network.operations):
         return None
-    loss = loss_of(network.loss)
-    LOSS_CODES.code(loss), RULE_CODES.code(rule)
-    # Probabilities are data of a lane: networks that differ in them share the program.
-    operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in steps_of(network))
-    constants = LaneConstants(
-        operations, network.output, loss.key, rule.key, network.convention, network.objective.clips,
-        network.l2 > 0, clips_norm, dtype.name, lanes_of(dtype),
-        rows if 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED else 0, stays,
+    is_unrolled = 0 < rows <= LOSS_ROWS and rows * parameter_count(network) <= MOST_UNROLLED
+    constants = _constants(
+        network, rule, dtype, lanes=lanes_of(dtype), rows=rows if is_unrolled else 0, stays=stays,
+        convention=network.convention, clips_norm=clips_norm,
     )  # fmt: skip
+    # Probabilities are data of a lane: networks that differ in them share the program.
+    operations = tuple(one._replace(dropout=float(one.dropout > 0)) for one in constants.operations)
+    constants = constants._replace(operations=operations)
     size = layout_of(constants).size * constants.lanes
     return SpecializedProgram(
         f"{LANE_PROGRAMS}:train_lanes", f"{LANE_PROGRAMS}:names", constants, network.widths, size

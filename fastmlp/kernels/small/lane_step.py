@@ -26,28 +26,22 @@ from fastmlp.kernels.program.arithmetic import (
 )
 from fastmlp.kernels.small.lane_numbers import LaneRegisters, LaneRow, halved
 from fastmlp.kernels.small.layouts import BLOCK_ROWS, layout_of, reads_rows
-from fastmlp.kernels.small.row_stages import row_backward, row_forward
 from fastmlp.model.operations import INPUTS
 
 SUMS, TILE_UNITS = 8, 2
 """Sums, and units at most, of a tile: 8 sums, 4 numbers of the left side and 2 of the right fill 14 registers."""
 
 
-class DropoutMasks:
-    """Hashes of key and step, a lane for each network; chances : threshold and scale by number of operation"""
-
-    def __init__(self, words, chances):
-        self.words, self.chances = words, chances
-
-
 class LaneStep:
-    """Writes the parts of a small network's step, by `LaneConstants`, into a workspace of `layout_of`.
+    """Writes the parts of a small network's step, by `SmallConstants`, into a workspace of `layout_of`.
 
     parameters : of `lane_numbers`; all other arrays are of the same kind; numbers : a call's `lane_numbers`
-    inputs, targets, scales : of the next rows, and the factors of their losses
+    inputs, targets, scales : of the next rows, and the factors of their losses; first : the first one's number in the batch
+    word : the hash of dropout's key and the step; chances : thresholds and scales by number of operation
     """
 
-    inputs = targets = scales = None
+    inputs = targets = scales = word = None
+    first = 0
 
     def __init__(self, v, constants, parameters, memory=None, numbers=None):
         self.v, self.builder, self.constants, self.unrolled = v, v.builder, constants, parameters.unrolled
@@ -63,7 +57,7 @@ class LaneStep:
             numbers if offsets.dropped == offsets.outputs else parameters.part(memory, offsets.dropped)
             for numbers, offsets in zip(self.outputs, self.layout.units, strict=True)
         ]
-        self.losses, self.numbers = parameters.room(self.wide, BLOCK_ROWS), numbers
+        self.losses, self.numbers, self.chances = parameters.room(self.wide, BLOCK_ROWS), numbers, {}
         self.zero, self.none = Symbol(self.builder, v.zero), Symbol(self.builder, self.wide.zero)
 
     # --- loops ---------------------------------------------------------------------------------------
@@ -127,16 +121,15 @@ class LaneStep:
         """An operation's weights and biases, or gain and shift, in parameters or gradients."""
         return numbers.at(one.flat), numbers.at(one.flat + one.lengths[0])
 
-    def forward(self, rows, dropout=None, first=0):
-        """Write the outputs of all operations for a block of rows, in the batch from `first` on; the last are logits."""
+    def forward(self, rows):
+        """Write the outputs of all operations for a block of rows; the last are logits."""
         for number, one in enumerate(self.operations):
             if one.kind == "dense":
                 self.dense_forward(number, rows)
             else:
                 for r, cut in self.cuts(one, rows):
-                    row_forward(one, self.row(number, r, cut))
-            if dropout is not None:
-                self.drop(number, rows, dropout, first, self.outputs[number], self.dropped[number])
+                    row_formulas.forward(one.entry, self.row(number, r, cut), *one.ending)
+            self.drop(number, rows, self.outputs[number], self.dropped[number])
 
     def dense_forward(self, number, rows):
         """Write the outputs of a product with activation."""
@@ -179,28 +172,32 @@ class LaneStep:
         gains, shifts = (length // one.subrows for length in one.lengths)
         at, saved = r * one.n_out + cut * one.units, self.saved[number]
         addresses = {
-            "x": self.source(one.sources[0]).at(r * self.width(one.sources[0]) + cut * one.units),
             "gain": gain.at(cut * gains), "shift": shift.at(cut * shifts),
             "saved": saved and saved.at((r * one.subrows + cut) * one.entry.saved),
             "out": self.outputs[number].at(at), "a": self.outputs[number].at(at),
-            "delta": self.deltas[number].at(at),
+            "delta": self.deltas[number].at(at), **self.of_sources(("x", "other"), one, self.source, r, cut),
         }  # fmt: skip
-        if len(one.sources) > 1:
-            second = one.sources[1]
-            addresses["other"] = self.source(second).at(r * self.width(second) + cut * one.units + one.second)
         row = self.constants.row_of_numbers(number)
         numbers = [self.numbers[row + i] for i in range(one.numbers)]
         return LaneRow(self, one.units, addresses | (out or {}), numbers)
 
-    def drop(self, number, rows, dropout, first, source, target):
+    def of_sources(self, names, one, numbers, r, cut):
+        """The numbers of a subrow of each source, by name; numbers : numbers(source)"""
+        starts = zip(names, one.sources, (0, one.second), strict=False)
+        return {
+            name: numbers(source).at(r * self.width(source) + cut * one.units + second)
+            for name, source, second in starts
+        }
+
+    def drop(self, number, rows, source, target):
         """Write an operation's dropout of a block of rows; nothing without dropout."""
         one = self.operations[number]
         if one.dropout == 0:
             return
-        threshold, scale = dropout.chances[number]
-        word = scramble(dropout.words ^ number)
+        threshold, scale = self.chances[number]
+        word = scramble(self.word ^ number)
         for r in self.each(rows):
-            row = row_word(word, self.short(first + r))
+            row = row_word(word, self.short(self.first + r))
             for j in self.each(one.n_out):
                 at = r * one.n_out + j
                 target[at] = where(is_kept(row, self.short(j), threshold), source[at] * scale, 0.0)
@@ -261,14 +258,13 @@ class LaneStep:
         for i in self.each(self.constants.parameters):
             self.gradients[i] = self.zero
 
-    def backward(self, rows, dropout=None, first=0, then=lambda one: None):
-        """Write the deltas of all operations, and add a block's rows to the gradients; as `forward`.
+    def backward(self, rows, then=lambda one: None):
+        """Write the deltas of all operations, and add a block's rows to the gradients.
 
         then(operation) is written after the step's last reading of the operation's parameters
         """
         for number, one in reversed([*enumerate(self.operations)]):
-            if dropout is not None:
-                self.drop(number, rows, dropout, first, self.deltas[number], self.deltas[number])
+            self.drop(number, rows, self.deltas[number], self.deltas[number])
             if one.kind == "dense":
                 self.dense_backward(number, rows)
             elif not reads_rows(self.operations, number):
@@ -346,19 +342,12 @@ class LaneStep:
         one = self.operations[number]
         kind, (gains, shifts) = one.entry, one.lengths
         gain, shift = self.matrix(self.gradients, one)
-        below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
-
-        starts = zip(below.items(), one.sources, (0, one.second), strict=False)
-        starts = [(name, numbers, self.width(source), second) for (name, numbers), source, second in starts]
         for r, cut in self.cuts(one, rows):
             if gains:
                 out = gain.at(cut * (gains // one.subrows))
                 row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
-            out = {
-                name: numbers.at(r * width + cut * one.units + second)
-                for name, numbers, width, second in starts
-            }
-            row_backward(one, self.row(number, r, cut, out))
+            out = self.of_sources(("out", "out2"), one, self.deltas.__getitem__, r, cut)
+            row_formulas.backward(kind, self.row(number, r, cut, out), one.adds, *one.ending)
         if shifts:
             self.sum_rows(rows, one.n_out, self.deltas[number], shift)
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
 from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.model.activations import Activation
 from fastmlp.model.operations import INPUTS, Kind
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
@@ -56,34 +59,69 @@ class Step(NamedTuple):
         )
 
     @property
+    def ending(self) -> tuple[int, Activation | None]:
+        """The numbers of a row of the output after those of the first source, and the activation of such a kind."""
+        activation = ACTIVATION_CODES.of_key(self.activation) if self.kind == "activation" else None
+        return self.n_out - self.n_in, activation
+
+    @property
     def numbers(self) -> int:
         """The number of hyperparameters."""
         return len(self.entry.row.numbers) if self.entry.row is not None else 0
 
 
-class ProgramConstants(NamedTuple):
-    """All constants of a program for a network; all else is data.
+class SmallConstants(NamedTuple):
+    """All constants of a small network's program; all else is data. In lanes an operation's dropout is 1 or 0.
 
-    output, loss, rule : keys; l2 : whether there is an l2 penalty
-    rows : the most rows that a step takes through the network together; blocks : whether a step may have more
+    output, loss, rule : keys; l2, clips_norm : whether there is a penalty, and whether gradients are clipped
+    lanes : networks, or rows of a batch, in a vector; 0 with padded arrays
+    rows : of every step, where all loops are unrolled, else 0; with padded arrays the most rows of a block
+    blocks : whether a step may have more rows; stays : whether all steps visit the same rows in the same order
     """
 
     operations: tuple[Step, ...]
     output: str
     loss: str
-    clips: bool
     rule: str
+    clips: bool
     l2: bool
     dtype: str
-    itemsize: int
-    rows: int
-    blocks: bool
+    convention: str = ""
+    clips_norm: bool = False
+    lanes: int = 0
+    rows: int = 0
+    blocks: bool = False
+    stays: bool = False
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Columns of X, and the units of every product."""
-        dense = [one.n_out for one in self.operations if one.kind == "dense"]
-        return (self.operations[0].n_in, *dense)
+    def n_in(self) -> int:
+        """Columns of X."""
+        return self.operations[0].n_in
+
+    @property
+    def n_out(self) -> int:
+        """Units of the last operation."""
+        return self.operations[-1].n_out
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the flat vector has."""
+        last = self.operations[-1]
+        return last.flat + sum(last.lengths)
+
+    def row_of_dropout(self, number: int) -> int:
+        """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
+        return LOSS_PARAMETERS + self.n_out + 2 * sum(one.dropout > 0 for one in self.operations[:number])
+
+    def row_of_numbers(self, number: int) -> int:
+        """Return the row of `lane_numbers` with the first hyperparameter of an operation."""
+        before = self.operations[:number]
+        return self.row_of_dropout(len(self.operations)) + sum(one.numbers for one in before)
+
+    @property
+    def numbers(self) -> int:
+        """The rows of `lane_numbers`."""
+        return self.row_of_numbers(len(self.operations))
 
 
 class PaddedLayer(NamedTuple):
@@ -155,6 +193,11 @@ class PaddedLayout(NamedTuple):
     size: int
 
 
+def lanes_of(dtype):
+    """Return the lanes of the machine's vectors."""
+    return host().vector_bytes // np.dtype(dtype).itemsize
+
+
 def up(n, multiple):
     """Return n rounded up to a multiple."""
     return -(-n // multiple) * multiple
@@ -172,19 +215,19 @@ def dividing_lanes(stride, most):
 
 def plan(constants):
     """Return the layout for a network."""
-    most = host().vector_bytes // constants.itemsize
+    most = lanes_of(constants.dtype)
     operations = constants.operations
     count = len(operations)
     # The last tile may go beyond the rows of the batch, into spare rows.
     rows = up(constants.rows, LOSS_ROWS) + max(most, MOST_HEIGHT)
     readers = [source for one in operations for source in one.sources]
-    strides, lanes_of, is_transposed = {INPUTS: operations[0].n_in}, {INPUTS: most}, False
+    strides, lanes, is_transposed = {INPUTS: operations[0].n_in}, {INPUTS: most}, False
     for i, one in enumerate(operations):
-        in_lanes = lanes_of[one.sources[0]]
+        in_lanes = lanes[one.sources[0]]
         # A narrow last layer would fill half of a vector at most: a row of the batch in each lane fills it.
         is_transposed = 0 < i == count - 1 and one.n_out <= in_lanes // 2
-        lanes_of[i] = in_lanes if is_transposed else fitting_lanes(one.n_out, most)
-        strides[i] = up(one.n_out, lanes_of[i])
+        lanes[i] = in_lanes if is_transposed else fitting_lanes(one.n_out, most)
+        strides[i] = up(one.n_out, lanes[i])
 
     at = 0
 
@@ -202,7 +245,7 @@ def plan(constants):
     all_weights = at = up(at, 4 * most)
     for i, one in enumerate(operations):
         if one.kind != "dense" and one.lengths[0]:
-            weights[i] = take(up(one.lengths[0], lanes_of[i]))
+            weights[i] = take(up(one.lengths[0], lanes[i]))
     gains = at = up(at, 4 * most)
     for i, one in enumerate(operations):
         if one.lengths[1]:
@@ -241,7 +284,7 @@ def plan(constants):
         ends_below = ends_below and under.dropout == 0 and readers.count(source) == 1
         layers.append(
             PaddedLayer(
-                one, is_transposed and is_last, lanes_of[i], strides[source], strides[i], weights.get(i, -1),
+                one, is_transposed and is_last, lanes[i], strides[source], strides[i], weights.get(i, -1),
                 biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
@@ -276,58 +319,6 @@ L2, STEPS, CLIP_NORM, KEY, LOSS_PARAMETERS = range(ROOM_FOR_CONSTANTS, ROOM_FOR_
 scale of each operation that drops units, and the hyperparameters of all operations."""
 
 
-class LaneConstants(NamedTuple):
-    """All constants of a program of vectors; all else is data. An operation's dropout is 1 or 0, the rate is data.
-
-    output, loss, rule : keys; l2, clips_norm : whether there is a penalty, and whether gradients are clipped
-    rows : of every step, where all loops are unrolled; else 0
-    stays : whether all steps visit the same rows in the same order
-    """
-
-    operations: tuple[Step, ...]
-    output: str
-    loss: str
-    rule: str
-    convention: str
-    clips: bool
-    l2: bool
-    clips_norm: bool
-    dtype: str
-    lanes: int
-    rows: int = 0
-    stays: bool = False
-
-    @property
-    def n_in(self) -> int:
-        """Columns of X."""
-        return self.operations[0].n_in
-
-    @property
-    def n_out(self) -> int:
-        """Units of the last operation."""
-        return self.operations[-1].n_out
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the flat vector has."""
-        last = self.operations[-1]
-        return last.flat + sum(last.lengths)
-
-    def row_of_dropout(self, number: int) -> int:
-        """Return the row of `lane_numbers` with the threshold of an operation's dropout; its scale follows."""
-        return LOSS_PARAMETERS + self.n_out + 2 * sum(one.dropout > 0 for one in self.operations[:number])
-
-    def row_of_numbers(self, number: int) -> int:
-        """Return the row of `lane_numbers` with the first hyperparameter of an operation."""
-        before = self.operations[:number]
-        return self.row_of_dropout(len(self.operations)) + sum(one.numbers for one in before)
-
-    @property
-    def numbers(self) -> int:
-        """The rows of `lane_numbers`."""
-        return self.row_of_numbers(len(self.operations))
-
-
 class UnitOffsets(NamedTuple):
     """Offsets of an operation's numbers for a block of rows, row after row; -1 for numbers not stored.
 
@@ -352,7 +343,7 @@ class LaneLayout(NamedTuple):
     size: int
 
 
-def layout_of(constants: LaneConstants) -> LaneLayout:
+def layout_of(constants: SmallConstants) -> LaneLayout:
     """Return the layout of the workspace."""
     operations, at, units, ends = constants.operations, constants.parameters, [], []
 

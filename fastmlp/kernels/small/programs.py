@@ -2,22 +2,90 @@
 
 # ruff: noqa: F821  (the templates' names are bound later)
 
-from llvmlite import ir
+from functools import partial
 
+from llvmlite import ir
+from numba import types
+
+from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.scalars import wide_vectors
-from fastmlp.kernels.codegen.symbols import INT32, Symbol
-from fastmlp.kernels.codegen.vectors import RepeatedNumber, Vectors, broadcast, counted, smaller
+from fastmlp.kernels.codegen.symbols import FLOATS, INT32, Symbol
+from fastmlp.kernels.codegen.vectors import RepeatedNumber, Vectors, broadcast, counted, of_arrays, smaller
 from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
 from fastmlp.kernels.codes import LOSS_CODES
+from fastmlp.kernels.elementwise.by_vectors import constants_at, scramble
 from fastmlp.kernels.elementwise.losses import counts
+from fastmlp.kernels.jit.emission import Intrinsic
 from fastmlp.kernels.program.step_numbers import loss_factor, penalty_factor
-from fastmlp.kernels.small import row_stages, stages
 from fastmlp.kernels.small.lane_numbers import RowRegisters, Slots
 from fastmlp.kernels.small.lane_step import LaneStep
-from fastmlp.kernels.small.layouts import plan
-from fastmlp.kernels.small.stages import disposable
+from fastmlp.kernels.small.padded_step import PaddedStep
 
-# --- templates --------------------------------------------------------------------------------------
+disposable = partial(of_arrays, make=Intrinsic)
+"""`of_arrays` for intrinsics that are deleted with their program."""
+
+# --- by blocks of rows ------------------------------------------------------------------------------
+
+
+def train_blocks(call, worker, workers):
+    """`train_chunk` by blocks of rows, on a single thread; the workspace is the private buffer."""
+    wide_vectors()
+    objective = call.objective
+    run(
+        vector(call.memory, call.private, call.private_length), call.operations, call.parameters, call.moments,
+        (call.inputs, call.targets, call.weights, call.order), (call.starts, call.stops, call.totals, call.rates),
+        call.losses, (call.key, call.step), constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0],
+        (objective.divisor, objective.value_divisor, objective.shared_penalty, objective.l2),
+    )  # fmt: skip
+
+
+def block_names(constants):
+    """Return the global names of `train_blocks`: the steps of a chunk."""
+
+    @disposable
+    def run(
+        work, operations, parameters, moments, data, steps, losses, dropout, of_rule, parameter, objective
+    ):  # fmt: skip
+        (starts, stops, totals, rates), (key, before) = steps, dropout
+        divisor, value_divisor, shares_penalty, l2_of_all = objective
+        builder, double = work.builder, FLOATS[types.float64]
+        step, of_rule, count = PaddedStep(work, constants), constants_at(of_rule), constants.parameters
+        flat = {0: parameters.data}
+        for k in range(step.plan.sections - 2):
+            flat[2 + k] = step.v.shift(moments.data, k * count * step.itemsize)
+        short = lambda number: Symbol(builder, builder.trunc(number.value, INT32))
+        step.take_numbers(operations)
+        for section, address in flat.items():
+            step.copy_section(section, address, inwards=True)
+        with counted(builder, starts.units) as s:
+            start, rows_of_step, total = starts[s], stops[s] - starts[s], totals[s]
+            factor, l2 = loss_factor.formula(divisor, total), None
+            step.word = scramble(short(key) ^ short(before + s))
+            # The last step has moved the weights: their transposes, read by the backward pass, follow.
+            step.refresh()
+            if constants.blocks:
+                step.clear(step.plan.section, step.plan.section, step.v)
+            value = Running(Symbol(builder, ir.Constant(double, 0.0)))
+            with counted(builder, rows_of_step, constants.rows) as at:
+                rows, step.first = smaller(rows_of_step - at, constants.rows), short(at)
+                step.gather(*data, start + at, rows, factor)
+                step.forward(rows)
+                value.value = step.loss(rows, parameter, value.value)
+                step.backward(rows)
+            found = value.value / value_divisor
+            if constants.l2:
+                l2 = l2_of_all * penalty_factor.formula(shares_penalty, total)
+                found = found + step.penalties(parameters.data, l2)
+            losses[s] = found
+            t = Symbol(builder, builder.sitofp((before + s + 1).value, double))
+            step.update([rates[s * 2 + i] for i in range(2)], of_rule, t, l2)
+        for section, address in flat.items():
+            step.copy_section(section, address, inwards=False)
+
+    return {"run": run}
+
+
+# --- in registers -----------------------------------------------------------------------------------
 
 
 def train_registers(call, worker, workers):
@@ -27,98 +95,6 @@ def train_registers(call, worker, workers):
         call.parameters, call.inputs, call.targets, call.weights, call.order, call.starts, call.stops,
         call.totals, call.rates, call.losses, parameter,
     )  # fmt: skip
-
-
-def train_blocks(call, worker, workers):
-    """`train_chunk` by blocks of rows, on a single thread; the workspace is the private buffer."""
-    wide_vectors()
-    objective, work = call.objective, vector(call.memory, call.private, call.private_length)
-    take_section(work, 0, call.parameters)
-    if SECTIONS > 2:
-        for k in range(2, SECTIONS):
-            take_section(work, k, vector(call.moments, (k - 2) * call.size, call.size))
-    take_numbers(work, call.operations)
-    constants, parameter = constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0]
-    inputs, targets, weights, order = call.inputs, call.targets, call.weights, call.order
-    for s in range(call.steps):
-        start, stop = call.starts[s], call.stops[s]
-        factor = loss_factor(objective.divisor, call.totals[s])
-        l2 = objective.l2 * penalty_factor(objective.shared_penalty, call.totals[s])
-        value = 0.0
-        # The last step has moved the weights: their transposes, read by the backward pass, follow.
-        renew(work, 0, 0, 0, 0)
-        if BLOCKS:
-            clear(work)
-        for at in range(start, stop, BLOCK):
-            rows = min(BLOCK, stop - at)
-            take_rows(work, inputs, targets, weights, order, at, rows, factor)
-            to_logits(work, rows, call.key, call.step + s, at - start)
-            value = add_losses(work, rows, parameter, value)
-            to_gradients(work, rows, call.key, call.step + s, at - start)
-        value /= objective.value_divisor
-        if PENALISED:
-            value += penalties(work, l2)
-        call.losses[s] = value
-        t = float(call.step + s + 1)
-        # Three sections: only weights have the penalty, and biases have a rate of their own.
-        update_weights(work, l2, constants, call.rates[s, 0], t)
-        if GAINS:
-            update_gains(work, l2, constants, call.rates[s, 0], t)
-        update_biases(work, l2, constants, call.rates[s, 1], t)
-    give_section(work, 0, call.parameters)
-    if SECTIONS > 2:
-        for k in range(2, SECTIONS):
-            give_section(work, k, vector(call.moments, (k - 2) * call.size, call.size))
-
-
-# --- binding ----------------------------------------------------------------------------------------
-
-
-def block_names(constants):
-    """Return the global names of `train_blocks`: its stages and constants."""
-    where, operations, rule = plan(constants), constants.operations, constants.rule
-    layers, last = where.layers, len(operations) - 1
-    to_logits, to_gradients = [], []
-    for number, layer in enumerate(layers):
-        one = layer.step
-        below = operations[one.sources[0]].activation if one.sources[0] >= 0 else "identity"
-        if one.kind == "dense":
-            activation = "identity" if number == last else one.activation
-            forward = [stages.forward(layer, activation, where), stages.activate(layer, activation)]
-            back = [
-                stages.activate_gradient(layer, activation),
-                stages.gradient(layer, where, constants.blocks),
-                stages.backward(layer, below, where),
-            ]
-        else:
-            forward = [row_stages.forward(layer)]
-            back = [row_stages.gradient(layer, where, constants.blocks), row_stages.backward(layer)]
-        to_logits += [*forward, row_stages.drop(layer, number, layer.outputs, layer.dropped)]
-        to_gradients[:0] = [row_stages.drop(layer, number, layer.deltas, layer.deltas), *back]
-    products = [layer for layer in layers if layer.step.kind == "dense"]
-    return {
-        "renew": stages.sequence([stages.refresh(layer, where) for layer in layers]),
-        "take_rows": stages.gather(where),
-        "to_logits": stages.sequence(to_logits),
-        "add_losses": stages.loss_of(constants, where),
-        "to_gradients": stages.sequence(to_gradients),
-        "penalties": stages.penalties(products),
-        "update_weights": stages.update(rule, 0, where.weights, where, constants.l2),
-        "update_gains": stages.update(rule, where.weights, where.gains - where.weights, where, False),
-        "update_biases": stages.update(rule, where.gains, where.section - where.gains, where, False),
-        "GAINS": where.gains > where.weights,
-        "clear": stages.cleared(where),
-        "take_numbers": row_stages.take_numbers(layers),
-        "take_section": stages.copies(where, inwards=True),
-        "give_section": stages.copies(where, inwards=False),
-        "SECTIONS": where.sections,
-        "PENALISED": constants.l2,
-        "BLOCK": constants.rows,
-        "BLOCKS": constants.blocks,
-    }
-
-
-# --- in registers -----------------------------------------------------------------------------------
 
 
 def register_names(constants):

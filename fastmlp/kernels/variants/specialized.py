@@ -2,8 +2,8 @@
 
 It wins where a step takes at most some tens of microseconds, because there `fused` spends more time on its
 branches and loops than on arithmetic. Every loop has a known length, every array a known offset in a
-private workspace in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.stages`). Networks
-of a few dozen parameters, trained by plain SGD on up to 16 rows, stay in vector registers for a whole chunk
+private workspace in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.padded_step`).
+Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, stay in registers for a whole chunk
 (`fastmlp.kernels.small.programs`).
 
 The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
