@@ -109,7 +109,7 @@ def emit_repeated(build: Any, arguments: Any, kinds: Any, code: int) -> None:
             given.append(build.load(at, typ=POINTER if is_address else INT))
     nothing = ir.Constant(POINTER, None)
     signature = ir.FunctionType(ir.IntType(32), [POINTER, POINTER, *(value.type for value in given)])
-    function = build.inttoptr(address, signature.as_pointer())
+    function = build.inttoptr(address.value, signature.as_pointer())
     with counted(build, times):
         build.call(function, [nothing, nothing, *given])
 

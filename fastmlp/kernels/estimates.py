@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.mixed.tiles import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.tuning import is_blocked, value
@@ -64,6 +64,13 @@ def saved_by_sparse_rows(work: Work, density: float) -> float:
     return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
 
 
+def _buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
+    """Return `mixed.tiles.buffers`, a module that trainings in float32 and float64 do without."""
+    from fastmlp.kernels.mixed.tiles import buffers
+
+    return buffers(products, rows)
+
+
 _BY_NAME = (
     Variant("baseline"),
     Variant("blas", libraries=("scipy.linalg.cython_blas",)),
@@ -77,6 +84,6 @@ BUILT_IN = {variant.name: variant for variant in _BY_NAME}
 """Each built-in variant by name, bases first, without base and slots, whose import takes long."""
 
 MIXED = {
-    name: Variant(name, workers=workers, buffers=buffers) for name in ("bfloat16_amx", "bfloat16_avx512")
+    name: Variant(name, workers=workers, buffers=_buffers) for name in ("bfloat16_amx", "bfloat16_avx512")
 }
 """The same of each variant chosen by a dtype and not by name."""

@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 import pytest
-from support.selection import few, matrix
+from support.selection import few, matrix, quick
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
@@ -88,6 +88,7 @@ def test_right_shapes_are_taken():
         do(backend)
 
 
+@quick(1)
 @pytest.mark.parametrize("name", few(registry.backends()))
 def test_a_bound_gradient_is_that_of_the_numbers_that_are_there(name):
     rng, backend = np.random.default_rng(0), registry.get(name)

@@ -7,6 +7,7 @@ import pytest
 import sklearn.datasets
 from support.printed import value
 from support.processes import python
+from support.selection import quick
 
 import fastmlp
 from fastmlp.backend.registry import mixed, variants
@@ -23,6 +24,7 @@ def test_a_training_is_compared_with_the_reference(command):
     assert command.errors == ""
 
 
+@quick(2)
 @pytest.mark.parametrize("name", train.RECIPES)
 def test_every_data_set_trains(command, name):
     output = command(f"train {name} {QUICK} --no-reference")

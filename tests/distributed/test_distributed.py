@@ -94,6 +94,7 @@ def test_metrics_are_measured_by_the_first_rank_on_the_rows_of_all():
         assert "metric 'accuracy': " in str(error)
 
 
+@matrix
 @pytest.mark.parametrize("kind", [Rank, Overlapping])
 def test_batch_norms_of_ranks_have_the_same_bits_on_any_number_of_threads(kind, monkeypatch):
     settings = settings_of(CASES["batch norms"]) | {"backend": "fused"}

@@ -21,7 +21,7 @@ from support.exchanged_models import (
 from support.missing_packages import without
 from support.problems import COMPILED_DTYPES
 from support.processes import python
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import Activation, Dense, LayerNorm, Model, Network
@@ -54,6 +54,7 @@ def test_the_lists_of_layers_have_all_kinds_of_operations():
     assert found == {*KINDS} - {"fixed_norm"} - OF_BLOCKS  # the first is of predictions alone
 
 
+@quick(30)
 @each_dtype
 @each_network
 def test_numpy_source(case, dtype):
@@ -115,6 +116,7 @@ def test_jit_predict(case, dtype):
     agrees(given, users_own(inputs(dtype)), inputs(dtype))
 
 
+@matrix
 def test_jit_predict_keeps_the_parameters_of_when_it_was_made():
     given = model("relu", np.float64)
     predict, expected = given.jit_predict, given.predict(X)

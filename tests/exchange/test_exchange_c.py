@@ -45,7 +45,7 @@ def libraries(request, tmp_path_factory):
     return dtype, *found
 
 
-@quick(40)
+@quick(12)
 @each_network
 def test_c_header(case, libraries):
     dtype, (run, texts), _ = libraries

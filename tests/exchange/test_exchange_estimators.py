@@ -9,6 +9,7 @@ from support.estimator_pairs import unconverged
 from support.exchanged_models import X, agrees, model, of_reference, rounding
 from support.problems import data_set
 from support.refusals import refusals
+from support.selection import quick
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network
@@ -136,6 +137,7 @@ def test_two_outputs_of_softmax_tell_two_classes_apart():
     assert (ours.predict(X) == theirs.predict(X)).all()
 
 
+@quick(6)
 @unconverged
 @pytest.mark.parametrize("version", [17, 20])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import needs
 from support.processes import python
+from support.selection import quick
 
 from fastmlp.kernels.jit import store
 from fastmlp.system.private_files import (
@@ -256,6 +257,7 @@ ROOTS = {
 }
 
 
+@quick(2)
 @needs_root
 @pytest.mark.parametrize("what", ROOTS)
 def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):

@@ -151,7 +151,7 @@ def test_a_bit_that_differs_is_reported_with_its_place():
     )
 
 
-@quick(8)
+@quick(4)
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("name", STEPS)
 def test_exact_variants_train_with_equal_bits(name, dtype):

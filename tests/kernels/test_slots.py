@@ -30,7 +30,7 @@ def slots():
             yield pytest.param(variant, name, dtype, marks=marks)
 
 
-@quick(16)
+@quick(8)
 @pytest.mark.parametrize(("variant", "name", "dtype"), [*slots()])
 def test_slot_agrees_with_the_reference(variant, name, dtype):
     kernel = slot(variants()[variant], name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from support.problems import COMPILED_DTYPES, eps
-from support.selection import crossed, matrix
+from support.selection import crossed, matrix, quick
 from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, of_workers
 
 import fastmlp
@@ -80,6 +80,7 @@ def trained(backend, which, optimizer, dtype, sparse, threads=1):
     return model, model.predict(given), model.predict(given[:1])
 
 
+@quick(6)
 @crossed(backend=registry.backends(), which=list(NETWORKS), optimizer=list(OPTIMIZERS), dtype=COMPILED_DTYPES)
 def test_sparse_and_dense_inputs_train_the_same(backend, which, optimizer, dtype):
     if backend not in SUMS_IN_ORDER:
@@ -101,6 +102,7 @@ def test_sparse_and_dense_inputs_train_the_same(backend, which, optimizer, dtype
             np.testing.assert_allclose(got, want, rtol=0, atol=12 * 1e2 * 2 * 11 * eps(dtype))
 
 
+@quick(4)
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "sparse adam", "clipping"])
 @pytest.mark.parametrize("which", ["wide", "l1, l2", "many columns"])
@@ -154,6 +156,7 @@ def test_subnormal_weights_are_taken_for_0_as_dense_steps_do(backend):
     assert find_nonzero_columns(X).mean() < 0.1
 
 
+@quick(3)
 @each_in_order
 @pytest.mark.parametrize("optimizer", [SGD(1e60), SGD(1e200, 0.9), Adam(1e300), SGD(1e200, clip_norm=1e300)])
 def test_what_diverges_diverges_at_the_same_step(backend, optimizer):

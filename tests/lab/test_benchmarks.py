@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import complaints, python
+from support.selection import matrix
 
 from benchmarks.pages import table
 from benchmarks.processes import LIMITS, allowed
@@ -108,6 +109,7 @@ def test_without_a_group(benchmark):
 """
 
 
+@matrix
 def test_a_benchmark_that_fails_or_is_skipped_is_so_once_and_says_why(tmp_path):
     (tmp_path / "test_failing.py").write_text(FAILING)
     command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error", "-rs"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from support.lab_results import CPU, MACHINE, measurement, results
-from support.selection import quick
+from support.selection import matrix, quick
 
 from fastmlp.backend import registry
 from fastmlp.lab import machine, slot_times, steps, table, timing
@@ -23,6 +23,7 @@ from fastmlp.testing.slots import SLOTS
 pytest.importorskip("rich")
 
 
+@matrix
 def test_a_step_is_taken_apart_by_the_functions_of_the_fastest():
     steps_of = [(classifier(64, 32, 10), SGD(0.1), 32)]
     options = Request(["step"], ["packed", "fused"], [], [], steps_of, ["float32"], [1], 0.05, CPU)

@@ -11,7 +11,7 @@ import pytest
 from support import needs
 from support.lab_results import CPU, WRONG, measurement
 from support.missing_packages import without
-from support.selection import matrix
+from support.selection import matrix, quick
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
@@ -161,6 +161,7 @@ def test_rich_is_needed_and_named(monkeypatch, capsys):
     assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in refused(["bench"], capsys)
 
 
+@quick(1)
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("slot", some(SLOTS, 8))
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):

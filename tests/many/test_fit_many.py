@@ -16,7 +16,7 @@ from scipy import sparse
 from support.callbacks import calling
 from support.problems import data_set
 from support.resuming import assert_same
-from support.selection import campaign, matrix
+from support.selection import campaign, matrix, quick
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Dense, DivergenceError, Network, Numbers, fit, fit_many, predict_many
@@ -124,6 +124,7 @@ FORMS_OF_X = {
 }
 
 
+@quick(1)
 @pytest.mark.parametrize("given", FORMS_OF_X)
 def test_a_list_of_blocks_is_one_x(given):
     numbers, codes = X[:, :2], LABELS.reshape(-1, 1)

@@ -193,6 +193,7 @@ def test_slopes_are_derivatives(component):
     check(component)
 
 
+@quick(1)
 @pytest.mark.parametrize(
     "name",
     # Their slopes in the reference are compared with differences in tests/model/test_gradients.py, too.

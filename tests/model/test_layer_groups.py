@@ -6,7 +6,7 @@ from support import layer_networks
 from support.exchanged_models import own_gated, own_sine
 from support.problems import data_set
 from support.refusals import refusals
-from support.selection import some_backends
+from support.selection import quick, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, BatchNorm, Concatenate, Dense, LayerNorm, Network, PReLU, Scale
@@ -197,6 +197,7 @@ RATED = {
 """Layers, their rates by names and kinds, and which of them stay."""
 
 
+@quick(2)
 @pytest.mark.parametrize("name", RATED)
 def test_rates_go_by_names_and_kinds(name, rows):
     layers, rates, still = RATED[name]

@@ -53,7 +53,7 @@ def test_the_reference_takes_no_rows(name):
     assert not np.nan_to_num(gradients).any()
 
 
-@quick(6)
+@quick(4)
 @pytest.mark.parametrize(
     ("backend", "name", "dtype"),
     # The dtypes take turns. "specialized" compiles for each, 2 s.

@@ -50,7 +50,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
-@quick(2)
+@quick(1)
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=matrix)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_training_has_the_bits_of_dense_columns(name, dtype):

@@ -30,6 +30,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from support.noted import noted
 from support.problems import data_set
 from support.searches import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
+from support.selection import quick
 
 import fastmlp
 from fastmlp import Callback, MLPClassifier, MLPRegressor
@@ -59,6 +60,7 @@ def trained(monkeypatch):
     return counted(monkeypatch)
 
 
+@quick(1)
 @pytest.mark.parametrize(
     ("name", "options", "groups"),
     [
@@ -137,6 +139,7 @@ class Counted(TransformerMixin, BaseEstimator):
         return X
 
 
+@quick(2)
 @pytest.mark.parametrize(
     ("first", "grid", "fits"),
     [
@@ -496,6 +499,7 @@ def test_the_picture_has_a_line_for_each_candidate_over_its_epochs():
     assert sorted(len(line.get_xdata()) for line in budget.lines) == [1, 1, 2, 2]
 
 
+@quick(1)
 @pytest.mark.parametrize(
     "options",
     [{"early_stopping": True}, {"learning_rate": "adaptive", "solver": "sgd"}, {"callbacks": [Callback()]}],

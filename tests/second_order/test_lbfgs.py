@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from support import smooth_rows
+from support.selection import quick
 from support.smooth_rows import KINDS, X, Y
 
 import fastmlp
@@ -214,6 +215,7 @@ def test_it_goes_on_from_its_pairs_with_the_same_bits(stop, dtype):
 fit = functools.partial(smooth_rows.fit, optimizer=LBFGS())
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_it_reaches_a_minimum_of_the_objective(backend):
     weights = np.random.default_rng(1).integers(0, 3, 60).astype(float)

@@ -108,7 +108,7 @@ def naive(sizes, loss, parameters, y, weights, l2, steps, nielsen=False):
     return parameters, np.array(curves)
 
 
-@quick(3)
+@quick(2)
 @pytest.mark.parametrize(
     ("loss", "case", "backend"),
     [  # each case with half of the losses is quick

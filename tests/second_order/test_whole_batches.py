@@ -17,7 +17,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
-@quick(4)
+@quick(2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_training_in_two_parts_is_that_in_one(name, dtype, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import tqdm.std
 from support import needs
 from support.processes import python
+from support.selection import quick
 from support.terminals import WATCHED, Terminal, on_screen, on_terminal
 
 import fastmlp
@@ -90,6 +91,7 @@ def test_a_line_that_cannot_be_written_is_lost(kind, monkeypatch, capsys):
     assert capsys.readouterr().out == "", "a line for stderr went to stdout"
 
 
+@quick(3)
 @pytest.mark.parametrize("progress", [None, True])
 @each_stream
 def test_a_training_does_not_need_its_bar(kind, progress, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.flats import flats
 from support.printed import value
+from support.selection import quick
 
 from fastmlp import (
     Activation,
@@ -90,6 +91,7 @@ def test_a_data_set_with_layers(command):
     command(train, TEXT, "--hidden=4", code=2)
 
 
+@quick(1)
 @pytest.mark.parametrize(("kind", "target"), [(TableRegressor, "price"), (TableClassifier, "kind")])
 def test_estimators_of_tables_take_layers(kind, target):
     frame = flats()

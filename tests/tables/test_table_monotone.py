@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from support.flats import QUICK as SETTINGS
 from support.flats import QUICKLY, flats
-from support.selection import quick
+from support.selection import matrix, quick
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.columns import clipped
@@ -70,6 +70,7 @@ def test_the_probability_of_the_second_class_rises():
     assert np.ptp(low) > 0.5
 
 
+@matrix
 def test_several_targets_rise_each():
     model = TableRegressor(monotone=RISING, **QUICK).fit(
         against().with_columns(sum=pl.col("price") * 2), ["price", "sum"]

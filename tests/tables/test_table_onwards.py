@@ -15,7 +15,7 @@ import pytest
 from support import needs
 from support.flats import QUICK, flats
 from support.processes import importing, python
-from support.selection import quick
+from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
@@ -117,7 +117,7 @@ def from_c(model, frame, folder):
     return found
 
 
-@quick(2)
+@quick(1)
 @needs.compiler
 @pytest.mark.parametrize("read", [from_onnx, from_c])
 @pytest.mark.filterwarnings("ignore:column .* levels that were not learned")
@@ -188,6 +188,7 @@ def drifted(rows, seed):
     return frame.with_columns(city=pl.Series(np.where(np.arange(rows) % 10 == 0, "Bonn", frame["city"])))
 
 
+@matrix
 @pytest.mark.filterwarnings("ignore:column 'city'. .* levels that were not learned")
 def test_new_rows_change_the_networks_and_nothing_that_was_learned_of_columns(tmp_path):
     first, second, later = flats().drop("kind"), drifted(150, 1), drifted(150, 2)

@@ -60,6 +60,7 @@ def test_slopes_follow_exponentials(settings):
     assert shares.error < 0.05 * np.abs(change).max()
 
 
+@matrix
 def test_slopes_of_several_targets_are_those_of_each_output(both):
     frame = flats().drop("kind", "price").drop_nulls()
     outputs = {
@@ -107,7 +108,7 @@ def test_heavy_tails_have_slopes_of_both_columns():
     )
 
 
-@quick(1)
+@matrix
 @pytest.mark.parametrize("preset", [None, "best"])
 def test_attributions_are_of_the_columns_of_the_table(exact, preset):
     frame = flats()

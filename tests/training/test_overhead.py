@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from support.selection import matrix, quick
 
 import fastmlp
 
@@ -79,6 +80,7 @@ def calls_of_one(function):
     return calls
 
 
+@quick(1)
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_a_warm_fit_passes_through_few_files(batch_size):
     rows = np.random.default_rng(0).random((50, 3))
@@ -89,6 +91,7 @@ def test_a_warm_fit_passes_through_few_files(batch_size):
     assert len(ours) <= FILES_OF_A_FIT, sorted(ours)
 
 
+@quick(1)
 @pytest.mark.parametrize("backend", ["fused", "auto"])
 def test_a_warm_fit_makes_few_calls_and_asks_the_disk_nothing(backend):
     calls = calls_of(lambda: fit(backend))
@@ -104,6 +107,7 @@ def test_a_prediction_of_one_row_makes_few_calls():
     assert calls.total() <= CALLS_OF_A_PREDICTION, calls
 
 
+@quick(1)
 @pytest.mark.parametrize("call", ["step", "forward"])
 def test_a_single_step_makes_few_calls(call):
     stepper, x, y = fastmlp.Stepper(NETWORK, OPTIMIZER, seed=0), X.astype("f"), Y[:, None].astype("f")
@@ -113,6 +117,7 @@ def test_a_single_step_makes_few_calls(call):
     assert calls.total() - 3 <= CALLS_OF_A_STEP, calls  # this function, getattr, and what ends the count
 
 
+@matrix
 def test_the_calls_of_a_fit_do_not_grow_with_its_epochs():
     """Nothing of Python's is between the steps of a chunk; the first one has more steps than these."""
     options = {"optimizer": OPTIMIZER, "batch_size": None, "seed": 0, "progress": False, "backend": "fused"}

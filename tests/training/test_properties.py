@@ -147,7 +147,7 @@ def noting(seen):
     return calling(on_chunk_end=lambda run: seen.update({run.step: run.rows_seen}))
 
 
-@quick(8)
+@quick(5)
 @every_backend
 @every_case
 def test_stopping_at_any_chunk_and_going_on_is_not_stopping(training, more, chunks, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 from support.problems import data_set
 from support.refusals import refusals
+from support.selection import matrix
 
 import fastmlp
 from fastmlp import SGD, Network, ScheduleFreeAdamW, find_rate
@@ -13,6 +14,7 @@ X, Y = data_set("digits", 250)
 NETWORK = Network([64, 32, 10], "relu", "softmax", "cross_entropy")
 
 
+@matrix
 def test_the_proposed_rate_trains(tmp_path):
     found = find_rate(NETWORK, X, Y, seed=0, backend="reference")
     assert 1e-3 < found.rate < 3e-2  # Adam's is 1e-3 for far larger networks

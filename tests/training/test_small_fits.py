@@ -26,6 +26,7 @@ They were 4200 where scikit-learn validates what it gets.
 """
 
 
+@matrix
 def test_going_on_draws_no_start():
     network = fastmlp.Network([17, 8, 5])
     model = fastmlp.fit(network, X, RNG.random((32, 5)), epochs=1, seed=0, progress=False, backend="fused")
@@ -164,6 +165,7 @@ def test_parameters_that_are_wrong_are_refused_after_right_ones():
         model.set_params(alpha=False).set_params(alpha="a").fit(X, X[:, 0])
 
 
+@matrix
 def test_what_passed_validation_keeps_no_rows_alive():
     rows, y = X.copy(), X[:, 0].copy()
     model = fastmlp.MLPRegressor(hidden_layer_sizes=(3,), max_iter=1, validation_set=(rows, y))

@@ -148,6 +148,7 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
     np.testing.assert_array_equal(stepper.model().parameters, model.parameters)
 
 
+@quick(2)
 @crossed(backend=EXACT, case=list(custom_components.CASES))
 def test_custom_components_have_the_bits_of_fit(backend, case):
     network, y, optimizer = custom_components.CASES[case]
