@@ -98,11 +98,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before cases are left out by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave `quick(n)` cases of a test to the quick suite, evenly spread, and mark the others `matrix`."""
+    """Leave `quick(n)` cases of a test to the quick suite, evenly spread, and mark the others `matrix`.
+
+    Cases of a backend that `--variant` names stay where they are.
+    """
     cases: dict[tuple[Any, ...], list[pytest.Item]] = {}
     for item in items:
         mark = item.get_closest_marker("quick")
-        if mark and not any(map(item.get_closest_marker, LONGER)):
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        stays = any(map(item.get_closest_marker, LONGER)) or registry.registered.keys() & {*map(str, values)}
+        if mark and not stays:
             cases.setdefault((*mark.args, item.path, getattr(item, "originalname", "")), []).append(item)
     for (count, *_), of_test in cases.items():
         kept = {len(of_test) * turn // count for turn in range(count)}

@@ -46,9 +46,13 @@ class Stage(NamedTuple):
     by_rows: bool = True
 
 
-def stage_of(layer: Any, name: str, products: int) -> Stage:
-    """Return a stage of a layer; name : of the method; products : its matrix products"""
-    return Stage(lambda step, rows: getattr(step, name)(layer, rows), products * layer.n_in * layer.n_out)
+def stage_of(number: int, layer: Any, name: str, products: int) -> Stage:
+    """Return a stage of a layer; number : from 1 on; name : of the method; products : its matrix products"""
+
+    def write(step: PaddedStep, rows: Any) -> None:
+        getattr(step, name)(step.plan.layers[number - 1], rows)
+
+    return Stage(write, products * layer.n_in * layer.n_out)
 
 
 def stages_of(where: PaddedLayout) -> dict[str, Stage]:
@@ -56,10 +60,10 @@ def stages_of(where: PaddedLayout) -> dict[str, Stage]:
     found = {"transposes of W": Stage(lambda step, rows: step.refresh(), by_rows=False)}
     layers = list(enumerate(where.layers, 1))
     for i, layer in layers:
-        found[f"forward {i}"] = stage_of(layer, "dense_forward", 1)
+        found[f"forward {i}"] = stage_of(i, layer, "dense_forward", 1)
     for i, layer in reversed(layers):
         for name, products in (("activate_gradient", 0), ("gradient", 1), ("pass_down", i > 1)):
-            found[f"{name} {i}"] = stage_of(layer, name, products)
+            found[f"{name} {i}"] = stage_of(i, layer, name, products)
     found["update"] = Stage(update, by_rows=False)
     return found
 

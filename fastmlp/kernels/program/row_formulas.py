@@ -293,8 +293,9 @@ def formula_backward(
 @of_code("operation", results=0)
 def formula_gradient(kind, numbers, subrows, second, gain, x, other, saved, delta, out):
     """Write `gain_gradient` for a formula of a row, whose out holds 0."""
-    rows = {"x": x, "other": other, "saved": saved, "delta": delta}
-    each_row(gradient, kind, numbers, subrows, second, rows, {"gain": gain, "out": out})
+    if isinstance(kind, Kind) and kind.row is not None:  # copies have no gain
+        rows = {"x": x, "other": other, "saved": saved, "delta": delta}
+        each_row(gradient, kind, numbers, subrows, second, rows, {"gain": gain, "out": out})
 
 
 def operate(code, numbers, subrows, second, gain, shift, x, other, saved, out):
