@@ -93,7 +93,7 @@ def test_the_stages_of_a_small_network():
     done = run("4-8-3:5", "--seconds", "0.001", module="benchmarks.stages")
     assert complaints(done) == []
     cells = dict(re.findall(r"^\| (.+?) \| (\d+) \|", done.stdout, re.MULTILINE))
-    assert {"forward 1", "activation 1", "weight gradient 2", "input gradient 2", "update"} < set(cells)
+    assert {"forward 1", "activate_gradient 1", "gradient 2", "pass_down 2", "update"} < set(cells)
     cycles = {name: int(cell) for name, cell in cells.items()}
     assert min(cycles.values()) > 0
     assert abs(sum(cycles.values()) - 2 * cycles["all"]) <= len(cycles)  # each is rounded
