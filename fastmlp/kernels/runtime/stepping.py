@@ -71,6 +71,8 @@ class CompiledSteps:
         """Calls of a whole step, for dense or sparse inputs."""
         self._halves: dict[bool, NetworkCall] = {}
         """Calls of the halves of a step."""
+        self._runners: dict[tuple[str, int], Runner] = {}
+        """Runners of the halves on one thread, by template and the call's address."""
         self._specialized: list[NetworkCall] = []
         self._chosen: dict[tuple[bool, int], tuple[NetworkCall, Runner]] = {}
         """Calls and runners of whole steps, by density and number of rows."""
@@ -145,8 +147,16 @@ class CompiledSteps:
 
     def _run_half(self, template: str) -> None:
         """Run an entry point on the last rows of `forward`."""
-        self._passing.entry = self._entries.get(template, NAMES[self._dtype])
-        self._passing.run(self._workers(self._rows))
+        call = self._passing
+        if self._threads > 1:
+            call.entry = self._entries.get(template, NAMES[self._dtype])
+            call.run(self._workers(self._rows))
+            return
+        if (half := self._runners.get((template, call.address))) is None:
+            entry = self._entries.get(template, NAMES[self._dtype])
+            half = self._runners[template, call.address] = entry.on(call.address)
+        if (failed := half()) is not None:
+            raise error_of(failed)
 
     def _call(
         self,
