@@ -179,18 +179,15 @@ def _is_short(expression: Expression) -> bool:
 
 
 def _entry(
-    name: str, formula: Formula | None, backward: Formula | None, facts: str = "", **counterparts: Counterpart
-) -> Activation:
-    """Return a built-in activation.
-
-    facts : attributes, "short" and "rises"; "end" if the last layer may have the activation, "last" if no
-        hidden layer may; "long" for a `backward` that is not short
-    """
-    entry, words = Activation.__new__(Activation), facts.split()
+    name: str, formula: Formula | None, backward: Formula | None, *, hidden: bool = True,
+    output: bool = False, short: bool = False, short_backward: bool = True, rises: bool = False,
+    **counterparts: Counterpart,
+) -> Activation:  # fmt: skip
+    entry = Activation.__new__(Activation)
     entry.name = entry.key = name
     entry.digest, entry.counterparts = "", counterparts
-    entry.hidden, entry.output = "last" not in words, "end" in words or "last" in words
-    entry.short, entry.short_backward, entry.rises = "short" in words, "long" not in words, "rises" in words
+    entry.hidden, entry.output, entry.rises = hidden, output, rises
+    entry.short, entry.short_backward = short, short_backward
     entry.formula, entry.backward = formula, backward
     entry.reads = frozenset(inspect.signature(backward).parameters if backward else ()) - {"delta"}
     return entry
@@ -199,19 +196,19 @@ def _entry(
 ACTIVATIONS = {
     entry.name: entry
     for entry in (
-        _entry("identity", lambda z: z, lambda delta: delta, "end short rises"),
+        _entry("identity", lambda z: z, lambda delta: delta, output=True, short=True, rises=True),
         # A choice and no product: a NaN or inf that comes from above a closed unit ends there.
         _entry(
-            "relu", elementary.relu, lambda delta, a: where(a > 0.0, delta, 0.0), "short rises",
+            "relu", elementary.relu, lambda delta, a: where(a > 0.0, delta, 0.0), short=True, rises=True,
             torch="ReLU", onnx="Relu",
         ),
         _entry(
             "leaky_relu", elementary.leaky_relu, lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
-            "short rises", torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
+            short=True, rises=True, torch=("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
             onnx=("LeakyRelu", {"alpha": LEAKY_SLOPE}),
         ),
         _entry(
-            "elu", elementary.elu, lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0), "rises",
+            "elu", elementary.elu, lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0), rises=True,
             torch=("ELU", {"alpha": 1.0}), onnx=("Elu", {"alpha": 1.0}),
         ),
         _entry(
@@ -222,19 +219,20 @@ ACTIVATIONS = {
         # Beyond the threshold PyTorch returns x: an error of e^-threshold, below 2^-53 from 37 on.
         _entry(
             "softplus", elementary.softplus, lambda delta, a: delta * -elementary.expm1_nonpositive(-a),
-            "long rises", torch=("Softplus", {"beta": 1.0, "threshold": 40.0}), onnx="Softplus",
+            short_backward=False, rises=True, torch=("Softplus", {"beta": 1.0, "threshold": 40.0}),
+            onnx="Softplus",
         ),
         _entry(
-            "sigmoid", elementary.sigmoid, lambda delta, a: delta * (a * (1.0 - a)), "end rises",
+            "sigmoid", elementary.sigmoid, lambda delta, a: delta * (a * (1.0 - a)), output=True, rises=True,
             torch="Sigmoid", onnx="Sigmoid",
         ),
         _entry(
-            "tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), "rises",
+            "tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0), rises=True,
             torch="Tanh", onnx="Tanh",
         ),
         _entry(
             "selu", elementary.selu, lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE),
-            "rises", torch="SELU",
+            rises=True, torch="SELU",
             onnx=("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
         ),
         _entry(
@@ -244,12 +242,16 @@ ACTIVATIONS = {
         _entry(
             "hardswish", elementary.hardswish,
             lambda delta, z: where(z <= -3.0, 0.0, delta * where(z < 3.0, fma(z, 1 / 3, 0.5), 1.0)),
-            "short", torch="Hardswish", onnx="HardSwish",
+            short=True, torch="Hardswish", onnx="HardSwish",
         ),
         _entry(
-            "softmax", None, None, "last", torch=("Softmax", {"dim": -1}), onnx=("Softmax", {"axis": -1})
+            "softmax", None, None, hidden=False, output=True, torch=("Softmax", {"dim": -1}),
+            onnx=("Softmax", {"axis": -1}),
         ),
-        _entry("exp", elementary.exp, lambda delta, a: delta * a, "last rises", onnx="Exp"),
+        _entry(
+            "exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True, rises=True,
+            onnx="Exp",
+        ),
     )
 }  # fmt: skip
 """The built-in activations by name; each formula stands here once for every kernel."""
