@@ -182,19 +182,24 @@ class Encoding:
 
         shown : as of `learned`; targets : of the rows, in a training; None in a prediction
         """
-        in_order, batches = dict[int, Array](), list[Any]()
+        in_order, sparse, rows = dict[int, Array](), list[Any](), 0
+        dense = None if self.is_sparse else np.empty((len(frame), self.width), dtype)
         for index, column in enumerate(self.used):
             if targets is not None and isinstance(column, LevelMeans):  # means of the rows before each row
                 in_order[index] = column.encoded_in_order(frame[column.name], targets)
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for batch in self.batches(frame, dtype, in_order):
-                batches.append(batch)
-                bar.move(sum(rows.shape[0] for rows in batches))
-        if len(batches) == 1 or not self.is_sparse:
-            return batches[0] if len(batches) == 1 else np.concatenate(batches)
+                if dense is None:
+                    sparse.append(batch)
+                else:  # filled in place: X lies in memory once
+                    dense[rows : rows + len(batch)] = batch
+                rows += batch.shape[0]
+                bar.move(rows)
+        if dense is not None or len(sparse) == 1:
+            return dense if dense is not None else sparse[0]
         from scipy.sparse import vstack
 
-        return vstack(batches, format="csr")
+        return vstack(sparse, format="csr")
 
     def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
         """Return a digest of a table: the number of rows, the first rows of X, and their targets.
