@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from fastmlp.kernels.jit.engine import error_of
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import WORDS
-from fastmlp.kernels.program.workers import run
 from fastmlp.kernels.runtime.calls import NAMES, NetworkCall, lists_for, words_of_inputs
 from fastmlp.kernels.runtime.described import resting_shape_of, shape_of
 from fastmlp.kernels.variant import SpecializedProgram, Variant, Work
@@ -198,7 +197,7 @@ class CompiledSteps:
         terms = len(inputs.values)
         if terms >= call.words[TERMS]:
             workers = self._workers(self._most_rows)
-            call.set(lists_for(inputs, 2 * terms, self._most_rows, workers))
+            call.set(lists_for(inputs, max(1, 2 * terms), self._most_rows, workers))  # rows may be empty
         call.set(words_of_inputs(inputs))
 
     def _choose(self, dense: bool, rows: int) -> tuple[NetworkCall, Runner]:
@@ -232,8 +231,8 @@ class CompiledSteps:
 
 
 def _run(call: NetworkCall, workers: int) -> None:
-    """Run a call's entry point on several threads."""
-    run(functools.partial(call.entry, call.address), workers, call.barrier)
+    """Run a call on several threads; return None as a runner without an error."""
+    call.run(workers)
 
 
 SAMPLES, STEP, OPERATIONS, BY_INPUTS_ROWS, TERMS = (
