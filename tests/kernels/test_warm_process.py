@@ -84,14 +84,15 @@ OF_AN_ESTIMATOR = "fastmlp.MLPClassifier(random_state=0).fit(X, y).predict(X)"
 @pytest.mark.parametrize(
     ("first", "most", "others"),
     [
-        (OF_A_NETWORK, 100, {"numba", "scipy", "sklearn", "tqdm"}),
-        pytest.param(OF_AN_ESTIMATOR, 107, {"numba"}, marks=pytest.mark.slow),  # processes, 5 s
+        (OF_A_NETWORK, 92, {"numba", "scipy", "sklearn", "tqdm"}),
+        pytest.param(OF_AN_ESTIMATOR, 96, {"numba"}, marks=pytest.mark.slow),  # processes, 5 s
     ],
 )
 def test_a_first_fit_imports_what_it_calls(first, most, others):
     modules = loaded("-W", "ignore", "-c", FIRST.format(first))
     own = {name for name in modules if name.startswith("fastmlp")}
-    assert len(own) <= most, sorted(own)  # half of the time of a first fit is spent on imports
+    # Half of the time of a first fit is spent on imports. Twelve of its files only make a folder a package.
+    assert len(own) <= most, sorted(own)
     assert not others & modules
 
 
