@@ -184,7 +184,7 @@ class ByteRows:
 
     @property
     def arrays(self) -> tuple[NDArray[np.uint8]]:
-        """(numbers,)."""
+        """The arrays of the rows: the bytes alone."""
         return (self.numbers,)
 
     def __len__(self) -> int:

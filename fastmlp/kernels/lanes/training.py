@@ -67,8 +67,6 @@ def over_lanes(arrays: Sequence[Array]) -> Array:
     return np.stack(arrays, axis=-1)
 
 
-# --- blocks of any number of networks ---------------------------------------------------------------
-
 HUGE_PAGE = 1 << 21
 """Bytes. NumPy requests such pages for arrays of twice as many: 2 MiB of new memory take 0.1 ms, not 0.65."""
 
@@ -81,7 +79,7 @@ class LaneBlocks:
     kinds : networks and their optimisers; kind_of : (models,) the index of each model's
     data : dense rows; data_of : (models,) the index of each model's
     keys : (models,) of the dropout masks
-    parameters : (models, P), the first parameters
+    parameters : (models, P), the first parameters; moments : (models, rows * P), None for those of a start
     """
 
     def __init__(

@@ -190,7 +190,7 @@ TILE = ir.IntType(8)
 
 
 def tile_call(build, name, *values):
-    """Write an instruction."""
+    """Write a call of the x86 instruction `name`, as LLVM names it."""
     kinds = [value.type for value in values]
     build.call(declare(build.module, f"llvm.x86.{name}", ir.VoidType(), kinds), values)
 

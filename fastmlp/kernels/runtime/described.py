@@ -64,7 +64,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, words: dict[str, int], records: dict[str, Any]) -> Shape:
-        """Return the shape with the addresses of records."""
+        """Return the `Shape` of words and records, whose addresses become words."""
         return cls(words | {name: address_of(one) for name, one in records.items()}, records)
 
 
