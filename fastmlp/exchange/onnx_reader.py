@@ -198,7 +198,7 @@ JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """The operators for joining two layers' values, with layers and attributes."""
 
-OLDEST = 7
+OLDEST = 8
 """The first version of operators with NumPy's broadcasting and onnxruntime's support."""
 
 

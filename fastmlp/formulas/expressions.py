@@ -282,8 +282,8 @@ def of_one_unit(value: Expression, ones: Sequence[str] = (ONES,)) -> Expression:
             return constant(1.0)
         return operate(node.operation, *parts) if node.parts else node
 
-    found: Expression = value.fold(step)
-    return found
+    # A truth that is known now has broadcast the number that it decides for: that takes another pass.
+    return of_one_unit(value.fold(step), ones)
 
 
 def _clip(x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:

@@ -107,7 +107,7 @@ class Activation(Component):
     ) -> None:
         what = f"the activation {checks.shown(name)}"
         checked = checked_parameters(what, parameters)
-        value = of_one_element(what, one_number(what, traced(what, function, checked)))
+        value = one_number(what, traced(what, function, checked, by_element=True))
         derived = gradient(value, "z")
         if slope is not None:
             from fastmlp.formulas.expressions import trace

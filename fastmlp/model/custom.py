@@ -240,14 +240,19 @@ def checked_numbers(
 
 def traced(
     what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = (),
-    **other: Expression,
+    by_element: bool = False, **other: Expression,
 ) -> tuple[Expression, ...]:  # fmt: skip
-    """Return the expressions of a function of a row z, and by name of parameters, numbers and another row."""
+    """Return the expressions of a function of a row z, and by name of parameters, numbers and another row.
+
+    by_element : True for a function of each element, which may not read its row
+    """
     from fastmlp.formulas.expressions import trace
 
     named = {one.name: variable(one.variable) for one in parameters} | other
     named |= {name: variable(number_variable(name)) for name in numbers}
     values = trace(what, functools.partial(function, **named) if named else function, variable("z"))
+    if by_element:
+        values = tuple(of_one_element(what, value) for value in values)
     known = values[0].names() if len(values) == 1 else {"z", *(one.variable for one in parameters)}
     if "z" not in known:
         raise ValueError(f"{what} must depend on its argument")

@@ -110,10 +110,10 @@ class Loss(Component):
         if numbers is not None:
             given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))
         value = one_number(what, trace(what, function, *given))
-        if source not in value.names():
-            raise ValueError(f"{what} must depend on its {source}")
         if not self.by_row:
             value = of_one_element(what, value)
+        if source not in value.names():
+            raise ValueError(f"{what} must depend on its {source}")
         self._set(name, value, source, output, numbers)
 
     def _set(

@@ -43,6 +43,9 @@ def compare(path, given, rng):
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except (errors.NotImplemented, errors.RuntimeException):  # older releases fail on odd initial values
         return False
+    except errors.InvalidArgument as error:  # an output without a type, which says nothing of its values
+        assert "Invalid tensor data type 0" in str(error), error
+        return False
     (source,) = session.get_inputs()
     shape = [size if isinstance(size, int) else -1 for size in source.shape]
     if shape[0] in (0, 1 << 40):  # a damaged file may ask for so many rows
@@ -338,11 +341,11 @@ def test_complex_graphs_are_refused(tmp_path):
     assert read(path) is None
 
 
-@pytest.mark.parametrize("version", [6, 99])
+@pytest.mark.parametrize("version", [7, 99])  # Max and Min broadcast from 8 on
 def test_operators_of_other_versions_are_refused(version, tmp_path):
     path = file(tmp_path / "x.onnx", [("MatMul", ["X", "w"], "out", {})], version=version, w=W[0])
     with pytest.raises(
-        ValueError, match=f"operators of version {version}; can read those from 7 to|no valid ONNX"
+        ValueError, match=f"operators of version {version}; can read those from 8 to|no valid ONNX"
     ):
         Model.from_onnx(path)
 

@@ -219,6 +219,14 @@ def test_slopes_stay_finite_where_the_formula_is(name):
     check(Activation("component", NAIVE[name]))
 
 
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_choice_that_is_known_while_tracing_is_made(flag):
+    """A user's flag among comparisons: the number that it chooses is none for each unit of a row."""
+    chosen = Activation("x", lambda z: z * np.where((z > 0) & flag, z, 2.0))
+    made = Activation("x", lambda z: z * (np.where(z > 0, z, 2.0) if flag else 2.0))
+    assert chosen == made
+
+
 def test_kinks_that_cancel_leave_the_slope_of_a_smooth_function():
     """At a logit of 0, where every network of zeros begins."""
     entropy = Loss(

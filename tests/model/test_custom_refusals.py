@@ -69,6 +69,7 @@ OF_FUNCTIONS = {
     "a truth": (lambda z: z > 0, "must return one number, got a truth value"),
     "two values": (lambda z: (z, z), "must return one number, got 2 values"),
     "a constant": (lambda z: 0 * 1.0, "must depend on its argument"),
+    "a choice that is known": (lambda z: np.where((z > 0) & False, z, 1.0), "must depend on its argument"),
     "no function": (3, "cannot be traced"),
     "a ufunc of somebody's": (lambda z: square(z), "square is not one of NumPy's functions"),
     "another library's sqrt": (
@@ -105,6 +106,10 @@ test_losses_are_refused = refusals(
         "no function": (lambda: Loss("x", None), "cannot be traced"),
         "no parameter": (lambda: Loss("x", lambda o, t, p: o * p, parameter=[]), "hold a number, got none"),
         "a row without an end": (lambda: RowLoss("x", lambda o, t: o - t), "end it by np.sum or np.max"),
+        "a choice that is known": (
+            lambda: Loss("l", lambda o, t: np.where((o > t) & False, o, t)),
+            "its output",
+        ),
         "a sum": (lambda: Loss("l", lambda o, t: (o - np.sum(o)) ** 2), ROWS),
         "a dtype of a sum": (lambda: RowLoss("l", lambda o, t: np.sum(o * t, None, int)), "and nothing else"),
         "a sum down a column": (lambda: RowLoss("l", lambda o, t: np.sum(o * t, axis=0)), "or -1, got 0"),
