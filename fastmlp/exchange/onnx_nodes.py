@@ -101,8 +101,6 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
         return values[name]
 
     operator = node.op_type
-    if operator == "Cast":
-        return operate("where", value(0), 1.0, 0.0)
     for name, entry in ACTIVATIONS.items():
         known, expected = native(entry, "onnx")
         if known == operator:
@@ -112,7 +110,7 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
             return of_units(formula(name), 1, {Z: value(0)})
     if operator in LAYERS:
         raise ValueError(f"{said(node)} is no layer: {LAYERS[operator]}")
-    if operator not in READ:
+    if operator not in READ and operator != "Cast":
         choices = ", ".join(sorted({*READ, *NATIVE, *LAYERS}))
         raise ValueError(f"cannot read the operator {said(node)}; can read: {choices}")
     if not _has_counterpart(node):
@@ -120,6 +118,8 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     numbers = [_number(arrays.get(name)) for name in node.input]
     parts = [value(i) if one is None else constant(one.item()) for i, one in enumerate(numbers)]
     try:
+        if operator == "Cast":
+            return operate("where", value(0), 1.0, 0.0)
         # `operate` makes softplus of log(1 + exp(z)), which is finite where that formula is not.
         return Expression("log", *parts) if operator == "Log" else operate(READ[operator], *parts)
     except Refused as refused:

@@ -43,9 +43,10 @@ def compare(path, given, rng):
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except (errors.NotImplemented, errors.RuntimeException):  # older releases fail on odd initial values
         return False
-    except errors.InvalidArgument as error:  # an output without a type, which says nothing of its values
-        assert "Invalid tensor data type 0" in str(error), error
-        return False
+    except errors.InvalidArgument:
+        if any(end.type.tensor_type.elem_type for end in onnx.load(path).graph.output):
+            raise
+        return False  # an output without a type, which says nothing of its values
     (source,) = session.get_inputs()
     shape = [size if isinstance(size, int) else -1 for size in source.shape]
     if shape[0] in (0, 1 << 40):  # a damaged file may ask for so many rows
@@ -229,6 +230,9 @@ def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
          "Cast ('truth') gives BOOL, where the output is DOUBLE"),
         (after(("Cast", ["z"], "less", {"to": FLOAT}), ("Cast", ["less"], "out", {"to": DOUBLE})),
          "Cast ('less') gives FLOAT, where the output is DOUBLE"),
+        (after(("MatMul", ["X", "w"], "y", {}), ("Less", ["z", "y"], "less", {}), ("Not", ["less"], "not", {}),
+               ("Cast", ["less"], "out", {"to": DOUBLE})),
+         "cannot read Cast ('out'): it takes a number for a truth value"),
         (after(("Cast", ["z"], "out", {"to": INT64})), "is no valid ONNX file: "),
         (after(("Reshape", ["z", "flat"], "out", {})),
          "Reshape ('out') gives the shape (2000006), where a chain"),
