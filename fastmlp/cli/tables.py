@@ -145,9 +145,9 @@ def telling(source: str | None = None) -> Iterator[None]:
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     called = time.monotonic()
+    from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.held_out import LEAST_ROWS, dependence_of, held_rows
-    from fastmlp.tables.members import Deadline
     from fastmlp.tables.report import compared, outputs_in_parts, simpler
 
     with telling(arguments.dataset):

@@ -240,15 +240,16 @@ def checked_numbers(
 
 def traced(
     what: str, function: Callable[..., Any], parameters: Sequence[Parameter], numbers: Iterable[str] = (),
-    by_element: bool = False, **other: Expression,
+    rows: Sequence[str] = (), by_element: bool = False,
 ) -> tuple[Expression, ...]:  # fmt: skip
-    """Return the expressions of a function of a row z, and by name of parameters, numbers and another row.
+    """Return the expressions of a function of a row z, and by name of parameters, numbers and other rows.
 
     by_element : True for a function of each element, which may not read its row
     """
     from fastmlp.formulas.expressions import trace
 
-    named = {one.name: variable(one.variable) for one in parameters} | other
+    named = {one.name: variable(one.variable) for one in parameters}
+    named |= {row: variable(row) for row in rows}
     named |= {name: variable(number_variable(name)) for name in numbers}
     values = trace(what, functools.partial(function, **named) if named else function, variable("z"))
     if by_element:

@@ -8,7 +8,6 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from fastmlp import checks
-from fastmlp.formulas.expressions import variable
 from fastmlp.model.custom import Counterparts, Parameter, RowFunction, traced
 
 Formula = Callable[..., Any]
@@ -109,6 +108,6 @@ def row_function_of(made: type[Part]) -> RowFunction | None:
     taken, parameters = [*inspect.signature(made.formula).parameters][1:], parameters_of(made)
     others = {"other", *(one.name for one in parameters)}
     numbers = tuple(name for name in taken if name not in others)
-    other = {"other": variable("other")} if "other" in taken else {}
-    (value,) = traced(made.__name__, made.formula, parameters, numbers, **other)
-    return RowFunction(value, parameters, numbers, ("z", *other))
+    rows = ("other",) if "other" in taken else ()
+    (value,) = traced(made.__name__, made.formula, parameters, numbers, rows)
+    return RowFunction(value, parameters, numbers, ("z", *rows))

@@ -22,13 +22,13 @@ from fastmlp.model.state import is_bfloat16
 from fastmlp.tables import effects, held_out, members, report, selection
 from fastmlp.tables.categories import Targets
 from fastmlp.tables.columns import MISSING, Array
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding, in_doubt, rows_of_columns, with_codes
 from fastmlp.tables.exporting import Exported
 from fastmlp.tables.frames import TableError, as_given, pl, separated
 from fastmlp.tables.held_out import ALONE, Dependence, Doubt, dependence_of
 from fastmlp.tables.intervals import HeldErrors, errors_of, out_of_fold
 from fastmlp.tables.kinds import row_numbers as numbers_of_rows
-from fastmlp.tables.members import Deadline
 from fastmlp.tables.reading import ReadOptions, as_frame
 from fastmlp.tables.recipe import Recipe, fixed, have_three, may_embed, recipes_of
 from fastmlp.tables.slopes import Sloped

@@ -13,9 +13,9 @@ import numpy as np
 from fastmlp.system.notices import Bar
 from fastmlp.tables import members
 from fastmlp.tables.columns import Array
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
 from fastmlp.tables.frames import pl
-from fastmlp.tables.members import Deadline
 from fastmlp.tables.tasks import MOST_CLASSES, Classification, Several, Task
 
 if TYPE_CHECKING:

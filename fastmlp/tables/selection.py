@@ -22,19 +22,10 @@ from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import deferred
 from fastmlp.system.notices import Bar
 from fastmlp.tables.columns import Array
+from fastmlp.tables.deadline import SLOWEST, Allowance, SharedCallback, within
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.held_out import ALONE, FOLDS, Dependence, Part
-from fastmlp.tables.members import (
-    SLOWEST,
-    Allowance,
-    Fitted,
-    Planned,
-    SharedCallback,
-    TableTraining,
-    best_epoch,
-    trained,
-    within,
-)
+from fastmlp.tables.members import Fitted, Planned, TableTraining, best_epoch, trained
 from fastmlp.tables.recipe import MANY_ROWS, MEMBER_VISITS, Recipe, predicted
 from fastmlp.trained.model import Model
 from fastmlp.training.divergence import DivergenceError

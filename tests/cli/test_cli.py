@@ -11,7 +11,7 @@ from support.selection import quick
 
 import fastmlp
 from fastmlp.backend.registry import mixed, variants
-from fastmlp.cli import train
+from fastmlp.cli import datasets, train
 
 QUICK = "--backend fused --threads 1 --quiet"
 
@@ -25,7 +25,7 @@ def test_a_training_is_compared_with_the_reference(command):
 
 
 @quick(2)
-@pytest.mark.parametrize("name", train.RECIPES)
+@pytest.mark.parametrize("name", datasets.RECIPES)
 def test_every_data_set_trains(command, name):
     output = command(f"train {name} {QUICK} --no-reference")
     assert "reference" not in output
@@ -140,9 +140,9 @@ def test_backends_are_listed_with_their_bases_and_what_they_override(command):
     assert rows["specialized"] == ("fused", "train_chunk of each small network")
 
 
-@pytest.mark.parametrize("name", [name for name in train.RECIPES if name != "xor"])
+@pytest.mark.parametrize("name", [name for name in datasets.RECIPES if name != "xor"])
 def test_the_split_holds_out_a_fifth_and_standardises_by_the_rest(name):
-    task = train.load(name, 0)
+    task = datasets.load(name, 0)
     rows = len(task.inputs) + len(task.held_inputs)
     assert len(task.held_inputs) == pytest.approx(rows / 5, abs=1)
     np.testing.assert_allclose(task.inputs.mean(axis=0), 0, atol=1e-9)
@@ -153,14 +153,14 @@ def test_the_split_holds_out_a_fifth_and_standardises_by_the_rest(name):
         np.testing.assert_allclose(*shares, atol=1 / len(task.held_inputs))
 
 
-@pytest.mark.parametrize("folder", [train.FOLDER, "elsewhere"])
-@pytest.mark.parametrize("name", [*train.FILES, "diabetes"])
+@pytest.mark.parametrize("folder", [datasets.FOLDER, "elsewhere"])
+@pytest.mark.parametrize("name", [*datasets.FILES, "diabetes"])
 def test_shipped_data_sets_are_what_scikit_learn_loads(monkeypatch, name, folder):
     """Read from its files, and by itself where it keeps them elsewhere."""
-    monkeypatch.setattr(train, "FOLDER", folder)
+    monkeypatch.setattr(datasets, "FOLDER", folder)
     options = {"scaled": False} if name == "diabetes" else {}
     expected = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True, **options)
-    for got, array in zip(train.shipped(name), expected, strict=True):
+    for got, array in zip(datasets.shipped(name), expected, strict=True):
         np.testing.assert_array_equal(got, array)
         assert got.dtype == array.dtype
 
@@ -169,4 +169,4 @@ def test_no_data_set_takes_the_import_of_scikit_learn():
     code = "import sys; from fastmlp.cli.main import main\n"
     code += "for name in sys.argv[1:]: main(['train', name, '--epochs', '1', '--backend', 'reference'])\n"
     code += "assert 'sklearn' not in sys.modules"
-    python("-c", code, *train.RECIPES)
+    python("-c", code, *datasets.RECIPES)

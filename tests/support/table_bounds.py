@@ -6,7 +6,7 @@ PLACES = {
     "MOST_MEANS": "categories",
     "WORDS_OF": "kinds",
     **dict.fromkeys(("BLOCK", "LONGEST"), "reading"),
-    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "members"),
+    **dict.fromkeys(("LARGE", "PILOT_ROWS", "LEAST_ROWS"), "deadline"),
     **dict.fromkeys(("HIDDEN", "MARGIN"), "selection"),
     "MOST_CELLS": "effects",
     "LINEAR_ROWS": "report",

@@ -21,7 +21,7 @@ from support.terminals import WATCHED, Terminal, on_screen, on_terminal
 
 import fastmlp
 from fastmlp.backend import reference
-from fastmlp.cli import train
+from fastmlp.cli import datasets
 from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
 from fastmlp.system.notices import notify, say
@@ -322,7 +322,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
     choose = "fastmlp.backend.choice.choose"
     monkeypatch.setattr(choose, lambda *_, **options: steps.append(options["steps"]) or reference.BACKEND)
     main(["train", "digits", "--quiet"])
-    assert steps == [train.RECIPES["digits"].epochs * 45]
+    assert steps == [datasets.RECIPES["digits"].epochs * 45]
     assert calls == [("reference", True)]
 
 

@@ -19,7 +19,7 @@ from support.table_bounds import bound
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.system.compiling import compiling
 from fastmlp.tables import selection
-from fastmlp.tables.members import LEAST_ROWS, SLOWEST, Deadline, within
+from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression

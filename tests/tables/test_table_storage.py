@@ -19,10 +19,10 @@ import fastmlp
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables import members
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
 from fastmlp.tables.frames import TableError
 from fastmlp.tables.kinds import Scaled
-from fastmlp.tables.members import Deadline
 from fastmlp.tables.report import compared, simpler
 from fastmlp.tables.selection import SearchTrial
 from fastmlp.tables.storage import READ
