@@ -35,13 +35,18 @@ def _is(value: Expression, number: float) -> bool:
     return value.operation == CONSTANT and not value.truth and value.operands[0] == number
 
 
+def _may_be_zero(value: Expression) -> bool:
+    return value.operation == "where" and any(_is(part, 0.0) for part in value.operands[1:])
+
+
 def times(a: Expression, b: Expression) -> Expression:
     """Return a * b; of a choice the choice of products, since a choice of 0 stays 0 times inf."""
     if _is(a, 0.0) or _is(b, 1.0):
         return a
     if _is(b, 0.0) or _is(a, 1.0):
         return b
-    for choice, other in ((a, b), (b, a)):
+    # Of two choices the one of 0 is the outer one, so that the product is a choice of 0 as well.
+    for choice, other in sorted(((a, b), (b, a)), key=lambda pair: not _may_be_zero(pair[0])):
         if choice.operation == "where" and any(part.operation == CONSTANT for part in choice.operands[1:]):
             condition, yes, no = choice.operands
             return operate("where", condition, times(yes, other), times(no, other))
