@@ -164,8 +164,8 @@ def test_members_are_networks_of_fastmlps():
 
 @parametrize_with_checks(
     [
-        MLPEnsembleClassifier(MLPClassifier(backend="reference"), n_estimators=3),
-        MLPEnsembleRegressor(MLPRegressor(backend="reference"), n_estimators=3),
+        MLPEnsembleClassifier(MLPClassifier(learning_rate_init=0.01, max_iter=50, backend="reference"), 3),
+        MLPEnsembleRegressor(MLPRegressor(learning_rate_init=0.01, max_iter=50, backend="reference"), 3),
     ]
 )
 @pytest.mark.matrix
