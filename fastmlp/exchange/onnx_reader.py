@@ -396,7 +396,12 @@ def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> 
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return parts_of(str(path), *_chain(GraphValues(onnx, file)), output, loss)
+    graph = GraphValues(onnx, file)
+    found = parts_of(str(path), *_chain(graph), output, loss)
+    given, taken = graph.units[graph.source], found[0].n_in
+    if given not in (-1, taken):  # which onnx compares in a Gemm from version 13 on
+        raise ValueError(f"the input of {str(path)!r} has {given} columns, and the first layer takes {taken}")
+    return found
 
 
 def _chain(graph: GraphValues) -> tuple[list[ImportedLayer], Expression]:

@@ -1,5 +1,6 @@
 """ONNX files that somebody has made to do harm: read as they are, or refused soon and in one line."""
 
+import copy
 import json
 import os
 import time
@@ -55,11 +56,13 @@ def changed(rng, description):
     """A description of which some parts are others."""
     for _ in range(rng.integers(1, 4)):
         paths = [*places(description)]
+        if not paths:
+            break
         *path, last = pick(rng, paths)
         parent = at(description, path)
         match int(rng.integers(5)):
             case 0 | 1:
-                parent[last] = pick(rng, ODD)
+                parent[last] = copy.deepcopy(pick(rng, ODD))
             case 2 if len(paths) > 1:
                 del parent[last]
             case 3:  # that of another place

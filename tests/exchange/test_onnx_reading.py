@@ -348,6 +348,14 @@ def test_complex_graphs_are_refused(tmp_path):
     assert read(path) is None
 
 
+def test_an_input_of_another_width_is_refused(tmp_path):
+    """By us: onnx does not compare the widths in a Gemm of version 9."""
+    nodes = [("Gemm", ["X", "w", "b"], "out", {})]
+    path = file(tmp_path / "x.onnx", nodes, version=9, w=np.ones((4, 2)), b=np.ones(2))
+    with pytest.raises(ValueError, match="has 3 columns, and the first layer takes 4"):
+        Model.from_onnx(path)
+
+
 @pytest.mark.parametrize("version", [7, 99])  # Max and Min broadcast from 8 on
 def test_operators_of_other_versions_are_refused(version, tmp_path):
     path = file(tmp_path / "x.onnx", [("MatMul", ["X", "w"], "out", {})], version=version, w=W[0])

@@ -251,8 +251,8 @@ def damaged(rng, model):
 
     def change_order(_):
         nodes = list(graph.node)
-        place = rng.integers(len(nodes))
-        nodes = one_of([nodes[:place] + nodes[place + 1 :], [*nodes, nodes[place]], nodes[::-1]])
+        place = rng.integers(max(1, len(nodes)))
+        nodes = one_of([nodes[:place] + nodes[place + 1 :], [*nodes, *nodes[place : place + 1]], nodes[::-1]])
         graph.ClearField("node")
         graph.node.extend(nodes)
 
