@@ -68,7 +68,7 @@ def changed(rng, description):
             case 3:  # that of another place
                 parent[last] = json.loads(json.dumps(at(description, pick(rng, paths))))
             case 4:
-                for _ in range(int(rng.choice([1, 3, 300]))):
+                for _ in range(int(rng.choice([1, 3, 250]))):
                     parent[last] = [parent[last]]
     return description
 
