@@ -342,9 +342,11 @@ def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Ar
 
 
 def of_labels(y: Any, rows: int) -> str:
-    """Return an error's hint about labels; nothing unless y is a column of whole numbers."""
-    column = isinstance(y, np.ndarray) and y.dtype.kind in "buif" and y.shape in ((rows,), (rows, 1))
-    return f"; {OF_LABELS}" if column and (y == np.floor(y)).all() else ""
+    """Return an error's hint about labels; nothing unless y is a column of whole numbers or of texts."""
+    if not isinstance(y, np.ndarray) or y.shape not in ((rows,), (rows, 1)):
+        return ""
+    are_labels = y.dtype.kind in "US" or (y.dtype.kind in "buif" and (y == np.floor(y)).all())
+    return f"; {OF_LABELS}" if are_labels else ""
 
 
 def _check_range(what: str, targets: Array, loss: Loss) -> None:

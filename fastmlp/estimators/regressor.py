@@ -201,7 +201,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     def _targets(self, y: Any) -> Array:
         if y.dtype.kind not in "buif":  # scikit-learn lets strings pass, and then fails to subtract them
-            raise TypeError(f"y must hold real numbers, got dtype {y.dtype}")
+            raise TypeError(f"y must hold real numbers, got dtype {y.dtype}; MLPClassifier learns labels")
         # scikit-learn trains on a sparse array of several columns, too.
         y = y.toarray() if scipy.sparse.issparse(y) else y
         targets = y.reshape(len(y), -1)

@@ -84,6 +84,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     )
     __len__ = _refusing("a value has no length here, nor elements")
     __iter__ = __getitem__ = _refusing("a value has no elements here; write the formula of one element")
+    __setitem__ = _refusing("a value has no elements to assign to; write z = np.where(z < 0, 0.0, z)")
     sum, mean, max, clip = map(_method, ("sum", "mean", "max", "clip"))
 
     # Equal graphs are one expression, also of different functions.

@@ -105,7 +105,10 @@ class Loss(Component):
         what = f"the loss {checks.shown(name)}"
         output = checks.choice("output", output, OUTPUTS)
         numbers = None if parameter is None else numbers_of(f"the parameter of {what}", parameter)
-        source = "logit" if _first_parameter(function) in ("logit", "logits") else "output"
+        first = _first_parameter(function)
+        if first in ("target", "targets", "y_true"):
+            raise ValueError(f"{what} takes the output, or the logit, before the target, got {first!r} first")
+        source = "logit" if first in ("logit", "logits") else "output"
         given = [variable(source), variable("target")]
         if numbers is not None:
             given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))

@@ -432,7 +432,7 @@ def checked_chain(sizes: Any, hidden: Any, dropout: Any, weight_init: Any, bias_
     """Return the chain of these arguments of `Network`."""
     sizes = _check_sizes(sizes)
     depth = len(sizes) - 2
-    if isinstance(hidden, str):  # even if there is no hidden layer that would take it
+    if checks.sequence(hidden) is None:  # even if there is no hidden layer that would take it
         checked_activation("hidden activation", hidden)
     if isinstance(dropout, Real):
         checked_dropout(dropout)

@@ -228,8 +228,6 @@ class Stepper(Intake):
             initial_parameters(network, initial, dtype, streams), optimizer.moment_rows
         )
         optimizer.write_signs(network, self._state.moments)
-        self.parameters, self.gradients = self._state.parameters, self._state.gradients
-        self.moments = self._state.moments[: optimizer.moment_rows]
         self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, streams)
         self.forwards = self.changes = 0
         self._start()
@@ -393,6 +391,40 @@ class Stepper(Intake):
         self._set_rates()
 
     # --- what it holds ------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> Array:
+        """All weights and biases in one vector (P,); see `fastmlp.model.layout`."""
+        return self._state.parameters
+
+    @parameters.setter
+    def parameters(self, numbers: Array) -> None:
+        self._write("parameters", numbers)
+
+    @property
+    def gradients(self) -> Array:
+        """The gradient (P,) of the loss alone, which `backward` writes and `update` reads."""
+        return self._state.gradients
+
+    @gradients.setter
+    def gradients(self, numbers: Array) -> None:
+        self._write("gradients", numbers)
+
+    @property
+    def moments(self) -> Array:
+        """The optimiser's m numbers for each parameter (m, P)."""
+        return self._state.moments[: self.optimizer.moment_rows]
+
+    @moments.setter
+    def moments(self, numbers: Array) -> None:
+        self._write("moments", numbers)
+
+    def _write(self, name: str, numbers: Array) -> None:
+        """Copy numbers into an array that kernels have the address of."""
+        array = getattr(self, name)
+        if numbers is not array:  # as after `stepper.parameters *= 0.5`
+            self._check(name, numbers, array.shape)
+            array[...] = numbers
 
     @property
     def layers(self) -> dict[str, dict[str, Array]]:

@@ -30,6 +30,11 @@ def in_place(z):
     return z
 
 
+def assigned(z):
+    z[z < 0] = 0
+    return z
+
+
 def if_(z):
     if z > 0:
         return z
@@ -55,6 +60,7 @@ OF_FUNCTIONS = {
     "math": (lambda z: math.exp(z), "functions of math"),
     "an unknown function": (lambda z: np.sinc(z), "cannot be traced at line \\d+"),
     "an unknown ufunc": (lambda z: np.arctan(z), "np.arctan is not among the functions"),
+    "elements that are assigned": (assigned, r"write z = np.where\(z < 0, 0.0, z\)"),
     "an operator in place": (in_place, "write x = x \\* 2 in place of x \\*= 2"),
     "a reduction": (lambda z: np.add.reduce(z), "np.add.reduce is not among the functions"),
     "a mean of one": (lambda z: z - np.mean(z), "np.mean and np.max do, which only"),
@@ -96,11 +102,13 @@ test_activations_are_refused = refusals(
         "a subclass": (lambda: Sub("x", np.tanh), "would compute as its parent"),
         "a name of nothing": (lambda: Network([5, 3, 2], "mush"), "or an Activation of your own"),
         "a class": (lambda: Network([5, 3, 2], Activation), "hidden"),
+        "a function": (lambda: Network([5, 3, 2], np.tanh), "or an Activation of your own"),
     }
 )
 
 test_losses_are_refused = refusals(
     {
+        "the target first": (lambda: Loss("x", lambda target, output: output), "got 'target' first"),
         "no output": (lambda: Loss("x", lambda o, t: o, output="tanh"), "unknown output 'tanh'"),
         "a truth": (lambda: Loss("x", lambda o, t: o > t), "one number"),
         "no function": (lambda: Loss("x", None), "cannot be traced"),

@@ -214,6 +214,11 @@ GOOD = np.zeros((5, 4), "f")
         (lambda s: (s.forward(GOOD), s.backward(Y[:5], out=Y[:5])), ValueError, r"out must be .* \(5, 4\)"),
         (lambda s: (s.forward(GOOD), s.step(X, Y), s.backward(Y[:5])), ValueError, "after every step"),
         (lambda s: setattr(s, "rate_factor", -1), ValueError, "rate_factor must be"),
+        (
+            lambda s: setattr(s, "gradients", 0),
+            TypeError,
+            r"gradients must be a float32 array of shape \(67,",
+        ),
         (lambda s: s.average_into("target", 0.5), TypeError, "other must be a Stepper"),
         (lambda s: s.average_into(s, 1.5), ValueError, "tau must be"),
     ],
@@ -285,6 +290,20 @@ def test_targets_for_every_loss_pass():
         network = Network((4, 6, 3), "tanh", output, loss)
         y = targets_for(loss, np.random.default_rng(0), 60, 3).astype("f")
         assert np.isfinite(Stepper(network, Adam(), seed=0, backend="fused").step(X, y))
+
+
+def test_an_array_that_is_assigned_is_copied_to_where_kernels_read_it():
+    stepper, other = stepped(), stepped()
+    for name in ("parameters", "gradients", "moments"):
+        held = getattr(stepper, name)
+        setattr(stepper, name, 2 * held)
+        getattr(other, name)[...] *= 2
+        assert np.shares_memory(held, getattr(stepper, name))
+    stepper.parameters *= 0.5  # which assigns the array to itself
+    other.parameters[...] *= 0.5
+    stepper.update()
+    other.update()
+    np.testing.assert_array_equal(stepper.forward(X), other.forward(X))
 
 
 def test_arrays_may_lie_in_any_order():
