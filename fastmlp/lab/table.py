@@ -251,7 +251,8 @@ def choices_table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple
 
     ranked = sorted((m for *_, m in found if isinstance(m, Measurement)), key=lambda m: m.time.median)
     work = f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads"
-    made = Table(title=f"{work}: auto comes to {chosen or 'nothing'}", title_justify="left")
+    title = f"{work}: auto comes to {chosen or 'nothing'} in a long training"
+    made = Table(title=title, title_justify="left")
     for name in ("backend", "estimate", "measured", "threads", "measured / estimate", ""):
         made.add_column(name, justify="left" if name in ("backend", "") else "right")
     said = []
