@@ -126,6 +126,8 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     """Yield the modules of a Sequential or a `Graph`, in order, with names and sources."""
+    if isinstance(given, (torch.nn.Sequential, _own().Graph)):
+        _check_plain(torch, name, given)
     if isinstance(given, _own().Graph):
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
@@ -138,8 +140,9 @@ def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple
 
 def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> ImportedLayer | None:
     """Return a module's layer, None for a module without effect; other : see `ImportedLayer`."""
-    kind = type(one).__name__
-    _check_plain(torch, name, one)
+    if any(tensor.is_meta or torch.nn.parameter.is_lazy(tensor) for tensor in one.parameters()):
+        raise ValueError(f"module {name!r} has parameters without numbers")
+    kind = _check_plain(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
         return ImportedLayer(layers.Dropout(one.p)) if one.p else None
     if kind in PASSED:
@@ -162,16 +165,30 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
     return ImportedLayer(_read_activation(name, one, kind))
 
 
-def _check_plain(torch: Any, name: str, one: Any) -> None:
-    """Raise ValueError for a module with hooks, or with parameters without numbers."""
-    if any(tensor.is_meta or torch.nn.parameter.is_lazy(tensor) for tensor in one.parameters()):
-        raise ValueError(f"module {name!r} has parameters without numbers")
+def _check_plain(torch: Any, name: str, one: Any) -> str:
+    """Return the name of a module's class in torch.nn, or in `torch_formula`.
+
+    ValueError for a module with hooks, or with another forward than that class.
+    """
+    own, shown = _own(), type(one).__name__
+    kind = next(
+        base
+        for base in type(one).__mro__  # of a parametrized module the class of torch.nn is a base
+        if base in (getattr(torch.nn, base.__name__, None), getattr(own, base.__name__, None))
+    )
+    for method in ("forward", "__call__"):  # static: without the instance a script module's forward raises
+        if inspect.getattr_static(one, method) is not inspect.getattr_static(kind, method):
+            raise ValueError(
+                f"module {name!r}: {shown} computes with a {method} of its own, which from_torch cannot "
+                "read; give a Sequential of torch.nn's modules"
+            )
     of_weights = "torch.nn.utils."  # weight_norm and the like: the weight is read after them
     before = [
         hook for hook in one._forward_pre_hooks.values() if of_weights not in f"{type(hook).__module__}."
     ]
     if before or one._forward_hooks:
-        raise ValueError(f"module {name!r} has forward hooks, which have no counterpart")
+        raise ValueError(f"{shown} module {name!r} has forward hooks, which have no counterpart")
+    return kind.__name__
 
 
 def _of_module(layer: type[Part], one: Any) -> Part:
@@ -184,6 +201,11 @@ def _of_module(layer: type[Part], one: Any) -> Part:
 
 def _arrays(name: str, one: Any) -> tuple[Array, ...]:
     """Return the arrays of a module with a counterpart; a norm's missing arrays are ones and zeros."""
+    if len(shape := getattr(one, "normalized_shape", (1,))) != 1:
+        raise ValueError(
+            f"module {name!r}: {type(one).__name__} of shape {tuple(shape)} has no counterpart; "
+            "a norm's shape is (units,)"
+        )
     found = [getattr(one, known, None) for known in ("weight", "bias", "running_mean", "running_var")]
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]
     weight, bias, *state = arrays

@@ -1,5 +1,7 @@
 """Models that come from other programs, and fastmlp's estimators made of models and given to skl2onnx."""
 
+import re
+
 import numpy as np
 import pytest
 from support.exchanged_models import X, agrees, inputs, model, of_reference
@@ -83,6 +85,126 @@ def test_other_torch_modules_are_refused_in_one_line():
             Model.from_torch(nn.Sequential(*modules))
     with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got 3"):
         Model.from_torch(3)
+
+
+def refused(module, said):
+    """Assert that a module is refused in a line, in a Sequential and in one within it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    chain = torch.nn.Sequential(module, torch.nn.Linear(3, 1)).eval()
+    for given, place in ((chain, said), (torch.nn.Sequential(chain), said.replace("'0'", "'0.0'"))):
+        with pytest.raises(ValueError, match=re.escape(place)) as raised:
+            Model.from_torch(given)
+        assert "\n" not in str(raised.value)
+
+
+def own_class(base, forward, name="Own", method="forward"):
+    """A subclass of a class of torch.nn, by name, with another forward."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    kind = getattr(torch.nn, base)
+    return type(name, (kind,), {method: lambda self, x: forward(getattr(kind, method), self, x)})
+
+
+def twice(inherited, self, x):
+    return 2 * inherited(self, x)
+
+
+def masked(inherited, self, x):
+    return inherited(self, x.tril())
+
+
+def residual(inherited, self, x):
+    return x + inherited(self, x)
+
+
+def negative(inherited, self, x):
+    return -x
+
+
+OWN_LAYERS = {
+    "Linear": (3, 3), "LayerNorm": (3,), "RMSNorm": (3,), "BatchNorm1d": (3,), "Dropout": (), "PReLU": (3,),
+    "Tanh": (),
+}  # fmt: skip
+"""Arguments of layers of 3 units."""
+
+
+@pytest.mark.parametrize("base", OWN_LAYERS)
+@pytest.mark.parametrize("method", ["forward", "__call__"])
+@pytest.mark.parametrize("forward", [twice, masked])
+def test_a_subclass_with_its_own_forward_is_refused(base, method, forward):
+    module = own_class(base, forward, method=method)(*OWN_LAYERS[base])
+    refused(module, f"'0': Own computes with a {method} of its own")
+
+
+@pytest.mark.parametrize(
+    "name", ["Identity", "SiLU", "Tanh", "GELU", "Softplus", "LeakyReLU", "Flatten", "Linear", "Dropout"]
+)
+def test_a_class_with_the_name_of_one_of_torch_is_refused(name):
+    refused(own_class("Module", negative, name)(), f"'0': {name} computes with a forward of its own")
+
+
+def test_containers_with_their_own_forward_are_refused():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    chain = own_class("Sequential", residual, "Res")(torch.nn.Linear(3, 3))
+    refused(chain, "'0': Res computes with a forward of its own")
+    with pytest.raises(ValueError, match="'': Res computes with a forward of its own"):
+        Model.from_torch(chain)
+
+
+@pytest.mark.parametrize("case", ["relu", "Add"])
+def test_what_to_torch_gives_is_refused_with_another_forward(case):
+    """The module, and one of its steps."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = model(case, np.float32).to_torch()
+    inherited = module.forward
+    module.forward = lambda *given: 2 * inherited(*given)
+    with pytest.raises(ValueError, match=f"{type(module).__name__} computes with a forward of its own"):
+        Model.from_torch(module)
+    del module.forward
+    of_reference(Model.from_torch, module)
+    step = next(module.children())
+    step = step[0] if case == "Add" else step
+    step.forward = lambda x: x
+    with pytest.raises(ValueError, match=f"{type(step).__name__} computes with a forward of its own"):
+        Model.from_torch(module)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("case", ["relu", "Add"])
+def test_containers_with_hooks_are_refused(register, case):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = model(case, np.float32).to_torch()
+    getattr(module, register)(lambda *given: None)
+    for given, name in ((module, ""), (torch.nn.Sequential(module), "0")):
+        with pytest.raises(ValueError, match=rf"^{type(module).__name__} module '{name}' has forward hooks"):
+            Model.from_torch(given)
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm"])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_over_several_axes_is_refused(name, affine):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    norm = getattr(torch.nn, name)((2, 3), elementwise_affine=affine)
+    refused(norm, f"module '0': {name} of shape (2, 3) has no counterpart; a norm's shape is (units,)")
+
+
+def test_subclasses_with_the_forward_of_torch_are_read():
+    """They may add methods, or compute their arguments; a parametrized module is such a subclass too."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nn, weight_norm = torch.nn, torch.nn.utils.parametrizations.weight_norm
+
+    class Own(nn.Linear):
+        def __init__(self, width):
+            super().__init__(width, width)
+
+        def size(self):
+            return self.weight.numel()
+
+    chain = type("Chain", (nn.Sequential,), {})
+    squash = type("Squash", (nn.Tanh,), {})
+    module = chain(Own(3), squash(), chain(weight_norm(Own(3)), nn.Identity()), weight_norm(nn.Linear(3, 2)))
+    got = of_reference(Model.from_torch, module.eval())
+    assert got.network.widths == (3, 3, 3, 2)
+    agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
 
 
 def test_a_sequential_of_other_layers():
