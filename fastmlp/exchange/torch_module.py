@@ -182,7 +182,7 @@ def _check_plain(torch: Any, name: str, one: Any) -> str:
                 f"module {name!r}: {shown} computes with a {method} of its own, which from_torch cannot "
                 "read; give a Sequential of torch.nn's modules"
             )
-    of_weights = "torch.nn.utils."  # weight_norm and the like: the weight is read after them
+    of_weights = "torch.nn.utils."  # weight_norm and the like, which compute the weight
     before = [
         hook for hook in one._forward_pre_hooks.values() if of_weights not in f"{type(hook).__module__}."
     ]
@@ -206,6 +206,8 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
             f"module {name!r}: {type(one).__name__} of shape {tuple(shape)} has no counterpart; "
             "a norm's shape is (units,)"
         )
+    for hook in one._forward_pre_hooks.values():  # of weight_norm and the like, see `_check_plain`
+        hook(one, ())  # computes the weight, which was that of the last forward
     found = [getattr(one, known, None) for known in ("weight", "bias", "running_mean", "running_var")]
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]
     weight, bias, *state = arrays

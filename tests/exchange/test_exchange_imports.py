@@ -187,6 +187,16 @@ def test_a_norm_over_several_axes_is_refused(name, affine):
     refused(norm, f"module '0': {name} of shape (2, 3) has no counterpart; a norm's shape is (units,)")
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("by", ["weight_norm", "spectral_norm"])
+def test_a_weight_that_a_hook_computes_is_that_of_the_next_forward(by):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = torch.nn.Sequential(getattr(torch.nn.utils, by)(torch.nn.Linear(3, 2))).eval()
+    getattr(module[0], {"weight_norm": "weight_g", "spectral_norm": "weight_orig"}[by]).data.mul_(3)
+    got = Model.from_torch(module)
+    agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
+
+
 def test_subclasses_with_the_forward_of_torch_are_read():
     """They may add methods, or compute their arguments; a parametrized module is such a subclass too."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
