@@ -81,7 +81,12 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     _remove_abandoned(target)
     temporary = target.with_name(temporary_name(target.name, os.urandom(4).hex()))
     # 0o666 less the umask: the mode of any new file.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(temporary, mode, 0o666)
+    except OSError as error:
+        error.filename = os.fspath(path)  # which the caller knows
+        raise
     try:
         try:
             _lock(descriptor, wait=True)  # `_remove_abandoned` of another process may hold it for a moment

@@ -137,6 +137,13 @@ def test_paths_that_are_no_files_are_refused(path):
 
 
 @needs.posix("pathconf")
+def test_an_error_names_the_path_that_was_given(tmp_path):
+    missing = tmp_path / "missing" / "x.npz"
+    with pytest.raises(FileNotFoundError) as raised:
+        archive.write(missing, {}, {})
+    assert raised.value.filename == str(missing)
+
+
 def test_what_has_the_longest_name_there_is_can_be_written(path):
     longest = path.with_name("n" * os.pathconf(path.parent, "PC_NAME_MAX"))
     archive.write(longest, *OLD)
