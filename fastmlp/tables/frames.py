@@ -178,8 +178,13 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         return frame, _joined(frame_in_memory(values).rename(lambda column: column.replace("x", "y")))
     if len(shape) != 1:
         raise TableError(f"y must have shape (rows,) or (rows, targets), has {shape}")
-    there = {*frame.columns}
-    if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
+    if 0 < len(values) != len(frame) and all(isinstance(one, str) for one in values):
+        there = {*frame.columns}
+        for one in values:
+            if one not in there:
+                lengths = f"y has {len(values)} texts, and X {len(frame)} rows"  # y may be a target cut short
+                listed = checks.listed(frame.columns)
+                raise TableError(f"there is no column {checks.shown(one)}; there are: {listed}; {lengths}")
         names = different(values)
         return frame.drop(names), _joined(frame.select(names))
     return frame, _column("" if name is None else name_of(name), values)
