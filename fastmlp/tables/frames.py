@@ -159,10 +159,12 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
     y : a column's name, a list of names, a column, or a table of several columns
     """
     pl = needed("polars", "table", "a table")
+    if not frame.width:
+        raise TableError("there are no columns to learn from")
     if isinstance(y, str):
         if y not in frame.columns:
             raise TableError(f"there is no column {y!r}; there are: {checks.listed(frame.columns)}")
-        return frame.drop(y), frame[y]
+        return _rest(frame, [y]), frame[y]
     if hasattr(y, "columns") or hasattr(y, "column_names"):  # a frame, or a table of Arrow
         return frame, _joined(frame_in_memory(y))
     if isinstance(y, pl.Series):
@@ -178,11 +180,23 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         return frame, _joined(frame_in_memory(values).rename(lambda column: column.replace("x", "y")))
     if len(shape) != 1:
         raise TableError(f"y must have shape (rows,) or (rows, targets), has {shape}")
-    there = {*frame.columns}
-    if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in there for one in values):
+    if 0 < len(values) != len(frame) and all(isinstance(one, str) for one in values):
+        there = {*frame.columns}
+        for one in values:
+            if one not in there:
+                lengths = f"y has {len(values)} texts, and X {len(frame)} rows"  # y may be a target cut short
+                listed = checks.listed(frame.columns)
+                raise TableError(f"there is no column {checks.shown(one)}; there are: {listed}; {lengths}")
         names = different(values)
-        return frame.drop(names), _joined(frame.select(names))
+        return _rest(frame, names), _joined(frame.select(names))
     return frame, _column("" if name is None else name_of(name), values)
+
+
+def _rest(frame: pl.DataFrame, targets: list[str]) -> pl.DataFrame:
+    """Return a table without its targets; TableError for a table of targets alone."""
+    if len(targets) == frame.width:  # the targets are different columns of the table
+        raise TableError(f"there are no columns to learn from beside the target{'s' * (len(targets) > 1)}")
+    return frame.drop(targets)
 
 
 def _joined(targets: pl.DataFrame) -> pl.Series:

@@ -338,6 +338,8 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
         raise TableError(f"it cannot be read as arrays of NumPy's: {str(error).splitlines()[0]}") from None
     columns: list[tuple[str, Any]] = []
     for name, array in arrays.items():
+        if not array.nbytes:  # its shape may claim any number of columns, or of texts without letters
+            raise TableError(f"it holds no values: its shape is {array.shape}, its dtype {array.dtype}", name)
         if array.dtype.names:
             columns += [(field, array[field]) for field in array.dtype.names]
         elif array.ndim == 2:

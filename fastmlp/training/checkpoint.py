@@ -213,6 +213,9 @@ def read_file(
 
 def check_format(path: Path, header: dict[str, Any]) -> None:
     """Raise CheckpointError unless a file is of a format up to FORMAT."""
+    if str(header.get("format")).startswith("table "):  # as of `fastmlp.tables.storage`
+        opens = "fastmlp.load, TableClassifier.load or TableRegressor.load opens it"
+        raise CheckpointError(f"{os.fspath(path)!r} is the model of a table; {opens}")
     if header.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "

@@ -169,8 +169,15 @@ def test_a_search_leaves_what_is_given(given):
     ("X", "y", "says"),
     [
         (flats(), "prise", "there is no column 'prise'; there are: size, city"),
+        (flats(), ["price", "prise"], "there is no column 'prise'; .*, kind; y has 2 texts, and X 200 rows"),
+        (flats(), np.array(["prise"]), "there is no column 'prise'; there are: size, city"),
+        (flats(), ["b", "a"] * 99, "there is no column 'b'; .*, kind; y has 198 texts, and X 200 rows$"),
         (flats(), np.zeros(3), "X has 200 rows, and y 3"),
         (flats().head(0), "price", "there are no rows"),
+        (flats()[["price"]], "price", "^there are no columns to learn from beside the target$"),
+        (flats()[["price", "size"]], ["size", "price"], "^there are no columns to .* beside the targets$"),
+        (flats().select(), np.zeros(200), "^there are no columns to learn from$"),
+        (np.zeros((200, 0)), np.zeros(200), "^there are no columns to learn from$"),
         (flats().head(2), "price", "at least 3 rows are needed, got 2"),
         (flats().with_columns(price=1.0), "price", "a regression needs different numbers, got only 1"),
         (
@@ -185,6 +192,11 @@ def test_what_cannot_be_learned_is_refused_in_one_line(X, y, says):
     with pytest.raises(TableError, match=says) as raised:
         TableRegressor(**QUICK).fit(X, y)
     assert "\n" not in str(raised.value)
+
+
+def test_a_score_names_the_target_that_is_no_column(regressor):
+    with pytest.raises(TableError, match="there is no column 'prise'; there are: size, city"):
+        regressor.score(flats(), ["price", "prise"])
 
 
 WRONG = [

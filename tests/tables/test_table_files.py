@@ -253,15 +253,32 @@ def test_arrays_that_are_no_column_are_refused(tmp_path, array):
             use()
 
 
+def claiming(path, shape, dtype="<f8"):
+    """Write 64 bytes as an array that claims a shape and a dtype."""
+    claim = repr({"descr": dtype, "fortran_order": False, "shape": shape}).ljust(117).encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + claim + bytes(64))
+
+
 @pytest.mark.parametrize("shape", [(10**15,), (10**15, 3), (10**30,), (-1,)])
 def test_an_array_of_more_numbers_than_there_are_is_refused(tmp_path, shape):
-    claim = repr({"descr": "<f8", "fortran_order": False, "shape": shape}).ljust(117).encode() + b"\n"
-    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + claim + bytes(64))
+    claiming(tmp_path / "t.npy", shape)
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
         file.write(tmp_path / "t.npy", "a.npy")
     for name in ("t.npy", "t.npz"):
         with pytest.raises(TableError, match=rf"{name}: it cannot be read as arrays of NumPy's: [^\n]*$"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((0, 10**15), "<f8"), ((10**15, 2), "<U0"), ((2, 10**15), "|S0"), ((10**15,), "<U0"), ((3, 0), "<f8")],
+)
+def test_an_array_without_values_is_refused_whatever_its_shape(tmp_path, command, shape, dtype):
+    claiming(tmp_path / "t.npy", shape, dtype)
+    error = command(f"train {tmp_path}/t.npy --target x1", code=3)
+    says = f"t.npy, column 'x': it holds no values: its shape is {shape}, its dtype {np.dtype(dtype)}\n"
+    assert error.endswith(says)
+    assert error.count("\n") == 1
 
 
 def test_nothing_in_an_npz_is_unpickled(tmp_path):

@@ -148,8 +148,17 @@ def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     again = fastmlp.load(tmp_path / "table")
     assert type(again) is TableClassifier
     np.testing.assert_array_equal(again.outputs(flats()), classifier.outputs(flats()))
-    with pytest.raises(fastmlp.CheckpointError, match="reads formats up to 3"):
-        fastmlp.fit(classifier.models_[0].network, np.eye(6), np.zeros(6), resume=tmp_path / "table")
+    network, X, y = fastmlp.Network([6, 1]), np.eye(6), np.zeros(6)
+    for use in (
+        lambda path: fastmlp.fit(network, X, y, resume=path),
+        lambda path: fastmlp.fit_many(network, X, y, n_models=2, resume=path),
+        fastmlp.Stepper(network, fastmlp.SGD(0.1)).load,
+    ):
+        says = (
+            "table' is the model of a table; fastmlp.load, TableClassifier.load or TableRegressor.load opens"
+        )
+        with pytest.raises(fastmlp.CheckpointError, match=says):
+            use(tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 3"):
         load(tmp_path / "model")
