@@ -135,6 +135,8 @@ def numbers(series: pl.Series) -> Array:
 
     Durations, and times from midnight on, are in seconds.
     """
+    if series.dtype.is_numeric():  # first, as most are: the other questions take 15 us of a column
+        return series.cast(pl.Float64).to_numpy()
     if series.dtype == pl.String:
         series = parsed(series, "number")
     elif series.dtype in (pl.Duration, pl.Time):

@@ -118,7 +118,8 @@ def typed(
             kind = guessed(series, numbers[series.name])
         if series.name in numbers and kind in ("number", "date"):
             found = moments(series) if kind == "date" else numbers[series.name]
-            if not (learns and writing_of(series.filter(found.is_null()))):  # perhaps of another writing
+            strange = found.null_count() > series.null_count()  # texts, perhaps of another writing
+            if not (learns and strange and writing_of(series.filter(found.is_null()))):
                 series = parsed(series, kind, found=found)
         columns.append(series)
     return frame_of(columns)

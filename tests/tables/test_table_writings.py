@@ -15,6 +15,7 @@ from support.selection import matrix, quick
 from support.table_bounds import bound
 
 from fastmlp import TableClassifier, TableRegressor
+from fastmlp.tables import reading
 from fastmlp.tables.columns import ISO
 from fastmlp.tables.estimators import load
 from fastmlp.tables.frames import TableError
@@ -411,3 +412,12 @@ def test_semicolons_do_not_hide_marks_of_thousands(tmp_path):
 
 def test_formats_of_iso_leave_nothing_to_tell():
     assert not any(Writing("x", "date", form).is_told for form in ISO)
+
+
+def test_no_writing_is_looked_for_in_a_column_of_plain_numbers(tmp_path, monkeypatch):
+    """The search takes a millisecond a column, and a table may have 20 000."""
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2.5,1\n,3,2\n4,NA,3 kg\n" + "5,6,7\n" * 90)
+    searched = []
+    monkeypatch.setattr(reading, "writing_of", lambda texts: searched.append(texts.name) or True)
+    read(tmp_path / "t.csv", ReadOptions(learns=True))
+    assert searched == ["c"]
