@@ -310,4 +310,5 @@ class Deferred:
         self._needed = package, extra, what
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(needed(*self._needed), name)
+        found = self.__dict__[name] = getattr(needed(*self._needed), name)  # which finds it the next time
+        return found
