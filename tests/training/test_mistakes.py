@@ -152,7 +152,7 @@ MISTAKES = {
     "an array of dropouts": (make(Network, [3, 4, 1], dropout=X), "array([[0.", "one for each"),
     "unknown hidden": (make(Network, [3, 4, 1], "rleu"), "'rleu'", "identity, relu, leaky_relu"),
     "softmax hidden": (make(Network, [3, 4, 1], "softmax"), "'softmax'", "identity, relu"),
-    "None hidden": (make(Network, [3, 4, 1], None), "None", "one for each hidden layer"),
+    "None hidden": (make(Network, [3, 4, 1], None), "None", "an Activation of your own"),
     "a number for hidden": (make(Network, [3, 4, 1], [3]), "got 3", "identity, relu"),
     "too many hidden": (make(Network, [3, 4, 1], ["relu"] * 2), "got 2", "each of 1"),
     "unknown output": (make(Network, [3, 1], output="relu"), "'relu'", "identity, sigmoid, softmax"),
