@@ -310,5 +310,5 @@ class Deferred:
         self._needed = package, extra, what
 
     def __getattr__(self, name: str) -> Any:
-        found = self.__dict__[name] = getattr(needed(*self._needed), name)  # which finds it the next time
+        found = self.__dict__[name] = getattr(needed(*self._needed), name)  # Python looks there first
         return found

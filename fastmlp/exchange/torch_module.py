@@ -127,7 +127,7 @@ def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     """Yield the modules of a Sequential or a `Graph`, in order, with names and sources."""
     if isinstance(given, (torch.nn.Sequential, _own().Graph)):
-        _check_plain(torch, name, given)
+        _torch_class(torch, name, given)
     if isinstance(given, _own().Graph):
         for child, (one, sources) in enumerate(zip(given.steps, given.sources, strict=True)):
             yield f"steps.{child}", one, sources
@@ -142,7 +142,7 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
     """Return a module's layer, None for a module without effect; other : see `ImportedLayer`."""
     if any(tensor.is_meta or torch.nn.parameter.is_lazy(tensor) for tensor in one.parameters()):
         raise ValueError(f"module {name!r} has parameters without numbers")
-    kind = _check_plain(torch, name, one)
+    kind = _torch_class(torch, name, one)
     if isinstance(one, torch.nn.Dropout):
         return ImportedLayer(layers.Dropout(one.p)) if one.p else None
     if kind in PASSED:
@@ -165,7 +165,7 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
     return ImportedLayer(_read_activation(name, one, kind))
 
 
-def _check_plain(torch: Any, name: str, one: Any) -> str:
+def _torch_class(torch: Any, name: str, one: Any) -> str:
     """Return the name of a module's class in torch.nn, or in `torch_formula`.
 
     ValueError for a module with hooks, or with another forward than that class.
@@ -206,7 +206,7 @@ def _arrays(name: str, one: Any) -> tuple[Array, ...]:
             f"module {name!r}: {type(one).__name__} of shape {tuple(shape)} has no counterpart; "
             "a norm's shape is (units,)"
         )
-    for hook in one._forward_pre_hooks.values():  # of weight_norm and the like, see `_check_plain`
+    for hook in one._forward_pre_hooks.values():  # of weight_norm and the like, see `_torch_class`
         hook(one, ())  # computes the weight, which was that of the last forward
     found = [getattr(one, known, None) for known in ("weight", "bias", "running_mean", "running_var")]
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]

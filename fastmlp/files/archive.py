@@ -80,12 +80,11 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     target = Path(os.path.realpath(path))  # as a plain write, it follows links
     _remove_abandoned(target)
     temporary = target.with_name(temporary_name(target.name, os.urandom(4).hex()))
-    # 0o666 less the umask: the mode of any new file.
-    mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(temporary, mode, 0o666)
+        descriptor = os.open(temporary, flags, 0o666)  # less the umask: the mode of any new file
     except OSError as error:
-        error.filename = os.fspath(path)  # which the caller knows
+        error.filename = os.fspath(path)  # the caller knows no temporary file
         raise
     try:
         try:

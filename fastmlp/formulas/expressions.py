@@ -283,7 +283,7 @@ def of_one_unit(value: Expression, ones: Sequence[str] = (ONES,)) -> Expression:
             return constant(1.0)
         return operate(node.operation, *parts) if node.parts else node
 
-    # A truth that is known now has broadcast the number that it decides for: that takes another pass.
+    # A choice that was decided just now has broadcast its number to a row: another pass removes that.
     return of_one_unit(value.fold(step), ones)
 
 

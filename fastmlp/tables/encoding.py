@@ -195,8 +195,10 @@ class Encoding:
                     dense[rows : rows + len(batch)] = batch
                 rows += batch.shape[0]
                 bar.move(rows)
-        if dense is not None or len(sparse) == 1:
-            return dense if dense is not None else sparse[0]
+        if dense is not None:
+            return dense
+        if len(sparse) == 1:
+            return sparse[0]
         from scipy.sparse import vstack
 
         return vstack(sparse, format="csr")

@@ -182,11 +182,10 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         raise TableError(f"y must have shape (rows,) or (rows, targets), has {shape}")
     if 0 < len(values) != len(frame) and all(isinstance(one, str) for one in values):
         there = {*frame.columns}
-        for one in values:
-            if one not in there:
-                lengths = f"y has {len(values)} texts, and X {len(frame)} rows"  # y may be a target cut short
-                listed = checks.listed(frame.columns)
-                raise TableError(f"there is no column {checks.shown(one)}; there are: {listed}; {lengths}")
+        if missing := [one for one in values if one not in there]:
+            lengths = f"y has {len(values)} texts, and X {len(frame)} rows"  # y may be a target cut short
+            listed = checks.listed(frame.columns)
+            raise TableError(f"there is no column {checks.shown(missing[0])}; there are: {listed}; {lengths}")
         names = different(values)
         return _rest(frame, names), _joined(frame.select(names))
     return frame, _column("" if name is None else name_of(name), values)

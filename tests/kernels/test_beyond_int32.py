@@ -219,7 +219,7 @@ def of_steps(rng, backend, dtype):
     sizes = [int(rng.integers(1, 9)), int(rng.integers(1, 40)), int(rng.integers(1, 5))]
     network = Network(sizes, hidden="tanh", dropout=0.2)
     step = int(rng.choice([BOUND, 2 * BOUND, 2**40])) - int(rng.integers(0, 5))
-    # With the usual epsilon a gradient of roundings that cancel takes a whole step.
+    # With the usual epsilon the rounding error of a gradient near 0 takes a whole step.
     optimizer = Adam(0.01, epsilon=1e-3) if rng.random() < 0.5 else SGD(0.05, 0.9)
     found = beside_reference(rng, backend, network, optimizer, 0.5, dtype, step=step)
     return f"{sizes} from step {step}", found

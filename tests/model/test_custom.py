@@ -222,7 +222,7 @@ def test_slopes_stay_finite_where_the_formula_is(name):
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_a_choice_that_is_known_while_tracing_is_made(flag):
-    """A user's flag among comparisons: the number that it chooses is none for each unit of a row."""
+    """A user's flag beside a comparison leaves a plain number, and no row of equal numbers."""
     chosen = Activation("x", lambda z: z * np.where((z > 0) & flag, z, 2.0))
     made = Activation("x", lambda z: z * (np.where(z > 0, z, 2.0) if flag else 2.0))
     assert chosen == made
