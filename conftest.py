@@ -199,10 +199,7 @@ def fresh_setups(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return where a cache of the test's keeps its files, of which there is none."""
-    from fastmlp.kernels.jit import store
-
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(store, "known_names", {})
     return tmp_path / "fastmlp"
 
 

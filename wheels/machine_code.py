@@ -158,32 +158,23 @@ def write(folder: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] 
 
     templates : the entry points
     """
-    for name, key, kind, content in _files(dtypes, templates):
-        file = Path(folder, store.file_name(name, key, kind))
+    for name, key, code in _codes(dtypes, templates):
+        content = store.content_of(code)
+        file = Path(folder, store.file_name(name, key, "bin"))
         file.write_bytes(store.checksum_of(content) + content)
 
 
-def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield name, key, kind and content, as of `store.read`, of each file."""
-    package = store.package_digest()
-    if package is None:
+def _codes(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, store.MachineCode]]:
+    """Yield name, key and machine code of each file."""
+    if store.package_digest() is None:
         raise RuntimeError("the sources of fastmlp have changed since they were loaded")
-    variants = [Program(registry.get_variant(name)) for name in BACKENDS]
-    sources = {
-        f"{name} {template}": program.source(template)
-        for name, program in zip(BACKENDS, variants, strict=True)
-        for template in templates
-    }
-    names = {what: source.stored_name for what, source in sources.items()}
-    for what, name in names.items():
-        yield "name", f"{package} {what}", "name", name.encode()
-    programs = {source.name: source for source in sources.values()}  # both backends have some in common
     with engine.undisturbed():
-        for (name, source), dtype in product(programs.items(), dtypes):
-            yield name, dtype, "bin", store.content_of(source.compiled(dtype))
+        for backend, template, dtype in product(BACKENDS, templates, dtypes):
+            source = Program(registry.get_variant(backend)).source(template)
+            yield source.name, dtype, source.compiled(dtype)
         for function, key in _lazy_functions():
             code = lazy.compiled_function(function.name, function.types, key)
-            yield function.name, engine.key_of_function(function.types, key), "bin", store.content_of(code)
+            yield function.name, engine.key_of_function(function.types, key), code
 
 
 def _lazy_functions() -> Iterator[tuple[lazy.FunctionRequest, str]]:
@@ -194,7 +185,7 @@ def _lazy_functions() -> Iterator[tuple[lazy.FunctionRequest, str]]:
             done.add(function)
             for key in function.all_keys():
                 # The derivative of what only an output has, as softmax, comes with its loss.
-                if not function.name.startswith("activate_gradient.") or ACTIVATION_CODES.of_key(key).hidden:
+                if not function.name.startswith("activate_gradient-") or ACTIVATION_CODES.of_key(key).hidden:
                     yield function, key
 
 

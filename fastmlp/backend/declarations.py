@@ -144,7 +144,7 @@ def _check_names(slots: Mapping[str, Function], bound: set[str]) -> None:
         if not isinstance(function, types.FunctionType) or function in seen:
             continue
         seen.add(function)
-        for name, line in names_of(function.__code__).read.items():
+        for name, line in names_of(function.__code__).items():
             called = function.__globals__.get(name)
             plain = getattr(called, "py_func", called)
             if getattr(plain, "__module__", None) == function.__module__:

@@ -292,10 +292,11 @@ def shipped_backend(name: str) -> Backend:
 
 @once
 def _built_in_entries(name: str) -> Entries:
-    from fastmlp.kernels.jit.entries import Entries
+    from fastmlp.kernels.jit.entries import Entries, home_of
 
+    base = choice_of(name).base
     # Without its functions, which a process with all machine code on the disk does not need.
-    return Entries(name, lambda: program_of(shipped()[name]), cacheable=True)
+    return Entries(name, home_of(base.name if base else name), lambda: program_of(shipped()[name]))
 
 
 def program_of(variant: Variant) -> Program:
@@ -320,10 +321,11 @@ def _given(name: str) -> tuple[Variant, Entries, Backend]:
 def _made(variant: Variant) -> tuple[Variant, Entries, Backend]:
     from fastmlp.kernels.jit.bind import check_slots
     from fastmlp.kernels.jit.entries import Entries
+    from fastmlp.kernels.jit.store import UNKEPT
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
     check_slots(variant)
-    made = Entries(variant.name, lambda: program_of(variant), cacheable=False)
+    made = Entries(variant.name, f"{variant.name}{UNKEPT}", lambda: program_of(variant))
     return variant, made, compiled_backend(variant.inheriting(), made)
 
 

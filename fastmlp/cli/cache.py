@@ -15,10 +15,9 @@ from fastmlp.system.private_files import PrivateDirectory
 KINDS = {
     "programs": "of backends, and of single networks",
     "functions": "that programs share: matrix products, activations, losses, optimisers",
-    "names": "of programs, by the sources that they were compiled from",
+    "constants": "that were measured on this processor",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
-    "others": "of earlier versions",
 }
 """The kinds of files, in the order of display."""
 
@@ -61,7 +60,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     except store.StoreUnusable as refused:
         print(f"nothing is kept: {refused}")
         return 0
-    found = [*store.files(folder), *store.listed(folder, store.OTHERS)]
+    found = [*store.files(folder), *store.listed(folder, store.LOCKS)]
     if arguments.clear:
         removed = [size for _, size, name in found if _removed(folder, name)]
         print(f"removed    {_shown(len(removed), sum(removed))} of {folder.path}")
@@ -98,7 +97,7 @@ def _show_what_serves(text: str) -> None:
         print(f"served     {count} of {text} from {folder}")
     reasons: dict[str, list[str]] = {}
     for what, _, why in (one.rpartition(": ") for one in engine.compiled):
-        reasons.setdefault(why, []).append(re.split(r"[._][0-9a-f]{16}", what)[0])
+        reasons.setdefault(why, []).append(what.partition("-")[0])
     for why, names in reasons.items():
         print(f"compiled   {len(names)} of {text}, as {why}: {', '.join(dict.fromkeys(names))}")
 
@@ -109,13 +108,12 @@ def _kind(name: str) -> str:
 
     match name.rpartition(".")[2]:
         case "bin":
-            is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", name)
-            return "programs" if is_program else "functions"
-        case "name":
-            return "names"
+            return "programs" if re.match(f"({'|'.join(ENTRY_POINTS)})[@-]", name) else "functions"
+        case "json":
+            return "constants"
         case "tmp":
             return "abandoned"
-    return "locks" if name.startswith("lock.") else "others"
+    return "locks"
 
 
 def _removed(folder: PrivateDirectory, name: str) -> bool:

@@ -71,17 +71,22 @@ def _buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
     return buffers(products, rows)
 
 
+_FUSED = Variant("fused", seconds=fused_seconds, workers=workers, exact=True)
+
 _BY_NAME = (
     Variant("baseline"),
     Variant("blas", libraries=("scipy.linalg.cython_blas",)),
     Variant("tiled", exact=True),
-    Variant("fused", seconds=fused_seconds, workers=workers, exact=True),
+    _FUSED,
     Variant("packed", seconds=packed_seconds, workers=workers, exact=True),
-    Variant("specialized", seconds=specialized_seconds, workers=workers, specialize=specialize, exact=True),
+    Variant("specialized", _FUSED, {}, specialized_seconds, workers, specialize, exact=True),
 )
 
 BUILT_IN = {variant.name: variant for variant in _BY_NAME}
-"""Each built-in variant by name, bases first, without base and slots, whose import takes long."""
+"""Each built-in variant by name, bases first, without slots, whose import takes long.
+
+A base stands here only where the variant has no slots: then the variant runs the base's programs.
+"""
 
 MIXED = {
     name: Variant(name, workers=workers, buffers=_buffers) for name in ("bfloat16_amx", "bfloat16_avx512")

@@ -10,7 +10,7 @@ from support.processes import python
 
 import fastmlp
 from fastmlp.cli.cache import KINDS
-from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit import engine, store
 from fastmlp.kernels.jit.store import MachineCode
 
 
@@ -30,16 +30,15 @@ def counts(output):
 def filled(place, monkeypatch):
     """Have a file of each kind that this package writes."""
     code = MachineCode("f", bytes(100), ())
-    digest = "0123456789abcdef"
-    for name in (f"train_chunk_{digest}", f"train_chunk@3-4-1_{digest}", f"evaluate_{digest}"):
+    home = "kernels.variants.fused"
+    for name in (f"train_chunk-{home}", f"train_chunk@3-4-1.0123abcd-{home}", f"evaluate-{home}"):
         store.save(name, "float32", code)
-    for name in (f"activate.relu.{digest}", f"update_all.{digest}"):
+    for name in (f"activate-{home}", f"update_all-{home}"):
         store.save(name, "float32", code)
-    store.save_name("fused predict", f"predict_{digest}")
+    engine.save_constants({"thread_us": 5})
     with store.only_one("any", "key"):
         pass
-    (place / f"train_chunk_{digest}.{digest * 2}.done").touch()
-    (place / f"train_chunk_{digest}.0123abcd.tmp").write_bytes(bytes(7))
+    (place / f"train_chunk-{home}.0123abcd.tmp").write_bytes(bytes(7))
 
 
 @needs.locks
@@ -50,8 +49,7 @@ def test_it_is_listed_by_kind(place, filled, command):
     assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
     by_kind = counts(found)
     assert {kind: count for kind, (count, _) in by_kind.items()} == {
-        "programs": 3, "functions": 2, "names": 1, "abandoned": 1, "locks": 1, "others": 1,
-        "together": 9,
+        "programs": 3, "functions": 2, "constants": 1, "abandoned": 1, "locks": 1, "together": 8,
     }  # fmt: skip
     assert {*by_kind} == {*KINDS, "together"}
     files = [path.stat().st_size for path in place.iterdir()]
@@ -90,7 +88,7 @@ def test_it_says_what_serves_a_network_and_what_was_compiled_and_why(place):
     assert {"train_chunk", "predict", "evaluate", "apply_rule"} <= {*names[2].split(", ")}
     (served,) = said()
     assert served == f"served     {names[1]} of 5-3-1 from {place}"
-    damaged = next(place.glob("apply_rule.*.bin"))
+    damaged = next(place.glob("apply_rule-*.bin"))
     damaged.write_bytes(b"short")
     assert said() == [
         f"served     {int(names[1]) - 1} of 5-3-1 from {place}",

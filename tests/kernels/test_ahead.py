@@ -196,7 +196,7 @@ def test_the_program_of_a_network_is_compiled_where_it_has_one():
     assert ahead.tasks_of_network(backends, ["float32"], fastmlp.Network([900, 2]), fastmlp.Adam(), 16) == []
     before = [*engine.compiled]
     assert ahead.made_ready(task)[1] > 0
-    assert any(name.startswith("train_chunk@7-5-2_") for name in engine.compiled[len(before) :])
+    assert any(name.startswith("train_chunk@7-5-2.") for name in engine.compiled[len(before) :])
     X = np.ones((64, 7), np.float32)
     before = [*engine.compiled]
     fastmlp.fit(network, X, np.zeros(64), epochs=1, batch_size=16, backend="specialized", progress=False)

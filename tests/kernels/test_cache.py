@@ -87,7 +87,7 @@ DAMAGE = {
 OF_A_PROGRAM = [("predict*", kind) for kind in ("truncated", "a flipped bit in the code")]
 
 
-@pytest.mark.parametrize(("what", "kind"), [*OF_A_PROGRAM, *(("affine.*", kind) for kind in DAMAGE)])
+@pytest.mark.parametrize(("what", "kind"), [*OF_A_PROGRAM, *(("affine-*", kind) for kind in DAMAGE)])
 def test_a_damaged_file_is_compiled_anew_and_replaced(filled, what, kind):
     cache, program, printed = filled
     (file,) = cache.rglob(f"{what}.bin")

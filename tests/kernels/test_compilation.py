@@ -1,9 +1,6 @@
 """What compiles when: once for each dtype, once for each machine, and anew after an edit."""
 
-import importlib
 import itertools
-import os
-import sys
 
 import numpy as np
 import pytest
@@ -19,8 +16,6 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop
 from fastmlp.backend import registry
 from fastmlp.cli import ahead
-from fastmlp.kernels.jit import bind
-from fastmlp.kernels.variants import baseline
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES
@@ -160,117 +155,30 @@ VARIANT = Variant("mine", baseline.VARIANT, {"affine": affine})
 
 
 @pytest.mark.slow  # compiles a variant twice, in two processes
-def test_one_compilation_for_a_machine_and_another_after_an_edit(tmp_path):
-    cache, source = tmp_path / "cache", tmp_path / "mine.py"
-    source.write_text(VARIANT.replace("ADDED", "100.0"))
-
-    first = run_process(cache, source)
-    (line,) = first.stderr.splitlines()
-    assert "compiling the 'mine' backend for float64" in line
-    assert "this happens once" in line
-    value = float(first.stdout)
-
-    again = run_process(cache, source)
-    assert again.stderr == "", "a second process compiles nothing and has nothing to say"
-    assert again.stdout == first.stdout
-
-    # The same length and the same second: neither size nor date must decide.
-    stamp = source.stat()
-    source.write_text(VARIANT.replace("ADDED", "200.0"))
-    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    edited = run_process(cache, source)
-    assert float(edited.stdout) == pytest.approx(value + 100), "stale machine code"
-    assert len(edited.stderr.splitlines()) == 1
-
-
-HELPED = """
-import numba, scales
-from fastmlp.kernels.variant import Variant
-from fastmlp.kernels.variants import baseline
-
-right = baseline.affine
+def test_an_edit_of_a_variant_or_of_a_file_next_to_it_counts_at_once(tmp_path):
+    cache, source, numbers = tmp_path / "cache", tmp_path / "mine.py", tmp_path / "numbers_of_mine.py"
+    source.write_text(
+        VARIANT.replace("ADDED", "ADDED()").replace(
+            "\nright",
+            """
+import numba, numbers_of_mine
 
 @numba.njit
-def added():
-    return scales.scaled(scales.ADDED)
+def ADDED():
+    return numbers_of_mine.ADDED
 
-def adding(added):
-    def affine(x, w, b, *others):
-        right(x, w, b, *others)
-        out = others[-1]
-        for i in range(out.shape[0]):
-            for j in range(out.shape[1]):
-                out[i, j] += added()
-    return affine
-
-VARIANT = Variant("mine", baseline.VARIANT, {"affine": adding(added)})
-"""
-
-SCALES = """
-import numba
-ADDED = 100.0
-@numba.njit
-def scaled(x):
-    return 1.0 * x
-"""
-
-EDITS = {
-    "a number of another module": ("ADDED = 100.0", "ADDED = 200.0"),
-    "a jitted function of another module": ("1.0 * x", "2.0 * x"),
-}
-
-
-@pytest.fixture
-def helped(tmp_path, monkeypatch):
-    """Return what makes a variant anew whose slot reads the module `scales`."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    source = tmp_path / "mine.py"
-    source.write_text(HELPED)
-
-    def make(scales):
-        (tmp_path / "scales.py").write_text(scales)
-        monkeypatch.delitem(sys.modules, "scales", raising=False)
-        importlib.invalidate_caches()
-        monkeypatch.setattr(registry, "registered", {})
-        name = registry.register_file(source)
-        return registry.variants()[name]
-
-    yield make
-    sys.modules.pop("scales", None)
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_an_edit_of_a_file_next_to_a_variant_gives_other_names(helped, edit):
-    first, again, edited = (
-        bind.Program(helped(scales)).source("predict")
-        for scales in (SCALES, SCALES, SCALES.replace(*EDITS[edit]))
+right""",
+        )
     )
-    assert first.name == again.name
-    assert first.identity.unknown is None
-    assert edited.name != first.name
-
-
-def test_what_cannot_be_known_is_not_kept(helped):
-    program = bind.Program(helped(SCALES.replace("100.0", "__import__('re').match('a', 'a')")))
-    reason = program.source("predict").identity.unknown
-    assert reason.startswith("fastmlp_variant_mine_")
-    assert reason.endswith(".added names an object of re.Match")
-    assert bind.Program(baseline.VARIANT).source("predict").identity.unknown is None
-
-
-@pytest.mark.slow  # compiles four programs
-@pytest.mark.parametrize("edit", [*EDITS, None])
-def test_an_edit_of_a_file_next_to_a_variant_compiles_it_anew(tmp_path, edit):
-    cache, source, scales = tmp_path / "cache", tmp_path / "mine.py", tmp_path / "scales.py"
-    source.write_text(HELPED)
-    scales.write_text(SCALES)
-    first = run_process(cache, source, PYTHONPATH=tmp_path)
-    if edit is not None:
-        scales.write_text(SCALES.replace(*EDITS[edit]) + "\n# another size")
-    second = run_process(cache, source, PYTHONPATH=tmp_path)
-    assert float(second.stdout) - float(first.stdout) == pytest.approx(0 if edit is None else 100)
-    assert len(second.stderr.splitlines()) == (edit is not None)
+    found = []
+    for number in (100.0, 200.0):
+        numbers.write_text(f"ADDED = {number}")
+        done = run_process(cache, source, PYTHONPATH=tmp_path)
+        (line,) = done.stderr.splitlines()
+        assert "compiling the 'mine' backend for float64" in line
+        assert line.endswith("for functions of your own are compiled in each process")
+        found.append(float(done.stdout))
+    assert found[1] - found[0] == pytest.approx(100)
 
 
 MEET = """

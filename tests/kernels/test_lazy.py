@@ -39,7 +39,7 @@ from fastmlp.kernels.jit import engine
 from fastmlp.testing.slots import SLOTS
 
 def found():  # compiled, or loaded from the disk
-    return {(name.split(".")[0], key) for name, _, key in engine.loaded_functions}
+    return {(name.partition("-")[0], key) for name, _, key in engine.loaded_functions}
 
 fit("baseline")
 for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):

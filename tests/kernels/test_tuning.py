@@ -3,7 +3,6 @@
 That none changes a bit stands in test_arithmetic.py.
 """
 
-import json
 import math
 import re
 
@@ -11,13 +10,14 @@ import numba
 import numpy as np
 import pytest
 from support import pages
+from support.processes import python
 
 import fastmlp
 from fastmlp.backend import tuning
 from fastmlp.backend.auto import Auto
 from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
-from fastmlp.kernels.jit import engine, store
+from fastmlp.kernels.jit import engine
 from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
 from fastmlp.kernels.tuning import (
     CROWDED_ROWS,
@@ -53,14 +53,22 @@ def found(*trials):
     return MeasuredConstant(NAME, seconds)
 
 
+VALUE = """
+from fastmlp.kernels import tuning
+from fastmlp.kernels.jit import engine
+engine.take_constants()
+print(tuning.value("thread_us"))
+"""
+
+
 def test_no_constant_changes_under_a_training(place):
-    engine.save_constants({"thread_us": 5})
-    first = store.name_of(engine.CONSTANTS)
-    content = json.dumps({"thread_us": 40})
-    store.write("name", f"{store.package_digest()} {engine.CONSTANTS}", "name", content.encode())
-    assert store.name_of(engine.CONSTANTS) == first
-    store.known_names.clear()
-    assert store.name_of(engine.CONSTANTS) == content
+    engine.take_constants()
+    now = value("thread_us")
+    other = next(one for one in TABLE["thread_us"].values if one != now)
+    engine.save_constants({"thread_us": other})
+    engine.take_constants()
+    assert value("thread_us") == now
+    assert python("-c", VALUE, FASTMLP_TUNE="1").stdout == f"{other}\n"
 
 
 @pytest.mark.parametrize(

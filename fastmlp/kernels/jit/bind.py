@@ -1,14 +1,17 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
-A template is copied with its globals rebound to the variant's functions. The copy's qualified name has a
-digest of all reachable functions. Most slots are lazy functions, found in the same way by all programs that
-share the function. The other functions are compiled into their callers.
+A template is copied with its globals rebound to the variant's functions. Most slots are lazy functions, found
+in the same way by all programs that share the function. The other functions are compiled into their callers.
+A function is named by its slot and by the variant that made the function what it is: the first variant, from
+the base on, with the same functions within its reach.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,10 +22,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
 from fastmlp import checks
-from fastmlp.kernels.jit import emission, store
-from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
+from fastmlp.kernels.jit import emission, lazy, store
+from fastmlp.kernels.jit.entries import ENTRY_POINTS, home_of, name_of
 from fastmlp.kernels.jit.lazy import INNER, OPTIONS, lazy_function
-from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.program import step_templates, whole_templates
 from fastmlp.kernels.program.call_record import CallRecord
@@ -39,24 +41,31 @@ class Program:
     """A variant's entry points, each made at its first use."""
 
     def __init__(self, variant: Variant) -> None:
-        self._functions = functions_of(variant)
-        self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
+        self._scope = scope_of(variant)
+        self._raises = not all(map(_is_ours, map(_plain, self._scope.functions.values())))
 
     def source(self, program: str | SpecializedProgram) -> EntrySource:
         """Return the source of an entry point: of a template, or of a single network's program."""
+        name = name_of(program, self._scope.homes[-1])
         if isinstance(program, str):
-            function = self._functions[program]
-            inner = _inner(function, self._functions)
-            identity = _identity(function, inner, program in FLUSHING, self._raises, **INNER)
-            # Variants share an entry point if they differ in nothing that it calls.
-            name = f"{program}_{identity.digest}"
-            return EntrySource(name, name, function, lambda: inner, identity, self._raises)
+            function = self._scope.functions[program]
+            return EntrySource(name, function, _inner(function, self._scope), self._raises)
         function, names = located(program.template), located(program.names)
-        inner = _inner(function, TEMPLATES)
-        identity = _identity(function, inner, names, **INNER)
-        # The disk cache compares nothing but names, so the name has a digest of the constants.
-        name, scope = name_of(identity.digest, program), lambda: {**inner, **names(program.constants)}
-        return EntrySource(name, identity.digest, function, scope, identity, False)
+        inner = _inner(function, Scope(TEMPLATES, self._scope.homes))
+        return EntrySource(name, function, {**inner, **names(program.constants)}, False)
+
+    def link(self) -> None:
+        """Make all lazy functions of the variant."""
+        home = self._scope.homes[-1]
+        if home not in _complete:
+            for template in ENTRY_POINTS:
+                _inner(self._scope.functions[template], self._scope)
+            if store.UNKEPT not in home:
+                _complete.add(home)
+
+
+_complete: set[str] = set()
+"""The homes of the package's variants whose lazy functions are all made."""
 
 
 def located(where: str) -> Any:
@@ -66,29 +75,32 @@ def located(where: str) -> Any:
 
 
 class EntrySource(NamedTuple):
-    """The source of an entry point, for compilation.
-
-    stored_name : the name on the disk, see `entries.Entries`; names() gives the template's globals by name
-    """
+    """The source of an entry point, for compilation. names : the template's globals by name"""
 
     name: str
-    stored_name: str
     function: Function
-    names: Callable[[], Mapping[str, Any]]
-    identity: Identity
+    names: Mapping[str, Any]
     raises: bool
 
     def compiled(self, dtype: str) -> MachineCode:
-        """Compile for networks of a NumPy dtype, and save the code if the name's digest is known."""
+        """Compile for networks of a NumPy dtype, and save the code if a file may hold it."""
         kind = CallRecord(from_dtype(np.dtype(dtype)))
         with global_compiler_lock:
-            dispatcher = _jitted(self.name, self.function, self.names(), emission.new_target(), **INNER)
+            dispatcher = _jitted(self.name, self.function, self.names, emission.new_target(), **INNER)
             dispatcher.compile((kind, numba.types.intp, numba.types.intp))
             flushes = self.name.startswith(FLUSHING)
             code = emission.emit_entry(dispatcher, f"{self.name}:{dtype}", flushes, self.raises)
-        if self.identity.is_current():
-            store.save(self.name, dtype, code)
+        store.save(self.name, dtype, code)
         return code
+
+
+def compiled_function(name: str, types_of_arguments: tuple[str, ...], key: str) -> MachineCode:
+    """Compile a lazy function, as `lazy.compiled_function`; the name's home makes the function first."""
+    if name not in lazy.makers:
+        home = importlib.import_module(f"fastmlp.{lazy.home_of(name)}")
+        if name not in lazy.makers:
+            Program(home.VARIANT).link()
+    return lazy.compiled_function(name, types_of_arguments, key)
 
 
 FLUSHING = (
@@ -154,17 +166,47 @@ def _called(functions: Mapping[str, Function]) -> set[str]:
     return called
 
 
+class Scope(NamedTuple):
+    """The functions that the names in a template mean.
+
+    functions : of a variant, with those of its bases, by name
+    homes : the ends of names of functions, of the variant's bases and of the variant
+    """
+
+    functions: Mapping[str, Function]
+    homes: tuple[str, ...]
+
+
+def scope_of(variant: Variant) -> Scope:
+    """Return the scope of a variant, after the bases' lazy functions are made."""
+    functions, base = functions_of(variant), variant.base
+    if base is None:
+        return Scope(functions, (_home_of(variant),))
+    if not variant.slots:
+        return scope_of(base)
+    # A function that the base has is found there, so its name is the same in every process.
+    Program(base).link()
+    return Scope(functions, (*scope_of(base).homes, _home_of(variant)))
+
+
+def _home_of(variant: Variant) -> str:
+    """Return the end of names of a variant's functions, with a mark if the variant is not of the package."""
+    home = home_of(variant.name)
+    module = sys.modules.get(f"fastmlp.{home}")
+    return home if module is not None and module.VARIANT is variant else f"{variant.name}{store.UNKEPT}"
+
+
 def slot(variant: Variant, name: str) -> Function:
     """Return a slot of the variant, for tests and timing, compiled by itself when first called."""
-    functions = functions_of(variant)
-    function = functions[name]
+    scope = scope_of(variant)
+    function = scope.functions[name]
     if name in SLOT_FUNCTIONS:
-        function, inner = called_from_python, {"called": _lazy_function(name, function, functions)}
+        function, inner = called_from_python, {"called": _lazy_function(name, function, scope)}
     elif isinstance(function, types.FunctionType):
-        inner = _inner(function, functions)
+        inner = _inner(function, scope)
     else:
         return function
-    key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
+    key = ("slot", function, *_identities(inner))
     if key not in _linked:
         _linked[key] = _jitted(function.__qualname__, function, inner, None)
     return _linked[key]
@@ -175,20 +217,43 @@ def called_from_python(*arguments: Any) -> Any:
     return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
-def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
-    """Return `function` compiled, with the functions it names taken from `functions` first."""
-    inner = _inner(function, functions)
-    key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
-    if key not in _linked:
+_linked: dict[tuple[Any, ...], Any] = {}
+"""Functions for compiled code, by the home, the function, and what the function calls."""
+
+_numbers = itertools.count()
+"""The numbers in the names of functions that no file may hold."""
+
+
+def _linked_before(key: tuple[Any, ...], scope: Scope) -> Any:
+    """Return a function made for a base of the variant, or for the variant; None if there is none."""
+    return next((_linked[home, *key] for home in scope.homes if (home, *key) in _linked), None)
+
+
+def _named(label: str, scope: Scope) -> str:
+    """Return the name of a new function of the variant."""
+    name = f"{label}-{scope.homes[-1]}"
+    return f"{name}{next(_numbers)}" if store.UNKEPT in name else name
+
+
+def _identities(inner: Mapping[str, Function]) -> list[tuple[str, int]]:
+    """Return what tells functions of a text from each other: the functions called by each name."""
+    return sorted((name, id(function)) for name, function in inner.items())
+
+
+def _link(function: Function, scope: Scope, inline: bool = False) -> Function:
+    """Return `function` compiled, with the functions it names taken from the scope first."""
+    inner = _inner(function, scope)
+    key = function, inline, *_identities(inner)
+    made = _linked_before(key, scope)
+    if made is None:
+        name = _named(f"{function.__module__}.{function.__qualname__}{'.inline' * inline}", scope)
         options = {"inline": "always" if inline else "never", **INNER}
-        identity = _identity(function, inner, **options)
-        name = f"{function.__qualname__}.{identity.digest}"
-        _linked[key] = _jitted(name, function, inner, emission.SHARED_TARGET, **options)
-        identity.mark(_linked[key].py_func)
-    return _linked[key]
+        made = _jitted(name, function, inner, emission.SHARED_TARGET, **options)
+        _linked[scope.homes[-1], *key] = made
+    return made
 
 
-def _lazy_function(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
+def _lazy_function(name: str, function: Any, scope: Scope) -> Function:
     """Return the intrinsic that calls `function` as the lazy function `name` of the program
     (`SLOT_FUNCTIONS`).
 
@@ -197,36 +262,31 @@ def _lazy_function(name: str, function: Any, functions: Mapping[str, Function]) 
     """
     plain = getattr(function, "py_func", function)
     decorated = plain is not function
-    inner = {} if decorated else _inner(function, functions)
-    key = ("lazy", function, *sorted((name, id(f)) for name, f in inner.items()))
-    if key in _linked:
-        return _linked[key]
-    result, codes, constant = SLOT_FUNCTIONS[name]
-    label = plain.__qualname__
+    inner = {} if decorated else _inner(function, scope)
+    key = name, function, *_identities(inner)
+    made = _linked_before(key, scope)
+    if made is None:
+        result, codes, constant = SLOT_FUNCTIONS[name]
 
-    def of_code(code: int) -> tuple[Any, Identity]:
-        assert constant is not None
-        assert codes is not None
-        coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
-        names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-        # In the next process the code may stand for another component, so our functions call lazy functions
-        # by the key.
-        digested = {"coded": coded} if _is_ours(plain) else names
-        identity = _identity(constant, digested, codes[code].key, **options)
-        name = f"{label}.{codes[code].key}.{identity.digest}"
-        return _jitted(name, constant, names, emission.SHARED_TARGET, **options), identity
+        def of_code(code: int) -> Any:
+            assert constant is not None
+            assert codes is not None
+            coded = whole if decorated else _link(plain, scope, inline=_is_ours(plain))
+            # In the next process the code may stand for another component, so our functions call lazy
+            # functions by the key.
+            names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
+            of_key = _named(f"{name}.{codes[code].key}", scope)
+            return _jitted(of_key, constant, names, emission.SHARED_TARGET, **options)
 
-    options = {**INNER, **_options(function)}
-    identity = _identity(plain, inner, str(result), codes is not None, constant, **options)
-    whole = _jitted(f"{label}.{identity.digest}", plain, inner, emission.SHARED_TARGET, **options)
-    identity.mark(whole.py_func)
-    _linked[key] = lazy_function(whole, identity, result, codes, of_code, constant)
-    return _linked[key]
+        options = {**INNER, **_options(function)}
+        whole = _jitted(_named(name, scope), plain, inner, emission.SHARED_TARGET, **options)
+        made = _linked[scope.homes[-1], *key] = lazy_function(whole, result, codes, of_code, constant)
+    return made
 
 
-# Of the ways to specialise a Numba function, only rebound globals under a name with a digest are found in the
-# disk cache by a second process and are invalidated by an edit. Closures and functions passed as arguments
-# are never found again, and rebound globals under an unchanged name are found with wrong code.
+# Of the ways to specialise a Numba function, only rebound globals under a name of their own are found on the
+# disk by a second process. Closures and functions passed as arguments are never found again, and rebound
+# globals under an unchanged name are found with wrong code.
 def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
     """Return a copy of a function for Numba to compile, with other objects for its global names.
 
@@ -238,20 +298,12 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
     )  # fmt: skip
     copy.__module__ = function.__module__
     # Machine code on the disk has the names of its inner functions in it. A process may load programs
-    # compiled by two other processes, so a name must mean the same code in all.
+    # compiled by two other processes, so a name means the same code in all.
     copy.__qualname__ = qualname
     dispatcher = numba.njit(copy, **{**_settings(function), **options})
     if target is not None:
         emission.give_target(dispatcher, target)
     return dispatcher
-
-
-def _identity(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Identity:
-    """Return the identity of the copy's machine code; more : further objects the code depends on"""
-    settings = {**_settings(function), **options}.items()
-    return Identity(
-        function, *sorted(names.items()), *((name, text_of_option(one)) for name, one in settings), *more
-    )
 
 
 def _settings(function: Function) -> dict[str, Any]:
@@ -274,26 +326,21 @@ def _options(function: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "nopython"}
 
 
-_linked: dict[tuple[Any, ...], Any] = {}
-
-
-def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
+def _inner(function: Function, scope: Scope) -> dict[str, Function]:
     """Return the compiled functions named by `function`."""
     inner: dict[str, Function] = {}
-    for name in names_of(function.__code__).read:
-        value = _meant(name, function, functions)
-        bound = name in functions and value is functions[name]
+    for name in names_of(function.__code__):
+        value = _meant(name, function, scope.functions)
+        bound = name in scope.functions and value is scope.functions[name]
         if name in SLOT_FUNCTIONS and (bound or _is_ours(_plain(value))):
-            inner[name] = _lazy_function(name, value, functions)
+            inner[name] = _lazy_function(name, value, scope)
         elif isinstance(value, types.FunctionType):
             # A user's function may call ours by any name, and with a code that only run time knows.
             known = SLOT_FUNCTIONS.get(value.__name__)
             coded = (
                 known is not None and known.codes is not None and _is_ours(value) and not _is_ours(function)
             )
-            inner[name] = (
-                _lazy_function(value.__name__, value, functions) if coded else _link(value, functions)
-            )
+            inner[name] = _lazy_function(value.__name__, value, scope) if coded else _link(value, scope)
         elif bound:
             inner[name] = value
     return inner

@@ -70,8 +70,8 @@ class Engine:
 TUNE = "FASTMLP_TUNE"
 """The environment variable of measurements: 0 keeps the usual values."""
 
-CONSTANTS = f"measured constants of {processor()[1]}"
-"""The store's name of the constants, for each package and processor."""
+CONSTANTS = f"constants.{processor()[1]}"
+"""The store's name of the constants of each processor."""
 
 
 def are_constants_measured() -> bool:
@@ -83,14 +83,13 @@ def are_constants_measured() -> bool:
 # No constant may change during a training, so measured values are set before the first program runs.
 def take_constants() -> None:
     """Set the constants from the disk, before the first program runs."""
-    stored = store.name_of(CONSTANTS) if are_constants_measured() else None
-    if stored is not None:
+    if are_constants_measured() and (stored := store.read(CONSTANTS, "", "json")) is not None:
         tuning.take(json.loads(stored))
 
 
 def save_constants(values: Mapping[str, int]) -> None:
     """Write constants to the disk, for later processes."""
-    store.save_name(CONSTANTS, json.dumps(dict(values)))
+    store.write(CONSTANTS, "", "json", json.dumps(dict(values)).encode())
 
 
 # --- lazy functions -----------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ def can_link(code: MachineCode) -> bool:
     common()  # linking with a missing symbol would end the process
     if all(map(binding.address_of_symbol, code.externals)):
         return True
-    _compiler().emission.initialize_runtime()  # Numba finds its symbols once it is imported
+    _bind().emission.initialize_runtime()  # Numba finds its symbols once it is imported
     return all(map(binding.address_of_symbol, code.externals))
 
 
@@ -122,13 +121,6 @@ loaded_functions: dict[tuple[str, tuple[str, ...], str], int] = {}
 compiled: list[str] = []
 """The code compiled by the process because no folder had it: names, keys, and why."""
 
-known_to_compiler: dict[str, Callable[[], Any]] = {}
-"""Called before a compilation: each tells the compiler a loaded program's lazy functions."""
-
-
-compilers: list[Any] = []
-"""The module that compiles lazy functions, which names itself here when imported, and imports Numba."""
-
 
 def address_of(name: str, types: tuple[str, ...], key: str) -> int:
     """Return the address of a lazy function, loaded or compiled; key : of a code, else empty."""
@@ -137,7 +129,7 @@ def address_of(name: str, types: tuple[str, ...], key: str) -> int:
         # Looked at again under the lock: another thread may have loaded it meanwhile.
         with lock, compiling():
             if request not in loaded_functions:
-                compile_code = lambda: _compiler().compiled_function(name, types, key)  # noqa: E731
+                compile_code = lambda: _bind().compiled_function(name, types, key)  # noqa: E731
                 loaded_functions[request] = common().load(
                     code_of(name, key_of_function(types, key), compile_code)
                 )
@@ -170,7 +162,7 @@ def _verify(name: str, key: str, code: MachineCode, compile_code: Callable[[], M
     """Compile again, and raise RuntimeError if the result differs from the code read."""
     with undisturbed():
         made = compile_code()
-    if found := compilers[0].emission.difference(code, made):
+    if found := _bind().emission.difference(code, made):
         file = store.file_name(name, key, "bin")
         raise RuntimeError(
             f"{store.VERIFY}: the machine code of {name!r} for {key!r} is not what its sources give, "
@@ -185,11 +177,11 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def _compiler() -> Any:
-    """Return the compiling module, after importing the modules of the loaded programs."""
-    while known_to_compiler:
-        known_to_compiler.popitem()[1]()
-    return compilers[0]
+def _bind() -> Any:
+    """Return the compiling module, which imports Numba."""
+    from fastmlp.kernels.jit import bind
+
+    return bind
 
 
 def _resolve(request: int, length: int, code: int) -> int:
@@ -248,11 +240,6 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
     with lock:
         code, engine = code_of(name, kind, compile_code), Engine()
         return Entry(engine.load(code), engine)
-
-
-def is_compiler_loaded() -> bool:
-    """Return whether the compiler is loaded: then names are computed anew, and not read from the disk."""
-    return bool(compilers)
 
 
 # --- many calls in one ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""The entry points of programs: names in the store, and the message before a compilation.
+"""The entry points of programs: their names, and the message before a compilation.
 
-A warm process loads no compiler: the store has the name of each program compiled from the same sources.
+A warm process loads no compiler: the name of machine code has nothing that only the compiler knows.
 """
 
 from __future__ import annotations
@@ -12,14 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fastmlp.kernels.jit import store
-from fastmlp.kernels.jit.engine import (
-    Entry,
-    entry_of,
-    is_compiler_loaded,
-    known_to_compiler,
-    lock,
-    undisturbed,
-)
+from fastmlp.kernels.jit.engine import Entry, entry_of, lock, undisturbed
 from fastmlp.kernels.variant import SpecializedProgram
 from fastmlp.system.compiling import compiling
 
@@ -38,12 +31,20 @@ Program = str | SpecializedProgram
 """A template of the programs for all networks, or the program of a single network."""
 
 
-def name_of(stored: str, program: Program) -> str:
-    """Return the name of machine code; stored : the name on the disk, for a network the common digest."""
+def home_of(variant: str) -> str:
+    """Return the home of a package's variant: the module that makes the functions, below fastmlp."""
+    return f"kernels.variants.{variant}"
+
+
+def name_of(program: Program, home: str) -> str:
+    """Return the name of an entry point's machine code.
+
+    home : the end of the names of the variant's functions
+    """
     if isinstance(program, str):
-        return stored
-    constants = hashlib.sha256(f"{stored} {program.constants!r}".encode()).hexdigest()[:16]
-    return f"train_chunk@{_in_sizes(program)}_{constants}"
+        return f"{program}-{home}"
+    constants = hashlib.sha256(f"{program.template} {program.constants!r}".encode()).hexdigest()[:16]
+    return f"train_chunk@{_in_sizes(program)}.{constants}-{home}"
 
 
 def _in_sizes(program: Program) -> str:
@@ -54,12 +55,12 @@ def _in_sizes(program: Program) -> str:
 class Entries:
     """A variant's entry points.
 
-    load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the compiler
-    cacheable : whether all functions are the installed package's; only then are names saved on the disk
+    home : as for `name_of`
+    load() returns the variant's program, an `fastmlp.kernels.jit.bind.Program`, and loads the compiler
     """
 
-    def __init__(self, name: str, load: Callable[[], Any], cacheable: bool) -> None:
-        self._name, self._load, self.cacheable = name, load, cacheable
+    def __init__(self, name: str, home: str, load: Callable[[], Any]) -> None:
+        self._name, self._home, self._load = name, home, load
         self._entries: dict[tuple[Program, str], Entry] = {}
         """The entry points, the last made at the end."""
         self._missing: dict[tuple[Program, str], float] = {}
@@ -88,56 +89,27 @@ class Entries:
         now = time.monotonic()
         if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
             return False
-        if self._is_stored(program, dtype):
+        if store.has(name_of(program, self._home), dtype):
             return True
         self._missing = {key: now} if len(self._missing) >= MOST_PROGRAMS else {**self._missing, key: now}
         return False
 
-    def _what(self, program: Program) -> str:
-        """Return the key of a program's stored name."""
-        return f"{self._name} {program}" if isinstance(program, str) else program.template
-
-    def _is_stored(self, program: Program, dtype: str) -> bool:
-        """Return whether the disk has an entry point."""
-        stored = store.name_of(self._what(program)) if self.cacheable else None
-        return stored is not None and store.has(name_of(stored, program), dtype)
-
     @compiling()
     def _entry(self, program: Program, dtype: str) -> Entry:
         """Return an entry point, loaded or compiled."""
-        what, network = self._what(program), _in_sizes(program)
-
-        def source() -> Any:
-            return self._load().source(program)
-
-        stored = store.name_of(what) if self.cacheable and not is_compiler_loaded() else None
-        if stored is None:
-            with undisturbed():
-                made = source()
-            stored = made.stored_name
-            if self.cacheable and made.identity.unknown is None:
-                store.save_name(what, stored)
-                self._put_names()
-        else:
-            known_to_compiler[what] = source
+        name, network = name_of(program, self._home), _in_sizes(program)
 
         def compiled() -> store.MachineCode:
-            made = source()
+            with undisturbed():
+                source = self._load().source(program)
             began = time.thread_time()  # on a busy machine the wall time may be ten times as long
-            with announced(made.name, self._name, dtype, network, made.identity.unknown):
-                code: store.MachineCode = made.compiled(dtype)
+            with announced(name, self._name, dtype, network):
+                code: store.MachineCode = source.compiled(dtype)
             if network:
                 _measured[:] = [time.thread_time() - began]
             return code
 
-        return entry_of(name_of(stored, program), dtype, compiled)
-
-    def _put_names(self) -> None:
-        """Save the names of all entry points for processes without the compiler."""
-        program = self._load()
-        for template in ENTRY_POINTS:
-            if store.name_of(what := self._what(template)) is None:
-                store.save_name(what, program.source(template).stored_name)
+        return entry_of(name, dtype, compiled)
 
 
 ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {
@@ -169,9 +141,7 @@ def _in_words(variant: str, dtype: str) -> str:
     return f"the {variant!r} backend for {dtype}"
 
 
-def announced(
-    name: str, variant: str, dtype: str, network: str, unknown: str | None
-) -> AbstractContextManager[None]:
+def announced(name: str, variant: str, dtype: str, network: str) -> AbstractContextManager[None]:
     """Return a context to compile in, with a message for each variant or network and dtype."""
     what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what
@@ -180,9 +150,10 @@ def announced(
     if key in announced_programs:
         return compiling()
     announced_programs.add(key)
-    reason = store.why_not_saved() if unknown is None else f"what it is made of cannot be known: {unknown}"
+    own = store.UNKEPT in name
+    reason = "functions of your own are compiled in each process" if own else store.why_not_saved()
     often = f"this happens {once}, later runs load it from the disk cache"
     if reason is not None:
         often = f"later runs will compile again, for {reason}"
-    seconds = ABOUT_SECONDS_OF_A_NETWORK if network else ABOUT_SECONDS[name.rpartition("_")[0]]
-    return compiling(what, seconds, often, fault=reason is not None and not store.is_off())
+    seconds = ABOUT_SECONDS_OF_A_NETWORK if network else ABOUT_SECONDS[name.partition("-")[0]]
+    return compiling(what, seconds, often, fault=reason is not None and not own and not store.is_off())

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,9 +35,8 @@ from fastmlp.kernels.codegen.machine import arithmetic, normal_arithmetic
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.engine import RESOLVE, address_of, compilers, key_of_function
-from fastmlp.kernels.jit.sources import Identity
-from fastmlp.kernels.jit.store import MachineCode, save
+from fastmlp.kernels.jit.engine import RESOLVE, address_of, key_of_function
+from fastmlp.kernels.jit.store import UNKEPT, MachineCode, save
 from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.records import OBJECTIVE, OPERATION, RULE
 
@@ -59,12 +58,17 @@ class Maker(NamedTuple):
     """
 
     make: Callable[[Any, str], tuple[Any, str]]
-    identity_of: Callable[[str], Identity]
     codes: tuple[int, ...] = ()
 
 
 makers: dict[str, Maker] = {}
 """The makers of lazy functions, by name."""
+
+
+def _add(name: str, maker: Maker) -> None:
+    """Enter a maker under a new name."""
+    assert name not in makers, f"two lazy functions have the name {name}"
+    makers[name] = maker
 
 
 class FunctionRequest(NamedTuple):
@@ -91,13 +95,12 @@ requested: dict[FunctionRequest, None] = {}
 
 
 def compiled_function(name: str, names: tuple[str, ...], key: str) -> MachineCode:
-    """Compile a lazy function for types of arguments, and save the code if the name's digest is known."""
+    """Compile a lazy function for types of arguments, and save the code if a file may hold it."""
     maker, arguments = makers[name], tuple(map(type_of, names))
     with global_compiler_lock:
         library, symbol = maker.make(arguments, key)
         code = emission.machine_code_of(library, symbol)
-    if maker.identity_of(key).is_current():
-        save(name, key_of_function(names, key), code)
+    save(name, key_of_function(names, key), code)
     return code
 
 
@@ -120,7 +123,6 @@ def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
 
 def lazy_function(
     compiled: Any,
-    identity: Identity,
     result: Any = types.none,
     codes: Codes | None = None,
     of_code: Any = None,
@@ -129,15 +131,12 @@ def lazy_function(
     """Return the function that jitted code calls for `compiled`, a dispatcher with a unique name.
 
     result : Numba's type; codes : the table of the first argument, if each code has machine code; else None
-    of_code : of_code(code) gives a code's dispatcher and identity; others : has the same parameters
+    of_code : of_code(code) gives a code's dispatcher; others : has the same parameters
     """
     name = compiled.py_func.__qualname__
 
-    def chosen(key):
-        return (compiled, identity) if codes is None else of_code(codes.code_of_key(key))
-
     def make(arguments, key):
-        dispatcher, _ = chosen(key)
+        dispatcher = compiled if codes is None else of_code(codes.code_of_key(key))
         dispatcher.compile(arguments if result == types.none else result(*arguments))
         made = dispatcher.overloads[arguments]
         if made.signature.return_type != result:
@@ -145,7 +144,7 @@ def lazy_function(
             raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
-    makers[name] = Maker(make, lambda key: chosen(key)[1])
+    _add(name, Maker(make))
 
     def call(typing_context, *given):
         if codes is None:
@@ -165,7 +164,6 @@ def lazy_function(
     rest = inspect.signature(others or compiled.py_func).parameters.values()
     call.__signature__ = inspect.Signature([*first, *rest])
     call.__qualname__ = name
-    identity.mark(call)
     return intrinsic(prefer_literal=codes is not None)(call)
 
 
@@ -288,24 +286,34 @@ def _finder(context, module):
 
 def apart(function: Any) -> Any:
     """Make a lazy function of a function that no variant overrides, and that makes no arrays."""
-    options = {"_nrt": False, **OPTIONS, **INNER}
-    identity = Identity(function, *options.items())
-    function.__qualname__ = f"{function.__qualname__}.{identity.digest}"
-    dispatcher = njit(**options)(function)
+    function.__qualname__ = _name_at_home(function.__qualname__, function)
+    dispatcher = njit(_nrt=False, **OPTIONS, **INNER)(function)
     emission.give_target(dispatcher, emission.SHARED_TARGET)
-    return lazy_function(dispatcher, identity)
+    return lazy_function(dispatcher)
+
+
+def _name_at_home(label: str, function: Any) -> str:
+    """Return the name of a function made by its module: the label, and the module's place below fastmlp."""
+    package, _, module = function.__module__.partition(".")
+    return f"{label}-{module}" if package == "fastmlp" else f"{label}-{package}{UNKEPT}{next(_numbers)}"
+
+
+_numbers = itertools.count()
+
+
+def home_of(name: str) -> str:
+    """Return the module, below fastmlp, that makes a lazy function of the package."""
+    return name.rpartition("-")[2]
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], codes: Iterable[int] = ()) -> str:
     """Make a lazy function written as LLVM instructions; return the name, for `calling` and `compile_now`.
 
-    name : unique among built-in lazy functions, where the name stands for `emit` and its closure
+    name : unique in the module of `emit`, for `emit` and its closure
     emit : emit(builder, arguments, kinds, code) writes a function, of addresses and `Symbol`s; codes : all
         codes, if any
     """
-    identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
-    name = emit.__qualname__ = f"{name}.{identity.digest}"
-    assert name not in makers, f"two lazy functions have the name {name}"
+    name = emit.__qualname__ = _name_at_home(name, emit)
 
     def make(arguments, key):
         target = emission.SHARED_TARGET
@@ -325,7 +333,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
         library.finalize()
         return library, symbol
 
-    makers[name] = Maker(make, lambda key: identity, tuple(codes))
+    _add(name, Maker(make, tuple(codes)))
     return name
 
 
@@ -379,6 +387,3 @@ def _split(names):
         else:
             parts[-1] += letter
     return [part.strip() for part in parts if part.strip()]
-
-
-compilers.append(sys.modules[__name__])

@@ -2,8 +2,10 @@
 
 Every program or function is a file with a checksum; a file with a wrong checksum counts as none. The user's
 directory is searched first, where a file is loaded only if no other user but root could have written it
-(`fastmlp.system.private_files`), then the package's folder, filled by a build. A file's name has a digest of
-the code's sources, and a hash of its key: the types and the level of processors.
+(`fastmlp.system.private_files`), then the package's folder, filled by a build. A file's name has the name of
+the code, and a hash of what the code depends on: the package's sources, the types, and the level of
+processors. A name is the function's and that of the module that makes it; names of code with users' functions
+have a `~`, and their code stays in the process.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 import sys
@@ -20,9 +21,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import llvmlite
-import numpy as np
 
 from fastmlp.kernels.codegen import machine
 from fastmlp.system.notices import say
@@ -52,14 +50,14 @@ BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 ROOM = 1 << 20
 """Free bytes needed before a message promises to save a program: 0.3 MB, and its lazy functions the rest."""
 
-NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|name)|.+\.[0-9a-f]{8}\.tmp")
-"""The name of a file of machine code; `.tmp` is the ending of an unfinished file."""
+NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
+"""The name of a file of machine code or constants; `.tmp` is the ending of an unfinished file."""
 
-OTHERS = re.compile(
-    r"lock\.[0-9a-f]"
-    r"|lock\.(names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})|.*\.[0-9a-f]{32}\.done"
-)
-"""The name of a lock, or of files left by versions before 1.0, which do not count for the bound."""
+LOCKS = re.compile(r"lock\.[0-9a-f]")
+"""The name of a lock, which does not count for the bound."""
+
+UNKEPT = "~"
+"""A mark in the names of code that no file may hold, since no digest covers users' functions."""
 
 ABANDONED_SECONDS = 3600
 """The age of unfinished files left by killed processes."""
@@ -86,14 +84,6 @@ def compiled_for() -> str:
     return repr((sys.platform, machine.level() or machine.processor(), settings))
 
 
-@functools.cache
-def releases() -> str:
-    """Return the releases that custom code depends on."""
-    from importlib.metadata import version  # some milliseconds, which our code saves
-
-    return repr((version("numba"), llvmlite.__version__, np.__version__, sys.version_info[:3]))
-
-
 def is_off() -> bool:
     """Return whether the user has turned off the cache, which is no fault."""
     return os.environ.get(SWITCH) == "0"
@@ -103,6 +93,8 @@ def directory(to_write: bool = False) -> PrivateDirectory:
     """Return the directory of the files, made if missing; StoreUnusable if it cannot be used."""
     if is_off():
         raise StoreUnusable(f"{SWITCH} is 0")
+    if package_digest() is None:
+        raise StoreUnusable("the sources of fastmlp are no files, or have changed since they were loaded")
     most_bytes()
     folder = default_folder()
     try:
@@ -180,8 +172,8 @@ def has(name: str, key: str) -> bool:
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
-    """Save machine code, if the directory can be written, and nothing is verified."""
-    if os.environ.get(VERIFY) != "1":
+    """Save machine code, if a file may hold it, the directory can be written, and nothing is verified."""
+    if UNKEPT not in name and os.environ.get(VERIFY) != "1":
         write(name, key, "bin", content_of(code))
 
 
@@ -189,6 +181,8 @@ def why_missing(name: str, key: str) -> str:
     """Return why machine code is compiled and not read."""
     if is_off():
         return f"{SWITCH} is 0"
+    if UNKEPT in name:
+        return "code of users' functions stays in its process"
     file = file_name(name, key, "bin")
     with contextlib.suppress(OSError, StoreUnusable):
         if directory().has(file):
@@ -247,7 +241,7 @@ def _carries_nothing() -> bool:
     return os.environ.get(PREBUILD) == "none"
 
 
-def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
+def write(name: str, key: str, kind: str, content: bytes) -> None:
     """Write a file, whole or not at all, with a warning once for each directory without success."""
     try:
         folder = directory(to_write=True)
@@ -262,8 +256,7 @@ def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -
             why = f"{str(folder.path)!r} takes no more files: {error.strerror}"
             say(f"fastmlp: later runs will compile again, for {why}")
         return
-    if prunes:
-        prune(folder, most_bytes())
+    prune(folder, most_bytes())
 
 
 folders_lost: set[Path] = set()
@@ -277,7 +270,8 @@ def checksum_of(content: bytes) -> bytes:
 
 def file_name(name: str, key: str, kind: str) -> str:
     """Return the name of a file."""
-    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(f'{compiled_for()} {key}')}.{kind}"
+    depends_on = f"{package_digest()} {compiled_for()} {name} {key}"
+    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(depends_on)}.{kind}"
 
 
 def hash_of(text: str) -> str:
@@ -355,36 +349,6 @@ def package_digest() -> str | None:
 
 LOOK_SECONDS = 0.05
 """Seconds between two searches of the disk: two took 140 us, half of the smallest training."""
-
-
-known_names: dict[str, str] = {}
-"""The names of machine code known to this process, by a description of the program."""
-
-_looked_for: dict[str, float] = {}
-"""The time of the last vain search for a name."""
-
-
-def name_of(what: str) -> str | None:
-    """Return the name of machine code by a description of its program; None if unknown."""
-    # A name has a digest of all reachable functions, which only a process with the compiler can compute. The
-    # disk has the name for a digest of fastmlp's sources; another process may have saved the name since the
-    # last look.
-    found = known_names.get(what)
-    if found is not None or (now := time.monotonic()) < _looked_for.get(what, -math.inf) + LOOK_SECONDS:
-        return found
-    package = package_digest()
-    content = read("name", f"{package} {what}", "name") if package else None
-    if content is None:
-        _looked_for[what] = now
-        return None
-    return known_names.setdefault(what, content.decode())
-
-
-def save_name(what: str, name: str) -> None:
-    """Save a name for later processes."""
-    if (package := package_digest()) and known_names.get(what) != name:
-        known_names[what] = name
-        write("name", f"{package} {what}", "name", name.encode(), prunes=False)
 
 
 def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
